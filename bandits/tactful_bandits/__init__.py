@@ -1,0 +1,1 @@
+"""Experiment assignment, statistics and decision policies."""

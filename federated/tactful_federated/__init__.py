@@ -1,0 +1,1 @@
+"""The on-device intent model and the rounds that train it without collecting histories."""

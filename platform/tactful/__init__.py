@@ -1,0 +1,1 @@
+"""The assembled product: configuration, HTTP service, recommendation, training and the demo."""

@@ -1,0 +1,1 @@
+"""Private statistics: exact noise, bounded contributions, a durable ledger of releases."""

@@ -1,0 +1,1 @@
+"""Events, the durable log, and the event-time engine that turns them into features."""

@@ -1,0 +1,1 @@
+"""The Streamlit dashboard, which speaks to the platform over HTTP only."""
