@@ -1,0 +1,92 @@
+"""What can go wrong, as one tree.
+
+* TactfulError
+  x ConfigError (ValueError): a setting, an environment variable or a configuration file is wrong
+  x StorageError (OSError): the data directory cannot be used
+  x ModelError (ValueError): a model or an index cannot be used
+  x DatasetError (ValueError): a data set cannot be read
+  x ApiKeyError (ValueError): an API key cannot be made or revoked
+  x ProblemError: a request is answered with an RFC 9457 problem (``tactful.problems``)
+  x ClientError: the client got no usable answer
+    - ConnectionFailed (ConnectionError): nothing answered
+    - ApiError: the server answered with a problem
+      + BadRequest (ValueError): 400, 404, 405, 409, 413, 415, 422
+      + NotAllowed (PermissionError): 401, 403
+      + Busy: 429, 503, after all retries
+      + ServerFault: 5xx
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tactful.messages import Problem
+
+
+class TactfulError(Exception):
+    """Root of all errors of this package."""
+
+
+class ConfigError(TactfulError, ValueError):
+    """A setting is unknown or out of range; the message names the file or variable and the key."""
+
+
+class StorageError(TactfulError, OSError):
+    """The data directory cannot be opened, or another process is using it."""
+
+
+class ModelError(TactfulError, ValueError):
+    """A model or a recall index is missing, damaged or does not fit the features."""
+
+
+class DatasetError(TactfulError, ValueError):
+    """A data set is missing or is not what it should be."""
+
+
+class ApiKeyError(TactfulError, ValueError):
+    """An API key cannot be made or revoked as asked."""
+
+
+class ClientError(TactfulError):
+    """The client got no usable answer."""
+
+
+class ConnectionFailed(ClientError, ConnectionError):
+    """Nothing answered at the address, or the connection broke, in every attempt."""
+
+
+class ApiError(ClientError):
+    """The server answered with an error.
+
+    Attributes:
+        status: HTTP status.
+        problem: the problem details as sent.
+    """
+
+    def __init__(self, status: int, problem: Problem) -> None:
+        """Carry the problem; the message is its title, detail and request id."""
+        said = f"{status} {problem.title}"
+        if problem.detail:
+            said += f": {problem.detail}"
+        if problem.request_id:
+            said += f" (request {problem.request_id})"
+        super().__init__(said)
+        self.status = status
+        self.problem = problem
+
+
+class BadRequest(ApiError, ValueError):
+    """The request was wrong; sending it again will not help."""
+
+
+class NotAllowed(ApiError, PermissionError):
+    """There was no valid API key, or the key lacks the scope."""
+
+
+class Busy(ApiError):
+    """The server had no room or was not ready, also after the retries."""
+
+
+class ServerFault(ApiError):
+    """The server failed; its log has the reason under the request id."""

@@ -1,0 +1,315 @@
+"""What goes over the wire beside events: requests and answers of the HTTP API.
+
+The client and the server share these structs; they import nothing but msgspec. Times are epoch
+milliseconds, except where a request may also give RFC 3339.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
+Scalar = str | int | float | bool | None
+Moment = Annotated[int, Meta(ge=0, le=32_503_680_000_000)] | Annotated[dt.datetime, Meta(tz=True)]
+"""Epoch milliseconds up to the year 3000, or RFC 3339 with an offset."""
+
+MAX_COUNT = 200
+MAX_BATCH = 100
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class Problem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """An error, as RFC 9457 problem details.
+
+    Attributes:
+        title: the kind of problem in words; the same for every occurrence.
+        status: HTTP status.
+        code: short stable name of the kind, for programs.
+        type: URI of the kind.
+        detail: what was wrong this time and what to do.
+        request_id: to find the request in the server's log.
+        field: path of the offending part of the body or query, e.g. ``$.count``.
+    """
+
+    title: str
+    status: int
+    code: str = ""
+    type: str = "about:blank"
+    detail: str | None = None
+    request_id: str | None = None
+    field: str | None = None
+
+
+class Rejection(msgspec.Struct, kw_only=True, frozen=True):
+    """Why one element of a batch was not accepted.
+
+    Attributes:
+        index: position in the batch as sent, from 0.
+        code: short stable name of the reason.
+        message: what was wrong and what to do.
+    """
+
+    index: int
+    code: str
+    message: str
+
+
+class EventsAccepted(msgspec.Struct, kw_only=True, frozen=True):
+    """Answer to events: they are durable.
+
+    Attributes:
+        accepted: events that are new and now in the log.
+        duplicates: events whose ``event_id`` was accepted before; they change nothing.
+        rejected: events that were refused, each with its index.
+        position: log offset behind these events; give it as ``after`` to read your own writes.
+    """
+
+    accepted: int
+    duplicates: int
+    rejected: list[Rejection]
+    position: int
+
+
+class Upserted(msgspec.Struct, kw_only=True, frozen=True):
+    """Answer to item and user upserts: they are durable.
+
+    Attributes:
+        accepted: upserts now in the log.
+        rejected: upserts that were refused, each with its index.
+        position: log offset behind these upserts.
+    """
+
+    accepted: int
+    rejected: list[Rejection]
+    position: int
+
+
+class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A request for recommendations.
+
+    Without `user_id` and `device_id` the answer is the same for everybody.
+
+    Attributes:
+        user_id: whom it is for.
+        device_id: first-party device id, where the person is not known.
+        session_id: the visit it belongs to.
+        count: how many items to return, 1 to 200.
+        context: where it will be shown: page, locale, app…
+        exclude: item ids not to return.
+        category: return only items of this category.
+        timestamp: answer as of this time (admin keys and ``--dev`` only, for replays).
+        after: answer only when the engine has applied the log up to this position.
+        force: experiment key to arm to use (admin keys and ``--dev`` only, for tests).
+        explain: return how the ranking came about, too.
+    """
+
+    user_id: Identifier | None = None
+    device_id: Identifier | None = None
+    session_id: Identifier | None = None
+    count: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 20
+    context: Annotated[dict[Identifier, Scalar], Meta(max_length=64)] = {}
+    exclude: Annotated[tuple[Identifier, ...], Meta(max_length=1000)] = ()
+    category: Identifier | None = None
+    timestamp: Moment | None = None
+    after: Annotated[int, Meta(ge=0)] | None = None
+    force: Annotated[dict[Identifier, Identifier], Meta(max_length=64)] = {}
+    explain: bool = False
+
+    @property
+    def subject(self) -> str | None:
+        """Key of the `user` entity in the feature engine; None when nobody is named."""
+        if self.user_id is not None:
+            return self.user_id
+        return None if self.device_id is None else f"device:{self.device_id}"
+
+
+class RecommendedItem(msgspec.Struct, kw_only=True, frozen=True):
+    """One recommended item.
+
+    Attributes:
+        item_id: the item.
+        score: what the list is ordered by, best first; comparable within one answer only.
+        channel: which recall channel found it.
+    """
+
+    item_id: str
+    score: float
+    channel: str
+
+
+class Recommendation(msgspec.Struct, kw_only=True, frozen=True):
+    """Answer to a request for recommendations.
+
+    Attributes:
+        recommendation_id: send it back on events that follow from this list.
+        items: best first.
+        model_version: which model ranked it.
+        variant: experiment key to arm.
+        position: log offset up to which events had been applied.
+        fallback: why the list is short or not personal, in words; None when it is neither.
+        took_ms: time in the server, waiting included.
+        explanation: how it came about, when asked for.
+    """
+
+    recommendation_id: str
+    items: list[RecommendedItem]
+    model_version: str
+    variant: dict[str, str] = {}
+    position: int = 0
+    fallback: str | None = None
+    took_ms: float = 0.0
+    explanation: dict[str, Any] | None = None
+
+
+class RecommendBatchRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Several requests at once.
+
+    Attributes:
+        requests: 1 to 100 requests.
+    """
+
+    requests: Annotated[list[RecommendRequest], Meta(min_length=1, max_length=MAX_BATCH)]
+
+
+class BatchResult(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """Answer to one request of a batch: one of the two is present.
+
+    Attributes:
+        recommendation: the answer.
+        problem: why there is none.
+    """
+
+    recommendation: Recommendation | None = None
+    problem: Problem | None = None
+
+
+class RecommendBatch(msgspec.Struct, kw_only=True, frozen=True):
+    """Answer to a batch, in the order of the requests."""
+
+    results: list[BatchResult]
+
+
+class UserFeatures(msgspec.Struct, kw_only=True, frozen=True):
+    """The features of one user as of a time.
+
+    Attributes:
+        user_id: the key asked for.
+        at: as of when, epoch milliseconds.
+        position: log offset up to which events had been applied.
+        features: name to value: a number, a number per group, or the last values with their times.
+    """
+
+    user_id: str
+    at: int
+    position: int
+    features: dict[str, float | dict[str, float] | list[tuple[str, int]]]
+
+
+class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """A published statistic and its guarantee.
+
+    Attributes:
+        name: to ask for it.
+        epsilon: privacy loss of one user per unit.
+        cap: how many events of one user count at most per unit.
+        unit: what is protected, e.g. ``user-day``.
+        title: what it counts, in words.
+    """
+
+    name: str
+    epsilon: float
+    cap: int
+    unit: str
+    title: str = ""
+
+
+class StatisticsIndex(msgspec.Struct, kw_only=True, frozen=True):
+    """The published statistics."""
+
+    statistics: list[StatisticInfo]
+    next_cursor: str | None = None
+
+
+class StatisticCell(msgspec.Struct, kw_only=True, frozen=True):
+    """One released number.
+
+    Attributes:
+        pane_start: start of the pane, epoch milliseconds.
+        key: what was counted, e.g. a category.
+        value: the released (noisy) count.
+        low: lower end of its confidence interval.
+        high: upper end.
+    """
+
+    pane_start: int
+    key: str
+    value: float
+    low: float
+    high: float
+
+
+class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
+    """One page of a published statistic, oldest pane first.
+
+    Attributes:
+        name: the statistic.
+        epsilon: privacy loss of one user per unit.
+        cap: how many events of one user count at most per unit.
+        unit: what is protected, e.g. ``user-day``.
+        cells: released numbers.
+        next_cursor: give it as ``cursor`` for the next page; None at the end.
+    """
+
+    name: str
+    epsilon: float
+    cap: int
+    unit: str
+    cells: list[StatisticCell]
+    next_cursor: str | None = None
+
+
+class ReportInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """A report that can be read.
+
+    Attributes:
+        name: to ask for it.
+        updated_at: when it was last written, epoch milliseconds.
+        bytes: its size.
+    """
+
+    name: str
+    updated_at: int
+    bytes: int
+
+
+class ReportIndex(msgspec.Struct, kw_only=True, frozen=True):
+    """The reports that can be read, by name."""
+
+    reports: list[ReportInfo]
+    next_cursor: str | None = None
+
+
+class Health(msgspec.Struct, kw_only=True, frozen=True):
+    """Whether the server is alive (``/healthz``) or ready for traffic (``/readyz``).
+
+    Attributes:
+        status: ``ok``, ``starting``, ``stopping`` or ``failed``.
+        version: version of the server.
+        checks: what was looked at, each ``ok`` or what is wrong in words.
+    """
+
+    status: str
+    version: str
+    checks: dict[str, str] = {}
+
+
+def to_milliseconds(moment: int | dt.datetime) -> int:
+    """Epoch milliseconds of a `Moment`; parts of a millisecond are cut off."""
+    if isinstance(moment, int):
+        return moment
+    return (moment - _EPOCH) // dt.timedelta(milliseconds=1)

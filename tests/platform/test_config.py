@@ -1,0 +1,120 @@
+"""Settings: where they come from, who wins, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tactful.config import ServerSettings, Settings, is_loopback, load_settings
+from tactful.errors import ConfigError
+
+
+def test_defaults_need_no_file_and_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    settings = load_settings(environ={})
+
+    assert settings == Settings()
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8420)
+    assert settings.storage.data == Path("tactful-data")
+    assert settings.models == Path("tactful-data/models")
+    assert settings.features.name == "features.yaml"
+
+
+def test_environment_beats_file_and_options_beat_both(tmp_path: Path) -> None:
+    file = tmp_path / "tactful.toml"
+    file.write_text(
+        '[server]\nport = 1\nhost = "::1"\n[limits]\nbatch = 7\n[storage]\ndata = "d"\n'
+    )
+
+    settings = load_settings(
+        file,
+        environ={"TACTFUL_SERVER__PORT": "2", "TACTFUL_LIMITS__BATCH": "8", "TACTFUL_API_KEY": "x"},
+        overrides={"server.port": 3, "server.host": None},
+    )
+
+    assert settings.server.port == 3
+    assert settings.server.host == "::1"
+    assert settings.limits.batch == 8
+    assert settings.storage.data == tmp_path / "d", "paths in a file are relative to the file"
+
+
+def test_file_of_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tactful.toml").write_text("[engine]\ncommit_ms = 50\n")
+
+    assert load_settings(environ={}).engine.commit_ms == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[server]\nprot = 1", ["server.prot", "did you mean 'port'"]),
+        ("[sever]\nport = 1", ["[sever]", "did you mean 'server'"]),
+        ("[server]\nport = 70000", ["server.port = 70000", "65535"]),
+        ("[server]\nport = '80'", ["server.port", "int"]),
+        ("[server]\nport = true", ["server.port", "int"]),
+        ("[storage]\ndurability = 'none'", ["storage.durability", "none"]),
+        ("[storage]\ndata = 3", ["storage.data", "path"]),
+        ("server = 3", ["[server]"]),
+        ("[server\nport = 1", ["not TOML", "line 1"]),
+        ("[limits]\npending_bytes = 2048", ["limits.pending_bytes", "limits.body_bytes"]),
+    ],
+)
+def test_wrong_file_is_refused_with_the_key_named(
+    tmp_path: Path, text: str, expected: list[str]
+) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings(file, environ={})
+
+    for part in expected:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("TACTFUL_SERVER__PORTS", "1", "did you mean 'port'"),
+        ("TACTFUL_SERVR__PORT", "1", "did you mean 'server'"),
+        ("TACTFUL_SERVER__PORT", "many", "TACTFUL_SERVER__PORT = 'many'"),
+        ("TACTFUL_ENGINE__BATCH_MS", "-1", "TACTFUL_ENGINE__BATCH_MS"),
+        ("TACTFUL_LOGGING__LEVEL", "loud", "loud"),
+    ],
+)
+def test_wrong_variable_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"TACTFUL_") as caught:
+        load_settings(environ={name: value})
+
+    assert expected in str(caught.value)
+
+
+def test_missing_and_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read"):
+        load_settings(tmp_path / "nowhere.toml", environ={})
+    (tmp_path / "latin.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=r"latin\.toml: not TOML"):
+        load_settings(tmp_path / "latin.toml", environ={})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])
+def test_dev_is_allowed_on_loopback(host: str) -> None:
+    assert is_loopback(host)
+    assert Settings(server=ServerSettings(host=host, dev=True)).server.dev
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", "localhost.org"])
+def test_dev_is_refused_elsewhere(host: str) -> None:
+    with pytest.raises(ConfigError, match="API keys off"):
+        Settings(server=ServerSettings(host=host, dev=True))
