@@ -1,1 +1,44 @@
 """Private statistics: exact noise, bounded contributions, a durable ledger of releases."""
+
+from tactful_privacy.bounding import BoundedCounts, Pane
+from tactful_privacy.errors import (
+    BudgetError,
+    LedgerError,
+    ParameterError,
+    PrivacyError,
+    StateError,
+    UnknownStatisticError,
+)
+from tactful_privacy.laplace import DiscreteLaplace
+from tactful_privacy.ledger import Ledger, Page, Release
+from tactful_privacy.release import (
+    Publisher,
+    ReleasedPage,
+    ReleasedPane,
+    ReleasedSum,
+    read_released,
+    sum_released,
+)
+from tactful_privacy.statistic import Statistic
+
+__all__ = [
+    "BoundedCounts",
+    "BudgetError",
+    "DiscreteLaplace",
+    "Ledger",
+    "LedgerError",
+    "Page",
+    "Pane",
+    "ParameterError",
+    "PrivacyError",
+    "Publisher",
+    "Release",
+    "ReleasedPage",
+    "ReleasedPane",
+    "ReleasedSum",
+    "StateError",
+    "Statistic",
+    "UnknownStatisticError",
+    "read_released",
+    "sum_released",
+]

@@ -1,0 +1,50 @@
+"""Exact numbers: parameters as fractions, and e^x between two integers."""
+
+from fractions import Fraction
+
+from tactful_privacy.errors import ParameterError
+
+Exact = Fraction | str | int
+
+
+def fraction(value: Exact, name: str) -> Fraction:
+    """Return `value` as a fraction; floats are refused because 0.1 is not one tenth.
+
+    Args:
+        value: An integer, a fraction, or text such as ``"0.1"`` or ``"1/24"``.
+        name: What the value is, for the error message.
+
+    Raises:
+        ParameterError: The value is a float, a bool, or not a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Fraction | str | int):
+        raise ParameterError(
+            f"{name} is {value!r} ({type(value).__name__}): give an exact number, that is an int,"
+            f' a Fraction, or text such as "0.1" or "1/24"'
+        )
+    try:
+        return Fraction(value)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ParameterError(f"{name} is {value!r}, which is not a number") from error
+
+
+def exp_bounds(x: Fraction, bits: int) -> tuple[int, int]:
+    """Return integers ``(lower, upper)`` with ``lower <= e^x * 2^bits <= upper``, for x >= 0.
+
+    Taylor's series on ``x / 2^h < 1/2`` with every term rounded down, then h squarings, the lower
+    bound rounded down and the upper bound up each time.
+    """
+    guard = bits + 64
+    halvings = max(0, x.numerator.bit_length() - x.denominator.bit_length() + 2)
+    numerator, denominator = x.numerator, x.denominator << halvings
+    terms, term, lower = 0, 1 << guard, 0
+    while term:
+        lower += term
+        terms += 1
+        term = term * numerator // (denominator * terms)
+    # Each term lost less than 2 to rounding, and so did the whole of the tail left out, twice over.
+    upper = lower + 2 * terms + 4
+    for _ in range(halvings):
+        lower = lower * lower >> guard
+        upper = -(-upper * upper >> guard)
+    return lower >> 64, -(-upper >> 64)

@@ -1,0 +1,213 @@
+"""Counts per pane in which no user weighs more than the cap of the day."""
+
+import hmac
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy.errors import ParameterError, StateError
+from tactful_privacy.statistic import DAY_MS, Statistic
+
+MAX_PANES_AT_ONCE = 100_000
+
+_SHORTEST_SECRET = 16
+_TAG = 32
+_UNIT = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Pane:
+    """Exact counts of one closed pane. Secret: only its noisy release may leave.
+
+    Attributes:
+        start: First millisecond of the pane (epoch).
+        end: First millisecond after it.
+        counts: One count for every key of the catalogue in its order, zeros included, ``[keys]``.
+    """
+
+    start: int
+    end: int
+    counts: NDArray[np.int64]
+
+
+class _State(msgspec.Struct, array_like=True):
+    """What a snapshot holds. Users are 16 bytes of a keyed hash."""
+
+    open_from: int
+    counts: dict[int, dict[int, int]] = {}  # pane start -> key index -> count
+    spent: dict[int, dict[bytes, int]] = {}  # day -> user -> contributions
+    spent_in_cell: dict[int, dict[int, dict[bytes, int]]] = {}  # pane start -> key index -> user
+
+
+class BoundedCounts:
+    """Counts contributions per (pane, key), each user at most `cap` times per UTC day.
+
+    What is bounded: let one user's contributions of one UTC day be added to or removed from the
+    input. Then the counts of that day change by at most `cap` in L1, all panes and keys together,
+    and those of no other day change. For a contribution is counted only while the counter of its
+    own user and day is below the cap, and no decision about one user looks at another.
+
+    Late contributions: a contribution whose pane is closed is dropped and charges nobody. (It could
+    be counted in the current pane instead, but then it would fall on another day than it happened
+    on.) Contributions to any pane not yet closed count there, in whatever order they come.
+
+    Assumed of the caller:
+
+    * The watermark does not depend on any single user's contributions: it is a clock (or a
+      replay's clock) minus an allowance, not the largest timestamp seen. Otherwise one user decides
+      which contributions of the others come too late, and the bound above is void.
+    * Each event is added once (de-duplicated upstream), and the snapshot is stored in the same
+      atomic write as the position in the input.
+    * `unit` is a person as far as one is known; two ids of one person are two units.
+
+    Users are kept under a keyed hash that differs from day to day; raw ids are not stored. A day's
+    counters are forgotten when its last pane closes.
+    """
+
+    def __init__(self, statistic: Statistic, *, secret: bytes, start: int) -> None:
+        """Begin with no counts.
+
+        Args:
+            statistic: What is counted: catalogue, pane, caps.
+            secret: Key of the hash of users, 16 bytes or more; it must stay the same for as long
+                as a snapshot is to be restored.
+            start: Epoch milliseconds from which panes are kept; public. Rounded down to a pane.
+
+        Raises:
+            ParameterError: The secret is too short or `start` is negative.
+        """
+        if len(secret) < _SHORTEST_SECRET:
+            raise ParameterError(
+                f"the secret has {len(secret)} bytes: give at least {_SHORTEST_SECRET} random ones"
+            )
+        if start < 0:
+            raise ParameterError(f"start is {start}: give epoch milliseconds, 0 or later")
+        self.statistic = statistic
+        self._unit_key = hmac.digest(secret, b"unit", "sha256")
+        self._seal_key = hmac.digest(secret, b"snapshot", "sha256")
+        self._index = {key: index for index, key in enumerate(statistic.keys)}
+        self._state = _State(open_from=start - start % statistic.pane_ms)
+        self._changed = True
+
+    @property
+    def open_from(self) -> int:
+        """Start of the oldest pane that is still open, epoch milliseconds."""
+        return self._state.open_from
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything changed since the last :meth:`snapshot` or :meth:`restore`."""
+        return self._changed
+
+    def add(self, unit: str, timestamp: int, key: str) -> bool:
+        """Count one contribution if the caps allow it.
+
+        Args:
+            unit: Identifier of the user.
+            timestamp: Event time in epoch milliseconds.
+            key: What is counted; keys outside the catalogue are ignored and charge nobody.
+
+        Returns:
+            Whether it was counted. That is as secret as the counts: do not publish totals of it.
+
+        Raises:
+            ParameterError: `unit` is empty, so the contribution could not be bounded.
+        """
+        if not unit:
+            raise ParameterError("the unit is empty: a contribution of nobody cannot be bounded")
+        index = self._index.get(key)
+        state = self._state
+        if index is None or timestamp < state.open_from:
+            return False
+        pane = timestamp - timestamp % self.statistic.pane_ms
+        day = timestamp // DAY_MS
+        who = hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:_UNIT]
+
+        spent = state.spent.setdefault(day, {})
+        if spent.get(who, 0) >= self.statistic.cap:
+            return False
+        if (cell_cap := self.statistic.cell_cap) is not None:
+            in_cell = state.spent_in_cell.setdefault(pane, {}).setdefault(index, {})
+            if in_cell.get(who, 0) >= cell_cap:
+                return False
+            in_cell[who] = in_cell.get(who, 0) + 1
+        spent[who] = spent.get(who, 0) + 1
+        counts = state.counts.setdefault(pane, {})
+        counts[index] = counts.get(index, 0) + 1
+        self._changed = True
+        return True
+
+    def closed(self, watermark: int) -> list[Pane]:
+        """Close every pane that ends at or before the watermark and hand it over, once.
+
+        Empty panes are handed over as well: that nobody came is information, and noise must cover
+        it. A watermark that falls behind an earlier one closes nothing.
+
+        Args:
+            watermark: Epoch milliseconds below which nothing more is expected. Public; see the
+                assumption in the class.
+
+        Returns:
+            The panes in time order.
+
+        Raises:
+            StateError: More than 100,000 panes would close, as after a clock set wrongly.
+        """
+        state, pane_ms = self._state, self.statistic.pane_ms
+        until = watermark - watermark % pane_ms
+        starts = range(state.open_from, until, pane_ms)
+        if len(starts) > MAX_PANES_AT_ONCE:
+            raise StateError(
+                f"watermark {watermark} would close {len(starts)} panes of"
+                f" {self.statistic.name!r} at once (at most {MAX_PANES_AT_ONCE}):"
+                " check the clock, or begin with a later start"
+            )
+        if not starts:
+            return []
+        panes = [Pane(start, start + pane_ms, self._take(start)) for start in starts]
+        for day in [day for day in state.spent if (day + 1) * DAY_MS <= until]:
+            del state.spent[day]
+        state.open_from = until
+        self._changed = True
+        return panes
+
+    def snapshot(self) -> bytes:
+        """Return the whole state, counters included, sealed with a key derived from the secret.
+
+        To be stored in the same atomic write as the position in the input; it holds exact counts,
+        so it stays inside.
+        """
+        body = msgspec.msgpack.encode((self.statistic.fingerprint, self._state))
+        self._changed = False
+        return hmac.digest(self._seal_key, body, "sha256") + body
+
+    def restore(self, snapshot: bytes) -> None:
+        """Continue from a snapshot. Fails closed: the state is replaced wholly or not at all.
+
+        Raises:
+            StateError: The snapshot is damaged, or was made for another definition, or with
+                another secret (the users' counters would begin anew and the cap be exceeded).
+        """
+        tag, body = snapshot[:_TAG], snapshot[_TAG:]
+        if not hmac.compare_digest(tag, hmac.digest(self._seal_key, body, "sha256")):
+            raise StateError(
+                f"the snapshot of {self.statistic.name!r} is damaged or was made with another"
+                " secret: give the secret it was made with; without it the day's caps are lost"
+            )
+        fingerprint, state = msgspec.msgpack.decode(body, type=tuple[str, _State])
+        if fingerprint != self.statistic.fingerprint:
+            raise StateError(
+                f"the snapshot belongs to another definition of {self.statistic.name!r}:"
+                " a changed statistic needs a new name"
+            )
+        self._state = state
+        self._changed = False
+
+    def _take(self, start: int) -> NDArray[np.int64]:
+        counts = np.zeros(len(self.statistic.keys), dtype=np.int64)
+        for index, count in self._state.counts.pop(start, {}).items():
+            counts[index] = count
+        self._state.spent_in_cell.pop(start, None)
+        return counts

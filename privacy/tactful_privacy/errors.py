@@ -1,0 +1,33 @@
+"""Everything this package raises on purpose.
+
+* ``PrivacyError``
+    * ``ParameterError``: a parameter is outside what the guarantee was proved for
+    * ``BudgetError``: the day's privacy budget does not allow it
+    * ``StateError``: a snapshot does not belong here or is damaged
+    * ``LedgerError``: the ledger cannot do what was asked
+        * ``UnknownStatisticError``: no statistic of that name is registered
+"""
+
+
+class PrivacyError(Exception):
+    """Root of every error of this package."""
+
+
+class ParameterError(PrivacyError, ValueError):
+    """A parameter is outside the range for which the guarantee holds."""
+
+
+class BudgetError(PrivacyError, ValueError):
+    """Accepting this would exceed the privacy budget of one user and one UTC day."""
+
+
+class StateError(PrivacyError, ValueError):
+    """A snapshot is damaged, or was made with another secret or another definition."""
+
+
+class LedgerError(PrivacyError, RuntimeError):
+    """The ledger cannot do what was asked."""
+
+
+class UnknownStatisticError(LedgerError, LookupError):
+    """No statistic of that name is registered in the ledger."""

@@ -1,0 +1,110 @@
+"""The public definition of one published statistic."""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+from tactful_privacy._exact import fraction
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.laplace import DiscreteLaplace, Entropy, noise_scale
+
+DAY_MS = 86_400_000
+UNIT = "one user, one UTC day"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Counts per key and pane, published with noise: everything about it is public.
+
+    Unit of privacy: one user, one UTC day. One user adds at most `cap` to the counts of a day,
+    each contribution to exactly one (pane, key) cell, hence the whole day's table of panes and
+    keys has L1 sensitivity C = `cap`, and noise of scale C / epsilon on every cell costs epsilon
+    for the day whatever the number of panes and keys (vector Laplace mechanism, Dwork, McSherry,
+    Nissim, Smith, TCC 2006).
+
+    Attributes:
+        name: Lower-case letters, digits, ``.``, ``_``, ``-``; at most 128 characters.
+        keys: The public catalogue. It must not be learnt from the data that is counted: a key that
+            appears because somebody bought it tells that somebody did.
+        pane_ms: Length of a pane in milliseconds; it divides 24 hours, so no pane spans two days.
+        cap: Most contributions of one user and one UTC day.
+        epsilon: Privacy loss of one user and one UTC day; a Fraction (int and text are converted,
+            floats refused).
+        cell_cap: Most contributions of one user to one (pane, key) cell; default `cap`. It does
+            not lower the noise, it keeps one burst from eating a user's day.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    pane_ms: int
+    cap: int
+    epsilon: Fraction
+    cell_cap: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check and normalise.
+
+        Raises:
+            ParameterError: One of the attributes is outside its range; the message names it.
+        """
+        object.__setattr__(self, "keys", tuple(self.keys))
+        object.__setattr__(self, "epsilon", fraction(self.epsilon, "epsilon"))
+        where = f"statistic {self.name!r}"
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ParameterError(
+                f"{where}: a name is 1 to 128 of a-z, 0-9, '.', '_' and '-',"
+                " beginning with a letter or digit"
+            )
+        if not self.keys or not all(isinstance(key, str) and key for key in self.keys):
+            raise ParameterError(f"{where}: keys must be one or more non-empty strings")
+        if len(set(self.keys)) < len(self.keys):
+            raise ParameterError(f"{where}: a key is listed twice")
+        _positive(self.pane_ms, f"{where}: pane_ms")
+        if DAY_MS % self.pane_ms:
+            raise ParameterError(
+                f"{where}: pane_ms is {self.pane_ms}, which does not divide a day of {DAY_MS} ms;"
+                " a pane across midnight would charge two days"
+            )
+        _positive(self.cap, f"{where}: cap")
+        if self.cell_cap is not None:
+            _positive(self.cell_cap, f"{where}: cell_cap")
+        noise_scale(self.cap, self.epsilon)
+
+    def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
+        """Return the noise of this statistic: sensitivity `cap`, privacy loss `epsilon`."""
+        return DiscreteLaplace(self.cap, self.epsilon, entropy=entropy)
+
+    def to_json(self) -> str:
+        """Return the definition as JSON, from which :meth:`from_json` makes an equal one."""
+        return json.dumps(
+            {
+                "name": self.name,
+                "keys": self.keys,
+                "pane_ms": self.pane_ms,
+                "cap": self.cap,
+                "epsilon": str(self.epsilon),
+                "cell_cap": self.cell_cap,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Statistic":
+        """Return the statistic that :meth:`to_json` wrote."""
+        fields = json.loads(text)
+        return cls(**fields | {"epsilon": Fraction(fields["epsilon"])})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the definition, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def _positive(value: object, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ParameterError(f"{what} is {value!r}: give a positive integer")
