@@ -1,0 +1,89 @@
+"""What the server counts about itself, for Prometheus.
+
+Labels are routes, results and status classes. There is nothing of a person in them: no ids, no
+items, no categories. Exact totals stay inside the trusted zone, so reading them needs a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
+
+_REQUEST_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_FRESHNESS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
+
+
+class Metrics:
+    """All metrics of one server, in a registry of their own.
+
+    Attributes:
+        freshness: seconds from accepting an event until its features were visible.
+        impressions_lost: impressions that could not be logged because the log was full.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register the metrics in `registry`."""
+        self._registry = registry
+        self._ingested = Counter(
+            "tactful_ingested_total",
+            "Elements of ingestion requests, by kind and result",
+            ("kind", "result"),
+            registry=registry,
+        )
+        self._requests = Histogram(
+            "tactful_request_seconds",
+            "Time from the head of a request to the end of its answer",
+            ("route",),
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self._answers = Counter(
+            "tactful_answers_total",
+            "Answers by route and status",
+            ("route", "status"),
+            registry=registry,
+        )
+        self._applied = Counter(
+            "tactful_engine_records_total",
+            "Log records the engine has seen, by result; invalid ones are the dead letters",
+            ("result",),
+            registry=registry,
+        )
+        self.freshness = Histogram(
+            "tactful_freshness_seconds",
+            "Time from accepting an event until its features are visible",
+            buckets=_FRESHNESS_BUCKETS,
+            registry=registry,
+        )
+        self.impressions_lost = Counter(
+            "tactful_impressions_lost_total",
+            "Impressions that could not be logged because the log had no room",
+            registry=registry,
+        )
+
+    def ingested(self, kind: str, result: str, count: int) -> None:
+        """Count elements of an ingestion request."""
+        if count:
+            self._ingested.labels(kind, result).inc(count)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count an answer; `route` is the template of the path, never the path itself."""
+        self._requests.labels(route).observe(seconds)
+        self._answers.labels(route, status).inc()
+
+    def applied(self, result: str, count: int) -> None:
+        """Count log records the engine has gone through."""
+        if count:
+            self._applied.labels(result).inc(count)
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Offer a value that is read when the metrics are."""
+        Gauge(f"tactful_{name}", text, registry=self._registry).set_function(read)
+
+    def render(self) -> bytes:
+        """The text Prometheus reads."""
+        return generate_latest(self._registry)

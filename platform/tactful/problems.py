@@ -1,0 +1,100 @@
+"""Errors of the HTTP API, as RFC 9457 problem details.
+
+The kinds are a closed list, so that the OpenAPI document can name them and a program can rely on
+their codes. A detail never repeats what was sent: ids and payloads are people's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from tactful.errors import TactfulError
+from tactful.messages import Problem
+
+MEDIA_TYPE = b"application/problem+json"
+
+_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem: its code, its status and its title."""
+
+    code: str
+    status: int
+    title: str
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.code: kind
+    for kind in (
+        Kind("bad_body", 400, "The body cannot be read"),
+        Kind("bad_query", 400, "A query parameter is wrong"),
+        Kind("no_key", 401, "A valid API key is needed"),
+        Kind("missing_scope", 403, "The API key lacks the scope"),
+        Kind("not_found", 404, "There is nothing here"),
+        Kind("method_not_allowed", 405, "The method is not allowed here"),
+        Kind("body_timeout", 408, "The body took too long to arrive"),
+        Kind("too_large", 413, "The body is too large"),
+        Kind("unsupported_encoding", 415, "The body must not be compressed"),
+        Kind("wrong_host", 421, "The request was sent to another host"),
+        Kind("invalid", 422, "The request is not valid"),
+        Kind("too_many_events", 429, "More is written than can be stored"),
+        Kind("internal", 500, "The server failed"),
+        Kind("not_ready", 503, "The server is not ready"),
+        Kind("overloaded", 503, "The server is overloaded"),
+        Kind("not_caught_up", 503, "The position was not reached in time"),
+    )
+}
+
+
+class ProblemError(TactfulError):
+    """Ends a request with a problem.
+
+    Attributes:
+        kind: which of `KINDS`.
+        detail: what was wrong this time and what to do; never what was sent.
+        field: path of the offending part, e.g. ``$.count``.
+        retry_after: seconds after which it may work, for the ``Retry-After`` header.
+        headers: further headers of the answer.
+        close: whether the connection cannot be used further.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str | None = None,
+        *,
+        field: str | None = None,
+        retry_after: int | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        close: bool = False,
+    ) -> None:
+        """Make the problem of kind `code`."""
+        self.kind = KINDS[code]
+        super().__init__(detail or self.kind.title)
+        self.detail = detail
+        self.field = field
+        self.retry_after = retry_after
+        self.headers = headers
+        self.close = close
+
+    def problem(self, request_id: str | None) -> Problem:
+        """The problem details to send."""
+        return Problem(
+            title=self.kind.title,
+            status=self.kind.status,
+            code=self.kind.code,
+            type=f"urn:tactful:problem:{self.kind.code}",
+            detail=self.detail,
+            request_id=request_id,
+            field=self.field,
+        )
+
+
+def encode(problem: Problem) -> bytes:
+    """The problem as JSON."""
+    return _encoder.encode(problem)

@@ -1,0 +1,175 @@
+"""Runs the application on uvicorn (uvloop, httptools), one process, with slow callers kept out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tactful import problems
+from tactful.config import ServerSettings
+from tactful.problems import ProblemError
+
+_DISCARD_BYTES = 64 * 1024 * 1024
+_SWITCH_INTERVAL_S = 0.0005
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol with two guards it does not have.
+
+    The head of a request must arrive in time, or one socket per attacker is held for ever; and
+    what is left of a body that was refused is thrown away only up to a limit.
+    """
+
+    header_timeout_s = 10.0
+    _head_timer: asyncio.TimerHandle | None = None
+    _discarded = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start to wait for the first request."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Wait for the rest of the head."""
+        super().on_message_begin()
+        self._expect_head()
+        self._discarded = 0
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Throw away what comes after the answer, up to the limit."""
+        if self.cycle.response_complete:
+            self._discarded += len(body)
+            if self._discarded > _DISCARD_BYTES:
+                self.transport.close()
+            return
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP, as a problem like every other error."""
+        self._stop_timer()
+        error = ProblemError("bad_body", "this is not an HTTP/1.1 request")
+        body = problems.encode(error.problem(None))
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: %b\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%b" % (problems.MEDIA_TYPE, len(body), body)
+        )
+        self.transport.close()
+
+    def _expect_head(self) -> None:
+        self._stop_timer()
+        self._head_timer = self.loop.call_later(self.header_timeout_s, self._head_is_late)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that ends with a return, not with the signal that stopped it."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop gracefully; a second interrupt stops at once."""
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()
+
+
+def make_server(application: Any, settings: ServerSettings) -> Server:
+    """The server of `application`; it listens when it is run."""
+    protocol = type("Protocol", (GuardedProtocol,), {"header_timeout_s": settings.header_timeout_s})
+    return Server(
+        uvicorn.Config(
+            application,
+            http=protocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=settings.keep_alive_s,
+            timeout_graceful_shutdown=settings.shutdown_s,
+        )
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, so that a taken port is noticed before anything else is opened.
+
+    Raises:
+        OSError: if the address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
+
+
+def run(server: Server, listener: socket.socket, *, started: Callable[[], None]) -> bool:
+    """Serve until a signal says stop.
+
+    Args:
+        server: from :func:`make_server`.
+        listener: from :func:`listen`.
+        started: called when the server answers.
+
+    Returns:
+        Whether it came to serving at all.
+    """
+    with _interpreter_for_serving():
+
+        async def serve() -> None:
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.005)
+            if server.started:
+                # What is alive now lives on: collections need not look at it again.
+                gc.collect()
+                gc.freeze()
+                started()
+            await serving
+
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve())
+    return server.started
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # Windows has none
+        return None
+    return uvloop.new_event_loop
+
+
+@contextlib.contextmanager
+def _interpreter_for_serving() -> Iterator[None]:
+    """Hand the interpreter lock over quickly, so that the engine thread does not delay answers."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+        gc.unfreeze()
