@@ -1,0 +1,264 @@
+"""The harness that every benchmark shares: figures, their JSON file and their table.
+
+A benchmark is a module of this folder that ends in::
+
+    def run(quick: bool) -> list[Figure]: ...
+
+
+    if __name__ == "__main__":
+        main("pipeline", run)
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+# The libraries whose versions move our figures.
+_LIBRARIES = (
+    "faiss-cpu",
+    "msgspec",
+    "numpy",
+    "rocksdict",
+    "scikit-learn",
+    "scipy",
+    "starlette",
+    "tactful",
+    "torch",
+    "uvicorn",
+    "xgboost-cpu",
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        name: the name to follow over time; once published it does not change its meaning.
+        value: the number, or ``None`` when it could not be measured (the note says why).
+        unit: unit of value, low and high, such as ``ms`` or ``events/s``; ``1`` for a ratio.
+        low: lower end of the spread over the runs, or of the confidence interval.
+        high: upper end of the same.
+        runs: number of runs or samples behind the value.
+        note: what a reader must know to compare it.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    runs: int | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses what would be a silent gap or a contradiction in the record.
+
+        Raises:
+            ValueError: if a number is not finite, if an unmeasured figure gives no reason, or if
+                low, value and high are not in this order.
+        """
+        numbers = [number for number in (self.low, self.value, self.high) if number is not None]
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"figure {self.name}: {numbers} are not all finite")
+        if numbers != sorted(numbers):
+            raise ValueError(f"figure {self.name}: low, value, high are out of order: {numbers}")
+        if self.value is None and not self.note:
+            raise ValueError(f"figure {self.name}: no value and no note that says why")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one contender, one number per round in the order of the rounds."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle round."""
+        return statistics.median(self.seconds)
+
+    @property
+    def low(self) -> float:
+        """The fastest round."""
+        return min(self.seconds)
+
+    @property
+    def high(self) -> float:
+        """The slowest round."""
+        return max(self.seconds)
+
+    def ratio(self, other: "Timing") -> "Timing":
+        """How many times longer ``other`` took, round by round.
+
+        Pairing the rounds cancels what slowed the whole machine during one of them.
+
+        Raises:
+            ValueError: if the two have different numbers of rounds.
+        """
+        pairs = zip(self.seconds, other.seconds, strict=True)
+        return Timing(tuple(theirs / ours for ours, theirs in pairs))
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Times every contender once per round, after one untimed round.
+
+    Each round starts with the next contender, so that none always runs in the wake of another.
+
+    Args:
+        contenders: what to time, by name.
+        rounds: number of timed rounds, at least 1.
+        clock: monotonic seconds.
+
+    Returns:
+        One timing per contender, in the order given.
+
+    Raises:
+        ValueError: if rounds is below 1.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    names = list(contenders)
+    for contender in contenders.values():
+        contender()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        shift = number % len(names) if names else 0
+        for name in names[shift:] + names[:shift]:
+            start = clock()
+            contenders[name]()
+            seconds[name].append(clock() - start)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on besides the code: machine, load and library versions."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+    }
+
+
+def write(benchmark: str, figures: Sequence[Figure], path: Path) -> None:
+    """Writes the figures as JSON, with the commit and the environment they were measured on.
+
+    Raises:
+        ValueError: if two figures share a name.
+    """
+    names = [figure.name for figure in figures]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"figures must have names of their own, given twice: {', '.join(twice)}")
+    record = {
+        "benchmark": benchmark,
+        "commit": _commit(),
+        "environment": environment(),
+        "figures": [dataclasses.asdict(figure) for figure in figures],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """The figures as aligned text, one line each."""
+    head = ("figure", "value", "low", "high", "unit", "runs", "note")
+    rows = [
+        (
+            figure.name,
+            _number(figure.value),
+            _number(figure.low),
+            _number(figure.high),
+            figure.unit,
+            "" if figure.runs is None else str(figure.runs),
+            figure.note,
+        )
+        for figure in figures
+    ]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    numeric = {1, 2, 3, 5}
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in numeric else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    )
+
+
+def main(
+    benchmark: str,
+    run: Callable[[bool], Sequence[Figure]],
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Runs a benchmark from the command line: prints its table and writes its JSON file.
+
+    Args:
+        benchmark: name of the benchmark.
+        run: measures; is given whether the run shall be quick.
+        arguments: the command line, by default that of the process.
+    """
+    parser = argparse.ArgumentParser(prog=f"scripts/bench {benchmark}")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds on less data")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    options = parser.parse_args(arguments)
+    figures = run(options.quick)
+    print(table(figures))
+    if options.json is not None:
+        write(benchmark, figures, options.json)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout; a trailing ``+`` marks changes that are not committed."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

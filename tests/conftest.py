@@ -1,0 +1,56 @@
+"""What tests of every room may ask for: running services and the shared data sets."""
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What `scripts/test` exports for each service it could start.
+_SERVICES = {"redis": "TACTFUL_TEST_REDIS", "chromium": "TACTFUL_TEST_CHROMIUM"}
+
+
+def _service(name: str) -> str:
+    """The address of a service; without it skips, and fails in CI, where it ought to be there."""
+    variable = _SERVICES.get(name)
+    if variable is None:
+        pytest.fail(f"unknown service {name!r}: one of {', '.join(sorted(_SERVICES))}")
+    value = os.environ.get(variable)
+    if value is None:
+        _missing(f"{name} is not running: scripts/test starts it and sets {variable}")
+    return value
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("service"):
+        for name in marker.args:
+            _service(name)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """URL of a Redis that tests may fill: each uses keys of its own."""
+    return _service("redis")
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> Path:
+    """The headless-capable Chromium executable."""
+    return Path(_service("chromium"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the data sets too large for the repository (the one that holds ``data/``)."""
+    folder = Path(os.environ.get("TACTFUL_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no data sets in {folder}: set TACTFUL_SHARED to the folder that holds data/")
+    return folder

@@ -1,0 +1,127 @@
+"""The benchmark harness: what it writes, and what it refuses to write."""
+
+import json
+import math
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+
+from benchmarks.figures import Figure, Timing, environment, interleave, main, table, write
+
+
+def test_file_has_the_agreed_shape(tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "figures.json"
+    write("pipeline", [Figure("setup_cold_s", 94.0, "s", 90.0, 99.0, 3, "two cores")], path)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert list(record) == ["benchmark", "commit", "environment", "figures"]
+    assert record["benchmark"] == "pipeline"
+    assert record["figures"] == [
+        {
+            "name": "setup_cold_s",
+            "value": 94.0,
+            "unit": "s",
+            "low": 90.0,
+            "high": 99.0,
+            "runs": 3,
+            "note": "two cores",
+        }
+    ]
+
+
+def test_environment_names_machine_and_versions() -> None:
+    record = environment()
+    assert record["cores"] >= 1
+    assert record["memory_gb"] > 0
+    assert len(record["load_average"]) == 3
+    assert record["libraries"]["numpy"].count(".") == 2
+    json.dumps(record, allow_nan=False)
+
+
+def test_unmeasured_figure_is_written_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    write("serving", [Figure("worker_private_mb", None, "MB", note="no /proc here")], path)
+    (figure,) = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    assert figure["value"] is None
+    assert figure["note"] == "no /proc here"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "note"),
+    [
+        (None, None, None, ""),
+        (math.nan, None, None, "not a number"),
+        (1.0, None, math.inf, "unbounded"),
+        (3.0, 1.0, 2.0, "outside its interval"),
+        (1.0, 2.0, None, "below its low end"),
+        (None, 2.0, 1.0, "ends exchanged"),
+    ],
+)
+def test_contradictions_are_refused(
+    value: float | None, low: float | None, high: float | None, note: str
+) -> None:
+    with pytest.raises(ValueError, match="figure broken"):
+        Figure("broken", value, "s", low, high, note=note)
+
+
+def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="given twice: freshness"):
+        write("pipeline", [Figure("freshness", 1.0, "ms")] * 2, tmp_path / "figures.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_table_aligns_and_keeps_every_figure() -> None:
+    lines = table(
+        [
+            Figure("ingest_events_per_s", 123456.0, "events/s", runs=5),
+            Figure("delta_max", 1.25e-19, "1", note="exact"),
+            Figure("absent", None, "s", note="no peer"),
+        ]
+    ).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "figure",
+        "ingest_events_per_s",
+        "delta_max",
+        "absent",
+    ]
+    assert "123,456" in lines[1]
+    assert "1.25e-19" in lines[2]
+    start = lines[0].index("unit")
+    assert [line[start:].split()[0] for line in lines[1:]] == ["events/s", "1", "s"]
+
+
+def test_rounds_are_interleaved_and_each_starts_with_another() -> None:
+    calls: list[str] = []
+    ticks = accumulate([0.0] + [1.0, 0.0] * 6)
+    timings = interleave(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
+        rounds=3,
+        clock=lambda: next(ticks),
+    )
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert timings == {"a": Timing((1.0,) * 3), "b": Timing((1.0,) * 3)}
+
+
+def test_no_round_is_refused() -> None:
+    with pytest.raises(ValueError, match="rounds"):
+        interleave({"a": lambda: None}, rounds=0)
+
+
+def test_ratio_pairs_the_rounds() -> None:
+    # The second round ran on a machine twice as slow: every ratio is still 3.
+    ratio = Timing((1.0, 2.0, 1.0)).ratio(Timing((3.0, 6.0, 3.0)))
+    assert (ratio.low, ratio.median, ratio.high) == (3.0, 3.0, 3.0)
+    with pytest.raises(ValueError, match="shorter"):
+        Timing((1.0, 2.0)).ratio(Timing((1.0,)))
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(quick: bool) -> list[Figure]:
+        return [Figure("was_quick", float(quick), "1")]
+
+    path = tmp_path / "figures.json"
+    main("toy", run, ["--quick", "--json", str(path)])
+    assert "was_quick" in capsys.readouterr().out
+    assert json.loads(path.read_text(encoding="utf-8"))["figures"][0]["value"] == 1.0
+    with pytest.raises(SystemExit):
+        main("toy", run, ["--slow"])
