@@ -34,7 +34,7 @@ def exp_bounds(x: Fraction, bits: int) -> tuple[int, int]:
     Taylor's series on ``x / 2^h < 1/2`` with every term rounded down, then h squarings, the lower
     bound rounded down and the upper bound up each time.
     """
-    guard = bits + 64
+    guard = bits + 128
     halvings = max(0, x.numerator.bit_length() - x.denominator.bit_length() + 2)
     numerator, denominator = x.numerator, x.denominator << halvings
     terms, term, lower = 0, 1 << guard, 0
@@ -47,4 +47,4 @@ def exp_bounds(x: Fraction, bits: int) -> tuple[int, int]:
     for _ in range(halvings):
         lower = lower * lower >> guard
         upper = -(-upper * upper >> guard)
-    return lower >> 64, -(-upper >> 64)
+    return lower >> 128, -(-upper >> 128)

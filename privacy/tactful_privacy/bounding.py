@@ -74,6 +74,8 @@ class BoundedCounts:
             secret: Key of the hash of users, 16 bytes or more; it must stay the same for as long
                 as a snapshot is to be restored.
             start: Epoch milliseconds from which panes are kept; public. Rounded down to a pane.
+                Where a former state was lost, begin with the next UTC day: the counters of the
+                current one are gone, so its cap could be exceeded.
 
         Raises:
             ParameterError: The secret is too short or `start` is negative.

@@ -1,0 +1,397 @@
+"""With noise off, removing one user's day changes the counts by the cap at most."""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful_privacy import BoundedCounts, Pane, ParameterError, StateError, Statistic
+from tactful_privacy.statistic import DAY_MS
+
+HOUR = 3_600_000
+KEYS = ("bread", "milk", "tea")
+CAP = 5
+SECRET = b"a secret of tests only"
+HOURLY = Statistic("hourly", KEYS, HOUR, CAP, Fraction(1))
+
+
+class Contribution(NamedTuple):
+    unit: str
+    timestamp: int
+    key: str
+
+
+class Tick(NamedTuple):
+    """The public clock reaches a watermark."""
+
+    watermark: int
+
+
+Stream = list[Contribution | Tick]
+Table = dict[tuple[int, int], int]  # (pane start, key index) -> count
+
+
+class Counter(Protocol):
+    def add(self, unit: str, timestamp: int, key: str) -> bool: ...
+    def closed(self, watermark: int) -> list[Pane]: ...
+
+
+def bounded(statistic: Statistic = HOURLY) -> BoundedCounts:
+    return BoundedCounts(statistic, secret=SECRET, start=0)
+
+
+def table_of(counter: Counter, stream: Stream) -> Table:
+    """Every exact count of the stream, panes and keys of all days."""
+    table: Table = {}
+    for step in [*stream, Tick(10 * DAY_MS)]:
+        if isinstance(step, Tick):
+            for pane in counter.closed(step.watermark):
+                for index, count in enumerate(pane.counts.tolist()):
+                    assert (pane.start, index) not in table
+                    table[pane.start, index] = count
+        else:
+            counter.add(*step)
+    return table
+
+
+def largest_change(make: Callable[[], Counter], stream: Stream) -> int:
+    """Largest L1 change of the counts when one user's contributions of one day are removed."""
+    whole, worst = table_of(make(), stream), 0
+    contributions = [step for step in stream if isinstance(step, Contribution)]
+    for unit, day in {(c.unit, c.timestamp // DAY_MS) for c in contributions}:
+        rest = [
+            step
+            for step in stream
+            if isinstance(step, Tick) or (step.unit, step.timestamp // DAY_MS) != (unit, day)
+        ]
+        without = table_of(make(), rest)
+        change = {cell: abs(count - without[cell]) for cell, count in whole.items()}
+        assert not any(change[cell] for cell in change if cell[0] // DAY_MS != day)
+        worst = max(worst, sum(change.values()))
+    return worst
+
+
+def random_stream(rng: random.Random) -> Stream:
+    """Few users, many contributions over two days and 3 keys, disordered, some late."""
+    stream: Stream = []
+    for clock in sorted(rng.randrange(2 * DAY_MS) for _ in range(rng.randrange(1, 120))):
+        if rng.random() < 0.1:
+            stream.append(Tick(clock - HOUR))
+        timestamp = max(0, clock - rng.randrange(4 * HOUR))
+        stream.append(Contribution(rng.choice("uvw"), timestamp, rng.choice([*KEYS, "gin"])))
+    return stream
+
+
+def random_streams(n: int = 60) -> Iterator[Stream]:
+    rng = random.Random(11)
+    return (random_stream(rng) for _ in range(n))
+
+
+# -- the bound, and planted bugs ----------------------------------------------------------------
+
+
+class PlantedBug(BoundedCounts):
+    """Counts like the right one, but lets `group` decide what a counter belongs to."""
+
+    group: Callable[[str, int, str], object] | None = None
+
+    def __init__(self) -> None:
+        super().__init__(HOURLY, secret=SECRET, start=0)
+        self._groups: dict[object, int] = defaultdict(int)
+
+    def add(self, unit: str, timestamp: int, key: str) -> bool:
+        if self.group is not None:
+            group = self.group(unit, timestamp, key)
+            if self._groups[group] >= CAP:
+                return False
+            self._groups[group] += 1
+        self._state.spent.clear()
+        return super().add(unit, timestamp, key)
+
+
+class CapForgotten(PlantedBug):
+    pass
+
+
+class CapPerDay(PlantedBug):
+    """No bug: shows that the others fail by their grouping and nothing else."""
+
+    def group(self, unit: str, timestamp: int, key: str) -> object:
+        return unit, timestamp // DAY_MS
+
+
+class CapPerPane(PlantedBug):
+    def group(self, unit: str, timestamp: int, key: str) -> object:
+        return unit, timestamp // HOUR
+
+
+class CapPerKey(PlantedBug):
+    def group(self, unit: str, timestamp: int, key: str) -> object:
+        return unit, timestamp // DAY_MS, key
+
+
+class CapOfEverybody(PlantedBug):
+    """One shared counter: who comes first keeps the others out."""
+
+    def group(self, unit: str, timestamp: int, key: str) -> object:
+        return timestamp // DAY_MS
+
+
+class WatermarkOfTheData(BoundedCounts):
+    """Panes close by the largest timestamp seen: one user makes the others late."""
+
+    def __init__(self) -> None:
+        super().__init__(HOURLY, secret=SECRET, start=0)
+        self._handed: list[Pane] = []
+
+    def add(self, unit: str, timestamp: int, key: str) -> bool:
+        counted = super().add(unit, timestamp, key)
+        self._handed += super().closed(timestamp - HOUR)
+        return counted
+
+    def closed(self, watermark: int) -> list[Pane]:
+        handed, self._handed = self._handed, []
+        return handed + (super().closed(watermark) if watermark == 10 * DAY_MS else [])
+
+
+def test_removing_a_user_day_changes_the_counts_by_the_cap_at_most() -> None:
+    worst = max(largest_change(bounded, stream) for stream in random_streams())
+    assert worst == CAP
+
+
+@pytest.mark.parametrize(
+    "bug", [CapForgotten, CapPerPane, CapPerKey, CapOfEverybody, WatermarkOfTheData]
+)
+def test_planted_bugs_are_caught(bug: Callable[[], Counter]) -> None:
+    def exceeds(stream: Stream) -> bool:
+        try:
+            return largest_change(bug, stream) > CAP
+        except AssertionError:  # another day changed
+            return True
+
+    assert any(exceeds(stream) for stream in random_streams())
+
+
+def test_the_frame_of_the_planted_bugs_is_right_when_its_grouping_is() -> None:
+    class WithoutUnknownKeys(CapPerDay):
+        def add(self, unit: str, timestamp: int, key: str) -> bool:
+            return key in KEYS and timestamp >= self.open_from and super().add(unit, timestamp, key)
+
+    assert max(largest_change(WithoutUnknownKeys, stream) for stream in random_streams()) == CAP
+
+
+contributions = st.builds(
+    Contribution, st.sampled_from("uvw"), st.integers(0, 2 * DAY_MS), st.sampled_from(KEYS)
+)
+ticks = st.builds(Tick, st.integers(0, 2 * DAY_MS))
+
+
+@given(st.lists(contributions | ticks, max_size=40), st.integers(1, 4), st.integers(1, 4))
+@settings(max_examples=80, deadline=None)
+def test_the_bound_holds_for_any_stream_and_caps(stream: Stream, cap: int, cell_cap: int) -> None:
+    statistic = Statistic("hourly", KEYS, HOUR, cap, Fraction(1), cell_cap)
+    assert largest_change(lambda: bounded(statistic), stream) <= cap
+
+
+@given(st.lists(contributions, max_size=60), st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_the_cell_cap_bounds_every_cell(stream: Stream, cell_cap: int) -> None:
+    counts = bounded(Statistic("hourly", KEYS, HOUR, 50, Fraction(1), cell_cap))
+    for cell, count in table_of(counts, stream).items():
+        wanted: dict[str, int] = defaultdict(int)
+        for c in stream:
+            assert isinstance(c, Contribution)
+            if (c.timestamp // HOUR * HOUR, KEYS.index(c.key)) == cell:
+                wanted[c.unit] += 1
+        assert count == sum(min(n, cell_cap) for n in wanted.values())
+
+
+def test_counts_equal_a_plain_loop_where_nobody_reaches_the_cap() -> None:
+    rng = random.Random(4)
+    stream: Stream = [
+        Contribution(f"user {n}", rng.randrange(DAY_MS), rng.choice(KEYS)) for n in range(500)
+    ]
+    expected: Table = {(p * HOUR, k): 0 for p in range(240) for k in range(3)}
+    for c in stream:
+        assert isinstance(c, Contribution)
+        expected[c.timestamp // HOUR * HOUR, KEYS.index(c.key)] += 1
+    assert table_of(bounded(), stream) == expected
+
+
+# -- panes --------------------------------------------------------------------------------------
+
+
+def test_every_pane_is_handed_over_once_with_every_key() -> None:
+    counts = bounded()
+    assert counts.add("u", 2 * HOUR + 1, "milk")
+    assert counts.closed(HOUR - 1) == []
+    panes = counts.closed(4 * HOUR + 5)
+    assert [(pane.start, pane.end) for pane in panes] == [
+        (n * HOUR, (n + 1) * HOUR) for n in range(4)
+    ]
+    assert [pane.counts.tolist() for pane in panes] == [[0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert counts.closed(4 * HOUR + 5) == counts.closed(HOUR) == []
+    assert counts.open_from == 4 * HOUR
+
+
+def test_late_and_unknown_contributions_count_nowhere_and_charge_nobody() -> None:
+    counts = bounded()
+    counts.closed(2 * HOUR)
+    for _ in range(20):
+        assert not counts.add("u", 2 * HOUR - 1, "milk")
+        assert not counts.add("u", 2 * HOUR, "gin")
+    assert [counts.add("u", 2 * HOUR, "milk") for _ in range(CAP + 1)] == [True] * CAP + [False]
+    (pane,) = counts.closed(3 * HOUR)
+    assert pane.counts.tolist() == [0, CAP, 0]
+
+
+def test_the_cap_begins_anew_with_the_utc_day() -> None:
+    counts = bounded()
+    for day in range(3):
+        added = [counts.add("u", day * DAY_MS + n * HOUR, "tea") for n in range(24)]
+        assert added == [True] * CAP + [False] * (24 - CAP)
+
+
+def test_a_past_day_leaves_no_counters() -> None:
+    counts = bounded(Statistic("hourly", KEYS, HOUR, CAP, Fraction(1), 2))
+    empty = len(counts.snapshot())
+    for n in range(50):
+        counts.add(f"user {n}", n * HOUR // 4, "tea")
+    counts.closed(23 * HOUR)
+    assert len(counts.snapshot()) > empty + 50 * 16
+    counts.closed(DAY_MS)
+    assert len(counts.snapshot()) < empty + 16
+
+
+def test_a_clock_set_wrongly_is_refused_and_changes_nothing() -> None:
+    counts = bounded()
+    with pytest.raises(StateError, match="check the clock"):
+        counts.closed(200_000 * HOUR)
+    assert counts.open_from == 0
+
+
+def test_a_contribution_of_nobody_is_refused() -> None:
+    with pytest.raises(ParameterError, match="nobody"):
+        bounded().add("", 0, "milk")
+
+
+def test_bad_beginnings_are_refused() -> None:
+    with pytest.raises(ParameterError, match="secret"):
+        BoundedCounts(HOURLY, secret=b"short", start=0)
+    with pytest.raises(ParameterError, match="start"):
+        BoundedCounts(HOURLY, secret=SECRET, start=-1)
+
+
+def test_the_start_is_rounded_down_to_a_pane() -> None:
+    assert BoundedCounts(HOURLY, secret=SECRET, start=HOUR + 7).open_from == HOUR
+
+
+# -- crashes ------------------------------------------------------------------------------------
+
+
+def replayed(stream: Stream, rng: random.Random, *, counters_survive: bool = True) -> Table:
+    """Process the stream with crashes; a snapshot commits with its position.
+
+    Of a pane handed over again after a crash the first one counts, as in the ledger.
+    """
+    table: Table = {}
+    counts = bounded()
+    saved, position, crashes = (counts.snapshot(), 0), 0, 0
+    steps = [*stream, Tick(10 * DAY_MS)]
+    while position < len(steps):
+        step = steps[position]
+        if isinstance(step, Tick):
+            for pane in counts.closed(step.watermark):
+                for index, count in enumerate(pane.counts.tolist()):
+                    table.setdefault((pane.start, index), count)
+        else:
+            counts.add(*step)
+        position += 1
+        if rng.random() < 0.2:
+            saved = counts.snapshot(), position
+        if rng.random() < 0.2 and crashes < 20:
+            crashes += 1
+            counts = bounded()
+            counts.restore(saved[0])
+            position = saved[1]
+            if not counters_survive:
+                counts._state.spent.clear()
+    return table
+
+
+def test_with_crashes_the_counts_equal_those_of_an_uninterrupted_run() -> None:
+    rng = random.Random(23)
+    for stream in random_streams():
+        assert replayed(stream, rng) == table_of(bounded(), stream)
+
+
+def test_planted_loss_of_the_counters_at_a_crash_is_caught() -> None:
+    rng = random.Random(23)
+    assert any(
+        replayed(stream, rng, counters_survive=False) != table_of(bounded(), stream)
+        for stream in random_streams()
+    )
+
+
+def test_after_a_crash_the_cap_of_the_day_is_not_exceeded() -> None:
+    counts = bounded()
+    assert all(counts.add("u", HOUR * n, "milk") for n in range(3))
+    restored = bounded()
+    restored.restore(counts.snapshot())
+    assert [restored.add("u", HOUR * n, "tea") for n in range(3, 8)] == [True] * 2 + [False] * 3
+
+
+def test_a_damaged_or_foreign_snapshot_is_refused_and_changes_nothing() -> None:
+    counts = bounded()
+    counts.add("u", 5 * HOUR, "milk")
+    good = counts.snapshot()
+    others = {
+        "damaged": good[:-1] + bytes([good[-1] ^ 1]),
+        "cut": good[:10],
+        "empty": b"",
+        "secret": BoundedCounts(HOURLY, secret=b"another secret of tests", start=0).snapshot(),
+        "definition": bounded(Statistic("hourly", KEYS, HOUR, CAP + 1, Fraction(1))).snapshot(),
+    }
+    for snapshot in others.values():
+        with pytest.raises(StateError):
+            counts.restore(snapshot)
+    assert counts.snapshot() == good
+
+
+def test_changed_says_whether_there_is_anything_to_save() -> None:
+    counts = bounded()
+    assert counts.changed
+    saved = counts.snapshot()
+    assert not counts.changed
+    counts.add("u", 0, "gin")
+    counts.closed(0)
+    assert not counts.changed
+    counts.add("u", 0, "milk")
+    assert counts.changed
+    counts.restore(saved)
+    assert not counts.changed
+    counts.closed(HOUR)
+    assert counts.changed
+
+
+def test_the_snapshot_holds_no_raw_id_and_does_not_link_days() -> None:
+    counts = bounded()
+    counts.add("alice@example.org", 0, "milk")
+    counts.add("alice@example.org", DAY_MS, "milk")
+    assert b"alice" not in counts.snapshot()
+    first, second = counts._state.spent.values()
+    assert not first.keys() & second.keys()
+
+
+def test_counts_are_int64_in_catalogue_order() -> None:
+    counts = bounded()
+    counts.add("u", 0, "tea")
+    (pane,) = counts.closed(HOUR)
+    assert pane.counts.dtype == np.int64
+    assert dict(zip(KEYS, pane.counts.tolist(), strict=True)) == {"bread": 0, "milk": 0, "tea": 1}

@@ -1,0 +1,335 @@
+"""The noise: its exact privacy, its distribution, its freshness, its intervals."""
+
+import math
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+
+from tactful_privacy import DiscreteLaplace, ParameterError
+from tactful_privacy._exact import exp_bounds, fraction
+from tactful_privacy.laplace import Entropy
+
+SETTINGS = [(1, "1"), (5, "1"), (5, "1/24"), (1, "1/10"), (20, "1"), (3, "2.5"), (1, "10")]
+
+
+def seeded(seed: int) -> Entropy:
+    return np.random.default_rng(seed).bytes
+
+
+def weights(noise: DiscreteLaplace) -> dict[int, Fraction]:
+    reach = range(-noise._largest, noise._largest + 1)
+    return {k: noise.probability(k) for k in reach}
+
+
+def excess(first: dict[int, Fraction], second: dict[int, Fraction], factor: Fraction) -> Fraction:
+    """The hockey-stick divergence, straight from its definition."""
+    gains = (p - factor * second.get(k, Fraction(0)) for k, p in first.items())
+    return sum((gain for gain in gains if gain > 0), Fraction(0))
+
+
+# -- parameters -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, True, None, "one", "nan", "inf", "1/0", 0, -1, 41])
+def test_epsilon_that_is_not_an_exact_number_in_range_is_refused(epsilon: object) -> None:
+    with pytest.raises(ParameterError, match="epsilon"):
+        DiscreteLaplace(1, epsilon)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sensitivity", [0, -1, 1.0, True, "1"])
+def test_sensitivity_that_is_not_a_positive_integer_is_refused(sensitivity: object) -> None:
+    with pytest.raises(ParameterError, match="sensitivity"):
+        DiscreteLaplace(sensitivity, 1)  # type: ignore[arg-type]
+
+
+def test_scale_beyond_64_bits_is_refused_with_the_cure() -> None:
+    with pytest.raises(ParameterError, match="100000: lower the contribution cap"):
+        DiscreteLaplace(100_001, 1)
+
+
+def test_fraction_of_text_is_exact() -> None:
+    assert Fraction(1, 10) == fraction("0.1", "epsilon")
+
+
+# -- exact privacy ----------------------------------------------------------------------------
+
+
+@given(st.fractions(min_value=0, max_value=40, max_denominator=10**6))
+def test_exponential_bounds_enclose_a_finer_computation(x: Fraction) -> None:
+    lower, upper = exp_bounds(x, 128)
+    finer_lower, finer_upper = exp_bounds(x, 400)
+    assert lower << 272 <= finer_lower <= finer_upper <= upper << 272
+    assert upper - lower <= 2
+    assert math.isclose(lower / 2**128, math.exp(x), rel_tol=1e-13)
+
+
+@pytest.mark.parametrize(("sensitivity", "epsilon"), SETTINGS)
+def test_delta_at_the_claimed_epsilon_is_below_1e_15(sensitivity: int, epsilon: str) -> None:
+    assert DiscreteLaplace(sensitivity, epsilon).delta(epsilon) < Fraction(1, 10**15)
+
+
+@pytest.mark.parametrize(("sensitivity", "epsilon"), SETTINGS)
+def test_a_scale_one_percent_low_is_caught(sensitivity: int, epsilon: str) -> None:
+    planted = DiscreteLaplace(sensitivity, Fraction(epsilon) * Fraction(101, 100))
+    assert planted.delta(epsilon) > Fraction(1, 10**4)
+
+
+def test_noise_for_one_event_where_the_cap_is_five_is_caught() -> None:
+    planted, right = DiscreteLaplace(1, 1), DiscreteLaplace(5, 1)
+    lower = Fraction(exp_bounds(Fraction(1), 192)[0], 2**192)
+    p = weights(planted)
+    assert excess(p, {k + 5: v for k, v in p.items()}, lower) > Fraction(1, 2)
+    assert right.delta(1) < Fraction(1, 10**15)
+
+
+@pytest.mark.parametrize(("sensitivity", "epsilon"), [(1, "1"), (3, "2.5"), (2, "1/3"), (7, "30")])
+def test_delta_equals_the_definition_in_both_directions(sensitivity: int, epsilon: str) -> None:
+    noise = DiscreteLaplace(sensitivity, epsilon)
+    p = weights(noise)
+    moved = {k + sensitivity: v for k, v in p.items()}
+    for claim in (Fraction(epsilon), Fraction(epsilon) * Fraction(9, 10), Fraction(0)):
+        factor = Fraction(exp_bounds(claim, 192)[0], 2**192)
+        assert excess(p, moved, factor) == excess(moved, p, factor) == noise.delta(claim)
+
+
+@given(st.integers(1, 30), st.fractions(Fraction(1, 50), 20, max_denominator=1000))
+@settings(max_examples=40, deadline=None)
+def test_neighbouring_weights_never_differ_by_more_than_a_unit_of_epsilon(
+    sensitivity: int, epsilon: Fraction
+) -> None:
+    noise = DiscreteLaplace(sensitivity, epsilon)
+    side = noise._weight[noise._largest :].tolist()
+    one_unit = exp_bounds(epsilon / sensitivity, 192)[0]
+    assert all(
+        after <= before and before << 192 <= after * one_unit for before, after in pairwise(side)
+    )
+    # The end of the table is flat for `sensitivity` cells: all that delta consists of.
+    assert len(set(side[-sensitivity:])) == 1
+    assert noise.delta(epsilon) == Fraction(sensitivity * side[-1], noise._total)
+
+
+@pytest.mark.parametrize("spread", [(3,), (2, 1), (1, 1, 1)])
+def test_no_spread_of_a_change_over_cells_exceeds_delta(spread: tuple[int, ...]) -> None:
+    """The joint distribution of several cells, in full, on a small table."""
+    noise = DiscreteLaplace(3, 12)
+    p = weights(noise)
+    factor = Fraction(exp_bounds(Fraction(12), 192)[0], 2**192)
+    joint: dict[tuple[int, ...], Fraction] = {(): Fraction(1)}
+    moved = dict(joint)
+    reach = range(-noise._largest, noise._largest + 4)
+    for change in spread:
+        joint = {(*y, k): w * p.get(k, 0) for y, w in joint.items() for k in reach}
+        moved = {(*y, k): w * p.get(k - change, 0) for y, w in moved.items() for k in reach}
+    total = sum(
+        (max(Fraction(0), w - factor * moved[y]) for y, w in joint.items() if w), Fraction(0)
+    )
+    assert total <= noise.delta(12)
+
+
+# -- distribution -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sensitivity", "epsilon"), SETTINGS)
+def test_the_table_is_the_discrete_laplace_distribution(sensitivity: int, epsilon: str) -> None:
+    noise = DiscreteLaplace(sensitivity, epsilon)
+    p = weights(noise)
+    ratio = math.exp(-float(Fraction(epsilon)) / sensitivity)
+    ideal = {k: (1 - ratio) / (1 + ratio) * ratio ** abs(k) for k in p}
+    assert sum(p.values()) == 1
+    assert all(p[k] == p[-k] for k in p)
+    assert sum(abs(float(p[k]) - ideal[k]) for k in p) < 1e-12
+    assert math.isclose(noise.variance, 2 * ratio / (1 - ratio) ** 2, rel_tol=1e-9)
+
+
+def merged(
+    draws: NDArray[np.int64], noise: DiscreteLaplace, least: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Observed and expected frequencies, the rare outer values put together."""
+    edge = 0
+    while noise.probability(edge + 1) * len(draws) > least:
+        edge += 1
+    clipped = np.clip(draws, -edge - 1, edge + 1)
+    observed = np.bincount(clipped + edge + 1, minlength=2 * edge + 3).astype(float)
+    inner = [float(noise.probability(k)) for k in range(-edge, edge + 1)]
+    tail = (1 - sum(inner)) / 2
+    return observed, np.array([tail, *inner, tail]) * len(draws)
+
+
+@pytest.mark.parametrize(("sensitivity", "epsilon"), [*SETTINGS, (1, "1/3000")])
+def test_draws_agree_with_theory(sensitivity: int, epsilon: str) -> None:
+    noise = DiscreteLaplace(sensitivity, epsilon, entropy=seeded(17))
+    observed, expected = merged(noise.sample(400_000), noise, least=50)
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_draws_agree_with_opendp() -> None:
+    """OpenDP cannot be seeded: false alarm rate 1e-6."""
+    dp = pytest.importorskip("opendp.prelude")
+    dp.enable_features("contrib")
+    n = 30_000
+    noise = DiscreteLaplace(5, 1)
+    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l1_distance(T="i64")
+    theirs = np.array(dp.m.make_laplace(*space, scale=5.0)([0] * n))
+    ours, _ = merged(noise.sample(n), noise, least=50)
+    reference, _ = merged(theirs, noise, least=50)
+    assert stats.chi2_contingency([ours, reference]).pvalue > 1e-6
+
+
+def test_repeated_draws_are_shaped_and_typed() -> None:
+    noise = DiscreteLaplace(5, 1)
+    assert noise.sample(0).shape == (0,)
+    assert noise.sample(7).shape == (7,)
+    assert noise.sample(7).dtype == np.int64
+
+
+def test_bits_beyond_the_table_are_drawn_again() -> None:
+    answers = iter([b"\xff\xff", b"\xff" * 8, b"\x00\x80"])
+    noise = DiscreteLaplace(5, 1, entropy=lambda n: next(answers))
+    assert noise.sample(1).tolist() == [0]
+
+
+def test_every_draw_is_what_its_64_bits_say() -> None:
+    """The guide by 16-bit prefix gives the same as a search over all 64 bits."""
+    source = np.random.default_rng(5)
+    noise = DiscreteLaplace(40, 1)
+    index = source.integers(0, len(noise._cumulative), 2_000)
+    edges = noise._cumulative[index] - source.integers(0, 2, 2_000).astype(np.uint64)
+    for edge in edges.tolist():
+        parts = iter(
+            [(edge >> 48).to_bytes(2, "little"), ((edge << 16) % 2**64).to_bytes(8, "little")]
+        )
+        fixed = DiscreteLaplace.__new__(DiscreteLaplace)
+        fixed.__dict__ = noise.__dict__ | {"_entropy": lambda n, parts=parts: next(parts)}
+        expected = int(np.searchsorted(noise._cumulative, np.uint64(edge), side="right"))
+        if expected < len(noise._cumulative):
+            assert fixed.sample(1).tolist() == [expected - noise._largest]
+
+
+# -- freshness --------------------------------------------------------------------------------
+
+
+def repeats_are_chance(
+    first: NDArray[np.int64], second: NDArray[np.int64], noise: DiscreteLaplace
+) -> bool:
+    """Whether two noise arrays agree as often as independent ones do; false alarm rate 1e-6."""
+    same = float(sum(p * p for p in weights(noise).values()))
+    equal = int((first == second).sum())
+    return bool(stats.binomtest(equal, len(first), same).pvalue > 1e-6)
+
+
+def test_two_runs_over_equal_data_agree_only_by_chance() -> None:
+    noise = DiscreteLaplace(5, 1)
+    assert repeats_are_chance(noise.sample(20_000), noise.sample(20_000), noise)
+
+
+def test_planted_fixed_entropy_is_caught() -> None:
+    first, second = (DiscreteLaplace(5, 1, entropy=seeded(42)).sample(20_000) for _ in range(2))
+    assert not repeats_are_chance(first, second, DiscreteLaplace(5, 1))
+
+
+def test_planted_reuse_of_a_noise_block_is_caught() -> None:
+    noise = DiscreteLaplace(5, 1)
+    reused = np.tile(noise.sample(5_000), 4)
+    assert not repeats_are_chance(reused, np.roll(reused, 5_000), noise)
+
+
+def test_one_call_does_not_repeat_itself() -> None:
+    noise = DiscreteLaplace(5, 1)
+    draws = noise.sample(40_000)
+    assert repeats_are_chance(draws[:20_000], draws[20_000:], noise)
+
+
+# -- intervals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sensitivity", "epsilon"), SETTINGS)
+@pytest.mark.parametrize("confidence", ["0.5", "0.95", "0.99", "0.999999"])
+def test_interval_is_the_smallest_that_holds_the_confidence(
+    sensitivity: int, epsilon: str, confidence: str
+) -> None:
+    noise = DiscreteLaplace(sensitivity, epsilon)
+    p = weights(noise)
+
+    def inside(h: int) -> Fraction:
+        return sum((p[k] for k in range(-h, h + 1)), Fraction(0))
+
+    h = noise.interval(confidence)
+    assert inside(h) >= Fraction(confidence) > (inside(h - 1) if h else 0)
+
+
+@pytest.mark.parametrize("probability", ["0.000001", "0.025", "0.5", "0.975", "0.999999"])
+def test_quantile_is_the_smallest_that_holds_the_probability(probability: str) -> None:
+    noise = DiscreteLaplace(5, 1)
+    p = weights(noise)
+
+    def below(k: int) -> Fraction:
+        return sum((v for key, v in p.items() if key <= k), Fraction(0))
+
+    k = noise.quantile(probability)
+    assert below(k) >= Fraction(probability) > below(k - 1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 9])
+@pytest.mark.parametrize("confidence", ["0.5", "0.95", "0.999"])
+def test_interval_of_sum_equals_exact_convolution(n: int, confidence: str) -> None:
+    noise = DiscreteLaplace(2, "0.8")
+    one = [int(w) for w in noise._weight]
+    total = one
+    for _ in range(n - 1):
+        summed = [0] * (len(total) + len(one) - 1)
+        for i, a in enumerate(total):
+            for j, b in enumerate(one):
+                summed[i + j] += a * b
+        total = summed
+    centre, whole = len(total) // 2, sum(total)
+    h = 0
+    while Fraction(sum(total[centre - h : centre + h + 1]), whole) < Fraction(confidence):
+        h += 1
+    assert noise.interval_of_sum(n, confidence) == h
+
+
+@pytest.mark.parametrize(("n", "half_width"), [(1, 15), (5, 32), (15, 54), (60, 107)])
+def test_interval_of_sum_at_scale_five(n: int, half_width: int) -> None:
+    assert DiscreteLaplace(5, 1).interval_of_sum(n) == half_width
+
+
+@pytest.mark.parametrize("n", [1_440, 262_800])
+def test_interval_of_a_long_sum_approaches_the_normal_one(n: int) -> None:
+    noise = DiscreteLaplace(5, 1)
+    normal = stats.norm.ppf(0.975) * math.sqrt(n * noise.variance)
+    assert abs(noise.interval_of_sum(n) - normal) < max(2, 0.001 * normal)
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    noise = DiscreteLaplace(5, 1, entropy=seeded(3))
+    draws = noise.sample(24 * 40_000).reshape(40_000, 24)
+    covered = int((abs(draws.sum(axis=1)) <= noise.interval_of_sum(24)).sum())
+    assert stats.binomtest(covered, 40_000, 0.95, alternative="less").pvalue > 1e-3
+    assert covered < 40_000 * 0.96
+
+
+def test_impossible_intervals_are_refused() -> None:
+    noise = DiscreteLaplace(5, 1)
+    for confidence in ("0", "1", "1.5"):
+        with pytest.raises(ParameterError, match="confidence"):
+            noise.interval(confidence)
+    with pytest.raises(ParameterError, match="no interval"):
+        noise.interval_of_sum(0)
+    with pytest.raises(ParameterError, match="too near 1"):
+        noise.interval_of_sum(2, "0.9999999")
+    with pytest.raises(ParameterError, match="too wide"):
+        DiscreteLaplace(1_000, 1).interval_of_sum(10_000_000)
+
+
+@pytest.mark.slow
+def test_the_largest_scale_is_private_and_right() -> None:
+    noise = DiscreteLaplace(1, "1/100000", entropy=seeded(9))
+    assert noise.delta("1/100000") < Fraction(1, 10**14)
+    assert math.isclose(noise.sample(1_000_000).var(), noise.variance, rel_tol=0.02)
+    assert abs(noise.interval() - 100_000 * math.log(20)) < 2

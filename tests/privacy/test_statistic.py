@@ -1,0 +1,88 @@
+"""Definitions of statistics: what is refused, and that they survive storage."""
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tactful_privacy import ParameterError, Statistic
+from tactful_privacy.statistic import DAY_MS
+
+GOOD: dict[str, Any] = {
+    "name": "views.by-category_1h",
+    "keys": ("bread", "milk"),
+    "pane_ms": 3_600_000,
+    "cap": 5,
+    "epsilon": Fraction(1, 2),
+    "cell_cap": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "Views"),
+        ("name", ".hidden"),
+        ("name", "a" * 129),
+        ("name", "two words"),
+        ("keys", ()),
+        ("keys", ("bread", "")),
+        ("keys", ("bread", "bread")),
+        ("keys", ("bread", 1)),
+        ("pane_ms", 0),
+        ("pane_ms", 7_000_000),
+        ("pane_ms", 2 * DAY_MS),
+        ("pane_ms", 3_600_000.0),
+        ("cap", 0),
+        ("cap", True),
+        ("cap", 200_000),
+        ("cell_cap", 0),
+        ("epsilon", 0.5),
+        ("epsilon", Fraction(0)),
+    ],
+)
+def test_a_wrong_field_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ParameterError):
+        Statistic(**GOOD | {field: value})
+
+
+def test_text_and_integers_become_exact_fractions() -> None:
+    assert Statistic(**GOOD | {"epsilon": "0.1"}).epsilon == Fraction(1, 10)
+    assert Statistic(**GOOD | {"epsilon": 2}).epsilon == Fraction(2)
+
+
+@given(
+    st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True),
+    st.fractions(Fraction(1, 100), 10, max_denominator=1000),
+    st.none() | st.integers(1, 5),
+)
+def test_json_gives_an_equal_statistic(
+    keys: list[str], epsilon: Fraction, cell_cap: int | None
+) -> None:
+    statistic = Statistic("views", tuple(keys), 60_000, 5, epsilon, cell_cap)
+    again = Statistic.from_json(statistic.to_json())
+    assert again == statistic
+    assert again.fingerprint == statistic.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "other"),
+        ("keys", ("milk", "bread")),
+        ("pane_ms", 60_000),
+        ("cap", 6),
+        ("epsilon", Fraction(1, 3)),
+        ("cell_cap", None),
+    ],
+)
+def test_the_fingerprint_tells_every_field(field: str, value: object) -> None:
+    assert Statistic(**GOOD | {field: value}).fingerprint != Statistic(**GOOD).fingerprint
+
+
+def test_the_noise_is_that_of_cap_and_epsilon() -> None:
+    noise = Statistic(**GOOD).mechanism()
+    assert (noise.sensitivity, noise.epsilon, noise.scale) == (5, Fraction(1, 2), Fraction(10))
