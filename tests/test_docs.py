@@ -1,0 +1,248 @@
+"""Documents stay true: links resolve, named files and commands exist, both READMEs agree."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_FENCE = re.compile(r"^ *(```+|~~~+)(.*)$")
+_HEADING = re.compile(r"^(#{1,6}) +(.+?) *#*$")
+
+
+def documents() -> list[Path]:
+    """Every Markdown file that git tracks or would track."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return sorted(ROOT.glob("*.md"))
+    found = {ROOT / name for name in listed.stdout.split("\0") if name}
+    return sorted(path for path in found if path.is_file())
+
+
+def split_blocks(text: str) -> tuple[list[str], list[str]]:
+    """Lines of prose, and the fenced code blocks (first line: the fence's language)."""
+    prose: list[str] = []
+    blocks: list[str] = []
+    fence, block = "", [""]
+    for line in text.splitlines():
+        match = _FENCE.match(line)
+        if fence:
+            if match and match[1].startswith(fence) and not match[2].strip():
+                blocks.append("\n".join(block))
+                fence = ""
+            else:
+                block.append(line)
+        elif match:
+            fence, block = match[1], [match[2].strip()]
+        else:
+            prose.append(line)
+    return prose, blocks
+
+
+def heading_levels(text: str) -> list[int]:
+    return [len(match[1]) for line in split_blocks(text)[0] if (match := _HEADING.match(line))]
+
+
+def differences(original: str, translation: str) -> list[str]:
+    """In what a translation departs from its original: headings by level, code by every letter."""
+    found = []
+    ours, theirs = heading_levels(original), heading_levels(translation)
+    if ours != theirs:
+        found.append(f"heading levels {ours} became {theirs}")
+    blocks, translated = split_blocks(original)[1], split_blocks(translation)[1]
+    if len(blocks) != len(translated):
+        found.append(f"{len(blocks)} code blocks became {len(translated)}")
+    for number, (block, other) in enumerate(zip(blocks, translated, strict=False), start=1):
+        if block != other:
+            found.append(f"code block {number} differs:\n{block}\nbecame\n{other}")
+    return found
+
+
+def links(text: str) -> list[str]:
+    """Targets of the Markdown and HTML links and pictures in the prose."""
+    prose = re.sub(r"`[^`]*`", "", "\n".join(split_blocks(text)[0]))
+    return re.findall(r"\]\(<?([^)\s>]+)", prose) + re.findall(r'(?:href|src)="([^"]+)"', prose)
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of the headings, as GitHub and as Python-Markdown write them."""
+    found = set()
+    for line in split_blocks(text)[0]:
+        if match := _HEADING.match(line):
+            words = re.sub(r"[^\w\s-]", "", re.sub(r"`|\*", "", match[2]).lower()).strip()
+            found |= {words.replace(" ", "-"), re.sub(r"[\s-]+", "-", words)}
+    return found
+
+
+def broken_links(path: Path, text: str) -> list[str]:
+    found = []
+    for link in links(text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        if not target.exists():
+            found.append(link)
+        elif anchor and target.suffix == ".md":
+            content = text if target == path else target.read_text(encoding="utf-8")
+            if anchor not in anchors(content):
+                found.append(link)
+    return found
+
+
+def code(text: str) -> list[str]:
+    """Code spans of the prose and lines of the code blocks."""
+    prose, blocks = split_blocks(text)
+    spans = re.findall(r"`([^`\n]+)`", "\n".join(prose))
+    return spans + [line.strip() for block in blocks for line in block.splitlines()[1:]]
+
+
+def missing_paths(text: str) -> list[str]:
+    """Paths of the repository that a text names and that do not exist."""
+    top = "platform|privacy|streaming|federated|bandits|ui|tests|benchmarks|docs|examples|scripts"
+    named = re.compile(rf"(?:{top}|deploy|\.ci)/[\w./-]*")
+    spans = re.findall(r"`([^`\n]+)`", "\n".join(split_blocks(text)[0]))
+    commands = [match[0] for line in code(text) for match in re.finditer(r"\bscripts/\w+", line)]
+    paths = [span for span in spans if named.fullmatch(span)] + commands
+    return [path for path in paths if not (ROOT / path).exists()]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Words of each `tactful …` command in code, up to a pipe, a comment or a continuation."""
+    for line in code(text):
+        match = re.match(r"(?:\$ +)?(?:scripts/demo|(?:\w+=\S+ +)*tactful)(?= |$)", line)
+        if match:
+            rest = re.split(r"[|;&>#\\…]|\.\.\.", line[match.end() :])[0]
+            head = ["demo"] if match[0].endswith("scripts/demo") else []
+            yield head + shlex.split(rest)
+
+
+def unknown_words(words: list[str]) -> list[str]:
+    """Words of a command that the command line does not know: subcommands and options."""
+    import click
+
+    from tactful.cli import main
+
+    command: click.Command = main
+    unknown = []
+    known = {"--help"}
+    for word in words:
+        known |= {option for parameter in command.params for option in parameter.opts}
+        known |= {option for parameter in command.params for option in parameter.secondary_opts}
+        if word.startswith("-"):
+            if word.split("=")[0] not in known:
+                unknown.append(word)
+        elif isinstance(command, click.Group):
+            following = command.commands.get(word)
+            if following is None:
+                return [*unknown, word]
+            command = following
+    return unknown
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_document_is_true(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert broken_links(path, text) == []
+    assert missing_paths(text) == []
+    for words in commands(text):
+        assert unknown_words(words) == [], f"in the command: tactful {shlex.join(words)}"
+
+
+def test_both_readmes_agree() -> None:
+    original = (ROOT / "README.md").read_text(encoding="utf-8")
+    translation = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    assert differences(original, translation) == []
+    assert "scripts/demo" in original
+    assert "scripts/test" in original
+
+
+def test_every_decision_has_its_three_parts() -> None:
+    decisions = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    assert [path.name[:4] for path in decisions] == [
+        f"{number:04}" for number in range(1, len(decisions) + 1)
+    ]
+    for path in decisions:
+        titles = re.findall(r"^## (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert titles == ["Context", "Decision", "Consequences"], path.name
+
+
+# The checks themselves.
+
+SAMPLE = """# Title
+
+Words with `tactful demo --quick` and `scripts/demo`.
+
+## First
+
+```sh
+scripts/demo   # not a heading
+# neither is this
+```
+"""
+
+
+def test_equal_texts_do_not_differ() -> None:
+    translation = (
+        SAMPLE.replace("Title", "标题").replace("Words with", "文字").replace("First", "一")
+    )
+    assert differences(SAMPLE, translation) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("## First", "### First"),
+        ("## First", "First"),
+        ("# not a heading", "# no heading"),
+        ("```sh", "```console"),
+        ("```\n", "```\n\n```sh\nscripts/test\n```\n"),
+    ],
+)
+def test_planted_difference_is_found(before: str, after: str) -> None:
+    assert len(differences(SAMPLE, SAMPLE.replace(before, after))) == 1
+
+
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# One `word` & another\n")
+    text = (
+        "# Here\n[a](there.md) [b](gone.md) [c](there.md#one-word-another) [d](there.md#nowhere)\n"
+        '[e](#here) [f](#gone) [g](https://example.org/x) ![h](gone.svg) <img src="gone.png">\n'
+        "`[i](in-code.md)`\n```\n[j](in-block.md)\n```\n"
+    )
+    path = tmp_path / "text.md"
+    path.write_text(text)
+    assert broken_links(path, text) == [
+        "gone.md",
+        "there.md#nowhere",
+        "#gone",
+        "gone.svg",
+        "gone.png",
+    ]
+
+
+def test_missing_paths_are_found() -> None:
+    text = (
+        "`scripts/demo --quick`, `tests/conftest.py`, `ui/gone.py`\n```\nscripts/gone --fast\n```\n"
+    )
+    assert missing_paths(text) == ["ui/gone.py", "scripts/gone"]
+
+
+def test_commands_are_read_from_spans_and_blocks() -> None:
+    text = (
+        "`tactful demo --quick` and `tactful.client` and `tactful_ui`\n"
+        "```sh\n$ TACTFUL_PORT=1 tactful serve --dev  # starts\nscripts/demo --quick\n```\n"
+    )
+    assert list(commands(text)) == [["demo", "--quick"], ["serve", "--dev"], ["demo", "--quick"]]
+
+
+def test_unknown_commands_and_options_are_found() -> None:
+    assert unknown_words(["demo", "--quick"]) == []
+    assert unknown_words(["demo", "--no-such-option", "x"]) == ["--no-such-option"]
+    assert unknown_words(["no-such-command", "--quick"]) == ["no-such-command"]

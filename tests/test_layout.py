@@ -1,0 +1,231 @@
+"""The house: six source roots, one distribution, floors, and no shadow on the standard library."""
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Each top-level folder is a source root that holds exactly one package.
+PACKAGES = {
+    "platform": "tactful",
+    "privacy": "tactful_privacy",
+    "streaming": "tactful_streaming",
+    "federated": "tactful_federated",
+    "bandits": "tactful_bandits",
+    "ui": "tactful_ui",
+}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def files() -> list[Path]:
+    """Files of the checkout that git tracks or would track, relative to the root."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    paths = [Path(name) for name in listed.stdout.split("\0") if name]
+    return [path for path in paths if (ROOT / path).is_file()]
+
+
+# `platform` stays the standard library's.
+
+
+def test_platform_folder_is_no_package() -> None:
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    assert list((ROOT / "platform").glob("*.py")) == []
+
+
+def test_pytest_sees_the_standard_platform() -> None:
+    import platform
+
+    assert platform.system()
+
+
+@pytest.mark.parametrize("library", ["", "torch", "streamlit"])
+def test_python_at_the_root_sees_the_standard_platform(library: str) -> None:
+    if library and importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed: it comes with an extra")
+    code = f"import platform{', ' + library if library else ''}; print(platform.python_version())"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == [".".join(map(str, sys.version_info[:3]))]
+
+
+def test_no_loose_module_hides_another() -> None:
+    # An editable install and `streamlit run ui/app.py` put these folders on sys.path.
+    loose = {
+        path.relative_to(ROOT).as_posix()
+        for name in PACKAGES
+        for path in (ROOT / name).glob("*.py")
+    }
+    assert loose <= {"ui/app.py"}
+
+
+# The six names agree wherever they are listed.
+
+
+def test_names_agree_in_every_tool(project: dict[str, Any]) -> None:
+    tool = project["tool"]
+    folders = sorted(PACKAGES)
+    wheel = tool["hatch"]["build"]["targets"]["wheel"]
+    assert sorted(f"{f}/{p}" for f, p in PACKAGES.items()) == sorted(wheel["packages"])
+    assert folders == sorted(wheel["dev-mode-dirs"])
+    assert folders == sorted(tool["coverage"]["run"]["source"])
+    assert folders == sorted(tool["ruff"]["src"])
+    assert folders == sorted(tool["pyright"]["extraPaths"])
+    mypy_path = tool["mypy"]["mypy_path"].split(":")
+    assert folders == sorted(path.removeprefix("$MYPY_CONFIG_FILE_DIR/") for path in mypy_path)
+    assert set(folders) <= set(tool["mypy"]["files"])
+    linter = tool["importlinter"]
+    assert sorted(PACKAGES.values()) == sorted(linter["root_packages"])
+    layers = [name for floor in linter["contracts"][0]["layers"] for name in floor.split(" | ")]
+    assert sorted(PACKAGES.values()) == sorted(layers)
+
+
+def test_every_package_exists_and_no_other() -> None:
+    found = {
+        (path.parent.parent.name, path.parent.name)
+        for folder in PACKAGES
+        for path in (ROOT / folder).glob("*/__init__.py")
+    }
+    assert set(PACKAGES.items()) == found
+
+
+@pytest.mark.parametrize(("folder", "package"), PACKAGES.items())
+def test_package_is_typed_and_says_what_is_public(folder: str, package: str) -> None:
+    assert (ROOT / folder / package / "py.typed").is_file()
+    tree = ast.parse((ROOT / folder / package / "__init__.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    # That the names exist is each room's own test; that they are in order is ruff's RUF022.
+    public = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    assert len(public) == 1, "one literal __all__ per package"
+    assert len(public[0]) == len(set(public[0]))
+
+
+# Floors.
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the repository's own contracts on the packages below a root."""
+    return subprocess.run(
+        ["lint-imports", "--no-cache", "--config", str(ROOT / "pyproject.toml")],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(str(root / folder) for folder in PACKAGES),
+        },
+    )
+
+
+def toy_house(root: Path, imports: dict[str, str]) -> Path:
+    """Six packages of one line each: what they import."""
+    for folder, package in PACKAGES.items():
+        (root / folder / package).mkdir(parents=True)
+        (root / folder / package / "__init__.py").write_text(imports.get(package, "") + "\n")
+    return root
+
+
+def test_floors_hold() -> None:
+    ran = lint_imports(ROOT)
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_floors_allow_what_the_design_allows(tmp_path: Path) -> None:
+    house = toy_house(
+        tmp_path,
+        {
+            "tactful_streaming": "import tactful_privacy",
+            "tactful": "import tactful_streaming, tactful_federated, tactful_bandits",
+            "tactful_ui": "import tactful",
+        },
+    )
+    assert lint_imports(house).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("package", "imported"),
+    [
+        ("tactful_privacy", "tactful"),
+        ("tactful_privacy", "tactful_streaming"),
+        ("tactful_streaming", "tactful_federated"),
+        ("tactful_bandits", "tactful_streaming"),
+        ("tactful", "tactful_ui"),
+        ("tactful_ui", "tactful_streaming"),
+    ],
+)
+def test_floors_catch_a_planted_import(tmp_path: Path, package: str, imported: str) -> None:
+    ran = lint_imports(toy_house(tmp_path, {package: f"import {imported}"}))
+    assert ran.returncode != 0
+    assert f"{package} -> {imported}" in ran.stdout
+
+
+def test_dashboard_uses_nothing_of_the_platform_but_its_client() -> None:
+    assert {"tactful.client"} >= {
+        name
+        for path in (ROOT / "ui").rglob("*.py")
+        for name in imported_modules(path.read_text(encoding="utf-8"))
+        if name.split(".")[0] in set(PACKAGES.values()) - {"tactful_ui"}
+    }
+
+
+def imported_modules(source: str) -> set[str]:
+    """Full names of the modules that a source text imports (``from a import b`` counts as a)."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_imported_modules_sees_both_forms() -> None:
+    source = "import tactful.client as c\ndef f():\n    from tactful import recall\n"
+    assert imported_modules(source) == {"tactful.client", "tactful"}
+
+
+# What is in the repository.
+
+
+def test_scripts_can_be_run() -> None:
+    scripts = [*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run"]
+    assert [path.name for path in scripts if not os.access(path, os.X_OK)] == []
+    assert {"environment", "test", "demo", "check", "bench"} <= {path.name for path in scripts}
+
+
+def test_no_file_names_a_place_on_somebodys_machine(files: list[Path]) -> None:
+    place = re.compile(rb"(?<![\w.$}])/(work|root|opt/wheels|Users)/\w")
+    found = [
+        f"{path}: {line.decode(errors='replace').strip()[:100]}"
+        for path in files
+        for line in (ROOT / path).read_bytes().splitlines()
+        if place.search(line)
+    ]
+    assert found == []
+
+
+def test_no_large_or_generated_file_is_tracked(files: list[Path]) -> None:
+    assert [str(path) for path in files if (ROOT / path).stat().st_size > 2**20] == []
+    assert [str(path) for path in files if path.suffix in {".pyc", ".db", ".whl"}] == []

@@ -1,0 +1,60 @@
+"""The wheel holds the six packages with all of their files, and nothing else."""
+
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytest.importorskip("hatchling", reason="hatchling builds the wheel; it is in the group dev")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
+    command += ["--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("tactful-*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_wheel_holds_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
+    packages = sorted(str(path.parent) for path in ROOT.glob("*/tactful*/__init__.py"))
+    assert len(packages) == 6
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *packages]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    expected = {
+        Path(*Path(name).parts[1:]).as_posix()
+        for name in listed.stdout.split("\0")
+        if name and (ROOT / name).is_file()
+    }
+    packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert packed == expected
+
+
+def test_every_package_in_the_wheel_is_typed(wheel: zipfile.ZipFile) -> None:
+    typed = {name.split("/")[0] for name in wheel.namelist() if name.endswith("/py.typed")}
+    top = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name}
+    assert typed == top
+
+
+def test_metadata(wheel: zipfile.ZipFile) -> None:
+    def read(file: str) -> str:
+        (name,) = (name for name in wheel.namelist() if name.endswith(f".dist-info/{file}"))
+        return wheel.read(name).decode()
+
+    fields = Parser().parsestr(read("METADATA"))
+    assert fields["License-Expression"] == "Apache-2.0"
+    assert {"federated", "dashboard", "kafka", "redis", "mysql", "demo", "all"} == set(
+        fields.get_all("Provides-Extra", [])
+    )
+    assert "tactful = tactful.cli:main" in read("entry_points.txt")
+    assert "Apache License" in read("licenses/LICENSE")
