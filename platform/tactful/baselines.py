@@ -1,0 +1,136 @@
+"""The recommenders ours has to beat, asked exactly the same questions.
+
+They are what a good analyst would try first: what everybody takes, what this person takes, and
+what goes with the items at hand. All see every event up to the question.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from tactful.evaluation import CUTOFF
+
+_REACH = 3
+_KEPT = 60
+
+
+class Baseline(Protocol):
+    """A recommender that learns event by event."""
+
+    label: str
+
+    def took(self, person: str, session: str, item: str) -> None:
+        """See that an item was taken."""
+
+    def ranked(self, person: str, session: str) -> list[str]:
+        """The best `CUTOFF` items for this person in this visit."""
+
+
+class Popularity:
+    """What everybody took most often, up to a cut."""
+
+    label = "Popularity"
+
+    def __init__(self) -> None:
+        """Start with no counts."""
+        self._counts: Counter[str] = Counter()
+        self._frozen: list[str] | None = None
+
+    def took(self, person: str, session: str, item: str) -> None:
+        """Count until frozen."""
+        if self._frozen is None:
+            self._counts[item] += 1
+
+    def freeze(self) -> None:
+        """Stop counting: the training period is over."""
+        self._frozen = _top(self._counts, CUTOFF)
+
+    def ranked(self, person: str, session: str) -> list[str]:
+        """The same list for everybody."""
+        return self._frozen if self._frozen is not None else _top(self._counts, CUTOFF)
+
+
+class OwnFrequency:
+    """What this person took most often, filled up with what everybody takes."""
+
+    label = "Own frequency"
+
+    def __init__(self, popular: Popularity) -> None:
+        """Fill up from `popular`."""
+        self._popular = popular
+        self._own: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def took(self, person: str, session: str, item: str) -> None:
+        """Count for the person."""
+        self._own[person][item] += 1
+
+    def ranked(self, person: str, session: str) -> list[str]:
+        """Own items first."""
+        own = _top(self._own[person], CUTOFF) if person in self._own else []
+        return _filled(own, self._popular.ranked(person, session))
+
+
+class CoVisitation:
+    """What followed the last items within three steps, nearer steps and later items counting more.
+
+    Before the first item of a visit, the items of the person's previous visit stand in.
+    """
+
+    label = "Co-visitation"
+
+    def __init__(self, popular: Popularity) -> None:
+        """Fill up from `popular`."""
+        self._popular = popular
+        self._next: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._frozen: Mapping[str, Sequence[tuple[str, float]]] | None = None
+        self._visit: dict[str, list[str]] = {}
+        self._latest: dict[str, str] = {}
+
+    def took(self, person: str, session: str, item: str) -> None:
+        """See the item in its visit; learn from it until frozen."""
+        if self._latest.get(person) != session:
+            self._visit.pop(f"previous {person}", None)
+            held = self._visit.pop(self._latest.get(person, ""), None)
+            if held is not None:
+                self._visit[f"previous {person}"] = held
+            self._latest[person] = session
+        visit = self._visit.setdefault(session, [])
+        if self._frozen is None:
+            for distance, before in enumerate(reversed(visit[-_REACH:]), start=1):
+                if before != item:
+                    self._next[before][item] += 1 / distance  # type: ignore[assignment]
+        visit.append(item)
+
+    def freeze(self) -> None:
+        """Stop learning: the training period is over. Visits are still followed."""
+        self._frozen = {item: found.most_common(_KEPT) for item, found in self._next.items()}
+
+    def ranked(self, person: str, session: str) -> list[str]:
+        """What went with the items at hand."""
+        at_hand = self._visit.get(session, [])[-_REACH:]
+        if not at_hand:
+            previous = self._latest.get(person, "")
+            at_hand = self._visit.get(previous, [])
+        scores: Counter[str] = Counter()
+        for place, item in enumerate(reversed(at_hand)):
+            for other, weight in self._neighbours(item):
+                scores[other] += weight / (place + 1)  # type: ignore[assignment]
+        own = [item for item, _ in scores.most_common(CUTOFF)]
+        return _filled(own, self._popular.ranked(person, session))
+
+    def _neighbours(self, item: str) -> Sequence[tuple[str, float]]:
+        if self._frozen is not None:
+            return self._frozen.get(item, ())
+        return self._next[item].most_common(_KEPT) if item in self._next else ()
+
+
+def _top(counts: Counter[str], count: int) -> list[str]:
+    return [item for item, _ in counts.most_common(count)]
+
+
+def _filled(own: Iterable[str], rest: Sequence[str]) -> list[str]:
+    ranked = list(own)
+    held = set(ranked)
+    return ranked + [item for item in rest if item not in held][: CUTOFF - len(ranked)]

@@ -1,0 +1,184 @@
+"""From a situation to a few hundred candidates, each with what its channels know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.catalogue import Catalogue
+from tactful.recall import CHANNELS, RecallIndex, VectorSearch
+from tactful.situation import FeatureSource, Situation
+
+POPULAR = 200
+"""How many items the popular channel keeps ready."""
+
+_FADE = 0.9
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """How many candidates each channel may bring; the union is at most their sum.
+
+    Attributes:
+        following: by what came next before, for the last items and for the whole visit.
+        together: by what was in the same visits, for this visit and for the history.
+        vectors: by nearness to the visit, or to the history when the visit is empty.
+        repeat: by what the person takes again and again.
+        popular: by what everybody takes now.
+    """
+
+    following: int = 80
+    together: int = 80
+    vectors: int = 50
+    repeat: int = 120
+    popular: int = 40
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidate items and the scores the channels gave them.
+
+    Attributes:
+        rows: catalogue rows, ascending, shape (n,).
+        channel: number in `CHANNELS` of the channel that ranked the item best, shape (n,).
+        next_last: score by what followed the last item, by row.
+        next_three: by what followed the last three items, nearer ones counting more.
+        next_session: by what followed any item of the visit.
+        together_session: by what was together with the items of the visit.
+        together_history: by what was together with the items of the history.
+        session_vector: direction of the visit in vector space; zero when it is empty.
+        history_vector: direction of the history.
+    """
+
+    rows: NDArray[np.int64]
+    channel: NDArray[np.int8]
+    next_last: Mapping[int, float]
+    next_three: Mapping[int, float]
+    next_session: Mapping[int, float]
+    together_session: Mapping[int, float]
+    together_history: Mapping[int, float]
+    session_vector: NDArray[np.float32]
+    history_vector: NDArray[np.float32]
+
+
+@dataclass
+class _Union:
+    """Collects candidates; an item belongs to the channel that placed it highest."""
+
+    allowed: NDArray[np.bool_]
+    best: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, channel: str, rows: Iterable[int], quota: int) -> None:
+        number = CHANNELS.index(channel)
+        place = 0
+        for row in rows:
+            if place >= quota:
+                return
+            if row < 0 or not self.allowed[row]:
+                continue
+            held = self.best.get(row)
+            if held is None or place < held[0]:
+                self.best[row] = (place, number)
+            place += 1
+
+
+def gather(
+    index: RecallIndex,
+    search: VectorSearch,
+    catalogue: Catalogue,
+    situation: Situation,
+    *,
+    popular: Sequence[int],
+    quotas: Quotas,
+    allowed: NDArray[np.bool_],
+) -> Candidates:
+    """Ask every channel and merge what they bring.
+
+    Args:
+        index: what was learned.
+        search: search over the index's vectors.
+        catalogue: its first rows are the rows of `index`.
+        situation: who asks.
+        popular: catalogue rows everybody takes now, best first.
+        quotas: how many each channel may bring.
+        allowed: which rows may be recommended to this request, shape (len(catalogue),).
+
+    Returns:
+        The candidates; none when every channel is silent or everything is filtered.
+    """
+    session, history = situation.session[:20], situation.history[:30]
+    last = (situation.session or situation.history)[:3]
+    next_last = index.following.scores(last[:1], [1.0] * len(last[:1]))
+    next_three = index.following.scores(last, [1.0 / (place + 1) for place in range(len(last))])
+    next_session = index.following.scores(session, _fading(session))
+    together_session = index.together.scores(session, _fading(session))
+    together_history = index.together.scores(history, _fading(history))
+    session_vector = _direction(index, session)
+    history_vector = _direction(index, history)
+
+    union = _Union(allowed)
+    union.add("next", _best(next_three), quotas.following)
+    if len(session) > len(last):
+        union.add("next", _best(next_session), quotas.following)
+    union.add("together", _best(together_session), quotas.together)
+    union.add("together", _best(together_history), quotas.together)
+    anchor = session_vector if session_vector.any() else history_vector
+    if anchor.any():
+        near, _ = search.nearest(anchor, quotas.vectors + len(session))
+        union.add("vectors", near, quotas.vectors)
+    union.add("repeat", _repeated(situation, catalogue), quotas.repeat)
+    union.add("popular", popular, quotas.popular)
+
+    rows = sorted(union.best)
+    return Candidates(
+        rows=np.array(rows, np.int64),
+        channel=np.array([union.best[row][1] for row in rows], np.int8),
+        next_last=next_last,
+        next_three=next_three,
+        next_session=next_session,
+        together_session=together_session,
+        together_history=together_history,
+        session_vector=session_vector,
+        history_vector=history_vector,
+    )
+
+
+def popular_rows(
+    source: FeatureSource, catalogue: Catalogue, index: RecallIndex
+) -> tuple[int, ...]:
+    """Catalogue rows everybody takes now, best first; while nothing is, those of the index."""
+    if not len(catalogue):
+        return ()
+    sold = source.read_columns("item", catalogue.item_ids, ("sold_28d",), source.watermark)[:, 0]
+    order = np.lexsort((np.arange(len(sold)), -sold))[:POPULAR]
+    now: list[int] = order[sold[order] > 0].tolist()
+    return tuple(now or index.popular[:POPULAR].tolist())
+
+
+def _fading(rows: Sequence[int]) -> list[float]:
+    return [_FADE**place for place in range(len(rows))]
+
+
+def _best(scores: Mapping[int, float]) -> list[int]:
+    return sorted(scores, key=lambda row: (-scores[row], row))
+
+
+def _repeated(situation: Situation, catalogue: Catalogue) -> list[int]:
+    taken = situation.grouped("taken_364d")
+    ordered = sorted(taken, key=lambda item: (-taken[item], item))
+    return [catalogue.rows[item] for item in ordered if item in catalogue.rows]
+
+
+def _direction(index: RecallIndex, rows: Sequence[int]) -> NDArray[np.float32]:
+    """Unit vector of the faded sum of the rows' vectors; zero where nothing is known."""
+    known = [(row, weight) for row, weight in zip(rows, _fading(rows), strict=True)
+             if row < len(index.vectors)]
+    total = np.zeros(index.vectors.shape[1], np.float32)
+    if known:
+        weights = np.array([weight for _, weight in known], np.float32)
+        total = weights @ index.vectors[[row for row, _ in known]]
+    norm = float(np.linalg.norm(total))
+    return total / np.float32(norm) if norm > 0 else total

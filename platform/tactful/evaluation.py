@@ -1,0 +1,195 @@
+"""How good lists are: hit rate, NDCG, MRR and coverage, with intervals that respect people.
+
+A person asks many questions, so their answers are not independent: intervals come from resampling
+people, never questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CUTOFF = 20
+"""How many items of a list are looked at, in every figure."""
+
+_DISCOUNTS = 1.0 / np.log2(np.arange(2, CUTOFF + 2))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval.
+
+    Attributes:
+        value: the figure.
+        low: lower end.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good one recommender's lists were.
+
+    Attributes:
+        hr20: share of lists with something that was taken.
+        ndcg20: normalised discounted cumulative gain of the lists.
+        mrr20: reciprocal place of the first item that was taken, 0 when none was.
+        coverage20: share of the catalogue that appeared in some list.
+    """
+
+    hr20: Estimate
+    ndcg20: Estimate
+    mrr20: Estimate
+    coverage20: Estimate
+
+
+class Scorecard:
+    """Collects the lists of one recommender, question by question."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._people: list[str] = []
+        self._hits: list[float] = []
+        self._gains: list[float] = []
+        self._places: list[float] = []
+        self._shown: list[tuple[str, ...]] = []
+
+    def __len__(self) -> int:
+        """Number of questions so far."""
+        return len(self._hits)
+
+    def add(self, person: str, shown: Sequence[str], taken: Collection[str]) -> bool:
+        """Score one list.
+
+        Args:
+            person: who asked.
+            shown: item ids, best first; only the first `CUTOFF` count.
+            taken: item ids that were right, at least one.
+
+        Returns:
+            Whether the list had a hit.
+        """
+        top = tuple(shown[:CUTOFF])
+        right = [place for place, item in enumerate(top) if item in taken]
+        self._people.append(person)
+        self._shown.append(top)
+        self._hits.append(float(bool(right)))
+        self._gains.append(ndcg(right, len(taken)))
+        self._places.append(1.0 / (right[0] + 1) if right else 0.0)
+        return bool(right)
+
+    def quality(self, catalogue_size: int, *, resamples: int = 1000, seed: int = 0) -> Quality:
+        """The figures, with percentile bootstrap intervals over people.
+
+        Coverage of a resample is smaller by construction, so its interval is the value plus and
+        minus 1.96 bootstrap standard deviations.
+
+        Args:
+            catalogue_size: number of items that could have been recommended.
+            resamples: bootstrap resamples.
+            seed: of the resampling.
+
+        Returns:
+            The figures; all NaN when there is no question.
+        """
+        if not self._hits:
+            nothing = Estimate(float("nan"), float("nan"), float("nan"))
+            return Quality(nothing, nothing, nothing, nothing)
+        _, person = np.unique(np.array(self._people), return_inverse=True)
+        people = int(person.max()) + 1
+        generator = np.random.default_rng(seed)
+        draws = generator.multinomial(people, np.full(people, 1.0 / people), size=resamples)
+        asked = np.bincount(person, minlength=people)
+
+        def estimate(values: Sequence[float]) -> Estimate:
+            sums = np.bincount(person, weights=np.array(values), minlength=people)
+            means = (draws @ sums) / (draws @ asked)
+            low, high = np.quantile(means, [0.025, 0.975])
+            return Estimate(float(np.mean(values)), float(low), float(high))
+
+        return Quality(
+            hr20=estimate(self._hits),
+            ndcg20=estimate(self._gains),
+            mrr20=estimate(self._places),
+            coverage20=self._coverage(person, draws[:200], catalogue_size),
+        )
+
+    def _coverage(
+        self, person: NDArray[np.intp], draws: NDArray[np.int64], catalogue_size: int
+    ) -> Estimate:
+        numbers: dict[str, int] = {}
+        pairs = {
+            (int(who), numbers.setdefault(item, len(numbers)))
+            for who, shown in zip(person, self._shown, strict=True)
+            for item in shown
+        }
+        who, item = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
+        value = len(numbers) / catalogue_size
+        covered = [
+            len(np.unique(item[draw[who] > 0])) / catalogue_size for draw in draws
+        ]
+        spread = 1.96 * float(np.std(covered))
+        return Estimate(value, max(0.0, value - spread), min(1.0, value + spread))
+
+
+def ndcg(right: Sequence[int], relevant: int) -> float:
+    """NDCG@20 with binary gains.
+
+    Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques" (2002).
+
+    Args:
+        right: places (from 0) of the right items within the list.
+        relevant: how many items were right in all, at least 1.
+
+    Returns:
+        Between 0 and 1.
+    """
+    if not right:
+        return 0.0
+    ideal = float(_DISCOUNTS[: min(relevant, CUTOFF)].sum())
+    return float(_DISCOUNTS[list(right)].sum()) / ideal
+
+
+def list_metrics(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    sizes: NDArray[np.int64],
+    relevant: Sequence[int],
+) -> dict[str, float]:
+    """Mean figures of scored lists, for a training run.
+
+    Args:
+        scores: of all rows, list after list, shape (n,).
+        labels: which rows are right, shape (n,).
+        sizes: rows of each list, shape (lists,).
+        relevant: how many items were right for each list, found by recall or not.
+
+    Returns:
+        ``hr20``, ``ndcg20``, ``mrr20`` and ``recall`` (share of lists of whose right items recall
+        found at least one).
+    """
+    card: dict[str, list[float]] = {"hr20": [], "ndcg20": [], "mrr20": [], "recall": []}
+    start = 0
+    for size, wanted in zip(sizes.tolist(), relevant, strict=True):
+        end = start + size
+        order = np.argsort(-scores[start:end], kind="stable")[:CUTOFF]
+        right = np.flatnonzero(labels[start:end][order]).tolist()
+        card["hr20"].append(float(bool(right)))
+        card["ndcg20"].append(ndcg(right, wanted))
+        card["mrr20"].append(1.0 / (right[0] + 1) if right else 0.0)
+        card["recall"].append(float(labels[start:end].any()))
+        start = end
+    return {name: float(np.mean(values)) if values else 0.0 for name, values in card.items()}
+
+
+def best_baseline(hit_rates: Mapping[str, float]) -> tuple[str, float]:
+    """The baseline with the highest hit rate and that rate."""
+    name = max(sorted(hit_rates), key=lambda key: hit_rates[key])
+    return name, hit_rates[name]

@@ -1,0 +1,223 @@
+"""The ranker's features: one definition for training and serving.
+
+Training replays the log through the same engine and calls the same :func:`assemble` as a request
+does, so a feature cannot mean one thing to the model and another to the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.candidates import Candidates
+from tactful.catalogue import Catalogue
+from tactful.recall import RecallIndex
+from tactful.situation import FeatureSource, Situation
+
+RANKING_FEATURES: tuple[str, ...] = (
+    "next_last",
+    "next_three",
+    "next_session",
+    "next_rank",
+    "together_session",
+    "together_history",
+    "vector_last",
+    "vector_session",
+    "vector_history",
+    "taken_28d",
+    "taken_364d",
+    "taken_per_visit",
+    "taken_share",
+    "days_since_taken",
+    "sold_7d",
+    "sold_28d",
+    "sold_84d",
+    "sold_trend",
+    "category_sold_28d",
+    "category_share",
+    "category_in_session",
+    "category_of_last",
+    "category_viewed_1h",
+    "in_session",
+    "price",
+    "price_to_session",
+    "session_length",
+    "history_items",
+    "visits_364d",
+    "spend_28d",
+    "days_since_visit",
+)
+"""Names of the columns :func:`assemble` returns, in order."""
+
+_DAY = 86_400_000.0
+
+
+def assemble(
+    candidates: Candidates,
+    situation: Situation,
+    *,
+    source: FeatureSource,
+    catalogue: Catalogue,
+    index: RecallIndex,
+) -> NDArray[np.float32]:
+    """Lay out the features of every candidate.
+
+    Args:
+        candidates: what recall found.
+        situation: who asks, and when.
+        source: the feature engine, for what items and categories do with everybody.
+        catalogue: prices and categories.
+        index: item vectors.
+
+    Returns:
+        Features, shape (len(candidates.rows), len(RANKING_FEATURES)); NaN where a value does not
+        exist, such as the days since an item was taken that never was.
+    """
+    rows = candidates.rows
+    row_list = rows.tolist()
+    item_ids = [catalogue.item_ids[row] for row in row_list]
+    columns: dict[str, NDArray[np.float32] | float] = {}
+
+    columns["next_last"] = _lookup(candidates.next_last, row_list)
+    columns["next_three"] = _lookup(candidates.next_three, row_list)
+    columns["next_session"] = _lookup(candidates.next_session, row_list)
+    columns["next_rank"] = _ranks(columns["next_three"])
+    columns["together_session"] = _lookup(candidates.together_session, row_list)
+    columns["together_history"] = _lookup(candidates.together_history, row_list)
+    columns.update(_nearness(candidates, situation, index))
+    columns.update(_own(situation, item_ids))
+    columns.update(_everybody(source, item_ids, situation.at))
+    columns.update(_categories(source, situation, catalogue, rows))
+
+    visit = set(situation.session)
+    columns["in_session"] = np.array([row in visit for row in row_list], np.float32)
+    price = catalogue.price[rows]
+    columns["price"] = price
+    columns["price_to_session"] = price / _usual_price(situation, catalogue)
+    columns["session_length"] = float(len(situation.session))
+
+    features = np.empty((len(rows), len(RANKING_FEATURES)), np.float32)
+    for column, name in enumerate(RANKING_FEATURES):
+        features[:, column] = columns[name]
+    return features
+
+
+def _lookup(scores: Mapping[int, float], rows: Sequence[int]) -> NDArray[np.float32]:
+    return np.array([scores.get(row, 0.0) for row in rows], np.float32)
+
+
+def _ranks(scores: NDArray[np.float32] | float) -> NDArray[np.float32]:
+    """Place of each score, 0 the best; NaN for a score of zero, which is no place at all."""
+    values = np.asarray(scores)
+    ranks = np.empty(len(values), np.float32)
+    ranks[np.argsort(-values, kind="stable")] = np.arange(len(values), dtype=np.float32)
+    ranks[values == 0.0] = np.nan
+    return ranks
+
+
+def _nearness(
+    candidates: Candidates, situation: Situation, index: RecallIndex
+) -> dict[str, NDArray[np.float32] | float]:
+    rows = candidates.rows
+    known = rows < len(index.vectors)
+    vectors = np.zeros((len(rows), index.vectors.shape[1]), np.float32)
+    vectors[known] = index.vectors[rows[known]]
+    last = (situation.session or situation.history)[:1]
+    near_last = (
+        vectors @ index.vectors[last[0]] if last and last[0] < len(index.vectors) else np.nan
+    )
+    return {
+        "vector_last": near_last,
+        "vector_session": vectors @ candidates.session_vector,
+        "vector_history": vectors @ candidates.history_vector,
+    }
+
+
+def _own(
+    situation: Situation, item_ids: Sequence[str]
+) -> dict[str, NDArray[np.float32] | float]:
+    """What the person did with each item, and how active they are."""
+    month, year = situation.grouped("taken_28d"), situation.grouped("taken_364d")
+    last = situation.grouped("taken_last")
+    taken = np.array([year.get(item, 0.0) for item in item_ids], np.float32)
+    visits = situation.number("visits_364d")
+    latest = situation.number("last_taken")
+    return {
+        "taken_28d": np.array([month.get(item, 0.0) for item in item_ids], np.float32),
+        "taken_364d": taken,
+        "taken_per_visit": taken / np.float32(max(visits, 1.0)),
+        "taken_share": taken / np.float32(max(sum(year.values()), 1.0)),
+        "days_since_taken": np.array(
+            [(situation.at - last[item]) / _DAY if item in last else np.nan for item in item_ids],
+            np.float32,
+        ),
+        "history_items": float(len(year)),
+        "visits_364d": visits,
+        "spend_28d": situation.number("spend_28d"),
+        "days_since_visit": (situation.at - latest) / _DAY if latest else np.nan,
+    }
+
+
+def _everybody(
+    source: FeatureSource, item_ids: Sequence[str], at: int
+) -> dict[str, NDArray[np.float32] | float]:
+    sold = source.read_columns("item", item_ids, ("sold_7d", "sold_28d", "sold_84d"), at)
+    week, month, quarter = sold.astype(np.float32).T
+    return {
+        "sold_7d": week,
+        "sold_28d": month,
+        "sold_84d": quarter,
+        "sold_trend": week / (month + np.float32(1.0)),
+    }
+
+
+def _categories(
+    source: FeatureSource,
+    situation: Situation,
+    catalogue: Catalogue,
+    rows: NDArray[np.int64],
+) -> dict[str, NDArray[np.float32] | float]:
+    """What the person, the visit and everybody do with the category of each item."""
+    category = catalogue.category[rows]
+    present = np.unique(category[category >= 0]).tolist()
+    names = [catalogue.categories[number] for number in present]
+    size = len(catalogue.categories) + 1
+    sold = np.full(size, np.nan, np.float32)
+    if names:
+        sold[present] = source.read_columns(
+            "category", names, ("category_sold_28d",), situation.at
+        )[:, 0]
+    own = np.zeros(size, np.float32)
+    mine = situation.grouped("categories_182d")
+    total = max(sum(mine.values()), 1.0)
+    viewed_by_name = situation.grouped("viewed_1h")
+    viewed = np.zeros(size, np.float32)
+    for number, name in zip(present, names, strict=True):
+        own[number] = mine.get(name, 0.0) / total
+        viewed[number] = viewed_by_name.get(name, 0.0)
+    visit = np.zeros(size, np.float32)
+    np.add.at(visit, catalogue.category[situation.session], 1.0)
+    visit[-1] = 0.0
+    last = (situation.session or situation.history)[:1]
+    same = (
+        ((category == catalogue.category[last[0]]) & (category >= 0)).astype(np.float32)
+        if last
+        else np.nan
+    )
+    # Number -1, an unknown category, reads the spare last element of each table.
+    return {
+        "category_sold_28d": sold[category],
+        "category_share": own[category],
+        "category_in_session": visit[category],
+        "category_of_last": same,
+        "category_viewed_1h": viewed[category],
+    }
+
+
+def _usual_price(situation: Situation, catalogue: Catalogue) -> np.float32:
+    """Median price of the visit, or of the history when the visit is empty; NaN when unknown."""
+    prices = catalogue.price[situation.session or situation.history]
+    prices = prices[~np.isnan(prices)]
+    return np.float32(max(float(np.median(prices)), 0.01)) if len(prices) else np.float32("nan")

@@ -1,0 +1,117 @@
+"""What was taken, visit by visit, read once from the log as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.recall import Interactions
+from tactful_streaming import Event, EventLog, Item, StreamingError, decode_entry
+
+TAKEN = frozenset({"add_to_cart", "purchase"})
+"""Event types that say an item was taken."""
+
+_CHUNK = 8_192
+
+
+@dataclass(frozen=True)
+class History:
+    """Taken items in log order, as columns of equal length.
+
+    Attributes:
+        item_ids: the catalogue in the order its items first appeared.
+        item: row in `item_ids` of each taken item.
+        session: visit number of each.
+        timestamp: event time, epoch milliseconds.
+        offset: log offset.
+        session_ids: visit id by visit number.
+        subjects: key of the person by visit number, None for nobody.
+    """
+
+    item_ids: tuple[str, ...]
+    item: NDArray[np.int64]
+    session: NDArray[np.int64]
+    timestamp: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    session_ids: tuple[str, ...]
+    subjects: tuple[str | None, ...]
+
+    @classmethod
+    def read(
+        cls, log: EventLog, *, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> History:
+        """Read the whole log. Entries that cannot be decoded are skipped, as the engine does."""
+        rows: dict[str, int] = {}
+        visits: dict[str, int] = {}
+        subjects: list[str | None] = []
+        taken: list[tuple[str, int, int, int]] = []
+        position, end = log.begin, log.end
+        while position < end:
+            records = log.read(position, _CHUNK)
+            if not records:
+                break
+            for offset, payload in records:
+                try:
+                    entry = decode_entry(payload)
+                except StreamingError:
+                    continue
+                if isinstance(entry, Item):
+                    rows.setdefault(entry.item_id, len(rows))
+                elif isinstance(entry, Event) and entry.type in TAKEN and entry.item_id:
+                    subject = _subject(entry)
+                    # Without a visit id, one person's day stands for a visit.
+                    visit = entry.session_id or f"{subject}@{entry.timestamp // 86_400_000}"
+                    number = visits.setdefault(visit, len(visits))
+                    if number == len(subjects):
+                        subjects.append(subject)
+                    taken.append((entry.item_id, number, entry.timestamp, offset))
+            position = records[-1][0] + 1
+            progress(position, end)
+        known = [(rows[item], *rest) for item, *rest in taken if item in rows]
+        columns = np.array(known, np.int64).reshape(-1, 4).T
+        return cls(
+            item_ids=tuple(rows),
+            item=columns[0],
+            session=columns[1],
+            timestamp=columns[2],
+            offset=columns[3],
+            session_ids=tuple(visits),
+            subjects=tuple(subjects),
+        )
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the items of a visit mostly carry different times, so that they have an order."""
+        order = np.argsort(self.session, kind="stable")
+        same = self.session[order][1:] == self.session[order][:-1]
+        tied = self.timestamp[order][1:] == self.timestamp[order][:-1]
+        return bool((same & ~tied).sum() > (same & tied).sum())
+
+    def interactions(self) -> Interactions:
+        """The columns a recall index is built from."""
+        return Interactions(self.session, self.item, self.timestamp)
+
+    def visits(self, since: int) -> Iterator[NDArray[np.intp]]:
+        """Row numbers of each visit that began at `since` or later, in log order."""
+        order = np.argsort(self.session, kind="stable")
+        starts = np.flatnonzero(np.diff(self.session[order], prepend=-1))
+        for rows in np.split(order, starts[1:]) if len(order) else []:
+            if self.timestamp[rows].min() >= since:
+                yield rows
+
+    def subject_of(self, visit: NDArray[np.intp]) -> str | None:
+        """Key of the person of a visit."""
+        return self.subjects[int(self.session[visit[0]])]
+
+    def session_id_of(self, visit: NDArray[np.intp]) -> str:
+        """Id of a visit."""
+        return self.session_ids[int(self.session[visit[0]])]
+
+
+def _subject(event: Event) -> str | None:
+    if event.user_id is not None:
+        return event.user_id
+    return None if event.device_id is None else f"device:{event.device_id}"

@@ -1,0 +1,206 @@
+"""The ranking model: an XGBoost forest, the recall index it was trained with, and a manifest.
+
+A model is a directory: ``manifest.json`` (what it is), ``model.ubj`` (the forest) and ``index/``
+(the recall index). ``champion.json`` beside the versions names the one that serves; it is replaced
+atomically, so a reader sees the old model or the new one, never half of each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from tactful.errors import ModelError
+from tactful.features import RANKING_FEATURES
+from tactful.recall import RecallIndex
+
+_FORMAT = 1
+_POINTER = "champion.json"
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model is.
+
+    Attributes:
+        format: of the directory.
+        name: registered model name.
+        version: registry version, empty until registered.
+        run_id: MLflow run it came from, empty until registered.
+        features: names of the input columns, in order.
+        definitions: fingerprint of the feature definitions it was trained on.
+        trained_until: event time up to which it knows the world, epoch milliseconds.
+        data_hash: hash of the training rows.
+        rows: number of training rows.
+        questions: number of lists behind the rows.
+        metrics: measured on questions later than those it was trained on.
+        gains: total gain by feature.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    definitions: str
+    trained_until: int
+    data_hash: str
+    rows: int
+    questions: int
+    metrics: dict[str, float]
+    gains: dict[str, float]
+    version: str = ""
+    run_id: str = ""
+    format: int = _FORMAT
+
+
+class Pointer(msgspec.Struct, frozen=True, kw_only=True):
+    """Which version serves.
+
+    Attributes:
+        version: the champion.
+        previous: the one before, for a rollback; empty for the first.
+    """
+
+    version: str
+    previous: str = ""
+
+
+@dataclass(frozen=True)
+class RankingModel:
+    """A model in memory, ready to score.
+
+    Attributes:
+        manifest: what it is.
+        index: the recall index it was trained with.
+    """
+
+    manifest: Manifest
+    index: RecallIndex
+    _forest: xgboost.Booster
+
+    def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Margins of the forest, larger is better.
+
+        Args:
+            features: shape (n, len(RANKING_FEATURES)), NaN for missing.
+
+        Returns:
+            Shape (n,).
+        """
+        margins: NDArray[np.float32] = self._forest.inplace_predict(
+            features, predict_type="margin"
+        )
+        return margins
+
+
+def save_model(
+    directory: Path, manifest: Manifest, forest: xgboost.Booster, index: RecallIndex
+) -> None:
+    """Write a model directory; an existing one is completed, not cleared."""
+    directory.mkdir(parents=True, exist_ok=True)
+    forest.save_model(directory / "model.ubj")
+    index.save(directory / "index")
+    (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check the manifest of a model directory.
+
+    Raises:
+        ModelError: if it is missing or of another format.
+    """
+    path = directory / "manifest.json"
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelError(f"{path}: cannot be read as a model manifest: {error}") from error
+    if manifest.format != _FORMAT:
+        raise ModelError(
+            f"{path}: model has format {manifest.format}, this version reads {_FORMAT}; "
+            "train again with `tactful train`"
+        )
+    return manifest
+
+
+def load_model(directory: Path, *, definitions: str) -> RankingModel:
+    """Load a model for serving.
+
+    Args:
+        directory: what :func:`save_model` wrote.
+        definitions: fingerprint of the feature definitions the engine computes.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: if a part is missing, or the model was trained on other features than the
+            server computes; the message names the difference.
+    """
+    manifest = read_manifest(directory)
+    _check_schema(directory, manifest.features, RANKING_FEATURES)
+    if manifest.definitions != definitions:
+        raise ModelError(
+            f"{directory}: trained on feature definitions {manifest.definitions[:12]}, the engine "
+            f"computes {definitions[:12]}; train again with `tactful train`"
+        )
+    forest = xgboost.Booster({"nthread": 1})
+    try:
+        forest.load_model(directory / "model.ubj")
+    except xgboost.core.XGBoostError as error:
+        raise ModelError(f"{directory / 'model.ubj'}: not an XGBoost model: {error}") from error
+    return RankingModel(manifest, RecallIndex.load(directory / "index"), forest)
+
+
+def read_pointer(models: Path) -> Pointer | None:
+    """Which version serves; None while nothing was promoted.
+
+    Raises:
+        ModelError: if the pointer is damaged.
+    """
+    path = models / _POINTER
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Pointer)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise ModelError(f"{path}: not a champion pointer: {error}") from error
+
+
+def write_pointer(models: Path, pointer: Pointer) -> None:
+    """Name the version that serves, atomically and durably."""
+    models.mkdir(parents=True, exist_ok=True)
+    scratch = models / f".{_POINTER}.{os.getpid()}"
+    with scratch.open("wb") as file:
+        file.write(msgspec.json.encode(pointer))
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(models / _POINTER)
+
+
+def version_directory(models: Path, version: str) -> Path:
+    """Where the files of a version lie."""
+    return models / "versions" / version
+
+
+def gains(forest: xgboost.Booster, names: Sequence[str]) -> Mapping[str, float]:
+    """Total gain by feature name, largest first."""
+    raw = forest.get_score(importance_type="total_gain")
+    named = {names[int(key[1:])] if key[1:].isdigit() else key: float(v) for key, v in raw.items()}
+    return dict(sorted(named.items(), key=lambda pair: -pair[1]))
+
+
+def _check_schema(directory: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
+    if tuple(found) == tuple(wanted):
+        return
+    missing = [name for name in wanted if name not in found]
+    unknown = [name for name in found if name not in wanted]
+    raise ModelError(
+        f"{directory}: the model's features are not the server's: lacks {missing or 'none'}, "
+        f"has unknown {unknown or 'none'}"
+        + ("" if missing or unknown else ", the order differs")
+        + "; train again with `tactful train`"
+    )

@@ -1,0 +1,329 @@
+"""Recall: from a catalogue to a few hundred candidates, by several channels.
+
+What a shopper may want next is found by cheap, complementary channels, each of which is right about
+something else: what followed these items before (``next``), what was bought together with them
+(``together``), what lies near them in vector space (``vectors``), what this person buys again and
+again (``repeat``) and what everybody buys now (``popular``). The ranker decides between them.
+
+The learned part of recall is a :class:`RecallIndex`. It is built from sessions by
+:func:`build_index`, saved as plain arrays and loaded memory-mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import svds
+
+from tactful.errors import ModelError
+
+CHANNELS = ("next", "together", "vectors", "repeat", "popular")
+
+_FORMAT = 1
+_NEXT_REACH = 3
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """What happened, as columns in event order.
+
+    Attributes:
+        session: session number of each event, shape (n,).
+        item: row of the item in the catalogue the index is built for, shape (n,).
+        timestamp: event time in epoch milliseconds, shape (n,).
+    """
+
+    session: NDArray[np.int64]
+    item: NDArray[np.int64]
+    timestamp: NDArray[np.int64]
+
+    def before(self, timestamp: int) -> Interactions:
+        """The part that happened strictly before `timestamp`."""
+        kept = self.timestamp < timestamp
+        return Interactions(self.session[kept], self.item[kept], self.timestamp[kept])
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The strongest `k` neighbours of every item, best first.
+
+    Attributes:
+        items: neighbour rows, shape (n_items, k); -1 where there are fewer.
+        weights: their weights in (0, 1], shape (n_items, k); 0 where there are fewer.
+    """
+
+    items: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+    def scores(
+        self, sources: Sequence[int], source_weights: Sequence[float]
+    ) -> dict[int, float]:
+        """Sum the weights of the neighbours of several items.
+
+        Args:
+            sources: item rows; rows the index does not know are skipped.
+            source_weights: how much each source counts.
+
+        Returns:
+            Neighbour row to score.
+        """
+        found: dict[int, float] = {}
+        for source, weight in zip(sources, source_weights, strict=True):
+            if source >= len(self.items):
+                continue
+            for item, score in zip(
+                self.items[source].tolist(), self.weights[source].tolist(), strict=True
+            ):
+                if item < 0:
+                    break
+                found[item] = found.get(item, 0.0) + weight * score
+        return found
+
+
+@dataclass(frozen=True)
+class RecallIndex:
+    """Everything recall learned: neighbours, vectors and popularity of a fixed list of items.
+
+    Attributes:
+        item_ids: the catalogue rows the index knows; row i of every array is ``item_ids[i]``.
+        following: what came next in the same session, directed.
+        together: what was in the same session, symmetric.
+        vectors: unit-length item vectors, shape (n_items, dimensions); zero where unknown.
+        popular: rows by recent popularity, best first.
+        built_until: event time in epoch milliseconds up to which events were used.
+    """
+
+    item_ids: tuple[str, ...]
+    following: Neighbours
+    together: Neighbours
+    vectors: NDArray[np.float32]
+    popular: NDArray[np.int32]
+    built_until: int
+
+    def save(self, directory: Path) -> None:
+        """Write the index as plain arrays; `directory` is made."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "index.json").write_bytes(
+            msgspec.json.encode(
+                {"format": _FORMAT, "item_ids": self.item_ids, "built_until": self.built_until}
+            )
+        )
+        for name, array in self._arrays().items():
+            np.save(directory / f"{name}.npy", array)
+
+    @classmethod
+    def load(cls, directory: Path) -> RecallIndex:
+        """Read an index that :meth:`save` wrote, memory-mapped.
+
+        Raises:
+            ModelError: if a part is missing or was written in another format.
+        """
+        try:
+            about: dict[str, Any] = msgspec.json.decode((directory / "index.json").read_bytes())
+            if about.get("format") != _FORMAT:
+                raise ModelError(
+                    f"{directory}: recall index has format {about.get('format')!r}, "
+                    f"this version reads {_FORMAT}; train again with `tactful train`"
+                )
+            arrays = {
+                name: np.load(directory / f"{name}.npy", mmap_mode="r")
+                for name in (
+                    "following_items",
+                    "following_weights",
+                    "together_items",
+                    "together_weights",
+                    "vectors",
+                    "popular",
+                )
+            }
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            raise ModelError(f"{directory}: recall index cannot be read: {error}") from error
+        return cls(
+            item_ids=tuple(about["item_ids"]),
+            following=Neighbours(arrays["following_items"], arrays["following_weights"]),
+            together=Neighbours(arrays["together_items"], arrays["together_weights"]),
+            vectors=arrays["vectors"],
+            popular=arrays["popular"],
+            built_until=about["built_until"],
+        )
+
+    def _arrays(self) -> Mapping[str, NDArray[Any]]:
+        return {
+            "following_items": self.following.items,
+            "following_weights": self.following.weights,
+            "together_items": self.together.items,
+            "together_weights": self.together.weights,
+            "vectors": self.vectors,
+            "popular": self.popular,
+        }
+
+
+class VectorSearch:
+    """Exact inner-product search over the item vectors of one index (Faiss flat)."""
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        """Build the search over `vectors`, shape (n_items, dimensions)."""
+        faiss.omp_set_num_threads(1)
+        self._index = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(np.ascontiguousarray(vectors))
+
+    def nearest(self, query: NDArray[np.float32], count: int) -> tuple[list[int], list[float]]:
+        """The `count` items with the largest inner product with `query`, best first."""
+        scores, rows = self._index.search(query.reshape(1, -1), count)
+        return rows[0].tolist(), scores[0].tolist()
+
+
+def build_index(
+    item_ids: Sequence[str],
+    interactions: Interactions,
+    *,
+    neighbours: int = 60,
+    dimensions: int = 64,
+    popular_days: float = 28.0,
+    seed: int = 0,
+) -> RecallIndex:
+    """Learn a recall index from what happened.
+
+    Args:
+        item_ids: the catalogue, in row order.
+        interactions: events whose `item` is a row of `item_ids`, in time order.
+        neighbours: how many neighbours of each item to keep.
+        dimensions: length of the item vectors.
+        popular_days: half-life of popularity, in days.
+        seed: of the start vector of the decomposition.
+
+    Returns:
+        The index. An empty history gives an index that knows nothing but is valid.
+    """
+    count = len(item_ids)
+    together = _together(interactions, count)
+    return RecallIndex(
+        item_ids=tuple(item_ids),
+        following=_strongest(_following(interactions, count), neighbours),
+        together=_strongest(_cosine(together), neighbours),
+        vectors=_vectors(together, dimensions, seed),
+        popular=_popular(interactions, count, popular_days),
+        built_until=int(interactions.timestamp.max()) + 1 if len(interactions.item) else 0,
+    )
+
+
+def _following(seen: Interactions, count: int) -> sparse.csr_matrix:
+    """Directed weights: 1/d for the d-th item after this one in its session, d <= 3.
+
+    Items of one session that carry the same timestamp have no order and count both ways.
+    """
+    order = np.argsort(seen.session, kind="stable")
+    session, item, timestamp = seen.session[order], seen.item[order], seen.timestamp[order]
+    total = sparse.csr_matrix((count, count), dtype=np.float32)
+    for distance in range(1, _NEXT_REACH + 1):
+        first, second = slice(None, -distance), slice(distance, None)
+        pair = (session[first] == session[second]) & (item[first] != item[second])
+        tied = pair & (timestamp[first] == timestamp[second])
+        sources = np.concatenate([item[first][pair], item[second][tied]])
+        targets = np.concatenate([item[second][pair], item[first][tied]])
+        weights = np.full(len(sources), 1.0 / distance, np.float32)
+        total = total + sparse.coo_matrix(
+            (weights, (sources, targets)), shape=(count, count)
+        ).tocsr()
+    return sparse.csr_matrix(total)
+
+
+def _together(seen: Interactions, count: int) -> sparse.csr_matrix:
+    """Symmetric weights: in how many sessions two items met, a session of n items giving 1/(n-1)."""
+    _, session = np.unique(seen.session, return_inverse=True)
+    presence = sparse.coo_matrix(
+        (np.ones(len(session), np.float32), (session, seen.item)),
+        shape=(int(session.max()) + 1 if len(session) else 0, count),
+    ).tocsr()
+    presence.data[:] = 1.0
+    sizes = np.asarray(presence.sum(axis=1)).ravel()
+    share = sparse.diags(1.0 / np.maximum(sizes - 1.0, 1.0))
+    met = (presence.T @ share @ presence).tocsr()
+    met.setdiag(0)
+    met.eliminate_zeros()
+    return sparse.csr_matrix(met, dtype=np.float32)
+
+
+def _cosine(together: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Divide by the square root of both items' totals, so that what is everywhere does not win."""
+    totals = np.maximum(np.asarray(together.sum(axis=1)).ravel(), 1.0)
+    scale = sparse.diags(1.0 / np.sqrt(totals))
+    return sparse.csr_matrix(scale @ together @ scale)
+
+
+def _strongest(weights: sparse.csr_matrix, k: int) -> Neighbours:
+    """Keep the k strongest of each row, scaled so that the strongest of a row is 1."""
+    count = weights.shape[0]
+    items = np.full((count, k), -1, np.int32)
+    kept = np.zeros((count, k), np.float32)
+    pointers, columns, data = weights.indptr, weights.indices, weights.data
+    for row in range(count):
+        start, end = pointers[row], pointers[row + 1]
+        if start == end:
+            continue
+        # Ties are broken by row number, so that the same history always gives the same index.
+        best = np.lexsort((columns[start:end], -data[start:end]))[:k]
+        chosen = data[start:end][best]
+        items[row, : len(best)] = columns[start:end][best]
+        kept[row, : len(best)] = chosen / chosen[0]
+    return Neighbours(items, kept)
+
+
+def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray[np.float32]:
+    """Item vectors: truncated SVD of the positive pointwise mutual information matrix.
+
+    Levy and Goldberg, "Neural Word Embedding as Implicit Matrix Factorization" (NIPS 2014): this
+    is what item2vec approximates, with a deterministic result and no epochs to choose. Singular
+    values enter by their square root (their section 3.3).
+    """
+    count = together.shape[0]
+    vectors = np.zeros((count, dimensions), np.float32)
+    coo = together.tocoo()
+    if coo.nnz == 0:
+        return vectors
+    totals = np.asarray(together.sum(axis=1)).ravel().astype(np.float64)
+    mutual = np.log(coo.data * totals.sum() / (totals[coo.row] * totals[coo.col]))
+    positive = mutual > 0
+    ppmi = sparse.coo_matrix(
+        (mutual[positive].astype(np.float32), (coo.row[positive], coo.col[positive])),
+        shape=(count, count),
+    ).tocsr()
+    rank = min(dimensions, count - 1)
+    if ppmi.nnz == 0 or rank < 1:
+        return vectors
+    start = np.random.default_rng(seed).standard_normal(count).astype(np.float32)
+    left, values, _ = svds(ppmi, k=rank, v0=start)
+    vectors[:, :rank] = left[:, ::-1] * np.sqrt(values[::-1])
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norms, out=vectors, where=norms > 0)
+
+
+def _popular(seen: Interactions, count: int, half_life_days: float) -> NDArray[np.int32]:
+    """Rows that were interacted with, by exponentially decayed count, best first."""
+    if len(seen.item) == 0:
+        return np.zeros(0, np.int32)
+    age_days = (seen.timestamp.max() - seen.timestamp) / 86_400_000.0
+    mass = np.bincount(seen.item, weights=np.exp2(-age_days / half_life_days), minlength=count)
+    order = np.lexsort((np.arange(count), -mass))
+    return order[mass[order] > 0].astype(np.int32)
+
+
+def empty_index(dimensions: int = 1) -> RecallIndex:
+    """An index that knows no item: what serves before the first training."""
+    nobody = Neighbours(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32))
+    return RecallIndex(
+        item_ids=(),
+        following=nobody,
+        together=nobody,
+        vectors=np.zeros((0, dimensions), np.float32),
+        popular=np.zeros(0, np.int32),
+        built_until=0,
+    )

@@ -1,0 +1,356 @@
+"""One request to one list: observe, recall, rank, log what was shown."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.candidates import POPULAR, Candidates, Quotas, gather, popular_rows
+from tactful.catalogue import Catalogue
+from tactful.config import Settings
+from tactful.errors import ModelError
+from tactful.features import RANKING_FEATURES, assemble
+from tactful.messages import (
+    Recommendation,
+    RecommendedItem,
+    RecommendRequest,
+    to_milliseconds,
+)
+from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
+from tactful.recall import CHANNELS, RecallIndex, VectorSearch, empty_index
+from tactful.situation import FeatureSource, Situation, observe
+from tactful_bandits import Assignment, Experiment, assign, load_experiments
+from tactful_streaming import Event, encode_entry
+
+_LOG = logging.getLogger(__name__)
+
+RANKING_EXPERIMENT = "ranking"
+HEURISTIC = "heuristic"
+LEARNED = "learned"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What one request works with; replaced as a whole, so no request sees half of a swap."""
+
+    version: str
+    model: RankingModel | None
+    index: RecallIndex
+    search: VectorSearch
+    catalogue: Catalogue
+    items_version: int
+    popular: tuple[int, ...]
+
+
+class Recommender:
+    """Answers requests for recommendations from the feature engine and the champion model."""
+
+    def __init__(
+        self,
+        source: FeatureSource,
+        *,
+        models: Path,
+        definitions: str,
+        experiment: Experiment,
+        quotas: Quotas | None = None,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        """Start with the champion, if there is one.
+
+        Args:
+            source: the feature engine.
+            models: directory with the champion pointer and the model versions.
+            definitions: fingerprint of the feature definitions the engine computes.
+            experiment: which people get which ranking.
+            quotas: how many candidates each channel may bring.
+            new_id: makes recommendation ids.
+        """
+        self._source = source
+        self._models = models
+        self._definitions = definitions
+        self._experiment = experiment
+        self._quotas = quotas or Quotas()
+        self._new_id = new_id
+        self._refused = ""
+        index = empty_index()
+        self._loaded = _Loaded(
+            version="",
+            model=None,
+            index=index,
+            search=VectorSearch(index.vectors),
+            catalogue=Catalogue((), {}),
+            items_version=-1,
+            popular=(),
+        )
+        self.refresh()
+
+    def recommend(
+        self, request: RecommendRequest, *, now: int
+    ) -> tuple[Recommendation, bytes | None]:
+        """Answer one request.
+
+        Args:
+            request: what is asked.
+            now: epoch milliseconds; the request's own time wins.
+
+        Returns:
+            The answer, and the impression to append to the log (None for an empty list).
+        """
+        started = time.perf_counter()
+        loaded = self._loaded
+        at = now if request.timestamp is None else to_milliseconds(request.timestamp)
+        assignment = self._assign(request)
+        situation = observe(
+            self._source,
+            loaded.catalogue,
+            subject=request.subject,
+            session_id=request.session_id,
+            at=at,
+        )
+        candidates = gather(
+            loaded.index,
+            loaded.search,
+            loaded.catalogue,
+            situation,
+            popular=loaded.popular,
+            quotas=self._quotas,
+            allowed=_allowed(loaded.catalogue, request),
+        )
+        learned = loaded.model is not None and assignment.arm != HEURISTIC
+        features: NDArray[np.float32] | None = None
+        if loaded.model is not None and learned and len(candidates.rows):
+            features = assemble(
+                candidates,
+                situation,
+                source=self._source,
+                catalogue=loaded.catalogue,
+                index=loaded.index,
+            )
+            scores = loaded.model.score(features)
+        else:
+            scores = _heuristic(candidates, situation, loaded)
+        order = np.lexsort((candidates.rows, -scores))[: request.count]
+        recommendation_id = self._new_id()
+        items = [
+            RecommendedItem(
+                item_id=loaded.catalogue.item_ids[candidates.rows[place]],
+                score=float(scores[place]),
+                channel=CHANNELS[candidates.channel[place]],
+            )
+            for place in order.tolist()
+        ]
+        answer = Recommendation(
+            recommendation_id=recommendation_id,
+            items=items,
+            model_version=loaded.version if learned else HEURISTIC,
+            variant={} if assignment.arm is None else {assignment.experiment: assignment.arm},
+            fallback=_fallback(request, loaded, situation, len(items)),
+            took_ms=(time.perf_counter() - started) * 1e3,
+            explanation=_explanation(items, features, order) if request.explain else None,
+        )
+        if not items:
+            return answer, None
+        shown = None if features is None else features[order]
+        return answer, self._impression(request, answer, assignment, shown, at)
+
+    def refresh(self) -> None:
+        """Take in a new champion, new items and what is popular now; swap in one step.
+
+        A champion that does not fit is refused, logged once, and the present one goes on serving.
+        """
+        held = self._loaded
+        version, model = self._champion(held)
+        source = self._source
+        swapped = version != held.version
+        items_version = source.items_version
+        catalogue = held.catalogue
+        index = held.index if not swapped or model is None else model.index
+        if swapped or items_version != held.items_version:
+            catalogue = Catalogue(index.item_ids, dict(source.items))
+        self._loaded = _Loaded(
+            version=version,
+            model=model,
+            index=index,
+            search=VectorSearch(index.vectors) if swapped else held.search,
+            catalogue=catalogue,
+            items_version=items_version,
+            popular=popular_rows(source, catalogue, index),
+        )
+        if swapped:
+            _LOG.info("ranking model %s serves, %d items", version, len(catalogue))
+
+    def describe(self) -> dict[str, Any]:
+        """What serves: for ``GET /v1/models``."""
+        loaded = self._loaded
+        manifest = loaded.model.manifest if loaded.model is not None else None
+        return {
+            "champion": None
+            if manifest is None
+            else {
+                "name": manifest.name,
+                "version": manifest.version,
+                "run_id": manifest.run_id,
+                "trained_until": manifest.trained_until,
+                "metrics": manifest.metrics,
+            },
+            "refused": self._refused or None,
+            "items": len(loaded.catalogue),
+            "indexed_items": len(loaded.index.item_ids),
+            "experiment": {
+                "key": self._experiment.key,
+                "arms": {arm.name: arm.weight for arm in self._experiment.arms},
+            },
+        }
+
+    def _champion(self, held: _Loaded) -> tuple[str, RankingModel | None]:
+        try:
+            pointer = read_pointer(self._models)
+            if pointer is None or pointer.version == held.version:
+                return held.version, held.model
+            model = load_model(
+                version_directory(self._models, pointer.version), definitions=self._definitions
+            )
+        except ModelError as error:
+            if str(error) != self._refused:
+                _LOG.error("new champion refused, %s goes on: %s", held.version or "none", error)
+                self._refused = str(error)
+            return held.version, held.model
+        self._refused = ""
+        return pointer.version, model
+
+    def _assign(self, request: RecommendRequest) -> Assignment:
+        forced = request.force.get(self._experiment.key)
+        unit = request.subject
+        if unit is None and forced is None:
+            return Assignment(self._experiment.key, None, 0.0, None, False)
+        return assign(self._experiment, unit or "nobody", forced=forced)
+
+    def _impression(
+        self,
+        request: RecommendRequest,
+        answer: Recommendation,
+        assignment: Assignment,
+        features: NDArray[np.float32] | None,
+        at: int,
+    ) -> bytes:
+        """The shown list with the features as served: what training will learn from."""
+        properties: dict[str, Any] = {
+            "items": [item.item_id for item in answer.items],
+            "scores": [item.score for item in answer.items],
+            "channels": [item.channel for item in answer.items],
+            "model_version": answer.model_version,
+            "experiment": assignment.experiment,
+            "arm": assignment.arm,
+            "forced": assignment.forced,
+            "propensity": assignment.propensity,
+        }
+        if features is not None:
+            properties["features"] = b64encode(features.astype("<f4").tobytes()).decode()
+        return encode_entry(
+            Event(
+                event_id=f"impression:{answer.recommendation_id}",
+                type="impression",
+                timestamp=at,
+                user_id=request.user_id,
+                device_id=request.device_id,
+                session_id=request.session_id,
+                item_id=None,
+                recommendation_id=answer.recommendation_id,
+                properties=properties,
+                context={},
+            )
+        )
+
+
+def build(*, engine: Any, settings: Settings) -> Recommender:
+    """Make the recommender that ``tactful serve`` runs.
+
+    Args:
+        engine: the feature engine.
+        settings: where models lie.
+
+    Returns:
+        The recommender, with the champion loaded when there is one.
+    """
+    path = Path(__file__).with_name("experiments.yaml")
+    experiments = {e.key: e for e in load_experiments(path.read_text("utf-8"), name=path.name)}
+    return Recommender(
+        engine,
+        models=settings.models,
+        definitions=engine.definitions.fingerprint,
+        experiment=experiments[RANKING_EXPERIMENT],
+    )
+
+
+def _allowed(catalogue: Catalogue, request: RecommendRequest) -> NDArray[np.bool_]:
+    """Which rows this request may see: in stock, not excluded, of the category asked for."""
+    allowed = catalogue.available
+    if request.category is not None:
+        number = catalogue.category_numbers.get(request.category, -2)
+        allowed = allowed & (catalogue.category == number)
+    excluded = [catalogue.rows[item] for item in request.exclude if item in catalogue.rows]
+    if excluded:
+        allowed = allowed.copy()
+        allowed[excluded] = False
+    return allowed
+
+
+def _heuristic(
+    candidates: Candidates, situation: Situation, loaded: _Loaded
+) -> NDArray[np.float32]:
+    """Rank without a model: own repeats per visit, then what followed, then what is popular."""
+    taken = situation.grouped("taken_364d")
+    visits = max(situation.number("visits_364d"), 1.0)
+    places = {row: place for place, row in enumerate(loaded.popular)}
+    ids = loaded.catalogue.item_ids
+    return np.array(
+        [
+            min(taken.get(ids[row], 0.0) / visits, 1.0)
+            + 0.5 * candidates.next_three.get(row, 0.0)
+            + 0.1 * (1.0 - places.get(row, POPULAR) / POPULAR)
+            for row in candidates.rows.tolist()
+        ],
+        np.float32,
+    )
+
+
+def _fallback(
+    request: RecommendRequest, loaded: _Loaded, situation: Situation, found: int
+) -> str | None:
+    if not len(loaded.catalogue):
+        return "the catalogue is empty: send items with PUT /v1/items"
+    reasons = []
+    if loaded.model is None:
+        reasons.append("no model is trained yet: ordered by own repeats and popularity")
+    if request.subject is None:
+        reasons.append("nobody was named: not personal")
+    elif not situation.known:
+        reasons.append("nothing is known of this person yet: ordered by popularity")
+    if found < request.count:
+        reasons.append(
+            f"only {found} items passed the filters or were found by any recall channel"
+        )
+    return "; ".join(reasons) or None
+
+
+def _explanation(
+    items: list[RecommendedItem], features: NDArray[np.float32] | None, order: NDArray[np.intp]
+) -> dict[str, Any]:
+    if features is None:
+        return {"ranking": "own repeats per visit, then what followed, then popularity"}
+    explained: dict[str, Mapping[str, float | None]] = {}
+    for item, values in zip(items, features[order].tolist(), strict=True):
+        explained[item.item_id] = {
+            name: None if value != value else value
+            for name, value in zip(RANKING_FEATURES, values, strict=True)
+        }
+    return {"ranking": "learned", "features": explained}

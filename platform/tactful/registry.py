@@ -1,0 +1,218 @@
+"""The model registry: MLflow keeps the record, a directory beside the server serves.
+
+MLflow holds every run, version and alias. The serving process never imports it: a promotion
+copies the version's files into the server's models directory and moves the pointer there, and the
+server notices within a second. MLflow is imported when a function is called, since that takes
+seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.errors import ModelError
+from tactful.ranking import (
+    Pointer,
+    read_manifest,
+    read_pointer,
+    version_directory,
+    write_pointer,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION = "champion"
+PREVIOUS = "previous"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry.
+
+    Attributes:
+        name: registered model name.
+        version: its number, as text.
+        run_id: the run it came from.
+    """
+
+    name: str
+    version: str
+    run_id: str
+
+
+class Registry:
+    """One registered model in MLflow and its copies in a models directory."""
+
+    def __init__(self, name: str, models: Path, *, tracking_uri: str | None = None) -> None:
+        """Name the model and where its copies go.
+
+        Args:
+            name: registered model name.
+            models: directory the server loads from.
+            tracking_uri: MLflow store; None means ``MLFLOW_TRACKING_URI`` or, without it,
+                ``sqlite:///mlflow.db`` in the working directory.
+        """
+        self._name = name
+        self._models = models
+        self._uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+    def register(
+        self,
+        directory: Path,
+        *,
+        parameters: Mapping[str, Any],
+        example: NDArray[np.float32],
+        figures: Mapping[str, Path],
+    ) -> Registered:
+        """Log a trained model as a run and register it as a new version.
+
+        Args:
+            directory: model directory; its manifest is completed with version and run.
+            parameters: what the training was called with.
+            example: a few rows of features, for the signature.
+            figures: plots to keep with the run, by file name.
+
+        Returns:
+            The new version.
+        """
+        import mlflow
+        import xgboost
+        from mlflow.models import infer_signature
+
+        manifest = read_manifest(directory)
+        mlflow.set_tracking_uri(self._uri)
+        mlflow.set_experiment(self._name)
+        forest = xgboost.Booster()
+        forest.load_model(directory / "model.ubj")
+        with mlflow.start_run() as run:
+            mlflow.log_params(dict(parameters))
+            mlflow.log_params({"rows": manifest.rows, "questions": manifest.questions})
+            mlflow.log_metrics(manifest.metrics)
+            mlflow.set_tags(
+                {
+                    "data_hash": manifest.data_hash,
+                    "definitions": manifest.definitions,
+                    "trained_until": str(manifest.trained_until),
+                }
+            )
+            for path in figures.values():
+                mlflow.log_artifact(str(path), "figures")
+            logged = mlflow.xgboost.log_model(
+                forest,
+                name=self._name,
+                signature=infer_signature(
+                    _named(example, manifest.features),
+                    forest.inplace_predict(example, predict_type="margin"),
+                ),
+                # Named here, because inferring them starts another interpreter for seconds.
+                pip_requirements=[f"xgboost-cpu=={xgboost.__version__}"],
+                model_format="ubj",
+            )
+            mlflow.log_artifacts(str(directory), "model")
+            version = mlflow.register_model(
+                logged.model_uri, self._name, await_registration_for=0
+            ).version
+        manifest = msgspec.structs.replace(
+            manifest, version=str(version), run_id=run.info.run_id
+        )
+        (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+        self._keep(directory, str(version))
+        return Registered(self._name, str(version), run.info.run_id)
+
+    def promote(self, version: str) -> None:
+        """Make a version the champion; the one that served becomes the previous one.
+
+        Raises:
+            ModelError: if the registry does not know the version.
+        """
+        client = self._client()
+        held = read_pointer(self._models)
+        previous = held.version if held is not None and held.version != version else ""
+        try:
+            client.get_model_version(self._name, version)
+        except Exception as error:  # MLflow's stores raise their own errors for "not there"
+            raise ModelError(f"{self._name} has no version {version!r} in {self._uri}") from error
+        directory = version_directory(self._models, version)
+        if not directory.exists():
+            raise ModelError(
+                f"{directory}: the files of version {version} are not here; "
+                f"fetch them with `tactful models pull {version}`"
+            )
+        read_manifest(directory)
+        client.set_registered_model_alias(self._name, CHAMPION, version)
+        if previous:
+            client.set_registered_model_alias(self._name, PREVIOUS, previous)
+        write_pointer(self._models, Pointer(version=version, previous=previous))
+
+    def pull(self, version: str) -> Path:
+        """Copy a version's files from MLflow into the models directory.
+
+        Raises:
+            ModelError: if the registry does not know the version.
+        """
+        import mlflow
+
+        client = self._client()
+        try:
+            found = client.get_model_version(self._name, version)
+        except Exception as error:
+            raise ModelError(f"{self._name} has no version {version!r} in {self._uri}") from error
+        mlflow.set_tracking_uri(self._uri)
+        fetched = mlflow.artifacts.download_artifacts(
+            run_id=found.run_id, artifact_path="model", tracking_uri=self._uri
+        )
+        manifest = read_manifest(Path(fetched))
+        completed = msgspec.structs.replace(manifest, version=version, run_id=found.run_id)
+        directory = self._keep(Path(fetched), version)
+        (directory / "manifest.json").write_bytes(msgspec.json.encode(completed))
+        return directory
+
+    def versions(self) -> list[dict[str, str]]:
+        """Every version, newest first, with its aliases and run."""
+        client = self._client()
+        model = client.search_registered_models(f"name='{self._name}'")
+        if not model:
+            return []
+        aliases: dict[str, list[str]] = {}
+        for alias, version in client.get_registered_model(self._name).aliases.items():
+            aliases.setdefault(str(version), []).append(alias)
+        found = client.search_model_versions(f"name='{self._name}'")
+        return [
+            {
+                "version": str(version.version),
+                "run_id": version.run_id or "",
+                "aliases": ", ".join(sorted(aliases.get(str(version.version), []))),
+            }
+            for version in sorted(found, key=lambda v: -int(v.version))
+        ]
+
+    def _client(self) -> MlflowClient:
+        import mlflow
+
+        return mlflow.MlflowClient(tracking_uri=self._uri)
+
+    def _keep(self, source: Path, version: str) -> Path:
+        """Copy a model directory to its place; a reader never sees half of it."""
+        target = version_directory(self._models, version)
+        if target.exists():
+            shutil.rmtree(target)
+        scratch = target.with_name(f".{version}.{os.getpid()}")
+        shutil.copytree(source, scratch)
+        scratch.rename(target)
+        return target
+
+
+def _named(rows: NDArray[np.float32], names: tuple[str, ...]) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(names))

@@ -1,0 +1,96 @@
+"""Who is asking, as the feature engine sees them at the moment of asking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.catalogue import Catalogue
+from tactful_streaming import Item
+
+Values = Mapping[str, Any]
+
+
+class FeatureSource(Protocol):
+    """What recommendation needs of the feature engine: windows merged as of a moment."""
+
+    items: Mapping[str, Item]
+    items_version: int
+    watermark: int
+
+    def read(self, entity: str, key: str, at: int) -> Values:
+        """All features of one entity as of `at` (epoch milliseconds)."""
+
+    def read_columns(
+        self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
+    ) -> NDArray[np.float64]:
+        """Ungrouped features of several entities, shape (len(keys), len(names))."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The person, the visit and the moment a list is asked for.
+
+    Attributes:
+        at: the moment, epoch milliseconds.
+        user: features of the person by name; empty when nobody is named.
+        session: catalogue rows of this visit's items, newest first.
+        history: catalogue rows of the person's latest other items, newest first, each once.
+    """
+
+    at: int
+    user: Values
+    session: list[int]
+    history: list[int]
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known of the person or the visit."""
+        return bool(self.session or self.history)
+
+    def grouped(self, name: str) -> Mapping[str, float]:
+        """A grouped feature of the person; empty when nobody is named."""
+        found: Mapping[str, float] = self.user.get(name, {})
+        return found
+
+    def number(self, name: str) -> float:
+        """A plain feature of the person; 0 when nobody is named."""
+        return float(self.user.get(name, 0.0))
+
+
+def observe(
+    source: FeatureSource,
+    catalogue: Catalogue,
+    *,
+    subject: str | None,
+    session_id: str | None,
+    at: int,
+) -> Situation:
+    """Read who is asking.
+
+    Args:
+        source: the feature engine.
+        catalogue: gives items their rows; items it does not know are left out.
+        subject: key of the `user` entity, None when nobody is named.
+        session_id: the visit, if known.
+        at: the moment, epoch milliseconds.
+
+    Returns:
+        The situation.
+    """
+    user: Values = source.read("user", subject, at) if subject is not None else {}
+    visit: Values = source.read("session", session_id, at) if session_id is not None else {}
+    rows = catalogue.rows
+    session = [rows[item] for item, _ in visit.get("session_items", ()) if item in rows]
+    seen = set(session)
+    history: list[int] = []
+    for item, _ in user.get("recent_items", ()):
+        row = rows.get(item)
+        if row is not None and row not in seen:
+            seen.add(row)
+            history.append(row)
+    return Situation(at=at, user=user, session=session, history=history)
