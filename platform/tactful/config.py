@@ -83,16 +83,14 @@ class LimitSettings:
     Attributes:
         body_bytes: largest body.
         batch: most events, items or users in one request.
-        depth: deepest nesting of a body.
-        text: longest string in an event, characters.
+        future_ms: how far ahead of the server's clock an event may be.
         pending_bytes: bytes waiting for the disk before new ones get 429.
         engine_lag: log records the engine may be behind before new events get 429.
     """
 
     body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
-    batch: PositiveInt = 5_000
-    depth: Annotated[int, Meta(ge=2, le=100)] = 8
-    text: PositiveInt = 1_024
+    batch: PositiveInt = 1_000
+    future_ms: Annotated[int, Meta(ge=0)] = 300_000
     pending_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024 * 1024
     engine_lag: PositiveInt = 200_000
 

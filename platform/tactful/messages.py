@@ -14,13 +14,80 @@ from msgspec import Meta
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
 Scalar = str | int | float | bool | None
-Moment = Annotated[int, Meta(ge=0, le=32_503_680_000_000)] | Annotated[dt.datetime, Meta(tz=True)]
-"""Epoch milliseconds up to the year 3000, or RFC 3339 with an offset."""
-
 MAX_COUNT = 200
 MAX_BATCH = 100
+LAST_MOMENT = 32_503_680_000_000
+
+Moment = Annotated[int, Meta(ge=0, le=LAST_MOMENT)] | Annotated[dt.datetime, Meta(tz=True)]
+"""Epoch milliseconds from 1970 up to the year 3000, or RFC 3339 with an offset."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class NewEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """An event as it is sent; at least one of `user_id` and `device_id` is needed.
+
+    Attributes:
+        type: view, click, search, add_to_cart, remove_from_cart, purchase, payment, refund,
+            return, leave, impression, rating, or ``x.`` and a name of your own.
+        timestamp: when it happened.
+        event_id: identity of the event; sent again with the same id, it counts once. Without one
+            the server makes one, and a repeated request counts twice.
+        user_id: who did it, where known.
+        device_id: first-party id of the device it happened on.
+        session_id: the visit it belongs to.
+        item_id: the item it is about.
+        recommendation_id: the recommendation it follows from.
+        properties: price, currency, quantity, category, dwell_ms and others.
+        context: where it happened: page, locale, app and others.
+    """
+
+    type: str
+    timestamp: Moment
+    event_id: Identifier | None = None
+    user_id: Identifier | None = None
+    device_id: Identifier | None = None
+    session_id: Identifier | None = None
+    item_id: Identifier | None = None
+    recommendation_id: Identifier | None = None
+    properties: dict[str, Scalar | list[Scalar]] = {}
+    context: dict[str, Scalar] = {}
+
+
+class NewItem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """An item as it is sent: the whole description, which replaces an earlier one.
+
+    Attributes:
+        item_id: identity of the item.
+        timestamp: when the description was updated; when it arrives, if not given.
+        title: its name for people.
+        category: what it is a kind of.
+        price: in the currency of the shop, not negative.
+        available: whether it can be bought now.
+        properties: anything else.
+    """
+
+    item_id: Identifier
+    timestamp: Moment | None = None
+    title: str | None = None
+    category: Identifier | None = None
+    price: Annotated[float, Meta(ge=0)] | None = None
+    available: bool = True
+    properties: dict[str, Scalar | list[Scalar]] = {}
+
+
+class NewUser(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """A user as it is sent: the whole description, which replaces an earlier one.
+
+    Attributes:
+        user_id: identity of the user.
+        timestamp: when the description was updated; when it arrives, if not given.
+        properties: what the shop knows: demographics, membership and others.
+    """
+
+    user_id: Identifier
+    timestamp: Moment | None = None
+    properties: dict[str, Scalar | list[Scalar]] = {}
 
 
 class Problem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -309,7 +376,14 @@ class Health(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def to_milliseconds(moment: int | dt.datetime) -> int:
-    """Epoch milliseconds of a `Moment`; parts of a millisecond are cut off."""
+    """Epoch milliseconds of a `Moment`; parts of a millisecond are cut off.
+
+    Raises:
+        ValueError: if it is before 1970 or after the year 3000.
+    """
     if isinstance(moment, int):
         return moment
-    return (moment - _EPOCH) // dt.timedelta(milliseconds=1)
+    milliseconds = (moment - _EPOCH) // dt.timedelta(milliseconds=1)
+    if not 0 <= milliseconds <= LAST_MOMENT:
+        raise ValueError("the time must lie between the years 1970 and 3000")
+    return milliseconds

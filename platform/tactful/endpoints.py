@@ -1,0 +1,422 @@
+"""The API: its handlers, and the one table that registers and documents them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from tactful import metrics
+from tactful.asgi import Call, Endpoint, Reply, json_reply
+from tactful.messages import (
+    BatchResult,
+    EventsAccepted,
+    Health,
+    Moment,
+    NewEvent,
+    NewItem,
+    NewUser,
+    Recommendation,
+    RecommendBatch,
+    RecommendBatchRequest,
+    RecommendRequest,
+    ReportIndex,
+    StatisticsIndex,
+    StatisticsPage,
+    Upserted,
+    UserFeatures,
+    to_milliseconds,
+)
+from tactful.openapi import document
+from tactful.problems import ProblemError
+from tactful.reports import list_reports, report_path
+
+if TYPE_CHECKING:
+    from tactful.service import Platform
+
+Cursor = Annotated[str, Meta(max_length=512)]
+Limit = Annotated[int, Meta(ge=1, le=1000)]
+
+_one = msgspec.json.Decoder(RecommendRequest)
+_many = msgspec.json.Decoder(RecommendBatchRequest)
+
+
+class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """No query parameters."""
+
+
+class PageQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which part of a list."""
+
+    cursor: Cursor = ""
+    limit: Limit = 100
+
+
+class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """As of when."""
+
+    at: Moment | None = None
+
+
+class StatisticsQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which panes, and which part of them."""
+
+    cursor: Cursor | None = None
+    limit: Limit = 1000
+    since: Moment | None = None
+    until: Moment | None = None
+
+
+async def _post_events(platform: Platform, call: Call) -> Reply:
+    accepted = await platform.door.events(await call.body(), call.content_type)
+    return json_reply(accepted, 202)
+
+
+async def _put_items(platform: Platform, call: Call) -> Reply:
+    return json_reply(await platform.door.items(await call.body(), call.content_type), 202)
+
+
+async def _put_users(platform: Platform, call: Call) -> Reply:
+    return json_reply(await platform.door.users(await call.body(), call.content_type), 202)
+
+
+async def _post_recommend(platform: Platform, call: Call) -> Reply:
+    request = await call.json(_one)
+    return json_reply(await platform.recommend(request, trusted=call.trusted))
+
+
+async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
+    batch = await call.json(_many)
+    results = []
+    for request in batch.requests:
+        try:
+            answer = await platform.recommend(request, trusted=call.trusted)
+            results.append(BatchResult(recommendation=answer))
+        except ProblemError as error:
+            results.append(BatchResult(problem=error.problem(None)))
+    return json_reply(RecommendBatch(results=results))
+
+
+async def _get_features(platform: Platform, call: Call) -> Reply:
+    at = _moment(call.query(FeaturesQuery).at)
+    user = call.path["user_id"]
+    if not 1 <= len(user) <= 256:
+        raise ProblemError("not_found", "a user id has 1 to 256 characters")
+    return json_reply(platform.features(user, at))
+
+
+async def _get_statistics(platform: Platform, call: Call) -> Reply:
+    call.query(NoQuery)
+    published = platform.statistics
+    return json_reply(StatisticsIndex(statistics=[]) if published is None else published.index())
+
+
+async def _get_statistic(platform: Platform, call: Call) -> Reply:
+    query = call.query(StatisticsQuery)
+    if platform.statistics is None:
+        raise ProblemError("not_found", "no statistics are published here")
+    since, until = _moment(query.since), _moment(query.until)
+    read = platform.statistics.page
+    try:
+        page = await asyncio.to_thread(
+            read, call.path["name"], query.cursor, query.limit, since, until
+        )
+    except KeyError:
+        raise ProblemError("not_found", "GET /v1/statistics lists what is published") from None
+    except ValueError:
+        raise ProblemError("bad_query", "give a cursor as it was returned") from None
+    return json_reply(page)
+
+
+async def _get_reports(platform: Platform, call: Call) -> Reply:
+    query = call.query(PageQuery)
+    directory = platform.settings.storage.reports
+    return json_reply(
+        await asyncio.to_thread(list_reports, directory, after=query.cursor, limit=query.limit)
+    )
+
+
+async def _get_report(platform: Platform, call: Call) -> Reply:
+    call.query(NoQuery)
+    path = report_path(platform.settings.storage.reports, call.path["name"])
+    if path is None:
+        raise ProblemError("not_found", "GET /v1/reports lists what there is")
+    return Reply(200, await asyncio.to_thread(path.read_bytes))
+
+
+async def _get_models(platform: Platform, call: Call) -> Reply:
+    call.query(NoQuery)
+    return json_reply(platform.recommender.describe())
+
+
+async def _get_health(platform: Platform, call: Call) -> Reply:
+    return json_reply(Health(status="ok", version=platform.version))
+
+
+async def _get_readiness(platform: Platform, call: Call) -> Reply:
+    health = platform.health()
+    if health.status != "ok":
+        wrong = [f"{name}: {said}" for name, said in health.checks.items() if said != "ok"]
+        raise ProblemError("not_ready", "; ".join(wrong) or health.status, retry_after=1)
+    return json_reply(health)
+
+
+async def _get_metrics(platform: Platform, call: Call) -> Reply:
+    return Reply(200, platform.metrics.render(), metrics.CONTENT_TYPE)
+
+
+async def _get_openapi(platform: Platform, call: Call) -> Reply:
+    return json_reply(document(ENDPOINTS, version=platform.version))
+
+
+def _moment(moment: int | dt.datetime | None) -> int | None:
+    try:
+        return None if moment is None else to_milliseconds(moment)
+    except ValueError as error:
+        raise ProblemError("bad_query", str(error)) from None
+
+
+_EVENT = {
+    "event_id": "b7c1f0c2-1",
+    "type": "view",
+    "timestamp": "2026-03-01T12:00:00Z",
+    "user_id": "u-17",
+    "session_id": "s-3",
+    "item_id": "sku-42",
+    "properties": {"price": 12.5, "currency": "EUR", "dwell_ms": 4200},
+    "context": {"page": "home", "locale": "de-DE"},
+}
+_ITEM = {
+    "item_id": "sku-42",
+    "title": "Teapot",
+    "category": "kitchen",
+    "price": 12.5,
+    "properties": {"brand": "Brown & Sons"},
+}
+_USER = {"user_id": "u-17", "properties": {"country": "DE", "age_band": "35-44"}}
+_RECOMMENDATION = {
+    "recommendation_id": "r-0b8e",
+    "items": [{"item_id": "sku-42", "score": 0.83, "channel": "next"}],
+    "model_version": "3",
+    "variant": {"ranking": "control"},
+    "position": 128,
+    "fallback": None,
+    "took_ms": 2.4,
+    "explanation": None,
+}
+_BATCH_MEDIA = ("application/json", "application/x-ndjson")
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        "POST",
+        "/v1/events",
+        "Accept events",
+        _post_events,
+        details=(
+            "One event, an array, or one event a line (NDJSON). The answer comes when the accepted "
+            "events are durable. A bad event is refused by its index and never fails its "
+            "neighbours; an `event_id` that was accepted before changes nothing."
+        ),
+        scope="ingest",
+        body=NewEvent | list[NewEvent],
+        media=_BATCH_MEDIA,
+        answer=EventsAccepted,
+        status=202,
+        request_example=[_EVENT, {**_EVENT, "event_id": "b7c1f0c2-2", "type": "no-such-type"}],
+        answer_example={
+            "accepted": 1,
+            "duplicates": 0,
+            "rejected": [{"index": 1, "code": "unknown_type", "message": "…"}],
+            "position": 128,
+        },
+        problems=("too_many_events", "not_ready"),
+    ),
+    Endpoint(
+        "PUT",
+        "/v1/items",
+        "Insert or replace items",
+        _put_items,
+        details="One item, an array, or one item a line (NDJSON). The last word on an item wins.",
+        scope="ingest",
+        body=NewItem | list[NewItem],
+        media=_BATCH_MEDIA,
+        answer=Upserted,
+        status=202,
+        request_example=[_ITEM],
+        answer_example={"accepted": 1, "rejected": [], "position": 129},
+        problems=("too_many_events", "not_ready"),
+    ),
+    Endpoint(
+        "PUT",
+        "/v1/users",
+        "Insert or replace users",
+        _put_users,
+        details="One user, an array, or one user a line (NDJSON). The last word on a user wins.",
+        scope="ingest",
+        body=NewUser | list[NewUser],
+        media=_BATCH_MEDIA,
+        answer=Upserted,
+        status=202,
+        request_example=[_USER],
+        answer_example={"accepted": 1, "rejected": [], "position": 130},
+        problems=("too_many_events", "not_ready"),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/recommend",
+        "Recommend items",
+        _post_recommend,
+        details=(
+            "Send `recommendation_id` back on the events that follow from the list. `after` waits "
+            "until the events up to that position count: you read your own writes."
+        ),
+        scope="recommend",
+        body=RecommendRequest,
+        answer=Recommendation,
+        request_example={"user_id": "u-17", "count": 10, "context": {"page": "home"}},
+        answer_example=_RECOMMENDATION,
+        problems=("invalid", "not_ready", "overloaded", "not_caught_up"),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/recommend/batch",
+        "Recommend items for several requests",
+        _post_recommend_batch,
+        details="Each request has its own answer or problem, in the order of the requests.",
+        scope="recommend",
+        body=RecommendBatchRequest,
+        answer=RecommendBatch,
+        request_example={"requests": [{"user_id": "u-17", "count": 3}, {"device_id": "d-1"}]},
+        answer_example={"results": [{"recommendation": _RECOMMENDATION}]},
+        problems=("invalid", "not_ready"),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/users/{user_id}/features",
+        "Read the features of one user",
+        _get_features,
+        details="As of now, or as of `at`. This is personal data, so it needs the scope `admin`.",
+        scope="admin",
+        query=FeaturesQuery,
+        answer=UserFeatures,
+        parameters_example={"user_id": "u-17", "at": "2026-03-01T12:00:00Z"},
+        answer_example={
+            "user_id": "u-17",
+            "at": 1772366400000,
+            "position": 130,
+            "features": {"views_5m": {"kitchen": 1.0}, "spend_30d": 12.5},
+        },
+        problems=("not_found", "not_ready"),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/statistics",
+        "List the published statistics",
+        _get_statistics,
+        scope="analyst",
+        query=NoQuery,
+        answer=StatisticsIndex,
+        answer_example={
+            "statistics": [{"name": "views", "epsilon": 1.0, "cap": 20, "unit": "user-day"}]
+        },
+    ),
+    Endpoint(
+        "GET",
+        "/v1/statistics/{name}",
+        "Read a published statistic",
+        _get_statistic,
+        details="Every number is noisy and comes with its confidence interval.",
+        scope="analyst",
+        query=StatisticsQuery,
+        answer=StatisticsPage,
+        parameters_example={"name": "views", "limit": 24, "since": "2026-03-01T00:00:00Z"},
+        answer_example={
+            "name": "views",
+            "epsilon": 1.0,
+            "cap": 20,
+            "unit": "user-day",
+            "cells": [
+                {
+                    "pane_start": 1772366400000,
+                    "key": "kitchen",
+                    "value": 412.0,
+                    "low": 352.0,
+                    "high": 472.0,
+                }
+            ],
+            "next_cursor": None,
+        },
+        problems=("not_found",),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/reports",
+        "List the reports",
+        _get_reports,
+        scope="analyst",
+        query=PageQuery,
+        answer=ReportIndex,
+        answer_example={
+            "reports": [{"name": "demo", "updated_at": 1772366400000, "bytes": 5120}],
+            "next_cursor": None,
+        },
+    ),
+    Endpoint(
+        "GET",
+        "/v1/reports/{name}",
+        "Read a report",
+        _get_report,
+        scope="analyst",
+        query=NoQuery,
+        answer=dict[str, Any],
+        parameters_example={"name": "demo"},
+        answer_example={"name": "demo", "stage": "done", "progress": 1.0},
+        problems=("not_found",),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/models",
+        "Describe the models in use",
+        _get_models,
+        scope="analyst",
+        query=NoQuery,
+        answer=dict[str, Any],
+        answer_example={"ranker": {"version": "3", "alias": "champion"}},
+    ),
+    Endpoint(
+        "GET",
+        "/healthz",
+        "Say that the process is alive",
+        _get_health,
+        answer=Health,
+        answer_example={"status": "ok", "version": "0.1.0", "checks": {}},
+    ),
+    Endpoint(
+        "GET",
+        "/readyz",
+        "Say whether it is ready for traffic",
+        _get_readiness,
+        answer=Health,
+        answer_example={"status": "ok", "version": "0.1.0", "checks": {"engine": "ok"}},
+        problems=("not_ready",),
+    ),
+    Endpoint(
+        "GET",
+        "/metrics",
+        "Read the metrics, for Prometheus",
+        _get_metrics,
+        details="Exact totals are for the operators: it needs a key with the scope `monitor`.",
+        scope="monitor",
+        answer_media="text/plain",
+    ),
+    Endpoint(
+        "GET",
+        "/openapi.json",
+        "Read this document",
+        _get_openapi,
+        answer=dict[str, Any],
+    ),
+)

@@ -1,0 +1,148 @@
+"""Sends an NDJSON file to a server, and goes on where it stopped.
+
+How far it came is kept beside the file after every acknowledged batch. After a crash at most one
+batch is sent twice; events that carry their ``event_id`` still count once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from tactful.client import Client, Kind
+from tactful.errors import DatasetError
+from tactful.messages import EventsAccepted, Rejection
+
+_HEAD_BYTES = 4096
+_BATCH_BYTES = 1024 * 1024
+
+
+class Progress(msgspec.Struct, kw_only=True, frozen=True):
+    """How far a file has been sent.
+
+    Attributes:
+        head: SHA-256 of the beginning of the file, to know it again.
+        offset: bytes that were acknowledged.
+        lines: lines that were acknowledged, blank ones included.
+    """
+
+    head: str
+    offset: int = 0
+    lines: int = 0
+
+
+@dataclass
+class Outcome:
+    """What became of the elements of this run.
+
+    Attributes:
+        accepted: how many are new.
+        duplicates: how many were known.
+        rejected: line number, from 1, and reason of those that were refused.
+        resumed_at: line the run began at, from 1.
+        position: log position behind the last batch.
+    """
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: list[tuple[int, Rejection]] = field(default_factory=list)
+    resumed_at: int = 1
+    position: int = 0
+
+
+def ingest_file(
+    client: Client,
+    path: Path,
+    kind: Kind,
+    *,
+    batch: int,
+    restart: bool,
+    advanced: Callable[[int], object],
+) -> Outcome:
+    """Send the rest of a file.
+
+    Args:
+        client: of the server.
+        path: NDJSON, one object a line.
+        kind: what the lines are.
+        batch: lines in a request.
+        restart: forget how far an earlier run came.
+        advanced: told the bytes of every acknowledged batch, of an earlier run's first.
+
+    Raises:
+        DatasetError: if the file cannot be read, or changed since the earlier run.
+        ClientError: if the server refuses, after what was acknowledged has been noted.
+    """
+    try:
+        with path.open("rb") as file:
+            progress = _resume(path, file, restart)
+            outcome = Outcome(resumed_at=progress.lines + 1)
+            advanced(progress.offset)
+            file.seek(progress.offset)
+            for lines in _batches(file, batch):
+                _send(client, kind, lines, progress.lines + 1, outcome)
+                size = sum(map(len, lines))
+                progress = Progress(
+                    head=progress.head,
+                    offset=progress.offset + size,
+                    lines=progress.lines + len(lines),
+                )
+                _save(_progress_path(path), progress)
+                advanced(size)
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    return outcome
+
+
+def _send(client: Client, kind: Kind, lines: list[bytes], first: int, outcome: Outcome) -> None:
+    numbers = [first + index for index, line in enumerate(lines) if line.strip()]
+    if not numbers:
+        return
+    answer = client.send_lines(kind, b"".join(line for line in lines if line.strip()))
+    outcome.accepted += answer.accepted
+    outcome.position = answer.position
+    if isinstance(answer, EventsAccepted):
+        outcome.duplicates += answer.duplicates
+    outcome.rejected += [(numbers[refusal.index], refusal) for refusal in answer.rejected]
+
+
+def _batches(file: BinaryIO, count: int) -> Iterator[list[bytes]]:
+    lines: list[bytes] = []
+    size = 0
+    for line in file:
+        if lines and (len(lines) == count or size + len(line) > _BATCH_BYTES):
+            yield lines
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line)
+    if lines:
+        yield lines
+
+
+def _progress_path(path: Path) -> Path:
+    return path.with_name(path.name + ".progress")
+
+
+def _resume(path: Path, file: BinaryIO, restart: bool) -> Progress:
+    head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()
+    kept = _progress_path(path)
+    if restart or not kept.exists():
+        return Progress(head=head)
+    try:
+        progress = msgspec.json.decode(kept.read_bytes(), type=Progress)
+    except msgspec.DecodeError as error:
+        raise DatasetError(f"{kept}: damaged; begin anew with --restart") from error
+    if progress.head != head or progress.offset > path.stat().st_size:
+        raise DatasetError(f"{path}: not the file {kept.name} is about; begin anew with --restart")
+    return progress
+
+
+def _save(path: Path, progress: Progress) -> None:
+    draft = path.with_name(path.name + ".new")
+    draft.write_bytes(msgspec.json.encode(progress))
+    draft.replace(path)

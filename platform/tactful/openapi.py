@@ -1,0 +1,174 @@
+"""The OpenAPI 3.1 document, generated from the table that registers the endpoints."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from tactful.asgi import Endpoint
+from tactful.keys import SCOPES
+from tactful.messages import Problem
+from tactful.problems import KINDS, ProblemError
+
+_REFERENCE = "#/components/schemas/{name}"
+_PARAMETER = re.compile(r"\{(\w+)\}")
+_ATTRIBUTE = re.compile(r"^(\w+): ", re.MULTILINE)
+
+
+def document(endpoints: Sequence[Endpoint], *, version: str) -> dict[str, Any]:
+    """The document of `endpoints`.
+
+    Args:
+        endpoints: the table.
+        version: version of the API's software.
+
+    Returns:
+        The document, ready to be encoded as JSON.
+    """
+    types = [Problem]
+    for endpoint in endpoints:
+        types += [kind for kind in (endpoint.body, endpoint.answer, endpoint.query) if kind]
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    by_type = dict(zip(map(repr, types), schemas, strict=True))
+    for component in components.values():
+        _explain_properties(component)
+    queries = {endpoint.query.__name__ for endpoint in endpoints if endpoint.query}
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        operation = _operation(endpoint, by_type, components)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "tactful",
+            "version": version,
+            "summary": "Real-time personalisation that does not hold people's data hostage.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": {name: it for name, it in components.items() if name not in queries},
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": f"An API key. Scopes: {', '.join(SCOPES)}.",
+                },
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+    }
+
+
+def problem_codes(endpoint: Endpoint) -> list[str]:
+    """Every problem `endpoint` can answer with, by code."""
+    codes = list(endpoint.problems)
+    if endpoint.scope is not None:
+        codes += ["no_key", "missing_scope"]
+    if endpoint.body is not None:
+        codes += ["bad_body", "body_timeout", "too_large", "unsupported_encoding"]
+    if endpoint.query is not None:
+        codes.append("bad_query")
+    return sorted({*codes, "internal"}, key=lambda code: (KINDS[code].status, code))
+
+
+def _operation(
+    endpoint: Endpoint, schemas: Mapping[str, Any], components: Mapping[str, Any]
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": endpoint.handle.__name__.strip("_"),
+        "summary": endpoint.summary,
+        "responses": _responses(endpoint, schemas),
+        "security": [],
+    }
+    if endpoint.details:
+        operation["description"] = endpoint.details
+    if endpoint.scope is not None:
+        operation["security"] = [{"bearer": [endpoint.scope]}, {"header": [endpoint.scope]}]
+    if parameters := _parameters(endpoint, components):
+        operation["parameters"] = parameters
+    if endpoint.body is not None:
+        content = {
+            medium: {"schema": schemas[repr(endpoint.body)], "example": endpoint.request_example}
+            if medium == "application/json"
+            else {"schema": {"type": "string"}}
+            for medium in endpoint.media
+        }
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _parameters(endpoint: Endpoint, components: Mapping[str, Any]) -> list[dict[str, Any]]:
+    example = endpoint.parameters_example
+    parameters: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string"},
+            "example": example[name],
+        }
+        for name in _PARAMETER.findall(endpoint.path)
+    ]
+    query = components[endpoint.query.__name__]["properties"] if endpoint.query else {}
+    for name, schema in query.items():
+        parameter = {"name": name, "in": "query", "required": False, "schema": schema}
+        if name in example:
+            parameter["example"] = example[name]
+        parameters.append(parameter)
+    return parameters
+
+
+def _responses(endpoint: Endpoint, schemas: Mapping[str, Any]) -> dict[str, Any]:
+    identified = {"X-Request-Id": {"schema": {"type": "string"}}}
+    content: dict[str, Any] = {}
+    if endpoint.answer is not None:
+        content["schema"] = schemas[repr(endpoint.answer)]
+    if endpoint.answer_example is not None:
+        content["example"] = endpoint.answer_example
+    responses: dict[str, Any] = {
+        str(endpoint.status): {
+            "description": endpoint.summary,
+            "headers": identified,
+            "content": {endpoint.answer_media: content},
+        }
+    }
+    for code in problem_codes(endpoint):
+        kind = KINDS[code]
+        response = responses.setdefault(
+            str(kind.status),
+            {
+                "description": kind.title,
+                "headers": dict(identified),
+                "content": {
+                    "application/problem+json": {"schema": schemas[repr(Problem)], "examples": {}}
+                },
+            },
+        )
+        if kind.status in (429, 503):
+            response["headers"]["Retry-After"] = {"schema": {"type": "integer"}}
+        examples = response["content"]["application/problem+json"]["examples"]
+        examples[code] = {"value": msgspec.to_builtins(ProblemError(code).problem("5f2b9c0e11aa"))}
+    return responses
+
+
+def _explain_properties(component: dict[str, Any]) -> None:
+    """Split a docstring: its head describes the type, its attributes describe the properties."""
+    head, _, attributes = inspect.cleandoc(component.get("description", "")).partition(
+        "\n\nAttributes:\n"
+    )
+    component["description"] = head
+    texts = _attribute_texts(inspect.cleandoc(attributes))
+    for name, schema in component.get("properties", {}).items():
+        if name in texts:
+            schema["description"] = texts[name]
+
+
+def _attribute_texts(block: str) -> dict[str, str]:
+    pieces: Iterable[str] = _ATTRIBUTE.split(block)[1:]
+    names, texts = list(pieces)[::2], _ATTRIBUTE.split(block)[2::2]
+    return {name: " ".join(text.split()) for name, text in zip(names, texts, strict=True)}
