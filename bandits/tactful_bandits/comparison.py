@@ -1,0 +1,431 @@
+"""The read-out of an experiment: how far apart two arms are, and how sure that is.
+
+What is randomised is the unit (a user), so the unit is what is counted, even where one user asks
+many questions: outcomes of one user are not independent. A rate such as hits per question is
+therefore a *ratio of two means over users*, and its variance comes from the delta method. Counting
+questions as if each were a user would make the intervals too narrow.
+
+Each difference comes with two intervals. The fixed-horizon one (Welch) is right for a single look
+at a moment chosen beforehand. The confidence sequence is right at every look, however often and
+whenever one stops; it is wider, which is the price of peeking. Both rest on the central limit
+theorem: below some fifty outcomes of each kind they promise more than they hold.
+
+Only randomised assignments may enter (`tactful_bandits.Assignment.randomised`).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from tactful_bandits.errors import StatisticsError
+
+_ROUNDING = 1e-9  # relative error that honest sums may carry
+
+
+class Sample(Protocol):
+    """One arm's outcomes of one metric, reduced to what a comparison needs."""
+
+    @property
+    def units(self) -> int:
+        """How many independently randomised units there are."""
+
+    @property
+    def value(self) -> float:
+        """The metric."""
+
+    @property
+    def variance(self) -> float:
+        """Of one unit; divided by `units` it is the squared standard error of `value`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proportion:
+    """A share of units, one yes or no each.
+
+    Attributes:
+        units: How many; at least 2.
+        successes: How many of them said yes.
+
+    Raises:
+        StatisticsError: The counts are impossible.
+    """
+
+    units: int
+    successes: int
+
+    def __post_init__(self) -> None:
+        """Refuse impossible counts."""
+        _require_units(self.units)
+        if not 0 <= self.successes <= self.units:
+            raise StatisticsError(f"{self.successes} successes of {self.units} units")
+
+    @property
+    def value(self) -> float:
+        """The share."""
+        return self.successes / self.units
+
+    @property
+    def variance(self) -> float:
+        """``p (1 - p)``."""
+        return self.value * (1 - self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean over units.
+
+    Attributes:
+        units: How many; at least 2.
+        total: Sum of the values.
+        squares: Sum of the squared values.
+
+    Raises:
+        StatisticsError: The sums are not finite or no values have them.
+    """
+
+    units: int
+    total: float
+    squares: float
+
+    def __post_init__(self) -> None:
+        """Refuse sums that no values can have."""
+        _require_units(self.units)
+        _require_finite(self.total, self.squares)
+        _require_possible(self.units, self.total, self.squares)
+
+    @classmethod
+    def from_units(cls, values: ArrayLike) -> Self:
+        """Sum up one value per unit, shape ``[units]``."""
+        (x,) = _columns(values)
+        return cls(len(x), float(x.sum()), float(x @ x))
+
+    @property
+    def value(self) -> float:
+        """The mean."""
+        return self.total / self.units
+
+    @property
+    def variance(self) -> float:
+        """The sample variance, with Bessel's correction."""
+        return max(self.squares - self.total**2 / self.units, 0.0) / (self.units - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A ratio of two totals over the same units, such as hits per question.
+
+    Attributes:
+        units: How many; at least 2.
+        numerator: Sum of the units' numerators.
+        denominator: Sum of the units' denominators; above 0.
+        numerator_squares: Sum of the squared numerators.
+        denominator_squares: Sum of the squared denominators.
+        products: Sum of numerator times denominator.
+
+    Raises:
+        StatisticsError: The sums are not finite, no values have them, or nothing was asked.
+    """
+
+    units: int
+    numerator: float
+    denominator: float
+    numerator_squares: float
+    denominator_squares: float
+    products: float
+
+    def __post_init__(self) -> None:
+        """Refuse sums that no values can have."""
+        _require_units(self.units)
+        sums = (self.numerator, self.numerator_squares, self.denominator_squares, self.products)
+        _require_finite(self.denominator, *sums)
+        if self.denominator <= 0:
+            raise StatisticsError(f"ratio over a denominator of {self.denominator}: no data yet")
+        _require_possible(self.units, self.numerator, self.numerator_squares)
+        _require_possible(self.units, self.denominator, self.denominator_squares)
+        scale = self.numerator_squares + self.value**2 * self.denominator_squares
+        if self._residual_squares < -_ROUNDING * scale:
+            raise StatisticsError(f"no units have these sums: their products are too large: {self}")
+
+    @classmethod
+    def from_units(cls, numerators: ArrayLike, denominators: ArrayLike) -> Self:
+        """Sum up one numerator and one denominator per unit, each of shape ``[units]``."""
+        x, y = _columns(numerators, denominators)
+        return cls(len(x), float(x.sum()), float(y.sum()), float(x @ x), float(y @ y), float(x @ y))
+
+    @property
+    def value(self) -> float:
+        """Total numerator over total denominator."""
+        return self.numerator / self.denominator
+
+    @property
+    def variance(self) -> float:
+        """Of one unit, by the delta method.
+
+        ``(Var x - 2 r Cov(x, y) + r² Var y) / mean(y)²`` with ``r`` the ratio, that is the variance
+        of ``x - r y``, whose mean is 0, over the squared mean of ``y``.
+
+        Source: Deng, Knoblich, Lu, "Applying the Delta Method in Metric Analytics" (KDD 2018),
+        arXiv 1803.06336, section 3.
+        """
+        mean_denominator = self.denominator / self.units
+        return max(self._residual_squares, 0.0) / (self.units - 1) / mean_denominator**2
+
+    @property
+    def _residual_squares(self) -> float:
+        """Sum of ``(x - r y)²`` over the units."""
+        r = self.value
+        return self.numerator_squares - 2 * r * self.products + r**2 * self.denominator_squares
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its uncertainty, from which intervals are made.
+
+    Attributes:
+        value: The point estimate.
+        standard_error: Its standard deviation; 0 where no variation was seen.
+        units: All units it rests on.
+        degrees_of_freedom: Of Student's t for the fixed horizon.
+    """
+
+    value: float
+    standard_error: float
+    units: int
+    degrees_of_freedom: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A range that covers the truth with a stated probability.
+
+    Attributes:
+        low: Lower end; minus infinity where the data cannot say.
+        high: Upper end; infinity where the data cannot say.
+        confidence: Probability of covering, such as 0.95.
+        method: How it was made, in words.
+    """
+
+    low: float
+    high: float
+    confidence: float
+    method: str
+
+    def __contains__(self, value: float) -> bool:
+        """Say whether a value lies within, ends included."""
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The read-out of one metric of a treatment against its control.
+
+    Attributes:
+        estimate: The difference, treatment minus control.
+        relative: Whether it is a share of the control's value.
+        fixed_horizon: Interval for one look planned beforehand.
+        anytime: Interval for any number of looks.
+        fixed_horizon_p: Welch's two-sided p-value, for one look.
+        anytime_p: p-value for any number of looks.
+    """
+
+    estimate: Estimate
+    relative: bool
+    fixed_horizon: Interval
+    anytime: Interval
+    fixed_horizon_p: float
+    anytime_p: float
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether the confidence sequence excludes no difference."""
+        return 0.0 not in self.anytime
+
+
+def compare(
+    control: Sample,
+    treatment: Sample,
+    *,
+    relative: bool = False,
+    alpha: float = 0.05,
+    tightest_at: float = 5000,
+) -> Comparison:
+    """Compare two arms on one metric.
+
+    Args:
+        control: Outcomes of the control's units.
+        treatment: Outcomes of the treatment's units, none of them in both arms.
+        relative: Express the difference as a share of the control's value.
+        alpha: Probability of missing the truth, in (0, 0.5].
+        tightest_at: Number of units of both arms at which the confidence sequence is to be
+            narrowest; to be chosen before looking.
+
+    Returns:
+        The difference with both intervals and p-values.
+
+    Raises:
+        StatisticsError: `alpha` or `tightest_at` is out of range, or a relative difference is
+            asked from a control whose value is 0.
+    """
+    estimate = difference(control, treatment, relative=relative)
+    return Comparison(
+        estimate,
+        relative,
+        fixed_horizon_interval(estimate, alpha=alpha),
+        confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at),
+        fixed_horizon_p_value(estimate),
+        anytime_p_value(estimate, alpha=alpha, tightest_at=tightest_at),
+    )
+
+
+def level(sample: Sample) -> Estimate:
+    """Estimate the value of one arm by itself."""
+    return Estimate(
+        sample.value, math.sqrt(sample.variance / sample.units), sample.units, sample.units - 1
+    )
+
+
+def difference(control: Sample, treatment: Sample, *, relative: bool = False) -> Estimate:
+    """Estimate treatment minus control, absolute or as a share of the control's value.
+
+    The relative difference ``(t - c) / |c|`` has, by the delta method, the variance
+    ``Var t / c² + Var c · t² / c⁴``. Degrees of freedom are those of Welch and Satterthwaite for
+    the absolute difference.
+
+    Source: Welch, "The generalization of 'Student's' problem when several different population
+    variances are involved", Biometrika 34 (1947).
+
+    Raises:
+        StatisticsError: A relative difference is asked from a control whose value is 0.
+    """
+    c, t = control.value, treatment.value
+    var_c, var_t = control.variance / control.units, treatment.variance / treatment.units
+    freedom = _satterthwaite(var_c, control.units, var_t, treatment.units)
+    units = control.units + treatment.units
+    if not relative:
+        return Estimate(t - c, math.sqrt(var_c + var_t), units, freedom)
+    if c == 0:
+        raise StatisticsError(
+            "no relative difference from a control of 0; ask for the absolute difference"
+        )
+    error = math.sqrt(var_t / c**2 + var_c * t**2 / c**4)
+    return Estimate((t - c) / abs(c), error, units, freedom)
+
+
+def fixed_horizon_interval(estimate: Estimate, *, alpha: float = 0.05) -> Interval:
+    """Cover the truth with probability ``1 - alpha`` at one look that was planned beforehand.
+
+    Where no variation was seen, it is the whole line: then nothing is known about the error.
+
+    Raises:
+        StatisticsError: `alpha` is out of range.
+    """
+    _require_alpha(alpha)
+    quantile = float(special.stdtrit(estimate.degrees_of_freedom, 1 - alpha / 2))
+    return _around(estimate, quantile * estimate.standard_error, alpha, "Welch, one planned look")
+
+
+def fixed_horizon_p_value(estimate: Estimate) -> float:
+    """Test two-sided, by Student's t, that the truth is 0; for one planned look."""
+    if estimate.standard_error == 0:
+        return 1.0
+    t = abs(estimate.value) / estimate.standard_error
+    return float(2 * special.stdtr(estimate.degrees_of_freedom, -t))
+
+
+def confidence_sequence(
+    estimate: Estimate, *, alpha: float = 0.05, tightest_at: float = 5000
+) -> Interval:
+    """Cover the truth with probability ``1 - alpha`` at all looks at once, asymptotically.
+
+    With ``t`` units, ``s² = t · standard_error²`` and ``ρ`` tuned for `tightest_at` units, half
+    the width is ``s · sqrt(2 (t ρ² + 1) / (t ρ)² · log(sqrt(t ρ² + 1) / alpha))``.
+
+    The promise counts looks after each arriving unit, whose outcome is complete when it is
+    counted. Where users come back and their later outcomes are added, more looks fall on the same
+    number of units than the theory knows; count a user's first period only, or look at the end.
+
+    Source: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and
+    asymptotic confidence sequences", arXiv 2103.06476v7, equation 9; ρ by equation 161.
+
+    Raises:
+        StatisticsError: `alpha` or `tightest_at` is out of range.
+    """
+    growth = estimate.units * _mixture_variance(alpha, tightest_at)
+    z = math.sqrt(2 * (growth + 1) / growth * (0.5 * math.log1p(growth) - math.log(alpha)))
+    return _around(
+        estimate, z * estimate.standard_error, alpha, "asymptotic confidence sequence, any look"
+    )
+
+
+def anytime_p_value(estimate: Estimate, *, alpha: float = 0.05, tightest_at: float = 5000) -> float:
+    """Test that the truth is 0, at any number of looks, asymptotically.
+
+    It is below `alpha` exactly when `confidence_sequence` of the same tuning excludes 0.
+
+    Source: arXiv 2103.06476v7, equation 155.
+
+    Raises:
+        StatisticsError: `alpha` or `tightest_at` is out of range.
+    """
+    growth = estimate.units * _mixture_variance(alpha, tightest_at)
+    if estimate.standard_error == 0:
+        return 1.0
+    z = estimate.value / estimate.standard_error
+    log_e_value = z**2 * growth / (2 * (growth + 1)) - 0.5 * math.log1p(growth)
+    return math.exp(-max(log_e_value, 0.0))
+
+
+def _mixture_variance(alpha: float, tightest_at: float) -> float:
+    _require_alpha(alpha)
+    if not 0 < tightest_at < math.inf:
+        raise StatisticsError(f"tightest_at must be a number of units above 0, not {tightest_at}")
+    log_term = -2 * math.log(alpha)
+    return (log_term + math.log(log_term + 1)) / tightest_at
+
+
+def _around(estimate: Estimate, half: float, alpha: float, method: str) -> Interval:
+    if estimate.standard_error == 0:
+        half = math.inf
+    return Interval(estimate.value - half, estimate.value + half, 1 - alpha, method)
+
+
+def _satterthwaite(var_a: float, units_a: int, var_b: float, units_b: int) -> float:
+    if var_a + var_b == 0:
+        return float(units_a + units_b - 2)
+    return (var_a + var_b) ** 2 / (var_a**2 / (units_a - 1) + var_b**2 / (units_b - 1))
+
+
+def _columns(*arrays: ArrayLike) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    columns = [np.asarray(array, dtype=np.float64) for array in arrays]
+    if any(column.ndim != 1 or column.shape != columns[0].shape for column in columns):
+        shapes = ", ".join(str(column.shape) for column in columns)
+        raise StatisticsError(f"one value per unit is needed, shape [units], not {shapes}")
+    return columns
+
+
+def _require_alpha(alpha: float) -> None:
+    if not 0 < alpha <= 0.5:
+        raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {alpha}")
+
+
+def _require_units(units: int) -> None:
+    if units < 2:
+        raise StatisticsError(f"a comparison needs at least 2 units per arm, not {units}")
+
+
+def _require_finite(*sums: float) -> None:
+    if not all(map(math.isfinite, sums)):
+        raise StatisticsError("sums must be finite; some value is NaN or infinite")
+
+
+def _require_possible(units: int, total: float, squares: float) -> None:
+    # Cauchy and Schwarz; sums of a constant miss equality by rounding only.
+    if squares < 0 or squares - total**2 / units < -_ROUNDING * squares:
+        raise StatisticsError(
+            f"no {units} values sum to {total} and their squares to {squares}: the squares are "
+            "too small"
+        )

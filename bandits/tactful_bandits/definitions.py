@@ -1,0 +1,216 @@
+"""Experiments as data: read a YAML list, check it, and say on which line it is wrong.
+
+```yaml
+- key: ranking-model
+  arms:
+    - {name: champion, weight: 0.9}
+    - {name: challenger, weight: 0.1}
+- key: result-layout
+  arms: [{name: list}, {name: grid}]        # no weights: equal ones
+  coverage: 0.2
+  namespace: {name: page, start: 0.0, end: 0.5}
+  status: draft
+```
+
+JSON is YAML, so it is read too; so is the same structure of plain Python objects.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from tactful_bandits.assignment import Arm, Experiment, Namespace
+from tactful_bandits.errors import DefinitionError
+from tactful_bandits.ranges import equal_weights
+
+_Place = tuple[str | int, ...]
+_Made = TypeVar("_Made")
+
+
+def load_experiments(
+    source: Path | str | Sequence[object], *, name: str | None = None
+) -> tuple[Experiment, ...]:
+    """Read experiments and check each alone and all against each other.
+
+    Args:
+        source: A YAML file, YAML text, or a list of plain mappings.
+        name: How messages call the source; by default the path, or ``experiments``.
+
+    Returns:
+        The experiments in the order written.
+
+    Raises:
+        DefinitionError: Something is wrong; the message begins ``name:line:`` (``name:`` for
+            plain objects) and the place within the list.
+        OSError: The file cannot be read.
+    """
+    if isinstance(source, Path):
+        reader = _read_yaml(source.read_text(encoding="utf-8"), name or str(source))
+    elif isinstance(source, str):
+        reader = _read_yaml(source, name or "experiments")
+    else:
+        reader = _Reader(name or "experiments", source, {})
+    return reader.experiments()
+
+
+class _Reader:
+    """Turns plain data into experiments, and knows on which line each piece was written."""
+
+    def __init__(self, name: str, data: object, lines: Mapping[_Place, int]) -> None:
+        self._name = name
+        self._data = data
+        self._lines = lines
+
+    def experiments(self) -> tuple[Experiment, ...]:
+        entries = self._list((), self._data, "a list of experiments")
+        experiments = tuple(self._experiment((i,), entry) for i, entry in enumerate(entries))
+        for (i, one), (j, other) in combinations(enumerate(experiments), 2):
+            conflict = _conflict(one, other)
+            if conflict:
+                raise self._error((j,), f"{conflict} (the other is entry {i})")
+        return experiments
+
+    def _experiment(self, place: _Place, data: object) -> Experiment:
+        fields = self._mapping(
+            place, data, ("key", "arms"), ("coverage", "seed", "namespace", "status")
+        )
+        fields["arms"] = self._arms((*place, "arms"), fields["arms"])
+        if fields.get("namespace") is not None:
+            fields["namespace"] = self._namespace((*place, "namespace"), fields["namespace"])
+        return self._build(place, Experiment, fields)
+
+    def _arms(self, place: _Place, data: object) -> tuple[Arm, ...]:
+        entries = [
+            self._mapping((*place, i), entry, ("name",), ("weight",))
+            for i, entry in enumerate(self._list(place, data, "a list of arms"))
+        ]
+        weighted = sum("weight" in entry for entry in entries)
+        if weighted not in (0, len(entries)):
+            raise self._error(place, "give every arm a weight, or none for equal weights")
+        if not weighted:
+            for entry, weight in zip(entries, equal_weights(len(entries)), strict=True):
+                entry["weight"] = weight
+        return tuple(self._build((*place, i), Arm, entry) for i, entry in enumerate(entries))
+
+    def _namespace(self, place: _Place, data: object) -> Namespace:
+        fields = self._mapping(place, data, ("name", "start", "end"), ("version",))
+        return self._build(place, Namespace, fields)
+
+    def _build(
+        self, place: _Place, make: Callable[..., _Made], fields: Mapping[str, object]
+    ) -> _Made:
+        try:
+            return make(**fields)
+        except DefinitionError as error:
+            raise self._error(place, str(error)) from error
+
+    def _list(self, place: _Place, data: object, what: str) -> Sequence[object]:
+        if not isinstance(data, list | tuple):
+            raise self._error(place, f"expected {what}, not {_kind(data)}")
+        return data
+
+    def _mapping(
+        self, place: _Place, data: object, required: tuple[str, ...], optional: tuple[str, ...]
+    ) -> dict[str, object]:
+        if not isinstance(data, Mapping):
+            raise self._error(place, f"expected a mapping, not {_kind(data)}")
+        known = required + optional
+        for key in data:
+            if key not in known:
+                expected = ", ".join(known)
+                raise self._error((*place, key), f"unknown field; expected one of {expected}")
+        for key in required:
+            if key not in data:
+                raise self._error(place, f"field {key!r} is missing")
+        return dict(data)
+
+    def _error(self, place: _Place, message: str) -> DefinitionError:
+        line = next(
+            (
+                f":{self._lines[place[:depth]]}"
+                for depth in range(len(place), -1, -1)
+                if place[:depth] in self._lines
+            ),
+            "",
+        )
+        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+        return DefinitionError(": ".join(filter(None, (self._name + line, path, message))))
+
+
+def _conflict(one: Experiment, other: Experiment) -> str | None:
+    """Say why two experiments cannot stand in one list, if they cannot."""
+    if one.key == other.key:
+        return f"key {other.key!r} is taken"
+    if one.status != "running" or other.status != "running":
+        return None
+    a, b = one.namespace, other.namespace
+    if a and b and (a.name, a.version) == (b.name, b.version) and a.overlaps(b):
+        return (
+            f"experiments {one.key!r} and {other.key!r} run in overlapping slices of namespace "
+            f"{a.name!r}; separate the slices or stop one"
+        )
+    disjoint = a is not None and b is not None and not a.overlaps(b)
+    if (one.seed or one.key) == (other.seed or other.key) and not disjoint:
+        return (
+            f"experiments {one.key!r} and {other.key!r} run with the same seed, so they split "
+            "the same units alike; give one another seed"
+        )
+    return None
+
+
+def _read_yaml(text: str, name: str) -> _Reader:
+    lines: dict[_Place, int] = {}
+    try:
+        _refuse_aliases(text, name)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        data = None if node is None else _plain(loader, node, (), lines, name)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise DefinitionError(f"{name}{line}: not valid YAML: {problem}") from error
+    except RecursionError as error:
+        raise DefinitionError(f"{name}: nested too deep") from error
+    return _Reader(name, data, lines)
+
+
+def _refuse_aliases(text: str, name: str) -> None:
+    # An alias may contain itself, or multiply a small text into a huge structure.
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            line = f":{event.start_mark.line + 1}" if event.start_mark else ""
+            raise DefinitionError(f"{name}{line}: aliases are not supported; write it out")
+
+
+def _plain(
+    loader: yaml.SafeLoader, node: yaml.Node, place: _Place, lines: dict[_Place, int], name: str
+) -> object:
+    """Convert a YAML node into plain objects, noting the line of every piece."""
+    line = node.start_mark.line + 1
+    lines.setdefault(place, line)
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _plain(loader, child, (*place, i), lines, name) for i, child in enumerate(node.value)
+        ]
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, object] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            key_line = key_node.start_mark.line + 1
+            if key is None:
+                raise DefinitionError(f"{name}:{key_line}: a field name must be plain text")
+            if key in mapping:
+                raise DefinitionError(f"{name}:{key_line}: field {key!r} is written twice")
+            lines[(*place, key)] = key_line
+            mapping[key] = _plain(loader, value_node, (*place, key), lines, name)
+        return mapping
+    value: object = loader.construct_object(node)
+    return value
+
+
+def _kind(data: object) -> str:
+    return "nothing" if data is None else type(data).__name__

@@ -1,0 +1,23 @@
+"""Errors of the experimentation package.
+
+* ExperimentError
+    * DefinitionError (ValueError): an experiment as written cannot be run
+    * AssignmentError (ValueError): this unit or this forced arm cannot be assigned
+    * StatisticsError (ValueError): these totals cannot be compared
+"""
+
+
+class ExperimentError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class DefinitionError(ExperimentError, ValueError):
+    """An experiment definition is wrong; the message names the place and the remedy."""
+
+
+class AssignmentError(ExperimentError, ValueError):
+    """A unit cannot be assigned: it is empty, or the forced arm does not exist."""
+
+
+class StatisticsError(ExperimentError, ValueError):
+    """The data given to a statistic are impossible or too few for it."""

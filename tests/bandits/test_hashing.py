@@ -1,0 +1,159 @@
+import random
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from tactful_bandits import DefinitionError, bucket
+from tactful_bandits.hashing import BUCKETS, fnv1a_32
+
+# The corpora of two public SDKs; the file names carry no version, their content does.
+CORPORA = ("cases-sdkjs.json", "cases-python-2.2.1.json")
+
+# The ids below are fixed, so each test gives one fixed answer; this is the probability with which
+# it would have been wrong about a perfect hash.
+FALSE_ALARM = 1e-4
+
+
+def js_code_units(text: str) -> list[int]:
+    """What `charCodeAt` yields, by the arithmetic of the Unicode standard instead of a codec."""
+    units: list[int] = []
+    for point in map(ord, text):
+        if point < 0x10000:
+            units.append(point)
+        else:
+            units += [0xD800 + ((point - 0x10000) >> 10), 0xDC00 + ((point - 0x10000) & 0x3FF)]
+    return units
+
+
+def plain_fnv1a(text: str) -> int:
+    state = 2166136261
+    for unit in js_code_units(text):
+        state = ((state ^ unit) * 16777619) % 2**32
+    return state
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    # From the table of test vectors of the FNV authors.
+    [("", 0x811C9DC5), ("a", 0xE40C292C), ("b", 0xE70C2DE5), ("foobar", 0xBF9CF968)],
+)
+def test_authors_vectors(text: str, expected: int) -> None:
+    assert fnv1a_32(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("seed", "unit", "version", "place"),
+    [
+        ("", "a", 1, 0.22),
+        ("asdf", "8952klfjas09ujk", 1, 0.549),
+        ("seed", "a", 2, 0.0505),
+        ("seed", "b", 2, 0.2696),
+        ("foo", "def", 2, 0.2019),
+        ("90850943850283058242805", "123", 2, 0.7516),
+        ("()**(%$##$%#$#", '___)((*":&', 2, 0.0128),
+    ],
+)
+def test_some_published_vectors_by_value(
+    seed: str, unit: str, version: int, place: float
+) -> None:
+    assert bucket(seed, unit, version=version) == place
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_all_published_vectors(published: Callable[[str], Any], corpus: str) -> None:
+    cases = published(corpus)["hash"]
+    assert len(cases) >= 15
+    for seed, unit, version, place in cases:
+        if place is None:
+            with pytest.raises(DefinitionError, match="version"):
+                bucket(seed, unit, version=version)
+        else:
+            assert bucket(seed, unit, version=version) == place, (seed, unit, version)
+
+
+@given(st.text(st.characters()), st.text(st.characters()))
+def test_every_text_is_hashed_by_utf16_code_units(seed: str, unit: str) -> None:
+    # st.characters() includes lone surrogates and everything outside the basic plane.
+    assert bucket(seed, unit) == plain_fnv1a(str(plain_fnv1a(seed + unit))) % 10_000 / 10_000
+    assert bucket(seed, unit, version=1) == plain_fnv1a(unit + seed) % 1000 / 1000
+
+
+@pytest.mark.parametrize(
+    ("unit", "place"),
+    # Computed in JavaScript, with charCodeAt and Math.imul.
+    [
+        ("é", 0.8663),
+        ("用户-1", 0.0755),
+        ("😀", 0.4346),
+        ("a😀b", 0.7396),
+        ("\ud83d", 0.9009),
+    ],
+)
+def test_non_ascii_vectors_of_our_own(unit: str, place: float) -> None:
+    assert bucket("seed", unit) == place
+
+
+def test_the_utf8_mistake_would_be_caught() -> None:
+    state = 2166136261
+    for byte in "seed😀".encode():
+        state = ((state ^ byte) * 16777619) % 2**32
+    assert plain_fnv1a(str(state)) % 10_000 / 10_000 != bucket("seed", "😀")
+
+
+@given(st.text(), st.text())
+def test_a_prefix_can_be_hashed_once(prefix: str, rest: str) -> None:
+    # Joined text may fuse two lone halves into one character; st.text() draws none by default.
+    assert fnv1a_32(rest, fnv1a_32(prefix)) == fnv1a_32(prefix + rest)
+
+
+def test_unknown_version_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="must be 1 or 2, not 3"):
+        bucket("seed", "a", version=3)
+
+
+def sequential_ids() -> list[str]:
+    return [f"user-{i}" for i in range(100_000)]
+
+
+def bare_numbers() -> list[str]:
+    return [str(i) for i in range(100_000)]
+
+
+def uuids() -> list[str]:
+    source = random.Random(20)
+    return [str(uuid.UUID(int=source.getrandbits(128))) for _ in range(50_000)]
+
+
+ID_SHAPES = [sequential_ids, bare_numbers, uuids]
+
+
+@pytest.mark.parametrize("ids", ID_SHAPES)
+def test_places_are_uniform(ids: Callable[[], list[str]]) -> None:
+    places = np.array([bucket("ranking-model", unit) for unit in ids()])
+    counts = np.bincount(np.rint(places * BUCKETS).astype(int) // 10, minlength=BUCKETS // 10)
+    assert stats.chisquare(counts).pvalue > FALSE_ALARM
+
+
+def independence_p_value(
+    one: str, other: str, ids: list[str], *, version: int = 2, cells: int = 20
+) -> float:
+    a = [bucket(one, unit, version=version) for unit in ids]
+    b = [bucket(other, unit, version=version) for unit in ids]
+    table = np.histogram2d(a, b, bins=cells, range=[[0, 1], [0, 1]])[0]
+    return float(stats.chi2_contingency(table)[1])
+
+
+@pytest.mark.parametrize("ids", ID_SHAPES)
+@pytest.mark.parametrize("other", ["exp-b", "exp-a1", "__exp-a", "another name altogether"])
+def test_experiments_split_independently(ids: Callable[[], list[str]], other: str) -> None:
+    assert independence_p_value("exp-a", other, ids()) > FALSE_ALARM
+
+
+def test_the_bias_of_version_1_would_be_caught() -> None:
+    assert independence_p_value("exp-a", "exp-b", sequential_ids(), version=1) < FALSE_ALARM

@@ -1,0 +1,20 @@
+import inspect
+import pkgutil
+from importlib import import_module
+
+import tactful_bandits
+
+
+def test_every_public_name_exists_once_and_in_order() -> None:
+    assert list(tactful_bandits.__all__) == sorted(set(tactful_bandits.__all__))
+    assert all(hasattr(tactful_bandits, name) for name in tactful_bandits.__all__)
+
+
+def test_everything_public_is_documented() -> None:
+    for info in pkgutil.iter_modules(tactful_bandits.__path__, "tactful_bandits."):
+        module = import_module(info.name)
+        assert module.__doc__, info.name
+        for name, member in vars(module).items():
+            own = getattr(member, "__module__", None) == info.name
+            if own and not name.startswith("_") and (inspect.isclass(member) or callable(member)):
+                assert inspect.getdoc(member), f"{info.name}.{name}"

@@ -1,0 +1,80 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tactful_bandits.hashing import BUCKETS
+from tactful_bandits.ranges import bucket_ranges, buckets_within, choose_range, equal_weights
+
+CORPORA = ("cases-sdkjs.json", "cases-python-2.2.1.json")
+
+
+@pytest.mark.parametrize(
+    ("arms", "coverage", "weights", "expected"),
+    [
+        (2, 1, None, [(0, 0.5), (0.5, 1)]),
+        (2, 0.5, None, [(0, 0.25), (0.5, 0.75)]),
+        (3, 0.2, [0.2, 0.3, 0.5], [(0, 0.04), (0.2, 0.26), (0.5, 0.6)]),
+        (2, -0.2, None, [(0, 0), (0.5, 0.5)]),
+        (2, 1, [0.7, 0.6], [(0, 0.5), (0.5, 1)]),
+    ],
+)
+def test_some_published_ranges_by_value(
+    arms: int, coverage: float, weights: list[float] | None, expected: list[tuple[float, float]]
+) -> None:
+    ranges = bucket_ranges(arms, coverage, weights)
+    assert [pytest.approx(pair, abs=1e-12) for pair in expected] == list(ranges)
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_all_published_ranges(published: Callable[[str], Any], corpus: str) -> None:
+    cases = published(corpus)["getBucketRange"]
+    assert len(cases) >= 13
+    for name, (arms, coverage, weights), expected in cases:
+        ranges = bucket_ranges(arms, coverage, weights)
+        assert [pytest.approx(pair, abs=1e-8) for pair in expected] == list(ranges), name
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_all_published_choices(published: Callable[[str], Any], corpus: str) -> None:
+    cases = published(corpus)["chooseVariation"]
+    assert len(cases) >= 13
+    for name, place, ranges, expected in cases:
+        chosen = choose_range(place, ranges)
+        assert (-1 if chosen is None else chosen) == expected, name
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_all_published_equal_weights(published: Callable[[str], Any], corpus: str) -> None:
+    cases = published(corpus)["getEqualWeights"]
+    assert len(cases) >= 6
+    for arms, expected in cases:
+        assert list(equal_weights(arms)) == pytest.approx(expected, abs=1e-8)
+
+
+shares = st.floats(0, 1)
+
+
+@given(shares, shares)
+def test_buckets_within_agrees_with_comparing_each_bucket(start: float, end: float) -> None:
+    listed = buckets_within((start, end))
+    compared = [n for n in range(BUCKETS) if start <= n / BUCKETS < end]
+    assert list(listed) == compared
+
+
+@given(st.integers(0, BUCKETS), st.integers(0, BUCKETS))
+def test_an_edge_on_a_bucket_belongs_to_the_arm_that_starts_there(first: int, after: int) -> None:
+    assert buckets_within((first / BUCKETS, after / BUCKETS)) == range(first, after)
+
+
+@given(st.lists(st.integers(1, 100), min_size=2, max_size=8), shares, shares)
+def test_ranges_grow_in_place_and_never_touch(parts: list[int], one: float, other: float) -> None:
+    weights = [part / sum(parts) for part in parts]
+    small, large = sorted((one, other))
+    before, after = (bucket_ranges(len(parts), coverage, weights) for coverage in (small, large))
+    for (start, end), (later_start, later_end) in zip(before, after, strict=True):
+        assert start == later_start and end <= later_end
+    for (_, end), (start, _) in zip(after, after[1:], strict=False):
+        assert end <= start
