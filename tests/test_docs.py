@@ -243,6 +243,7 @@ def test_commands_are_read_from_spans_and_blocks() -> None:
 
 
 def test_unknown_commands_and_options_are_found() -> None:
-    assert unknown_words(["demo", "--quick"]) == []
-    assert unknown_words(["demo", "--no-such-option", "x"]) == ["--no-such-option"]
+    assert unknown_words(["keys", "create", "--scope", "ingest"]) == []
+    assert unknown_words(["serve", "--no-such-option", "x"]) == ["--no-such-option"]
     assert unknown_words(["no-such-command", "--quick"]) == ["no-such-command"]
+    assert unknown_words(["keys", "forge"]) == ["forge"]
