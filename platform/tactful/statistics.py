@@ -1,0 +1,308 @@
+"""Private statistics of the platform: counted in the engine, released through the ledger.
+
+The engine carries the bounded counts as a passenger, so a person's spent contributions commit with
+the log offset and survive a crash. Closed panes are noised and stored in the ledger just before
+that commit: if the process dies in between, the replayed panes meet their stored release and
+nothing is drawn twice.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from tactful.errors import ConfigError
+from tactful.messages import StatisticCell, StatisticInfo, StatisticsIndex, StatisticsPage
+from tactful_privacy import (
+    BoundedCounts,
+    Ledger,
+    PrivacyError,
+    Publisher,
+    Statistic,
+    UnknownStatisticError,
+    read_released,
+)
+from tactful_streaming import Event, Item
+
+_PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
+
+
+class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A published count, as written in ``statistics.yaml``.
+
+    Attributes:
+        name: of the statistic.
+        event: event type that is counted.
+        by: what of the item it is counted by: ``category`` or ``properties.<name>``.
+        keys: the public list of what is counted; anything else is not counted.
+        pane: length of a pane: 1m, 5m, 1h or 1d.
+        cap: most contributions of one user and UTC day.
+        epsilon: privacy loss of one user and UTC day, exact, as text.
+        title: what it counts, in words.
+    """
+
+    name: str
+    event: str
+    by: Annotated[str, Meta(pattern=r"^(category|properties\.\w+)$")]
+    keys: tuple[str, ...]
+    pane: str = "1h"
+    cap: int = 20
+    epsilon: Annotated[str, Meta(pattern=r"^\d+([./]\d+)?$")] = "1"
+    title: str = ""
+
+
+class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``statistics.yaml`` holds.
+
+    Attributes:
+        daily_epsilon: budget of one user and UTC day over all statistics, exact, as text.
+        statistics: what is published.
+    """
+
+    daily_epsilon: Annotated[str, Meta(pattern=r"^\d+([./]\d+)?$")]
+    statistics: tuple[StatisticDefinition, ...]
+
+
+def load_statistics(path: Path) -> StatisticsFile:
+    """Read ``statistics.yaml``.
+
+    Raises:
+        ConfigError: if it cannot be read or an entry is wrong; the message names file and entry.
+    """
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+        found = msgspec.convert(document, type=StatisticsFile)
+    except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for definition in found.statistics:
+        if definition.pane not in _PANES:
+            raise ConfigError(
+                f"{path}: {definition.name}: pane {definition.pane!r} is none of {', '.join(_PANES)}"
+            )
+    return found
+
+
+class PrivateStatistics:
+    """Counts events for the published statistics and answers what was released.
+
+    A passenger of the engine (``apply``, ``snapshot``, ``restore``). The clock that closes panes
+    must be public: in service it is the wall clock. A replay of old data passes None, and the time
+    of the data replayed is the clock; its order is that of the file, which nobody in it chose.
+
+    Unit of privacy, guarantee and assumptions: :class:`tactful_privacy.Statistic`.
+    """
+
+    def __init__(
+        self,
+        definitions: Sequence[StatisticDefinition],
+        ledger: Ledger,
+        *,
+        secret: bytes,
+        clock: Callable[[], int] | None,
+        allowance_ms: int = 60_000,
+    ) -> None:
+        """Prepare to count.
+
+        Args:
+            definitions: what is published.
+            ledger: where releases are kept.
+            secret: keys the hash of users; the same for as long as the state is kept.
+            clock: now in epoch milliseconds, or None to take the time of the events.
+            allowance_ms: how long a pane stays open after its end.
+
+        Raises:
+            ConfigError: if a statistic is not publishable or the day's budget does not allow it.
+        """
+        self._definitions = tuple(definitions)
+        self._ledger = ledger
+        self._secret = secret
+        self._clock = clock
+        self._allowance = allowance_ms
+        self._latest = 0
+        self._tracks: dict[str, tuple[BoundedCounts, Publisher]] = {}
+        try:
+            self._statistics = {
+                d.name: Statistic(
+                    name=d.name,
+                    keys=d.keys,
+                    pane_ms=_PANES[d.pane],
+                    cap=d.cap,
+                    epsilon=Fraction(d.epsilon),
+                )
+                for d in self._definitions
+            }
+            for statistic in self._statistics.values():
+                ledger.register(statistic)
+        except PrivacyError as error:
+            raise ConfigError(f"statistics: {error}") from error
+
+    def apply(self, event: Event, item: Item | None) -> None:
+        """Count one event for every statistic it belongs to."""
+        if event.timestamp > self._latest:
+            self._latest = event.timestamp
+        unit = event.user_id or event.device_id
+        if unit is None:
+            return
+        for definition in self._definitions:
+            if event.type != definition.event:
+                continue
+            key = _key(definition.by, item)
+            if key is not None:
+                self._track(definition.name)[0].add(unit, event.timestamp, key)
+
+    def snapshot(self) -> bytes | None:
+        """Release what is due, then return the state; None when nothing changed."""
+        watermark = self._watermark()
+        for _, publisher in self._tracks.values():
+            publisher.publish(watermark)
+        if not any(counts.changed for counts, _ in self._tracks.values()):
+            return None
+        return msgspec.msgpack.encode(
+            (self._latest, {name: counts.snapshot() for name, (counts, _) in self._tracks.items()})
+        )
+
+    def restore(self, state: bytes) -> None:
+        """Continue from a snapshot.
+
+        Raises:
+            StateError: if it is damaged, or a definition or the secret changed.
+        """
+        self._latest, tracks = msgspec.msgpack.decode(state, type=tuple[int, dict[str, bytes]])
+        for name, snapshot in tracks.items():
+            if name in self._statistics:
+                self._track(name)[0].restore(snapshot)
+
+    def index(self) -> StatisticsIndex:
+        """What is published."""
+        return StatisticsIndex(
+            statistics=[
+                StatisticInfo(
+                    name=d.name,
+                    epsilon=float(self._statistics[d.name].epsilon),
+                    cap=d.cap,
+                    unit="one user, one UTC day",
+                    title=d.title,
+                )
+                for d in self._definitions
+            ]
+        )
+
+    def page(
+        self,
+        name: str,
+        cursor: str | None,
+        limit: int,
+        since: int | None,
+        until: int | None,
+    ) -> StatisticsPage:
+        """One page of released panes that start in [since, until), oldest first.
+
+        Raises:
+            KeyError: if there is no such statistic.
+            ValueError: if the cursor is not one of ours.
+        """
+        statistic = self._statistics.get(name)
+        if statistic is None:
+            raise KeyError(name)
+        try:
+            page = read_released(
+                self._ledger,
+                name,
+                start=since,
+                end=until,
+                cursor=cursor,
+                limit=max(1, limit // len(statistic.keys)),
+            )
+        except UnknownStatisticError as error:
+            raise KeyError(name) from error
+        return StatisticsPage(
+            name=name,
+            epsilon=float(statistic.epsilon),
+            cap=statistic.cap,
+            unit="one user, one UTC day",
+            cells=[
+                StatisticCell(
+                    pane_start=pane.start,
+                    key=key,
+                    value=value,
+                    low=value - pane.half_width,
+                    high=value + pane.half_width,
+                )
+                for pane in page.panes
+                for key, value in pane.values.items()
+            ],
+            next_cursor=page.cursor,
+        )
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    def _watermark(self) -> int:
+        now = self._latest if self._clock is None else self._clock()
+        return max(0, now - self._allowance)
+
+    def _track(self, name: str) -> tuple[BoundedCounts, Publisher]:
+        track = self._tracks.get(name)
+        if track is None:
+            counts = BoundedCounts(
+                self._statistics[name], secret=self._secret, start=self._watermark()
+            )
+            track = self._tracks[name] = (counts, Publisher(counts, self._ledger))
+        return track
+
+
+def open_statistics(
+    definitions: Path, data: Path, *, clock: Callable[[], int] | None
+) -> PrivateStatistics:
+    """Open the statistics of a data directory: its ledger and its secret.
+
+    Args:
+        definitions: ``statistics.yaml``.
+        data: data directory; the ledger is ``ledger.db`` in it.
+        clock: see :class:`PrivateStatistics`.
+
+    Returns:
+        The statistics, ready to ride with the engine.
+    """
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    wanted = load_statistics(definitions)
+    try:
+        ledger = Ledger(data / "ledger.db", daily_epsilon=wanted.daily_epsilon)
+    except PrivacyError as error:
+        raise ConfigError(f"{definitions}: {error}") from error
+    return PrivateStatistics(
+        wanted.statistics,
+        ledger,
+        secret=_secret(data / "statistics.secret"),
+        clock=clock,
+    )
+
+
+def _secret(path: Path) -> bytes:
+    """The secret in a file, made on first use."""
+    with suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+    return path.read_bytes()
+
+
+def _key(by: str, item: Item | None) -> str | None:
+    if item is None:
+        return None
+    if by == "category":
+        return item.category
+    value: Any = item.properties.get(by.removeprefix("properties."))
+    return value if isinstance(value, str) else None

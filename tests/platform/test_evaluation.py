@@ -1,0 +1,78 @@
+"""Figures against recounts, and intervals against what they must contain."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tactful.evaluation import CUTOFF, Scorecard, list_metrics, ndcg
+
+
+def test_a_list_is_scored_by_hand() -> None:
+    card = Scorecard()
+    assert card.add("p", ["a", "b", "c"], {"b", "z"})
+    assert not card.add("q", ["a", "b"], {"z"})
+    quality = card.quality(10)
+    assert quality.hr20.value == 0.5
+    assert quality.mrr20.value == 0.25
+    ideal = 1 / math.log2(2) + 1 / math.log2(3)
+    assert quality.ndcg20.value == pytest.approx((1 / math.log2(3)) / ideal / 2)
+    assert quality.coverage20.value == 0.3
+
+
+def test_only_the_first_twenty_count() -> None:
+    card = Scorecard()
+    assert not card.add("p", [str(i) for i in range(30)], {"25"})
+    assert card.quality(100).coverage20.value == 0.2
+
+
+@given(st.sets(st.integers(0, CUTOFF - 1)), st.integers(1, 50))
+def test_ndcg_stays_within_zero_and_one(places: set[int], more: int) -> None:
+    relevant = len(places) + more - 1 or 1
+    value = ndcg(sorted(places), max(relevant, len(places), 1))
+    assert 0.0 <= value <= 1.0 + 1e-12
+    if places and relevant <= CUTOFF and places == set(range(relevant)):
+        assert value == pytest.approx(1.0)
+
+
+def test_intervals_resample_people_not_questions() -> None:
+    """One person asking 500 times says no more than one person: the interval must be wide."""
+    many, few = Scorecard(), Scorecard()
+    for number in range(500):
+        many.add(f"person {number}", ["a"], {"a"} if number % 2 else {"b"})
+        few.add(f"person {number % 4}", ["a"], {"a"} if number % 4 < 2 else {"b"})
+    wide, narrow = few.quality(1).hr20, many.quality(1).hr20
+    assert wide.value == narrow.value == 0.5
+    assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
+    # 1.96 standard errors of 500 fair coins.
+    assert narrow.high - narrow.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 500), rel=0.15)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """95 % intervals of 200 samples miss at most 21 times with probability above 0.999."""
+    generator = np.random.default_rng(7)
+    missed = 0
+    for sample in range(200):
+        card = Scorecard()
+        for person in range(60):
+            rate = generator.beta(2, 3)
+            for _ in range(int(generator.integers(1, 6))):
+                card.add(f"{person}", ["a"], {"a"} if generator.random() < rate else {"b"})
+        found = card.quality(1, resamples=200, seed=sample).hr20
+        missed += not found.low <= 0.4 <= found.high
+    assert missed <= 21
+
+
+def test_no_question_is_no_figure() -> None:
+    assert math.isnan(Scorecard().quality(10).hr20.value)
+
+
+def test_list_metrics_count_lists_recall_did_not_serve() -> None:
+    scores = np.array([3, 2, 1, 1, 2], np.float32)
+    labels = np.array([False, True, False, False, False])
+    found = list_metrics(scores, labels, np.array([3, 2]), [1, 1])
+    assert found == pytest.approx(
+        {"hr20": 0.5, "ndcg20": 0.5 / math.log2(3), "mrr20": 0.25, "recall": 0.5}
+    )

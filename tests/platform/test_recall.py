@@ -1,0 +1,150 @@
+"""Recall against brute force: every weight is recounted the slow way."""
+
+import itertools
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tactful.errors import ModelError
+from tactful.recall import Interactions, RecallIndex, VectorSearch, build_index, empty_index
+
+DAY = 86_400_000
+
+
+def interactions(visits: list[list[int]], *, tied: bool = False) -> Interactions:
+    rows = [
+        (number, item, number * DAY + (0 if tied else place))
+        for number, visit in enumerate(visits)
+        for place, item in enumerate(visit)
+    ]
+    session, item, timestamp = np.array(rows, np.int64).reshape(-1, 3).T
+    return Interactions(session, item, timestamp)
+
+
+def random_visits(seed: int, items: int = 12, visits: int = 60) -> list[list[int]]:
+    generator = np.random.default_rng(seed)
+    return [
+        generator.integers(0, items, size=generator.integers(1, 7)).tolist()
+        for _ in range(visits)
+    ]
+
+
+def following_by_hand(visits: list[list[int]], *, tied: bool) -> dict[tuple[int, int], float]:
+    weights: dict[tuple[int, int], float] = defaultdict(float)
+    for visit in visits:
+        for (i, first), (j, second) in itertools.combinations(enumerate(visit), 2):
+            if first != second and j - i <= 3:
+                weights[first, second] += 1 / (j - i)
+                if tied:
+                    weights[second, first] += 1 / (j - i)
+    return weights
+
+
+def together_by_hand(visits: list[list[int]]) -> dict[tuple[int, int], float]:
+    weights: dict[tuple[int, int], float] = defaultdict(float)
+    for visit in visits:
+        distinct = set(visit)
+        for first, second in itertools.permutations(distinct, 2):
+            weights[first, second] += 1 / (len(distinct) - 1)
+    totals: dict[int, float] = defaultdict(float)
+    for (first, _), weight in weights.items():
+        totals[first] += weight
+    return {
+        (a, b): w / math.sqrt(max(totals[a], 1.0) * max(totals[b], 1.0))
+        for (a, b), w in weights.items()
+    }
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_neighbours_equal_a_recount(seed: int, tied: bool) -> None:
+    visits = random_visits(seed)
+    index = build_index([str(i) for i in range(12)], interactions(visits, tied=tied), neighbours=5)
+    for found, wanted in (
+        (index.following, following_by_hand(visits, tied=tied)),
+        (index.together, together_by_hand(visits)),
+    ):
+        for row in range(12):
+            mine = {b: w for (a, b), w in wanted.items() if a == row}
+            strongest = sorted(mine.values(), reverse=True)[:5]
+            kept = found.weights[row][found.items[row] >= 0]
+            assert len(kept) == min(len(mine), 5)
+            top = strongest[0] if strongest else 1.0
+            assert kept == pytest.approx([w / top for w in strongest], rel=1e-5)
+            for item, weight in zip(found.items[row].tolist(), found.weights[row], strict=True):
+                if item >= 0:
+                    assert weight == pytest.approx(mine[item] / top, rel=1e-5)
+
+
+def test_scores_add_the_weights_of_several_sources() -> None:
+    index = build_index(["a", "b", "c"], interactions([[0, 1], [0, 1], [0, 2], [1, 2]]))
+    scores = index.following.scores([0, 1], [1.0, 0.5])
+    assert scores == pytest.approx({1: 1.0, 2: 0.5 + 0.5 * 1.0})
+    assert index.following.scores([99], [1.0]) == {}
+
+
+def test_vectors_place_items_that_meet_near_each_other() -> None:
+    generator = np.random.default_rng(0)
+    visits = [
+        (generator.choice(5, 3, replace=False) + 5 * (number % 2)).tolist() for number in range(300)
+    ]
+    index = build_index([str(i) for i in range(10)], interactions(visits), dimensions=2)
+    near = index.vectors @ index.vectors.T
+    within = near[:5, :5][~np.eye(5, dtype=bool)].mean()
+    across = near[:5, 5:].mean()
+    assert within > across + 0.5
+
+
+def test_the_same_history_gives_the_same_index() -> None:
+    visits = random_visits(3)
+    first, second = (build_index([str(i) for i in range(12)], interactions(visits)) for _ in "ab")
+    for one, other in (
+        (first.following.items, second.following.items),
+        (first.together.weights, second.together.weights),
+        (first.vectors, second.vectors),
+        (first.popular, second.popular),
+    ):
+        assert np.array_equal(one, other)
+
+
+def test_popular_prefers_what_is_recent() -> None:
+    old = [[0]] * 10
+    index = build_index(["old", "new"], interactions([*old, *([[]] * 200), [1], [1]]))
+    assert index.popular.tolist() == [1, 0]
+
+
+def test_no_history_gives_an_index_that_knows_nothing() -> None:
+    index = build_index(["a", "b", "c"], interactions([]))
+    assert index.following.scores([0], [1.0]) == {}
+    assert len(index.popular) == 0
+    assert not index.vectors.any()
+    assert empty_index().item_ids == ()
+
+
+def test_an_index_survives_the_disk(tmp_path: Path) -> None:
+    index = build_index([str(i) for i in range(12)], interactions(random_visits(1)))
+    index.save(tmp_path / "index")
+    again = RecallIndex.load(tmp_path / "index")
+    assert again.item_ids == index.item_ids
+    assert again.built_until == index.built_until
+    assert np.array_equal(again.vectors, index.vectors)
+    assert np.array_equal(again.together.items, index.together.items)
+
+
+@pytest.mark.parametrize("lost", ["index.json", "vectors.npy"])
+def test_a_damaged_index_is_refused_by_name(tmp_path: Path, lost: str) -> None:
+    build_index(["a", "b"], interactions([[0, 1]])).save(tmp_path)
+    (tmp_path / lost).unlink()
+    with pytest.raises(ModelError, match="recall index"):
+        RecallIndex.load(tmp_path)
+
+
+def test_search_finds_what_brute_force_finds() -> None:
+    vectors = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
+    rows, scores = VectorSearch(vectors).nearest(vectors[17], 10)
+    wanted = np.argsort(-(vectors @ vectors[17]))[:10]
+    assert rows == wanted.tolist()
+    assert scores == pytest.approx((vectors @ vectors[17])[wanted].tolist(), rel=1e-5)
