@@ -174,8 +174,11 @@ def _repeated(situation: Situation, catalogue: Catalogue) -> list[int]:
 
 def _direction(index: RecallIndex, rows: Sequence[int]) -> NDArray[np.float32]:
     """Unit vector of the faded sum of the rows' vectors; zero where nothing is known."""
-    known = [(row, weight) for row, weight in zip(rows, _fading(rows), strict=True)
-             if row < len(index.vectors)]
+    known = [
+        (row, weight)
+        for row, weight in zip(rows, _fading(rows), strict=True)
+        if row < len(index.vectors)
+    ]
     total = np.zeros(index.vectors.shape[1], np.float32)
     if known:
         weights = np.array([weight for _, weight in known], np.float32)

@@ -19,6 +19,7 @@ import msgspec
 
 from tactful.config import Settings, load_settings
 from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
+from tactful.model_cli import demo, models, train
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,6 +86,10 @@ def main() -> None:
     """Real-time personalisation that does not hold people's data hostage."""
 
 
+for _command in (train, models, demo):
+    main.add_command(_command)
+
+
 @main.command()
 @_config_options
 @click.option("--host", help="Address to listen on.")
@@ -117,6 +122,7 @@ def serve(
     from tactful.recommender import build
     from tactful.server import listen, make_server, run
     from tactful.service import Platform
+    from tactful.statistics import open_statistics
     from tactful_streaming import StreamingError
 
     server = settings.server
@@ -126,7 +132,13 @@ def serve(
         raise _Failure(f"{server.host}:{server.port}: {error.strerror or error}", 1) from error
     with listener:
         try:
-            platform = Platform.open(settings, build)
+            statistics = open_statistics(settings)
+            platform = Platform.open(
+                settings,
+                build,
+                consumers={} if statistics is None else {"statistics": statistics},
+                statistics=statistics,
+            )
         except StreamingError as error:
             raise _Failure(str(error), 1) from error
         bound = listener.getsockname()[1]

@@ -115,6 +115,19 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class StatisticsSettings:
+    """Which private statistics are published.
+
+    Attributes:
+        definitions: ``statistics.yaml``; empty means none.
+        clock: what closes panes: the ``wall`` clock, or a ``replay`` that sends its own time.
+    """
+
+    definitions: Path = Path()
+    clock: Literal["wall", "replay"] = "wall"
+
+
+@dataclass(frozen=True)
 class LoggingSettings:
     """What is logged.
 
@@ -135,6 +148,7 @@ class Settings:
     storage: StorageSettings = field(default_factory=StorageSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
     @property

@@ -24,7 +24,9 @@ DAY = 86_400_000
 
 _ONLINE_RETAIL_CUT = "2011-11-10"
 _ONLINE_RETAIL_QUESTIONS = 20_000
-_SERVICE_CODES = frozenset({"POST", "M", "C2", "DOT", "BANK CHARGES", "PADS", "D", "CRUK", "AMAZONFEE"})
+_SERVICE_CODES = frozenset(
+    {"POST", "M", "C2", "DOT", "BANK CHARGES", "PADS", "D", "CRUK", "AMAZONFEE"}
+)
 _COMPLETEJOURNEY_CUT = "2017-12-04"
 
 
@@ -247,7 +249,9 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
             "returned": lines["invoice_no"].str.startswith("C"),
         }
     )
-    described = lines.dropna(subset=["description"]).groupby("stock_code")["description"].agg("last")
+    described = (
+        lines.dropna(subset=["description"]).groupby("stock_code")["description"].agg("last")
+    )
     usual = frame.groupby("item")["price"].median()
     items = [
         _without_gaps(
@@ -413,11 +417,20 @@ def _ask_within_visits(events: pd.DataFrame, cut: int, count: int) -> list[Ask]:
     drawn = random.Random(0).sample(range(len(following)), min(count, len(following)))
     chosen = following.iloc[sorted(drawn)]
     asks = [
-        Ask(before=int(number), at=int(at), person=person, session_id=session,
-            taken=frozenset([item]))
+        Ask(
+            before=int(number),
+            at=int(at),
+            person=person,
+            session_id=session,
+            taken=frozenset([item]),
+        )
         for number, at, person, session, item in zip(
-            chosen.index, chosen["timestamp"], chosen["person"], chosen["session"],
-            chosen["item"], strict=True,
+            chosen.index,
+            chosen["timestamp"],
+            chosen["person"],
+            chosen["session"],
+            chosen["item"],
+            strict=True,
         )
     ]
     return sorted(asks, key=lambda ask: ask.before)

@@ -132,9 +132,7 @@ class Scorecard:
         }
         who, item = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
         value = len(numbers) / catalogue_size
-        covered = [
-            len(np.unique(item[draw[who] > 0])) / catalogue_size for draw in draws
-        ]
+        covered = [len(np.unique(item[draw[who] > 0])) / catalogue_size for draw in draws]
         spread = 1.96 * float(np.std(covered))
         return Estimate(value, max(0.0, value - spread), min(1.0, value + spread))
 

@@ -135,9 +135,7 @@ def _nearness(
     }
 
 
-def _own(
-    situation: Situation, item_ids: Sequence[str]
-) -> dict[str, NDArray[np.float32] | float]:
+def _own(situation: Situation, item_ids: Sequence[str]) -> dict[str, NDArray[np.float32] | float]:
     """What the person did with each item, and how active they are."""
     month, year = situation.grouped("taken_28d"), situation.grouped("taken_364d")
     last = situation.grouped("taken_last")

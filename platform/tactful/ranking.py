@@ -91,9 +91,7 @@ class RankingModel:
         Returns:
             Shape (n,).
         """
-        margins: NDArray[np.float32] = self._forest.inplace_predict(
-            features, predict_type="margin"
-        )
+        margins: NDArray[np.float32] = self._forest.inplace_predict(features, predict_type="margin")
         return margins
 
 

@@ -63,9 +63,7 @@ class Neighbours:
     items: NDArray[np.int32]
     weights: NDArray[np.float32]
 
-    def scores(
-        self, sources: Sequence[int], source_weights: Sequence[float]
-    ) -> dict[int, float]:
+    def scores(self, sources: Sequence[int], source_weights: Sequence[float]) -> dict[int, float]:
         """Sum the weights of the neighbours of several items.
 
         Args:
@@ -230,14 +228,14 @@ def _following(seen: Interactions, count: int) -> sparse.csr_matrix:
         sources = np.concatenate([item[first][pair], item[second][tied]])
         targets = np.concatenate([item[second][pair], item[first][tied]])
         weights = np.full(len(sources), 1.0 / distance, np.float32)
-        total = total + sparse.coo_matrix(
-            (weights, (sources, targets)), shape=(count, count)
-        ).tocsr()
+        total = (
+            total + sparse.coo_matrix((weights, (sources, targets)), shape=(count, count)).tocsr()
+        )
     return sparse.csr_matrix(total)
 
 
 def _together(seen: Interactions, count: int) -> sparse.csr_matrix:
-    """Symmetric weights: in how many sessions two items met, a session of n items giving 1/(n-1)."""
+    """Symmetric weights: 1/(n-1) for every session of n items in which two items met."""
     _, session = np.unique(seen.session, return_inverse=True)
     presence = sparse.coo_matrix(
         (np.ones(len(session), np.float32), (session, seen.item)),

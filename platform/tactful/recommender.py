@@ -336,9 +336,7 @@ def _fallback(
     elif not situation.known:
         reasons.append("nothing is known of this person yet: ordered by popularity")
     if found < request.count:
-        reasons.append(
-            f"only {found} items passed the filters or were found by any recall channel"
-        )
+        reasons.append(f"only {found} items passed the filters or were found by any recall channel")
     return "; ".join(reasons) or None
 
 

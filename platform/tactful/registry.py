@@ -122,9 +122,7 @@ class Registry:
             version = mlflow.register_model(
                 logged.model_uri, self._name, await_registration_for=0
             ).version
-        manifest = msgspec.structs.replace(
-            manifest, version=str(version), run_id=run.info.run_id
-        )
+        manifest = msgspec.structs.replace(manifest, version=str(version), run_id=run.info.run_id)
         (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
         self._keep(directory, str(version))
         return Registered(self._name, str(version), run.info.run_id)

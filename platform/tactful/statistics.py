@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -20,6 +21,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from tactful.config import Settings
 from tactful.errors import ConfigError
 from tactful.messages import StatisticCell, StatisticInfo, StatisticsIndex, StatisticsPage
 from tactful_privacy import (
@@ -32,6 +34,11 @@ from tactful_privacy import (
     read_released,
 )
 from tactful_streaming import Event, Item
+
+CLOCK_EVENT = "x.clock"
+"""Event type by which a replay tells its time to the statistics."""
+
+DAY_MS = 86_400_000
 
 _PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
 
@@ -86,7 +93,8 @@ def load_statistics(path: Path) -> StatisticsFile:
     for definition in found.statistics:
         if definition.pane not in _PANES:
             raise ConfigError(
-                f"{path}: {definition.name}: pane {definition.pane!r} is none of {', '.join(_PANES)}"
+                f"{path}: {definition.name}: pane must be one of {', '.join(_PANES)}, "
+                f"not {definition.pane!r}"
             )
     return found
 
@@ -94,9 +102,13 @@ def load_statistics(path: Path) -> StatisticsFile:
 class PrivateStatistics:
     """Counts events for the published statistics and answers what was released.
 
-    A passenger of the engine (``apply``, ``snapshot``, ``restore``). The clock that closes panes
-    must be public: in service it is the wall clock. A replay of old data passes None, and the time
-    of the data replayed is the clock; its order is that of the file, which nobody in it chose.
+    A passenger of the engine (``apply``, ``snapshot``, ``restore``). What closes panes must be a
+    public clock, never the events of people. In service it is the wall clock, and panes close on
+    time whether or not anything happened. A replay of old data has a clock of its own: the events
+    of type ``x.clock`` that whoever replays sends along.
+
+    After a crash the events that were accepted and not yet applied may find their pane closed by
+    the wall clock; they are then not counted. That costs accuracy, not privacy.
 
     Unit of privacy, guarantee and assumptions: :class:`tactful_privacy.Statistic`.
     """
@@ -116,7 +128,7 @@ class PrivateStatistics:
             definitions: what is published.
             ledger: where releases are kept.
             secret: keys the hash of users; the same for as long as the state is kept.
-            clock: now in epoch milliseconds, or None to take the time of the events.
+            clock: now in epoch milliseconds, or None to follow ``x.clock`` events.
             allowance_ms: how long a pane stays open after its end.
 
         Raises:
@@ -127,7 +139,7 @@ class PrivateStatistics:
         self._secret = secret
         self._clock = clock
         self._allowance = allowance_ms
-        self._latest = 0
+        self._replayed = 0
         self._tracks: dict[str, tuple[BoundedCounts, Publisher]] = {}
         try:
             self._statistics = {
@@ -147,27 +159,32 @@ class PrivateStatistics:
 
     def apply(self, event: Event, item: Item | None) -> None:
         """Count one event for every statistic it belongs to."""
-        if event.timestamp > self._latest:
-            self._latest = event.timestamp
+        if self._clock is None and event.type == CLOCK_EVENT:
+            self._replayed = max(self._replayed, event.timestamp)
+            return
         unit = event.user_id or event.device_id
-        if unit is None:
+        if unit is None or not self._begun():
             return
         for definition in self._definitions:
-            if event.type != definition.event:
-                continue
-            key = _key(definition.by, item)
-            if key is not None:
-                self._track(definition.name)[0].add(unit, event.timestamp, key)
+            if event.type == definition.event:
+                key = _key(definition.by, item)
+                if key is not None:
+                    self._tracks[definition.name][0].add(unit, event.timestamp, key)
 
     def snapshot(self) -> bytes | None:
         """Release what is due, then return the state; None when nothing changed."""
-        watermark = self._watermark()
+        if not self._begun():
+            return None
+        watermark = max(0, self._now() - self._allowance)
         for _, publisher in self._tracks.values():
             publisher.publish(watermark)
         if not any(counts.changed for counts, _ in self._tracks.values()):
             return None
         return msgspec.msgpack.encode(
-            (self._latest, {name: counts.snapshot() for name, (counts, _) in self._tracks.items()})
+            (
+                self._replayed,
+                {name: counts.snapshot() for name, (counts, _) in self._tracks.items()},
+            )
         )
 
     def restore(self, state: bytes) -> None:
@@ -176,10 +193,10 @@ class PrivateStatistics:
         Raises:
             StateError: if it is damaged, or a definition or the secret changed.
         """
-        self._latest, tracks = msgspec.msgpack.decode(state, type=tuple[int, dict[str, bytes]])
+        self._replayed, tracks = msgspec.msgpack.decode(state, type=tuple[int, dict[str, bytes]])
         for name, snapshot in tracks.items():
             if name in self._statistics:
-                self._track(name)[0].restore(snapshot)
+                self._begin(name, start=0)[0].restore(snapshot)
 
     def index(self) -> StatisticsIndex:
         """What is published."""
@@ -247,44 +264,57 @@ class PrivateStatistics:
         """Close the ledger."""
         self._ledger.close()
 
-    def _watermark(self) -> int:
-        now = self._latest if self._clock is None else self._clock()
-        return max(0, now - self._allowance)
+    def _now(self) -> int:
+        return self._replayed if self._clock is None else self._clock()
 
-    def _track(self, name: str) -> tuple[BoundedCounts, Publisher]:
-        track = self._tracks.get(name)
-        if track is None:
-            counts = BoundedCounts(
-                self._statistics[name], secret=self._secret, start=self._watermark()
-            )
-            track = self._tracks[name] = (counts, Publisher(counts, self._ledger))
+    def _begun(self) -> bool:
+        """Whether counting has begun; begins as soon as the clock stands somewhere."""
+        missing = self._statistics.keys() - self._tracks.keys()
+        if missing and self._now():
+            for name in missing:
+                self._begin(name, start=self._first_pane(name))
+        return bool(self._tracks)
+
+    def _first_pane(self, name: str) -> int:
+        """Now, or the next UTC day where panes were released before and their caps are lost."""
+        now = self._now()
+        released = read_released(self._ledger, name, limit=1).panes
+        return now + DAY_MS - now % DAY_MS if released else now
+
+    def _begin(self, name: str, *, start: int) -> tuple[BoundedCounts, Publisher]:
+        counts = BoundedCounts(self._statistics[name], secret=self._secret, start=start)
+        track = self._tracks[name] = (counts, Publisher(counts, self._ledger))
         return track
 
 
-def open_statistics(
-    definitions: Path, data: Path, *, clock: Callable[[], int] | None
-) -> PrivateStatistics:
-    """Open the statistics of a data directory: its ledger and its secret.
+def open_statistics(settings: Settings) -> PrivateStatistics | None:
+    """Open the statistics of an installation: its ledger and its secret.
 
     Args:
-        definitions: ``statistics.yaml``.
-        data: data directory; the ledger is ``ledger.db`` in it.
-        clock: see :class:`PrivateStatistics`.
+        settings: name the definitions, the clock and the data directory.
 
     Returns:
-        The statistics, ready to ride with the engine.
+        The statistics, ready to ride with the engine; None when none are published.
+
+    Raises:
+        ConfigError: if the definitions are wrong, or do not agree with the ledger.
     """
+    definitions = settings.statistics.definitions
+    if definitions == Path():
+        return None
+    data = settings.storage.data
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     wanted = load_statistics(definitions)
     try:
         ledger = Ledger(data / "ledger.db", daily_epsilon=wanted.daily_epsilon)
     except PrivacyError as error:
         raise ConfigError(f"{definitions}: {error}") from error
+    wall = settings.statistics.clock == "wall"
     return PrivateStatistics(
         wanted.statistics,
         ledger,
         secret=_secret(data / "statistics.secret"),
-        clock=clock,
+        clock=(lambda: time.time_ns() // 1_000_000) if wall else None,
     )
 
 

@@ -36,7 +36,6 @@ _DAY = 86_400_000
 _CHUNK = 2_048
 
 
-
 @dataclass(frozen=True)
 class TrainingOptions:
     """How to train.
@@ -274,9 +273,7 @@ def collect(
             quotas=quotas,
             allowed=catalogue.available,
         )
-        features = assemble(
-            found, situation, source=engine, catalogue=catalogue, index=index
-        )
+        features = assemble(found, situation, source=engine, catalogue=catalogue, index=index)
         taken = np.array(
             [catalogue.item_ids[row] in question.positives for row in found.rows.tolist()],
             np.bool_,
@@ -377,9 +374,7 @@ def _fit(
     return forest, curve["validation"]["ndcg@20"], metrics
 
 
-def _matrix(
-    rows: Rows, first: int, last: int, bounds: NDArray[np.int64]
-) -> xgboost.DMatrix | None:
+def _matrix(rows: Rows, first: int, last: int, bounds: NDArray[np.int64]) -> xgboost.DMatrix | None:
     """The lists [first, last) that hold a positive; None when none does."""
     kept: list[NDArray[np.int64]] = []
     sizes: list[int] = []
@@ -415,3 +410,34 @@ def _hash(rows: Rows) -> str:
     for array in (rows.features, rows.labels, rows.sizes):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def plot_training(trained: Trained, directory: Path) -> dict[str, Path]:
+    """Draw the learning curve and what each feature brought.
+
+    Args:
+        trained: what was trained.
+        directory: where the pictures go; it is made.
+
+    Returns:
+        Path by picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    directory.mkdir(parents=True, exist_ok=True)
+    curve = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(curve)
+    axis = curve.subplots()
+    axis.plot(range(1, len(trained.curve) + 1), trained.curve)
+    axis.set(xlabel="trees", ylabel="NDCG@20 on later lists", title="Learning curve")
+    gain = Figure(figsize=(7, 7), layout="constrained")
+    FigureCanvasAgg(gain)
+    axis = gain.subplots()
+    names = list(trained.manifest.gains)[::-1]
+    axis.barh(names, [trained.manifest.gains[name] for name in names])
+    axis.set(xlabel="total gain", title="What each feature brought")
+    paths = {"learning_curve": directory / "learning_curve.png", "gain": directory / "gain.png"}
+    curve.savefig(paths["learning_curve"], dpi=110)
+    gain.savefig(paths["gain"], dpi=110)
+    return paths

@@ -27,8 +27,7 @@ def interactions(visits: list[list[int]], *, tied: bool = False) -> Interactions
 def random_visits(seed: int, items: int = 12, visits: int = 60) -> list[list[int]]:
     generator = np.random.default_rng(seed)
     return [
-        generator.integers(0, items, size=generator.integers(1, 7)).tolist()
-        for _ in range(visits)
+        generator.integers(0, items, size=generator.integers(1, 7)).tolist() for _ in range(visits)
     ]
 
 

@@ -1,0 +1,226 @@
+"""Replay a data set against a running server: send its events, ask its questions, score the lists.
+
+The driver knows only the HTTP API. Before each question it sends everything that happened until
+then and asks for a list as of that position, so the server has seen all of it and nothing more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tactful.baselines import CoVisitation, OwnFrequency, Popularity
+from tactful.client import Client
+from tactful.datasets import Ask, Replay
+from tactful.errors import TactfulError
+from tactful.evaluation import CUTOFF, Scorecard
+from tactful.statistics import CLOCK_EVENT
+
+_BATCH = 2_000
+_FRESHNESS_EVERY = 20
+_HOUR = 3_600_000
+
+
+@dataclass
+class Outcomes:
+    """What the questions gave.
+
+    Attributes:
+        served: scores of the ranking under test.
+        baselines: scores of each baseline by name, on the same questions.
+        labels: how each baseline is written.
+        arms: by arm, by person: hits and questions of the list the person was really given.
+        latency_ms: of every request for a list, as the client saw it.
+        freshness_ms: from sending an event to reading its feature over HTTP.
+        answered: channels of the items that were taken.
+        short: lists with fewer items than asked for.
+    """
+
+    served: Scorecard = field(default_factory=Scorecard)
+    baselines: dict[str, Scorecard] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    arms: dict[str, dict[str, list[int]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    )
+    latency_ms: list[float] = field(default_factory=list)
+    freshness_ms: list[float] = field(default_factory=list)
+    answered: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    short: int = 0
+
+
+class Replayer:
+    """Sends a replay to a server in event order, once."""
+
+    def __init__(self, client: Client, replay: Replay) -> None:
+        """Prepare; nothing is sent yet."""
+        self._client = client
+        self._replay = replay
+        popular = Popularity()
+        self._popular = popular
+        self._together = CoVisitation(popular)
+        self._baselines = {
+            "popularity": popular,
+            "own_frequency": OwnFrequency(popular),
+            "co_visitation": self._together,
+        }
+        self._shown: dict[str, tuple[str, frozenset[str]]] = {}
+        self._ticked = 0
+        self.sent = 0
+        self.position = 0
+
+    def upsert(self, progress: Callable[[int], None]) -> None:
+        """Send items and users."""
+        for records, send in (
+            (self._replay.items, self._client.items),
+            (self._replay.users, self._client.users),
+        ):
+            for start in range(0, len(records), _BATCH):
+                chunk = records[start : start + _BATCH]
+                answer = send(chunk)
+                _require_all(len(chunk), answer.accepted, answer.rejected)
+                self.position = answer.position
+                progress(len(chunk))
+
+    def send(self, end: int, progress: Callable[[int], None]) -> None:
+        """Send the events before number `end`; progress hears how many each batch had."""
+        while self.sent < end:
+            until = min(self.sent + _BATCH, end)
+            sent = until - self.sent
+            self._send(until)
+            progress(sent)
+
+    def settle(self, *, timeout: float = 300.0) -> None:
+        """Wait until the engine has applied everything sent.
+
+        Raises:
+            TactfulError: if it does not within `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while self._client.features("nobody").position < self.position:
+            if time.monotonic() > deadline:
+                raise TactfulError(
+                    f"the engine has not caught up within {timeout:g} s; its log says why"
+                )
+            time.sleep(0.05)
+
+    def ask(
+        self,
+        asks: Sequence[Ask],
+        *,
+        experiment: str,
+        arm: str,
+        progress: Callable[[int], None],
+    ) -> Outcomes:
+        """Ask the questions in order, sending the events between them.
+
+        Each person's own list comes from the arm they are assigned to and feeds the experiment.
+        The quality figures are of `arm`: where a person was assigned another one, the same question
+        is asked once more with that arm forced.
+
+        Args:
+            asks: in event order.
+            experiment: key of the running experiment.
+            arm: the arm under test.
+            progress: told after each question.
+
+        Returns:
+            The outcomes.
+        """
+        self._popular.freeze()
+        self._together.freeze()
+        outcomes = Outcomes(
+            baselines={name: Scorecard() for name in self._baselines},
+            labels={name: baseline.label for name, baseline in self._baselines.items()},
+        )
+        for number, ask in enumerate(asks):
+            if ask.before > self.sent:
+                started = time.perf_counter()
+                self._send(ask.before)
+                if number % _FRESHNESS_EVERY == 0:
+                    self._await_feature()
+                    outcomes.freshness_ms.append((time.perf_counter() - started) * 1e3)
+            self._ask(ask, outcomes, experiment, arm)
+            progress(1)
+        return outcomes
+
+    def _ask(self, ask: Ask, outcomes: Outcomes, experiment: str, arm: str) -> None:
+        request: dict[str, Any] = {
+            "user_id": ask.person,
+            "session_id": ask.session_id,
+            "count": CUTOFF,
+            "timestamp": ask.at,
+            "after": self.position,
+        }
+        started = time.perf_counter()
+        answer = self._client.recommend(**request)
+        outcomes.latency_ms.append((time.perf_counter() - started) * 1e3)
+        shown = [item.item_id for item in answer.items]
+        self._shown[ask.session_id] = (answer.recommendation_id, frozenset(shown))
+        given = answer.variant.get(experiment, arm)
+        tally = outcomes.arms[given][ask.person]
+        tally[0] += any(item in ask.taken for item in shown)
+        tally[1] += 1
+        if given != arm:
+            answer = self._client.recommend(**request, force={experiment: arm})
+            shown = [item.item_id for item in answer.items]
+        outcomes.short += len(shown) < CUTOFF
+        outcomes.served.add(ask.person, shown, ask.taken)
+        for item in answer.items:
+            if item.item_id in ask.taken:
+                outcomes.answered[item.channel] += 1
+        for name, baseline in self._baselines.items():
+            outcomes.baselines[name].add(
+                ask.person, baseline.ranked(ask.person, ask.session_id), ask.taken
+            )
+
+    def _send(self, end: int) -> None:
+        """Send events up to number `end` in one request, credited to the list that showed them."""
+        start, replay = self.sent, self._replay
+        events: list[dict[str, Any]] = []
+        for event in replay.events(start, end):
+            events.extend(self._ticks(event["timestamp"] // _HOUR))
+            shown = self._shown.get(event["session_id"])
+            if shown is not None and event.get("item_id") in shown[1]:
+                event["recommendation_id"] = shown[0]
+            events.append(event)
+        answer = self._client.events(events)
+        _require_all(len(events), answer.accepted + answer.duplicates, answer.rejected)
+        self.position = answer.position
+        self.sent = end
+        for number in range(start, end):
+            item = replay.item[number]
+            if item is not None and replay.kind[number] == 0:
+                for baseline in self._baselines.values():
+                    baseline.took(replay.person[number], replay.session[number], item)
+
+    def _ticks(self, hour: int) -> list[dict[str, Any]]:
+        """The replay's clock: one event for every hour of its time, eventful or not."""
+        if hour <= self._ticked:
+            return []
+        first = self._ticked + 1 if self._ticked else hour
+        self._ticked = hour
+        return [
+            {
+                "event_id": f"{self._replay.name}-clock-{tick}",
+                "type": CLOCK_EVENT,
+                "timestamp": tick * _HOUR,
+                "device_id": "replay-clock",
+            }
+            for tick in range(first, hour + 1)
+        ]
+
+    def _await_feature(self) -> None:
+        """Wait until the last event sent shows in its person's features."""
+        person = self._replay.person[self.sent - 1]
+        key = f"device:{person}" if person.startswith("guest-") else person
+        while self._client.features(key).position < self.position:
+            time.sleep(0.0005)
+
+
+def _require_all(sent: int, taken: int, rejected: Sequence[Any]) -> None:
+    if taken != sent or rejected:
+        first = f"; the first: {rejected[0].message}" if rejected else ""
+        raise TactfulError(f"the server refused {len(rejected)} of {sent} records{first}")

@@ -1,0 +1,476 @@
+"""The demo: a year of real shopping through the whole platform, and an honest table at the end.
+
+The server runs as a process of its own and is spoken to over HTTP only. Training runs as another
+process, the intent model's rounds run here meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tactful.asking import Outcomes, Replayer
+from tactful.client import Client
+from tactful.datasets import Replay, completejourney, online_retail
+from tactful.errors import DatasetError, TactfulError
+from tactful.evaluation import best_baseline
+from tactful.report import Report, plot_quality, quality_section, quality_table
+from tactful_bandits import Ratio, compare, level
+from tactful_bandits.comparison import fixed_horizon_interval
+
+if TYPE_CHECKING:
+    from tactful_federated.simulation import SimulationReport
+
+EXPERIMENT = "ranking"
+LEARNED = "learned"
+HEURISTIC = "heuristic"
+
+STATISTIC = "lines_1h"
+
+_QUICK_HOUSEHOLDS = 220
+_RANKER = "ranker"
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What to run.
+
+    Attributes:
+        data: ``completejourney`` or ``online-retail``.
+        path: the UCI file, for online-retail.
+        quick: a slice in under a minute.
+        directory: data directory of the run; it is made anew.
+        reports: where report and picture go.
+        port: TCP port of the server; 0 takes a free one.
+        tracking_uri: MLflow store; None takes the default of :mod:`tactful.registry`.
+    """
+
+    data: str = "completejourney"
+    path: Path | None = None
+    quick: bool = False
+    directory: Path = Path("tactful-data/demo")
+    reports: Path = Path("reports")
+    port: int = 0
+    tracking_uri: str | None = None
+
+
+def run(options: DemoOptions) -> dict[str, Any]:
+    """Run the demo, writing ``demo.json`` and ``demo.png`` as it goes.
+
+    Returns:
+        The report.
+
+    Raises:
+        DatasetError: if the data cannot be read.
+        TactfulError: if the platform fails on the way; the message says where.
+    """
+    started = time.perf_counter()
+    _say(f"Reading {options.data}")
+    replay = _load(options)
+    _say(replay.title)
+    report = Report(
+        options.reports / "demo.json",
+        data=replay.title,
+        quick=options.quick,
+        protocol=replay.protocol,
+        questions=len(replay.asks),
+        real_and_simulated=list(replay.notes),
+        environment=_environment(),
+    )
+    shutil.rmtree(options.directory, ignore_errors=True)
+    with _server(options, replay) as (client, url):
+        report.put(server=url)
+        replayer = Replayer(client, replay)
+        report.stage("upserting")
+        with _bar(report, "items and users", len(replay.items) + len(replay.users)) as advance:
+            replayer.upsert(advance)
+        report.stage("replaying the past")
+        with _bar(report, "events before the cut", replay.cut) as advance:
+            replayer.send(replay.cut, advance)
+        replayer.settle()
+        report.stage("training")
+        intent = _Intent(replay, quick=options.quick)
+        intent.start()
+        report.put(model=_train(options, report))
+        _await_model(client, report.content["model"]["version"])
+        report.put(federated=intent.result())
+        report.stage("asking")
+        with _bar(report, "questions", len(replay.asks)) as advance:
+            outcomes = replayer.ask(
+                replay.asks, experiment=EXPERIMENT, arm=LEARNED, progress=advance
+            )
+        report.stage("scoring")
+        report.put(**_score(outcomes, replay, options))
+        report.put(statistics=_statistics(client))
+    plot_quality(report.content["quality"], replay.title, options.reports / "demo.png")
+    report.put(total_s=round(time.perf_counter() - started, 1))
+    report.finish()
+    return report.content
+
+
+def summary(report: dict[str, Any], options: DemoOptions) -> str:
+    """The end of the demo in words."""
+    latency, freshness = report["latency_ms"], report["freshness_ms"]
+    experiment, intent = report["experiment"], report["federated"]
+    published = report["statistics"]
+    lines = [
+        "",
+        f"{report['questions']:,} questions. {report['protocol']}",
+        "",
+        quality_table(report["quality"]),
+        "",
+        report["verdict"],
+        f"Recommendation over HTTP: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms "
+        f"({latency['requests']:,} requests). Event to readable feature: "
+        f"p50 {freshness['p50']:.1f} ms, p99 {freshness['p99']:.1f} ms.",
+        f"Experiment {experiment['key']!r}: " + experiment["words"],
+        f"Private statistics: {published['released_panes']:,} hourly panes released, "
+        f"epsilon {published['epsilon']:g} for {published['unit']}.",
+        f"Intent model on {intent['households']} devices: {intent['verdict']}"
+        if "verdict" in intent
+        else f"Intent model: {intent['skipped']}",
+        "",
+        "What is real and what is simulated:",
+        *(f"- {note}" for note in report["real_and_simulated"]),
+        "",
+        f"Took {report['total_s']:.0f} s. Report: {options.reports / 'demo.json'}, "
+        f"picture: {options.reports / 'demo.png'}",
+        "",
+        "Go on with:",
+        f"  tactful serve --dev --config {options.directory / 'tactful.toml'}",
+        "  tactful dashboard",
+    ]
+    return "\n".join(lines)
+
+
+def _load(options: DemoOptions) -> Replay:
+    if options.data == "completejourney":
+        return completejourney(households=_QUICK_HOUSEHOLDS if options.quick else None)
+    if options.data == "online-retail":
+        if options.path is None:
+            raise DatasetError("online-retail needs the UCI file: give it with --path FILE")
+        return online_retail(options.path, quick=options.quick)
+    raise DatasetError(f"unknown data set {options.data!r}: completejourney or online-retail")
+
+
+@contextlib.contextmanager
+def _server(options: DemoOptions, replay: Replay) -> Iterator[tuple[Client, str]]:
+    """Run ``tactful serve`` as a process of its own, ended gracefully at the end."""
+    directory = options.directory
+    directory.mkdir(mode=0o700, parents=True)
+    _write_statistics(directory / "statistics.yaml", replay)
+    (directory / "tactful.toml").write_text(
+        "# Written by `tactful demo`.\n"
+        f"[storage]\ndata = {json.dumps(str(directory.resolve()))}\n"
+        f"reports = {json.dumps(str(options.reports.resolve()))}\n\n"
+        '[statistics]\ndefinitions = "statistics.yaml"\nclock = "replay"\n',
+        "utf-8",
+    )
+    command = [sys.executable, "-m", "tactful", "serve", "--dev", "--json"]
+    command += ["--port", str(options.port), "--config", str(directory / "tactful.toml")]
+    with (directory / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise TactfulError(f"the server did not start: see {directory / 'server.log'}")
+        url = json.loads(line)["url"]
+        _say(f"The platform serves on {url}")
+        with Client(url, timeout=60.0) as client:
+            yield client, url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _write_statistics(path: Path, replay: Replay) -> None:
+    """Publish hourly counts by department or family.
+
+    The keys are the shop's own list of departments, which is public; they do not come from what
+    anybody bought.
+    """
+    keys = sorted({i["properties"].get(replay.category_property, "") for i in replay.items} - {""})
+    path.write_text(
+        json.dumps(
+            {
+                "daily_epsilon": "1",
+                "statistics": [
+                    {
+                        "name": STATISTIC,
+                        "title": f"Lines taken per hour and {replay.category_property}",
+                        "event": "add_to_cart",
+                        "by": f"properties.{replay.category_property}",
+                        "keys": keys,
+                        "pane": "1h",
+                        "cap": 20,
+                        "epsilon": "1",
+                    }
+                ],
+            },
+            indent=1,
+        ),
+        "utf-8",
+    )
+
+
+def _train(options: DemoOptions, report: Report) -> dict[str, Any]:
+    """Run ``tactful train`` as a process of its own and follow its progress."""
+    command = [sys.executable, "-m", "tactful", "train", "--promote", "--json"]
+    command += ["--config", str(options.directory / "tactful.toml"), "--name", _RANKER]
+    command += ["--lists", "4000" if options.quick else "12000"]
+    environment = dict(os.environ)
+    if options.tracking_uri is not None:
+        environment["MLFLOW_TRACKING_URI"] = options.tracking_uri
+    log_path = options.directory / "train.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+    assert process.stdout is not None
+    result: dict[str, Any] = {}
+    stage, bar = "", tqdm(total=0, disable=True)
+    for line in process.stdout:
+        said = json.loads(line)
+        if "stage" not in said:
+            result = said
+            continue
+        if said["stage"] != stage:
+            bar.close()
+            stage = said["stage"]
+            bar = tqdm(desc=f"training: {stage}", total=said["total"], **_BAR)
+        bar.update(said["done"] - bar.n)
+        report.progress(said["done"] / max(said["total"], 1))
+    bar.close()
+    if process.wait() != 0 or not result:
+        lines = log_path.read_text("utf-8", "replace").strip().splitlines()
+        raise TactfulError(f"training failed: {lines[-1] if lines else 'no message'}")
+    return result
+
+
+def _await_model(client: Client, version: str, *, timeout: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        models = client.models()
+        champion = models.get("champion") or {}
+        if champion.get("version") == version:
+            return
+        if time.monotonic() > deadline:
+            raise TactfulError(
+                f"the server did not take over model {version} within {timeout:g} s: "
+                f"{models.get('refused') or 'its log says why'}"
+            )
+        time.sleep(0.1)
+
+
+class _Intent:
+    """The intent model's rounds, in a thread beside the training process."""
+
+    def __init__(self, replay: Replay, *, quick: bool) -> None:
+        self._replay = replay
+        self._rounds = 40 if quick else 80
+        self._thread = threading.Thread(target=self._run, name="intent rounds")
+        self._result: dict[str, Any] = {}
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def result(self) -> dict[str, Any]:
+        """The section of the report; waits for the rounds."""
+        self._thread.join()
+        return self._result
+
+    def _run(self) -> None:
+        try:
+            from tactful_federated import simulate
+        except ImportError as error:
+            self._result = {"skipped": str(error), "households": 0, "rounds": []}
+            return
+        try:
+            found = simulate(
+                category_histories(self._replay),
+                {str(item["category"]) for item in self._replay.items if "category" in item},
+                households=48,
+                rounds=self._rounds,
+            )
+        except Exception as error:  # the rest of the demo does not depend on it
+            self._result = {"skipped": f"failed: {error}", "households": 0, "rounds": []}
+            return
+        self._result = _intent_section(found)
+
+
+def category_histories(replay: Replay) -> dict[str, list[list[str]]]:
+    """Each person's visits before the cut as lists of categories: what their device would hold."""
+    category = {str(i["item_id"]): str(i["category"]) for i in replay.items if "category" in i}
+    visits: dict[str, dict[str, list[str]]] = {}
+    for number in range(replay.cut):
+        item, person = replay.item[number], replay.person[number]
+        if item in category and replay.kind[number] == 0 and not person.startswith("guest-"):
+            own = visits.setdefault(person, {})
+            own.setdefault(replay.session[number], []).append(category[item])
+    return {person: list(own.values()) for person, own in visits.items()}
+
+
+def _intent_section(found: SimulationReport) -> dict[str, Any]:
+    return {
+        "households": found.households,
+        "rounds": [
+            {"round": r.round, "loss": r.loss, "top1": r.top1, "top5": r.top5, "reports": r.reports}
+            for r in found.rounds
+        ],
+        "top1": found.top1,
+        "top5": found.top5,
+        "markov_top1": found.markov_top1,
+        "markov_top5": found.markov_top5,
+        "steps": found.steps,
+        "verdict": found.verdict,
+        "privacy": found.privacy,
+    }
+
+
+def _score(outcomes: Outcomes, replay: Replay, options: DemoOptions) -> dict[str, Any]:
+    """Quality, verdict, latency, freshness and the experiment's read-out."""
+    size = sum(1 for item in replay.items if item.get("available", True))
+    rows = [
+        quality_section("served", "Served ranking", outcomes.served.quality(size)),
+        *(
+            quality_section(name, outcomes.labels[name], card.quality(size))
+            for name, card in outcomes.baselines.items()
+        ),
+    ]
+    served = rows[0]["hr20"]["value"]
+    best, rate = best_baseline({row["name"]: row["hr20"]["value"] for row in rows[1:]})
+    label = outcomes.labels[best]
+    beaten = served > rate
+    verdict = (
+        f"The served ranking {'beats' if beaten else 'does NOT beat'} every baseline on HR@20: "
+        f"{served:.3f} against {rate:.3f} of {label}, the best of them."
+    )
+    return {
+        "quality": rows,
+        "verdict": verdict,
+        "beats_every_baseline": beaten,
+        "latency_ms": _percentiles(outcomes.latency_ms, "requests"),
+        "freshness_ms": _percentiles(outcomes.freshness_ms, "samples"),
+        "experiment": _experiment(outcomes),
+        "channels": dict(Counter(outcomes.answered).most_common()),
+        "short_lists": outcomes.short,
+    }
+
+
+def _experiment(outcomes: Outcomes) -> dict[str, Any]:
+    samples: dict[str, Ratio] = {}
+    arms = []
+    for arm, people in sorted(outcomes.arms.items()):
+        hits, asked = np.array(list(people.values()), np.float64).T
+        row: dict[str, Any] = {
+            "arm": arm,
+            "units": len(people),
+            "questions": int(asked.sum()),
+            "hits": int(hits.sum()),
+            "rate": float(hits.sum() / asked.sum()),
+        }
+        if len(people) >= 2:
+            samples[arm] = Ratio.from_units(hits, asked)
+            interval = fixed_horizon_interval(level(samples[arm]))
+            row.update(low=interval.low, high=interval.high)
+        arms.append(row)
+    section: dict[str, Any] = {"key": EXPERIMENT, "arms": arms}
+    if samples.keys() >= {LEARNED, HEURISTIC}:
+        found = compare(samples[HEURISTIC], samples[LEARNED])
+        sure = found.fixed_horizon.low > 0 or found.fixed_horizon.high < 0
+        section["difference"] = {
+            "value": found.estimate.value,
+            "low": found.fixed_horizon.low,
+            "high": found.fixed_horizon.high,
+            "method": found.fixed_horizon.method,
+            "anytime": {"low": found.anytime.low, "high": found.anytime.high},
+        }
+        section["words"] = (
+            f"learned minus heuristic {found.estimate.value:+.3f} hits a question "
+            f"[{found.fixed_horizon.low:+.3f}, {found.fixed_horizon.high:+.3f}]; "
+            + ("" if sure else "inconclusive; ")
+            + f"{len(outcomes.arms[LEARNED])} and {len(outcomes.arms[HEURISTIC])} people."
+        )
+    else:
+        section["words"] = "one arm had fewer than two people: no comparison."
+    return section
+
+
+def _statistics(client: Client) -> dict[str, Any]:
+    """What was published, and the last day of it as a sample."""
+    about = next(s for s in client.statistics_list() if s.name == STATISTIC)
+    cells = client.statistics(STATISTIC).cells
+    panes = sorted({cell.pane_start for cell in cells})
+    recent = set(panes[-24:])
+    return {
+        "name": about.name,
+        "title": about.title,
+        "epsilon": about.epsilon,
+        "cap": about.cap,
+        "unit": about.unit,
+        "released_panes": len(panes),
+        "sample": [
+            {
+                "pane_start": cell.pane_start,
+                "key": cell.key,
+                "value": cell.value,
+                "low": cell.low,
+                "high": cell.high,
+            }
+            for cell in cells
+            if cell.pane_start in recent
+        ],
+    }
+
+
+def _percentiles(values: list[float], count: str) -> dict[str, Any]:
+    if not values:
+        return {"p50": None, "p99": None, count: 0}
+    p50, p99 = np.percentile(values, [50, 99]).tolist()
+    return {"p50": round(p50, 2), "p99": round(p99, 2), count: len(values)}
+
+
+_BAR: dict[str, Any] = {"unit": "", "unit_scale": True, "dynamic_ncols": True, "leave": True}
+
+
+@contextlib.contextmanager
+def _bar(report: Report, what: str, total: int) -> Iterator[Any]:
+    """A progress bar that also moves the report."""
+    with tqdm(desc=what, total=total, **_BAR) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+            report.progress(bar.n / max(total, 1))
+
+        yield advance
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+    }

@@ -1,0 +1,251 @@
+"""Commands around models: ``tactful train``, ``tactful models`` and ``tactful demo``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import msgspec
+from tqdm import tqdm
+
+from tactful.config import Settings, load_settings
+from tactful.errors import ModelError
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+_name_option = click.option("--name", default="ranker", show_default=True, help="Model name.")
+_config_option = click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
+_data_option = click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+
+
+@click.command()
+@_config_option
+@_data_option
+@_name_option
+@click.option(
+    "--label-days",
+    type=click.FloatRange(min=0.1),
+    default=35.0,
+    show_default=True,
+    help="The last so many days give the lists to learn from.",
+)
+@click.option(
+    "--lists",
+    type=click.IntRange(min=20),
+    default=12_000,
+    show_default=True,
+    help="How many lists to learn from at most.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["auto", "basket", "next"]),
+    default="auto",
+    show_default=True,
+    help="What a list is asked for.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--promote/--no-promote", default=False, help="Make it the champion at once.")
+@_json_option
+def train(
+    config: Path | None,
+    data: Path | None,
+    name: str,
+    label_days: float,
+    lists: int,
+    task: Literal["auto", "basket", "next"],
+    seed: int,
+    promote: bool,
+    as_json: bool,
+) -> None:
+    """Train a ranking model from the log and register it in MLflow."""
+    settings = load_settings(config, overrides={"storage.data": data})
+    from tactful.training import TrainingOptions
+
+    options = TrainingOptions(name=name, label_days=label_days, lists=lists, task=task, seed=seed)
+    result = _train(settings, options, promote=promote, say=_json_progress if as_json else _bars())
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    click.echo(
+        f"{name} version {result['version']}"
+        + (" is the champion" if promote else "; `tactful models promote` makes it the champion")
+    )
+    for measure, value in result["metrics"].items():
+        click.echo(f"  {measure:<8} {value:.4f}")
+
+
+@click.group()
+def models() -> None:
+    """List, promote, roll back and fetch model versions."""
+
+
+@models.command("list")
+@_config_option
+@_name_option
+@_json_option
+def models_list(config: Path | None, name: str, as_json: bool) -> None:
+    """List the versions, newest first."""
+    found = _registry(load_settings(config), name).versions()
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+        return
+    for version in found:
+        click.echo(f"{version['version']:>4}  {version['run_id']}  {version['aliases']}")
+
+
+@models.command("promote")
+@_config_option
+@_name_option
+@click.argument("version")
+def models_promote(config: Path | None, name: str, version: str) -> None:
+    """Make VERSION the champion; a running server takes it over within seconds."""
+    _registry(load_settings(config), name).promote(version)
+    click.echo(f"{name} {version} is the champion.", err=True)
+
+
+@models.command("rollback")
+@_config_option
+@_name_option
+def models_rollback(config: Path | None, name: str) -> None:
+    """Make the previous champion the champion again."""
+    from tactful.ranking import read_pointer
+
+    settings = load_settings(config)
+    pointer = read_pointer(settings.models)
+    if pointer is None or not pointer.previous:
+        raise ModelError(f"{settings.models}: there is no previous champion to go back to")
+    _registry(settings, name).promote(pointer.previous)
+    click.echo(f"{name} {pointer.previous} is the champion again.", err=True)
+
+
+@models.command("pull")
+@_config_option
+@_name_option
+@click.argument("version")
+def models_pull(config: Path | None, name: str, version: str) -> None:
+    """Fetch the files of VERSION from MLflow."""
+    directory = _registry(load_settings(config), name).pull(version)
+    click.echo(str(directory))
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Choice(["completejourney", "online-retail"]),
+    default="completejourney",
+    show_default=True,
+)
+@click.option(
+    "--path",
+    type=click.Path(path_type=Path),
+    help="The UCI Online Retail file: xlsx, csv or parquet.",
+)
+@click.option("--quick", is_flag=True, help="A slice, in under a minute.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=Path("tactful-data/demo"),
+    show_default=True,
+    help="Data directory of the run; made anew.",
+)
+@click.option(
+    "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True
+)
+@click.option("--port", type=int, default=0, help="Port of the server; 0 takes a free one.")
+@_json_option
+def demo(
+    data: str,
+    path: Path | None,
+    quick: bool,
+    directory: Path,
+    reports: Path,
+    port: int,
+    as_json: bool,
+) -> None:
+    """Replay real shopping through the whole platform and measure what it recommends."""
+    from tactful.demo import DemoOptions, run, summary
+
+    options = DemoOptions(
+        data=data, path=path, quick=quick, directory=directory, reports=reports, port=port
+    )
+    report = run(options)
+    if as_json:
+        click.echo(msgspec.json.encode(report))
+    else:
+        click.echo(summary(report, options))
+
+
+def _train(
+    settings: Settings, options: Any, *, promote: bool, say: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    from tactful.training import plot_training, train
+    from tactful_streaming import EmbeddedLog, LogError, load_definitions
+
+    definitions = load_definitions(settings.features)
+    try:
+        log = EmbeddedLog(settings.storage.data / "log", read_only=True)
+    except LogError as error:
+        raise ModelError(f"nothing to train from: {error}") from error
+    scratch = Path(tempfile.mkdtemp(prefix="tactful-train-"))
+    try:
+        trained = train(log, definitions, scratch / "model", options, progress=say)
+        say("register", 0, 1)
+        registry = _registry(settings, options.name)
+        registered = registry.register(
+            scratch / "model",
+            parameters={
+                "label_days": options.label_days,
+                "lists": options.lists,
+                "task": options.task,
+                "depth": options.depth,
+                "learning_rate": options.learning_rate,
+                "seed": options.seed,
+            },
+            example=trained.example,
+            figures=plot_training(trained, scratch / "figures"),
+        )
+        if promote:
+            registry.promote(registered.version)
+        say("register", 1, 1)
+    finally:
+        log.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+    manifest = trained.manifest
+    return {
+        "name": registered.name,
+        "version": registered.version,
+        "alias": "champion" if promote else "",
+        "run_id": registered.run_id,
+        "rows": manifest.rows,
+        "questions": manifest.questions,
+        "metrics": manifest.metrics,
+        "features": [{"name": key, "gain": gain} for key, gain in manifest.gains.items()],
+    }
+
+
+def _registry(settings: Settings, name: str) -> Any:
+    from tactful.registry import Registry
+
+    return Registry(name, settings.models)
+
+
+def _json_progress(stage: str, done: int, total: int) -> None:
+    click.echo(msgspec.json.encode({"stage": stage, "done": done, "total": total}))
+
+
+def _bars() -> Callable[[str, int, int], None]:
+    """One progress bar after the other, a stage each."""
+    held: dict[str, Any] = {}
+
+    def say(stage: str, done: int, total: int) -> None:
+        if stage not in held:
+            for bar in held.values():
+                bar.close()
+            held[stage] = tqdm(desc=stage, total=total, file=sys.stderr, unit_scale=True)
+        held[stage].update(done - held[stage].n)
+
+    return say
