@@ -5,10 +5,6 @@ from tactful_bandits.comparison import (
     Comparison,
     Estimate,
     Interval,
-    Mean,
-    Proportion,
-    Ratio,
-    Sample,
     anytime_p_value,
     compare,
     confidence_sequence,
@@ -26,6 +22,7 @@ from tactful_bandits.errors import (
 )
 from tactful_bandits.hashing import bucket
 from tactful_bandits.sample_ratio import SampleRatio, check_sample_ratio
+from tactful_bandits.samples import Mean, Proportion, Ratio, Sample
 
 __all__ = [
     "Arm",

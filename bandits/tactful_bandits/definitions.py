@@ -208,7 +208,11 @@ def _plain(
             lines[(*place, key)] = key_line
             mapping[key] = _plain(loader, value_node, (*place, key), lines, name)
         return mapping
-    value: object = loader.construct_object(node)
+    try:
+        value: object = loader.construct_object(node)
+    except (AttributeError, LookupError, ValueError) as error:
+        # PyYAML lets the conversion's own error through: the 99th month, `!!bool maybe`.
+        raise DefinitionError(f"{name}:{line}: cannot read {node.value!r}: {error}") from error
     return value
 
 

@@ -86,6 +86,9 @@ HALVES = "arms: [{name: a}, {name: b}]"
         ("- ? [a]\n  : b", "experiments:1: a field name must be plain text"),
         ("- &a [*a]", "experiments:1: aliases are not supported"),
         ("- key: !!python/name:os.system x", "experiments:1: not valid YAML"),
+        ("- key: 2026-99-01", "experiments:1: cannot read '2026-99-01'"),
+        ("-\n  key: !!bool maybe", "experiments:2: cannot read 'maybe'"),
+        ("- key: !!timestamp noon", "experiments:1: cannot read 'noon'"),
         ("[" * 1000 + "]" * 1000, "experiments: nested too deep"),
     ],
 )
@@ -123,8 +126,10 @@ def test_no_text_fails_in_another_way(text: str) -> None:
 
 plain = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["key", "arms", "name", "weight", "seed"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["key", "arms", "name", "weight", "seed"]), inner)
+    ),
     max_leaves=12,
 )
 

@@ -59,9 +59,7 @@ def test_authors_vectors(text: str, expected: int) -> None:
         ("()**(%$##$%#$#", '___)((*":&', 2, 0.0128),
     ],
 )
-def test_some_published_vectors_by_value(
-    seed: str, unit: str, version: int, place: float
-) -> None:
+def test_some_published_vectors_by_value(seed: str, unit: str, version: int, place: float) -> None:
     assert bucket(seed, unit, version=version) == place
 
 

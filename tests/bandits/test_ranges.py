@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -76,5 +77,5 @@ def test_ranges_grow_in_place_and_never_touch(parts: list[int], one: float, othe
     before, after = (bucket_ranges(len(parts), coverage, weights) for coverage in (small, large))
     for (start, end), (later_start, later_end) in zip(before, after, strict=True):
         assert start == later_start and end <= later_end
-    for (_, end), (start, _) in zip(after, after[1:], strict=False):
+    for (_, end), (start, _) in pairwise(after):
         assert end <= start
