@@ -11,18 +11,21 @@ from __future__ import annotations
 import asyncio
 import collections
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 
-from tactful.commit import GroupCommit, LogFull
 from tactful.follower import Follower
 from tactful.messages import EventsAccepted, Rejection, Upserted
 from tactful.metrics import Metrics
 from tactful.problems import ProblemError
 from tactful_streaming import (
+    BackpressureError,
     Engine,
     EventLog,
+    GroupCommit,
     Item,
     Limits,
+    LogError,
     PayloadError,
     User,
     decode_events,
@@ -95,9 +98,8 @@ class Door:
             elif identifier not in fresh and not seen(identifier):
                 fresh[identifier] = encode_entry(event)
         if fresh:
-            written = self._append(list(fresh.values()))
+            written = self._append(list(fresh.values()), tuple(fresh))
             pending.update(dict.fromkeys(fresh, written))
-            written.add_done_callback(functools.partial(self._settle, tuple(fresh)))
             writes.add(written)
         position = await self._written(writes)
         duplicates = len(decoded) - len(fresh)
@@ -141,34 +143,29 @@ class Door:
             raise _bad_body(error) from None
         writes: set[asyncio.Future[int]] = set()
         if decoded:
-            written = self._append([encode_entry(entry) for _, entry in decoded])
-            written.add_done_callback(functools.partial(self._settle, ()))
-            writes.add(written)
+            writes.add(self._append([encode_entry(entry) for _, entry in decoded], ()))
         position = await self._written(writes)
         self._count(kind, len(decoded), 0, len(refused))
         return Upserted(accepted=len(decoded), rejected=_told(refused), position=position)
 
-    def note(self, payload: bytes) -> asyncio.Future[int] | None:
-        """Append an entry of the platform's own without waiting for it.
+    def note(self, payload: bytes) -> asyncio.Future[int]:
+        """Append an entry of the platform's own; one that finds no room is dropped and counted.
 
         Returns:
-            The write, to be awaited at a stop; None when there was no room, which is counted.
+            The write; nobody needs to wait for it.
         """
-        try:
-            written = self._commit.append([payload])
-        except LogFull:
-            self._metrics.impressions_lost.inc()
-            return None
-        written.add_done_callback(functools.partial(self._settle, ()))
+        written = self._append([payload], ())
+        written.add_done_callback(self._count_lost)
         return written
 
-    def _append(self, payloads: list[bytes]) -> asyncio.Future[int]:
-        try:
-            return self._commit.append(payloads)
-        except LogFull:
-            raise ProblemError(
-                "too_many_events", "the disk is behind; send it again later", retry_after=1
-            ) from None
+    def _append(self, payloads: list[bytes], identifiers: tuple[str, ...]) -> asyncio.Future[int]:
+        written = asyncio.ensure_future(self._commit.append(payloads))
+        written.add_done_callback(functools.partial(self._settle, identifiers))
+        return written
+
+    def _count_lost(self, written: asyncio.Future[int]) -> None:
+        if written.cancelled() or written.exception() is not None:
+            self._metrics.impressions_lost.inc()
 
     def _check_room(self) -> None:
         self._follower.check()
@@ -202,7 +199,13 @@ class Door:
             try:
                 # The caller may go away; the write, and those who wait for it, must not.
                 position = max(position, await asyncio.shield(write))
-            except OSError:
+            except BackpressureError as error:
+                raise ProblemError(
+                    "too_many_events",
+                    "the disk is behind; send it again later",
+                    retry_after=math.ceil(error.retry_after),
+                ) from None
+            except LogError:
                 raise ProblemError(
                     "not_ready", "the event log cannot be written", retry_after=5
                 ) from None

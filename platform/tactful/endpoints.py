@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -169,7 +170,12 @@ async def _get_metrics(platform: Platform, call: Call) -> Reply:
 
 
 async def _get_openapi(platform: Platform, call: Call) -> Reply:
-    return json_reply(document(ENDPOINTS, version=platform.version))
+    return Reply(200, _openapi(platform.version))
+
+
+@functools.cache
+def _openapi(version: str) -> bytes:
+    return msgspec.json.encode(document(ENDPOINTS, version=version))
 
 
 def _moment(moment: int | dt.datetime | None) -> int | None:

@@ -1,7 +1,7 @@
 """The assembled platform: log, engine, keys, door and recommender in one process.
 
 Everything here lives on one event loop, except two threads: one writes the log
-(:mod:`tactful.commit`), one applies it (:mod:`tactful.follower`). A recommendation is computed on
+(its group commit), one applies it (:mod:`tactful.follower`). A recommendation is computed on
 the event loop, under the lock that the engine thread holds while it applies a micro-batch.
 """
 
@@ -23,7 +23,6 @@ from typing import Any, Protocol
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from tactful.commit import GroupCommit
 from tactful.config import Settings
 from tactful.door import Door
 from tactful.errors import StorageError
@@ -46,6 +45,7 @@ from tactful_streaming import (
     EmbeddedLog,
     Engine,
     EventLog,
+    GroupCommit,
     Limits,
     RocksState,
     load_definitions,
@@ -139,7 +139,7 @@ class Platform:
         self.version = metadata.version("tactful")
         self._clock = clock
         self._log = log
-        self._commit = GroupCommit(log, limit_bytes=limits.pending_bytes)
+        self._commit = GroupCommit(log, max_waiting_bytes=limits.pending_bytes)
         self._follower = Follower(
             log, engine, self.lock, settings.engine, self.metrics, progressed=self._progressed
         )
@@ -215,7 +215,6 @@ class Platform:
     async def start(self) -> None:
         """Start to write, to apply and to refresh, on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._commit.start()
         self._follower.start()
         self._refreshing = asyncio.create_task(self._refresh())
         self._status = "ok"
@@ -225,7 +224,7 @@ class Platform:
         self._status = "stopping"
         self._refreshing.cancel()
         await asyncio.gather(self._refreshing, *self._impressions, return_exceptions=True)
-        await asyncio.to_thread(self._commit.stop)
+        await self._commit.close()
         await asyncio.to_thread(self._follower.stop)
         self.close()
 
@@ -315,9 +314,8 @@ class Platform:
 
     def _note(self, impression: bytes) -> None:
         written = self.door.note(impression)
-        if written is not None:
-            self._impressions.add(written)
-            written.add_done_callback(self._impressions.discard)
+        self._impressions.add(written)
+        written.add_done_callback(self._impressions.discard)
 
     def _progressed(self) -> None:
         """Tell those who wait; called in the engine thread."""
@@ -353,7 +351,7 @@ class Platform:
         metrics.gauge(
             "commit_pending_bytes",
             "Bytes accepted and not durable yet",
-            lambda: self._commit.pending_bytes,
+            lambda: self._commit.waiting_bytes,
         )
         metrics.gauge(
             "recommend_waiting",
