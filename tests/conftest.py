@@ -19,7 +19,7 @@ def _service(name: str) -> str:
         pytest.fail(f"unknown service {name!r}: one of {', '.join(sorted(_SERVICES))}")
     value = os.environ.get(variable)
     if value is None:
-        _missing(f"{name} is not running: scripts/test starts it and sets {variable}")
+        _missing(f"no {name} here: scripts/test provides it and sets {variable}")
     return value
 
 
