@@ -31,8 +31,13 @@ from tactful.datasets import Replay, completejourney, online_retail
 from tactful.errors import DatasetError, TactfulError
 from tactful.evaluation import best_baseline
 from tactful.report import Report, plot_quality, quality_section, quality_table
-from tactful_bandits import Ratio, compare, level
-from tactful_bandits.comparison import fixed_horizon_interval
+from tactful_bandits import (
+    Ratio,
+    check_sample_ratio,
+    compare,
+    fixed_horizon_interval,
+    level,
+)
 
 if TYPE_CHECKING:
     from tactful_federated.simulation import SimulationReport
@@ -116,7 +121,8 @@ def run(options: DemoOptions) -> dict[str, Any]:
                 replay.asks, experiment=EXPERIMENT, arm=LEARNED, progress=advance
             )
         report.stage("scoring")
-        report.put(**_score(outcomes, replay, options))
+        shares = client.models()["experiment"]["arms"]
+        report.put(**_score(outcomes, replay), experiment=_experiment(outcomes, shares))
         report.put(statistics=_statistics(client))
     plot_quality(report.content["quality"], replay.title, options.reports / "demo.png")
     report.put(total_s=round(time.perf_counter() - started, 1))
@@ -346,8 +352,8 @@ def _intent_section(found: SimulationReport) -> dict[str, Any]:
     }
 
 
-def _score(outcomes: Outcomes, replay: Replay, options: DemoOptions) -> dict[str, Any]:
-    """Quality, verdict, latency, freshness and the experiment's read-out."""
+def _score(outcomes: Outcomes, replay: Replay) -> dict[str, Any]:
+    """Quality, verdict, latency and freshness."""
     size = sum(1 for item in replay.items if item.get("available", True))
     rows = [
         quality_section("served", "Served ranking", outcomes.served.quality(size)),
@@ -370,13 +376,13 @@ def _score(outcomes: Outcomes, replay: Replay, options: DemoOptions) -> dict[str
         "beats_every_baseline": beaten,
         "latency_ms": _percentiles(outcomes.latency_ms, "requests"),
         "freshness_ms": _percentiles(outcomes.freshness_ms, "samples"),
-        "experiment": _experiment(outcomes),
         "channels": dict(Counter(outcomes.answered).most_common()),
         "short_lists": outcomes.short,
     }
 
 
-def _experiment(outcomes: Outcomes) -> dict[str, Any]:
+def _experiment(outcomes: Outcomes, shares: dict[str, float]) -> dict[str, Any]:
+    """The read-out: people are randomised, so people are what is counted. One look, at the end."""
     samples: dict[str, Ratio] = {}
     arms = []
     for arm, people in sorted(outcomes.arms.items()):
@@ -394,6 +400,10 @@ def _experiment(outcomes: Outcomes) -> dict[str, Any]:
             row.update(low=interval.low, high=interval.high)
         arms.append(row)
     section: dict[str, Any] = {"key": EXPERIMENT, "arms": arms}
+    ratio = check_sample_ratio(
+        [len(outcomes.arms.get(arm, ())) for arm in shares], list(shares.values())
+    )
+    section["sample_ratio_mismatch"] = ratio.mismatch
     if samples.keys() >= {LEARNED, HEURISTIC}:
         found = compare(samples[HEURISTIC], samples[LEARNED])
         sure = found.fixed_horizon.low > 0 or found.fixed_horizon.high < 0
@@ -408,6 +418,7 @@ def _experiment(outcomes: Outcomes) -> dict[str, Any]:
             f"learned minus heuristic {found.estimate.value:+.3f} hits a question "
             f"[{found.fixed_horizon.low:+.3f}, {found.fixed_horizon.high:+.3f}]; "
             + ("" if sure else "inconclusive; ")
+            + ("the arms' sizes do NOT fit the split; " if ratio.mismatch else "")
             + f"{len(outcomes.arms[LEARNED])} and {len(outcomes.arms[HEURISTIC])} people."
         )
     else:
