@@ -1,0 +1,107 @@
+"""Headless Chromium over the DevTools protocol: open a page, wait for what it should say, look."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from websockets.sync.client import ClientConnection, connect
+
+_POLL_SECONDS = 0.2
+
+
+class Page:
+    """One tab of the browser."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._sent = 0
+
+    def open(self, url: str, *, width: int = 1400, height: int = 900, dark: bool = False) -> None:
+        """Start loading `url` in a window of this size, as a reader with this colour scheme."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setDeviceMetricsOverride", size)
+        self._call("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self._call("Page.navigate", {"url": url})
+
+    def wait_for(self, expression: str, *, seconds: float = 60.0) -> None:
+        """Wait until a JavaScript expression is true; a TimeoutError quotes the page."""
+        deadline = time.monotonic() + seconds
+        while not self.evaluate(expression):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{expression} stayed false; the page says:\n{self.text()}")
+            time.sleep(_POLL_SECONDS)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression."""
+        answer = self._call("Runtime.evaluate", {"expression": expression, "returnByValue": True})
+        return answer["result"].get("value")
+
+    def text(self) -> str:
+        """What a reader can read."""
+        return str(self.evaluate("document.body ? document.body.innerText : ''"))
+
+    def screenshot(self, path: Path) -> None:
+        """Write a PNG of the window."""
+        answer = self._call("Page.captureScreenshot", {"format": "png"})
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def _call(self, method: str, params: dict[str, Any]) -> Any:
+        self._sent += 1
+        self._connection.send(json.dumps({"id": self._sent, "method": method, "params": params}))
+        while True:
+            answer = json.loads(self._connection.recv(timeout=60))
+            if answer.get("id") == self._sent:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+
+
+@contextmanager
+def browser(executable: str | Path, profile: Path) -> Iterator[Page]:
+    """A page of a Chromium that lives for the length of the block, with its own empty profile."""
+    command = [
+        str(executable),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--hide-scrollbars",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={profile}",
+        "about:blank",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        port = _debugging_port(process, profile)
+        with connect(_page_address(port), max_size=None, proxy=None) as connection:
+            yield Page(connection)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _debugging_port(process: subprocess.Popen[bytes], profile: Path) -> int:
+    told = profile / "DevToolsActivePort"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"Chromium ended at once with status {process.returncode}")
+        if told.exists() and (lines := told.read_text().splitlines()):
+            return int(lines[0])
+        time.sleep(_POLL_SECONDS)
+    raise TimeoutError("Chromium did not open its debugging port")
+
+
+def _page_address(port: int) -> str:
+    targets = httpx.get(f"http://127.0.0.1:{port}/json", trust_env=False).json()
+    return str(next(each for each in targets if each["type"] == "page")["webSocketDebuggerUrl"])

@@ -1,0 +1,138 @@
+"""The dashboard as a reader gets it: a real Streamlit server in a real browser."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from tests.ui import sample
+from tests.ui.browser import browser
+from tests.ui.server import FakePlatform
+
+pytestmark = [pytest.mark.service("chromium"), pytest.mark.timeout(240)]
+
+
+@contextmanager
+def dashboard(fake: FakePlatform, folder: Path) -> Iterator[str]:
+    """The dashboard's address; it is served until the block ends."""
+    port = free_port()
+    command = [sys.executable, "-m", "tactful_ui", "--headless", "--port", str(port)]
+    log = folder / "streamlit.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--url", fake.url], cwd=folder, stdout=out, stderr=out, env=os.environ
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_until_served(process, address, log)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_served(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(log.read_text(errors="replace"))
+        try:
+            if httpx.get(f"{address}/_stcore/health", trust_env=False).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise TimeoutError(log.read_text(errors="replace"))
+
+
+def says(text: str) -> str:
+    """JavaScript that is true once the page says `text`."""
+    return f"(document.body ? document.body.innerText : '').includes({json.dumps(text)})"
+
+
+def test_a_demo_is_seen_running_and_then_finished_without_a_reload(
+    fake: FakePlatform, tmp_path: Path, chromium_path: Path
+) -> None:
+    fake.publish(demo=sample.partial("train the ranker", 0.4))
+    report = sample.report()
+    report["verdict"] += " [click](https://example.org) <i id=planted>x</i>"
+    with (
+        dashboard(fake, tmp_path) as address,
+        browser(chromium_path, tmp_path / "profile") as page,
+    ):
+        page.open(address, height=2900)
+        page.wait_for(says("train the ranker · 40 %"))
+        fake.publish(demo=report)
+        page.wait_for(says("0.412 [0.397, 0.427]"))
+        page.wait_for("document.querySelectorAll('.marks').length == 8")
+
+        assert not page.evaluate(says("train the ranker · 40 %"))
+        assert page.evaluate(says("beats every baseline"))
+        assert page.evaluate(says("[click](https://example.org) <i id=planted>x</i>"))
+        assert page.evaluate("document.querySelector('#planted') === null")
+        described = page.evaluate(
+            "[...document.querySelectorAll('.marks')].map(mark => mark.getAttribute('aria-label'))"
+        )
+        assert [label for label in described if label and "Own frequency 0.355" in label]
+
+        light = tmp_path / "light.png"
+        page.screenshot(light)
+        assert_drawn(light, (1400, 2900), background=(255, 255, 255), mark=(0x00, 0x72, 0xB2))
+
+
+def test_a_dark_reader_gets_dark_charts(
+    fake: FakePlatform, tmp_path: Path, chromium_path: Path
+) -> None:
+    fake.publish(demo=sample.report())
+    fake.publish_statistic(sample.report()["statistics"])
+    with (
+        dashboard(fake, tmp_path) as address,
+        browser(chromium_path, tmp_path / "profile") as page,
+    ):
+        page.open(f"{address}/statistics", height=1300, dark=True)
+        page.wait_for(says("95 times in 100"))
+        page.wait_for("document.querySelectorAll('.marks').length == 3")
+        dark = tmp_path / "dark.png"
+        page.screenshot(dark)
+        background = read(dark).getpixel((1390, 600))
+        assert isinstance(background, tuple) and max(background) < 64
+        assert_drawn(dark, (1400, 1300), background=background, mark=(0x56, 0xB4, 0xE9))
+
+        page.open(f"{address}/system", height=1300)
+        page.wait_for(says("replay and ask"))
+        assert page.evaluate(says("3.11.7"))
+
+
+def read(path: Path) -> Image.Image:
+    return Image.open(path).convert("RGB")
+
+
+def assert_drawn(
+    path: Path,
+    size: tuple[int, int],
+    *,
+    background: tuple[int, ...],
+    mark: tuple[int, int, int],
+) -> None:
+    """The picture is neither blank nor covered, and charts are drawn in their colour."""
+    picture = read(path)
+    assert picture.size == size
+    colours = {colour: n for n, colour in picture.getcolors(maxcolors=2**24) or []}
+    pixels = size[0] * size[1]
+    assert len(colours) > 100
+    assert 0.4 * pixels < colours[background[0], background[1], background[2]] < 0.995 * pixels
+    assert colours.get(mark, 0) > 500

@@ -1,0 +1,120 @@
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from tests.ui import sample
+from tests.ui.conftest import ROOT
+from tests.ui.reading import words
+from tests.ui.server import FakePlatform
+
+import tactful_ui
+from tactful_ui import ENTRY, __main__, streamlit_command
+
+UI = ROOT / "ui"
+CONFIG = Path(".streamlit") / "config.toml"
+
+
+@pytest.mark.parametrize("entry", [UI / "app.py", ENTRY], ids=["checkout", "package"])
+def test_both_entries_open_on_the_demo(
+    entry: Path, fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TACTFUL_URL", fake.url)
+    fake.publish(demo=sample.report())
+    page = AppTest.from_file(entry, default_timeout=30).run()
+    assert not page.exception
+    assert "Demo" in [title.value for title in page.title]
+    assert fake.url in words(page)
+
+
+def test_the_key_may_come_from_streamlit_secrets(
+    fake: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TACTFUL_API_KEY", raising=False)
+    monkeypatch.delenv("TACTFUL_URL", raising=False)
+    fake.key = "sesame"
+    fake.publish(demo=sample.report())
+    page = AppTest.from_file(ENTRY, default_timeout=30)
+    page.secrets = {"TACTFUL_URL": fake.url, "TACTFUL_API_KEY": "sesame"}
+    page.run()
+    assert not page.exception and not page.error
+    assert "beats every baseline" in words(page)
+    assert "sesame" not in words(page)
+
+
+def test_the_entry_lies_in_the_package() -> None:
+    assert ENTRY.is_file()
+    assert ENTRY.parent == Path(str(tactful_ui.__file__)).parent
+
+
+def test_public_names_exist_and_modules_are_documented() -> None:
+    assert tactful_ui.__all__ == sorted(tactful_ui.__all__)
+    assert all(hasattr(tactful_ui, name) for name in tactful_ui.__all__)
+
+
+def test_no_module_hides_another_one() -> None:
+    # `streamlit run` puts the folder of its file first on sys.path: `ui/` or `ui/tactful_ui/`.
+    installed = {
+        name
+        for name, owners in importlib.metadata.packages_distributions().items()
+        if owners != ["tactful"]
+    }
+    ours = {path.stem for folder in (UI, ENTRY.parent) for path in folder.glob("*.py")}
+    assert not (ours - {"__init__", "__main__"}) & (installed | sys.stdlib_module_names)
+
+
+def test_the_command_never_phones_home() -> None:
+    command = streamlit_command(address="127.0.0.2", port=8599, headless=True)
+    assert command[1:5] == ["-m", "streamlit", "run", str(ENTRY)]
+    assert set(command[5:]) == {
+        "--server.address=127.0.0.2",
+        "--server.port=8599",
+        "--server.headless=true",
+        "--browser.gatherUsageStats=false",
+    }
+
+
+def test_both_configurations_are_one_and_private() -> None:
+    text = (UI / CONFIG).read_text(encoding="utf-8")
+    assert text == (ENTRY.parent / CONFIG).read_text(encoding="utf-8")
+    settings: dict[str, Any] = tomllib.loads(text)
+    assert settings["browser"]["gatherUsageStats"] is False
+    assert settings["server"]["address"] == "127.0.0.1"
+    assert settings["client"]["showErrorDetails"] == "none"
+
+
+def test_streamlit_reads_the_configuration_beside_the_entry(tmp_path: Path) -> None:
+    code = (
+        "import sys; from streamlit import config; from streamlit.web import bootstrap; "
+        "config._main_script_path = sys.argv[1]; "
+        "config.get_config_options(force_reparse=True); "
+        "print(config.get_option('browser.gatherUsageStats'))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(ENTRY)],
+        cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.strip() == "False"
+
+
+def test_without_streamlit_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert __main__.main([]) == 1
+    assert "tactful[dashboard]" in capsys.readouterr().err
+
+
+def test_starting_needs_neither_streamlit_nor_a_server() -> None:
+    code = "import sys, tactful_ui; print('streamlit' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"

@@ -1,0 +1,239 @@
+"""Each page in every state a reader can meet, by AppTest over real HTTP."""
+
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from tests.ui import sample
+from tests.ui.conftest import PAGES, Open
+from tests.ui.reading import charts, descriptions, drawn, words
+from tests.ui.server import FakePlatform
+
+from tactful_ui import formats
+
+STATES: dict[str, Any] = {
+    "finished": sample.report(),
+    "partial": sample.partial(),
+    "malformed": sample.malformed(),
+    "empty": {},
+}
+ONLY = {f"only {key}": {"name": "demo", key: sample.report()[key]} for key in sample.SECTIONS}
+
+
+def asked(page: AppTest) -> str:
+    assert not page.exception, page.exception
+    return words(page)
+
+
+# States that every page must survive.
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [(name, state) for name in PAGES for state in STATES] + [("overview", state) for state in ONLY],
+)
+def test_no_state_of_a_report_breaks_a_page(
+    open_page: Open, fake: FakePlatform, name: str, state: str
+) -> None:
+    fake.publish(demo=(STATES | ONLY)[state])
+    page = open_page(name)
+    assert asked(page)
+    assert not page.error
+    assert all(len(said) > 20 for said in descriptions(page)), "every chart has a description"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_server_down_names_the_command(open_page: Open, fake: FakePlatform, name: str) -> None:
+    fake.url = "http://127.0.0.1:9"
+    said = asked(open_page(name))
+    assert "does not answer" in said and fake.url in said
+    assert "tactful serve --dev" in said
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_refused_key_says_so(open_page: Open, fake: FakePlatform, name: str) -> None:
+    fake.key = "sesame"
+    said = asked(open_page(name))
+    assert "TACTFUL_API_KEY" in said and "analyst" in said
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(("status", "body"), [(500, b"oops"), (200, b"not json"), (200, [])])
+def test_an_answer_that_is_none_is_no_traceback(
+    open_page: Open, fake: FakePlatform, name: str, status: int, body: object
+) -> None:
+    fake.publish(demo=None)
+    fake.answer("/v1/reports/demo", body, status)
+    assert "cannot be shown" in asked(open_page(name))
+
+
+def test_no_report_names_the_demo(open_page: Open) -> None:
+    said = asked(open_page("overview"))
+    assert "no report yet" in said and "scripts/demo" in said
+    assert "No statistic has been released yet" in asked(open_page("released"))
+    assert "not in this report yet" in asked(open_page("system"))
+
+
+# The demo page.
+
+
+def test_the_finished_demo_shows_all_its_results(open_page: Open, fake: FakePlatform) -> None:
+    fake.publish(demo=sample.report())
+    page = open_page("overview")
+    said = asked(page)
+    for expected in (
+        "0.412 [0.397, 0.427]",
+        "+0.057 vs Own frequency",
+        "Recommend p50: 3.42 ms",
+        "Recommend p99: 11.8 ms",
+        "Freshness p99: 18.6 ms",
+        "beats every baseline",
+        "inconclusive",
+        "0f3c9a7be1d24c55",
+        "Real: nothing.",
+        "took 3 min 41 s",
+        "4,213 questions",
+    ):
+        assert expected in said
+    assert len(charts(page)) == 8
+    assert not page.get("progress")
+    assert "not in this report yet" not in said
+
+
+def test_a_running_demo_shows_stage_and_progress_until_it_ends(
+    open_page: Open, fake: FakePlatform
+) -> None:
+    fake.publish(demo=sample.partial("train the ranker", 0.4))
+    page = open_page("overview")
+    (bar,) = page.get("progress")
+    assert (bar.proto.value, bar.proto.text) == (40, "train the ranker · 40 %")
+    assert asked(page).count("not in this report yet") == 6
+    fake.publish(demo=sample.report())
+    page.run()
+    assert not page.get("progress")
+    assert "beats every baseline" in asked(page)
+
+
+def test_a_lost_comparison_points_down_and_warns(open_page: Open, fake: FakePlatform) -> None:
+    raw = sample.report()
+    raw["quality"][0]["hr20"] = {"value": 0.3, "low": 0.29, "high": 0.31}
+    raw["verdict"] = "The served ranking does not beat Own frequency."
+    fake.publish(demo=raw)
+    page = open_page("overview")
+    (lead,) = [metric for metric in page.metric if metric.delta]
+    assert lead.delta == "-0.055 vs Own frequency"
+    assert lead.proto.direction == lead.proto.MetricDirection.DOWN
+    assert not page.success
+    assert "does not beat" in words(page)
+
+
+def test_text_of_the_server_is_never_markup(open_page: Open, fake: FakePlatform) -> None:
+    raw = sample.report()
+    raw["verdict"] = "[click](https://example.org) <b>bold</b> :red[alarm] $x^2$"
+    raw["real_and_simulated"] = ["![picture](https://example.org/p.png)"]
+    fake.publish(demo=raw)
+    page = open_page("overview")
+    shown = [str(element.value) for element in [*page.markdown, *page.success, *page.warning]]
+    assert formats.plain(raw["verdict"]) in shown
+    assert f"- {formats.plain(raw['real_and_simulated'][0])}" in shown
+
+
+def test_the_reader_chooses_among_reports(open_page: Open, fake: FakePlatform) -> None:
+    fake.publish(a_first=sample.partial(), demo=sample.report())
+    page = open_page("overview")
+    assert page.selectbox(key="report").value == "demo"
+    page.selectbox(key="report").select("a_first").run()
+    assert "train the ranker" in page.get("progress")[0].proto.text
+
+
+# The statistics page.
+
+
+def test_statistics_show_the_guarantee_and_what_bars_mean(
+    open_page: Open, fake: FakePlatform
+) -> None:
+    fake.publish(demo=sample.report())
+    fake.publish_statistic(sample.report()["statistics"])
+    page = open_page("released")
+    said = asked(page)
+    for expected in (
+        "Privacy loss ε per user-day: 1.00",
+        "Cap, events per user-day: 20",
+        "Unit of privacy: user-day",
+        "Panes in these days: 72",
+        "95 times in 100",
+    ):
+        assert expected in said
+    assert page.multiselect[0].value == ["DAIRY", "SOFT DRINKS", "BAKED GOODS"]
+    assert len(charts(page)) == 3
+
+
+def test_only_released_numbers_are_shown(open_page: Open, fake: FakePlatform) -> None:
+    statistic = sample.report()["statistics"]
+    for cell in statistic["sample"]:
+        cell["exact"] = 987_654
+    fake.publish(demo={**sample.report(), "statistics": {**statistic, "exact_total": 987_654}})
+    page = open_page("released")
+    released = {cell["value"] for cell in statistic["sample"]}
+    shown = [row["value"] for row in drawn(page) if "value" in row]
+    shown += list(page.dataframe[0].value["Released"])
+    assert len(shown) > 100 and set(shown) <= released
+    assert "987" not in words(page) + str(charts(page)) + str(drawn(page))
+
+
+def test_chosen_days_are_asked_of_the_server(open_page: Open, fake: FakePlatform) -> None:
+    fake.publish(demo=sample.report())
+    fake.publish_statistic(sample.report()["statistics"])
+    page = open_page("released")
+    page.multiselect[0].set_value(["DAIRY", "SEAFOOD"]).run()
+    day = date(2021, 3, 2)
+    page.date_input[0].set_value((day, day)).run()
+    assert "Panes in these days: 24" in asked(page)
+    assert len(charts(page)) == 2
+    page.date_input[0].set_value((date(2020, 1, 1), date(2020, 1, 2))).run()
+    assert "Nothing was released" in asked(page)
+    page.date_input[0].set_value((day, day)).run()
+    assert len(charts(page)) >= 1
+
+
+def test_a_long_range_is_cut_to_a_month(open_page: Open, fake: FakePlatform) -> None:
+    fake.publish_statistic(sample.statistics_of_days(60))
+    page = open_page("released")
+    first = sample.FIRST_PANE.date()
+    page.date_input[0].set_value((first, first + timedelta(days=59))).run()
+    assert "Panes in these days: 31" in asked(page)
+
+
+def test_without_a_published_statistic_the_report_is_shown(
+    open_page: Open, fake: FakePlatform
+) -> None:
+    fake.publish(demo=sample.report())
+    page = open_page("released")
+    assert len(charts(page)) == 3
+    page.multiselect[0].set_value([]).run()
+    assert "at least one key" in asked(page)
+
+
+# The system page.
+
+
+def test_system_shows_health_models_timings_and_environment(
+    open_page: Open, fake: FakePlatform
+) -> None:
+    fake.publish(demo=sample.report())
+    fake.answer("/v1/models", {"champion": {"version": "3", "trained_until": 1614556800000}})
+    page = open_page("system")
+    said = asked(page)
+    for expected in ("State: ready", "engine", "champion.version", "3.11.7", "Version: 0.1.0"):
+        assert expected in said
+    assert "2021-03-01 00:00 UTC" in said
+    assert "replay and ask 88.1" in descriptions(page)[0]
+
+
+def test_system_says_why_the_server_is_not_ready(open_page: Open, fake: FakePlatform) -> None:
+    problem = {"title": "Not ready", "status": 503, "detail": "engine: catching up"}
+    fake.answer("/readyz", problem, 503)
+    said = asked(open_page("system"))
+    assert "State: not ready" in said and "catching up" in said
+    assert "No ranking model is in use yet" in said

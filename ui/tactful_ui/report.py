@@ -1,0 +1,378 @@
+"""A report as the pages see it: typed, and forgiving about what is missing.
+
+The demo writes its report section by section while it runs, so at any moment any part may be absent
+or empty. :meth:`Report.parse` therefore never fails on a missing, null or malformed *value*: such a
+value becomes None (a number) or disappears (a row), and the page leaves the place empty. Only an
+answer that is no report at all is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from tactful_ui.errors import BadAnswer
+
+SERVED = "served"
+"""Name of the quality row that is the platform's own ranking; the other rows are baselines."""
+
+METRICS = ("hr20", "ndcg20", "mrr20", "coverage20")
+"""Keys of the quality metrics, in the order in which they are shown."""
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, whose ends may be unknown."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How well one way of ranking answered the questions."""
+
+    name: str
+    label: str
+    metrics: Mapping[str, Estimate]
+
+    @property
+    def served(self) -> bool:
+        """True for the ranking which the platform served, False for a baseline."""
+        return self.name == SERVED
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Median and 99th percentile of a duration in milliseconds, over so many observations."""
+
+    p50: float | None
+    p99: float | None
+    samples: float | None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm of the experiment achieved: `rate` is hits per question, in 0..1."""
+
+    name: str
+    units: float | None
+    questions: float | None
+    rate: Estimate
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Read-out of the experiment that ran during the replay."""
+
+    key: str
+    arms: tuple[Arm, ...]
+    difference: Estimate | None
+    method: str
+
+
+@dataclass(frozen=True)
+class Count:
+    """One privately released count: `key` in the pane that starts at `start` (UTC)."""
+
+    start: datetime
+    key: str
+    value: Estimate
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Released counts and the guarantee under which they were released.
+
+    Attributes:
+        name: name of the statistic.
+        epsilon: privacy loss per unit, > 0.
+        cap: how many events of one unit count at most.
+        unit: what is protected, in words.
+        released_panes: how many panes have been released altogether.
+        counts: the released counts at hand.
+    """
+
+    name: str
+    epsilon: float | None
+    cap: float | None
+    unit: str
+    released_panes: float | None
+    counts: tuple[Count, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys at hand, largest released total first."""
+        totals: dict[str, float] = {}
+        for count in self.counts:
+            totals[count.key] = totals.get(count.key, 0.0) + count.value.value
+        return tuple(sorted(totals, key=lambda key: (-totals[key], key)))
+
+
+@dataclass(frozen=True)
+class Round:
+    """Accuracy (0..1) and loss of the intent model after one federated round."""
+
+    number: int
+    loss: float | None
+    top1: float | None
+    top5: float | None
+
+
+@dataclass(frozen=True)
+class Federated:
+    """How the intent model learned across households, beside a Markov chain on the same steps."""
+
+    households: float | None
+    rounds: tuple[Round, ...]
+    markov_top1: float | None
+    markov_top5: float | None
+    privacy: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """Card of the ranking model; `gains` are (feature, total gain), largest first."""
+
+    name: str
+    version: str
+    alias: str
+    run_id: str
+    rows: float | None
+    gains: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One report. A section that the demo has not reached is None or empty."""
+
+    name: str
+    data: str
+    quick: bool
+    started_at: datetime | None
+    finished_at: datetime | None
+    stage: str
+    progress: float
+    protocol: str
+    questions: float | None
+    quality: tuple[Ranking, ...]
+    verdict: str
+    latency: Percentiles | None
+    freshness: Percentiles | None
+    experiment: Experiment | None
+    statistics: Statistics | None
+    federated: Federated | None
+    model: Model | None
+    real_and_simulated: tuple[str, ...]
+    timings: tuple[tuple[str, float], ...]
+    environment: tuple[tuple[str, str], ...]
+
+    @property
+    def finished(self) -> bool:
+        """True once the demo has written its last line."""
+        return self.finished_at is not None
+
+    @property
+    def served(self) -> Ranking | None:
+        """The platform's own ranking."""
+        return next((row for row in self.quality if row.served), None)
+
+    @property
+    def best_baseline(self) -> Ranking | None:
+        """The baseline with the highest HR@20."""
+        rows = [row for row in self.quality if not row.served and "hr20" in row.metrics]
+        return max(rows, key=lambda row: row.metrics["hr20"].value, default=None)
+
+    @classmethod
+    def parse(cls, raw: object) -> Report:
+        """Read the JSON of ``GET /v1/reports/{name}``.
+
+        Raises:
+            BadAnswer: `raw` is no JSON object.
+        """
+        if not isinstance(raw, Mapping):
+            raise BadAnswer(f"a report is a JSON object, the server sent {type(raw).__name__}")
+        return cls(
+            name=_text(raw.get("name")),
+            data=_text(raw.get("data")),
+            quick=raw.get("quick") is True,
+            started_at=parse_time(raw.get("started_at")),
+            finished_at=parse_time(raw.get("finished_at")),
+            stage=_text(raw.get("stage")),
+            progress=min(1.0, max(0.0, _number(raw.get("progress")) or 0.0)),
+            protocol=_text(raw.get("protocol")),
+            questions=_number(raw.get("questions")),
+            quality=_rows(raw.get("quality"), _ranking),
+            verdict=_text(raw.get("verdict")),
+            latency=_section(raw, "latency_ms", lambda part: _percentiles(part, "requests")),
+            freshness=_section(raw, "freshness_ms", lambda part: _percentiles(part, "samples")),
+            experiment=_section(raw, "experiment", _experiment),
+            statistics=_section(raw, "statistics", _statistics),
+            federated=_section(raw, "federated", _federated),
+            model=_section(raw, "model", _model),
+            real_and_simulated=tuple(
+                filter(None, map(_text, _list(raw.get("real_and_simulated"))))
+            ),
+            timings=tuple(
+                (_text(stage), seconds)
+                for stage, value in _items(raw.get("timings_s"))
+                if (seconds := _number(value)) is not None
+            ),
+            environment=tuple(flatten(raw.get("environment"))),
+        )
+
+
+def parse_time(raw: object) -> datetime | None:
+    """A moment given as RFC 3339 or as epoch milliseconds, in UTC; None when it is neither."""
+    try:
+        if isinstance(raw, str):
+            moment = datetime.fromisoformat(raw)
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        milliseconds = _number(raw)
+        return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def flatten(raw: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """A JSON object as (dotted path, text) pairs, nulls left out."""
+    for key, value in _items(raw):
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{path}.")
+        elif isinstance(value, list):
+            yield path, ", ".join(map(_text, value))
+        elif text := _text(value):
+            yield path, text
+
+
+def _number(raw: object) -> float | None:
+    if isinstance(raw, bool) or not isinstance(raw, int | float):
+        return None
+    try:
+        value = float(raw)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _text(raw: object) -> str:
+    if raw is None:
+        return ""
+    return f"{raw:.6g}" if isinstance(raw, float) else str(raw)
+
+
+def _list(raw: object) -> list[Any]:
+    return raw if isinstance(raw, list) else []
+
+
+def _items(raw: object) -> list[tuple[Any, Any]]:
+    return list(raw.items()) if isinstance(raw, Mapping) else []
+
+
+def _section(
+    raw: Mapping[str, Any], key: str, parse: Callable[[Mapping[str, Any]], _Row]
+) -> _Row | None:
+    part = raw.get(key)
+    return parse(part) if isinstance(part, Mapping) and part else None
+
+
+def _rows(raw: object, parse: Callable[[Mapping[str, Any]], _Row | None]) -> tuple[_Row, ...]:
+    parsed = (parse(row) for row in _list(raw) if isinstance(row, Mapping))
+    return tuple(row for row in parsed if row is not None)
+
+
+def _estimate(raw: object, *, value: str = "value") -> Estimate | None:
+    if not isinstance(raw, Mapping):
+        number = _number(raw)
+        return None if number is None else Estimate(number)
+    middle = _number(raw.get(value))
+    if middle is None:
+        return None
+    return Estimate(middle, _number(raw.get("low")), _number(raw.get("high")))
+
+
+def _ranking(raw: Mapping[str, Any]) -> Ranking | None:
+    name = _text(raw.get("name"))
+    metrics = {key: found for key in METRICS if (found := _estimate(raw.get(key))) is not None}
+    return Ranking(name, _text(raw.get("label")) or name, metrics) if name and metrics else None
+
+
+def _percentiles(raw: Mapping[str, Any], samples: str) -> Percentiles:
+    return Percentiles(*(_number(raw.get(key)) for key in ("p50", "p99", samples)))
+
+
+def _experiment(raw: Mapping[str, Any]) -> Experiment:
+    difference = raw.get("difference")
+    return Experiment(
+        key=_text(raw.get("key")),
+        arms=_rows(raw.get("arms"), _arm),
+        difference=_estimate(difference),
+        method=_text(difference.get("method")) if isinstance(difference, Mapping) else "",
+    )
+
+
+def _arm(raw: Mapping[str, Any]) -> Arm | None:
+    rate = _estimate(raw, value="rate")
+    if rate is None:
+        return None
+    return Arm(
+        _text(raw.get("arm")), _number(raw.get("units")), _number(raw.get("questions")), rate
+    )
+
+
+def _statistics(raw: Mapping[str, Any]) -> Statistics:
+    return Statistics(
+        name=_text(raw.get("name")),
+        epsilon=_number(raw.get("epsilon")),
+        cap=_number(raw.get("cap")),
+        unit=_text(raw.get("unit")),
+        released_panes=_number(raw.get("released_panes")),
+        counts=_rows(raw.get("sample"), _count),
+    )
+
+
+def _count(raw: Mapping[str, Any]) -> Count | None:
+    start, value = parse_time(raw.get("pane_start")), _estimate(raw)
+    if start is None or value is None:
+        return None
+    return Count(start, _text(raw.get("key")), value)
+
+
+def _federated(raw: Mapping[str, Any]) -> Federated:
+    return Federated(
+        households=_number(raw.get("households")),
+        rounds=_rows(raw.get("rounds"), _round),
+        markov_top1=_number(raw.get("markov_top1")),
+        markov_top5=_number(raw.get("markov_top5")),
+        privacy=_text(raw.get("privacy")),
+    )
+
+
+def _round(raw: Mapping[str, Any]) -> Round | None:
+    number = _number(raw.get("round"))
+    if number is None:
+        return None
+    return Round(int(number), *(_number(raw.get(key)) for key in ("loss", "top1", "top5")))
+
+
+def _model(raw: Mapping[str, Any]) -> Model:
+    gains = (
+        (_text(row.get("name")), gain)
+        for row in _list(raw.get("features"))
+        if isinstance(row, Mapping) and (gain := _number(row.get("gain"))) is not None
+    )
+    return Model(
+        name=_text(raw.get("name")),
+        version=_text(raw.get("version")),
+        alias=_text(raw.get("alias")),
+        run_id=_text(raw.get("run_id")),
+        rows=_number(raw.get("rows")),
+        gains=tuple(sorted(gains, key=lambda pair: -pair[1])),
+    )

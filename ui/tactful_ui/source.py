@@ -1,0 +1,183 @@
+"""Where the pages get their data from: the platform's HTTP API, behind a small protocol."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from tactful.client import Client
+from tactful_ui.errors import BadAnswer, NoReport, ServerDown, SourceError, Unauthorised
+from tactful_ui.report import Count, Estimate, Report, Statistics, parse_time
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_URL = "http://127.0.0.1:8420"
+
+_TIMEOUT_SECONDS = 5.0
+_NOT_FOUND = 404
+_UNAVAILABLE = 503
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Address of the server and the API key; the key stays out of the representation."""
+
+    url: str = DEFAULT_URL
+    api_key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def load(
+        cls, secrets: Mapping[str, Any], environment: Mapping[str, str] | None = None
+    ) -> Settings:
+        """Take ``TACTFUL_URL`` and ``TACTFUL_API_KEY``, the environment before the secrets.
+
+        Args:
+            secrets: what Streamlit's secrets file holds.
+            environment: environment variables; None for those of the process.
+        """
+        variables = os.environ if environment is None else environment
+
+        def value(name: str) -> str:
+            given = (str(place.get(name) or "").strip() for place in (variables, secrets))
+            return next(filter(None, given), "")
+
+        url = value("TACTFUL_URL").rstrip("/") or DEFAULT_URL
+        return cls(url if "://" in url else f"http://{url}", value("TACTFUL_API_KEY") or None)
+
+
+@dataclass(frozen=True)
+class Health:
+    """How the server feels.
+
+    Attributes:
+        ready: whether it takes traffic.
+        version: its version; empty where it did not say.
+        checks: what it looked at, each ``ok`` or what is wrong.
+        detail: why it is not ready; empty where it is.
+    """
+
+    ready: bool
+    version: str = ""
+    checks: Mapping[str, str] = field(default_factory=dict)
+    detail: str = ""
+
+
+class ReportSource(Protocol):
+    """What the pages ask for. Every method raises a `SourceError` where it has no answer."""
+
+    def health(self) -> Health:
+        """Whether the server is ready, and what it says about itself."""
+
+    def report_names(self) -> list[str]:
+        """Names of the reports, in order."""
+
+    def report(self, name: str) -> Report:
+        """One report, finished or not."""
+
+    def statistic_names(self) -> list[str]:
+        """Names of the published statistics, in order."""
+
+    def statistic(self, name: str, since: datetime, until: datetime) -> Statistics:
+        """The released counts of the panes that start in ``[since, until)``."""
+
+    def models(self) -> Mapping[str, Any]:
+        """What the server says about the models in use."""
+
+
+class ClientSource:
+    """The platform's own client as a `ReportSource`.
+
+    It tries once and waits briefly: a page that is looked at asks again by itself.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Prepare to talk to the server; nothing is sent yet."""
+        self._client = Client(settings.url, settings.api_key, timeout=_TIMEOUT_SECONDS, retries=0)
+
+    def health(self) -> Health:
+        """Whether the server is ready, and what it says about itself."""
+        try:
+            said = self._client.health()
+        except Exception as error:
+            if _status(error) == _UNAVAILABLE:
+                return Health(ready=False, detail=str(error))
+            raise _translated(error) from error
+        return Health(said.status == "ok", said.version, said.checks)
+
+    def report_names(self) -> list[str]:
+        """Names of the reports, in order."""
+        return [about.name for about in _asked(self._client.reports)]
+
+    def report(self, name: str) -> Report:
+        """One report, finished or not."""
+        return Report.parse(_asked(lambda: self._client.report(name)))
+
+    def statistic_names(self) -> list[str]:
+        """Names of the published statistics, in order."""
+        return [about.name for about in _asked(self._client.statistics_list)]
+
+    def statistic(self, name: str, since: datetime, until: datetime) -> Statistics:
+        """The released counts of the panes that start in ``[since, until)``."""
+        page = _asked(
+            lambda: self._client.statistics(
+                name, since=_milliseconds(since), until=_milliseconds(until)
+            )
+        )
+        counts = (
+            Count(start, cell.key, Estimate(cell.value, cell.low, cell.high))
+            for cell in page.cells
+            if (start := parse_time(cell.pane_start)) is not None
+        )
+        return Statistics(page.name, page.epsilon, page.cap, page.unit, None, tuple(counts))
+
+    def models(self) -> Mapping[str, Any]:
+        """What the server says about the models in use."""
+        return _asked(self._client.models)
+
+
+def connect(settings: Settings) -> ReportSource:
+    """The source that these settings name.
+
+    Raises:
+        BadAnswer: the address is no URL.
+    """
+    try:
+        return ClientSource(settings)
+    except Exception as error:
+        raise BadAnswer(f"{settings.url} is no address of a server: {error}") from error
+
+
+def _asked(ask: Callable[[], _Answer]) -> _Answer:
+    try:
+        return ask()
+    except Exception as error:
+        raise _translated(error) from error
+
+
+def _translated(error: Exception) -> SourceError:
+    """What a failure of the client means for the reader; the log keeps what it was."""
+    logger.info("the server gave no answer: %s", error)
+    if isinstance(error, SourceError):
+        return error
+    if isinstance(error, ConnectionError):
+        return ServerDown(str(error))
+    if isinstance(error, PermissionError):
+        return Unauthorised(str(error))
+    if _status(error) == _NOT_FOUND:
+        return NoReport(str(error))
+    return BadAnswer(str(error))
+
+
+def _status(error: Exception) -> int | None:
+    """HTTP status of the client's errors; None where no answer came."""
+    return getattr(error, "status", None)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
