@@ -1,0 +1,114 @@
+"""Each event id counts once: ids are remembered in the store for some days of event time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from tactful_streaming.state import Change, StateStore
+
+_DAY_MS = 86_400_000
+_ID = b"d"
+_CHUNK = b"g"
+_CHUNKS_PER_COMMIT = 4
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[list[str]] = msgspec.msgpack.Decoder(list[str])
+
+
+class Deduplicator:
+    """Remembers event ids by generation, the day of the watermark when they were applied.
+
+    An id is remembered for at least `days` days of event time. The watermark decides, not a clock,
+    so a replay of the log forgets at the same events. Only ids that are not yet in the store are
+    held in memory.
+    """
+
+    def __init__(self, store: StateStore, days: int) -> None:
+        """Remember ids in `store` for at least `days`."""
+        self._store = store
+        self._days = days
+        self._recent: dict[str, int] = {}
+        self._purged_until = 0
+
+    def lookup(self, event_ids: Sequence[str]) -> dict[str, int]:
+        """Generations of those of `event_ids` that are remembered or not yet purged."""
+        recent = self._recent
+        unknown = [event_id for event_id in event_ids if event_id not in recent]
+        found: dict[str, int] = {}
+        for event_id, value in zip(
+            unknown, self._store.get_many([_key(event_id) for event_id in unknown]), strict=True
+        ):
+            if value is not None:
+                found[event_id] = int.from_bytes(value, "big")
+        return found
+
+    def is_new(self, event_id: str, stored: dict[str, int], watermark: int) -> bool:
+        """Whether `event_id` comes for the first time; then it is remembered from now on.
+
+        Args:
+            event_id: id of the event about to be applied.
+            stored: what :meth:`lookup` found for the batch.
+            watermark: watermark before the event is applied, epoch milliseconds.
+        """
+        generation = watermark // _DAY_MS
+        seen = self._recent.get(event_id)
+        if seen is None:
+            seen = stored.get(event_id)
+        if seen is not None and seen >= generation - self._days:
+            return False
+        self._recent[event_id] = generation
+        return True
+
+    def seen(self, event_id: str, watermark: int) -> bool:
+        """Whether `event_id` was applied and is still remembered."""
+        seen = self._recent.get(event_id)
+        if seen is None:
+            value = self._store.get(_key(event_id))
+            if value is None:
+                return False
+            seen = int.from_bytes(value, "big")
+        return seen >= watermark // _DAY_MS - self._days
+
+    def changes(self, offset: int, watermark: int) -> Iterator[Change]:
+        """What to write at a commit at log offset `offset`; bounded work for what is forgotten."""
+        by_generation: dict[int, list[str]] = {}
+        for event_id, generation in self._recent.items():
+            by_generation.setdefault(generation, []).append(event_id)
+            yield _key(event_id), generation.to_bytes(4, "big")
+        for generation, ids in by_generation.items():
+            yield _chunk_key(generation, offset), _encoder.encode(ids)
+        yield from self._purge(watermark // _DAY_MS - self._days)
+
+    def committed(self) -> None:
+        """Note that the last :meth:`changes` are in the store."""
+        self._recent.clear()
+
+    def _purge(self, oldest_kept: int) -> Iterator[Change]:
+        if self._purged_until >= oldest_kept:
+            return
+        start = _chunk_key(self._purged_until, 0)
+        for purged, (key, value) in enumerate(self._store.scan(_CHUNK, start)):
+            generation = int.from_bytes(key[1:5], "big")
+            if generation >= oldest_kept:
+                break
+            if purged >= _CHUNKS_PER_COMMIT:
+                self._purged_until = generation
+                return
+            ids = _decoder.decode(value)
+            stored = self._store.get_many([_key(event_id) for event_id in ids])
+            for event_id, seen in zip(ids, stored, strict=True):
+                current = event_id in self._recent
+                if not current and seen == generation.to_bytes(4, "big"):
+                    yield _key(event_id), None
+            yield key, None
+        self._purged_until = oldest_kept
+
+
+def _key(event_id: str) -> bytes:
+    return _ID + event_id.encode()
+
+
+def _chunk_key(generation: int, offset: int) -> bytes:
+    return _CHUNK + generation.to_bytes(4, "big") + offset.to_bytes(8, "big")

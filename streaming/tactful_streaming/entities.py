@@ -1,0 +1,208 @@
+"""All entities of one kind: their rows, their features, and their packed form in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tactful_streaming.aggregates import (
+    Aggregate,
+    LastTime,
+    Outcome,
+    Selection,
+    Value,
+    WindowedTotal,
+    make_aggregate,
+)
+from tactful_streaming.definitions import Feature
+from tactful_streaming.errors import EngineError, StateError
+from tactful_streaming.panes import Floats, Rows
+
+_FIRST_CAPACITY = 256
+_SWEEP = 4096
+_NOBODY = 0
+"""Row of keys nobody has seen: always empty."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(list[Any])
+
+
+class EntityTable:
+    """State of every entity of one kind.
+
+    An entity has a row, the same in each feature. It loses it when nothing of it can be read any
+    more: when every feature ages and the newest event is older than the longest window.
+    """
+
+    def __init__(self, features: Sequence[Feature], capacity: int = _FIRST_CAPACITY) -> None:
+        """Begin empty, for `features` of one kind of entity, with room for `capacity` rows."""
+        self.features = tuple(features)
+        self._capacity = capacity
+        self._aggregates: list[Aggregate] = [
+            make_aggregate(feature, self._capacity) for feature in features
+        ]
+        self._names = {feature.name: number for number, feature in enumerate(features)}
+        self._rows: dict[str, int] = {}
+        self._keys: list[str | None] = [None]
+        self._free: list[int] = []
+        self._newest = np.zeros(self._capacity, np.int64)
+        self._dirty: set[int] = set()
+        self._sweep_from = 1
+        windows = [feature.window for feature in features]
+        self._memory_ms: int | None = max(
+            (window.size_ms for window in windows if window is not None), default=None
+        )
+        if any(window is None for window in windows):
+            self._memory_ms = None
+
+    def __len__(self) -> int:
+        """Number of entities."""
+        return len(self._rows)
+
+    def row(self, key: str) -> int:
+        """Row of `key`, made if it has none."""
+        row = self._rows.get(key)
+        if row is None:
+            if self._free:
+                row = self._free.pop()
+                self._keys[row] = key
+            else:
+                row = len(self._keys)
+                self._keys.append(key)
+                if row >= self._capacity:
+                    self._grow(2 * self._capacity)
+            self._rows[key] = row
+        return row
+
+    def touch(self, rows: Rows, timestamps: Rows) -> None:
+        """Note that `rows` had events at `timestamps`."""
+        np.maximum.at(self._newest, rows, timestamps)
+        self._dirty.update(rows.tolist())
+
+    def apply(self, number: int, selection: Selection) -> Outcome:
+        """Count `selection` in feature `number`."""
+        return self._aggregates[number].apply(selection)
+
+    def read(self, key: str, at: int) -> dict[str, Value]:
+        """All features of `key` at time `at`; of a key nobody has seen, zeros."""
+        row = self._rows.get(key, _NOBODY)
+        return {
+            feature.name: aggregate.read(row, at)
+            for feature, aggregate in zip(self.features, self._aggregates, strict=True)
+        }
+
+    def read_columns(self, keys: Sequence[str], names: Sequence[str], at: int) -> Floats:
+        """Numbers of many keys at time `at`; shape ``(len(keys), len(names))``.
+
+        Raises:
+            EngineError: if a name is no feature with one number for each entity.
+        """
+        get = self._rows.get
+        rows = np.array([get(key, _NOBODY) for key in keys], np.int64)
+        columns = np.empty((len(names), len(keys)))
+        for column, name in enumerate(names):
+            number = self._names.get(name)
+            aggregate = self._aggregates[number] if number is not None else None
+            if not isinstance(aggregate, WindowedTotal | LastTime):
+                raise EngineError(
+                    f"{name!r} is not a feature with one number for each entity: columns are read "
+                    "of counts, sums and last times without group_by"
+                )
+            columns[column] = aggregate.read_many(rows, at)
+        return columns.T
+
+    def expire(self, watermark: int) -> None:
+        """Forget panes that no read at or after `watermark` can see."""
+        for aggregate in self._aggregates:
+            aggregate.expire(watermark)
+
+    def drop_silent(self, watermark: int) -> list[str]:
+        """Look at some of the entities and drop those of which nothing is left.
+
+        Returns:
+            Keys of the dropped.
+        """
+        if self._memory_ms is None or len(self._keys) == 1:
+            return []
+        if self._sweep_from >= len(self._keys):
+            self._sweep_from = 1
+        begin, end = self._sweep_from, min(self._sweep_from + _SWEEP, len(self._keys))
+        self._sweep_from = end
+        silent = np.flatnonzero(self._newest[begin:end] + self._memory_ms <= watermark) + begin
+        dropped: list[str] = []
+        for row in silent.tolist():
+            key = self._keys[row]
+            if key is None:
+                continue
+            for aggregate in self._aggregates:
+                aggregate.clear(row)
+            del self._rows[key]
+            self._keys[row] = None
+            self._free.append(row)
+            self._newest[row] = 0
+            self._dirty.discard(row)
+            dropped.append(key)
+        return dropped
+
+    def pack_dirty(self, watermark: int) -> Iterable[tuple[str, bytes]]:
+        """Key and packed state of every entity touched since the last call."""
+        rows = np.array(sorted(self._dirty), np.int64)
+        self._dirty.clear()
+        if not len(rows):
+            return
+        columns = [aggregate.pack(rows, watermark) for aggregate in self._aggregates]
+        newest = self._newest[rows].tolist()
+        for row, *state in zip(rows.tolist(), newest, *columns, strict=True):
+            key = self._keys[row]
+            assert key is not None
+            yield key, _encoder.encode(state)
+
+    def unpack(self, entities: Iterable[tuple[str, bytes]]) -> None:
+        """Restore what :meth:`pack_dirty` gave; the table is empty.
+
+        Raises:
+            StateError: if something else comes.
+        """
+        rows: list[int] = []
+        states: list[list[Any]] = []
+        for key, blob in entities:
+            try:
+                state = _decoder.decode(blob)
+            except msgspec.MsgspecError as error:
+                raise StateError(f"the stored state of an entity is damaged: {error}") from error
+            if len(state) != len(self._aggregates) + 1:
+                raise StateError("the stored state of an entity has another number of features")
+            rows.append(self.row(key))
+            states.append(state)
+        if not rows:
+            return
+        row_array = np.array(rows, np.int64)
+        self._newest[row_array] = [state[0] for state in states]
+        for number, aggregate in enumerate(self._aggregates):
+            aggregate.unpack(row_array, [state[number + 1] for state in states])
+
+    def _grow(self, capacity: int) -> None:
+        for aggregate in self._aggregates:
+            aggregate.resize(capacity)
+        self._newest = np.concatenate([self._newest, np.zeros(capacity - self._capacity, np.int64)])
+        self._capacity = capacity
+
+
+def read_packed(features: Sequence[Feature], blob: bytes | None, at: int) -> dict[str, Value]:
+    """Features of one entity from its packed state, as an online store holds it.
+
+    Args:
+        features: features of that kind of entity, as the engine that packed it had them.
+        blob: the packed state; None for an entity nobody has seen.
+        at: request time, epoch milliseconds.
+
+    Raises:
+        StateError: if `blob` is no packed state of these features.
+    """
+    table = EntityTable(features, capacity=2)
+    if blob is not None:
+        table.unpack([("", blob)])
+    return table.read("", at)

@@ -1,0 +1,93 @@
+"""Everything this package raises on purpose.
+
+* ``StreamingError``
+    * ``PayloadError``: a request body cannot be split into events, items or users
+    * ``EntryError``: a log entry cannot be decoded
+    * ``LogError``: the event log cannot do what was asked
+        * ``LogCorruptedError``: bytes on disk are not what was written
+        * ``LogWriteError``: the disk refused an append; nothing of it is acknowledged
+        * ``LogLockedError``: another process writes to this log
+        * ``OffsetError``: the offset is outside the log
+        * ``BackpressureError``: too many bytes wait to be written
+    * ``DefinitionError``: the feature definitions are wrong
+    * ``EngineError``: the engine cannot go on
+        * ``FingerprintError``: the state was computed by other definitions
+        * ``StateError``: the stored state is damaged or of another version
+    * ``OnlineStoreError``: the online store cannot be reached or is not installed
+"""
+
+
+class StreamingError(Exception):
+    """Root of every error of this package."""
+
+
+class PayloadError(StreamingError, ValueError):
+    """A request body as a whole cannot be split into elements.
+
+    Attributes:
+        code: short stable name of the reason.
+        message: what was wrong and what to do.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        """Refuse a body for reason `code`, explained by `message`."""
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class EntryError(StreamingError, ValueError):
+    """A log entry is not an encoded event, item or user."""
+
+
+class LogError(StreamingError):
+    """The event log cannot do what was asked."""
+
+
+class LogCorruptedError(LogError, ValueError):
+    """Bytes on disk are not what was written. Restore the segment from a backup."""
+
+
+class LogWriteError(LogError, OSError):
+    """The disk refused an append: nothing of it is acknowledged, what was before is intact."""
+
+
+class LogLockedError(LogError, RuntimeError):
+    """Another process has this log open for writing."""
+
+
+class OffsetError(LogError, LookupError):
+    """The offset is outside the log."""
+
+
+class BackpressureError(LogError, RuntimeError):
+    """Too many bytes wait to be written; nothing was queued.
+
+    Attributes:
+        retry_after: seconds after which a retry is likely to be accepted.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        """Refuse with `message`; the caller may come back after `retry_after` seconds."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DefinitionError(StreamingError, ValueError):
+    """The feature definitions are wrong; the message names file, line and key."""
+
+
+class EngineError(StreamingError, RuntimeError):
+    """The engine cannot go on."""
+
+
+class FingerprintError(EngineError, ValueError):
+    """The stored state was computed by other feature definitions."""
+
+
+class StateError(EngineError, ValueError):
+    """The stored state is damaged or was written by another version."""
+
+
+class OnlineStoreError(StreamingError, ConnectionError):
+    """The online store cannot be reached, or what it needs is not installed."""

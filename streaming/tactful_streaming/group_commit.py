@@ -1,0 +1,119 @@
+"""Group commit: all appends that arrive while the disk syncs share the next sync."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tactful_streaming.errors import BackpressureError, LogError
+from tactful_streaming.log import MAX_PAYLOAD, EventLog
+
+
+@dataclass
+class _Waiting:
+    payloads: Sequence[bytes]
+    size: int
+    done: asyncio.Future[int]
+
+
+class GroupCommit:
+    """Appends of many coroutines to one log, written by one thread.
+
+    Belongs to the event loop in which it is first used. An awaited :meth:`append` that is cancelled
+    may or may not be in the log: as with a lost answer, the sender repeats it with the same ids.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        max_waiting_bytes: int = 64 * 1024 * 1024,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Write to `log`, with at most `max_waiting_bytes` waiting.
+
+        Args:
+            log: where appends go; it stays the caller's to close.
+            max_waiting_bytes: beyond this, appends are refused.
+            clock: seconds, to estimate when a refused caller should return.
+        """
+        self._log = log
+        self._max_waiting_bytes = max_waiting_bytes
+        self._clock = clock
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="log-writer")
+        self._waiting: list[_Waiting] = []
+        self._waiting_bytes = 0
+        self._bytes_per_second = 1e6
+        self._flusher: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes accepted for writing and not yet durable."""
+        return self._waiting_bytes
+
+    async def append(self, payloads: Sequence[bytes]) -> int:
+        """Append `payloads`; durable when it returns.
+
+        Returns:
+            The offset after the last of `payloads`.
+
+        Raises:
+            BackpressureError: if too much waits already; nothing was queued.
+            LogError: if the log refused the write; nothing is acknowledged.
+        """
+        if self._closed:
+            raise LogError("the log is closing: no more appends")
+        if not payloads:
+            return self._log.end
+        size = sum(map(len, payloads))
+        if max(map(len, payloads)) > MAX_PAYLOAD:
+            raise LogError(f"a record is over {MAX_PAYLOAD} bytes")
+        if self._waiting_bytes and self._waiting_bytes + size > self._max_waiting_bytes:
+            raise BackpressureError(
+                f"{self._waiting_bytes} bytes wait to be written: slow down",
+                retry_after=max(1.0, self._waiting_bytes / self._bytes_per_second),
+            )
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(payloads, size, done))
+        self._waiting_bytes += size
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+        return await done
+
+    async def close(self) -> None:
+        """Write what waits, then stop. Appends from now on are refused."""
+        self._closed = True
+        if self._flusher is not None:
+            await self._flusher
+        self._writer.shutdown()
+
+    async def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting, []
+                size = sum(waiting.size for waiting in group)
+                payloads = [payload for waiting in group for payload in waiting.payloads]
+                started = self._clock()
+                try:
+                    end = await loop.run_in_executor(self._writer, self._log.append, payloads)
+                except Exception as error:
+                    for waiting in group:
+                        if not waiting.done.done():
+                            waiting.done.set_exception(error)
+                else:
+                    offset = end - len(payloads)
+                    for waiting in group:
+                        offset += len(waiting.payloads)
+                        if not waiting.done.done():
+                            waiting.done.set_result(offset)
+                    seconds = max(self._clock() - started, 1e-4)
+                    self._bytes_per_second += 0.2 * (size / seconds - self._bytes_per_second)
+                finally:
+                    self._waiting_bytes -= size
+        finally:
+            self._flusher = None
