@@ -339,8 +339,8 @@ def _decode(
     rejected: list[Rejection] = []
     for index, wire in enumerate(wires):
         try:
-            decoded_wire = _decode_one(wire, format_) if isinstance(wire, bytes) else wire
-            accepted.append((index, accept(decoded_wire, plain)))
+            one: Any = _decode_one(wire, format_) if isinstance(wire, bytes) else wire
+            accepted.append((index, accept(one, plain)))
         except _Refusal as refusal:
             rejected.append(Rejection(index=index, code=refusal.code, message=refusal.message))
     return accepted, rejected
