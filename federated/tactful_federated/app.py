@@ -1,0 +1,126 @@
+"""The apps that `flwr run federated` starts: `server` on the SuperLink, `client` on each device.
+
+A device reads its own baskets from the file its node configuration names (`history-file`, a JSON
+list of baskets, each a list of categories) and the public catalogue from `catalogue-file` (one
+category per line). Without them a generated shopper takes part, so that the apps can be tried
+without data.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tactful_federated.device import Device
+from tactful_federated.errors import HistoryError, missing_extra
+from tactful_federated.flower import FlowerPopulation, client_app
+from tactful_federated.model import IntentModel
+from tactful_federated.rounds import RoundResult, RoundSettings, run_rounds, start
+from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.tokens import Vocabulary
+
+try:
+    from flwr.app import Context
+    from flwr.serverapp import Grid, ServerApp
+except ModuleNotFoundError as error:
+    raise missing_extra(error) from error
+
+_log = logging.getLogger(__name__)
+
+
+def device_of(context: Context) -> Device:
+    """The device of a node, made from its own files or a generated shopper.
+
+    Raises:
+        HistoryError: The history file is no JSON list of lists of categories.
+    """
+    vocabulary = _vocabulary(context.run_config)
+    seed = int(context.run_config["seed"])
+    node = int(context.node_config.get("partition-id", context.node_id))
+    path = str(context.node_config.get("history-file", ""))
+    history = _read_history(Path(path)) if path else sample_history(node, seed=seed)
+    return Device(history, vocabulary, IntentModel(vocabulary.size), seed=seed + node)
+
+
+client = client_app(device_of)
+"""The Flower ClientApp."""
+
+server = ServerApp()
+"""The Flower ServerApp."""
+
+
+@server.main()
+def main(grid: Grid, context: Context) -> None:
+    """Wait for enough devices, run the rounds, keep the released weights.
+
+    Reads from the run configuration: `seed`, `rounds`, `cohort`, `report-goal`,
+    `minimum-reports`, `timeout-s` (of one exchange, and of the wait for devices),
+    `catalogue-file` and `weights-file` (where the released weights go as .npy; empty: nowhere).
+
+    Raises:
+        HistoryError: Too few devices appeared in time.
+    """
+    config = context.run_config
+    seed, timeout = int(config["seed"]), float(config["timeout-s"])
+    settings = RoundSettings(
+        cohort=int(config["cohort"]),
+        report_goal=int(config["report-goal"]),
+        minimum_reports=int(config["minimum-reports"]),
+    )
+    vocabulary = _vocabulary(config)
+    population = FlowerPopulation(grid, vocabulary, timeout=timeout)
+    _wait_for(population, settings.minimum_reports, timeout)
+    state, _ = run_rounds(
+        population,
+        start(IntentModel(vocabulary.size, seed=seed).vector()),
+        settings,
+        rounds=int(config["rounds"]),
+        seed=seed,
+        progress=_report,
+    )
+    if path := str(config["weights-file"]):
+        np.save(path, state.release())
+
+
+def _report(result: RoundResult) -> None:
+    _log.info(
+        "round %d: loss %.3f, top-1 %.3f, top-5 %.3f%s",
+        result.round,
+        result.loss,
+        result.top1,
+        result.top5,
+        " (void)" if result.void else "",
+    )
+
+
+def _wait_for(population: FlowerPopulation, devices: int, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while len(population.ids()) < devices:
+        if time.monotonic() > deadline:
+            raise HistoryError(f"fewer than {devices} devices appeared within {timeout:g} s")
+        time.sleep(0.5)
+
+
+def _vocabulary(config: Mapping[str, Any]) -> Vocabulary:
+    path = str(config["catalogue-file"])
+    categories = Path(path).read_text("utf-8").splitlines() if path else SAMPLE_CATALOGUE
+    return Vocabulary.from_catalogue(categories)
+
+
+def _read_history(path: Path) -> list[list[str]]:
+    try:
+        history = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as failure:
+        raise HistoryError(f"{path} cannot be read as JSON: {failure}") from failure
+    if not isinstance(history, list) or not all(
+        isinstance(basket, list) and all(isinstance(name, str) for name in basket)
+        for basket in history
+    ):
+        raise HistoryError(f"{path} must hold a JSON list of baskets, each a list of categories")
+    return history

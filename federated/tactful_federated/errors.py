@@ -1,0 +1,42 @@
+"""What can go wrong here, one small hierarchy."""
+
+from __future__ import annotations
+
+
+class FederatedError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class VocabularyError(FederatedError, ValueError):
+    """A public catalogue cannot be made a vocabulary, or a token lies outside it."""
+
+
+class HistoryError(FederatedError, ValueError):
+    """The histories given are too few or too short for what was asked."""
+
+
+class SettingsError(FederatedError, ValueError):
+    """A setting lies outside its range."""
+
+
+class WeightsError(FederatedError, ValueError):
+    """A flat vector of model weights has the wrong shape or holds a value that is not finite."""
+
+
+class MissingExtraError(FederatedError, ImportError):
+    """A part that needs an optional dependency was used without it."""
+
+
+def missing_extra(error: ImportError) -> MissingExtraError:
+    """Name the extra that brings the module `error` could not find."""
+    return MissingExtraError(
+        f"this part of tactful_federated needs {error.name!r}, which is not installed; "
+        "install it with: pip install 'tactful[federated]'",
+        name=error.name,
+    )
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `SettingsError(message)` unless `condition` holds."""
+    if not condition:
+        raise SettingsError(message)

@@ -1,0 +1,242 @@
+"""The same devices and rounds over Flower's Message API.
+
+Flower is transport and job control only. A training request carries the weights as one flat
+array, the round's number and the fingerprint of the public vocabulary, which a device compares
+with its own; the reply carries one flat array, the clipped update. An evaluation reply carries
+counts. Nothing else is in a message, and a test scans for it.
+
+`LocalGrid` runs a `ClientApp` in this process: no Ray, no network, deterministic.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from tactful_federated.device import Device
+from tactful_federated.errors import VocabularyError, missing_extra
+from tactful_federated.scores import Score
+from tactful_federated.tokens import Vocabulary
+from tactful_federated.vectors import Vector
+
+try:
+    from flwr.app import (
+        Array,
+        ArrayRecord,
+        ConfigRecord,
+        Context,
+        Error,
+        Message,
+        MessageType,
+        MetricRecord,
+        RecordDict,
+    )
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid
+    from flwr.supercore.run import Run
+    from flwr.supercore.task_identity import TaskIdentity
+except ModuleNotFoundError as error:
+    raise missing_extra(error) from error
+
+_log = logging.getLogger(__name__)
+
+_WEIGHTS, _UPDATE, _SCORE, _REQUEST, _FLAT = "weights", "update", "score", "request", "flat"
+_DEVICE_FAILED = 2
+
+
+def client_app(device_of: Callable[[Context], Device]) -> ClientApp:
+    """A Flower ClientApp around the device that `device_of` finds for a node's context."""
+    app = ClientApp()
+
+    def device_for(message: Message, context: Context) -> Device:
+        device = device_of(context)
+        if _request(message)["vocabulary"] != device.vocabulary.fingerprint:
+            raise VocabularyError("the server's vocabulary is not this device's; update the device")
+        return device
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        round_number = _request(message)["round"]
+        update = device_for(message, context).train(_read(message, _WEIGHTS), round_number)
+        return Message(RecordDict({_UPDATE: _pack(update)}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        score = device_for(message, context).evaluate(_read(message, _WEIGHTS))
+        counts = MetricRecord(
+            {"steps": score.steps, "top1": score.top1, "top5": score.top5, "loss": score.loss}
+        )
+        return Message(RecordDict({_SCORE: counts}), reply_to=message)
+
+    return app
+
+
+class FlowerPopulation:
+    """The nodes of a Flower grid, as `rounds.Population`.
+
+    Args:
+        grid: The grid of a ServerApp, or a `LocalGrid`.
+        vocabulary: Public vocabulary of the model; a device with another one answers an error.
+        timeout: Seconds to wait for replies; None waits until each came or its request expired.
+    """
+
+    def __init__(self, grid: Grid, vocabulary: Vocabulary, *, timeout: float | None = None) -> None:
+        """Look at the nodes of `grid` as a population."""
+        self._grid = grid
+        self._fingerprint = vocabulary.fingerprint
+        self._timeout = timeout
+
+    def ids(self) -> Sequence[int]:
+        """Node ids of the grid."""
+        return list(self._grid.get_node_ids())
+
+    def train(
+        self, ids: Sequence[int], weights: Vector, round_number: int
+    ) -> Iterable[tuple[int, Vector]]:
+        """Updates in order of arrival; nodes that fail or stay silent are missing."""
+        for reply in self._ask(MessageType.TRAIN, ids, weights, round_number):
+            try:
+                update = _read(reply, _UPDATE)
+            except (KeyError, ValueError, TypeError):
+                _log.warning("round %d: a reply held no update", round_number)
+                continue
+            yield reply.metadata.src_node_id, update
+
+    def evaluate(
+        self, ids: Sequence[int], weights: Vector, round_number: int
+    ) -> Mapping[int, Score]:
+        """Scores of the nodes that answered."""
+        scores: dict[int, Score] = {}
+        for reply in self._ask(MessageType.EVALUATE, ids, weights, round_number):
+            try:
+                counts = cast(Mapping[str, Any], reply.content[_SCORE])
+                scores[reply.metadata.src_node_id] = Score(
+                    steps=int(counts["steps"]),
+                    top1=int(counts["top1"]),
+                    top5=int(counts["top5"]),
+                    loss=float(counts["loss"]),
+                )
+            except (KeyError, ValueError, TypeError):
+                _log.warning("round %d: a reply held no usable counts", round_number)
+        return scores
+
+    def _ask(
+        self, kind: str, ids: Sequence[int], weights: Vector, round_number: int
+    ) -> Iterable[Message]:
+        request = ConfigRecord({"round": round_number, "vocabulary": self._fingerprint})
+        content = RecordDict({_WEIGHTS: _pack(weights), _REQUEST: request})
+        requests = [
+            Message(content, dst_node_id=node, message_type=kind, group_id=str(round_number))
+            for node in ids
+        ]
+        for reply in self._grid.send_and_receive(requests, timeout=self._timeout):
+            if reply.has_error():
+                _log.warning("round %d: a node failed: %s", round_number, reply.error.reason)
+            else:
+                yield reply
+
+
+class LocalGrid(Grid):
+    """A grid of this process: every message is handled at once, by the app, in order.
+
+    Flower keeps the identity of a running task per process, so making this grid claims the
+    process: do not make one inside a real ServerApp.
+
+    Args:
+        app: The client app every node runs.
+        nodes: Number of nodes; node n has id n and `partition-id` n - 1.
+        drops: Called with (node id, message); True lets the node vanish without a reply.
+        run_config: Run configuration the nodes see.
+    """
+
+    def __init__(
+        self,
+        app: ClientApp,
+        nodes: int,
+        *,
+        drops: Callable[[int, Message], bool] = lambda node, message: False,
+        run_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Set up the nodes, each with a context of its own."""
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
+        self._app = app
+        self._drops = drops
+        self._contexts = {
+            node: Context(
+                run_id=1,
+                node_id=node,
+                node_config={"partition-id": node - 1, "num-partitions": nodes},
+                state=RecordDict(),
+                run_config=dict(run_config or {}),
+            )
+            for node in range(1, nodes + 1)
+        }
+        self._replies: dict[str, Message] = {}
+
+    def set_run(self, run: Run) -> None:
+        """Accepted and ignored: there is one run."""
+
+    @property
+    def run(self) -> Run:
+        """The one run of this grid."""
+        return Run.create_empty(run_id=1)
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Refused: Flower deprecates it.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("build the message with flwr.app.Message(...)")
+
+    def get_node_ids(self) -> list[int]:
+        """Ids of all nodes."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Let each node handle its message now; replies wait to be pulled."""
+        return [self._deliver(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Replies to these messages that have not been pulled yet."""
+        return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Replies of the nodes that did not vanish; never waits."""
+        return self.pull_messages(self.push_messages(messages))
+
+    def _deliver(self, message: Message) -> str:
+        message_id = uuid.uuid4().hex
+        message.metadata.__dict__["_message_id"] = message_id
+        node = message.metadata.dst_node_id
+        if self._drops(node, message):
+            return message_id
+        received = copy.deepcopy(message)
+        try:
+            reply = self._app(received, self._contexts[node])
+        except Exception as failure:
+            reason = f"{type(failure).__name__}: {failure}"
+            reply = Message(Error(code=_DEVICE_FAILED, reason=reason), reply_to=received)
+        self._replies[message_id] = copy.deepcopy(reply)
+        return message_id
+
+
+def _request(message: Message) -> Mapping[str, Any]:
+    return cast(Mapping[str, Any], message.content[_REQUEST])
+
+
+def _pack(vector: Vector) -> ArrayRecord:
+    return ArrayRecord({_FLAT: Array(np.ascontiguousarray(vector))})
+
+
+def _read(message: Message, record: str) -> Vector:
+    arrays = cast(ArrayRecord, message.content[record])
+    vector: Vector = arrays[_FLAT].numpy()
+    return vector

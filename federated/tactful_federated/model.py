@@ -1,0 +1,139 @@
+"""The intent model: a small LSTM that ranks the next category of a visit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_federated.errors import SettingsError, VocabularyError, missing_extra
+from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, PAD
+from tactful_federated.vectors import Vector, check_vector
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ModuleNotFoundError as error:
+    raise missing_extra(error) from error
+
+MAX_PARAMETERS: Final = 50_000
+"""Upper bound of a model that phones train, send and receive every round."""
+
+_CONTEXT_TOKENS = 256
+
+
+class IntentModel(nn.Module):
+    """Embedding, one LSTM layer (Hochreiter & Schmidhuber, 1997), one linear layer.
+
+    The output layer reads the LSTM state *and* the embedding of the current token, so first-order
+    transitions are learnt at once and the LSTM spends its capacity on the longer history.
+
+    Args:
+        vocabulary_size: Number of tokens, reserved ones included, at least 4.
+        embedding: Width of a token's vector, at least 1.
+        hidden: Width of the LSTM state, at least 1.
+        seed: Seed of the initial weights; the process-wide generator is left as it was.
+
+    Raises:
+        SettingsError: A size is out of range, or the model would exceed `MAX_PARAMETERS`.
+    """
+
+    def __init__(
+        self, vocabulary_size: int, *, embedding: int = 32, hidden: int = 32, seed: int = 0
+    ) -> None:
+        """Build the layers and draw their initial weights."""
+        super().__init__()
+        if vocabulary_size <= FIRST_CATEGORY or embedding < 1 or hidden < 1:
+            raise SettingsError(
+                f"an intent model needs vocabulary_size > {FIRST_CATEGORY}, embedding >= 1 and "
+                f"hidden >= 1, not {vocabulary_size}, {embedding}, {hidden}"
+            )
+        size = parameter_count(vocabulary_size, embedding=embedding, hidden=hidden)
+        if size > MAX_PARAMETERS:
+            raise SettingsError(
+                f"{vocabulary_size} tokens at embedding {embedding} and hidden {hidden} make "
+                f"{size} parameters, more than {MAX_PARAMETERS}; use a coarser catalogue or "
+                "narrower layers"
+            )
+        self.vocabulary_size = vocabulary_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)
+            self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
+            self.output = nn.Linear(hidden + embedding, vocabulary_size - FIRST_CATEGORY)
+        with torch.no_grad():
+            self.embedding.weight.mul_(0.5)
+
+    def forward(self, inputs: Tensor, asked: Tensor) -> Tensor:
+        """Logits of the categories (token - 3) at the positions asked.
+
+        Args:
+            inputs: Tokens, int64 of shape (rows, length).
+            asked: bool of the same shape, true where the next category is asked.
+
+        Returns:
+            float32 of shape (number asked, categories), in row-major order of `asked`.
+        """
+        embedded = self.embedding(inputs)
+        states, _ = self.lstm(embedded)
+        logits: Tensor = self.output(torch.cat([states[asked], embedded[asked]], dim=-1))
+        return logits
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def vector(self) -> Vector:
+        """All parameters as a fresh flat float32 vector, in order of definition."""
+        with torch.no_grad():
+            flat = torch.cat([parameter.reshape(-1) for parameter in self.parameters()])
+        weights: Vector = flat.numpy().copy()
+        return weights
+
+    def load_vector(self, weights: Vector) -> None:
+        """Set all parameters from a flat vector, which is copied.
+
+        Raises:
+            WeightsError: Wrong dtype or shape, or a value that is not finite.
+        """
+        flat = torch.from_numpy(check_vector(weights, self.size).copy())
+        offset = 0
+        with torch.no_grad():
+            for parameter in self.parameters():
+                count = parameter.numel()
+                parameter.copy_(flat[offset : offset + count].view_as(parameter))
+                offset += count
+
+    def predict(self, history: Sequence[int]) -> NDArray[np.float64]:
+        """Probability of each token to come next.
+
+        Args:
+            history: Tokens so far, oldest first; the last 256 are read. An empty history asks
+                for the lead category of a first visit.
+
+        Returns:
+            float64 of shape (vocabulary_size,), indexed by token, sum 1; reserved tokens get 0.
+
+        Raises:
+            VocabularyError: A token lies outside the vocabulary.
+        """
+        tokens = list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY]
+        if not all(0 <= token < self.vocabulary_size for token in tokens):
+            raise VocabularyError(
+                f"the history holds a token outside 0..{self.vocabulary_size - 1}"
+            )
+        with torch.no_grad():
+            inputs = torch.tensor([tokens], dtype=torch.int64)
+            last = torch.arange(len(tokens))[None] == len(tokens) - 1
+            likely = torch.softmax(self(inputs, last)[0].double(), dim=-1).numpy()
+        return np.concatenate([np.zeros(FIRST_CATEGORY), likely])
+
+
+def parameter_count(vocabulary_size: int, *, embedding: int, hidden: int) -> int:
+    """Parameters of an `IntentModel`: embedding, LSTM (4 gates, two biases), output layer."""
+    lstm = 4 * hidden * (embedding + hidden + 2)
+    output = (vocabulary_size - FIRST_CATEGORY) * (hidden + embedding + 1)
+    return vocabulary_size * embedding + lstm + output

@@ -1,0 +1,50 @@
+"""Generated shoppers for tests and for `flwr run` without data; they resemble nobody.
+
+Every visit has a lead category and one more. With probability 0.8 the second one belongs to the
+lead and the next visit's lead follows this one's; otherwise each is drawn uniformly. A first-order
+chain can learn the pair inside a basket, but to foresee the next lead it would have to look back
+over the basket boundary.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+SAMPLE_CATALOGUE: Final = (
+    "bakery",
+    "cheese",
+    "coffee",
+    "fish",
+    "flowers",
+    "fruit",
+    "meat",
+    "milk",
+    "pasta",
+    "soap",
+    "soup",
+    "vegetables",
+)
+"""Categories of the generated shoppers."""
+
+_KEEPS = 0.8
+
+
+def sample_history(household: int, *, baskets: int = 40, seed: int = 0) -> list[list[str]]:
+    """Baskets of one generated household, in time order; equal arguments give equal baskets.
+
+    Args:
+        household: Number of the household, at least 0.
+        baskets: Number of baskets, at least 0.
+        seed: Seed of the whole population.
+    """
+    random = np.random.default_rng((seed, household))
+    count = len(SAMPLE_CATALOGUE)
+    lead = int(random.integers(count))
+    out = []
+    for _ in range(baskets):
+        pair = (lead + 5) % count if random.random() < _KEEPS else int(random.integers(count))
+        out.append([SAMPLE_CATALOGUE[i] for i in (lead, lead, pair)])
+        lead = (lead + 1) % count if random.random() < _KEEPS else int(random.integers(count))
+    return out
