@@ -29,7 +29,7 @@ def document(endpoints: Sequence[Endpoint], *, version: str) -> dict[str, Any]:
     Returns:
         The document, ready to be encoded as JSON.
     """
-    types = [Problem]
+    types: list[Any] = [Problem]
     for endpoint in endpoints:
         types += [kind for kind in (endpoint.body, endpoint.answer, endpoint.query) if kind]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)

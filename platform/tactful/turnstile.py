@@ -11,9 +11,9 @@ from tactful.problems import ProblemError
 class Turnstile:
     """Lets one task through at a time and turns away what it could not serve in time.
 
-    Work that blocks the event loop gains nothing from running side by side. Queued here, arrivals
-    are still read between two pieces of work, and those beyond the queue get their 503 at once
-    instead of a time-out later.
+    Work that blocks the event loop gains nothing from running side by side. Between two pieces of
+    work the loop reads its sockets once, so that arrivals line up here, where they are counted, and
+    those beyond the queue get their 503 at once instead of a time-out later.
     """
 
     def __init__(self, *, queue: int, wait_s: float) -> None:
@@ -49,5 +49,5 @@ class Turnstile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let the next one through, in the loop's next round: it reads its sockets before."""
-        self._gate.release()
+        """Let the next one through in the loop's next round, before which it reads its sockets."""
+        asyncio.get_running_loop().call_soon(self._gate.release)

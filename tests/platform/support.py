@@ -1,0 +1,212 @@
+"""A small platform for tests: real log, real engine, real HTTP, and a recommender of ten lines."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tactful.config import (
+    EngineSettings,
+    LimitSettings,
+    ServerSettings,
+    Settings,
+    StorageSettings,
+)
+from tactful.http import make_application
+from tactful.messages import Recommendation, RecommendedItem, RecommendRequest
+from tactful.server import Server, listen, make_server
+from tactful.service import Platform
+from tactful_streaming import Event, encode_entry
+
+FEATURES = """
+- {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
+- name: spend
+  entity: user
+  event: purchase
+  aggregate: sum
+  of: properties.price
+  window: {size: 364d, slide: 28d}
+- name: by_category
+  entity: user
+  event: view
+  aggregate: count
+  group_by: category
+  window: {size: 364d, slide: 28d}
+- {name: recent, entity: user, event: view, aggregate: last_n, of: item_id, n: 5}
+"""
+
+
+class TinyRecommender:
+    """Recommends the catalogue by id, and says how many views it knows of."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.refreshed = 0
+        self.before: Callable[[], None] = lambda: None
+
+    def recommend(
+        self, request: RecommendRequest, *, now: int
+    ) -> tuple[Recommendation, bytes | None]:
+        self.before()
+        subject = request.subject
+        views = 0.0 if subject is None else self.engine.read("user", subject, now)["views"]
+        chosen = sorted(set(self.engine.items) - set(request.exclude))[: request.count]
+        recommendation = Recommendation(
+            recommendation_id=uuid.uuid4().hex,
+            items=[RecommendedItem(item_id=it, score=1.0, channel="all") for it in chosen],
+            model_version="tiny",
+            variant=dict(request.force),
+            fallback=None if subject else "nobody was named",
+            explanation={"views": views, "now": now} if request.explain else None,
+        )
+        if subject is None:
+            return recommendation, None
+        impression = Event(
+            event_id=f"impression:{recommendation.recommendation_id}",
+            type="impression",
+            timestamp=now,
+            user_id=request.user_id,
+            device_id=request.device_id,
+            recommendation_id=recommendation.recommendation_id,
+            properties={"items": [*chosen]},
+        )
+        return recommendation, encode_entry(impression)
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"ranker": {"version": "tiny"}}
+
+
+def build(*, engine: Any, settings: Settings) -> TinyRecommender:
+    return TinyRecommender(engine)
+
+
+def small_settings(directory: Path) -> Settings:
+    """Settings of a server in --dev on a free port; nothing outside `directory`."""
+    features = directory / "features.yaml"
+    features.write_text(FEATURES)
+    return Settings(
+        server=ServerSettings(port=0, dev=True, header_timeout_s=2, body_timeout_s=2),
+        storage=StorageSettings(
+            data=directory / "data", reports=directory / "reports", durability="process"
+        ),
+        limits=LimitSettings(body_bytes=256 * 1024),
+        engine=EngineSettings(features=features, commit_ms=20),
+    )
+
+
+class Live:
+    """A server in a thread of this process, answering on a real socket."""
+
+    def __init__(self, platform: Platform, *, ready: bool = True) -> None:
+        self.platform = platform
+        self._ready = ready
+        server = platform.settings.server
+        self._listener = listen(server.host, server.port)
+        self.port = self._listener.getsockname()[1]
+        self.url = f"http://{server.host}:{self.port}"
+        self._server: Server = make_server(make_application(platform), server)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._listener],), daemon=True
+        )
+        self.http = httpx.Client(base_url=self.url, timeout=20)
+
+    def __enter__(self) -> Live:
+        self._thread.start()
+        wait_until(lambda: self._server.started)
+        wait_until(lambda: not self._ready or self.platform.health().status == "ok")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop gracefully; twice is harmless."""
+        self.http.close()
+        self._server.should_exit = True
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        self._listener.close()
+
+    def views(self, user: str, after: int) -> float:
+        """How many views of `user` count, once everything up to `after` is applied."""
+        answer = self.http.post(
+            "/v1/recommend", json={"user_id": user, "after": after, "explain": True}
+        )
+        assert answer.status_code == 200, answer.text
+        return float(answer.json()["explanation"]["views"])
+
+
+def view(number: int, user: str = "u", **changes: Any) -> dict[str, Any]:
+    """A view event, as it is sent."""
+    return {
+        "event_id": f"{user}-{number}",
+        "type": "view",
+        "timestamp": now_ms(),
+        "user_id": user,
+        "item_id": f"i-{number % 7}",
+        "properties": {"category": "kitchen", "price": 2.5},
+        **changes,
+    }
+
+
+def events(count: int) -> list[Event]:
+    """The same events as `view`, as the log holds them."""
+    return [
+        Event(event_id=f"u-{number}", type="view", timestamp=now_ms(), user_id="u")
+        for number in range(count)
+    ]
+
+
+def work(seconds: float) -> Callable[[], None]:
+    """Something that takes a while."""
+    return lambda: time.sleep(seconds)
+
+
+def post_all(url: str, path: str, bodies: list[Any]) -> list[httpx.Response]:
+    """Post all bodies at the same time."""
+    with (
+        httpx.Client(base_url=url, timeout=30, limits=httpx.Limits(max_connections=None)) as http,
+        ThreadPoolExecutor(len(bodies)) as pool,
+    ):
+        return list(pool.map(lambda body: http.post(path, json=body), bodies))
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for something that is about to happen in another thread."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def blocked(target: Any, name: str) -> Iterator[threading.Event]:
+    """Let calls of a method wait until the event is set; it is set at the end."""
+    gate = threading.Event()
+    original = getattr(target, name)
+
+    def wait(*args: Any, **kwargs: Any) -> Any:
+        gate.wait(30)
+        return original(*args, **kwargs)
+
+    setattr(target, name, wait)
+    try:
+        yield gate
+    finally:
+        gate.set()
+        setattr(target, name, original)

@@ -1,0 +1,258 @@
+"""The door: every event once, durable before the answer, whatever happens at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.platform.support import blocked, build, view
+
+from tactful.config import Settings
+from tactful.messages import EventsAccepted
+from tactful.problems import ProblemError
+from tactful.service import Platform
+from tactful_streaming import EmbeddedLog, Event, LogWriteError, decode_entry
+
+Scenario = Callable[[Platform], Coroutine[Any, Any, None]]
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Platform]:
+    platform = Platform.open(settings, build)
+    await platform.start()
+    try:
+        yield platform
+    finally:
+        await platform.stop()
+
+
+def run(settings: Settings, scenario: Scenario) -> None:
+    async def main() -> None:
+        async with running(settings) as platform:
+            await scenario(platform)
+
+    asyncio.run(main())
+
+
+def logged(settings: Settings) -> list[str]:
+    """Ids of all events in the log, in order."""
+    log = EmbeddedLog(settings.storage.data / "log", read_only=True)
+    entries = [decode_entry(payload) for _, payload in log.read(0, 10**6)]
+    log.close()
+    return [entry.event_id for entry in entries if isinstance(entry, Event)]
+
+
+def body(*events: Any) -> bytes:
+    return json.dumps(events).encode()
+
+
+def test_accepted_events_are_in_the_log_when_it_answers(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        answer = await platform.door.events(body(view(1), view(2)))
+
+        assert answer == EventsAccepted(accepted=2, duplicates=0, rejected=[], position=2)
+        assert logged(settings) == ["u-1", "u-2"]
+
+    run(settings, scenario)
+
+
+def test_a_repeated_id_counts_once_within_and_across_batches(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        first = await platform.door.events(body(view(1), view(2), view(1)))
+        second = await platform.door.events(body(view(2), view(3)))
+        assert await platform.applied(second.position, 5)
+        third = await platform.door.events(body(view(1), view(2), view(3)))
+
+        assert (first.accepted, first.duplicates) == (2, 1)
+        assert (second.accepted, second.duplicates) == (1, 1)
+        assert (third.accepted, third.duplicates) == (0, 3)
+        assert third.position >= second.position
+
+    run(settings, scenario)
+    assert logged(settings) == ["u-1", "u-2", "u-3"]
+
+
+def test_a_repeated_id_counts_once_across_restarts(settings: Settings) -> None:
+    async def post(platform: Platform) -> None:
+        answers.append(await platform.door.events(body(view(1), view(2))))
+
+    answers: list[EventsAccepted] = []
+    run(settings, post)
+    run(settings, post)
+
+    assert [(it.accepted, it.duplicates) for it in answers] == [(2, 0), (0, 2)]
+    assert logged(settings) == ["u-1", "u-2"]
+
+
+def test_concurrent_posts_of_one_id_write_it_once_and_all_wait(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        with blocked(platform._log, "append") as gate:
+            posts = [
+                asyncio.create_task(platform.door.events(body(view(1), view(number + 10))))
+                for number in range(20)
+            ]
+            await asyncio.sleep(0.1)
+            assert not any(post.done() for post in posts), "nothing is durable yet"
+            gate.set()
+            answers = await asyncio.gather(*posts)
+
+        assert sum(answer.accepted for answer in answers) == 21
+        assert sum(answer.duplicates for answer in answers) == 19
+        for answer in answers:
+            assert await platform.applied(answer.position, 5)
+
+    run(settings, scenario)
+    assert sorted(logged(settings)) == sorted(["u-1", *(f"u-{n + 10}" for n in range(20))])
+
+
+def test_a_write_that_fails_is_not_acknowledged_and_can_be_repeated(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        append = platform._log.append
+
+        def refuse(payloads: Any) -> int:
+            raise LogWriteError(28, "no space")
+
+        platform._log.append = refuse  # type: ignore[method-assign]
+        for _ in range(2):
+            posts = [platform.door.events(body(view(1))) for _ in range(3)]
+            for answer in await asyncio.gather(*posts, return_exceptions=True):
+                assert isinstance(answer, ProblemError)
+                assert answer.problem(None).code == "not_ready"
+                assert answer.retry_after
+        platform._log.append = append  # type: ignore[method-assign]
+
+        answer = await platform.door.events(body(view(1)))
+        assert (answer.accepted, answer.duplicates) == (1, 0)
+
+    run(settings, scenario)
+    assert logged(settings) == ["u-1"]
+
+
+def test_a_caller_that_goes_away_does_not_undo_its_write(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        with blocked(platform._log, "append") as gate:
+            post = asyncio.create_task(platform.door.events(body(view(1))))
+            await asyncio.sleep(0.05)
+            post.cancel()
+            again = asyncio.create_task(platform.door.events(body(view(1))))
+            await asyncio.sleep(0.05)
+            assert post.cancelled()
+            assert not again.done()
+            gate.set()
+            answer = await again
+
+        assert (answer.accepted, answer.duplicates) == (0, 1)
+
+    run(settings, scenario)
+    assert logged(settings) == ["u-1"]
+
+
+def test_bad_elements_are_told_and_their_neighbours_accepted(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        answer = await platform.door.events(
+            body(view(1), {"type": "view"}, view(2), 7, view(3, type="dance"))
+        )
+
+        assert answer.accepted == 2
+        assert [it.index for it in answer.rejected] == [1, 3, 4]
+
+    run(settings, scenario)
+    assert logged(settings) == ["u-1", "u-2"]
+
+
+def test_a_body_that_is_nothing_is_a_problem(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        for nothing in (b"", b"hello", b"\xff\xfe", b"3"):
+            with pytest.raises(ProblemError) as caught:
+                await platform.door.events(nothing)
+            assert caught.value.kind.code == "bad_body"
+
+    run(settings, scenario)
+    assert logged(settings) == []
+
+
+def test_too_much_waiting_for_the_disk_is_refused_with_a_time(settings: Settings) -> None:
+    small = replace(settings, limits=replace(settings.limits, body_bytes=2048, pending_bytes=2048))
+
+    async def scenario(platform: Platform) -> None:
+        with blocked(platform._log, "append") as gate:
+            posts = [
+                asyncio.create_task(
+                    platform.door.events(body(*(view(n * 10 + k) for k in range(5))))
+                )
+                for n in range(10)
+            ]
+            await asyncio.sleep(0.2)
+            refused = [post for post in posts if post.done()]
+            gate.set()
+            answers = await asyncio.gather(*posts, return_exceptions=True)
+        assert 0 < len(refused) < 10
+        for answer in answers:
+            if isinstance(answer, ProblemError):
+                assert answer.problem(None).status == 429
+                assert answer.retry_after is not None
+                assert answer.retry_after >= 1
+        accepted = sum(it.accepted for it in answers if isinstance(it, EventsAccepted))
+        assert accepted == 5 * (10 - len(refused))
+
+        for n in range(10):
+            await platform.door.events(body(*(view(n * 10 + k) for k in range(5))))
+
+    run(small, scenario)
+    assert sorted(logged(small)) == sorted(f"u-{n * 10 + k}" for n in range(10) for k in range(5))
+
+
+def test_an_engine_far_behind_stops_the_door(settings: Settings) -> None:
+    tight = replace(settings, limits=replace(settings.limits, engine_lag=10))
+
+    async def scenario(platform: Platform) -> None:
+        with blocked(platform.engine, "apply") as gate:
+            last = await platform.door.events(body(*(view(n) for n in range(12))))
+            with pytest.raises(ProblemError) as caught:
+                await platform.door.events(body(view(99)))
+            assert caught.value.problem(None).status == 429
+            gate.set()
+            assert await platform.applied(last.position, 5)
+        assert (await platform.door.events(body(view(99)))).accepted == 1
+
+    run(tight, scenario)
+
+
+def test_items_and_users_go_through_the_log(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        items = await platform.door.items(
+            body({"item_id": "a", "price": 1}, {"item_id": ""}, {"item_id": "b", "title": "B"})
+        )
+        users = await platform.door.users(b'{"user_id": "u", "properties": {"age": "35-44"}}')
+        assert await platform.applied(users.position, 5)
+
+        assert (items.accepted, [it.index for it in items.rejected]) == (2, [1])
+        assert users.accepted == 1
+        with platform.lock:
+            assert set(platform.engine.items) == {"a", "b"}
+            assert platform.engine.users["u"].properties == {"age": "35-44"}
+
+    run(settings, scenario)
+    run(settings, _nothing_lost)
+
+
+async def _nothing_lost(platform: Platform) -> None:
+    assert set(platform.engine.items) == {"a", "b"}
+    assert set(platform.engine.users) == {"u"}
+
+
+def test_ids_on_their_way_are_forgotten_once_applied(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        for number in range(30):
+            answer = await platform.door.events(body(view(number)))
+        assert await platform.applied(answer.position, 5)
+        await platform.door.events(body({"type": "view"}))
+
+        assert platform.door._pending == {}
+
+    run(settings, scenario)

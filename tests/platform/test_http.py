@@ -1,0 +1,463 @@
+"""The API over real HTTP: bad input of every kind, limits, keys, and a server that stays up."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from tests.platform.support import Live, build, now_ms, small_settings, view, wait_until
+
+from tactful.endpoints import ENDPOINTS
+from tactful.keys import SCOPES
+from tactful.service import Platform
+
+PROBLEM = "application/problem+json"
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """One server for tests that leave no trace, or one of their own user's."""
+    with Live(Platform.open(small_settings(tmp_path_factory.mktemp("shared")), build)) as server:
+        yield server
+
+
+@pytest.fixture
+def user() -> str:
+    """A user no other test knows."""
+    return f"user-{next(_numbers)}"
+
+
+def said(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of a problem, which is checked to be one."""
+    assert answer.headers["content-type"] == PROBLEM, answer.text
+    body = answer.json()
+    assert body["status"] == answer.status_code
+    assert body["type"] == f"urn:tactful:problem:{body['code']}"
+    assert body["request_id"] == answer.headers["x-request-id"]
+    return answer.status_code, body["code"]
+
+
+BAD_EVENTS: list[tuple[str, str]] = [
+    ("7", "wrong_type"),
+    ('"text"', "wrong_type"),
+    ("null", "wrong_type"),
+    ("[]", "wrong_type"),
+    ("{}", "missing_field"),
+    ('{"type": "view", "user_id": "u"}', "missing_field"),
+    ('{"type": "dance", "timestamp": %d, "user_id": "u"}', "unknown_type"),
+    ('{"type": "view", "timestamp": %d}', "no_subject"),
+    ('{"type": "view", "timestamp": %d, "user_id": ""}', "too_long"),
+    ('{"type": "view", "timestamp": %d, "user_id": 7}', "wrong_type"),
+    ('{"type": "view", "timestamp": %d, "user_id": "u", "usr": 1}', "unknown_field"),
+    ('{"type": "view", "timestamp": 1e99, "user_id": "u"}', ""),
+    ('{"type": "view", "timestamp": -5, "user_id": "u"}', "too_old"),
+    ('{"type": "view", "timestamp": 9999999999999, "user_id": "u"}', "in_future"),
+    ('{"type": "view", "timestamp": "yesterday", "user_id": "u"}', "bad_timestamp"),
+    ('{"type": "view", "timestamp": "2026-01-01T00:00:00", "user_id": "u"}', "bad_timestamp"),
+    ('{"type": "view", "timestamp": %d, "user_id": "u", "properties": {"price": NaN}}', "not_json"),
+    (
+        '{"type": "view", "timestamp": %d, "user_id": "u", "properties": {"price": "1"}}',
+        "wrong_type",
+    ),
+    (
+        '{"type": "view", "timestamp": %d, "user_id": "u", "properties": {"price": -1}}',
+        "bad_number",
+    ),
+    ('{"type": "view", "timestamp": %d, "user_id": "u", "properties": {"a": {}}}', "wrong_type"),
+    ('{"type": "view", "timestamp": %d, "user_id": "u", "user_id": "v"}', "duplicate_key"),
+    ('{"type": "view", "timestamp": %d, "user_id": "a\\u0000b"}', "bad_id"),
+    ('{"type": "view", "timestamp": %d, "user_id": "\\ud800"}', ""),
+    ('{"type": "view", "timestamp": %d, "user_id": "' + "x" * 300 + '"}', "too_long"),
+    (
+        '{"type": "view", "timestamp": %d, "user_id": "u", "context": '
+        + "[" * 10_000
+        + "]" * 10_000
+        + "}",
+        "too_deep",
+    ),
+    ("[" * 10_000 + "]" * 10_000, "too_deep"),
+]
+
+
+@pytest.mark.parametrize(("bad", "code"), BAD_EVENTS, ids=range(len(BAD_EVENTS)))
+def test_a_bad_event_is_told_by_index_and_its_neighbours_are_accepted(
+    shared: Live, user: str, bad: str, code: str
+) -> None:
+    element = bad % now_ms() if "%d" in bad else bad
+    body = f"[{json.dumps(view(1, user))}, {element}, {json.dumps(view(2, user))}]"
+
+    answer = shared.http.post("/v1/events", content=body.encode())
+
+    assert answer.status_code == 202, answer.text
+    found = answer.json()
+    assert (found["accepted"], found["duplicates"]) == (2, 0)
+    (refusal,) = found["rejected"]
+    assert refusal["index"] == 1
+    assert refusal["message"]
+    assert code in ("", refusal["code"]), refusal
+    assert shared.views(user, found["position"]) == 2
+
+
+def test_text_that_is_not_utf8_spoils_only_its_element(shared: Live, user: str) -> None:
+    good = json.dumps(view(1, user)).encode()
+    bad = b'{"type": "view", "timestamp": %d, "user_id": "\xff"}' % now_ms()
+
+    array = shared.http.post("/v1/events", content=b"[" + bad + b"," + good + b"]").json()
+    lines = shared.http.post(
+        "/v1/events",
+        content=bad + b"\n" + json.dumps(view(2, user)).encode(),
+        headers={"content-type": "application/x-ndjson"},
+    ).json()
+
+    for answer in (array, lines):
+        assert answer["accepted"] == 1
+        assert [it["index"] for it in answer["rejected"]] == [0]
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "text/plain", "", "application/x-ndjson; a=b"]
+)
+def test_one_event_an_array_and_lines_are_understood(shared: Live, user: str, kind: str) -> None:
+    headers = {"content-type": kind} if kind else {}
+    for number, body in enumerate(
+        (
+            json.dumps(view(1, user)),
+            json.dumps([view(2, user)]) if "ndjson" not in kind else json.dumps(view(2, user)),
+            "\n".join(json.dumps(view(n, user)) for n in (3, 4)) + "\n",
+        )
+    ):
+        answer = shared.http.post("/v1/events", content=body, headers=headers)
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["accepted"] == (1, 1, 2)[number], answer.text
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"hello", b"\x00\x01", b"\xff\xfe{}", b"<event/>"])
+def test_a_body_that_is_no_json_is_a_problem(shared: Live, body: bytes) -> None:
+    for method, path in (
+        ("POST", "/v1/events"),
+        ("PUT", "/v1/items"),
+        ("PUT", "/v1/users"),
+        ("POST", "/v1/recommend"),
+        ("POST", "/v1/recommend/batch"),
+    ):
+        assert said(shared.http.request(method, path, content=body)) == (400, "bad_body")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ('{"count": 0}', "$.count"),
+        ('{"count": 201}', "$.count"),
+        ('{"count": 2.5}', "$.count"),
+        ('{"count": true}', "$.count"),
+        ('{"user_id": ""}', "$.user_id"),
+        ('{"user_id": 3}', "$.user_id"),
+        ('{"exclude": "all"}', "$.exclude"),
+        ('{"context": {"page": {"a": 1}}}', "$.context[...]"),
+        ('{"timestamp": "soon"}', "$.timestamp"),
+        ('{"timestamp": "1969-01-01T00:00:00Z"}', "$.timestamp"),
+        ('{"timestamp": -1}', "$.timestamp"),
+        ('{"force": {"ranking": ""}}', "$.force[...]"),
+        ('{"users": "u"}', "$"),
+        ("[]", "$"),
+    ],
+)
+def test_a_request_that_is_not_valid_is_told_where(shared: Live, body: str, field: str) -> None:
+    answer = shared.http.post("/v1/recommend", content=body)
+
+    assert said(answer) == (422, "invalid")
+    assert answer.json()["field"] == field
+    assert answer.json()["detail"]
+
+
+def test_what_was_sent_is_not_repeated(shared: Live) -> None:
+    for body in (b'{"alice@example.org": 1}', b'{"user_id": ["alice@example.org"]}', b"alice@exa"):
+        assert "alice" not in shared.http.post("/v1/recommend", content=body).text
+
+
+def test_a_batch_answers_each_request(shared: Live) -> None:
+    shared.http.put("/v1/items", json=[{"item_id": "a"}])
+    answer = shared.http.post(
+        "/v1/recommend/batch",
+        json={"requests": [{"user_id": "u"}, {"user_id": "u", "after": 10**9}, {}]},
+    )
+
+    results = answer.json()["results"]
+    assert [sorted(result) for result in results] == [
+        ["recommendation"],
+        ["problem"],
+        ["recommendation"],
+    ]
+    assert results[1]["problem"]["field"] == "$.after"
+    for count in (0, 101):
+        empty = shared.http.post("/v1/recommend/batch", json={"requests": [{}] * count})
+        assert said(empty) == (422, "invalid")
+
+
+def test_a_body_over_the_limit_is_refused_unread(shared: Live, user: str) -> None:
+    large = b"[" + b" " * (10 * 1024 * 1024) + b"]"
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(large), 65_536):
+            yield large[start : start + 65_536]
+
+    for method, path in (("POST", "/v1/events"), ("PUT", "/v1/items"), ("POST", "/v1/recommend")):
+        assert said(shared.http.request(method, path, content=large)) == (413, "too_large")
+        assert said(shared.http.request(method, path, content=pieces())) == (413, "too_large")
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=5) as connection:
+        connection.sendall(
+            b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999\r\n\r\n["
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413"), "before the body was sent"
+    assert shared.http.post("/v1/events", json=view(1, user)).status_code == 202
+
+
+def test_too_many_in_one_batch_are_refused(shared: Live) -> None:
+    many = [{"type": "view", "timestamp": now_ms(), "user_id": "u"}] * 1001
+
+    assert said(shared.http.post("/v1/events", json=many)) == (400, "bad_body")
+
+
+def test_compressed_bodies_are_refused(shared: Live) -> None:
+    answer = shared.http.post(
+        "/v1/events", content=b"\x1f\x8b", headers={"content-encoding": "gzip"}
+    )
+
+    assert said(answer) == (415, "unsupported_encoding")
+
+
+def test_a_slow_head_is_cut_off_and_a_slow_body_gets_a_problem(shared: Live) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", shared.port), timeout=10) as silent,
+        socket.create_connection(("127.0.0.1", shared.port), timeout=10) as head,
+        socket.create_connection(("127.0.0.1", shared.port), timeout=10) as body,
+    ):
+        started = time.monotonic()
+        head.sendall(b"POST /v1/events HTTP/1.1\r\nhost: loc")
+        body.sendall(b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n[")
+
+        answer = body.recv(4096)
+
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"connection: close" in answer
+        assert head.recv(4096) == b""
+        assert silent.recv(4096) == b""
+        assert time.monotonic() - started < 9
+
+
+def test_what_is_not_http_is_a_problem(shared: Live) -> None:
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=5) as connection:
+        connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        answer = connection.recv(4096)
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert PROBLEM.encode() in answer
+
+
+def test_other_methods_and_paths_are_problems(shared: Live) -> None:
+    for path in sorted({endpoint.path for endpoint in ENDPOINTS}):
+        real = path.replace("{user_id}", "u").replace("{name}", "demo")
+        answer = shared.http.request("DELETE", real)
+        assert said(answer) == (405, "method_not_allowed")
+        assert answer.headers["allow"] == ", ".join(
+            sorted(endpoint.method for endpoint in ENDPOINTS if endpoint.path == path)
+        )
+    for path in (
+        "/",
+        "/v1",
+        "/v1/events/",
+        "/v1//events",
+        "/v2/events",
+        "/docs",
+        "/%ff",
+        "/v1/x/y",
+    ):
+        assert said(shared.http.get(path)) == (404, "not_found")
+    head = shared.http.head("/healthz")
+    assert (head.status_code, head.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    "query", ["?att=1", "?at=soon", "?at=1&at=2", "?at=-1", "?at=%ff", "?at=1969-01-01T00:00:00Z"]
+)
+def test_wrong_query_parameters_are_problems(shared: Live, query: str) -> None:
+    assert said(shared.http.get(f"/v1/users/u/features{query}")) == (400, "bad_query")
+
+
+def test_features_of_any_id_can_be_read(shared: Live) -> None:
+    for user in ("u", "a/b", "a/../b", "ü ?#%", "features", "x" * 256):
+        stamp = now_ms()
+        events = [view(1, user, event_id=user[:200], timestamp=stamp)]
+        position = shared.http.post("/v1/events", json=events).json()["position"]
+        assert shared.views(user, position) == 1
+
+        path = f"/v1/users/{quote(user, safe='')}/features"
+        found = shared.http.get(path, params={"at": stamp}).json()
+
+        assert found["user_id"] == user
+        assert found["features"]["views"] == 1
+        assert found["features"]["by_category"] == {"kitchen": 1}
+        assert found["features"]["recent"] == [["i-1", stamp]]
+    assert said(shared.http.get(f"/v1/users/{'x' * 257}/features")) == (404, "not_found")
+    assert shared.http.get("/v1/users/nobody/features").json()["features"]["views"] == 0
+
+
+def test_reports_are_listed_in_pages_and_read(live: Live) -> None:
+    assert live.http.get("/v1/reports").json() == {"reports": [], "next_cursor": None}
+    reports = live.platform.settings.storage.reports
+    reports.mkdir()
+    for name in ("a", "b", "demo", "x.y", "not json"):
+        (reports / f"{name}.json").write_text('{"name": 1}')
+    (reports / "notes.txt").write_text("no report")
+
+    first = live.http.get("/v1/reports", params={"limit": 2}).json()
+    second = live.http.get("/v1/reports", params={"cursor": first["next_cursor"]}).json()
+
+    assert [it["name"] for it in first["reports"] + second["reports"]] == ["a", "b", "demo"]
+    assert second["next_cursor"] is None
+    assert live.http.get("/v1/reports/demo").json() == {"name": 1}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..%2Fsecret",
+        "%2e%2e%2fsecret",
+        "..%2f..%2fetc%2fpasswd",
+        "%2Fetc%2Fpasswd",
+        "demo.json",
+        "demo%00",
+        "link",
+        "..",
+        ".",
+        "%5c..%5csecret",
+        "x" * 65,
+        "",
+    ],
+)
+def test_reports_cannot_be_left(shared: Live, name: str) -> None:
+    reports = shared.platform.settings.storage.reports
+    if not reports.exists():
+        reports.mkdir()
+        (reports / "demo.json").write_text("{}")
+        (reports.parent / "secret.json").write_text('"secret"')
+        (reports / "link.json").symlink_to(reports.parent / "secret.json")
+
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=5) as connection:
+        head = f"GET /v1/reports/{name} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        connection.sendall(head.encode())
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+
+    assert answer.startswith(b"HTTP/1.1 404"), answer
+    assert b'"secret"' not in answer
+
+
+def test_statistics_are_none_until_published(shared: Live) -> None:
+    assert shared.http.get("/v1/statistics").json()["statistics"] == []
+    assert said(shared.http.get("/v1/statistics/views")) == (404, "not_found")
+
+
+def test_request_ids_are_kept_when_sane_and_made_otherwise(shared: Live) -> None:
+    for sent in ("0af7651916cd43dd", "trace.id_1-2", "x" * 64):
+        assert (
+            shared.http.get("/healthz", headers={"x-request-id": sent}).headers["x-request-id"]
+            == sent
+        )
+    made = {
+        shared.http.get("/healthz", headers={b"x-request-id": sent}).headers["x-request-id"]
+        for sent in (b"", b"short", b"x" * 65, b"a b c d e f", b"<script>x</script>", b"\xff" * 10)
+    }
+    assert len(made) == 6
+    assert all(re.fullmatch("[0-9a-f]{16}", it) for it in made)
+
+
+def test_without_keys_only_loopback_names_are_served(shared: Live) -> None:
+    for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1"):
+        assert said(shared.http.get("/v1/models", headers={"host": host})) == (421, "wrong_host")
+    for host in ("localhost", "LOCALHOST:80", "127.0.0.1:8420", "[::1]:1"):
+        assert shared.http.get("/v1/models", headers={"host": host}).status_code == 200
+
+
+def _call(endpoint: Any, http: httpx.Client, key: str | None) -> httpx.Response:
+    path = endpoint.path.replace("{user_id}", "u").replace("{name}", "nothing")
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    return http.request(endpoint.method, path, json=endpoint.request_example, headers=headers)
+
+
+def test_every_scope_opens_its_doors_and_no_other(locked: Live) -> None:
+    keys = {scope: locked.platform.keys.create([scope])[0] for scope in SCOPES}
+    needed = {endpoint.scope for endpoint in ENDPOINTS}
+    assert needed == {None, "ingest", "recommend", "analyst", "monitor", "admin"}
+    for endpoint in ENDPOINTS:
+        for scope in SCOPES:
+            answer = _call(endpoint, locked.http, keys[scope])
+            allowed = endpoint.scope in (None, scope) or scope == "admin"
+            assert (answer.status_code != 403) == allowed, (endpoint.path, scope)
+            if not allowed:
+                assert said(answer) == (403, "missing_scope")
+        for wrong in (None, "x", "nonsense", keys["admin"][:-1] + "_"):
+            answer = _call(endpoint, locked.http, wrong)
+            if endpoint.scope is None:
+                assert answer.status_code == 200
+            else:
+                assert said(answer) == (401, "no_key")
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_keys_come_in_either_header_and_go_when_revoked(locked: Live) -> None:
+    key, about = locked.platform.keys.create(["ingest"])
+    for headers in ({"x-api-key": key}, {"authorization": f"bearer {key}"}):
+        assert locked.http.post("/v1/events", json=view(1), headers=headers).status_code == 202
+    basic = {"authorization": f"Basic {key}"}
+    assert said(locked.http.post("/v1/events", json=view(2), headers=basic)) == (401, "no_key")
+
+    locked.platform.keys.revoke(about.id)
+
+    answer = locked.http.post("/v1/events", json=view(3), headers={"x-api-key": key})
+    assert said(answer) == (401, "no_key")
+
+
+def test_only_admins_choose_time_and_arm(locked: Live) -> None:
+    plain = {"x-api-key": locked.platform.keys.create(["recommend"])[0]}
+    admin = {"x-api-key": locked.platform.keys.create(["admin"])[0]}
+    for body in ({"timestamp": 0}, {"force": {"ranking": "b"}}):
+        refused = locked.http.post("/v1/recommend", json=body, headers=plain)
+        assert said(refused) == (403, "missing_scope")
+        assert locked.http.post("/v1/recommend", json=body, headers=admin).status_code == 200
+
+
+def test_metrics_count_and_name_nobody(live: Live) -> None:
+    live.http.post("/v1/events", json=[view(1, "alice-4711"), view(1, "alice-4711"), {}])
+    position = live.http.post("/v1/events", json=view(2, "alice-4711")).json()["position"]
+    live.views("alice-4711", position)
+    live.http.get("/v1/users/alice-4711/features")
+    wait_until(lambda: "tactful_engine_lag 0.0" in live.http.get("/metrics").text)
+
+    text = live.http.get("/metrics").text
+
+    values = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if not line.startswith("#")
+    }
+    assert values['tactful_ingested_total{kind="event",result="accepted"}'] == 2
+    assert values['tactful_ingested_total{kind="event",result="duplicate"}'] == 1
+    assert values['tactful_ingested_total{kind="event",result="rejected"}'] == 1
+    assert values['tactful_answers_total{route="/v1/events",status="202"}'] == 2
+    assert values['tactful_request_seconds_count{route="/v1/users/{user_id}/features"}'] == 1
+    assert values["tactful_freshness_seconds_count"] >= 2
+    assert values["tactful_engine_lag"] == 0
+    assert all(math.isfinite(value) for value in values.values())
+    assert "alice" not in text
+    assert "kitchen" not in text

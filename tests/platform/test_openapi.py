@@ -1,0 +1,126 @@
+"""The OpenAPI document cannot drift: one table makes it and the routes, and its examples work."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import jsonschema  # type: ignore[import-untyped]
+import msgspec
+import pytest
+from tests.platform.support import Live, view
+
+from tactful.asgi import Endpoint
+from tactful.endpoints import ENDPOINTS
+from tactful.messages import NewEvent, NewItem, NewUser, Problem
+from tactful.openapi import document, problem_codes
+from tactful.problems import KINDS
+from tactful_streaming import Event, Item, User
+
+DOCUMENT: dict[str, Any] = msgspec.json.decode(
+    msgspec.json.encode(document(ENDPOINTS, version="0"))
+)
+
+
+def operation(endpoint: Endpoint) -> dict[str, Any]:
+    found: dict[str, Any] = DOCUMENT["paths"][endpoint.path][endpoint.method.lower()]
+    return found
+
+
+def check(instance: Any, schema: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(
+        instance
+    )
+
+
+def test_it_is_openapi_and_says_everything() -> None:
+    assert DOCUMENT["openapi"].startswith("3.1")
+    assert {(path, method) for path, it in DOCUMENT["paths"].items() for method in it} == {
+        (endpoint.path, endpoint.method.lower()) for endpoint in ENDPOINTS
+    }
+    identifiers = [operation(endpoint)["operationId"] for endpoint in ENDPOINTS]
+    assert len(identifiers) == len(set(identifiers))
+    for name, schema in DOCUMENT["components"]["schemas"].items():
+        jsonschema.Draft202012Validator.check_schema(schema)
+        assert schema["description"], name
+        assert "Attributes:" not in schema["description"], name
+        undescribed = [key for key, it in schema["properties"].items() if "description" not in it]
+        assert undescribed == [] or name in {"StatisticsIndex", "RecommendBatch", "ReportIndex"}
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda it: f"{it.method} {it.path}")
+def test_examples_fit_their_types_and_their_schemas(endpoint: Endpoint) -> None:
+    said = operation(endpoint)
+    if endpoint.body is not None:
+        content = said["requestBody"]["content"]["application/json"]
+        msgspec.convert(content["example"], endpoint.body)
+        check(content["example"], content["schema"])
+    content = said["responses"][str(endpoint.status)]["content"]
+    for medium in content.values():
+        if "example" in medium:
+            msgspec.convert(medium["example"], endpoint.answer)
+            check(medium["example"], medium["schema"])
+    for code in problem_codes(endpoint):
+        response = said["responses"][str(KINDS[code].status)]["content"]["application/problem+json"]
+        example = response["examples"][code]["value"]
+        assert msgspec.convert(example, Problem).code == code
+        check(example, response["schema"])
+
+
+def test_examples_work_on_a_running_server(live: Live) -> None:
+    reports = live.platform.settings.storage.reports
+    reports.mkdir()
+    (reports / "demo.json").write_text('{"name": "demo", "stage": "done", "progress": 1}')
+    served = live.http.get("/openapi.json").json()
+    assert served["paths"].keys() == DOCUMENT["paths"].keys()
+
+    for endpoint in ENDPOINTS:
+        path, query = endpoint.path, {}
+        for name, value in endpoint.parameters_example.items():
+            if f"{{{name}}}" in path:
+                path = path.replace(f"{{{name}}}", quote(value, safe=""))
+            else:
+                query[name] = value
+        answer = live.http.request(
+            endpoint.method, path, params=query, json=endpoint.request_example
+        )
+        if endpoint.path == "/v1/statistics/{name}":
+            assert answer.status_code == 404, "none is published on this server"
+            continue
+        assert answer.status_code == endpoint.status, (endpoint.path, answer.text)
+        medium = answer.headers["content-type"].partition(";")[0]
+        content = operation(endpoint)["responses"][str(endpoint.status)]["content"]
+        assert medium in content
+        if "schema" in content[medium]:
+            check(answer.json(), content[medium]["schema"])
+
+
+def test_the_events_example_shows_a_refusal(live: Live) -> None:
+    endpoint = next(it for it in ENDPOINTS if it.path == "/v1/events")
+
+    said = live.http.post("/v1/events", json=endpoint.request_example).json()
+    shown = endpoint.answer_example
+
+    assert (said["accepted"], said["duplicates"]) == (shown["accepted"], shown["duplicates"])
+    assert [(it["index"], it["code"]) for it in said["rejected"]] == [
+        (it["index"], it["code"]) for it in shown["rejected"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored", "ours"),
+    [(NewEvent, Event, "kind"), (NewItem, Item, "kind"), (NewUser, User, "kind")],
+)
+def test_what_is_documented_is_what_the_log_holds(
+    sent: type[msgspec.Struct], stored: type[msgspec.Struct], ours: str
+) -> None:
+    assert set(sent.__struct_fields__) == set(stored.__struct_fields__) - {ours}
+
+
+def test_documented_problems_are_the_ones_that_come(live: Live) -> None:
+    recommend = next(it for it in ENDPOINTS if it.path == "/v1/recommend")
+    for body, code in ((b"{", "bad_body"), (b'{"count": 0}', "invalid")):
+        answer = live.http.post("/v1/recommend", content=body)
+        assert answer.json()["code"] == code
+        assert code in problem_codes(recommend)
+    assert live.http.post("/v1/events", json=view(1)).status_code == 202

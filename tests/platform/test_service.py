@@ -1,0 +1,229 @@
+"""The assembled platform: reading your own writes, overload, a dead engine, a clean stop."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+from tests.platform.support import (
+    Live,
+    TinyRecommender,
+    blocked,
+    build,
+    events,
+    now_ms,
+    post_all,
+    view,
+    wait_until,
+    work,
+)
+
+from tactful.config import Settings
+from tactful.errors import StorageError
+from tactful.messages import RecommendRequest
+from tactful.service import Platform
+from tactful_streaming import EmbeddedLog, Event, decode_entry, encode_entry
+
+
+def test_after_reads_your_own_writes(live: Live) -> None:
+    for number in range(1, 40):
+        position = live.http.post("/v1/events", json=view(number)).json()["position"]
+
+        answer = live.http.post(
+            "/v1/recommend", json={"user_id": "u", "after": position, "explain": True}
+        ).json()
+
+        assert answer["explanation"]["views"] == number
+        assert answer["position"] >= position
+
+
+def test_after_waits_for_the_engine_but_not_for_ever(settings: Settings) -> None:
+    hasty = replace(settings, server=replace(settings.server, after_wait_s=0.2))
+    with Live(Platform.open(hasty, build)) as live:
+        with blocked(live.platform.engine, "apply"):
+            position = live.http.post("/v1/events", json=view(1)).json()["position"]
+
+            late = live.http.post("/v1/recommend", json={"user_id": "u", "after": position})
+
+            assert (late.status_code, late.json()["code"]) == (503, "not_caught_up")
+            assert int(late.headers["retry-after"]) >= 1
+        assert live.views("u", position) == 1
+
+
+def test_a_position_nobody_was_given_is_refused_at_once(live: Live) -> None:
+    answer = live.http.post("/v1/recommend", json={"user_id": "u", "after": 10**9})
+
+    assert (answer.status_code, answer.json()["field"]) == (422, "$.after")
+
+
+def test_the_request_may_say_when_and_which_arm_in_dev(live: Live) -> None:
+    body = {"user_id": "u", "explain": True, "force": {"ranking": "b"}}
+
+    millis = live.http.post("/v1/recommend", json={**body, "timestamp": 1_700_000_000_000})
+    text = live.http.post("/v1/recommend", json={**body, "timestamp": "2023-11-14T22:13:20Z"})
+
+    assert millis.json()["explanation"]["now"] == 1_700_000_000_000
+    assert text.json()["explanation"]["now"] == 1_700_000_000_000
+    assert text.json()["variant"] == {"ranking": "b"}
+
+
+def test_nobody_gets_an_answer_that_is_not_personal(live: Live) -> None:
+    answer = live.http.post("/v1/recommend", json={})
+
+    assert answer.status_code == 200
+    assert answer.json()["fallback"] == "nobody was named"
+
+
+def test_impressions_reach_the_log_off_the_request_path(settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}])
+        with blocked(live.platform._log, "append"):
+            shown = [
+                live.http.post("/v1/recommend", json={"user_id": "u"}).json()["recommendation_id"]
+                for _ in range(5)
+            ]
+
+    log = EmbeddedLog(settings.storage.data / "log", read_only=True)
+    entries = [decode_entry(payload) for _, payload in log.read(0, 100)]
+    log.close()
+    logged = [it for it in entries if isinstance(it, Event) and it.type == "impression"]
+    assert [it.recommendation_id for it in logged] == shown
+
+
+def test_an_impression_without_room_is_dropped_and_counted(settings: Settings) -> None:
+    tight = replace(settings, limits=replace(settings.limits, body_bytes=1024, pending_bytes=1024))
+    with Live(Platform.open(tight, build)) as live:
+        with blocked(live.platform._log, "append"):
+            for _ in range(40):
+                answer = live.http.post("/v1/recommend", json={"user_id": "u"})
+                assert answer.status_code == 200
+            metrics = live.http.get("/metrics").text
+        lost = next(
+            line for line in metrics.splitlines() if line.startswith("tactful_impressions_lost_t")
+        )
+        assert float(lost.split()[1]) > 0
+
+
+def test_overload_is_turned_away_and_the_rest_served(settings: Settings) -> None:
+    narrow = replace(
+        settings, server=replace(settings.server, recommend_queue=2, recommend_wait_s=30)
+    )
+    with Live(Platform.open(narrow, build)) as live:
+        recommender = live.platform.recommender
+        assert isinstance(recommender, TinyRecommender)
+        recommender.before = work(0.05)
+
+        answers = post_all(live.url, "/v1/recommend", [{"user_id": "u"}] * 30)
+
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) == {200, 503}
+        for answer in answers:
+            if answer.status_code == 503:
+                assert answer.json()["code"] == "overloaded"
+                assert int(answer.headers["retry-after"]) >= 1
+        assert live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
+
+
+def test_a_request_that_waited_too_long_is_turned_away(settings: Settings) -> None:
+    impatient = replace(
+        settings, server=replace(settings.server, recommend_queue=100, recommend_wait_s=0.1)
+    )
+    with Live(Platform.open(impatient, build)) as live:
+        recommender = live.platform.recommender
+        assert isinstance(recommender, TinyRecommender)
+        recommender.before = work(0.05)
+
+        statuses = {it.status_code for it in post_all(live.url, "/v1/recommend", [{}] * 20)}
+
+        assert statuses == {200, 503}
+
+
+def test_a_dead_engine_shows_and_is_not_quoted(
+    live: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(records: list[tuple[int, bytes]]) -> None:
+        raise RuntimeError(str(records))
+
+    live.platform.engine.apply = fail  # type: ignore[method-assign, assignment]
+    with caplog.at_level(logging.CRITICAL, logger="tactful"):
+        live.http.post("/v1/events", json=view(1))
+        wait_until(lambda: live.http.get("/readyz").status_code == 503)
+
+    ready = live.http.get("/readyz").json()
+    assert "RuntimeError" in ready["detail"]
+    assert live.http.get("/healthz").status_code == 200
+    for answer in (
+        live.http.post("/v1/events", json=view(2)),
+        live.http.post("/v1/recommend", json={"user_id": "u"}),
+        live.http.get("/v1/users/u/features"),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert "retry-after" in answer.headers
+    assert "RuntimeError" in caplog.text
+    assert "kitchen" not in caplog.text + live.http.get("/readyz").text
+
+
+def test_an_error_in_the_recommender_is_a_problem_and_not_quoted(
+    live: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: RecommendRequest, *, now: int) -> None:
+        raise KeyError(request.user_id)
+
+    live.platform.recommender.recommend = fail  # type: ignore[method-assign, assignment]
+    answer = live.http.post(
+        "/v1/recommend", json={"user_id": "user-4711"}, headers={"x-request-id": "trace-12345"}
+    )
+
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert answer.json()["request_id"] == "trace-12345"
+    assert "trace-12345" in caplog.text
+    assert "KeyError" in caplog.text
+    assert "user-4711" not in caplog.text + answer.text
+
+
+def test_a_stop_applies_and_commits_what_was_accepted(settings: Settings) -> None:
+    slow = replace(settings, engine=replace(settings.engine, commit_ms=60_000))
+    with Live(Platform.open(slow, build)) as live:
+        for start in range(0, 2000, 200):
+            batch = [view(number) for number in range(start, start + 200)]
+            assert live.http.post("/v1/events", json=batch).json()["accepted"] == 200
+
+    platform = Platform.open(slow, build)
+    offset, views = platform.engine.offset, platform.engine.read("user", "u", now_ms())["views"]
+    platform.close()
+    assert (offset, views) == (2000, 2000)
+
+
+def test_until_it_has_caught_up_it_is_not_ready(settings: Settings) -> None:
+    never = replace(settings, engine=replace(settings.engine, commit_ms=60_000))
+    first = Platform.open(never, build)
+    first._log.append([encode_entry(it) for it in events(20)])
+    first.close()
+
+    platform = Platform.open(settings, build)
+    with blocked(platform.engine, "apply") as gate, Live(platform, ready=False) as live:
+        assert live.http.get("/readyz").json()["detail"] == "engine: catching up"
+        assert live.http.get("/healthz").status_code == 200
+        refused = live.http.post("/v1/events", json=view(1))
+        assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+        gate.set()
+        wait_until(lambda: live.http.get("/readyz").status_code == 200)
+        assert live.http.post("/v1/events", json=view(1)).json()["duplicates"] == 1
+
+
+def test_one_data_directory_has_one_server(settings: Settings) -> None:
+    platform = Platform.open(settings, build)
+    try:
+        with pytest.raises(StorageError, match="another process uses"):
+            Platform.open(settings, build)
+    finally:
+        platform.close()
+    Platform.open(settings, build).close()
+
+
+def test_the_recommender_is_refreshed(live: Live) -> None:
+    recommender = live.platform.recommender
+    assert isinstance(recommender, TinyRecommender)
+
+    wait_until(lambda: recommender.refreshed >= 2)
