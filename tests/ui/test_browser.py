@@ -17,6 +17,8 @@ from tests.ui import sample
 from tests.ui.browser import browser
 from tests.ui.server import FakePlatform
 
+from tactful_ui import ENTRY
+
 pytestmark = [pytest.mark.service("chromium"), pytest.mark.timeout(240)]
 
 
@@ -24,11 +26,16 @@ pytestmark = [pytest.mark.service("chromium"), pytest.mark.timeout(240)]
 def dashboard(fake: FakePlatform, folder: Path) -> Iterator[str]:
     """The dashboard's address; it is served until the block ends."""
     port = free_port()
-    command = [sys.executable, "-m", "tactful_ui", "--headless", "--port", str(port)]
+    command = [sys.executable, "-m", "streamlit", "run", str(ENTRY)]
+    command += ["--server.headless=true", f"--server.port={port}"]
     log = folder / "streamlit.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, "--url", fake.url], cwd=folder, stdout=out, stderr=out, env=os.environ
+            command,
+            cwd=folder,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "TACTFUL_URL": fake.url},
         )
         try:
             address = f"http://127.0.0.1:{port}"
@@ -80,12 +87,12 @@ def test_a_demo_is_seen_running_and_then_finished_without_a_reload(
         page.wait_for(says("0.412 [0.397, 0.427]"))
         page.wait_for("document.querySelectorAll('.marks').length == 8")
 
-        assert not page.evaluate(says("train the ranker · 40 %"))
-        assert page.evaluate(says("beats every baseline"))
-        assert page.evaluate(says("[click](https://example.org) <i id=planted>x</i>"))
+        page.wait_for(f"!{says('train the ranker · 40 %')}")
+        page.wait_for(says("beats every baseline"))
+        page.wait_for(says("[click](https://example.org) <i id=planted>x</i>"))
         assert page.evaluate("document.querySelector('#planted') === null")
         described = page.evaluate(
-            "[...document.querySelectorAll('.marks')].map(mark => mark.getAttribute('aria-label'))"
+            "[...document.querySelectorAll('[aria-label]')].map(it => it.ariaLabel)"
         )
         assert [label for label in described if label and "Own frequency 0.355" in label]
 
@@ -114,7 +121,7 @@ def test_a_dark_reader_gets_dark_charts(
 
         page.open(f"{address}/system", height=1300)
         page.wait_for(says("replay and ask"))
-        assert page.evaluate(says("3.11.7"))
+        page.wait_for(says("3.11.7"))
 
 
 def read(path: Path) -> Image.Image:

@@ -46,7 +46,7 @@ def test_rounds_draw_the_markov_chain_beside_the_model() -> None:
         drawn = rows(chart.to_dict())
         assert len([row for row in drawn if "name" not in row]) == len(learned.rounds)
         assert {row["share"] for row in drawn if row.get("name")} == {reference}
-    assert charts.rounds(Federated(None, (), 0.2, 0.4, ""), 1, LIGHT) is None
+    assert charts.rounds(Federated(None, (), 0.2, 0.4, "", "", ""), 1, LIGHT) is None
 
 
 @pytest.mark.parametrize(("panes", "whisker"), [(60, "rule"), (61, "area")])

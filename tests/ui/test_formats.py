@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tactful_ui import formats
 from tactful_ui.report import Estimate, Experiment, Statistics
 
-EXPERIMENT = Experiment("canary", (), Estimate(0.01, -0.02, 0.04), "")
+EXPERIMENT = Experiment("canary", (), Estimate(0.01, -0.02, 0.04), "", "")
 STATISTICS = Statistics("views", 0.5, 20, "user-day", None, ())
 
 

@@ -1,5 +1,4 @@
 import importlib.metadata
-import importlib.util
 import subprocess
 import sys
 import tomllib
@@ -14,7 +13,7 @@ from tests.ui.reading import words
 from tests.ui.server import FakePlatform
 
 import tactful_ui
-from tactful_ui import ENTRY, __main__, streamlit_command
+from tactful_ui import ENTRY
 
 UI = ROOT / "ui"
 CONFIG = Path(".streamlit") / "config.toml"
@@ -68,23 +67,12 @@ def test_no_module_hides_another_one() -> None:
     assert not (ours - {"__init__", "__main__"}) & (installed | sys.stdlib_module_names)
 
 
-def test_the_command_never_phones_home() -> None:
-    command = streamlit_command(address="127.0.0.2", port=8599, headless=True)
-    assert command[1:5] == ["-m", "streamlit", "run", str(ENTRY)]
-    assert set(command[5:]) == {
-        "--server.address=127.0.0.2",
-        "--server.port=8599",
-        "--server.headless=true",
-        "--browser.gatherUsageStats=false",
-    }
-
-
 def test_both_configurations_are_one_and_private() -> None:
     text = (UI / CONFIG).read_text(encoding="utf-8")
     assert text == (ENTRY.parent / CONFIG).read_text(encoding="utf-8")
     settings: dict[str, Any] = tomllib.loads(text)
     assert settings["browser"]["gatherUsageStats"] is False
-    assert settings["server"]["address"] == "127.0.0.1"
+    assert settings["server"] == {"address": "127.0.0.1", "showEmailPrompt": False}
     assert settings["client"]["showErrorDetails"] == "none"
 
 
@@ -93,7 +81,8 @@ def test_streamlit_reads_the_configuration_beside_the_entry(tmp_path: Path) -> N
         "import sys; from streamlit import config; from streamlit.web import bootstrap; "
         "config._main_script_path = sys.argv[1]; "
         "config.get_config_options(force_reparse=True); "
-        "print(config.get_option('browser.gatherUsageStats'))"
+        "print(config.get_option('browser.gatherUsageStats'), "
+        "config.get_option('server.showEmailPrompt'))"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code, str(ENTRY)],
@@ -103,18 +92,10 @@ def test_streamlit_reads_the_configuration_beside_the_entry(tmp_path: Path) -> N
         text=True,
         check=True,
     )
-    assert ran.stdout.strip() == "False"
+    assert ran.stdout.strip() == "False False"
 
 
-def test_without_streamlit_the_command_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert __main__.main([]) == 1
-    assert "tactful[dashboard]" in capsys.readouterr().err
-
-
-def test_starting_needs_neither_streamlit_nor_a_server() -> None:
+def test_finding_the_entry_does_not_import_streamlit() -> None:
     code = "import sys, tactful_ui; print('streamlit' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"

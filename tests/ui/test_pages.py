@@ -107,7 +107,7 @@ def test_a_running_demo_shows_stage_and_progress_until_it_ends(
     fake.publish(demo=sample.partial("train the ranker", 0.4))
     page = open_page("overview")
     (bar,) = page.get("progress")
-    assert (bar.proto.value, bar.proto.text) == (40, "train the ranker · 40 %")
+    assert (bar.proto.value, bar.proto.text) == (40, "train the ranker · 40 % of this stage")
     assert asked(page).count("not in this report yet") == 6
     fake.publish(demo=sample.report())
     page.run()
@@ -145,6 +145,16 @@ def test_the_reader_chooses_among_reports(open_page: Open, fake: FakePlatform) -
     assert page.selectbox(key="report").value == "demo"
     page.selectbox(key="report").select("a_first").run()
     assert "train the ranker" in page.get("progress")[0].proto.text
+
+
+def test_the_words_of_the_report_come_first(open_page: Open, fake: FakePlatform) -> None:
+    raw = sample.report()
+    raw["experiment"]["words"] = "learned minus heuristic +0.009; inconclusive"
+    raw["federated"] = {"skipped": "torch is not installed", "households": 0, "rounds": []}
+    fake.publish(demo=raw)
+    said = asked(open_page("overview"))
+    assert raw["experiment"]["words"] in said and "The arms differ" not in said
+    assert "Not trained in this run: torch is not installed" in said
 
 
 # The statistics page.

@@ -1,9 +1,12 @@
 """The Streamlit dashboard, which speaks to the platform over HTTP only.
 
-``python -m tactful_ui`` serves it. The package has no other public face than how it is started: its
-modules are the pages and what they share.
+``tactful dashboard`` serves it. The package has no other public face than the file that
+``streamlit run`` is given: its modules are the pages and what they share.
 """
 
-from tactful_ui.launch import ENTRY, streamlit_command
+from pathlib import Path
 
-__all__ = ["ENTRY", "streamlit_command"]
+__all__ = ["ENTRY"]
+
+ENTRY = Path(__file__).with_name("app.py")
+"""What ``streamlit run`` is given, in a checkout as well as in an installed wheel."""

@@ -46,7 +46,8 @@ def _progress(report: Report) -> None:
     )
     if not report.finished:
         stage = formats.plain(report.stage or "starting")
-        st.progress(report.progress, text=f"{stage} · {formats.percent(report.progress, 0)}")
+        share = formats.percent(report.progress, 0)
+        st.progress(report.progress, text=f"{stage} · {share} of this stage")
 
 
 def _headline(report: Report) -> None:
@@ -141,7 +142,7 @@ def _experiment(experiment: Experiment | None) -> None:
     with picture:
         st.altair_chart(charts.arms(experiment.arms, shell.palette()), width="stretch")
     with words:
-        st.markdown(formats.difference_sentence(experiment))
+        st.markdown(formats.plain(experiment.words) or formats.difference_sentence(experiment))
         sizes = "; ".join(
             f"{formats.plain(arm.name)}: {formats.count(arm.units)} users, "
             f"{formats.count(arm.questions)} questions"
@@ -155,8 +156,11 @@ def _experiment(experiment: Experiment | None) -> None:
 
 def _intent(learned: Federated | None) -> None:
     st.subheader("Intent model, learned across households", anchor=False)
-    if learned is None or not learned.rounds:
+    if learned is None or not (learned.rounds or learned.skipped):
         shell.pending("The rounds of the intent model")
+        return
+    if learned.skipped:
+        st.warning(f"Not trained in this run: {formats.plain(learned.skipped)}")
         return
     st.markdown(
         f"{formats.count(learned.households)} households train on their own history and share only "
@@ -167,6 +171,8 @@ def _intent(learned: Federated | None) -> None:
         chart = charts.rounds(learned, top, shell.palette())
         if chart is not None:
             place.altair_chart(chart, width="stretch")
+    if learned.verdict:
+        st.markdown(formats.plain(learned.verdict))
     if learned.privacy:
         st.caption(formats.plain(learned.privacy))
 

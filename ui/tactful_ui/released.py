@@ -75,11 +75,11 @@ def _excerpt(server: ReportSource) -> Statistics | None:
 
 
 def _days(excerpt: Statistics | None) -> tuple[datetime, datetime]:
-    """The chosen days as ``[since, until)``; at first where the report's excerpt lies, or now."""
+    """The chosen days as ``[since, until)``; at first a week up to the last known pane."""
     starts = [each.start.date() for each in excerpt.counts] if excerpt else []
     today = datetime.now(UTC).date()
-    first = min(starts, default=today - (_DAYS_AT_FIRST - 1) * _DAY)
-    last = min(max(starts, default=today), first + (_DAYS_AT_FIRST - 1) * _DAY)
+    last = max(starts, default=today)
+    first = last - (_DAYS_AT_FIRST - 1) * _DAY
     chosen = st.date_input(
         f"Days (UTC), at most {_MOST_DAYS}", (first, last), format="YYYY-MM-DD", key="days"
     )

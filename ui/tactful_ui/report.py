@@ -69,12 +69,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Read-out of the experiment that ran during the replay."""
+    """Read-out of the experiment that ran during the replay; `words` is its result in words."""
 
     key: str
     arms: tuple[Arm, ...]
     difference: Estimate | None
     method: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,25 @@ class Round:
 
 @dataclass(frozen=True)
 class Federated:
-    """How the intent model learned across households, beside a Markov chain on the same steps."""
+    """How the intent model learned across households, beside a Markov chain on the same steps.
+
+    Attributes:
+        households: how many took part.
+        rounds: every round.
+        markov_top1: what the chain ranks first and is right, 0..1.
+        markov_top5: what the chain ranks among the first five and is right, 0..1.
+        privacy: what is protected and what is not, in words.
+        verdict: whether the model beats the chain, in words.
+        skipped: why nothing was learned; empty where it was.
+    """
 
     households: float | None
     rounds: tuple[Round, ...]
     markov_top1: float | None
     markov_top5: float | None
     privacy: str
+    verdict: str
+    skipped: str
 
 
 @dataclass(frozen=True)
@@ -315,6 +328,7 @@ def _experiment(raw: Mapping[str, Any]) -> Experiment:
         arms=_rows(raw.get("arms"), _arm),
         difference=_estimate(difference),
         method=_text(difference.get("method")) if isinstance(difference, Mapping) else "",
+        words=_text(raw.get("words")),
     )
 
 
@@ -352,6 +366,8 @@ def _federated(raw: Mapping[str, Any]) -> Federated:
         markov_top1=_number(raw.get("markov_top1")),
         markov_top5=_number(raw.get("markov_top5")),
         privacy=_text(raw.get("privacy")),
+        verdict=_text(raw.get("verdict")),
+        skipped=_text(raw.get("skipped")),
     )
 
 
