@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue import Catalogue
-from tactful.recall import CHANNELS, RecallIndex, VectorSearch
+from tactful.recall import CHANNELS, RecallIndex, Scores, VectorSearch
 from tactful.situation import FeatureSource, Situation
 
 POPULAR = 200
@@ -55,11 +55,11 @@ class Candidates:
 
     rows: NDArray[np.int64]
     channel: NDArray[np.int8]
-    next_last: Mapping[int, float]
-    next_three: Mapping[int, float]
-    next_session: Mapping[int, float]
-    together_session: Mapping[int, float]
-    together_history: Mapping[int, float]
+    next_last: Scores
+    next_three: Scores
+    next_session: Scores
+    together_session: Scores
+    together_history: Scores
     session_vector: NDArray[np.float32]
     history_vector: NDArray[np.float32]
 
@@ -120,11 +120,11 @@ def gather(
     history_vector = _direction(index, history)
 
     union = _Union(allowed)
-    union.add("next", _best(next_three), quotas.following)
+    union.add("next", next_three.best(), quotas.following)
     if len(session) > len(last):
-        union.add("next", _best(next_session), quotas.following)
-    union.add("together", _best(together_session), quotas.together)
-    union.add("together", _best(together_history), quotas.together)
+        union.add("next", next_session.best(), quotas.following)
+    union.add("together", together_session.best(), quotas.together)
+    union.add("together", together_history.best(), quotas.together)
     anchor = session_vector if session_vector.any() else history_vector
     if anchor.any():
         near, _ = search.nearest(anchor, quotas.vectors + len(session))
@@ -160,10 +160,6 @@ def popular_rows(
 
 def _fading(rows: Sequence[int]) -> list[float]:
     return [_FADE**place for place in range(len(rows))]
-
-
-def _best(scores: Mapping[int, float]) -> list[int]:
-    return sorted(scores, key=lambda row: (-scores[row], row))
 
 
 def _repeated(situation: Situation, catalogue: Catalogue) -> list[int]:

@@ -6,7 +6,7 @@ does, so a feature cannot mean one thing to the model and another to the server.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,23 +76,21 @@ def assemble(
         exist, such as the days since an item was taken that never was.
     """
     rows = candidates.rows
-    row_list = rows.tolist()
-    item_ids = [catalogue.item_ids[row] for row in row_list]
+    item_ids = [catalogue.item_ids[row] for row in rows.tolist()]
     columns: dict[str, NDArray[np.float32] | float] = {}
 
-    columns["next_last"] = _lookup(candidates.next_last, row_list)
-    columns["next_three"] = _lookup(candidates.next_three, row_list)
-    columns["next_session"] = _lookup(candidates.next_session, row_list)
+    columns["next_last"] = candidates.next_last.of(rows)
+    columns["next_three"] = candidates.next_three.of(rows)
+    columns["next_session"] = candidates.next_session.of(rows)
     columns["next_rank"] = _ranks(columns["next_three"])
-    columns["together_session"] = _lookup(candidates.together_session, row_list)
-    columns["together_history"] = _lookup(candidates.together_history, row_list)
+    columns["together_session"] = candidates.together_session.of(rows)
+    columns["together_history"] = candidates.together_history.of(rows)
     columns.update(_nearness(candidates, situation, index))
     columns.update(_own(situation, item_ids))
     columns.update(_everybody(source, item_ids, situation.at))
     columns.update(_categories(source, situation, catalogue, rows))
 
-    visit = set(situation.session)
-    columns["in_session"] = np.array([row in visit for row in row_list], np.float32)
+    columns["in_session"] = np.isin(rows, situation.session).astype(np.float32)
     price = catalogue.price[rows]
     columns["price"] = price
     columns["price_to_session"] = price / _usual_price(situation, catalogue)
@@ -102,10 +100,6 @@ def assemble(
     for column, name in enumerate(RANKING_FEATURES):
         features[:, column] = columns[name]
     return features
-
-
-def _lookup(scores: Mapping[int, float], rows: Sequence[int]) -> NDArray[np.float32]:
-    return np.array([scores.get(row, 0.0) for row in rows], np.float32)
 
 
 def _ranks(scores: NDArray[np.float32] | float) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import svds
+from sklearn.utils.extmath import randomized_svd
 
 from tactful.errors import ModelError
 
@@ -29,6 +29,7 @@ CHANNELS = ("next", "together", "vectors", "repeat", "popular")
 
 _FORMAT = 1
 _NEXT_REACH = 3
+_MANY_PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,32 @@ class Interactions:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Scores of some rows; every other row scores 0.
+
+    Attributes:
+        rows: ascending, each once, shape (n,).
+        values: their scores, shape (n,).
+    """
+
+    rows: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores of `rows`, shape of `rows`."""
+        if not len(self.rows):
+            return np.zeros(len(rows), np.float32)
+        places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        found = np.where(self.rows[places] == rows, self.values[places], np.float32(0.0))
+        return found.astype(np.float32, copy=False)
+
+    def best(self) -> list[int]:
+        """The rows, highest score first, ties by row."""
+        ordered: list[int] = self.rows[np.lexsort((self.rows, -self.values))].tolist()
+        return ordered
+
+
+@dataclass(frozen=True)
 class Neighbours:
     """The strongest `k` neighbours of every item, best first.
 
@@ -63,7 +90,7 @@ class Neighbours:
     items: NDArray[np.int32]
     weights: NDArray[np.float32]
 
-    def scores(self, sources: Sequence[int], source_weights: Sequence[float]) -> dict[int, float]:
+    def scores(self, sources: Sequence[int], source_weights: Sequence[float]) -> Scores:
         """Sum the weights of the neighbours of several items.
 
         Args:
@@ -71,19 +98,17 @@ class Neighbours:
             source_weights: how much each source counts.
 
         Returns:
-            Neighbour row to score.
+            Scores of the neighbours.
         """
-        found: dict[int, float] = {}
-        for source, weight in zip(sources, source_weights, strict=True):
-            if source >= len(self.items):
-                continue
-            for item, score in zip(
-                self.items[source].tolist(), self.weights[source].tolist(), strict=True
-            ):
-                if item < 0:
-                    break
-                found[item] = found.get(item, 0.0) + weight * score
-        return found
+        chosen = np.array(sources, np.int64)
+        weights = np.array(source_weights, np.float32)
+        known = chosen < len(self.items)
+        chosen, weights = chosen[known], weights[known]
+        items = self.items[chosen].ravel()
+        added = (self.weights[chosen] * weights[:, None]).ravel()
+        rows, places = np.unique(items[items >= 0], return_inverse=True)
+        totals = np.bincount(places, weights=added[items >= 0], minlength=len(rows))
+        return Scores(rows.astype(np.int64), totals.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -196,7 +221,7 @@ def build_index(
         neighbours: how many neighbours of each item to keep.
         dimensions: length of the item vectors.
         popular_days: half-life of popularity, in days.
-        seed: of the start vector of the decomposition.
+        seed: of the randomised decomposition.
 
     Returns:
         The index. An empty history gives an index that knows nothing but is valid.
@@ -235,7 +260,11 @@ def _following(seen: Interactions, count: int) -> sparse.csr_matrix:
 
 
 def _together(seen: Interactions, count: int) -> sparse.csr_matrix:
-    """Symmetric weights: 1/(n-1) for every session of n items in which two items met."""
+    """Symmetric weights: 1/(n-1) for every session of n items in which two items met.
+
+    In a history of more than a million pairs, those that met only once are left out: they are most
+    of the pairs and next to none of the evidence.
+    """
     _, session = np.unique(seen.session, return_inverse=True)
     presence = sparse.coo_matrix(
         (np.ones(len(session), np.float32), (session, seen.item)),
@@ -245,6 +274,8 @@ def _together(seen: Interactions, count: int) -> sparse.csr_matrix:
     sizes = np.asarray(presence.sum(axis=1)).ravel()
     share = sparse.diags(1.0 / np.maximum(sizes - 1.0, 1.0))
     met = (presence.T @ share @ presence).tocsr()
+    if met.nnz > _MANY_PAIRS:
+        met = met.multiply(presence.T @ presence >= 2).tocsr()
     met.setdiag(0)
     met.eliminate_zeros()
     return sparse.csr_matrix(met, dtype=np.float32)
@@ -278,6 +309,7 @@ def _strongest(weights: sparse.csr_matrix, k: int) -> Neighbours:
 def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray[np.float32]:
     """Item vectors: truncated SVD of the positive pointwise mutual information matrix.
 
+    The decomposition is randomised with a fixed seed (Halko, Martinsson and Tropp, 2011).
     Levy and Goldberg, "Neural Word Embedding as Implicit Matrix Factorization" (NIPS 2014): this
     is what item2vec approximates, with a deterministic result and no epochs to choose. Singular
     values enter by their square root (their section 3.3).
@@ -297,9 +329,8 @@ def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray
     rank = min(dimensions, count - 1)
     if ppmi.nnz == 0 or rank < 1:
         return vectors
-    start = np.random.default_rng(seed).standard_normal(count).astype(np.float32)
-    left, values, _ = svds(ppmi, k=rank, v0=start)
-    vectors[:, :rank] = left[:, ::-1] * np.sqrt(values[::-1])
+    left, values, _ = randomized_svd(ppmi, rank, n_iter=2, random_state=seed)
+    vectors[:, :rank] = left * np.sqrt(values)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, norms, out=vectors, where=norms > 0)
 

@@ -310,16 +310,14 @@ def _heuristic(
     """Rank without a model: own repeats per visit, then what followed, then what is popular."""
     taken = situation.grouped("taken_364d")
     visits = max(situation.number("visits_364d"), 1.0)
-    places = {row: place for place, row in enumerate(loaded.popular)}
     ids = loaded.catalogue.item_ids
-    return np.array(
-        [
-            min(taken.get(ids[row], 0.0) / visits, 1.0)
-            + 0.5 * candidates.next_three.get(row, 0.0)
-            + 0.1 * (1.0 - places.get(row, POPULAR) / POPULAR)
-            for row in candidates.rows.tolist()
-        ],
-        np.float32,
+    own = np.array([taken.get(ids[row], 0.0) for row in candidates.rows.tolist()], np.float32)
+    places = {row: place for place, row in enumerate(loaded.popular)}
+    popular = np.array([places.get(row, POPULAR) for row in candidates.rows.tolist()], np.float32)
+    return (
+        np.minimum(own / np.float32(visits), np.float32(1.0))
+        + np.float32(0.5) * candidates.next_three.of(candidates.rows)
+        + np.float32(0.1) * (np.float32(1.0) - popular / np.float32(POPULAR))
     )
 
 
