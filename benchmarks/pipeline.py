@@ -130,8 +130,10 @@ def _recovery(directory: Path) -> Figure:
 
 def _serve(directory: Path) -> tuple[subprocess.Popen[bytes], Client]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tactful", "serve", "--dev", "--json", "--port", "0"]
-        + ["--data", str(directory)],
+        [
+            *(sys.executable, "-m", "tactful", "serve", "--dev", "--json", "--port", "0"),
+            *("--data", str(directory)),
+        ],
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tactful.baselines import CoVisitation, OwnFrequency, Popularity
+from tactful.baselines import Baseline, CoVisitation, OwnFrequency, Popularity
 from tactful.client import Client
 from tactful.datasets import Ask, Replay
 from tactful.errors import TactfulError
@@ -61,7 +61,7 @@ class Replayer:
         popular = Popularity()
         self._popular = popular
         self._together = CoVisitation(popular)
-        self._baselines = {
+        self._baselines: dict[str, Baseline] = {
             "popularity": popular,
             "own_frequency": OwnFrequency(popular),
             "co_visitation": self._together,

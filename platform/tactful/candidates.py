@@ -129,7 +129,8 @@ def gather(
     if anchor.any():
         near, _ = search.nearest(anchor, quotas.vectors + len(session))
         union.add("vectors", near, quotas.vectors)
-    union.add("repeat", _repeated(situation, catalogue), quotas.repeat)
+    repeated = _repeated(situation, catalogue, quotas.repeat)
+    union.add("repeat", repeated, quotas.repeat)
     union.add("popular", popular, quotas.popular)
 
     rows = sorted(union.best)
@@ -162,10 +163,16 @@ def _fading(rows: Sequence[int]) -> list[float]:
     return [_FADE**place for place in range(len(rows))]
 
 
-def _repeated(situation: Situation, catalogue: Catalogue) -> list[int]:
+def _repeated(situation: Situation, catalogue: Catalogue, count: int) -> list[int]:
+    """Rows of the items the person took most, ties by item id."""
     taken = situation.grouped("taken_364d")
-    ordered = sorted(taken, key=lambda item: (-taken[item], item))
-    return [catalogue.rows[item] for item in ordered if item in catalogue.rows]
+    amounts = np.fromiter(taken.values(), np.float64, len(taken))
+    # Everything as strong as the last that counts, so that ties do not depend on the order.
+    least = np.partition(amounts, -count)[-count] if len(amounts) > count else 0.0
+    strongest = [item for item, amount in taken.items() if amount >= least]
+    strongest.sort(key=lambda item: (-taken[item], item))
+    rows = catalogue.rows
+    return [rows[item] for item in strongest if item in rows]
 
 
 def _direction(index: RecallIndex, rows: Sequence[int]) -> NDArray[np.float32]:

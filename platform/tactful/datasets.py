@@ -7,7 +7,7 @@ makes the wire events on demand, with ids that are the same in every run.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -262,7 +262,7 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
             available=code not in _SERVICE_CODES,
             properties={"family": code[:3]},
         )
-        for code, price in usual.items()
+        for code, price in ((str(code), price) for code, price in usual.items())
     ]
     events = _with_ends(frame)
     cut = _cut(events, _ONLINE_RETAIL_CUT)
@@ -451,9 +451,9 @@ def _replay(events: pd.DataFrame, **rest: Any) -> Replay:
     )
 
 
-def _present(row: dict[str, Any]) -> dict[str, Any]:
+def _present(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Drop what is missing: None and NaN are no value."""
-    return {key: value for key, value in row.items() if value is not None and value == value}
+    return {str(k): value for k, value in row.items() if value is not None and value == value}
 
 
 def _without_gaps(*, properties: dict[str, Any], **row: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -186,8 +187,8 @@ def version_directory(models: Path, version: str) -> Path:
 
 def gains(forest: xgboost.Booster, names: Sequence[str]) -> Mapping[str, float]:
     """Total gain by feature name, largest first."""
-    raw = forest.get_score(importance_type="total_gain")
-    named = {names[int(key[1:])] if key[1:].isdigit() else key: float(v) for key, v in raw.items()}
+    raw: dict[str, Any] = forest.get_score(importance_type="total_gain")
+    named: dict[str, float] = {names[int(key[1:])]: value for key, value in raw.items()}
     return dict(sorted(named.items(), key=lambda pair: -pair[1]))
 
 

@@ -332,7 +332,8 @@ def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray
     left, values, _ = randomized_svd(ppmi, rank, n_iter=2, random_state=seed)
     vectors[:, :rank] = left * np.sqrt(values)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=vectors, where=norms > 0)
+    np.divide(vectors, norms, out=vectors, where=norms > 0)
+    return vectors
 
 
 def _popular(seen: Interactions, count: int, half_life_days: float) -> NDArray[np.int32]:

@@ -18,9 +18,17 @@ Values = Mapping[str, Any]
 class FeatureSource(Protocol):
     """What recommendation needs of the feature engine: windows merged as of a moment."""
 
-    items: Mapping[str, Item]
-    items_version: int
-    watermark: int
+    @property
+    def items(self) -> Mapping[str, Item]:
+        """The catalogue: latest upsert of each item."""
+
+    @property
+    def items_version(self) -> int:
+        """Grows with every item upsert."""
+
+    @property
+    def watermark(self) -> int:
+        """Event time up to which events are expected to be complete, epoch milliseconds."""
 
     def read(self, entity: str, key: str, at: int) -> Values:
         """All features of one entity as of `at` (epoch milliseconds)."""

@@ -213,8 +213,8 @@ def sample_questions(
             )
     generator = np.random.default_rng(options.seed)
     count = min(options.lists, len(candidates))
-    drawn = generator.choice(len(candidates), size=count, replace=False) if count else []
-    return sorted((candidates[int(i)] for i in drawn), key=lambda question: question.offset)
+    drawn = generator.permutation(len(candidates))[:count].tolist()
+    return sorted((candidates[place] for place in drawn), key=lambda question: question.offset)
 
 
 def collect(
@@ -391,7 +391,7 @@ def _matrix(rows: Rows, first: int, last: int, bounds: NDArray[np.int64]) -> xgb
     )
 
 
-class _Report(xgboost.callback.TrainingCallback):  # type: ignore[misc]
+class _Report(xgboost.callback.TrainingCallback):
     """Tell the progress after each tree."""
 
     def __init__(self, rounds: int, progress: Progress) -> None:
