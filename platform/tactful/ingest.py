@@ -15,7 +15,7 @@ from typing import BinaryIO
 import msgspec
 
 from tactful.client import Client, Kind
-from tactful.errors import DatasetError
+from tactful.errors import ClientError, DatasetError
 from tactful.messages import EventsAccepted, Rejection
 
 _HEAD_BYTES = 4096
@@ -94,6 +94,8 @@ def ingest_file(
                 )
                 _save(_progress_path(path), progress)
                 advanced(size)
+    except ClientError:  # some of them are OSErrors, too
+        raise
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     return outcome

@@ -33,6 +33,11 @@ class GuardedProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _discarded = 0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Never log requests: their paths hold ids, whatever the logging is configured to."""
+        super().__init__(*args, **kwargs)
+        self.access_log = False
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for the first request."""
         super().connection_made(transport)
