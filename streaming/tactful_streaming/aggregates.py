@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.definitions import Feature, Window
-from tactful_streaming.panes import Floats, GroupedPanes, PaneTable, Rows, is_late
+from tactful_streaming.panes import Floats, GroupedPanes, PaneTable, Recency, Rows, oldest_open
 
 Value = float | dict[str, float] | list[tuple[str, int]]
 """A feature as read: a number, a number for each group, or (value, timestamp) newest first."""
@@ -96,6 +96,12 @@ def make_aggregate(feature: Feature, capacity: int) -> Aggregate:
     return GroupedTotal(feature.window, feature.max_groups, capacity)
 
 
+def _panes(window: Window, selection: Selection) -> tuple[Rows, NDArray[np.bool_]]:
+    """Pane of each event, and whether its last window was still open when it was applied."""
+    panes = selection.timestamps // window.slide_ms
+    return panes, panes > selection.watermarks // window.slide_ms - window.panes
+
+
 class WindowedTotal:
     """Count or sum over a window."""
 
@@ -107,8 +113,7 @@ class WindowedTotal:
     def apply(self, selection: Selection) -> Outcome:
         """Add the events that are not late."""
         window, rows, amounts = self._window, selection.rows, selection.amounts
-        panes = selection.timestamps // window.slide_ms
-        in_time = (panes + window.panes) * window.slide_ms > selection.watermarks
+        panes, in_time = _panes(window, selection)
         late = len(rows) - int(np.count_nonzero(in_time))
         if late:
             rows, panes = rows[in_time], panes[in_time]
@@ -199,28 +204,35 @@ class GroupedTotal:
     def apply(self, selection: Selection) -> Outcome:
         """Add the events that are not late; evict groups beyond the bound."""
         window, states, max_groups = self._window, self._states, self._max_groups
-        count = len(selection.rows)
+        panes, in_time = _panes(window, selection)
+        count = len(panes)
         amounts = [1] * count if selection.amounts is None else selection.amounts.tolist()
-        panes = (selection.timestamps // window.slide_ms).tolist()
         assert selection.texts is not None
-        late = evicted = 0
-        for row, pane, group, amount, watermark in zip(
+        evicted = 0
+        for row, pane, group, amount, watermark, counts in zip(
             selection.rows.tolist(),
-            panes,
+            panes.tolist(),
             selection.texts,
             amounts,
             selection.watermarks.tolist(),
+            in_time.tolist(),
             strict=True,
         ):
-            if is_late(pane, window, watermark):
-                late += 1
+            if not counts:
                 continue
             state = states[row]
             if state is None:
                 state = states[row] = GroupedPanes()
-            state.add(pane, group, amount)
-            evicted += state.bound(max_groups, window, watermark)
-        return Outcome(late, evicted)
+            groups = state.panes.get(pane)
+            if groups is not None and group in groups:
+                groups[group] += amount
+                state.merged = None
+                continue
+            if groups is None:
+                state.expire(oldest_open(window, watermark))
+            if state.add(pane, group, amount) > max_groups:
+                evicted += state.bound(max_groups, oldest_open(window, watermark))
+        return Outcome(count - int(np.count_nonzero(in_time)), evicted)
 
     def read(self, row: int, at: int) -> dict[str, float]:
         """Total of each group of one row at time `at`."""
@@ -232,7 +244,7 @@ class GroupedTotal:
         self._states.extend([None] * (capacity - len(self._states)))
 
     def expire(self, watermark: int) -> None:
-        """Nothing: a row is cleaned when it is packed."""
+        """Nothing: a row is cleaned when it gets a new pane."""
 
     def clear(self, row: int) -> None:
         """Forget a row."""
@@ -240,13 +252,9 @@ class GroupedTotal:
 
     def pack(self, rows: Rows, watermark: int) -> list[dict[int, dict[str, float]]]:
         """Panes of each row."""
-        packed: list[dict[int, dict[str, float]]] = []
-        for row in rows.tolist():
-            state = self._states[row]
-            if state is not None:
-                state.expire(self._window, watermark)
-            packed.append(state.panes if state is not None else {})
-        return packed
+        oldest = oldest_open(self._window, watermark)
+        states = [self._states[row] for row in rows.tolist()]
+        return [state.pack(oldest) if state is not None else {} for state in states]
 
     def unpack(self, rows: Rows, packed: Sequence[Any]) -> None:
         """Restore the panes of each row."""
@@ -260,7 +268,7 @@ class GroupedLastTime:
     def __init__(self, max_groups: int, capacity: int) -> None:
         """Begin empty."""
         self._max_groups = max_groups
-        self._states: list[dict[str, int] | None] = [None] * capacity
+        self._states: list[Recency | None] = [None] * capacity
 
     def apply(self, selection: Selection) -> Outcome:
         """Keep the newest; beyond the bound, groups with the oldest go."""
@@ -270,20 +278,17 @@ class GroupedLastTime:
         for row, group, timestamp in zip(
             selection.rows.tolist(), selection.texts, selection.timestamps.tolist(), strict=True
         ):
-            times = states[row]
-            if times is None:
-                times = states[row] = {}
-            if timestamp > times.get(group, -1):
-                times[group] = timestamp
-                if len(times) > max_groups:
-                    del times[min(times, key=lambda g: (times[g], g))]
-                    evicted += 1
+            state = states[row]
+            if state is None:
+                state = states[row] = Recency()
+            if state.note(group, timestamp) > max_groups:
+                evicted += len(state.evict(max_groups))
         return Outcome(evicted=evicted)
 
     def read(self, row: int, at: int) -> dict[str, float]:
         """Newest timestamp of each group of one row."""
-        times = self._states[row]
-        return {group: float(time) for group, time in times.items()} if times else {}
+        state = self._states[row]
+        return {group: float(time) for group, time in state.last.items()} if state else {}
 
     def resize(self, capacity: int) -> None:
         """Make room for rows below `capacity`."""
@@ -298,12 +303,13 @@ class GroupedLastTime:
 
     def pack(self, rows: Rows, watermark: int) -> list[dict[str, int]]:
         """Newest timestamps of each row."""
-        return [self._states[row] or {} for row in rows.tolist()]
+        states = [self._states[row] for row in rows.tolist()]
+        return [state.last if state is not None else {} for state in states]
 
     def unpack(self, rows: Rows, packed: Sequence[Any]) -> None:
         """Restore the newest timestamps of each row."""
-        for row, times in zip(rows.tolist(), packed, strict=True):
-            self._states[row] = times or None
+        for row, last in zip(rows.tolist(), packed, strict=True):
+            self._states[row] = Recency(last) if last else None
 
 
 class LastValues:

@@ -21,24 +21,24 @@ from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.definitions import ENTITIES, Definitions
 from tactful_streaming.entities import EntityTable
 from tactful_streaming.entries import (
+    ENTRY_ERRORS,
     Entry,
     Event,
     Item,
     User,
     decode_entry,
     encode_entry,
-    subject_key,
+    entry_decoder,
 )
 from tactful_streaming.errors import (
     EngineError,
-    EntryError,
     FingerprintError,
     OnlineStoreError,
     StateError,
 )
 from tactful_streaming.online import OnlineStore
 from tactful_streaming.panes import Floats
-from tactful_streaming.selection import Batch, Plan
+from tactful_streaming.selection import Batch, Columns, Plan
 from tactful_streaming.state import Change, StateStore
 
 _logger = logging.getLogger(__name__)
@@ -93,7 +93,9 @@ class _Meta(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Engine:
-    """Computes features from the log. One thread applies and commits; readers hold a lock.
+    """Computes features from the log.
+
+    One thread applies and commits; readers are kept away while it applies, by a lock of the caller.
 
     A window read at a time before the watermark may miss panes that no later window holds.
     """
@@ -143,6 +145,7 @@ class Engine:
         self._dirty_users: set[str] = set()
         self._offset = 0
         self._newest = 0
+        self._watermark = 0
         self._items_version = 0
         self._unmirrored: dict[str, bytes | None] = {}
         self._broken = False
@@ -163,7 +166,7 @@ class Engine:
     @property
     def watermark(self) -> int:
         """Newest event timestamp applied minus the allowed lateness, epoch milliseconds."""
-        return max(self._newest - self._allowed_lateness_ms, 0)
+        return self._watermark
 
     @property
     def items(self) -> Mapping[str, Item]:
@@ -182,7 +185,7 @@ class Engine:
 
     def seen(self, event_id: str) -> bool:
         """Whether an event of this id was applied and is still remembered."""
-        return self._dedupe.seen(event_id, self.watermark)
+        return self._dedupe.seen(event_id, self._watermark)
 
     def read(self, entity: str, key: str, at: int) -> dict[str, Value]:
         """All features of one entity at request time `at`.
@@ -231,11 +234,11 @@ class Engine:
         self._broken = True
         entries, invalid = self._decode(records)
         stored = self._dedupe.lookup([e.event_id for e in entries if type(e) is Event])
-        batch = Batch(self._plan, self._tables)
+        batch = Batch()
         duplicates = 0
         for entry in entries:
             if type(entry) is Event:
-                if self._dedupe.is_new(entry.event_id, stored, self.watermark):
+                if self._dedupe.is_new(entry.event_id, stored, self._watermark):
                     self._accept(entry, batch)
                 else:
                     duplicates += 1
@@ -246,7 +249,7 @@ class Engine:
             elif type(entry) is User:
                 self._users[entry.user_id] = entry
                 self._dirty_users.add(entry.user_id)
-        late, evicted = self._aggregate(batch) if len(batch) else (0, 0)
+        late, evicted = self._aggregate(batch)
         self._broken = False
         return Applied(
             applied=len(entries) - duplicates,
@@ -259,6 +262,8 @@ class Engine:
     def commit(self) -> None:
         """Write all that changed since the last commit, with the offset, in one atomic batch.
 
+        Changes nothing that a reader sees, so readers need not be kept away.
+
         Raises:
             StateError: if the store refused; the engine then has to be opened again.
         """
@@ -267,10 +272,9 @@ class Engine:
         changes: list[Change] = []
         users: dict[str, bytes | None] = {}
         for entity, table in self._tables.items():
-            table.expire(self.watermark)
-            packed: dict[str, bytes | None] = dict.fromkeys(table.drop_silent(self.watermark))
-            packed.update(table.pack_dirty(self.watermark))
-            changes += [(_entity_key(entity, key), blob) for key, blob in packed.items()]
+            packed = table.pack_changes(self._watermark)
+            prefix = _entity_prefix(entity)
+            changes += [(prefix + key.encode(), blob) for key, blob in packed.items()]
             if entity == "user":
                 users = packed
         changes += [(_ITEM + i.encode(), encode_entry(self._items[i])) for i in self._dirty_items]
@@ -279,7 +283,7 @@ class Engine:
             snapshot = consumer.snapshot()
             if snapshot is not None:
                 changes.append((_CONSUMER + name.encode(), snapshot))
-        changes += self._dedupe.changes(self._offset, self.watermark)
+        changes += self._dedupe.changes(self._offset, self._watermark)
         changes.append((_META, self._meta()))
         self._store.write(changes)
         self._dedupe.committed()
@@ -296,16 +300,17 @@ class Engine:
     def _decode(self, records: Sequence[tuple[int, bytes]]) -> tuple[list[Entry], int]:
         entries: list[Entry] = []
         invalid = 0
+        decode = entry_decoder.decode
         for offset, payload in records:
             if offset < self._offset:
                 continue
             self._offset = offset + 1
             try:
-                entry = decode_entry(payload)
-            except EntryError:
+                entry = decode(payload)
+            except ENTRY_ERRORS:
                 invalid += 1
                 continue
-            if type(entry) is Event and subject_key(entry) is None:
+            if type(entry) is Event and entry.user_id is None and entry.device_id is None:
                 invalid += 1
                 continue
             entries.append(entry)
@@ -316,25 +321,31 @@ class Engine:
     def _accept(self, event: Event, batch: Batch) -> None:
         if event.timestamp > self._newest:
             self._newest = event.timestamp
+            self._watermark = max(event.timestamp - self._allowed_lateness_ms, 0)
         item = self._items.get(event.item_id) if event.item_id is not None else None
         category = event.properties.get("category")
         if type(category) is not str:
             category = item.category if item is not None else None
-        batch.add(event, category, self.watermark)
+        batch.events.append(event)
+        batch.categories.append(category)
+        batch.watermarks.append(self._watermark)
         for consumer in self._consumers.values():
             consumer.apply(event, item)
 
     def _aggregate(self, batch: Batch) -> tuple[int, int]:
-        columns = batch.freeze()
+        if not batch.events:
+            return 0, 0
+        columns = Columns(self._plan, batch)
         late = evicted = 0
         for entity, table in self._tables.items():
-            table.touch(*columns.touched(entity))
+            rows = table.touch(columns.keys(entity), columns.timestamps)
             for number, feature in enumerate(table.features):
-                selection = columns.select(feature)
+                selection = columns.select(feature, rows)
                 if selection is not None:
                     outcome = table.apply(number, selection)
                     late += outcome.late
                     evicted += outcome.evicted
+            table.expire(self._watermark)
         return late, evicted
 
     def _open(self) -> None:
@@ -359,6 +370,7 @@ class Engine:
             )
         self._offset = meta.offset
         self._newest = meta.newest
+        self._watermark = max(meta.newest - self._allowed_lateness_ms, 0)
         self._items_version = meta.items_version
         for entity, table in self._tables.items():
             table.unpack(self._stored_entities(entity))
@@ -390,7 +402,7 @@ class Engine:
             )
 
     def _stored_entities(self, entity: str) -> Iterator[tuple[str, bytes]]:
-        prefix = _entity_key(entity, "")
+        prefix = _entity_prefix(entity)
         for key, blob in self._store.scan(prefix):
             yield key[len(prefix) :].decode(), blob
 
@@ -427,5 +439,5 @@ class Engine:
             raise EngineError("the engine is closed or has failed: open it again")
 
 
-def _entity_key(entity: str, key: str) -> bytes:
-    return _ENTITY + f"{entity}:{key}".encode()
+def _entity_prefix(entity: str) -> bytes:
+    return _ENTITY + entity.encode() + b":"

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tactful_streaming.aggregates import (
     Aggregate,
@@ -50,6 +51,7 @@ class EntityTable:
         self._free: list[int] = []
         self._newest = np.zeros(self._capacity, np.int64)
         self._dirty: set[int] = set()
+        self._dropped: set[str] = set()
         self._sweep_from = 1
         windows = [feature.window for feature in features]
         self._memory_ms: int | None = max(
@@ -62,25 +64,26 @@ class EntityTable:
         """Number of entities."""
         return len(self._rows)
 
-    def row(self, key: str) -> int:
-        """Row of `key`, made if it has none."""
-        row = self._rows.get(key)
-        if row is None:
-            if self._free:
-                row = self._free.pop()
-                self._keys[row] = key
-            else:
-                row = len(self._keys)
-                self._keys.append(key)
-                if row >= self._capacity:
-                    self._grow(2 * self._capacity)
-            self._rows[key] = row
-        return row
+    def touch(self, keys: Sequence[str | None], timestamps: NDArray[np.int64]) -> Rows:
+        """Note that entities had events.
 
-    def touch(self, rows: Rows, timestamps: Rows) -> None:
-        """Note that `rows` had events at `timestamps`."""
-        np.maximum.at(self._newest, rows, timestamps)
-        self._dirty.update(rows.tolist())
+        Args:
+            keys: entity of each event, or None.
+            timestamps: when each event happened, epoch milliseconds.
+
+        Returns:
+            Row of each entity, made if it had none; -1 for None.
+        """
+        known = self._rows
+        rows = [
+            -1 if key is None else known[key] if key in known else self._add(key) for key in keys
+        ]
+        array = np.array(rows, np.int64)
+        self._dirty.update(rows)
+        self._dirty.discard(-1)
+        present = array >= 0
+        np.maximum.at(self._newest, array[present], timestamps[present])
+        return array
 
     def apply(self, number: int, selection: Selection) -> Outcome:
         """Count `selection` in feature `number`."""
@@ -115,53 +118,39 @@ class EntityTable:
         return columns.T
 
     def expire(self, watermark: int) -> None:
-        """Forget panes that no read at or after `watermark` can see."""
+        """Forget panes that no read at or after `watermark` can see.
+
+        Some of the entities are looked at, too, and dropped if nothing of them is left.
+        """
         for aggregate in self._aggregates:
             aggregate.expire(watermark)
-
-    def drop_silent(self, watermark: int) -> list[str]:
-        """Look at some of the entities and drop those of which nothing is left.
-
-        Returns:
-            Keys of the dropped.
-        """
-        if self._memory_ms is None or len(self._keys) == 1:
-            return []
-        if self._sweep_from >= len(self._keys):
-            self._sweep_from = 1
+        if self._memory_ms is None:
+            return
         begin, end = self._sweep_from, min(self._sweep_from + _SWEEP, len(self._keys))
-        self._sweep_from = end
+        self._sweep_from = end if end < len(self._keys) else 1
         silent = np.flatnonzero(self._newest[begin:end] + self._memory_ms <= watermark) + begin
-        dropped: list[str] = []
         for row in silent.tolist():
             key = self._keys[row]
-            if key is None:
-                continue
-            for aggregate in self._aggregates:
-                aggregate.clear(row)
-            del self._rows[key]
-            self._keys[row] = None
-            self._free.append(row)
-            self._newest[row] = 0
-            self._dirty.discard(row)
-            dropped.append(key)
-        return dropped
+            if key is not None:
+                self._drop(row, key)
 
-    def pack_dirty(self, watermark: int) -> Iterable[tuple[str, bytes]]:
-        """Key and packed state of every entity touched since the last call."""
+    def pack_changes(self, watermark: int) -> dict[str, bytes | None]:
+        """Packed state of each entity touched since the last call; None for each one dropped."""
+        packed: dict[str, bytes | None] = dict.fromkeys(self._dropped)
+        self._dropped.clear()
         rows = np.array(sorted(self._dirty), np.int64)
         self._dirty.clear()
-        if not len(rows):
-            return
-        columns = [aggregate.pack(rows, watermark) for aggregate in self._aggregates]
-        newest = self._newest[rows].tolist()
-        for row, *state in zip(rows.tolist(), newest, *columns, strict=True):
-            key = self._keys[row]
-            assert key is not None
-            yield key, _encoder.encode(state)
+        if len(rows):
+            columns = [aggregate.pack(rows, watermark) for aggregate in self._aggregates]
+            newest = self._newest[rows].tolist()
+            for row, *state in zip(rows.tolist(), newest, *columns, strict=True):
+                key = self._keys[row]
+                assert key is not None
+                packed[key] = _encoder.encode(state)
+        return packed
 
     def unpack(self, entities: Iterable[tuple[str, bytes]]) -> None:
-        """Restore what :meth:`pack_dirty` gave; the table is empty.
+        """Restore what :meth:`pack_changes` gave; the table has none of these entities.
 
         Raises:
             StateError: if something else comes.
@@ -175,7 +164,7 @@ class EntityTable:
                 raise StateError(f"the stored state of an entity is damaged: {error}") from error
             if len(state) != len(self._aggregates) + 1:
                 raise StateError("the stored state of an entity has another number of features")
-            rows.append(self.row(key))
+            rows.append(self._add(key))
             states.append(state)
         if not rows:
             return
@@ -183,6 +172,29 @@ class EntityTable:
         self._newest[row_array] = [state[0] for state in states]
         for number, aggregate in enumerate(self._aggregates):
             aggregate.unpack(row_array, [state[number + 1] for state in states])
+
+    def _add(self, key: str) -> int:
+        if self._free:
+            row = self._free.pop()
+            self._keys[row] = key
+        else:
+            row = len(self._keys)
+            self._keys.append(key)
+            if row >= self._capacity:
+                self._grow(2 * self._capacity)
+        self._rows[key] = row
+        self._dropped.discard(key)
+        return row
+
+    def _drop(self, row: int, key: str) -> None:
+        for aggregate in self._aggregates:
+            aggregate.clear(row)
+        del self._rows[key]
+        self._keys[row] = None
+        self._free.append(row)
+        self._newest[row] = 0
+        self._dirty.discard(row)
+        self._dropped.add(key)
 
     def _grow(self, capacity: int) -> None:
         for aggregate in self._aggregates:

@@ -88,7 +88,12 @@ class User(Struct, kw_only=True, frozen=True, gc=False, tag="user", tag_field="k
 Entry = Event | Item | User
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
+
+entry_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
+"""Decodes log entries; raises one of :data:`ENTRY_ERRORS`."""
+
+ENTRY_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding something else than a log entry raises."""
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -103,8 +108,8 @@ def decode_entry(payload: bytes) -> Entry:
         EntryError: if `payload` is anything else.
     """
     try:
-        return _decoder.decode(payload)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        return entry_decoder.decode(payload)
+    except ENTRY_ERRORS as error:
         raise EntryError(f"not a log entry: {error}") from error
 
 

@@ -101,10 +101,13 @@ class GroupCommit:
                 started = self._clock()
                 try:
                     end = await loop.run_in_executor(self._writer, self._log.append, payloads)
-                except Exception as error:
+                except BaseException as error:
+                    reason = error if isinstance(error, Exception) else LogError("interrupted")
                     for waiting in group:
                         if not waiting.done.done():
-                            waiting.done.set_exception(error)
+                            waiting.done.set_exception(reason)
+                    if reason is not error:
+                        raise
                 else:
                     offset = end - len(payloads)
                     for waiting in group:

@@ -76,7 +76,8 @@ class PaneTable:
 
     def expire(self, watermark: int) -> None:
         """Forget panes that no window at or after `watermark` holds."""
-        for pane in [q for q in self._slots if is_late(q, self._window, watermark)]:
+        oldest = oldest_open(self._window, watermark)
+        for pane in [q for q in self._slots if q < oldest]:
             slot = self._slots.pop(pane)
             self._values[slot] = 0
             self._free.append(slot)
@@ -127,80 +128,121 @@ class PaneTable:
 
 
 class GroupedPanes:
-    """Numbers by pane and group, of one entity; at most so many groups."""
+    """Numbers by pane and group, of one entity; at most so many groups.
 
-    __slots__ = ("_eviction_order", "_last", "_merged", "_merged_at", "panes")
+    Attributes:
+        panes: pane number to group to value.
+        merged: what was read last and at which pane; None after a change.
+    """
+
+    __slots__ = ("_recency", "merged", "panes")
 
     def __init__(self, panes: dict[int, dict[str, float]] | None = None) -> None:
         """Hold `panes`: pane number to group to value."""
         self.panes: dict[int, dict[str, float]] = {} if panes is None else panes
-        self._last: dict[str, int] = {}
+        self.merged: tuple[int, dict[str, float]] | None = None
+        self._recency = Recency()
         for pane in sorted(self.panes):
-            self._last.update(dict.fromkeys(self.panes[pane], pane))
-        self._eviction_order: list[tuple[int, str]] | None = None
-        self._merged: dict[str, float] = {}
-        self._merged_at: int | None = None
+            self._recency.last.update(dict.fromkeys(self.panes[pane], pane))
 
-    def add(self, pane: int, group: str, amount: float) -> None:
-        """Add `amount` to `group` in `pane`."""
+    def add(self, pane: int, group: str, amount: float) -> int:
+        """Add `amount` to `group` in `pane`.
+
+        Returns:
+            Number of groups; those that no window holds any more may be among them.
+        """
+        self.merged = None
         groups = self.panes.get(pane)
         if groups is None:
             groups = self.panes[pane] = {}
         groups[group] = groups.get(group, 0) + amount
-        last = self._last.get(group)
-        if last is None or last < pane:
-            self._last[group] = pane
-            if self._eviction_order is not None:
-                heapq.heappush(self._eviction_order, (pane, group))
-        self._merged_at = None
+        return self._recency.note(group, pane)
 
     def read(self, window: Window, at: int) -> dict[str, float]:
         """Window of each group at time `at`."""
         newest = at // window.slide_ms
-        if newest != self._merged_at:
+        cached = self.merged
+        if cached is None or cached[0] != newest:
             merged: dict[str, float] = {}
             get = merged.get
-            for pane in sorted(self.panes):
+            for pane, groups in sorted(self.panes.items()):
                 if newest - window.panes < pane <= newest:
                     weight = window.decay ** (newest - pane)
-                    for group, value in self.panes[pane].items():
+                    for group, value in groups.items():
                         merged[group] = get(group, 0.0) + weight * value
-            self._merged, self._merged_at = merged, newest
-        return self._merged.copy()
+            self.merged = cached = (newest, merged)
+        return cached[1].copy()
 
-    def bound(self, max_groups: int, window: Window, watermark: int) -> int:
+    def bound(self, max_groups: int, oldest: int) -> int:
         """Evict groups beyond `max_groups`, those with the oldest last pane first.
 
-        Groups whose last pane no window at or after `watermark` holds go without being counted;
-        of equally old ones the least in text order goes.
+        Groups without a pane from `oldest` on go without being counted.
 
         Returns:
             How many groups were evicted.
         """
-        if len(self._last) <= max_groups:
-            return 0
-        self.expire(window, watermark)
-        if self._eviction_order is None or len(self._eviction_order) > 4 * max_groups + 64:
-            self._eviction_order = [(pane, group) for group, pane in self._last.items()]
-            heapq.heapify(self._eviction_order)
-        evicted = 0
-        while len(self._last) > max_groups:
-            pane, group = heapq.heappop(self._eviction_order)
-            if self._last.get(group) == pane:
-                del self._last[group]
-                for groups in self.panes.values():
-                    groups.pop(group, None)
-                evicted += 1
+        self.expire(oldest)
+        evicted = self._recency.evict(max_groups)
+        for groups in self.panes.values():
+            for group in evicted:
+                groups.pop(group, None)
+        return len(evicted)
+
+    def expire(self, oldest: int) -> None:
+        """Forget panes before `oldest`."""
+        last = self._recency.last
+        for pane in [q for q in self.panes if q < oldest]:
+            for group in self.panes.pop(pane):
+                if last.get(group) == pane:
+                    del last[group]
+
+    def pack(self, oldest: int) -> dict[int, dict[str, float]]:
+        """Panes from `oldest` on."""
+        for pane in self.panes:
+            if pane < oldest:
+                return {q: groups for q, groups in self.panes.items() if q >= oldest}
+        return self.panes
+
+
+class Recency:
+    """When each group was seen last, and which go first when there are too many.
+
+    Attributes:
+        last: group to the latest pane or time it was seen in.
+    """
+
+    __slots__ = ("_order", "last")
+
+    def __init__(self, last: dict[str, int] | None = None) -> None:
+        """Begin with `last`."""
+        self.last: dict[str, int] = {} if last is None else last
+        self._order: list[tuple[int, str]] | None = None
+
+    def note(self, group: str, when: int) -> int:
+        """Note that `group` was seen at `when`; returns the number of groups."""
+        if self.last.get(group, -1) < when:
+            self.last[group] = when
+            if self._order is not None:
+                heapq.heappush(self._order, (when, group))
+        return len(self.last)
+
+    def evict(self, most: int) -> list[str]:
+        """Drop groups until `most` are left: the longest unseen, of equals the least in text order.
+
+        The heap holds stale pairs of groups seen again since; it is made anew when they prevail.
+        """
+        evicted: list[str] = []
+        while len(self.last) > most:
+            if not self._order or len(self._order) > 4 * len(self.last) + 64:
+                self._order = [(when, group) for group, when in self.last.items()]
+                heapq.heapify(self._order)
+            when, group = heapq.heappop(self._order)
+            if self.last.get(group) == when:
+                del self.last[group]
+                evicted.append(group)
         return evicted
 
-    def expire(self, window: Window, watermark: int) -> None:
-        """Forget panes that no window at or after `watermark` holds."""
-        for pane in [q for q in self.panes if is_late(q, window, watermark)]:
-            for group in self.panes.pop(pane):
-                if self._last.get(group) == pane:
-                    del self._last[group]
 
-
-def is_late(pane: int, window: Window, watermark: int) -> bool:
-    """Whether the last window that holds `pane` has ended at `watermark`."""
-    return (pane + window.panes) * window.slide_ms <= watermark
+def oldest_open(window: Window, watermark: int) -> int:
+    """Oldest pane that a window not yet ended at `watermark` holds; older ones are late."""
+    return watermark // window.slide_ms - window.panes + 1

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.aggregates import Selection
 from tactful_streaming.definitions import Definitions, Feature
-from tactful_streaming.entities import EntityTable
 from tactful_streaming.entries import Event, subject_key
-from tactful_streaming.panes import Floats, Rows
+from tactful_streaming.panes import Floats
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Accepted events in the order of the log, and what the engine knew when it accepted each.
+
+    Attributes:
+        events: the events.
+        categories: category of each, its own or that of its item.
+        watermarks: watermark when each is applied, epoch milliseconds.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    categories: list[str | None] = field(default_factory=list)
+    watermarks: list[int] = field(default_factory=list)
 
 
 class Plan:
@@ -32,70 +47,43 @@ class Plan:
             self.types_of.setdefault(feature.entity, set()).update(feature.events)
 
 
-class Batch:
-    """Accepted events in the order of the log, as columns."""
-
-    def __init__(self, plan: Plan, tables: Mapping[str, EntityTable]) -> None:
-        """Begin empty; entities get their rows in `tables`."""
-        self._plan = plan
-        self._events: list[Event] = []
-        self._categories: list[str | None] = []
-        self._watermarks: list[int] = []
-        self._rows: list[tuple[str, EntityTable, set[str], list[int]]] = [
-            (entity, table, plan.types_of[entity], []) for entity, table in tables.items()
-        ]
-
-    def __len__(self) -> int:
-        """Number of events."""
-        return len(self._events)
-
-    def add(self, event: Event, category: str | None, watermark: int) -> None:
-        """Add an event of `category`, applied at `watermark`."""
-        self._events.append(event)
-        self._categories.append(category)
-        self._watermarks.append(watermark)
-        for entity, table, types, rows in self._rows:
-            key = _entity_key(entity, event, category) if event.type in types else None
-            rows.append(-1 if key is None else table.row(key))
-
-    def freeze(self) -> Columns:
-        """The columns, for selecting."""
-        rows = {entity: np.array(rows, np.int64) for entity, _, _, rows in self._rows}
-        return Columns(self._plan, self._events, self._categories, self._watermarks, rows)
-
-
 class Columns:
-    """Columns of a batch, and selections from them."""
+    """A batch as columns, and selections from them."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        events: Sequence[Event],
-        categories: Sequence[str | None],
-        watermarks: Sequence[int],
-        rows: Mapping[str, Rows],
-    ) -> None:
-        """Take the columns of a batch."""
+    def __init__(self, plan: Plan, batch: Batch) -> None:
+        """Lay out the events of `batch`."""
         codes, other = plan.codes, plan.other
         self._plan = plan
-        self._events = events
-        self._categories = categories
-        self._codes = np.array([codes.get(event.type, other) for event in events], np.int64)
-        self._timestamps = np.array([event.timestamp for event in events], np.int64)
-        self._watermarks = np.array(watermarks, np.int64)
-        self._rows = rows
-        self._texts: dict[str, list[str | None]] = {}
+        self._events = batch.events
+        self._codes = np.array([codes.get(event.type, other) for event in batch.events], np.int64)
+        self._timestamps = np.array([event.timestamp for event in batch.events], np.int64)
+        self._watermarks = np.array(batch.watermarks, np.int64)
+        self._texts: dict[str, list[str | None]] = {"category": batch.categories}
         self._amounts: dict[str, Floats] = {}
 
-    def touched(self, entity: str) -> tuple[Rows, NDArray[np.int64]]:
-        """Rows of `entity` that had events, and their timestamps."""
-        rows = self._rows[entity]
-        known = rows >= 0
-        return rows[known], self._timestamps[known]
+    @property
+    def timestamps(self) -> NDArray[np.int64]:
+        """When each event happened, epoch milliseconds."""
+        return self._timestamps
 
-    def select(self, feature: Feature) -> Selection | None:
-        """Events that count for `feature`, or None if there are none."""
-        rows = self._rows[feature.entity]
+    def keys(self, entity: str) -> list[str | None]:
+        """Key of the `entity` of each event; None where no feature of it counts the event."""
+        keys = self._texts_of(entity if entity == "category" else f"{entity}_id")
+        types = self._plan.types_of[entity]
+        if len(types) == self._plan.other:
+            return keys
+        return [
+            key if event.type in types else None
+            for key, event in zip(keys, self._events, strict=True)
+        ]
+
+    def select(self, feature: Feature, rows: NDArray[np.int64]) -> Selection | None:
+        """Events that count for `feature`, or None if there are none.
+
+        Args:
+            feature: what is computed.
+            rows: row of its entity of each event of the batch, -1 where there is none.
+        """
         chosen = np.flatnonzero(self._plan.wanted[feature][self._codes] & (rows >= 0))
         amounts = None
         if feature.aggregate == "sum" and feature.of is not None:
@@ -105,7 +93,8 @@ class Columns:
         source = feature.of if feature.aggregate == "last_n" else feature.group_by
         if source is not None:
             column = self._texts_of(source)
-            chosen = np.array([i for i in chosen.tolist() if column[i] is not None], np.int64)
+            if None in column:
+                chosen = np.array([i for i in chosen.tolist() if column[i] is not None], np.int64)
             texts = [text for i in chosen.tolist() if (text := column[i]) is not None]
         if not len(chosen):
             return None
@@ -120,15 +109,15 @@ class Columns:
     def _texts_of(self, source: str) -> list[str | None]:
         texts = self._texts.get(source)
         if texts is None:
-            if source == "category":
-                texts = list(self._categories)
-            elif source.startswith("properties."):
+            if source.startswith("properties."):
                 name = source.removeprefix("properties.")
                 texts = [_text(event.properties.get(name)) for event in self._events]
             elif source == "user_id":
-                texts = [subject_key(event) for event in self._events]
+                texts = [event.user_id or subject_key(event) for event in self._events]
+            elif source == "item_id":
+                texts = [event.item_id for event in self._events]
             else:
-                texts = [getattr(event, source) for event in self._events]
+                texts = [event.session_id for event in self._events]
             self._texts[source] = texts
         return texts
 
@@ -139,16 +128,6 @@ class Columns:
             amounts = np.array([_amount(event.properties.get(name)) for event in self._events])
             self._amounts[source] = amounts
         return amounts
-
-
-def _entity_key(entity: str, event: Event, category: str | None) -> str | None:
-    if entity == "user":
-        return subject_key(event)
-    if entity == "item":
-        return event.item_id
-    if entity == "category":
-        return category
-    return event.session_id
 
 
 def _text(value: object) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,6 +108,8 @@ class RocksState:
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_block_based_table_factory(table)
+        options.set_memtable_whole_key_filtering(True)
+        options.set_memtable_prefix_bloom_ratio(0.1)
         options.set_compression_type(DBCompressionType.lz4())
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
@@ -122,24 +125,41 @@ class RocksState:
         self._write_options.sync = sync
 
     def get(self, key: bytes) -> bytes | None:
-        """Value of `key`, if there is one."""
-        value: bytes | None = self._db.get(key)
-        return value
+        """Value of `key`, if there is one.
+
+        Raises:
+            StateError: if what is stored is damaged.
+        """
+        with self._explained():
+            value: bytes | None = self._db.get(key)
+            return value
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Values of `keys`, in their order."""
+        """Values of `keys`, in their order.
+
+        Raises:
+            StateError: if what is stored is damaged.
+        """
         if not keys:
             return []
-        values: Any = self._db.get(list(keys))
-        return list(values)
+        with self._explained():
+            values: Any = self._db.get(list(keys))
+            return list(values)
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys that begin with `prefix` and are not before `start`, in order, with values."""
-        pairs: Any = self._db.items(from_key=max(prefix, start))
-        for key, value in pairs:
-            if not key.startswith(prefix):
-                return
-            yield key, value
+        """Keys that begin with `prefix` and are not before `start`, in order, with values.
+
+        Raises:
+            StateError: if what is stored is damaged.
+        """
+        with self._explained():
+            cursor: Any = self._db.iter()
+            cursor.seek(max(prefix, start))
+            while cursor.valid() and (key := cursor.key()).startswith(prefix):
+                yield key, cursor.value()
+                cursor.next()
+            # At a damaged block the cursor just ends; only its status tells.
+            cursor.status()
 
     def write(self, changes: Sequence[Change]) -> None:
         """Apply all of `changes` or, after a crash, none.
@@ -154,10 +174,8 @@ class RocksState:
                 delete(key)
             else:
                 put(key, value)
-        try:
+        with self._explained():
             self._db.write(batch, self._write_options)
-        except Exception as error:  # rocksdict raises bare Exception for everything
-            raise StateError(f"{self._path}: the state store refused a write: {error}") from error
 
     def clear(self) -> None:
         """Remove everything."""
@@ -166,3 +184,14 @@ class RocksState:
     def close(self) -> None:
         """Flush and release the database. Closing twice is harmless."""
         self._db.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what RocksDB raises, always a bare Exception, into ours."""
+        try:
+            yield
+        except Exception as error:
+            raise StateError(
+                f"{self._path}: the state store failed: {error}. If the disk is well, move the "
+                "directory away and rebuild the state by replay from the log"
+            ) from error
