@@ -1,8 +1,8 @@
 """The thread that follows the event log into the feature engine.
 
 It applies small batches under a lock that readers share, so that an answer never waits longer than
-one batch or one commit. Its progress is one number: the log position up to which everything is
-visible.
+one batch; a commit changes nothing they see and needs no lock. Its progress is one number: the log
+position up to which everything is visible.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Follower:
         Args:
             log: what to follow.
             engine: what to apply it to; nobody else may write to it.
-            lock: held while the engine changes.
+            lock: held while a batch is applied.
             settings: batch and commit sizes.
             metrics: where to count.
             progressed: called in the thread after every batch, and when the thread dies.
@@ -138,9 +138,7 @@ class Follower:
                 or uncommitted >= self._settings.commit_records
                 or (stopping and not records)
             ):
-                # Under the lock, because a commit also drops what has expired.
-                with self._lock:
-                    self._engine.commit()
+                self._engine.commit()
                 uncommitted = 0
             if not records:
                 if stopping:

@@ -6,6 +6,7 @@ items, no categories. Exact totals stay inside the trusted zone, so reading them
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -65,20 +66,26 @@ class Metrics:
             registry=registry,
         )
 
+        # A series is looked up by its labels once, not at every request.
+        self._series_of_ingested = functools.cache(self._ingested.labels)
+        self._series_of_requests = functools.cache(self._requests.labels)
+        self._series_of_answers = functools.cache(self._answers.labels)
+        self._series_of_applied = functools.cache(self._applied.labels)
+
     def ingested(self, kind: str, result: str, count: int) -> None:
         """Count elements of an ingestion request."""
         if count:
-            self._ingested.labels(kind, result).inc(count)
+            self._series_of_ingested(kind, result).inc(count)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count an answer; `route` is the template of the path, never the path itself."""
-        self._requests.labels(route).observe(seconds)
-        self._answers.labels(route, status).inc()
+        self._series_of_requests(route).observe(seconds)
+        self._series_of_answers(route, status).inc()
 
     def applied(self, result: str, count: int) -> None:
         """Count log records the engine has gone through."""
         if count:
-            self._applied.labels(result).inc(count)
+            self._series_of_applied(result).inc(count)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Offer a value that is read when the metrics are."""
