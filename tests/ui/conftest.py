@@ -21,6 +21,11 @@ def _page(name: str) -> None:
     importlib.import_module(f"tactful_ui.{name}").page()
 
 
+def open_at(name: str) -> AppTest:
+    """One page of the dashboard, with the server that the environment names."""
+    return AppTest.from_function(_page, args=(name,), default_timeout=30).run()
+
+
 @pytest.fixture
 def fake() -> Iterator[FakePlatform]:
     """A running server without a report."""
@@ -35,6 +40,6 @@ def open_page(fake: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> Open:
 
     def open_(name: str) -> AppTest:
         monkeypatch.setenv("TACTFUL_URL", fake.url)
-        return AppTest.from_function(_page, args=(name,), default_timeout=30).run()
+        return open_at(name)
 
     return open_

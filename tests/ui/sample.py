@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 FIRST_PANE = datetime(2021, 3, 1, tzinfo=UTC)
+UNIT = "one user, one UTC day"
 CATEGORIES = ("DAIRY", "SOFT DRINKS", "BAKED GOODS", "FROZEN MEALS", "PET_FOOD $*", "SEAFOOD")
 SECTIONS = (
     "quality",
@@ -186,7 +187,7 @@ def statistics(random_: random.Random, *, panes: int = 72) -> dict[str, Any]:
         "name": "category_purchases_hourly",
         "epsilon": epsilon,
         "cap": cap,
-        "unit": "user-day",
+        "unit": UNIT,
         "released_panes": panes,
         "sample": sample,
     }
@@ -199,7 +200,13 @@ def statistics_of_days(days: int) -> dict[str, Any]:
         {"pane_start": start + day * 86_400_000, "key": "DAIRY", "value": day, "low": 0, "high": 99}
         for day in range(days)
     ]
-    return {"name": "daily", "epsilon": 1.0, "cap": 20, "unit": "user-day", "sample": sample}
+    return {
+        "name": "daily",
+        "epsilon": 1.0,
+        "cap": 20,
+        "unit": UNIT,
+        "sample": sample,
+    }
 
 
 def _ranking(name: str, label: str, hits: float) -> dict[str, Any]:

@@ -168,9 +168,9 @@ def test_statistics_show_the_guarantee_and_what_bars_mean(
     page = open_page("released")
     said = asked(page)
     for expected in (
-        "Privacy loss ε per user-day: 1.00",
-        "Cap, events per user-day: 20",
-        "Unit of privacy: user-day",
+        "Privacy loss ε per unit: 1.00",
+        "Cap, events per unit: 20",
+        "Unit of privacy: **one user, one UTC day**",
         "Panes in these days: 72",
         "95 times in 100",
     ):
@@ -223,6 +223,20 @@ def test_without_a_published_statistic_the_report_is_shown(
     assert len(charts(page)) == 3
     page.multiselect[0].set_value([]).run()
     assert "at least one key" in asked(page)
+
+
+def test_counts_lost_in_the_noise_are_called_so(open_page: Open, fake: FakePlatform) -> None:
+    statistic = sample.report()["statistics"]
+    for cell in statistic["sample"]:
+        if cell["key"] == "DAIRY":
+            cell.update(value=5000, low=4940, high=5060)
+        else:
+            cell.update(value=9, low=-51, high=69)
+    fake.publish(demo={**sample.report(), "statistics": statistic})
+    said = asked(open_page("released"))
+    assert "**DAIRY** (events per pane, UTC): 72 of 72 intervals leave zero out" in said
+    assert "**BAKED GOODS** (events per pane, UTC): 0 of 72 intervals leave zero out" in said
+    assert "noise would make about 4 do so" in said
 
 
 # The system page.

@@ -50,7 +50,7 @@ def test_answers_of_every_method(fake: FakePlatform) -> None:
     assert server.health().ready and server.health().checks == {"engine": "ok"}
     assert server.report_names() == ["demo", "other"]
     assert server.report("demo").finished and not server.report("other").finished
-    assert server.statistic_names() == ["category_purchases_hourly"]
+    assert server.statistic_titles() == {"category_purchases_hourly": "category_purchases_hourly"}
     assert server.models() == {"champion": {"version": "3"}}
 
 
@@ -60,7 +60,7 @@ def test_statistics_are_those_of_the_chosen_time(fake: FakePlatform) -> None:
     until = since + timedelta(hours=2)
     found = source(fake).statistic("category_purchases_hourly", since, until)
     assert {each.start for each in found.counts} == {since, since + timedelta(hours=1)}
-    assert (found.epsilon, found.cap, found.unit) == (1.0, 20, "user-day")
+    assert (found.epsilon, found.cap, found.unit) == (1.0, 20, "one user, one UTC day")
 
 
 def test_a_server_that_is_not_ready_says_why(fake: FakePlatform) -> None:

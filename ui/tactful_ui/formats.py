@@ -104,7 +104,6 @@ def difference_sentence(experiment: Experiment) -> str:
 
 def bars_sentence(statistics: Statistics) -> str:
     """What the error bars of a private statistic mean."""
-    unit = plain(statistics.unit or "user")
     said = (
         "Each dot is a count plus random noise that was drawn once and then kept; the bar or band "
         "is the range that holds the count itself 95 times in 100."
@@ -113,8 +112,8 @@ def bars_sentence(statistics: Statistics) -> str:
         scale = decimal(statistics.cap / statistics.epsilon, 1)
         said += (
             f" The noise is discrete Laplace with scale {scale} (cap {count(statistics.cap)} ÷"
-            f" ε {decimal(statistics.epsilon, 2)}): as much as it takes to hide whatever one"
-            f" {unit} added."
+            f" ε {decimal(statistics.epsilon, 2)}): as much as it takes to hide whatever one unit"
+            f" of privacy ({plain(statistics.unit or 'user')}) added."
         )
     return f"{said} A small count may come out below zero; that is the noise, not a mistake."
 

@@ -40,10 +40,8 @@ def _progress(report: Report) -> None:
     else:
         state = f"started {formats.moment(report.started_at)}"
     size = "quick slice" if report.quick else "full run"
-    st.markdown(
-        f"**{formats.plain(report.data or report.name)}** · {size} · {state}"
-        f" · {formats.count(report.questions)} questions"
-    )
+    asked = "" if report.questions is None else f" · {formats.count(report.questions)} questions"
+    st.markdown(f"**{formats.plain(report.data or report.name)}** · {size} · {state}{asked}")
     if not report.finished:
         stage = formats.plain(report.stage or "starting")
         share = formats.percent(report.progress, 0)
@@ -164,8 +162,8 @@ def _intent(learned: Federated | None) -> None:
         return
     st.markdown(
         f"{formats.count(learned.households)} households train on their own history and share only "
-        "model updates. The task is to guess the next action; the dashed line is a Markov chain on "
-        "the same steps."
+        "model updates. The task is to guess what comes next; the dashed line is a Markov chain on "
+        "the same questions."
     )
     for place, top in zip(st.columns(2), (1, 5), strict=True):
         chart = charts.rounds(learned, top, shell.palette())
@@ -218,7 +216,7 @@ def _statistics(statistics: Statistics | None) -> None:
     name, unit = statistics.name or "the statistic", statistics.unit or "user"
     st.markdown(
         f"{formats.count(statistics.released_panes)} panes of {formats.plain(name)} have been "
-        f"released, each once, with ε = {formats.decimal(statistics.epsilon, 2)} per "
+        f"released, each once, with ε = {formats.decimal(statistics.epsilon, 2)} for "
         f"{formats.plain(unit)}. The page *Statistics* shows them with their error bars."
     )
 

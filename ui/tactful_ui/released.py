@@ -46,22 +46,19 @@ def _choose(server: ReportSource) -> Statistics | None:
     They come from the server's statistics; where it publishes none, from the excerpt in the report.
     """
     excerpt = _excerpt(server)
-    names = server.statistic_names()
-    if not names and excerpt is None:
+    titles = server.statistic_titles()
+    if not titles and excerpt is None:
         return None
-    name = names[0] if names else ""
-    choice, days = st.columns(2)
-    if len(names) > 1:
-        name = choice.selectbox("Statistic", names, key="statistic") or name
-    else:
-        about = name or (excerpt.name if excerpt else "")
-        choice.markdown(f"Statistic  \n**{formats.plain(about)}**")
+    about, days = st.columns(2)
     with days:
         since, until = _days(excerpt)
-    if names:
+    if titles:
+        name = about.selectbox(
+            "Statistic", titles, format_func=lambda name: titles[name], key="statistic"
+        )
         return server.statistic(name, since, until)
-    if excerpt is None:
-        return None
+    assert excerpt is not None
+    about.selectbox("Statistic", [excerpt.name], key="excerpt", disabled=True)
     return replace(
         excerpt, counts=tuple(each for each in excerpt.counts if since <= each.start < until)
     )
@@ -91,12 +88,10 @@ def _days(excerpt: Statistics | None) -> tuple[datetime, datetime]:
 
 
 def _guarantee(found: Statistics) -> None:
-    unit = found.unit or "unit"
     facts = [
-        (f"Privacy loss ε per {unit}", formats.decimal(found.epsilon, 2), "Smaller hides more."),
-        ("Unit of privacy", found.unit or formats.MISSING, "Whose presence the noise hides."),
+        ("Privacy loss ε per unit", formats.decimal(found.epsilon, 2), "Smaller hides more."),
         (
-            f"Cap, events per {unit}",
+            "Cap, events per unit",
             formats.count(found.cap),
             "Events beyond the cap do not count, so that nobody can stand out.",
         ),
@@ -107,7 +102,8 @@ def _guarantee(found: Statistics) -> None:
         ),
     ]
     for place, (label, value, why) in zip(st.columns(len(facts)), facts, strict=True):
-        place.metric(formats.plain(label), formats.plain(value), border=True, help=why)
+        place.metric(label, value, border=True, help=why)
+    st.markdown(f"Unit of privacy: **{formats.plain(found.unit) or 'not stated'}**")
 
 
 def _counts(found: Statistics) -> None:
@@ -133,7 +129,9 @@ def _counts(found: Statistics) -> None:
     low, high = _scale(drawn)
     for key in keys:
         counts = [each for each in drawn if each.key == key]
-        st.markdown(f"**{formats.plain(key or '(no key)')}** (events per pane, UTC)")
+        st.markdown(
+            f"**{formats.plain(key or '(no key)')}** (events per pane, UTC){_caveat(counts)}"
+        )
         chart = charts.counts(key, counts, low, high, shell.palette())
         st.altair_chart(chart, width="stretch")
     with st.expander("The same as a table"):
@@ -148,6 +146,22 @@ def _counts(found: Statistics) -> None:
             hide_index=True,
             width="stretch",
         )
+
+
+def _caveat(counts: list[Count]) -> str:
+    """How many intervals tell a count from nothing at all, beside what chance alone would give."""
+    intervals = [
+        (each.value.low, each.value.high)
+        for each in counts
+        if each.value.low is not None and each.value.high is not None
+    ]
+    if not intervals:
+        return ""
+    clear = sum(not low <= 0 <= high for low, high in intervals)
+    return (
+        f": {clear} of {len(intervals)} intervals leave zero out; if all counts were zero, noise "
+        f"would make about {round(0.05 * len(intervals))} do so"
+    )
 
 
 def _scale(drawn: list[Count]) -> tuple[float, float]:

@@ -80,8 +80,8 @@ class ReportSource(Protocol):
     def report(self, name: str) -> Report:
         """One report, finished or not."""
 
-    def statistic_names(self) -> list[str]:
-        """Names of the published statistics, in order."""
+    def statistic_titles(self) -> Mapping[str, str]:
+        """Names of the published statistics, in order, and what each counts in words."""
 
     def statistic(self, name: str, since: datetime, until: datetime) -> Statistics:
         """The released counts of the panes that start in ``[since, until)``."""
@@ -118,9 +118,10 @@ class ClientSource:
         """One report, finished or not."""
         return Report.parse(_asked(lambda: self._client.report(name)))
 
-    def statistic_names(self) -> list[str]:
-        """Names of the published statistics, in order."""
-        return [about.name for about in _asked(self._client.statistics_list)]
+    def statistic_titles(self) -> Mapping[str, str]:
+        """Names of the published statistics, in order, and what each counts in words."""
+        published = _asked(self._client.statistics_list)
+        return {about.name: about.title or about.name for about in published}
 
     def statistic(self, name: str, since: datetime, until: datetime) -> Statistics:
         """The released counts of the panes that start in ``[since, until)``."""
