@@ -49,9 +49,9 @@ class TrainerSettings:
 
     epochs: int = 1
     batch_size: int = 16
-    learning_rate: float = 8.0
+    learning_rate: float = 3.0
     gradient_norm: float = 5.0
-    update_norm: float = 4.0
+    update_norm: float = 2.0
     scored: int = 24
     context: int = 8
     held_out: float = 0.2

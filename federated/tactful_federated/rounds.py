@@ -65,9 +65,9 @@ class RoundSettings:
     cohort: int = 24
     report_goal: int = 24
     minimum_reports: int = 16
-    update_norm: float = 4.0
-    learning_rate: float = 1.5
-    momentum: float = 0.8
+    update_norm: float = 2.0
+    learning_rate: float = 1.0
+    momentum: float = 0.9
     averaging: float = 0.9
 
     def __post_init__(self) -> None:

@@ -88,7 +88,7 @@ def simulate(
     catalogue: Iterable[str],
     *,
     households: int = 48,
-    rounds: int = 50,
+    rounds: int = 60,
     seed: int = 7,
     progress: Callable[[RoundResult], None] | None = None,
     minimum_baskets: int = 20,

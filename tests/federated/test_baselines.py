@@ -1,0 +1,72 @@
+"""Markov chain, popularity, scores and their paired difference."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tactful_federated import Score, fit_markov, fit_popularity, windows
+from tactful_federated.scores import paired_difference
+from tactful_federated.tokens import FIRST_CATEGORY
+
+_sequences = st.lists(st.lists(st.integers(1, 12), max_size=40), min_size=1, max_size=4)
+
+
+def best(counts: dict[int, int], exclude: tuple[int, ...] = ()) -> list[int]:
+    left = [t for t in counts if t not in exclude]
+    return sorted(left, key=lambda t: (-counts[t], t))
+
+
+@given(_sequences, st.lists(st.integers(1, 12), max_size=40), st.integers(0, 40))
+def test_markov_equals_a_count_by_hand(past: list[list[int]], asked: list[int], start: int) -> None:
+    arrays = [np.array(sequence, dtype=np.int64) for sequence in past]
+    pairs = [(s[i - 1], s[i]) for s in past for i in range(1, len(s)) if s[i] >= FIRST_CATEGORY]
+    popularity = {b: sum(1 for _, x in pairs if x == b) for _, b in pairs}
+    expected = {"markov": [0, 0, 0], "popularity": [0, 0, 0]}
+    for i in range(max(1, start), len(asked)):
+        before, answer = asked[i - 1], asked[i]
+        if answer < FIRST_CATEGORY:
+            continue
+        followers = {b: sum(1 for p in pairs if p == (before, b)) for a, b in pairs if a == before}
+        head = best(followers)[:5]
+        ranked = (head + best(popularity, tuple(head)))[:5] if head else best(popularity)[:5]
+        for name, guess in (("markov", ranked), ("popularity", best(popularity)[:5])):
+            expected[name][0] += 1
+            expected[name][1] += guess[:1] == [answer]
+            expected[name][2] += answer in guess
+    questions = windows(np.array(asked, dtype=np.int64), start=start, scored=7, context=3)
+    for name, chain in (("markov", fit_markov(arrays)), ("popularity", fit_popularity(arrays))):
+        assert chain.evaluate(questions) == Score(*expected[name]), name
+
+
+def test_scores_add_up() -> None:
+    total = sum([Score(4, 1, 2, 3.0), Score(6, 3, 4, 2.0)], Score())
+    assert (total.steps, total.top1_rate, total.top5_rate, total.mean_loss) == (10, 0.4, 0.6, 0.5)
+    assert math.isnan(Score().top1_rate)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [(1, 2, 2, 0.0), (3, 2, 1, 0.0), (3, -1, 1, 0.0), (3, 1, 1, math.nan), (3, 1, 1, -1.0)],
+)
+def test_impossible_scores_are_refused(counts: tuple[int, int, int, float]) -> None:
+    with pytest.raises(ValueError, match="impossible score"):
+        Score(*counts)
+
+
+def test_paired_difference_follows_households() -> None:
+    alike = [(3, 10)] * 30
+    same = paired_difference(alike, alike, seed=1)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    better = paired_difference([(5, 10)] * 30, alike, seed=1)
+    assert (better.value, better.low, better.high) == pytest.approx((0.2, 0.2, 0.2))
+    # One household of thirty carries the whole gain: that is no evidence.
+    lucky = paired_difference([(10, 10), *alike[1:]], alike, seed=1)
+    assert lucky.value > 0 and lucky.low == 0.0
+
+
+def test_difference_of_other_questions_is_refused() -> None:
+    with pytest.raises(ValueError, match="same, non-zero questions"):
+        paired_difference([(1, 2)], [(1, 3)], seed=1)

@@ -1,0 +1,284 @@
+"""The Flower path: same numbers, lean messages, vanishing nodes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp import ClientApp
+
+from tactful_federated import (
+    Device,
+    FlowerPopulation,
+    HistoryError,
+    IntentModel,
+    LocalGrid,
+    LocalPopulation,
+    RoundSettings,
+    Vocabulary,
+    client_app,
+    run_rounds,
+    start,
+)
+from tactful_federated.app import client, device_of, server
+from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
+
+VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
+NODES = 6
+SETTINGS = RoundSettings(cohort=4, report_goal=4, minimum_reports=2)
+START = start(IntentModel(VOCABULARY.size, seed=1).vector())
+
+
+def make_devices() -> dict[int, Device]:
+    return {
+        node: Device(sample_history(node), VOCABULARY, IntentModel(VOCABULARY.size), seed=node)
+        for node in range(1, NODES + 1)
+    }
+
+
+def make_grid(**more: Any) -> LocalGrid:
+    devices = make_devices()
+    return LocalGrid(client_app(lambda context: devices[context.node_id]), NODES, **more)
+
+
+def test_flower_and_direct_path_are_bit_equal() -> None:
+    direct, direct_rounds = run_rounds(
+        LocalPopulation(make_devices()), START, SETTINGS, rounds=3, seed=5
+    )
+    flower, flower_rounds = run_rounds(
+        FlowerPopulation(make_grid(), VOCABULARY), START, SETTINGS, rounds=3, seed=5
+    )
+    assert flower_rounds == direct_rounds
+    for name in ("weights", "velocity", "average"):
+        assert np.array_equal(getattr(flower, name), getattr(direct, name))
+
+
+class Spy(LocalGrid):
+    """Keeps every message that passes."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.requests: list[Message] = []
+        self.answers: list[Message] = []
+
+    def push_messages(self, messages: Any) -> list[str]:
+        listed = list(messages)
+        self.requests += listed
+        return super().push_messages(listed)
+
+    def pull_messages(self, message_ids: Any) -> list[Message]:
+        answers = super().pull_messages(message_ids)
+        self.answers += answers
+        return answers
+
+
+def leaks(content: RecordDict, size: int, history: np.ndarray) -> list[str]:
+    """What in a device's message is more than one flat update or four counts."""
+    found = []
+    for key, record in content.items():
+        if isinstance(record, ArrayRecord) and key == "update":
+            arrays = {name: array.numpy() for name, array in record.items()}
+            if list(arrays) != ["flat"]:
+                found.append(f"arrays {list(arrays)}")
+            for array in arrays.values():
+                if array.dtype != np.float32 or array.shape != (size,):
+                    found.append(f"array of {array.dtype} {array.shape}")
+                runs = np.lib.stride_tricks.sliding_window_view(array, 8)
+                if (runs == history[:8]).all(axis=1).any():
+                    found.append("the history inside the update")
+        elif isinstance(record, MetricRecord) and key == "score":
+            if sorted(record) != ["loss", "steps", "top1", "top5"]:
+                found.append(f"metrics {sorted(record)}")
+            if any(isinstance(value, list) for value in record.values()):
+                found.append("a list among the counts")
+        else:
+            found.append(f"record {key} of {type(record).__name__}")
+    return found
+
+
+def test_a_devices_message_holds_an_update_or_counts_and_nothing_else() -> None:
+    devices = make_devices()
+    grid = Spy(client_app(lambda context: devices[context.node_id]), NODES)
+    run_rounds(FlowerPopulation(grid, VOCABULARY), START, SETTINGS, rounds=2, seed=5)
+    assert len(grid.answers) == len(grid.requests) == 2 * (SETTINGS.cohort + NODES)
+    size = START.weights.size
+    for answer in grid.answers:
+        history = VOCABULARY.sequence(sample_history(answer.metadata.src_node_id))
+        assert leaks(answer.content, size, history) == []
+    for request in grid.requests:
+        assert sorted(request.content) == ["request", "weights"]
+        assert len(request.content["weights"]) == 1
+
+
+@pytest.mark.parametrize("leak", ["tokens in the update", "text", "list of counts", "second array"])
+def test_the_scan_catches_a_planted_leak(leak: str) -> None:
+    history = VOCABULARY.sequence(sample_history(1))
+    update = np.zeros(START.weights.size, dtype=np.float32)
+    record = _record(update)
+    content = RecordDict({"update": record})
+    assert leaks(content, len(update), history) == []
+    if leak == "tokens in the update":
+        hidden = update.copy()
+        hidden[100:120] = history[:20]
+        record["flat"] = Array(hidden)
+    elif leak == "text":
+        content["log"] = ConfigRecord({"history": "milk, bread"})
+    elif leak == "list of counts":
+        content["score"] = MetricRecord({"steps": 1, "top1": 0, "top5": 0, "loss": [3.0, 4.0]})
+    else:
+        record["more"] = Array(history.astype(np.float32))
+    assert leaks(content, len(update), history) != []
+
+
+def test_vanishing_and_failing_nodes_are_missing_reports() -> None:
+    devices = make_devices()
+
+    def find(context: Context) -> Device:
+        if context.node_id == 2:
+            raise RuntimeError("battery empty")
+        return devices[context.node_id]
+
+    settings = RoundSettings(cohort=NODES, report_goal=NODES, minimum_reports=4)
+    grid = LocalGrid(client_app(find), NODES, drops=lambda node, message: node == 5)
+    direct = LocalPopulation({n: d for n, d in make_devices().items() if n not in (2, 5)})
+    state, results = run_rounds(
+        FlowerPopulation(grid, VOCABULARY), START, settings, rounds=2, seed=5
+    )
+    expected, expected_results = run_rounds(direct, START, settings, rounds=2, seed=5)
+    assert [r.reports for r in results] == [4, 4]
+    assert results == expected_results and np.array_equal(state.weights, expected.weights)
+
+
+def test_round_is_void_when_most_nodes_vanish() -> None:
+    grid = make_grid(
+        drops=lambda node, message: node > 1 and message.metadata.message_type == MessageType.TRAIN
+    )
+    state, results = run_rounds(
+        FlowerPopulation(grid, VOCABULARY), START, SETTINGS, rounds=2, seed=5
+    )
+    assert all(r.void for r in results)
+    assert np.array_equal(state.weights, START.weights)
+
+
+def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
+    devices = make_devices()
+    honest = client_app(lambda context: devices[context.node_id])
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        reply = honest(message, context)
+        if context.node_id == 1:
+            flat = np.full(START.weights.size, np.nan, dtype=np.float32)
+            return Message(RecordDict({"update": _record(flat)}), reply_to=message)
+        if context.node_id == 2:
+            return Message(RecordDict(), reply_to=message)
+        return reply
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        if context.node_id == 1:
+            lie = MetricRecord({"steps": 1, "top1": 9, "top5": 9, "loss": 0.0})
+            return Message(RecordDict({"score": lie}), reply_to=message)
+        return honest(message, context)
+
+    settings = RoundSettings(cohort=NODES, report_goal=NODES, minimum_reports=2)
+    population = FlowerPopulation(LocalGrid(app, NODES), VOCABULARY)
+    state, results = run_rounds(population, START, settings, rounds=1, seed=5)
+    assert (results[0].reports, results[0].refused) == (4, 1)
+    assert 0 <= results[0].top1 <= 1 and np.isfinite(state.weights).all()
+
+
+def _record(flat: np.ndarray) -> ArrayRecord:
+    return ArrayRecord({"flat": Array(flat)})
+
+
+def test_device_of_another_vocabulary_answers_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    other = Vocabulary.from_catalogue([f"{name} " for name in SAMPLE_CATALOGUE])
+    assert other.size == VOCABULARY.size
+    population = FlowerPopulation(make_grid(), other)
+    assert list(population.train([1, 2], START.broadcast(), 1)) == []
+    assert population.evaluate([1, 2], START.broadcast(), 1) == {}
+    assert "vocabulary" in caplog.text
+
+
+def test_grid_keeps_nodes_apart_and_replies_once() -> None:
+    grid = make_grid(run_config={"seed": 3})
+    request = ConfigRecord({"round": 1, "vocabulary": VOCABULARY.fingerprint})
+    message = Message(
+        RecordDict({"weights": _record(START.broadcast()), "request": request}),
+        dst_node_id=4,
+        message_type=MessageType.EVALUATE,
+    )
+    ids = grid.push_messages([message])
+    (reply,) = grid.pull_messages(ids)
+    assert reply.metadata.reply_to_message_id == ids[0] and reply.metadata.src_node_id == 4
+    assert grid.pull_messages(ids) == []
+    assert grid.run.run_id == 1
+    with pytest.raises(NotImplementedError, match=r"flwr\.app\.Message"):
+        grid.create_message()
+
+
+def _config(**more: Any) -> dict[str, Any]:
+    return {
+        "seed": 7,
+        "rounds": 2,
+        "cohort": 4,
+        "report-goal": 4,
+        "minimum-reports": 2,
+        "timeout-s": 1.0,
+        "catalogue-file": "",
+        "weights-file": "",
+    } | more
+
+
+def _context(config: dict[str, Any], node: dict[str, Any] | None = None) -> Context:
+    return Context(
+        run_id=1, node_id=0, node_config=node or {}, state=RecordDict(), run_config=config
+    )
+
+
+def test_the_apps_run_against_each_other(tmp_path: Path) -> None:
+    config = _config(**{"weights-file": str(tmp_path / "weights.npy")})
+    grid = LocalGrid(client, 4, run_config=config)
+    server(grid, _context(config))
+    released = np.load(tmp_path / "weights.npy")
+    initial = IntentModel(VOCABULARY.size, seed=7).vector()
+    assert released.dtype == np.float32 and released.shape == initial.shape
+    assert not np.array_equal(released, initial) and np.isfinite(released).all()
+
+
+def test_the_server_app_gives_up_without_devices() -> None:
+    config = _config(**{"timeout-s": 0.0})
+    with pytest.raises(HistoryError, match="fewer than 2 devices"):
+        server(LocalGrid(client, 1, run_config=config), _context(config))
+
+
+def test_a_device_reads_its_own_files(tmp_path: Path) -> None:
+    catalogue, history = tmp_path / "catalogue.txt", tmp_path / "history.json"
+    catalogue.write_text("milk\nbread\n")
+    history.write_text(json.dumps([["milk", "milk", "bread"]] * 5))
+    config = _config(**{"catalogue-file": str(catalogue)})
+    device = device_of(_context(config, {"history-file": str(history)}))
+    assert device.vocabulary.categories == ("bread", "milk")
+    assert device.evaluate(IntentModel(5).vector()).steps == 2
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[1]", "[[1]]", None])
+def test_a_broken_history_file_is_named(tmp_path: Path, content: str | None) -> None:
+    history = tmp_path / "history.json"
+    if content is not None:
+        history.write_text(content)
+    with pytest.raises(HistoryError, match=r"history\.json"):
+        device_of(_context(_config(), {"history-file": str(history)}))

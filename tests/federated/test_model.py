@@ -1,0 +1,86 @@
+"""The LSTM as a flat vector."""
+
+import numpy as np
+import pytest
+import torch
+
+from tactful_federated import IntentModel, SettingsError, VocabularyError, WeightsError
+from tactful_federated.model import MAX_PARAMETERS, parameter_count
+from tactful_federated.tokens import FIRST_CATEGORY
+
+
+def test_vector_round_trip() -> None:
+    source, target = IntentModel(12, seed=1), IntentModel(12, seed=2)
+    weights = source.vector()
+    assert not np.array_equal(weights, target.vector())
+    target.load_vector(weights)
+    assert np.array_equal(target.vector(), weights)
+    for mine, theirs in zip(source.parameters(), target.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_vector_is_a_copy_both_ways() -> None:
+    model = IntentModel(12)
+    weights = model.vector()
+    kept = weights.copy()
+    model.load_vector(weights)
+    weights[:] = 0
+    assert np.array_equal(model.vector(), kept)
+
+
+def test_seed_decides_the_initial_weights_and_no_global_generator_moves() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = IntentModel(12, seed=3).vector()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert np.array_equal(IntentModel(12, seed=3).vector(), first)
+    assert not np.array_equal(IntentModel(12, seed=4).vector(), first)
+
+
+@pytest.mark.parametrize("size", [4, 12, 306])
+def test_parameter_count_is_the_models_size(size: int) -> None:
+    model = IntentModel(size)
+    assert model.size == model.vector().size == parameter_count(size, embedding=32, hidden=32)
+    assert model.size <= MAX_PARAMETERS
+
+
+def test_too_large_a_model_is_refused() -> None:
+    with pytest.raises(SettingsError, match="coarser catalogue"):
+        IntentModel(1000)
+
+
+@pytest.mark.parametrize("sizes", [(3, 4, 4), (12, 0, 4), (12, 4, 0)])
+def test_empty_layers_are_refused(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(SettingsError, match="needs vocabulary_size"):
+        IntentModel(sizes[0], embedding=sizes[1], hidden=sizes[2])
+
+
+def test_prediction_is_a_distribution_over_categories() -> None:
+    model = IntentModel(12, seed=1)
+    for history in ([], [1], [1, 3, 4, 1], [3] * 1000):
+        likely = model.predict(history)
+        assert likely.shape == (12,)
+        assert np.all(likely[:FIRST_CATEGORY] == 0) and np.all(likely[FIRST_CATEGORY:] > 0)
+        assert likely.sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_prediction_looks_back_further_than_one_token() -> None:
+    model = IntentModel(12, seed=1)
+    assert not np.allclose(model.predict([1, 3, 4]), model.predict([1, 5, 4]))
+
+
+@pytest.mark.parametrize("token", [-1, 12])
+def test_foreign_tokens_are_refused(token: int) -> None:
+    with pytest.raises(VocabularyError, match=r"outside 0\.\.11"):
+        IntentModel(12).predict([1, token])
+
+
+def test_foreign_weights_are_refused_and_change_nothing() -> None:
+    model = IntentModel(12)
+    before = model.vector()
+    with pytest.raises(WeightsError):
+        model.load_vector(before[:-1])
+    with pytest.raises(WeightsError):
+        model.load_vector(np.full_like(before, np.nan))
+    assert np.array_equal(model.vector(), before)

@@ -1,0 +1,94 @@
+"""What the package shows, what it costs to import, and what its app folder must hold."""
+
+import inspect
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import tactful_federated
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "federated"
+
+
+def test_all_is_sorted_and_complete() -> None:
+    assert tactful_federated.__all__ == sorted(tactful_federated.__all__)
+    for name in tactful_federated.__all__:
+        assert getattr(tactful_federated, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = tactful_federated.nonsense
+
+
+def test_everything_public_is_documented() -> None:
+    for name in tactful_federated.__all__:
+        member = getattr(tactful_federated, name)
+        assert inspect.getdoc(member), name
+        for attribute, value in vars(member).items() if inspect.isclass(member) else ():
+            if not attribute.startswith("_") and (
+                inspect.isfunction(value) or isinstance(value, property)
+            ):
+                assert inspect.getdoc(value), f"{name}.{attribute}"
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_import_pulls_neither_torch_nor_flwr() -> None:
+    done = run(
+        "import sys, tactful_federated as f, numpy as np\n"
+        "v = f.Vocabulary.from_catalogue(['a', 'b'])\n"
+        "f.fit_markov([v.sequence([['a'], ['b']])])\n"
+        "f.start(np.zeros(3, dtype=np.float32))\n"
+        "found = {'torch', 'flwr', 'opacus', 'ray'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("missing", ["torch", "flwr"])
+def test_missing_dependency_names_the_extra(missing: str) -> None:
+    names = (
+        ["Device", "IntentModel", "simulate"] if missing == "torch" else ["LocalGrid", "simulate"]
+    )
+    done = run(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {missing!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "import tactful_federated as f\n"
+        "assert f.Vocabulary.from_catalogue(['a']).size == 4\n"
+        f"for name in {names}:\n"
+        "    try:\n"
+        "        getattr(f, name)\n"
+        "    except f.MissingExtraError as error:\n"
+        "        assert 'tactful[federated]' in str(error), error\n"
+        f"        assert {missing!r} in str(error), error\n"
+        "    else:\n"
+        "        raise SystemExit(f'{name} loaded')\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_app_folder_agrees_with_the_distribution() -> None:
+    app = tomllib.loads((FOLDER / "pyproject.toml").read_text("utf-8"))
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert app["project"]["version"] == whole["project"]["version"]
+    known = (
+        whole["project"]["dependencies"] + whole["project"]["optional-dependencies"]["federated"]
+    )
+    assert set(app["project"]["dependencies"]) <= set(known)
+    assert (FOLDER / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    for component in app["tool"]["flwr"]["app"]["components"].values():
+        module, _, name = component.partition(":")
+        assert (FOLDER / f"{module.replace('.', '/')}.py").is_file() and name in {
+            "client",
+            "server",
+        }
