@@ -224,16 +224,18 @@ class Recency:
             self.last[group] = when
             if self._order is not None:
                 heapq.heappush(self._order, (when, group))
+                if len(self._order) > 4 * len(self.last) + 64:
+                    self._order = None
         return len(self.last)
 
     def evict(self, most: int) -> list[str]:
         """Drop groups until `most` are left: the longest unseen, of equals the least in text order.
 
-        The heap holds stale pairs of groups seen again since; it is made anew when they prevail.
+        The heap also holds pairs of groups seen again since; when these prevail it is made anew.
         """
         evicted: list[str] = []
         while len(self.last) > most:
-            if not self._order or len(self._order) > 4 * len(self.last) + 64:
+            if self._order is None:
                 self._order = [(when, group) for group, when in self.last.items()]
                 heapq.heapify(self._order)
             when, group = heapq.heappop(self._order)

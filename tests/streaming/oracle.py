@@ -91,5 +91,3 @@ class Oracle:
         if source.startswith("properties."):
             return event.properties.get(source.removeprefix("properties."))
         return getattr(event, source)
-
-
