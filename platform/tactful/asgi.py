@@ -96,7 +96,14 @@ class Endpoint:
 
 
 class Call:
-    """One request, as a handler sees it."""
+    """One request, as a handler sees it.
+
+    Attributes:
+        headers: by lower-case name; of repeated ones the last.
+        content_type: as sent, or None.
+        path: parameters of the path.
+        trusted: whether the caller may do what only administrators may.
+    """
 
     __slots__ = (
         "_limit",
@@ -105,8 +112,8 @@ class Call:
         "_timeout",
         "content_type",
         "headers",
-        "key",
         "path",
+        "trusted",
     )
 
     def __init__(
@@ -114,7 +121,7 @@ class Call:
         scope: Scope,
         receive: Receive,
         headers: Mapping[bytes, bytes],
-        key: ApiKey | None,
+        trusted: bool,
         limit: int,
         timeout: float,
     ) -> None:
@@ -124,15 +131,10 @@ class Call:
         self._limit = limit
         self._timeout = timeout
         self.headers = headers
-        self.key = key
+        self.trusted = trusted
         self.path: Mapping[str, str] = scope.get("path_params") or {}
         kind = headers.get(b"content-type")
         self.content_type = None if kind is None else kind.decode("latin-1")
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the caller may do what only administrators may."""
-        return self.key is None or self.key.allows("admin")
 
     async def body(self) -> bytes:
         """Read the body, and stop as soon as it is larger than allowed.
@@ -256,13 +258,13 @@ class Resource:
             raise ProblemError("method_not_allowed", headers=((b"allow", self._allow),))
         platform = self._platform
         server = platform.settings.server
-        key = None
+        trusted = server.dev
         if server.dev:
             _check_host(headers)
         elif endpoint.scope is not None:
-            key = self._authorise(headers, endpoint.scope)
+            trusted = self._authorise(headers, endpoint.scope).allows("admin")
         limit = platform.settings.limits.body_bytes
-        call = Call(scope, receive, headers, key, limit, server.body_timeout_s)
+        call = Call(scope, receive, headers, trusted, limit, server.body_timeout_s)
         return await endpoint.handle(platform, call)
 
     def _authorise(self, headers: Mapping[bytes, bytes], scope: str) -> ApiKey:

@@ -95,6 +95,7 @@ for _command in (train, models, demo):
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="TCP port; 0 takes a free one.")
 @click.option("--dev", is_flag=True, default=None, help="No API keys; loopback only.")
+@click.option("--rebuild", is_flag=True, help="Compute all features again from the log.")
 @_json_option
 def serve(
     config: Path | None,
@@ -102,6 +103,7 @@ def serve(
     host: str | None,
     port: int | None,
     dev: bool | None,
+    rebuild: bool,
     as_json: bool,
 ) -> None:
     """Run ingestion, engine and recommendation in one process."""
@@ -123,7 +125,7 @@ def serve(
     from tactful.server import listen, make_server, run
     from tactful.service import Platform
     from tactful.statistics import open_statistics
-    from tactful_streaming import StreamingError
+    from tactful_streaming import FingerprintError, StreamingError
 
     server = settings.server
     try:
@@ -138,7 +140,10 @@ def serve(
                 build,
                 consumers={} if statistics is None else {"statistics": statistics},
                 statistics=statistics,
+                rebuild=rebuild,
             )
+        except FingerprintError as error:
+            raise _Failure(f"{error}; `tactful serve --rebuild` does that", 1) from error
         except StreamingError as error:
             raise _Failure(str(error), 1) from error
         bound = listener.getsockname()[1]
@@ -343,14 +348,10 @@ def dashboard(url: str, port: int) -> None:
     package = util.find_spec("tactful_ui")
     if util.find_spec("streamlit") is None or package is None or package.origin is None:
         raise _Failure("the dashboard is not installed: pip install 'tactful[dashboard]'", 1)
-    here = Path(package.origin).parent
-    page = next((it for it in (here / "app.py", here.parent / "app.py") if it.is_file()), None)
-    if page is None:
-        raise _Failure(f"{here}: the page app.py is missing; install tactful again", 1)
-    command = [sys.executable, "-m", "streamlit", "run", str(page)]
-    options = ["--server.address=127.0.0.1", f"--server.port={port}"]
-    environment = {**os.environ, "TACTFUL_URL": url}
-    raise SystemExit(subprocess.call([*command, *options], env=environment))
+    page = Path(package.origin).with_name("app.py")
+    command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
+    command += ["--server.address=127.0.0.1", "--browser.gatherUsageStats=false"]
+    raise SystemExit(subprocess.call(command, env={**os.environ, "TACTFUL_URL": url}))
 
 
 def _api_key(key_file: Path | None) -> str | None:

@@ -20,6 +20,7 @@ from tactful.problems import ProblemError
 
 _DISCARD_BYTES = 64 * 1024 * 1024
 _SWITCH_INTERVAL_S = 0.0005
+_COLLECT_AFTER = (20_000, 50, 50)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -170,11 +171,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @contextlib.contextmanager
 def _interpreter_for_serving() -> Iterator[None]:
-    """Hand the interpreter lock over quickly, so that the engine thread does not delay answers."""
-    before = sys.getswitchinterval()
+    """Set the interpreter for short delays instead of throughput.
+
+    The interpreter lock is handed over quickly, so that the engine thread does not hold answers up;
+    and the collector looks seldom at what lives long, which is the engine's state: a full
+    collection of a large state would stop everything for hundreds of milliseconds.
+    """
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.set_threshold(*_COLLECT_AFTER)
     try:
         yield
     finally:
-        sys.setswitchinterval(before)
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
         gc.unfreeze()

@@ -171,6 +171,7 @@ class Platform:
         *,
         consumers: Mapping[str, Consumer] | None = None,
         statistics: Statistics | None = None,
+        rebuild: bool = False,
     ) -> Platform:
         """Open the data directory and assemble a platform on the embedded stores.
 
@@ -179,10 +180,12 @@ class Platform:
             build: called as ``build(engine=…, settings=…)``; makes the recommender.
             consumers: passengers of the engine, by name.
             statistics: published statistics, if any.
+            rebuild: throw the engine's state away and compute it again from the log.
 
         Raises:
-            StorageError: if the directory cannot be used, or another process uses it.
-            ConfigError: if the features cannot be read.
+            StorageError: if the directory cannot be used, another process uses it, or its parts do
+                not belong together.
+            StreamingError: if features, log or state cannot be used; see `tactful_streaming`.
         """
         definitions = load_definitions(settings.features)
         with contextlib.ExitStack() as stack:
@@ -195,8 +198,15 @@ class Platform:
                 RocksState(data / "state"),
                 dedupe_days=settings.engine.dedupe_days,
                 consumers=consumers or {},
+                rebuild=rebuild,
             )
             stack.callback(engine.close)
+            if engine.offset > log.end:
+                raise StorageError(
+                    f"{data}: the engine's state has seen more than the log holds, so a part of "
+                    "the log is lost: restore it from a backup, or compute the features again "
+                    "from what is left with `tactful serve --rebuild`"
+                )
             keys = KeyStore(data / "keys.db", clock=_now)
             stack.callback(keys.close)
             recommender = build(engine=engine, settings=settings)

@@ -223,6 +223,19 @@ def test_a_body_over_the_limit_is_refused_unread(shared: Live, user: str) -> Non
     assert shared.http.post("/v1/events", json=view(1, user)).status_code == 202
 
 
+def test_what_is_left_of_a_refused_body_is_not_read_for_ever(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tactful.server._DISCARD_BYTES", 1024 * 1024)
+    with socket.create_connection(("127.0.0.1", live.port), timeout=5) as connection:
+        connection.sendall(
+            b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999\r\n\r\n"
+        )
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            for _ in range(10_000):
+                connection.sendall(b" " * 65_536)
+
+
 def test_too_many_in_one_batch_are_refused(shared: Live) -> None:
     many = [{"type": "view", "timestamp": now_ms(), "user_id": "u"}] * 1001
 

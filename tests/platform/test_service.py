@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 
 import pytest
 from tests.platform.support import (
+    FEATURES,
     Live,
     TinyRecommender,
     blocked,
@@ -23,7 +25,13 @@ from tactful.config import Settings
 from tactful.errors import StorageError
 from tactful.messages import RecommendRequest
 from tactful.service import Platform
-from tactful_streaming import EmbeddedLog, Event, decode_entry, encode_entry
+from tactful_streaming import (
+    EmbeddedLog,
+    Event,
+    FingerprintError,
+    decode_entry,
+    encode_entry,
+)
 
 
 def test_after_reads_your_own_writes(live: Live) -> None:
@@ -220,6 +228,28 @@ def test_one_data_directory_has_one_server(settings: Settings) -> None:
     finally:
         platform.close()
     Platform.open(settings, build).close()
+
+
+def test_other_features_need_a_rebuild_which_loses_nothing(settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        live.http.post("/v1/events", json=[view(number) for number in range(50)])
+    changed = FEATURES.replace("364d", "28d")
+    settings.features.write_text(changed)
+    with pytest.raises(FingerprintError):
+        Platform.open(settings, build)
+
+    with Live(Platform.open(settings, build, rebuild=True)) as live:
+        assert live.views("u", 50) == 50
+
+
+def test_a_state_that_is_ahead_of_the_log_is_refused(settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        live.http.post("/v1/events", json=view(1))
+    shutil.rmtree(settings.storage.data / "log")
+
+    with pytest.raises(StorageError, match="--rebuild"):
+        Platform.open(settings, build)
+    Platform.open(settings, build, rebuild=True).close()
 
 
 def test_the_recommender_is_refreshed(live: Live) -> None:
