@@ -104,7 +104,10 @@ class Follower:
         self._wake.set()
 
     def stop(self) -> None:
-        """Apply what the log holds, commit, and end the thread. Blocks until it is done."""
+        """Apply what was accepted, commit, and end the thread. Blocks until it is done.
+
+        A recovery is not finished: nothing was accepted yet, and the next start goes on with it.
+        """
         self._stopping = True
         self._wake.set()
         if self._thread.ident is not None:
@@ -132,17 +135,14 @@ class Follower:
                     oldest = self._clock()
                 self._apply(records)
                 uncommitted += len(records)
+            done = stopping and (not records or self.recovering)
             due = oldest + commit_s - self._clock()
-            if uncommitted and (
-                due <= 0
-                or uncommitted >= self._settings.commit_records
-                or (stopping and not records)
-            ):
+            if uncommitted and (done or due <= 0 or uncommitted >= self._settings.commit_records):
                 self._engine.commit()
                 uncommitted = 0
+            if done:
+                return
             if not records:
-                if stopping:
-                    return
                 self._wake.wait(max(due, 0.0) if uncommitted else _IDLE_WAIT_S)
 
     def _apply(self, records: list[tuple[int, bytes]]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.platform.support import (
@@ -218,6 +220,26 @@ def test_until_it_has_caught_up_it_is_not_ready(settings: Settings) -> None:
         gate.set()
         wait_until(lambda: live.http.get("/readyz").status_code == 200)
         assert live.http.post("/v1/events", json=view(1)).json()["duplicates"] == 1
+
+
+def test_a_stop_during_recovery_goes_on_at_the_next_start(settings: Settings) -> None:
+    first = Platform.open(settings, build)
+    first._log.append([encode_entry(it) for it in events(3000)])
+    first.close()
+    platform = Platform.open(settings, build)
+    apply = platform.engine.apply
+
+    def slowly(records: list[tuple[int, bytes]]) -> Any:
+        time.sleep(0.02)
+        return apply(records)
+
+    platform.engine.apply = slowly  # type: ignore[method-assign, assignment]
+    with Live(platform, ready=False):
+        wait_until(lambda: platform.position > 0)
+    assert 0 < platform.position < 3000
+
+    with Live(Platform.open(settings, build)) as live:
+        assert live.views("u", 3000) == 3000
 
 
 def test_one_data_directory_has_one_server(settings: Settings) -> None:
