@@ -31,7 +31,8 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) from error
 
-_log = logging.getLogger(__name__)
+# A child of Flower's own logger: only what reaches its handler shows up in `flwr log`.
+_log = logging.getLogger("flwr.tactful_federated")
 
 
 def device_of(context: Context) -> Device:
