@@ -47,7 +47,7 @@ def _choose(server: ReportSource) -> Statistics | None:
     """
     excerpt = _excerpt(server)
     titles = server.statistic_titles()
-    if not titles and excerpt is None:
+    if not (titles or excerpt):
         return None
     about, days = st.columns(2)
     with days:
@@ -57,7 +57,8 @@ def _choose(server: ReportSource) -> Statistics | None:
             "Statistic", titles, format_func=lambda name: titles[name], key="statistic"
         )
         return server.statistic(name, since, until)
-    assert excerpt is not None
+    if excerpt is None:
+        return None
     about.selectbox("Statistic", [excerpt.name], key="excerpt", disabled=True)
     return replace(
         excerpt, counts=tuple(each for each in excerpt.counts if since <= each.start < until)
