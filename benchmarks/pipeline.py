@@ -54,7 +54,7 @@ def _demo(directory: Path, *options: str) -> tuple[float, dict[str, Any]]:
     directory.mkdir(parents=True)
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "tactful", "demo", "--json", *options],
+        [sys.executable, "-m", "tactful", "demo", "--json", "--port", "0", *options],
         cwd=directory,
         stdout=subprocess.PIPE,
         check=True,

@@ -1,1 +1,50 @@
-"""The assembled product: configuration, HTTP service, recommendation, training and the demo."""
+"""The assembled product: configuration, HTTP service, recommendation, training and the demo.
+
+Importing this package costs nothing: its names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tactful.client import Client
+    from tactful.config import Settings, load_settings
+    from tactful.errors import TactfulError
+    from tactful.recommender import Recommender
+    from tactful.registry import Registry
+    from tactful.service import Platform
+    from tactful.training import TrainingOptions, train
+
+__all__ = [
+    "Client",
+    "Platform",
+    "Recommender",
+    "Registry",
+    "Settings",
+    "TactfulError",
+    "TrainingOptions",
+    "load_settings",
+    "train",
+]
+
+_HOMES = {
+    "Client": "client",
+    "Platform": "service",
+    "Recommender": "recommender",
+    "Registry": "registry",
+    "Settings": "config",
+    "TactfulError": "errors",
+    "TrainingOptions": "training",
+    "load_settings": "config",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -1,6 +1,6 @@
 """How one request is answered: the ASGI mechanics every endpoint shares.
 
-An :class:`Endpoint` is a row of data: method, path, handler, types, scope. A :class:`Resource` is
+An `Endpoint` is a row of data: method, path, handler, types, scope. A `Resource` is
 the ASGI application of one path: it finds the endpoint by method, checks the API key, runs the
 handler and turns whatever happens into one answer with a request id. There is no framework in the
 way; an empty request costs some twenty microseconds here.

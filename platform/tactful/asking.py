@@ -191,10 +191,11 @@ class Replayer:
         self.position = answer.position
         self.sent = end
         for number in range(start, end):
-            item = replay.item[number]
-            if item is not None and replay.kind[number] == 0:
+            item, person = replay.item[number], replay.person[number]
+            # Guests are left out, as in the published figures of these baselines: they are no help.
+            if item is not None and replay.kind[number] == 0 and not person.startswith("guest-"):
                 for baseline in self._baselines.values():
-                    baseline.took(replay.person[number], replay.session[number], item)
+                    baseline.took(person, replay.session[number], item)
 
     def _ticks(self, hour: int) -> list[dict[str, Any]]:
         """The replay's clock: one event for every hour of its time, eventful or not."""

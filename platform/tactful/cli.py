@@ -161,7 +161,10 @@ def serve(
                     err=True,
                 )
 
-        if not run(make_server(make_application(platform), server), listener, started=started):
+        served = run(make_server(make_application(platform), server), listener, started=started)
+        if statistics is not None:
+            statistics.close()
+        if not served:
             platform.close()
             raise _Failure("the server could not start; its log says why", 1)
 

@@ -142,7 +142,7 @@ class LoggingSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings. Made by :func:`load_settings`, or directly in tests."""
+    """All settings. Made by `load_settings`, or directly in tests."""
 
     server: ServerSettings = field(default_factory=ServerSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)

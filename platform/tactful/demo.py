@@ -62,8 +62,8 @@ class DemoOptions:
         quick: a slice in under a minute.
         directory: data directory of the run; it is made anew.
         reports: where report and picture go.
-        port: TCP port of the server; 0 takes a free one.
-        tracking_uri: MLflow store; None takes the default of :mod:`tactful.registry`.
+        port: TCP port of the server, so that a dashboard can watch; 0 takes a free one.
+        tracking_uri: MLflow store; None takes the default of `tactful.registry`.
     """
 
     data: str = "completejourney"
@@ -71,7 +71,7 @@ class DemoOptions:
     quick: bool = False
     directory: Path = Path("tactful-data/demo")
     reports: Path = Path("reports")
-    port: int = 0
+    port: int = 8420
     tracking_uri: str | None = None
 
 
@@ -196,9 +196,9 @@ def _server(options: DemoOptions, replay: Replay) -> Iterator[tuple[Client, str]
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise TactfulError(f"the server did not start: see {directory / 'server.log'}")
+            raise TactfulError(f"the server did not start: {_last_line(directory / 'server.log')}")
         url = json.loads(line)["url"]
-        _say(f"The platform serves on {url}")
+        _say(f"The platform serves on {url}; watch it with: tactful dashboard --url {url}")
         with Client(url, timeout=60.0) as client:
             yield client, url
     finally:
@@ -267,9 +267,13 @@ def _train(options: DemoOptions, report: Report) -> dict[str, Any]:
         report.progress(said["done"] / max(said["total"], 1))
     bar.close()
     if process.wait() != 0 or not result:
-        lines = log_path.read_text("utf-8", "replace").strip().splitlines()
-        raise TactfulError(f"training failed: {lines[-1] if lines else 'no message'}")
+        raise TactfulError(f"training failed: {_last_line(log_path)}")
     return result
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text("utf-8", "replace").strip().splitlines()
+    return f"{lines[-1]} (more in {path})" if lines else f"see {path}"
 
 
 def _await_model(client: Client, version: str, *, timeout: float = 60.0) -> None:
@@ -292,7 +296,7 @@ class _Intent:
 
     def __init__(self, replay: Replay, *, quick: bool) -> None:
         self._replay = replay
-        self._rounds = 40 if quick else 80
+        self._rounds = 30 if quick else 60
         self._thread = threading.Thread(target=self._run, name="intent rounds")
         self._result: dict[str, Any] = {}
 
@@ -346,7 +350,10 @@ def _intent_section(found: SimulationReport) -> dict[str, Any]:
         "top5": found.top5,
         "markov_top1": found.markov_top1,
         "markov_top5": found.markov_top5,
+        "popularity_top1": found.popularity_top1,
+        "popularity_top5": found.popularity_top5,
         "steps": found.steps,
+        "task": found.task,
         "verdict": found.verdict,
         "privacy": found.privacy,
     }

@@ -132,7 +132,11 @@ class Scorecard:
         }
         who, item = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
         value = len(numbers) / catalogue_size
-        covered = [len(np.unique(item[draw[who] > 0])) / catalogue_size for draw in draws]
+        covered = []
+        for draw in draws:
+            seen = np.zeros(len(numbers), np.bool_)
+            seen[item[draw[who] > 0]] = True
+            covered.append(int(seen.sum()) / catalogue_size)
         spread = 1.96 * float(np.std(covered))
         return Estimate(value, max(0.0, value - spread), min(1.0, value + spread))
 

@@ -1,6 +1,6 @@
 """The ranker's features: one definition for training and serving.
 
-Training replays the log through the same engine and calls the same :func:`assemble` as a request
+Training replays the log through the same engine and calls the same `assemble` as a request
 does, so a feature cannot mean one thing to the model and another to the server.
 """
 
@@ -49,7 +49,7 @@ RANKING_FEATURES: tuple[str, ...] = (
     "spend_28d",
     "days_since_visit",
 )
-"""Names of the columns :func:`assemble` returns, in order."""
+"""Names of the columns `assemble` returns, in order."""
 
 _DAY = 86_400_000.0
 

@@ -46,7 +46,7 @@ class Follower:
         progressed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare to follow; :meth:`start` starts the thread.
+        """Prepare to follow; `start` starts the thread.
 
         Args:
             log: what to follow.

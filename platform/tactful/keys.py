@@ -63,7 +63,7 @@ class ApiKey:
 class KeyStore:
     """The keys of one installation, in SQLite.
 
-    Valid keys are held in memory, so that a check costs two microseconds; :meth:`refresh` picks up
+    Valid keys are held in memory, so that a check costs two microseconds; `refresh` picks up
     what other processes changed.
     """
 

@@ -155,7 +155,9 @@ def models_pull(config: Path | None, name: str, version: str) -> None:
 @click.option(
     "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True
 )
-@click.option("--port", type=int, default=0, help="Port of the server; 0 takes a free one.")
+@click.option(
+    "--port", type=int, default=8420, show_default=True, help="Of the server; 0 takes a free one."
+)
 @_json_option
 def demo(
     data: str,

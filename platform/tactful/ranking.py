@@ -129,7 +129,7 @@ def load_model(directory: Path, *, definitions: str) -> RankingModel:
     """Load a model for serving.
 
     Args:
-        directory: what :func:`save_model` wrote.
+        directory: what `save_model` wrote.
         definitions: fingerprint of the feature definitions the engine computes.
 
     Returns:

@@ -5,8 +5,8 @@ something else: what followed these items before (``next``), what was bought tog
 (``together``), what lies near them in vector space (``vectors``), what this person buys again and
 again (``repeat``) and what everybody buys now (``popular``). The ranker decides between them.
 
-The learned part of recall is a :class:`RecallIndex`. It is built from sessions by
-:func:`build_index`, saved as plain arrays and loaded memory-mapped.
+The learned part of recall is a `RecallIndex`. It is built from sessions by
+`build_index`, saved as plain arrays and loaded memory-mapped.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class RecallIndex:
 
     @classmethod
     def load(cls, directory: Path) -> RecallIndex:
-        """Read an index that :meth:`save` wrote, memory-mapped.
+        """Read an index that `save` wrote, memory-mapped.
 
         Raises:
             ModelError: if a part is missing or was written in another format.

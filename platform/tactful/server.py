@@ -136,8 +136,8 @@ def run(server: Server, listener: socket.socket, *, started: Callable[[], None])
     """Serve until a signal says stop.
 
     Args:
-        server: from :func:`make_server`.
-        listener: from :func:`listen`.
+        server: from `make_server`.
+        listener: from `listen`.
         started: called when the server answers.
 
     Returns:

@@ -1,7 +1,7 @@
 """The assembled platform: log, engine, keys, door and recommender in one process.
 
 Everything here lives on one event loop, except two threads: one writes the log
-(its group commit), one applies it (:mod:`tactful.follower`). A recommendation is computed on
+(its group commit), one applies it (`tactful.follower`). A recommendation is computed on
 the event loop, under the lock that the engine thread holds while it applies a micro-batch.
 """
 

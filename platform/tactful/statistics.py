@@ -110,7 +110,7 @@ class PrivateStatistics:
     After a crash the events that were accepted and not yet applied may find their pane closed by
     the wall clock; they are then not counted. That costs accuracy, not privacy.
 
-    Unit of privacy, guarantee and assumptions: :class:`tactful_privacy.Statistic`.
+    Unit of privacy, guarantee and assumptions: `tactful_privacy.Statistic`.
     """
 
     def __init__(

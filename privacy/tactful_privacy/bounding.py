@@ -100,7 +100,7 @@ class BoundedCounts:
 
     @property
     def changed(self) -> bool:
-        """Whether anything changed since the last :meth:`snapshot` or :meth:`restore`."""
+        """Whether anything changed since the last `snapshot` or `restore`."""
         return self._changed
 
     def add(self, unit: str, timestamp: int, key: str) -> bool:

@@ -34,7 +34,7 @@ def noise_scale(sensitivity: int, epsilon: Exact) -> Fraction:
     """Return sensitivity / epsilon, having checked both.
 
     Raises:
-        ParameterError: As :class:`DiscreteLaplace`.
+        ParameterError: As `DiscreteLaplace`.
     """
     if isinstance(sensitivity, bool) or not isinstance(sensitivity, int) or sensitivity < 1:
         raise ParameterError(f"sensitivity is {sensitivity!r}: give a positive integer")
@@ -68,7 +68,7 @@ class DiscreteLaplace:
     table is not covered. There the weights are constant for `sensitivity` further cells, so the
     uncovered mass is d times the smallest weight no matter how the d units are spread over the
     cells, and the worst case is the whole sensitivity in one cell, which is what
-    :meth:`delta` computes.
+    `delta` computes.
 
     Assumed: the entropy source is a cryptographic one, and each draw is used once and not shown.
 

@@ -198,7 +198,7 @@ class Ledger:
         return self.release_many(statistic, {start: draw})[0]
 
     def release_many(self, statistic: Statistic, draws: Mapping[int, Draw]) -> list[Release]:
-        """Do as :meth:`release_once` for several panes in one transaction.
+        """Do as `release_once` for several panes in one transaction.
 
         Args:
             statistic: A registered statistic.

@@ -23,7 +23,7 @@ class ReleasedPane:
     """Noisy counts of one pane with their uncertainty: free to be shown and computed with.
 
     Guarantee: all released panes of a UTC day together, every key, are (epsilon, delta)-private
-    for one user's contributions of that day (see :class:`~tactful_privacy.Statistic`). What is
+    for one user's contributions of that day (see `Statistic`). What is
     computed from released panes costs nothing more (post-processing). A user who contributes on
     several days loses at most epsilon on each.
 
@@ -90,7 +90,7 @@ class Publisher:
 
     Guarantee: epsilon of the statistic for one user and one UTC day, plus the delta computed from
     the noise table (refused above 1e-12, below 1e-15 for common caps), under the assumptions of
-    :class:`~tactful_privacy.BoundedCounts` and :class:`~tactful_privacy.Ledger`: the watermark is a
+    `BoundedCounts` and `Ledger`: the watermark is a
     public clock, the bounding state commits with the input position, the ledger is durable. Noise
     is added to every cell of the public catalogue, empty ones too. That panes are published while
     later ones are still being filled changes nothing: the bound is on the likelihood ratio of each
@@ -105,7 +105,7 @@ class Publisher:
         Args:
             counts: Where contributions are counted.
             ledger: Where releases are kept.
-            entropy: See :class:`~tactful_privacy.DiscreteLaplace`; other than the default in tests
+            entropy: See `DiscreteLaplace`; other than the default in tests
                 only.
 
         Raises:
@@ -133,7 +133,7 @@ class Publisher:
 
         Args:
             watermark: Epoch milliseconds, a public clock; see
-                :class:`~tactful_privacy.BoundedCounts`.
+                `BoundedCounts`.
         """
         self._waiting += self._counts.closed(watermark)
         draws = {pane.start: self._draw(pane) for pane in self._waiting}
@@ -155,7 +155,7 @@ def read_released(
     cursor: str | None = None,
     limit: int = 100,
 ) -> ReleasedPage:
-    """Return published panes from the ledger; arguments and errors as of :meth:`Ledger.read`."""
+    """Return published panes from the ledger; arguments and errors as of `Ledger.read`."""
     page = ledger.read(name, start=start, end=end, cursor=cursor, limit=limit)
     statistic = ledger.statistic(name)
     panes = _released(statistic, page.releases)

@@ -81,7 +81,7 @@ class Statistic:
         return DiscreteLaplace(self.cap, self.epsilon, entropy=entropy)
 
     def to_json(self) -> str:
-        """Return the definition as JSON, from which :meth:`from_json` makes an equal one."""
+        """Return the definition as JSON, from which `from_json` makes an equal one."""
         return json.dumps(
             {
                 "name": self.name,
@@ -95,7 +95,7 @@ class Statistic:
 
     @classmethod
     def from_json(cls, text: str) -> "Statistic":
-        """Return the statistic that :meth:`to_json` wrote."""
+        """Return the statistic that `to_json` wrote."""
         fields = json.loads(text)
         return cls(**fields | {"epsilon": Fraction(fields["epsilon"])})
 

@@ -6,7 +6,7 @@
   - NoReport: the server answers and has nothing to show yet.
   - BadAnswer: the server answers with something the dashboard cannot read.
 
-Every page turns these into a sentence and a command (see :mod:`tactful_ui.shell`); none of them
+Every page turns these into a sentence and a command (see `tactful_ui.shell`); none of them
 reaches the reader as a traceback.
 """
 

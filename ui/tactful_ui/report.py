@@ -1,7 +1,7 @@
 """A report as the pages see it: typed, and forgiving about what is missing.
 
 The demo writes its report section by section while it runs, so at any moment any part may be absent
-or empty. :meth:`Report.parse` therefore never fails on a missing, null or malformed *value*: such a
+or empty. `Report.parse` therefore never fails on a missing, null or malformed *value*: such a
 value becomes None (a number) or disappears (a row), and the page leaves the place empty. Only an
 answer that is no report at all is an error.
 """
