@@ -314,7 +314,7 @@ def _heuristic(
     own = np.array([taken.get(ids[row], 0.0) for row in candidates.rows.tolist()], np.float32)
     places = {row: place for place, row in enumerate(loaded.popular)}
     popular = np.array([places.get(row, POPULAR) for row in candidates.rows.tolist()], np.float32)
-    scores = np.minimum(own / np.float32(visits), np.float32(1.0))
+    scores: NDArray[np.float32] = np.minimum(own / np.float32(visits), np.float32(1.0))
     scores += np.float32(0.5) * candidates.next_three.of(candidates.rows)
     scores += np.float32(0.1) * (np.float32(1.0) - popular / np.float32(POPULAR))
     return scores
