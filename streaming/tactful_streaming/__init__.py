@@ -49,7 +49,7 @@ from tactful_streaming.events import (
 from tactful_streaming.group_commit import GroupCommit
 from tactful_streaming.log import EmbeddedLog, EventLog
 from tactful_streaming.online import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
-from tactful_streaming.state import MemoryState, RocksState, StateStore
+from tactful_streaming.state import Change, MemoryState, RocksState, StateStore
 
 __all__ = [
     "AGGREGATES",
@@ -57,6 +57,7 @@ __all__ = [
     "EVENT_TYPES",
     "Applied",
     "BackpressureError",
+    "Change",
     "Consumer",
     "DefinitionError",
     "Definitions",

@@ -45,21 +45,21 @@ class Deduplicator:
         return found
 
     def is_new(self, event_id: str, stored: dict[str, int], watermark: int) -> bool:
-        """Whether `event_id` comes for the first time; then it is remembered from now on.
+        """Whether `event_id` is not remembered.
 
         Args:
             event_id: id of the event about to be applied.
             stored: what :meth:`lookup` found for the batch.
             watermark: watermark before the event is applied, epoch milliseconds.
         """
-        generation = watermark // _DAY_MS
         seen = self._recent.get(event_id)
         if seen is None:
             seen = stored.get(event_id)
-        if seen is not None and seen >= generation - self._days:
-            return False
-        self._recent[event_id] = generation
-        return True
+        return seen is None or seen < watermark // _DAY_MS - self._days
+
+    def remember(self, event_id: str, watermark: int) -> None:
+        """Remember `event_id`, applied when it brought the watermark to `watermark`."""
+        self._recent[event_id] = watermark // _DAY_MS
 
     def seen(self, event_id: str, watermark: int) -> bool:
         """Whether `event_id` was applied and is still remembered."""

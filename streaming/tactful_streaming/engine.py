@@ -32,6 +32,7 @@ from tactful_streaming.entries import (
 )
 from tactful_streaming.errors import (
     EngineError,
+    EntryError,
     FingerprintError,
     OnlineStoreError,
     StateError,
@@ -49,6 +50,7 @@ _ENTITY = b"e"
 _ITEM = b"i"
 _USER = b"u"
 _CONSUMER = b"c"
+_CURE = "rebuild the state by replay from the log (rebuild=True)"
 
 
 class Consumer(Protocol):
@@ -322,6 +324,7 @@ class Engine:
         if event.timestamp > self._newest:
             self._newest = event.timestamp
             self._watermark = max(event.timestamp - self._allowed_lateness_ms, 0)
+        self._dedupe.remember(event.event_id, self._watermark)
         item = self._items.get(event.item_id) if event.item_id is not None else None
         category = event.properties.get("category")
         if type(category) is not str:
@@ -355,36 +358,41 @@ class Engine:
         try:
             meta = msgspec.msgpack.decode(stored, type=_Meta)
         except msgspec.MsgspecError as error:
-            raise StateError(
-                f"the stored state cannot be read: {error}; rebuild it by replay from the log"
-            ) from error
+            raise StateError(f"the stored state cannot be read: {error}; {_CURE}") from error
         if meta.format != _FORMAT:
             raise StateError(
-                f"the stored state has format {meta.format}, this version reads {_FORMAT}; "
-                "rebuild it by replay from the log"
+                f"the stored state has format {meta.format}, this version reads {_FORMAT}; {_CURE}"
             )
         if meta.fingerprint != self._definitions.fingerprint:
             raise FingerprintError(
                 "the stored state was computed by other feature definitions: restore them, or "
-                "rebuild the state by replay from the log (rebuild=True)"
+                f"{_CURE}"
             )
         self._offset = meta.offset
         self._newest = meta.newest
         self._watermark = max(meta.newest - self._allowed_lateness_ms, 0)
         self._items_version = meta.items_version
         for entity, table in self._tables.items():
-            table.unpack(self._stored_entities(entity))
-        for _, payload in self._store.scan(_ITEM):
-            item = decode_entry(payload)
-            assert isinstance(item, Item)
-            self._items[item.item_id] = item
-        for _, payload in self._store.scan(_USER):
-            user = decode_entry(payload)
-            assert isinstance(user, User)
-            self._users[user.user_id] = user
+            try:
+                table.unpack(self._stored_entities(entity))
+            except StateError as error:
+                raise StateError(f"{error}; {_CURE}") from error
+        for prefix in (_ITEM, _USER):
+            for _, payload in self._store.scan(prefix):
+                self._restore_upsert(payload)
         self._restore_consumers(set(meta.consumers))
         if self._online is not None:
             self._mirror(dict(self._stored_entities("user")))
+
+    def _restore_upsert(self, payload: bytes) -> None:
+        try:
+            entry = decode_entry(payload)
+        except EntryError as error:
+            raise StateError(f"a stored item or user is damaged: {error}; {_CURE}") from error
+        if isinstance(entry, Item):
+            self._items[entry.item_id] = entry
+        elif isinstance(entry, User):
+            self._users[entry.user_id] = entry
 
     def _restore_consumers(self, known: set[str]) -> None:
         for name, consumer in self._consumers.items():

@@ -155,23 +155,27 @@ class EntityTable:
         Raises:
             StateError: if something else comes.
         """
-        rows: list[int] = []
+        keys: list[str] = []
         states: list[list[Any]] = []
         for key, blob in entities:
             try:
                 state = _decoder.decode(blob)
             except msgspec.MsgspecError as error:
-                raise StateError(f"the stored state of an entity is damaged: {error}") from error
+                raise StateError(f"the packed state of an entity is damaged: {error}") from error
             if len(state) != len(self._aggregates) + 1:
-                raise StateError("the stored state of an entity has another number of features")
-            rows.append(self._add(key))
+                raise StateError("the packed state of an entity has another number of features")
+            keys.append(key)
             states.append(state)
-        if not rows:
+        if not keys:
             return
-        row_array = np.array(rows, np.int64)
-        self._newest[row_array] = [state[0] for state in states]
-        for number, aggregate in enumerate(self._aggregates):
-            aggregate.unpack(row_array, [state[number + 1] for state in states])
+        rows = np.array([self._add(key) for key in keys], np.int64)
+        newest, *columns = zip(*states, strict=True)
+        try:
+            self._newest[rows] = newest
+            for aggregate, column in zip(self._aggregates, columns, strict=True):
+                aggregate.unpack(rows, column)
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise StateError(f"the packed state of an entity is damaged: {error}") from error
 
     def _add(self, key: str) -> int:
         if self._free:

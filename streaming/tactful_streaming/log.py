@@ -190,6 +190,8 @@ class EmbeddedLog:
             cursor = self._cursors.pop(offset, None)
             if cursor is not None and cursor[0] is segment:
                 position = cursor[1]
+            elif offset == segment.base:
+                position = 0
             else:
                 position = self._seek(segment, offset, segment_end)
             position = segment.read(position, offset, until, records)

@@ -48,7 +48,8 @@ class PaneTable:
         """Add ``amounts[i]`` to pane ``panes[i]`` of row ``rows[i]``, in order."""
         first = int(panes[0])
         if (panes == first).all():
-            np.add.at(self._values[self._slot(first)], rows, amounts)
+            slot = self._slot(first)
+            np.add.at(self._values[slot], rows, amounts)
             return
         numbers, where = np.unique(panes, return_inverse=True)
         slots = np.array([self._slot(pane) for pane in numbers.tolist()])

@@ -121,6 +121,7 @@ class RocksState:
                 f"{path}: the state store cannot be opened: {error}. Close the process that uses "
                 "it; if it is damaged, move it away and rebuild by replay from the log"
             ) from error
+        self._closed = False
         self._write_options = WriteOptions()
         self._write_options.sync = sync
 
@@ -183,7 +184,9 @@ class RocksState:
 
     def close(self) -> None:
         """Flush and release the database. Closing twice is harmless."""
-        self._db.close()
+        if not self._closed:
+            self._closed = True
+            self._db.close()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -167,7 +167,7 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_has_no_features() -> None:
-    assert () == load_definitions("# nothing yet\n").features
+    assert load_definitions("# nothing yet\n").features == ()
 
 
 def test_fingerprint_sees_meaning_not_form() -> None:
@@ -192,11 +192,11 @@ windows = st.builds(
 @st.composite
 def features(draw: st.DrawFn, name: str) -> Feature:
     aggregate = draw(st.sampled_from(AGGREGATES))
-    window = draw(windows)
+    window: Window | None = draw(windows)
     grouped = aggregate != "last_n" and draw(st.booleans())
     of = {"sum": "properties.price", "last_n": draw(sources)}.get(aggregate)
     if aggregate == "last_n":
-        window = draw(st.none() | st.just(Window(window.size_ms, window.size_ms)))
+        window = draw(st.none() | st.builds(lambda ms: Window(ms, ms), st.integers(1, 10**9)))
     return Feature(
         name=name,
         entity=draw(st.sampled_from(ENTITIES)),

@@ -125,7 +125,7 @@ TEXTS = [(name, b if isinstance(b, str) else json.dumps(b), code) for name, b, c
 def test_a_bad_element_of_an_array_spares_its_neighbours(text: str, code: str) -> None:
     body = f"[{GOOD_TEXT}, {text}, {GOOD_TEXT}]"
     accepted, rejected = decode_events(body.encode(), now=NOW)
-    assert [0, 2] == [i for i, _ in accepted]
+    assert [i for i, _ in accepted] == [0, 2]
     assert [(1, code)] == [(r.index, r.code) for r in rejected]
     assert len(rejected[0].message) > 10
 
@@ -136,7 +136,7 @@ def test_a_bad_element_of_an_array_spares_its_neighbours(text: str, code: str) -
 def test_a_bad_line_spares_its_neighbours(text: str, code: str) -> None:
     body = f"{GOOD_TEXT}\n{text}\n{GOOD_TEXT}\n"
     accepted, rejected = decode_events(body.encode(), now=NOW)
-    assert [0, 2] == [i for i, _ in accepted]
+    assert [i for i, _ in accepted] == [0, 2]
     assert [(1, code)] == [(r.index, r.code) for r in rejected]
 
 
@@ -145,7 +145,7 @@ def test_a_bad_line_spares_its_neighbours(text: str, code: str) -> None:
 )
 def test_a_bad_event_alone(text: str, code: str) -> None:
     accepted, rejected = decode_events(text.encode(), now=NOW)
-    assert [] == accepted
+    assert accepted == []
     assert [(0, code)] == [(r.index, r.code) for r in rejected]
 
 
@@ -154,8 +154,8 @@ def test_bytes_that_are_not_utf8_spoil_one_event_only(form: str) -> None:
     bad = raw(user_id='"@"').encode().replace(b"@", b"\xff")
     body = form.encode() % (GOOD_TEXT.encode(), bad, GOOD_TEXT.encode())
     accepted, rejected = decode_events(body, now=NOW)
-    assert [0, 2] == [i for i, _ in accepted]
-    assert [(1, "not_utf8")] == [(r.index, r.code) for r in rejected]
+    assert [i for i, _ in accepted] == [0, 2]
+    assert [(r.index, r.code) for r in rejected] == [(1, "not_utf8")]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_bytes_that_are_not_utf8_spoil_one_event_only(form: str) -> None:
 def test_bodies_that_cannot_be_split(body: bytes, code: str | None) -> None:
     if code is None:
         _, rejected = decode_events(body, now=NOW)
-        assert ["too_deep"] == [r.code for r in rejected]
+        assert [r.code for r in rejected] == ["too_deep"]
         return
     with pytest.raises(PayloadError) as caught:
         decode_events(body, now=NOW)
@@ -205,15 +205,15 @@ def test_every_field_arrives() -> None:
         "context": {"page": "home", "n": 2},
     }
     accepted, rejected = decode_events(json.dumps(full).encode(), now=NOW)
-    assert [] == rejected
+    assert rejected == []
     expected = Event(**{**full, "timestamp": 1_750_000_000_500})  # type: ignore[arg-type]
     assert [(0, expected)] == accepted
     assert expected == decode_entry(encode_entry(expected))
 
 
 def test_what_is_absent_or_null_is_none() -> None:
-    text = '{"type": "leave", "timestamp": %d, "device_id": "d", "user_id": null}' % NOW
-    [(_, found)], _ = decode_events(text.encode(), now=NOW, mint=lambda: "minted")
+    sent = {"type": "leave", "timestamp": NOW, "device_id": "d", "user_id": None}
+    [(_, found)], _ = decode_events(json.dumps(sent).encode(), now=NOW, mint=lambda: "minted")
     assert Event(event_id="minted", type="leave", timestamp=NOW, device_id="d") == found
 
 
@@ -221,14 +221,14 @@ def test_ids_are_minted_apart() -> None:
     body = json.dumps([without("event_id")] * 100).encode()
     accepted, _ = decode_events(body, now=NOW)
     ids = {event.event_id for _, event in accepted}
-    assert 100 == len(ids)
+    assert len(ids) == 100
     assert all(len(event_id) == 32 for event_id in ids)
 
 
 @pytest.mark.parametrize("type_", ["refund", "return"])
 def test_money_may_flow_back(type_: str) -> None:
     body = json.dumps(event(type=type_, properties={"price": -3.0})).encode()
-    assert 1 == len(decode_events(body, now=NOW)[0])
+    assert len(decode_events(body, now=NOW)[0]) == 1
 
 
 def test_edges_of_time_are_inclusive() -> None:
@@ -236,8 +236,8 @@ def test_edges_of_time_are_inclusive() -> None:
     times = [NOW - 1001, NOW - 1000, NOW + 1000, NOW + 1001]
     body = json.dumps([event(timestamp=t) for t in times]).encode()
     accepted, rejected = decode_events(body, now=NOW, limits=limits)
-    assert [1, 2] == [i for i, _ in accepted]
-    assert ["too_old", "in_future"] == [r.code for r in rejected]
+    assert [i for i, _ in accepted] == [1, 2]
+    assert [r.code for r in rejected] == ["too_old", "in_future"]
 
 
 @pytest.mark.parametrize(
@@ -261,8 +261,8 @@ def test_shapes_of_a_body(body: str, content_type: str | None, count: int) -> No
 def test_quotes_written_as_escapes_are_no_duplicates() -> None:
     body = raw(properties='{"a": "\\u0022", "b": "say \\"x\\"", "\\u00e9": "\\u20ac"}')
     [(_, found)], rejected = decode_events(body.encode(), now=NOW)
-    assert [] == rejected
-    assert {"a": '"', "b": 'say "x"', "é": "€"} == found.properties
+    assert rejected == []
+    assert found.properties == {"a": '"', "b": 'say "x"', "é": "€"}
 
 
 def test_items() -> None:
@@ -303,7 +303,7 @@ def test_users() -> None:
     )
     accepted, rejected = decode_users(body, now=NOW)
     assert [(0, User(user_id="u", timestamp=NOW, properties={"age": "35-44"}))] == accepted
-    assert [(1, "bad_id"), (2, "wrong_type")] == [(r.index, r.code) for r in rejected]
+    assert [(r.index, r.code) for r in rejected] == [(1, "bad_id"), (2, "wrong_type")]
 
 
 @pytest.mark.parametrize("decode", [decode_events, decode_items, decode_users])

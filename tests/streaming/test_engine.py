@@ -1,0 +1,572 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.streaming.oracle import Oracle
+from tests.streaming.streams import DEFINITIONS, START, definitions, random_entries, records
+
+from tactful_streaming import (
+    Applied,
+    Change,
+    Definitions,
+    EmbeddedLog,
+    Engine,
+    EngineError,
+    Event,
+    FingerprintError,
+    Item,
+    MemoryState,
+    RocksState,
+    StateError,
+    StateStore,
+    User,
+    encode_entry,
+    load_definitions,
+)
+
+MINUTE, DAY = 60_000, 86_400_000
+
+
+def compare(engine: Engine, oracle: Oracle, at: int) -> int:
+    """Compare every value the oracle knows, exactly; returns how many."""
+    compared = 0
+    for feature in oracle.features:
+        keys = sorted(key for name, key in oracle.kept if name == feature.name)
+        expected = [oracle.read(feature, key, at) for key in keys]
+        assert expected == [engine.read(feature.entity, key, at)[feature.name] for key in keys]
+        if feature.group_by is None and feature.aggregate != "last_n":
+            columns = engine.read_columns(feature.entity, keys, [feature.name], at)
+            assert expected == columns[:, 0].tolist()
+        compared += len(keys)
+    return compared
+
+
+@pytest.mark.parametrize("lateness", [0, MINUTE, 10**7])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_oracle_agrees_on_10_000_events(seed: int, lateness: int) -> None:
+    entries = random_entries(seed, 10_000)
+    rng = random.Random(seed)
+    oracle = Oracle(definitions(), lateness)
+    engine = Engine(definitions(), MemoryState(), allowed_lateness_ms=lateness)
+    done = late = compared = 0
+    stream = records(entries)
+    while done < len(entries):
+        size = rng.choice([1, 10, 100, 1000])
+        late += engine.apply(stream[done : done + size]).late
+        for entry in entries[done : done + size]:
+            oracle.apply(entry)
+        done = min(done + size, len(entries))
+        if rng.random() < 0.5:
+            engine.commit()
+        if rng.random() < 0.1 or done == len(entries):
+            at = max(oracle.newest - lateness, 0) + rng.choice([0, 1, MINUTE, 10 * MINUTE, DAY])
+            compared += compare(engine, oracle, at)
+            compared += compare(engine, oracle, oracle.newest)
+    assert oracle.late == late
+    assert compared > 2000
+    if lateness < 10**7:
+        assert late > 100
+
+
+@given(st.integers(0, 2**32), st.integers(1, 300), st.integers(0, 3_000_000), st.data())
+@settings(max_examples=30, deadline=None)
+def test_the_oracle_agrees_on_any_stream(
+    seed: int, count: int, lateness: int, data: st.DataObject
+) -> None:
+    entries = random_entries(seed, count)
+    oracle = Oracle(definitions(), lateness)
+    engine = Engine(definitions(), MemoryState(), allowed_lateness_ms=lateness)
+    stream = records(entries)
+    cut = data.draw(st.integers(0, count))
+    for entry in entries:
+        oracle.apply(entry)
+    for record in stream[:cut]:
+        engine.apply([record])
+    engine.apply(stream[cut:])
+    compare(engine, oracle, oracle.newest + data.draw(st.integers(0, 10**7)))
+
+
+def test_restarts_change_nothing() -> None:
+    entries = random_entries(3, 6000)
+    stream = records(entries)
+    rng = random.Random(3)
+    oracle = Oracle(definitions(), 0)
+    for entry in entries:
+        oracle.apply(entry)
+    straight = Engine(definitions(), MemoryState(), allowed_lateness_ms=0)
+    counts = straight.apply(stream)
+    store = MemoryState()
+    engine = Engine(definitions(), store, allowed_lateness_ms=0)
+    while engine.offset < len(stream):
+        engine.apply(stream[engine.offset : engine.offset + rng.randrange(1, 200)])
+        if rng.random() < 0.6:
+            engine.commit()
+        if rng.random() < 0.3:
+            engine = Engine(definitions(), store, allowed_lateness_ms=0)
+    assert counts.applied + counts.duplicates == len(stream)
+    assert (straight.watermark, straight.items, straight.users, straight.items_version) == (
+        engine.watermark,
+        engine.items,
+        engine.users,
+        engine.items_version,
+    )
+    assert compare(engine, oracle, oracle.newest) == compare(straight, oracle, oracle.newest)
+
+
+APPLY_ALL = """
+import sys
+from pathlib import Path
+from tactful_streaming import EmbeddedLog, Engine, RocksState, load_definitions
+
+directory, lateness = Path(sys.argv[1]), 0
+log = EmbeddedLog(directory / "log", read_only=True)
+engine = Engine(
+    load_definitions(directory / "features.yaml"),
+    RocksState(directory / "state"),
+    allowed_lateness_ms=0,
+)
+while engine.offset < log.end:
+    engine.apply(log.read(engine.offset, 17))
+    engine.commit()
+    print(engine.offset, flush=True)
+engine.close()
+print("done", flush=True)
+"""
+
+
+def test_kill_9_counts_every_event_once(tmp_path: Path) -> None:
+    entries = random_entries(4, 4000)
+    (tmp_path / "features.yaml").write_text(DEFINITIONS)
+    assert load_definitions(tmp_path / "features.yaml") == definitions()
+    with EmbeddedLog(tmp_path / "log", durability="process") as log:
+        log.append([payload for _, payload in records(entries)])
+    rng = random.Random(4)
+    kills, command = 0, [sys.executable, "-c", APPLY_ALL, str(tmp_path)]
+    while True:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            last = ""
+            for _ in range(rng.randrange(1, 60)):
+                last = process.stdout.readline().strip()
+                assert last, "the process died by itself"
+                if last == "done":
+                    break
+            if last == "done":
+                break
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+    assert kills >= 3
+    oracle = Oracle(definitions(), 0)
+    for entry in entries:
+        oracle.apply(entry)
+    engine = Engine(definitions(), RocksState(tmp_path / "state"), allowed_lateness_ms=0)
+    assert len(entries) == engine.offset
+    assert oracle.items == engine.items
+    assert compare(engine, oracle, oracle.newest) > 100
+    engine.close()
+
+
+def view(number: int, at: int = START, **fields: Any) -> tuple[int, bytes]:
+    fields = {"user_id": "u", "item_id": "i", "type": "view", **fields}
+    return number, encode_entry(Event(event_id=str(number), timestamp=at, **fields))
+
+
+def small(extra: str = "") -> Definitions:
+    return load_definitions(
+        "- {name: n, entity: user, event: view, aggregate: count, window: {size: 5m, slide: 1m}}\n"
+        + extra
+    )
+
+
+def test_silence_ages_a_window_pane_by_pane() -> None:
+    start = START // MINUTE * MINUTE
+    engine = Engine(small(), MemoryState())
+    engine.apply([view(number, start + number * MINUTE) for number in range(5)])
+    ages = range(-1, 11)
+    read = [engine.read("user", "u", start + age * MINUTE)["n"] for age in ages]
+    assert read == [0, 1, 2, 3, 4, 5, 4, 3, 2, 1, 0, 0]
+    edge = start + 5 * MINUTE
+    assert [engine.read("user", "u", at)["n"] for at in (edge - 1, edge)] == [5, 4]
+
+
+def test_a_replay_that_reads_far_ahead_aliases_nothing() -> None:
+    """One source is read a hundred windows ahead of another, whose panes are still open."""
+    engine = Engine(small(), MemoryState(), allowed_lateness_ms=1000 * MINUTE)
+    ahead = [view(number, START + number * MINUTE) for number in range(500)]
+    behind = [view(500 + number, START + number * MINUTE, user_id="v") for number in range(500)]
+    engine.apply(ahead)
+    engine.apply(behind)
+    for minute in range(4, 500, 7):
+        for user in "uv":
+            assert engine.read("user", user, START + minute * MINUTE)["n"] == 5
+
+
+def test_late_events_count_until_their_last_window_has_ended() -> None:
+    start = START // MINUTE * MINUTE
+    engine = Engine(small(), MemoryState(), allowed_lateness_ms=0)
+    engine.apply([view(0, start + 5 * MINUTE - 1)])
+    assert engine.apply([view(1, start)]).late == 0
+    engine.apply([view(2, start + 5 * MINUTE)])
+    assert Applied(applied=1, late=1) == engine.apply([view(3, start + MINUTE - 1)])
+    assert engine.apply([view(4, start + MINUTE)]).late == 0
+
+
+def test_unknown_entities_read_as_nothing() -> None:
+    engine = Engine(definitions(), MemoryState())
+    read = engine.read("user", "nobody", START)
+    assert {
+        0.0: sum(value == 0.0 for value in read.values()),
+        "{}": sum(value == {} for value in read.values()),
+        "[]": sum(value == [] for value in read.values()),
+    } == {0.0: 5, "{}": 3, "[]": 1}
+    columns = engine.read_columns("item", ["a", "b"], ["item_views", "item_prices"], START)
+    assert np.zeros((2, 2)).tolist() == columns.tolist()
+    assert engine.read_columns("item", [], ["item_views", "item_prices"], START).shape == (0, 2)
+
+
+def test_wrong_questions_are_refused() -> None:
+    engine = Engine(
+        small("- {name: g, entity: user, event: view, aggregate: last_time, group_by: item_id}"),
+        MemoryState(),
+    )
+    with pytest.raises(EngineError, match="'shop' is not one of user"):
+        engine.read("shop", "x", START)
+    with pytest.raises(EngineError, match="'g' is not a feature with one number"):
+        engine.read_columns("user", ["u"], ["n", "g"], START)
+    with pytest.raises(EngineError, match="'absent' is not"):
+        engine.read_columns("user", ["u"], ["absent"], START)
+    with pytest.raises(EngineError, match="no feature describes"):
+        engine.read_columns("item", ["i"], ["n"], START)
+    assert engine.read("item", "i", START) == {}
+
+
+def test_a_device_is_a_user_of_its_own_and_categories_come_from_the_catalogue() -> None:
+    engine = Engine(
+        small("- {name: c, entity: category, event: view, aggregate: count, window: {size: 5m}}\n"),
+        MemoryState(),
+    )
+    item = Item(item_id="i", timestamp=START, category="shoes")
+    engine.apply(
+        [
+            view(0, user_id=None, device_id="d"),
+            (1, encode_entry(item)),
+            view(2),
+            view(3, properties={"category": "hats"}),
+            (4, encode_entry(User(user_id="u", timestamp=START, properties={"age": 3}))),
+        ]
+    )
+    assert [engine.read("user", key, START)["n"] for key in ("device:d", "u")] == [1, 2]
+    assert [engine.read("category", key, START)["c"] for key in ("shoes", "hats")] == [1, 1]
+    assert ({"i": item}, 1, ["u"]) == (engine.items, engine.items_version, [*engine.users])
+
+
+def test_records_below_the_offset_are_skipped_and_rubbish_is_counted() -> None:
+    engine = Engine(small(), MemoryState())
+    rubbish = [(1, b""), (2, b"\xc1"), (3, b"{}"), (4, view(4, user_id=None)[1])]
+    huge = (5, view(5)[1].replace(START.to_bytes(8, "big"), b"\xff" * 8))
+    assert Applied(applied=1, invalid=5) == engine.apply([view(0), *rubbish, huge])
+    assert Applied() == engine.apply([view(0), *rubbish])
+    assert Applied(applied=1) == engine.apply([huge, view(6)])
+    assert engine.read("user", "u", START)["n"] == 2
+    assert engine.offset == 7
+
+
+def test_every_event_id_counts_once_across_batches_commits_and_restarts() -> None:
+    store = MemoryState()
+    engine = Engine(small(), store)
+    payload = view(7)[1]
+    assert not engine.seen("7")
+    assert Applied(applied=1, duplicates=1) == engine.apply([(0, payload), (1, payload)])
+    assert engine.seen("7")
+    engine.commit()
+    assert engine.seen("7")
+    assert Applied(duplicates=1) == engine.apply([(2, payload)])
+    engine = Engine(small(), store)
+    assert Applied(duplicates=1) == engine.apply([(1, payload), (2, payload)])
+    assert engine.read("user", "u", START)["n"] == 1
+    assert not engine.seen("8")
+
+
+def keys_of(store: StateStore, prefix: bytes) -> list[bytes]:
+    return [key for key, _ in store.scan(prefix)]
+
+
+def test_event_ids_are_forgotten_after_their_days_and_the_store_shrinks() -> None:
+    store = MemoryState()
+    engine = Engine(small(), store, dedupe_days=2, allowed_lateness_ms=0)
+    noon = START // DAY * DAY + DAY // 2
+    payload = view(0, noon)[1]
+    engine.apply([(0, payload)])
+    engine.commit()
+    for day, seen in [(1, True), (2, True), (3, False)]:
+        engine.apply([view(day, noon + day * DAY)])
+        engine.commit()
+        assert seen == engine.seen("0")
+        assert seen == (b"d0" in keys_of(store, b"d"))
+    assert engine.apply([(4, payload)]).applied == 1
+    engine.commit()
+    assert Applied(duplicates=1) == engine.apply([(5, payload)])
+
+
+def test_forgetting_many_ids_is_spread_over_commits() -> None:
+    store = MemoryState()
+    engine = Engine(small(), store, dedupe_days=1, allowed_lateness_ms=0)
+    for number in range(30):
+        engine.apply([view(number)])
+        engine.commit()
+    left = []
+    for number in range(30, 40):
+        engine.apply([view(number, START + 3 * DAY)])
+        engine.commit()
+        left.append(len(keys_of(store, b"d")))
+    assert all(-1 <= before - after <= 3 for before, after in zip([30, *left], left, strict=False))
+    assert left[-1] == 10
+    assert not engine.seen("0")
+
+
+def test_entities_of_which_nothing_is_left_leave_memory_and_store() -> None:
+    only_sessions = load_definitions(
+        "- {name: v, entity: session, event: view, aggregate: last_n, of: item_id, n: 3,"
+        " window: {size: 1h}}\n"
+        "- {name: n, entity: session, event: view, aggregate: count, window: {size: 1h}}\n"
+    )
+    store = MemoryState()
+    engine = Engine(only_sessions, store, allowed_lateness_ms=0)
+    most = 0
+    for number in range(2000):
+        at = START + number * 10 * MINUTE
+        engine.apply([view(number, at, session_id=f"s{number}")])
+        if number % 3 == 0:
+            engine.commit()
+        most = max(most, len(keys_of(store, b"e")))
+        assert {"v": [("i", at)], "n": 1.0} == engine.read("session", f"s{number}", at)
+    assert most <= 12
+    again = Engine(only_sessions, store, allowed_lateness_ms=0)
+    assert again.read("session", "s1998", START + 1998 * 10 * MINUTE)["n"] == 1.0
+
+
+def test_a_dropped_entity_that_comes_back_is_kept() -> None:
+    feature = "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
+    store = MemoryState()
+    engine = Engine(load_definitions(feature), store, allowed_lateness_ms=0)
+    engine.apply([view(0)])
+    engine.commit()
+    engine.apply([view(1, START + 10 * MINUTE, user_id="other")])
+    engine.apply([view(2, START + 10 * MINUTE)])
+    engine.commit()
+    again = Engine(load_definitions(feature), store, allowed_lateness_ms=0)
+    assert again.read("user", "u", START + 10 * MINUTE)["n"] == 1
+
+
+def test_groups_are_bounded_and_evictions_counted() -> None:
+    engine = Engine(
+        load_definitions(
+            "- {name: g, entity: user, event: view, aggregate: count, group_by: item_id,"
+            " max_groups: 50, window: {size: 10m, slide: 1m}}\n"
+            "- {name: t, entity: user, event: view, aggregate: last_time, group_by: item_id,"
+            " max_groups: 50}\n"
+        ),
+        MemoryState(),
+    )
+    stream = [view(n, START + n, item_id=f"i{n}") for n in range(2000)]
+    applied = engine.apply(stream)
+    assert applied.evicted == 2 * 1950
+    read = engine.read("user", "u", START + 2000)
+    assert [f"i{n}" for n in range(1950, 2000)] == sorted(read["t"])  # type: ignore[arg-type]
+    assert len(read["g"]) == 50  # type: ignore[arg-type]
+
+
+def test_other_definitions_are_refused_and_rebuilt_by_replay(tmp_path: Path) -> None:
+    stream = [view(number) for number in range(5)]
+    engine = Engine(small(), RocksState(tmp_path))
+    engine.apply(stream)
+    engine.commit()
+    engine.close()
+    wider = load_definitions(
+        "- {name: n, entity: user, event: view, aggregate: count, window: {size: 6m, slide: 1m}}"
+    )
+    store = RocksState(tmp_path)
+    with pytest.raises(FingerprintError, match="rebuild=True"):
+        Engine(wider, store)
+    engine = Engine(wider, store, rebuild=True)
+    assert engine.offset == 0
+    engine.apply(stream)
+    engine.commit()
+    engine.close()
+    engine = Engine(wider, RocksState(tmp_path))
+    assert (engine.offset, engine.read("user", "u", START)["n"]) == (5, 5)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"meta", b"\xc1"),
+        (b"meta", b"\x80"),
+        (b"euser:u", b"\xc1"),
+        (b"euser:u", b"\x91\x01"),
+        (b"euser:u", b"\x92\x01\xc0"),
+        (b"euser:u", b"\x92\xa1x\xc4\x00"),
+        (b"euser:u", b"\x92\x01\xc4\x03abc"),
+        (b"ii", b"\xc1"),
+        (b"uu", b"\x80"),
+    ],
+)
+def test_a_damaged_state_is_refused(key: bytes, value: bytes) -> None:
+    store = MemoryState()
+    engine = Engine(small(), store)
+    engine.apply([view(0)])
+    engine.commit()
+    store.write([(key, value)])
+    with pytest.raises(StateError, match="replay"):
+        Engine(small(), store)
+
+
+class Tally:
+    """A passenger that counts events by the category of their item."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.changed = False
+        self.snapshots = 0
+        self.poison: str | None = None
+
+    def apply(self, event: Event, item: Item | None) -> None:
+        if event.event_id == self.poison:
+            raise ZeroDivisionError
+        category = item.category if item and item.category else "?"
+        self.counts[category] = self.counts.get(category, 0) + 1
+        self.changed = True
+
+    def snapshot(self) -> bytes | None:
+        if not self.changed:
+            return None
+        self.changed = False
+        self.snapshots += 1
+        return repr(self.counts).encode()
+
+    def restore(self, state: bytes) -> None:
+        self.counts = eval(state)
+
+
+def test_passengers_ride_with_the_offset() -> None:
+    entries = random_entries(5, 3000)
+    stream = records(entries)
+    straight = Tally()
+    Engine(small(), MemoryState(), consumers={"tally": straight}).apply(stream)
+    rng = random.Random(5)
+    store, tally = MemoryState(), Tally()
+    engine = Engine(small(), store, consumers={"tally": tally})
+    while engine.offset < len(stream):
+        engine.apply(stream[engine.offset : engine.offset + rng.randrange(1, 100)])
+        if rng.random() < 0.5:
+            engine.commit()
+        if rng.random() < 0.3:
+            tally = Tally()
+            engine = Engine(small(), store, consumers={"tally": tally})
+    assert straight.counts == tally.counts
+    assert sum(straight.counts.values()) < len(stream)
+
+
+def test_an_unchanged_passenger_is_not_written_again() -> None:
+    tally = Tally()
+    engine = Engine(small(), MemoryState(), consumers={"tally": tally})
+    engine.apply([view(0)])
+    engine.commit()
+    engine.commit()
+    assert tally.snapshots == 1
+
+
+def test_a_passenger_that_stayed_away_begins_anew() -> None:
+    store = MemoryState()
+    for offset, consumers in enumerate([{"tally": Tally()}, {}, {"tally": Tally()}]):
+        engine = Engine(small(), store, consumers=consumers)
+        engine.apply([view(offset)])
+        engine.commit()
+    assert consumers["tally"].counts == {"?": 1}
+
+
+def test_a_failing_passenger_stops_the_engine_and_loses_nothing() -> None:
+    store, tally = MemoryState(), Tally()
+    engine = Engine(small(), store, consumers={"tally": tally})
+    engine.apply([view(0)])
+    engine.commit()
+    tally.poison = "2"
+    with pytest.raises(ZeroDivisionError):
+        engine.apply([view(1), view(2)])
+    for action in (engine.commit, lambda: engine.apply([])):
+        with pytest.raises(EngineError, match="open it again"):
+            action()
+    engine = Engine(small(), store, consumers={"tally": Tally()})
+    engine.apply([view(1), view(2)])
+    assert (engine.offset, engine.read("user", "u", START)["n"]) == (3, 3)
+
+
+class FullStore(MemoryState):
+    full = False
+
+    def write(self, changes: Sequence[Change]) -> None:
+        if self.full:
+            raise StateError("No space left on device")
+        super().write(changes)
+
+
+def test_a_store_that_refuses_a_commit_keeps_the_last_one() -> None:
+    store = FullStore()
+    engine = Engine(small(), store)
+    engine.apply([view(0)])
+    engine.commit()
+    store.full = True
+    engine.apply([view(1)])
+    with pytest.raises(StateError):
+        engine.commit()
+    with pytest.raises(EngineError):
+        engine.apply([view(2)])
+    store.full = False
+    engine = Engine(small(), store)
+    assert (engine.offset, engine.read("user", "u", START)["n"]) == (1, 1)
+    engine.apply([view(1), view(2)])
+    assert engine.read("user", "u", START)["n"] == 3
+
+
+def test_a_closed_engine_says_so() -> None:
+    engine = Engine(small(), MemoryState())
+    engine.close()
+    with pytest.raises(EngineError, match="open it again"):
+        engine.apply([view(0)])
+
+
+def test_two_processes_do_not_share_a_state(tmp_path: Path) -> None:
+    store = RocksState(tmp_path)
+    with pytest.raises(StateError, match="cannot be opened"):
+        RocksState(tmp_path)
+    store.close()
+    store.close()
+    RocksState(tmp_path).close()
+
+
+def test_a_damaged_block_on_disk_is_loud(tmp_path: Path) -> None:
+    store = RocksState(tmp_path)
+    store.write([(b"e%06d" % n, os.urandom(200)) for n in range(20_000)])
+    store._db.flush()
+    store.close()
+    file = next(tmp_path.glob("*.sst"))
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8] = bytes(8)
+    file.write_bytes(content)
+    store = RocksState(tmp_path)
+    with pytest.raises(StateError, match="move the directory away"):
+        list(store.scan(b"e"))
+    with pytest.raises(StateError):
+        store.get_many([b"e%06d" % n for n in range(20_000)])
+    store.close()

@@ -1,0 +1,171 @@
+import asyncio
+import errno
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tactful_streaming import (
+    BackpressureError,
+    EmbeddedLog,
+    GroupCommit,
+    LogError,
+    LogWriteError,
+)
+
+
+class GatedLog:
+    """A log whose disk is as slow as the test wants."""
+
+    begin = 0
+
+    def __init__(self) -> None:
+        self.payloads: list[bytes] = []
+        self.groups: list[int] = []
+        self.gate = threading.Event()
+        self.failure: Exception | None = None
+
+    @property
+    def end(self) -> int:
+        return len(self.payloads)
+
+    def append(self, payloads: Sequence[bytes]) -> int:
+        assert self.gate.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        self.payloads += payloads
+        self.groups.append(len(payloads))
+        return len(self.payloads)
+
+    def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
+        return [*enumerate(self.payloads)][offset : offset + limit]
+
+    def close(self) -> None:
+        pass
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+
+
+def test_every_caller_gets_its_own_offset(tmp_path: Path) -> None:
+    async def run() -> None:
+        with EmbeddedLog(tmp_path) as log:
+            group = GroupCommit(log)
+
+            async def client(name: int) -> None:
+                for turn in range(20):
+                    mine = [b"%d.%d.%d" % (name, turn, i) for i in range(1 + (name + turn) % 4)]
+                    end = await group.append(mine)
+                    read = [payload for _, payload in log.read(end - len(mine), len(mine))]
+                    assert mine == read
+
+            await asyncio.gather(*(client(name) for name in range(20)))
+            await group.close()
+            assert log.end == len(set(log.read(0, 10_000)))
+            assert group.waiting_bytes == 0
+
+    asyncio.run(run())
+
+
+def test_requests_that_arrive_during_a_sync_share_the_next() -> None:
+    async def run() -> None:
+        log = GatedLog()
+        group = GroupCommit(log)
+        first = asyncio.create_task(group.append([b"first"]))
+        await settle()
+        rest = [asyncio.create_task(group.append([b"%d" % i])) for i in range(50)]
+        await settle()
+        assert not first.done()
+        log.gate.set()
+        assert await first == 1
+        assert [*range(2, 52)] == await asyncio.gather(*rest)
+        assert log.groups == [1, 50]
+        await group.close()
+
+    asyncio.run(run())
+
+
+def test_backpressure_refuses_before_memory_grows() -> None:
+    async def run() -> None:
+        log = GatedLog()
+        group = GroupCommit(log, max_waiting_bytes=1000)
+        large = asyncio.create_task(group.append([b"x" * 5000]))
+        await settle()
+        with pytest.raises(BackpressureError) as caught:
+            await group.append([b"y"])
+        assert caught.value.retry_after >= 1
+        log.gate.set()
+        assert await large == 1
+        assert await group.append([b"y"]) == 2
+        await group.close()
+
+    asyncio.run(run())
+
+
+def test_a_failed_disk_is_reported_to_every_waiter_and_recovers() -> None:
+    async def run() -> None:
+        log = GatedLog()
+        log.failure = LogWriteError(errno.ENOSPC, "No space left on device")
+        group = GroupCommit(log)
+        tasks = [asyncio.create_task(group.append([b"x"])) for _ in range(10)]
+        await settle()
+        log.gate.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(outcome, LogWriteError) for outcome in outcomes)
+        assert log.payloads == []
+        log.failure = None
+        assert await group.append([b"x"]) == 1
+        assert group.waiting_bytes == 0
+        await group.close()
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_caller_disturbs_nobody() -> None:
+    async def run() -> None:
+        log = GatedLog()
+        group = GroupCommit(log)
+        gone = asyncio.create_task(group.append([b"gone"]))
+        stays = asyncio.create_task(group.append([b"stays"]))
+        await settle()
+        gone.cancel()
+        log.gate.set()
+        assert await stays == 2
+        await group.close()
+
+    asyncio.run(run())
+
+
+def test_one_oversized_record_fails_its_caller_only() -> None:
+    async def run() -> None:
+        log = GatedLog()
+        log.gate.set()
+        group = GroupCommit(log)
+        large = group.append([bytes(16 * 1024 * 1024 + 1)])
+        outcomes = await asyncio.gather(group.append([b"a"]), large, return_exceptions=True)
+        assert outcomes[0] == 1
+        assert isinstance(outcomes[1], LogError)
+        assert await group.append([]) == 1
+        await group.close()
+
+    asyncio.run(run())
+
+
+def test_closing_writes_what_waits() -> None:
+    async def run() -> None:
+        log = GatedLog()
+        group = GroupCommit(log)
+        tasks = [asyncio.create_task(group.append([b"%d" % i])) for i in range(5)]
+        await settle()
+        closing = asyncio.create_task(group.close())
+        await settle()
+        with pytest.raises(LogError, match="closing"):
+            await group.append([b"late"])
+        log.gate.set()
+        await closing
+        assert await asyncio.gather(*tasks) == [1, 2, 3, 4, 5]
+
+    asyncio.run(run())

@@ -1,0 +1,338 @@
+import errno
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tactful_streaming import (
+    EmbeddedLog,
+    LogCorruptedError,
+    LogError,
+    LogLockedError,
+    LogWriteError,
+    OffsetError,
+)
+
+HEADER = 20
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[EmbeddedLog]:
+    with EmbeddedLog(tmp_path / "log", segment_bytes=1000) as log:
+        yield log
+
+
+def numbered(count: int, start: int = 0) -> list[bytes]:
+    return [b"payload %d" % number for number in range(start, start + count)]
+
+
+def filled(path: Path, count: int, per_append: int = 10) -> list[Path]:
+    """A log of `count` records, closed; its segments."""
+    with EmbeddedLog(path, segment_bytes=1000) as log:
+        for start in range(0, count, per_append):
+            log.append(numbered(min(per_append, count - start), start))
+    return sorted(path.glob("*.log"))
+
+
+def overwrite(file: Path, position: int, data: bytes) -> None:
+    with file.open("r+b") as stream:
+        stream.seek(position)
+        stream.write(data)
+
+
+def test_offsets_are_dense(log: EmbeddedLog) -> None:
+    assert (log.begin, log.end) == (0, 0)
+    assert log.read(0, 10) == []
+    assert log.append(numbered(3)) == 3
+    assert log.append([]) == 3
+    assert log.append([b"", b"\x00" * 500]) == 5
+    assert [*enumerate([*numbered(3), b"", b"\x00" * 500])] == log.read(0, 99)
+    assert log.read(4, 1) == [(4, b"\x00" * 500)]
+    assert log.read(2, 0) == []
+    assert log.read(5, 10) == []
+
+
+@pytest.mark.parametrize("offset", [-1, 4, 10**9])
+def test_offsets_outside_the_log(log: EmbeddedLog, offset: int) -> None:
+    log.append(numbered(3))
+    with pytest.raises(OffsetError, match=r"outside the log \[0, 3\]"):
+        log.read(offset, 1)
+
+
+@given(
+    st.lists(st.lists(st.binary(max_size=300), max_size=30), max_size=12),
+    st.integers(1, 3000),
+    st.randoms(use_true_random=False),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_what_is_appended_is_read_across_segments_and_reopening(
+    tmp_path_factory: pytest.TempPathFactory,
+    appends: list[list[bytes]],
+    segment_bytes: int,
+    rng: random.Random,
+) -> None:
+    path = tmp_path_factory.mktemp("log")
+    expected: list[bytes] = []
+    log = EmbeddedLog(path, segment_bytes=segment_bytes, durability="process")
+    for payloads in appends:
+        expected += payloads
+        assert len(expected) == log.append(payloads)
+        if rng.random() < 0.3:
+            log.close()
+            log = EmbeddedLog(path, segment_bytes=segment_bytes, durability="process")
+        offset, limit = rng.randint(0, len(expected)), rng.randint(0, 50)
+        assert [*enumerate(expected)][offset : offset + limit] == log.read(offset, limit)
+    assert [*enumerate(expected)] == log.read(0, len(expected) + 1)
+    log.close()
+
+
+def test_random_reads_use_the_index(tmp_path: Path) -> None:
+    with EmbeddedLog(tmp_path, segment_bytes=20_000) as log:
+        log.append(numbered(300))
+        for start in range(300, 3000, 7):
+            log.append(numbered(7, start))
+        end = log.end
+    rng = random.Random(1)
+    with EmbeddedLog(tmp_path) as log:
+        assert end == log.end
+        for _ in range(500):
+            offset = rng.randrange(end)
+            assert [(offset, b"payload %d" % offset)] == log.read(offset, 1)
+
+
+def test_records_larger_than_a_chunk(tmp_path: Path) -> None:
+    payloads = [bytes([i]) * (700_000 * i) for i in range(5)]
+    with EmbeddedLog(tmp_path, segment_bytes=10**9) as log:
+        log.append(payloads)
+        assert [*enumerate(payloads)] == log.read(0, 9)
+    with EmbeddedLog(tmp_path) as log:
+        assert [*enumerate(payloads)] == log.read(0, 9)
+        with pytest.raises(LogError, match="at most"):
+            log.append([bytes(16 * 1024 * 1024 + 1)])
+        assert log.end == 5
+
+
+@pytest.mark.parametrize("cut", [*range(1, 40), *range(40, 310, 9)])
+def test_a_torn_tail_is_cut_off(tmp_path: Path, cut: int) -> None:
+    *_, last = filled(tmp_path, 100)
+    size = last.stat().st_size
+    os.truncate(last, max(size - cut, 0))
+    with EmbeddedLog(tmp_path, segment_bytes=1000) as log:
+        kept = log.end
+        assert 90 <= kept <= 99
+        assert [*enumerate(numbered(kept))] == log.read(0, 200)
+        log.append([b"after"])
+        assert [(kept, b"after")] == log.read(kept, 9)
+    with EmbeddedLog(tmp_path) as log:
+        assert kept + 1 == log.end
+
+
+@pytest.mark.parametrize("tail", [b"\x00" * 100, b"\xf1T", b"\xf1T" + b"\xff" * 40, os.urandom(64)])
+def test_rubbish_after_the_end_is_cut_off(tmp_path: Path, tail: bytes) -> None:
+    *_, last = filled(tmp_path, 100)
+    with last.open("ab") as stream:
+        stream.write(tail)
+    with EmbeddedLog(tmp_path) as log:
+        assert [*enumerate(numbered(100))] == log.read(0, 200)
+
+
+def test_a_half_written_append_is_cut_off_even_where_later_parts_arrived(tmp_path: Path) -> None:
+    """At a loss of power, pages of the last append reach the disk in any order."""
+    *_, last = filled(tmp_path, 20, per_append=20)
+    overwrite(last, 3 * (HEADER + 9), b"\x00" * 40)
+    with EmbeddedLog(tmp_path) as log:
+        assert [*enumerate(numbered(3))] == log.read(0, 99)
+
+
+@pytest.mark.parametrize("segment", [0, 1, -1])
+@pytest.mark.parametrize("byte", [0, 1, 2, 3, 4, 7, 8, 15, 16, 19, 20, 28])
+def test_damaged_acknowledged_records_are_loud_and_untouched(
+    tmp_path: Path, segment: int, byte: int
+) -> None:
+    file = filled(tmp_path, 110, per_append=5)[segment]
+    before = file.read_bytes()
+    overwrite(file, byte, bytes([before[byte] ^ 0x55]))
+    damaged = file.read_bytes()
+    with pytest.raises(LogCorruptedError) as caught, EmbeddedLog(tmp_path) as log:
+        log.read(0, 200)
+    assert file.name in str(caught.value)
+    assert "at byte 0" in str(caught.value)
+    assert damaged == file.read_bytes()
+
+
+def test_intact_segments_stay_readable_beside_a_damaged_one(tmp_path: Path) -> None:
+    files = filled(tmp_path, 95, per_append=5)
+    overwrite(files[0], 25, b"\xff\xff")
+    second = int(files[1].stem)
+    with EmbeddedLog(tmp_path) as log:
+        assert [*enumerate(numbered(95))][second:] == log.read(second, 200)
+
+
+def test_a_missing_or_shortened_segment_is_loud(tmp_path: Path) -> None:
+    files = filled(tmp_path, 95, per_append=5)
+    os.truncate(files[0], files[0].stat().st_size - (HEADER + 10) * 5)
+    with EmbeddedLog(tmp_path) as log, pytest.raises(LogCorruptedError, match="ends early"):
+        log.read(0, 200)
+    with EmbeddedLog(tmp_path) as log, pytest.raises(LogCorruptedError, match="begins elsewhere"):
+        log.read(3, 200)
+    files[1].unlink()
+    with EmbeddedLog(tmp_path) as log, pytest.raises(LogCorruptedError):
+        log.read(0, 200)
+
+
+def test_a_bogus_length_asks_for_no_memory(tmp_path: Path) -> None:
+    *_, last = filled(tmp_path, 20)
+    with last.open("ab") as stream:
+        stream.write(struct.pack("<2sHIqI", b"\xf1T", 1, 0xFFFFFFFF, 0, 0))
+    with EmbeddedLog(tmp_path) as log:
+        assert log.end == 20
+
+
+def test_strange_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.log").write_text("hello")
+    with pytest.raises(LogError, match="notes"):
+        EmbeddedLog(tmp_path)
+
+
+def test_one_writer(tmp_path: Path) -> None:
+    with EmbeddedLog(tmp_path) as log:
+        log.append(numbered(2))
+        with pytest.raises(LogLockedError):
+            EmbeddedLog(tmp_path)
+        with EmbeddedLog(tmp_path, read_only=True) as reader:
+            assert [*enumerate(numbered(2))] == reader.read(0, 9)
+            with pytest.raises(LogError, match="not open for writing"):
+                reader.append([b"x"])
+    EmbeddedLog(tmp_path).close()
+    with pytest.raises(LogError, match="no event log"):
+        EmbeddedLog(tmp_path / "absent", read_only=True)
+
+
+def test_a_reader_leaves_a_tail_in_flight_alone(tmp_path: Path) -> None:
+    *_, last = filled(tmp_path, 15)
+    with last.open("ab") as stream:
+        stream.write(b"\xf1T half a header")
+    before = last.read_bytes()
+    with EmbeddedLog(tmp_path, read_only=True) as log:
+        assert [*enumerate(numbered(15))] == log.read(0, 99)
+    assert before == last.read_bytes()
+
+
+def test_closed(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path)
+    log.close()
+    log.close()
+    with pytest.raises(LogError):
+        log.append([b"x"])
+
+
+def test_a_full_disk_acknowledges_nothing_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedLog(tmp_path) as log:
+        log.append(numbered(3))
+        write = os.pwrite
+        room = [30]
+
+        def full(file: int, data: bytes, position: int) -> int:
+            if room[0] == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            taken = min(room[0], len(data))
+            room[0] -= taken
+            return write(file, bytes(data)[:taken], position)
+
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(LogWriteError, match="No space left"):
+            log.append(numbered(5, 3))
+        assert log.end == 3
+        monkeypatch.setattr(os, "pwrite", write)
+        assert log.append([b"room again"]) == 4
+        assert [*enumerate([*numbered(3), b"room again"])] == log.read(0, 9)
+    with EmbeddedLog(tmp_path) as log:
+        assert [*enumerate([*numbered(3), b"room again"])] == log.read(0, 9)
+
+
+def test_after_a_failed_sync_the_log_must_be_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with EmbeddedLog(tmp_path) as log:
+        log.append(numbered(3))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fail)
+            with pytest.raises(LogWriteError, match="fdatasync failed"):
+                log.append([b"unknown"])
+        with pytest.raises(LogWriteError, match="open the log again"):
+            log.append([b"x"])
+        assert log.end == 3
+        assert [*enumerate(numbered(3))] == log.read(0, 9)
+
+
+def test_many_readers_follow_one_writer(tmp_path: Path) -> None:
+    total = 3000
+    log = EmbeddedLog(tmp_path, segment_bytes=5000, durability="process")
+    wrong: list[object] = []
+
+    def follow(step: int) -> None:
+        try:
+            offset = 0
+            while offset < total:
+                for at, payload in log.read(offset, step):
+                    if (at, payload) != (offset, b"payload %d" % offset):
+                        wrong.append((at, payload))
+                    offset += 1
+        except Exception as error:
+            wrong.append(error)
+
+    readers = [threading.Thread(target=follow, args=(step,)) for step in (1, 7, 100, 1000)]
+    for reader in readers:
+        reader.start()
+    for start in range(0, total, 13):
+        log.append(numbered(min(13, total - start), start))
+    for reader in readers:
+        reader.join(timeout=60)
+    assert wrong == []
+    log.close()
+
+
+APPEND_FOREVER = """
+import random, sys
+from pathlib import Path
+from tactful_streaming import EmbeddedLog
+
+log = EmbeddedLog(Path(sys.argv[1]), segment_bytes=2000, durability="process")
+while True:
+    start = log.end
+    end = log.append([b"payload %d" % n for n in range(start, start + random.randrange(1, 9))])
+    print(end, flush=True)
+"""
+
+
+@pytest.mark.parametrize("least", [50, 500, 1100])
+def test_kill_9_loses_nothing_acknowledged(tmp_path: Path, least: int) -> None:
+    command = [sys.executable, "-c", APPEND_FOREVER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        acknowledged = 0
+        for line in process.stdout:
+            acknowledged = int(line)
+            if acknowledged >= least:
+                break
+        process.send_signal(signal.SIGKILL)
+        # A line cut by the kill was not received whole: it acknowledges nothing.
+        rest = process.stdout.read().split("\n")[:-1]
+        acknowledged = int(rest[-1]) if rest else acknowledged
+    with EmbeddedLog(tmp_path) as log:
+        assert log.end >= acknowledged >= least
+        assert [*enumerate(numbered(log.end))] == log.read(0, log.end)
