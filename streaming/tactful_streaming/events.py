@@ -325,9 +325,9 @@ def _decode(
             decoded = format_.one.decode_lines(body)
         else:
             decoded = [format_.one.decode(body)]
-        wires = decoded if _same_strings(body, decoded) else _split(body, shape)
+        wires = decoded if _same_strings(body, decoded) else _split(body, shape, limits.max_batch)
     except _ERRORS:
-        wires = _split(body, shape)
+        wires = _split(body, shape, limits.max_batch)
     if len(wires) > limits.max_batch:
         raise PayloadError(
             "batch_too_long",
@@ -361,7 +361,7 @@ def _shape(body: bytes, content_type: str | None) -> str:
     return "lines" if rest and first.rstrip().endswith(b"}") else "object"
 
 
-def _split(body: bytes, shape: str) -> list[bytes]:
+def _split(body: bytes, shape: str, most: int) -> list[bytes]:
     if shape == "lines":
         return split_lines(body)
     if shape == "object":
@@ -369,7 +369,7 @@ def _split(body: bytes, shape: str) -> list[bytes]:
     try:
         return [bytes(raw) for raw in _raw_decoder.decode(body)]
     except _ERRORS:
-        return split_array(body)
+        return split_array(body, most)
 
 
 def _decode_one(element: bytes, format_: _Format[_Wire]) -> _Wire:
