@@ -90,9 +90,14 @@ class History:
         tied = self.timestamp[order][1:] == self.timestamp[order][:-1]
         return bool((same & ~tied).sum() > (same & tied).sum())
 
-    def interactions(self) -> Interactions:
-        """The columns a recall index is built from."""
-        return Interactions(self.session, self.item, self.timestamp)
+    def interactions(self, *, before: int | None = None) -> Interactions:
+        """The columns a recall index is built from.
+
+        Args:
+            before: leave out what the log holds from this offset on; None for nothing.
+        """
+        end = len(self.offset) if before is None else int(np.searchsorted(self.offset, before))
+        return Interactions(self.session[:end], self.item[:end], self.timestamp[:end])
 
     def visits(self, since: int) -> Iterator[NDArray[np.intp]]:
         """Row numbers of each visit that began at `since` or later, in log order."""

@@ -46,11 +46,6 @@ class Interactions:
     item: NDArray[np.int64]
     timestamp: NDArray[np.int64]
 
-    def before(self, timestamp: int) -> Interactions:
-        """The part that happened strictly before `timestamp`."""
-        kept = self.timestamp < timestamp
-        return Interactions(self.session[kept], self.item[kept], self.timestamp[kept])
-
 
 @dataclass(frozen=True)
 class Scores:

@@ -3,7 +3,7 @@
 Point in time by construction: a second engine replays the log from its beginning; just before a
 list would have been asked for, it is asked for the candidates and features the server would have
 used at that moment. What the person then took are the positives. The recall index used for these
-lists was built only from events before the first of them.
+lists was built only from what the log held before the first of them.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def train(
             "are needed. Send more events, or look further back with --label-days"
         )
     progress("index", 0, 2)
-    past = build_index(history.item_ids, history.interactions().before(labels_from))
+    past = build_index(history.item_ids, history.interactions(before=questions[0].offset))
     progress("index", 1, 2)
     index = build_index(history.item_ids, history.interactions())
     progress("index", 2, 2)
