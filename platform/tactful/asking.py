@@ -7,8 +7,9 @@ then and asks for a list as of that position, so the server has seen all of it a
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from tactful.client import Client
 from tactful.datasets import Ask, Replay
 from tactful.errors import TactfulError
 from tactful.evaluation import CUTOFF, Scorecard
+from tactful.messages import Recommendation
 from tactful.statistics import CLOCK_EVENT
 
 _BATCH = 2_000
@@ -67,6 +69,9 @@ class Replayer:
             "co_visitation": self._together,
         }
         self._shown: dict[str, tuple[str, frozenset[str]]] = {}
+        # Scoring goes on in order in a thread of its own while the server answers the next request.
+        self._scoring = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
+        self._scored: deque[Future[None]] = deque()
         self._ticked = 0
         self.sent = 0
         self.position = 0
@@ -129,8 +134,8 @@ class Replayer:
         Returns:
             The outcomes.
         """
-        self._popular.freeze()
-        self._together.freeze()
+        self._later(self._popular.freeze)
+        self._later(self._together.freeze)
         outcomes = Outcomes(
             baselines={name: Scorecard() for name in self._baselines},
             labels={name: baseline.label for name, baseline in self._baselines.items()},
@@ -144,6 +149,8 @@ class Replayer:
                     outcomes.freshness_ms.append((time.perf_counter() - started) * 1e3)
             self._ask(ask, outcomes, experiment, arm)
             progress(1)
+        while self._scored:
+            self._scored.popleft().result()
         return outcomes
 
     def _ask(self, ask: Ask, outcomes: Outcomes, experiment: str, arm: str) -> None:
@@ -157,24 +164,54 @@ class Replayer:
         started = time.perf_counter()
         answer = self._client.recommend(**request)
         outcomes.latency_ms.append((time.perf_counter() - started) * 1e3)
-        shown = [item.item_id for item in answer.items]
-        self._shown[ask.session_id] = (answer.recommendation_id, frozenset(shown))
-        given = answer.variant.get(experiment, arm)
-        tally = outcomes.arms[given][ask.person]
-        tally[0] += any(item in ask.taken for item in shown)
+        self._shown[ask.session_id] = (
+            answer.recommendation_id,
+            frozenset(item.item_id for item in answer.items),
+        )
+        tested = answer
+        if answer.variant.get(experiment, arm) != arm:
+            tested = self._client.recommend(**request, force={experiment: arm})
+        self._later(self._score, ask, answer, tested, outcomes, experiment, arm)
+
+    def _score(
+        self,
+        ask: Ask,
+        given: Recommendation,
+        tested: Recommendation,
+        outcomes: Outcomes,
+        experiment: str,
+        arm: str,
+    ) -> None:
+        """Book the list the person was given, the list under test and every baseline's."""
+        tally = outcomes.arms[given.variant.get(experiment, arm)][ask.person]
+        tally[0] += any(item.item_id in ask.taken for item in given.items)
         tally[1] += 1
-        if given != arm:
-            answer = self._client.recommend(**request, force={experiment: arm})
-            shown = [item.item_id for item in answer.items]
+        shown = [item.item_id for item in tested.items]
         outcomes.short += len(shown) < CUTOFF
         outcomes.served.add(ask.person, shown, ask.taken)
-        for item in answer.items:
+        for item in tested.items:
             if item.item_id in ask.taken:
                 outcomes.answered[item.channel] += 1
         for name, baseline in self._baselines.items():
             outcomes.baselines[name].add(
                 ask.person, baseline.ranked(ask.person, ask.session_id), ask.taken
             )
+
+    def _learn(self, start: int, end: int) -> None:
+        """Let the baselines see events number `start` to `end`."""
+        replay = self._replay
+        for number in range(start, end):
+            item, person = replay.item[number], replay.person[number]
+            # Guests are left out, as in the published figures of these baselines: they are no help.
+            if item is not None and replay.kind[number] == 0 and not person.startswith("guest-"):
+                for baseline in self._baselines.values():
+                    baseline.took(person, replay.session[number], item)
+
+    def _later(self, task: Callable[..., None], *arguments: Any) -> None:
+        """Queue a piece of scoring; what an earlier piece raised is raised here."""
+        while self._scored and self._scored[0].done():
+            self._scored.popleft().result()
+        self._scored.append(self._scoring.submit(task, *arguments))
 
     def _send(self, end: int) -> None:
         """Send events up to number `end` in one request, credited to the list that showed them."""
@@ -190,12 +227,7 @@ class Replayer:
         _require_all(len(events), answer.accepted + answer.duplicates, answer.rejected)
         self.position = answer.position
         self.sent = end
-        for number in range(start, end):
-            item, person = replay.item[number], replay.person[number]
-            # Guests are left out, as in the published figures of these baselines: they are no help.
-            if item is not None and replay.kind[number] == 0 and not person.startswith("guest-"):
-                for baseline in self._baselines.values():
-                    baseline.took(person, replay.session[number], item)
+        self._later(self._learn, start, end)
 
     def _ticks(self, hour: int) -> list[dict[str, Any]]:
         """The replay's clock: one event for every hour of its time, eventful or not."""

@@ -36,7 +36,7 @@ _data_option = click.option("--data", type=click.Path(path_type=Path), help="Dat
 @click.option(
     "--lists",
     type=click.IntRange(min=20),
-    default=12_000,
+    default=8_000,
     show_default=True,
     help="How many lists to learn from at most.",
 )

@@ -185,18 +185,25 @@ class RecallIndex:
 
 
 class VectorSearch:
-    """Exact inner-product search over the item vectors of one index (Faiss flat)."""
+    """Exact inner-product search over the item vectors of one index (Faiss flat).
+
+    Items without a vector are left out: they are near to nothing.
+    """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         """Build the search over `vectors`, shape (n_items, dimensions)."""
         faiss.omp_set_num_threads(1)
+        self._rows = np.flatnonzero(vectors.any(axis=1))
         self._index = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(np.ascontiguousarray(vectors))
+        self._index.add(np.ascontiguousarray(vectors[self._rows]))
 
     def nearest(self, query: NDArray[np.float32], count: int) -> tuple[list[int], list[float]]:
-        """The `count` items with the largest inner product with `query`, best first."""
-        scores, rows = self._index.search(query.reshape(1, -1), count)
-        return rows[0].tolist(), scores[0].tolist()
+        """Up to `count` items with the largest inner product with `query`, best first."""
+        count = min(count, len(self._rows))
+        if count == 0:
+            return [], []
+        scores, places = self._index.search(query.reshape(1, -1), count)
+        return self._rows[places[0]].tolist(), scores[0].tolist()
 
 
 def build_index(

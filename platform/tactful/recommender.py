@@ -37,6 +37,8 @@ RANKING_EXPERIMENT = "ranking"
 HEURISTIC = "heuristic"
 LEARNED = "learned"
 
+_POPULAR_S = 10.0
+
 
 @dataclass(frozen=True)
 class _Loaded:
@@ -49,6 +51,7 @@ class _Loaded:
     catalogue: Catalogue
     items_version: int
     popular: tuple[int, ...]
+    popular_at: float
 
 
 class Recommender:
@@ -63,6 +66,7 @@ class Recommender:
         experiment: Experiment,
         quotas: Quotas | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with the champion, if there is one.
 
@@ -73,6 +77,7 @@ class Recommender:
             experiment: which people get which ranking.
             quotas: how many candidates each channel may bring.
             new_id: makes recommendation ids.
+            monotonic: seconds that never go back; what is popular is counted anew every so often.
         """
         self._source = source
         self._models = models
@@ -80,6 +85,7 @@ class Recommender:
         self._experiment = experiment
         self._quotas = quotas or Quotas()
         self._new_id = new_id
+        self._monotonic = monotonic
         self._refused = ""
         index = empty_index()
         self._loaded = _Loaded(
@@ -90,6 +96,7 @@ class Recommender:
             catalogue=Catalogue((), {}),
             items_version=-1,
             popular=(),
+            popular_at=-_POPULAR_S,
         )
         self.refresh()
 
@@ -176,6 +183,11 @@ class Recommender:
         index = held.index if not swapped or model is None else model.index
         if swapped or items_version != held.items_version:
             catalogue = Catalogue(index.item_ids, dict(source.items))
+        popular, popular_at = held.popular, held.popular_at
+        now = self._monotonic()
+        # Counting every item takes longer than anything else here, so it is not done each second.
+        if catalogue is not held.catalogue or now - popular_at >= _POPULAR_S:
+            popular, popular_at = popular_rows(source, catalogue, index), now
         self._loaded = _Loaded(
             version=version,
             model=model,
@@ -183,7 +195,8 @@ class Recommender:
             search=VectorSearch(index.vectors) if swapped else held.search,
             catalogue=catalogue,
             items_version=items_version,
-            popular=popular_rows(source, catalogue, index),
+            popular=popular,
+            popular_at=popular_at,
         )
         if swapped:
             _LOG.info("ranking model %s serves, %d items", version, len(catalogue))

@@ -58,8 +58,8 @@ class TrainingOptions:
 
     name: str = "ranker"
     label_days: float = 35.0
-    lists: int = 12_000
-    negatives: int = 60
+    lists: int = 8_000
+    negatives: int = 40
     validation: float = 0.15
     task: Literal["auto", "basket", "next"] = "auto"
     rounds: int = 300
@@ -295,18 +295,20 @@ def _replay(
 ) -> Iterator[Question]:
     """Apply the log and stop just before the event of each question."""
     end = questions[-1].offset
-    position = 0
-    waiting = 0
+    waiting, position = 0, log.begin
     while waiting < len(questions):
-        stop = questions[waiting].offset
-        while position < stop:
-            records = log.read(position, min(_CHUNK, stop - position))
-            engine.apply(records)
-            position = records[-1][0] + 1
-            progress("replay", position, end)
-        while waiting < len(questions) and questions[waiting].offset <= position:
+        records = log.read(position, _CHUNK)
+        applied = 0
+        while waiting < len(questions) and questions[waiting].offset <= position + len(records):
+            until = questions[waiting].offset - position
+            if until > applied:
+                engine.apply(records[applied:until])
+                applied = until
             yield questions[waiting]
             waiting += 1
+        engine.apply(records[applied:])
+        position += len(records)
+        progress("replay", min(position, end), end)
     progress("replay", end, end)
 
 
