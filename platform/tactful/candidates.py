@@ -20,11 +20,11 @@ _FADE = 0.9
 
 @dataclass(frozen=True)
 class Quotas:
-    """How many candidates each channel may bring; the union is at most their sum.
+    """How many candidates each channel may bring.
 
     Attributes:
-        following: by what came next before, for the last items and for the whole visit.
-        together: by what was in the same visits, for this visit and for the history.
+        following: by what came next before; so many for the last items and for the whole visit.
+        together: by what was in the same visits; so many for this visit and for the history.
         vectors: by nearness to the visit, or to the history when the visit is empty.
         repeat: by what the person takes again and again.
         popular: by what everybody takes now.
@@ -129,7 +129,7 @@ def gather(
     if anchor.any():
         near, _ = search.nearest(anchor, quotas.vectors + len(session))
         union.add("vectors", near, quotas.vectors)
-    repeated = _repeated(situation, catalogue, quotas.repeat)
+    repeated = _repeated(situation, catalogue, allowed, quotas.repeat)
     union.add("repeat", repeated, quotas.repeat)
     union.add("popular", popular, quotas.popular)
 
@@ -163,16 +163,22 @@ def _fading(rows: Sequence[int]) -> list[float]:
     return [_FADE**place for place in range(len(rows))]
 
 
-def _repeated(situation: Situation, catalogue: Catalogue, count: int) -> list[int]:
-    """Rows of the items the person took most, ties by item id."""
-    taken = situation.grouped("taken_364d")
+def _repeated(
+    situation: Situation, catalogue: Catalogue, allowed: NDArray[np.bool_], count: int
+) -> list[int]:
+    """Rows of the allowed items the person took most, ties by item id."""
+    rows = catalogue.rows
+    taken = {
+        item: amount
+        for item, amount in situation.grouped("taken_364d").items()
+        if item in rows and allowed[rows[item]]
+    }
     amounts = np.fromiter(taken.values(), np.float64, len(taken))
     # Everything as strong as the last that counts, so that ties do not depend on the order.
     least = np.partition(amounts, -count)[-count] if len(amounts) > count else 0.0
     strongest = [item for item, amount in taken.items() if amount >= least]
     strongest.sort(key=lambda item: (-taken[item], item))
-    rows = catalogue.rows
-    return [rows[item] for item in strongest if item in rows]
+    return [rows[item] for item in strongest]
 
 
 def _direction(index: RecallIndex, rows: Sequence[int]) -> NDArray[np.float32]:
