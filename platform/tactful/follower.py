@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _SMALLEST_BATCH = 32
 _LARGEST_BATCH = 512
 _IDLE_WAIT_S = 1.0
+_IDLE_COMMIT_S = 10.0
 
 
 class Follower:
@@ -44,6 +45,7 @@ class Follower:
         metrics: Metrics,
         *,
         progressed: Callable[[], None],
+        commit_idle: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare to follow; `start` starts the thread.
@@ -55,6 +57,8 @@ class Follower:
             settings: batch and commit sizes.
             metrics: where to count.
             progressed: called in the thread after every batch, and when the thread dies.
+            commit_idle: commit every ten seconds also while nothing comes, for passengers that act
+                by the clock: a private statistic appears on time whether or not somebody came.
             clock: monotonic seconds.
         """
         self._log = log
@@ -63,6 +67,7 @@ class Follower:
         self._settings = settings
         self._metrics = metrics
         self._progressed = progressed
+        self._commit_idle = commit_idle
         self._clock = clock
         self._wake = threading.Event()
         self._stopping = False
@@ -125,7 +130,7 @@ class Follower:
 
     def _follow(self) -> None:
         commit_s = self._settings.commit_ms / 1000
-        uncommitted, oldest = 0, 0.0
+        uncommitted, oldest, committed = 0, 0.0, self._clock()
         while True:
             self._wake.clear()
             stopping = self._stopping
@@ -137,9 +142,11 @@ class Follower:
                 uncommitted += len(records)
             done = stopping and (not records or self.recovering)
             due = oldest + commit_s - self._clock()
-            if uncommitted and (done or due <= 0 or uncommitted >= self._settings.commit_records):
+            full = done or due <= 0 or uncommitted >= self._settings.commit_records
+            idle = self._commit_idle and self._clock() - committed >= _IDLE_COMMIT_S
+            if (uncommitted and full) or idle:
                 self._engine.commit()
-                uncommitted = 0
+                uncommitted, committed = 0, self._clock()
             if done:
                 return
             if not records:

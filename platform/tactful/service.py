@@ -141,7 +141,13 @@ class Platform:
         self._log = log
         self._commit = GroupCommit(log, max_waiting_bytes=limits.pending_bytes)
         self._follower = Follower(
-            log, engine, self.lock, settings.engine, self.metrics, progressed=self._progressed
+            log,
+            engine,
+            self.lock,
+            settings.engine,
+            self.metrics,
+            progressed=self._progressed,
+            commit_idle=statistics is not None,
         )
         self.door = Door(
             log=log,
