@@ -256,7 +256,7 @@ class EmbeddedLog:
     def _add_segment(self, base: int) -> None:
         path = self._path / f"{base:020d}.log"
         try:
-            path.touch(exist_ok=False)
+            path.touch()
             directory = os.open(self._path, os.O_RDONLY)
             try:
                 os.fsync(directory)

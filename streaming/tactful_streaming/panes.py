@@ -15,7 +15,7 @@ Slicing windows into panes that are combined when read follows Li et al., "No pa
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -34,7 +34,7 @@ class PaneTable:
         """Begin empty, with room for rows below `capacity`."""
         self._window = window
         self._weights = np.array([window.decay**age for age in range(window.panes)])
-        self._values = np.zeros((window.panes + 1, capacity))
+        self._values = np.zeros((2, capacity))
         self._slots: dict[int, int] = {}
         self._free = list(range(len(self._values)))
 
@@ -136,28 +136,29 @@ class GroupedPanes:
         merged: what was read last and at which pane; None after a change.
     """
 
-    __slots__ = ("_recency", "merged", "panes")
+    __slots__ = ("_cells", "_recency", "merged", "panes")
 
     def __init__(self, panes: dict[int, dict[str, float]] | None = None) -> None:
         """Hold `panes`: pane number to group to value."""
         self.panes: dict[int, dict[str, float]] = {} if panes is None else panes
         self.merged: tuple[int, dict[str, float]] | None = None
-        self._recency = Recency()
-        for pane in sorted(self.panes):
-            self._recency.last.update(dict.fromkeys(self.panes[pane], pane))
+        self._cells = sum(map(len, self.panes.values()))
+        # Groups are told apart only once there are so many cells that the groups may be too many.
+        self._recency: Recency | None = None
 
     def add(self, pane: int, group: str, amount: float) -> int:
-        """Add `amount` to `group` in `pane`.
+        """Begin `group` in `pane` with `amount`.
 
         Returns:
-            Number of groups; those that no window holds any more may be among them.
+            Number of groups at most; :meth:`bound` knows it exactly.
         """
         self.merged = None
         groups = self.panes.get(pane)
         if groups is None:
             groups = self.panes[pane] = {}
-        groups[group] = groups.get(group, 0) + amount
-        return self._recency.note(group, pane)
+        groups[group] = amount
+        self._cells += 1
+        return self._cells if self._recency is None else self._recency.note(group, pane)
 
     def read(self, window: Window, at: int) -> dict[str, float]:
         """Window of each group at time `at`."""
@@ -183,19 +184,27 @@ class GroupedPanes:
             How many groups were evicted.
         """
         self.expire(oldest)
+        if self._recency is None and self._cells > max_groups:
+            self._recency = Recency()
+            for pane, groups in self.panes.items():
+                for group in groups:
+                    self._recency.note(group, pane)
+        if self._recency is None:
+            return 0
         evicted = self._recency.evict(max_groups)
         for groups in self.panes.values():
             for group in evicted:
-                groups.pop(group, None)
+                if groups.pop(group, None) is not None:
+                    self._cells -= 1
         return len(evicted)
 
     def expire(self, oldest: int) -> None:
         """Forget panes before `oldest`."""
-        last = self._recency.last
         for pane in [q for q in self.panes if q < oldest]:
-            for group in self.panes.pop(pane):
-                if last.get(group) == pane:
-                    del last[group]
+            groups = self.panes.pop(pane)
+            self._cells -= len(groups)
+            if self._recency is not None:
+                self._recency.forget(groups, pane)
 
     def pack(self, oldest: int) -> dict[int, dict[str, float]]:
         """Panes from `oldest` on."""
@@ -228,6 +237,12 @@ class Recency:
                 if len(self._order) > 4 * len(self.last) + 64:
                     self._order = None
         return len(self.last)
+
+    def forget(self, groups: Iterable[str], until: int) -> None:
+        """Drop those of `groups` that were not seen after `until`."""
+        for group in groups:
+            if self.last.get(group, until + 1) <= until:
+                del self.last[group]
 
     def evict(self, most: int) -> list[str]:
         """Drop groups until `most` are left: the longest unseen, of equals the least in text order.

@@ -143,13 +143,16 @@ print("done", flush=True)
 """
 
 
-def test_kill_9_counts_every_event_once(tmp_path: Path) -> None:
-    entries = random_entries(4, 4000)
+@pytest.mark.parametrize(
+    "seed", [4, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 10))]
+)
+def test_kill_9_counts_every_event_once(tmp_path: Path, seed: int) -> None:
+    entries = random_entries(seed, 4000)
     (tmp_path / "features.yaml").write_text(DEFINITIONS)
     assert load_definitions(tmp_path / "features.yaml") == definitions()
     with EmbeddedLog(tmp_path / "log", durability="process") as log:
         log.append([payload for _, payload in records(entries)])
-    rng = random.Random(4)
+    rng = random.Random(seed)
     kills, command = 0, [sys.executable, "-c", APPLY_ALL, str(tmp_path)]
     while True:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

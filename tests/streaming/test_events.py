@@ -189,7 +189,7 @@ def test_bodies_that_cannot_be_split(body: bytes, code: str) -> None:
 def test_hopeless_nesting_is_one_bad_event() -> None:
     for body in (b'{"a":' * 100_000, b"[" + b"[" * 100_000 + b"]" * 100_000 + b"]", b"[{]}"):
         accepted, rejected = decode_events(body, now=NOW)
-        assert ([], 1) == (accepted, len(rejected))
+        assert (accepted, len(rejected)) == ([], 1)
 
 
 def test_every_field_arrives() -> None:
