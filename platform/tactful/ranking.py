@@ -136,8 +136,8 @@ def load_model(directory: Path, *, definitions: str) -> RankingModel:
         The model.
 
     Raises:
-        ModelError: if a part is missing, or the model was trained on other features than the
-            server computes; the message names the difference.
+        ModelError: if a part is missing or damaged, or the model was trained on other features than
+            the server computes; the message names the difference.
     """
     manifest = read_manifest(directory)
     _check_schema(directory, manifest.features, RANKING_FEATURES)
@@ -151,6 +151,11 @@ def load_model(directory: Path, *, definitions: str) -> RankingModel:
         forest.load_model(directory / "model.ubj")
     except xgboost.core.XGBoostError as error:
         raise ModelError(f"{directory / 'model.ubj'}: not an XGBoost model: {error}") from error
+    if forest.num_features() != len(RANKING_FEATURES):
+        raise ModelError(
+            f"{directory / 'model.ubj'}: takes {forest.num_features()} columns where the manifest "
+            f"has {len(RANKING_FEATURES)} features; the files are not of one model"
+        )
     return RankingModel(manifest, RecallIndex.load(directory / "index"), forest)
 
 
