@@ -40,8 +40,9 @@ _LATER_WINDOW = ("tail",)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _PROPERTY = re.compile(r"properties\.[^\s.]{1,64}")
 _CUSTOM_TYPE = re.compile(r"x\.[a-z0-9_.-]{1,62}")
-_DURATION = re.compile(r"([1-9][0-9]{0,6})(ms|s|m|h|d)")
+_DURATION = re.compile(r"([1-9][0-9]{0,12})(ms|s|m|h|d)")
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_LONGEST = 36_525 * _UNITS["d"]
 _INTEGER = re.compile(r"[0-9]{1,9}")
 _DECIMAL = re.compile(r"[0-9]*\.?[0-9]+")
 
@@ -328,7 +329,10 @@ class _Reader:
             raise self._error(
                 node, f"{text!r} is no duration above zero: a whole number and ms, s, m, h or d"
             )
-        return int(match[1]) * _UNITS[match[2]]
+        duration = int(match[1]) * _UNITS[match[2]]
+        if duration > _LONGEST:
+            raise self._error(node, f"{text!r} is longer than {format_duration(_LONGEST)}")
+        return duration
 
     def _decay(self, node: yaml.Node) -> float:
         text = self._text(node)

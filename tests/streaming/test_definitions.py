@@ -95,6 +95,7 @@ def changed(old: str, new: str) -> str:
         (changed("size: 5m", "size: 0m"), 2, "window: size: '0m' is no duration above zero"),
         (changed("size: 5m", "size: 5"), 2, "window: size: '5' is no duration"),
         (changed("size: 5m", "size: -5m"), 2, "window: size: '-5m' is no duration"),
+        (changed("size: 5m", "size: 36526d"), 2, "window: size: '36526d' is longer than 36525d"),
         (changed("size: 5m", "slide: 1m"), 2, "window: size is missing"),
         (changed("size: 5m", "size: 5m, slide: 2m"), 2, "no whole multiple of the slide 2m"),
         (changed("size: 5m", "size: 5m, slide: 10m"), 2, "no whole multiple"),
