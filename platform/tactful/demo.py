@@ -244,7 +244,7 @@ def _train(options: DemoOptions, report: Report) -> dict[str, Any]:
     """Run ``tactful train`` as a process of its own and follow its progress."""
     command = [sys.executable, "-m", "tactful", "train", "--promote", "--json"]
     command += ["--config", str(options.directory / "tactful.toml"), "--name", _RANKER]
-    command += ["--lists", "2000" if options.quick else "8000"]
+    command += ["--lists", "2000" if options.quick else "6000"]
     environment = dict(os.environ)
     if options.tracking_uri is not None:
         environment["MLFLOW_TRACKING_URI"] = options.tracking_uri
