@@ -150,7 +150,8 @@ def load_model(directory: Path, *, definitions: str) -> RankingModel:
     try:
         forest.load_model(directory / "model.ubj")
     except xgboost.core.XGBoostError as error:
-        raise ModelError(f"{directory / 'model.ubj'}: not an XGBoost model: {error}") from error
+        said = str(error).partition("\n")[0]  # a stack trace follows
+        raise ModelError(f"{directory / 'model.ubj'}: not an XGBoost model: {said}") from error
     if forest.num_features() != len(RANKING_FEATURES):
         raise ModelError(
             f"{directory / 'model.ubj'}: takes {forest.num_features()} columns where the manifest "
