@@ -12,9 +12,6 @@ from tactful.catalogue import Catalogue
 from tactful.recall import CHANNELS, RecallIndex, Scores, VectorSearch
 from tactful.situation import FeatureSource, Situation
 
-POPULAR = 200
-"""How many items the popular channel keeps ready."""
-
 _FADE = 0.9
 
 
@@ -91,7 +88,7 @@ def gather(
     catalogue: Catalogue,
     situation: Situation,
     *,
-    popular: Sequence[int],
+    popular: NDArray[np.int64],
     quotas: Quotas,
     allowed: NDArray[np.bool_],
 ) -> Candidates:
@@ -102,7 +99,7 @@ def gather(
         search: search over the index's vectors.
         catalogue: its first rows are the rows of `index`.
         situation: who asks.
-        popular: catalogue rows everybody takes now, best first.
+        popular: what `popular_rows` gave.
         quotas: how many each channel may bring.
         allowed: which rows may be recommended to this request, shape (len(catalogue),).
 
@@ -131,7 +128,7 @@ def gather(
         union.add("vectors", near, quotas.vectors)
     repeated = _repeated(situation, catalogue, allowed, quotas.repeat)
     union.add("repeat", repeated, quotas.repeat)
-    union.add("popular", popular, quotas.popular)
+    union.add("popular", _first(popular, allowed, quotas.popular), quotas.popular)
 
     rows = sorted(union.best)
     return Candidates(
@@ -149,14 +146,30 @@ def gather(
 
 def popular_rows(
     source: FeatureSource, catalogue: Catalogue, index: RecallIndex
-) -> tuple[int, ...]:
-    """Catalogue rows everybody takes now, best first; while nothing is, those of the index."""
-    if not len(catalogue):
-        return ()
+) -> NDArray[np.int64]:
+    """All available rows: what everybody takes now first, then what they took before, then by row.
+
+    All of them, so that a filter leaves something to show as long as there is something to sell.
+    """
+    count = len(catalogue)
+    if not count:
+        return np.zeros(0, np.int64)
     sold = source.read_columns("item", catalogue.item_ids, ("sold_28d",), source.watermark)[:, 0]
-    order = np.lexsort((np.arange(len(sold)), -sold))[:POPULAR]
-    now: list[int] = order[sold[order] > 0].tolist()
-    return tuple(now or index.popular[:POPULAR].tolist())
+    before = np.full(count, count)
+    before[index.popular] = np.arange(len(index.popular))
+    order = np.lexsort((np.arange(count), before, -sold))
+    return order[catalogue.available[order]]
+
+
+def _first(rows: NDArray[np.int64], allowed: NDArray[np.bool_], count: int) -> list[int]:
+    """The first `count` of `rows` that are allowed; few are looked at unless most are filtered."""
+    found = rows[:0]
+    for reach in (4 * count, len(rows)):
+        found = rows[:reach][allowed[rows[:reach]]]
+        if len(found) >= count:
+            break
+    first: list[int] = found[:count].tolist()
+    return first
 
 
 def _fading(rows: Sequence[int]) -> list[float]:

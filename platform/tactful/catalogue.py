@@ -14,7 +14,7 @@ class Catalogue:
     """Items as columns, immutable once made.
 
     The rows of the recall index come first and in its order, so a row of the index is a row of the
-    catalogue; items that appeared later follow.
+    catalogue; the other items follow by id, so that a restart gives the same rows.
 
     Attributes:
         item_ids: item of each row.
@@ -28,7 +28,7 @@ class Catalogue:
     def __init__(self, known: Sequence[str], items: Mapping[str, Item]) -> None:
         """Lay out `items`; `known` are the item ids of the recall index, in its order."""
         indexed = set(known)
-        self.item_ids: tuple[str, ...] = (*known, *(i for i in items if i not in indexed))
+        self.item_ids: tuple[str, ...] = (*known, *sorted(items.keys() - indexed))
         self.rows: dict[str, int] = {item_id: row for row, item_id in enumerate(self.item_ids)}
         numbers: dict[str, int] = {}
         count = len(self.item_ids)

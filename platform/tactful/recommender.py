@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.candidates import POPULAR, Candidates, Quotas, gather, popular_rows
+from tactful.candidates import Candidates, Quotas, gather, popular_rows
 from tactful.catalogue import Catalogue
 from tactful.config import Settings
 from tactful.errors import ModelError
@@ -25,6 +25,7 @@ from tactful.messages import (
     RecommendRequest,
     to_milliseconds,
 )
+from tactful.problems import ProblemError
 from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
 from tactful.recall import CHANNELS, RecallIndex, VectorSearch, empty_index
 from tactful.situation import FeatureSource, Situation, observe
@@ -36,6 +37,8 @@ _LOG = logging.getLogger(__name__)
 RANKING_EXPERIMENT = "ranking"
 HEURISTIC = "heuristic"
 LEARNED = "learned"
+
+_POPULAR = 200
 
 _POPULAR_S = 10.0
 
@@ -50,7 +53,7 @@ class _Loaded:
     search: VectorSearch
     catalogue: Catalogue
     items_version: int
-    popular: tuple[int, ...]
+    popular: NDArray[np.int64]
     popular_at: float
 
 
@@ -95,7 +98,7 @@ class Recommender:
             search=VectorSearch(index.vectors),
             catalogue=Catalogue((), {}),
             items_version=-1,
-            popular=(),
+            popular=np.zeros(0, np.int64),
             popular_at=-_POPULAR_S,
         )
         self.refresh()
@@ -111,6 +114,9 @@ class Recommender:
 
         Returns:
             The answer, and the impression to append to the log (None for an empty list).
+
+        Raises:
+            ProblemError: if an arm is forced that does not exist.
         """
         started = time.perf_counter()
         loaded = self._loaded
@@ -228,6 +234,7 @@ class Recommender:
         try:
             pointer = read_pointer(self._models)
             if pointer is None or pointer.version == held.version:
+                self._refused = ""
                 return held.version, held.model
             model = load_model(
                 version_directory(self._models, pointer.version), definitions=self._definitions
@@ -242,6 +249,13 @@ class Recommender:
 
     def _assign(self, request: RecommendRequest) -> Assignment:
         forced = request.force.get(self._experiment.key)
+        arms = [arm.name for arm in self._experiment.arms]
+        if forced is not None and forced not in arms:
+            raise ProblemError(
+                "invalid",
+                f"the arms of experiment {self._experiment.key!r} are {', '.join(arms)}",
+                field="$.force",
+            )
         unit = request.subject
         if unit is None and forced is None:
             return Assignment(self._experiment.key, None, 0.0, None, False)
@@ -325,11 +339,11 @@ def _heuristic(
     visits = max(situation.number("visits_364d"), 1.0)
     ids = loaded.catalogue.item_ids
     own = np.array([taken.get(ids[row], 0.0) for row in candidates.rows.tolist()], np.float32)
-    places = {row: place for place, row in enumerate(loaded.popular)}
-    popular = np.array([places.get(row, POPULAR) for row in candidates.rows.tolist()], np.float32)
+    places = {row: place for place, row in enumerate(loaded.popular[:_POPULAR].tolist())}
+    popular = np.array([places.get(row, _POPULAR) for row in candidates.rows.tolist()], np.float32)
     scores: NDArray[np.float32] = np.minimum(own / np.float32(visits), np.float32(1.0))
     scores += np.float32(0.5) * candidates.next_three.of(candidates.rows)
-    scores += np.float32(0.1) * (np.float32(1.0) - popular / np.float32(POPULAR))
+    scores += np.float32(0.1) * (np.float32(1.0) - popular / np.float32(_POPULAR))
     return scores
 
 

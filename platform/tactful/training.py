@@ -246,7 +246,7 @@ def collect(
     generator = np.random.default_rng(options.seed + 1)
     quotas = Quotas()
     catalogue = Catalogue(index.item_ids, {})
-    popular: tuple[int, ...] = ()
+    popular: NDArray[np.int64] = np.zeros(0, np.int64)
     version, day = -1, -1
     parts: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.bool_]] = []
