@@ -1,0 +1,209 @@
+"""A small made-up shop with a planted structure, seeded, as a replay and as a log.
+
+What a good recommender can find in it: every person takes a few items again and again; an item is
+followed by one certain other item half of the time; people stay within two categories; a few
+items are taken by everybody; and nobody takes an item twice in one visit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tactful.config import Settings
+from tactful.datasets import Ask, Replay
+from tactful_streaming import (
+    Definitions,
+    EmbeddedLog,
+    Engine,
+    Entry,
+    Event,
+    Item,
+    User,
+    encode_entry,
+    load_definitions,
+)
+
+BEGIN = 1_700_006_400_000  # a midnight
+DAY = 86_400_000
+HOUR = 3_600_000
+MINUTE = 60_000
+CATEGORIES = 8
+SERVICE = "service-0"
+"""An item that is taken often and may not be recommended."""
+
+KINDS = ("add_to_cart", "purchase", "return", "view")
+
+
+def definitions() -> Definitions:
+    """The feature definitions that ship."""
+    return load_definitions(Settings().features)
+
+
+def make_shop(
+    seed: int = 0,
+    *,
+    people: int = 40,
+    items: int = 160,
+    days: int = 60,
+    tied: bool = False,
+    guests: bool = False,
+) -> Replay:
+    """Generate a shop.
+
+    Args:
+        seed: of everything.
+        people: identified people.
+        items: catalogue size, beside the one that is not available.
+        days: length.
+        tied: whether all items of a visit carry one time, as receipts do, and whole baskets are
+            asked for; otherwise the next item is.
+        guests: whether some visits are of people known only by a device.
+    """
+    generator = np.random.default_rng(seed)
+    catalogue = [f"item-{number:03d}" for number in range(items)]
+    follows = generator.permutation(items)
+    taste = generator.dirichlet(np.full(items, 0.3))
+    rows: list[tuple[int, int, str, str, str | None]] = []
+    for person in range(people):
+        name = f"guest-{person}" if guests and person % 5 == 0 else f"person-{person:02d}"
+        own = generator.choice(items, 4, replace=False).tolist()
+        liked = set(generator.choice(CATEGORIES, 2, replace=False).tolist())
+        near = [number for number in range(items) if number % CATEGORIES in liked]
+        day = int(generator.integers(0, 5))
+        while day < days:
+            start = BEGIN + day * DAY + int(generator.integers(8 * 60, 20 * 60)) * MINUTE
+            visit = f"visit-{name}-{day}"
+            taken = _visit(generator, own, near, follows, taste)
+            at = start + 1 + person
+            for number in taken:
+                if generator.random() < 0.3:
+                    seen = (number + CATEGORIES * int(generator.integers(1, 9))) % items
+                    rows.append((at, 3, name, visit, catalogue[seen]))
+                    at += 0 if tied else MINUTE // 2
+                rows.append((at, 0, name, visit, catalogue[number]))
+                at += 0 if tied else MINUTE // 2
+            if generator.random() < 0.5:
+                rows.append((at, 0, name, visit, SERVICE))
+            rows.append((at, 1, name, visit, None))
+            day += int(generator.integers(2, 6))
+    rows.sort(key=lambda row: row[0])
+    return _replay(rows, catalogue, days, tied=tied)
+
+
+def entries(replay: Replay) -> list[Entry]:
+    """Everything of a replay as the log would hold it: items, users, then events in time order."""
+    before = int(replay.timestamp[0]) - DAY
+    events: list[dict[str, Any]] = list(replay.events(0, len(replay)))
+    return [
+        *(Item(timestamp=before, **item) for item in replay.items),
+        *(User(timestamp=before, **user) for user in replay.users),
+        *(Event(**event) for event in events),
+    ]
+
+
+def write_log(path: Path, what: Iterable[Entry]) -> EmbeddedLog:
+    """Write entries to a new log."""
+    log = EmbeddedLog(path, durability="process")
+    log.append([encode_entry(entry) for entry in what])
+    return log
+
+
+def engine_at(engine: Engine, log: EmbeddedLog, offset: int, *, chunk: int = 500) -> Engine:
+    """Apply the log to an engine up to an offset, or its end."""
+    offset = min(offset, log.end)
+    while engine.offset < offset:
+        engine.apply(log.read(engine.offset, min(chunk, offset - engine.offset)))
+    return engine
+
+
+def _visit(
+    generator: np.random.Generator,
+    own: Sequence[int],
+    near: Sequence[int],
+    follows: np.ndarray[Any, np.dtype[np.int64]],
+    taste: np.ndarray[Any, np.dtype[np.float64]],
+) -> list[int]:
+    taken: list[int] = []
+    for _ in range(int(generator.integers(3, 8))):
+        chance = generator.random()
+        if taken and chance < 0.5:
+            number = int(follows[taken[-1]])
+        elif chance < 0.75:
+            number = int(generator.choice(own))
+        elif chance < 0.9:
+            number = int(generator.choice(near))
+        else:
+            number = int(generator.choice(len(taste), p=taste))
+        if number not in taken:
+            taken.append(number)
+    return taken
+
+
+def _replay(
+    rows: list[tuple[int, int, str, str, str | None]],
+    catalogue: list[str],
+    days: int,
+    *,
+    tied: bool,
+) -> Replay:
+    timestamp = np.array([row[0] for row in rows], np.int64)
+    visits: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        if row[1] == 0:
+            visits.setdefault(row[3], []).append(number)
+    cut = int(np.searchsorted(timestamp, BEGIN + (days * 3 // 4) * DAY))
+    asks = []
+    for session, numbers in visits.items():
+        if numbers[0] < cut or rows[numbers[0]][2].startswith("guest-"):
+            continue
+        for place in range(1) if tied else range(1, len(numbers)):
+            number = numbers[place]
+            taken = [rows[n][4] for n in (numbers if tied else numbers[place : place + 1])]
+            asks.append(
+                Ask(
+                    before=number,
+                    at=rows[number][0],
+                    person=rows[number][2],
+                    session_id=session,
+                    taken=frozenset(item for item in taken if item is not None),
+                )
+            )
+    return Replay(
+        name="shop",
+        title="A made-up shop",
+        protocol="What is asked for.",
+        notes=("Simulated: everything.",),
+        items=[
+            {
+                "item_id": item,
+                "category": f"kind-{number % CATEGORIES}",
+                "price": 1.0 + number % 13,
+                "properties": {"family": f"family-{number % 3}"},
+            }
+            for number, item in enumerate(catalogue)
+        ]
+        + [
+            {
+                "item_id": SERVICE,
+                "category": "service",
+                "available": False,
+                "properties": {"family": "family-0"},
+            }
+        ],
+        users=[{"user_id": p} for p in sorted({r[2] for r in rows if not r[2].startswith("g")})],
+        timestamp=timestamp,
+        kind=np.array([row[1] for row in rows], np.int8),
+        kinds=KINDS,
+        person=[row[2] for row in rows],
+        session=[row[3] for row in rows],
+        item=[row[4] for row in rows],
+        price=np.array([np.nan if row[4] is None else 2.5 for row in rows]),
+        quantity=np.array([0 if row[1] else 1 for row in rows], np.int64),
+        cut=cut,
+        asks=sorted(asks, key=lambda ask: ask.before),
+        category_property="family",
+    )

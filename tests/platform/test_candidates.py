@@ -1,0 +1,268 @@
+"""Candidates: every channel brings its best within its quota, and only what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tests.platform.shop import definitions
+
+from tactful.candidates import Candidates, Quotas, gather, popular_rows
+from tactful.catalogue import Catalogue
+from tactful.recall import (
+    CHANNELS,
+    Interactions,
+    Neighbours,
+    RecallIndex,
+    VectorSearch,
+    build_index,
+    empty_index,
+)
+from tactful.situation import Situation
+from tactful_streaming import Engine, Event, Item, MemoryState, encode_entry
+
+DAY = 86_400_000
+COUNT = 60
+QUOTAS = Quotas(following=4, together=5, vectors=6, repeat=3, popular=7)
+
+
+def learned(seed: int = 0) -> RecallIndex:
+    generator = np.random.default_rng(seed)
+    size = 900
+    return build_index(
+        [f"i{number:02d}" for number in range(COUNT)],
+        Interactions(
+            np.sort(generator.integers(0, 200, size)),
+            generator.integers(0, COUNT, size),
+            np.arange(size) * 60_000,
+        ),
+        dimensions=8,
+    )
+
+
+INDEX = learned()
+SEARCH = VectorSearch(INDEX.vectors)
+# Two items came after the index was learned.
+CATALOGUE = Catalogue(
+    INDEX.item_ids,
+    {it: Item(item_id=it, timestamp=0) for it in (*INDEX.item_ids, "new-a", "new-b")},
+)
+
+
+def asked(
+    session: list[int], history: list[int], taken: Mapping[str, float] | None = None
+) -> Situation:
+    return Situation(at=0, user={"taken_364d": taken or {}}, session=session, history=history)
+
+
+def found(situation: Situation, allowed: NDArray[np.bool_], popular: list[int]) -> Candidates:
+    return gather(
+        INDEX,
+        SEARCH,
+        CATALOGUE,
+        situation,
+        popular=np.array(popular, np.int64),
+        quotas=QUOTAS,
+        allowed=allowed,
+    )
+
+
+def best(scores: Mapping[int, float], allowed: set[int], quota: int) -> list[int]:
+    ranked = sorted((-score, row) for row, score in scores.items() if row in allowed)
+    return [row for _, row in ranked][:quota]
+
+
+def added(table: Neighbours, sources: list[tuple[int, float]]) -> dict[int, float]:
+    """Summed the slow way, in single precision as the index is."""
+    total: dict[int, float] = {}
+    for source, weight in sources:
+        if source < COUNT:
+            for row, strength in zip(table.items[source], table.weights[source], strict=True):
+                if row >= 0:
+                    part = float(np.float32(strength) * np.float32(weight))
+                    total[int(row)] = total.get(int(row), 0.0) + part
+    return {row: float(np.float32(value)) for row, value in total.items()}
+
+
+def direction(rows: list[int]) -> NDArray[np.float64]:
+    total = np.zeros(INDEX.vectors.shape[1])
+    for place, row in enumerate(rows):
+        if row < COUNT:
+            total += 0.9**place * INDEX.vectors[row]
+    norm = np.linalg.norm(total)
+    return total / norm if norm else total
+
+
+rows = st.integers(0, COUNT + 1)
+situations = st.builds(
+    asked,
+    st.lists(rows, max_size=6),
+    st.lists(rows, max_size=6, unique=True),
+    st.dictionaries(
+        st.sampled_from([*CATALOGUE.item_ids, "gone"]), st.sampled_from([0.5, 1.0, 2.0, 3.0])
+    ),
+)
+
+
+@given(situations, st.sets(rows, max_size=40), st.lists(rows, unique=True, max_size=20))
+@settings(max_examples=150, deadline=None)
+def test_the_union_is_what_the_channels_say_by_hand(
+    situation: Situation, banned: set[int], popular: list[int]
+) -> None:
+    permitted = set(range(COUNT + 2)) - banned
+    allowed = np.array([row in permitted for row in range(COUNT + 2)])
+
+    candidates = found(situation, allowed, popular)
+
+    following, together = INDEX.following, INDEX.together
+    session, history = situation.session, situation.history
+    last = (session or history)[:3]
+    fading = [(row, 0.9**place) for place, row in enumerate(session)]
+    three = added(following, [(row, 1 / (place + 1)) for place, row in enumerate(last)])
+    lists = [
+        ("next", best(three, permitted, 4)),
+        ("next", best(added(following, fading), permitted, 4) if len(session) > 3 else []),
+        ("together", best(added(together, fading), permitted, 5)),
+        (
+            "together",
+            best(
+                added(together, [(row, 0.9**place) for place, row in enumerate(history)]),
+                permitted,
+                5,
+            ),
+        ),
+    ]
+    taken = situation.grouped("taken_364d")
+    ranked_own = sorted(taken.keys() - {"gone"}, key=lambda it: (-taken[it], it))
+    own = [CATALOGUE.rows[it] for it in ranked_own]
+    lists += [
+        ("repeat", [row for row in own if row in permitted][:3]),
+        ("popular", [row for row in popular if row in permitted][:7]),
+    ]
+    places: dict[int, tuple[int, int]] = {}
+    for channel, ranked in lists:
+        for place, row in enumerate(ranked):
+            held = places.get(row)
+            if held is None or place < held[0]:
+                places[row] = (place, CHANNELS.index(channel))
+
+    got = candidates.rows.tolist()
+    near = {row for row, channel in zip(got, candidates.channel, strict=True) if channel == 2}
+    assert got == sorted(set(got))
+    assert set(got) <= permitted
+    # Nearness is checked by its scores, for ties may fall either way.
+    assert set(got) - near <= set(places) <= set(got)
+    anchor = direction(session) if direction(session).any() else direction(history)
+    if anchor.any():
+        scores = np.sort(INDEX.vectors @ anchor)[::-1]
+        least = scores[min(6 + len(session), COUNT) - 1]
+        assert all(INDEX.vectors[row] @ anchor >= least - 1e-5 for row in near)
+        assert len(near) <= 6
+    else:
+        assert not near
+    for row, channel in zip(got, candidates.channel.tolist(), strict=True):
+        if row not in near:
+            assert CHANNELS[channel] == CHANNELS[places[row][1]]
+
+
+def test_scores_belong_to_their_sources() -> None:
+    situation = asked([7, 3, 9, 1], [20, 30])
+    candidates = found(situation, np.ones(COUNT + 2, bool), [])
+    every = range(COUNT)
+    following, together = INDEX.following, INDEX.together
+    for scores, table, sources in (
+        (candidates.next_last, following, [(7, 1.0)]),
+        (candidates.next_three, following, [(7, 1.0), (3, 1 / 2), (9, 1 / 3)]),
+        (candidates.next_session, following, [(7, 1.0), (3, 0.9), (9, 0.81), (1, 0.729)]),
+        (candidates.together_session, together, [(7, 1.0), (3, 0.9), (9, 0.81), (1, 0.729)]),
+        (candidates.together_history, together, [(20, 1.0), (30, 0.9)]),
+    ):
+        wanted = added(table, sources)
+        assert scores.of(np.array(every)) == pytest.approx(
+            [wanted.get(row, 0.0) for row in every], rel=1e-5
+        )
+    assert candidates.session_vector == pytest.approx(direction([7, 3, 9, 1]), abs=1e-6)
+    assert candidates.history_vector == pytest.approx(direction([20, 30]), abs=1e-6)
+
+
+def test_each_channel_keeps_to_its_quota_however_much_is_asked() -> None:
+    taken = {it: float(number) for number, it in enumerate(CATALOGUE.item_ids)}
+    candidates = found(
+        asked(list(range(20)), list(range(20, 50)), taken),
+        np.ones(COUNT + 2, bool),
+        list(range(COUNT)),
+    )
+
+    by_channel = np.bincount(candidates.channel, minlength=len(CHANNELS)).tolist()
+
+    # What followed and what was together are asked twice: for two spans of the past.
+    assert all(a <= b for a, b in zip(by_channel, [2 * 4, 2 * 5, 6, 3, 7], strict=True))
+
+
+def test_nothing_is_found_when_nothing_is_allowed_or_known() -> None:
+    full = asked([1, 2], [3], {"i01": 1.0})
+    nothing = found(full, np.zeros(COUNT + 2, bool), [1, 2])
+    assert nothing.rows.shape == nothing.channel.shape == (0,)
+    silent = found(asked([], []), np.ones(COUNT + 2, bool), [])
+    assert silent.rows.shape == (0,)
+
+
+def test_items_the_index_does_not_know_are_recalled_by_what_people_do_with_them() -> None:
+    candidates = found(
+        asked([COUNT + 1], [COUNT], {"new-a": 1.0}), np.ones(COUNT + 2, bool), [COUNT + 1]
+    )
+
+    assert candidates.rows.tolist() == [COUNT, COUNT + 1]
+    assert [CHANNELS[number] for number in candidates.channel] == ["repeat", "popular"]
+
+
+def sold(*items: str) -> Engine:
+    engine = Engine(definitions(), MemoryState())
+    events = [
+        Event(
+            event_id=str(number),
+            type="purchase",
+            timestamp=100 * DAY + number,
+            user_id="u",
+            item_id=item,
+        )
+        for number, item in enumerate(items)
+    ]
+    engine.apply([(number, encode_entry(event)) for number, event in enumerate(events)])
+    return engine
+
+
+def test_popular_is_what_is_sold_now_then_what_was_then_the_rest() -> None:
+    engine = sold("new-b", "i05", "i05", "i02", "unknown", "i40")
+
+    rows_of = popular_rows(engine, CATALOGUE, INDEX).tolist()
+
+    now = [CATALOGUE.item_ids[row] for row in rows_of[:4]]
+    assert now == ["i05", "i02", "i40", "new-b"], "most first, ties by row"
+    before = [row for row in INDEX.popular.tolist() if row not in rows_of[:4]]
+    assert rows_of[4:-1] == before
+    assert [CATALOGUE.item_ids[row] for row in rows_of[-1:]] == ["new-a"], "nobody took it yet"
+
+
+def test_popular_is_of_what_can_be_had() -> None:
+    nothing_sold = Engine(definitions(), MemoryState())
+    items = {it: Item(item_id=it, timestamp=0, available=it != "b") for it in "cba"}
+    catalogue = Catalogue((), items)
+    found = popular_rows(nothing_sold, catalogue, empty_index())
+    assert [catalogue.item_ids[row] for row in found] == ["a", "c"]
+    assert popular_rows(nothing_sold, Catalogue((), {}), empty_index()).shape == (0,)
+
+
+def test_a_narrow_filter_finds_the_popular_of_what_is_left() -> None:
+    for left in ([], [3], [COUNT, 2], list(range(0, COUNT, 9))):
+        allowed = np.isin(np.arange(COUNT + 2), left)
+        popular = np.random.default_rng(0).permutation(COUNT + 2)
+
+        candidates = found(asked([], []), allowed, popular.tolist())
+
+        wanted = [row for row in popular.tolist() if row in left][:7]
+        assert candidates.rows.tolist() == sorted(wanted)

@@ -1,0 +1,245 @@
+"""The ranker's columns, one by one by hand, and what they must not depend on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make_shop, write_log
+
+from tactful.candidates import Candidates, Quotas, gather, popular_rows
+from tactful.catalogue import Catalogue
+from tactful.features import RANKING_FEATURES, assemble
+from tactful.history import TAKEN, History
+from tactful.recall import RecallIndex, VectorSearch, build_index
+from tactful.situation import Situation, observe
+from tactful_streaming import Engine, Event, Item, MemoryState
+
+SHOP = make_shop(5, people=12, items=60, days=30)
+ENTRIES = entries(SHOP)
+EVENTS = [it for it in ENTRIES if isinstance(it, Event)]
+UPSERTS = len(ENTRIES) - len(EVENTS)
+ITEMS = {it.item_id: it for it in ENTRIES if isinstance(it, Item)}
+
+
+class World:
+    """An engine, an index and a catalogue as of just before one event."""
+
+    def __init__(self, directory: Path, number: int, *, known: int = 40) -> None:
+        log = write_log(directory / f"log-{number}", ENTRIES)
+        self.engine = engine_at(Engine(definitions(), MemoryState()), log, UPSERTS + number)
+        history = History.read(log)
+        log.close()
+        learned = history.item < known
+        interactions = history.interactions()
+        self.index: RecallIndex = build_index(
+            history.item_ids[:known],
+            type(interactions)(
+                *(column[learned] for column in (history.session, history.item, history.timestamp))
+            ),
+        )
+        self.catalogue = Catalogue(self.index.item_ids, self.engine.items)
+        self.past = EVENTS[:number]
+
+    def look(
+        self, person: str | None, session: str | None, at: int
+    ) -> tuple[Candidates, Situation, NDArray[np.float32]]:
+        situation = observe(self.engine, self.catalogue, subject=person, session_id=session, at=at)
+        candidates = gather(
+            self.index,
+            VectorSearch(self.index.vectors),
+            self.catalogue,
+            situation,
+            popular=popular_rows(self.engine, self.catalogue, self.index),
+            quotas=Quotas(),
+            allowed=self.catalogue.available,
+        )
+        return candidates, situation, self.lay_out(candidates, situation)
+
+    def lay_out(self, candidates: Candidates, situation: Situation) -> NDArray[np.float32]:
+        return assemble(
+            candidates,
+            situation,
+            source=self.engine,
+            catalogue=self.catalogue,
+            index=self.index,
+        )
+
+
+def window(events: list[Event], at: int, days: int, slide: int, decay: float = 1.0) -> float:
+    """A windowed count by hand: panes of `slide` days, the oldest `days` ago."""
+    newest = at // (slide * DAY)
+    ages = (newest - event.timestamp // (slide * DAY) for event in events)
+    return sum(decay**age for age in ages if 0 <= age < days // slide)
+
+
+def by_hand(world: World, item: str, person: str, session: str, at: int) -> dict[str, float]:
+    """What a row says of one item, recounted from the events."""
+    taken = [e for e in world.past if e.type in TAKEN and e.item_id]
+    mine = [e for e in world.past if e.user_id == person]
+    own = [e for e in mine if e.type in TAKEN and e.item_id]
+    this = [e for e in own if e.item_id == item]
+    visit = [e for e in world.past if e.session_id == session and e.item_id in ITEMS][-50:]
+    category = ITEMS[item].category
+    everybody = [e for e in taken if e.item_id == item]
+    in_category = [e for e in taken if ITEMS[e.item_id or ""].category == category]
+    week, month = window(everybody, at, 7, 1), window(everybody, at, 28, 7)
+    visits = window([e for e in mine if e.type == "purchase"], at, 364, 28, 0.9)
+    year = {
+        it: window([e for e in own if e.item_id == it], at, 364, 28, 0.9)
+        for it in {e.item_id for e in own}
+    }
+    categories = {
+        name: window([e for e in own if ITEMS[e.item_id or ""].category == name], at, 182, 14, 0.95)
+        for name in {it.category for it in ITEMS.values()}
+    }
+    last = (visit or [e for e in mine if e.item_id in ITEMS])[-1:]
+    basis = visit or list({e.item_id: e for e in reversed(mine[-50:]) if e.item_id}.values())
+    prices = [float(ITEMS[e.item_id or ""].price or "nan") for e in basis]
+    prices = [price for price in prices if price == price]
+    viewed = [
+        e
+        for e in mine
+        if e.type in ("view", "click") and ITEMS[e.item_id or ""].category == category
+    ]
+    pane = HOUR // 12
+    viewed_panes = [at // pane - e.timestamp // pane for e in viewed]
+    times = [e.timestamp for e in mine if e.type in TAKEN]
+    return {
+        "taken_28d": window(this, at, 28, 7),
+        "taken_364d": year.get(item, 0.0),
+        "taken_per_visit": year.get(item, 0.0) / max(visits, 1.0),
+        "taken_share": year.get(item, 0.0) / max(sum(year.values()), 1.0),
+        "days_since_taken": (at - this[-1].timestamp) / DAY if this else math.nan,
+        "sold_7d": week,
+        "sold_28d": month,
+        "sold_84d": window(everybody, at, 84, 7),
+        "sold_trend": week / (month + 1.0),
+        "category_sold_28d": window(in_category, at, 28, 7, 0.8),
+        "category_share": categories[category] / max(sum(categories.values()), 1.0),
+        "category_in_session": sum(ITEMS[e.item_id or ""].category == category for e in visit),
+        "category_of_last": float(ITEMS[last[0].item_id or ""].category == category)
+        if last
+        else math.nan,
+        "category_viewed_1h": sum(0.8**age for age in viewed_panes if age < 12),
+        "in_session": float(item in {e.item_id for e in visit}),
+        "price": float(ITEMS[item].price or "nan"),
+        "price_to_session": float(ITEMS[item].price or "nan") / median(prices)
+        if prices
+        else math.nan,
+        "session_length": len(visit),
+        "history_items": len(year),
+        "visits_364d": visits,
+        "spend_28d": 2.5 * window([e for e in mine if e.type == "add_to_cart"], at, 28, 1),
+        "days_since_visit": (at - max(times)) / DAY if times else math.nan,
+    }
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.8, 0.99])
+def test_columns_equal_a_recount_of_the_events(tmp_path: Path, share: float) -> None:
+    number = next(
+        n for n in range(int(share * len(EVENTS)), len(EVENTS)) if EVENTS[n].type == "add_to_cart"
+    )
+    event = EVENTS[number]
+    assert event.user_id and event.session_id
+    world = World(tmp_path, number)
+
+    candidates, _, features = world.look(event.user_id, event.session_id, event.timestamp)
+
+    assert len(candidates.rows) > 20
+    assert features.dtype == np.float32
+    for row, values in zip(candidates.rows.tolist(), features, strict=True):
+        item = world.catalogue.item_ids[row]
+        wanted = by_hand(world, item, event.user_id, event.session_id, event.timestamp)
+        got = dict(zip(RANKING_FEATURES, values.tolist(), strict=True))
+        assert {name: got[name] for name in wanted} == pytest.approx(
+            wanted, rel=1e-5, abs=1e-6, nan_ok=True
+        ), item
+
+
+def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
+    number = len(EVENTS) * 3 // 4
+    event = EVENTS[number]
+    world = World(tmp_path, number)
+    candidates, situation, features = world.look(event.user_id, event.session_id, event.timestamp)
+    column = dict(zip(RANKING_FEATURES, features.T, strict=True))
+    vectors = world.index.vectors
+
+    for name in ("next_last", "next_three", "next_session", "together_session"):
+        assert np.array_equal(column[name], getattr(candidates, name).of(candidates.rows))
+    scores = column["next_three"]
+    order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
+    for rank, place in enumerate(order):
+        expected = math.nan if scores[place] == 0 else rank
+        assert column["next_rank"][place] == pytest.approx(expected, nan_ok=True)
+    last = (situation.session or situation.history)[0]
+    for place, row in enumerate(candidates.rows.tolist()):
+        vector = vectors[row] if row < len(vectors) else np.zeros(vectors.shape[1])
+        for name, other in (
+            ("vector_last", vectors[last]),
+            ("vector_session", candidates.session_vector),
+            ("vector_history", candidates.history_vector),
+        ):
+            assert column[name][place] == pytest.approx(float(vector @ other), abs=1e-5)
+
+
+def test_a_stranger_has_no_history_and_items_still_have_theirs(tmp_path: Path) -> None:
+    world = World(tmp_path, len(EVENTS))
+    at = EVENTS[-1].timestamp + 1
+
+    for person in (None, "stranger"):
+        candidates, _, features = world.look(person, None, at)
+
+        column = dict(zip(RANKING_FEATURES, features.T, strict=True))
+        assert len(candidates.rows) == 40, "what everybody takes"
+        for name in ("taken_28d", "taken_share", "history_items", "visits_364d", "spend_28d"):
+            assert not column[name].any(), name
+        for name in ("days_since_taken", "days_since_visit", "vector_last", "price_to_session"):
+            assert np.isnan(column[name]).all(), name
+        assert (column["sold_28d"] > 0).all()
+
+
+def test_a_row_depends_on_its_item_alone_but_for_its_rank(tmp_path: Path) -> None:
+    number = len(EVENTS) // 2
+    event = EVENTS[number]
+    world = World(tmp_path, number)
+    candidates, situation, features = world.look(event.user_id, event.session_id, event.timestamp)
+    generator = np.random.default_rng(0)
+    kept = np.sort(generator.choice(len(candidates.rows), 15, replace=False))
+    fewer = Candidates(
+        **{
+            **{name: getattr(candidates, name) for name in Candidates.__dataclass_fields__},
+            "rows": candidates.rows[kept],
+            "channel": candidates.channel[kept],
+        }
+    )
+
+    alone = world.lay_out(fewer, situation)
+
+    same = [name != "next_rank" for name in RANKING_FEATURES]
+    assert np.array_equal(alone[:, same], features[kept][:, same], equal_nan=True)
+
+
+def test_items_without_price_or_category_are_missing_values_not_others(tmp_path: Path) -> None:
+    world = World(tmp_path, len(EVENTS) // 2)
+    bare = {**ITEMS, "item-000": Item(item_id="item-000", timestamp=0)}
+    world.catalogue = Catalogue(world.index.item_ids, bare)
+    row = world.catalogue.rows["item-000"]
+    event = EVENTS[len(EVENTS) // 2]
+
+    candidates, _, features = world.look(event.user_id, event.session_id, event.timestamp)
+
+    place = candidates.rows.tolist().index(row)
+    found = dict(zip(RANKING_FEATURES, features[place].tolist(), strict=True))
+    for name in ("price", "price_to_session", "category_sold_28d"):
+        assert math.isnan(found[name]), name
+    for name in ("category_share", "category_in_session", "category_viewed_1h", "category_of_last"):
+        assert found[name] == 0.0, name
+
+
+def test_every_column_is_said_once() -> None:
+    assert len(set(RANKING_FEATURES)) == len(RANKING_FEATURES)

@@ -1,0 +1,131 @@
+"""The log as columns, against a reading by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.platform.shop import entries, make_shop, write_log
+
+from tactful import history
+from tactful.history import TAKEN, History
+from tactful_streaming import EmbeddedLog, Event, Item, encode_entry
+
+DAY = 86_400_000
+
+
+def take(number: int, **fields: object) -> Event:
+    return Event(**{"event_id": str(number), "type": "add_to_cart", "timestamp": number} | fields)  # type: ignore[arg-type]
+
+
+def read(path: Path, *what: Event | Item | bytes) -> History:
+    log = EmbeddedLog(path / "log", durability="process")
+    log.append([it if isinstance(it, bytes) else encode_entry(it) for it in what])
+    found = History.read(log)
+    log.close()
+    return found
+
+
+def test_a_shop_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "_CHUNK", 100)
+    shop = make_shop(1, people=10, days=20, guests=True)
+    log = write_log(tmp_path / "log", entries(shop))
+    heard: list[tuple[int, int]] = []
+
+    found = History.read(log, progress=lambda done, total: heard.append((done, total)))
+
+    log.close()
+    taken = [n for n in range(len(shop)) if shop.kinds[shop.kind[n]] in TAKEN and shop.item[n]]
+    upserts = len(shop.items) + len(shop.users)
+    assert [found.item_ids[row] for row in found.item] == [shop.item[n] for n in taken]
+    assert found.timestamp.tolist() == [shop.timestamp[n] for n in taken]
+    assert found.offset.tolist() == [upserts + n for n in taken]
+    assert [found.session_ids[row] for row in found.session] == [shop.session[n] for n in taken]
+    assert [found.subjects[row] for row in found.session] == [
+        f"device:{shop.person[n]}" if shop.person[n].startswith("guest-") else shop.person[n]
+        for n in taken
+    ]
+    assert heard[-1] == (log.end, log.end)
+    assert len(heard) == -(-log.end // 100)
+    assert found.ordered
+
+
+def test_what_is_not_a_taken_item_of_the_catalogue_is_left_out(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        take(1, user_id="u", item_id="a"),
+        b"no entry at all",
+        take(2, user_id="u", item_id="unknown"),
+        take(3, user_id="u", item_id="a", type="view"),
+        take(4, user_id="u"),
+        take(5, user_id="u", item_id="a", type="purchase"),
+        Item(item_id="a", timestamp=9),
+        Item(item_id="a", timestamp=10, price=2.0),
+    )
+
+    assert found.item_ids == ("a",)
+    assert found.offset.tolist() == [0, 5], "an item may be described after it was first taken"
+
+
+def test_without_a_visit_id_a_day_of_one_person_is_a_visit(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        Item(item_id="a", timestamp=0),
+        take(1, user_id="u", item_id="a"),
+        take(2, device_id="u", item_id="a"),
+        take(3, user_id="u", item_id="a"),
+        take(DAY, user_id="u", item_id="a"),
+        take(DAY + 1, user_id="u", item_id="a", session_id="s"),
+    )
+
+    assert found.session.tolist() == [0, 1, 0, 2, 3]
+    assert found.subjects == ("u", "device:u", "u", "u")
+    assert found.session_ids[3] == "s"
+
+
+def test_an_empty_log_is_an_empty_history(tmp_path: Path) -> None:
+    found = read(tmp_path)
+
+    assert found.item.shape == found.timestamp.shape == (0,)
+    assert list(found.visits(0)) == []
+    assert not found.ordered
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), max_size=40),
+    st.integers(0, 30),
+)
+@settings(max_examples=60)
+def test_visits_are_those_that_began_late_enough(rows: list[tuple[int, int]], since: int) -> None:
+    session = np.array([row[0] for row in rows], np.int64)
+    timestamp = np.array([row[1] for row in rows], np.int64)
+    found = History(
+        item_ids=("a",),
+        item=np.zeros(len(rows), np.int64),
+        session=session,
+        timestamp=timestamp,
+        offset=np.arange(len(rows)),
+        session_ids=tuple("01234"),
+        subjects=("u",) * 5,
+    )
+
+    visits = [visit.tolist() for visit in found.visits(since)]
+
+    assert visits == [
+        numbers
+        for visit in range(5)
+        if (numbers := [n for n, row in enumerate(rows) if row[0] == visit])
+        and min(rows[n][1] for n in numbers) >= since
+    ]
+
+
+def test_items_of_one_receipt_have_no_order(tmp_path: Path) -> None:
+    shop = make_shop(2, people=5, days=10, tied=True)
+    log = write_log(tmp_path / "log", entries(shop))
+
+    assert not History.read(log).ordered
+
+    log.close()

@@ -1,0 +1,248 @@
+"""A model on disk: the same scores after loading, and refusal of what does not fit."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import xgboost
+from numpy.typing import NDArray
+
+from tactful.errors import ModelError
+from tactful.features import RANKING_FEATURES
+from tactful.ranking import (
+    Manifest,
+    Pointer,
+    gains,
+    load_model,
+    read_manifest,
+    read_pointer,
+    save_model,
+    version_directory,
+    write_pointer,
+)
+from tactful.recall import Interactions, build_index
+
+DEFINITIONS = "f" * 64
+MANIFEST = Manifest(
+    name="ranker",
+    features=RANKING_FEATURES,
+    definitions=DEFINITIONS,
+    trained_until=1,
+    data_hash="h",
+    rows=200,
+    questions=10,
+    metrics={"hr20": 0.5},
+    gains={},
+)
+
+
+def some_features(seed: int, rows: int = 200) -> NDArray[np.float32]:
+    generator = np.random.default_rng(seed)
+    values = generator.standard_normal((rows, len(RANKING_FEATURES))).astype(np.float32)
+    values[generator.random(values.shape) < 0.1] = np.nan
+    return values
+
+
+@pytest.fixture(scope="module")
+def forest() -> xgboost.Booster:
+    features = some_features(0)
+    labels = np.nan_to_num(features[:, 3] + 0.2 * features[:, 5]) > 0
+    matrix = xgboost.DMatrix(features, labels.astype(np.float32), group=[20] * 10)
+    return xgboost.train({"objective": "rank:ndcg", "max_depth": 3, "nthread": 1}, matrix, 8)
+
+
+@pytest.fixture
+def model(tmp_path: Path, forest: xgboost.Booster) -> Path:
+    visits = np.repeat(np.arange(20), 3)
+    index = build_index(
+        ["a", "b", "c"], Interactions(visits, np.tile([0, 1, 2], 20), np.arange(60)), dimensions=2
+    )
+    directory = tmp_path / "model"
+    save_model(directory, MANIFEST, forest, index)
+    return directory
+
+
+def test_a_loaded_model_scores_as_the_one_that_was_saved(
+    model: Path, forest: xgboost.Booster
+) -> None:
+    features = some_features(1)
+
+    loaded = load_model(model, definitions=DEFINITIONS)
+
+    assert loaded.manifest == MANIFEST
+    assert loaded.index.item_ids == ("a", "b", "c")
+    margins = forest.inplace_predict(features, predict_type="margin")
+    assert np.array_equal(loaded.score(features), margins)
+    one_by_one = np.concatenate([loaded.score(features[n : n + 1]) for n in range(20)])
+    assert np.array_equal(one_by_one, margins[:20]), "a score does not depend on its list"
+
+
+def test_scores_are_the_same_in_every_thread(model: Path) -> None:
+    loaded = load_model(model, definitions=DEFINITIONS)
+    features = some_features(2)
+    wanted = loaded.score(features)
+    wrong: list[int] = []
+
+    def check() -> None:
+        for number in range(50):
+            if not np.array_equal(loaded.score(features), wanted):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=check) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def rewrite(directory: Path, **changes: object) -> None:
+    manifest = msgspec.structs.replace(MANIFEST, **changes)
+    (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        (RANKING_FEATURES[1:], f"lacks \\['{RANKING_FEATURES[0]}'\\], has unknown none"),
+        ((*RANKING_FEATURES, "moon"), r"lacks none, has unknown \['moon'\]"),
+        (RANKING_FEATURES[::-1], "the order differs"),
+    ],
+)
+def test_a_model_of_other_features_is_refused(
+    model: Path, features: tuple[str, ...], said: str
+) -> None:
+    rewrite(model, features=features)
+
+    with pytest.raises(ModelError, match=said) as caught:
+        load_model(model, definitions=DEFINITIONS)
+
+    assert str(model) in str(caught.value)
+    assert "tactful train" in str(caught.value)
+
+
+def test_a_model_of_other_definitions_is_refused(model: Path) -> None:
+    with pytest.raises(ModelError, match=r"trained on feature definitions ffffffffffff, .* abc"):
+        load_model(model, definitions="abc")
+
+
+def test_a_model_of_another_format_is_refused(model: Path) -> None:
+    rewrite(model, format=2)
+
+    with pytest.raises(ModelError, match="format 2, this version reads 1"):
+        load_model(model, definitions=DEFINITIONS)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"name": 3}'])
+def test_a_damaged_manifest_is_refused_by_name(model: Path, content: bytes) -> None:
+    (model / "manifest.json").write_bytes(content)
+
+    with pytest.raises(ModelError, match=r"manifest\.json: cannot be read as a model manifest"):
+        read_manifest(model)
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "model.ubj", "index/index.json"])
+def test_a_missing_part_is_refused_by_name(model: Path, lost: str) -> None:
+    (model / lost).unlink()
+
+    with pytest.raises(ModelError, match=lost.partition("/")[0]):
+        load_model(model, definitions=DEFINITIONS)
+
+
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        load_model(tmp_path / "nowhere", definitions=DEFINITIONS)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.999])
+def test_a_forest_cut_short_is_refused(model: Path, share: float) -> None:
+    whole = (model / "model.ubj").read_bytes()
+    (model / "model.ubj").write_bytes(whole[: int(share * len(whole))])
+
+    with pytest.raises(ModelError, match=r"model\.ubj: not an XGBoost model"):
+        load_model(model, definitions=DEFINITIONS)
+
+
+def test_a_forest_of_other_columns_is_refused(model: Path) -> None:
+    few = xgboost.DMatrix(some_features(0)[:, :4], np.arange(200) % 2)
+    xgboost.train({"nthread": 1}, few, 2).save_model(model / "model.ubj")
+
+    with pytest.raises(ModelError, match=r"model\.ubj.*4"):
+        load_model(model, definitions=DEFINITIONS)
+
+
+def test_an_index_cut_short_is_refused(model: Path) -> None:
+    path = model / "index" / "vectors.npy"
+    path.write_bytes(path.read_bytes()[:-4])
+
+    with pytest.raises(ModelError, match="recall index cannot be read"):
+        load_model(model, definitions=DEFINITIONS)
+
+
+def test_gains_are_by_name_and_the_largest_first(forest: xgboost.Booster) -> None:
+    found = gains(forest, RANKING_FEATURES)
+
+    assert next(iter(found)) == RANKING_FEATURES[3]
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_saving_again_replaces_every_part(model: Path, forest: xgboost.Booster) -> None:
+    index = build_index(["z"], Interactions(*[np.zeros(0, np.int64)] * 3))
+
+    save_model(model, msgspec.structs.replace(MANIFEST, rows=7), forest, index)
+
+    loaded = load_model(model, definitions=DEFINITIONS)
+    assert (loaded.manifest.rows, loaded.index.item_ids) == (7, ("z",))
+
+
+def test_the_pointer_is_what_was_written(tmp_path: Path) -> None:
+    models = tmp_path / "new" / "models"
+    assert read_pointer(models) is None
+    for pointer in (Pointer(version="1"), Pointer(version="2", previous="1")):
+        write_pointer(models, pointer)
+        assert read_pointer(models) == pointer
+    assert [path.name for path in models.iterdir()] == ["champion.json"], "no scratch file stays"
+    assert version_directory(models, "2") == models / "versions" / "2"
+
+
+def test_a_damaged_pointer_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "champion.json").write_bytes(b"{")
+    with pytest.raises(ModelError, match=r"champion\.json: not a champion pointer"):
+        read_pointer(tmp_path)
+
+
+def test_a_reader_of_the_pointer_sees_one_or_the_other(tmp_path: Path) -> None:
+    both = [Pointer(version=letter * 2000) for letter in "ab"]
+    write_pointer(tmp_path, both[0])
+    stop = threading.Event()
+    seen: list[Pointer | None] = []
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.append(read_pointer(tmp_path))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(40):
+        write_pointer(tmp_path, both[number % 2])
+    stop.set()
+    thread.join()
+
+    assert seen
+    assert all(pointer in both for pointer in seen)
+
+
+def test_files_may_go_while_the_model_serves(model: Path) -> None:
+    """The index is mapped, not read: its pages must outlive the directory."""
+    loaded = load_model(model, definitions=DEFINITIONS)
+    before = np.array(loaded.index.vectors)
+
+    shutil.rmtree(model)
+
+    assert np.array_equal(loaded.index.vectors, before)
+    assert len(loaded.score(some_features(3, 5))) == 5

@@ -1,0 +1,667 @@
+"""One request, one list: what may be shown, to whom, by which model, and what is logged of it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+from base64 import b64decode
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.platform.shop import SERVICE, definitions, engine_at, entries, make_shop, write_log
+from tests.platform.support import Live, small_settings
+
+from tactful.config import EngineSettings, Settings, StorageSettings
+from tactful.evaluation import CUTOFF
+from tactful.features import RANKING_FEATURES
+from tactful.messages import Recommendation, RecommendRequest
+from tactful.ranking import (
+    Pointer,
+    load_model,
+    read_manifest,
+    version_directory,
+    write_pointer,
+)
+from tactful.recall import CHANNELS
+from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
+from tactful.service import Platform
+from tactful.training import Question, TrainingOptions, collect, train
+from tactful_bandits import Arm, Experiment, assign, load_experiments
+from tactful_streaming import (
+    EmbeddedLog,
+    Engine,
+    Event,
+    Item,
+    MemoryState,
+    RocksState,
+    decode_entry,
+    encode_entry,
+)
+
+SHOP = make_shop(7, people=14, items=70, days=40)
+ENTRIES = entries(SHOP)
+UPSERTS = len(ENTRIES) - len(SHOP)
+NOW = int(SHOP.timestamp[-1]) + 1
+SHIPPED = Experiment(RANKING_EXPERIMENT, (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9)))
+
+
+@dataclass(frozen=True)
+class Served:
+    """A log and two models learned from two spans of it."""
+
+    log: EmbeddedLog
+    models: Path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    directory = tmp_path_factory.mktemp("served")
+    options = TrainingOptions(label_days=15, rounds=15)
+    log = write_log(directory / "log", ENTRIES)
+    for version, share in (("1", 0.6), ("2", 1.0)):
+        part = write_log(directory / f"part-{version}", ENTRIES[: int(share * len(ENTRIES))])
+        place = version_directory(directory / "models", version)
+        train(part, definitions(), place, options)
+        part.close()
+        manifest = msgspec.structs.replace(read_manifest(place), version=version)
+        (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    write_pointer(directory / "models", Pointer(version="1"))
+    return Served(log, directory / "models")
+
+
+@pytest.fixture
+def models(served: Served, tmp_path: Path) -> Path:
+    """A copy of the models that a test may change."""
+    return Path(shutil.copytree(served.models, tmp_path / "models"))
+
+
+@pytest.fixture
+def engine(served: Served) -> Engine:
+    return engine_at(Engine(definitions(), MemoryState()), served.log, served.log.end)
+
+
+def recommender(engine: Engine, models: Path, **changes: Any) -> Recommender:
+    return Recommender(
+        engine,
+        **{
+            "models": models,
+            "definitions": definitions().fingerprint,
+            "experiment": SHIPPED,
+            **changes,
+        },
+    )
+
+
+def learner() -> str:
+    """Somebody whose arm is the learned one."""
+    return next(p for p in SHOP.person if assign(SHIPPED, p).arm == LEARNED)
+
+
+def ids(answer: Recommendation) -> list[str]:
+    return [item.item_id for item in answer.items]
+
+
+def decoded(impression: bytes | None) -> Event:
+    assert impression is not None
+    entry = decode_entry(impression)
+    assert isinstance(entry, Event)
+    return entry
+
+
+def features_of(impression: Event) -> NDArray[np.float32]:
+    raw = impression.properties["features"]
+    assert isinstance(raw, str)
+    return np.frombuffer(b64decode(raw), "<f4").reshape(-1, len(RANKING_FEATURES))
+
+
+# What may be shown
+
+
+def test_an_empty_catalogue_gives_an_empty_list_and_says_why(tmp_path: Path) -> None:
+    empty = Engine(definitions(), MemoryState())
+
+    answer, impression = recommender(empty, tmp_path).recommend(
+        RecommendRequest(user_id="u"), now=NOW
+    )
+
+    assert (answer.items, impression) == ([], None)
+    assert answer.fallback == "the catalogue is empty: send items with PUT /v1/items"
+    assert answer.model_version == HEURISTIC
+
+
+def test_a_catalogue_nobody_touched_yet_is_shown_nevertheless(tmp_path: Path) -> None:
+    fresh = Engine(definitions(), MemoryState())
+    items = [Item(item_id=it, timestamp=0, available=it != "c") for it in "bac"]
+    fresh.apply([(number, encode_entry(item)) for number, item in enumerate(items)])
+
+    answer, impression = recommender(fresh, tmp_path).recommend(
+        RecommendRequest(user_id="u", count=2), now=NOW
+    )
+
+    assert ids(answer) == ["a", "b"]
+    assert {item.channel for item in answer.items} == {"popular"}
+    assert impression is not None
+    assert answer.fallback == (
+        "no model is trained yet: ordered by own repeats and popularity; "
+        "nothing is known of this person yet: ordered by popularity"
+    )
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_nothing_unavailable_excluded_or_of_another_category_is_shown(
+    engine: Engine, models: Path, tmp_path: Path, trained: bool
+) -> None:
+    recommend = recommender(engine, models if trained else tmp_path / "none").recommend
+    person = learner()
+
+    def ask(**fields: Any) -> tuple[list[str], Recommendation]:
+        request = RecommendRequest(user_id=person, count=200, **fields)
+        answer, _ = recommend(request, now=NOW)
+        assert len(set(ids(answer))) == len(answer.items)
+        return ids(answer), answer
+
+    everything, answer = ask()
+    assert SERVICE not in everything, "it sells best and is not for sale"
+    assert f"only {len(everything)} items" in (answer.fallback or "")
+    first_half, _ = ask(exclude=(*everything[: len(everything) // 2], "no-such-item"))
+    assert len(everything) > 40
+    assert not set(first_half) & set(everything[: len(everything) // 2])
+    assert set(everything[len(everything) // 2 :]) <= set(first_half)
+    for category in ("kind-0", "kind-7"):
+        found, _ = ask(category=category)
+        assert set(found) == {it.item_id for it in engine.items.values() if it.category == category}
+        fewer, _ = ask(category=category, exclude=found[:2])
+        assert fewer == found[2:]
+    for category in ("service", "kind-99"):
+        found, answer = ask(category=category)
+        assert found == []
+        assert "only 0 items passed the filters" in (answer.fallback or "")
+
+
+def test_an_item_that_is_sold_out_is_gone_after_the_next_refresh(
+    engine: Engine, models: Path
+) -> None:
+    ranked = recommender(engine, models)
+    request = RecommendRequest(user_id=learner(), count=20)
+    before = ids(ranked.recommend(request, now=NOW)[0])
+    sold_out = msgspec.structs.replace(engine.items[before[0]], available=False)
+
+    engine.apply([(engine.offset, encode_entry(sold_out))])
+    ranked.refresh()
+
+    after = ids(ranked.recommend(request, now=NOW)[0])
+    assert before[0] not in after
+    assert set(before[1:]) <= set(after)
+
+
+def test_a_list_is_never_longer_than_asked_and_best_first(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models)
+    longest, _ = ranked.recommend(RecommendRequest(user_id=learner(), count=200), now=NOW)
+    for count in (1, 5, CUTOFF):
+        answer, _ = ranked.recommend(RecommendRequest(user_id=learner(), count=count), now=NOW)
+        assert ids(answer) == ids(longest)[:count]
+        assert answer.fallback is None
+    scores = [item.score for item in longest.items]
+    assert scores == sorted(scores, reverse=True)
+    assert {item.channel for item in longest.items} <= set(CHANNELS)
+
+
+# To whom
+
+
+def test_a_stranger_gets_what_is_popular_and_is_told_so(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models)
+    for request, reason in (
+        (RecommendRequest(user_id="stranger"), "nothing is known of this person yet"),
+        (RecommendRequest(device_id="stranger"), "nothing is known of this person yet"),
+        (RecommendRequest(), "nobody was named: not personal"),
+    ):
+        answer, impression = ranked.recommend(request, now=NOW)
+        assert len(answer.items) == 20
+        assert reason in (answer.fallback or "")
+        assert (decoded(impression).user_id, decoded(impression).device_id) == (
+            request.user_id,
+            request.device_id,
+        )
+
+
+def test_nobody_is_in_no_arm_unless_one_is_forced(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models)
+    answer, impression = ranked.recommend(RecommendRequest(), now=NOW)
+    assert answer.variant == {}
+    assert answer.model_version == "1"
+    assert (decoded(impression).properties["arm"], decoded(impression).properties["forced"]) == (
+        None,
+        False,
+    )
+    request = RecommendRequest(force={RANKING_EXPERIMENT: HEURISTIC})
+    answer, impression = ranked.recommend(request, now=NOW)
+    assert (answer.variant, answer.model_version) == ({RANKING_EXPERIMENT: HEURISTIC}, HEURISTIC)
+    assert decoded(impression).properties["forced"] is True
+
+
+def test_a_device_has_a_history_of_its_own(models: Path, engine: Engine) -> None:
+    taken = [f"item-{number:03d}" for number in range(5)] * 3
+    events = [
+        Event(
+            event_id=f"phone-{number}",
+            type="purchase",
+            timestamp=NOW - 1000 + number,
+            device_id="phone",
+            item_id=item,
+        )
+        for number, item in enumerate(taken)
+    ]
+    engine.apply([(engine.offset + n, encode_entry(event)) for n, event in enumerate(events)])
+    ranked = recommender(engine, models)
+    force = {RANKING_EXPERIMENT: HEURISTIC}
+
+    mine, _ = ranked.recommend(RecommendRequest(device_id="phone", force=force), now=NOW)
+    other, _ = ranked.recommend(RecommendRequest(user_id="phone", force=force), now=NOW)
+
+    assert mine.fallback is None
+    assert set(taken) <= set(ids(mine))
+    assert ids(mine) != ids(other)
+    assert "nothing is known" in (other.fallback or "")
+
+
+def test_the_arm_is_the_one_the_experiment_assigns(engine: Engine, models: Path) -> None:
+    path = Path(build.__code__.co_filename).with_name("experiments.yaml")
+    (shipped,) = load_experiments(path)
+    ranked = build(engine=engine, settings=Settings(storage=StorageSettings(models=models)))
+    arms: list[str | None] = []
+    for number in range(200):
+        for request in (
+            RecommendRequest(user_id=f"u-{number}", count=1),
+            RecommendRequest(device_id=f"u-{number}", count=1),
+        ):
+            answer, impression = ranked.recommend(request, now=NOW)
+            wanted = assign(shipped, request.subject or "")
+            arms.append(wanted.arm)
+            said = decoded(impression).properties
+            assert answer.variant == {shipped.key: wanted.arm}
+            assert answer.model_version == (HEURISTIC if wanted.arm == HEURISTIC else "1")
+            assert (said["arm"], said["experiment"]) == (wanted.arm, shipped.key)
+            assert said["propensity"] == wanted.propensity
+            assert said["forced"] is False
+    assert 15 <= arms.count(HEURISTIC) <= 75, "of 400, a tenth"
+
+
+def test_a_forced_arm_is_marked_and_leaves_others_alone(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models)
+    person = learner()
+    for arm, version in ((LEARNED, "1"), (HEURISTIC, HEURISTIC)):
+        answer, impression = ranked.recommend(
+            RecommendRequest(user_id=person, force={RANKING_EXPERIMENT: arm, "other": "x"}),
+            now=NOW,
+        )
+        said = decoded(impression).properties
+        assert (answer.model_version, answer.variant) == (version, {RANKING_EXPERIMENT: arm})
+        assert (said["forced"], said["propensity"], said["arm"]) == (True, None, arm)
+    assert ranked.recommend(RecommendRequest(user_id=person), now=NOW)[0].model_version == "1"
+
+
+def test_an_arm_that_does_not_exist_is_the_callers_mistake(tmp_path: Path) -> None:
+    settings = replace(small_settings(tmp_path), engine=EngineSettings())
+    with Live(Platform.open(settings, build)) as live:
+        answer = live.http.post(
+            "/v1/recommend", json={"user_id": "u", "force": {RANKING_EXPERIMENT: "best"}}
+        )
+        assert answer.status_code == 422
+        assert answer.json()["field"] == "$.force"
+        assert "heuristic" in answer.json()["detail"]
+
+
+# Equal state, equal list
+
+
+def test_equal_state_gives_equal_lists(served: Served, models: Path, tmp_path: Path) -> None:
+    """Whatever the batches, and after a restart from disk."""
+    whole = engine_at(Engine(definitions(), MemoryState()), served.log, served.log.end)
+    pieces = Engine(definitions(), RocksState(tmp_path / "state"))
+    draw = random.Random(0)
+    while pieces.offset < served.log.end:
+        engine_at(pieces, served.log, pieces.offset + draw.randint(1, 400))
+        if draw.random() < 0.2:
+            pieces.commit()
+    pieces.commit()
+    pieces.close()
+    reopened = Engine(definitions(), RocksState(tmp_path / "state"))
+    for directory in (models, tmp_path / "none"):
+        one, other = (recommender(it, directory, new_id=lambda: "r") for it in (whole, reopened))
+        for person in sorted(set(SHOP.person)):
+            for arm in (LEARNED, HEURISTIC):
+                request = RecommendRequest(
+                    user_id=person, count=200, force={RANKING_EXPERIMENT: arm}, explain=True
+                )
+                mine, logged = one.recommend(request, now=NOW)
+                theirs, logged_there = other.recommend(request, now=NOW)
+                assert mine.items == theirs.items
+                assert mine.explanation == theirs.explanation
+                assert logged == logged_there
+    reopened.close()
+
+
+def test_ties_do_not_depend_on_a_restart(tmp_path: Path) -> None:
+    first = Engine(definitions(), RocksState(tmp_path / "state"))
+    items = [Item(item_id=f"i{number * 7 % 30}", timestamp=0) for number in range(30)]
+    assert [item.item_id for item in items] != sorted(item.item_id for item in items)
+    first.apply([(number, encode_entry(item)) for number, item in enumerate(items)])
+    request = RecommendRequest(user_id="u", count=30)
+    before = ids(recommender(first, tmp_path / "none").recommend(request, now=NOW)[0])
+    assert len(before) == 30
+    first.commit()
+    first.close()
+
+    again = Engine(definitions(), RocksState(tmp_path / "state"))
+
+    assert ids(recommender(again, tmp_path / "none").recommend(request, now=NOW)[0]) == before
+    again.close()
+
+
+# No skew
+
+
+def test_features_as_served_are_the_features_training_lays_out(
+    served: Served, models: Path, tmp_path: Path
+) -> None:
+    """Float for float: the list is logged before its event, and training replays to the same."""
+    index = load_model(version_directory(models, "1"), definitions=definitions().fingerprint).index
+    live = Engine(definitions(), RocksState(tmp_path / "state"))
+    draw = random.Random(1)
+    asks = draw.sample(SHOP.asks, 12)
+    options = TrainingOptions()
+    for number, ask in enumerate(sorted(asks, key=lambda ask: ask.before)):
+        offset = UPSERTS + ask.before
+        engine_at(live, served.log, offset, chunk=draw.randint(1, 300))
+        if number % 3 == 0:
+            live.commit()
+            live.close()
+            live = Engine(definitions(), RocksState(tmp_path / "state"))
+        request = RecommendRequest(
+            user_id=ask.person,
+            session_id=ask.session_id,
+            timestamp=ask.at,
+            count=200,
+            force={RANKING_EXPERIMENT: LEARNED},
+        )
+        answer, impression = recommender(live, models).recommend(request, now=0)
+        question = Question(offset, ask.at, ask.person, ask.session_id, ask.taken)
+
+        rows = collect(served.log, definitions(), index, [question], 0, options)
+
+        shown = features_of(decoded(impression))
+        by_row = np.argsort([index.item_ids.index(it) for it in ids(answer)])
+        assert shown.shape == (len(answer.items), len(RANKING_FEATURES))
+        assert np.array_equal(shown[by_row], rows.features, equal_nan=True)
+        assert {ids(answer)[place] for place in by_row[rows.labels]} == ask.taken & set(ids(answer))
+    live.close()
+
+
+def test_scores_are_those_of_the_logged_features(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models)
+    model = load_model(version_directory(models, "1"), definitions=definitions().fingerprint)
+    request = RecommendRequest(user_id=learner(), count=30, explain=True)
+
+    answer, impression = ranked.recommend(request, now=NOW)
+
+    features = features_of(decoded(impression))
+    assert model.score(features).tolist() == [item.score for item in answer.items]
+    assert answer.explanation is not None
+    assert answer.explanation["ranking"] == "learned"
+    told = answer.explanation["features"]
+    assert list(told) == ids(answer)
+    for values, row in zip(told.values(), features.tolist(), strict=True):
+        assert list(values) == list(RANKING_FEATURES)
+        assert [None if it != it else it for it in row] == list(values.values())
+    msgspec.json.encode(answer)
+
+
+# What is logged
+
+
+def test_an_impression_holds_the_list_as_it_was_shown(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models, new_id=lambda: "r-1")
+    request = RecommendRequest(
+        user_id=learner(), device_id="d", session_id="s", count=7, timestamp=NOW + 5
+    )
+
+    answer, impression = ranked.recommend(request, now=NOW)
+
+    event = decoded(impression)
+    assert (event.event_id, event.type, event.recommendation_id) == (
+        "impression:r-1",
+        "impression",
+        "r-1",
+    )
+    assert (event.user_id, event.device_id, event.session_id) == (learner(), "d", "s")
+    assert event.timestamp == NOW + 5
+    said = event.properties
+    assert said["items"] == ids(answer)
+    assert said["scores"] == [item.score for item in answer.items]
+    assert said["channels"] == [item.channel for item in answer.items]
+    assert said["model_version"] == answer.model_version == "1"
+
+
+def test_a_heuristic_list_is_logged_without_features(engine: Engine, models: Path) -> None:
+    request = RecommendRequest(user_id="u", force={RANKING_EXPERIMENT: HEURISTIC}, explain=True)
+
+    answer, impression = recommender(engine, models).recommend(request, now=NOW)
+
+    assert "features" not in decoded(impression).properties
+    assert answer.explanation == {
+        "ranking": "own repeats per visit, then what followed, then popularity"
+    }
+
+
+def test_an_impression_changes_nobodys_features(engine: Engine, models: Path) -> None:
+    request = RecommendRequest(user_id=learner(), session_id="s", timestamp=NOW)
+    _, impression = recommender(engine, models).recommend(request, now=NOW)
+    assert impression is not None
+
+    def everything() -> Any:
+        return [
+            *(engine.read("user", person, NOW) for person in sorted(set(SHOP.person))),
+            *(engine.read("item", item, NOW) for item in sorted(engine.items)),
+            engine.read("session", "s", NOW),
+        ]
+
+    before = everything()
+
+    engine.apply([(engine.offset, impression)])
+
+    assert everything() == before
+
+
+# Models come and go
+
+
+def test_a_new_champion_takes_over_at_the_next_refresh(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models)
+    assert ranked.describe()["champion"]["version"] == "1"
+
+    write_pointer(models, Pointer(version="2", previous="1"))
+    ranked.refresh()
+
+    told = ranked.describe()
+    manifest = read_manifest(version_directory(models, "2"))
+    assert told["champion"] == {
+        "name": "ranker",
+        "version": "2",
+        "run_id": "",
+        "trained_until": manifest.trained_until,
+        "metrics": manifest.metrics,
+    }
+    assert told["refused"] is None
+    assert told["items"] == told["indexed_items"] == len(SHOP.items)
+    assert told["experiment"] == {
+        "key": RANKING_EXPERIMENT,
+        "arms": {HEURISTIC: 0.1, LEARNED: 0.9},
+    }
+
+
+def test_before_the_first_champion_the_heuristic_serves(engine: Engine, tmp_path: Path) -> None:
+    ranked = recommender(engine, tmp_path)
+
+    answer, _ = ranked.recommend(RecommendRequest(user_id=learner()), now=NOW)
+
+    assert ranked.describe()["champion"] is None
+    assert answer.model_version == HEURISTIC
+    assert answer.variant == {RANKING_EXPERIMENT: LEARNED}
+    assert answer.fallback == "no model is trained yet: ordered by own repeats and popularity"
+
+
+def spoil_features(directory: Path) -> None:
+    manifest = msgspec.structs.replace(read_manifest(directory), features=RANKING_FEATURES[1:])
+    (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+
+
+def spoil_definitions(directory: Path) -> None:
+    manifest = msgspec.structs.replace(read_manifest(directory), definitions="0" * 64)
+    (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+
+
+def spoil_forest(directory: Path) -> None:
+    path = directory / "model.ubj"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def spoil_index(directory: Path) -> None:
+    (directory / "index" / "popular.npy").unlink()
+
+
+def lose(directory: Path) -> None:
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_features, "features are not the server's"),
+        (spoil_definitions, "trained on feature definitions"),
+        (spoil_forest, "not an XGBoost model"),
+        (spoil_index, "recall index cannot be read"),
+        (lose, "cannot be read as a model manifest"),
+    ],
+)
+def test_a_champion_that_does_not_fit_is_refused_and_the_old_one_goes_on(
+    engine: Engine, models: Path, spoil: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranked = recommender(engine, models)
+    request = RecommendRequest(user_id=learner())
+    before, _ = ranked.recommend(request, now=NOW)
+    spoil(version_directory(models, "2"))
+    write_pointer(models, Pointer(version="2", previous="1"))
+
+    for _ in range(3):
+        ranked.refresh()
+
+    told = ranked.describe()
+    assert told["champion"]["version"] == "1"
+    assert said in told["refused"]
+    assert ranked.recommend(request, now=NOW)[0].items == before.items
+    refusals = [record for record in caplog.records if "refused" in record.message]
+    assert len(refusals) == 1, "told once, not every second"
+
+    write_pointer(models, Pointer(version="1"))
+    ranked.refresh()
+    assert ranked.describe()["refused"] is None, "what is asked for serves again"
+
+
+def test_a_champion_that_does_not_fit_at_the_start_leaves_the_heuristic(
+    engine: Engine, models: Path
+) -> None:
+    spoil_forest(version_directory(models, "1"))
+
+    ranked = recommender(engine, models)
+
+    assert ranked.describe()["champion"] is None
+    assert "not an XGBoost model" in ranked.describe()["refused"]
+    assert len(ranked.recommend(RecommendRequest(user_id="u"), now=NOW)[0].items) == 20
+
+
+def test_a_damaged_pointer_changes_nothing(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models)
+    (models / "champion.json").write_bytes(b"{")
+
+    ranked.refresh()
+
+    assert ranked.describe()["champion"]["version"] == "1"
+    assert "champion.json" in ranked.describe()["refused"]
+
+
+def test_a_swap_under_load_leaves_every_list_of_one_model(engine: Engine, models: Path) -> None:
+    people = sorted(set(SHOP.person))[:6]
+    requests = [
+        RecommendRequest(user_id=p, count=30, force={RANKING_EXPERIMENT: arm})
+        for p in people
+        for arm in (LEARNED, HEURISTIC)
+    ]
+
+    def key(answer: Recommendation) -> tuple[Any, ...]:
+        return (answer.model_version, tuple((it.item_id, it.score) for it in answer.items))
+
+    wanted: list[set[tuple[Any, ...]]] = [set() for _ in requests]
+    for version in ("1", "2"):
+        write_pointer(models, Pointer(version=version))
+        quiet = recommender(engine, models)
+        for place, request in enumerate(requests):
+            wanted[place].add(key(quiet.recommend(request, now=NOW)[0]))
+    assert any(len(both) == 2 for both in wanted), "the versions differ"
+
+    ranked = recommender(engine, models)
+    stop = threading.Event()
+    mixed: list[Any] = []
+    counts = {"1": 0, "2": 0, HEURISTIC: 0}
+
+    def ask(start: int) -> None:
+        number = start
+        while not stop.is_set():
+            place = number % len(requests)
+            answer, _ = ranked.recommend(requests[place], now=NOW)
+            counts[answer.model_version] += 1
+            if key(answer) not in wanted[place]:
+                mixed.append((place, answer))
+            number += 1
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(24):
+        write_pointer(models, Pointer(version=str(1 + number % 2)))
+        ranked.refresh()
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+    assert not mixed
+    assert min(counts.values()) > 0, counts
+
+
+def test_new_items_are_candidates_without_a_new_model(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models)
+    new = Item(item_id="new", timestamp=NOW, category="kind-0", price=1.0)
+    events = [
+        Event(
+            event_id=f"new-{number}",
+            type="purchase",
+            timestamp=NOW,
+            user_id=f"early-{number}",
+            item_id="new",
+        )
+        for number in range(200)
+    ]
+    payloads = [encode_entry(new), *map(encode_entry, events)]
+    engine.apply([(engine.offset + n, payload) for n, payload in enumerate(payloads)])
+
+    ranked.refresh()
+
+    answer, _ = ranked.recommend(RecommendRequest(user_id=learner(), count=200), now=NOW)
+    assert "new" in ids(answer)
+    assert ranked.describe()["items"] == ranked.describe()["indexed_items"] + 1

@@ -1,0 +1,114 @@
+"""Who is asking: rows in the right order, each once, and nothing for nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from tests.platform.shop import DAY, definitions
+
+from tactful.catalogue import Catalogue
+from tactful.situation import observe
+from tactful_streaming import Engine, Event, Item, MemoryState, encode_entry
+
+NOW = 1_700_000_000_000
+CATALOGUE = Catalogue(
+    ("a", "b", "c"), {it: Item(item_id=it, timestamp=0) for it in ("d", "b", "c", "a")}
+)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine(definitions(), MemoryState())
+
+
+def see(engine: Engine, *what: tuple[str, str, dict[str, Any]]) -> None:
+    """Apply events of (item, type, who), a second apart and the last one a second ago."""
+    records = [
+        (
+            engine.offset + number,
+            encode_entry(
+                Event(
+                    event_id=f"{engine.offset + number}",
+                    type=kind,
+                    timestamp=NOW - 1000 * (len(what) - number),
+                    item_id=item,
+                    **who,
+                )
+            ),
+        )
+        for number, (item, kind, who) in enumerate(what)
+    ]
+    engine.apply(records)
+
+
+def names(rows: Sequence[int]) -> str:
+    return "".join(CATALOGUE.item_ids[row] for row in rows)
+
+
+def test_the_visit_is_newest_first_and_the_history_is_the_rest_once(engine: Engine) -> None:
+    before, now = {"user_id": "u", "session_id": "s1"}, {"user_id": "u", "session_id": "s2"}
+    see(
+        engine,
+        ("a", "purchase", before),
+        ("d", "view", before),
+        ("a", "view", before),
+        ("c", "click", before),
+        ("b", "view", now),
+        ("unknown", "view", now),
+        ("c", "add_to_cart", now),
+        ("b", "add_to_cart", now),
+    )
+
+    found = observe(engine, CATALOGUE, subject="u", session_id="s2", at=NOW)
+
+    assert names(found.session) == "bcb"
+    assert names(found.history) == "ad"
+    assert found.known
+    assert found.grouped("taken_28d") == {"a": 1.0, "b": 1.0, "c": 1.0}
+    assert found.number("visits_364d") == 1.0
+    assert found.at == NOW
+
+
+def test_without_a_visit_all_is_history(engine: Engine) -> None:
+    see(engine, ("a", "view", {"user_id": "u", "session_id": "s"}))
+
+    found = observe(engine, CATALOGUE, subject="u", session_id=None, at=NOW)
+
+    assert (names(found.session), names(found.history)) == ("", "a")
+
+
+def test_nobody_has_a_visit_at_most(engine: Engine) -> None:
+    see(engine, ("a", "view", {"device_id": "phone", "session_id": "s"}))
+
+    found = observe(engine, CATALOGUE, subject=None, session_id="s", at=NOW)
+
+    assert (names(found.session), names(found.history)) == ("a", "")
+    assert found.grouped("taken_28d") == {}
+    assert found.number("visits_364d") == 0.0
+
+
+def test_a_device_is_known_by_its_key(engine: Engine) -> None:
+    see(engine, ("a", "view", {"device_id": "phone"}), ("b", "view", {"user_id": "phone"}))
+
+    found = observe(engine, CATALOGUE, subject="device:phone", session_id=None, at=NOW)
+
+    assert names(found.history) == "a"
+
+
+def test_a_stranger_is_not_known(engine: Engine) -> None:
+    found = observe(engine, CATALOGUE, subject="stranger", session_id="new", at=NOW)
+
+    assert (found.session, found.history, found.known) == ([], [], False)
+
+
+def test_silence_ages_what_is_seen(engine: Engine) -> None:
+    see(engine, ("a", "add_to_cart", {"user_id": "u", "session_id": "s"}))
+
+    later = observe(engine, CATALOGUE, subject="u", session_id="s", at=NOW + 40 * DAY)
+
+    assert later.session == [], "a visit does not last for weeks"
+    assert names(later.history) == "a"
+    assert later.grouped("taken_28d").get("a", 0.0) == 0.0
+    assert later.grouped("taken_364d")["a"] > 0.0

@@ -1,0 +1,441 @@
+"""Training: nothing of the future in a row, what is learned beats what is guessed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tests.platform.shop import DAY, definitions, engine_at, entries, make_shop, write_log
+
+from tactful import training
+from tactful.config import Settings, StorageSettings
+from tactful.errors import ModelError
+from tactful.evaluation import Scorecard
+from tactful.features import RANKING_FEATURES
+from tactful.history import History
+from tactful.messages import RecommendRequest
+from tactful.ranking import Pointer, load_model, read_manifest, version_directory, write_pointer
+from tactful.recall import Interactions, RecallIndex, build_index
+from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
+from tactful.training import (
+    Question,
+    Rows,
+    TrainingOptions,
+    collect,
+    plot_training,
+    sample_questions,
+    train,
+)
+from tactful_streaming import EmbeddedLog, Engine, Entry, Event, Item, MemoryState
+
+ALL = TrainingOptions(task="next", label_days=14.0, lists=10**6, validation=1.0)
+"""Every question, each with all of its candidates."""
+
+
+@cache
+def small_shop(tied: bool = False) -> tuple[Entry, ...]:
+    return tuple(entries(make_shop(3, people=8, items=40, days=30, tied=tied)))
+
+
+class _Collected(Exception):
+    """Carries what a training would have learned from."""
+
+    def __init__(self, rows: Rows, questions: Sequence[Question]) -> None:
+        self.rows = rows
+        self.questions = questions
+
+
+def laid_out(
+    what: Sequence[Entry], options: TrainingOptions = ALL
+) -> tuple[Sequence[Question], list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
+    """What `train` learns from this log: questions, and features and labels of each."""
+
+    def stop(rows: Rows, questions: Sequence[Question], *_: object) -> None:
+        raise _Collected(rows, questions)
+
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_fit", stop)
+        log = write_log(Path(name) / "log", what)
+        with pytest.raises(_Collected) as caught:
+            train(log, definitions(), Path(name) / "model", options)
+        log.close()
+    found: Any = caught.value
+    ends = np.cumsum(found.rows.sizes)[:-1]
+    return (
+        found.questions,
+        np.split(found.rows.features, ends),
+        np.split(found.rows.labels, ends),
+    )
+
+
+def other_future(what: Sequence[Entry], after: int, seed: int) -> list[Entry]:
+    """The same log up to offset `after`, then something else that ends at the same time."""
+    draw = random.Random(seed)
+    events = [it for it in what if isinstance(it, Event)]
+    items = [it for it in what if isinstance(it, Item)]
+    changed: list[Entry] = list(what[: after + 1])
+    for entry in what[after + 1 : -1]:
+        assert isinstance(entry, Event)
+        chance = draw.random()
+        if chance < 0.3:
+            continue
+        if chance < 0.4:
+            item = draw.choice(items)
+            changed.append(msgspec.structs.replace(item, price=99.0, category="new"))
+        elif chance < 0.5:
+            # An event that arrives late: it happened long ago and nobody knew.
+            late = draw.choice(events[: len(events) // 2])
+            again = f"late-{len(changed)}"
+            changed.append(msgspec.structs.replace(late, event_id=again, session_id=again))
+            changed.append(
+                msgspec.structs.replace(
+                    late,
+                    event_id=f"{again}-2",
+                    session_id=again,
+                    type="add_to_cart",
+                    item_id=draw.choice(items).item_id,
+                )
+            )
+        elif entry.item_id is not None:
+            changed.append(msgspec.structs.replace(entry, item_id=draw.choice(items).item_id))
+    return [*changed, what[-1]]
+
+
+def knows_the_future(what: Sequence[Entry], number: int, seed: int, *, tied: bool = False) -> bool:
+    """Whether the rows of the questions up to `number` change when what came later does."""
+    options = replace(ALL, task="basket" if tied else "next")
+    questions, features, labels = laid_out(what, options)
+    until = questions[number].offset
+    if tied:  # The label is the whole basket: it ends with the purchase.
+        until = next(
+            offset
+            for offset, it in enumerate(what)
+            if isinstance(it, Event)
+            and it.type == "purchase"
+            and it.session_id == questions[number].session_id
+        )
+    asked, other, other_labels = laid_out(other_future(what, until, seed), options)
+    assert list(asked[: number + 1]) == list(questions[: number + 1])
+    assert questions != asked, "the futures differ"
+    return any(
+        not (
+            np.array_equal(features[n], other[n], equal_nan=True)
+            and np.array_equal(labels[n], other_labels[n])
+        )
+        for n in range(number + 1)
+    )
+
+
+@given(share=st.floats(0, 0.7), seed=st.integers(0, 10**6), tied=st.booleans())
+@settings(max_examples=12, deadline=None)
+def test_no_row_knows_what_came_after_its_question(share: float, seed: int, tied: bool) -> None:
+    what = small_shop(tied)
+    count = len(laid_out(what, replace(ALL, task="basket" if tied else "next"))[0])
+
+    assert not knows_the_future(what, int(share * count), seed, tied=tied)
+
+
+def test_an_index_of_everything_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = History.interactions
+    monkeypatch.setattr(History, "interactions", lambda self, **_: honest(self))
+
+    assert knows_the_future(small_shop(), 5, 1)
+
+
+def test_an_index_by_event_time_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that arrive late carry an early time."""
+    honest = History.interactions
+
+    def by_time(self: History, *, before: int | None = None) -> Interactions:
+        if before is None:
+            return honest(self)
+        early = self.timestamp < self.timestamp[np.searchsorted(self.offset, before)]
+        return Interactions(self.session[early], self.item[early], self.timestamp[early])
+
+    monkeypatch.setattr(History, "interactions", by_time)
+
+    assert knows_the_future(small_shop(), 5, 1)
+
+
+def test_looking_one_event_too_far_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = training._replay
+
+    def hasty(engine: Engine, log: EmbeddedLog, *rest: Any) -> Iterator[Question]:
+        for question in honest(engine, log, *rest):
+            engine_at(engine, log, question.offset + 3)
+            yield question
+
+    monkeypatch.setattr(training, "_replay", hasty)
+
+    assert knows_the_future(small_shop(), 5, 1)
+
+
+def test_the_index_for_the_lists_is_that_of_the_log_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = small_shop()
+    used: list[tuple[RecallIndex, Sequence[Question]]] = []
+
+    def remember(log: Any, definitions: Any, index: RecallIndex, questions: Any, *_: Any) -> None:
+        used.append((index, questions))
+        raise _Collected(Rows(*[np.zeros(0)] * 3), questions)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "collect", remember)
+    log = write_log(tmp_path / "log", what)
+    with pytest.raises(_Collected):
+        train(log, definitions(), tmp_path / "model", ALL)
+    log.close()
+
+    ((index, questions),) = used
+    cut = write_log(tmp_path / "cut", what[: questions[0].offset])
+    before = History.read(cut)
+    cut.close()
+    wanted = build_index(before.item_ids, before.interactions())
+    assert index.built_until == wanted.built_until <= questions[0].at
+    assert np.array_equal(index.following.items, wanted.following.items)
+    assert np.array_equal(index.together.weights, wanted.together.weights)
+    assert np.array_equal(index.vectors, wanted.vectors)
+    assert np.array_equal(index.popular, wanted.popular)
+
+
+def test_rows_equal_those_of_a_log_that_ends_at_the_question(tmp_path: Path) -> None:
+    what = small_shop()
+    log = write_log(tmp_path / "log", what)
+    history = History.read(log)
+    questions = sample_questions(history, history.timestamp[-1] - 14 * DAY, ALL)
+    index = build_index(history.item_ids, history.interactions(before=questions[0].offset))
+    whole = collect(log, definitions(), index, questions, 0, ALL)
+    ends = np.cumsum(whole.sizes)
+    for number in (0, 1, 7, len(questions) - 1):
+        cut = write_log(tmp_path / f"cut-{number}", what[: questions[number].offset])
+
+        rows = collect(cut, definitions(), index, questions[: number + 1], 0, ALL)
+
+        cut.close()
+        end = int(ends[number])
+        assert np.array_equal(rows.features, whole.features[:end], equal_nan=True)
+        assert np.array_equal(rows.labels, whole.labels[:end])
+        assert rows.sizes.tolist() == whole.sizes[: number + 1].tolist()
+    log.close()
+
+
+def test_an_item_is_no_candidate_before_it_is_in_the_catalogue(tmp_path: Path) -> None:
+    what = list(small_shop())
+    log = write_log(tmp_path / "log", what)
+    history = History.read(log)
+    log.close()
+    questions = sample_questions(history, history.timestamp[-1] - 14 * DAY, ALL)
+    place = questions[-1].offset
+    star = "item-000"
+    late = [it for it in what if not (isinstance(it, Item) and it.item_id == star)]
+    late.insert(place - 1, next(it for it in what if isinstance(it, Item) and it.item_id == star))
+
+    def features_of(entries: Sequence[Entry], upto: int) -> int:
+        """How many candidates the questions up to a place have, when asked one by one."""
+        return sum(len(rows) for rows in laid_out(entries)[1][:upto])
+
+    asked = sum(question.offset < place - 1 for question in laid_out(late)[0])
+    assert asked > 20
+    # All 40 items are within the quotas: the missing one is missing everywhere.
+    assert features_of(what, asked) == 40 * asked
+    assert features_of(late, asked) == 39 * asked
+
+
+def test_questions_of_the_next_item_are_every_place_but_the_first(tmp_path: Path) -> None:
+    what = small_shop()
+    log = write_log(tmp_path / "log", what)
+    history = History.read(log)
+    log.close()
+    since = int(history.timestamp[-1]) - 14 * DAY
+    visits: dict[str, list[tuple[int, Event]]] = {}
+    for offset, it in enumerate(what):
+        if isinstance(it, Event) and it.type == "add_to_cart":
+            visits.setdefault(it.session_id or "", []).append((offset, it))
+    wanted = sorted(
+        (offset, event.timestamp, event.user_id, session, frozenset([event.item_id]))
+        for session, rows in visits.items()
+        if rows[0][1].timestamp >= since
+        for offset, event in rows[1:]
+    )
+
+    found = sample_questions(history, since, ALL)
+
+    assert [(q.offset, q.at, q.subject, q.session_id, q.positives) for q in found] == wanted
+    few = sample_questions(history, since, replace(ALL, lists=10, seed=4))
+    assert len(few) == 10
+    assert [q for q in found if q in few] == few, "a sample, in order"
+    assert few != sample_questions(history, since, replace(ALL, lists=10, seed=5))
+
+
+def test_questions_of_a_basket_come_before_it_and_want_all_of_it(tmp_path: Path) -> None:
+    what = small_shop(tied=True)
+    log = write_log(tmp_path / "log", what)
+    history = History.read(log)
+    log.close()
+    for task in ("basket", "auto"):
+        for question in sample_questions(history, 0, replace(ALL, task=task)):
+            basket = [
+                (offset, it)
+                for offset, it in enumerate(what)
+                if isinstance(it, Event)
+                and it.session_id == question.session_id
+                and it.type == "add_to_cart"
+            ]
+            assert question.offset == basket[0][0]
+            assert question.positives == {event.item_id for _, event in basket}
+
+
+def test_earlier_lists_keep_all_positives_and_a_sample_of_the_rest() -> None:
+    options = replace(ALL, validation=0.5, negatives=5)
+    questions, features, labels = laid_out(small_shop(), options)
+    _, whole, whole_labels = laid_out(small_shop())
+    half = len(questions) // 2
+    for number in range(len(questions)):
+        rows = {row.tobytes() for row in whole[number]}
+        assert {row.tobytes() for row in features[number]} <= rows
+        assert labels[number].sum() == whole_labels[number].sum()
+        others = (~labels[number]).sum()
+        assert others == (5 if number < half else (~whole_labels[number]).sum())
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop whose first three quarters were learned from: its log and, in `models`, version 1."""
+    directory = tmp_path_factory.mktemp("learned")
+    shop = make_shop(0)
+    what = entries(shop)
+    past = write_log(directory / "past", what[: len(what) - len(shop) + shop.cut])
+    options = TrainingOptions(label_days=20, lists=900, rounds=60)
+    train(past, definitions(), version_directory(directory / "models", "1"), options)
+    past.close()
+    write_pointer(directory / "models", Pointer(version="1"))
+    write_log(directory / "log", what).close()
+    return directory
+
+
+def test_what_was_learned_beats_what_is_guessed(learned: Path) -> None:
+    shop = make_shop(0)
+    log = EmbeddedLog(learned / "log", read_only=True)
+    engine = Engine(definitions(), MemoryState())
+    recommender = build(
+        engine=engine, settings=Settings(storage=StorageSettings(models=learned / "models"))
+    )
+    cards = {LEARNED: Scorecard(), HEURISTIC: Scorecard()}
+    for ask in shop.asks[:250]:
+        engine_at(engine, log, log.end - len(shop) + ask.before)
+        recommender.refresh()
+        for arm, card in cards.items():
+            request = RecommendRequest(
+                user_id=ask.person, session_id=ask.session_id, force={RANKING_EXPERIMENT: arm}
+            )
+            answer, _ = recommender.recommend(request, now=ask.at)
+            card.add(ask.person, [item.item_id for item in answer.items], ask.taken)
+    log.close()
+
+    served, guessed = (cards[arm].quality(160).ndcg20 for arm in (LEARNED, HEURISTIC))
+
+    assert served.low > guessed.high
+
+
+def test_a_training_writes_a_model_that_says_what_it_is(learned: Path) -> None:
+    model = load_model(
+        version_directory(learned / "models", "1"), definitions=definitions().fingerprint
+    )
+    manifest = model.manifest
+    shop = make_shop(0)
+
+    assert manifest.features == RANKING_FEATURES
+    assert manifest.trained_until == shop.timestamp[: shop.cut][shop.kind[: shop.cut] == 0][-1] + 1
+    assert model.index.built_until == manifest.trained_until, "what serves knows everything"
+    assert 20 < manifest.questions <= 900
+    assert manifest.rows >= manifest.questions
+    assert set(manifest.metrics) == {"hr20", "ndcg20", "mrr20", "recall"}
+    assert 0 < manifest.metrics["mrr20"] <= manifest.metrics["hr20"] <= manifest.metrics["recall"]
+    assert set(manifest.gains) <= set(RANKING_FEATURES)
+    assert list(manifest.gains.values()) == sorted(manifest.gains.values(), reverse=True)
+
+
+def test_the_same_log_gives_the_same_model(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", small_shop())
+    options = TrainingOptions(label_days=20, rounds=5, lists=60)
+    for name in "ab":
+        train(log, definitions(), tmp_path / name, options)
+    train(log, definitions(), tmp_path / "c", replace(options, seed=1))
+    log.close()
+
+    a, b, c = (read_manifest(tmp_path / name) for name in "abc")
+    assert a == b
+    assert (tmp_path / "a/model.ubj").read_bytes() == (tmp_path / "b/model.ubj").read_bytes()
+    assert c.data_hash != a.data_hash
+
+
+def test_progress_and_pictures(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", small_shop())
+    told: list[tuple[str, int, int]] = []
+    options = TrainingOptions(label_days=20, rounds=5, lists=60)
+
+    trained = train(
+        log,
+        definitions(),
+        tmp_path / "model",
+        options,
+        progress=lambda stage, done, total: told.append((stage, done, total)),
+    )
+    log.close()
+
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages == ["read", "index", "replay", "fit"]
+    for stage in stages:
+        seen = [done for name, done, _ in told if name == stage]
+        assert seen == sorted(seen)
+        assert seen[-1] == next(total for name, _, total in reversed(told) if name == stage)
+    assert len(trained.curve) <= 5
+    pictures = plot_training(trained, tmp_path / "figures")
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.values())
+
+
+@pytest.mark.parametrize(
+    ("keep", "label_days", "said"),
+    [
+        (lambda it: False, 8.0, "no add_to_cart or purchase of a known item"),
+        (lambda it: not isinstance(it, Item), 8.0, "no add_to_cart or purchase of a known item"),
+        (lambda it: True, 0.1, "look further back with --label-days"),
+    ],
+)
+def test_too_little_to_learn_from_says_what_is_missing(
+    tmp_path: Path, keep: Callable[[Entry], bool], label_days: float, said: str
+) -> None:
+    log = write_log(tmp_path / "log", [it for it in small_shop() if keep(it)])
+
+    with pytest.raises(ModelError, match=said):
+        train(log, definitions(), tmp_path / "model", TrainingOptions(label_days=label_days))
+
+    log.close()
+    assert not (tmp_path / "model").exists()
+
+
+def test_nothing_taken_among_the_candidates_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = training.collect
+
+    def blind(*arguments: Any) -> Rows:
+        rows = honest(*arguments)
+        return replace(rows, labels=np.zeros_like(rows.labels))
+
+    monkeypatch.setattr(training, "collect", blind)
+    log = write_log(tmp_path / "log", small_shop())
+    with pytest.raises(ModelError, match="recall found nothing of what was taken"):
+        train(log, definitions(), tmp_path / "model", TrainingOptions(label_days=8))
+    log.close()
