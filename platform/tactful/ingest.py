@@ -81,6 +81,8 @@ def ingest_file(
     try:
         with path.open("rb") as file:
             progress = _resume(path, file, restart)
+            file.seek(0)
+            head = file.read(_HEAD_BYTES)
             outcome = Outcome(resumed_at=progress.lines + 1)
             advanced(progress.offset)
             file.seek(progress.offset)
@@ -88,7 +90,7 @@ def ingest_file(
                 _send(client, kind, lines, progress.lines + 1, outcome)
                 size = sum(map(len, lines))
                 progress = Progress(
-                    head=progress.head,
+                    head=_fingerprint(head, progress.offset + size),
                     offset=progress.offset + size,
                     lines=progress.lines + len(lines),
                 )
@@ -131,17 +133,22 @@ def _progress_path(path: Path) -> Path:
 
 
 def _resume(path: Path, file: BinaryIO, restart: bool) -> Progress:
-    head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()
     kept = _progress_path(path)
     if restart or not kept.exists():
-        return Progress(head=head)
+        return Progress(head=_fingerprint(b"", 0))
     try:
         progress = msgspec.json.decode(kept.read_bytes(), type=Progress)
     except msgspec.DecodeError as error:
         raise DatasetError(f"{kept}: damaged; begin anew with --restart") from error
-    if progress.head != head or progress.offset > path.stat().st_size:
+    same = progress.head == _fingerprint(file.read(_HEAD_BYTES), progress.offset)
+    if not same or progress.offset > path.stat().st_size:
         raise DatasetError(f"{path}: not the file {kept.name} is about; begin anew with --restart")
     return progress
+
+
+def _fingerprint(head: bytes, offset: int) -> str:
+    """Of what was sent of the head, so that lines may be appended to a file between two runs."""
+    return hashlib.sha256(head[:offset]).hexdigest()
 
 
 def _save(path: Path, progress: Progress) -> None:

@@ -142,6 +142,8 @@ def test_kill_minus_nine_loses_nothing_and_counts_nothing_twice(server: Process)
     server.start()
     at = now_ms()
     with httpx.Client(base_url=server.url) as http:
+        while http.get("/readyz").status_code == 503:
+            time.sleep(0.02)
         for user in sorted({f"w{writer}-{n}" for writer in range(WRITERS) for n in range(3)}):
             answer = http.get(f"/v1/users/{user}/features", params={"at": at}).json()
             assert answer["position"] == len(records)
