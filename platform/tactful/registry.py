@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError
 from tactful.ranking import (
+    Manifest,
     Pointer,
     read_manifest,
     read_pointer,
@@ -58,7 +61,7 @@ class Registry:
 
         Args:
             name: registered model name.
-            models: directory the server loads from.
+            models: directory the server loads from; it holds versions of one name.
             tracking_uri: MLflow store; None means ``MLFLOW_TRACKING_URI`` or, without it,
                 ``sqlite:///mlflow.db`` in the working directory.
         """
@@ -77,18 +80,22 @@ class Registry:
         """Log a trained model as a run and register it as a new version.
 
         Args:
-            directory: model directory; its manifest is completed with version and run.
+            directory: what `save_model` wrote.
             parameters: what the training was called with.
             example: a few rows of features, for the signature.
             figures: plots to keep with the run, by file name.
 
         Returns:
             The new version.
+
+        Raises:
+            ModelError: if the models directory holds versions of another name.
         """
         import mlflow
         import xgboost
         from mlflow.models import infer_signature
 
+        self._check_own()
         manifest = read_manifest(directory)
         mlflow.set_tracking_uri(self._uri)
         mlflow.set_experiment(self._name)
@@ -122,20 +129,22 @@ class Registry:
             version = mlflow.register_model(
                 logged.model_uri, self._name, await_registration_for=0
             ).version
-        manifest = msgspec.structs.replace(manifest, version=str(version), run_id=run.info.run_id)
-        (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-        self._keep(directory, str(version))
+        self._keep(
+            directory,
+            msgspec.structs.replace(manifest, version=str(version), run_id=run.info.run_id),
+        )
         return Registered(self._name, str(version), run.info.run_id)
 
     def promote(self, version: str) -> None:
         """Make a version the champion; the one that served becomes the previous one.
 
         Raises:
-            ModelError: if the registry does not know the version.
+            ModelError: if the registry does not know the version, or its files are not here.
         """
+        self._check_own()
         client = self._client()
-        held = read_pointer(self._models)
-        previous = held.version if held is not None and held.version != version else ""
+        held = read_pointer(self._models) or Pointer(version="")
+        previous = held.version if held.version != version else held.previous
         try:
             client.get_model_version(self._name, version)
         except Exception as error:  # MLflow's stores raise their own errors for "not there"
@@ -156,24 +165,31 @@ class Registry:
         """Copy a version's files from MLflow into the models directory.
 
         Raises:
-            ModelError: if the registry does not know the version.
+            ModelError: if the registry does not know the version, or the models directory holds
+                versions of another name.
         """
         import mlflow
 
+        self._check_own()
         client = self._client()
         try:
             found = client.get_model_version(self._name, version)
         except Exception as error:
             raise ModelError(f"{self._name} has no version {version!r} in {self._uri}") from error
-        mlflow.set_tracking_uri(self._uri)
-        fetched = mlflow.artifacts.download_artifacts(
-            run_id=found.run_id, artifact_path="model", tracking_uri=self._uri
-        )
-        manifest = read_manifest(Path(fetched))
-        completed = msgspec.structs.replace(manifest, version=version, run_id=found.run_id)
-        directory = self._keep(Path(fetched), version)
-        (directory / "manifest.json").write_bytes(msgspec.json.encode(completed))
-        return directory
+        with tempfile.TemporaryDirectory(prefix="tactful-pull-") as scratch:
+            fetched = Path(
+                mlflow.artifacts.download_artifacts(
+                    run_id=found.run_id,
+                    artifact_path="model",
+                    tracking_uri=self._uri,
+                    dst_path=scratch,
+                )
+            )
+            manifest = read_manifest(fetched)
+            return self._keep(
+                fetched,
+                msgspec.structs.replace(manifest, version=version, run_id=found.run_id),
+            )
 
     def versions(self) -> list[dict[str, str]]:
         """Every version, newest first, with its aliases and run."""
@@ -199,15 +215,29 @@ class Registry:
 
         return mlflow.MlflowClient(tracking_uri=self._uri)
 
-    def _keep(self, source: Path, version: str) -> Path:
-        """Copy a model directory to its place; a reader never sees half of it."""
-        target = version_directory(self._models, version)
+    def _keep(self, source: Path, manifest: Manifest) -> Path:
+        """Copy a model directory to its place, complete; a reader never sees half of it."""
+        target = version_directory(self._models, manifest.version)
+        scratch = target.with_name(f".{manifest.version}.{os.getpid()}")
+        shutil.copytree(source, scratch)
+        (scratch / "manifest.json").write_bytes(msgspec.json.encode(manifest))
         if target.exists():
             shutil.rmtree(target)
-        scratch = target.with_name(f".{version}.{os.getpid()}")
-        shutil.copytree(source, scratch)
         scratch.rename(target)
         return target
+
+    def _check_own(self) -> None:
+        """Versions are numbered by name: those of another would take the place of ours."""
+        names = set()
+        for path in self._models.glob("versions/*/manifest.json"):
+            with suppress(ModelError):  # a damaged one may be pulled again
+                names.add(read_manifest(path.parent).name)
+        others = names - {self._name}
+        if others:
+            raise ModelError(
+                f"{self._models} holds versions of {', '.join(sorted(others))}: give {self._name} "
+                "a directory of its own with storage.models"
+            )
 
 
 def _named(rows: NDArray[np.float32], names: tuple[str, ...]) -> Any:
