@@ -1,0 +1,309 @@
+"""The registry on a real MLflow: versions, aliases, the pointer beside the server, and back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import xgboost
+from numpy.typing import NDArray
+
+from tactful.errors import ModelError
+from tactful.features import RANKING_FEATURES
+from tactful.ranking import (
+    Manifest,
+    Pointer,
+    RankingModel,
+    load_model,
+    read_manifest,
+    read_pointer,
+    save_model,
+    version_directory,
+)
+from tactful.recall import Interactions, build_index
+from tactful.registry import Registered, Registry
+
+DEFINITIONS = "d" * 64
+EXAMPLE = np.random.default_rng(0).standard_normal((5, len(RANKING_FEATURES))).astype(np.float32)
+
+
+def some_rows(seed: int) -> NDArray[np.float32]:
+    generator = np.random.default_rng(seed)
+    return generator.standard_normal((80, len(RANKING_FEATURES))).astype(np.float32)
+
+
+def make_model(directory: Path, seed: int, name: str = "ranker") -> Path:
+    """A tiny model; another seed, another model."""
+    features = some_rows(seed)
+    matrix = xgboost.DMatrix(features, (features[:, seed] > 0).astype(np.float32))
+    forest = xgboost.train({"max_depth": 2, "nthread": 1}, matrix, 3)
+    index = build_index(
+        [f"i{seed}", "other"], Interactions(*[np.zeros(0, np.int64)] * 3), dimensions=2
+    )
+    manifest = Manifest(
+        name=name,
+        features=RANKING_FEATURES,
+        definitions=DEFINITIONS,
+        trained_until=1_700_000_000_000 + seed,
+        data_hash=f"hash-{seed}",
+        rows=80,
+        questions=4,
+        metrics={"hr20": 0.25, "ndcg20": 0.125 * seed},
+        gains={RANKING_FEATURES[seed]: 1.0},
+    )
+    save_model(directory, manifest, forest, index)
+    return directory
+
+
+@pytest.fixture
+def registry(tracking_uri: str, tmp_path: Path) -> Registry:
+    return Registry("ranker", tmp_path / "models")
+
+
+def register(registry: Registry, directory: Path, **figures: Path) -> Registered:
+    return registry.register(
+        directory, parameters={"depth": 2, "task": "next"}, example=EXAMPLE, figures=figures
+    )
+
+
+def loaded(models: Path, version: str) -> RankingModel:
+    return load_model(version_directory(models, version), definitions=DEFINITIONS)
+
+
+def test_a_version_is_a_run_with_everything_that_made_it(
+    registry: Registry, tracking_uri: str, tmp_path: Path
+) -> None:
+    import mlflow
+
+    picture = tmp_path / "curve.png"
+    picture.write_bytes(b"\x89PNG")
+
+    made = register(registry, make_model(tmp_path / "m", 1), curve=picture)
+
+    assert (made.name, made.version) == ("ranker", "1")
+    client = mlflow.MlflowClient(tracking_uri)
+    run = client.get_run(made.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"depth": "2", "task": "next", "rows": "80", "questions": "4"}
+    assert run.data.metrics == {"hr20": 0.25, "ndcg20": 0.125}
+    assert run.data.tags["data_hash"] == "hash-1"
+    assert run.data.tags["definitions"] == DEFINITIONS
+    assert run.data.tags["trained_until"] == "1700000000001"
+    assert [a.path for a in client.list_artifacts(made.run_id, "figures")] == ["figures/curve.png"]
+    version = client.get_model_version("ranker", "1")
+    assert version.run_id == made.run_id
+    logged = mlflow.models.get_model_info(version.source or "")
+    assert [column.name for column in logged.signature.inputs] == list(RANKING_FEATURES)
+    assert Path(tmp_path / "mlruns").is_dir(), "artifacts lie beside the database"
+
+
+def test_the_model_in_mlflow_scores_as_the_one_that_serves(
+    registry: Registry, tmp_path: Path
+) -> None:
+    import mlflow
+
+    register(registry, make_model(tmp_path / "m", 2))
+
+    theirs = mlflow.xgboost.load_model("models:/ranker/1")
+
+    rows = some_rows(9)
+    ours = loaded(tmp_path / "models", "1").score(rows)
+    assert np.array_equal(theirs.inplace_predict(rows, predict_type="margin"), ours)
+
+
+def test_registering_completes_the_manifest_and_keeps_a_copy(
+    registry: Registry, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        made = register(registry, make_model(tmp_path / f"m{number}", number))
+        assert made.version == str(number)
+        kept = read_manifest(version_directory(tmp_path / "models", made.version))
+        assert (kept.version, kept.run_id) == (made.version, made.run_id)
+        alike = {"version": made.version, "run_id": made.run_id}
+        given = read_manifest(tmp_path / f"m{number}")
+        assert kept == msgspec.structs.replace(given, **alike)
+    assert read_pointer(tmp_path / "models") is None, "nothing serves before it is promoted"
+    names = sorted(path.name for path in (tmp_path / "models" / "versions").iterdir())
+    assert names == ["1", "2"]
+
+
+def test_promotion_moves_the_aliases_and_the_pointer(registry: Registry, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        register(registry, make_model(tmp_path / f"m{number}", number))
+    models = tmp_path / "models"
+
+    def aliases() -> dict[str, str]:
+        return {it["version"]: it["aliases"] for it in registry.versions()}
+
+    assert aliases() == {"3": "", "2": "", "1": ""}
+    registry.promote("1")
+    assert read_pointer(models) == Pointer(version="1")
+    assert aliases() == {"3": "", "2": "", "1": "champion"}
+    registry.promote("3")
+    assert read_pointer(models) == Pointer(version="3", previous="1")
+    assert aliases() == {"3": "champion", "2": "", "1": "previous"}
+    registry.promote("1")
+    assert read_pointer(models) == Pointer(version="1", previous="3")
+    assert aliases() == {"3": "previous", "2": "", "1": "champion"}
+    assert [it["version"] for it in registry.versions()] == ["3", "2", "1"], "newest first"
+
+
+def test_promoting_the_champion_again_keeps_the_way_back(
+    registry: Registry, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        register(registry, make_model(tmp_path / f"m{number}", number))
+        registry.promote(str(number))
+
+    registry.promote("2")
+
+    assert read_pointer(tmp_path / "models") == Pointer(version="2", previous="1")
+
+
+def test_what_is_pulled_equals_what_was_registered(registry: Registry, tmp_path: Path) -> None:
+    made = register(registry, make_model(tmp_path / "m", 3))
+    models = tmp_path / "models"
+    before, rows = loaded(models, "1"), some_rows(4)
+    scores = before.score(rows)
+    (models / "versions").rename(tmp_path / "gone")
+    with pytest.raises(ModelError, match="`tactful models pull 1`"):
+        registry.promote("1")
+
+    directory = registry.pull("1")
+
+    assert directory == version_directory(models, "1")
+    again = loaded(models, "1")
+    assert again.manifest == before.manifest
+    assert again.manifest.run_id == made.run_id
+    assert np.array_equal(again.score(rows), scores)
+    assert again.index.item_ids == before.index.item_ids
+    assert np.array_equal(again.index.vectors, before.index.vectors)
+    registry.promote("1")
+    assert read_pointer(models) == Pointer(version="1")
+
+
+@pytest.mark.parametrize("damaged", ["model.ubj", "manifest.json"])
+def test_pulling_replaces_a_damaged_copy(registry: Registry, tmp_path: Path, damaged: str) -> None:
+    register(registry, make_model(tmp_path / "m", 1))
+    place = version_directory(tmp_path / "models", "1")
+    (place / damaged).write_bytes(b"rubbish")
+    (place / "left-over").touch()
+
+    registry.pull("1")
+
+    assert loaded(tmp_path / "models", "1").manifest.version == "1"
+    assert not (place / "left-over").exists()
+
+
+@pytest.mark.parametrize("version", ["9", "champion", "", "../../etc"])
+def test_an_unknown_version_is_named_and_changes_nothing(
+    registry: Registry, tmp_path: Path, version: str
+) -> None:
+    register(registry, make_model(tmp_path / "m", 1))
+    registry.promote("1")
+    for act in (registry.promote, registry.pull):
+        with pytest.raises(ModelError, match="ranker has no version") as caught:
+            act(version)
+        assert repr(version) in str(caught.value)
+        assert "sqlite:///" in str(caught.value)
+    assert read_pointer(tmp_path / "models") == Pointer(version="1")
+    assert [p.name for p in (tmp_path / "models" / "versions").iterdir()] == ["1"]
+
+
+def test_nothing_is_registered_yet(registry: Registry) -> None:
+    assert registry.versions() == []
+    with pytest.raises(ModelError, match="no version '1'"):
+        registry.promote("1")
+
+
+def test_a_damaged_version_is_not_promoted(registry: Registry, tmp_path: Path) -> None:
+    register(registry, make_model(tmp_path / "m", 1))
+    (version_directory(tmp_path / "models", "1") / "manifest.json").write_bytes(b"{}")
+
+    with pytest.raises(ModelError, match=r"manifest\.json"):
+        registry.promote("1")
+
+    assert read_pointer(tmp_path / "models") is None
+    assert registry.versions()[0]["aliases"] == ""
+
+
+def test_two_names_do_not_overwrite_each_other(tracking_uri: str, tmp_path: Path) -> None:
+    """Versions are numbered by name, so another model's version 1 is not this one's."""
+    one, other = (Registry(name, tmp_path / "models") for name in ("ranker", "other"))
+    register(one, make_model(tmp_path / "m1", 1))
+    one.promote("1")
+    before = loaded(tmp_path / "models", "1").manifest
+
+    make_model(tmp_path / "m2", 2, "other")
+    for act in (
+        lambda: register(other, tmp_path / "m2"),
+        lambda: other.promote("1"),
+        lambda: other.pull("1"),
+    ):
+        with pytest.raises(ModelError, match=r"holds versions of ranker.*storage\.models"):
+            act()
+
+    assert other.versions() == []
+    assert loaded(tmp_path / "models", "1").manifest == before
+
+
+def test_the_default_store_is_a_database_in_the_working_directory(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    registry = Registry("ranker", tmp_path / "models")
+
+    register(registry, make_model(tmp_path / "m", 1))
+
+    assert len(Registry("ranker", tmp_path / "m", tracking_uri=tracking_uri).versions()) == 1
+
+
+def test_knowing_a_registry_costs_no_import_of_mlflow(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tactful.registry import Registry\n"
+        "Registry('ranker', Path('models')); import tactful, tactful.cli\n"
+        "print('mlflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_a_reader_never_finds_a_version_half_there(registry: Registry, tmp_path: Path) -> None:
+    """While a version is pulled over itself, a server that starts finds all of it or none."""
+    register(registry, make_model(tmp_path / "m", 1))
+    stop = threading.Event()
+    wrong: list[str] = []
+    reads = 0
+
+    def look() -> None:
+        nonlocal reads
+        while not stop.is_set():
+            place = version_directory(tmp_path / "models", "1")
+            try:
+                manifest = msgspec.json.decode(
+                    (place / "manifest.json").read_bytes(), type=Manifest
+                )
+                reads += 1
+                if manifest.version != "1":
+                    wrong.append(f"version {manifest.version!r}")
+            except FileNotFoundError:
+                continue
+            except msgspec.DecodeError as error:
+                wrong.append(str(error))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for _ in range(15):
+        registry.pull("1")
+    stop.set()
+    thread.join()
+
+    assert reads
+    assert not wrong
