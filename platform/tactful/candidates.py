@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from tactful.recall import CHANNELS, RecallIndex, Scores, VectorSearch
 from tactful.situation import FeatureSource, Situation
 
 _FADE = 0.9
+_PART = 4_096
 
 
 @dataclass(frozen=True)
@@ -145,31 +147,32 @@ def gather(
 
 
 def popular_rows(
-    source: FeatureSource, catalogue: Catalogue, index: RecallIndex
-) -> NDArray[np.int64]:
-    """All available rows: what everybody takes now first, then what they took before, then by row.
+    source: FeatureSource,
+    catalogue: Catalogue,
+    index: RecallIndex,
+    reading: AbstractContextManager[object] | None = None,
+) -> tuple[int, ...]:
+    """Catalogue rows everybody takes now, best first; while nothing is, those of the index.
 
-    All of them, so that a filter leaves something to show as long as there is something to sell.
+    Args:
+        source: the feature engine.
+        catalogue: its first rows are the rows of `index`.
+        index: says what was popular when it was built.
+        reading: held while the engine is read, a part of the catalogue at a time, so that neither
+            the engine nor an answer waits long; None where nothing else uses the engine.
     """
-    count = len(catalogue)
-    if not count:
-        return np.zeros(0, np.int64)
-    sold = source.read_columns("item", catalogue.item_ids, ("sold_28d",), source.watermark)[:, 0]
-    before = np.full(count, count)
-    before[index.popular] = np.arange(len(index.popular))
-    order = np.lexsort((np.arange(count), before, -sold))
-    return order[catalogue.available[order]]
-
-
-def _first(rows: NDArray[np.int64], allowed: NDArray[np.bool_], count: int) -> list[int]:
-    """The first `count` of `rows` that are allowed; few are looked at unless most are filtered."""
-    found = rows[:0]
-    for reach in (4 * count, len(rows)):
-        found = rows[:reach][allowed[rows[:reach]]]
-        if len(found) >= count:
-            break
-    first: list[int] = found[:count].tolist()
-    return first
+    at = source.watermark
+    parts = []
+    for start in range(0, len(catalogue), _PART):
+        with reading or nullcontext():
+            items = catalogue.item_ids[start : start + _PART]
+            parts.append(source.read_columns("item", items, ("sold_28d",), at)[:, 0])
+    if not parts:
+        return ()
+    sold = np.concatenate(parts)
+    order = np.lexsort((np.arange(len(sold)), -sold))[:POPULAR]
+    now: list[int] = order[sold[order] > 0].tolist()
+    return tuple(now or index.popular[:POPULAR].tolist())
 
 
 def _fading(rows: Sequence[int]) -> list[float]:

@@ -7,6 +7,7 @@ import time
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,25 +176,29 @@ class Recommender:
         shown = None if features is None else features[order]
         return answer, self._impression(request, answer, assignment, shown, at)
 
-    def refresh(self) -> None:
+    def refresh(self, reading: AbstractContextManager[object] | None = None) -> None:
         """Take in a new champion, new items and what is popular now; swap in one step.
 
         A champion that does not fit is refused, logged once, and the present one goes on serving.
+
+        Args:
+            reading: held while the engine is read; None where no other thread writes to it.
         """
         held = self._loaded
         version, model = self._champion(held)
         source = self._source
         swapped = version != held.version
-        items_version = source.items_version
-        catalogue = held.catalogue
+        catalogue, items_version = held.catalogue, held.items_version
         index = held.index if not swapped or model is None else model.index
-        if swapped or items_version != held.items_version:
-            catalogue = Catalogue(index.item_ids, dict(source.items))
+        if swapped or source.items_version != items_version:
+            with reading or nullcontext():
+                items, items_version = dict(source.items), source.items_version
+            catalogue = Catalogue(index.item_ids, items)
         popular, popular_at = held.popular, held.popular_at
         now = self._monotonic()
         # Counting every item takes longer than anything else here, so it is not done each second.
         if catalogue is not held.catalogue or now - popular_at >= _POPULAR_S:
-            popular, popular_at = popular_rows(source, catalogue, index), now
+            popular, popular_at = popular_rows(source, catalogue, index, reading), now
         self._loaded = _Loaded(
             version=version,
             model=model,

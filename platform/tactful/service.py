@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,8 +68,11 @@ class Recommender(Protocol):
         Called with the read lock held. The second value is the impression, encoded for the log.
         """
 
-    def refresh(self) -> None:
-        """Take over a new model if there is one; called about once a second in a thread."""
+    def refresh(self, reading: AbstractContextManager[object]) -> None:
+        """Take over a new model if there is one; called about once a second in a thread.
+
+        `reading` is to be held while the engine is read, and never for long.
+        """
 
     def describe(self) -> Mapping[str, Any]:
         """Which models are in use."""
@@ -352,7 +356,7 @@ class Platform:
             await asyncio.sleep(_REFRESH_S)
             try:
                 self.keys.refresh()
-                await asyncio.to_thread(self.recommender.refresh)
+                await asyncio.to_thread(self.recommender.refresh, self.lock)
             except Exception as error:
                 logger.exception("refresh failed with %s; the old state is kept", error)
 

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class TinyRecommender:
         )
         return recommendation, encode_entry(impression)
 
-    def refresh(self) -> None:
+    def refresh(self, reading: AbstractContextManager[object]) -> None:
         self.refreshed += 1
 
     def describe(self) -> Mapping[str, Any]:
