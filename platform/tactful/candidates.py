@@ -151,8 +151,10 @@ def popular_rows(
     catalogue: Catalogue,
     index: RecallIndex,
     reading: AbstractContextManager[object] | None = None,
-) -> tuple[int, ...]:
-    """Catalogue rows everybody takes now, best first; while nothing is, those of the index.
+) -> NDArray[np.int64]:
+    """All available rows: what everybody takes now first, then what they took before, then by row.
+
+    All of them, so that a filter leaves something to show as long as there is something to sell.
 
     Args:
         source: the feature engine.
@@ -161,18 +163,31 @@ def popular_rows(
         reading: held while the engine is read, a part of the catalogue at a time, so that neither
             the engine nor an answer waits long; None where nothing else uses the engine.
     """
-    at = source.watermark
-    parts = []
-    for start in range(0, len(catalogue), _PART):
+    count = len(catalogue)
+    if not count:
+        return np.zeros(0, np.int64)
+    sold, at = np.empty(count), source.watermark
+    for start in range(0, count, _PART):
+        items = catalogue.item_ids[start : start + _PART]
         with reading or nullcontext():
-            items = catalogue.item_ids[start : start + _PART]
-            parts.append(source.read_columns("item", items, ("sold_28d",), at)[:, 0])
-    if not parts:
-        return ()
-    sold = np.concatenate(parts)
-    order = np.lexsort((np.arange(len(sold)), -sold))[:POPULAR]
-    now: list[int] = order[sold[order] > 0].tolist()
-    return tuple(now or index.popular[:POPULAR].tolist())
+            sold[start : start + _PART] = source.read_columns("item", items, ("sold_28d",), at)[
+                :, 0
+            ]
+    before = np.full(count, count)
+    before[index.popular] = np.arange(len(index.popular))
+    order = np.lexsort((np.arange(count), before, -sold))
+    return order[catalogue.available[order]]
+
+
+def _first(rows: NDArray[np.int64], allowed: NDArray[np.bool_], count: int) -> list[int]:
+    """The first `count` of `rows` that are allowed; few are looked at unless most are filtered."""
+    found = rows[:0]
+    for reach in (4 * count, len(rows)):
+        found = rows[:reach][allowed[rows[:reach]]]
+        if len(found) >= count:
+            break
+    first: list[int] = found[:count].tolist()
+    return first
 
 
 def _fading(rows: Sequence[int]) -> list[float]:
