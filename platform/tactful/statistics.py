@@ -41,6 +41,7 @@ CLOCK_EVENT = "x.clock"
 DAY_MS = 86_400_000
 
 _PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
+_Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$")]
 
 
 class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +64,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     keys: tuple[str, ...]
     pane: str = "1h"
     cap: int = 20
-    epsilon: Annotated[str, Meta(pattern=r"^\d+([./]\d+)?$")] = "1"
+    epsilon: _Exact = "1"
     title: str = ""
 
 
@@ -75,7 +76,7 @@ class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         statistics: what is published.
     """
 
-    daily_epsilon: Annotated[str, Meta(pattern=r"^\d+([./]\d+)?$")]
+    daily_epsilon: _Exact
     statistics: tuple[StatisticDefinition, ...]
 
 
@@ -96,6 +97,10 @@ def load_statistics(path: Path) -> StatisticsFile:
                 f"{path}: {definition.name}: pane must be one of {', '.join(_PANES)}, "
                 f"not {definition.pane!r}"
             )
+    names = [definition.name for definition in found.statistics]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"{path}: these names are given twice: {', '.join(repeated)}")
     return found
 
 
@@ -132,7 +137,7 @@ class PrivateStatistics:
             allowance_ms: how long a pane stays open after its end.
 
         Raises:
-            ConfigError: if a statistic is not publishable or the day's budget does not allow it.
+            PrivacyError: if a statistic is not publishable or the day's budget does not allow it.
         """
         self._definitions = tuple(definitions)
         self._ledger = ledger
@@ -141,21 +146,18 @@ class PrivateStatistics:
         self._allowance = allowance_ms
         self._replayed = 0
         self._tracks: dict[str, tuple[BoundedCounts, Publisher]] = {}
-        try:
-            self._statistics = {
-                d.name: Statistic(
-                    name=d.name,
-                    keys=d.keys,
-                    pane_ms=_PANES[d.pane],
-                    cap=d.cap,
-                    epsilon=Fraction(d.epsilon),
-                )
-                for d in self._definitions
-            }
-            for statistic in self._statistics.values():
-                ledger.register(statistic)
-        except PrivacyError as error:
-            raise ConfigError(f"statistics: {error}") from error
+        self._statistics = {
+            d.name: Statistic(
+                name=d.name,
+                keys=d.keys,
+                pane_ms=_PANES[d.pane],
+                cap=d.cap,
+                epsilon=Fraction(d.epsilon),
+            )
+            for d in self._definitions
+        }
+        for statistic in self._statistics.values():
+            ledger.register(statistic)
 
     def apply(self, event: Event, item: Item | None) -> None:
         """Count one event for every statistic it belongs to."""
@@ -305,17 +307,16 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
     data = settings.storage.data
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     wanted = load_statistics(definitions)
+    wall = settings.statistics.clock == "wall"
     try:
-        ledger = Ledger(data / "ledger.db", daily_epsilon=wanted.daily_epsilon)
+        return PrivateStatistics(
+            wanted.statistics,
+            Ledger(data / "ledger.db", daily_epsilon=wanted.daily_epsilon),
+            secret=_secret(data / "statistics.secret"),
+            clock=(lambda: time.time_ns() // 1_000_000) if wall else None,
+        )
     except PrivacyError as error:
         raise ConfigError(f"{definitions}: {error}") from error
-    wall = settings.statistics.clock == "wall"
-    return PrivateStatistics(
-        wanted.statistics,
-        ledger,
-        secret=_secret(data / "statistics.secret"),
-        clock=(lambda: time.time_ns() // 1_000_000) if wall else None,
-    )
 
 
 def _secret(path: Path) -> bytes:
