@@ -1,0 +1,654 @@
+"""Private statistics riding with the engine: bounded, released once, the same through crashes."""
+
+from __future__ import annotations
+
+import random
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.platform.shop import DAY, HOUR, definitions, entries, make_shop
+from tests.platform.support import Live, small_settings
+
+from tactful import statistics
+from tactful.config import EngineSettings, Settings, StatisticsSettings, StorageSettings
+from tactful.errors import ConfigError
+from tactful.recommender import build
+from tactful.service import Platform
+from tactful.statistics import (
+    CLOCK_EVENT,
+    PrivateStatistics,
+    StatisticDefinition,
+    load_statistics,
+    open_statistics,
+)
+from tactful_privacy import BudgetError, Ledger, LedgerError, Pane, Publisher, Statistic
+from tactful_privacy import StateError as PrivateStateError
+from tactful_streaming import (
+    Engine,
+    Entry,
+    Event,
+    Item,
+    MemoryState,
+    RocksState,
+    StateError,
+    StateStore,
+    encode_entry,
+)
+
+SECRET = b"a secret of tests only"
+FAMILIES = ("family-0", "family-1", "family-2")
+MONDAY = 1_700_438_400_000
+LINES = StatisticDefinition(
+    name="lines", event="add_to_cart", by="properties.family", keys=FAMILIES, cap=5
+)
+
+
+class Quiet(Publisher):
+    """Publishes without noise, so that what was counted can be seen."""
+
+    def _draw(self, pane: Pane) -> Callable[[], Any]:
+        return lambda: pane.counts
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "Publisher", Quiet)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(tmp_path / "ledger.db", daily_epsilon=2)
+    yield opened
+    opened.close()
+
+
+def passenger(
+    ledger: Ledger,
+    *wanted: StatisticDefinition,
+    clock: Callable[[], int] | None = None,
+) -> PrivateStatistics:
+    return PrivateStatistics(wanted or (LINES,), ledger, secret=SECRET, clock=clock)
+
+
+def engine_with(counts: PrivateStatistics, store: StateStore | None = None) -> Engine:
+    return Engine(definitions(), store or MemoryState(), consumers={"statistics": counts})
+
+
+def tick(at: int) -> Event:
+    return Event(event_id=f"tick-{at}", type=CLOCK_EVENT, timestamp=at, device_id="clock")
+
+
+def ticking(what: Sequence[Entry]) -> list[Entry]:
+    """The entries with a clock event at every hour, and two days of silence at the end."""
+    told: list[Entry] = []
+    hour = 0
+    for entry in what:
+        if isinstance(entry, Event):
+            now = entry.timestamp // HOUR
+            told += [tick(it * HOUR) for it in range(hour + 1 if hour else now, now + 1)]
+            hour = now
+        told.append(entry)
+    return [*told, *(tick((hour + 1 + later) * HOUR) for later in range(48))]
+
+
+SHOP = ticking(entries(make_shop(11, people=12, items=40, days=6, guests=True)))
+CATEGORY = {it.item_id: it.properties.get("family") for it in SHOP if isinstance(it, Item)}
+
+
+def recount(what: Sequence[Entry], cap: int) -> dict[int, dict[str, int]]:
+    """Panes by hand: of every person and day the first `cap` count; every hour is there."""
+    spent: Counter[tuple[str | None, int]] = Counter()
+    panes: dict[int, Counter[str]] = defaultdict(Counter)
+    ticks = [it.timestamp for it in what if isinstance(it, Event) and it.type == CLOCK_EVENT]
+    for entry in what:
+        if not isinstance(entry, Event) or entry.type != "add_to_cart":
+            continue
+        unit = (entry.user_id or entry.device_id, entry.timestamp // DAY)
+        if spent[unit] < cap:
+            spent[unit] += 1
+            panes[entry.timestamp // HOUR * HOUR][str(CATEGORY[entry.item_id or ""])] += 1
+    # A pane stays open for a minute after its end, so the last tick closes the one before its own.
+    return {
+        start: {key: panes[start][key] for key in FAMILIES}
+        for start in range(min(ticks), max(ticks) - HOUR, HOUR)
+    }
+
+
+def released(counts: PrivateStatistics, name: str = "lines") -> dict[int, dict[str, int]]:
+    panes: dict[int, dict[str, int]] = defaultdict(dict)
+    cursor: str | None = None
+    while True:
+        page = counts.page(name, cursor, 1000, None, None)
+        for cell in page.cells:
+            assert cell.key not in panes[cell.pane_start], "a cell is released once"
+            panes[cell.pane_start][cell.key] = int(cell.value)
+        cursor = page.next_cursor
+        if cursor is None:
+            return dict(panes)
+
+
+def run(engine: Engine, what: Sequence[Entry], seed: int) -> None:
+    """Apply everything from the engine's offset on, committing now and then and at the end."""
+    draw = random.Random(seed)
+    while engine.offset < len(what):
+        end = min(len(what), engine.offset + draw.randint(1, 120))
+        engine.apply([(n, encode_entry(what[n])) for n in range(engine.offset, end)])
+        if draw.random() < 0.5:
+            engine.commit()
+    engine.commit()
+
+
+# What is counted
+
+
+@pytest.mark.parametrize("cap", [1, 3, 1000])
+def test_panes_equal_a_bounded_recount(quiet: None, ledger: Ledger, cap: int) -> None:
+    counts = passenger(ledger, msgspec.structs.replace(LINES, cap=cap))
+
+    run(engine_with(counts), SHOP, cap)
+
+    assert released(counts) == recount(SHOP, cap)
+
+
+def test_empty_hours_are_released_with_noise_like_all_others(ledger: Ledger) -> None:
+    counts = passenger(ledger)
+
+    run(engine_with(counts), SHOP, 0)
+
+    panes, wanted = released(counts), recount(SHOP, LINES.cap)
+    assert panes.keys() == wanted.keys()
+    silent = [start for start, cells in wanted.items() if not any(cells.values())]
+    assert len(silent) > 60
+    noise = [value for start in silent for value in panes[start].values()]
+    assert len(set(noise)) > 5, "silence is not told from noise"
+    assert abs(sum(noise)) < 6 * 5 * 2**0.5 * len(noise) ** 0.5  # six sigma of scale 5
+
+
+def test_only_known_keys_of_the_right_events_count(quiet: None, ledger: Ledger) -> None:
+    by_category = msgspec.structs.replace(
+        LINES, name="categories", by="category", keys=("kind-0",), event="view"
+    )
+    by_list = msgspec.structs.replace(LINES, name="lists", by="properties.list", keys=("a",))
+    counts = passenger(
+        ledger,
+        LINES,
+        msgspec.structs.replace(by_category, epsilon="1/2"),
+        msgspec.structs.replace(by_list, epsilon="0.5"),
+    )
+    items = [
+        Item(item_id="x", timestamp=0, category="kind-0", properties={"family": "family-1"}),
+        Item(item_id="y", timestamp=0, category="kind-1", properties={"family": "family-9"}),
+        Item(item_id="z", timestamp=0, properties={"family": 3, "list": ["a"]}),
+    ]
+    happened: list[tuple[str, str | None, dict[str, Any]]] = [
+        ("add_to_cart", "x", {"user_id": "u"}),
+        ("add_to_cart", "x", {"device_id": "u"}),
+        ("add_to_cart", "y", {"user_id": "u"}),
+        ("add_to_cart", "z", {"user_id": "u"}),
+        ("add_to_cart", "no-item", {"user_id": "u"}),
+        ("add_to_cart", None, {"user_id": "u"}),
+        ("view", "x", {"user_id": "u"}),
+        ("view", "y", {"user_id": "u"}),
+        ("purchase", "x", {"user_id": "u"}),
+    ]
+    events = [
+        Event(event_id=str(n), type=kind, timestamp=MONDAY + n, item_id=item, **who)
+        for n, (kind, item, who) in enumerate(happened)
+    ]
+    run(engine_with(counts), [*items, tick(MONDAY), *events, tick(MONDAY + 2 * HOUR)], 0)
+
+    assert released(counts) == {MONDAY: {"family-0": 0, "family-1": 2, "family-2": 0}}
+    assert released(counts, "categories") == {MONDAY: {"kind-0": 1}}
+    assert released(counts, "lists") == {MONDAY: {"a": 0}}
+
+
+def test_a_duplicate_is_counted_once(quiet: None, ledger: Ledger) -> None:
+    item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
+    event = Event(event_id="e", type="add_to_cart", timestamp=MONDAY, user_id="u", item_id="x")
+    counts = passenger(ledger)
+
+    run(engine_with(counts), [item, tick(MONDAY), event, event, tick(MONDAY + 2 * HOUR)], 0)
+
+    assert released(counts)[MONDAY]["family-0"] == 1
+
+
+# The clock
+
+
+def test_before_the_replay_tells_its_time_nothing_begins(ledger: Ledger) -> None:
+    counts = passenger(ledger)
+    engine = engine_with(counts)
+    silent = [it for it in SHOP if not (isinstance(it, Event) and it.type == CLOCK_EVENT)]
+
+    run(engine, silent, 0)
+
+    assert released(counts) == {}
+    assert counts.snapshot() is None
+
+
+def test_no_event_but_the_clocks_closes_a_pane(ledger: Ledger) -> None:
+    """One person with a fast clock must not decide what of the others comes too late."""
+    counts = passenger(ledger)
+    engine = engine_with(counts)
+    fast = Event(
+        event_id="fast",
+        type="add_to_cart",
+        timestamp=MONDAY + 30 * DAY,
+        user_id="u",
+        item_id="item-000",
+    )
+
+    run(engine, [tick(MONDAY), fast], 0)
+    assert released(counts) == {}
+
+    run(engine, [tick(MONDAY), fast, tick(MONDAY + 3 * HOUR), tick(MONDAY - DAY)], 0)
+    assert sorted(released(counts)) == [MONDAY, MONDAY + HOUR], "and time never runs back"
+
+
+def test_the_wall_clock_closes_panes_on_time_whatever_happens(quiet: None, ledger: Ledger) -> None:
+    now = [MONDAY + 5 * HOUR + 1]
+    counts = passenger(ledger, clock=lambda: now[0])
+    engine = engine_with(counts)
+    item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
+
+    def take(number: int, at: int) -> Event:
+        return Event(
+            event_id=str(number), type="add_to_cart", timestamp=at, user_id="u", item_id="x"
+        )
+
+    what: list[Entry] = [item, take(0, now[0]), take(1, now[0] - HOUR), tick(MONDAY + 99 * DAY)]
+    run(engine, what, 0)
+    assert released(counts) == {}, "a clock event does not count here"
+    now[0] = MONDAY + 6 * HOUR + 59_999
+    engine.commit()
+    assert released(counts) == {}, "a minute is left for what is on its way"
+    now[0] += 1
+    engine.commit()
+    wanted = dict.fromkeys(FAMILIES, 0)
+    assert released(counts) == {MONDAY + 5 * HOUR: {**wanted, "family-0": 1}}
+    late = [*what, take(2, MONDAY + 5 * HOUR + 2), take(3, now[0])]
+    run(engine, late, 0)
+    now[0] = MONDAY + 8 * HOUR + 60_000
+    engine.commit()
+    assert released(counts) == {
+        MONDAY + 5 * HOUR: {**wanted, "family-0": 1},
+        MONDAY + 6 * HOUR: {**wanted, "family-0": 1},
+        MONDAY + 7 * HOUR: wanted,
+    }, "what came too late is not counted"
+
+
+# Through crashes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_engine_releases_what_an_uninterrupted_one_does(
+    quiet: None, tmp_path: Path, seed: int
+) -> None:
+    draw = random.Random(seed)
+    for life in range(9):
+        ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
+        counts = passenger(ledger)
+        engine = engine_with(counts, RocksState(tmp_path / "state"))
+        if life == 8:
+            run(engine, SHOP, seed)
+            assert released(counts) == recount(SHOP, LINES.cap)
+        stop = min(len(SHOP), engine.offset + draw.randint(1, len(SHOP) // 4))
+        while engine.offset < stop:
+            end = min(stop, engine.offset + draw.randint(1, 60))
+            engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, end)])
+            if draw.random() < 0.4:
+                engine.commit()
+        engine.close()  # without a commit: what was applied since the last one is gone
+        ledger.close()
+
+
+class Dying(MemoryState):
+    """A store whose next write fails when told so, as when the process dies just before it."""
+
+    dying = False
+
+    def write(self, changes: Any) -> None:
+        if self.dying:
+            raise StateError("the process dies here")
+        super().write(changes)
+
+
+def test_a_pane_released_just_before_the_crash_is_not_drawn_again(ledger: Ledger) -> None:
+    store = Dying()
+    draws = 0
+
+    def count_draws(publisher: Publisher, pane: Pane) -> Any:
+        nonlocal draws
+        draws += 1
+        return honest(publisher, pane)
+
+    honest = Publisher._draw
+    engine = engine_with(passenger(ledger), store)
+    half = len(SHOP) // 2
+    run(engine, SHOP[: half // 2], 0)
+    engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, half)])
+    before = released(passenger(ledger))
+    store.dying = True
+    with pytest.raises(StateError, match="dies here"):
+        engine.commit()
+    after = released(passenger(ledger))
+    assert len(after) > len(before), "the ledger has panes the state knows nothing of"
+    store.dying = False
+
+    counts = passenger(ledger)
+    run(engine_with(counts, store), SHOP, 1)
+
+    final = released(counts)
+    assert {start: final[start] for start in after} == after, "what was shown stays as it was"
+    assert final.keys() == recount(SHOP, LINES.cap).keys()
+
+
+def day_of_a_busy_person(directory: Path) -> int:
+    """What a day of one person adds to all releases, with a crash every few hours."""
+    item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
+    busy = [
+        Event(
+            event_id=str(n),
+            type="add_to_cart",
+            timestamp=MONDAY + n * 60_000,
+            user_id="busy",
+            item_id="x",
+        )
+        for n in range(600)
+    ]
+    what = [item, *ticking(busy)]
+    for stop in [*range(150, len(what), 150), len(what)]:
+        ledger = Ledger(directory / "ledger.db", daily_epsilon=1)
+        counts = passenger(ledger)
+        engine = engine_with(counts, RocksState(directory / "state"))
+        run(engine, what[:stop], stop)
+        lost = range(stop, min(stop + 30, len(what)))
+        engine.apply([(n, encode_entry(what[n])) for n in lost])
+        total = sum(sum(cells.values()) for cells in released(counts).values())
+        engine.close()
+        ledger.close()
+    return total
+
+
+def test_a_day_spent_stays_spent_through_a_crash(quiet: None, tmp_path: Path) -> None:
+    assert day_of_a_busy_person(tmp_path) == LINES.cap
+
+
+def test_a_passenger_that_forgets_would_be_caught(
+    quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PrivateStatistics, "restore", lambda self, state: None)
+    monkeypatch.setattr(PrivateStatistics, "_first_pane", lambda self, name: self._now())
+
+    assert day_of_a_busy_person(tmp_path) > LINES.cap
+
+
+def test_where_the_caps_are_lost_the_next_day_begins(quiet: None, ledger: Ledger) -> None:
+    run(engine_with(passenger(ledger)), SHOP, 0)
+    before = released(passenger(ledger))
+    last = max(before)
+    morning = (last // DAY + 1) * DAY
+    item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
+
+    def take(number: int, at: int) -> Event:
+        return Event(
+            event_id=f"new-{number}", type="add_to_cart", timestamp=at, user_id="u", item_id="x"
+        )
+
+    again = passenger(ledger)
+    what: list[Entry] = [
+        item,
+        tick(last + HOUR),
+        take(1, morning - 1),
+        tick(morning),
+        take(2, morning + 1),
+        tick(morning + 2 * HOUR),
+    ]
+    run(engine_with(again), what, 0)
+
+    after = released(again)
+    new = {start: cells for start, cells in after.items() if start not in before}
+    assert new == {morning: {"family-0": 1, "family-1": 0, "family-2": 0}}
+    assert {start: after[start] for start in before} == before
+
+
+def test_a_new_statistic_begins_beside_the_old_ones(quiet: None, ledger: Ledger) -> None:
+    store = MemoryState()
+    half = len(SHOP) // 2
+    old = msgspec.structs.replace(LINES, epsilon="1")
+    new = msgspec.structs.replace(LINES, name="more", epsilon="1")
+    run(engine_with(passenger(ledger, old), store), SHOP[:half], 0)
+
+    both = passenger(ledger, old, new)
+    run(engine_with(both, store), SHOP, 1)
+
+    assert released(both) == recount(SHOP, LINES.cap)
+    wanted = recount(SHOP, LINES.cap)
+    began = min(released(both, "more"))
+    assert began > min(wanted)
+    later = {start for start in wanted if start >= (began // DAY + 1) * DAY}
+    assert {start: released(both, "more")[start] for start in later} == {
+        start: wanted[start] for start in later
+    }
+
+
+def test_a_snapshot_is_taken_only_when_something_changed(ledger: Ledger) -> None:
+    counts = passenger(ledger)
+    counts.apply(tick(MONDAY), None)
+    assert counts.snapshot() is not None
+    assert counts.snapshot() is None
+    event = Event(event_id="e", type="add_to_cart", timestamp=MONDAY, user_id="u", item_id="x")
+    counts.apply(event, Item(item_id="x", timestamp=0, properties={"family": "family-0"}))
+    assert counts.snapshot() is not None
+    counts.apply(event, Item(item_id="y", timestamp=0))
+    assert counts.snapshot() is None
+
+
+def test_a_state_of_another_secret_is_refused(ledger: Ledger) -> None:
+    counts = passenger(ledger)
+    counts.apply(tick(MONDAY), None)
+    state = counts.snapshot()
+    assert state is not None
+    other = PrivateStatistics((LINES,), ledger, secret=b"another secret of tests", clock=None)
+    with pytest.raises(PrivateStateError, match="another secret"):
+        other.restore(state)
+
+
+# What is answered
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 100, 1000])
+def test_pages_hold_every_cell_once_in_time_order(ledger: Ledger, limit: int) -> None:
+    counts = passenger(ledger)
+    run(engine_with(counts), SHOP, 0)
+    whole = counts.page("lines", None, 1000, None, None).cells
+    assert len(whole) > 150
+    found: list[Any] = []
+    cursor: str | None = None
+    while True:
+        page = counts.page("lines", cursor, limit, None, None)
+        assert 0 < len(page.cells) <= max(limit, len(FAMILIES))
+        found += page.cells
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+
+    assert found[: len(whole)] == whole
+    assert [(c.pane_start, c.key) for c in found] == [
+        (start, key) for start in sorted(released(counts)) for key in FAMILIES
+    ]
+    for cell in found:
+        assert cell.value - cell.low == cell.high - cell.value > 0
+    assert (page.epsilon, page.cap, page.unit) == (1.0, 5, "one user, one UTC day")
+
+
+def test_a_span_is_half_open(ledger: Ledger) -> None:
+    counts = passenger(ledger)
+    run(engine_with(counts), SHOP, 0)
+    starts = sorted(released(counts))
+
+    page = counts.page("lines", None, 1000, starts[3], starts[6])
+
+    assert sorted({cell.pane_start for cell in page.cells}) == starts[3:6]
+
+
+def test_what_is_not_published_is_not_found(ledger: Ledger) -> None:
+    ledger.register(Statistic("internal", ("a",), HOUR, 1, Fraction(1)))
+    counts = passenger(ledger)
+    for name in ("nothing", "internal", ""):
+        with pytest.raises(KeyError):
+            counts.page(name, None, 10, None, None)
+    with pytest.raises(ValueError, match="cursor"):
+        counts.page("lines", "not a cursor", 10, None, None)
+    (about,) = counts.index().statistics
+    assert (about.name, about.epsilon, about.cap) == ("lines", 1.0, 5)
+
+
+# Configuration
+
+
+GOOD = {
+    "daily_epsilon": "1",
+    "statistics": [
+        {"name": "a", "event": "view", "by": "category", "keys": ["x"], "epsilon": "1/2"},
+        {"name": "b", "event": "view", "by": "properties.colour", "keys": ["x"], "epsilon": "0.5"},
+    ],
+}
+
+
+def configured(directory: Path, content: Any, **changes: Any) -> Settings:
+    path = directory / "statistics.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else msgspec.json.encode(content))
+    return Settings(
+        storage=StorageSettings(data=directory / "data"),
+        statistics=StatisticsSettings(definitions=path, **changes),
+    )
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {**GOOD, "statistics": [{**GOOD["statistics"][0], **changes}]}  # type: ignore[dict-item]
+
+
+def test_no_file_means_no_statistics(tmp_path: Path) -> None:
+    assert open_statistics(Settings(storage=StorageSettings(data=tmp_path / "data"))) is None
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_good_file_opens_again_with_the_same_secret(tmp_path: Path) -> None:
+    settings = configured(tmp_path, GOOD, clock="replay")
+    secrets = []
+    for _ in range(2):
+        opened = open_statistics(settings)
+        assert opened is not None
+        assert [it.name for it in opened.index().statistics] == ["a", "b"]
+        opened.close()
+        path = tmp_path / "data" / "statistics.secret"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        secrets.append(path.read_bytes())
+    assert secrets[0] == secrets[1]
+    assert len(secrets[0]) == 32
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: [", "statistics.yaml"),
+        (b"", "statistics.yaml"),
+        ({**GOOD, "budget": 1}, "budget"),
+        ({"statistics": []}, "daily_epsilon"),
+        ({**GOOD, "daily_epsilon": 1.0}, "daily_epsilon"),
+        ({**GOOD, "daily_epsilon": "1/0"}, "daily_epsilon"),
+        ({**GOOD, "daily_epsilon": "0"}, "daily_epsilon"),
+        (changed(pane="2h"), "a: pane must be one of 1m, 5m, 1h, 1d, not '2h'"),
+        (changed(by="title"), r"statistics\[0\].by"),
+        (changed(epsilon=0.5), r"statistics\[0\].epsilon"),
+        (changed(epsilon="1/0"), r"statistics\[0\].epsilon"),
+        (changed(epsilon="0"), "epsilon is 0"),
+        (changed(epsilon="2"), "'a' costs epsilon 2"),
+        (changed(cap=0), "'a': cap"),
+        (changed(keys=[]), "'a': keys"),
+        (changed(keys=["x", "x"]), "'a': a key is listed twice"),
+        (changed(name="A B"), "'A B': a name is"),
+        (changed(colour="red"), "colour"),
+        ({**GOOD, "statistics": [GOOD["statistics"][0]] * 2}, "given twice: a"),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, content: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        open_statistics(configured(tmp_path, content))
+
+    assert "statistics.yaml: " in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load_statistics(tmp_path / "nowhere.yaml")
+
+
+def test_a_promise_made_cannot_be_changed_by_a_file(tmp_path: Path) -> None:
+    opened = open_statistics(configured(tmp_path, GOOD))
+    assert opened is not None
+    opened.close()
+    for content, said in (
+        ({**GOOD, "daily_epsilon": "2"}, "made with daily_epsilon 1"),
+        (changed(cap=7), "'a'"),
+        (changed(name="c"), "'c' costs epsilon 1/2 a day"),
+    ):
+        with pytest.raises(ConfigError, match=said) as caught:
+            open_statistics(configured(tmp_path, content))
+        assert isinstance(caught.value.__cause__, BudgetError | LedgerError)
+
+
+def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> None:
+    """Over HTTP, through a restart, with the engine's own commits."""
+    lines = [msgspec.to_builtins(LINES)]
+    settings = configured(tmp_path, {"daily_epsilon": "1", "statistics": lines}, clock="replay")
+    settings = replace(
+        small_settings(tmp_path), statistics=settings.statistics, engine=EngineSettings()
+    )
+    half = len(SHOP) // 2
+    for part in (SHOP[:half], SHOP[half:]):
+        opened = open_statistics(settings)
+        assert opened is not None
+        platform = Platform.open(
+            settings, build, consumers={"statistics": opened}, statistics=opened
+        )
+        with Live(platform) as live:
+            for kind, path in ((Item, "/v1/items"), (Event, "/v1/events")):
+                some = [msgspec.to_builtins(it) for it in part if isinstance(it, kind)]
+                for start in range(0, len(some), 500):
+                    chunk = [
+                        {k: v for k, v in it.items() if k != "kind" and v not in (None, {}, [])}
+                        for it in some[start : start + 500]
+                    ]
+                    method = "PUT" if kind is Item else "POST"
+                    answer = live.http.request(method, path, json=chunk)
+                    assert answer.json()["rejected"] == []
+        opened.close()
+    opened = open_statistics(settings)
+    assert opened is not None
+    platform = Platform.open(settings, build, consumers={"statistics": opened}, statistics=opened)
+    with Live(platform) as live:
+        found: dict[int, dict[str, int]] = defaultdict(dict)
+        cursor: str | None = None
+        while True:
+            query = {} if cursor is None else {"cursor": cursor}
+            page = live.http.get("/v1/statistics/lines", params={**query, "limit": 90}).json()
+            for cell in page["cells"]:
+                found[cell["pane_start"]][cell["key"]] = cell["value"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        assert live.http.get("/v1/statistics/none").status_code == 404
+        wrong = live.http.get("/v1/statistics/lines", params={"cursor": "x"})
+        assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_query")
+    opened.close()
+
+    assert found == recount(SHOP, LINES.cap)
