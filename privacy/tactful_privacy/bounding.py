@@ -49,9 +49,12 @@ class BoundedCounts:
     and those of no other day change. For a contribution is counted only while the counter of its
     own user and day is below the cap, and no decision about one user looks at another.
 
-    Late contributions: a contribution whose pane is closed is dropped and charges nobody. (It could
-    be counted in the current pane instead, but then it would fall on another day than it happened
-    on.) Contributions to any pane not yet closed count there, in whatever order they come.
+    Late contributions: one whose pane is over is not counted, but it charges its user. (It could be
+    counted in the current pane instead, but then it would fall on another day than it happened on.)
+    Hence whatever is counted is among the first `cap` of its user and day in the order of the
+    input, wherever the panes close in it. That matters after a crash: the input is replayed against
+    a later clock, and contributions that were released already may come too late the second time.
+    Contributions to any pane not yet closed count there, in whatever order they come.
 
     Assumed of the caller:
 
@@ -103,13 +106,15 @@ class BoundedCounts:
         """Whether anything changed since the last `snapshot` or `restore`."""
         return self._changed
 
-    def add(self, unit: str, timestamp: int, key: str) -> bool:
-        """Count one contribution if the caps allow it.
+    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+        """Count one contribution if the caps allow it and its pane is not over.
 
         Args:
             unit: Identifier of the user.
             timestamp: Event time in epoch milliseconds.
             key: What is counted; keys outside the catalogue are ignored and charge nobody.
+            watermark: Epoch milliseconds, as of `closed`: what falls in a pane that ends at or
+                before it is late, whether or not that pane was handed over already.
 
         Returns:
             Whether it was counted. That is as secret as the counts: do not publish totals of it.
@@ -121,24 +126,28 @@ class BoundedCounts:
             raise ParameterError("the unit is empty: a contribution of nobody cannot be bounded")
         index = self._index.get(key)
         state = self._state
-        if index is None or timestamp < state.open_from:
-            return False
-        pane = timestamp - timestamp % self.statistic.pane_ms
         day = timestamp // DAY_MS
+        if index is None or (day + 1) * DAY_MS <= state.open_from:
+            return False
+        pane_ms = self.statistic.pane_ms
+        pane = timestamp - timestamp % pane_ms
+        late = pane < max(state.open_from, watermark - watermark % pane_ms)
         who = hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:_UNIT]
 
         spent = state.spent.setdefault(day, {})
         if spent.get(who, 0) >= self.statistic.cap:
             return False
-        if (cell_cap := self.statistic.cell_cap) is not None:
+        if (cell_cap := self.statistic.cell_cap) is not None and not late:
             in_cell = state.spent_in_cell.setdefault(pane, {}).setdefault(index, {})
             if in_cell.get(who, 0) >= cell_cap:
                 return False
             in_cell[who] = in_cell.get(who, 0) + 1
         spent[who] = spent.get(who, 0) + 1
+        self._changed = True
+        if late:
+            return False
         counts = state.counts.setdefault(pane, {})
         counts[index] = counts.get(index, 0) + 1
-        self._changed = True
         return True
 
     def closed(self, watermark: int) -> list[Pane]:

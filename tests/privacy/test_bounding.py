@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple, Protocol
 
@@ -240,11 +241,30 @@ def test_every_pane_is_handed_over_once_with_every_key() -> None:
     assert counts.open_from == 4 * HOUR
 
 
-def test_late_and_unknown_contributions_count_nowhere_and_charge_nobody() -> None:
+def test_late_contributions_count_nowhere_but_charge_their_user() -> None:
+    counts = bounded()
+    counts.closed(2 * HOUR)
+    assert not counts.add("u", 2 * HOUR - 1, "milk")
+    assert not counts.add("u", 2 * HOUR, "milk", watermark=3 * HOUR)
+    added = [counts.add("u", 2 * HOUR, "milk", watermark=3 * HOUR - 1) for _ in range(CAP)]
+    assert added == [True] * (CAP - 2) + [False] * 2
+    (pane,) = counts.closed(3 * HOUR)
+    assert pane.counts.tolist() == [0, CAP - 2, 0]
+
+
+def test_contributions_of_a_day_that_is_over_leave_nothing_behind() -> None:
+    counts = bounded()
+    counts.closed(DAY_MS)
+    before = counts.snapshot()
+    assert not counts.add("u", DAY_MS - 1, "milk")
+    assert not counts.changed
+    assert counts.snapshot() == before
+
+
+def test_unknown_keys_count_nowhere_and_charge_nobody() -> None:
     counts = bounded()
     counts.closed(2 * HOUR)
     for _ in range(20):
-        assert not counts.add("u", 2 * HOUR - 1, "milk")
         assert not counts.add("u", 2 * HOUR, "gin")
     assert [counts.add("u", 2 * HOUR, "milk") for _ in range(CAP + 1)] == [True] * CAP + [False]
     (pane,) = counts.closed(3 * HOUR)
@@ -345,6 +365,35 @@ def test_after_a_crash_the_cap_of_the_day_is_not_exceeded() -> None:
     restored = bounded()
     restored.restore(counts.snapshot())
     assert [restored.add("u", HOUR * n, "tea") for n in range(3, 8)] == [True] * 2 + [False] * 3
+
+
+@pytest.mark.parametrize("cell_cap", [None, 2])
+def test_a_replay_against_another_clock_releases_no_more_than_the_cap(
+    cell_cap: int | None,
+) -> None:
+    statistic = replace(HOURLY, cell_cap=cell_cap)
+    rng = random.Random(29)
+    for _ in range(300):
+        stream = [(rng.randrange(DAY_MS), rng.choice(KEYS)) for _ in range(4 * CAP)]
+        released: dict[int, int] = {}
+        counts = BoundedCounts(statistic, secret=SECRET, start=0)
+        saved, position = counts.snapshot(), 0
+        for _crash in range(4):
+            until = rng.randrange(position, len(stream) + 1)
+            for timestamp, key in stream[position:until]:
+                counts.add("u", timestamp, key)
+                if rng.random() < 0.2:
+                    for pane in counts.closed(rng.randrange(DAY_MS)):
+                        released.setdefault(pane.start, int(pane.counts.sum()))
+            if rng.random() < 0.5:
+                saved, position = counts.snapshot(), until
+            counts = BoundedCounts(statistic, secret=SECRET, start=0)
+            counts.restore(saved)
+        for timestamp, key in stream[position:]:
+            counts.add("u", timestamp, key)
+        for pane in counts.closed(DAY_MS):
+            released.setdefault(pane.start, int(pane.counts.sum()))
+        assert sum(released.values()) <= CAP
 
 
 def test_a_damaged_or_foreign_snapshot_is_refused_and_changes_nothing() -> None:
