@@ -40,6 +40,9 @@ CLOCK_EVENT = "x.clock"
 
 DAY_MS = 86_400_000
 
+_SHOWN_AFTER_MS = 15_000
+"""Longer than an idle server waits with a commit, so that who came does not decide when."""
+
 _PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
 _Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$")]
 
@@ -112,8 +115,10 @@ class PrivateStatistics:
     time whether or not anything happened. A replay of old data has a clock of its own: the events
     of type ``x.clock`` that whoever replays sends along.
 
-    After a crash the events that were accepted and not yet applied may find their pane closed by
-    the wall clock; they are then not counted. That costs accuracy, not privacy.
+    A pane is over for an event when the clock says so, not when the next commit closes it: the
+    commit may be due to somebody else's event. After a crash the events that were accepted and not
+    yet applied may find their pane over; they are then not counted, but charge their user. That
+    costs accuracy, not privacy.
 
     Unit of privacy, guarantee and assumptions: `tactful_privacy.Statistic`.
     """
@@ -164,22 +169,23 @@ class PrivateStatistics:
         if self._clock is None and event.type == CLOCK_EVENT:
             self._replayed = max(self._replayed, event.timestamp)
             return
-        unit = event.user_id or event.device_id
+        unit = _unit(event)
         if unit is None or not self._begun():
             return
+        watermark = self._watermark()
         for definition in self._definitions:
             if event.type == definition.event:
                 key = _key(definition.by, item)
                 if key is not None:
-                    self._tracks[definition.name][0].add(unit, event.timestamp, key)
+                    counts, _ = self._tracks[definition.name]
+                    counts.add(unit, event.timestamp, key, watermark=watermark)
 
     def snapshot(self) -> bytes | None:
         """Release what is due, then return the state; None when nothing changed."""
         if not self._begun():
             return None
-        watermark = max(0, self._now() - self._allowance)
         for _, publisher in self._tracks.values():
-            publisher.publish(watermark)
+            publisher.publish(self._watermark())
         if not any(counts.changed for counts, _ in self._tracks.values()):
             return None
         return msgspec.msgpack.encode(
@@ -225,6 +231,9 @@ class PrivateStatistics:
     ) -> StatisticsPage:
         """One page of released panes that start in [since, until), oldest first.
 
+        By the wall clock, a pane shows 15 s after it may be closed. It is closed by the next
+        commit, which comes at once when somebody does something and later when nobody does.
+
         Raises:
             KeyError: if there is no such statistic.
             ValueError: if the cursor is not one of ours.
@@ -232,6 +241,9 @@ class PrivateStatistics:
         statistic = self._statistics.get(name)
         if statistic is None:
             raise KeyError(name)
+        if self._clock is not None:
+            shown = self._watermark() - _SHOWN_AFTER_MS - statistic.pane_ms + 1
+            until = shown if until is None else min(until, shown)
         try:
             page = read_released(
                 self._ledger,
@@ -268,6 +280,9 @@ class PrivateStatistics:
 
     def _now(self) -> int:
         return self._replayed if self._clock is None else self._clock()
+
+    def _watermark(self) -> int:
+        return max(0, self._now() - self._allowance)
 
     def _begun(self) -> bool:
         """Whether counting has begun; begins as soon as the clock stands somewhere."""
@@ -328,6 +343,13 @@ def _secret(path: Path) -> bytes:
             file.flush()
             os.fsync(file.fileno())
     return path.read_bytes()
+
+
+def _unit(event: Event) -> str | None:
+    """Who is bounded; a user and a device of the same id are two."""
+    if event.user_id is not None:
+        return f"user:{event.user_id}"
+    return None if event.device_id is None else f"device:{event.device_id}"
 
 
 def _key(by: str, item: Item | None) -> str | None:

@@ -271,17 +271,58 @@ def test_the_wall_clock_closes_panes_on_time_whatever_happens(quiet: None, ledge
     assert released(counts) == {}, "a minute is left for what is on its way"
     now[0] += 1
     engine.commit()
+    now[0] += 14_999
+    assert released(counts) == {}, "it shows when an idle server would have closed it, too"
+    now[0] += 1
     wanted = dict.fromkeys(FAMILIES, 0)
     assert released(counts) == {MONDAY + 5 * HOUR: {**wanted, "family-0": 1}}
     late = [*what, take(2, MONDAY + 5 * HOUR + 2), take(3, now[0])]
     run(engine, late, 0)
-    now[0] = MONDAY + 8 * HOUR + 60_000
+    now[0] = MONDAY + 8 * HOUR + 75_000
     engine.commit()
     assert released(counts) == {
         MONDAY + 5 * HOUR: {**wanted, "family-0": 1},
         MONDAY + 6 * HOUR: {**wanted, "family-0": 1},
         MONDAY + 7 * HOUR: wanted,
     }, "what came too late is not counted"
+
+
+def test_whose_commit_closes_a_pane_does_not_decide_what_counts(
+    quiet: None, tmp_path: Path
+) -> None:
+    """An event of a pane that is over by the clock is late, whether or not a commit came before."""
+    found = []
+    for somebody_else_came in (False, True):
+        ledger = Ledger(tmp_path / f"{somebody_else_came}.db", daily_epsilon=1)
+        now = [MONDAY + HOUR // 2]
+        counts = passenger(ledger, clock=lambda now=now: now[0])
+        engine = engine_with(counts)
+        item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
+        late = Event(
+            event_id="late", type="add_to_cart", timestamp=MONDAY + 1, user_id="u", item_id="x"
+        )
+        run(engine, [item, msgspec.structs.replace(late, event_id="on-time")], 0)
+        now[0] = MONDAY + HOUR + 60_001
+        if somebody_else_came:
+            engine.commit()
+        run(engine, [item, item, late], 0)
+        now[0] += HOUR
+        found.append(released(counts))
+        ledger.close()
+    assert found[0] == found[1] == {MONDAY: {"family-0": 1, "family-1": 0, "family-2": 0}}
+
+
+def test_a_user_and_a_device_of_one_id_are_two_units(quiet: None, ledger: Ledger) -> None:
+    counts = passenger(ledger, msgspec.structs.replace(LINES, cap=1))
+    item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
+    who: list[dict[str, Any]] = [{"user_id": "u"}, {"device_id": "u"}]
+    events = [
+        Event(event_id=str(n), type="add_to_cart", timestamp=MONDAY + n, item_id="x", **unit)
+        for n, unit in enumerate(who)
+    ]
+    run(engine_with(counts), [item, tick(MONDAY), *events, tick(MONDAY + 2 * HOUR)], 0)
+
+    assert released(counts)[MONDAY]["family-0"] == 2
 
 
 # Through crashes
