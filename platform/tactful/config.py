@@ -110,8 +110,8 @@ class EngineSettings:
     features: Path = Path()
     dedupe_days: Annotated[int, Meta(ge=1, le=365)] = 7
     batch_ms: PositiveFloat = 2.0
-    commit_records: PositiveInt = 8_000
-    commit_ms: PositiveInt = 500
+    commit_records: PositiveInt = 32_000
+    commit_ms: PositiveInt = 1_000
 
 
 @dataclass(frozen=True)

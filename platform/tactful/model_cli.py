@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -171,6 +172,8 @@ def demo(
     """Replay real shopping through the whole platform and measure what it recommends."""
     from tactful.demo import DemoOptions, run, summary
 
+    # A stop from outside ends the demo's server as well.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options = DemoOptions(
         data=data, path=path, quick=quick, directory=directory, reports=reports, port=port
     )
