@@ -165,7 +165,7 @@ def completejourney(*, households: int | None = None, seed: int = 0) -> Replay:
             "quantity": lines["quantity"],
         }
     ).reset_index(drop=True)
-    usual = frame.groupby("item")["price"].median()
+    usual = _usual_prices(frame, _COMPLETEJOURNEY_CUT)
     items = [
         _without_gaps(
             item_id=str(product),
@@ -252,17 +252,17 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
     described = (
         lines.dropna(subset=["description"]).groupby("stock_code")["description"].agg("last")
     )
-    usual = frame.groupby("item")["price"].median()
+    usual = _usual_prices(frame, _ONLINE_RETAIL_CUT)
     items = [
         _without_gaps(
             item_id=code,
             title=described.get(code),
             category=code[:3],
-            price=float(price),
+            price=float(usual.get(code, np.nan)),
             available=code not in _SERVICE_CODES,
             properties={"family": code[:3]},
         )
-        for code, price in ((str(code), price) for code, price in usual.items())
+        for code in sorted(set(frame["item"]))
     ]
     events = _with_ends(frame)
     cut = _cut(events, _ONLINE_RETAIL_CUT)
@@ -375,11 +375,19 @@ def _with_ends(frame: pd.DataFrame) -> pd.DataFrame:
     return both.sort_values("order", kind="stable").reset_index(drop=True)
 
 
+def _usual_prices(lines: pd.DataFrame, cut: str) -> pd.Series[float]:
+    """Median price by item before the cut: items are upserted first, so they know nothing later."""
+    return lines[lines["timestamp"] < _moment(cut)].groupby("item")["price"].median()
+
+
 def _cut(events: pd.DataFrame, date: str) -> int:
+    return int((events["timestamp"] >= _moment(date)).to_numpy().argmax())
+
+
+def _moment(date: str) -> int:
     import pandas as pd
 
-    moment = int(pd.Timestamp(date).timestamp() * 1000)
-    return int((events["timestamp"] >= moment).to_numpy().argmax())
+    return int(pd.Timestamp(date).timestamp() * 1000)
 
 
 def _lines(events: pd.DataFrame, cut: int) -> pd.DataFrame:
