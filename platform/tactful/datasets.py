@@ -27,7 +27,7 @@ _ONLINE_RETAIL_QUESTIONS = 20_000
 _SERVICE_CODES = frozenset(
     {"POST", "M", "C2", "DOT", "BANK CHARGES", "PADS", "D", "CRUK", "AMAZONFEE"}
 )
-_COMPLETEJOURNEY_CUT = "2017-12-11"
+_COMPLETEJOURNEY_CUT = "2017-12-18"
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def completejourney(*, households: int | None = None, seed: int = 0) -> Replay:
         seed: of the draw.
 
     Returns:
-        The replay: before each basket of the last three weeks a list is asked for.
+        The replay: before each basket of the last two weeks a list is asked for.
 
     Raises:
         DatasetError: if the package is not installed.
