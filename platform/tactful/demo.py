@@ -48,6 +48,8 @@ HEURISTIC = "heuristic"
 
 STATISTIC = "lines_1h"
 
+_SIGNED = "# Written by `tactful demo`.\n"
+
 _QUICK_HOUSEHOLDS = 220
 _RANKER = "ranker"
 
@@ -89,6 +91,7 @@ def run(options: DemoOptions) -> dict[str, Any]:
     _say(f"Reading {options.data}")
     replay = _load(options)
     _say(replay.title)
+    clear(options.directory)
     report = Report(
         options.reports / "demo.json",
         data=replay.title,
@@ -98,7 +101,6 @@ def run(options: DemoOptions) -> dict[str, Any]:
         real_and_simulated=list(replay.notes),
         environment=_environment(),
     )
-    shutil.rmtree(options.directory, ignore_errors=True)
     with _server(options, replay) as (client, url):
         report.put(server=url)
         replayer = Replayer(client, replay)
@@ -175,19 +177,36 @@ def _load(options: DemoOptions) -> Replay:
     raise DatasetError(f"unknown data set {options.data!r}: completejourney or online-retail")
 
 
+def clear(directory: Path) -> None:
+    """Remove what an earlier run left in `directory`, and nothing but that.
+
+    Raises:
+        TactfulError: if there is anything in it and its settings were not written by a demo.
+    """
+    if not directory.exists():
+        return
+    settings = directory / "tactful.toml"
+    ours = settings.is_file() and settings.read_text("utf-8", "replace").startswith(_SIGNED)
+    if not ours and (not directory.is_dir() or any(directory.iterdir())):
+        raise TactfulError(
+            f"{directory}: holds something that no demo left there, and a demo begins by removing "
+            "what it finds; name another --directory"
+        )
+    shutil.rmtree(directory)
+
+
 @contextlib.contextmanager
 def _server(options: DemoOptions, replay: Replay) -> Iterator[tuple[Client, str]]:
     """Run ``tactful serve`` as a process of its own, ended gracefully at the end."""
     directory = options.directory
     directory.mkdir(mode=0o700, parents=True)
-    _write_statistics(directory / "statistics.yaml", replay)
     (directory / "tactful.toml").write_text(
-        "# Written by `tactful demo`.\n"
-        f"[storage]\ndata = {json.dumps(str(directory.resolve()))}\n"
+        f"{_SIGNED}[storage]\ndata = {json.dumps(str(directory.resolve()))}\n"
         f"reports = {json.dumps(str(options.reports.resolve()))}\n\n"
         '[statistics]\ndefinitions = "statistics.yaml"\nclock = "replay"\n',
         "utf-8",
     )
+    _write_statistics(directory / "statistics.yaml", replay)
     command = [sys.executable, "-m", "tactful", "serve", "--dev", "--json"]
     command += ["--port", str(options.port), "--config", str(directory / "tactful.toml")]
     with (directory / "server.log").open("wb") as log:
