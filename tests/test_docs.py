@@ -1,5 +1,7 @@
 """Documents stay true: links resolve, named files and commands exist, both READMEs agree."""
 
+import dataclasses
+import json
 import re
 import shlex
 import subprocess
@@ -171,6 +173,26 @@ def test_every_decision_has_its_three_parts() -> None:
     for path in decisions:
         titles = re.findall(r"^## (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert titles == ["Context", "Decision", "Consequences"], path.name
+
+
+def test_every_setting_is_in_its_reference_with_its_default() -> None:
+    from tactful.config import Settings
+
+    def as_toml(value: object) -> str:
+        text = "" if value == Path() else str(value)
+        return json.dumps(text if isinstance(value, str | Path) else value)
+
+    settings = Settings()
+    defaults = {
+        f"{section.name}.{setting.name}": as_toml(getattr(held, setting.name))
+        for section in dataclasses.fields(settings)
+        for held in [getattr(settings, section.name)]
+        for setting in dataclasses.fields(held)
+    }
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| `(.*?)` \|", text, re.MULTILINE)
+    assert dict(rows) == defaults
+    assert len(rows) == len(defaults)
 
 
 # The checks themselves.
