@@ -1,7 +1,9 @@
 """The recommenders ours has to beat, asked exactly the same questions.
 
 They are what a good analyst would try first: what everybody takes, what this person takes, and
-what goes with the items at hand. All see every event up to the question.
+what goes with the items at hand. Each sees the person's events up to the question. What everybody
+does, popularity and co-visitation learn up to the cut, once frozen: so the published figures were
+made, and so the served index is built.
 """
 
 from __future__ import annotations
@@ -91,10 +93,7 @@ class CoVisitation:
     def took(self, person: str, session: str, item: str) -> None:
         """See the item in its visit; learn from it until frozen."""
         if self._latest.get(person) != session:
-            self._visit.pop(f"previous {person}", None)
-            held = self._visit.pop(self._latest.get(person, ""), None)
-            if held is not None:
-                self._visit[f"previous {person}"] = held
+            self._visit.pop(self._latest.get(person, ""), None)
             self._latest[person] = session
         visit = self._visit.setdefault(session, [])
         if self._frozen is None:

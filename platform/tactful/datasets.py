@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,7 +222,8 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
         The replay: inside invoices from 2011-11-10 on, the next line is asked for.
 
     Raises:
-        DatasetError: if the file is missing or lacks a column.
+        DatasetError: if the file is missing, cannot be read, lacks a column, or has no past to
+            train on or nothing to ask.
     """
     import pandas as pd
 
@@ -267,6 +269,11 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
     events = _with_ends(frame)
     cut = _cut(events, _ONLINE_RETAIL_CUT)
     asks = _ask_within_visits(events, cut, 1_000 if quick else _ONLINE_RETAIL_QUESTIONS)
+    if not cut or not asks:
+        raise DatasetError(
+            f"{path}: needs invoices before {_ONLINE_RETAIL_CUT}, and from then on one of an "
+            "identified customer with two lines or more"
+        )
     return _replay(
         events,
         name="online-retail",
@@ -280,6 +287,8 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
         notes=(
             "Real: every invoice, line, price, customer and cancellation is from the UCI Online "
             "Retail data set (attribution: Daqing Chen).",
+            "Simulated: the data set has no catalogue; it is made of the items of all invoices, "
+            "with prices from before the cut.",
             "Simulated: a line is sent as add_to_cart, one millisecond after the line before it, "
             "in the order of the file; the end of an invoice is sent as purchase. There are no "
             "views.",
@@ -321,25 +330,28 @@ def _read_online_retail(path: Path) -> pd.DataFrame:
 
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; give the UCI Online Retail file with --path")
+    if path.suffix not in (".xlsx", ".csv", ".parquet"):
+        raise DatasetError(f"{path}: expected .xlsx, .csv or .parquet, got {path.suffix!r}")
     text = {"InvoiceNo": str, "StockCode": str}
     try:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
         elif path.suffix == ".csv":
             frame = pd.read_csv(path, dtype=text, encoding="latin-1")
-        elif path.suffix == ".xlsx":
-            frame = pd.read_excel(path, dtype=text)
         else:
-            raise DatasetError(f"{path}: expected .xlsx, .csv or .parquet, got {path.suffix!r}")
-    except (OSError, ValueError, ImportError) as error:
-        if isinstance(error, DatasetError):
-            raise
+            frame = pd.read_excel(path, dtype=text)
+    except (OSError, ValueError, KeyError, ImportError, BadZipFile) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     frame = frame.rename(columns=_UCI_COLUMNS)
     missing = sorted(set(_UCI_COLUMNS.values()) - {"country"} - set(frame.columns))
     if missing:
         raise DatasetError(f"{path}: not the UCI Online Retail file: lacks {', '.join(missing)}")
-    frame["invoice_ts"] = _times(frame["invoice_ts"])
+    try:
+        frame["invoice_ts"] = _times(frame["invoice_ts"])
+        for column in ("quantity", "unit_price", "customer_id"):
+            frame[column] = pd.to_numeric(frame[column])
+    except (ValueError, TypeError) as error:
+        raise DatasetError(f"{path}: {str(error).partition(chr(10))[0]}") from error
     for column in ("invoice_no", "stock_code"):
         frame[column] = frame[column].astype(str)
     return frame
@@ -381,7 +393,9 @@ def _usual_prices(lines: pd.DataFrame, cut: str) -> pd.Series[float]:
 
 
 def _cut(events: pd.DataFrame, date: str) -> int:
-    return int((events["timestamp"] >= _moment(date)).to_numpy().argmax())
+    """Number of the first event from `date` on; the number of events if there is none."""
+    later = np.flatnonzero(events["timestamp"] >= _moment(date))
+    return int(later[0]) if len(later) else len(events)
 
 
 def _moment(date: str) -> int:

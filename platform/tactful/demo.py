@@ -230,10 +230,10 @@ def _server(options: DemoOptions, replay: Replay) -> Iterator[tuple[Client, str]
 
 
 def _write_statistics(path: Path, replay: Replay) -> None:
-    """Publish hourly counts by department or family.
+    """Publish hourly counts by department or family, those of the replay's catalogue.
 
-    The keys are the shop's own list of departments, which is public; they do not come from what
-    anybody bought.
+    A shop takes the keys from its own public list, never from what was bought. Complete Journey has
+    such a list; the invoices of Online Retail, and a quick run, have none but what was sold.
     """
     keys = sorted({i["properties"].get(replay.category_property, "") for i in replay.items} - {""})
     path.write_text(
