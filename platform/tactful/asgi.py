@@ -42,6 +42,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _UNKNOWN_FIELD = re.compile(r"unknown field")
 _FIELD = re.compile(r" - at `(.*)`$")
 _LOOPBACK_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+_SCHEME = re.compile(rb"https?://")
 _encoder = msgspec.json.Encoder()
 
 
@@ -346,13 +347,17 @@ def _request_id(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def _check_host(headers: Mapping[bytes, bytes]) -> None:
-    """Without keys, refuse requests a web page sent here under a name of its own.
+    """Without keys, refuse requests a web page from elsewhere sent here.
 
-    This is the defence against DNS rebinding: a browser cannot lie about the Host header.
+    Under a name of its own (DNS rebinding) it is told by the Host header, else by the Origin header
+    that comes with every request which may change something: a browser lies about neither.
     """
     host = headers.get(b"host")
     if host is not None and not _LOOPBACK_HOST.fullmatch(host):
         raise ProblemError("wrong_host", "with --dev only loopback names are served")
+    origin = headers.get(b"origin")
+    if origin is not None and not _LOOPBACK_HOST.fullmatch(_SCHEME.sub(b"", origin, count=1)):
+        raise ProblemError("wrong_host", "with --dev only pages of this machine are answered")
 
 
 def _log_failure(path: str, method: str, request_id: bytes, error: Exception) -> None:

@@ -402,6 +402,17 @@ def test_without_keys_only_loopback_names_are_served(shared: Live) -> None:
         assert shared.http.get("/v1/models", headers={"host": host}).status_code == 200
 
 
+def test_without_keys_pages_of_other_origins_are_refused(shared: Live) -> None:
+    """A browser sends a page's plain POST without asking first, and names the page's origin."""
+    event = b'{"type": "view", "timestamp": 1, "user_id": "planted"}'
+    for origin in ("https://evil.example", "null", "http://127.0.0.1.evil.example"):
+        headers = {"origin": origin, "content-type": "text/plain"}
+        answer = shared.http.post("/v1/events", content=event, headers=headers)
+        assert said(answer) == (421, "wrong_host")
+    for origin in ("http://localhost:8501", "https://127.0.0.1"):
+        assert shared.http.get("/v1/models", headers={"origin": origin}).status_code == 200
+
+
 def _call(endpoint: Any, http: httpx.Client, key: str | None) -> httpx.Response:
     path = endpoint.path.replace("{user_id}", "u").replace("{name}", "nothing")
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
