@@ -74,7 +74,7 @@ class Applied:
         applied: events and upserts counted.
         duplicates: events whose id had been applied before.
         late: times an event was dropped from a feature because its last window had ended.
-        invalid: records that are no entry, or an event of nobody.
+        invalid: records that are no entry, or an event of nobody other than an impression.
         evicted: groups dropped to keep an entity within ``max_groups``.
     """
 
@@ -313,7 +313,8 @@ class Engine:
                 invalid += 1
                 continue
             if type(entry) is Event and entry.user_id is None and entry.device_id is None:
-                invalid += 1
+                # A list shown to nobody in particular is logged for training, and no feature's.
+                invalid += entry.type != "impression"
                 continue
             entries.append(entry)
         if invalid:

@@ -479,6 +479,12 @@ def test_an_impression_changes_nobodys_features(engine: Engine, models: Path) ->
     assert everything() == before
 
 
+def test_an_impression_of_nobody_is_no_dead_letter(engine: Engine, models: Path) -> None:
+    _, impression = recommender(engine, models).recommend(RecommendRequest(), now=NOW)
+    assert impression is not None
+    assert engine.apply([(engine.offset, impression)]).invalid == 0
+
+
 # Models come and go
 
 
