@@ -40,7 +40,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         data_hash: hash of the training rows.
         rows: number of training rows.
         questions: number of lists behind the rows.
-        metrics: measured on questions later than those it was trained on.
+        metrics: measured on questions later than those it was trained on, which also chose the
+            number of trees: a little too good, so never the figures to claim.
         gains: total gain by feature.
     """
 
