@@ -15,7 +15,7 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.config import Settings, load_settings
-from tactful.errors import ModelError
+from tactful.errors import ConfigError, ModelError
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 _name_option = click.option("--name", default="ranker", show_default=True, help="Model name.")
@@ -63,7 +63,7 @@ def train(
     as_json: bool,
 ) -> None:
     """Train a ranking model from the log and register it in MLflow."""
-    settings = load_settings(config, overrides={"storage.data": data})
+    settings = _settings(config, data)
     from tactful.training import TrainingOptions
 
     options = TrainingOptions(name=name, label_days=label_days, lists=lists, task=task, seed=seed)
@@ -73,7 +73,11 @@ def train(
         return
     click.echo(
         f"{name} version {result['version']}"
-        + (" is the champion" if promote else "; `tactful models promote` makes it the champion")
+        + (
+            " is the champion"
+            if promote
+            else f"; `tactful models promote {result['version']}` makes it the champion"
+        )
     )
     for measure, value in result["metrics"].items():
         click.echo(f"  {measure:<8} {value:.4f}")
@@ -86,11 +90,12 @@ def models() -> None:
 
 @models.command("list")
 @_config_option
+@_data_option
 @_name_option
 @_json_option
-def models_list(config: Path | None, name: str, as_json: bool) -> None:
+def models_list(config: Path | None, data: Path | None, name: str, as_json: bool) -> None:
     """List the versions, newest first."""
-    found = _registry(load_settings(config), name).versions()
+    found = _registry(_settings(config, data), name).versions()
     if as_json:
         click.echo(msgspec.json.encode(found))
         return
@@ -100,22 +105,24 @@ def models_list(config: Path | None, name: str, as_json: bool) -> None:
 
 @models.command("promote")
 @_config_option
+@_data_option
 @_name_option
 @click.argument("version")
-def models_promote(config: Path | None, name: str, version: str) -> None:
+def models_promote(config: Path | None, data: Path | None, name: str, version: str) -> None:
     """Make VERSION the champion; a running server takes it over within seconds."""
-    _registry(load_settings(config), name).promote(version)
+    _registry(_settings(config, data), name).promote(version)
     click.echo(f"{name} {version} is the champion.", err=True)
 
 
 @models.command("rollback")
 @_config_option
+@_data_option
 @_name_option
-def models_rollback(config: Path | None, name: str) -> None:
+def models_rollback(config: Path | None, data: Path | None, name: str) -> None:
     """Make the previous champion the champion again."""
     from tactful.ranking import read_pointer
 
-    settings = load_settings(config)
+    settings = _settings(config, data)
     pointer = read_pointer(settings.models)
     if pointer is None or not pointer.previous:
         raise ModelError(f"{settings.models}: there is no previous champion to go back to")
@@ -125,11 +132,12 @@ def models_rollback(config: Path | None, name: str) -> None:
 
 @models.command("pull")
 @_config_option
+@_data_option
 @_name_option
 @click.argument("version")
-def models_pull(config: Path | None, name: str, version: str) -> None:
+def models_pull(config: Path | None, data: Path | None, name: str, version: str) -> None:
     """Fetch the files of VERSION from MLflow."""
-    directory = _registry(load_settings(config), name).pull(version)
+    directory = _registry(_settings(config, data), name).pull(version)
     click.echo(str(directory))
 
 
@@ -188,13 +196,18 @@ def _train(
     settings: Settings, options: Any, *, promote: bool, say: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
     from tactful.training import plot_training, train
-    from tactful_streaming import EmbeddedLog, LogError, load_definitions
+    from tactful_streaming import DefinitionError, EmbeddedLog, LogError, load_definitions
 
-    definitions = load_definitions(settings.features)
     try:
+        definitions = load_definitions(settings.features)
         log = EmbeddedLog(settings.storage.data / "log", read_only=True)
+    except DefinitionError as error:
+        raise ConfigError(str(error)) from error
     except LogError as error:
-        raise ModelError(f"nothing to train from: {error}") from error
+        raise ModelError(
+            f"nothing to train from: {error}; send events to `tactful serve` first, or name its "
+            "data directory with --data"
+        ) from error
     scratch = Path(tempfile.mkdtemp(prefix="tactful-train-"))
     try:
         trained = train(log, definitions, scratch / "model", options, progress=say)
@@ -230,6 +243,10 @@ def _train(
         "metrics": manifest.metrics,
         "features": [{"name": key, "gain": gain} for key, gain in manifest.gains.items()],
     }
+
+
+def _settings(config: Path | None, data: Path | None) -> Settings:
+    return load_settings(config, overrides={"storage.data": data})
 
 
 def _registry(settings: Settings, name: str) -> Any:

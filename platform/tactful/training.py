@@ -145,7 +145,8 @@ def train(
     history = History.read(log, progress=lambda done, total: progress("read", done, total))
     if not len(history.item):
         raise ModelError(
-            "nothing to learn from: the log holds no add_to_cart or purchase of a known item"
+            "nothing to learn from: the log holds no add_to_cart or purchase of a known item; "
+            "send items and such events first"
         )
     until = int(history.timestamp.max()) + 1
     labels_from = until - int(options.label_days * _DAY)
