@@ -120,6 +120,8 @@ class Recommender:
             ProblemError: if an arm is forced that does not exist.
         """
         started = time.perf_counter()
+        if not len(self._loaded.catalogue) and self._source.items:
+            self.refresh()  # the first items: a shop that just sent them should not be told to
         loaded = self._loaded
         at = now if request.timestamp is None else to_milliseconds(request.timestamp)
         assignment = self._assign(request)

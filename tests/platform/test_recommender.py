@@ -135,6 +135,16 @@ def test_an_empty_catalogue_gives_an_empty_list_and_says_why(tmp_path: Path) -> 
     assert answer.model_version == HEURISTIC
 
 
+def test_the_first_items_show_in_the_next_answer(tmp_path: Path) -> None:
+    fresh = Engine(definitions(), MemoryState())
+    ranked = recommender(fresh, tmp_path)
+    fresh.apply([(0, encode_entry(Item(item_id="tea", timestamp=0)))])
+
+    answer, _ = ranked.recommend(RecommendRequest(user_id="ada"), now=NOW)
+
+    assert ids(answer) == ["tea"]
+
+
 def test_a_catalogue_nobody_touched_yet_is_shown_nevertheless(tmp_path: Path) -> None:
     fresh = Engine(definitions(), MemoryState())
     items = [Item(item_id=it, timestamp=0, available=it != "c") for it in "bac"]
