@@ -26,6 +26,9 @@ def main(url: str) -> None:
             {"item_id": item, "category": category, "price": price}
             for item, (category, price) in SHOP.items()
         )
+        # New items come into lists once a second.
+        while client.models()["items"] < len(SHOP):
+            time.sleep(0.1)
         now = int(time.time() * 1000)
         sent = client.events(
             {
