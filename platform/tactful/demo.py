@@ -380,7 +380,7 @@ def _intent_section(found: SimulationReport) -> dict[str, Any]:
 
 def _score(outcomes: Outcomes, replay: Replay) -> dict[str, Any]:
     """Quality, verdict, latency and freshness."""
-    size = sum(1 for item in replay.items if item.get("available", True))
+    size = len(replay.items)  # a baseline may show what cannot be had
     rows = [
         quality_section("served", "Served ranking", outcomes.served.quality(size)),
         *(
