@@ -67,6 +67,8 @@ class Replayer:
             "popularity": popular,
             "own_frequency": OwnFrequency(popular),
             "co_visitation": self._together,
+            # Never frozen: a harder one to beat where new items come in.
+            "co_visitation_live": CoVisitation(popular, label="Co-visitation, still learning"),
         }
         self._shown: dict[str, tuple[str, frozenset[str]]] = {}
         # Scoring goes on in order in a thread of its own while the server answers the next request.

@@ -80,10 +80,9 @@ class CoVisitation:
     Before the first item of a visit, the items of the person's previous visit stand in.
     """
 
-    label = "Co-visitation"
-
-    def __init__(self, popular: Popularity) -> None:
-        """Fill up from `popular`."""
+    def __init__(self, popular: Popularity, *, label: str = "Co-visitation") -> None:
+        """Fill up from `popular`; `label` is how it is written."""
+        self.label = label
         self._popular = popular
         self._next: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._frozen: Mapping[str, Sequence[tuple[str, float]]] | None = None

@@ -28,6 +28,8 @@ _ONLINE_RETAIL_QUESTIONS = 20_000
 _SERVICE_CODES = frozenset(
     {"POST", "M", "C2", "DOT", "BANK CHARGES", "PADS", "D", "CRUK", "AMAZONFEE"}
 )
+# Two weeks of questions keep the whole run at some minutes; with three weeks (from 2017-12-11) the
+# served ranking was as far ahead.
 _COMPLETEJOURNEY_CUT = "2017-12-18"
 
 

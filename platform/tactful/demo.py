@@ -392,14 +392,19 @@ def _score(outcomes: Outcomes, replay: Replay) -> dict[str, Any]:
     best, rate = best_baseline({row["name"]: row["hr20"]["value"] for row in rows[1:]})
     label = outcomes.labels[best]
     beaten = served > rate
+    lead = outcomes.served.lead(outcomes.baselines[best])
+    sure = lead.low > 0 or lead.high < 0
     verdict = (
         f"The served ranking {'beats' if beaten else 'does NOT beat'} every baseline on HR@20: "
-        f"{served:.3f} against {rate:.3f} of {label}, the best of them."
+        f"{served:.3f} against {rate:.3f} of {label}, the best of them. The difference is "
+        f"{lead.value:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}], paired over people"
+        + ("." if sure else ": inconclusive.")
     )
     return {
         "quality": rows,
         "verdict": verdict,
         "beats_every_baseline": beaten,
+        "lead": {"over": best, "value": lead.value, "low": lead.low, "high": lead.high},
         "latency_ms": _percentiles(outcomes.latency_ms, "requests"),
         "freshness_ms": _percentiles(outcomes.freshness_ms, "samples"),
         "channels": dict(Counter(outcomes.answered).most_common()),

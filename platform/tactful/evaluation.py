@@ -104,15 +104,10 @@ class Scorecard:
             return Quality(nothing, nothing, nothing, nothing)
         _, person = np.unique(np.array(self._people), return_inverse=True)
         people = int(person.max()) + 1
-        generator = np.random.default_rng(seed)
-        draws = generator.multinomial(people, np.full(people, 1.0 / people), size=resamples)
-        asked = np.bincount(person, minlength=people)
+        draws = _draws(people, resamples, seed)
 
         def estimate(values: Sequence[float]) -> Estimate:
-            sums = np.bincount(person, weights=np.array(values), minlength=people)
-            means = (draws @ sums) / (draws @ asked)
-            low, high = np.quantile(means, [0.025, 0.975])
-            return Estimate(float(np.mean(values)), float(low), float(high))
+            return _over_people(np.array(values), self._people, resamples, seed)
 
         return Quality(
             hr20=estimate(self._hits),
@@ -120,6 +115,25 @@ class Scorecard:
             mrr20=estimate(self._places),
             coverage20=self._coverage(person, draws[:200], catalogue_size),
         )
+
+    def lead(self, other: Scorecard, *, resamples: int = 1000, seed: int = 0) -> Estimate:
+        """Hit rate of this recommender minus that of another on the same questions.
+
+        Args:
+            other: asked the same questions of the same people in the same order.
+            resamples: bootstrap resamples over people.
+            seed: of the resampling.
+
+        Returns:
+            The difference with its paired interval.
+
+        Raises:
+            ValueError: if the questions are not the same.
+        """
+        if self._people != other._people:
+            raise ValueError("the two scorecards hold different questions: nothing to pair")
+        gained = np.array(self._hits) - np.array(other._hits)
+        return _over_people(gained, self._people, resamples, seed)
 
     def _coverage(
         self, person: NDArray[np.intp], draws: NDArray[np.int64], catalogue_size: int
@@ -139,6 +153,25 @@ class Scorecard:
             covered.append(int(seen.sum()) / catalogue_size)
         spread = 1.96 * float(np.std(covered))
         return Estimate(value, max(0.0, value - spread), min(1.0, value + spread))
+
+
+def _over_people(
+    values: NDArray[np.float64], people: Sequence[str], resamples: int, seed: int
+) -> Estimate:
+    """Mean over questions with a percentile bootstrap interval over people."""
+    _, person = np.unique(np.array(people), return_inverse=True)
+    count = int(person.max()) + 1
+    draws = _draws(count, resamples, seed)
+    sums = np.bincount(person, weights=values, minlength=count)
+    means = (draws @ sums) / (draws @ np.bincount(person, minlength=count))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(np.mean(values)), float(low), float(high))
+
+
+def _draws(people: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """How often each of `people` is in each resample, shape (resamples, people)."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(people, np.full(people, 1.0 / people), size=resamples)
 
 
 def ndcg(right: Sequence[int], relevant: int) -> float:

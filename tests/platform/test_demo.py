@@ -24,7 +24,7 @@ from tactful.errors import DatasetError, TactfulError
 from tactful.evaluation import Scorecard
 from tactful_streaming import EmbeddedLog, Event, decode_entry
 
-SHOP = make_shop(51, people=24, items=60, days=56)
+SHOP = make_shop(51, people=20, items=50, days=48)
 
 SECTIONS = {
     "name": str,
@@ -77,7 +77,13 @@ def check_report(report: dict[str, Any]) -> None:
     assert (report["stage"], report["progress"]) == ("finished", 1.0)
     assert report["started_at"] < report["finished_at"]
     rows = {row["name"]: row for row in report["quality"]}
-    assert list(rows) == ["served", "popularity", "own_frequency", "co_visitation"]
+    assert list(rows) == [
+        "served",
+        "popularity",
+        "own_frequency",
+        "co_visitation",
+        "co_visitation_live",
+    ]
     for row in rows.values():
         for measure in MEASURES:
             assert 0 <= row[measure]["low"] <= row[measure]["value"] <= row[measure]["high"] <= 1

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,7 @@ def test_whose_commit_closes_a_pane_does_not_decide_what_counts(
     for somebody_else_came in (False, True):
         ledger = Ledger(tmp_path / f"{somebody_else_came}.db", daily_epsilon=1)
         now = [MONDAY + HOUR // 2]
-        counts = passenger(ledger, clock=lambda now=now: now[0])
+        counts = passenger(ledger, clock=partial(now.__getitem__, 0))
         engine = engine_with(counts)
         item = Item(item_id="x", timestamp=0, properties={"family": "family-0"})
         late = Event(

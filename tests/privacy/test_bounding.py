@@ -106,14 +106,14 @@ class PlantedBug(BoundedCounts):
         super().__init__(HOURLY, secret=SECRET, start=0)
         self._groups: dict[object, int] = defaultdict(int)
 
-    def add(self, unit: str, timestamp: int, key: str) -> bool:
+    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
         if self.group is not None:
             group = self.group(unit, timestamp, key)
             if self._groups[group] >= CAP:
                 return False
             self._groups[group] += 1
         self._state.spent.clear()
-        return super().add(unit, timestamp, key)
+        return super().add(unit, timestamp, key, watermark=watermark)
 
 
 class CapForgotten(PlantedBug):
@@ -151,8 +151,8 @@ class WatermarkOfTheData(BoundedCounts):
         super().__init__(HOURLY, secret=SECRET, start=0)
         self._handed: list[Pane] = []
 
-    def add(self, unit: str, timestamp: int, key: str) -> bool:
-        counted = super().add(unit, timestamp, key)
+    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+        counted = super().add(unit, timestamp, key, watermark=watermark)
         self._handed += super().closed(timestamp - HOUR)
         return counted
 
@@ -181,8 +181,9 @@ def test_planted_bugs_are_caught(bug: Callable[[], Counter]) -> None:
 
 def test_the_frame_of_the_planted_bugs_is_right_when_its_grouping_is() -> None:
     class WithoutUnknownKeys(CapPerDay):
-        def add(self, unit: str, timestamp: int, key: str) -> bool:
-            return key in KEYS and timestamp >= self.open_from and super().add(unit, timestamp, key)
+        def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+            known = key in KEYS and timestamp >= self.open_from
+            return known and super().add(unit, timestamp, key, watermark=watermark)
 
     assert max(largest_change(WithoutUnknownKeys, stream) for stream in random_streams()) == CAP
 
