@@ -332,6 +332,7 @@ def test_a_file_without_a_past_or_without_questions_is_refused(tmp_path: Path, k
         online_retail(as_parquet(uci().iloc[kept], tmp_path))
 
 
+@pytest.mark.slow
 def test_the_published_questions_are_the_ones_that_are_asked(shared_data: Path) -> None:
     """Derived once more in another way: all prefixes in file order, 20,000 drawn with seed 0."""
     path = shared_data / "data" / "online_retail" / "online_retail.parquet"

@@ -24,7 +24,7 @@ from tactful.errors import DatasetError, TactfulError
 from tactful.evaluation import Scorecard
 from tactful_streaming import EmbeddedLog, Event, decode_entry
 
-SHOP = make_shop(51, people=20, items=50, days=48)
+SHOP = make_shop(51, people=24, items=50, days=48)
 
 SECTIONS = {
     "name": str,
