@@ -86,7 +86,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     shop = make_shop(21, people=24, items=80, days=40)
     settings = platform_settings(directory)
     past = write_log(directory / "past", entries(shop)[: len(shop.items) + shop.cut])
-    options = TrainingOptions(label_days=14, rounds=20)
+    options = TrainingOptions(label_days=14, rounds=20, threads=1)
     train(past, definitions(), version_directory(settings.models, "1"), options)
     past.close()
     write_pointer(settings.models, Pointer(version="1"))

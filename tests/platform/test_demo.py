@@ -165,6 +165,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
             run(options(tmp_path, port=port))
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_says_why_and_ends_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     directory = tmp_path_factory.mktemp("served")
-    options = TrainingOptions(label_days=15, rounds=15)
+    options = TrainingOptions(label_days=15, rounds=15, threads=1)
     log = write_log(directory / "log", ENTRIES)
     for version, share in (("1", 0.6), ("2", 1.0)):
         part = write_log(directory / f"part-{version}", ENTRIES[: int(share * len(ENTRIES))])
