@@ -122,6 +122,8 @@ def run(options: DemoOptions) -> dict[str, Any]:
             outcomes = replayer.ask(
                 replay.asks, experiment=EXPERIMENT, arm=LEARNED, progress=advance
             )
+        # What the last people then took belongs in the log as well.
+        replayer.send(len(replay), lambda count: None)
         report.stage("scoring")
         shares = client.models()["experiment"]["arms"]
         report.put(**_score(outcomes, replay), experiment=_experiment(outcomes, shares))

@@ -124,7 +124,7 @@ class Recommender:
             self.refresh()  # the first items: a shop that just sent them should not be told to
         loaded = self._loaded
         at = now if request.timestamp is None else to_milliseconds(request.timestamp)
-        assignment = self._assign(request)
+        assignment = self._assign(request, loaded)
         situation = observe(
             self._source,
             loaded.catalogue,
@@ -254,7 +254,8 @@ class Recommender:
         self._refused = ""
         return pointer.version, model
 
-    def _assign(self, request: RecommendRequest) -> Assignment:
+    def _assign(self, request: RecommendRequest, loaded: _Loaded) -> Assignment:
+        """The person's arm; none for nobody, and none while no model makes the arms differ."""
         forced = request.force.get(self._experiment.key)
         arms = [arm.name for arm in self._experiment.arms]
         if forced is not None and forced not in arms:
@@ -264,7 +265,7 @@ class Recommender:
                 field="$.force",
             )
         unit = request.subject
-        if unit is None and forced is None:
+        if loaded.model is None or (unit is None and forced is None):
             return Assignment(self._experiment.key, None, 0.0, None, False)
         return assign(self._experiment, unit or "nobody", forced=forced)
 

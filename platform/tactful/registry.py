@@ -67,6 +67,8 @@ class Registry:
         """
         self._name = name
         self._models = models
+        # Before MLflow is imported, so that it reports to nobody; who wants that can set it.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
     def register(

@@ -525,11 +525,12 @@ def test_a_new_champion_takes_over_at_the_next_refresh(engine: Engine, models: P
 def test_before_the_first_champion_the_heuristic_serves(engine: Engine, tmp_path: Path) -> None:
     ranked = recommender(engine, tmp_path)
 
-    answer, _ = ranked.recommend(RecommendRequest(user_id=learner()), now=NOW)
+    answer, impression = ranked.recommend(RecommendRequest(user_id=learner()), now=NOW)
 
     assert ranked.describe()["champion"] is None
     assert answer.model_version == HEURISTIC
-    assert answer.variant == {RANKING_EXPERIMENT: LEARNED}
+    assert answer.variant == {}, "nobody was exposed to an arm that cannot be served"
+    assert decoded(impression).properties["arm"] is None
     assert answer.fallback == "no model is trained yet: ordered by own repeats and popularity"
 
 
