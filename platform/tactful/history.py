@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.recall import Interactions
-from tactful_streaming import Event, EventLog, Item, StreamingError, decode_entry
+from tactful_streaming import Event, EventLog, Item, StreamingError, decode_entry, subject_key
 
 TAKEN = frozenset({"add_to_cart", "purchase"})
 """Event types that say an item was taken."""
@@ -61,7 +61,7 @@ class History:
                 if isinstance(entry, Item):
                     rows.setdefault(entry.item_id, len(rows))
                 elif isinstance(entry, Event) and entry.type in TAKEN and entry.item_id:
-                    subject = _subject(entry)
+                    subject = subject_key(entry)
                     # Without a visit id, one person's day stands for a visit.
                     visit = entry.session_id or f"{subject}@{entry.timestamp // 86_400_000}"
                     number = visits.setdefault(visit, len(visits))
@@ -114,9 +114,3 @@ class History:
     def session_id_of(self, visit: NDArray[np.intp]) -> str:
         """Id of a visit."""
         return self.session_ids[int(self.session[visit[0]])]
-
-
-def _subject(event: Event) -> str | None:
-    if event.user_id is not None:
-        return event.user_id
-    return None if event.device_id is None else f"device:{event.device_id}"
