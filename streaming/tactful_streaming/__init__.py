@@ -14,11 +14,14 @@ from tactful_streaming.engine import Applied, Consumer, Engine
 from tactful_streaming.entities import read_packed
 from tactful_streaming.entries import (
     Entry,
+    EntryFormat,
     Event,
     Item,
+    Tick,
     User,
     decode_entry,
     encode_entry,
+    route_key,
     subject_key,
 )
 from tactful_streaming.errors import (
@@ -67,6 +70,7 @@ __all__ = [
     "EngineError",
     "Entry",
     "EntryError",
+    "EntryFormat",
     "Event",
     "EventLog",
     "Feature",
@@ -89,6 +93,7 @@ __all__ = [
     "StateError",
     "StateStore",
     "StreamingError",
+    "Tick",
     "User",
     "Value",
     "Window",
@@ -101,5 +106,6 @@ __all__ = [
     "load_definitions",
     "new_event_id",
     "read_packed",
+    "route_key",
     "subject_key",
 ]

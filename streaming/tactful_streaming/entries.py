@@ -1,8 +1,13 @@
-"""What the log holds: events, item upserts and user upserts, as msgpack."""
+"""What the log holds: events, item upserts, user upserts and ticks of the clock.
+
+A payload is one entry, in msgpack (compact, for the embedded log) or in JSON (for topics that other
+programs read, too). Both carry the same fields; JSON is told by its opening brace, which no msgpack
+map begins with.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -85,32 +90,66 @@ class User(Struct, kw_only=True, frozen=True, gc=False, tag="user", tag_field="k
     properties: dict[str, Property] = {}
 
 
-Entry = Event | Item | User
+class Tick(Struct, kw_only=True, frozen=True, gc=False, tag="tick", tag_field="kind"):
+    """The clock has come this far, though no event said so.
 
-_encoder = msgspec.msgpack.Encoder()
+    Written to a partition that is idle while something waits for time to pass. Because it is in the
+    log, what the clock set off is set off again by a replay.
+
+    Attributes:
+        timestamp: the clock, epoch milliseconds.
+    """
+
+    timestamp: Timestamp
+
+
+Entry = Event | Item | User | Tick
+
+EntryFormat = Literal["msgpack", "json"]
+"""How an entry is written in a log."""
+
+_encoders: dict[EntryFormat, msgspec.msgpack.Encoder | msgspec.json.Encoder] = {
+    "msgpack": msgspec.msgpack.Encoder(),
+    "json": msgspec.json.Encoder(),
+}
 
 entry_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
-"""Decodes log entries; raises one of :data:`ENTRY_ERRORS`."""
+"""Decodes entries in msgpack; raises one of :data:`ENTRY_ERRORS`."""
+
+json_entry_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
+"""Decodes entries in JSON; raises one of :data:`ENTRY_ERRORS`."""
 
 ENTRY_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 """What decoding something else than a log entry raises."""
 
 
-def encode_entry(entry: Entry) -> bytes:
-    """Encode an entry for the log."""
-    return _encoder.encode(entry)
+def encode_entry(entry: Entry, format: EntryFormat = "msgpack") -> bytes:
+    """Encode an entry for the log.
+
+    Args:
+        entry: what to encode.
+        format: ``msgpack`` or ``json``; JSON has no way to write a number that is not finite.
+    """
+    return _encoders[format].encode(entry)
 
 
 def decode_entry(payload: bytes) -> Entry:
-    """Decode what :func:`encode_entry` made.
+    """Decode what :func:`encode_entry` made, in either format.
 
     Raises:
         EntryError: if `payload` is anything else.
     """
     try:
+        if is_json(payload):
+            return json_entry_decoder.decode(payload)
         return entry_decoder.decode(payload)
     except ENTRY_ERRORS as error:
         raise EntryError(f"not a log entry: {error}") from error
+
+
+def is_json(payload: bytes) -> bool:
+    """Whether a payload is an entry in JSON rather than in msgpack."""
+    return payload[:1] == b"{"
 
 
 def subject_key(event: Event) -> str | None:
@@ -119,4 +158,15 @@ def subject_key(event: Event) -> str | None:
         return event.user_id
     if event.device_id is not None:
         return DEVICE_PREFIX + event.device_id
+    return None
+
+
+def route_key(entry: Entry) -> str | None:
+    """What decides the partition of an entry; None for one that every partition gets a copy of.
+
+    All events of a person lie in one partition. The event of nobody goes by its own id. Item and
+    user upserts and ticks go everywhere, so that each partition is complete in itself.
+    """
+    if type(entry) is Event:
+        return subject_key(entry) or entry.event_id
     return None
