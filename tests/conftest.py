@@ -9,7 +9,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What `scripts/test` exports for each service it could start.
-_SERVICES = {"redis": "TACTFUL_TEST_REDIS", "chromium": "TACTFUL_TEST_CHROMIUM"}
+_SERVICES = {
+    "redis": "TACTFUL_TEST_REDIS",
+    "mysql": "TACTFUL_TEST_MYSQL",
+    "kafka": "TACTFUL_TEST_KAFKA",
+    "flink": "TACTFUL_TEST_FLINK",
+    "chromium": "TACTFUL_TEST_CHROMIUM",
+}
 
 
 def _service(name: str) -> str:
@@ -39,6 +45,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def redis_url() -> str:
     """URL of a Redis that tests may fill: each uses keys of its own."""
     return _service("redis")
+
+
+@pytest.fixture(scope="session")
+def mysql_url() -> str:
+    """SQLAlchemy URL of a MariaDB or MySQL database: a test drops the tables it makes."""
+    return _service("mysql")
+
+
+@pytest.fixture(scope="session")
+def kafka_servers() -> str:
+    """Address of a broker that speaks Kafka's protocol: each test uses topics of its own."""
+    return _service("kafka")
+
+
+@pytest.fixture(scope="session")
+def flink_home() -> Path:
+    """The folder whose ``lib/`` holds Flink's jars."""
+    return Path(_service("flink"))
 
 
 @pytest.fixture(scope="session")
