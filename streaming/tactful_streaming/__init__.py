@@ -52,7 +52,13 @@ from tactful_streaming.events import (
 from tactful_streaming.group_commit import GroupCommit
 from tactful_streaming.log import EmbeddedLog, EventLog
 from tactful_streaming.online import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
-from tactful_streaming.state import Change, MemoryState, RocksState, StateStore
+from tactful_streaming.state import (
+    Change,
+    MemoryState,
+    RocksState,
+    StateStore,
+    restore_checkpoint,
+)
 
 __all__ = [
     "AGGREGATES",
@@ -106,6 +112,7 @@ __all__ = [
     "load_definitions",
     "new_event_id",
     "read_packed",
+    "restore_checkpoint",
     "route_key",
     "subject_key",
 ]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
+    Checkpoint,
     DBCompressionType,
     Options,
     Rdict,
@@ -21,6 +25,8 @@ from tactful_streaming.errors import StateError
 
 Change = tuple[bytes, bytes | None]
 """A key and its new value; None deletes the key."""
+
+_AFTER_EVERY_KEY = b"\xff" * 8
 
 
 class StateStore(Protocol):
@@ -88,25 +94,35 @@ class RocksState:
     Every batch goes to the write-ahead log first and outlives a kill of the process. Without `sync`
     the last batches may be lost with the machine; what remains is an earlier state as a whole, and
     the engine applies the log again from the offset stored in it.
+
+    After a refused write (a full disk) RocksDB takes no other until it is opened again; the next
+    :meth:`write` does that first, so that it may be tried again once there is room.
     """
 
-    def __init__(self, path: Path, *, sync: bool = False, cache_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sync: bool = False,
+        cache_bytes: int = 64 << 20,
+        read_only: bool = False,
+    ) -> None:
         """Open the database in directory `path`, which is made if need be.
 
         Args:
             path: directory of the database.
             sync: wait for the disk at every batch.
             cache_bytes: memory for blocks read from disk.
+            read_only: see what is stored now, also while another process writes.
 
         Raises:
-            StateError: if it is damaged or another process has it open.
+            StateError: if it is damaged, another process has it open, or there is nothing to read.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         table = BlockBasedOptions()
         table.set_bloom_filter(10, False)
         table.set_block_cache(Cache(cache_bytes))
         options = Options(raw_mode=True)
-        options.create_if_missing(True)
+        options.create_if_missing(not read_only)
         options.set_block_based_table_factory(table)
         options.set_memtable_whole_key_filtering(True)
         options.set_memtable_prefix_bloom_ratio(0.1)
@@ -114,16 +130,14 @@ class RocksState:
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
         self._path = path
-        try:
-            self._db = Rdict(str(path), options)
-        except Exception as error:  # rocksdict raises bare Exception for everything
-            raise StateError(
-                f"{path}: the state store cannot be opened: {error}. Close the process that uses "
-                "it; if it is damaged, move it away and rebuild by replay from the log"
-            ) from error
-        self._closed = False
+        self._options = options
+        self._access = AccessType.read_only() if read_only else AccessType.read_write()
         self._write_options = WriteOptions()
         self._write_options.sync = sync
+        self._closed = self._failed = False
+        if not read_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._open()
 
     def get(self, key: bytes) -> bytes | None:
         """Value of `key`, if there is one.
@@ -168,6 +182,10 @@ class RocksState:
         Raises:
             StateError: if the disk refused; nothing was changed.
         """
+        if self._failed:
+            with suppress(Exception):  # it repeats why the write was refused
+                self._db.close()
+            self._open()
         batch = WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
         for key, value in changes:
@@ -175,18 +193,49 @@ class RocksState:
                 delete(key)
             else:
                 put(key, value)
+        self._failed = True
         with self._explained():
             self._db.write(batch, self._write_options)
+        self._failed = False
 
     def clear(self) -> None:
         """Remove everything."""
-        self.write([(key, None) for key, _ in self.scan(b"")])
+        with self._explained():
+            self._db.delete_range(b"", _AFTER_EVERY_KEY)
+
+    def checkpoint(self, path: Path) -> None:
+        """Write what is stored now into the new directory `path`, while others go on writing.
+
+        Files that do not change any more are hard-linked, so it is fast and takes little room on
+        the same file system. It appears as a whole or not at all.
+
+        Raises:
+            StateError: if `path` exists or the disk refused.
+        """
+        if path.exists():
+            raise StateError(f"{path}: a checkpoint needs a new directory; this one is there")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._explained():
+            Checkpoint(self._db).create_checkpoint(str(path))
 
     def close(self) -> None:
         """Flush and release the database. Closing twice is harmless."""
         if not self._closed:
             self._closed = True
-            self._db.close()
+            # After a refused write there is nothing to flush: the batch was not acknowledged.
+            with suppress(Exception) if self._failed else self._explained():
+                self._db.close()
+
+    def _open(self) -> None:
+        try:
+            self._db = Rdict(str(self._path), self._options, access_type=self._access)
+        except Exception as error:  # rocksdict raises bare Exception for everything
+            raise StateError(
+                f"{self._path}: the state store cannot be opened: {error}. Close the process that "
+                "uses it; if it is damaged, restore a checkpoint, or move it away and rebuild by "
+                "replay from the log"
+            ) from error
+        self._failed = False
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -195,6 +244,41 @@ class RocksState:
             yield
         except Exception as error:
             raise StateError(
-                f"{self._path}: the state store failed: {error}. If the disk is well, move the "
-                "directory away and rebuild the state by replay from the log"
+                f"{self._path}: the state store failed: {error}. If the disk is full, make room "
+                "and try again; if it is well, move the directory away and rebuild the state by "
+                "replay from the log"
             ) from error
+
+
+def restore_checkpoint(checkpoint: Path, path: Path) -> None:
+    """Make a state directory `path` from a checkpoint, which stays as it is.
+
+    The engine then goes on from the log offset of the checkpoint.
+
+    Args:
+        checkpoint: directory written by :meth:`RocksState.checkpoint`.
+        path: where the state shall be; must not exist.
+
+    Raises:
+        StateError: if `checkpoint` is none, `path` exists or the disk refused.
+    """
+    if not (checkpoint / "CURRENT").is_file():
+        raise StateError(f"{checkpoint}: is no checkpoint of a state: it has no file CURRENT")
+    if path.exists():
+        raise StateError(f"{path}: there is a state already: move it away first")
+    unfinished = path.with_name(f"{path.name}.restoring")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(checkpoint, unfinished, copy_function=_link_or_copy)
+        unfinished.rename(path)
+    except (OSError, shutil.Error) as error:
+        raise StateError(f"{path}: the checkpoint cannot be restored: {error}") from error
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    """Link table files, which RocksDB never changes; copy all others."""
+    if source.endswith(".sst"):
+        with suppress(OSError):  # another file system
+            os.link(source, target)
+            return target
+    return str(shutil.copy2(source, target))
