@@ -14,6 +14,8 @@
         * ``FingerprintError``: the state was computed by other definitions
         * ``StateError``: the stored state is damaged or of another version
     * ``OnlineStoreError``: the online store cannot be reached or is not installed
+        * ``OnlineStoreLostError``: it no longer holds what was put there
+    * ``FlinkError``: Flink, its gateway or its jar refused or cannot be reached
 """
 
 
@@ -91,3 +93,11 @@ class StateError(EngineError, ValueError):
 
 class OnlineStoreError(StreamingError, ConnectionError):
     """The online store cannot be reached, or what it needs is not installed."""
+
+
+class OnlineStoreLostError(OnlineStoreError):
+    """The online store no longer holds what was put there: everything has to be put again."""
+
+
+class FlinkError(StreamingError, RuntimeError):
+    """Flink or its SQL Gateway refused something or cannot be reached, or its jar is missing."""
