@@ -1,18 +1,18 @@
 """The durable event log: segmented append-only files with dense integer offsets.
 
-A segment is a file named after its first offset. A record is a 20-byte header and a payload::
+In ``power`` durability an append begins only when the one before is on disk, so damage followed by
+the first record of a later append has hit acknowledged records: that is corruption and never
+truncated. Damage with nothing, or only more of the same append, behind it is the torn tail of a
+crash and is cut off.
 
-    marker 2 | flags 2 | payload length 4 | received ms 8 | CRC-32 of the rest 4 | payload
-
-The first record of an append carries a flag. In ``power`` durability an append begins only when the
-one before is on disk, so damage followed by the first record of a later append has hit acknowledged
-records: that is corruption and never truncated. Damage with nothing, or only more of the same
-append, behind it is the torn tail of a crash and is cut off.
+Beside the segments lies a file ``bounds``: how far the log is acknowledged. Other processes follow
+the log up to there, and so never see a record that a failing disk makes the writer take back.
 """
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import fcntl
 import logging
 import os
@@ -20,10 +20,11 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
+from tactful_streaming._segment import MAX_PAYLOAD, Segment, encode_records
 from tactful_streaming.errors import (
     LogCorruptedError,
     LogError,
@@ -32,25 +33,18 @@ from tactful_streaming.errors import (
     OffsetError,
 )
 
+__all__ = ["MAX_PAYLOAD", "Durability", "EmbeddedLog", "EventLog"]
+
 _logger = logging.getLogger(__name__)
 
-_HEADER = struct.Struct("<2sHIqI")
-_FIELDS = struct.Struct("<2sHIq")
-_CHECKSUM = struct.Struct("<I")
-_MARKER = b"\xf1T"
-_FIRST_OF_APPEND = 1
-_CHUNK = 1024 * 1024
-_INDEX_EVERY = 128
+_BOUNDS = struct.Struct("<QQ")
 _MAX_CURSORS = 64
-
-MAX_PAYLOAD = 16 * 1024 * 1024
-"""Largest record, bytes."""
 
 Durability = Literal["power", "process"]
 
 
 class EventLog(Protocol):
-    """An append-only sequence of payloads with integer offsets."""
+    """An append-only sequence of payloads with integer offsets; one partition of a larger log."""
 
     @property
     def begin(self) -> int:
@@ -66,6 +60,9 @@ class EventLog(Protocol):
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         """Up to `limit` records from `offset` on; empty at the end of the log."""
 
+    def offset_at(self, timestamp: int) -> int:
+        """Offset of the first record received at or after `timestamp`, epoch milliseconds."""
+
     def close(self) -> None:
         """Release files and locks."""
 
@@ -75,6 +72,9 @@ class EmbeddedLog:
 
     Durability ``power``: an append returns when the data is on disk (fdatasync). ``process``: when
     the kernel has it, so that it outlives the process but not the machine.
+
+    Other processes open it ``read_only`` and follow it: their `end` and `read` look for what the
+    writer has acknowledged meanwhile.
     """
 
     def __init__(
@@ -84,6 +84,8 @@ class EmbeddedLog:
         segment_bytes: int = 64 * 1024 * 1024,
         durability: Durability = "power",
         read_only: bool = False,
+        retention_ms: int | None = None,
+        retention_bytes: int | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """Open the log in directory `path`, which is made if need be; cut off a torn tail.
@@ -92,9 +94,11 @@ class EmbeddedLog:
             path: directory of the segments.
             segment_bytes: size beyond which the next append starts a new segment.
             durability: what an append outlives.
-            read_only: read beside the process that writes, as far as the log reached on opening;
-                takes no lock and changes nothing.
-            clock: time of receipt, epoch milliseconds.
+            read_only: read beside the process that writes; takes no lock and changes nothing.
+            retention_ms: age since receipt at which :meth:`trim` may drop a record; None: never.
+            retention_bytes: size of the log beyond which :meth:`trim` may drop its oldest part;
+                None: whatever its size.
+            clock: time of receipt, epoch milliseconds; one that steps back is not followed.
 
         Raises:
             LogLockedError: if another process has it open for writing.
@@ -104,27 +108,31 @@ class EmbeddedLog:
         self._segment_bytes = segment_bytes
         self._durability = durability
         self._read_only = read_only
+        self._retention_ms = retention_ms
+        self._retention_bytes = retention_bytes
         self._clock = clock
         self._append_lock = threading.Lock()
         self._index_lock = threading.Lock()
         self._failed: str | None = None
         self._closed = False
         self._lock_file: int | None = None
-        self._cursors: dict[int, tuple[_Segment, int]] = {}
-        self._segments: list[_Segment] = []
+        self._bounds_file: int | None = None
+        self._cursors: dict[int, tuple[Segment, int]] = {}
+        self._segments: list[Segment] = []
         self._end = 0
+        self._received = 0
         if not read_only:
             path.mkdir(parents=True, exist_ok=True)
             self._lock_file = _lock(path / "lock")
         try:
-            for file in sorted(path.glob("*.log")):
-                self._segments.append(_Segment(file, writable=not read_only))
+            self._open_segments()
             if self._segments:
                 self._open_last()
             elif read_only:
                 raise LogError(f"{path}: there is no event log here")
             else:
                 self._add_segment(0)
+            self._open_bounds()
         except BaseException:
             self._release()
             raise
@@ -137,6 +145,8 @@ class EmbeddedLog:
     @property
     def end(self) -> int:
         """Offset the next record will get."""
+        if self._read_only:
+            self._follow()
         return self._end
 
     def append(self, payloads: Sequence[bytes]) -> int:
@@ -150,13 +160,13 @@ class EmbeddedLog:
             LogError: if the log is closed or read-only, or a payload is over 16 MiB.
         """
         with self._append_lock:
-            if self._closed or self._read_only:
-                raise LogError(f"{self._path}: the log is not open for writing")
+            self._check_writable()
             if self._failed is not None:
                 raise LogWriteError(f"{self._failed}; open the log again once the disk is well")
             if not payloads:
                 return self._end
-            data, positions = self._encode(payloads)
+            received = max(self._clock(), self._received)
+            data, positions = encode_records(payloads, received)
             if self._segments[-1].size and (
                 self._segments[-1].size + len(data) > self._segment_bytes
             ):
@@ -166,7 +176,9 @@ class EmbeddedLog:
             first = self._end
             segment.note(first, [segment.size + position for position in positions])
             segment.size += len(data)
+            self._received = received
             self._end = first + len(payloads)
+            self._write_bounds()
             return self._end
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
@@ -176,16 +188,22 @@ class EmbeddedLog:
             OffsetError: if `offset` lies outside ``[begin, end]``.
             LogCorruptedError: if a record is damaged.
         """
+        if self._read_only and offset >= self._end:
+            self._follow()
         end = self._end
-        if not self.begin <= offset <= end:
-            raise OffsetError(f"offset {offset} is outside the log [{self.begin}, {end}]")
+        segments = self._segments
+        if not segments[0].base <= offset <= end:
+            raise OffsetError(
+                f"offset {offset} is outside the log [{segments[0].base}, {end}] in {self._path}: "
+                "what lay before was trimmed by retention, what lies behind was never acknowledged"
+            )
         records: list[tuple[int, bytes]] = []
         stop = min(end, offset + max(limit, 0))
         while offset < stop:
-            number = bisect.bisect_right(self._segments, offset, key=lambda s: s.base) - 1
-            segment = self._segments[number]
-            last = number + 1 == len(self._segments)
-            segment_end = end if last else self._segments[number + 1].base
+            number = bisect.bisect_right(segments, offset, key=lambda s: s.base) - 1
+            segment = segments[number]
+            last = number + 1 == len(segments)
+            segment_end = end if last else segments[number + 1].base
             until = min(stop, segment_end)
             cursor = self._cursors.pop(offset, None)
             if cursor is not None and cursor[0] is segment:
@@ -193,13 +211,73 @@ class EmbeddedLog:
             elif offset == segment.base:
                 position = 0
             else:
-                position = self._seek(segment, offset, segment_end)
+                with self._index_lock:
+                    self._build_index(segment, segment_end)
+                    position = segment.seek(offset)
             position = segment.read(position, offset, until, records)
             if len(self._cursors) >= _MAX_CURSORS:
                 self._cursors.clear()
             self._cursors[until] = (segment, position)
             offset = until
         return records
+
+    def offset_at(self, timestamp: int) -> int:
+        """Offset of the first record received at or after `timestamp`; the end if there is none.
+
+        Args:
+            timestamp: epoch milliseconds, compared with the time of receipt, not of the event.
+
+        Raises:
+            LogCorruptedError: if a record is damaged.
+        """
+        end = self.end
+        segments = self._segments
+        filled = [segment for segment in segments if segment.base < end]
+        after = bisect.bisect_left(filled, timestamp, key=Segment.first_received)
+        following = filled[after].base if after < len(filled) else end
+        if after == 0:
+            return following
+        # The first one at or after lies in the last segment that begins before, or begins the next.
+        segment = filled[after - 1]
+        with self._index_lock:
+            self._build_index(segment, following)
+            offsets = range(segment.base, following)
+            return segment.base + bisect.bisect_left(offsets, timestamp, key=segment.received)
+
+    def trim(self, retain_from: int) -> int:
+        """Drop segments that retention gives up; without retention settings, none.
+
+        Only whole segments go, oldest first, and never the one that is written to. Readers in the
+        midst of a dropped segment finish undisturbed.
+
+        Args:
+            retain_from: lowest offset that is still needed: what an engine has not committed, and
+                what a replay has yet to read.
+
+        Returns:
+            Offset of the oldest record left.
+
+        Raises:
+            LogError: if the log is closed or read-only.
+        """
+        with self._append_lock:
+            self._check_writable()
+            segments = self._segments
+            count = 0
+            size = sum(segment.size for segment in segments)
+            while count + 1 < len(segments) and segments[count + 1].base <= retain_from:
+                if not (self._is_expired(segments[count + 1]) or self._is_excess(size)):
+                    break
+                size -= segments[count].size
+                count += 1
+            if count:
+                self._segments = segments[count:]
+                self._cursors.clear()
+                self._write_bounds()
+                for segment in segments[:count]:
+                    segment.path.unlink()
+                _sync_directory(self._path)
+            return self.begin
 
     def close(self) -> None:
         """Release files and the lock. Closing twice is harmless."""
@@ -216,24 +294,20 @@ class EmbeddedLog:
         """Close."""
         self.close()
 
-    def _encode(self, payloads: Sequence[bytes]) -> tuple[bytes, list[int]]:
-        received = self._clock()
-        parts: list[bytes] = []
-        positions: list[int] = []
-        position = 0
-        flags = _FIRST_OF_APPEND
-        for payload in payloads:
-            if len(payload) > MAX_PAYLOAD:
-                raise LogError(f"a record of {len(payload)} bytes; at most {MAX_PAYLOAD} fit")
-            fields = _FIELDS.pack(_MARKER, flags, len(payload), received)
-            checksum = zlib.crc32(payload, zlib.crc32(fields))
-            parts += (fields, _CHECKSUM.pack(checksum), payload)
-            positions.append(position)
-            position += _HEADER.size + len(payload)
-            flags = 0
-        return b"".join(parts), positions
+    def _check_writable(self) -> None:
+        if self._closed or self._read_only:
+            raise LogError(f"{self._path}: the log is not open for writing")
 
-    def _write(self, segment: _Segment, data: bytes) -> None:
+    def _is_expired(self, following: Segment) -> bool:
+        """Whether all records before a segment are too old: none is younger than its first."""
+        if self._retention_ms is None or following.base == self._end:
+            return False
+        return following.first_received() <= self._clock() - self._retention_ms
+
+    def _is_excess(self, size: int) -> bool:
+        return self._retention_bytes is not None and size > self._retention_bytes
+
+    def _write(self, segment: Segment, data: bytes) -> None:
         view = memoryview(data)
         try:
             while view:
@@ -257,24 +331,37 @@ class EmbeddedLog:
         path = self._path / f"{base:020d}.log"
         try:
             path.touch()
-            directory = os.open(self._path, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-            segment = _Segment(path, writable=True)
+            _sync_directory(self._path)
+            segment = Segment(path, writable=True)
         except OSError as error:
             raise LogWriteError(error.errno, f"{path}: new segment refused: {error}") from error
-        segment.index_built = True
-        segment.note(base, [0])
+        segment.begin_index()
         self._segments.append(segment)
         self._end = base
+
+    def _open_segments(self) -> None:
+        for file in sorted(self._path.glob("*.log")):
+            try:
+                self._segments.append(Segment(file, writable=not self._read_only))
+            except FileNotFoundError:
+                if self._segments:
+                    raise
+                # The oldest may be trimmed between being listed and being opened.
 
     def _open_last(self) -> None:
         last = self._segments[-1]
         self._end, position, damage = last.build_index()
-        if damage is None:
-            return
+        if damage is not None:
+            self._cut_tail(last, position, damage)
+        if self._end > last.base:
+            self._received = last.received(self._end - 1)
+        elif len(self._segments) > 1:
+            before = self._segments[-2]
+            with contextlib.suppress(LogCorruptedError):  # which a reader of it will be told of
+                self._build_index(before, last.base)
+                self._received = before.received(last.base - 1)
+
+    def _cut_tail(self, last: Segment, position: int, damage: str) -> None:
         flaw = f"{last.path}: record {self._end} at byte {position} is damaged ({damage})"
         later = last.find_acknowledged_after(position)
         if later is not None:
@@ -288,169 +375,100 @@ class EmbeddedLog:
             os.fsync(last.file)
         last.size = position
 
-    def _seek(self, segment: _Segment, offset: int, segment_end: int) -> int:
-        if not segment.index_built:
-            with self._index_lock:
-                if not segment.index_built:
-                    end, position, damage = segment.build_index()
-                    if damage is not None or end != segment_end:
-                        raise LogCorruptedError(
-                            f"{segment.path}: record {end} at byte {position} is damaged "
-                            f"({damage or 'the next segment begins elsewhere'}). "
-                            "Nothing was changed; restore the segment from a backup"
-                        )
-        return segment.seek(offset)
+    def _build_index(self, segment: Segment, segment_end: int) -> None:
+        if segment.index_built:
+            return
+        end, position, damage = segment.build_index()
+        if damage is not None or end != segment_end:
+            segment.index_built = False
+            raise LogCorruptedError(
+                f"{segment.path}: record {end} at byte {position} is damaged "
+                f"({damage or 'the next segment begins elsewhere'}). "
+                "Nothing was changed; restore the segment from a backup"
+            )
+
+    def _open_bounds(self) -> None:
+        path = self._path / "bounds"
+        if self._read_only:
+            with contextlib.suppress(FileNotFoundError):
+                self._bounds_file = os.open(path, os.O_RDONLY)
+            bounds = self._read_bounds()
+            if bounds is not None:
+                self._end = min(self._end, bounds[1])
+            return
+        self._bounds_file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        bounds = self._read_bounds()
+        if bounds is not None and bounds[1] > self._end:
+            _logger.error(
+                "%s: acknowledged records are missing at the end: the log ends at %d and was "
+                "acknowledged up to %d",
+                self._path,
+                self._end,
+                bounds[1],
+            )
+        self._write_bounds()
+
+    def _write_bounds(self) -> None:
+        """Tell other processes how far the log is acknowledged, and in which segment it ends."""
+        fields = _BOUNDS.pack(self._segments[-1].base, self._end)
+        assert self._bounds_file is not None
+        # Where this write is refused, others see the append together with the next one.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._bounds_file, fields + _checksum(fields), 0)
+
+    def _read_bounds(self) -> tuple[int, int] | None:
+        """Base of the last segment and the acknowledged end, unless that cannot be read."""
+        if self._bounds_file is None:
+            return None
+        data = os.pread(self._bounds_file, _BOUNDS.size + 4, 0)
+        fields, checksum = data[: _BOUNDS.size], data[_BOUNDS.size :]
+        if len(fields) < _BOUNDS.size or checksum != _checksum(fields):
+            return None
+        base, end = _BOUNDS.unpack(fields)
+        return base, end
+
+    def _follow(self) -> None:
+        """Take up what the writing process has acknowledged since the last look."""
+        bounds = self._read_bounds()
+        if bounds is None or bounds[1] <= self._end:
+            return
+        with self._index_lock:
+            if bounds[0] > self._segments[-1].base:
+                self._follow_segments(bounds[0])
+            self._end = max(self._end, bounds[1])
+
+    def _follow_segments(self, last: int) -> None:
+        """Open segments up to the one that begins at `last`, forget those that were trimmed."""
+        segments = [segment for segment in self._segments if segment.path.exists()]
+        newest = self._segments[-1].base
+        for file in sorted(self._path.glob("*.log")):
+            if file.stem.isdecimal() and newest < int(file.stem) <= last:
+                with contextlib.suppress(FileNotFoundError):
+                    segment = Segment(file, writable=False)
+                    segment.begin_index()
+                    segments.append(segment)
+        self._segments = segments
+        self._cursors.clear()
 
     def _release(self) -> None:
         for segment in self._segments:
             segment.close()
-        if self._lock_file is not None:
-            os.close(self._lock_file)
+        for file in (self._bounds_file, self._lock_file):
+            if file is not None:
+                os.close(file)
+        self._bounds_file = self._lock_file = None
 
 
-class _Mark(NamedTuple):
-    offset: int
-    position: int
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little")
 
 
-class _Segment:
-    """One file of the log, and a sparse index of it."""
-
-    def __init__(self, path: Path, *, writable: bool) -> None:
-        try:
-            self.base = int(path.stem)
-        except ValueError:
-            raise LogError(f"{path}: a segment is named after its first offset") from None
-        self.path = path
-        self.file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
-        self.size = os.fstat(self.file).st_size
-        self.index_built = False
-        self._marks: list[_Mark] = []
-
-    def close(self) -> None:
-        os.close(self.file)
-
-    def note(self, first: int, positions: Sequence[int]) -> None:
-        """Index new records, every so many."""
-        due = self._marks[-1].offset + _INDEX_EVERY if self._marks else first
-        for number in range(max(due - first, 0), len(positions), _INDEX_EVERY):
-            self._marks.append(_Mark(first + number, positions[number]))
-
-    def build_index(self) -> tuple[int, int, str | None]:
-        """Walk the whole file.
-
-        Returns:
-            Offset and position behind the last intact record, and what is wrong there, if anything.
-        """
-        marks: list[_Mark] = []
-        offset, position, damage = self.base, 0, None
-        for offset, position, damage in self._walk():
-            if damage is None and (offset - self.base) % _INDEX_EVERY == 0:
-                marks.append(_Mark(offset, position))
-        self._marks = marks
-        self.index_built = True
-        return offset, position, damage
-
-    def seek(self, offset: int) -> int:
-        """Position of record `offset`, found from the nearest indexed one before."""
-        mark = self._marks[bisect.bisect_right(self._marks, offset, key=lambda m: m.offset) - 1]
-        position = mark.position
-        for number in range(mark.offset, offset):
-            header = os.pread(self.file, _HEADER.size, position)
-            if len(header) < _HEADER.size or header[:2] != _MARKER:
-                raise self._corrupted(number, position, "no record begins here")
-            position += _HEADER.size + _HEADER.unpack(header)[2]
-        return position
-
-    def read(self, position: int, offset: int, until: int, into: list[tuple[int, bytes]]) -> int:
-        """Append records `offset` to `until` to `into`; returns the position after them."""
-        header_size, unpack, crc32 = _HEADER.size, _HEADER.unpack_from, zlib.crc32
-        data, at = b"", 0
-        while offset < until:
-            if len(data) - at < header_size:
-                position += at
-                data, at = os.pread(self.file, _CHUNK, position), 0
-                if len(data) < header_size:
-                    raise self._corrupted(offset, position, "the file ends early")
-            marker, _, length, _, checksum = unpack(data, at)
-            start = at + header_size
-            if marker != _MARKER or length > MAX_PAYLOAD:
-                raise self._corrupted(offset, position + at, "no record begins here")
-            if start + length > len(data):
-                position += at
-                data, at = os.pread(self.file, max(_CHUNK, header_size + length), position), 0
-                start = header_size
-                if start + length > len(data):
-                    raise self._corrupted(offset, position, "the file ends early")
-            payload = data[start : start + length]
-            if crc32(payload, crc32(data[at : start - 4])) != checksum:
-                raise self._corrupted(offset, position + at, "its checksum is wrong")
-            into.append((offset, payload))
-            offset += 1
-            at = start + length
-        return position + at
-
-    def find_acknowledged_after(self, position: int) -> int | None:
-        """Position of an intact first record of an append behind `position`."""
-        data = os.pread(self.file, self.size - position, position)
-        at = data.find(_MARKER, 1)
-        while at >= 0:
-            record = _parse(data, at)
-            if record is not None and record.flags & _FIRST_OF_APPEND:
-                return position + at
-            at = data.find(_MARKER, at + 1)
-        return None
-
-    def _walk(self) -> Iterator[tuple[int, int, str | None]]:
-        """Offset and position of each record and of the end, with what is damaged there."""
-        offset, position = self.base, 0
-        data, at = b"", 0
-        while True:
-            yield_position = position + at
-            if yield_position == self.size:
-                yield offset, yield_position, None
-                return
-            record = _parse(data, at)
-            if record is None:
-                position += at
-                data, at = os.pread(self.file, _CHUNK, position), 0
-                record = _parse(data, 0)
-            if record is None and len(data) >= _HEADER.size:
-                length = min(_HEADER.unpack_from(data)[2], MAX_PAYLOAD)
-                data = os.pread(self.file, _HEADER.size + length, position)
-                record = _parse(data, 0)
-            if record is None:
-                whole = len(data) >= _HEADER.size and data[:2] == _MARKER
-                yield offset, position, "checksum or length is wrong" if whole else "no header"
-                return
-            yield offset, yield_position, None
-            offset += 1
-            at = record.end
-
-    def _corrupted(self, offset: int, position: int, what: str) -> LogCorruptedError:
-        return LogCorruptedError(
-            f"{self.path}: record {offset} at byte {position} is damaged: {what}. "
-            "Nothing was changed; restore the segment from a backup"
-        )
-
-
-class _Parsed(NamedTuple):
-    flags: int
-    end: int
-
-
-def _parse(data: bytes, at: int) -> _Parsed | None:
-    """The intact record at `at`, if one lies there."""
-    start = at + _HEADER.size
-    if start > len(data):
-        return None
-    marker, flags, length, _, checksum = _HEADER.unpack_from(data, at)
-    end = start + length
-    if marker != _MARKER or length > MAX_PAYLOAD or end > len(data):
-        return None
-    if zlib.crc32(data[start:end], zlib.crc32(data[at : start - 4])) != checksum:
-        return None
-    return _Parsed(flags, end)
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _lock(path: Path) -> int:

@@ -1,0 +1,227 @@
+"""One file of the embedded log: its record format and a sparse index of it.
+
+A record is a 20-byte header and a payload::
+
+    marker 2 | flags 2 | payload length 4 | received ms 8 | CRC-32 of the rest 4 | payload
+
+The first record of an append carries a flag, by which damage is told from a torn tail.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import struct
+import weakref
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tactful_streaming.errors import LogCorruptedError, LogError
+
+MAX_PAYLOAD = 16 * 1024 * 1024
+"""Largest record, bytes."""
+
+_HEADER = struct.Struct("<2sHIqI")
+_FIELDS = struct.Struct("<2sHIq")
+_CHECKSUM = struct.Struct("<I")
+_MARKER = b"\xf1T"
+_FIRST_OF_APPEND = 1
+_CHUNK = 1024 * 1024
+_INDEX_EVERY = 128
+
+
+def encode_records(payloads: Sequence[bytes], received: int) -> tuple[bytes, list[int]]:
+    """One append as bytes, and the position of each of its records in them.
+
+    Raises:
+        LogError: if a payload is over 16 MiB.
+    """
+    parts: list[bytes] = []
+    positions: list[int] = []
+    position = 0
+    flags = _FIRST_OF_APPEND
+    for payload in payloads:
+        if len(payload) > MAX_PAYLOAD:
+            raise LogError(f"a record of {len(payload)} bytes; at most {MAX_PAYLOAD} fit")
+        fields = _FIELDS.pack(_MARKER, flags, len(payload), received)
+        checksum = zlib.crc32(payload, zlib.crc32(fields))
+        parts += (fields, _CHECKSUM.pack(checksum), payload)
+        positions.append(position)
+        position += _HEADER.size + len(payload)
+        flags = 0
+    return b"".join(parts), positions
+
+
+class _Mark(NamedTuple):
+    offset: int
+    position: int
+
+
+class Segment:
+    """One file of the log. Its descriptor lives as long as anybody holds the object."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        """Open `path`, which is named after its first offset.
+
+        Raises:
+            LogError: if it is not.
+        """
+        try:
+            self.base = int(path.stem)
+        except ValueError:
+            raise LogError(f"{path}: a segment is named after its first offset") from None
+        self.path = path
+        self.file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        # A reader may still be in a file that retention removed: it is closed after the last.
+        self.close = weakref.finalize(self, os.close, self.file)
+        self.size = os.fstat(self.file).st_size
+        self.index_built = False
+        self._marks: list[_Mark] = []
+
+    def begin_index(self) -> None:
+        """Start the index of a segment that is watched from its first record on."""
+        self._marks = [_Mark(self.base, 0)]
+        self.index_built = True
+
+    def note(self, first: int, positions: Sequence[int]) -> None:
+        """Index new records, every so many."""
+        due = self._marks[-1].offset + _INDEX_EVERY
+        for number in range(max(due - first, 0), len(positions), _INDEX_EVERY):
+            self._marks.append(_Mark(first + number, positions[number]))
+
+    def build_index(self) -> tuple[int, int, str | None]:
+        """Walk the whole file.
+
+        Returns:
+            Offset and position behind the last intact record, and what is wrong there, if anything.
+        """
+        marks: list[_Mark] = []
+        offset, position, damage = self.base, 0, None
+        for offset, position, damage in self._walk():
+            if damage is None and (offset - self.base) % _INDEX_EVERY == 0:
+                marks.append(_Mark(offset, position))
+        self._marks = marks or [_Mark(self.base, 0)]
+        self.index_built = True
+        return offset, position, damage
+
+    def seek(self, offset: int) -> int:
+        """Position of record `offset`, found from the nearest indexed one before."""
+        mark = self._marks[bisect.bisect_right(self._marks, offset, key=lambda m: m.offset) - 1]
+        position = mark.position
+        for number in range(mark.offset, offset):
+            position += _HEADER.size + self._header(number, position).length
+            if number + 1 == self._marks[-1].offset + _INDEX_EVERY:
+                self._marks.append(_Mark(number + 1, position))
+        return position
+
+    def received(self, offset: int) -> int:
+        """When record `offset` was received, epoch milliseconds."""
+        return self._header(offset, self.seek(offset)).received
+
+    def first_received(self) -> int:
+        """When the first record was received."""
+        return self._header(self.base, 0).received
+
+    def read(self, position: int, offset: int, until: int, into: list[tuple[int, bytes]]) -> int:
+        """Append records `offset` to `until` to `into`; returns the position after them."""
+        header_size, unpack, crc32 = _HEADER.size, _HEADER.unpack_from, zlib.crc32
+        data, at = b"", 0
+        while offset < until:
+            if len(data) - at < header_size:
+                position += at
+                data, at = os.pread(self.file, _CHUNK, position), 0
+                if len(data) < header_size:
+                    raise self._corrupted(offset, position, "the file ends early")
+            marker, _, length, _, checksum = unpack(data, at)
+            start = at + header_size
+            if marker != _MARKER or length > MAX_PAYLOAD:
+                raise self._corrupted(offset, position + at, "no record begins here")
+            if start + length > len(data):
+                position += at
+                data, at = os.pread(self.file, max(_CHUNK, header_size + length), position), 0
+                start = header_size
+                if start + length > len(data):
+                    raise self._corrupted(offset, position, "the file ends early")
+            payload = data[start : start + length]
+            if crc32(payload, crc32(data[at : start - 4])) != checksum:
+                raise self._corrupted(offset, position + at, "its checksum is wrong")
+            into.append((offset, payload))
+            offset += 1
+            at = start + length
+        return position + at
+
+    def find_acknowledged_after(self, position: int) -> int | None:
+        """Position of an intact first record of an append behind `position`."""
+        data = os.pread(self.file, self.size - position, position)
+        at = data.find(_MARKER, 1)
+        while at >= 0:
+            record = _parse(data, at)
+            if record is not None and record.flags & _FIRST_OF_APPEND:
+                return position + at
+            at = data.find(_MARKER, at + 1)
+        return None
+
+    def _header(self, offset: int, position: int) -> _Header:
+        data = os.pread(self.file, _HEADER.size, position)
+        if len(data) < _HEADER.size or data[:2] != _MARKER:
+            raise self._corrupted(offset, position, "no record begins here")
+        _, _, length, received, _ = _HEADER.unpack(data)
+        return _Header(length, received)
+
+    def _walk(self) -> Iterator[tuple[int, int, str | None]]:
+        """Offset and position of each record and of the end, with what is damaged there."""
+        offset, position = self.base, 0
+        data, at = b"", 0
+        while True:
+            yield_position = position + at
+            if yield_position == self.size:
+                yield offset, yield_position, None
+                return
+            record = _parse(data, at)
+            if record is None:
+                position += at
+                data, at = os.pread(self.file, _CHUNK, position), 0
+                record = _parse(data, 0)
+            if record is None and len(data) >= _HEADER.size:
+                length = min(_HEADER.unpack_from(data)[2], MAX_PAYLOAD)
+                data = os.pread(self.file, _HEADER.size + length, position)
+                record = _parse(data, 0)
+            if record is None:
+                whole = len(data) >= _HEADER.size and data[:2] == _MARKER
+                yield offset, position, "checksum or length is wrong" if whole else "no header"
+                return
+            yield offset, yield_position, None
+            offset += 1
+            at = record.end
+
+    def _corrupted(self, offset: int, position: int, what: str) -> LogCorruptedError:
+        return LogCorruptedError(
+            f"{self.path}: record {offset} at byte {position} is damaged: {what}. "
+            "Nothing was changed; restore the segment from a backup"
+        )
+
+
+class _Header(NamedTuple):
+    length: int
+    received: int
+
+
+class _Parsed(NamedTuple):
+    flags: int
+    end: int
+
+
+def _parse(data: bytes, at: int) -> _Parsed | None:
+    """The intact record at `at`, if one lies there."""
+    start = at + _HEADER.size
+    if start > len(data):
+        return None
+    marker, flags, length, _, checksum = _HEADER.unpack_from(data, at)
+    end = start + length
+    if marker != _MARKER or length > MAX_PAYLOAD or end > len(data):
+        return None
+    if zlib.crc32(data[start:end], zlib.crc32(data[at : start - 4])) != checksum:
+        return None
+    return _Parsed(flags, end)
