@@ -7,7 +7,7 @@ import time
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,21 +238,25 @@ class Recommender:
         }
 
     def _champion(self, held: _Loaded) -> tuple[str, RankingModel | None]:
+        version, model = held.version, held.model
+        pointer, refused = None, ""
         try:
             pointer = read_pointer(self._models)
-            if pointer is None or pointer.version == held.version:
-                self._refused = ""
-                return held.version, held.model
-            model = load_model(
-                version_directory(self._models, pointer.version), definitions=self._definitions
-            )
+            if pointer is not None and pointer.version != held.version:
+                version, model = pointer.version, self._load(pointer.version)
         except ModelError as error:
-            if str(error) != self._refused:
-                _LOG.error("new champion refused, %s goes on: %s", held.version or "none", error)
-                self._refused = str(error)
-            return held.version, held.model
-        self._refused = ""
-        return pointer.version, model
+            refused = str(error)
+            if held.model is None and pointer is not None and pointer.previous:
+                # After a restart nothing is held; what served before the champion still can.
+                with suppress(ModelError):
+                    version, model = pointer.previous, self._load(pointer.previous)
+        if refused and refused != self._refused:
+            _LOG.error("new champion refused, %s goes on: %s", version or "none", refused)
+        self._refused = refused
+        return version, model
+
+    def _load(self, version: str) -> RankingModel:
+        return load_model(version_directory(self._models, version), definitions=self._definitions)
 
     def _assign(self, request: RecommendRequest, loaded: _Loaded) -> Assignment:
         """The person's arm; none for nobody, and none while no model makes the arms differ."""

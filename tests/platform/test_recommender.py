@@ -603,6 +603,19 @@ def test_a_champion_that_does_not_fit_at_the_start_leaves_the_heuristic(
     assert len(ranked.recommend(RecommendRequest(user_id="u"), now=NOW)[0].items) == 20
 
 
+def test_a_champion_that_does_not_fit_at_the_start_gives_way_to_the_one_before(
+    engine: Engine, models: Path
+) -> None:
+    spoil_forest(version_directory(models, "2"))
+    write_pointer(models, Pointer(version="2", previous="1"))
+
+    ranked = recommender(engine, models)
+    ranked.refresh()
+
+    assert ranked.describe()["champion"]["version"] == "1"
+    assert "not an XGBoost model" in ranked.describe()["refused"]
+
+
 def test_a_damaged_pointer_changes_nothing(engine: Engine, models: Path) -> None:
     ranked = recommender(engine, models)
     (models / "champion.json").write_bytes(b"{")
