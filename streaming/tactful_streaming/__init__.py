@@ -1,14 +1,22 @@
 """Events, the durable log, and the event-time engine that turns them into features."""
 
+from tactful_streaming._definition_reader import load_definitions
 from tactful_streaming.aggregates import Value
 from tactful_streaming.definitions import (
     AGGREGATES,
     ENTITIES,
+    AnyWindow,
+    CumulativeWindow,
+    Definition,
     Definitions,
     Feature,
+    ForwardDecay,
+    Join,
+    Sequence,
+    SessionWindow,
+    Step,
     Window,
     dump_definitions,
-    load_definitions,
 )
 from tactful_streaming.engine import Applied, Consumer, Engine
 from tactful_streaming.entities import read_packed
@@ -64,10 +72,13 @@ __all__ = [
     "AGGREGATES",
     "ENTITIES",
     "EVENT_TYPES",
+    "AnyWindow",
     "Applied",
     "BackpressureError",
     "Change",
     "Consumer",
+    "CumulativeWindow",
+    "Definition",
     "DefinitionError",
     "Definitions",
     "EmbeddedLog",
@@ -81,8 +92,10 @@ __all__ = [
     "EventLog",
     "Feature",
     "FingerprintError",
+    "ForwardDecay",
     "GroupCommit",
     "Item",
+    "Join",
     "Limits",
     "LogCorruptedError",
     "LogError",
@@ -96,8 +109,11 @@ __all__ = [
     "RedisOnlineStore",
     "Rejection",
     "RocksState",
+    "Sequence",
+    "SessionWindow",
     "StateError",
     "StateStore",
+    "Step",
     "StreamingError",
     "Tick",
     "User",

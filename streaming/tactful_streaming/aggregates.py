@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.definitions import Feature, Window
+from tactful_streaming.errors import EngineError
 from tactful_streaming.panes import Floats, GroupedPanes, PaneTable, Recency, Rows, oldest_open
 
 Value = float | dict[str, float] | list[tuple[str, int]]
@@ -85,12 +86,14 @@ def make_aggregate(feature: Feature, capacity: int) -> Aggregate:
     """The aggregate that computes `feature`, with room for rows below `capacity`."""
     if feature.aggregate == "last_n":
         assert feature.n is not None
+        assert feature.window is None or isinstance(feature.window, Window)
         return LastValues(feature.n, feature.window, capacity)
     if feature.aggregate == "last_time":
         if feature.group_by is None:
             return LastTime(capacity)
         return GroupedLastTime(feature.max_groups, capacity)
-    assert feature.window is not None
+    if feature.aggregate not in ("count", "sum") or not isinstance(feature.window, Window):
+        raise EngineError(f"{feature.name!r}: the embedded engine cannot compute it yet")
     if feature.group_by is None:
         return WindowedTotal(feature.window, capacity)
     return GroupedTotal(feature.window, feature.max_groups, capacity)

@@ -1,77 +1,153 @@
-"""Feature definitions are data: ``features.yaml`` read with errors that name the line.
+"""What is computed, as data: features, sequences and joins, and the file form they have.
 
-A feature is a windowed aggregate of one entity's events::
+A feature is an aggregate of one entity's events, mostly over a window::
 
     - {name: views_5m, entity: user, event: view, aggregate: count, group_by: category,
        window: {size: 5m, slide: 1m, decay: 0.8}}
 
-Windows are half-open on event time and aligned to the epoch. A window of `size` that moves by
-`slide` is a row of ``size / slide`` panes; `slide` defaults to `size`, a tumbling window. With
-``decay: a`` a pane that is k slides old counts a^k. ``last_n`` keeps the newest n values, those
-newer than ``window: {size}`` if given; ``last_time`` keeps the newest timestamp and has no window.
+A sequence is a pattern of events of one entity; a join pairs its events with item updates. Windows
+are half-open on event time and aligned to the epoch. Reading is in ``_definition_reader.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 import msgspec
 import yaml
 
-from tactful_streaming.errors import DefinitionError
-from tactful_streaming.events import EVENT_TYPES
-
 ENTITIES: Final = ("user", "item", "category", "session")
-"""What a feature can describe."""
+"""What a feature, a sequence or a join can describe."""
 
-AGGREGATES: Final = ("count", "sum", "last_n", "last_time")
+AGGREGATES: Final = (
+    "count",
+    "sum",
+    "mean",
+    "min",
+    "max",
+    "last",
+    "last_n",
+    "last_time",
+    "distinct",
+    "top_k",
+    "quantile",
+)
 """What a feature can compute."""
-
-_SOURCES = ("item_id", "category", "session_id", "user_id")
-_KEYS = ("name", "entity", "event", "aggregate", "of", "group_by", "n", "max_groups", "window")
-_LATER = ("sequence", "join", "sketch", "within", "emit", "with")
-_LATER_WINDOW = ("tail",)
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_PROPERTY = re.compile(r"properties\.[^\s.]{1,64}")
-_CUSTOM_TYPE = re.compile(r"x\.[a-z0-9_.-]{1,62}")
-_DURATION = re.compile(r"([1-9][0-9]{0,12})(ms|s|m|h|d)")
-_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_LONGEST = 36_525 * _UNITS["d"]
-_INTEGER = re.compile(r"[0-9]{1,9}")
-_DECIMAL = re.compile(r"[0-9]*\.?[0-9]+")
 
 MAX_PANES: Final = 1440
 """Most panes in one window."""
 
-_MAX_N = 1000
-_MAX_GROUPS = 100_000
-_DEFAULT_GROUPS = 2000
+DEFAULT_GROUPS: Final = 2000
+"""How many groups an entity may have where the definition does not say."""
+
+DURATION_UNITS: Final = MappingProxyType(
+    {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+)
+"""Milliseconds in each unit of a duration."""
+
+_COARSE_SLIDES = ((12 * 86_400_000, 86_400_000), (12 * 3_600_000, 3_600_000), (3_600_000, 300_000))
+_DEFAULT_SKETCH = {"distinct": "hll", "quantile": "kll"}
+
+Data = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A sliding window: ``size / slide`` panes of `slide` each.
+    """A tumbling (`slide` = `size`) or hopping window: a row of panes of `slide` each.
+
+    With ``tail="approximate"`` the slide follows from the size (:func:`coarse_slide`), and the
+    window reaches from the start of the pane in which ``at - size`` lies to `at`: it holds what an
+    exact window would hold and up to one slide more.
 
     Attributes:
         size_ms: length, milliseconds.
         slide_ms: how far it moves at a time, milliseconds; divides `size_ms`.
         decay: weight of a pane relative to the next newer one, in (0, 1].
+        tail: whether the window ends in its oldest pane exactly, or holds a pane more.
     """
 
     size_ms: int
     slide_ms: int
     decay: float = 1.0
+    tail: Literal["exact", "approximate"] = "exact"
 
     @property
     def panes(self) -> int:
         """Number of panes."""
-        return self.size_ms // self.slide_ms
+        return self.size_ms // self.slide_ms + (self.tail == "approximate")
+
+    @property
+    def span_ms(self) -> int:
+        """From the start of the oldest pane to the end of the newest, milliseconds."""
+        return self.panes * self.slide_ms
+
+    def as_data(self) -> Data:
+        """The window as ``features.yaml`` writes it."""
+        if self.tail == "approximate":
+            return {"size": format_duration(self.size_ms), "tail": self.tail}
+        return {
+            "size": format_duration(self.size_ms),
+            "slide": format_duration(self.slide_ms),
+            "decay": self.decay,
+        }
+
+
+@dataclass(frozen=True)
+class CumulativeWindow:
+    """Everything since the start of the period of `size` that is on; fires every `step`.
+
+    Attributes:
+        size_ms: length of a period, milliseconds; periods are aligned to the epoch.
+        step_ms: milliseconds between firings; divides `size_ms`.
+    """
+
+    size_ms: int
+    step_ms: int
+
+    def as_data(self) -> Data:
+        """The window as ``features.yaml`` writes it."""
+        return {"size": format_duration(self.size_ms), "step": format_duration(self.step_ms)}
+
+
+@dataclass(frozen=True)
+class SessionWindow:
+    """Events none of which is further than `gap` from the next; ends `gap` after the last.
+
+    Attributes:
+        gap_ms: longest silence within a session, milliseconds.
+    """
+
+    gap_ms: int
+
+    def as_data(self) -> Data:
+        """The window as ``features.yaml`` writes it."""
+        return {"gap": format_duration(self.gap_ms)}
+
+
+@dataclass(frozen=True)
+class ForwardDecay:
+    """No window: every event counts, by half as much each `half_life`.
+
+    At time `at` an event of time t weighs ``2 ** (-(at - t) / half_life)``: exponential decay,
+    which forward and backward decay have in common (Cormode, Shkapenyuk, Srivastava and Xu,
+    "Forward decay", ICDE 2009).
+
+    Attributes:
+        half_life_ms: milliseconds after which an event counts half.
+    """
+
+    half_life_ms: int
+
+    def as_data(self) -> Data:
+        """The decay as ``features.yaml`` writes it."""
+        return {"half_life": format_duration(self.half_life_ms)}
+
+
+AnyWindow = Window | CumulativeWindow | SessionWindow | ForwardDecay
 
 
 @dataclass(frozen=True)
@@ -83,10 +159,13 @@ class Feature:
         entity: what it describes, one of :data:`ENTITIES`.
         events: event types that count.
         aggregate: one of :data:`AGGREGATES`.
-        of: what is summed or kept: ``item_id``, ``properties.price``…
+        of: what is added, compared, kept or told apart: ``item_id``, ``category``, ``session_id``,
+            ``user_id``, ``properties.<name>``, ``item.<field or property>``.
         group_by: a value for each of these instead of one.
-        n: how many values ``last_n`` keeps.
-        max_groups: how many groups an entity may have.
+        n: how many values ``last_n`` keeps and ``top_k`` names.
+        q: which quantile, in [0, 1].
+        sketch: ``hll`` or ``exact`` for ``distinct``, ``kll`` for ``quantile``.
+        max_groups: how many groups, or different values, an entity may have.
         window: which events count, by their age.
     """
 
@@ -97,316 +176,214 @@ class Feature:
     of: str | None = None
     group_by: str | None = None
     n: int | None = None
-    max_groups: int = _DEFAULT_GROUPS
-    window: Window | None = None
+    q: float | None = None
+    sketch: str | None = None
+    max_groups: int = DEFAULT_GROUPS
+    window: AnyWindow | None = None
 
-    def as_data(self) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        """Fill in the sketch."""
+        if self.sketch is None and self.aggregate in _DEFAULT_SKETCH:
+            object.__setattr__(self, "sketch", _DEFAULT_SKETCH[self.aggregate])
+
+    @property
+    def bounds_groups(self) -> bool:
+        """Whether `max_groups` says anything: there are groups, or values are told apart."""
+        return self.group_by is not None or self.aggregate == "top_k" or self.sketch == "exact"
+
+    def as_data(self) -> Data:
         """The feature as plain data, as ``features.yaml`` writes it."""
-        data: dict[str, Any] = {
+        data: Data = {
             "name": self.name,
             "entity": self.entity,
             "event": list(self.events),
             "aggregate": self.aggregate,
         }
-        for key, value in (("of", self.of), ("group_by", self.group_by), ("n", self.n)):
+        for key in ("of", "group_by", "n", "q", "sketch"):
+            value = getattr(self, key)
             if value is not None:
                 data[key] = value
-        if self.group_by is not None:
+        if self.bounds_groups:
             data["max_groups"] = self.max_groups
         if self.window is not None:
-            window: dict[str, Any] = {"size": format_duration(self.window.size_ms)}
-            if self.aggregate != "last_n":
-                window["slide"] = format_duration(self.window.slide_ms)
-                window["decay"] = self.window.decay
-            data["window"] = window
+            data["window"] = self.window.as_data()
+            if self.aggregate in ("last", "last_n"):
+                data["window"] = {"size": data["window"]["size"]}
         return data
 
 
 @dataclass(frozen=True)
+class Step:
+    """One step of a sequence.
+
+    Attributes:
+        events: event types that match; empty: any type.
+        optional: whether it may be missing.
+        least: how often it comes, at least.
+        most: how often it comes, at most; None: as often as may be.
+        negated: nothing of it may come between the steps around it.
+        for_ms: of a negated last step: how long nothing of it may come, milliseconds; None: until
+            the sequence's `within` is over.
+    """
+
+    events: tuple[str, ...]
+    optional: bool = False
+    least: int = 1
+    most: int | None = 1
+    negated: bool = False
+    for_ms: int | None = None
+
+    def as_data(self) -> Any:
+        """The step as ``features.yaml`` writes it."""
+        events: Any = list(self.events) if self.events else "any"
+        if len(self.events) == 1:
+            events = self.events[0]
+        if self.negated:
+            until = {} if self.for_ms is None else {"for": format_duration(self.for_ms)}
+            return {"not": events, **until}
+        data: Data = {"event": events}
+        if self.optional:
+            data["optional"] = True
+        if (self.least, self.most) != (1, 1):
+            data["times"] = self.least if self.least == self.most else [self.least, self.most]
+        return events if len(data) == 1 else data
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A pattern of events of one entity, in the order of event time.
+
+    Attributes:
+        name: snake_case, unique.
+        entity: whose events, one of :data:`ENTITIES`.
+        steps: what has to come, in order.
+        within_ms: longest time from the first event to the last, milliseconds.
+        contiguity: ``strict``: of the types that the sequence names, no other event comes between;
+            ``relaxed``: others are passed over.
+        skip: where the search goes on after a match: behind its last event (``past_last``), or
+            behind its first (``to_next``).
+        same: a value that all events of a match have in common, written as `of` of a feature.
+        emit: a match is an event of type ``x.<emit>``; None: it is not.
+    """
+
+    name: str
+    entity: str
+    steps: tuple[Step, ...]
+    within_ms: int
+    contiguity: Literal["strict", "relaxed"] = "relaxed"
+    skip: Literal["past_last", "to_next"] = "past_last"
+    same: str | None = None
+    emit: str | None = None
+
+    def as_data(self) -> Data:
+        """The sequence as plain data, as ``features.yaml`` writes it."""
+        data: Data = {
+            "name": self.name,
+            "entity": self.entity,
+            "sequence": [step.as_data() for step in self.steps],
+            "within": format_duration(self.within_ms),
+            "contiguity": self.contiguity,
+            "skip": self.skip,
+        }
+        for key in ("same", "emit"):
+            if getattr(self, key) is not None:
+                data[key] = getattr(self, key)
+        return data
+
+
+@dataclass(frozen=True)
+class Join:
+    """Pairs of an event and an update of its item, not further than `within` apart.
+
+    Attributes:
+        name: snake_case, unique.
+        entity: whose events, one of :data:`ENTITIES`.
+        events: event types that are paired.
+        within_ms: longest time between the event and the update, whichever is first, milliseconds.
+        emit: a pair is an event of type ``x.<emit>``; None: it is not.
+    """
+
+    name: str
+    entity: str
+    events: tuple[str, ...]
+    within_ms: int
+    emit: str | None = None
+
+    def as_data(self) -> Data:
+        """The join as plain data, as ``features.yaml`` writes it."""
+        data: Data = {
+            "name": self.name,
+            "entity": self.entity,
+            "join": {
+                "event": list(self.events),
+                "with": "item_updates",
+                "within": format_duration(self.within_ms),
+            },
+        }
+        if self.emit is not None:
+            data["emit"] = self.emit
+        return data
+
+
+Definition = Feature | Sequence | Join
+
+
+@dataclass(frozen=True)
 class Definitions:
-    """A set of features.
+    """A set of features, sequences and joins.
 
     Attributes:
         features: in the order written.
+        sequences: in the order written.
+        joins: in the order written.
+        lines: line of each definition by name, where they were read from a text.
         fingerprint: hash of the canonical form; equal for equal definitions, however written.
     """
 
     features: tuple[Feature, ...]
+    sequences: tuple[Sequence, ...] = ()
+    joins: tuple[Join, ...] = ()
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
         """Take the fingerprint."""
-        canonical = msgspec.json.encode([feature.as_data() for feature in self.features])
+        canonical = msgspec.json.encode([definition.as_data() for definition in self.all])
         object.__setattr__(self, "fingerprint", hashlib.sha256(canonical).hexdigest())
+
+    @property
+    def all(self) -> tuple[Definition, ...]:
+        """Features, then sequences, then joins."""
+        return (*self.features, *self.sequences, *self.joins)
 
     def of_entity(self, entity: str) -> tuple[Feature, ...]:
         """Features that describe `entity`."""
         return tuple(feature for feature in self.features if feature.entity == entity)
 
 
-def load_definitions(source: Path | str) -> Definitions:
-    """Read feature definitions from a file or a YAML text.
-
-    Args:
-        source: a path, or the text itself.
-
-    Raises:
-        DefinitionError: names file, line and key of the first thing that is wrong.
-    """
-    if isinstance(source, Path):
-        name = str(source)
-        try:
-            text = source.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DefinitionError(f"{name}: cannot be read: {error}") from error
-    else:
-        name, text = "features", source
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
-        raise DefinitionError(f"{name}:{line}: not YAML: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise DefinitionError(f"{name}:1: not YAML: {error}") from error
-    return Definitions(tuple(_Reader(name).features(root)))
-
-
 def dump_definitions(definitions: Definitions) -> str:
-    """Write definitions as YAML, one feature a line; reading it gives equal definitions."""
+    """Write definitions as YAML, one a line; reading it gives equal definitions."""
     lines = (
         yaml.safe_dump(
-            feature.as_data(), default_flow_style=True, sort_keys=False, width=float("inf")
+            definition.as_data(), default_flow_style=True, sort_keys=False, width=float("inf")
         ).strip()
-        for feature in definitions.features
+        for definition in definitions.all
     )
     return "".join(f"- {line}\n" for line in lines)
 
 
+def coarse_slide(size_ms: int) -> int:
+    """Slide of a window with an approximate tail, milliseconds.
+
+    A day from twelve days on, an hour from twelve hours on, five minutes from an hour on, else a
+    minute: the longer the window, the less its edge matters.
+    """
+    return next((slide for size, slide in _COARSE_SLIDES if size_ms >= size), 60_000)
+
+
 def format_duration(milliseconds: int) -> str:
     """Write a duration in its largest whole unit: 300000 is ``5m``."""
-    unit = next(unit for unit in reversed(_UNITS) if milliseconds % _UNITS[unit] == 0)
-    return f"{milliseconds // _UNITS[unit]}{unit}"
-
-
-_T = TypeVar("_T")
-_Mapping = dict[str, tuple[yaml.Node, yaml.Node]]
-
-
-class _Reader:
-    """Reads YAML nodes of one file, so that every complaint can name its line."""
-
-    def __init__(self, file: str) -> None:
-        self._file = file
-
-    def features(self, root: yaml.Node | None) -> Iterator[Feature]:
-        if root is None:
-            return
-        if not isinstance(root, yaml.SequenceNode):
-            raise self._error(root, "a list of features is needed: lines that begin with '- '")
-        first_lines: dict[str, int] = {}
-        for node in root.value:
-            feature, name_node = self._feature(node)
-            line = name_node.start_mark.line + 1
-            if feature.name in first_lines:
-                raise self._error(
-                    name_node,
-                    f"name: {feature.name!r} is taken by the feature of line "
-                    f"{first_lines[feature.name]}",
-                )
-            first_lines[feature.name] = line
-            yield feature
-
-    def _feature(self, node: yaml.Node) -> tuple[Feature, yaml.Node]:
-        keys = self._mapping(node, "a feature", _KEYS, _LATER)
-        name = self._required(keys, node, "name", self._name)
-        entity = self._required(keys, node, "entity", self._choice(ENTITIES))
-        events = self._required(keys, node, "event", self._events)
-        aggregate = self._required(keys, node, "aggregate", self._choice(AGGREGATES))
-        of = self._optional(keys, "of", self._source)
-        group_by = self._optional(keys, "group_by", self._source)
-        n = self._optional(keys, "n", self._integer(1, _MAX_N))
-        max_groups = self._optional(keys, "max_groups", self._integer(1, _MAX_GROUPS))
-        window = self._optional(keys, "window", self._window)
-
-        self._fits(keys, node, aggregate, "of", needs=("sum", "last_n"), allows=())
-        self._fits(keys, node, aggregate, "n", needs=("last_n",), allows=())
-        self._fits(keys, node, aggregate, "window", needs=("count", "sum"), allows=("last_n",))
-        self._fits(
-            keys, node, aggregate, "group_by", needs=(), allows=("count", "sum", "last_time")
-        )
-        if aggregate == "sum" and of is not None and not of.startswith("properties."):
-            raise self._error(keys["of"][1], "of: a sum is of a number: properties.<name>")
-        if max_groups is not None and group_by is None:
-            raise self._error(keys["max_groups"][0], "max_groups: only beside group_by")
-        if aggregate == "last_n" and window is not None:
-            allowed = self._mapping(keys["window"][1], "the window of last_n", ("size",), ())
-            window = Window(window.size_ms, window.size_ms) if allowed else None
-        feature = Feature(
-            name=name,
-            entity=entity,
-            events=events,
-            aggregate=aggregate,
-            of=of,
-            group_by=group_by,
-            n=n,
-            max_groups=max_groups if max_groups is not None else _DEFAULT_GROUPS,
-            window=window,
-        )
-        return feature, keys["name"][1]
-
-    def _fits(
-        self,
-        keys: _Mapping,
-        node: yaml.Node,
-        aggregate: str,
-        key: str,
-        *,
-        needs: Sequence[str],
-        allows: Sequence[str],
-    ) -> None:
-        if key in keys and aggregate not in (*needs, *allows):
-            raise self._error(
-                keys[key][0],
-                f"{key}: {aggregate} takes none; it belongs to {', '.join((*needs, *allows))}",
-            )
-        if key not in keys and aggregate in needs:
-            raise self._error(node, f"{key} is missing: {aggregate} needs it")
-
-    def _name(self, node: yaml.Node) -> str:
-        text = self._text(node)
-        if not _NAME.fullmatch(text):
-            raise self._error(node, f"name: {text!r} is not snake_case of at most 64 characters")
-        return text
-
-    def _events(self, node: yaml.Node) -> tuple[str, ...]:
-        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        if not nodes:
-            raise self._error(node, "event: the list is empty")
-        events: list[str] = []
-        for element in nodes:
-            text = self._text(element)
-            if text not in EVENT_TYPES and not _CUSTOM_TYPE.fullmatch(text):
-                raise self._error(
-                    element,
-                    f"event: {text!r} is not one of {', '.join(sorted(EVENT_TYPES))} or x.<custom>",
-                )
-            if text in events:
-                raise self._error(element, f"event: {text!r} is listed twice")
-            events.append(text)
-        return tuple(events)
-
-    def _source(self, node: yaml.Node) -> str:
-        text = self._text(node)
-        if text not in _SOURCES and not _PROPERTY.fullmatch(text):
-            raise self._error(
-                node, f"{text!r} is not one of {', '.join(_SOURCES)} or properties.<name>"
-            )
-        return text
-
-    def _window(self, node: yaml.Node) -> Window:
-        keys = self._mapping(node, "a window", ("size", "slide", "decay"), _LATER_WINDOW)
-        size = self._required(keys, node, "size", self._duration)
-        slide = self._optional(keys, "slide", self._duration) or size
-        if size % slide:
-            raise self._error(
-                keys["slide"][1],
-                f"slide: the size {format_duration(size)} is no whole multiple of the slide "
-                f"{format_duration(slide)}",
-            )
-        if size // slide > MAX_PANES:
-            raise self._error(
-                keys["slide"][1],
-                f"slide: {size // slide} panes in a window; at most {MAX_PANES} are allowed: "
-                "choose a longer slide",
-            )
-        decay = self._optional(keys, "decay", self._decay)
-        return Window(size, slide, 1.0 if decay is None else decay)
-
-    def _duration(self, node: yaml.Node) -> int:
-        text = self._text(node)
-        match = _DURATION.fullmatch(text)
-        if not match:
-            raise self._error(
-                node, f"{text!r} is no duration above zero: a whole number and ms, s, m, h or d"
-            )
-        duration = int(match[1]) * _UNITS[match[2]]
-        if duration > _LONGEST:
-            raise self._error(node, f"{text!r} is longer than {format_duration(_LONGEST)}")
-        return duration
-
-    def _decay(self, node: yaml.Node) -> float:
-        text = self._text(node)
-        decay = float(text) if _DECIMAL.fullmatch(text) else math.nan
-        if not 0 < decay <= 1:
-            raise self._error(node, f"decay: {text!r} is not a number in (0, 1]")
-        return decay
-
-    def _integer(self, low: int, high: int) -> Callable[[yaml.Node], int]:
-        def read(node: yaml.Node) -> int:
-            text = self._text(node)
-            if not _INTEGER.fullmatch(text) or not low <= int(text) <= high:
-                raise self._error(node, f"{text!r} is not a whole number from {low} to {high}")
-            return int(text)
-
-        return read
-
-    def _choice(self, allowed: Sequence[str]) -> Callable[[yaml.Node], str]:
-        def read(node: yaml.Node) -> str:
-            text = self._text(node)
-            if text not in allowed:
-                raise self._error(node, f"{text!r} is not one of {', '.join(allowed)}")
-            return text
-
-        return read
-
-    def _text(self, node: yaml.Node) -> str:
-        if not isinstance(node, yaml.ScalarNode):
-            raise self._error(node, "a single value is needed here")
-        return str(node.value)
-
-    def _mapping(
-        self, node: yaml.Node, what: str, allowed: Sequence[str], later: Sequence[str]
-    ) -> _Mapping:
-        if not isinstance(node, yaml.MappingNode):
-            raise self._error(node, f"{what} is written as keys and values: {', '.join(allowed)}")
-        found: _Mapping = {}
-        for key_node, value_node in node.value:
-            key = self._text(key_node)
-            if key in later:
-                raise self._error(
-                    key_node, f"{key}: not supported by the embedded engine in this version"
-                )
-            if key not in allowed:
-                raise self._error(
-                    key_node, f"{key!r} is no key of {what}; it has {', '.join(allowed)}"
-                )
-            if key in found:
-                raise self._error(key_node, f"{key} comes twice")
-            found[key] = (key_node, value_node)
-        return found
-
-    def _required(
-        self, keys: _Mapping, node: yaml.Node, key: str, read: Callable[[yaml.Node], _T]
-    ) -> _T:
-        if key not in keys:
-            raise self._error(node, f"{key} is missing")
-        value = self._optional(keys, key, read)
-        assert value is not None
-        return value
-
-    def _optional(self, keys: _Mapping, key: str, read: Callable[[yaml.Node], _T]) -> _T | None:
-        if key not in keys:
-            return None
-        try:
-            return read(keys[key][1])
-        except DefinitionError as error:
-            raise self._name_key(key, error) from None
-
-    def _name_key(self, key: str, error: DefinitionError) -> DefinitionError:
-        place, _, message = str(error).partition(": ")
-        if message.startswith(f"{key}:"):
-            return error
-        return DefinitionError(f"{place}: {key}: {message}")
-
-    def _error(self, node: yaml.Node, message: str) -> DefinitionError:
-        return DefinitionError(f"{self._file}:{node.start_mark.line + 1}: {message}")
+    unit = next(
+        unit for unit in reversed(DURATION_UNITS) if milliseconds % DURATION_UNITS[unit] == 0
+    )
+    return f"{milliseconds // DURATION_UNITS[unit]}{unit}"

@@ -18,7 +18,7 @@ from tactful_streaming.aggregates import (
     WindowedTotal,
     make_aggregate,
 )
-from tactful_streaming.definitions import Feature
+from tactful_streaming.definitions import Feature, Window
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.panes import Floats, Rows
 
@@ -53,7 +53,9 @@ class EntityTable:
         self._dirty: set[int] = set()
         self._dropped: set[str] = set()
         self._sweep_from = 1
-        windows = [feature.window for feature in features]
+        windows = [
+            feature.window if isinstance(feature.window, Window) else None for feature in features
+        ]
         self._memory_ms: int | None = max(
             (window.size_ms for window in windows if window is not None), default=None
         )
