@@ -10,6 +10,7 @@
         * ``OffsetError``: the offset is outside the log
         * ``BackpressureError``: too many bytes wait to be written
     * ``DefinitionError``: the feature definitions are wrong
+    * ``RuleError``: the rules that clean events are wrong
     * ``EngineError``: the engine cannot go on
         * ``FingerprintError``: the state was computed by other definitions
         * ``StateError``: the stored state is damaged or of another version
@@ -77,6 +78,10 @@ class BackpressureError(LogError, RuntimeError):
 
 class DefinitionError(StreamingError, ValueError):
     """The feature definitions are wrong; the message names file, line and key."""
+
+
+class RuleError(StreamingError, ValueError):
+    """The rules that clean events are wrong; the message names file, line and key."""
 
 
 class EngineError(StreamingError, RuntimeError):

@@ -1,0 +1,291 @@
+"""Conditions of rules, compiled to closures."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tactful_streaming._rule_fields import Read, content, reader
+from tactful_streaming._rule_memory import Memory, digest
+from tactful_streaming._safe_regex import TEXT_LIMIT, compile_safely
+from tactful_streaming._user_agents import classify
+from tactful_streaming.entries import Event, Item
+from tactful_streaming.rule_definitions import (
+    Condition,
+    Earlier,
+    FieldTest,
+    Rate,
+    Relative,
+    Rule,
+    UserAgent,
+)
+
+Holds = Callable[[Event, Item | None, int | None], bool]
+"""Whether something holds for an event, its item and its time of receipt."""
+
+_Key = Callable[[Event, Item | None, int | None], bytes | None]
+"""A digest of some fields of an event, its item and its time of receipt, if it has them all."""
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "above": operator.gt,
+    "below": operator.lt,
+    "at_least": operator.ge,
+    "at_most": operator.le,
+}
+KINDS: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "number": (int, float),
+    "flag": (bool,),
+    "list": (list,),
+}
+"""Types of values by the name that rules give them."""
+
+
+class State:
+    """What the stateful conditions of one set of rules remember.
+
+    Attributes:
+        clock: newest timestamp of a clean event.
+        memories: by a stable id.
+        pending: what to remember of the event at hand if it turns out clean: memory, key, until.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.clock = 0
+        self.memories: dict[str, Memory] = {}
+        self.pending: list[tuple[Memory, bytes, int]] = []
+        self._keys: dict[str, _Key] = {}
+
+    def of(self, rule: Rule, condition: Rate | Earlier) -> tuple[Memory, _Key]:
+        """The memory of a condition of a rule and its key of an event; the same for equal ones."""
+        name = digest([rule.name, type(condition).__name__, condition])[:6].hex()
+        if name not in self.memories:
+            by = condition.by if isinstance(condition, Rate) else condition.same
+            self.memories[name] = Memory(condition.most)
+            self._keys[name] = _key(by)
+        return self.memories[name], self._keys[name]
+
+    def remember(self) -> None:
+        """The event at hand is clean: what is pending counts from now on."""
+        for memory, key, until in self.pending:
+            known = memory.get(key, self.clock)
+            if known is None or known[0] < until:
+                memory.put(key, (until,), self.clock)
+        self.pending.clear()
+
+
+def compile_rule(rule: Rule, state: State) -> Holds:
+    """Whether the conditions of `rule` hold; its event types are not looked at."""
+    when = [_all([_condition(c, rule, state) for c in part]) for part in rule.when]
+    unless = [_all([_condition(c, rule, state) for c in part]) for part in rule.unless]
+    if not unless:
+        return _any(when) if when else _always
+    wanted, exempt = (_any(when) if when else _always), _any(unless)
+    return lambda event, item, received: (
+        wanted(event, item, received) and not exempt(event, item, received)
+    )
+
+
+def compile_learning(rule: Rule, type_: str, state: State) -> list[Holds]:
+    """What `rule` notes of events of `type_` for later; the functions return False."""
+    return [
+        _noting(condition, *state.of(rule, condition), state)
+        for part in (*rule.when, *rule.unless)
+        for condition in part
+        if isinstance(condition, Earlier) and (not condition.events or type_ in condition.events)
+    ]
+
+
+def _always(event: Event, item: Item | None, received: int | None) -> bool:
+    return True
+
+
+def _all(parts: Sequence[Holds]) -> Holds:
+    """Whether all `parts` hold, tried in order."""
+    first, *others = parts
+    if not others:
+        return first
+    rest = _all(others)  # nested pairs are called faster than a loop
+    return lambda event, item, received: (
+        first(event, item, received) and rest(event, item, received)
+    )
+
+
+def _any(parts: Sequence[Holds]) -> Holds:
+    """Whether one of `parts` holds, tried in order."""
+    first, *others = parts
+    if not others:
+        return first
+    rest = _any(others)
+    return lambda event, item, received: first(event, item, received) or rest(event, item, received)
+
+
+def _condition(condition: Condition, rule: Rule, state: State) -> Holds:
+    if isinstance(condition, FieldTest):
+        return _field_test(condition)
+    if isinstance(condition, UserAgent):
+        return _user_agent(condition)
+    if isinstance(condition, Rate):
+        return _rate(condition, *state.of(rule, condition), state)
+    return _earlier(*state.of(rule, condition), state)
+
+
+def _field_test(test: FieldTest) -> Holds:
+    read, operand = reader(test.field), test.operand
+    if test.operator == "missing":
+        if operand:
+            return lambda event, item, received: read(event, item, received) is None
+        return lambda event, item, received: read(event, item, received) is not None
+    if test.operator == "kind":
+        types = KINDS[str(operand)]
+        return lambda event, item, received: type(read(event, item, received)) in types
+    if test.operator == "starts":
+        start = str(operand)
+
+        def starts(event: Event, item: Item | None, received: int | None) -> bool:
+            value = read(event, item, received)
+            return type(value) is str and value.startswith(start)
+
+        return starts
+    if test.operator == "matches":
+        search = compile_safely(str(operand)).search
+
+        def matches(event: Event, item: Item | None, received: int | None) -> bool:
+            value = read(event, item, received)
+            return type(value) is str and search(value[:TEXT_LIMIT]) is not None
+
+        return matches
+    if test.operator in _COMPARISONS:
+        return _comparison(read, _COMPARISONS[test.operator], operand)
+    return _membership(read, operand if isinstance(operand, tuple) else (operand,))
+
+
+def _comparison(read: Read, compare: Callable[[Any, Any], bool], operand: Any) -> Holds:
+    if isinstance(operand, Relative):
+        read_bound, times = reader(operand.of), operand.times
+
+        def holds_relative(event: Event, item: Item | None, received: int | None) -> bool:
+            value = read(event, item, received)
+            bound = read_bound(event, item, received)
+            return _is_number(value) and _is_number(bound) and compare(value, bound * times)  # type: ignore[operator]
+
+        return holds_relative
+
+    def holds(event: Event, item: Item | None, received: int | None) -> bool:
+        value = read(event, item, received)
+        kind = type(value)
+        return (kind is float or kind is int) and compare(value, operand)
+
+    return holds
+
+
+def _membership(read: Read, operands: Sequence[Any]) -> Holds:
+    # Python takes True for 1; the rules do not.
+    texts = frozenset(o for o in operands if type(o) is str)
+    flags = frozenset(o for o in operands if type(o) is bool)
+    numbers = frozenset(o for o in operands if _is_number(o))
+
+    def holds(event: Event, item: Item | None, received: int | None) -> bool:
+        value = read(event, item, received)
+        kind = type(value)
+        if kind is str:
+            return value in texts
+        if kind is int or kind is float:
+            return value in numbers
+        return kind is bool and value in flags
+
+    return holds
+
+
+def _user_agent(condition: UserAgent) -> Holds:
+    classes = frozenset(condition.classes)
+
+    def holds(event: Event, item: Item | None, received: int | None) -> bool:
+        text = event.context.get("user_agent")
+        return type(text) is str and classify(text) in classes
+
+    return holds
+
+
+def _rate(condition: Rate, memory: Memory, key_of: _Key, state: State) -> Holds:
+    above, width, hold = condition.above, condition.within_ms, condition.hold_ms
+
+    def holds(event: Event, item: Item | None, received: int | None) -> bool:
+        key = key_of(event, item, received)
+        if key is None:
+            return False
+        timestamp = event.timestamp
+        now = max(state.clock, timestamp)
+        window = timestamp // width
+        newest, count, before, held = (memory.get(key, now) or (0, window, 0, 0, -1))[1:]
+        if window == newest:
+            count += 1
+            reached = count
+        elif window == newest + 1:
+            newest, count, before, reached = window, 1, count, 1
+        elif window > newest:
+            newest, count, before, reached = window, 1, 0, 1
+        elif window == newest - 1:
+            before += 1
+            reached = before
+        else:
+            reached = 1
+        over = reached > above
+        if over:
+            held = max(held, timestamp + hold)
+        until = max((newest + 2) * width, held)
+        memory.put(key, (until, newest, count, before, held), now)
+        return over or timestamp <= held
+
+    return holds
+
+
+def _earlier(memory: Memory, key_of: _Key, state: State) -> Holds:
+    def holds(event: Event, item: Item | None, received: int | None) -> bool:
+        key = key_of(event, item, received)
+        return key is not None and memory.get(key, max(state.clock, event.timestamp)) is not None
+
+    return holds
+
+
+def _noting(condition: Earlier, memory: Memory, key_of: _Key, state: State) -> Holds:
+    within = condition.within_ms
+
+    def note(event: Event, item: Item | None, received: int | None) -> bool:
+        key = key_of(event, item, received)
+        if key is not None:
+            state.pending.append((memory, key, event.timestamp + within))
+        return False
+
+    return note
+
+
+def _key(fields: Sequence[str]) -> _Key:
+    """Digest of the values of `fields`; None if one is missing."""
+    whole = tuple(fields) == ("content",)
+    reads = [] if whole else [reader(name) for name in fields]
+    last: tuple[object, ...] = (None, None, None)
+    last_key: bytes | None = None
+
+    def key(event: Event, item: Item | None, received: int | None) -> bytes | None:
+        # A condition asks for the key, and then what notes the event for later does.
+        nonlocal last, last_key
+        if event is last[0] and item is last[1] and received is last[2]:
+            return last_key
+        last = (event, item, received)
+        if whole:
+            last_key = digest(content(event))
+        else:
+            values = [read(event, item, received) for read in reads]
+            last_key = None if None in values else digest(values)
+        return last_key
+
+    return key
+
+
+def _is_number(value: object) -> bool:
+    kind = type(value)
+    return kind is int or (kind is float and math.isfinite(value))  # type: ignore[arg-type]

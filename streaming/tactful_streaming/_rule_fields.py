@@ -1,0 +1,108 @@
+"""Fields of an event that rules can look at and change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from tactful_streaming.entries import Event, Item, Property, subject_key
+
+EVENT_TEXTS: Final = (
+    "event_id",
+    "type",
+    "user_id",
+    "device_id",
+    "session_id",
+    "item_id",
+    "recommendation_id",
+)
+ITEM_TEXTS: Final = ("item.item_id", "item.title", "item.category")
+TEXT_FIELDS: Final = (*EVENT_TEXTS, "subject", *ITEM_TEXTS)
+"""Fields that hold text or nothing."""
+
+NUMBER_FIELDS: Final = ("timestamp", "age", "item.price")
+"""Fields that hold a number or nothing; `age` is receipt minus timestamp, milliseconds."""
+
+FLAG_FIELDS: Final = ("item.available",)
+
+MAPPINGS: Final = ("properties", "context", "item.properties")
+"""Fields whose parts may be anything: ``properties.price``."""
+
+CHANGEABLE: Final = ("timestamp", "session_id", "item_id", "recommendation_id")
+"""Fields that a rule may change, besides parts of properties and context."""
+
+TRANSPORT: Final = ("sent_at", "received_at")
+"""Parts of the context that tell of the sending, not of what happened."""
+
+Read = Callable[[Event, Item | None, int | None], Property]
+"""Value of a field of an event, its item and its time of receipt; None where there is none."""
+
+
+def split_field(name: str) -> tuple[str, str]:
+    """The mapping and the part that ``properties.price`` names; "" for a plain field."""
+    for mapping in MAPPINGS:
+        if name.startswith(mapping + "."):
+            return mapping, name[len(mapping) + 1 :]
+    return "", name
+
+
+def reader(name: str) -> Read:
+    """A function that reads field `name`."""
+    mapping, part = split_field(name)
+    if mapping == "properties":
+        return lambda event, item, received: event.properties.get(part)
+    if mapping == "context":
+        return lambda event, item, received: event.context.get(part)
+    if mapping == "item.properties":
+        return lambda event, item, received: None if item is None else item.properties.get(part)
+    if name == "subject":
+        return lambda event, item, received: subject_key(event)
+    if name == "age":
+        return _age
+    if name.startswith("item."):
+        attribute = name.removeprefix("item.")
+        return lambda event, item, received: None if item is None else getattr(item, attribute)
+    return lambda event, item, received: getattr(event, name)
+
+
+def received_at(event: Event, received: int | None) -> int | None:
+    """When the server received an event, epoch milliseconds, if that is known."""
+    if received is not None:
+        return received
+    stamp = event.context.get("received_at")
+    return int(stamp) if type(stamp) is int or type(stamp) is float else None
+
+
+def write(event: Event, name: str, value: Property) -> Event:
+    """The event with `value` in field `name`; None takes the field away."""
+    mapping, part = split_field(name)
+    if not mapping:
+        return msgspec.structs.replace(event, **{name: value})
+    old = event.properties if mapping == "properties" else event.context
+    new = {key: old_value for key, old_value in old.items() if key != part}
+    if value is not None:
+        new[part] = value
+    return msgspec.structs.replace(event, **{mapping: new})
+
+
+def content(event: Event) -> list[object]:
+    """All of an event but its id and how it was sent, as plain data."""
+    context = {key: value for key, value in event.context.items() if key not in TRANSPORT}
+    return [
+        event.type,
+        event.timestamp,
+        event.user_id,
+        event.device_id,
+        event.session_id,
+        event.item_id,
+        event.recommendation_id,
+        event.properties,
+        context,
+    ]
+
+
+def _age(event: Event, item: Item | None, received: int | None) -> int | None:
+    moment = received_at(event, received)
+    return None if moment is None else moment - event.timestamp
