@@ -1,100 +1,318 @@
-"""The slowest, plainest way to compute the features: keep every event, look at all of them."""
+"""The slowest, plainest way to compute the features: keep every event, look at all of them.
+
+Written from the definitions' meaning alone. It shares no code with the engine but the definitions
+and the entries, and knows no pane table, no packed state and no micro-batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
-from tactful_streaming import Definitions, Entry, Event, Feature, Item, subject_key
+from tactful_streaming import (
+    CumulativeWindow,
+    Definitions,
+    Entry,
+    Event,
+    Feature,
+    ForwardDecay,
+    Item,
+    SessionWindow,
+    Tick,
+    Window,
+    subject_key,
+)
+
+TEXTUAL = ("last", "last_n", "distinct", "top_k")
+
+
+class Row(NamedTuple):
+    """An event that counts for a feature of one entity."""
+
+    timestamp: int
+    group: str | None
+    value: Any
+
+
+class FiredRow(NamedTuple):
+    """A window's value when the watermark reached its end, or when it changed after that."""
+
+    feature: str
+    key: str
+    group: str | None
+    start: int
+    end: int
+    value: Any
+
+
+class ItemVersions:
+    """Every update of every item that has arrived."""
+
+    def __init__(self) -> None:
+        self.newest: dict[str, Item] = {}
+        self._versions: dict[str, list[Item]] = {}
+
+    def add(self, item: Item) -> None:
+        self.newest[item.item_id] = item
+        self._versions.setdefault(item.item_id, []).append(item)
+
+    def as_of(self, item_id: str | None, timestamp: int) -> Item | None:
+        """The newest version that is not newer than `timestamp`; of equals the last to arrive."""
+        versions = self._versions.get(item_id, []) if item_id is not None else []
+        known = [item for item in versions if item.timestamp <= timestamp]
+        return max(known[::-1], key=lambda item: item.timestamp, default=None)
 
 
 class Oracle:
-    def __init__(self, definitions: Definitions, lateness: int) -> None:
-        self.features, self.lateness = definitions.features, lateness
+    def __init__(
+        self, definitions: Definitions, lateness: int, delay: int = 0, *, firing: bool = False
+    ) -> None:
+        self.features, self.lateness, self.delay = definitions.features, lateness, delay
+        self.firing = firing
         self.newest, self.late, self.ids = 0, 0, set[str]()
-        self.items: dict[str, Item] = {}
-        self.kept: dict[tuple[str, str], list[tuple[int, Any, Any]]] = {}
+        self.catalogue = ItemVersions()
+        self.kept: dict[tuple[str, str], list[Row]] = {}
+        self.fired: list[FiredRow] = []
+        # Windows that hold something and have yet to fire: (feature, key, start, end).
+        self._changed: set[tuple[Feature, str, int, int]] = set()
+
+    @property
+    def watermark(self) -> int:
+        return max(self.newest - self.delay, 0)
+
+    @property
+    def items(self) -> dict[str, Item]:
+        return self.catalogue.newest
 
     def apply(self, entry: Entry) -> None:
         if isinstance(entry, Item):
-            self.items[entry.item_id] = entry
+            self.catalogue.add(entry)
+        elif isinstance(entry, Tick):
+            self.newest = max(self.newest, entry.timestamp)
         elif isinstance(entry, Event) and entry.event_id not in self.ids:
             self.ids.add(entry.event_id)
             self.newest = max(self.newest, entry.timestamp)
             for feature in self.features:
                 if entry.type in feature.events:
                     self._count(feature, entry)
+        if self.firing:
+            self._fire()
 
     def read(self, f: Feature, key: str, at: int) -> Any:
+        """The value of `f` for one key at request time."""
         rows = self.kept.get((f.name, key), [])
-        if f.aggregate == "last_n":
-            oldest = at - f.window.size_ms if f.window else -1
-            newest = sorted(rows, key=lambda row: row[0])[::-1][: f.n]
-            return [(value, timestamp) for timestamp, _, value in newest if timestamp > oldest]
-        groups = dict.fromkeys(group for _, group, _ in rows)
-        values = {group: self._total(f, [r for r in rows if r[1] == group], at) for group in groups}
+        if f.aggregate in ("last", "last_n"):
+            oldest = at - f.window.size_ms if isinstance(f.window, Window) else -1
+            newest = sorted(rows, key=lambda row: row.timestamp)[::-1][: f.n or 1]
+            return [(row.value, row.timestamp) for row in newest if row.timestamp > oldest]
+        values = self._by_group(f, rows_read_at(f, rows, at), at)
         if f.group_by is not None:
-            return {group: value for group, value in values.items() if value is not None}
-        return values.get(None) or 0.0
+            return values
+        return values.get(None, [] if f.aggregate == "top_k" else 0.0)
 
     def _count(self, f: Feature, event: Event) -> None:
-        key = self._value(f.entity if f.entity == "category" else f"{f.entity}_id", event)
-        of, group = self._value(f.of, event), self._value(f.group_by, event)
+        key = value_of(key_source(f.entity), event, self.catalogue)
+        of = value_of(f.of, event, self.catalogue)
+        group = value_of(f.group_by, event, self.catalogue)
         if key is None or (f.of and not _counts(f, of)) or (f.group_by and not _is_text(group)):
             return
-        if f.window and f.aggregate != "last_n" and not self._is_open(f, event.timestamp):
+        row = Row(event.timestamp, str(group) if group is not None else None, of)
+        if f.aggregate in TEXTUAL:
+            row = row._replace(value=str(of))
+        rows = self.kept.setdefault((f.name, key), [])
+        if self._is_late(f, rows, row):
             self.late += 1
             return
-        rows = self.kept.setdefault((f.name, key), [])
-        group = str(group) if group is not None else None
-        rows.append((event.timestamp, group, 1 if f.aggregate == "count" else of))
+        if self.firing:
+            self._note(f, key, rows, row)
+        rows.append(row)
         if f.group_by is not None:
             self._evict(f, rows)
 
-    def _evict(self, f: Feature, rows: list[tuple[int, Any, Any]]) -> None:
+    def _is_over(self, end: int) -> bool:
+        """Whether a window has fired and can change no more."""
+        return end + self.lateness <= self.watermark
+
+    def _is_late(self, f: Feature, rows: Sequence[Row], row: Row) -> bool:
+        if not has_windows(f):
+            return False
+        if isinstance(f.window, SessionWindow):
+            members = self._session_of(f.window.gap_ms, rows, row.timestamp)
+            return self._is_over(members[-1] + f.window.gap_ms)
+        return self._is_over(windows_of(f, row.timestamp)[-1][1])
+
+    def _session_of(self, gap: int, rows: Iterable[Row], timestamp: int) -> list[int]:
+        """Times of the session that an event at `timestamp` belongs to, it included."""
+        times = sorted([timestamp, *(row.timestamp for row in rows)])
+        where = times.index(timestamp)
+        first = last = where
+        while first > 0 and times[first] - times[first - 1] <= gap:
+            first -= 1
+        while last + 1 < len(times) and times[last + 1] - times[last] <= gap:
+            last += 1
+        return times[first : last + 1]
+
+    def _note(self, f: Feature, key: str, rows: Sequence[Row], row: Row) -> None:
+        """Note which windows a new row changes; `rows` are those before it."""
+        if not has_windows(f):
+            return
+        if not isinstance(f.window, SessionWindow):
+            windows = windows_of(f, row.timestamp)
+            self._changed |= {(f, key, s, e) for s, e in windows if not self._is_over(e)}
+            return
+        members = self._session_of(f.window.gap_ms, rows, row.timestamp)
+        start, end = members[0], members[-1] + f.window.gap_ms
+        # The sessions it replaces are no windows any more.
+        self._changed = {
+            (g, k, s, e)
+            for g, k, s, e in self._changed
+            if not (g is f and k == key and s < end and start < e)
+        }
+        self._changed.add((f, key, start, end))
+
+    def _evict(self, f: Feature, rows: list[Row]) -> None:
+        """Keep `max_groups` groups, those that were seen last; of equals the greater in text."""
         last: dict[str, int] = {}
         for timestamp, group, _ in rows:
-            if self._is_open(f, timestamp):
-                pane = timestamp // f.window.slide_ms if f.window else timestamp
-                last[group] = max(last.get(group, -1), pane)
+            assert group is not None
+            if not has_windows(f) or not self._is_over(windows_of(f, timestamp)[-1][1]):
+                last[group] = max(last.get(group, -1), _pane(f, timestamp))
         for _, group in sorted((pane, group) for group, pane in last.items())[: -f.max_groups]:
-            rows[:] = [row for row in rows if row[1] != group]
+            rows[:] = [row for row in rows if row.group != group]
 
-    def _is_open(self, f: Feature, timestamp: int) -> bool:
-        if f.window is None:
-            return True
-        end_of_last_window = (timestamp // f.window.slide_ms + f.window.panes) * f.window.slide_ms
-        return end_of_last_window > self.newest - self.lateness
+    def _fire(self) -> None:
+        due = {window for window in self._changed if window[3] <= self.watermark}
+        self._changed -= due
+        for f, key, start, end in due:
+            rows = self.kept[f.name, key]
+            inside = [row for row in rows if start <= row.timestamp < end]
+            for group, value in self._by_group(f, inside, end - 1).items():
+                self.fired.append(FiredRow(f.name, key, group, start, end, value))
 
-    def _total(self, f: Feature, rows: Sequence[tuple[int, Any, Any]], at: int) -> float | None:
-        if f.window is None:
-            return float(max(timestamp for timestamp, _, _ in rows))
-        panes: dict[int, float] = {}
-        newest = at // f.window.slide_ms
-        for timestamp, _, amount in rows:
-            pane = timestamp // f.window.slide_ms
-            if newest - f.window.panes < pane <= newest:
-                panes[pane] = panes.get(pane, 0.0) + amount
-        total = 0.0
-        for pane in sorted(panes):
-            total += f.window.decay ** (newest - pane) * panes[pane]
-        return total if panes else None
+    def _by_group(self, f: Feature, rows: Sequence[Row], at: int) -> dict[str | None, Any]:
+        """The aggregate of each group of `rows`, which are those of one window."""
+        groups = dict.fromkeys(row.group for row in rows)
+        return {g: aggregate(f, [row for row in rows if row.group == g], at) for g in groups}
 
-    def _value(self, source: str | None, event: Event) -> Any:
-        if source is None:
-            return None
-        if source == "user_id":
-            return subject_key(event)
-        if source == "category":
-            item = self.items.get(event.item_id) if event.item_id else None
-            return event.properties.get("category") or (item.category if item else None)
-        if source.startswith("properties."):
-            return event.properties.get(source.removeprefix("properties."))
-        return getattr(event, source)
+
+def value_of(source: str | None, event: Event, catalogue: ItemVersions) -> Any:
+    """What `source` is for an event, given what is known of its item by now."""
+    if source is None:
+        return None
+    if source == "user_id":
+        return subject_key(event)
+    if source == "category":
+        own = event.properties.get("category")
+        item = catalogue.newest.get(event.item_id) if event.item_id is not None else None
+        return own if isinstance(own, str) else (item.category if item is not None else None)
+    if source.startswith("properties."):
+        return event.properties.get(source.removeprefix("properties."))
+    if source.startswith("item."):
+        name = source.removeprefix("item.")
+        item = catalogue.as_of(event.item_id, event.timestamp)
+        if item is None or name not in ("title", "category", "price", "available"):
+            return item.properties.get(name) if item is not None else None
+        return getattr(item, name)
+    return getattr(event, source)
+
+
+def key_source(entity: str) -> str:
+    return entity if entity == "category" else f"{entity}_id"
+
+
+def has_windows(f: Feature) -> bool:
+    """Whether there are windows that end; an age or a decay only says what a read counts."""
+    aged = f.aggregate in ("last", "last_n")
+    return not aged and not isinstance(f.window, ForwardDecay | None)
+
+
+def windows_of(f: Feature, timestamp: int) -> list[tuple[int, int]]:
+    """Start and end of each window that holds `timestamp`, in order."""
+    window = f.window
+    if isinstance(window, CumulativeWindow):
+        start = timestamp // window.size_ms * window.size_ms
+        ends = range(start + window.step_ms, start + window.size_ms + 1, window.step_ms)
+        return [(start, end) for end in ends if end > timestamp]
+    assert isinstance(window, Window)
+    length = window.size_ms
+    if window.tail == "approximate":
+        length += window.slide_ms
+    first = timestamp // window.slide_ms * window.slide_ms + window.slide_ms
+    return [(end - length, end) for end in range(first, first + length, window.slide_ms)]
+
+
+def rows_read_at(f: Feature, rows: Sequence[Row], at: int) -> Sequence[Row]:
+    """Those of `rows` that a read at `at` counts: the window that a pane which holds `at` ends."""
+    window = f.window
+    if window is None:
+        return rows
+    if isinstance(window, ForwardDecay):
+        return [row for row in rows if row.timestamp <= at]
+    if isinstance(window, SessionWindow):
+        times = sorted(row.timestamp for row in rows if row.timestamp <= at)
+        if not times or at - times[-1] >= window.gap_ms:
+            return []
+        first = len(times) - 1
+        while first > 0 and times[first] - times[first - 1] <= window.gap_ms:
+            first -= 1
+        return [row for row in rows if times[first] <= row.timestamp <= at]
+    start, end = windows_of(f, at)[0]
+    return [row for row in rows if start <= row.timestamp < end]
+
+
+def aggregate(f: Feature, rows: Sequence[Row], at: int) -> Any:
+    """The aggregate of `rows`, of one group and at least one, as seen at `at`."""
+    if f.aggregate == "last_time":
+        return float(max(row.timestamp for row in rows))
+    if f.aggregate in ("count", "sum", "mean"):
+        count = _weighted(f, [(row.timestamp, 1.0) for row in rows], at)
+        if f.aggregate == "count":
+            return count
+        total = _weighted(f, [(row.timestamp, row.value) for row in rows], at)
+        return total if f.aggregate == "sum" else total / count
+    values = [row.value for row in rows]
+    if f.aggregate in ("min", "max"):
+        return float(min(values) if f.aggregate == "min" else max(values))
+    if f.aggregate == "distinct":
+        return float(len(set(values)))
+    if f.aggregate == "top_k":
+        often = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))
+        return [(value, count) for value, count in often[: f.n]]
+    assert f.aggregate == "quantile" and f.q is not None
+    return float(sorted(values)[max(math.ceil(f.q * len(values)), 1) - 1])
+
+
+def _weighted(f: Feature, amounts: Sequence[tuple[int, float]], at: int) -> float:
+    """Sum with decay: within a pane as they came, then pane by pane from the oldest."""
+    if isinstance(f.window, ForwardDecay):
+        half_life = f.window.half_life_ms
+        return math.fsum(amount * 2.0 ** ((time - at) / half_life) for time, amount in amounts)
+    decay = f.window.decay if isinstance(f.window, Window) else 1.0
+    newest = _pane(f, at)
+    panes: dict[int, float] = {}
+    for timestamp, amount in amounts:
+        pane = _pane(f, timestamp)
+        panes[pane] = panes.get(pane, 0.0) + amount
+    total = 0.0
+    for pane in sorted(panes):
+        total += decay ** (newest - pane) * panes[pane]
+    return total
+
+
+def _pane(f: Feature, timestamp: int) -> int:
+    if isinstance(f.window, Window):
+        return timestamp // f.window.slide_ms
+    if isinstance(f.window, CumulativeWindow):
+        return timestamp // f.window.step_ms
+    return timestamp
 
 
 def _counts(f: Feature, value: Any) -> bool:
-    return type(value) in (int, float) if f.aggregate == "sum" else _is_text(value)
+    if f.aggregate in ("sum", "mean", "min", "max", "quantile"):
+        return type(value) in (int, float) and math.isfinite(value)
+    return _is_text(value)
 
 
 def _is_text(value: Any) -> bool:
