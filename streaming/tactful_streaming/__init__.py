@@ -44,6 +44,7 @@ from tactful_streaming.errors import (
     LogWriteError,
     OffsetError,
     OnlineStoreError,
+    OnlineStoreLostError,
     PayloadError,
     RuleError,
     StateError,
@@ -70,6 +71,7 @@ from tactful_streaming.state import (
     StateStore,
     restore_checkpoint,
 )
+from tactful_streaming.write_behind import WriteBehind
 
 __all__ = [
     "AGGREGATES",
@@ -110,6 +112,7 @@ __all__ = [
     "OffsetError",
     "OnlineStore",
     "OnlineStoreError",
+    "OnlineStoreLostError",
     "PayloadError",
     "RedisOnlineStore",
     "Rejection",
@@ -128,6 +131,7 @@ __all__ = [
     "User",
     "Value",
     "Window",
+    "WriteBehind",
     "decode_entry",
     "decode_events",
     "decode_items",

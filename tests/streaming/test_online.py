@@ -1,11 +1,14 @@
 import builtins
 import socket
+import subprocess
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.streaming.redis_server import RedisServer, free_port
 from tests.streaming.streams import definitions, random_entries, records
 
 from tactful_streaming import (
@@ -14,22 +17,75 @@ from tactful_streaming import (
     MemoryState,
     OnlineStore,
     OnlineStoreError,
+    OnlineStoreLostError,
     RedisOnlineStore,
+    RocksState,
     StateError,
     read_packed,
 )
 
+Opener = Callable[..., OnlineStore]
+"""Opens the same data once more, under another tag or time to live."""
 
-@pytest.fixture(params=["embedded", pytest.param("redis", marks=pytest.mark.service("redis"))])
-def store(request: pytest.FixtureRequest) -> Iterator[OnlineStore]:
-    store: OnlineStore
-    if request.param == "embedded":
-        store = EmbeddedOnlineStore(MemoryState())
+
+@pytest.fixture(
+    params=[
+        "embedded",
+        "rocks",
+        pytest.param("redis", marks=pytest.mark.service("redis")),
+        pytest.param("cluster", marks=pytest.mark.service("redis")),
+    ]
+)
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    opened: list[OnlineStore] = []
+    if request.param in ("embedded", "rocks"):
+        state = MemoryState() if request.param == "embedded" else RocksState(tmp_path / "online")
+
+        def open_embedded(**options: Any) -> OnlineStore:
+            return EmbeddedOnlineStore(state, **options)
+
+        yield open_embedded
+        state.close()
+        return
+    prefix = f"test.{uuid.uuid4().hex}"
+    if request.param == "cluster":
+        url = request.getfixturevalue("cluster_url")
     else:
         url = request.getfixturevalue("redis_url")
-        store = RedisOnlineStore(url, prefix=f"test:{uuid.uuid4().hex}:")
-    yield store
-    store.close()
+
+    def open_redis(**options: Any) -> OnlineStore:
+        options.pop("clock", None)
+        opened.append(
+            RedisOnlineStore(url, prefix=prefix, cluster=request.param == "cluster", **options)
+        )
+        return opened[-1]
+
+    yield open_redis
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of one node, which refuses a command whose keys lie in several slots."""
+    import redis
+
+    folder = tmp_path_factory.mktemp("cluster")
+    bus = str(free_port())
+    with RedisServer(folder, "--cluster-enabled", "yes", "--cluster-port", bus) as server:
+        node: Any = redis.Redis(port=server.port)
+        node.execute_command("CLUSTER ADDSLOTSRANGE 0 16383")
+        while node.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+            pass
+        with pytest.raises(redis.ResponseError, match="same slot"):
+            node.execute_command("MGET", "a", "b")
+        node.close()
+        yield server.url
+
+
+@pytest.fixture
+def store(opener: Opener) -> OnlineStore:
+    return opener()
 
 
 def test_blobs_come_back_in_the_order_asked(store: OnlineStore) -> None:
@@ -53,6 +109,110 @@ def test_many(store: OnlineStore) -> None:
     assert {None} == set(store.get_many([*blobs]))
 
 
+def test_kinds_and_tags_have_keys_of_their_own(opener: Opener) -> None:
+    first, second = opener(tag="v1"), opener(tag="v2")
+    first.put_many({"a": b"user", "b:c": b"1"})
+    first.put_many({"a": b"item"}, kind="item")
+    second.put_many({"a": b"other"})
+    first.mark(0, 5, previous=None)
+    assert first.get_many(["a"]) == [b"user"]
+    assert first.get_many(["a", "b:c"], kind="item") == [b"item", None]
+    assert second.get_many(["a", "b:c"]) == [b"other", None]
+    assert (first.marked(0), second.marked(0)) == (5, None)
+    assert first.get_many(["0"], kind="0") == [None]
+    first.put_many({"a": None})
+    assert second.get_many(["a"]) == [b"other"]
+
+
+@pytest.mark.parametrize("word", ["a:b", "@", "é", "a b"])
+def test_other_words_are_refused_as_kind_and_tag(opener: Opener, word: str) -> None:
+    with pytest.raises(OnlineStoreError, match="letters, digits"):
+        opener(tag=word)
+    with pytest.raises(OnlineStoreError, match="letters, digits"):
+        opener().put_many({"a": b""}, kind=word)
+
+
+def test_blobs_that_are_not_put_again_vanish(opener: Opener) -> None:
+    # The embedded store's clock is ours; that of Redis is waited for.
+    now = [1_000_000]
+    for_good = opener(clock=lambda: now[0])
+    store = opener(ttl_s=0.2, clock=lambda: now[0])
+    for_good.put_many({"kept": b"0"})
+    store.put_many({"old": b"1", "again": b"1"})
+    assert store.get_many(["old", "again"]) == [b"1", b"1"]
+    store.mark(0, 7, previous=None)
+    while store.get_many(["old"]) != [None]:
+        store.put_many({"again": b"2"})
+        now[0] += 20
+    assert store.get_many(["kept", "again"]) == [b"0", b"2"]
+    assert store.marked(0) == 7
+
+
+def test_the_embedded_store_drops_what_has_expired() -> None:
+    state = MemoryState()
+    now = [0]
+    store = EmbeddedOnlineStore(state, ttl_s=10, clock=lambda: now[0])
+    for n in range(1000):
+        store.put_many({f"k{n}": b"x"})
+    store.mark(3, 1, previous=None)
+    now[0] = 10_000
+    for _ in range(1000):
+        store.put_many({"new": b"y"})
+    assert len(list(state.scan(b""))) == 2  # the new one and the mark
+    assert store.get_many(["new"]) == [b"y"]
+
+
+@pytest.mark.parametrize("ttl_s", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_to_live_of_nothing_is_refused(ttl_s: float) -> None:
+    with pytest.raises(OnlineStoreError, match="at least"):
+        EmbeddedOnlineStore(MemoryState(), ttl_s=ttl_s)
+
+
+def test_a_mark_moves_on_from_the_one_before(store: OnlineStore) -> None:
+    assert store.marked(2) is None
+    store.mark(2, 10, previous=None)
+    store.mark(2, 20, previous=10)
+    store.mark(2, 20, previous=10)  # said again after an answer was lost
+    store.mark(2, 30, previous=20)
+    assert (store.marked(2), store.marked(0)) == (30, None)
+
+
+def test_a_mark_that_is_gone_older_or_newer_is_noticed_and_left(store: OnlineStore) -> None:
+    with pytest.raises(OnlineStoreLostError, match="partition 1 has no mark, not 10"):
+        store.mark(1, 20, previous=10)
+    assert store.marked(1) is None
+    for there in (5, 90):
+        store.mark(1, there, previous=None)
+        with pytest.raises(OnlineStoreLostError, match=f"marked at offset {there}, not 10"):
+            store.mark(1, 20, previous=10)
+        assert store.marked(1) == there
+
+
+def test_marks_of_many_threads_lose_none(store: OnlineStore) -> None:
+    # Every step from one mark to the next is taken by exactly one of the threads that try it.
+    store.mark(0, 0, previous=None)
+    taken: list[int] = []
+
+    def climb() -> None:
+        for step in range(50):
+            try:
+                if store.marked(0) == step:
+                    store.mark(0, step + 1, previous=step)
+                    taken.append(step)
+            except OnlineStoreLostError:
+                pass
+
+    if isinstance(store, EmbeddedOnlineStore):
+        climb()  # it belongs to one writer
+    else:
+        threads = [threading.Thread(target=climb) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert store.marked(0) == len(set(taken))
+
+
 def test_the_engine_mirrors_users_for_other_processes(store: OnlineStore) -> None:
     stream = records(random_entries(6, 3000))
     engine = Engine(definitions(), MemoryState(), online=store)
@@ -69,10 +229,10 @@ def test_the_engine_mirrors_users_for_other_processes(store: OnlineStore) -> Non
 class Unreliable(EmbeddedOnlineStore):
     down = False
 
-    def put_many(self, blobs: Mapping[str, bytes | None]) -> None:
+    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
         if self.down:
             raise OnlineStoreError("away")
-        super().put_many(blobs)
+        super().put_many(blobs, kind=kind)
 
 
 def test_a_mirror_that_was_away_catches_up() -> None:
@@ -101,18 +261,22 @@ def test_what_is_no_packed_state_is_refused(blob: bytes) -> None:
         read_packed(definitions().of_entity("user"), blob, 0)
 
 
+# What Redis may do to us.
+
+
 def test_redis_that_is_away_is_tried_a_bounded_number_of_times() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    pauses: list[float] = []
-    store = RedisOnlineStore(f"redis://127.0.0.1:{port}/0", attempts=3, sleep=pauses.append)
-    with pytest.raises(OnlineStoreError, match="cannot be reached after 3 attempts"):
-        store.get_many(["a"])
-    assert pauses == [0.05, 0.2]
-    with pytest.raises(OnlineStoreError):
-        store.put_many({"a": b"1"})
-    store.close()
+    port = free_port()
+    for cluster in (False, True):
+        pauses: list[float] = []
+        store = RedisOnlineStore(
+            f"redis://127.0.0.1:{port}/0", attempts=3, sleep=pauses.append, cluster=cluster
+        )
+        with pytest.raises(OnlineStoreError, match="cannot be reached after 3 attempts"):
+            store.get_many(["a"])
+        assert pauses == [0.05, 0.2]
+        with pytest.raises(OnlineStoreError):
+            store.put_many({"a": b"1"})
+        store.close()
 
 
 def test_redis_that_hangs_up_is_asked_again() -> None:
@@ -139,9 +303,118 @@ def test_redis_that_hangs_up_is_asked_again() -> None:
         store.close()
 
 
+@pytest.mark.service("redis")
+def test_a_restarted_redis_is_reached_again(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        store = RedisOnlineStore(server.url)
+        store.put_many({"a": b"1"})
+        store.mark(0, 1, previous=None)
+        server.kill()
+        server.start()
+        assert store.get_many(["a"]) == [None]
+        with pytest.raises(OnlineStoreLostError):
+            store.mark(0, 2, previous=1)
+        store.put_many({"a": b"2"})
+        assert store.get_many(["a"]) == [b"2"]
+        store.close()
+
+
+@pytest.mark.service("redis")
+def test_a_redis_that_went_back_to_a_snapshot_is_noticed(tmp_path: Path) -> None:
+    import redis
+
+    with RedisServer(tmp_path) as server, redis.Redis(port=server.port) as client:
+        store = RedisOnlineStore(server.url)
+        store.put_many({"a": b"1"})
+        store.mark(0, 1, previous=None)
+        client.save()
+        store.put_many({"a": b"2"})
+        store.mark(0, 2, previous=1)
+        server.kill()
+        server.start()
+        assert store.get_many(["a"]) == [b"1"]
+        with pytest.raises(OnlineStoreLostError, match="marked at offset 1, not 2"):
+            store.mark(0, 3, previous=2)
+        store.close()
+
+
+@pytest.mark.service("redis")
+def test_a_full_redis_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--maxmemory", "8mb") as server:
+        store = RedisOnlineStore(server.url, sleep=lambda _: None)
+        store.put_many({"a": b"1"})
+        with pytest.raises(OnlineStoreError, match=r"refused.*memory"):
+            for n in range(100):
+                store.put_many({f"k{n}": bytes(1 << 20)})
+        assert store.get_many(["a"]) == [b"1"]
+        store.close()
+
+
+@pytest.mark.service("redis")
+def test_a_password_and_the_rights_of_a_user(tmp_path: Path) -> None:
+    user = ["--user", "tactful", "on", ">secret", "~tactful:*"]
+    rights = ["+@read", "+@write", "+@scripting", "+@connection"]
+    with RedisServer(tmp_path, "--requirepass", "root", *user, *rights) as server:
+        place = f"127.0.0.1:{server.port}/0"
+        pauses: list[float] = []
+        stranger = RedisOnlineStore(f"redis://tactful:wrong@{place}", sleep=pauses.append)
+        with pytest.raises(OnlineStoreError, match="refused") as refusal:
+            stranger.get_many(["a"])
+        assert "wrong" not in str(refusal.value)
+        assert pauses == []  # no later attempt can cure it
+        store = RedisOnlineStore(f"redis://tactful:secret@{place}", ttl_s=60)
+        store.put_many({"a": b"1", "b": None})
+        store.mark(0, 1, previous=None)
+        assert (store.get_many(["a"]), store.marked(0)) == ([b"1"], 1)
+        elsewhere = RedisOnlineStore(f"redis://tactful:secret@{place}", prefix="other")
+        with pytest.raises(OnlineStoreError, match="refused"):
+            elsewhere.put_many({"a": b"1"})
+        for opened in (stranger, store, elsewhere):
+            opened.close()
+
+
+@pytest.mark.service("redis")
+def test_tls(tmp_path: Path) -> None:
+    made = subprocess.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 1"
+        " -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1",
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    if made.returncode:
+        pytest.skip("no openssl here to make a certificate with")
+    port = free_port()
+    options = f"--tls-port {port} --tls-cert-file cert.pem --tls-key-file key.pem"
+    with RedisServer(tmp_path, *options.split(), "--tls-auth-clients", "no"):
+        url = f"rediss://127.0.0.1:{port}/0"
+        store = RedisOnlineStore(f"{url}?ssl_ca_certs={tmp_path / 'cert.pem'}")
+        store.put_many({"a": b"1"})
+        assert store.get_many(["a"]) == [b"1"]
+        store.close()
+        distrustful = RedisOnlineStore(url, attempts=1)
+        with pytest.raises(OnlineStoreError, match="certificate"):
+            distrustful.get_many(["a"])
+        distrustful.close()
+
+
+@pytest.mark.service("redis")
+def test_a_mark_that_is_no_offset_is_named(redis_url: str) -> None:
+    import redis
+
+    prefix = f"test.{uuid.uuid4().hex}"
+    store = RedisOnlineStore(redis_url, prefix=prefix)
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(f"{prefix}::@:0", "theirs")
+    with pytest.raises(OnlineStoreError, match="something else writes there"):
+        store.marked(0)
+    store.close()
+
+
 def test_no_redis_url() -> None:
-    with pytest.raises(OnlineStoreError, match="not a Redis URL"):
-        RedisOnlineStore("http://example.org")
+    for cluster in (False, True):
+        with pytest.raises(OnlineStoreError, match="not a Redis URL"):
+            RedisOnlineStore("http://example.org", cluster=cluster)
 
 
 def test_without_the_extra_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

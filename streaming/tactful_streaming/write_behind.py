@@ -1,0 +1,279 @@
+"""Writing to an online store without waiting for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
+from tactful_streaming.online import OnlineStore
+
+_logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+
+Refill = Callable[[], Iterable[tuple[str, Mapping[str, bytes]]]]
+"""Gives all blobs there are when it is called, in pieces: (kind, blobs by key)."""
+
+
+@dataclass
+class _Changes:
+    """What waits to be written: the last blob of each key, and how far that brings a partition."""
+
+    blobs: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
+    marks: dict[int, tuple[int, int | None]] = field(default_factory=dict)
+    size: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.blobs or self.marks)
+
+    def put(self, kind: str, key: str, blob: bytes | None) -> None:
+        place = (kind, key)
+        if place in self.blobs:
+            self.size -= _weight(key, self.blobs[place])
+        self.blobs[place] = blob
+        self.size += _weight(key, blob)
+
+    def mark(self, partition: int, offset: int, previous: int | None) -> None:
+        if previous is not None and partition in self.marks:
+            previous = self.marks[partition][1]
+        self.marks[partition] = (offset, previous)
+
+    def update(self, newer: _Changes) -> None:
+        for (kind, key), blob in newer.blobs.items():
+            self.put(kind, key, blob)
+        for partition, (offset, previous) in newer.marks.items():
+            self.mark(partition, offset, previous)
+
+    def by_kind(self) -> dict[str, dict[str, bytes | None]]:
+        kinds: dict[str, dict[str, bytes | None]] = {}
+        for (kind, key), blob in self.blobs.items():
+            kinds.setdefault(kind, {})[key] = blob
+        return kinds
+
+
+class WriteBehind:
+    """An :class:`~tactful_streaming.OnlineStore` that another thread writes to.
+
+    ``put_many`` and ``mark`` only note what to write. Of several blobs of a key the last is
+    written; marks are written after the blobs they speak for. While the store cannot be reached,
+    the thread tries on with growing pauses and changes gather, up to a bound. When the store turns
+    out to have lost what was put, the thread puts everything again, as `refill` gives it.
+
+    What was noted is not durable here: it is what the engine has committed, and its marks tell
+    after a crash whether the store has to be filled again.
+    """
+
+    def __init__(
+        self,
+        store: OnlineStore,
+        refill: Refill,
+        *,
+        max_bytes: int = 64 << 20,
+        when_full: Literal["block", "raise"] = "block",
+    ) -> None:
+        """Begin to write to `store`, which is closed with this object.
+
+        Args:
+            store: used by the writing thread, and by readers in their own.
+            refill: gives all blobs again, as of the time it is called; called in the writing
+                thread, so it must be safe to read there what another thread commits.
+            max_bytes: keys and blobs that may wait. A single call may exceed it when nothing waits.
+            when_full: whether a call then waits for room, and with it the engine, or raises.
+        """
+        self._store = store
+        self._refill = refill
+        self._max_bytes = max_bytes
+        self._when_full = when_full
+        self._changed = threading.Condition()
+        self._waiting = _Changes()
+        self._writing = _Changes()
+        self._marks: dict[int, int] = {}
+        self._refills = 0
+        self._closing = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="online-store", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Keys and blobs noted and not written yet, bytes."""
+        with self._changed:
+            return self._waiting.size + self._writing.size
+
+    @property
+    def refills(self) -> int:
+        """How often everything was put again."""
+        return self._refills
+
+    def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
+        """Blobs of `keys`, in their order, those that still wait to be written included."""
+        with self._changed:
+            noted = {
+                key: changes.blobs[kind, key]
+                for changes in (self._writing, self._waiting)
+                for key in keys
+                if (kind, key) in changes.blobs
+            }
+        absent = [key for key in keys if key not in noted]
+        stored = dict(zip(absent, self._store.get_many(absent, kind=kind), strict=True))
+        return [noted[key] if key in noted else stored[key] for key in keys]
+
+    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+        """Note blobs to store; None removes.
+
+        Raises:
+            OnlineStoreError: if there is no room and ``when_full="raise"``, and nothing was noted;
+                if this object is closed; or if the writing thread has failed for good.
+        """
+        size = sum(_weight(key, blob) for key, blob in blobs.items())
+        with self._changed:
+            self._check_usable()
+            while self._taken() and self._taken() + size > self._max_bytes:
+                if self._when_full == "raise":
+                    raise OnlineStoreError(
+                        f"{self._taken()} bytes wait for the online store already: try again when "
+                        "it has caught up"
+                    )
+                self._changed.wait()
+                self._check_usable()
+            for key, blob in blobs.items():
+                self._waiting.put(kind, key, blob)
+            self._changed.notify_all()
+
+    def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
+        """Note a mark to write after the blobs noted before it; a lost store is filled again.
+
+        Raises:
+            OnlineStoreError: if this object is closed or the writing thread has failed for good.
+        """
+        with self._changed:
+            self._check_usable()
+            self._waiting.mark(partition, offset, previous)
+            self._changed.notify_all()
+
+    def marked(self, partition: int) -> int | None:
+        """Offset up to which a partition can be read in the store itself."""
+        return self._store.marked(partition)
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing waits any more.
+
+        Returns:
+            Whether that happened within `timeout_s`.
+
+        Raises:
+            OnlineStoreError: if the writing thread has failed for good.
+        """
+        with self._changed:
+            written = self._changed.wait_for(self._settled, timeout_s)
+            self._check_usable()
+            return written
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Write what waits, for at most `timeout_s`, then stop and close the store.
+
+        Closing twice is harmless.
+        """
+        with self._changed:
+            if not self._changed.wait_for(self._settled, timeout_s):
+                _logger.warning("closed before the online store had everything: it will be filled")
+            self._closing.set()
+            self._changed.notify_all()
+        self._thread.join()
+        self._store.close()
+
+    def _taken(self) -> int:
+        return self._waiting.size + self._writing.size
+
+    def _settled(self) -> bool:
+        return self._failure is not None or not (self._waiting or self._writing)
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise OnlineStoreError(
+                f"the writer of the online store has failed: {self._failure}"
+            ) from self._failure
+        if self._closing.is_set():
+            raise OnlineStoreError("the online store is closed")
+
+    def _run(self) -> None:
+        try:
+            while self._next():
+                self._write()
+        except Exception as error:
+            _logger.exception("the writer of the online store stops")
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _next(self) -> bool:
+        """Take what waits; False when closing."""
+        with self._changed:
+            self._writing = _Changes()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
+            self._writing, self._waiting = self._waiting, _Changes()
+            return not self._closing.is_set()
+
+    def _write(self) -> None:
+        """Write what was taken, however often it takes, unless closing."""
+        lost = False
+        pause = _FIRST_PAUSE_S
+        while not self._closing.is_set():
+            try:
+                if lost:
+                    self._put_everything()
+                else:
+                    self._put(self._writing)
+                    for partition, (offset, previous) in self._writing.marks.items():
+                        self._store.mark(partition, offset, previous=previous)
+                        self._marks[partition] = offset
+                return
+            except OnlineStoreLostError as error:
+                _logger.warning("putting everything again: %s", error)
+                lost = True
+            except OnlineStoreError as error:
+                _logger.warning("the online store is behind, trying again: %s", error)
+                self._closing.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _put_everything(self) -> None:
+        # A key that changes meanwhile keeps its changed blob: what refill gives may be older.
+        changed: set[tuple[str, str]] = set()
+        self._put_taken(changed)
+        for kind, blobs in self._refill():
+            if self._closing.is_set():
+                return
+            self._store.put_many(
+                {key: blob for key, blob in blobs.items() if (kind, key) not in changed}, kind=kind
+            )
+            with self._changed:
+                self._writing.update(self._waiting)
+                self._waiting = _Changes()
+            self._put_taken(changed)
+        marks = self._marks | {p: offset for p, (offset, _) in self._writing.marks.items()}
+        for partition, offset in marks.items():
+            self._store.mark(partition, offset, previous=None)
+        self._marks = marks
+        self._refills += 1
+
+    def _put_taken(self, changed: set[tuple[str, str]]) -> None:
+        """Put the blobs that were taken; their marks wait until everything is put."""
+        self._put(self._writing)
+        changed.update(self._writing.blobs)
+        with self._changed:
+            self._writing = _Changes(marks=self._writing.marks)
+            self._changed.notify_all()
+
+    def _put(self, changes: _Changes) -> None:
+        for kind, blobs in changes.by_kind().items():
+            self._store.put_many(blobs, kind=kind)
+
+
+def _weight(key: str, blob: bytes | None) -> int:
+    return len(key) + len(blob or b"")
