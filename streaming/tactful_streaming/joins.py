@@ -1,0 +1,323 @@
+"""Joins events with what is known of their items: updates near in time, and versions as of a time.
+
+``JoinOperator`` pairs an event with every update of its item that is not further than ``within``
+away, whichever comes first. Each side is remembered until the watermark is ``within`` past it, so
+each pair is found once, in whatever order its sides arrive, unless the later one comes too late.
+
+``ItemVersions`` keeps the last versions of each item, for sources ``item.<field>``: what an event
+sees is the newest version that is not younger than itself, among those that had arrived.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_streaming.definitions import Join
+from tactful_streaming.entries import Item
+from tactful_streaming.errors import StateError
+from tactful_streaming.matches import Happening, Match, Texts
+
+MAX_VERSIONS = 8
+"""Versions that are kept of an item."""
+
+MAX_PAIRS = 10
+"""Pairs of a key that can be read."""
+
+SHARED_KEY = ""
+"""Key of the state that belongs to no entity: the updates, of which each partition has a copy."""
+
+_SWEEP_MS = 60_000
+_timestamp = attrgetter("timestamp")
+_encoder = msgspec.msgpack.Encoder()
+
+
+class _HeardEvent(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    timestamp: int
+    heard: int  # the watermark when it came
+    key: str
+    item_id: str
+    event_id: str
+    subject: str | None
+
+
+class _HeardUpdate(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    timestamp: int
+    heard: int
+    item_id: str
+
+
+class _Pair(msgspec.Struct, array_like=True, frozen=True, gc=False, order=True):
+    timestamp: int
+    item_id: str
+    event_id: str
+
+
+class _PackedKey(msgspec.Struct, array_like=True):
+    events: list[_HeardEvent]
+    pairs: list[_Pair]
+
+
+_key_decoder = msgspec.msgpack.Decoder(_PackedKey)
+_updates_decoder = msgspec.msgpack.Decoder(list[_HeardUpdate])
+_versions_decoder = msgspec.msgpack.Decoder(list[Item])
+
+
+class JoinOperator:
+    """One join; an :class:`~tactful_streaming.Operator`."""
+
+    wants_items = True
+
+    def __init__(self, join: Join, *, remembered_ms: int = 30 * 86_400_000) -> None:
+        """Begin without events.
+
+        Args:
+            join: what to pair.
+            remembered_ms: how long the pairs of a key can be read.
+        """
+        self.name = join.name
+        self.entity = join.entity
+        self.types: frozenset[str] | None = frozenset(join.events)
+        self.sources: tuple[str, ...] = ("event_id", "item_id")
+        self.late = self.evicted = 0
+        self._within = join.within_ms
+        self._remembered_ms = remembered_ms
+        self._events: dict[str, list[_HeardEvent]] = {}
+        self._updates: dict[str, list[_HeardUpdate]] = {}
+        self._items_of: dict[str, set[str]] = {}  # items of the events heard of a key
+        self._pairs: dict[str, list[_Pair]] = {}
+        self._matches: list[Match] = []
+        self._dirty: set[str] = set()
+        self._next_sweep = 0
+
+    def apply(
+        self,
+        events: Sequence[Happening],
+        keys: Sequence[str | None],
+        watermarks: NDArray[np.int64],
+        texts: Texts,
+    ) -> None:
+        """Take accepted events in the order of the log; see :class:`~tactful_streaming.Operator`.
+
+        An event too old to be paired with anything that can come is counted in `late`.
+        """
+        if not len(events):
+            return
+        types, within = self.types or frozenset(), self._within
+        for event, key, item_id, subject, watermark in zip(
+            events, keys, texts("item_id"), texts("user_id"), watermarks.tolist(), strict=True
+        ):
+            if event.type not in types or key is None or item_id is None:
+                continue
+            if event.timestamp + within < watermark:
+                self.late += 1
+                continue
+            heard = _HeardEvent(event.timestamp, watermark, key, item_id, event.event_id, subject)
+            for update in self._updates.get(item_id, ()):
+                self._try(heard, update)
+            self._remember(heard)
+        self.advance(int(watermarks[-1]))
+
+    def apply_items(self, items: Sequence[Item], watermarks: NDArray[np.int64]) -> None:
+        """Take updates of items in the order of the log, with the watermark after each."""
+        for item, watermark in zip(items, watermarks.tolist(), strict=True):
+            if item.timestamp + self._within < watermark:
+                continue
+            update = _HeardUpdate(item.timestamp, watermark, item.item_id)
+            for event in self._events.get(item.item_id, ()):
+                self._try(event, update)
+            self._updates.setdefault(item.item_id, []).append(update)
+            self._dirty.add(SHARED_KEY)
+
+    def advance(self, watermark: int) -> None:
+        """Forget, from time to time, what can be paired no more."""
+        if watermark >= self._next_sweep:
+            self._next_sweep = watermark + max(self._within, _SWEEP_MS)
+            self._sweep(watermark)
+
+    def next_timer(self) -> int | None:
+        """Nothing waits for a watermark: a pair is known when its later side comes."""
+        return None
+
+    def take(self) -> list[Match]:
+        """Pairs found since the last call."""
+        matches, self._matches = self._matches, []
+        return matches
+
+    def read(self, key: str, at: int) -> list[tuple[str, int]]:
+        """Items of the newest paired events of `key`, each with its event's time, newest first."""
+        return [
+            (pair.item_id, pair.timestamp)
+            for pair in self._pairs.get(key, ())
+            if at - pair.timestamp < self._remembered_ms
+        ]
+
+    def pack_changes(self) -> dict[str, bytes | None]:
+        """Packed state of each key changed since the last call; None for one with none left."""
+        dirty, self._dirty = self._dirty, set()
+        packed: dict[str, bytes | None] = {}
+        for key in dirty:
+            if key == SHARED_KEY:
+                updates = [update for of_item in self._updates.values() for update in of_item]
+                packed[key] = _encoder.encode(updates) if updates else None
+                continue
+            events, pairs = self._events_of(key), self._pairs.get(key, [])
+            state = _PackedKey(events, pairs)
+            packed[key] = _encoder.encode(state) if events or pairs else None
+        return packed
+
+    def unpack(self, key: str, blob: bytes) -> None:
+        """Restore the state of a key that :meth:`pack_changes` gave.
+
+        Raises:
+            StateError: if `blob` is something else.
+        """
+        try:
+            if key == SHARED_KEY:
+                for update in _updates_decoder.decode(blob):
+                    self._updates.setdefault(update.item_id, []).append(update)
+                return
+            state = _key_decoder.decode(blob)
+        except msgspec.MsgspecError as error:
+            raise StateError(f"the packed state of {self.name} is damaged: {error}") from error
+        for event in state.events:
+            self._remember(event)
+        if state.pairs:
+            self._pairs[key] = state.pairs
+
+    def merge(self, source_key: str, target_key: str) -> None:
+        """Give what is known of one key to another: they are the same entity."""
+        moved = self._events_of(source_key)
+        for item_id in self._items_of.pop(source_key, ()):
+            self._events[item_id] = [e for e in self._events[item_id] if e.key != source_key]
+        for event in moved:
+            self._remember(msgspec.structs.replace(event, key=target_key))
+        for pair in self._pairs.pop(source_key, []):
+            self._keep(target_key, pair)
+        self._dirty |= {source_key, target_key}
+
+    def _try(self, event: _HeardEvent, update: _HeardUpdate) -> None:
+        """Pair an event and an update, if they are near and neither was forgotten by then."""
+        start, end = sorted((event.timestamp, update.timestamp))
+        if end - start > self._within or start + self._within < max(event.heard, update.heard):
+            return
+        self._matches.append(
+            Match(
+                name=self.name,
+                entity=self.entity,
+                key=event.key,
+                same=event.item_id,
+                start=start,
+                end=end,
+                decided=end,
+                events=(event.event_id,),
+                subject=event.subject,
+                item_timestamp=update.timestamp,
+            )
+        )
+        self._keep(event.key, _Pair(event.timestamp, event.item_id, event.event_id))
+
+    def _keep(self, key: str, pair: _Pair) -> None:
+        pairs = self._pairs.setdefault(key, [])
+        if pair not in pairs:
+            pairs.append(pair)
+            pairs.sort(reverse=True)
+            del pairs[MAX_PAIRS:]
+        self._dirty.add(key)
+
+    def _remember(self, event: _HeardEvent) -> None:
+        self._events.setdefault(event.item_id, []).append(event)
+        self._items_of.setdefault(event.key, set()).add(event.item_id)
+        self._dirty.add(event.key)
+
+    def _events_of(self, key: str) -> list[_HeardEvent]:
+        return [
+            event
+            for item_id in sorted(self._items_of.get(key, ()))
+            for event in self._events.get(item_id, ())
+            if event.key == key
+        ]
+
+    def _sweep(self, watermark: int) -> None:
+        horizon = watermark - self._within
+        items_of: dict[str, set[str]] = {}
+        for item_id, events in list(self._events.items()):
+            for event in events:
+                if event.timestamp < horizon:
+                    self._dirty.add(event.key)
+                else:
+                    items_of.setdefault(event.key, set()).add(item_id)
+            self._events[item_id] = [event for event in events if event.timestamp >= horizon]
+            if not self._events[item_id]:
+                del self._events[item_id]
+        self._items_of = items_of
+        for item_id, updates in list(self._updates.items()):
+            left = [update for update in updates if update.timestamp >= horizon]
+            if len(left) < len(updates):
+                self._dirty.add(SHARED_KEY)
+                self._updates[item_id] = left
+                if not left:
+                    del self._updates[item_id]
+        oldest = watermark - self._remembered_ms
+        for key, pairs in list(self._pairs.items()):
+            if pairs[0].timestamp <= oldest:
+                del self._pairs[key]
+                self._dirty.add(key)
+
+
+class ItemVersions:
+    """The last versions of each item, in the order of their timestamps; ties in order of arrival.
+
+    An event older than every version that is kept sees none.
+    """
+
+    def __init__(self, limit: int = MAX_VERSIONS) -> None:
+        """Keep at most `limit` versions of an item."""
+        self._limit = limit
+        self._versions: dict[str, list[Item]] = {}
+
+    def add(self, item: Item) -> None:
+        """Take an update that arrives now."""
+        versions = self._versions.setdefault(item.item_id, [])
+        versions.insert(bisect_right(versions, item.timestamp, key=_timestamp), item)
+        if len(versions) > self._limit:
+            del versions[0]
+
+    def at(self, item_id: str, timestamp: int) -> Item | None:
+        """The newest version at `timestamp`, epoch milliseconds; None if none is kept."""
+        versions = self._versions.get(item_id)
+        if versions is None:
+            return None
+        if versions[-1].timestamp <= timestamp:
+            return versions[-1]
+        place = bisect_right(versions, timestamp, key=_timestamp)
+        return versions[place - 1] if place else None
+
+    def lookup(
+        self, item_ids: Iterable[str | None], timestamps: Iterable[int]
+    ) -> list[Item | None]:
+        """The version that each event sees: :meth:`at` for columns."""
+        return [
+            None if item_id is None else self.at(item_id, timestamp)
+            for item_id, timestamp in zip(item_ids, timestamps, strict=True)
+        ]
+
+    def pack(self, item_id: str) -> bytes:
+        """The versions of an item, for the state store."""
+        return _encoder.encode(self._versions.get(item_id, []))
+
+    def unpack(self, item_id: str, blob: bytes) -> None:
+        """Restore what :meth:`pack` gave.
+
+        Raises:
+            StateError: if `blob` is something else.
+        """
+        try:
+            self._versions[item_id] = _versions_decoder.decode(blob)
+        except msgspec.MsgspecError as error:
+            raise StateError(f"the versions of an item are damaged: {error}") from error
