@@ -1,0 +1,322 @@
+"""What is noted is written, in order, whatever the store does meanwhile."""
+
+import random
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from tests.streaming.redis_server import RedisServer
+
+from tactful_streaming import (
+    EmbeddedOnlineStore,
+    MemoryState,
+    OnlineStore,
+    OnlineStoreError,
+    RedisOnlineStore,
+    WriteBehind,
+)
+
+
+class Gate:
+    """A store that can be shut, be emptied, and tells in what order it was written to."""
+
+    def __init__(self) -> None:
+        self.inner = EmbeddedOnlineStore(MemoryState())
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+        self.failures = 0
+        self.calls: list[str] = []
+        self.closed = False
+
+    def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
+        return self.inner.get_many(keys, kind=kind)
+
+    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+        self._enter()
+        self.calls.append(f"put {kind} {' '.join(sorted(blobs))}")
+        self.inner.put_many(blobs, kind=kind)
+
+    def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
+        self._enter()
+        self.calls.append(f"mark {partition} {offset}")
+        self.inner.mark(partition, offset, previous=previous)
+
+    def marked(self, partition: int) -> int | None:
+        return self.inner.marked(partition)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def lose_everything(self) -> None:
+        self.inner = EmbeddedOnlineStore(MemoryState())
+
+    def _enter(self) -> None:
+        self.entered.set()
+        self.open.wait()
+        if self.failures:
+            self.failures -= 1
+            raise OnlineStoreError("away")
+
+
+def nothing_to_refill() -> Iterable[tuple[str, Mapping[str, bytes]]]:
+    raise AssertionError("nothing was lost")
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def behind(gate: Gate) -> Iterator[WriteBehind]:
+    behind = WriteBehind(gate, nothing_to_refill, max_bytes=100)
+    yield behind
+    gate.open.set()
+    behind.close()
+
+
+def occupy(gate: Gate, behind: WriteBehind) -> None:
+    """Shut the gate with the writing thread in it."""
+    gate.open.clear()
+    gate.entered.clear()
+    behind.put_many({"first": b"0"})
+    gate.entered.wait()
+
+
+def test_the_last_blob_of_a_key_is_written_before_the_mark(gate: Gate, behind: WriteBehind) -> None:
+    occupy(gate, behind)
+    behind.put_many({"a": b"1", "b": b"1"})
+    behind.mark(0, 1, previous=None)
+    behind.put_many({"a": b"2", "b": None, "c": b"2"})
+    behind.put_many({"a": b"i"}, kind="item")
+    behind.mark(0, 2, previous=1)
+    behind.mark(1, 9, previous=None)
+    assert gate.calls == []
+    gate.open.set()
+    assert behind.flush()
+    assert gate.calls == ["put user first", "put user a b c", "put item a", "mark 0 2", "mark 1 9"]
+    assert gate.get_many(["first", "a", "b", "c"]) == [b"0", b"2", None, b"2"]
+    assert gate.get_many(["a"], kind="item") == [b"i"]
+
+
+def test_what_is_not_written_yet_can_be_read(gate: Gate, behind: WriteBehind) -> None:
+    behind.put_many({"a": b"1", "b": b"1", "c": b"1"})
+    behind.flush()
+    occupy(gate, behind)
+    behind.put_many({"a": b"2", "b": None})
+    assert behind.get_many(["c", "b", "a", "x", "a"]) == [b"1", None, b"2", None, b"2"]
+    assert behind.get_many(["a", "first"]) == [b"2", b"0"]
+    assert behind.get_many(["a"], kind="item") == [None]
+    assert gate.get_many(["a"]) == [b"1"]
+
+
+def test_a_full_buffer_raises_and_takes_nothing(gate: Gate) -> None:
+    behind = WriteBehind(gate, nothing_to_refill, max_bytes=100, when_full="raise")
+    occupy(gate, behind)
+    behind.put_many({"a": bytes(90)})
+    assert behind.waiting_bytes == 97
+    with pytest.raises(OnlineStoreError, match="97 bytes wait"):
+        behind.put_many({"b": b"123"})
+    assert behind.waiting_bytes == 97
+    gate.open.set()
+    behind.flush()
+    assert behind.waiting_bytes == 0
+    behind.put_many({"b": bytes(1000)})  # larger than the bound, but alone
+    behind.close()
+    assert gate.get_many(["a", "b"]) == [bytes(90), bytes(1000)]
+
+
+def test_a_full_buffer_blocks_until_there_is_room(gate: Gate, behind: WriteBehind) -> None:
+    occupy(gate, behind)
+    behind.put_many({"a": bytes(90)})
+    waiting = threading.Thread(target=behind.put_many, args=[{"b": bytes(90)}])
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    assert behind.waiting_bytes == 97
+    gate.open.set()
+    waiting.join()
+    behind.flush()
+    assert gate.get_many(["a", "b"]) == [bytes(90), bytes(90)]
+
+
+def test_replacing_a_blob_frees_its_room(gate: Gate, behind: WriteBehind) -> None:
+    occupy(gate, behind)
+    for n in range(50):
+        behind.put_many({"a": b"%d" % n})
+    behind.put_many({"a": None})
+    assert behind.waiting_bytes == len("first0") + len("a")
+
+
+def test_a_store_that_was_away_gets_everything(gate: Gate, behind: WriteBehind) -> None:
+    gate.failures = 3
+    behind.put_many({"a": b"1"})
+    behind.mark(0, 1, previous=None)
+    assert behind.flush()
+    assert (gate.get_many(["a"]), gate.marked(0)) == ([b"1"], 1)
+
+
+def test_closing_while_the_store_is_away_gives_up_in_time(gate: Gate) -> None:
+    behind = WriteBehind(gate, nothing_to_refill)
+    gate.failures = 1_000_000
+    behind.put_many({"a": b"1"})
+    behind.mark(0, 1, previous=None)
+    behind.close(timeout_s=0.01)
+    behind.close()
+    assert gate.closed
+    assert gate.marked(0) is None  # the next process sees that it has to fill the store
+    for call in (lambda: behind.put_many({"a": b"1"}), lambda: behind.mark(0, 2, previous=1)):
+        with pytest.raises(OnlineStoreError, match="closed"):
+            call()
+
+
+def test_closing_wakes_who_waits_for_room(gate: Gate) -> None:
+    behind = WriteBehind(gate, nothing_to_refill, max_bytes=10)
+    gate.failures = 1_000_000
+    behind.put_many({"a": bytes(10)})
+    refused: list[OnlineStoreError] = []
+
+    def wait_for_room() -> None:
+        try:
+            behind.put_many({"b": bytes(10)})
+        except OnlineStoreError as error:
+            refused.append(error)
+
+    waiting = threading.Thread(target=wait_for_room)
+    waiting.start()
+    behind.close(timeout_s=0.01)
+    waiting.join()
+    assert len(refused) == 1
+
+
+def test_a_loss_is_noticed_at_the_next_mark_and_filled(gate: Gate) -> None:
+    truth: dict[str, bytes] = {f"k{n}": b"old" for n in range(10)}
+
+    def refill() -> Iterator[tuple[str, Mapping[str, bytes]]]:
+        view = dict(truth)
+        for key in view:
+            if key == "k5":  # the engine goes on while the store is filled
+                truth.update(k1=b"newer", k9=b"newer")
+                behind.put_many({"k1": b"newer", "k9": b"newer"})
+                behind.mark(0, 3, previous=2)
+            yield "user", {key: view[key]}
+
+    behind = WriteBehind(gate, refill)
+    behind.put_many(truth)
+    behind.mark(0, 1, previous=None)
+    behind.mark(7, 1, previous=None)
+    behind.flush()
+    gate.lose_everything()
+    truth["k0"] = b"new"
+    behind.put_many({"k0": b"new"})
+    behind.mark(0, 2, previous=1)
+    assert behind.flush()
+    assert dict(zip(truth, gate.get_many([*truth]), strict=True)) == truth
+    assert [gate.marked(partition) for partition in (0, 7)] == [3, 1]
+    assert behind.refills == 1
+    behind.close()
+
+
+def test_a_refill_that_breaks_off_begins_anew(gate: Gate) -> None:
+    truth: dict[str, bytes] = {f"k{n}": b"%d" % n for n in range(20)}
+
+    def refill() -> Iterator[tuple[str, Mapping[str, bytes]]]:
+        for key, blob in dict(truth).items():
+            if key == "k10" and not started:
+                started.append(True)
+                gate.failures = 2
+                behind.put_many({"k3": b"late"})
+                truth["k3"] = b"late"
+            yield "user", {key: blob}
+
+    started: list[bool] = []
+    behind = WriteBehind(gate, refill)
+    behind.mark(0, 1, previous=None)
+    behind.flush()
+    gate.lose_everything()
+    behind.mark(0, 2, previous=1)
+    assert behind.flush()
+    assert gate.get_many([*truth]) == [*truth.values()]
+    assert gate.marked(0) == 2
+    behind.close()
+
+
+def test_a_refill_that_cannot_be_had_is_told_to_the_engine(gate: Gate) -> None:
+    def refill() -> Iterable[tuple[str, Mapping[str, bytes]]]:
+        raise ValueError("the state is damaged")
+
+    behind = WriteBehind(gate, refill)
+    behind.mark(0, 2, previous=1)
+    with pytest.raises(OnlineStoreError, match="the state is damaged"):
+        behind.flush()
+    with pytest.raises(OnlineStoreError, match="the state is damaged"):
+        behind.put_many({"a": b"1"})
+    behind.close()
+
+
+@pytest.mark.service("redis")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: int) -> None:
+    """Commits go on while Redis dies and comes back, empty or with an old snapshot.
+
+    Whenever a mark can be read, every blob is at least as new as the mark says: never is an offset
+    promised whose blobs are missing.
+    """
+    import redis
+
+    chance = random.Random(seed)
+    truth: dict[str, bytes] = {}
+    lock = threading.Lock()
+
+    def refill() -> Iterator[tuple[str, Mapping[str, bytes]]]:
+        with lock:
+            view = dict(truth)
+        names = [*view]
+        for start in range(0, len(names), 50):
+            yield "user", {name: view[name] for name in names[start : start + 50]}
+
+    def check(reader: OnlineStore) -> None:
+        try:
+            promised = reader.marked(0)
+            found = reader.get_many([f"u{n}" for n in range(500)])
+        except OnlineStoreError:
+            return
+        for n, blob in enumerate(found):
+            changes = last_change[n]
+            due = max((c for c in changes if c <= (promised or 0)), default=None)
+            if due is not None and reader.marked(0) == promised:
+                assert blob is not None and int(blob) >= due
+
+    last_change: list[list[int]] = [[] for _ in range(500)]
+    with RedisServer(tmp_path) as server:
+        behind = WriteBehind(RedisOnlineStore(server.url, sleep=lambda _: None), refill)
+        reader = RedisOnlineStore(server.url, attempts=1)
+        offset = 0
+        for _ in range(5):
+            for _ in range(chance.randrange(50, 150)):
+                users = chance.sample(range(500), 20)
+                changed: dict[str, bytes] = {f"u{n}": b"%d" % (offset + 1) for n in users}
+                with lock:
+                    truth.update(changed)
+                for n in users:
+                    last_change[n].append(offset + 1)
+                behind.put_many(changed)
+                behind.mark(0, offset + 1, previous=offset if offset else None)
+                offset += 1
+                if offset % 10 == 0:
+                    check(reader)
+                if offset % 60 == 0 and chance.random() < 0.5:
+                    behind.flush()
+                    with redis.Redis(port=server.port) as client:
+                        client.save()
+            server.kill()
+            server.start()
+        behind.mark(0, offset + 1, previous=offset)
+        assert behind.flush()
+        assert reader.get_many([*truth]) == [*truth.values()]
+        assert reader.marked(0) == offset + 1
+        assert behind.refills > 0
+        behind.close()
+        reader.close()
