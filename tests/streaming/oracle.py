@@ -47,8 +47,11 @@ class FiredRow(NamedTuple):
     value: Any
 
 
+MOST_VERSIONS = 8
+
+
 class ItemVersions:
-    """Every update of every item that has arrived."""
+    """Updates of items that have arrived: of each item the eight that are newest by their time."""
 
     def __init__(self) -> None:
         self.newest: dict[str, Item] = {}
@@ -56,13 +59,15 @@ class ItemVersions:
 
     def add(self, item: Item) -> None:
         self.newest[item.item_id] = item
-        self._versions.setdefault(item.item_id, []).append(item)
+        versions = [*self._versions.get(item.item_id, []), item]
+        versions.sort(key=lambda version: version.timestamp)
+        self._versions[item.item_id] = versions[-MOST_VERSIONS:]
 
     def as_of(self, item_id: str | None, timestamp: int) -> Item | None:
         """The newest version that is not newer than `timestamp`; of equals the last to arrive."""
         versions = self._versions.get(item_id, []) if item_id is not None else []
         known = [item for item in versions if item.timestamp <= timestamp]
-        return max(known[::-1], key=lambda item: item.timestamp, default=None)
+        return known[-1] if known else None
 
 
 class Oracle:
