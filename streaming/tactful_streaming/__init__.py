@@ -41,6 +41,8 @@ from tactful_streaming.errors import (
     LogCorruptedError,
     LogError,
     LogLockedError,
+    LogSettingsError,
+    LogUnreachableError,
     LogWriteError,
     OffsetError,
     OnlineStoreError,
@@ -49,6 +51,7 @@ from tactful_streaming.errors import (
     RuleError,
     StateError,
     StreamingError,
+    TopicError,
 )
 from tactful_streaming.events import (
     EVENT_TYPES,
@@ -60,6 +63,15 @@ from tactful_streaming.events import (
     new_event_id,
 )
 from tactful_streaming.group_commit import GroupCommit
+from tactful_streaming.kafka import (
+    KafkaLog,
+    KafkaPartition,
+    Positions,
+)
+from tactful_streaming.kafka_config import (
+    KafkaSettings,
+    ensure_topic,
+)
 from tactful_streaming.log import EmbeddedLog, EventLog
 from tactful_streaming.online import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
 from tactful_streaming.rule_definitions import Rule
@@ -103,10 +115,15 @@ __all__ = [
     "GroupCommit",
     "Item",
     "Join",
+    "KafkaLog",
+    "KafkaPartition",
+    "KafkaSettings",
     "Limits",
     "LogCorruptedError",
     "LogError",
     "LogLockedError",
+    "LogSettingsError",
+    "LogUnreachableError",
     "LogWriteError",
     "MemoryState",
     "OffsetError",
@@ -114,6 +131,7 @@ __all__ = [
     "OnlineStoreError",
     "OnlineStoreLostError",
     "PayloadError",
+    "Positions",
     "RedisOnlineStore",
     "Rejection",
     "RocksState",
@@ -128,6 +146,7 @@ __all__ = [
     "Step",
     "StreamingError",
     "Tick",
+    "TopicError",
     "User",
     "Value",
     "Window",
@@ -138,6 +157,7 @@ __all__ = [
     "decode_users",
     "dump_definitions",
     "encode_entry",
+    "ensure_topic",
     "load_definitions",
     "load_rules",
     "new_event_id",

@@ -9,6 +9,9 @@
         * ``LogLockedError``: another process writes to this log
         * ``OffsetError``: the offset is outside the log
         * ``BackpressureError``: too many bytes wait to be written
+        * ``LogSettingsError``: a setting of the log cannot work
+        * ``LogUnreachableError``: no broker of the log answers
+        * ``TopicError``: the topic of the log, or a partition of it, is not there
     * ``DefinitionError``: the feature definitions are wrong
     * ``RuleError``: the rules that clean events are wrong
     * ``EngineError``: the engine cannot go on
@@ -74,6 +77,27 @@ class BackpressureError(LogError, RuntimeError):
         """Refuse with `message`; the caller may come back after `retry_after` seconds."""
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class LogSettingsError(LogError, ValueError):
+    """A setting of the log cannot work; the message names it."""
+
+
+class LogUnreachableError(LogError, ConnectionError):
+    """No broker of the log answers. What was being appended may or may not have arrived.
+
+    Attributes:
+        retry_after: seconds after which a retry makes sense.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        """Refuse with `message`; the caller may come back after `retry_after` seconds."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TopicError(LogError, LookupError):
+    """The topic of the log, or a partition of it, is not there."""
 
 
 class DefinitionError(StreamingError, ValueError):
