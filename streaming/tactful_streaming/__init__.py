@@ -62,20 +62,35 @@ from tactful_streaming.events import (
     decode_users,
     new_event_id,
 )
-from tactful_streaming.group_commit import GroupCommit
+from tactful_streaming.group_commit import (
+    Commit,
+    GroupCommit,
+    KeyedCommit,
+)
 from tactful_streaming.kafka import (
     KafkaLog,
     KafkaPartition,
-    Positions,
 )
 from tactful_streaming.kafka_config import (
     KafkaSettings,
     ensure_topic,
 )
-from tactful_streaming.log import EmbeddedLog, EventLog
+from tactful_streaming.kafka_group import (
+    Lag,
+    PartitionGroup,
+)
+from tactful_streaming.log import (
+    EmbeddedLog,
+    EventLog,
+    PartitionedLog,
+    Positions,
+)
 from tactful_streaming.online import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
+from tactful_streaming.spool import (
+    Spool,
+)
 from tactful_streaming.state import (
     Change,
     MemoryState,
@@ -94,6 +109,7 @@ __all__ = [
     "BackpressureError",
     "Change",
     "Cleaner",
+    "Commit",
     "Consumer",
     "CumulativeWindow",
     "Definition",
@@ -118,6 +134,8 @@ __all__ = [
     "KafkaLog",
     "KafkaPartition",
     "KafkaSettings",
+    "KeyedCommit",
+    "Lag",
     "Limits",
     "LogCorruptedError",
     "LogError",
@@ -130,6 +148,8 @@ __all__ = [
     "OnlineStore",
     "OnlineStoreError",
     "OnlineStoreLostError",
+    "PartitionGroup",
+    "PartitionedLog",
     "PayloadError",
     "Positions",
     "RedisOnlineStore",
@@ -141,6 +161,7 @@ __all__ = [
     "Rules",
     "Sequence",
     "SessionWindow",
+    "Spool",
     "StateError",
     "StateStore",
     "Step",

@@ -1,4 +1,8 @@
-"""Group commit: all appends that arrive while the disk syncs share the next sync."""
+"""Durable appends of many coroutines at once.
+
+To a disk by group commit: all appends that arrive while it syncs share the next sync. To a
+partitioned log at once, since its client gathers what comes in the same moment by itself.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,22 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from tactful_streaming.errors import BackpressureError, LogError
-from tactful_streaming.log import MAX_PAYLOAD, EventLog
+from tactful_streaming.log import MAX_PAYLOAD, EventLog, PartitionedLog, Positions
+
+
+class Commit(Protocol):
+    """Where requests append, whatever the log behind it."""
+
+    async def append_keyed(
+        self, payloads: Sequence[bytes], keys: Sequence[str | None]
+    ) -> Positions:
+        """Append; durable when it returns."""
+
+    async def close(self) -> None:
+        """Write what waits, then stop."""
 
 
 @dataclass
@@ -84,6 +101,12 @@ class GroupCommit:
             self._flusher = asyncio.create_task(self._flush())
         return await done
 
+    async def append_keyed(
+        self, payloads: Sequence[bytes], keys: Sequence[str | None]
+    ) -> Positions:
+        """Append to the one partition there is, whatever the keys, as :meth:`append`."""
+        return {0: await self.append(payloads)}
+
     async def close(self) -> None:
         """Write what waits, then stop. Appends from now on are refused."""
         self._closed = True
@@ -120,3 +143,41 @@ class GroupCommit:
                     self._waiting_bytes -= size
         finally:
             self._flusher = None
+
+
+class KeyedCommit:
+    """Appends of many coroutines to a partitioned log. It belongs to one event loop."""
+
+    def __init__(self, log: PartitionedLog) -> None:
+        """Append to `log`; it stays the caller's to close."""
+        self._log = log
+        self._pending: set[asyncio.Future[Positions]] = set()
+        self._closed = False
+
+    async def append_keyed(
+        self, payloads: Sequence[bytes], keys: Sequence[str | None]
+    ) -> Positions:
+        """Append `payloads`, each where its key belongs; durable when it returns.
+
+        A caller that is cancelled disturbs nothing: its records are appended all the same.
+
+        Returns:
+            By partition, the offset behind the last record there; empty while they wait on disk
+            for an absent broker.
+
+        Raises:
+            BackpressureError: if too much waits already; nothing was queued.
+            LogError: if the log refused; nothing is acknowledged.
+        """
+        if self._closed:
+            raise LogError("the log is closing: no more appends")
+        appended = asyncio.wrap_future(self._log.submit(payloads, keys))
+        self._pending.add(appended)
+        appended.add_done_callback(self._pending.discard)
+        return await asyncio.shield(appended)
+
+    async def close(self) -> None:
+        """Wait for what was submitted. Appends from now on are refused."""
+        self._closed = True
+        if self._pending:
+            await asyncio.wait(self._pending)

@@ -31,13 +31,11 @@ from tactful_streaming.kafka_config import (
     explain,
     import_kafka,
 )
+from tactful_streaming.log import Positions
 
 _logger = logging.getLogger(__name__)
 
 _PROBE_EVERY_S = 0.5
-
-Positions = Mapping[int, int]
-"""By partition, the offset behind the last record of an append there."""
 
 
 class KafkaLog:

@@ -20,7 +20,8 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -33,7 +34,14 @@ from tactful_streaming.errors import (
     OffsetError,
 )
 
-__all__ = ["MAX_PAYLOAD", "Durability", "EmbeddedLog", "EventLog"]
+__all__ = [
+    "MAX_PAYLOAD",
+    "Durability",
+    "EmbeddedLog",
+    "EventLog",
+    "PartitionedLog",
+    "Positions",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -65,6 +73,27 @@ class EventLog(Protocol):
 
     def close(self) -> None:
         """Release files and locks."""
+
+
+Positions = Mapping[int, int]
+"""By partition, the offset behind the last record of an append there."""
+
+
+class PartitionedLog(Protocol):
+    """A log in partitions, to which records go by key; an :class:`EventLog` lies in each."""
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions there are."""
+
+    def partition_of(self, key: str) -> int:
+        """The partition that holds all records of `key`."""
+
+    def submit(self, payloads: Sequence[bytes], keys: Sequence[str | None]) -> Future[Positions]:
+        """Begin to append; done when durable. A record without a key goes to every partition."""
+
+    def close(self) -> None:
+        """Finish what was submitted and release what is held."""
 
 
 class EmbeddedLog:
@@ -148,6 +177,11 @@ class EmbeddedLog:
         if self._read_only:
             self._follow()
         return self._end
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(segment.size for segment in self._segments)
 
     def append(self, payloads: Sequence[bytes]) -> int:
         """Append `payloads` in one write; durable on return.

@@ -1,0 +1,280 @@
+"""A disk in front of a partitioned log, for the time in which no broker answers.
+
+While the log takes appends they go there directly. When it does not, they are made durable on disk
+and acknowledged; a thread sends them on once the log can be reached, and until the last of them is
+there, everything new queues up behind. So an append that began after another was acknowledged
+never overtakes it. A crash may send some records twice, which the event ids tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import msgspec
+
+from tactful_streaming.errors import BackpressureError, LogError, LogUnreachableError, TopicError
+from tactful_streaming.log import Durability, EmbeddedLog, PartitionedLog, Positions
+
+_logger = logging.getLogger(__name__)
+
+_SEND_RECORDS = 1000
+_RETRY_S = 0.2
+_RETRY_REFUSED_S = 5.0
+
+_OUTAGE = (LogUnreachableError, TopicError)
+
+_Record = tuple[str | None, bytes]
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Record).decode
+
+
+class Spool:
+    """A :class:`PartitionedLog` that goes on accepting while the one behind it cannot be reached.
+
+    One process at a time may use a spool's directory.
+    """
+
+    def __init__(
+        self,
+        log: PartitionedLog,
+        path: Path,
+        *,
+        max_bytes: int = 1024 * 1024 * 1024,
+        durability: Durability = "power",
+    ) -> None:
+        """Stand in front of `log`; send on what an earlier process left in directory `path`.
+
+        Args:
+            log: where everything ends up; it stays the caller's to close, after this.
+            path: directory of the records that wait.
+            max_bytes: size on disk beyond which appends are refused.
+            durability: what a record that waits outlives.
+
+        Raises:
+            LogLockedError: if another process uses the directory.
+            LogCorruptedError: if records that wait are damaged.
+        """
+        self._log = log
+        self._max_bytes = max_bytes
+        self._disk = EmbeddedLog(
+            path,
+            segment_bytes=min(16 * 1024 * 1024, max_bytes // 4),
+            durability=durability,
+            retention_bytes=0,
+        )
+        self._sent_file = path / "sent"
+        self._sent = self._read_sent()
+        self._changed = threading.Condition()
+        self._spooling = self._sent < self._disk.end
+        self._queue: list[tuple[list[bytes], Future[Positions]]] = []
+        self._queued_bytes = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._write, name="spool-writer", daemon=True),
+            threading.Thread(target=self._send, name="spool-sender", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the log has.
+
+        Raises:
+            LogUnreachableError: if no broker has told yet.
+        """
+        return self._log.partitions
+
+    @property
+    def spooling(self) -> bool:
+        """Whether appends go to the disk at present."""
+        return self._spooling
+
+    @property
+    def waiting(self) -> int:
+        """How many records on disk have not been sent on."""
+        return self._disk.end - self._sent
+
+    def partition_of(self, key: str) -> int:
+        """The partition that holds all records of `key`.
+
+        Raises:
+            LogUnreachableError: if no broker has told yet how many there are.
+        """
+        return self._log.partition_of(key)
+
+    def submit(self, payloads: Sequence[bytes], keys: Sequence[str | None]) -> Future[Positions]:
+        """Begin to append; done when durable, in the log or on this disk.
+
+        Returns:
+            By partition, the offset behind the last record there; empty for what is on disk. It
+            fails with a LogError if the log, or the disk, refused.
+
+        Raises:
+            BackpressureError: if too much waits already; nothing was queued.
+            LogError: if the spool is closed, or the log refuses for a reason of its own.
+        """
+        done: Future[Positions] = Future()
+        done.set_running_or_notify_cancel()
+        with self._changed:
+            if self._closed:
+                raise LogError("the spool is closed: no more appends")
+            if not self._spooling:
+                try:
+                    direct = self._log.submit(payloads, keys)
+                except _OUTAGE:
+                    self._start_spooling()
+            if self._spooling:
+                self._enqueue(payloads, keys, done)
+                return done
+        direct.add_done_callback(lambda it: self._settle(it, payloads, keys, done))
+        return done
+
+    def append(self, payloads: Sequence[bytes], keys: Sequence[str | None]) -> Positions:
+        """Append and wait until it is durable, as :meth:`submit`."""
+        return self.submit(payloads, keys).result()
+
+    def close(self) -> None:
+        """Write what was accepted to disk and stop. The next process sends what was not sent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._disk.close()
+
+    def __enter__(self) -> Spool:
+        """Use the spool as a context manager that closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def _start_spooling(self) -> None:
+        if not self._spooling:
+            _logger.warning("the event log cannot be reached: what comes now waits on disk")
+            self._spooling = True
+
+    def _settle(
+        self,
+        direct: Future[Positions],
+        payloads: Sequence[bytes],
+        keys: Sequence[str | None],
+        done: Future[Positions],
+    ) -> None:
+        """Pass on how a direct append ended; one that met an outage goes to disk."""
+        error = direct.exception()
+        if isinstance(error, _OUTAGE):
+            with self._changed:
+                if not self._closed:
+                    self._start_spooling()
+                    try:
+                        self._enqueue(payloads, keys, done)
+                        return
+                    except BackpressureError as refusal:
+                        error = refusal
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(direct.result())
+
+    def _enqueue(
+        self, payloads: Sequence[bytes], keys: Sequence[str | None], done: Future[Positions]
+    ) -> None:
+        records = [_encode(record) for record in zip(keys, payloads, strict=True)]
+        size = sum(map(len, records))
+        if self._disk.size + self._queued_bytes + size > self._max_bytes:
+            raise BackpressureError(
+                "the disk space for an absent event log is used up: see to the broker, or allow "
+                "more (max_bytes)",
+                retry_after=10.0,
+            )
+        self._queue.append((records, done))
+        self._queued_bytes += size
+        self._changed.notify_all()
+
+    def _write(self) -> None:
+        """Group commit to disk, until the spool is closed and nothing is queued."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                group = self._queue[:]
+            if not group:
+                return
+            failure: LogError | None = None
+            try:
+                self._disk.append([record for records, _ in group for record in records])
+            except LogError as error:
+                failure = error
+            with self._changed:
+                # Only now, so that the sender does not take the queue for empty in between.
+                del self._queue[: len(group)]
+                self._queued_bytes = sum(len(it) for records, _ in self._queue for it in records)
+                self._changed.notify_all()
+            for _, done in group:
+                if failure is not None:
+                    done.set_exception(failure)
+                else:
+                    done.set_result({})
+
+    def _send(self) -> None:
+        """Send on what waits, in order, until the spool is closed."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._spooling or self._closed)
+                if self._closed:
+                    return
+                if self._sent == self._disk.end:
+                    if self._queue:
+                        self._changed.wait(_RETRY_S)
+                    else:
+                        self._spooling = False
+                        _logger.info("what waited on disk is in the event log")
+                    continue
+            pause = self._send_some()
+            if pause:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, pause)
+
+    def _send_some(self) -> float:
+        """Send one batch on; returns for how long to pause before the next, seconds."""
+        try:
+            batch = self._disk.read(self._sent, _SEND_RECORDS)
+            keys, payloads = zip(*(_decode(record) for _, record in batch), strict=True)
+            sending = self._log.submit(payloads, keys)
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    sending.result(_RETRY_S)
+                    break
+                if self._closed:
+                    return _RETRY_S
+        except (*_OUTAGE, BackpressureError):
+            return _RETRY_S
+        except LogError as error:
+            # They were acknowledged, so they are never given up.
+            _logger.error("records that wait on disk cannot be sent on: %s", error)
+            return _RETRY_REFUSED_S
+        self._sent = batch[-1][0] + 1
+        self._write_sent()
+        self._disk.trim(self._sent)
+        return 0.0
+
+    def _read_sent(self) -> int:
+        """How far records were sent on; too little only sends some again."""
+        try:
+            sent = int(self._sent_file.read_text())
+        except (FileNotFoundError, ValueError):
+            sent = 0
+        return min(max(sent, self._disk.begin), self._disk.end)
+
+    def _write_sent(self) -> None:
+        written = self._sent_file.with_suffix(".new")
+        with contextlib.suppress(OSError):  # of a full disk, which only sends some again
+            written.write_text(str(self._sent))
+            written.replace(self._sent_file)
