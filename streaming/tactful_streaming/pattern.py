@@ -40,6 +40,8 @@ class Automaton:
             event is taken.
         complete: by state, whether it is a match at once.
         pending: by state, whether it becomes a match when its time has passed.
+        closed: by state, the one that takes nothing any more, for a pending beginning that is older
+            than ``within``.
         for_ms: the time of a pending state, from the last event taken; None for what is left of
             ``within``.
         unbounded: whether a step may be repeated without limit.
@@ -51,6 +53,7 @@ class Automaton:
     rows: tuple[tuple[int, ...], ...]
     complete: tuple[bool, ...]
     pending: tuple[bool, ...]
+    closed: tuple[int, ...]
     for_ms: int | None
     unbounded: bool
 
@@ -89,6 +92,7 @@ class _Compiler:
         numbers: dict[_State, int] = {}
         states: list[_State] = []
         rows: list[tuple[int, ...]] = []
+        closed: list[int] = []
 
         def number(state: _State) -> int:
             if state not in numbers:
@@ -114,6 +118,7 @@ class _Compiler:
         while done < len(states):
             state = states[done]
             rows.append(tuple(encode(self._next(state, c)) for c in range(self._code_count)))
+            closed.append(number(self._close(state)) if self._is_pending(state) else ENDED)
             done += 1
         return Automaton(
             codes=self._codes,
@@ -121,7 +126,8 @@ class _Compiler:
             first=first,
             rows=tuple(rows),
             complete=tuple(self._is_open(s) and not self._before_end(s) for s in states),
-            pending=tuple(self._is_open(s) and bool(self._before_end(s)) for s in states),
+            pending=tuple(self._is_pending(s) for s in states),
+            closed=tuple(closed),
             for_ms=self._sequence.steps[-1].for_ms,
             unbounded=any(step.most is None for step in self._steps),
         )
@@ -177,6 +183,13 @@ class _Compiler:
     def _is_open(self, state: _State) -> bool:
         """Whether the sequence may end here."""
         return self._end in self._targets(state) and self._end not in state[2]
+
+    def _is_pending(self, state: _State) -> bool:
+        return self._is_open(state) and bool(self._before_end(state))
+
+    def _close(self, state: _State) -> _State:
+        step, count, barred = state
+        return step, count, barred | (set(self._targets(state)) - {self._end})
 
     def _before_end(self, state: _State) -> set[int]:
         return self._between(state[0], self._end)

@@ -318,24 +318,24 @@ class SequenceOperator:
         """Show one event to every beginning of a partition."""
         timestamp, place, partition_key, code, event_id, subject = event
         rows, pending = self._automaton.rows, self._automaton.pending
-        complete = self._automaton.complete
+        complete, closed = self._automaton.complete, self._automaton.closed
         horizon = timestamp - self._within
         groups: dict[int, list[_Run]] = {}
         matched: list[_Run] = []
         for state, runs in partition.groups.items():
+            if runs[0][0] <= horizon:
+                cut = bisect_right(runs, horizon, key=_begin)
+                old, runs = runs[:cut], runs[cut:]
+                # Too old to take anything; one that is whole already waits on.
+                after = rows[closed[state]][code] if pending[state] else ENDED
+                if after != ENDED:
+                    _join(groups, after >> 1, old)
+                if not runs:
+                    continue
             transition = rows[state][code]
             if transition == ENDED:
                 continue
             target = transition >> 1
-            if runs[0][0] <= horizon:
-                cut = bisect_right(runs, horizon, key=_begin)
-                if pending[state] and transition & _TAKEN:
-                    # Whole already, and too old to take more.
-                    _join(groups, state, runs[:cut])
-                if not pending[target] or transition & _TAKEN:
-                    runs = runs[cut:]
-                    if not runs:
-                        continue
             if transition & _TAKEN:
                 if complete[target] and self._past_last:
                     # Whatever becomes of the first of them, the others are skipped.
