@@ -2,6 +2,7 @@
 
 from tactful_streaming._definition_reader import load_definitions
 from tactful_streaming.aggregates import Value
+from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions import (
     AGGREGATES,
     ENTITIES,
@@ -18,7 +19,7 @@ from tactful_streaming.definitions import (
     Window,
     dump_definitions,
 )
-from tactful_streaming.engine import Applied, Consumer, Engine
+from tactful_streaming.engine import Applied, Engine
 from tactful_streaming.entities import read_packed
 from tactful_streaming.entries import (
     Entry,
@@ -67,6 +68,7 @@ from tactful_streaming.group_commit import (
     GroupCommit,
     KeyedCommit,
 )
+from tactful_streaming.intake import Consumer
 from tactful_streaming.kafka import (
     KafkaLog,
     KafkaPartition,
@@ -112,6 +114,8 @@ __all__ = [
     "Commit",
     "Consumer",
     "CumulativeWindow",
+    "DeadLetter",
+    "DeadLetters",
     "Definition",
     "DefinitionError",
     "Definitions",

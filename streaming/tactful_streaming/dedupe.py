@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -26,40 +26,54 @@ class Deduplicator:
     """
 
     def __init__(self, store: StateStore, days: int) -> None:
-        """Remember ids in `store` for at least `days`."""
+        """Remember ids in `store` for at least `days`; 0 remembers none."""
         self._store = store
         self._days = days
         self._recent: dict[str, int] = {}
         self._purged_until = 0
 
-    def lookup(self, event_ids: Sequence[str]) -> dict[str, int]:
+    @property
+    def enabled(self) -> bool:
+        """Whether ids are remembered at all."""
+        return self._days > 0
+
+    def seen_many(self, event_ids: Sequence[str]) -> dict[str, int]:
         """Generations of those of `event_ids` that are remembered or not yet purged."""
         recent = self._recent
-        unknown = [event_id for event_id in event_ids if event_id not in recent]
-        found: dict[str, int] = {}
-        for event_id, value in zip(
-            unknown, self._store.get_many([_key(event_id) for event_id in unknown]), strict=True
-        ):
-            if value is not None:
-                found[event_id] = int.from_bytes(value, "big")
+        stored = self._store.get_many([_key(event_id) for event_id in event_ids])
+        found = {
+            event_id: int.from_bytes(value, "big")
+            for event_id, value in zip(event_ids, stored, strict=True)
+            if value is not None
+        }
+        if not recent.keys().isdisjoint(event_ids):
+            found.update((known, recent[known]) for known in event_ids if known in recent)
         return found
 
-    def is_new(self, event_id: str, stored: dict[str, int], watermark: int) -> bool:
+    def is_new(self, event_id: str, found: Mapping[str, int], watermark: int) -> bool:
         """Whether `event_id` is not remembered.
 
         Args:
             event_id: id of the event about to be applied.
-            stored: what :meth:`lookup` found for the batch.
+            found: what :meth:`seen_many` found for the batch.
             watermark: watermark before the event is applied, epoch milliseconds.
         """
         seen = self._recent.get(event_id)
         if seen is None:
-            seen = stored.get(event_id)
+            seen = found.get(event_id)
         return seen is None or seen < watermark // _DAY_MS - self._days
 
     def remember(self, event_id: str, watermark: int) -> None:
         """Remember `event_id`, applied when it brought the watermark to `watermark`."""
         self._recent[event_id] = watermark // _DAY_MS
+
+    def remember_many(self, event_ids: Iterable[str], watermarks: Sequence[int]) -> None:
+        """Remember ids, each applied when it brought the watermark to its one of `watermarks`."""
+        if watermarks[0] // _DAY_MS == watermarks[-1] // _DAY_MS:
+            self._recent.update(dict.fromkeys(event_ids, watermarks[0] // _DAY_MS))
+            return
+        for event_id, watermark in zip(event_ids, watermarks, strict=True):
+            self.remember(event_id, watermark)
 
     def seen(self, event_id: str, watermark: int) -> bool:
         """Whether `event_id` was applied and is still remembered."""
@@ -76,8 +90,9 @@ class Deduplicator:
         by_generation: dict[int, list[str]] = {}
         for event_id, generation in self._recent.items():
             by_generation.setdefault(generation, []).append(event_id)
-            yield _key(event_id), generation.to_bytes(4, "big")
         for generation, ids in by_generation.items():
+            value = generation.to_bytes(4, "big")
+            yield from ((_key(event_id), value) for event_id in ids)
             yield _chunk_key(generation, offset), _encoder.encode(ids)
         yield from self._purge(watermark // _DAY_MS - self._days)
 

@@ -4,66 +4,57 @@
 the passengers' snapshots, the event ids and the log offset in one batch of the state store. After a
 crash the engine opens at the offset last committed and applies the log again from there, so each
 event is counted once.
+
+What comes out follows from the log alone, never from how it is cut into batches.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
 
 import msgspec
+import numpy as np
 
-from tactful_streaming.aggregates import Value
+from tactful_streaming.actions import action_of, emitted_types
+from tactful_streaming.aggregates import Outcome, Value
 from tactful_streaming.dedupe import Deduplicator
-from tactful_streaming.definitions import ENTITIES, Definitions
+from tactful_streaming.definitions import ENTITIES, Definitions, dump_definitions
 from tactful_streaming.entities import EntityTable
-from tactful_streaming.entries import (
-    ENTRY_ERRORS,
-    Entry,
-    Event,
-    Item,
-    User,
-    decode_entry,
-    encode_entry,
-    entry_decoder,
+from tactful_streaming.entries import Event, Item, User, decode_entry, encode_entry
+from tactful_streaming.errors import EngineError, EntryError, FingerprintError, StateError
+from tactful_streaming.evolution import adopt
+from tactful_streaming.intake import Admitted, Consumer, Intake
+from tactful_streaming.layout import (
+    CLEANER,
+    CONSUMER,
+    CURE,
+    FORMAT,
+    ITEM,
+    VERSIONS,
+    Meta,
+    entity_prefix,
+    operator_prefix,
+    read_meta,
+    write_meta,
 )
-from tactful_streaming.errors import (
-    EngineError,
-    EntryError,
-    FingerprintError,
-    OnlineStoreError,
-    StateError,
-)
+from tactful_streaming.matches import Match
+from tactful_streaming.mirror import Mirror, stored_blobs
 from tactful_streaming.online import OnlineStore
+from tactful_streaming.operators import make_operators
+from tactful_streaming.outbox import Outbox
 from tactful_streaming.panes import Floats
-from tactful_streaming.selection import Batch, Columns, Plan
+from tactful_streaming.projection import Projection
+from tactful_streaming.rules import Cleaner
+from tactful_streaming.selection import Columns, Plan, entity_source
 from tactful_streaming.state import Change, StateStore
+from tactful_streaming.users import Users
 
 _logger = logging.getLogger(__name__)
 
-_FORMAT = 1
-_META = b"meta"
-_ENTITY = b"e"
-_ITEM = b"i"
-_USER = b"u"
-_CONSUMER = b"c"
-_CURE = "rebuild the state by replay from the log (rebuild=True)"
-
-
-class Consumer(Protocol):
-    """A stateful passenger: its state commits together with the offset of the log."""
-
-    def apply(self, event: Event, item: Item | None) -> None:
-        """Count an accepted event; `item` is what the catalogue says about it now."""
-
-    def snapshot(self) -> bytes | None:
-        """The state, or None if it has not changed since the last snapshot."""
-
-    def restore(self, state: bytes) -> None:
-        """Go back to a snapshot."""
+_Record = tuple[int, bytes]
 
 
 @dataclass(frozen=True)
@@ -71,11 +62,12 @@ class Applied:
     """What became of a batch of records.
 
     Attributes:
-        applied: events and upserts counted.
+        applied: events, upserts and ticks counted.
         duplicates: events whose id had been applied before.
         late: times an event was dropped from a feature because its last window had ended.
         invalid: records that are no entry, or an event of nobody other than an impression.
         evicted: groups dropped to keep an entity within ``max_groups``.
+        dropped: events that the cleaner kept back.
     """
 
     applied: int = 0
@@ -83,15 +75,7 @@ class Applied:
     late: int = 0
     invalid: int = 0
     evicted: int = 0
-
-
-class _Meta(msgspec.Struct, kw_only=True, frozen=True):
-    format: int
-    fingerprint: str
-    offset: int
-    newest: int
-    items_version: int
-    consumers: list[str]
+    dropped: int = 0
 
 
 class Engine:
@@ -99,7 +83,8 @@ class Engine:
 
     One thread applies and commits; readers are kept away while it applies, by a lock of the caller.
 
-    A window read at a time before the watermark may miss panes that no later window holds.
+    A window read at a time before the horizon (the watermark less the allowed lateness) may miss
+    panes that no later window holds.
     """
 
     def __init__(
@@ -108,51 +93,78 @@ class Engine:
         store: StateStore,
         *,
         dedupe_days: int = 7,
+        watermark_delay_ms: int = 0,
         allowed_lateness_ms: int = 300_000,
         consumers: Mapping[str, Consumer] = MappingProxyType({}),
+        cleaner: Cleaner | None = None,
         online: OnlineStore | None = None,
+        partition: int = 0,
         rebuild: bool = False,
+        on_match: Callable[[list[Match]], None] | None = None,
     ) -> None:
         """Open the state in `store`, or begin at offset 0.
+
+        A state computed by other definitions is taken over as far as they agree;
+        :attr:`missing` names the features that are still to be computed from the log.
 
         Args:
             definitions: what to compute.
             store: where the state lives; closed with the engine.
-            dedupe_days: days of event time for which event ids are remembered, at least.
-            allowed_lateness_ms: how far the watermark stays behind the newest event, so that one
-                fast clock does not close everybody's windows.
+            dedupe_days: days of event time for which event ids are remembered, at least; with 0
+                every event counts as often as it is in the log.
+            watermark_delay_ms: how far the watermark stays behind the newest event: how much later
+                than newer ones an event may come before a window fires without it.
+            allowed_lateness_ms: how long after a window has ended what comes for it still counts,
+                so that one fast clock does not close everybody's windows.
             consumers: passengers by name.
-            online: copy of each user's packed state for other processes, written after a commit.
+            cleaner: judges each event before it counts.
+            online: copy of each entity's packed state for other processes, written after a commit.
+            partition: number of the partition of the log, for dead letters and marks in `online`.
             rebuild: throw the state away and begin at offset 0, to compute it again from the log.
+            on_match: told of sequences and joins that came true, while a batch is applied.
 
         Raises:
-            FingerprintError: if the state was computed by other definitions.
             StateError: if the state is damaged or of another version.
         """
         self._definitions = definitions
         self._store = store
+        self._partition = partition
         self._allowed_lateness_ms = allowed_lateness_ms
         self._consumers = dict(consumers)
-        self._online = online
-        self._dedupe = Deduplicator(store, dedupe_days)
+        self._cleaner = cleaner
+        self._mirror = Mirror(online, store, partition) if online is not None else None
+        self._on_match = on_match
         self._tables = {
             entity: EntityTable(features)
             for entity in ENTITIES
             if (features := definitions.of_entity(entity))
         }
-        self._plan = Plan(definitions)
-        self._items: dict[str, Item] = {}
-        self._users: dict[str, User] = {}
-        self._dirty_items: set[str] = set()
-        self._dirty_users: set[str] = set()
+        self._operators = make_operators(definitions)
+        self._emits = emitted_types(definitions)
+        self._plan = Plan(definitions.features, self._operators)
+        self._dedupe = Deduplicator(store, dedupe_days)
+        needs_all = bool(consumers) or cleaner is not None
+        sources = self._plan.sources | ({"event_id"} if dedupe_days or self._emits else set())
+        self._projection = Projection(None if needs_all else sources)
+        self._intake = Intake(
+            self._plan,
+            self._projection,
+            self._dedupe,
+            watermark_delay_ms=watermark_delay_ms,
+            reads_ids=bool(self._emits),
+            cleaner=cleaner,
+            consumers=self._consumers,
+        )
         self._offset = 0
-        self._newest = 0
-        self._watermark = 0
         self._items_version = 0
-        self._unmirrored: dict[str, bytes | None] = {}
+        self._dirty_items: set[str] = set()
+        self._missing: tuple[str, ...] = ()
+        self._unwritten: list[Change] = []
         self._broken = False
         if rebuild:
             store.clear()
+        self._users = Users(store, in_memory=True)
+        self._outbox = Outbox(store)
         self._open()
 
     @property
@@ -161,19 +173,29 @@ class Engine:
         return self._definitions
 
     @property
+    def missing(self) -> tuple[str, ...]:
+        """Features still to be computed from the log; they read as nothing until then."""
+        return self._missing
+
+    @property
     def offset(self) -> int:
         """Next offset of the log to apply."""
         return self._offset
 
     @property
     def watermark(self) -> int:
-        """Newest event timestamp applied minus the allowed lateness, epoch milliseconds."""
-        return self._watermark
+        """Newest event timestamp applied minus the delay, epoch milliseconds."""
+        return self._intake.watermark
+
+    @property
+    def horizon(self) -> int:
+        """Windows that ended up to here are closed for good, epoch milliseconds."""
+        return max(self.watermark - self._allowed_lateness_ms, 0)
 
     @property
     def items(self) -> Mapping[str, Item]:
         """The catalogue: latest upsert of each item."""
-        return self._items
+        return self._intake.catalogue
 
     @property
     def users(self) -> Mapping[str, User]:
@@ -187,7 +209,7 @@ class Engine:
 
     def seen(self, event_id: str) -> bool:
         """Whether an event of this id was applied and is still remembered."""
-        return self._dedupe.seen(event_id, self._watermark)
+        return self._dedupe.seen(event_id, self.watermark)
 
     def read(self, entity: str, key: str, at: int) -> dict[str, Value]:
         """All features of one entity at request time `at`.
@@ -198,11 +220,19 @@ class Engine:
             at: request time, epoch milliseconds.
 
         Returns:
-            By feature name: a number; a number for each group; or (value, timestamp) pairs, newest
-            first. Zeros and empties for an entity nobody has seen.
+            By name: a number; a number for each group; or (value, timestamp) pairs, newest first.
+            Of a sequence the time of its last match, of a join its newest pairs of item and time.
+            Zeros and empties for an entity nobody has seen.
         """
         table = self._table(entity)
-        return table.read(key, at) if table is not None else {}
+        values = table.read(key, at) if table is not None else {}
+        for name in self._missing:
+            if name in values:
+                values[name] = type(values[name])()
+        for operator in self._operators:
+            if operator.entity == entity:
+                values[operator.name] = operator.read(key, at)
+        return values
 
     def read_columns(
         self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
@@ -224,9 +254,13 @@ class Engine:
         table = self._table(entity)
         if table is None:
             raise EngineError(f"no feature describes entity {entity!r}")
-        return table.read_columns(keys, names, at)
+        columns = table.read_columns(keys, names, at)
+        for name in self._missing:
+            if name in names:
+                columns[:, list(names).index(name)] = 0
+        return columns
 
-    def apply(self, records: Sequence[tuple[int, bytes]]) -> Applied:
+    def apply(self, records: Sequence[_Record]) -> Applied:
         """Count log records, in memory only; those below :attr:`offset` are skipped.
 
         An error of a consumer leaves the memory half changed: the engine then refuses to go on, and
@@ -234,31 +268,29 @@ class Engine:
         """
         self._check_usable()
         self._broken = True
-        entries, invalid = self._decode(records)
-        stored = self._dedupe.lookup([e.event_id for e in entries if type(e) is Event])
-        batch = Batch()
-        duplicates = 0
-        for entry in entries:
-            if type(entry) is Event:
-                if self._dedupe.is_new(entry.event_id, stored, self._watermark):
-                    self._accept(entry, batch)
-                else:
-                    duplicates += 1
-            elif type(entry) is Item:
-                self._items[entry.item_id] = entry
-                self._items_version += 1
-                self._dirty_items.add(entry.item_id)
-            elif type(entry) is User:
-                self._users[entry.user_id] = entry
-                self._dirty_users.add(entry.user_id)
-        late, evicted = self._aggregate(batch)
+        if records and records[0][0] < self._offset:
+            records = [record for record in records if record[0] >= self._offset]
+        admitted = self._intake.admit([payload for _, payload in records])
+        if records:
+            self._offset = records[-1][0] + 1
+        for item in admitted.items:
+            self._dirty_items.add(item.item_id)
+        self._items_version += len(admitted.items)
+        for user in admitted.users:
+            self._users.update(user)
+        self._report_refused(admitted)
+        self._outbox.meet(admitted.ids)
+        columns = Columns(self._plan, self._projection, admitted.batch)
+        outcome = self._aggregate(columns)
+        self._find(admitted, columns)
         self._broken = False
         return Applied(
-            applied=len(entries) - duplicates,
-            duplicates=duplicates,
-            late=late,
-            invalid=invalid,
-            evicted=evicted,
+            applied=len(admitted.batch.events) + len(admitted.items) + len(admitted.users),
+            duplicates=admitted.duplicates,
+            late=outcome.late,
+            invalid=admitted.invalid,
+            evicted=outcome.evicted,
+            dropped=admitted.dropped,
         )
 
     def commit(self) -> None:
@@ -267,176 +299,187 @@ class Engine:
         Changes nothing that a reader sees, so readers need not be kept away.
 
         Raises:
-            StateError: if the store refused; the engine then has to be opened again.
+            StateError: if the store refused, as with a full disk. Nothing is lost: the next commit
+                writes it.
         """
         self._check_usable()
-        self._broken = True
-        changes: list[Change] = []
-        users: dict[str, bytes | None] = {}
+        changes = self._unwritten
         for entity, table in self._tables.items():
-            packed = table.pack_changes(self._watermark)
-            prefix = _entity_prefix(entity)
+            packed = table.pack_changes(self.horizon)
+            prefix = entity_prefix(entity)
             changes += [(prefix + key.encode(), blob) for key, blob in packed.items()]
-            if entity == "user":
-                users = packed
-        changes += [(_ITEM + i.encode(), encode_entry(self._items[i])) for i in self._dirty_items]
-        changes += [(_USER + u.encode(), encode_entry(self._users[u])) for u in self._dirty_users]
+            if self._mirror is not None:
+                self._mirror.put(entity, packed)
+        for operator in self._operators:
+            prefix = operator_prefix(operator.name)
+            changes += [(prefix + k.encode(), b) for k, b in operator.pack_changes().items()]
+        catalogue = self._intake.catalogue
+        versions = self._intake.versions
+        for item_id in self._dirty_items:
+            changes.append((ITEM + item_id.encode(), encode_entry(catalogue[item_id])))
+            if versions is not None:
+                changes.append((VERSIONS + item_id.encode(), versions.pack(item_id)))
+        self._dirty_items.clear()
         for name, consumer in self._consumers.items():
             snapshot = consumer.snapshot()
             if snapshot is not None:
-                changes.append((_CONSUMER + name.encode(), snapshot))
-        changes += self._dedupe.changes(self._offset, self._watermark)
-        changes.append((_META, self._meta()))
+                changes.append((CONSUMER + name.encode(), snapshot))
+        if self._cleaner is not None:
+            remembered = self._cleaner.pack_changes()
+            changes += [(CLEANER + key.encode(), blob) for key, blob in remembered.items()]
+        changes += self._users.changes()
+        changes += self._outbox.changes()
+        changes += self._dedupe.changes(self._offset, self.watermark)
+        changes.append(self._meta())
         self._store.write(changes)
+        self._unwritten = []
+        self._users.committed()
+        self._outbox.committed()
         self._dedupe.committed()
-        self._dirty_items.clear()
-        self._dirty_users.clear()
-        self._broken = False
-        self._mirror(users)
+        if self._mirror is not None:
+            self._mirror.flush(self._offset)
+
+    def outbox(self) -> list[Event]:
+        """Actions that are committed and, as far as is known, not in the log yet.
+
+        Once the log has been applied to its end, whoever runs the engine appends them to the log
+        and says so by :meth:`sent`; in the log the engine meets them. So each is there once,
+        whatever crashes in between.
+        """
+        return self._outbox.ready()
+
+    def sent(self, actions: Iterable[Event]) -> None:
+        """Note that actions were appended to the log, so that :meth:`outbox` leaves them out."""
+        self._outbox.sent(action.event_id for action in actions)
+
+    def next_timer(self) -> int | None:
+        """The earliest watermark at which something happens by itself, if anything waits.
+
+        When the log is idle and the clock has come that far (plus the watermark's delay), a
+        :class:`~tactful_streaming.Tick` in the log makes it happen.
+        """
+        timers = [timer for o in self._operators if (timer := o.next_timer()) is not None]
+        return min(timers, default=None)
+
+    def stored_blobs(self) -> Iterable[tuple[str, dict[str, bytes]]]:
+        """All packed entities as committed, in pieces: kind of entity, and blobs by key."""
+        return stored_blobs(self._store)
 
     def close(self) -> None:
         """Close the store. What was not committed is applied again after the next opening."""
         self._broken = True
         self._store.close()
 
-    def _decode(self, records: Sequence[tuple[int, bytes]]) -> tuple[list[Entry], int]:
-        entries: list[Entry] = []
-        invalid = 0
-        decode = entry_decoder.decode
-        for offset, payload in records:
-            if offset < self._offset:
-                continue
-            self._offset = offset + 1
-            try:
-                entry = decode(payload)
-            except ENTRY_ERRORS:
-                invalid += 1
-                continue
-            if type(entry) is Event and entry.user_id is None and entry.device_id is None:
-                # A list shown to nobody in particular is logged for training, and no feature's.
-                invalid += entry.type != "impression"
-                continue
-            entries.append(entry)
-        if invalid:
-            _logger.warning("skipped log records that are no entry, before offset %d", self._offset)
-        return entries, invalid
-
-    def _accept(self, event: Event, batch: Batch) -> None:
-        if event.timestamp > self._newest:
-            self._newest = event.timestamp
-            self._watermark = max(event.timestamp - self._allowed_lateness_ms, 0)
-        self._dedupe.remember(event.event_id, self._watermark)
-        item = self._items.get(event.item_id) if event.item_id is not None else None
-        category = event.properties.get("category")
-        if type(category) is not str:
-            category = item.category if item is not None else None
-        batch.events.append(event)
-        batch.categories.append(category)
-        batch.watermarks.append(self._watermark)
-        for consumer in self._consumers.values():
-            consumer.apply(event, item)
-
-    def _aggregate(self, batch: Batch) -> tuple[int, int]:
+    def _aggregate(self, columns: Columns) -> Outcome:
+        batch = columns.batch
         if not batch.events:
-            return 0, 0
-        columns = Columns(self._plan, batch)
+            return Outcome()
+        horizons = batch.watermarks - self._allowed_lateness_ms
         late = evicted = 0
         for entity, table in self._tables.items():
             rows = table.touch(columns.keys(entity), columns.timestamps)
             for number, feature in enumerate(table.features):
-                selection = columns.select(feature, rows)
-                if selection is not None:
+                chosen = columns.select(feature, rows)
+                if len(chosen):
+                    selection = columns.selection(feature, rows, chosen, horizons)
                     outcome = table.apply(number, selection)
                     late += outcome.late
                     evicted += outcome.evicted
-            table.expire(self._watermark)
-        return late, evicted
+            table.expire(self.horizon)
+        return Outcome(late, evicted)
+
+    def _find(self, admitted: Admitted, columns: Columns) -> None:
+        """Show the batch to the sequences and joins, and let actions follow from what they find."""
+        batch, found = admitted.batch, []
+        for operator in self._operators:
+            if operator.wants_items and admitted.items:
+                operator.apply_items(admitted.items, np.array(admitted.item_watermarks, np.int64))
+            if batch.events:
+                keys = columns.texts(entity_source(operator.entity))
+                operator.apply(batch.events, keys, batch.watermarks, columns.texts)
+            found += operator.take()
+        for match in found:
+            if (type_ := self._emits.get(match.name)) and (action := action_of(match, type_)):
+                self._outbox.add([action])
+        if found and self._on_match is not None:
+            self._on_match(found)
+
+    def _report_refused(self, admitted: Admitted) -> None:
+        if admitted.invalid:
+            _logger.warning("skipped log records that are no entry, before offset %d", self._offset)
 
     def _open(self) -> None:
-        stored = self._store.get(_META)
-        if stored is None:
+        meta = read_meta(self._store)
+        if meta is None:
             return
-        try:
-            meta = msgspec.msgpack.decode(stored, type=_Meta)
-        except msgspec.MsgspecError as error:
-            raise StateError(f"the stored state cannot be read: {error}; {_CURE}") from error
-        if meta.format != _FORMAT:
-            raise StateError(
-                f"the stored state has format {meta.format}, this version reads {_FORMAT}; {_CURE}"
-            )
-        if meta.fingerprint != self._definitions.fingerprint:
+        adopted, gone = adopt(meta, self._definitions, self._store)
+        if adopted is not meta:
             raise FingerprintError(
                 "the stored state was computed by other feature definitions: restore them, or "
-                f"{_CURE}"
+                f"{CURE}"
             )
-        self._offset = meta.offset
-        self._newest = meta.newest
-        self._watermark = max(meta.newest - self._allowed_lateness_ms, 0)
-        self._items_version = meta.items_version
+        stay_away = set(meta.consumers) - self._consumers.keys()
+        # One that stays away would come back with a gap: it begins anew then.
+        gone += [(CONSUMER + name.encode(), None) for name in stay_away]
+        if gone or adopted is not meta:
+            adopted = msgspec.structs.replace(
+                adopted, consumers=sorted(set(meta.consumers) - stay_away)
+            )
+            self._store.write([*gone, write_meta(adopted)])
+        self._offset = adopted.offset
+        self._intake.resume(adopted.newest, adopted.watermark)
+        self._items_version = adopted.items_version
+        self._missing = tuple(adopted.missing)
         for entity, table in self._tables.items():
             try:
-                table.unpack(self._stored_entities(entity))
+                table.unpack(self._stored(entity_prefix(entity)))
             except StateError as error:
-                raise StateError(f"{error}; {_CURE}") from error
-        for prefix in (_ITEM, _USER):
-            for _, payload in self._store.scan(prefix):
-                self._restore_upsert(payload)
-        self._restore_consumers(set(meta.consumers))
-        if self._online is not None:
-            self._mirror(dict(self._stored_entities("user")))
+                raise StateError(f"{error}; {CURE}") from error
+        for operator in self._operators:
+            for key, blob in self._stored(operator_prefix(operator.name)):
+                operator.unpack(key, blob)
+        if (versions := self._intake.versions) is not None:
+            for item_id, blob in self._stored(VERSIONS):
+                versions.unpack(item_id, blob)
+        for _, payload in self._store.scan(ITEM):
+            try:
+                entry = decode_entry(payload)
+            except EntryError as error:
+                raise StateError(f"a stored item or user is damaged: {error}; {CURE}") from error
+            if isinstance(entry, Item):
+                self._intake.catalogue[entry.item_id] = entry
+        self._restore_passengers(set(meta.consumers))
+        if self._mirror is not None:
+            self._mirror.resume(self._offset)
 
-    def _restore_upsert(self, payload: bytes) -> None:
-        try:
-            entry = decode_entry(payload)
-        except EntryError as error:
-            raise StateError(f"a stored item or user is damaged: {error}; {_CURE}") from error
-        if isinstance(entry, Item):
-            self._items[entry.item_id] = entry
-        elif isinstance(entry, User):
-            self._users[entry.user_id] = entry
-
-    def _restore_consumers(self, known: set[str]) -> None:
+    def _restore_passengers(self, known: set[str]) -> None:
         for name, consumer in self._consumers.items():
             if name not in known:
                 _logger.warning("%s is new here: it counts from offset %d on", name, self._offset)
                 continue
-            snapshot = self._store.get(_CONSUMER + name.encode())
+            snapshot = self._store.get(CONSUMER + name.encode())
             if snapshot is not None:
                 consumer.restore(snapshot)
-        # One that stays away would come back with a gap: it begins anew then.
-        gone = known - self._consumers.keys()
-        if gone:
-            self._store.write(
-                [(_META, self._meta()), *((_CONSUMER + n.encode(), None) for n in gone)]
-            )
+        if self._cleaner is not None:
+            self._cleaner.restore(self._stored(CLEANER))
 
-    def _stored_entities(self, entity: str) -> Iterator[tuple[str, bytes]]:
-        prefix = _entity_prefix(entity)
+    def _stored(self, prefix: bytes) -> Iterator[tuple[str, bytes]]:
         for key, blob in self._store.scan(prefix):
             yield key[len(prefix) :].decode(), blob
 
-    def _meta(self) -> bytes:
-        return msgspec.msgpack.encode(
-            _Meta(
-                format=_FORMAT,
-                fingerprint=self._definitions.fingerprint,
+    def _meta(self) -> Change:
+        return write_meta(
+            Meta(
+                format=FORMAT,
+                definitions=dump_definitions(self._definitions),
                 offset=self._offset,
-                newest=self._newest,
+                newest=self._intake.newest,
+                watermark=self.watermark,
                 items_version=self._items_version,
                 consumers=sorted(self._consumers),
+                missing=list(self._missing),
             )
         )
-
-    def _mirror(self, users: Mapping[str, bytes | None]) -> None:
-        if self._online is None:
-            return
-        self._unmirrored.update(users)
-        try:
-            self._online.put_many(self._unmirrored)
-        except OnlineStoreError as error:
-            _logger.warning("online store is behind; trying again at the next commit: %s", error)
-        else:
-            self._unmirrored.clear()
 
     def _table(self, entity: str) -> EntityTable | None:
         if entity not in ENTITIES:
@@ -446,7 +489,3 @@ class Engine:
     def _check_usable(self) -> None:
         if self._broken:
             raise EngineError("the engine is closed or has failed: open it again")
-
-
-def _entity_prefix(entity: str) -> bytes:
-    return _ENTITY + entity.encode() + b":"

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.aggregates import Selection
-from tactful_streaming.definitions import Definitions, Feature
-from tactful_streaming.entries import Event, subject_key
+from tactful_streaming.definitions import Feature
+from tactful_streaming.entries import Item
+from tactful_streaming.matches import Operator
 from tactful_streaming.panes import Floats
+from tactful_streaming.projection import PROPERTIES, Projection
+
+_ITEM = "item."
+_TOO_LARGE = 1 << 1023
+_NUMERIC = frozenset({"sum", "mean", "min", "max", "quantile"})
 
 
 @dataclass(frozen=True)
@@ -20,114 +27,186 @@ class Batch:
     """Accepted events in the order of the log, and what the engine knew when it accepted each.
 
     Attributes:
-        events: the events.
-        categories: category of each, its own or that of its item.
-        watermarks: watermark when each is applied, epoch milliseconds.
+        events: as the projection decoded them.
+        users: key of the person behind each.
+        watermarks: watermark after each, epoch milliseconds.
+        items: newest description of the item of each; empty if nobody asks.
+        versions: description of the item that held when each happened; empty if nobody asks.
     """
 
-    events: list[Event] = field(default_factory=list)
-    categories: list[str | None] = field(default_factory=list)
-    watermarks: list[int] = field(default_factory=list)
+    events: Sequence[Any]
+    users: Sequence[str | None]
+    watermarks: NDArray[np.int64]
+    items: Sequence[Item | None] = ()
+    versions: Sequence[Item | None] = ()
 
 
 class Plan:
-    """Which event types count for which feature, worked out once."""
+    """Which event types and which of their fields count for which feature, worked out once.
 
-    def __init__(self, definitions: Definitions) -> None:
-        """Prepare for the features of `definitions`."""
-        types = sorted({type_ for feature in definitions.features for type_ in feature.events})
+    Attributes:
+        sources: what is read of events.
+        reads_items: whether the newest description of the item of an event is asked for.
+        reads_versions: whether the description that held when the event happened is asked for.
+    """
+
+    def __init__(self, features: Sequence[Feature], operators: Sequence[Operator] = ()) -> None:
+        """Prepare for features, and for the sequences and joins beside them."""
+        types = sorted({type_ for feature in features for type_ in feature.events})
         self.codes: Mapping[str, int] = {type_: code for code, type_ in enumerate(types)}
         self.other = len(types)
-        self.wanted: Mapping[Feature, NDArray[np.bool_]] = {
-            feature: np.array([type_ in feature.events for type_ in [*types, None]])
-            for feature in definitions.features
-        }
-        self.types_of: dict[str, set[str]] = {}
-        for feature in definitions.features:
-            self.types_of.setdefault(feature.entity, set()).update(feature.events)
+        self._of_entity: dict[str, NDArray[np.bool_]] = {}
+        self._of_feature: dict[Feature, NDArray[np.bool_]] = {}
+        sources: set[str] = set()
+        for feature in features:
+            wanted = np.array([type_ in feature.events for type_ in [*types, None]])
+            self._of_feature[feature] = wanted
+            self._of_entity[feature.entity] = wanted | self._of_entity.get(feature.entity, False)
+            sources.add(entity_source(feature.entity))
+            sources.update(source for source in (feature.of, feature.group_by) if source)
+        for operator in operators:
+            sources |= {entity_source(operator.entity), *operator.sources}
+        self.reads_items = "category" in sources
+        self.reads_versions = any(source.startswith(_ITEM) for source in sources)
+        if self.reads_items:
+            sources.add(PROPERTIES + "category")
+        if self.reads_items or self.reads_versions:
+            sources.add("item_id")
+        self.sources: frozenset[str] = frozenset(sources)
+
+    def of_feature(self, feature: Feature) -> NDArray[np.bool_]:
+        """By code of an event type, whether it counts for `feature`."""
+        return self._of_feature[feature]
+
+    def of_entity(self, entity: str) -> NDArray[np.bool_]:
+        """By code of an event type, whether it counts for some feature of `entity`."""
+        return self._of_entity[entity]
 
 
 class Columns:
-    """A batch as columns, and selections from them."""
+    """A batch as columns, and selections from them.
 
-    def __init__(self, plan: Plan, batch: Batch) -> None:
+    Attributes:
+        batch: the batch.
+        timestamps: when each event happened, epoch milliseconds.
+    """
+
+    def __init__(self, plan: Plan, projection: Projection, batch: Batch) -> None:
         """Lay out the events of `batch`."""
-        codes, other = plan.codes, plan.other
+        events, codes, other = batch.events, plan.codes, plan.other
+        count = len(events)
         self._plan = plan
-        self._events = batch.events
-        self._codes = np.array([codes.get(event.type, other) for event in batch.events], np.int64)
-        self._timestamps = np.array([event.timestamp for event in batch.events], np.int64)
-        self._watermarks = np.array(batch.watermarks, np.int64)
-        self._texts: dict[str, list[str | None]] = {"category": batch.categories}
+        self._projection = projection
+        self.batch = batch
+        self._codes = np.fromiter((codes.get(e.type, other) for e in events), np.int64, count)
+        self.timestamps = np.fromiter((e.timestamp for e in events), np.int64, count)
+        self._texts: dict[str, list[str | None]] = {}
         self._amounts: dict[str, Floats] = {}
 
-    @property
-    def timestamps(self) -> NDArray[np.int64]:
-        """When each event happened, epoch milliseconds."""
-        return self._timestamps
-
-    def keys(self, entity: str) -> list[str | None]:
+    def keys(self, entity: str) -> Sequence[str | None]:
         """Key of the `entity` of each event; None where no feature of it counts the event."""
-        keys = self._texts_of(entity if entity == "category" else f"{entity}_id")
-        types = self._plan.types_of[entity]
-        if len(types) == self._plan.other:
+        keys = self.texts(entity_source(entity))
+        counts = self._plan.of_entity(entity)[self._codes]
+        if counts.all():
             return keys
         return [
-            key if event.type in types else None
-            for key, event in zip(keys, self._events, strict=True)
+            key if counted else None for key, counted in zip(keys, counts.tolist(), strict=True)
         ]
 
-    def select(self, feature: Feature, rows: NDArray[np.int64]) -> Selection | None:
-        """Events that count for `feature`, or None if there are none.
+    def select(self, feature: Feature, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which events count for `feature`: their positions in the batch, in order.
 
         Args:
             feature: what is computed.
             rows: row of its entity of each event of the batch, -1 where there is none.
         """
-        chosen = np.flatnonzero(self._plan.wanted[feature][self._codes] & (rows >= 0))
-        amounts = None
-        if feature.aggregate == "sum" and feature.of is not None:
-            amounts = self._amounts_of(feature.of)
-            chosen = chosen[~np.isnan(amounts[chosen])]
-        texts = None
-        source = feature.of if feature.aggregate == "last_n" else feature.group_by
-        if source is not None:
-            column = self._texts_of(source)
-            if None in column:
-                chosen = np.array([i for i in chosen.tolist() if column[i] is not None], np.int64)
-            texts = [text for i in chosen.tolist() if (text := column[i]) is not None]
-        if not len(chosen):
-            return None
+        counts = self._plan.of_feature(feature)[self._codes] & (rows >= 0)
+        if (source := amount_source(feature)) is not None:
+            counts &= ~np.isnan(self.amounts(source))
+        if (source := text_source(feature)) is not None and None in (texts := self.texts(source)):
+            counts &= np.fromiter((text is not None for text in texts), np.bool_, len(texts))
+        return np.flatnonzero(counts)
+
+    def selection(
+        self,
+        feature: Feature,
+        rows: NDArray[np.int64],
+        chosen: NDArray[np.int64],
+        horizons: NDArray[np.int64],
+    ) -> Selection:
+        """The events at the positions `chosen`, some of those of :meth:`select`, for `feature`."""
+        amounts, texts = amount_source(feature), text_source(feature)
         return Selection(
             rows=rows[chosen],
-            timestamps=self._timestamps[chosen],
-            watermarks=self._watermarks[chosen],
-            amounts=amounts[chosen] if amounts is not None else None,
-            texts=texts,
+            timestamps=self.timestamps[chosen],
+            watermarks=horizons[chosen],
+            amounts=self.amounts(amounts)[chosen] if amounts is not None else None,
+            texts=self._chosen_texts(texts, chosen) if texts is not None else None,
         )
 
-    def _texts_of(self, source: str) -> list[str | None]:
+    def texts(self, source: str) -> Sequence[str | None]:
+        """Text of `source` for each event; None where it has none."""
+        if source == "user_id":
+            return self.batch.users
         texts = self._texts.get(source)
         if texts is None:
-            if source.startswith("properties."):
-                name = source.removeprefix("properties.")
-                texts = [_text(event.properties.get(name)) for event in self._events]
-            elif source == "user_id":
-                texts = [event.user_id or subject_key(event) for event in self._events]
-            elif source == "item_id":
-                texts = [event.item_id for event in self._events]
-            else:
-                texts = [event.session_id for event in self._events]
-            self._texts[source] = texts
+            texts = self._texts[source] = self._read_texts(source)
         return texts
 
-    def _amounts_of(self, source: str) -> Floats:
+    def amounts(self, source: str) -> Floats:
+        """Number of `source` for each event; NaN where it has none."""
         amounts = self._amounts.get(source)
         if amounts is None:
-            name = source.removeprefix("properties.")
-            amounts = np.array([_amount(event.properties.get(name)) for event in self._events])
+            values = self._read(source)
+            amounts = np.fromiter(map(_amount, values), np.float64, len(values))
             self._amounts[source] = amounts
         return amounts
+
+    def _read_texts(self, source: str) -> list[str | None]:
+        values = self._read(source)
+        return values if source in ("item_id", "session_id") else list(map(_text, values))
+
+    def _read(self, source: str) -> list[Any]:
+        if source.startswith(_ITEM):
+            return [_of_item(version, source) for version in self.batch.versions]
+        if source != "category":
+            return self._projection.column(self.batch.events, source)
+        own = self._projection.column(self.batch.events, PROPERTIES + source)
+        return [
+            category if type(category) is str else item.category if item is not None else None
+            for category, item in zip(own, self.batch.items, strict=True)
+        ]
+
+    def _chosen_texts(self, source: str, chosen: NDArray[np.int64]) -> list[str]:
+        texts: Any = self.texts(source)
+        return texts if len(chosen) == len(texts) else [texts[i] for i in chosen.tolist()]
+
+
+def entity_source(entity: str) -> str:
+    """Where the key of an entity is read."""
+    return entity if entity == "category" else f"{entity}_id"
+
+
+def amount_source(feature: Feature) -> str | None:
+    """Where the numbers of a feature are read, if it has any."""
+    return feature.of if feature.aggregate in _NUMERIC else None
+
+
+def text_source(feature: Feature) -> str | None:
+    """Where the groups or the kept values of a feature are read, if it has any."""
+    if feature.group_by is not None:
+        return feature.group_by
+    return feature.of if feature.aggregate not in _NUMERIC else None
+
+
+def _of_item(version: Item | None, source: str) -> Any:
+    """A field of an item, or one of its properties."""
+    if version is None:
+        return None
+    name = source.removeprefix(_ITEM)
+    if name in ("price", "category", "available", "title"):
+        return getattr(version, name)
+    return version.properties.get(name)
 
 
 def _text(value: object) -> str | None:
@@ -139,6 +218,6 @@ def _text(value: object) -> str | None:
 
 def _amount(value: object) -> float:
     """A property as amount; NaN where it is no finite number."""
-    if type(value) is float and math.isfinite(value):
-        return value
-    return float(value) if type(value) is int else math.nan
+    if type(value) is float:
+        return value if math.isfinite(value) else math.nan
+    return float(value) if type(value) is int and abs(value) < _TOO_LARGE else math.nan

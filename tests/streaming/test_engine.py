@@ -3,10 +3,12 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from tactful_streaming import (
     Applied,
     Change,
     Definitions,
+    Dropped,
     EmbeddedLog,
     Engine,
     EngineError,
@@ -28,10 +31,13 @@ from tactful_streaming import (
     RocksState,
     StateError,
     StateStore,
+    Tick,
     User,
+    decode_entry,
     encode_entry,
     load_definitions,
 )
+from tactful_streaming.entries import EntryFormat
 
 MINUTE, DAY = 60_000, 86_400_000
 
@@ -173,7 +179,7 @@ def test_kill_9_counts_every_event_once(tmp_path: Path, seed: int) -> None:
         oracle.apply(entry)
     engine = Engine(definitions(), RocksState(tmp_path / "state"), allowed_lateness_ms=0)
     assert len(entries) == engine.offset
-    assert oracle.items == engine.items
+    assert {e.item_id: e for e in entries if isinstance(e, Item)} == engine.items
     assert compare(engine, oracle, oracle.newest) > 100
     engine.close()
 
@@ -523,22 +529,26 @@ class FullStore(MemoryState):
         super().write(changes)
 
 
-def test_a_store_that_refuses_a_commit_keeps_the_last_one() -> None:
-    store = FullStore()
-    engine = Engine(small(), store)
+def test_a_refused_commit_loses_nothing_and_may_be_tried_again() -> None:
+    store, tally = FullStore(), Tally()
+    engine = Engine(small(), store, consumers={"tally": tally})
     engine.apply([view(0)])
     engine.commit()
     store.full = True
-    engine.apply([view(1)])
+    engine.apply([view(1), (2, encode_entry(User(user_id="u", timestamp=START)))])
     with pytest.raises(StateError):
         engine.commit()
-    with pytest.raises(EngineError):
-        engine.apply([view(2)])
+    crashed = Engine(small(), store, consumers={"tally": Tally()})
+    assert (crashed.offset, crashed.read("user", "u", START)["n"]) == (1, 1)
+    engine.apply([view(3)])
+    with pytest.raises(StateError):
+        engine.commit()
     store.full = False
-    engine = Engine(small(), store)
-    assert (engine.offset, engine.read("user", "u", START)["n"]) == (1, 1)
-    engine.apply([view(1), view(2)])
-    assert engine.read("user", "u", START)["n"] == 3
+    engine.commit()
+    again = Tally()
+    engine = Engine(small(), store, consumers={"tally": again})
+    assert (engine.offset, engine.read("user", "u", START)["n"]) == (4, 3)
+    assert (again.counts, list(engine.users), engine.seen("1")) == ({"?": 3}, ["u"], True)
 
 
 def test_a_closed_engine_says_so() -> None:
@@ -573,3 +583,135 @@ def test_a_damaged_block_on_disk_is_loud(tmp_path: Path) -> None:
     with pytest.raises(StateError):
         store.get_many([b"e%06d" % n for n in range(20_000)])
     store.close()
+
+
+class Nobody:
+    """A passenger that makes the engine look at every event on its own."""
+
+    def apply(self, event: Event, item: Item | None) -> None:
+        pass
+
+    def snapshot(self) -> bytes | None:
+        return None
+
+    def restore(self, state: bytes) -> None:
+        pass
+
+
+@pytest.mark.parametrize("dedupe_days", [0, 1])
+@pytest.mark.parametrize("format", ["msgpack", "json"])
+def test_events_count_alike_whether_taken_together_or_one_by_one(
+    format: EntryFormat, dedupe_days: int
+) -> None:
+    rng = random.Random(11)
+    entries = random_entries(11, 4000)
+    if not dedupe_days:
+        entries = list(
+            {entry.event_id: entry for entry in entries if isinstance(entry, Event)}.values()
+        )
+    stream = [(offset, encode_entry(entry, format)) for offset, entry in enumerate(entries)]
+    stores = [MemoryState(), MemoryState()]
+    together, apart = (
+        Engine(definitions(), store, dedupe_days=dedupe_days, consumers=consumers)
+        for store, consumers in zip(stores, ({}, {"nobody": Nobody()}), strict=True)
+    )
+    while together.offset < len(stream):
+        records = stream[together.offset : together.offset + rng.randrange(1, 60)]
+        assert together.apply(records) == apart.apply(records)
+        assert together.watermark == apart.watermark
+        if rng.random() < 0.2:
+            together.commit()
+            apart.commit()
+    together.commit()
+    apart.commit()
+    states = [dict(store.scan(b"")) for store in stores]
+    for state in states:
+        del state[b"meta"]
+    assert states[0] == states[1]
+    assert together.items == apart.items
+    assert together.users == apart.users
+
+
+def test_a_tick_moves_the_watermark_and_counts_for_nothing() -> None:
+    engine = Engine(small(), MemoryState(), watermark_delay_ms=1000, allowed_lateness_ms=500)
+    engine.apply([view(0)])
+    assert (engine.watermark, engine.horizon) == (START - 1000, START - 1500)
+    later = START + 10 * MINUTE
+    assert Applied(applied=1) == engine.apply([(1, encode_entry(Tick(timestamp=later)))])
+    assert engine.watermark == later - 1000
+    engine.apply([(2, encode_entry(Tick(timestamp=START)))])
+    assert engine.watermark == later - 1000
+    assert engine.apply([view(3, START)]).late == 1
+
+
+def test_a_watermark_does_not_go_back_when_the_delay_grows() -> None:
+    store = MemoryState()
+    engine = Engine(small(), store, watermark_delay_ms=0)
+    engine.apply([view(0)])
+    engine.commit()
+    assert Engine(small(), store, watermark_delay_ms=DAY).watermark == START
+
+
+class Tidy:
+    """A cleaner that drops bots, sets refunds aside, and mends a misspelt item."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def clean(
+        self,
+        event: Event,
+        item: Item | None = None,
+        items: Mapping[str, Item] = MappingProxyType({}),
+        received: int | None = None,
+    ) -> Event | Dropped:
+        self.seen += 1
+        if event.context.get("bot"):
+            return Dropped("bots", "a bot", "drop")
+        if event.type == "refund":
+            return Dropped("refunds", "no such order", "dead_letter")
+        if event.item_id == "I":
+            return msgspec.structs.replace(event, item_id="i")
+        return event
+
+    def pack_changes(self) -> dict[str, bytes | None]:
+        return {"seen": str(self.seen).encode()}
+
+    def restore(self, stored: Iterable[tuple[str, bytes]]) -> None:
+        self.seen = int(dict(stored)["seen"])
+
+
+def test_a_cleaner_judges_every_event_once_and_its_memory_commits_with_the_offset() -> None:
+    features = small("- {name: c, entity: category, event: view, aggregate: last_time}")
+    store = MemoryState()
+    engine = Engine(features, store, cleaner=Tidy())
+    refund = view(3, START + DAY, type="refund")
+    stream = [
+        (0, encode_entry(Item(item_id="i", timestamp=START, category="shoes"))),
+        view(1, context={"bot": True}),
+        view(2, item_id="I"),
+        refund,
+        (4, b"rubbish"),
+        view(5, user_id=None),
+        (6, refund[1]),
+    ]
+    applied = engine.apply(stream)
+    assert Applied(applied=2, duplicates=1, invalid=2, dropped=2) == applied
+    assert engine.watermark == START
+    assert engine.read("category", "shoes", START)["c"] == START
+    engine.commit()
+    again = Tidy()
+    Engine(features, store, cleaner=again)
+    assert again.seen == 3
+
+
+def test_numbers_that_no_float_holds_count_for_nothing() -> None:
+    features = small(
+        "- {name: s, entity: user, event: view, aggregate: sum, of: properties.x,"
+        " window: {size: 1h}}"
+    )
+    engine = Engine(features, MemoryState())
+    payload = view(0, properties={"x": 1})[1]
+    huge = encode_entry(decode_entry(payload), "json").replace(b'"x":1', b'"x":1' + b"0" * 400)
+    engine.apply([(0, huge), view(1, properties={"x": 2})])
+    assert engine.read("user", "u", START)["s"] == 2

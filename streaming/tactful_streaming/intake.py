@@ -1,0 +1,258 @@
+"""What of the log counts: records are decoded, told from repetitions, cleaned, and put in time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from tactful_streaming.dedupe import Deduplicator
+from tactful_streaming.entries import Event, Item, User
+from tactful_streaming.joins import ItemVersions
+from tactful_streaming.projection import Projection
+from tactful_streaming.rules import Cleaner
+from tactful_streaming.selection import Batch, Plan
+
+
+class Consumer(Protocol):
+    """A stateful passenger: its state commits together with the offset of the log."""
+
+    def apply(self, event: Event, item: Item | None) -> None:
+        """Count an accepted event; `item` is what the catalogue says about it now."""
+
+    def snapshot(self) -> bytes | None:
+        """The state, or None if it has not changed since the last snapshot."""
+
+    def restore(self, state: bytes) -> None:
+        """Go back to a snapshot."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that does not count.
+
+    Attributes:
+        position: which of the records it is.
+        rule: name of the rule that refused it, or ``unreadable``.
+        reason: why, for people.
+    """
+
+    position: int
+    rule: str
+    reason: str
+
+
+@dataclass
+class Admitted:
+    """What became of some records.
+
+    Attributes:
+        batch: events that count, in the order of the log, and ticks.
+        positions: which of the records each of them is; None if they are all records.
+        items: item updates, in the order of the log.
+        item_watermarks: watermark when each came.
+        users: user updates.
+        ids: ids of all events, also of those that do not count; empty if nobody asks.
+        duplicates: how many events had been applied before.
+        invalid: how many records are no entry, or an event of nobody other than an impression.
+        dropped: how many events the cleaner kept back.
+        refused: records to be set aside.
+    """
+
+    batch: Batch
+    positions: list[int] | None = None
+    items: list[Item] = field(default_factory=list)
+    item_watermarks: list[int] = field(default_factory=list)
+    users: list[User] = field(default_factory=list)
+    ids: Sequence[str] = ()
+    duplicates: int = 0
+    invalid: int = 0
+    dropped: int = 0
+    refused: list[Refused] = field(default_factory=list)
+
+
+class Intake:
+    """Admits records in the order of the log.
+
+    Attributes:
+        newest: newest timestamp admitted, epoch milliseconds.
+        watermark: `newest` minus the delay; it never goes back.
+        catalogue: newest description of each item.
+        versions: the last descriptions of each item, if features ask what held at a time.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        projection: Projection,
+        dedupe: Deduplicator,
+        *,
+        watermark_delay_ms: int,
+        reads_ids: bool,
+        cleaner: Cleaner | None,
+        consumers: Mapping[str, Consumer],
+    ) -> None:
+        """Begin before the first event.
+
+        Args:
+            plan: what the features ask of events.
+            projection: decodes; with a cleaner or consumers it has to decode whole events.
+            dedupe: what has been applied before.
+            watermark_delay_ms: how far the watermark stays behind the newest event.
+            reads_ids: whether somebody wants :attr:`Admitted.ids`.
+            cleaner: judges each event that is no repetition.
+            consumers: get each event that counts.
+        """
+        self._plan = plan
+        self._projection = projection
+        self._dedupe = dedupe
+        self._delay = watermark_delay_ms
+        self._reads_ids = reads_ids or dedupe.enabled
+        self._cleaner = cleaner
+        self._consumers = tuple(consumers.values())
+        self.newest = 0
+        self.watermark = 0
+        self.catalogue: dict[str, Item] = {}
+        self.versions = ItemVersions() if plan.reads_versions else None
+
+    def resume(self, newest: int, watermark: int) -> None:
+        """Go on from a stored state."""
+        self.newest = newest
+        self.watermark = max(watermark, newest - self._delay, 0)
+
+    def admit(self, payloads: Sequence[bytes]) -> Admitted:
+        """Admit records; the catalogue and the watermark go on with them."""
+        decoded = self._projection.decode(payloads)
+        event_class = self._projection.event_class
+        known: Mapping[str, int] | None = None
+        if not self._cleaner and not self._consumers and set(map(type, decoded)) == {event_class}:
+            users = self._projection.column(decoded, "user_id")
+            ids = [event.event_id for event in decoded] if self._reads_ids else []
+            if None not in users:
+                if self._dedupe.enabled:
+                    known = self._dedupe.seen_many(ids)
+                if not known and len(set(ids)) == len(ids):
+                    return self._admit_all(decoded, users, ids)
+        elif self._reads_ids:
+            ids = [entry.event_id for entry in decoded if type(entry) is event_class]
+        else:
+            ids = []
+        if known is None:
+            known = self._dedupe.seen_many(ids) if self._dedupe.enabled else {}
+        return self._admit_each(decoded, ids, known)
+
+    def _admit_all(
+        self, events: Sequence[Any], users: Sequence[str | None], ids: Sequence[str]
+    ) -> Admitted:
+        """Admit events none of which is a repetition, with nobody to ask about each."""
+        times = np.fromiter((event.timestamp for event in events), np.int64, len(events))
+        newest = np.maximum(np.maximum.accumulate(times), self.newest)
+        watermarks = np.maximum(newest - self._delay, self.watermark)
+        self.newest, self.watermark = int(newest[-1]), int(watermarks[-1])
+        if self._dedupe.enabled:
+            self._dedupe.remember_many(ids, watermarks.tolist())
+        items: list[Item | None] = []
+        if self._plan.reads_items:
+            get: Any = self.catalogue.get
+            items = [get(event.item_id) for event in events]
+        versions: list[Item | None] = []
+        if self.versions is not None:
+            versions = self.versions.lookup([event.item_id for event in events], times.tolist())
+        return Admitted(Batch(events, users, watermarks, items, versions), ids=ids)
+
+    def _admit_each(
+        self, decoded: Sequence[Any], ids: Sequence[str], known: Mapping[str, int]
+    ) -> Admitted:
+        event_class, dedupe, catalogue = self._projection.event_class, self._dedupe, self.catalogue
+        reads_items = self._plan.reads_items or bool(self._cleaner) or bool(self._consumers)
+        events: list[Any] = []
+        watermarks: list[int] = []
+        items: list[Item | None] = []
+        versions: list[Item | None] = []
+        positions: list[int] = []
+        admitted = Admitted(Batch(events, (), np.empty(0, np.int64)), positions, ids=ids)
+        for position, entry in enumerate(decoded):
+            kind = type(entry)
+            item = None
+            if kind is event_class:
+                if entry.user_id is None and entry.device_id is None:
+                    # A list shown to nobody in particular is logged for training only.
+                    if entry.type != "impression":
+                        self._refuse(admitted, position, "an event of neither a user nor a device")
+                    continue
+                if dedupe.enabled and not dedupe.is_new(entry.event_id, known, self.watermark):
+                    admitted.duplicates += 1
+                    continue
+                if reads_items and entry.item_id is not None:
+                    item = catalogue.get(entry.item_id)
+                event_id = entry.event_id if dedupe.enabled else None
+                if self._cleaner is not None:
+                    entry = self._clean(entry, item, position, admitted)
+                    if entry is not None and entry.item_id is not None:
+                        item = catalogue.get(entry.item_id)
+                if entry is not None:
+                    self._advance(entry.timestamp)
+                if event_id is not None:
+                    dedupe.remember(event_id, self.watermark)
+                if entry is None:
+                    continue
+            elif kind is Item:
+                catalogue[entry.item_id] = entry
+                if self.versions is not None:
+                    self.versions.add(entry)
+                admitted.items.append(entry)
+                admitted.item_watermarks.append(self.watermark)
+                continue
+            elif kind is User:
+                admitted.users.append(entry)
+                continue
+            elif isinstance(entry, Exception):
+                self._refuse(admitted, position, f"not a log entry: {entry}")
+                continue
+            else:
+                entry = self._projection.tick(entry.timestamp)
+                self._advance(entry.timestamp)
+            events.append(entry)
+            items.append(item)
+            if self.versions is not None:
+                item_id = entry.item_id
+                version = (
+                    self.versions.at(item_id, entry.timestamp) if item_id is not None else None
+                )
+                versions.append(version)
+            positions.append(position)
+            watermarks.append(self.watermark)
+            if kind is event_class:
+                for consumer in self._consumers:
+                    consumer.apply(entry, item)
+        admitted.batch = Batch(
+            events,
+            self._projection.column(events, "user_id"),
+            np.array(watermarks, np.int64),
+            items,
+            versions,
+        )
+        return admitted
+
+    def _clean(
+        self, event: Any, item: Item | None, position: int, admitted: Admitted
+    ) -> Any | None:
+        assert self._cleaner is not None
+        verdict = self._cleaner.clean(event, item, self.catalogue)
+        if isinstance(verdict, Event):
+            return verdict
+        admitted.dropped += 1
+        if verdict.action == "dead_letter":
+            admitted.refused.append(Refused(position, verdict.rule, verdict.reason))
+        return None
+
+    def _refuse(self, admitted: Admitted, position: int, reason: str) -> None:
+        admitted.invalid += 1
+        admitted.refused.append(Refused(position, "unreadable", reason))
+
+    def _advance(self, timestamp: int) -> None:
+        if timestamp > self.newest:
+            self.newest = timestamp
+            self.watermark = max(self.watermark, timestamp - self._delay)

@@ -1,0 +1,90 @@
+"""Keeps a copy of the packed entities in an online store, behind the commits of the engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+
+from tactful_streaming.definitions import ENTITIES
+from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
+from tactful_streaming.layout import entity_prefix
+from tactful_streaming.online import OnlineStore
+from tactful_streaming.state import StateStore
+
+_logger = logging.getLogger(__name__)
+
+_PIECE = 512
+_MOST_WAITING = 100_000
+
+
+class Mirror:
+    """Writes what was committed to an online store, or later if that cannot be reached now.
+
+    The mark of the partition tells how far the copy has come. If it is not where it was left, the
+    store has lost something, and everything is put again.
+    """
+
+    def __init__(self, online: OnlineStore, store: StateStore, partition: int) -> None:
+        """Copy what is committed to `store`, of this partition of the log, to `online`."""
+        self._online = online
+        self._store = store
+        self._partition = partition
+        self._waiting: dict[str, dict[str, bytes | None]] = {}
+        self._marked: int | None = None
+
+    def resume(self, offset: int) -> None:
+        """Begin with a state committed at log offset `offset`: copy it, unless that was done."""
+        try:
+            if self._online.marked(self._partition) == offset:
+                self._marked = offset
+                return
+        except OnlineStoreError as error:
+            _logger.warning("the online store cannot be read: %s", error)
+        self._marked = None
+        self.flush(offset)
+
+    def put(self, kind: str, blobs: Mapping[str, bytes | None]) -> None:
+        """Note blobs that the next commit writes."""
+        self._waiting.setdefault(kind, {}).update(blobs)
+        if sum(map(len, self._waiting.values())) > _MOST_WAITING:
+            # The store is away for long: rather put everything again than remember it all.
+            self._waiting.clear()
+            self._marked = None
+
+    def flush(self, offset: int) -> None:
+        """Write what was noted, which is committed at log offset `offset` now."""
+        try:
+            if self._marked is not None:
+                try:
+                    for kind, blobs in self._waiting.items():
+                        self._online.put_many(blobs, kind=kind)
+                    self._online.mark(self._partition, offset, previous=self._marked)
+                except OnlineStoreLostError as error:
+                    _logger.warning("everything is put into the online store again: %s", error)
+                    self._marked = None
+            if self._marked is None:
+                for kind, stored in stored_blobs(self._store):
+                    self._online.put_many(stored, kind=kind)
+                for kind, blobs in self._waiting.items():
+                    gone = {key: None for key, blob in blobs.items() if blob is None}
+                    self._online.put_many(gone, kind=kind)
+                self._online.mark(self._partition, offset, previous=None)
+        except OnlineStoreError as error:
+            _logger.warning("online store is behind; trying again at the next commit: %s", error)
+        else:
+            self._waiting.clear()
+            self._marked = offset
+
+
+def stored_blobs(store: StateStore) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """All packed entities of a state, in pieces: kind and blobs by key."""
+    for kind in ENTITIES:
+        prefix = entity_prefix(kind)
+        piece: dict[str, bytes] = {}
+        for key, blob in store.scan(prefix):
+            piece[key[len(prefix) :].decode()] = blob
+            if len(piece) == _PIECE:
+                yield kind, piece
+                piece = {}
+        if piece:
+            yield kind, piece

@@ -1,0 +1,85 @@
+"""Descriptions of users, held in memory or left in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from tactful_streaming.entries import User, decode_entry, encode_entry
+from tactful_streaming.errors import EntryError, StateError
+from tactful_streaming.layout import CURE, USER
+from tactful_streaming.state import Change, StateStore
+
+
+class Users(Mapping[str, User]):
+    """The newest description of each user.
+
+    Those that are not committed yet are in memory. The others are too if there is no cap on memory,
+    else they are read from the store when they are asked for.
+    """
+
+    def __init__(self, store: StateStore, *, in_memory: bool) -> None:
+        """Read what is in `store`, now (`in_memory`) or when it is asked for.
+
+        Raises:
+            StateError: if what is stored is damaged.
+        """
+        self._store = store
+        self._in_memory = in_memory
+        self._held: dict[str, User] = {}
+        self._dirty: set[str] = set()
+        if in_memory:
+            for key, payload in store.scan(USER):
+                self._held[_user_id(key)] = _decode(payload)
+
+    def __getitem__(self, user_id: str) -> User:
+        """Newest description of one user."""
+        user = self._held.get(user_id)
+        if user is None:
+            payload = None if self._in_memory else self._store.get(USER + user_id.encode())
+            if payload is None:
+                raise KeyError(user_id)
+            user = _decode(payload)
+        return user
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids of all users; without a description in memory, those of the store first."""
+        if not self._in_memory:
+            for key, _ in self._store.scan(USER):
+                if (user_id := _user_id(key)) not in self._held:
+                    yield user_id
+        yield from self._held
+
+    def __len__(self) -> int:
+        """Number of users; counts them one by one unless all are in memory."""
+        return len(self._held) if self._in_memory else sum(1 for _ in self)
+
+    def update(self, user: User) -> None:
+        """Take over a newer description."""
+        self._held[user.user_id] = user
+        self._dirty.add(user.user_id)
+
+    def changes(self) -> Iterator[Change]:
+        """What to write at a commit."""
+        for user_id in self._dirty:
+            yield USER + user_id.encode(), encode_entry(self._held[user_id])
+
+    def committed(self) -> None:
+        """Note that the last :meth:`changes` are in the store."""
+        if not self._in_memory:
+            for user_id in self._dirty:
+                del self._held[user_id]
+        self._dirty.clear()
+
+
+def _user_id(key: bytes) -> str:
+    return key[len(USER) :].decode()
+
+
+def _decode(payload: bytes) -> User:
+    try:
+        entry = decode_entry(payload)
+    except EntryError as error:
+        raise StateError(f"a stored item or user is damaged: {error}; {CURE}") from error
+    if not isinstance(entry, User):
+        raise StateError(f"a stored user is something else; {CURE}")
+    return entry
