@@ -18,23 +18,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from tactful.errors import ApiKeyError, StorageError
+from tactful.metadata import MetadataStore, api_keys, open_metadata
 
 SCOPES = ("ingest", "recommend", "analyst", "monitor", "admin")
 """What a key may do; ``admin`` may do everything."""
 
 _KEY = re.compile(r"tactful_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _NOBODY = bytes(32)
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS api_keys (
-    id TEXT PRIMARY KEY,
-    digest BLOB NOT NULL CHECK (length(digest) = 32),
-    scopes TEXT NOT NULL,
-    note TEXT NOT NULL,
-    created_at INTEGER NOT NULL,
-    revoked_at INTEGER
-) STRICT
-"""
 
 
 @dataclass(frozen=True)
@@ -61,40 +54,37 @@ class ApiKey:
 
 
 class KeyStore:
-    """The keys of one installation, in SQLite.
+    """The keys of one installation, in its metadata.
 
-    Valid keys are held in memory, so that a check costs two microseconds; `refresh` picks up
-    what other processes changed.
+    Valid keys are held in memory, so that a check costs two microseconds and needs no database;
+    `refresh` picks up what other processes changed.
     """
 
     def __init__(
         self,
-        path: Path,
+        metadata: MetadataStore | Path,
         *,
         clock: Callable[[], int],
         token: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        """Open or make the store.
+        """Open the store.
 
         Args:
-            path: the SQLite file.
+            metadata: where they are kept; the path of an SQLite file opens it (or makes it), and
+                :meth:`close` then closes it.
             clock: now in epoch milliseconds.
             token: source of random bytes.
 
         Raises:
-            StorageError: if the file cannot be opened.
+            StorageError: if the database cannot be used.
         """
         self._clock = clock
         self._token = token
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute(_SCHEMA)
-        except sqlite3.Error as error:
-            raise StorageError(f"{path}: the API keys cannot be opened: {error}") from error
+        self._owns = isinstance(metadata, Path)
+        self._metadata = (
+            open_metadata(metadata, clock=clock) if isinstance(metadata, Path) else metadata
+        )
         self._valid: dict[str, tuple[bytes, ApiKey]] = {}
-        self._version = -1
         self.refresh()
 
     def create(self, scopes: Iterable[str], *, note: str = "") -> tuple[str, ApiKey]:
@@ -118,11 +108,15 @@ class KeyStore:
         identifier = self._token(4).hex()
         key = f"tactful_{identifier}_{_urlsafe(self._token(32))}"
         about = ApiKey(identifier, chosen, note, self._clock(), None)
-        self._db.execute(
-            "INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, NULL)",
-            (identifier, _digest(key), " ".join(sorted(chosen)), note, about.created_at),
+        insert = sa.insert(api_keys).values(
+            id=identifier,
+            digest=_digest(key),
+            scopes=" ".join(sorted(chosen)),
+            note=note,
+            created_at=about.created_at,
         )
-        self._load()
+        self._metadata.change(lambda connection: connection.execute(insert))
+        self.refresh()
         return key, about
 
     def revoke(self, identifier: str) -> None:
@@ -131,13 +125,14 @@ class KeyStore:
         Raises:
             ApiKeyError: if there is no valid key of that id.
         """
-        changed = self._db.execute(
-            "UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL",
-            (self._clock(), identifier),
-        ).rowcount
-        if not changed:
+        update = (
+            sa.update(api_keys)
+            .where(api_keys.c.id == identifier, api_keys.c.revoked_at.is_(None))
+            .values(revoked_at=self._clock())
+        )
+        if not self._metadata.change(lambda connection: connection.execute(update).rowcount):
             raise ApiKeyError(f"no valid key has the id {identifier!r}; see `tactful keys list`")
-        self._load()
+        self.refresh()
 
     def list(self) -> list[ApiKey]:
         """All keys, oldest first, revoked ones included."""
@@ -152,29 +147,59 @@ class KeyStore:
         return about if hmac.compare_digest(digest, _digest(key)) else None
 
     def refresh(self) -> None:
-        """Load what other connections changed; costs one pragma when nothing did."""
-        (version,) = self._db.execute("PRAGMA data_version").fetchone()
-        if version != self._version:
-            self._version = version
-            self._load()
+        """Load what other processes changed; one query.
 
-    def close(self) -> None:
-        """Close the store."""
-        self._db.close()
-
-    def _load(self) -> None:
+        Raises:
+            StorageError: if the database cannot be reached; the keys stay as they were.
+        """
         self._valid = {
             key.id: (digest, key) for digest, key in self._rows() if key.revoked_at is None
         }
 
+    def adopt(self, path: Path) -> int:
+        """Take over the keys of an SQLite file of its own, and rename it to ``….moved``.
+
+        Args:
+            path: what an earlier version wrote as ``keys.db``.
+
+        Returns:
+            How many keys were not known here. Running it again adds none.
+
+        Raises:
+            StorageError: if it cannot be read; nothing was changed then.
+        """
+        query = "SELECT id, digest, scopes, note, created_at, revoked_at FROM api_keys"
+        try:
+            # Closing the last connection brings what lies in the write-ahead log into the file.
+            with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as old:
+                rows = old.execute(query).fetchall()
+        except (sqlite3.Error, ValueError) as error:
+            raise StorageError(f"{path}: the API keys cannot be read: {error}") from error
+        columns = ("id", "digest", "scopes", "note", "created_at", "revoked_at")
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+
+        def insert(connection: sa.Connection) -> int:
+            known = set(connection.execute(sa.select(api_keys.c.id).with_for_update()).scalars())
+            news = [row for row in found if row["id"] not in known]
+            if news:
+                connection.execute(sa.insert(api_keys), news)
+            return len(news)
+
+        added = self._metadata.change(insert)
+        path.rename(path.with_name(f"{path.name}.moved"))
+        self.refresh()
+        return added
+
+    def close(self) -> None:
+        """Close the database, if this store opened it."""
+        if self._owns:
+            self._metadata.close()
+
     def _rows(self) -> Iterator[tuple[bytes, ApiKey]]:
-        query = "SELECT digest, id, scopes, note, created_at, revoked_at FROM api_keys"
-        with contextlib.closing(self._db.execute(f"{query} ORDER BY created_at, id")) as rows:
-            for digest, identifier, scopes, note, created_at, revoked_at in rows:
-                yield (
-                    digest,
-                    ApiKey(identifier, frozenset(scopes.split()), note, created_at, revoked_at),
-                )
+        query = sa.select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
+        for row in self._metadata.fetch(query):
+            scopes = frozenset(row.scopes.split())
+            yield row.digest, ApiKey(row.id, scopes, row.note, row.created_at, row.revoked_at)
 
 
 def _digest(key: str) -> bytes:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.platform.databases import BACKENDS, Location, empty_database
 
 from tactful.errors import ApiKeyError, StorageError
-from tactful.keys import SCOPES, KeyStore
+from tactful.keys import SCOPES, ApiKey, KeyStore
+from tactful.metadata import open_metadata
+
+
+@pytest.fixture(params=BACKENDS)
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
+    yield from empty_database(request, tmp_path)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[KeyStore]:
+def store(location: Location) -> Iterator[KeyStore]:
     times = itertools.count(1_000)
-    opened = KeyStore(tmp_path / "keys.db", clock=lambda: next(times))
-    yield opened
-    opened.close()
+    metadata = open_metadata(location)
+    yield KeyStore(metadata, clock=lambda: next(times))
+    metadata.close()
 
 
 def test_a_key_is_accepted_as_what_it_is(store: KeyStore) -> None:
@@ -40,7 +49,8 @@ def test_admin_may_do_everything(store: KeyStore) -> None:
     assert all(found.allows(scope) for scope in SCOPES)
 
 
-def test_only_the_hash_is_on_disk(store: KeyStore, tmp_path: Path) -> None:
+def test_only_the_hash_is_on_disk(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path / "keys.db", clock=lambda: 0)
     key, _ = store.create(["analyst"])
     secret = key.split("_", 2)[2]
     store.close()
@@ -89,9 +99,12 @@ def test_secrets_have_256_bits(tmp_path: Path) -> None:
     assert key == "tactful_00010203_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 
 
-def test_revocation_is_final_and_seen_by_other_processes(store: KeyStore, tmp_path: Path) -> None:
+def test_revocation_is_final_and_seen_by_other_processes(
+    store: KeyStore, location: Location
+) -> None:
     key, about = store.create(["ingest"])
-    server = KeyStore(tmp_path / "keys.db", clock=lambda: 0)
+    metadata = open_metadata(location)
+    server = KeyStore(metadata, clock=lambda: 0)
     assert server.check(key) == about
 
     store.revoke(about.id)
@@ -106,18 +119,19 @@ def test_revocation_is_final_and_seen_by_other_processes(store: KeyStore, tmp_pa
     assert server.check(late) is None
     server.refresh()
     assert server.check(late) is not None
-    server.close()
+    metadata.close()
 
 
-def test_keys_survive_a_restart(store: KeyStore, tmp_path: Path) -> None:
+def test_keys_survive_a_restart(store: KeyStore, location: Location) -> None:
     key, about = store.create(["monitor"])
     store.close()
 
-    again = KeyStore(tmp_path / "keys.db", clock=lambda: 0)
+    metadata = open_metadata(location)
+    again = KeyStore(metadata, clock=lambda: 0)
 
     assert again.check(key) == about
     assert again.list() == [about]
-    again.close()
+    metadata.close()
 
 
 def test_wrong_scopes_are_refused(store: KeyStore) -> None:
@@ -126,6 +140,86 @@ def test_wrong_scopes_are_refused(store: KeyStore) -> None:
     with pytest.raises(ApiKeyError, match="at least one scope"):
         store.create([])
     assert store.list() == []
+
+
+# Keys of before the metadata had a database of its own.
+
+OLD_SCHEMA = """
+CREATE TABLE api_keys (
+    id TEXT PRIMARY KEY,
+    digest BLOB NOT NULL CHECK (length(digest) = 32),
+    scopes TEXT NOT NULL,
+    note TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    revoked_at INTEGER
+) STRICT
+"""
+OLD_KEYS = [f"tactful_{n:08x}_{'A' * 43}" for n in range(3)]
+
+
+@pytest.fixture
+def old_file(tmp_path: Path) -> Path:
+    """A file as version 0.1 left it when it was killed: the last rows are in the WAL only."""
+    path = tmp_path / "old" / "keys.db"
+    path.parent.mkdir()
+    code = f"""
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA journal_mode = WAL")
+db.execute({OLD_SCHEMA!r})
+for row in {[_old_row(key) for key in OLD_KEYS]!r}:
+    db.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?)", row)
+os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert path.with_name("keys.db-wal").stat().st_size > 0
+    return path
+
+
+def _old_row(key: str) -> tuple[object, ...]:
+    number = int(key.split("_")[1], 16)
+    digest = hashlib.sha256(key.encode()).digest()
+    return key.split("_")[1], digest, "admin ingest", "é", 5 + number, 9 if number == 1 else None
+
+
+def test_an_old_file_is_opened_as_it_is(old_file: Path) -> None:
+    store = KeyStore(old_file, clock=lambda: 77)
+    accepted = [store.check(key) for key in OLD_KEYS]
+    assert [key is not None for key in accepted] == [True, False, True]
+    assert accepted[0] == ApiKey("00000000", frozenset({"admin", "ingest"}), "é", 5, None)
+    assert [key.revoked_at for key in store.list()] == [None, 9, None]
+    store.revoke("00000002")
+    new, _ = store.create(["monitor"])
+    store.close()
+    again = KeyStore(old_file, clock=lambda: 0)
+    assert [key.revoked_at for key in again.list()] == [None, 9, 77, None]
+    assert again.check(new) is not None
+    again.close()
+
+
+def test_an_old_file_moves_to_another_database_once(store: KeyStore, old_file: Path) -> None:
+    mine, _ = store.create(["ingest"])
+    copy = old_file.read_bytes(), old_file.with_name("keys.db-wal").read_bytes()
+    assert store.adopt(old_file) == 3
+    assert [store.check(key) is not None for key in [*OLD_KEYS, mine]] == [True, False, True, True]
+    assert not old_file.exists()
+    assert old_file.with_name("keys.db.moved").exists()
+    # Killed before it renamed the file, it comes again; what was revoked since stays so.
+    store.revoke("00000000")
+    old_file.write_bytes(copy[0])
+    old_file.with_name("keys.db-wal").write_bytes(copy[1])
+    assert store.adopt(old_file) == 0
+    assert [store.check(key) is not None for key in OLD_KEYS] == [False, False, True]
+
+
+def test_a_file_without_keys_is_not_adopted(store: KeyStore, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.db"
+    with pytest.raises(StorageError, match=r"wrong\.db"):
+        store.adopt(wrong)
+    wrong.write_bytes(b"no database" * 100)
+    with pytest.raises(StorageError, match=r"wrong\.db"):
+        store.adopt(wrong)
+    assert wrong.exists()
 
 
 def test_an_unusable_file_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,458 @@
+"""What an installation knows about itself: API keys, applied definitions, backfills.
+
+One database, SQLite or MySQL/MariaDB, shared by all processes of the installation. Its schema is
+brought up to date when it is opened, by the migrations in ``tactful/migrations``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+from tactful.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "0001"
+"""The newest migration: the schema that this version reads and writes."""
+
+VERSION_TABLE = "tactful_schema"
+"""Where the schema's version is kept. Not Alembic's default, which MLflow may use in the place."""
+
+_T = TypeVar("_T")
+_LOCK_SECONDS = 60
+_ATTEMPTS = 5
+# A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
+_MYSQL_TRY_AGAIN = (1205, 1213, 1020)
+
+# Names are compared byte by byte, as in SQLite: `Shop` and `shop` are two.
+_OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+}
+_long_text = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+_digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+_number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # may count itself up in SQLite
+
+tables = sa.MetaData()
+"""All tables, as the newest migration leaves them."""
+
+api_keys = sa.Table(
+    "api_keys",
+    tables,
+    sa.Column("id", sa.String(8), primary_key=True),
+    sa.Column("digest", _digest, nullable=False),
+    sa.Column("scopes", sa.String(255), nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("revoked_at", sa.BigInteger),
+    **_OPTIONS,
+)
+definition_versions = sa.Table(
+    "definition_versions",
+    tables,
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("definitions", _long_text, nullable=False),
+    sa.Column("applied_at", sa.BigInteger, nullable=False),
+    sa.Column("applied_by", sa.Text, nullable=False),
+    **_OPTIONS,
+)
+backfill_jobs = sa.Table(
+    "backfill_jobs",
+    tables,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("log_partition", sa.Integer, nullable=False),
+    sa.Column("features", _long_text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("end_position", sa.BigInteger, nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("error", sa.Text),
+    **_OPTIONS,
+)
+
+
+@dataclass(frozen=True)
+class DefinitionVersion:
+    """Definitions that were applied at some time.
+
+    Attributes:
+        fingerprint: of what they compute, whatever their style.
+        definitions: canonical YAML.
+        applied_at: epoch milliseconds.
+        applied_by: which command or process applied them.
+    """
+
+    fingerprint: str
+    definitions: str
+    applied_at: int
+    applied_by: str
+
+
+@dataclass(frozen=True)
+class BackfillJob:
+    """A computation of added features from the log.
+
+    Attributes:
+        id: the same for the same features, definitions and partition.
+        fingerprint: of the definitions.
+        partition: number of the log's partition.
+        features: names of what is computed.
+        state: ``running`` also after its process was killed, until it is resumed.
+        position: next offset of the log to read.
+        end: offset up to which it reads.
+        started_at: epoch milliseconds.
+        updated_at: epoch milliseconds.
+        error: why it failed.
+    """
+
+    id: str
+    fingerprint: str
+    partition: int
+    features: tuple[str, ...]
+    state: Literal["running", "done", "failed"]
+    position: int
+    end: int
+    started_at: int
+    updated_at: int
+    error: str | None = None
+
+
+class MetadataStore:
+    """The metadata of one installation; made by :func:`open_metadata`."""
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], int]) -> None:
+        """Use a database whose schema is up to date."""
+        self._engine = engine
+        self._clock = clock
+
+    def fetch(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Rows of one query.
+
+        Raises:
+            StorageError: if the database cannot be reached or refuses.
+        """
+        with _explained(self._engine), self._engine.connect() as connection:
+            reading = connection.execution_options(reads_only=True)
+            return reading.execute(query).all()
+
+    def change(self, work: Callable[[sa.Connection], _T]) -> _T:
+        """Do `work` in one transaction; again from the start if the database broke a deadlock.
+
+        Raises:
+            StorageError: if the database cannot be reached or refuses; nothing was changed.
+        """
+        with _explained(self._engine):
+            for _ in range(_ATTEMPTS - 1):
+                try:
+                    with self._engine.begin() as connection:
+                        return work(connection)
+                except sa.exc.OperationalError as error:
+                    if not _may_retry(error):
+                        raise
+            with self._engine.begin() as connection:
+                return work(connection)
+
+    def record_definitions(self, fingerprint: str, definitions: str, *, applied_by: str) -> bool:
+        """Note that definitions are in force from now on.
+
+        Args:
+            fingerprint: of what they compute.
+            definitions: canonical YAML.
+            applied_by: which command or process applies them.
+
+        Returns:
+            Whether that is news: False if they were in force already.
+        """
+        latest = sa.select(definition_versions.c.fingerprint).order_by(
+            definition_versions.c.id.desc()
+        )
+
+        def record(connection: sa.Connection) -> bool:
+            if connection.execute(latest.limit(1).with_for_update()).scalar() == fingerprint:
+                return False
+            connection.execute(
+                sa.insert(definition_versions).values(
+                    fingerprint=fingerprint,
+                    definitions=definitions,
+                    applied_at=self._clock(),
+                    applied_by=applied_by,
+                )
+            )
+            return True
+
+        return self.change(record)
+
+    def definitions_history(self, limit: int = 100) -> list[DefinitionVersion]:
+        """What was in force, newest first."""
+        query = sa.select(definition_versions).order_by(definition_versions.c.id.desc())
+        return [
+            DefinitionVersion(row.fingerprint, row.definitions, row.applied_at, row.applied_by)
+            for row in self.fetch(query.limit(limit))
+        ]
+
+    def begin_backfill(
+        self, fingerprint: str, features: Sequence[str], *, partition: int, position: int, end: int
+    ) -> BackfillJob:
+        """Begin a backfill, or go on with one that did not end.
+
+        Args:
+            fingerprint: of the definitions.
+            features: names of what is to be computed.
+            partition: number of the log's partition.
+            position: offset to begin at; one that goes on keeps its own.
+            end: offset up to which to read.
+        """
+        names = sorted(features)
+        seed = json.dumps([fingerprint, partition, names])
+        identity = hashlib.sha256(seed.encode()).hexdigest()[:32]
+        now = self._clock()
+        values = {
+            "fingerprint": fingerprint,
+            "log_partition": partition,
+            "features": json.dumps(names),
+            "state": "running",
+            "position": position,
+            "end_position": end,
+            "started_at": now,
+            "updated_at": now,
+            "error": None,
+        }
+        mine = backfill_jobs.c.id == identity
+
+        def begin(connection: sa.Connection) -> None:
+            found = connection.execute(
+                sa.select(backfill_jobs.c.state).where(mine).with_for_update()
+            ).scalar()
+            if found is None:
+                connection.execute(sa.insert(backfill_jobs).values(id=identity, **values))
+            else:
+                going_on = {"started_at", "position"} if found != "done" else set[str]()
+                changed = {name: values[name] for name in values.keys() - going_on}
+                connection.execute(sa.update(backfill_jobs).where(mine).values(**changed))
+
+        self.change(begin)
+        return self._backfill(identity)
+
+    def advance_backfill(self, job: str, position: int) -> None:
+        """Note how far a backfill has come."""
+        self._update_backfill(job, position=position)
+
+    def finish_backfill(self, job: str, *, error: str | None = None) -> None:
+        """Note the end of a backfill, good or bad."""
+        if error is None:
+            self._update_backfill(job, state="done", position=backfill_jobs.c.end_position)
+        else:
+            self._update_backfill(job, state="failed", error=error)
+
+    def backfills(self) -> list[BackfillJob]:
+        """All backfills, the last begun first."""
+        table = backfill_jobs.c
+        rows = self.fetch(sa.select(backfill_jobs).order_by(table.started_at.desc(), table.id))
+        return [_job(row) for row in rows]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def _backfill(self, job: str) -> BackfillJob:
+        rows = self.fetch(sa.select(backfill_jobs).where(backfill_jobs.c.id == job))
+        if not rows:
+            raise StorageError(f"there is no backfill {job!r}")
+        return _job(rows[0])
+
+    def _update_backfill(self, job: str, **values: Any) -> None:
+        statement = (
+            sa.update(backfill_jobs)
+            .where(backfill_jobs.c.id == job)
+            .values(updated_at=self._clock(), **values)
+        )
+        if not self.change(lambda connection: connection.execute(statement).rowcount):
+            self._backfill(job)  # MySQL counts an update that changed nothing as none
+
+
+def open_metadata(
+    location: str | Path, *, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+) -> MetadataStore:
+    """Open the metadata, making or upgrading its tables.
+
+    Of processes that start at once, one upgrades and the others wait for it. There is no way back
+    to an older schema but a backup.
+
+    Args:
+        location: path of an SQLite file, or a database URL: ``mysql+pymysql://user:password@host/
+            database``, ``mariadb+pymysql://…`` or ``sqlite:///path``.
+        clock: now in epoch milliseconds.
+
+    Raises:
+        StorageError: if the database cannot be reached or used, its driver is not installed, or a
+            newer version of tactful has upgraded it.
+    """
+    engine = _connect(location)
+    try:
+        with _explained(engine):
+            _upgrade(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return MetadataStore(engine, clock)
+
+
+def _connect(location: str | Path) -> sa.Engine:
+    text = str(location)
+    try:
+        url = sa.make_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
+    except (sa.exc.ArgumentError, ValueError):
+        raise StorageError(
+            "the location of the metadata is no database URL; write "
+            "mysql+pymysql://user:password@host/database or the path of an SQLite file"
+        ) from None
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise StorageError("metadata in memory is lost at the end: give the path of a file")
+        return _connect_sqlite(url)
+    if backend not in ("mysql", "mariadb"):
+        raise StorageError(f"metadata cannot be kept in {backend}: use SQLite, MySQL or MariaDB")
+    if url.drivername in ("mysql", "mariadb"):
+        url = url.set(drivername=f"{backend}+pymysql")
+    try:
+        engine = sa.create_engine(
+            url.update_query_dict({"charset": "utf8mb4"}),
+            pool_pre_ping=True,
+            pool_recycle=1_800,
+            connect_args={"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60},
+        )
+    except (ImportError, sa.exc.NoSuchModuleError) as error:
+        raise StorageError(
+            f"the driver {url.drivername} is not installed: write {backend}+pymysql:// and "
+            "pip install 'tactful[mysql]'"
+        ) from error
+
+    # A server without strict mode would shorten what is too long, and only warn.
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')")
+
+    return engine
+
+
+def _connect_sqlite(url: sa.URL) -> sa.Engine:
+    engine = sa.create_engine(url, connect_args={"timeout": _LOCK_SECONDS})
+
+    # The driver would begin a transaction at its first write and commit before a CREATE TABLE, so
+    # it is told to begin none, and we begin them.
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        for setting in ("journal_mode=WAL", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {setting}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        reads_only = connection.get_execution_options().get("reads_only")
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _upgrade(engine: sa.Engine) -> None:
+    with engine.connect().execution_options(reads_only=True) as connection:
+        if _schema(connection) == SCHEMA:
+            return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    folder = str(Path(__file__).with_name("migrations"))
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
+    with _alone(engine) as connection:
+        found = _schema(connection)
+        if found is not None and found not in known:
+            raise StorageError(
+                f"{_name(engine)}: the metadata has schema {found}, and this version of tactful "
+                f"knows no newer one than {SCHEMA}: start the newer version that upgraded it, or "
+                "restore the backup from before"
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        if found != SCHEMA:
+            logger.info("the metadata was upgraded from schema %s to %s", found or "none", SCHEMA)
+
+
+def _schema(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    return None if found is None else str(found)
+
+
+@contextlib.contextmanager
+def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that no other process upgrades beside."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":  # BEGIN IMMEDIATE let nobody else in
+            yield connection
+            return
+        # MySQL commits at every CREATE TABLE, so a transaction would not keep others away.
+        name = sa.text("SELECT SHA1(CONCAT('tactful schema ', DATABASE()))")
+        lock = {"name": connection.execute(name).scalar_one(), "seconds": _LOCK_SECONDS}
+        if connection.execute(sa.text("SELECT GET_LOCK(:name, :seconds)"), lock).scalar() != 1:
+            raise StorageError(f"{_name(engine)}: another process does not finish its upgrade")
+        try:
+            yield connection
+        finally:
+            connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": lock["name"]})
+
+
+@contextlib.contextmanager
+def _explained(engine: sa.Engine) -> Iterator[None]:
+    """Turn what drivers raise into ours, without the statement and the values in it."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        raise StorageError(f"{_name(engine)}: the metadata cannot be used: {cause}") from error
+
+
+def _name(engine: sa.Engine) -> str:
+    if engine.dialect.name == "sqlite":
+        return str(engine.url.database)
+    return engine.url.set(query={}).render_as_string(hide_password=True)
+
+
+def _may_retry(error: sa.exc.OperationalError) -> bool:
+    code = error.orig.args[0] if error.orig and error.orig.args else None
+    return code in _MYSQL_TRY_AGAIN
+
+
+def _job(row: sa.Row[Any]) -> BackfillJob:
+    return BackfillJob(
+        id=row.id,
+        fingerprint=row.fingerprint,
+        partition=row.log_partition,
+        features=tuple(json.loads(row.features)),
+        state=cast(Any, row.state),
+        position=row.position,
+        end=row.end_position,
+        started_at=row.started_at,
+        updated_at=row.updated_at,
+        error=row.error,
+    )

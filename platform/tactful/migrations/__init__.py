@@ -1,0 +1,5 @@
+"""Steps from each schema of the metadata to the next, run by ``tactful.metadata``.
+
+A step must bear to be run again after it broke off: MySQL commits each ``CREATE TABLE`` by itself.
+A step that was released is never changed.
+"""

@@ -1,0 +1,15 @@
+"""Alembic runs this to run the steps, on the connection that ``tactful.metadata`` gives it."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from tactful.metadata import VERSION_TABLE, tables
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=tables,
+    version_table=VERSION_TABLE,
+)
+with context.begin_transaction():
+    context.run_migrations()

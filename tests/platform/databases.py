@@ -1,0 +1,35 @@
+"""Databases for the metadata's tests: one of each backend, without our tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tactful import metadata
+
+Location = str | Path
+BACKENDS = ["sqlite", pytest.param("mysql", marks=pytest.mark.service("mysql"))]
+
+
+def empty_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[Location]:
+    """The database that `request.param` names; for fixtures."""
+    if request.param == "sqlite":
+        yield folder / "metadata.db"
+        return
+    url: str = request.getfixturevalue("mysql_url")
+    names = [*metadata.tables.tables, metadata.VERSION_TABLE]
+    execute(url, *(f"DROP TABLE IF EXISTS {name}" for name in names))
+    yield url
+    execute(url, *(f"DROP TABLE IF EXISTS {name}" for name in names))
+
+
+def execute(location: Location, *statements: str) -> None:
+    text = str(location)
+    engine = sa.create_engine(text if "://" in text else f"sqlite:///{text}")
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
+    engine.dispose()
