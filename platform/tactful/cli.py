@@ -20,6 +20,7 @@ import msgspec
 from tactful.config import Settings, load_settings
 from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
 from tactful.model_cli import demo, models, train
+from tactful.rules_cli import rules
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,7 +87,7 @@ def main() -> None:
     """Real-time personalisation that does not hold people's data hostage."""
 
 
-for _command in (train, models, demo):
+for _command in (train, models, demo, rules):
     main.add_command(_command)
 
 

@@ -81,9 +81,9 @@ def write(event: Event, name: str, value: Property) -> Event:
     if not mapping:
         return msgspec.structs.replace(event, **{name: value})
     old = event.properties if mapping == "properties" else event.context
-    new = {key: old_value for key, old_value in old.items() if key != part}
-    if value is not None:
-        new[part] = value
+    new: dict[str, Property] = {**old, part: value}
+    if value is None:
+        del new[part]
     return msgspec.structs.replace(event, **{mapping: new})
 
 

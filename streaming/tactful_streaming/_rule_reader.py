@@ -17,6 +17,7 @@ from tactful_streaming._rule_describe import describe
 from tactful_streaming._safe_regex import compile_safely
 from tactful_streaming._user_agents import USER_AGENT_CLASSES
 from tactful_streaming._yaml_nodes import NodeReader, read_text, suggestion
+from tactful_streaming.dead_letters import UNREADABLE
 from tactful_streaming.entries import Scalar
 from tactful_streaming.errors import RuleError
 from tactful_streaming.events import EVENT_TYPES
@@ -136,6 +137,8 @@ class _RuleReader(NodeReader):
         text = self.text(node)
         if not _NAME.fullmatch(text):
             raise self.mistake(node, f"{text!r} is not snake_case of at most 64 characters")
+        if text == UNREADABLE:
+            raise self.mistake(node, f"{text!r} stands for records that are no event")
         return text
 
     def _reason(self, node: yaml.Node) -> str:

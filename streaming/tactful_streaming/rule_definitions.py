@@ -82,7 +82,7 @@ class Earlier:
     events: tuple[str, ...]
     same: tuple[str, ...]
     within_ms: int
-    most: int = 1_000_000
+    most: int = 200_000
 
 
 Condition = FieldTest | UserAgent | Rate | Earlier

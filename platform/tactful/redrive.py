@@ -1,0 +1,151 @@
+"""Sends dead letters again, mended, and goes on where it stopped.
+
+How far each rule's letters were sent is kept beside them after every acknowledged batch. After a
+crash at most one batch is sent twice; events keep their ``event_id``, so they count once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tactful.client import Client
+from tactful.errors import DatasetError
+from tactful.messages import EventsAccepted
+from tactful_streaming import DeadLetters, Dropped, Event, Rules
+
+_BATCH = 500
+_MOST_REFUSALS = 100
+_cursors: msgspec.json.Decoder[dict[str, int]] = msgspec.json.Decoder(dict[str, int])
+
+
+class Refused(msgspec.Struct, kw_only=True, frozen=True):
+    """A letter that the server refused.
+
+    Attributes:
+        position: of the letter.
+        code: short stable name of the reason.
+        message: what was wrong and what to do.
+    """
+
+    position: int
+    code: str
+    message: str
+
+
+class Redriven(msgspec.Struct, kw_only=True):
+    """What became of the letters of this run.
+
+    Attributes:
+        accepted: how many the server took as new.
+        duplicates: how many it had counted before.
+        held_back: how many the mending rules dropped or set aside.
+        unreadable: how many are no event.
+        rejected: how many the server refused.
+        refusals: the first of those.
+    """
+
+    accepted: int = 0
+    duplicates: int = 0
+    held_back: int = 0
+    unreadable: int = 0
+    rejected: int = 0
+    refusals: list[Refused] = []
+
+
+def redrive(
+    client: Client,
+    letters: DeadLetters,
+    progress: Path,
+    rules: Collection[str],
+    *,
+    mending: Rules | None = None,
+    restart: bool = False,
+    advanced: Callable[[int], object] = lambda count: None,
+) -> Redriven:
+    """Send the letters of some rules to the event door, oldest first.
+
+    Args:
+        client: of the server.
+        letters: where they are kept.
+        progress: file of how far earlier runs came.
+        rules: whose letters.
+        mending: rules applied to each event before it is sent; what they drop stays a letter.
+        restart: forget how far earlier runs came.
+        advanced: told how many letters have been dealt with.
+
+    Raises:
+        ClientError: if the server refuses, after what was acknowledged has been noted.
+        DatasetError: if the progress file is damaged.
+        LogError: if the letters cannot be read.
+    """
+    cursors = {} if restart else _load(progress)
+    done = Redriven()
+    batch: list[tuple[int, bytes]] = []
+    read = 0
+
+    def send(until: int) -> None:
+        if batch:
+            _send(client, batch, done)
+            batch.clear()
+        for rule in rules:
+            cursors[rule] = max(cursors.get(rule, 0), until)
+        _save(progress, cursors)
+
+    start = min((cursors.get(rule, 0) for rule in rules), default=0)
+    for position, letter in letters.each(start, rules):
+        if position < cursors.get(letter.rule, 0):
+            continue
+        entry = letter.entry()
+        read += 1
+        if not isinstance(entry, Event):
+            done.unreadable += 1
+            continue
+        mended = entry if mending is None else mending.clean(entry, received=letter.received)
+        if isinstance(mended, Dropped):
+            done.held_back += 1
+            continue
+        batch.append((position, msgspec.json.encode(as_sent(mended))))
+        if len(batch) == _BATCH:
+            send(position + 1)
+            advanced(read)
+            read = 0
+    send(letters.end)
+    advanced(read)
+    return done
+
+
+def as_sent(event: Event) -> dict[str, Any]:
+    """An event as a client would send it, as plain data."""
+    data = msgspec.to_builtins(event)
+    return {key: value for key, value in data.items() if key != "kind" and value not in (None, {})}
+
+
+def _send(client: Client, batch: list[tuple[int, bytes]], done: Redriven) -> None:
+    answer = client.send_lines("events", b"\n".join(line for _, line in batch))
+    assert isinstance(answer, EventsAccepted)
+    done.accepted += answer.accepted
+    done.duplicates += answer.duplicates
+    done.rejected += len(answer.rejected)
+    for refusal in answer.rejected[: _MOST_REFUSALS - len(done.refusals)]:
+        done.refusals.append(
+            Refused(position=batch[refusal.index][0], code=refusal.code, message=refusal.message)
+        )
+
+
+def _load(path: Path) -> dict[str, int]:
+    try:
+        return _cursors.decode(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DatasetError(f"{path}: damaged; begin anew with --restart") from error
+
+
+def _save(path: Path, cursors: dict[str, int]) -> None:
+    draft = path.with_name(path.name + ".new")
+    draft.write_bytes(msgspec.json.encode(cursors))
+    draft.replace(path)

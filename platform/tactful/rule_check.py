@@ -1,0 +1,293 @@
+"""Tries cleaning rules on a file of events: what each of them would do, with examples."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import msgspec
+
+from tactful.errors import DatasetError
+from tactful.redrive import as_sent
+from tactful_streaming import (
+    Dropped,
+    EntryError,
+    Event,
+    Item,
+    Limits,
+    PayloadError,
+    Rules,
+    decode_entry,
+    decode_events,
+    decode_items,
+)
+
+_GZIP = b"\x1f\x8b"
+_BATCH = 1000
+_BATCH_BYTES = 4 * 1024 * 1024
+_MOST_REFUSALS = 20
+_LIMITS = Limits(max_bytes=1 << 40, max_batch=_BATCH)
+_raw_array: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
+
+Source = Literal["door", "topic"]
+"""What the file holds: bodies for the event door, or records of a topic that no door has seen."""
+
+
+class Sample(msgspec.Struct, kw_only=True, frozen=True):
+    """An event that a rule held for.
+
+    Attributes:
+        place: line of the file, or element of its array, from 1.
+        event: the event as it came.
+        after: the event as it left the rules, for a rule that normalises.
+    """
+
+    place: int
+    event: dict[str, Any]
+    after: dict[str, Any] | None = None
+
+
+class RuleOutcome(msgspec.Struct, kw_only=True):
+    """What one rule did.
+
+    Attributes:
+        rule: its name.
+        action: ``drop``, ``dead_letter`` or ``normalise``.
+        line: where it is written.
+        reason: why it holds, in words.
+        events: how many events it dropped, set aside or changed.
+        samples: the first few of them.
+    """
+
+    rule: str
+    action: str
+    line: int
+    reason: str
+    events: int = 0
+    samples: list[Sample] = []
+
+
+class Refusal(msgspec.Struct, kw_only=True, frozen=True):
+    """A part of the file that is no event."""
+
+    place: int
+    code: str
+    message: str
+
+
+class CheckReport(msgspec.Struct, kw_only=True):
+    """What rules would do with the events of a file.
+
+    Attributes:
+        file: its name.
+        events: how many events it holds.
+        clean: how many pass.
+        changed: how many of those are changed.
+        dropped: how many are dropped.
+        dead_lettered: how many are set aside.
+        refused: how many parts of the file are no event.
+        refusals: the first few of those.
+        rules: what each rule did, in order.
+    """
+
+    file: str
+    events: int = 0
+    clean: int = 0
+    changed: int = 0
+    dropped: int = 0
+    dead_lettered: int = 0
+    refused: int = 0
+    refusals: list[Refusal] = []
+    rules: list[RuleOutcome] = []
+
+
+def check_file(
+    path: Path,
+    rules: Rules,
+    *,
+    source: Source = "door",
+    items: Path | None = None,
+    samples: int = 3,
+    advanced: Callable[[int], object] = lambda size: None,
+) -> CheckReport:
+    """Try `rules` on the events of a file, in its order.
+
+    Args:
+        path: a JSON array, one JSON object or NDJSON, gzipped or not.
+        rules: freshly loaded.
+        source: what the file holds.
+        items: file of item upserts, the catalogue for ``item.*``.
+        samples: examples kept of each rule.
+        advanced: told of bytes of the file as they are read.
+
+    Raises:
+        DatasetError: if a file cannot be read.
+    """
+    check = _Check(path, rules, samples)
+    if items is not None:
+        for places, lines in _batches(items, lambda size: None):
+            check.catalogue(places, lines)
+    for places, lines in _batches(path, advanced):
+        if source == "door":
+            check.bodies(places, lines)
+        else:
+            check.records(places, lines)
+    return check.report()
+
+
+class _Check:
+    """A run of rules over a file."""
+
+    def __init__(self, path: Path, rules: Rules, samples: int) -> None:
+        self._rules = rules
+        self._samples = samples
+        self._items: dict[str, Item] = {}
+        self._report = CheckReport(
+            file=str(path),
+            rules=[
+                RuleOutcome(rule=r.name, action=r.action, line=r.line, reason=r.reason)
+                for r in rules.rules
+            ],
+        )
+        self._by_name = {outcome.rule: outcome for outcome in self._report.rules}
+        self._counts = rules.report().by_rule
+
+    def catalogue(self, places: list[int], lines: list[bytes]) -> None:
+        accepted, rejected = decode_items(_body(lines), now=_now(), limits=_LIMITS)
+        for _, item in accepted:
+            self._items[item.item_id] = item
+        if rejected:
+            first = rejected[0]
+            raise DatasetError(f"item {places[first.index]}: {first.code}: {first.message}")
+
+    def bodies(self, places: list[int], lines: list[bytes]) -> None:
+        try:
+            accepted, rejected = decode_events(
+                _body(lines),
+                now=_now(),
+                limits=_LIMITS,
+                content_type="application/x-ndjson",
+                mint=lambda: "",
+            )
+        except PayloadError as error:
+            self._refuse(places[0], error.code, error.message)
+            return
+        refusals = {rejection.index: rejection for rejection in rejected}
+        events = dict(accepted)
+        for index, place in enumerate(places):
+            if index in events:
+                self._clean(place, events[index])
+            elif index in refusals:
+                self._refuse(place, refusals[index].code, refusals[index].message)
+
+    def records(self, places: list[int], lines: list[bytes]) -> None:
+        for place, line in zip(places, lines, strict=True):
+            try:
+                entry = decode_entry(line)
+            except EntryError as error:
+                self._refuse(place, "no_entry", str(error))
+                continue
+            if isinstance(entry, Item):
+                self._items[entry.item_id] = entry
+            elif isinstance(entry, Event):
+                self._clean(place, entry)
+
+    def report(self) -> CheckReport:
+        counts = self._rules.report()
+        report = self._report
+        report.events, report.clean, report.changed = counts.events, counts.clean, counts.changed
+        report.dropped, report.dead_lettered = counts.dropped, counts.dead_lettered
+        for outcome in report.rules:
+            outcome.events = counts.by_rule[outcome.rule]
+        return report
+
+    def _clean(self, place: int, event: Event) -> None:
+        item = self._items.get(event.item_id) if event.item_id is not None else None
+        result = self._rules.clean(event, item, self._items)
+        if isinstance(result, Dropped):
+            self._sample(result.rule, Sample(place=place, event=as_sent(event)))
+        elif result is not event:
+            counts = self._rules.report().by_rule
+            for name, count in counts.items():
+                if count > self._counts[name]:
+                    sample = Sample(place=place, event=as_sent(event), after=as_sent(result))
+                    self._sample(name, sample)
+            self._counts = counts
+
+    def _sample(self, rule: str, sample: Sample) -> None:
+        samples = self._by_name[rule].samples
+        if len(samples) < self._samples:
+            samples.append(sample)
+
+    def _refuse(self, place: int, code: str, message: str) -> None:
+        self._report.refused += 1
+        if len(self._report.refusals) < _MOST_REFUSALS:
+            self._report.refusals.append(Refusal(place=place, code=code, message=message))
+
+
+def _batches(
+    path: Path, advanced: Callable[[int], object]
+) -> Iterator[tuple[list[int], list[bytes]]]:
+    """Elements of a file with their places, some at a time."""
+    try:
+        with contextlib.ExitStack() as opened:
+            raw: BinaryIO = opened.enter_context(path.open("rb"))
+            zipped = raw.read(2) == _GZIP
+            raw.seek(0)
+            file = cast(BinaryIO, opened.enter_context(gzip.open(raw))) if zipped else raw
+            done = 0
+            for batch in _gathered(_elements(file)):
+                yield batch
+                advanced(raw.tell() - done)
+                done = raw.tell()
+    except (OSError, EOFError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    except msgspec.MsgspecError as error:
+        raise DatasetError(f"{path}: begins as a JSON array and is none: {error}") from error
+
+
+def _elements(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    first = b""
+    while not first.strip():
+        first = file.readline()
+        if not first:
+            return
+    file.seek(0)
+    begin = first.lstrip()[:1]
+    if begin == b"[":
+        for number, element in enumerate(_raw_array.decode(file.read()), start=1):
+            yield number, bytes(element)
+    elif begin == b"{" and not first.rstrip().endswith(b"}"):
+        yield 1, file.read()
+    else:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, line
+
+
+def _gathered(elements: Iterator[tuple[int, bytes]]) -> Iterator[tuple[list[int], list[bytes]]]:
+    places: list[int] = []
+    lines: list[bytes] = []
+    size = 0
+    for place, line in elements:
+        places.append(place)
+        lines.append(line)
+        size += len(line)
+        if len(lines) == _BATCH or size > _BATCH_BYTES:
+            yield places, lines
+            places, lines, size = [], [], 0
+    if lines:
+        yield places, lines
+
+
+def _body(lines: list[bytes]) -> bytes:
+    """The elements as NDJSON: line breaks within one are space between its parts."""
+    return b"\n".join(line.strip().replace(b"\n", b" ").replace(b"\r", b" ") for line in lines)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,243 @@
+"""Commands around cleaning: ``tactful rules check``, ``letters`` and ``redrive``."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from tqdm import tqdm
+
+from tactful.config import load_settings
+from tactful.errors import ConfigError, DatasetError
+
+_DIRECTORY = "dead-letters"
+_PROGRESS = "redriven.json"
+_URL = "http://127.0.0.1:8420"
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_config_option = click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
+_data_option = click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+_rule_option = click.option(
+    "--rule", "rules", multiple=True, help="Only letters of this rule; may be given repeatedly."
+)
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def rules() -> None:
+    """Try cleaning rules, and look after what they set aside."""
+
+
+@rules.command("check")
+@click.argument("rules_file", metavar="RULES", type=_file)
+@click.argument("file", type=_file)
+@click.option(
+    "--source",
+    type=click.Choice(["door", "topic"]),
+    default="door",
+    show_default=True,
+    help="FILE holds what clients send, or records of a topic that no door has checked.",
+)
+@click.option("--items", type=_file, help="Item upserts, for rules that look at item.*.")
+@click.option("--samples", type=click.IntRange(0, 100), default=3, show_default=True)
+@click.option("--expect-clean", is_flag=True, help="Fail if an event is dropped or set aside.")
+@_json_option
+def check(
+    rules_file: Path,
+    file: Path,
+    source: str,
+    items: Path | None,
+    samples: int,
+    expect_clean: bool,
+    as_json: bool,
+) -> None:
+    """Try the rules of RULES on the events of FILE: JSON, NDJSON, gzipped or not."""
+    from tactful.rule_check import check_file
+
+    quiet = as_json or not sys.stderr.isatty()
+    with tqdm(
+        total=file.stat().st_size, unit="B", unit_scale=True, disable=quiet, desc=file.name
+    ) as bar:
+        report = check_file(
+            file,
+            _load(rules_file),
+            source=source,  # type: ignore[arg-type]
+            items=items,
+            samples=samples,
+            advanced=bar.update,
+        )
+    if as_json:
+        click.echo(msgspec.json.encode(report))
+    else:
+        _print_report(report, rules_file)
+    if report.refused or (expect_clean and report.clean < report.events):
+        raise SystemExit(1)
+
+
+@rules.command("letters")
+@_config_option
+@_data_option
+@_rule_option
+@_json_option
+def letters(config: Path | None, data: Path | None, rules: tuple[str, ...], as_json: bool) -> None:
+    """Count the dead letters by rule; --json prints them, one a line, with the people in them."""
+    with _opened(config, data) as (kept, _):
+        found = kept.each(rules=rules or None)
+        if as_json:
+            for position, letter in found:
+                click.echo(msgspec.json.encode(_as_data(position, letter)))
+            return
+        counts: dict[str, list[Any]] = {}
+        for _, letter in found:
+            count = counts.setdefault(letter.rule, [0, letter.reason])
+            count[0] += 1
+    for rule, (number, reason) in sorted(counts.items(), key=lambda c: -c[1][0]):
+        click.echo(f"{number:>9,}  {rule}: {reason}")
+    if not counts:
+        click.echo("No dead letters.", err=True)
+
+
+@rules.command("redrive")
+@_config_option
+@_data_option
+@_rule_option
+@click.option("--mend", type=_file, help="Rules that mend each event before it is sent.")
+@click.option("--restart", is_flag=True, help="Forget how far earlier runs came.")
+@click.option(
+    "--key-file",
+    type=_file,
+    help="File with the API key; else TACTFUL_API_KEY is used.",
+)
+@click.option("--url", envvar="TACTFUL_URL", default=_URL, show_default=True)
+@_json_option
+def redrive(
+    config: Path | None,
+    data: Path | None,
+    rules: tuple[str, ...],
+    mend: Path | None,
+    restart: bool,
+    key_file: Path | None,
+    url: str,
+    as_json: bool,
+) -> None:
+    """Send dead letters again; run it again to go on where it stopped."""
+    from tactful.client import Client
+    from tactful.redrive import redrive as send
+
+    key = key_file.read_text("utf-8").strip() if key_file else os.environ.get("TACTFUL_API_KEY")
+    mending = None if mend is None else _load(mend)
+    quiet = as_json or not sys.stderr.isatty()
+    with _opened(config, data) as (kept, directory), Client(url, key) as client:
+        counts = collections.Counter(letter.rule for _, letter in kept.each(rules=rules or None))
+        chosen = rules or tuple(counts)
+        with tqdm(total=counts.total(), unit="letter", disable=quiet, desc="redrive") as bar:
+            done = send(
+                client,
+                kept,
+                directory / _PROGRESS,
+                chosen,
+                mending=mending,
+                restart=restart,
+                advanced=bar.update,
+            )
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+    else:
+        for refusal in done.refusals:
+            click.echo(f"letter {refusal.position}: {refusal.code}: {refusal.message}", err=True)
+        click.echo(
+            f"{done.accepted} accepted, {done.duplicates} known before, {done.rejected} refused, "
+            f"{done.held_back} held back by the mending rules, {done.unreadable} no event"
+        )
+    if done.rejected:
+        raise SystemExit(1)
+
+
+def _load(path: Path) -> Any:
+    from tactful_streaming import RuleError, load_rules
+
+    try:
+        return load_rules(path)
+    except RuleError as error:
+        raise ConfigError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _opened(config: Path | None, data: Path | None) -> Iterator[tuple[Any, Path]]:
+    """The dead letters of a data directory, and where they lie."""
+    from tactful_streaming import DeadLetters, LogError
+
+    settings = load_settings(config, overrides={"storage.data": data})
+    directory = settings.storage.data / _DIRECTORY
+    try:
+        kept = DeadLetters.open(directory, read_only=True)
+    except LogError as error:
+        raise DatasetError(
+            f"{directory}: no dead letters here: {error}; name the server's data directory with "
+            "--data"
+        ) from error
+    try:
+        yield kept, directory
+    except LogError as error:
+        raise DatasetError(str(error)) from error
+    finally:
+        kept.close()
+
+
+def _as_data(position: int, letter: Any) -> dict[str, Any]:
+    from tactful.redrive import as_sent
+    from tactful_streaming import Event
+
+    entry = letter.entry()
+    received = letter.received
+    return {
+        "position": position,
+        "rule": letter.rule,
+        "reason": letter.reason,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "received": None
+        if received is None
+        else datetime.fromtimestamp(received / 1000, UTC).isoformat(timespec="milliseconds"),
+        "event": as_sent(entry) if isinstance(entry, Event) else None,
+    }
+
+
+def _print_report(report: Any, rules_file: Path) -> None:
+    click.echo(
+        f"{report.events:,} events: {report.clean:,} clean ({report.changed:,} of them changed), "
+        f"{report.dropped:,} dropped, {report.dead_lettered:,} set aside; "
+        f"{report.refused:,} lines are no event"
+    )
+    width = max((len(outcome.rule) for outcome in report.rules), default=0)
+    for outcome in report.rules:
+        share = outcome.events / report.events if report.events else 0.0
+        click.echo(f"{outcome.events:>9,} {share:>7.2%}  {outcome.rule:<{width}}  {outcome.action}")
+    for outcome in report.rules:
+        if outcome.samples:
+            said = f": {outcome.reason}" if outcome.reason else ""
+            click.echo(f"\n{outcome.rule} ({rules_file.name}:{outcome.line}){said}")
+        for sample in outcome.samples:
+            event = msgspec.json.encode(sample.event).decode()
+            click.echo(f"  {sample.place}: {event}")
+            if sample.after is not None:
+                click.echo(f"    becomes {_difference(sample.event, sample.after)}")
+    for refusal in report.refusals:
+        click.echo(f"{report.file}:{refusal.place}: {refusal.code}: {refusal.message}", err=True)
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What of an event was changed, as JSON; null for what was taken away."""
+    names = {*before, *after}
+    changed = {
+        name: after.get(name) for name in sorted(names) if before.get(name) != after.get(name)
+    }
+    return msgspec.json.encode(changed).decode()
