@@ -1,0 +1,87 @@
+"""The jar that runs our SQL on Flink: compiled from the Java sources beside this package."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Final
+
+from tactful_streaming.errors import FlinkError
+
+FLINK_VERSION: Final = "2.0.2"
+"""The Flink that the runner is compiled for and tested with."""
+
+RUNNER_CLASS: Final = "tactful.flink.ScriptRunner"
+"""Main class of the runner."""
+
+_SOURCES = Path(__file__).parents[1] / "flink" / "src"
+
+# What a JVM since 17 must open to Flink, from Flink's own configuration.
+_OPENED = "lang net io nio lang.reflect text time util util.concurrent util.concurrent.atomic"
+JVM_OPTIONS: Final = (
+    "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
+    "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+    "--add-opens=java.base/java.util.concurrent.locks=ALL-UNNAMED",
+    *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in _OPENED.split()),
+)
+"""Options that a JVM needs to run Flink."""
+
+
+def build_runner(flink_home: Path, *, sources: Path = _SOURCES) -> Path:
+    """Compile the runner, unless these sources were compiled before.
+
+    Args:
+        flink_home: folder whose ``lib/`` holds Flink's jars, as ``scripts/flink fetch`` makes it;
+            the jar is kept there.
+        sources: folder of the Java sources; they come with the repository.
+
+    Returns:
+        The jar.
+
+    Raises:
+        FlinkError: if there are no sources, no Flink or no JDK, or they do not compile.
+    """
+    files = sorted(sources.rglob("*.java"))
+    if not files:
+        raise FlinkError(
+            f"{sources}: no Java sources: the runner is built in a checkout of the repository; "
+            "elsewhere name a jar that was built there"
+        )
+    if not any((flink_home / "lib").glob("flink-dist-*.jar")):
+        raise FlinkError(f"{flink_home}: no Flink in lib/: scripts/flink fetch puts it there")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(sources)}\0".encode() + file.read_bytes() + b"\0")
+    jar = flink_home / f"tactful-flink-{digest.hexdigest()[:16]}.jar"
+    if jar.exists():
+        return jar
+    javac = shutil.which("javac")
+    if javac is None:
+        raise FlinkError("no javac on PATH: install a JDK 17 or 21 to build the runner")
+    with tempfile.TemporaryDirectory(dir=flink_home) as folder:
+        classes, built = Path(folder, "classes"), Path(folder, "built.jar")
+        compiled = subprocess.run(
+            [javac, "--release", "17", "-cp", str(flink_home / "lib" / "*"), "-d", str(classes)]
+            + [str(file) for file in files],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if compiled.returncode:
+            raise FlinkError(f"the runner does not compile:\n{compiled.stderr.strip()}")
+        _write_jar(classes, built)
+        built.replace(jar)
+    return jar
+
+
+def _write_jar(classes: Path, jar: Path) -> None:
+    manifest = f"Manifest-Version: 1.0\r\nMain-Class: {RUNNER_CLASS}\r\n\r\n"
+    with zipfile.ZipFile(jar, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("META-INF/MANIFEST.MF", manifest)
+        for file in sorted(classes.rglob("*.class")):
+            archive.write(file, file.relative_to(classes).as_posix())

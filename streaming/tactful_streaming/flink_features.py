@@ -1,0 +1,211 @@
+"""Features as windowed aggregations of Flink SQL."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tactful_streaming.definitions import (
+    CumulativeWindow,
+    Feature,
+    ForwardDecay,
+    SessionWindow,
+    Window,
+)
+from tactful_streaming.flink_text import (
+    CannotCompile,
+    double,
+    entity_column,
+    interval,
+    literal,
+    milliseconds_of,
+    name,
+    number_of,
+    one_of,
+    text_of,
+)
+
+NUMBERS = "features"
+"""The table of features that are a number."""
+
+LISTS = "feature_lists"
+"""The table of features that are a list."""
+
+DecayPlan = Literal["exact", "panes"]
+"""How a decayed window is computed, see :class:`~tactful_streaming.FlinkOptions`."""
+
+_NUMERIC = ("sum", "mean", "min", "max", "quantile")
+_TIME = "`timestamp`"
+
+
+def feature_statements(feature: Feature, decay_plan: DecayPlan) -> tuple[list[str], str]:
+    """Views that a feature needs, and the INSERT that computes it.
+
+    Raises:
+        CannotCompile: if Flink SQL cannot compute it.
+    """
+    source = name(f"in_{feature.name}")
+    views = [f"CREATE TEMPORARY VIEW {source} AS\n{_source(feature)}"]
+    if feature.window is None or feature.aggregate in ("last", "last_n"):
+        return views, _latest(feature, source)
+    if isinstance(feature.window, ForwardDecay):
+        raise CannotCompile(
+            "forward decay has no windows that end: its value is read at any moment, which a "
+            "stream of results cannot say; a window with decay is compiled"
+        )
+    if decay_plan == "panes" and isinstance(feature.window, Window) and feature.window.decay != 1:
+        panes = name(f"panes_{feature.name}")
+        views.append(f"CREATE TEMPORARY VIEW {panes} AS\n{_panes(feature, feature.window, source)}")
+        return views, _of_panes(feature, feature.window, panes)
+    return views, _windowed(feature, source)
+
+
+def _source(feature: Feature) -> str:
+    """The events that count, with their key, group and value."""
+    columns = [f"{entity_column(feature.entity)} AS entity_key"]
+    if feature.group_by is not None:
+        columns.append(f"{text_of(feature.group_by)} AS group_key")
+    if feature.of is not None:
+        of = number_of(feature.of) if feature.aggregate in _NUMERIC else text_of(feature.of)
+        columns.append(f"{of} AS of_value")
+    needed = [column.rpartition(" AS ")[2] for column in columns]
+    return (
+        f"SELECT * FROM (SELECT {', '.join(columns)}, {_TIME}, et, arrival FROM events\n"
+        f"  WHERE {one_of('type', feature.events)})\n"
+        f"WHERE {' AND '.join(f'{column} IS NOT NULL' for column in needed)}"
+    )
+
+
+def _windowed(feature: Feature, source: str) -> str:
+    keys = _keys(feature)
+    value = _value(feature)
+    return (
+        f"{_insert(feature)}\n"
+        f"SELECT {_outer(feature)}, {milliseconds_of('window_start')}, "
+        f"{milliseconds_of('window_end')}, {value}\n"
+        f"FROM TABLE({_table_function(feature, source)})\n"
+        f"GROUP BY {', '.join(keys)}, window_start, window_end"
+    )
+
+
+def _table_function(feature: Feature, source: str) -> str:
+    window, time = feature.window, "DESCRIPTOR(et)"
+    if isinstance(window, SessionWindow):
+        by = ", ".join(_keys(feature))
+        return f"SESSION(TABLE {source} PARTITION BY ({by}), {time}, {interval(window.gap_ms)})"
+    if isinstance(window, CumulativeWindow):
+        step, size = interval(window.step_ms), interval(window.size_ms)
+        return f"CUMULATE(TABLE {source}, {time}, {step}, {size})"
+    assert isinstance(window, Window)
+    if window.panes == 1:
+        return f"TUMBLE(TABLE {source}, {time}, {interval(window.size_ms)})"
+    slide, span = interval(window.slide_ms), interval(window.span_ms)
+    return f"HOP(TABLE {source}, {time}, {slide}, {span})"
+
+
+def _value(feature: Feature) -> str:
+    window, aggregate = feature.window, feature.aggregate
+    if aggregate == "top_k":
+        return _top(feature)
+    if isinstance(window, Window) and window.decay != 1:
+        counts, sums = _decayed("1.0E0", window), _decayed("of_value", window)
+        return {"count": counts, "sum": sums, "mean": f"{sums} / {counts}"}[aggregate]
+    if aggregate == "distinct":
+        exact = feature.sketch == "exact"
+        return "CAST(COUNT(DISTINCT of_value) AS DOUBLE)" if exact else "distinct_hll(of_value)"
+    if aggregate == "quantile":
+        assert feature.q is not None
+        return f"quantile_kll(of_value, {double(feature.q)})"
+    return {
+        "count": "CAST(COUNT(*) AS DOUBLE)",
+        "sum": "SUM(of_value)",
+        "mean": "AVG(of_value)",
+        "min": "MIN(of_value)",
+        "max": "MAX(of_value)",
+    }[aggregate]
+
+
+def _decayed(amount: str, window: Window) -> str:
+    """A sum in which the panes weigh less the older they are.
+
+    The weight follows from the end of the window, which is not known inside an aggregation: that
+    keeps the sums of the panes apart, and they are weighed afterwards.
+    """
+    slide = f"CAST({window.slide_ms} AS BIGINT)"
+    sums = f"pane_sums({amount}, {_TIME}, {slide})"
+    return f"decayed({sums}, {milliseconds_of('window_end')}, {slide}, {double(window.decay)})"
+
+
+def _top(feature: Feature) -> str:
+    window = feature.window
+    slide, decay = 1, 1.0
+    if isinstance(window, Window) and window.decay != 1:
+        slide, decay = window.slide_ms, window.decay
+        counts = f"pane_counts(of_value, {_TIME}, CAST({slide} AS BIGINT))"
+    else:
+        counts = "pane_counts(of_value, CAST(0 AS BIGINT), CAST(1 AS BIGINT))"
+    return (
+        f"top_values({counts}, {milliseconds_of('window_end')}, CAST({slide} AS BIGINT), "
+        f"{double(decay)}, {feature.n})"
+    )
+
+
+def _panes(feature: Feature, window: Window, source: str) -> str:
+    keys = ", ".join(_keys(feature))
+    return (
+        f"SELECT {keys}, window_time AS pane_time, CAST(COUNT(*) AS DOUBLE) AS amounts"
+        f"{', SUM(of_value) AS total' if feature.of is not None else ''}\n"
+        f"FROM TABLE(TUMBLE(TABLE {source}, DESCRIPTOR(et), {interval(window.slide_ms)}))\n"
+        f"GROUP BY {keys}, window_start, window_end, window_time"
+    )
+
+
+def _of_panes(feature: Feature, window: Window, panes: str) -> str:
+    """A decayed window from the sums of its panes: TUMBLE, then HOP over ``window_time``."""
+    if feature.aggregate == "top_k":
+        raise CannotCompile("top_k with decay needs decay='exact'")
+    # A pane's window_time is its end less a millisecond; the newest pane of a window has age 0.
+    end = milliseconds_of("window_end")
+    pane = milliseconds_of("CAST(pane_time AS TIMESTAMP(3))")
+    age = f"(({end} - 1 - {pane}) / {window.slide_ms})"
+    weight = f"POWER({double(window.decay)}, CAST({age} AS DOUBLE))"
+    counts, sums = f"SUM(amounts * {weight})", f"SUM(total * {weight})"
+    value = {"count": counts, "sum": sums, "mean": f"{sums} / {counts}"}[feature.aggregate]
+    slide, span = interval(window.slide_ms), interval(window.span_ms)
+    return (
+        f"{_insert(feature)}\n"
+        f"SELECT {_outer(feature)}, {milliseconds_of('window_start')}, {end}, {value}\n"
+        f"FROM TABLE(HOP(TABLE {panes}, DESCRIPTOR(pane_time), {slide}, {span}))\n"
+        f"GROUP BY {', '.join(_keys(feature))}, window_start, window_end"
+    )
+
+
+def _latest(feature: Feature, source: str) -> str:
+    """A feature that every event brings up to date: there is no window that could end."""
+    value = {
+        "last_time": f"CAST(MAX({_TIME}) {{}} AS DOUBLE)",
+        "last": f"last_values(of_value, {_TIME}, 1) {{}}",
+        "last_n": f"last_values(of_value, {_TIME}, {feature.n}) {{}}",
+    }[feature.aggregate]
+    no_window = "CAST(NULL AS BIGINT), CAST(NULL AS BIGINT)"
+    # Over the rows so far and not GROUP BY: new values are added, old ones are not taken back.
+    return (
+        f"{_insert(feature)}\n"
+        f"SELECT {_outer(feature)}, {no_window}, {value.format('OVER so_far')}\n"
+        f"FROM {source} WINDOW so_far AS (PARTITION BY {', '.join(_keys(feature))} "
+        "ORDER BY arrival\n  ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
+    )
+
+
+def _insert(feature: Feature) -> str:
+    listed = feature.aggregate in ("top_k", "last", "last_n")
+    return f"INSERT INTO {LISTS if listed else NUMBERS}"
+
+
+def _outer(feature: Feature) -> str:
+    group = "group_key" if feature.group_by is not None else "CAST(NULL AS STRING)"
+    kafka_key = "entity_key || '|'" + (" || group_key" if feature.group_by is not None else "")
+    return f"{kafka_key}, {literal(feature.name)}, entity_key, {group}"
+
+
+def _keys(feature: Feature) -> list[str]:
+    return ["entity_key"] + (["group_key"] if feature.group_by is not None else [])

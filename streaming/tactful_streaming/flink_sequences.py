@@ -1,0 +1,408 @@
+"""Sequences as MATCH_RECOGNIZE, joins as interval joins of Flink SQL.
+
+A sequence is laid out as a row of pattern variables: ``s0_0, s1_0…`` take one event each, and after
+each comes what may be passed over (``g0_0…``). The conditions leave no choice: they follow the same
+rules as our automaton (``pattern.py``), under which every event has one thing to do. Flink has
+neither alternatives nor groups in patterns, so a condition asks which of the variables before it
+have taken something.
+
+MATCH_RECOGNIZE matches what came, never what failed to come. A last ``not`` is therefore an outer
+join with the events that it forbids, of which the matches without a partner are left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tactful_streaming.definitions import Join, Sequence, Step
+from tactful_streaming.flink_text import (
+    CannotCompile,
+    entity_column,
+    interval,
+    literal,
+    name,
+    one_of,
+    text_of,
+)
+
+MATCHES = "found"
+"""The table of matches and pairs."""
+
+_MOST_VARIABLES = 200
+_OTHER = ""  # stands for every type that the sequence does not name
+
+_Types = frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A variable that takes one event: repeat number `repeat` of step `step`."""
+
+    step: int
+    repeat: int
+    certain: bool  # whether every match has it
+
+    def of(self, prefix: str) -> str:
+        return f"{prefix}{self.step}_{self.repeat}"
+
+
+@dataclass(frozen=True)
+class _Variable:
+    name: str
+    quantifier: str
+    condition: str
+
+
+class _Pattern:
+    """The variables of a sequence, without its last ``not``."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        self._strict = sequence.contiguity == "strict"
+        self._named = frozenset(t for step in sequence.steps for t in step.events)
+        self._universe = self._named | {_OTHER}
+        self.steps = [step for step in sequence.steps if not step.negated]
+        self._forbidden: list[_Types] = [frozenset()] * (len(self.steps) + 1)
+        position = 0
+        for step in sequence.steps:
+            if step.negated:
+                self._forbidden[position] |= self._types(step)
+            else:
+                position += 1
+        self.silence = self._forbidden[-1] if sequence.steps[-1].negated else frozenset()
+        self._drop_idle_end()
+        self.slots = self._slots()
+
+    @property
+    def any_type(self) -> bool:
+        """Whether events of types that are not named matter."""
+        return any(not step.events for step in self.steps) or _OTHER in self.silence
+
+    def _types(self, step: Step) -> _Types:
+        return frozenset(step.events) if step.events else self._universe
+
+    def _drop_idle_end(self) -> None:
+        """A match is complete as soon as all that is left may be empty: that never takes part."""
+        last = max(number for number, step in enumerate(self.steps) if not step.optional)
+        idle, ending = len(self.steps) - 1 - last, self.steps[last]
+        if self.silence and (idle or ending.most != ending.least):
+            raise CannotCompile(
+                "before a last `not` the number of events must be fixed: a match that may still "
+                "grow while it waits is beyond MATCH_RECOGNIZE"
+            )
+        if any(self._forbidden[last + 1 : len(self.steps)]):
+            raise CannotCompile(
+                "a `not` after the last step that has to come must be the last step"
+            )
+        self.steps = self.steps[: last + 1]
+
+    def _slots(self) -> list[_Slot]:
+        slots: list[_Slot] = []
+        for number, step in enumerate(self.steps):
+            last = number == len(self.steps) - 1
+            most = step.least if last or step.most is None else step.most
+            slots += [
+                _Slot(number, repeat, repeat < step.least and not step.optional)
+                for repeat in range(most)
+            ]
+        if len(slots) > _MOST_VARIABLES:
+            raise CannotCompile(
+                f"its steps come up to {len(slots)} times altogether, and each needs a variable of "
+                f"its own; at most {_MOST_VARIABLES} are compiled"
+            )
+        return slots
+
+    def _targets(self, slot: _Slot | None) -> list[_Slot]:
+        """What may take the next event after `slot`, earliest first; None is the beginning."""
+        known = set(self.slots)
+        targets: list[_Slot] = []
+        following = 0
+        if slot is not None:
+            step = self.steps[slot.step]
+            again = _Slot(
+                slot.step, slot.repeat + 1, slot.repeat + 1 < step.least and not step.optional
+            )
+            if again in known:
+                targets.append(again)
+            if slot.repeat + 1 < step.least:
+                return targets
+            following = slot.step + 1
+        for number in range(following, len(self.steps)):
+            step = self.steps[number]
+            targets.append(_Slot(number, 0, not step.optional))
+            if not step.optional:
+                break
+        return targets
+
+    def _loops(self, slot: _Slot) -> bool:
+        """Whether more events of the step of `slot` are taken where others are passed over."""
+        step = self.steps[slot.step]
+        return step.most is None and slot.repeat + 1 == step.least
+
+    def _barred(self, slot: _Slot, type_: str) -> list[_Slot]:
+        """Targets that an event of `type_` after `slot` rules out."""
+        return [
+            target
+            for target in self._targets(slot)
+            if target.step != slot.step
+            and any(type_ in f for f in self._forbidden[slot.step + 1 : target.step + 1])
+        ]
+
+    def _passed(self, slot: _Slot) -> tuple[_Types, _Types]:
+        """Types passed over after `slot`, and those of them that rule some targets out."""
+        if self._strict:
+            return frozenset(), frozenset()
+        targets = self._targets(slot)
+        passed, barring = set(), set()
+        for type_ in self._universe:
+            if any(type_ in self._types(self.steps[target.step]) for target in targets):
+                continue
+            barred = self._barred(slot, type_)
+            if not barred:
+                passed.add(type_)
+            elif len(barred) < len(targets) or self._loops(slot):
+                barring.add(type_)
+        return frozenset(passed), frozenset(barring)
+
+    def variables(self) -> list[_Variable]:
+        """The variables of the pattern in their order."""
+        variables: list[_Variable] = []
+        for place, slot in enumerate(self.slots):
+            variables.append(
+                _Variable(
+                    slot.of("s"), "" if slot.certain else "?", self._taking(place, slot.of("s"))
+                )
+            )
+            if place == len(self.slots) - 1:
+                break
+            passed, barring = self._passed(slot)
+            if barring:
+                raise CannotCompile(
+                    "a `not` after a step that is optional or may be repeated rules out only some "
+                    "of what may follow, which needs alternatives in the pattern"
+                )
+            if self._loops(slot):
+                if self._strict:
+                    raise CannotCompile("strict contiguity with a step repeated without limit")
+                passed |= self._types(self.steps[slot.step])
+            if passed:
+                gap = slot.of("g")
+                condition = self._is_of(gap, passed)
+                if not slot.certain:
+                    condition = f"{_taken(slot)} AND {condition}"
+                variables.append(_Variable(gap, "*?", condition))
+        return variables
+
+    def _taking(self, place: int, variable: str) -> str:
+        """When the slot at `place` takes an event: by the last slot before it that took one."""
+        slot = self.slots[place]
+        cases: list[tuple[str | None, str]] = []
+        for before in reversed(self.slots[:place]):
+            condition = self._after(before, slot, variable)
+            cases.append((None if before.certain else _taken(before), condition))
+            if before.certain:
+                break
+        else:
+            cases.append((None, self._after(None, slot, variable)))
+        *conditional, (_, otherwise) = cases
+        if all(condition == otherwise for _, condition in conditional):
+            return otherwise
+        whens = " ".join(f"WHEN {taken} THEN {condition}" for taken, condition in conditional)
+        return f"CASE {whens} ELSE {otherwise} END"
+
+    def _after(self, before: _Slot | None, slot: _Slot, variable: str) -> str:
+        """When `slot` takes an event directly after `before`."""
+        targets = self._targets(before)
+        if slot not in targets:
+            return "FALSE"
+        types = self._types(self.steps[slot.step])
+        for earlier in targets[: targets.index(slot)]:
+            types -= self._types(self.steps[earlier.step])
+        if before is not None and self._loops(before):
+            types -= self._types(self.steps[before.step])
+        return self._is_of(variable, types)
+
+    def _is_of(self, variable: str, types: _Types) -> str:
+        column = f"{variable}.type"
+        if types == self._universe:
+            return "TRUE"
+        if _OTHER in types:
+            return f"NOT ({one_of(column, sorted(self._named - types))})"
+        return one_of(column, sorted(types)) if types else "FALSE"
+
+    def silence_condition(self, variable: str) -> str:
+        """When an event is one that the last ``not`` forbids."""
+        return self._is_of(variable, self.silence)
+
+    def ids(self) -> str:
+        """The ids of the events taken, as an array."""
+        parts: list[str] = []
+        singles: list[str] = []
+        for slot in self.slots:
+            singles.append(f"LAST({slot.of('s')}.event_id)")
+            if self._loops(slot):
+                gap = slot.of("g")
+                types = self._is_of(gap, self._types(self.steps[slot.step]))
+                parts += [_array(singles, self.slots), f"collect_ids({gap}.event_id, {types})"]
+                singles = []
+        if singles:
+            parts.append(_array(singles, self.slots))
+        return parts[0] if len(parts) == 1 else f"ARRAY_CONCAT({', '.join(parts)})"
+
+    def first(self, column: str) -> str:
+        """A column of the first event taken."""
+        values: list[str] = []
+        for slot in self.slots:
+            values.append(f"FIRST({slot.of('s')}.{column})")
+            if slot.certain:
+                break
+        return values[0] if len(values) == 1 else f"COALESCE({', '.join(values)})"
+
+    def last(self, column: str) -> str:
+        """A column of the last event taken."""
+        return f"LAST({self.slots[-1].of('s')}.{column})"
+
+
+def _taken(slot: _Slot) -> str:
+    return f"LAST({slot.of('s')}.event_id) IS NOT NULL"
+
+
+def _array(ids: list[str], slots: list[_Slot]) -> str:
+    array = f"ARRAY[{', '.join(ids)}]"
+    if all(slot.certain for slot in slots):
+        return array
+    return f"ARRAY_REMOVE({array}, CAST(NULL AS STRING))"
+
+
+def sequence_statements(sequence: Sequence) -> tuple[list[str], str]:
+    """Views that a sequence needs, and the INSERT of its matches.
+
+    Raises:
+        CannotCompile: if Flink SQL cannot find them.
+    """
+    pattern = _Pattern(sequence)
+    rows, found = name(f"in_{sequence.name}"), name(f"found_{sequence.name}")
+    views = [f"CREATE TEMPORARY VIEW {rows} AS\n{_rows(sequence, pattern)}"]
+    if not pattern.silence:
+        views.append(f"CREATE TEMPORARY VIEW {found} AS\n{_matches(sequence, pattern, rows)}")
+        return views, _insert_matches(sequence, found)
+    views += _silent(sequence, pattern, rows, found)
+    return views, _insert_matches(sequence, found)
+
+
+def join_statements(join: Join) -> tuple[list[str], str]:
+    """Views that a join needs, and the INSERT of its pairs.
+
+    Raises:
+        CannotCompile: if Flink SQL cannot pair them.
+    """
+    rows, updates = name(f"in_{join.name}"), name(f"items_{join.name}")
+    within = interval(join.within_ms)
+    key = entity_column(join.entity)
+    views = [
+        f"CREATE TEMPORARY VIEW {rows} AS\n"
+        f"SELECT {key} AS entity_key, `partition`, item_id, event_id, `timestamp`, et FROM events\n"
+        f"WHERE {one_of('type', join.events)} AND {key} IS NOT NULL AND item_id IS NOT NULL",
+        # Every partition has the updates of all items; an event meets those of its own.
+        f"CREATE TEMPORARY VIEW {updates} AS\n"
+        "SELECT `partition`, item_id, `timestamp`, et FROM `log` WHERE kind = 'item'",
+    ]
+    return views, (
+        f"INSERT INTO {MATCHES}\n"
+        f"SELECT e.entity_key || '|' || e.item_id, {literal(join.name)}, e.entity_key, e.item_id,\n"
+        "  LEAST(e.`timestamp`, i.`timestamp`), GREATEST(e.`timestamp`, i.`timestamp`),\n"
+        f"  ARRAY[e.event_id]\n"
+        f"FROM {rows} AS e JOIN {updates} AS i\n"
+        "ON e.`partition` = i.`partition` AND e.item_id = i.item_id\n"
+        f"AND i.et BETWEEN e.et - {within} AND e.et + {within}"
+    )
+
+
+def _rows(sequence: Sequence, pattern: _Pattern) -> str:
+    """The events that matter, with what partitions them."""
+    same = "''" if sequence.same is None else text_of(sequence.same)
+    types = sorted({type_ for step in sequence.steps for type_ in step.events})
+    wanted = "" if pattern.any_type else f" AND {one_of('type', types)}"
+    key = entity_column(sequence.entity)
+    return (
+        f"SELECT * FROM (SELECT {key} AS entity_key, {same} AS same_key,\n"
+        "    type, event_id, `timestamp`, `offset`, et FROM events)\n"
+        f"WHERE entity_key IS NOT NULL AND same_key IS NOT NULL{wanted}"
+    )
+
+
+def _matches(sequence: Sequence, pattern: _Pattern, rows: str) -> str:
+    variables = pattern.variables()
+    measures = [
+        f"{pattern.first('`timestamp`')} AS `start`",
+        f"{pattern.last('`timestamp`')} AS `end`",
+        f"{pattern.ids()} AS `events`",
+    ]
+    skip = sequence.skip
+    if pattern.silence:
+        # Which beginnings are skipped is known only when silence has fallen: see below.
+        skip = "to_next"
+        measures += [
+            f"{pattern.first('`offset`')} AS start_offset",
+            f"{pattern.last('`offset`')} AS end_offset",
+            "MATCH_ROWTIME() AS found_at",
+        ]
+    behind = {"past_last": "PAST LAST ROW", "to_next": "TO NEXT ROW"}[skip]
+    written = " ".join(f"{variable.name}{variable.quantifier}" for variable in variables)
+    defined = ",\n    ".join(f"{variable.name} AS {variable.condition}" for variable in variables)
+    return (
+        f"SELECT * FROM {rows} MATCH_RECOGNIZE (\n"
+        "  PARTITION BY entity_key, same_key ORDER BY et\n"
+        f"  MEASURES {', '.join(measures)}\n"
+        f"  ONE ROW PER MATCH AFTER MATCH SKIP {behind}\n"
+        f"  PATTERN ({written}) WITHIN {interval(sequence.within_ms)}\n"
+        f"  DEFINE\n    {defined})"
+    )
+
+
+def _silent(sequence: Sequence, pattern: _Pattern, rows: str, found: str) -> list[str]:
+    """Matches after which nothing came of what the last step forbids."""
+    for_ms = sequence.steps[-1].for_ms
+    over = f"m.`end` + {for_ms}" if for_ms is not None else f"m.`start` + {sequence.within_ms}"
+    longest = interval(sequence.within_ms if for_ms is None else for_ms)
+    begun, noise = name(f"begun_{sequence.name}"), name(f"noise_{sequence.name}")
+    silence = pattern.silence_condition("n")
+    views = [
+        f"CREATE TEMPORARY VIEW {begun} AS\n{_matches(sequence, pattern, rows)}",
+        # A pattern of one event: it drops what is late, as every pattern does.
+        f"CREATE TEMPORARY VIEW {noise} AS\n"
+        f"SELECT * FROM {rows} MATCH_RECOGNIZE (\n"
+        "  PARTITION BY entity_key, same_key ORDER BY et\n"
+        "  MEASURES n.`timestamp` AS noise_time, n.`offset` AS noise_offset,\n"
+        "    MATCH_ROWTIME() AS heard_at\n"
+        "  ONE ROW PER MATCH AFTER MATCH SKIP PAST LAST ROW\n"
+        f"  PATTERN (n) DEFINE n AS {silence})",
+    ]
+    survivors = (
+        f"SELECT m.* FROM {begun} AS m LEFT JOIN {noise} AS n\n"
+        "ON m.entity_key = n.entity_key AND m.same_key = n.same_key\n"
+        f"AND n.heard_at BETWEEN m.found_at AND m.found_at + {longest}\n"
+        f"AND (n.noise_time > m.`end` OR n.noise_offset > m.end_offset) AND n.noise_time < {over}\n"
+        "WHERE n.noise_time IS NULL"
+    )
+    if sequence.skip == "to_next":
+        return [*views, f"CREATE TEMPORARY VIEW {found} AS\n{survivors}"]
+    silent = name(f"silent_{sequence.name}")
+    return [
+        *views,
+        f"CREATE TEMPORARY VIEW {silent} AS\n{survivors}",
+        f"CREATE TEMPORARY VIEW {found} AS\n"
+        "SELECT * FROM (SELECT *, beyond_last(`start`, start_offset, `end`, end_offset) OVER (\n"
+        "  PARTITION BY entity_key, same_key ORDER BY found_at\n"
+        "  ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS is_beyond\n"
+        f"  FROM {silent}) WHERE is_beyond",
+    ]
+
+
+def _insert_matches(sequence: Sequence, found: str) -> str:
+    same = "CAST(NULL AS STRING)" if sequence.same is None else "same_key"
+    return (
+        f"INSERT INTO {MATCHES}\n"
+        f"SELECT entity_key || '|' || same_key, {literal(sequence.name)}, entity_key, {same},\n"
+        f"  `start`, `end`, `events`\n"
+        f"FROM {found}"
+    )

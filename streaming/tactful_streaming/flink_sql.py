@@ -1,0 +1,291 @@
+"""Compiles definitions to one Flink SQL script: Kafka in, Kafka out, one job.
+
+The log's topic is read once, as JSON entries. Its watermark follows events and ticks, as the
+engine's does, and is emitted with every entry, so that what is late does not depend on the clock.
+Flink's watermark w says that nothing up to w will come, ours that nothing before w will: it is a
+millisecond behind. Windows fire once, so `watermark_delay_ms` has to include the lateness allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from tactful_streaming.definitions import Definition, Definitions, Feature, Join, Sequence
+from tactful_streaming.entries import DEVICE_PREFIX
+from tactful_streaming.errors import DefinitionError
+from tactful_streaming.flink_features import LISTS, NUMBERS, DecayPlan, feature_statements
+from tactful_streaming.flink_sequences import MATCHES, join_statements, sequence_statements
+from tactful_streaming.flink_text import CannotCompile, entity_column, interval, literal
+
+_FUNCTIONS: Final = {
+    "json_text": "JsonText$Text",
+    "json_number": "JsonText$Number",
+    "json_string": "JsonText$Str",
+    "item_versions": "ItemVersions",
+    "pane_sums": "Panes$Collect",
+    "pane_counts": "TopValues$Collect",
+    "decayed": "Panes$Decayed",
+    "top_values": "TopValues$Top",
+    "last_values": "LastValues",
+    "distinct_hll": "HllDistinct",
+    "quantile_kll": "KllQuantile",
+    "collect_ids": "CollectIds",
+    "beyond_last": "BeyondLast",
+}
+_LASTING = ("last", "last_n", "last_time")
+
+
+@dataclass(frozen=True)
+class FlinkOptions:
+    """Where a compiled job reads and writes, and how it runs.
+
+    Attributes:
+        servers: bootstrap servers of Kafka.
+        topic: the log's topic, with entries in JSON.
+        features_topic: where values of features go.
+        matches_topic: where matches of sequences and pairs of joins go.
+        group_id: consumer group whose offsets show how far the job is.
+        watermark_delay_ms: how far the watermark stays behind the newest event: the engine's delay
+            and its allowed lateness together, milliseconds.
+        idle_timeout_ms: after this long without an entry a partition holds up nobody; 0: never.
+        dedupe_days: for how long an event id is remembered; 0: events are not deduplicated.
+        catalogue: whether the topic holds items, too. Without them the category of an event is what
+            the event says, and ``item.`` sources are refused.
+        decay: ``exact`` counts an event for every decayed window that has not ended, as the engine
+            does; ``panes`` adds up panes first and windows from them (TUMBLE, then HOP over
+            ``window_time``): faster, but an event that is late for its pane is lost.
+        parallelism: subtasks of each operator; 0: what the cluster says.
+        checkpoint_ms: milliseconds between checkpoints.
+        state_backend: where state lives.
+        exactly_once: whether results are written in transactions, at every checkpoint, and not at
+            once and possibly again.
+        end_offsets: by partition, the offset at which reading ends; None: never.
+        kafka: further client properties: security, tuning.
+        job: name of the job.
+    """
+
+    servers: str
+    topic: str
+    features_topic: str = "features"
+    matches_topic: str = "matches"
+    group_id: str = "tactful-flink"
+    watermark_delay_ms: int = 300_000
+    idle_timeout_ms: int = 60_000
+    dedupe_days: int = 7
+    catalogue: bool = True
+    decay: DecayPlan = "exact"
+    parallelism: int = 0
+    checkpoint_ms: int = 10_000
+    state_backend: Literal["rocksdb", "hashmap"] = "rocksdb"
+    exactly_once: bool = False
+    end_offsets: Mapping[int, int] | None = None
+    kafka: Mapping[str, str] = field(default_factory=dict)
+    job: str = "tactful"
+
+
+def compile_flink(
+    definitions: Definitions, options: FlinkOptions, *, file: str = "features"
+) -> str:
+    """Compile all of `definitions` to one script.
+
+    Args:
+        definitions: what to compute; not empty.
+        options: where from, where to, and how.
+        file: what the definitions are called in messages.
+
+    Returns:
+        Statements that Flink's own SQL client understands, too, with our jar on its classpath.
+
+    Raises:
+        DefinitionError: names file, line and definition of the first that Flink SQL cannot compute,
+            and why.
+    """
+    if not definitions.all:
+        raise DefinitionError(f"{file}: there is nothing to compile")
+    views: list[str] = []
+    inserts: list[str] = []
+    wanted: set[str] = set()
+    for definition in definitions.all:
+        try:
+            wanted |= _sources(definition, options)
+            if isinstance(definition, Feature):
+                more, insert = feature_statements(definition, options.decay)
+            elif isinstance(definition, Sequence):
+                more, insert = sequence_statements(definition)
+            else:
+                more, insert = join_statements(definition)
+        except CannotCompile as error:
+            line = definitions.lines.get(definition.name)
+            where = file if line is None else f"{file}:{line}"
+            raise DefinitionError(
+                f"{where}: {definition.name}: cannot be compiled to Flink SQL: {error}"
+            ) from error
+        views += more
+        inserts.append(insert)
+    described = options.catalogue and any(_is_of_item(source) for source in wanted)
+    views = [*_event_views(options, described=described), *views]
+    statements = [
+        *_settings(definitions, options, described=described),
+        *_functions("\n".join([*views, *inserts])),
+        _log_table(options),
+        *_sinks(inserts, options),
+        *views,
+        "EXECUTE STATEMENT SET BEGIN\n\n" + "".join(f"{insert};\n\n" for insert in inserts) + "END",
+    ]
+    return "\n\n".join(f"{statement};" for statement in statements) + "\n"
+
+
+def _sources(definition: Definition, options: FlinkOptions) -> set[str]:
+    """What a definition reads of an event beside its type and time."""
+    sources = {entity_column(definition.entity)}
+    if isinstance(definition, Feature):
+        sources |= {source for source in (definition.of, definition.group_by) if source}
+    elif isinstance(definition, Sequence) and definition.same is not None:
+        sources.add(definition.same)
+    elif isinstance(definition, Join) and not options.catalogue:
+        raise CannotCompile("it needs the updates of items, and catalogue is off")
+    of_item = sorted(source for source in sources if source.startswith("item."))
+    if of_item and not options.catalogue:
+        raise CannotCompile(f"{of_item[0]} needs the items, and catalogue is off")
+    return sources
+
+
+def _is_of_item(source: str) -> bool:
+    return source == "category" or source.startswith("item.")
+
+
+def _settings(definitions: Definitions, options: FlinkOptions, *, described: bool) -> Iterator[str]:
+    settings = {
+        "pipeline.name": options.job,
+        "table.local-time-zone": "UTC",  # windows are aligned to the epoch
+        "state.backend.type": options.state_backend,
+        "execution.checkpointing.interval": f"{options.checkpoint_ms} ms",
+    }
+    if options.state_backend == "rocksdb":
+        settings["execution.checkpointing.incremental"] = "true"
+    if options.parallelism:
+        settings["parallelism.default"] = str(options.parallelism)
+    if options.idle_timeout_ms:
+        settings["table.exec.source.idle-timeout"] = f"{options.idle_timeout_ms} ms"
+    lasting = described or any(f.aggregate in _LASTING for f in definitions.features)
+    if options.dedupe_days and not lasting:
+        # Windows and patterns clean up after themselves: only event ids would stay for ever.
+        settings["table.exec.state.ttl"] = f"{options.dedupe_days} d"
+    for key, value in settings.items():
+        yield f"SET {literal(key)} = {literal(value)}"
+
+
+def _functions(text: str) -> Iterator[str]:
+    for function, cls in _FUNCTIONS.items():
+        if f"{function}(" in text:
+            yield f"CREATE TEMPORARY SYSTEM FUNCTION {function} AS 'tactful.flink.{cls}'"
+
+
+def _log_table(options: FlinkOptions) -> str:
+    properties = {
+        "connector": "kafka",
+        "topic": options.topic,
+        **_client(options),
+        "properties.group.id": options.group_id,
+        "scan.startup.mode": "earliest-offset",
+        "scan.watermark.emit.strategy": "on-event",
+        "format": "json",
+        "json.ignore-parse-errors": "true",
+    }
+    if options.end_offsets is not None:
+        properties["scan.bounded.mode"] = "specific-offsets"
+        properties["scan.bounded.specific-offsets"] = ";".join(
+            f"partition:{partition},offset:{offset}"
+            for partition, offset in sorted(options.end_offsets.items())
+        )
+    delay = interval(options.watermark_delay_ms + 1)
+    return f"""CREATE TEMPORARY TABLE `log` (
+  kind STRING, event_id STRING, type STRING, `timestamp` BIGINT,
+  user_id STRING, device_id STRING, session_id STRING, item_id STRING, properties STRING,
+  title STRING, category STRING, price DOUBLE,
+  `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL,
+  et AS TO_TIMESTAMP_LTZ(`timestamp`, 3), arrival AS PROCTIME(),
+  WATERMARK FOR et AS CASE WHEN kind IN ('event', 'tick') THEN et - {delay} END
+) {_with(properties)}"""
+
+
+def _event_views(options: FlinkOptions, *, described: bool) -> Iterator[str]:
+    """Views from the log to ``events``, one row an event with all that definitions ask for."""
+    source = "`log`"
+    kinds = "kind IN ('event', 'item')" if described else "kind = 'event'"
+    if options.dedupe_days:
+        # ROW_NUMBER would say it as well, but what it makes cannot be described below: the planner
+        # takes it for rows that change. Where items pass, too, each is its own.
+        identity = "COALESCE(event_id, CAST(`offset` AS STRING))" if described else "event_id"
+        yield f"""CREATE TEMPORARY VIEW once AS
+SELECT * FROM (
+  SELECT *, COUNT(*) OVER (PARTITION BY `partition`, {identity} ORDER BY arrival
+    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS number
+  FROM {source} WHERE {kinds}
+) WHERE number = 1"""
+        source = "once"
+    category = "json_string(properties, 'category')"
+    item = ""
+    if described:
+        # Every partition has all items, so each looks into its own: as of the log's order, not of
+        # the speed at which partitions are read. What is about no item is spread.
+        yield f"""CREATE TEMPORARY VIEW described AS
+SELECT *, item_versions(kind, `timestamp`, category, price, title, properties) OVER (
+  PARTITION BY `partition`, COALESCE(item_id, CAST(MOD(`offset`, 64) AS STRING)) ORDER BY arrival
+  ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS item
+FROM {source} WHERE {kinds}"""
+        source, kinds = "described", "kind = 'event'"
+        known = "CASE WHEN item_id IS NOT NULL THEN item.{} END"
+        category = f"COALESCE({category}, {known.format('newest_category')})"
+        item = "".join(
+            f",\n  {known.format(column)} AS item_{column}"
+            for column in ("category", "title", "price", "properties")
+        )
+    yield f"""CREATE TEMPORARY VIEW events AS
+SELECT `partition`, `offset`, event_id, type, `timestamp`, session_id, item_id, properties,
+  et, arrival, COALESCE(user_id, {literal(DEVICE_PREFIX)} || device_id) AS user_id,
+  {category} AS category{item}
+FROM {source} WHERE {kinds}"""
+
+
+def _sinks(inserts: Iterable[str], options: FlinkOptions) -> Iterator[str]:
+    value = "kafka_key STRING, feature STRING, entity_key STRING, group_key STRING,\n"
+    value += "  window_start BIGINT, window_end BIGINT, feature_value"
+    match = "kafka_key STRING, `sequence` STRING, entity_key STRING, `same` STRING,\n"
+    match += "  `start` BIGINT, `end` BIGINT, `events` ARRAY<STRING>"
+    tables = {
+        NUMBERS: (options.features_topic, f"{value} DOUBLE"),
+        LISTS: (options.features_topic, f"{value} ARRAY<ROW<`value` STRING, weight DOUBLE>>"),
+        MATCHES: (options.matches_topic, match),
+    }
+    used = {insert.split(maxsplit=3)[2] for insert in inserts}
+    for table in (table for table in tables if table in used):
+        topic, columns = tables[table]
+        properties = {
+            "connector": "upsert-kafka",
+            "topic": topic,
+            **_client(options),
+            "key.format": "raw",
+            "value.format": "json",
+            "value.json.encode.ignore-null-fields": "true",
+            "value.fields-include": "EXCEPT_KEY",
+        }
+        if options.exactly_once:
+            properties["sink.delivery-guarantee"] = "exactly-once"
+            properties["sink.transactional-id-prefix"] = f"{options.group_id}-{table}"
+        yield (
+            f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n"
+            f"  PRIMARY KEY (kafka_key) NOT ENFORCED\n) {_with(properties)}"
+        )
+
+
+def _client(options: FlinkOptions) -> dict[str, str]:
+    named = {f"properties.{key}": value for key, value in options.kafka.items()}
+    return {"properties.bootstrap.servers": options.servers, **named}
+
+
+def _with(properties: Mapping[str, str]) -> str:
+    lines = (f"  {literal(key)} = {literal(value)}" for key, value in properties.items())
+    return "WITH (\n" + ",\n".join(lines) + "\n)"
