@@ -20,6 +20,7 @@ import numpy as np
 
 from tactful_streaming.actions import action_of, emitted_types
 from tactful_streaming.aggregates import Outcome, Value
+from tactful_streaming.dead_letters import DeadLetter
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.definitions import ENTITIES, Definitions, dump_definitions
 from tactful_streaming.entities import EntityTable
@@ -101,6 +102,7 @@ class Engine:
         partition: int = 0,
         rebuild: bool = False,
         on_match: Callable[[list[Match]], None] | None = None,
+        on_dead_letter: Callable[[list[DeadLetter]], None] | None = None,
     ) -> None:
         """Open the state in `store`, or begin at offset 0.
 
@@ -122,6 +124,7 @@ class Engine:
             partition: number of the partition of the log, for dead letters and marks in `online`.
             rebuild: throw the state away and begin at offset 0, to compute it again from the log.
             on_match: told of sequences and joins that came true, while a batch is applied.
+            on_dead_letter: told of records that do not count, while a batch is applied.
 
         Raises:
             StateError: if the state is damaged or of another version.
@@ -134,6 +137,7 @@ class Engine:
         self._cleaner = cleaner
         self._mirror = Mirror(online, store, partition) if online is not None else None
         self._on_match = on_match
+        self._on_dead_letter = on_dead_letter
         self._tables = {
             entity: EntityTable(features)
             for entity in ENTITIES
@@ -278,7 +282,7 @@ class Engine:
         self._items_version += len(admitted.items)
         for user in admitted.users:
             self._users.update(user)
-        self._report_refused(admitted)
+        self._report_refused(admitted, records)
         self._outbox.meet(admitted.ids)
         columns = Columns(self._plan, self._projection, admitted.batch)
         outcome = self._aggregate(columns)
@@ -404,9 +408,22 @@ class Engine:
         if found and self._on_match is not None:
             self._on_match(found)
 
-    def _report_refused(self, admitted: Admitted) -> None:
+    def _report_refused(self, admitted: Admitted, records: Sequence[_Record]) -> None:
         if admitted.invalid:
             _logger.warning("skipped log records that are no entry, before offset %d", self._offset)
+        if admitted.refused and self._on_dead_letter is not None:
+            self._on_dead_letter(
+                [
+                    DeadLetter(
+                        payload=records[refused.position][1],
+                        rule=refused.rule,
+                        reason=refused.reason,
+                        partition=self._partition,
+                        offset=records[refused.position][0],
+                    )
+                    for refused in admitted.refused
+                ]
+            )
 
     def _open(self) -> None:
         meta = read_meta(self._store)

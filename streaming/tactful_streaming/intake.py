@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tactful_streaming.dead_letters import UNREADABLE
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.entries import Event, Item, User
 from tactful_streaming.joins import ItemVersions
@@ -35,7 +36,7 @@ class Refused:
 
     Attributes:
         position: which of the records it is.
-        rule: name of the rule that refused it, or ``unreadable``.
+        rule: name of the rule that refused it, or :data:`~tactful_streaming.UNREADABLE`.
         reason: why, for people.
     """
 
@@ -250,7 +251,7 @@ class Intake:
 
     def _refuse(self, admitted: Admitted, position: int, reason: str) -> None:
         admitted.invalid += 1
-        admitted.refused.append(Refused(position, "unreadable", reason))
+        admitted.refused.append(Refused(position, UNREADABLE, reason))
 
     def _advance(self, timestamp: int) -> None:
         if timestamp > self.newest:

@@ -37,6 +37,7 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
+from tactful_streaming.dead_letters import DeadLetter
 from tactful_streaming.entries import EntryFormat
 
 MINUTE, DAY = 60_000, 86_400_000
@@ -683,8 +684,8 @@ class Tidy:
 
 def test_a_cleaner_judges_every_event_once_and_its_memory_commits_with_the_offset() -> None:
     features = small("- {name: c, entity: category, event: view, aggregate: last_time}")
-    store = MemoryState()
-    engine = Engine(features, store, cleaner=Tidy())
+    store, letters = MemoryState(), list[DeadLetter]()
+    engine = Engine(features, store, cleaner=Tidy(), on_dead_letter=letters.extend)
     refund = view(3, START + DAY, type="refund")
     stream = [
         (0, encode_entry(Item(item_id="i", timestamp=START, category="shoes"))),
@@ -697,6 +698,11 @@ def test_a_cleaner_judges_every_event_once_and_its_memory_commits_with_the_offse
     ]
     applied = engine.apply(stream)
     assert Applied(applied=2, duplicates=1, invalid=2, dropped=2) == applied
+    assert [(letter.offset, letter.rule, letter.reason) for letter in letters[:1]] == [
+        (3, "refunds", "no such order")
+    ]
+    assert [letter.offset for letter in letters] == [3, 4, 5]
+    assert letters[0].payload == refund[1]
     assert engine.watermark == START
     assert engine.read("category", "shoes", START)["c"] == START
     engine.commit()

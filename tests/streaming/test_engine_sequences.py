@@ -1,0 +1,158 @@
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tests.streaming.streams import START, random_entries
+
+from tactful_streaming import (
+    EmbeddedLog,
+    Engine,
+    Event,
+    Item,
+    MemoryState,
+    Tick,
+    User,
+    decode_entry,
+    encode_entry,
+    load_definitions,
+)
+from tactful_streaming.matches import Match
+
+MINUTE = 60_000
+
+DEFINITIONS = """
+- {name: n, entity: user, event: [view, x.coupon], aggregate: count, window: {size: 5m, slide: 1m}}
+- {name: browsed, entity: user, sequence: [view, click, {not: purchase, for: 2m}], within: 20m,
+   emit: coupon}
+- {name: twice, entity: item, sequence: [purchase, purchase], within: 1h}
+- {name: fresh, entity: user, join: {event: view, with: item_updates, within: 30s}, emit: look}
+"""
+
+
+def stream(seed: int, count: int) -> list[Event | Item | User | Tick]:
+    rng = random.Random(seed)
+    entries: list[Event | Item | User | Tick] = []
+    for entry in random_entries(seed, count):
+        entries.append(entry)
+        if rng.random() < 0.01:
+            entries.append(Tick(timestamp=entry.timestamp + rng.randrange(5 * MINUTE)))
+    return entries
+
+
+def run(entries: list[Event | Item | User | Tick], seed: int) -> tuple[list[Match], list[Event]]:
+    """Matches, and the actions in the order in which they were appended."""
+    rng = random.Random(seed)
+    log = [encode_entry(entry) for entry in entries]
+    store, matches, actions = MemoryState(), list[Match](), list[Event]()
+    engine = Engine(load_definitions(DEFINITIONS), store, on_match=matches.extend)
+    while engine.offset < len(log):
+        begin = engine.offset
+        until = min(begin + rng.choice([1, 10, 300]), len(log))
+        engine.apply(list(enumerate(log))[begin:until])
+        if rng.random() < 0.2 or engine.offset == len(log):
+            engine.commit()
+            if engine.offset == len(log):
+                for action in (ready := engine.outbox()):
+                    log.append(encode_entry(action))
+                actions += ready
+                engine.sent(ready)
+            if rng.random() < 0.3:
+                engine = Engine(load_definitions(DEFINITIONS), store, on_match=matches.extend)
+    assert engine.outbox() == []
+    return matches, actions
+
+
+def test_matches_and_actions_depend_on_the_log_alone() -> None:
+    entries = stream(1, 6000)
+    matches, actions = run(entries, 1)
+    assert min(Counter(match.name for match in matches).values()) > 10
+    assert {action.type for action in actions} == {"x.coupon", "x.look"}
+    for seed in (2, 3):
+        again, actions_again = run(entries, seed)
+        assert sorted(map(repr, again)) == sorted(map(repr, matches))
+        assert sorted(map(repr, actions_again)) == sorted(map(repr, actions))
+
+
+def test_a_sequence_is_read_beside_the_features_and_a_tick_completes_it() -> None:
+    engine = Engine(load_definitions(DEFINITIONS), MemoryState(), watermark_delay_ms=1000)
+    for offset, type_ in enumerate(["view", "click"]):
+        event = Event(event_id=type_, type=type_, timestamp=START + offset, user_id="u")
+        engine.apply([(offset, encode_entry(event))])
+    due = START + 1 + 2 * MINUTE
+    assert engine.next_timer() is not None
+    assert engine.read("user", "u", START)["browsed"] == 0
+    engine.apply([(2, encode_entry(Tick(timestamp=START + 2000)))])
+    assert engine.next_timer() == due
+    engine.apply([(3, encode_entry(Tick(timestamp=due + 999)))])
+    assert engine.read("user", "u", due)["browsed"] == 0
+    engine.apply([(4, encode_entry(Tick(timestamp=due + 1000)))])
+    assert engine.read("user", "u", due)["browsed"] == START + 1
+    assert engine.outbox() == []  # not before it is committed
+    engine.commit()
+    (action,) = engine.outbox()
+    assert (action.type, action.user_id, action.timestamp) == ("x.coupon", "u", due)
+    assert (engine.next_timer(), engine.outbox()) == (None, [action])
+    engine.sent([action])
+    assert engine.outbox() == []
+    engine.apply([(5, encode_entry(action))])
+    engine.commit()
+    assert engine.read("user", "u", due)["n"] == 2
+
+
+RUNNER = """
+import sys
+from pathlib import Path
+from tactful_streaming import EmbeddedLog, Engine, RocksState, encode_entry, load_definitions
+
+directory = Path(sys.argv[1])
+log = EmbeddedLog(directory / "log", durability="process")
+engine = Engine(
+    load_definitions(directory / "features.yaml"), RocksState(directory / "state"), dedupe_days=0
+)
+while True:
+    while engine.offset < log.end:
+        engine.apply(log.read(engine.offset, 37))
+        engine.commit()
+        print(engine.offset, flush=True)
+    actions = engine.outbox()
+    if not actions:
+        break
+    for action in actions:
+        log.append([encode_entry(action)])
+        print("appended", flush=True)
+    engine.sent(actions)
+print("done", flush=True)
+engine.close()
+log.close()
+"""
+
+
+def test_kill_9_leaves_every_action_in_the_log_exactly_once(tmp_path: Path) -> None:
+    # Without deduplication a second copy of an action would count and be seen.
+    entries = list({repr(entry): entry for entry in stream(5, 3000)}.values())
+    expected = Counter(action.event_id for action in run(entries, 0)[1])
+    (tmp_path / "features.yaml").write_text(DEFINITIONS)
+    with EmbeddedLog(tmp_path / "log", durability="process") as log:
+        log.append([encode_entry(entry) for entry in entries])
+    rng = random.Random(5)
+    kills, last = 0, ""
+    while last != "done":
+        command = [sys.executable, "-c", RUNNER, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(rng.randrange(1, 40)):
+                last = process.stdout.readline().strip()
+                assert last, "the process died by itself"
+                if last == "done":
+                    break
+            else:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+    with EmbeddedLog(tmp_path / "log", read_only=True) as log:
+        written = [decode_entry(payload) for _, payload in log.read(len(entries), 10**6)]
+    assert Counter(e.event_id for e in written if isinstance(e, Event)) == expected
+    assert max(expected.values()) == 1
+    assert kills >= 3
