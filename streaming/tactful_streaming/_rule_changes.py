@@ -74,7 +74,8 @@ def _value_change(operation: str, operand: Any) -> Callable[[Property], Property
         return lambda value: table.get(value, value) if type(value) is str else value
     if operation in _ON_TEXT:
         on_text = _ON_TEXT[operation]
-        return lambda value: on_text(value) if type(value) is str else value
+        # A text that becomes empty is none; the next step sees it so.
+        return lambda value: on_text(value) or None if type(value) is str and value else value
     if operation == "number":
         return _number
     if operation == "text":

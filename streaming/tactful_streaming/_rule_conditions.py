@@ -28,6 +28,9 @@ Holds = Callable[[Event, Item | None, int | None], bool]
 _Key = Callable[[Event, Item | None, int | None], bytes | None]
 """A digest of some fields of an event, its item and its time of receipt, if it has them all."""
 
+_Place = tuple[str, str, int, int]
+"""Rule, when or unless, alternative, condition: an equal one elsewhere counts by itself."""
+
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "above": operator.gt,
     "below": operator.lt,
@@ -47,7 +50,7 @@ class State:
     """What the stateful conditions of one set of rules remember.
 
     Attributes:
-        clock: newest timestamp of a clean event.
+        clock: newest timestamp so far, that of the event at hand included.
         memories: by a stable id.
         pending: what to remember of the event at hand if it turns out clean: memory, key, until.
     """
@@ -59,9 +62,9 @@ class State:
         self.pending: list[tuple[Memory, bytes, int]] = []
         self._keys: dict[str, _Key] = {}
 
-    def of(self, rule: Rule, condition: Rate | Earlier) -> tuple[Memory, _Key]:
-        """The memory of a condition of a rule and its key of an event; the same for equal ones."""
-        name = digest([rule.name, type(condition).__name__, condition])[:6].hex()
+    def of(self, place: _Place, condition: Rate | Earlier) -> tuple[Memory, _Key]:
+        """The memory of a condition at its place, and its key of an event."""
+        name = digest([place, type(condition).__name__, condition])[:6].hex()
         if name not in self.memories:
             by = condition.by if isinstance(condition, Rate) else condition.same
             self.memories[name] = Memory(condition.most)
@@ -72,15 +75,20 @@ class State:
         """The event at hand is clean: what is pending counts from now on."""
         for memory, key, until in self.pending:
             known = memory.get(key, self.clock)
-            if known is None or known[0] < until:
+            if until >= self.clock and (known is None or known[0] < until):
                 memory.put(key, (until,), self.clock)
         self.pending.clear()
 
 
 def compile_rule(rule: Rule, state: State) -> Holds:
     """Whether the conditions of `rule` hold; its event types are not looked at."""
-    when = [_all([_condition(c, rule, state) for c in part]) for part in rule.when]
-    unless = [_all([_condition(c, rule, state) for c in part]) for part in rule.unless]
+    when, unless = (
+        [
+            _all([_condition(c, (rule.name, side, n, i), state) for i, c in enumerate(part)])
+            for n, part in enumerate(alternatives)
+        ]
+        for side, alternatives in _sides(rule)
+    )
     if not unless:
         return _any(when) if when else _always
     wanted, exempt = (_any(when) if when else _always), _any(unless)
@@ -92,11 +100,16 @@ def compile_rule(rule: Rule, state: State) -> Holds:
 def compile_learning(rule: Rule, type_: str, state: State) -> list[Holds]:
     """What `rule` notes of events of `type_` for later; the functions return False."""
     return [
-        _noting(condition, *state.of(rule, condition), state)
-        for part in (*rule.when, *rule.unless)
-        for condition in part
+        _noting(condition, *state.of((rule.name, side, n, i), condition), state)
+        for side, alternatives in _sides(rule)
+        for n, part in enumerate(alternatives)
+        for i, condition in enumerate(part)
         if isinstance(condition, Earlier) and (not condition.events or type_ in condition.events)
     ]
+
+
+def _sides(rule: Rule) -> tuple[tuple[str, tuple[tuple[Condition, ...], ...]], ...]:
+    return ("when", rule.when), ("unless", rule.unless)
 
 
 def _always(event: Event, item: Item | None, received: int | None) -> bool:
@@ -123,14 +136,14 @@ def _any(parts: Sequence[Holds]) -> Holds:
     return lambda event, item, received: first(event, item, received) or rest(event, item, received)
 
 
-def _condition(condition: Condition, rule: Rule, state: State) -> Holds:
+def _condition(condition: Condition, place: _Place, state: State) -> Holds:
     if isinstance(condition, FieldTest):
         return _field_test(condition)
     if isinstance(condition, UserAgent):
         return _user_agent(condition)
     if isinstance(condition, Rate):
-        return _rate(condition, *state.of(rule, condition), state)
-    return _earlier(*state.of(rule, condition), state)
+        return _rate(condition, *state.of(place, condition), state)
+    return _earlier(*state.of(place, condition), state)
 
 
 def _field_test(test: FieldTest) -> Holds:
@@ -217,28 +230,24 @@ def _rate(condition: Rate, memory: Memory, key_of: _Key, state: State) -> Holds:
         key = key_of(event, item, received)
         if key is None:
             return False
-        timestamp = event.timestamp
-        now = max(state.clock, timestamp)
-        window = timestamp // width
+        now = state.clock
+        window = event.timestamp // width
         newest, count, before, held = (memory.get(key, now) or (0, window, 0, 0, -1))[1:]
+        if (window + 2) * width <= now:  # late: its window is no longer kept
+            return held >= now
+        if window > newest:
+            before = count if window == newest + 1 else 0
+            newest, count = window, 0
         if window == newest:
             count += 1
-            reached = count
-        elif window == newest + 1:
-            newest, count, before, reached = window, 1, count, 1
-        elif window > newest:
-            newest, count, before, reached = window, 1, 0, 1
-        elif window == newest - 1:
-            before += 1
-            reached = before
         else:
-            reached = 1
-        over = reached > above
+            before += 1
+        over = (count if window == newest else before) > above
         if over:
-            held = max(held, timestamp + hold)
-        until = max((newest + 2) * width, held)
+            held = max(held, event.timestamp + hold)
+        until = max((newest + 2) * width - 1, held)
         memory.put(key, (until, newest, count, before, held), now)
-        return over or timestamp <= held
+        return over or held >= now
 
     return holds
 
@@ -246,7 +255,7 @@ def _rate(condition: Rate, memory: Memory, key_of: _Key, state: State) -> Holds:
 def _earlier(memory: Memory, key_of: _Key, state: State) -> Holds:
     def holds(event: Event, item: Item | None, received: int | None) -> bool:
         key = key_of(event, item, received)
-        return key is not None and memory.get(key, max(state.clock, event.timestamp)) is not None
+        return key is not None and memory.get(key, state.clock) is not None
 
     return holds
 

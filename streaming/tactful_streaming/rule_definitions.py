@@ -46,8 +46,9 @@ class UserAgent:
 class Rate:
     """More than `above` events of one key in a window aligned to the epoch.
 
-    Counted are the events that come to this condition. An event also counts as above the rate when
-    its timestamp is at most `hold_ms` after one that was.
+    Counted are the events that come to this condition. An event whose window ended a window before
+    the newest timestamp so far is late and counts for none. All events of a key are above for
+    `hold_ms` after one that was, by the newest timestamp so far.
 
     Attributes:
         by: fields whose values make the key; an event that lacks one is never above.
@@ -68,8 +69,8 @@ class Rate:
 class Earlier:
     """A clean event with the same values came earlier in the log.
 
-    It counts while its timestamp is at most `within_ms` older than the newest one of all clean
-    events and of the event in question.
+    It counts while its timestamp is at most `within_ms` older than the newest so far. Compared are
+    the values that events have when they come to the rule.
 
     Attributes:
         events: types that count; empty for any.

@@ -149,6 +149,8 @@ class Rules:
         if plan is None:
             plan = self._plan(event.type)
         state = self._state
+        if event.timestamp > state.clock:
+            state.clock = event.timestamp
         current = event
         for holds, number, change, verdict in plan:
             if not holds(current, item, received):
@@ -162,9 +164,9 @@ class Rules:
                 self._counts[number] += 1
                 if changed.item_id != current.item_id:
                     item = items.get(changed.item_id) if changed.item_id is not None else None
+                if changed.timestamp > state.clock:
+                    state.clock = changed.timestamp
                 current = changed
-        if current.timestamp > state.clock:
-            state.clock = current.timestamp
         if state.pending:
             state.remember()
         if current is not event:
@@ -221,6 +223,8 @@ class Rules:
         """What events of `type_` meet on their way; kept, as types are few."""
         plan: list[_Step] = []
         for number, rule in enumerate(self._rules):
+            for note in compile_learning(rule, type_, self._state):
+                plan.append(_Step(note, number, self._changes[number], None))
             if not rule.events or type_ in rule.events:
                 verdict = (
                     None
@@ -228,8 +232,6 @@ class Rules:
                     else Dropped(rule.name, rule.reason, rule.action)
                 )
                 plan.append(_Step(self._holds[number], number, self._changes[number], verdict))
-            for note in compile_learning(rule, type_, self._state):
-                plan.append(_Step(note, number, self._changes[number], None))
         if len(self._plans) < _MOST_PLANS:
             self._plans[type_] = plan
         return plan
