@@ -136,7 +136,7 @@ def value_of(name: str, event: Event, item: Item | None, received: int | None) -
     if name == "subject":
         return event.user_id or (f"device:{event.device_id}" if event.device_id else None)
     if name == "age":
-        arrived = received if received is not None else event.context.get("received_at")
+        arrived: Any = received if received is not None else event.context.get("received_at")
         return None if arrived is None else arrived - event.timestamp
     data: Any = msgspec.to_builtins(event)
     data["item"] = None if item is None else msgspec.to_builtins(item)
@@ -213,10 +213,10 @@ def change_event(event: Event, change: FieldChange, received: int | None) -> Eve
                 data[in_][currency] = operand.to
                 break
     elif operation == "correct_clock":
-        sent = event.context.get(str(operand).partition(".")[2])
-        arrived = received if received is not None else event.context.get("received_at")
+        sent: Any = event.context.get(str(operand).partition(".")[2])
+        arrived: Any = received if received is not None else event.context.get("received_at")
         if number(sent) and number(arrived):
-            data["timestamp"] = old + arrived - int(sent)  # type: ignore[operator, arg-type]
+            data["timestamp"] = old + arrived - int(sent)
     else:
         new = changed(old, operation, operand)
         if type(new) is type(old) and new == old:
