@@ -93,6 +93,7 @@ class JoinOperator:
         self._pairs: dict[str, list[_Pair]] = {}
         self._matches: list[Match] = []
         self._dirty: set[str] = set()
+        self._watermark = 0
         self._next_sweep = 0
 
     def apply(
@@ -108,6 +109,8 @@ class JoinOperator:
         """
         if not len(events):
             return
+        # Updates that the log has between these events may be handed over after them.
+        self.advance(self._watermark)
         types, within = self.types or frozenset(), self._within
         for event, key, item_id, subject, watermark in zip(
             events, keys, texts("item_id"), texts("user_id"), watermarks.tolist(), strict=True
@@ -121,7 +124,7 @@ class JoinOperator:
             for update in self._updates.get(item_id, ()):
                 self._try(heard, update)
             self._remember(heard)
-        self.advance(int(watermarks[-1]))
+        self._watermark = int(watermarks[-1])
 
     def apply_items(self, items: Sequence[Item], watermarks: NDArray[np.int64]) -> None:
         """Take updates of items in the order of the log, with the watermark after each."""
@@ -291,7 +294,7 @@ class ItemVersions:
     def at(self, item_id: str, timestamp: int) -> Item | None:
         """The newest version at `timestamp`, epoch milliseconds; None if none is kept."""
         versions = self._versions.get(item_id)
-        if versions is None:
+        if not versions:
             return None
         if versions[-1].timestamp <= timestamp:
             return versions[-1]

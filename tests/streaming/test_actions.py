@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from tactful_streaming import decode_entry, encode_entry, load_definitions
+from tactful_streaming.actions import action_of, emitted_types
+from tactful_streaming.events import decode_events
+from tactful_streaming.matches import Match
+
+MATCH = Match(
+    name="abandoned",
+    entity="user",
+    key="u",
+    same=None,
+    start=1_700_000_000_000,
+    end=1_700_000_000_500,
+    decided=1_700_000_600_500,
+    events=("e1", "e2"),
+    subject="u",
+)
+
+
+def test_the_types_of_actions_are_read_from_the_definitions() -> None:
+    definitions = load_definitions("""
+- {name: a, entity: user, sequence: [view, leave], within: 5m, emit: coupon}
+- {name: b, entity: user, sequence: [view, leave], within: 5m}
+- {name: c, entity: user, join: {event: view, with: item_updates}, emit: changed}
+- {name: d, entity: user, event: view, aggregate: count, window: {size: 5m}}
+""")
+    assert emitted_types(definitions) == {"a": "x.coupon", "c": "x.changed"}
+
+
+def test_an_action_is_an_event_of_whoever_caused_the_match() -> None:
+    action = action_of(MATCH, "x.coupon")
+    assert action is not None
+    assert (action.type, action.user_id, action.device_id) == ("x.coupon", "u", None)
+    assert action.timestamp == MATCH.decided, "when it was certain, not when it began"
+    assert action.properties["sequence"] == "abandoned"
+    assert action.properties["events"] == ["e1", "e2"]
+    assert decode_entry(encode_entry(action)) == action
+
+
+def test_a_device_stays_a_device() -> None:
+    action = action_of(replace(MATCH, key="device:d", subject="device:d"), "x.coupon")
+    assert action is not None
+    assert (action.user_id, action.device_id) == (None, "d")
+
+
+def test_a_match_of_an_item_names_the_item_and_the_person() -> None:
+    action = action_of(replace(MATCH, entity="item", key="i", subject="u"), "x.coupon")
+    assert action is not None
+    assert (action.user_id, action.item_id) == ("u", "i")
+    assert action_of(replace(MATCH, entity="item", key="i", subject=None), "x.coupon") is None
+
+
+def test_the_id_is_that_of_the_match_and_of_no_other() -> None:
+    first = action_of(MATCH, "x.coupon")
+    again = action_of(replace(MATCH), "x.coupon")
+    assert first == again
+    others = [
+        replace(MATCH, name="other"),
+        replace(MATCH, key="v"),
+        replace(MATCH, same="i"),
+        replace(MATCH, events=("e1", "e3")),
+        replace(MATCH, events=("e1e2",)),
+        replace(MATCH, item_timestamp=5),
+        replace(MATCH, same="5"),
+    ]
+    ids = {action.event_id for m in [MATCH, *others] if (action := action_of(m, "x.coupon"))}
+    assert len(ids) == 8
+
+
+@pytest.mark.parametrize("length", [1, 1000])
+def test_an_action_passes_the_door_of_events(length: int) -> None:
+    ids = tuple(f"{n:0256}" for n in range(length))
+    action = action_of(replace(MATCH, events=ids, same="i", item_timestamp=7), "x.coupon")
+    assert action is not None
+    data = msgspec.to_builtins(action)
+    sent = {key: value for key, value in data.items() if value is not None and key != "kind"}
+    accepted, rejected = decode_events(msgspec.json.encode(sent), now=action.timestamp)
+    assert not rejected
+    assert accepted == [(0, action)]

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful_streaming import Event, Item, Join, StateError, subject_key
+from tactful_streaming.joins import MAX_PAIRS, ItemVersions, JoinOperator
+from tactful_streaming.matches import Match
+
+WITHIN = 10
+JOIN = Join(name="j", entity="user", events=("view", "click"), within_ms=WITHIN)
+Entry = Event | Item
+
+
+def feed(operator: JoinOperator, entries: Rows[Entry], watermarks: Rows[int]) -> None:
+    """Hand a batch over as an engine does: its events together, and its updates together."""
+    pairs = list(zip(entries, watermarks, strict=True))
+    events = [(e, w) for e, w in pairs if isinstance(e, Event)]
+    items = [(i, w) for i, w in pairs if isinstance(i, Item)]
+
+    def texts(source: str) -> list[str | None]:
+        if source == "user_id":
+            return [subject_key(e) for e, _ in events]
+        return [e.item_id for e, _ in events]
+
+    operator.apply(
+        [e for e, _ in events],
+        [subject_key(e) for e, _ in events],
+        np.array([w for _, w in events], np.int64),
+        texts,
+    )
+    operator.apply_items([i for i, _ in items], np.array([w for _, w in items], np.int64))
+
+
+def watermarks_of(entries: Rows[Entry], delay: int) -> list[int]:
+    newest, result = 0, []
+    for entry in entries:
+        if isinstance(entry, Event):
+            newest = max(newest, entry.timestamp)
+        result.append(max(newest - delay, 0))
+    return result
+
+
+def view(number: int, timestamp: int, item: str | None = "i", user: str = "u") -> Event:
+    return Event(event_id=str(number), type="view", timestamp=timestamp, user_id=user, item_id=item)
+
+
+def pair(match: Match) -> tuple[str, str | None, tuple[str, ...], int, int, int | None]:
+    return (match.key, match.same, match.events, match.start, match.end, match.item_timestamp)
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[Entry]:
+    entries: list[Entry] = []
+    now = 1000
+    for number in range(draw(st.integers(0, 25))):
+        now += draw(st.integers(0, 6))
+        timestamp = now - draw(st.sampled_from([0, 0, 0, 3, 9, 25]))
+        item = draw(st.sampled_from("ij"))
+        if draw(st.integers(0, 2)) == 0:
+            entries.append(Item(item_id=item, timestamp=timestamp))
+        else:
+            entries.append(
+                Event(
+                    event_id=str(number),
+                    type=draw(st.sampled_from(["view", "click", "leave"])),
+                    timestamp=timestamp,
+                    user_id=draw(st.sampled_from(["u", "v", None])),
+                    device_id="d",
+                    item_id=draw(st.sampled_from([item, item, None])),
+                )
+            )
+    return entries
+
+
+@given(logs(), st.sampled_from([0, 5, 1000]), st.data())
+@settings(max_examples=500, deadline=None)
+def test_each_pair_is_found_once_however_the_log_is_cut(
+    log: list[Entry], delay: int, data: st.DataObject
+) -> None:
+    watermarks = watermarks_of(log, delay)
+    expected = [
+        (subject_key(e), e.item_id, (e.event_id,), *sorted((e.timestamp, i.timestamp)), i.timestamp)
+        for e, heard in zip(log, watermarks, strict=True)
+        if isinstance(e, Event) and e.type in JOIN.events
+        for i, item_heard in zip(log, watermarks, strict=True)
+        if isinstance(i, Item) and i.item_id == e.item_id
+        if abs(e.timestamp - i.timestamp) <= WITHIN
+        if min(e.timestamp, i.timestamp) + WITHIN >= max(heard, item_heard)
+    ]
+    operator, found, start = JoinOperator(JOIN), list[Match](), 0
+    stored: dict[str, bytes] = {}
+    while start < len(log):
+        end = data.draw(st.integers(start + 1, len(log)))
+        feed(operator, log[start:end], watermarks[start:end])
+        found += operator.take()
+        start = end
+        if data.draw(st.booleans()):
+            operator.advance(watermarks[start - 1])
+        if data.draw(st.booleans()):
+            stored = save(operator, stored)
+            operator = load(stored)
+    assert sorted(map(pair, found)) == sorted(expected)
+    if delay == 1000:
+        assert operator.late == 0
+    for key in ("u", "v", "device:d"):
+        times = {e.event_id: e.timestamp for e in log if isinstance(e, Event)}
+        events = {(times[m.events[0]], m.same, m.events[0]) for m in found if m.key == key}
+        newest = [(item, timestamp) for timestamp, item, _ in sorted(events, reverse=True)]
+        assert operator.read(key, 1000) == newest[:MAX_PAIRS]
+
+
+def save(operator: JoinOperator, stored: dict[str, bytes]) -> dict[str, bytes]:
+    changes = operator.pack_changes()
+    kept = {key: blob for key, blob in stored.items() if key not in changes}
+    return kept | {key: blob for key, blob in changes.items() if blob is not None}
+
+
+def load(stored: dict[str, bytes]) -> JoinOperator:
+    operator = JoinOperator(JOIN)
+    for key, blob in stored.items():
+        operator.unpack(key, blob)
+    return operator
+
+
+@pytest.mark.parametrize(("distance", "pairs"), [(-11, 0), (-10, 1), (0, 1), (10, 1), (11, 0)])
+@pytest.mark.parametrize("item_first", [True, False])
+def test_the_bound_belongs_to_the_pair_on_both_sides(
+    distance: int, pairs: int, item_first: bool
+) -> None:
+    entries: list[Entry] = [Item(item_id="i", timestamp=1000 + distance), view(1, 1000)]
+    operator = JoinOperator(JOIN)
+    feed(operator, entries if item_first else entries[::-1], [0, 0])
+    assert len(operator.take()) == pairs
+
+
+def test_what_is_too_old_to_be_paired_is_late() -> None:
+    operator = JoinOperator(JOIN)
+    feed(operator, [view(1, 1000), view(2, 989), view(3, 990), view(4, 995)], [1000] * 4)
+    assert operator.late == 1
+
+
+def test_state_leaves_with_the_watermark() -> None:
+    operator = JoinOperator(JOIN)
+    feed(operator, [Item(item_id="i", timestamp=1000), view(1, 1000), view(2, 1000, "j")], [0] * 3)
+    assert operator.pack_changes().keys() == {"", "u"}
+    operator.advance(1000 + WITHIN + 1_000_000)
+    packed = operator.pack_changes()
+    assert packed[""] is None, "the update is forgotten"
+    assert operator.read("u", 2000) == [("i", 1000)]
+    operator.advance(1000 + 31 * 86_400_000)
+    assert operator.pack_changes() == {"u": None}
+
+
+def test_pairs_are_read_for_some_time_only() -> None:
+    operator = JoinOperator(JOIN, remembered_ms=500)
+    feed(operator, [Item(item_id="i", timestamp=1000), view(1, 1000)], [0, 0])
+    assert operator.read("u", 1499) == [("i", 1000)]
+    assert operator.read("u", 1500) == []
+    assert operator.read("nobody", 1000) == []
+
+
+def test_merged_people_have_the_pairs_of_both() -> None:
+    operator = JoinOperator(JOIN)
+    feed(operator, [Item(item_id="i", timestamp=1000)], [0])
+    feed(
+        operator,
+        [view(1, 1000, user="a"), view(2, 1001, user="b"), view(3, 1002, "j", "a")],
+        [0] * 3,
+    )
+    operator.take()
+    stored = save(operator, {})
+    operator.merge("a", "b")
+    for merged in (operator, load(save(operator, stored))):
+        assert merged.read("a", 1002) == []
+        assert merged.read("b", 1002) == [("i", 1001), ("i", 1000)]
+        feed(merged, [Item(item_id="j", timestamp=1003)], [0])
+        (match,) = merged.take()
+        assert (match.key, match.events) == ("b", ("3",))
+
+
+def test_damaged_state_is_refused() -> None:
+    for key in ("", "u"):
+        with pytest.raises(StateError, match="damaged"):
+            JoinOperator(JOIN).unpack(key, b"\xc1")
+
+
+# ---------------------------------------------------------------------------- versions of items
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ij"), st.integers(0, 20)), max_size=12),
+    st.integers(1, 5),
+    st.integers(-1, 21),
+)
+def test_a_version_is_the_newest_not_younger_than_the_event(
+    updates: list[tuple[str, int]], limit: int, at: int
+) -> None:
+    versions = ItemVersions(limit)
+    items = [
+        Item(item_id=item, timestamp=timestamp, price=float(number))
+        for number, (item, timestamp) in enumerate(updates)
+    ]
+    kept: dict[str, list[Item]] = {}
+    for item in items:
+        versions.add(item)
+        # Stable: among equal timestamps the later arrival is newer.
+        mine = sorted([*kept.get(item.item_id, []), item], key=lambda i: i.timestamp)
+        kept[item.item_id] = mine[-limit:]
+    restored = ItemVersions(limit)
+    for key in "ij":
+        restored.unpack(key, versions.pack(key))
+        visible = [item for item in kept.get(key, []) if item.timestamp <= at]
+        expected = visible[-1] if visible else None
+        assert versions.at(key, at) == restored.at(key, at) == expected
+    assert versions.lookup(["i", None, "j"], [at] * 3) == [
+        versions.at("i", at),
+        None,
+        versions.at("j", at),
+    ]
+
+
+def test_damaged_versions_are_refused() -> None:
+    with pytest.raises(StateError, match="versions"):
+        ItemVersions().unpack("i", b"\xc1")
