@@ -1,0 +1,130 @@
+"""Dead letters: kept as they came, read back once each, through crashes and repeats."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tactful_streaming import (
+    DeadLetter,
+    DeadLetters,
+    EmbeddedLog,
+    Event,
+    LogCorruptedError,
+    LogError,
+    encode_entry,
+)
+from tactful_streaming.dead_letters import UNREADABLE
+
+
+def letter(
+    offset: int, rule: str = "r", partition: int = 0, payload: bytes | None = None
+) -> DeadLetter:
+    event = Event(event_id=str(offset), type="view", timestamp=offset, user_id="u")
+    return DeadLetter(
+        payload=encode_entry(event) if payload is None else payload,
+        rule=rule,
+        reason="because",
+        partition=partition,
+        offset=offset,
+        received=None if offset % 2 else offset + 5,
+    )
+
+
+def test_letters_are_read_back_as_they_were(tmp_path: Path) -> None:
+    letters = [letter(number, rule="ab"[number % 2]) for number in range(2500)]
+    kept = DeadLetters.open(tmp_path / "letters")
+    kept.add(letters[:1])
+    kept.add([])
+    kept.add(letters[1:])
+    assert (kept.begin, kept.end) == (0, 2500)
+    assert list(kept.each()) == list(enumerate(letters))
+    assert [position for position, _ in kept.each(2400, ["a"])] == list(range(2400, 2500, 2))
+    assert list(kept.each(2500)) == []
+    kept.close()
+    reader = DeadLetters.open(tmp_path / "letters", read_only=True)
+    assert [one.offset for _, one in reader.each()] == list(range(2500))
+    with pytest.raises(LogError, match="not open for writing"):
+        reader.add(letters[:1])
+    reader.close()
+
+
+def test_what_was_set_aside_can_be_decoded(tmp_path: Path) -> None:
+    kept = DeadLetters.open(tmp_path)
+    kept.add([letter(7), letter(8, UNREADABLE, payload=b"\xc1 no entry"), letter(9, payload=b"{")])
+    entries = [one.entry() for _, one in kept.each()]
+    assert entries[0] == Event(event_id="7", type="view", timestamp=7, user_id="u")
+    assert entries[1:] == [None, None]
+    kept.close()
+
+
+def test_repeats_after_a_crash_are_left_out(tmp_path: Path) -> None:
+    kept = DeadLetters.open(tmp_path)
+    kept.add([letter(1), letter(3)])
+    kept.add([letter(1), letter(3), letter(4)])  # applied again from the last commit
+    kept.add([letter(3, partition=1), letter(3, rule="other")])
+    found = [(one.partition, one.offset, one.rule) for _, one in kept.each()]
+    assert found == [(0, 1, "r"), (0, 3, "r"), (0, 4, "r"), (1, 3, "r"), (0, 3, "other")]
+    kept.close()
+
+
+def test_old_letters_are_forgotten_in_whole_segments(tmp_path: Path) -> None:
+    now = [1_000_000]
+    log = EmbeddedLog(tmp_path, segment_bytes=500, retention_ms=20_000, clock=lambda: now[0])
+    kept = DeadLetters(log)
+    for offset in range(60):
+        now[0] += 1000
+        kept.add([letter(offset)])
+    kept.trim()
+    assert 0 < kept.begin < 60
+    left = [one.offset for _, one in kept.each()]
+    assert left == list(range(kept.begin, 60)), "reading from 0 begins at the oldest one left"
+    assert 20 <= len(left) < 30, "nothing younger than the retention goes"
+    kept.close()
+
+
+def test_a_foreign_record_is_named(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path)
+    log.append([b"something else"])
+    with pytest.raises(LogCorruptedError, match="dead letter 0 is damaged"):
+        list(DeadLetters(log).each())
+    log.close()
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="no event log here"):
+        DeadLetters.open(tmp_path / "absent", read_only=True)
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from tactful_streaming import DeadLetter, DeadLetters
+kept = DeadLetters.open(Path(sys.argv[1]), durability="process")
+for offset in range(10**9):
+    kept.add([DeadLetter(payload=b"x" * 100, rule="r", reason="", partition=0, offset=offset)])
+    sys.stdout.write(f"{offset}\\n")
+    sys.stdout.flush()
+"""
+
+
+def test_what_was_added_outlives_a_kill(tmp_path: Path) -> None:
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as writer:
+            assert writer.stdout is not None
+            acknowledged = [int(line) for line in itertools.islice(writer.stdout, 200)]
+            os.kill(writer.pid, signal.SIGKILL)
+            acknowledged += [int(line) for line in writer.stdout if line.endswith("\n")]
+        kept = DeadLetters.open(tmp_path)
+        offsets = [one.offset for _, one in kept.each()]
+        kept.close()
+        assert set(acknowledged) <= set(offsets)
+        assert offsets == list(range(len(offsets)))
