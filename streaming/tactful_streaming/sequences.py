@@ -337,15 +337,15 @@ class SequenceOperator:
                 continue
             target = transition >> 1
             if transition & _TAKEN:
-                if complete[target] and self._past_last:
-                    # Whatever becomes of the first of them, the others are skipped.
-                    runs = runs[:1]
                 if self._automaton.unbounded:
                     short = [run for run in runs if len(run[4]) < MAX_EVENTS]
                     self.evicted += len(runs) - len(short)
                     if not short:
                         continue
                     runs = short
+                if complete[target] and self._past_last:
+                    # Whatever becomes of the first of them, the others are skipped.
+                    runs = runs[:1]
                 runs = [
                     (begin, begin_place, timestamp, place, (*ids, event_id), subject)
                     for begin, begin_place, _, _, ids, _ in runs
