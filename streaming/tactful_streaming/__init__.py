@@ -90,6 +90,16 @@ from tactful_streaming.log import (
 from tactful_streaming.online import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
+from tactful_streaming.sink import (
+    FiredRow,
+    FiredValue,
+    RowSource,
+    RowTarget,
+    SinkProgress,
+    open_rows,
+    run_sink,
+)
+from tactful_streaming.sink_redis import RedisRows
 from tactful_streaming.spool import (
     Spool,
 )
@@ -131,6 +141,8 @@ __all__ = [
     "EventLog",
     "Feature",
     "FingerprintError",
+    "FiredRow",
+    "FiredValue",
     "ForwardDecay",
     "GroupCommit",
     "Item",
@@ -157,14 +169,18 @@ __all__ = [
     "PayloadError",
     "Positions",
     "RedisOnlineStore",
+    "RedisRows",
     "Rejection",
     "RocksState",
+    "RowSource",
+    "RowTarget",
     "Rule",
     "RuleError",
     "RuleReport",
     "Rules",
     "Sequence",
     "SessionWindow",
+    "SinkProgress",
     "Spool",
     "StateError",
     "StateStore",
@@ -186,8 +202,10 @@ __all__ = [
     "load_definitions",
     "load_rules",
     "new_event_id",
+    "open_rows",
     "read_packed",
     "restore_checkpoint",
     "route_key",
+    "run_sink",
     "subject_key",
 ]

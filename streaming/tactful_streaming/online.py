@@ -15,8 +15,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
+from tactful_streaming._redis import RedisConnection
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError, StateError
 from tactful_streaming.state import Change, StateStore
 
@@ -26,7 +27,6 @@ _NEVER = 0
 _EXPIRY_BYTES = 8
 _MARKS = "@"
 _WORD = re.compile(r"[\w.-]*", re.ASCII)
-_T = TypeVar("_T")
 
 _PUT_SCRIPT = """
 for i, key in ipairs(KEYS) do
@@ -205,40 +205,12 @@ class RedisOnlineStore:
             OnlineStoreError: if the Redis client is not installed, `url` is no Redis URL or the
                 tag has other characters.
         """
-        try:
-            import redis
-            from redis.backoff import NoBackoff
-            from redis.retry import Retry
-        except ImportError as error:
-            raise OnlineStoreError(
-                "the Redis client is not installed: pip install 'tactful[redis]'"
-            ) from error
-        kind: Any = redis.RedisCluster if cluster else redis.Redis
-        self._connect: Callable[[], Any] = lambda: kind.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),  # the attempts are ours, so that they can be bounded
+        self._redis = RedisConnection(
+            url, cluster=cluster, timeout_s=timeout_s, attempts=attempts, sleep=sleep
         )
-        # What no later attempt can cure: these are connection errors to redis-py, too.
-        self._hopeless = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
-        self._unreachable = (
-            redis.ConnectionError,
-            redis.TimeoutError,
-            redis.ReadOnlyError,
-            redis.exceptions.RedisClusterException,
-        )
-        self._refused = redis.RedisError
-        self._client: Any = None  # made at the first use: that of a cluster connects at once
         self._space = f"{prefix}:{_checked('tag', tag)}"
         self._ttl_ms = _milliseconds(ttl_s)
         self._cluster = cluster
-        self._attempts = attempts
-        self._sleep = sleep
-        try:
-            redis.ConnectionPool.from_url(url)
-        except ValueError as error:
-            raise OnlineStoreError(f"not a Redis URL: {error}") from error
 
     def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
         """Blobs of `keys`, in their order; None where there is none.
@@ -260,7 +232,7 @@ class RedisOnlineStore:
                 pipeline.get(name)
             return list(pipeline.execute())
 
-        return self._try(read)
+        return self._redis.run(read)
 
     def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
         """Store blobs by key; None removes. Repeating it after a failure is harmless.
@@ -290,7 +262,7 @@ class RedisOnlineStore:
             pipeline.execute()
 
         if blobs:
-            self._try(write_singly if self._cluster else write)
+            self._redis.run(write_singly if self._cluster else write)
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
         """Note how far a partition has come; see :meth:`OnlineStore.mark`.
@@ -302,7 +274,7 @@ class RedisOnlineStore:
         """
         name = self._mark_key(partition)
         before = "" if previous is None else previous
-        answer = self._try(lambda client: client.eval(_MARK_SCRIPT, 1, name, offset, before))
+        answer = self._redis.run(lambda client: client.eval(_MARK_SCRIPT, 1, name, offset, before))
         found = self._offset(name, answer)
         if previous is not None and found not in (offset, previous):
             raise _misplaced(partition, found, previous)
@@ -314,12 +286,11 @@ class RedisOnlineStore:
             OnlineStoreError: if Redis cannot be reached or refuses.
         """
         name = self._mark_key(partition)
-        return self._offset(name, self._try(lambda client: client.get(name)))
+        return self._offset(name, self._redis.run(lambda client: client.get(name)))
 
     def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            self._client.close()
+        self._redis.close()
 
     def _prefix(self, kind: str) -> str:
         return f"{self._space}:{_checked('kind', kind)}:"
@@ -334,26 +305,6 @@ class RedisOnlineStore:
             raise OnlineStoreError(
                 f"{name} in Redis is no offset: something else writes there; choose another prefix"
             ) from error
-
-    def _try(self, operation: Callable[[Any], _T]) -> _T:
-        pause = 0.05
-        for attempt in range(1, self._attempts + 1):
-            try:
-                if self._client is None:
-                    self._client = self._connect()
-                return operation(self._client)
-            except self._hopeless as error:
-                raise OnlineStoreError(f"Redis refused: {error}") from error
-            except self._unreachable as error:
-                if attempt == self._attempts:
-                    raise OnlineStoreError(
-                        f"Redis cannot be reached after {attempt} attempts: {error}"
-                    ) from error
-                self._sleep(pause)
-                pause *= 4
-            except self._refused as error:
-                raise OnlineStoreError(f"Redis refused: {error}") from error
-        raise AssertionError("unreachable")
 
 
 def _checked(what: str, word: str) -> str:

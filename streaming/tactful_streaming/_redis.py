@@ -1,0 +1,103 @@
+"""A connection to Redis that is made again when it breaks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tactful_streaming.errors import OnlineStoreError
+
+_T = TypeVar("_T")
+
+
+class RedisConnection:
+    """Runs operations on a Redis client, each a bounded number of times with growing pauses.
+
+    An operation may have been carried out although its answer was lost, so all of them are such
+    that doing them twice is harmless.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cluster: bool = False,
+        timeout_s: float = 2.0,
+        attempts: int = 4,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Connect to `url` at the first use.
+
+        Args:
+            url: ``redis://``, ``rediss://`` or ``unix://``, with ``user:password@`` for an ACL and
+                options of redis-py behind a question mark (``?ssl_ca_certs=…``).
+            cluster: whether `url` is a node of a Redis Cluster.
+            timeout_s: for connecting and for each answer, seconds.
+            attempts: how often an operation is tried.
+            sleep: waits between attempts, seconds.
+
+        Raises:
+            OnlineStoreError: if the Redis client is not installed or `url` is no Redis URL.
+        """
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError as error:
+            raise OnlineStoreError(
+                "the Redis client is not installed: pip install 'tactful[redis]'"
+            ) from error
+        try:
+            redis.ConnectionPool.from_url(url)
+        except ValueError as error:
+            raise OnlineStoreError(f"not a Redis URL: {error}") from error
+        kind: Any = redis.RedisCluster if cluster else redis.Redis
+        self._connect: Callable[[], Any] = lambda: kind.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),  # the attempts are ours, so that they can be bounded
+        )
+        # What no later attempt can cure: these are connection errors to redis-py, too.
+        self._hopeless = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
+        self._unreachable = (
+            redis.ConnectionError,
+            redis.TimeoutError,
+            redis.ReadOnlyError,
+            redis.exceptions.RedisClusterException,
+        )
+        self._refused = redis.RedisError
+        self._client: Any = None  # made at the first use: that of a cluster connects at once
+        self._attempts = attempts
+        self._sleep = sleep
+
+    def run(self, operation: Callable[[Any], _T]) -> _T:
+        """The result of `operation` on the client.
+
+        Raises:
+            OnlineStoreError: if Redis cannot be reached or refuses.
+        """
+        pause = 0.05
+        for attempt in range(1, self._attempts + 1):
+            try:
+                if self._client is None:
+                    self._client = self._connect()
+                return operation(self._client)
+            except self._hopeless as error:
+                raise OnlineStoreError(f"Redis refused: {error}") from error
+            except self._unreachable as error:
+                if attempt == self._attempts:
+                    raise OnlineStoreError(
+                        f"Redis cannot be reached after {attempt} attempts: {error}"
+                    ) from error
+                self._sleep(pause)
+                pause *= 4
+            except self._refused as error:
+                raise OnlineStoreError(f"Redis refused: {error}") from error
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()

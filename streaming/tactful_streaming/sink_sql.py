@@ -1,0 +1,226 @@
+"""Fired rows in a table of MySQL, MariaDB or SQLite.
+
+Not among the names of the package itself, whose import would then bring SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, sqlite
+
+from tactful_streaming.errors import OnlineStoreError
+from tactful_streaming.sink import FiredRow, FiredValue
+
+_ATTEMPTS = 5
+# A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
+_MYSQL_TRY_AGAIN = (1205, 1213, 1020)
+
+# A row is found by a digest: names may be longer than an index takes, and are compared byte by
+# byte whatever the collation of the database.
+_digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+_long_text = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+_tables = sa.MetaData()
+_values = sa.Table(
+    "tactful_fired_values",
+    _tables,
+    sa.Column("id", _digest, primary_key=True),
+    sa.Column("feature", sa.String(255), nullable=False),
+    sa.Column("entity_key", sa.Text, nullable=False),
+    sa.Column("group_key", sa.Text),
+    sa.Column("window_start", sa.BigInteger, nullable=False),
+    sa.Column("window_end", sa.BigInteger, nullable=False),
+    sa.Column("feature_value", _long_text, nullable=False),
+    sa.Column("source_offset", sa.BigInteger, nullable=False),
+    sa.Index(
+        "tactful_fired_entity",
+        "entity_key",
+        mysql_length={"entity_key": 191},
+        mariadb_length={"entity_key": 191},
+    ),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
+)
+
+
+class SqlRows:
+    """A :class:`~tactful_streaming.RowTarget` in the table ``tactful_fired_values``.
+
+    It has one line for each feature, entity and group (NULL without ``group_by``), of the newest
+    window in which it fired. A group whose ``window_end`` is not the newest of its feature and
+    entity is not in the newest window.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connect, and make the table where it is missing.
+
+        Args:
+            url: ``mysql+pymysql://user:password@host/database``, ``mariadb+pymysql://…`` or
+                ``sqlite:///path``.
+
+        Raises:
+            OnlineStoreError: if the database cannot be reached or its driver is not installed.
+        """
+        try:
+            self._engine = _connect(url)
+        except (sa.exc.ArgumentError, ValueError):
+            raise OnlineStoreError(
+                "not a database URL: write mysql+pymysql://user:password@host/database"
+            ) from None
+        except ImportError as error:
+            raise OnlineStoreError(
+                "the driver of the database is not installed: pip install 'tactful[mysql]'"
+            ) from error
+        self._upsert = _upsert_statement(self._engine.dialect.name)
+        with self._explained(), self._engine.begin() as connection:
+            connection.execute(sa.schema.CreateTable(_values, if_not_exists=True))
+        with self._explained():
+            self._make_index()
+
+    def write(self, rows: Sequence[FiredRow]) -> None:
+        """Keep `rows`, where they are newer than what is there, in one transaction.
+
+        Raises:
+            OnlineStoreError: if the database cannot be reached or refuses; nothing was written.
+        """
+        # In one order in every sink: those that share rows then wait for each other instead of
+        # blocking one another.
+        lines = sorted(map(_line, rows), key=lambda line: line["id"])
+        if not lines:
+            return
+        with self._explained():
+            self._try(lambda connection: connection.execute(self._upsert, lines))
+
+    def read(self, entity_keys: Sequence[str]) -> list[dict[str, FiredValue]]:
+        """Values by feature, of each of `entity_keys`, in their order.
+
+        Raises:
+            OnlineStoreError: if the database cannot be reached or refuses.
+        """
+        query = sa.select(_values).where(_values.c.entity_key.in_(list(set(entity_keys))))
+        with self._explained(), self._engine.connect() as connection:
+            found = connection.execute(query).all()
+        entities: dict[str, dict[str, list[sa.Row[Any]]]] = {}
+        for row in found:
+            entities.setdefault(row.entity_key, {}).setdefault(row.feature, []).append(row)
+        return [
+            {feature: _newest(lines) for feature, lines in entities.get(key, {}).items()}
+            for key in entity_keys
+        ]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def _make_index(self) -> None:
+        (index,) = _values.indexes
+        if self._has(index):
+            return
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(sa.schema.CreateIndex(index))
+        except sa.exc.OperationalError:
+            if not self._has(index):  # another sink may have made it just now
+                raise
+
+    def _has(self, index: sa.Index) -> bool:
+        found = sa.inspect(self._engine).get_indexes(_values.name)
+        return any(it["name"] == index.name for it in found)
+
+    def _try(self, work: Callable[[sa.Connection], object]) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self._engine.begin() as connection:
+                    work(connection)
+                return
+            except sa.exc.OperationalError as error:
+                code = error.orig.args[0] if error.orig and error.orig.args else None
+                if attempt == _ATTEMPTS or code not in _MYSQL_TRY_AGAIN:
+                    raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what drivers raise into ours, without the statement and the values in it."""
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            where = self._engine.url.set(query={}).render_as_string(hide_password=True)
+            cause = getattr(error, "orig", None) or error
+            raise OnlineStoreError(f"{where}: the database failed: {cause}") from error
+
+
+def _connect(location: str) -> sa.Engine:
+    url = sa.make_url(location)
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        engine = sa.create_engine(url)
+
+        @sa.event.listens_for(engine, "connect")
+        def configure(connection: Any, _record: Any) -> None:
+            for setting in ("journal_mode=WAL", "synchronous=FULL"):
+                connection.execute(f"PRAGMA {setting}")
+
+        return engine
+    if backend not in ("mysql", "mariadb"):
+        raise OnlineStoreError(f"rows cannot be kept in {backend}: use MySQL, MariaDB or SQLite")
+    if url.drivername == backend:
+        url = url.set(drivername=f"{backend}+pymysql")
+    return sa.create_engine(
+        url.update_query_dict({"charset": "utf8mb4"}),
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60},
+    )
+
+
+def _upsert_statement(dialect: str) -> sa.Insert:
+    kept = ("feature_value", "window_start", "source_offset")
+    if dialect == "sqlite":
+        insert = sqlite.insert(_values)
+        newer = _newer(insert.excluded)
+        changed = {name: insert.excluded[name] for name in (*kept, "window_end")}
+        return insert.on_conflict_do_update(index_elements=["id"], set_=changed, where=newer)
+    other = mysql.insert(_values)
+    newer = _newer(other.inserted)
+    # MySQL assigns from left to right and later expressions see what was assigned before, so what
+    # the condition rests on comes last, and the very last does not rest on it.
+    assigned = [(name, sa.func.if_(newer, other.inserted[name], _values.c[name])) for name in kept]
+    end = sa.func.greatest(_values.c.window_end, other.inserted.window_end)
+    return other.on_duplicate_key_update([*assigned, ("window_end", end)])
+
+
+def _newer(inserted: Any) -> sa.ColumnElement[bool]:
+    return sa.or_(
+        inserted.window_end > _values.c.window_end,
+        sa.and_(
+            inserted.window_end == _values.c.window_end,
+            inserted.source_offset >= _values.c.source_offset,
+        ),
+    )
+
+
+def _line(row: FiredRow) -> dict[str, Any]:
+    identity = msgspec.json.encode([row.feature, row.entity_key, row.group_key])
+    return {
+        "id": hashlib.sha256(identity).digest(),
+        "feature": row.feature,
+        "entity_key": row.entity_key,
+        "group_key": row.group_key,
+        "window_start": row.window_start,
+        "window_end": row.window_end,
+        "feature_value": bytes(row.feature_value).decode(),
+        "source_offset": row.offset,
+    }
+
+
+def _newest(lines: Sequence[sa.Row[Any]]) -> FiredValue:
+    end = max(line.window_end for line in lines)
+    newest = [line for line in lines if line.window_end == end]
+    start = min(line.window_start for line in newest)
+    values = {line.group_key: msgspec.json.decode(line.feature_value) for line in newest}
+    return FiredValue(start, end, values.get(None, values))

@@ -1,0 +1,561 @@
+"""Rows arrive in every target as a brute-force reading of the topic says, whatever dies."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.streaming.redis_server import RedisServer
+
+from tactful_streaming import (
+    FiredRow,
+    FiredValue,
+    KafkaSettings,
+    OnlineStoreError,
+    RedisRows,
+    RowTarget,
+    SinkProgress,
+    ensure_topic,
+    open_rows,
+    run_sink,
+)
+from tactful_streaming.sink import newest_rows
+from tactful_streaming.sink_sql import SqlRows
+
+Truth = dict[str, dict[str, FiredValue]]
+Payloads = Mapping[int, Sequence[bytes]]
+"""What a topic holds, by partition; the offset of a payload is its place."""
+
+BACKENDS = [
+    "sqlite",
+    pytest.param("mysql", marks=pytest.mark.service("mysql")),
+    pytest.param("redis", marks=pytest.mark.service("redis")),
+]
+
+
+Location = dict[str, Any]
+
+
+def location_of(backend: str, request: pytest.FixtureRequest, folder: Path) -> Location:
+    """What opens a target that is empty: the address, and for Redis a prefix of its own."""
+    if backend == "redis":
+        return {"url": request.getfixturevalue("redis_url"), "prefix": f"test.{uuid.uuid4().hex}"}
+    if backend == "mysql":
+        import sqlalchemy as sa
+
+        url: str = request.getfixturevalue("mysql_url")
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(sa.text("DROP TABLE IF EXISTS tactful_fired_values"))
+        engine.dispose()
+        return {"url": url}
+    return {"url": f"sqlite:///{folder / 'rows.db'}"}
+
+
+def open_target(location: Location) -> RowTarget:
+    return RedisRows(**location) if location["url"].startswith("redis") else SqlRows(**location)
+
+
+@pytest.fixture(params=BACKENDS)
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    return location_of(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def target(location: Location) -> Iterator[RowTarget]:
+    opened = open_target(location)
+    yield opened
+    opened.close()
+
+
+def row(
+    value: Any, end: int, offset: int = 0, *, group: str | None = None, **names: str
+) -> FiredRow:
+    return FiredRow(
+        feature=names.get("feature", "f"),
+        entity_key=names.get("entity", "u"),
+        window_start=end - 10,
+        window_end=end,
+        feature_value=msgspec.Raw(msgspec.json.encode(value)),
+        group_key=group,
+        offset=offset,
+    )
+
+
+def encode(row: FiredRow) -> bytes:
+    fields = {name: getattr(row, name) for name in row.__struct_fields__ if name != "offset"}
+    if row.group_key is None:
+        del fields["group_key"]
+    return msgspec.json.encode(fields)
+
+
+def random_topic(chance: random.Random, count: int) -> Payloads:
+    """Windows of few features and entities, in disorder, fired again, with groups or without."""
+    partitions: dict[int, list[bytes]] = {n: [] for n in range(4)}
+    for _ in range(count):
+        feature = chance.choice(["plain", "grouped", "listed"])
+        entity = chance.choice(["u1", "u2", "U1", "u1 ", "é|\n", "device:d"])
+        group = chance.choice(["", "a", "A", "a ", "é"]) if feature == "grouped" else None
+        value: Any = chance.choice([0.1 + chance.random(), 2**53 + 1, chance.randrange(9), None])
+        if feature == "listed":
+            value = [[['é"\\', 1.5], []], {"a": {}}][chance.randrange(2)]
+        end = chance.randrange(12) * 60_000
+        fired = row(value, end, group=group, feature=feature, entity=entity)
+        # As Kafka does it: rows of one key lie in one partition.
+        key = f"{entity}|{group}"
+        partitions[zlib.crc32(key.encode()) % 4].append(encode(fired))
+    return partitions
+
+
+def expected(topic: Payloads) -> Truth:
+    """What a reader of the whole topic keeps: the newest window of each feature and entity."""
+    windows: dict[tuple[str, str], dict[int, dict[str | None, tuple[int, Any]]]] = {}
+    for payloads in topic.values():
+        for payload in payloads:
+            fired = json.loads(payload)
+            of = windows.setdefault((fired["entity_key"], fired["feature"]), {})
+            groups = of.setdefault(fired["window_end"], {})
+            groups[fired.get("group_key")] = (fired["window_start"], fired["feature_value"])
+    truth: Truth = {}
+    for (entity, feature), of in windows.items():
+        end = max(of)
+        start = min(start for start, _ in of[end].values())
+        values = {group: value for group, (_, value) in of[end].items()}
+        truth.setdefault(entity, {})[feature] = FiredValue(start, end, values.get(None, values))
+    return truth
+
+
+class Topic:
+    """A source in memory that gives random runs of its partitions, as a consumer would."""
+
+    def __init__(self, topic: Payloads, chance: random.Random, committed: dict[int, int]) -> None:
+        self.topic = topic
+        self.chance = chance
+        self.committed = committed
+        self.position = dict(committed)
+
+    def poll(self, limit: int, wait_s: float) -> dict[int, list[tuple[int, bytes]]]:
+        records = {}
+        for partition, payloads in self.topic.items():
+            start = self.position.get(partition, 0)
+            end = min(start + self.chance.randrange(limit and 20), len(payloads))
+            if end > start:
+                records[partition] = list(enumerate(payloads))[start:end]
+                self.position[partition] = end
+        return records
+
+    def commit(self, offsets: Mapping[int, int], *, wait: bool = False) -> None:
+        self.committed.update(offsets)
+
+    def finished(self) -> bool:
+        return all(self.committed.get(n, 0) == len(it) for n, it in self.topic.items())
+
+
+def check(target: RowTarget, truth: Truth) -> None:
+    entities = [*truth, "nobody"]
+    assert dict(zip(entities, target.read(entities), strict=True)) == {**truth, "nobody": {}}
+
+
+# What a target keeps.
+
+
+def test_a_newer_window_takes_the_place_of_an_older_one(target: RowTarget) -> None:
+    target.write([row(1, 100, 5)])
+    target.write([row(2, 160, 6)])
+    target.write([row(9, 100, 7)])  # an older window that fires late
+    assert target.read(["u"]) == [{"f": FiredValue(150, 160, 2)}]
+
+
+def test_of_one_window_the_row_that_came_last_counts(target: RowTarget) -> None:
+    target.write([row(1, 100, 5)])
+    target.write([row(2, 100, 6)])
+    assert target.read(["u"]) == [{"f": FiredValue(90, 100, 2)}]
+    target.write([row(1, 100, 5)])  # delivered again, by a sink that had been paused
+    assert target.read(["u"]) == [{"f": FiredValue(90, 100, 2)}]
+    target.write([row(3, 100, 6)])  # delivered again as it is: equal rows have equal offsets
+    assert target.read(["u"])[0]["f"].value == 3
+
+
+def test_groups_that_the_newest_window_does_not_have_are_gone(target: RowTarget) -> None:
+    target.write([row(1, 100, 0, group="a"), row(2, 100, 1, group="b"), row(3, 100, 0, group="")])
+    assert target.read(["u"]) == [{"f": FiredValue(90, 100, {"a": 1, "b": 2, "": 3})}]
+    target.write([row(4, 160, 2, group="b")])
+    assert target.read(["u"]) == [{"f": FiredValue(150, 160, {"b": 4})}]
+    target.write([row(5, 160, 9, group="a"), row(6, 100, 8, group="c")])
+    assert target.read(["u"]) == [{"f": FiredValue(150, 160, {"b": 4, "a": 5})}]
+
+
+@pytest.mark.parametrize(
+    "value", [0.1 + 0.2, 5e-324, -0.0, 2**63 - 1, 2**53 + 1, None, [], {}, [["é", 1.0]], "x", True]
+)
+def test_values_come_back_exactly(target: RowTarget, value: Any) -> None:
+    target.write([row(value, 100)])
+    (found,) = target.read(["u"])
+    assert json.dumps(found["f"].value) == json.dumps(value)
+
+
+def test_keys_differ_by_every_byte(target: RowTarget) -> None:
+    keys = ["a", "A", "a ", "á", "a\u0301", "a|b", "\x00", "", "x" * 4_096, "😀"]
+    target.write([row(n, 100, entity=key) for n, key in enumerate(keys)])
+    assert [found["f"].value for found in target.read(keys)] == [*range(len(keys))]
+    assert target.read(["B", "a"])[0] == {}
+    assert target.read([]) == []
+    target.write([])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_topics_in_random_batches(target: RowTarget, seed: int) -> None:
+    chance = random.Random(seed)
+    topic = random_topic(chance, 600)
+    source = Topic(topic, chance, {})
+    done = run_sink(source, target, stop=source.finished)
+    check(target, expected(topic))
+    assert done == SinkProgress(rows=600, positions={n: len(it) for n, it in topic.items()})
+    assert source.committed == done.positions
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sinks_that_die_anywhere_and_share_entities(location: Location, seed: int) -> None:
+    """Each run stops before or after the write, and goes on from what was committed."""
+    chance = random.Random(seed)
+    topic = random_topic(chance, 600)
+    halves = [{n: topic[n] for n in (0, 1)}, {n: topic[n] for n in (2, 3)}]
+    committed: list[dict[int, int]] = [{}, {}]
+    target = open_target(location)
+
+    class Dying:
+        def write(self, rows: Sequence[FiredRow]) -> None:
+            fate = chance.random()
+            if fate < 0.1:
+                raise KeyboardInterrupt
+            target.write(rows)
+            if fate > 0.8:
+                raise KeyboardInterrupt
+
+        def read(self, entity_keys: Sequence[str]) -> list[dict[str, FiredValue]]:
+            return target.read(entity_keys)
+
+        def close(self) -> None:
+            pass
+
+    unfinished = {0, 1}
+    while unfinished:
+        number = chance.choice([*unfinished])
+        source = Topic(halves[number], chance, committed[number])
+        try:
+            turns = iter(range(chance.randrange(1, 6)))
+            run_sink(
+                source,
+                Dying(),
+                stop=lambda it=source, turns=turns: it.finished() or next(turns, None) is None,  # type: ignore[misc]
+            )
+        except KeyboardInterrupt:
+            continue
+        if source.finished():
+            unfinished.discard(number)
+    check(target, expected(topic))
+    target.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            row,
+            st.integers(0, 3),
+            st.integers(0, 3),
+            st.integers(0, 3),
+            group=st.sampled_from([None, "a"]),
+            feature=st.sampled_from("fg"),
+        )
+    )
+)
+def test_newest_rows_is_what_one_by_one_leaves(rows: list[FiredRow]) -> None:
+    kept: dict[tuple[str, str | None], FiredRow] = {}
+    for it in rows:
+        there = kept.setdefault((it.feature, it.group_key), it)
+        if (it.window_end, it.offset) >= (there.window_end, there.offset):
+            kept[it.feature, it.group_key] = it
+    assert newest_rows(rows) == list(kept.values())
+
+
+# What is no row.
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"no json",
+        b"[]",
+        b"{}",
+        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9}',
+        b'{"feature":"","entity_key":"u","window_start":0,"window_end":9,"feature_value":1}',
+        b'{"feature":"f","entity_key":1,"window_start":0,"window_end":9,"feature_value":1}',
+        b'{"feature":"f","entity_key":"u","window_start":0.5,"window_end":9,"feature_value":1}',
+        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9e99,"feature_value":1}',
+        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9,"feature_value":NaN}',
+        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9,"feature_value":"\xff"}',
+        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9,"feature_value":"\\ud800"}',
+        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9,"feature_value":'
+        + b"[" * 5_000
+        + b"]" * 5_000
+        + b"}",
+        b'{"feature":"f","entity_key":"u","window_start":0,"window_end":9,"feature_value":"'
+        + b"x" * (1 << 20)
+        + b'"}',
+        b'{"feature":"f","entity_key":"' + b"k" * 5_000 + b'","window_start":0,"window_end":9,'
+        b'"feature_value":1}',
+    ],
+)
+def test_what_is_no_row_is_left_out_and_told(
+    payload: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = SqlRows(f"sqlite:///{tmp_path / 'rows.db'}")
+    topic = {0: [encode(row(1, 100)), payload, encode(row(2, 160))], 1: [b""]}
+    source = Topic(topic, random.Random(0), {})
+    done = run_sink(source, target, stop=source.finished)
+    assert (done.rows, done.invalid, done.empty) == (2, 1, 1)
+    assert source.committed == {0: 3, 1: 1}
+    assert target.read(["u"])[0]["f"].value == 2
+    assert "offset 1 of partition 0" in caplog.text
+    assert "kkkk" not in caplog.text
+    target.close()
+
+
+def test_a_group_of_null_is_no_group(target: RowTarget) -> None:
+    payload = (
+        b'{"feature":"f","entity_key":"u","group_key":null,"window_start":0,"window_end":9,'
+        b'"feature_value":1.5,"more":1}'
+    )
+    source = Topic({0: [payload]}, random.Random(0), {})
+    run_sink(source, target, stop=source.finished)
+    assert target.read(["u"]) == [{"f": FiredValue(0, 9, 1.5)}]
+
+
+# A target that is away, or something else.
+
+
+class Away:
+    """A target that fails a number of times before it writes."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.rows: list[FiredRow] = []
+
+    def write(self, rows: Sequence[FiredRow]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OnlineStoreError("away")
+        self.rows += rows
+
+    def read(self, entity_keys: Sequence[str]) -> list[dict[str, FiredValue]]:
+        raise AssertionError
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_target_that_is_away_is_tried_again_with_growing_pauses() -> None:
+    target = Away(9)
+    source = Topic({0: [encode(row(1, 100))]}, random.Random(1), {})
+    pauses: list[float] = []
+    told: list[SinkProgress] = []
+    done = run_sink(
+        source,
+        target,
+        stop=lambda: bool(target.rows),
+        progress=told.append,
+        sleep=pauses.append,
+    )
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
+    assert (done.rows, done.failures) == (1, 9)
+    assert [it.failures for it in told if it.failures] == [*range(1, 10), 9]
+
+
+def test_stopped_while_the_target_is_away_nothing_is_committed() -> None:
+    target = Away(10**9)
+    source = Topic({0: [encode(row(1, 100))] * 5}, random.Random(1), {})
+    done = run_sink(source, target, stop=lambda: target.failures < 10**9 - 2, sleep=lambda _: None)
+    assert (source.committed, done.rows, done.failures) == ({}, 0, 3)
+
+
+@pytest.mark.service("redis")
+def test_a_redis_that_restarts_in_between_takes_the_rest(tmp_path: Path) -> None:
+    chance = random.Random(5)
+    topic = random_topic(chance, 400)
+    down: list[bool] = [False]
+
+    def disturb(progress: SinkProgress) -> None:
+        if down[0]:
+            server.start()
+        elif chance.random() < 0.3:
+            server.kill()
+        else:
+            return
+        down[0] = not down[0]
+
+    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        target = RedisRows(server.url, sleep=lambda _: None)
+        source = Topic(topic, chance, {})
+        done = run_sink(
+            source, target, stop=source.finished, progress=disturb, sleep=lambda _: None
+        )
+        if down[0]:
+            server.start()
+        assert done.failures > 0
+        check(target, expected(topic))
+        target.close()
+
+
+@pytest.mark.service("redis")
+def test_what_is_no_blob_of_a_sink_is_named(redis_url: str) -> None:
+    import redis
+
+    prefix = f"test.{uuid.uuid4().hex}"
+    target = RedisRows(redis_url, prefix=prefix)
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(f"{prefix}:u", b"\xc1")
+    with pytest.raises(OnlineStoreError, match="not what a sink wrote"):
+        target.read(["u"])
+    with pytest.raises(OnlineStoreError, match="refused"):
+        target.write([row(1, 100)])
+    target.close()
+
+
+@pytest.mark.service("redis")
+def test_entities_without_new_rows_vanish(redis_url: str) -> None:
+    target = RedisRows(redis_url, prefix=f"test.{uuid.uuid4().hex}", ttl_s=0.1)
+    target.write([row(1, 100)])
+    assert target.read(["u"])[0]["f"].value == 1
+    while target.read(["u"]) != [{}]:
+        pass
+    target.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nonsense", "not a database URL"),
+        ("mysql://u:secret@host:port/d", "not a database URL"),
+        ("postgresql://u:secret@h/d", "cannot be kept in postgresql"),
+        ("mysql+pymysql://u:secret@127.0.0.1:1/d", r"\*\*\*.*the database failed"),
+        ("sqlite:////nowhere/at/all/rows.db", "the database failed"),
+    ],
+)
+def test_other_databases_are_refused_without_their_password(url: str, said: str) -> None:
+    with pytest.raises(OnlineStoreError, match=said) as refusal:
+        SqlRows(url)
+    assert "secret" not in str(refusal.value)
+
+
+def test_without_the_driver_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    with pytest.raises(OnlineStoreError, match=r"pip install 'tactful\[mysql\]'"):
+        SqlRows("mysql://u@h/d")
+
+
+# Kafka.
+
+SINK = """
+import json, sys
+from tactful_streaming import KafkaSettings, RedisRows, open_rows, run_sink
+from tactful_streaming.sink_sql import SqlRows
+servers, topic, location = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+target = RedisRows(**location) if location["url"].startswith("redis") else SqlRows(**location)
+group = open_rows(KafkaSettings(servers, topic, session_timeout_ms=1000), "sink")
+print("ready", flush=True)
+run_sink(group, target, stop=lambda: False)
+"""
+
+
+def produce(servers: str, topic: str, rows: Payloads) -> None:
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True})
+    for partition, payloads in rows.items():
+        for payload in payloads:
+            producer.produce(topic, payload, partition=partition)
+    assert producer.flush(30) == 0
+
+
+@pytest.mark.service("kafka")
+def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Path) -> None:
+    chance = random.Random(3)
+    topic = random_topic(chance, 500)
+    where = KafkaSettings(kafka_servers, f"test-{uuid.uuid4().hex}", session_timeout_ms=1000)
+    ensure_topic(where, consumer_threads=2)
+    produce(kafka_servers, where.topic, topic)
+    target = SqlRows(f"sqlite:///{tmp_path / 'rows.db'}")
+    done = SinkProgress()
+    for count in (500, 540):
+        if count == 540:
+            produce(kafka_servers, where.topic, {0: [encode(row(7, 10**9, entity="new"))] * 40})
+        group = open_rows(where, "sink")
+        seen: list[SinkProgress] = []
+        wanted = count - done.rows
+        done = run_sink(
+            group,
+            target,
+            stop=lambda seen=seen, n=wanted: bool(seen) and seen[-1].rows >= n,  # type: ignore[misc]
+            progress=seen.append,
+        )
+        group.close()
+        assert done.rows == wanted  # the second run reads only what is new
+    check(target, {**expected(topic), "new": {"f": FiredValue(10**9 - 10, 10**9, 7)}})
+    target.close()
+
+
+@pytest.mark.service("kafka")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sinks_killed_under_load_lose_nothing_and_end_right(
+    backend: str, kafka_servers: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Two sinks share a group; now one, now the other is killed with -9 while rows come in."""
+    chance = random.Random(11)
+    location = location_of(backend, request, tmp_path)
+    target = open_target(location)
+    where = KafkaSettings(kafka_servers, f"test-{uuid.uuid4().hex}")
+    ensure_topic(where, consumer_threads=2)
+    command = [sys.executable, "-c", SINK, kafka_servers, where.topic, json.dumps(location)]
+    everything: dict[int, list[bytes]] = {n: [] for n in range(4)}
+    sinks = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for _ in range(5):
+            part = random_topic(chance, 2_000)
+            for number, payloads in part.items():
+                everything[number] += payloads
+            produce(kafka_servers, where.topic, part)
+            victim = chance.randrange(2)
+            out = sinks[victim].stdout
+            assert out is not None and out.readline() == b"ready\n"
+            time.sleep(chance.random())
+            sinks[victim].send_signal(signal.SIGKILL)
+            sinks[victim].wait()
+            sinks[victim] = subprocess.Popen(command, stdout=subprocess.PIPE)
+        # The last row of every partition: when all are there, so is everything before them.
+        ends = {n: [encode(row(n, 10**12, entity=f"end {n}"))] for n in range(4)}
+        produce(kafka_servers, where.topic, ends)
+        names = [f"end {n}" for n in range(4)]
+        deadline = time.monotonic() + 60
+        while not all(target.read(names)):
+            assert time.monotonic() < deadline, "the sinks do not arrive at the end"
+            time.sleep(0.1)
+        check(target, expected(everything))
+    finally:
+        for sink in sinks:
+            sink.kill()
+            sink.wait()
+        target.close()
