@@ -32,7 +32,7 @@ _SEQUENCE_KEYS = ("name", "entity", "sequence", "within", "contiguity", "skip", 
 _JOIN_KEYS = ("name", "entity", "join", "emit")
 
 _TEXT_SOURCES = ("item_id", "category", "session_id", "user_id")
-_NUMERIC = ("sum", "mean", "min", "max", "quantile")
+_NUMERIC = ("sum", "mean", "min", "max", "last", "quantile")
 _GROUPED = ("count", "sum", "mean", "min", "max", "last_time")
 _WINDOWS = {
     "window": ("size", "slide", "decay", "tail"),
@@ -40,9 +40,8 @@ _WINDOWS = {
     "session window": ("gap",),
     "decay": ("half_life",),
 }
-_DECAYING = ("count", "sum", "mean", "top_k")
+_DECAYING = ("count", "sum", "mean")
 _FORWARD = ("count", "sum")
-_AGED = ("last", "last_n")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _PROPERTY = re.compile(r"properties\.[^\s.]{1,64}")
@@ -154,7 +153,7 @@ class _Reader:
                 raise self._error(keys["of"][0], "of: distinct_users takes none: it is of user_id")
             of: str | None = "user_id"
         else:
-            valued = (*_NUMERIC, *_AGED, "distinct", "top_k")
+            valued = (*_NUMERIC, "last_n", "distinct", "top_k")
             self._fits(keys, node, aggregate, "of", needs=valued)
             numeric = aggregate in _NUMERIC
             of = self._optional(keys, "of", self._number_source if numeric else self._source)
@@ -199,10 +198,10 @@ class _Reader:
             raise self._error(node, f"{key} is missing: {aggregate} needs it")
 
     def _window_of(self, keys: _Mapping, node: yaml.Node, aggregate: str) -> d.AnyWindow | None:
-        windowed = tuple(a for a in d.AGGREGATES if a not in (*_AGED, "last_time"))
-        self._fits(keys, node, aggregate, "window", needs=windowed, allows=_AGED)
-        if aggregate in _AGED:
-            return self._optional(keys, "window", self._age(aggregate))
+        windowed = tuple(a for a in d.AGGREGATES if a not in ("last_n", "last_time"))
+        self._fits(keys, node, aggregate, "window", needs=windowed, allows=("last_n",))
+        if aggregate == "last_n":
+            return self._optional(keys, "window", self._age)
         window = self._optional(keys, "window", self._window)
         if isinstance(window, d.Window) and window.decay != 1 and aggregate not in _DECAYING:
             raise self._error(
@@ -216,13 +215,10 @@ class _Reader:
             )
         return window
 
-    def _age(self, aggregate: str) -> Callable[[yaml.Node], d.Window]:
-        def read(node: yaml.Node) -> d.Window:
-            keys = self._mapping(node, f"the window of {aggregate}", ("size",))
-            size = self._required(keys, node, "size", self._duration)
-            return d.Window(size, size)
-
-        return read
+    def _age(self, node: yaml.Node) -> d.Window:
+        keys = self._mapping(node, "the window of last_n", ("size",))
+        size = self._required(keys, node, "size", self._duration)
+        return d.Window(size, size)
 
     def _window(self, node: yaml.Node) -> d.AnyWindow:
         every = tuple(dict.fromkeys(key for kind in _WINDOWS.values() for key in kind))

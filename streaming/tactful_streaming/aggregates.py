@@ -1,40 +1,42 @@
-"""One aggregate per feature: applies selected events, answers reads, packs itself for the store."""
+"""Stores: events of one selection, counted once for all features that need them.
+
+Features of one kind of entity that count the same events by the same groups share a store. In it
+each kind of thing they need is a part (``parts.py``), whose packed state has a key of its own: a
+feature that is added or removed later leaves the state of the others readable.
+"""
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from tactful_streaming.definitions import Feature, Window
-from tactful_streaming.errors import EngineError
-from tactful_streaming.panes import Floats, GroupedPanes, PaneTable, Recency, Rows, oldest_open
+from tactful_streaming.cells import CELL_BYTES, Cells
+from tactful_streaming.definitions import Feature, ForwardDecay, SessionWindow, Window
+from tactful_streaming.panes import PanedWindow, Rows, oldest_open, slide_of
+from tactful_streaming.parts import (
+    DecayedTotals,
+    GatheredPanes,
+    LastTimes,
+    NumberPanes,
+    PanedPart,
+    Part,
+    RecentValues,
+    Selection,
+)
+from tactful_streaming.sessions import Sessions
 
 Value = float | dict[str, float] | list[tuple[str, int]]
-"""A feature as read: a number, a number for each group, or (value, timestamp) newest first."""
+"""A feature as read: a number; a number for each group; (value, timestamp) newest first; or
+(value, count) most frequent first."""
 
-
-@dataclass(frozen=True)
-class Selection:
-    """Events that count for one feature, in the order of the log.
-
-    Attributes:
-        rows: row of the entity of each event.
-        timestamps: when each happened, epoch milliseconds.
-        watermarks: watermark when each is applied, epoch milliseconds.
-        amounts: what each adds to a sum; None for a count.
-        texts: group or kept value of each; None where the feature has none.
-    """
-
-    rows: Rows
-    timestamps: NDArray[np.int64]
-    watermarks: NDArray[np.int64]
-    amounts: Floats | None
-    texts: list[str] | None
+_NUMERIC = ("sum", "mean", "min", "max", "last", "quantile")
+_FOLDED = ("count", "sum", "min", "max")
+_KINDS = {"mean": ("sum", "count"), "quantile": ("kll",), "top_k": ("count",)}
 
 
 @dataclass(frozen=True)
@@ -42,331 +44,313 @@ class Outcome:
     """What became of a selection beside being counted.
 
     Attributes:
-        late: events whose last window had ended.
         evicted: groups that had to make room.
+        late_by: for each feature that events came too late for, their positions in the selection.
     """
 
-    late: int = 0
     evicted: int = 0
+    late_by: Mapping[str, Rows] = field(default_factory=dict)
+
+    @property
+    def late(self) -> int:
+        """How often an event came too late for a feature."""
+        return sum(map(len, self.late_by.values()))
 
 
-class Aggregate(Protocol):
-    """State of one feature for all rows of an entity table."""
+@dataclass(frozen=True)
+class Source:
+    """Which events a store counts, and what it needs of each.
 
-    def apply(self, selection: Selection) -> Outcome:
-        """Count the selected events."""
+    Attributes:
+        events: their types, sorted.
+        amounts: where its number comes from, as `of` of a feature; None: none is needed. An event
+            without a finite number does not count.
+        texts: where its text comes from; None: none is needed. An event without does not count.
+        grouped: whether the text is a group, with a cell of its own.
+        max_groups: how many groups an entity may have.
+    """
 
-    def read(self, row: int, at: int) -> Value:
-        """Value of one row at time `at`."""
+    events: tuple[str, ...]
+    amounts: str | None
+    texts: str | None
+    grouped: bool
+    max_groups: int
 
-    def resize(self, capacity: int) -> None:
-        """Make room for rows below `capacity`."""
-
-    def expire(self, watermark: int) -> None:
-        """Forget what no read at or after `watermark` can see, where that is cheap."""
-
-    def clear(self, row: int) -> None:
-        """Forget a row."""
-
-    def pack(self, rows: Rows, watermark: int) -> Sequence[Any]:
-        """State of each row as something msgpack can hold."""
-
-    def unpack(self, rows: Rows, packed: Sequence[Any]) -> None:
-        """Restore what :meth:`pack` gave; the rows are empty."""
-
-
-class NumericAggregate(Aggregate, Protocol):
-    """An aggregate with one number a row."""
-
-    def read_many(self, rows: Rows, at: int) -> Floats:
-        """Values of `rows` at time `at`; shape ``(len(rows),)``."""
-
-
-def make_aggregate(feature: Feature, capacity: int) -> Aggregate:
-    """The aggregate that computes `feature`, with room for rows below `capacity`."""
-    if feature.aggregate == "last_n":
-        assert feature.n is not None
-        assert feature.window is None or isinstance(feature.window, Window)
-        return LastValues(feature.n, feature.window, capacity)
-    if feature.aggregate == "last_time":
-        if feature.group_by is None:
-            return LastTime(capacity)
-        return GroupedLastTime(feature.max_groups, capacity)
-    if feature.aggregate not in ("count", "sum") or not isinstance(feature.window, Window):
-        raise EngineError(f"{feature.name!r}: the embedded engine cannot compute it yet")
-    if feature.group_by is None:
-        return WindowedTotal(feature.window, capacity)
-    return GroupedTotal(feature.window, feature.max_groups, capacity)
-
-
-def _panes(window: Window, selection: Selection) -> tuple[Rows, NDArray[np.bool_]]:
-    """Pane of each event, and whether its last window was still open when it was applied."""
-    panes = selection.timestamps // window.slide_ms
-    return panes, panes > selection.watermarks // window.slide_ms - window.panes
-
-
-class WindowedTotal:
-    """Count or sum over a window."""
-
-    def __init__(self, window: Window, capacity: int) -> None:
-        """Begin empty."""
-        self._window = window
-        self._table = PaneTable(window, capacity)
-
-    def apply(self, selection: Selection) -> Outcome:
-        """Add the events that are not late."""
-        window, rows, amounts = self._window, selection.rows, selection.amounts
-        panes, in_time = _panes(window, selection)
-        late = len(rows) - int(np.count_nonzero(in_time))
-        if late:
-            rows, panes = rows[in_time], panes[in_time]
-            amounts = amounts[in_time] if amounts is not None else None
-        if len(rows):
-            self._table.add(rows, panes, np.ones(len(rows)) if amounts is None else amounts)
-        return Outcome(late=late)
-
-    def read(self, row: int, at: int) -> float:
-        """Total of one row at time `at`."""
-        return self._table.read_one(row, at)
-
-    def read_many(self, rows: Rows, at: int) -> Floats:
-        """Totals of `rows` at time `at`."""
-        return self._table.read(rows, at)
-
-    def resize(self, capacity: int) -> None:
-        """Make room for rows below `capacity`."""
-        self._table.resize(capacity)
-
-    def expire(self, watermark: int) -> None:
-        """Forget panes whose last window has ended."""
-        self._table.expire(watermark)
-
-    def clear(self, row: int) -> None:
-        """Forget a row."""
-        self._table.clear(row)
-
-    def pack(self, rows: Rows, watermark: int) -> list[bytes]:
-        """Panes of each row."""
-        return self._table.pack(rows)
-
-    def unpack(self, rows: Rows, packed: Sequence[Any]) -> None:
-        """Restore the panes of each row."""
-        self._table.unpack(rows, packed)
-
-
-class LastTime:
-    """Newest timestamp, epoch milliseconds; 0 where there is none."""
-
-    def __init__(self, capacity: int) -> None:
-        """Begin empty."""
-        self._times = np.zeros(capacity)
-
-    def apply(self, selection: Selection) -> Outcome:
-        """Keep the newest."""
-        np.maximum.at(self._times, selection.rows, selection.timestamps)
-        return Outcome()
-
-    def read(self, row: int, at: int) -> float:
-        """Newest timestamp of one row."""
-        return self._times.item(row)
-
-    def read_many(self, rows: Rows, at: int) -> Floats:
-        """Newest timestamps of `rows`."""
-        return self._times[rows]
-
-    def resize(self, capacity: int) -> None:
-        """Make room for rows below `capacity`."""
-        self._times = np.concatenate([self._times, np.zeros(capacity - len(self._times))])
-
-    def expire(self, watermark: int) -> None:
-        """Nothing ages."""
-
-    def clear(self, row: int) -> None:
-        """Forget a row."""
-        self._times[row] = 0
-
-    def pack(self, rows: Rows, watermark: int) -> list[float]:
-        """Newest timestamp of each row."""
-        times: list[float] = self._times[rows].tolist()
-        return times
-
-    def unpack(self, rows: Rows, packed: Sequence[Any]) -> None:
-        """Restore the newest timestamp of each row."""
-        self._times[rows] = packed
-
-
-class GroupedTotal:
-    """Count or sum over a window, for each group."""
-
-    def __init__(self, window: Window, max_groups: int, capacity: int) -> None:
-        """Begin empty."""
-        self._window = window
-        self._max_groups = max_groups
-        self._states: list[GroupedPanes | None] = [None] * capacity
-
-    def apply(self, selection: Selection) -> Outcome:
-        """Add the events that are not late; evict groups beyond the bound."""
-        window, states, max_groups = self._window, self._states, self._max_groups
-        panes, in_time = _panes(window, selection)
-        count = len(panes)
-        amounts = [1] * count if selection.amounts is None else selection.amounts.tolist()
-        assert selection.texts is not None
-        evicted = 0
-        for row, pane, group, amount, watermark, counts in zip(
-            selection.rows.tolist(),
-            panes.tolist(),
-            selection.texts,
+    @classmethod
+    def of(cls, feature: Feature) -> Source:
+        """What `feature` is computed from."""
+        amounts = feature.of if feature.aggregate in _NUMERIC else None
+        texts = feature.group_by if amounts or feature.group_by else feature.of
+        grouped = feature.group_by is not None or counts_values(feature)
+        return cls(
+            tuple(sorted(feature.events)),
             amounts,
-            selection.watermarks.tolist(),
-            in_time.tolist(),
-            strict=True,
-        ):
-            if not counts:
-                continue
-            state = states[row]
-            if state is None:
-                state = states[row] = GroupedPanes()
-            groups = state.panes.get(pane)
-            if groups is not None and group in groups:
-                groups[group] += amount
-                state.merged = None
-                continue
-            if groups is None:
-                state.expire(oldest_open(window, watermark))
-            if state.add(pane, group, amount) > max_groups:
-                evicted += state.bound(max_groups, oldest_open(window, watermark))
-        return Outcome(count - int(np.count_nonzero(in_time)), evicted)
-
-    def read(self, row: int, at: int) -> dict[str, float]:
-        """Total of each group of one row at time `at`."""
-        state = self._states[row]
-        return state.read(self._window, at) if state is not None else {}
-
-    def resize(self, capacity: int) -> None:
-        """Make room for rows below `capacity`."""
-        self._states.extend([None] * (capacity - len(self._states)))
-
-    def expire(self, watermark: int) -> None:
-        """Nothing: a row is cleaned when it gets a new pane."""
-
-    def clear(self, row: int) -> None:
-        """Forget a row."""
-        self._states[row] = None
-
-    def pack(self, rows: Rows, watermark: int) -> list[dict[int, dict[str, float]]]:
-        """Panes of each row."""
-        oldest = oldest_open(self._window, watermark)
-        states = [self._states[row] for row in rows.tolist()]
-        return [state.pack(oldest) if state is not None else {} for state in states]
-
-    def unpack(self, rows: Rows, packed: Sequence[Any]) -> None:
-        """Restore the panes of each row."""
-        for row, panes in zip(rows.tolist(), packed, strict=True):
-            self._states[row] = GroupedPanes(panes) if panes else None
+            texts,
+            grouped,
+            feature.max_groups if grouped else 0,
+        )
 
 
-class GroupedLastTime:
-    """Newest timestamp of each group, epoch milliseconds."""
-
-    def __init__(self, max_groups: int, capacity: int) -> None:
-        """Begin empty."""
-        self._max_groups = max_groups
-        self._states: list[Recency | None] = [None] * capacity
-
-    def apply(self, selection: Selection) -> Outcome:
-        """Keep the newest; beyond the bound, groups with the oldest go."""
-        states, max_groups = self._states, self._max_groups
-        assert selection.texts is not None
-        evicted = 0
-        for row, group, timestamp in zip(
-            selection.rows.tolist(), selection.texts, selection.timestamps.tolist(), strict=True
-        ):
-            state = states[row]
-            if state is None:
-                state = states[row] = Recency()
-            if state.note(group, timestamp) > max_groups:
-                evicted += len(state.evict(max_groups))
-        return Outcome(evicted=evicted)
-
-    def read(self, row: int, at: int) -> dict[str, float]:
-        """Newest timestamp of each group of one row."""
-        state = self._states[row]
-        return {group: float(time) for group, time in state.last.items()} if state else {}
-
-    def resize(self, capacity: int) -> None:
-        """Make room for rows below `capacity`."""
-        self._states.extend([None] * (capacity - len(self._states)))
-
-    def expire(self, watermark: int) -> None:
-        """Nothing ages."""
-
-    def clear(self, row: int) -> None:
-        """Forget a row."""
-        self._states[row] = None
-
-    def pack(self, rows: Rows, watermark: int) -> list[dict[str, int]]:
-        """Newest timestamps of each row."""
-        states = [self._states[row] for row in rows.tolist()]
-        return [state.last if state is not None else {} for state in states]
-
-    def unpack(self, rows: Rows, packed: Sequence[Any]) -> None:
-        """Restore the newest timestamps of each row."""
-        for row, last in zip(rows.tolist(), packed, strict=True):
-            self._states[row] = Recency(last) if last else None
+def is_empty(state: Any) -> bool:
+    """Whether the packed state of a cell says that there is nothing."""
+    return not state and not isinstance(state, float)
 
 
-class LastValues:
-    """The newest n values with their timestamps; of equally new ones, those that came last."""
+def counts_values(feature: Feature) -> bool:
+    """Whether each different value of `feature` is counted in a cell of its own."""
+    told_apart = feature.aggregate == "top_k" or feature.sketch == "exact"
+    return told_apart and not isinstance(feature.window, SessionWindow)
 
-    def __init__(self, n: int, window: Window | None, capacity: int) -> None:
-        """Begin empty."""
-        self._n = n
-        self._age_ms = window.size_ms if window is not None else None
-        self._states: list[list[tuple[int, str]] | None] = [None] * capacity
 
-    def apply(self, selection: Selection) -> Outcome:
-        """Keep the newest n."""
-        states, n = self._states, self._n
-        assert selection.texts is not None
-        for row, text, timestamp in zip(
-            selection.rows.tolist(), selection.texts, selection.timestamps.tolist(), strict=True
-        ):
-            kept = states[row]
-            if kept is None:
-                states[row] = [(timestamp, text)]
-                continue
-            if kept[-1][0] <= timestamp:
-                kept.append((timestamp, text))
-            else:
-                insort(kept, (timestamp, text), key=lambda entry: entry[0])
-            if len(kept) > n:
-                del kept[0]
-        return Outcome()
+class Store:
+    """State of all features that are computed from one source.
 
-    def read(self, row: int, at: int) -> list[tuple[str, int]]:
-        """Values of one row, newest first; with a window, those newer than its size at `at`."""
-        kept = self._states[row]
-        if not kept:
-            return []
-        oldest = -1 if self._age_ms is None else at - self._age_ms
-        return [(text, timestamp) for timestamp, text in reversed(kept) if timestamp > oldest]
+    Attributes:
+        source: which events count.
+        features: what they count for.
+        parts: what is kept, by the key of its packed form.
+        cells: cells of groups; None where each row is a cell.
+    """
+
+    def __init__(self, source: Source, *, firing: bool) -> None:
+        """Begin empty, without a feature."""
+        self.source = source
+        self.features: list[Feature] = []
+        self.parts: dict[str, Part] = {}
+        self.cells = Cells(source.max_groups) if source.grouped else None
+        self._firing = firing
+        self._parts_of: dict[str, tuple[Part, ...]] = {}
+        self._keys_of: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def key(self) -> str:
+        """Short name of the source, the same in every process."""
+        return self._key("")
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Types of the events that count."""
+        return self.source.events
+
+    def serve(self, feature: Feature) -> None:
+        """Compute `feature`, too, whose source is this store's."""
+        self.features.append(feature)
+        kinds = _KINDS.get(feature.aggregate, (feature.aggregate,))
+        if feature.aggregate == "distinct" and feature.sketch is not None:
+            kinds = (feature.sketch,)
+        if counts_values(feature):
+            kinds = ("count",)
+        elif feature.aggregate == "top_k" or feature.sketch == "exact":
+            kinds = ("values",)
+        keys = tuple(self._part(kind, feature) for kind in kinds)
+        self._keys_of[feature.name] = keys
+        self._parts_of[feature.name] = tuple(self.parts[key] for key in keys)
+
+    def parts_of(self, feature: Feature) -> tuple[Part, ...]:
+        """What `feature` is read from."""
+        return self._parts_of[feature.name]
+
+    def keys_of(self, feature: Feature) -> tuple[str, ...]:
+        """Keys of the parts that `feature` is read from."""
+        return self._keys_of[feature.name]
+
+    @property
+    def memory_ms(self) -> int | None:
+        """How long after its newest event a cell may matter, milliseconds; None: for ever."""
+        spans = [part.memory_ms for part in self.parts.values()]
+        known = [span for span in spans if span is not None]
+        return max(known) if len(known) == len(spans) else None
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory the state takes."""
+        cells = 0 if self.cells is None else CELL_BYTES * len(self.cells)
+        return cells + sum(part.nbytes for part in self.parts.values())
 
     def resize(self, capacity: int) -> None:
         """Make room for rows below `capacity`."""
-        self._states.extend([None] * (capacity - len(self._states)))
+        if self.cells is None:
+            for part in self.parts.values():
+                part.resize(capacity)
 
-    def expire(self, watermark: int) -> None:
-        """Nothing: old values are left out when read."""
+    def apply(self, events: Selection, lateness_ms: int) -> Outcome:
+        """Count the selected events.
 
-    def clear(self, row: int) -> None:
-        """Forget a row."""
-        self._states[row] = None
+        Args:
+            events: what counts.
+            lateness_ms: for how long after its end a window may still change.
+        """
+        late_by: dict[str, Rows] = {}
+        kept: Rows | None = None
+        horizons = events.watermarks - lateness_ms
+        if np.any(events.timestamps <= horizons):
+            late_by, wanted = self._late(events, horizons)
+            if not wanted.all():
+                kept = np.flatnonzero(wanted)
+                events = events.take(kept)
+        if not len(events.rows):
+            return Outcome(0, late_by)
+        evicted: list[tuple[int, int]] = []
+        cells = events.rows
+        if self.cells is not None:
+            assert events.texts is not None
+            cells, evicted = self.cells.find(events.rows, events.texts, events.timestamps)
+            self._fit()
+        for key, part in self.parts.items():
+            late = part.apply(cells, events, lateness_ms)
+            if len(late):
+                late = late if kept is None else kept[late]
+                late_by |= {name: late for name, keys in self._keys_of.items() if key in keys}
+        if evicted:
+            self._free([cell for cell, _ in evicted])
+        memory, now = self.memory_ms, int(horizons[-1])
+        gone = sum(memory is None or newest + memory > now for _, newest in evicted)
+        return Outcome(gone, late_by)
 
-    def pack(self, rows: Rows, watermark: int) -> list[list[tuple[int, str]]]:
-        """Values of each row, oldest first."""
-        return [self._states[row] or [] for row in rows.tolist()]
+    def cells_of(self, row: int) -> Mapping[str, int]:
+        """Cell of each group of a row."""
+        assert self.cells is not None
+        return self.cells.of_row(row)
 
-    def unpack(self, rows: Rows, packed: Sequence[Any]) -> None:
-        """Restore the values of each row."""
-        for row, kept in zip(rows.tolist(), packed, strict=True):
-            self._states[row] = [(timestamp, text) for timestamp, text in kept] or None
+    def clear(self, rows: Sequence[int]) -> None:
+        """Forget rows."""
+        cells = rows if self.cells is None else self.cells.of_rows(rows)
+        gone = np.array(cells, np.int64)
+        for part in self.parts.values():
+            part.clear(gone)
+        if self.cells is not None:
+            self.cells.clear(rows)
+
+    def expire(self, horizon: int) -> None:
+        """Forget what no read at or after `horizon` can see, a part of all in a call."""
+        for part in self.parts.values():
+            part.expire(horizon)
+        memory = self.memory_ms
+        if self.cells is not None and memory is not None:
+            silent = self.cells.silent(horizon - memory)
+            if silent:
+                self._free(silent)
+
+    def pack(self, rows: Rows, horizon: int) -> dict[str, Sequence[Any]]:
+        """State of each row for each part, as something msgpack can hold; empty for nothing."""
+        if self.cells is None:
+            return {key: part.pack(rows, horizon) for key, part in self.parts.items()}
+        groups = [self.cells.of_row(row) for row in rows.tolist()]
+        cells = np.array([cell for of_row in groups for cell in of_row.values()], np.int64)
+        newest = self.cells.newest[cells].tolist()
+        packed: dict[str, Sequence[Any]] = {}
+        for key, part in self.parts.items():
+            states = iter(zip(newest, part.pack(cells, horizon), strict=True))
+            packed[key] = [
+                [
+                    (group, when, state)
+                    for group, (when, state) in zip(of_row, states, strict=False)
+                    if not is_empty(state)
+                ]
+                for of_row in groups
+            ]
+        return packed
+
+    def absorb(self, rows: Rows, key: str, packed: Sequence[Any]) -> None:
+        """Add what :meth:`pack` gave for one part to what is there."""
+        part = self.parts[key]
+        if self.cells is None:
+            part.absorb(rows, packed)
+            return
+        counts = [len(groups) for groups in packed]
+        flat = [group for groups in packed for group in groups]
+        if not flat:
+            return
+        groups, newest, states = zip(*flat, strict=True)
+        cells, evicted = self.cells.find(
+            np.repeat(rows, counts), groups, np.array(newest, np.int64)
+        )
+        self._fit()
+        part.absorb(cells, states)
+        if evicted:
+            self._free([cell for cell, _ in evicted])
+
+    def _part(self, kind: str, feature: Feature) -> str:
+        """Key of the part that keeps `kind` for `feature`, made if there is none."""
+        window = feature.window
+        shape: Any
+        if kind in ("last_n", "last_time"):
+            shape = feature.n
+        elif isinstance(window, ForwardDecay):
+            shape = {"half_life": window.half_life_ms}
+        elif isinstance(window, SessionWindow):
+            shape = {"gap": window.gap_ms, "most": feature.max_groups if kind == "values" else None}
+        else:
+            assert isinstance(window, PanedWindow)
+            shape = {"slide": slide_of(window)}
+        key = self._key([kind, shape])
+        part = self.parts.get(key)
+        if part is None:
+            self.parts[key] = self._make(kind, feature)
+        elif isinstance(part, PanedPart):
+            assert isinstance(window, PanedWindow)
+            part.windows.append(window)
+        if isinstance(part := self.parts[key], RecentValues):
+            assert window is None or isinstance(window, Window)
+            part.serve(window)
+        return key
+
+    def _make(self, kind: str, feature: Feature) -> Part:
+        window = feature.window
+        if kind == "last_n":
+            assert feature.n is not None
+            return RecentValues(feature.n)
+        if kind == "last_time":
+            return LastTimes()
+        if isinstance(window, ForwardDecay):
+            return DecayedTotals(kind, window)
+        if isinstance(window, SessionWindow):
+            return Sessions(kind, feature, firing=self._firing)
+        assert isinstance(window, PanedWindow)
+        if kind in _FOLDED:
+            return NumberPanes(kind, window, firing=self._firing)
+        return GatheredPanes(kind, feature, firing=self._firing)
+
+    def _key(self, shape: Any) -> str:
+        source = self.source
+        canonical = [source.events, source.amounts, source.texts, source.grouped, source.max_groups]
+        encoded = msgspec.json.encode([*canonical, shape], order="sorted")
+        return hashlib.sha256(encoded).hexdigest()[:12]
+
+    def _late(self, events: Selection, horizons: Rows) -> tuple[dict[str, Rows], Any]:
+        """Events too late for each feature with panes, and which are not for all features."""
+        late_by: dict[str, Rows] = {}
+        wanted = np.zeros(len(events.rows), np.bool_)
+        for feature in self.features:
+            window = feature.window
+            if not isinstance(window, PanedWindow) or feature.aggregate == "last_n":
+                wanted[:] = True
+                continue
+            late = events.timestamps // slide_of(window) < oldest_open(window, horizons)
+            wanted |= ~late
+            if late.any():
+                late_by[feature.name] = np.flatnonzero(late)
+        return late_by, wanted
+
+    def _fit(self) -> None:
+        assert self.cells is not None
+        for part in self.parts.values():
+            part.resize(self.cells.capacity)
+
+    def _free(self, cells: list[int]) -> None:
+        assert self.cells is not None
+        gone = np.array(cells, np.int64)
+        for part in self.parts.values():
+            part.clear(gone)
+        self.cells.free(cells)
+
+
+def make_stores(features: Iterable[Feature], *, firing: bool) -> list[Store]:
+    """Stores for `features`, in the order in which they are first needed."""
+    stores: dict[Source, Store] = {}
+    for feature in features:
+        source = Source.of(feature)
+        if source not in stores:
+            stores[source] = Store(source, firing=firing)
+        stores[source].serve(feature)
+    return list(stores.values())

@@ -207,7 +207,7 @@ class Feature:
             data["max_groups"] = self.max_groups
         if self.window is not None:
             data["window"] = self.window.as_data()
-            if self.aggregate in ("last", "last_n"):
+            if self.aggregate == "last_n":
                 data["window"] = {"size": data["window"]["size"]}
         return data
 

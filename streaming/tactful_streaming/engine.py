@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from tactful_streaming.actions import action_of, emitted_types
-from tactful_streaming.aggregates import Outcome, Value
+from tactful_streaming.aggregates import Value
 from tactful_streaming.dead_letters import DeadLetter
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.definitions import ENTITIES, Definitions, dump_definitions
@@ -285,15 +285,15 @@ class Engine:
         self._report_refused(admitted, records)
         self._outbox.meet(admitted.ids)
         columns = Columns(self._plan, self._projection, admitted.batch)
-        outcome = self._aggregate(columns)
+        late, evicted = self._aggregate(columns)
         self._find(admitted, columns)
         self._broken = False
         return Applied(
             applied=len(admitted.batch.events) + len(admitted.items) + len(admitted.users),
             duplicates=admitted.duplicates,
-            late=outcome.late,
+            late=late,
             invalid=admitted.invalid,
-            evicted=outcome.evicted,
+            evicted=evicted,
             dropped=admitted.dropped,
         )
 
@@ -374,15 +374,17 @@ class Engine:
         self._broken = True
         self._store.close()
 
-    def _aggregate(self, columns: Columns) -> Outcome:
+    def _aggregate(self, columns: Columns) -> tuple[int, int]:
         batch = columns.batch
         if not batch.events:
-            return Outcome()
+            return 0, 0
         horizons = batch.watermarks - self._allowed_lateness_ms
         late = evicted = 0
         for entity, table in self._tables.items():
             rows = table.touch(columns.keys(entity), columns.timestamps)
-            for number, feature in enumerate(table.features):
+            for number, store in enumerate(table.stores):
+                # Its features are all computed from the same of an event.
+                feature = store.features[0]
                 chosen = columns.select(feature, rows)
                 if len(chosen):
                     selection = columns.selection(feature, rows, chosen, horizons)
@@ -390,7 +392,7 @@ class Engine:
                     late += outcome.late
                     evicted += outcome.evicted
             table.expire(self.horizon)
-        return Outcome(late, evicted)
+        return late, evicted
 
     def _find(self, admitted: Admitted, columns: Columns) -> None:
         """Show the batch to the sequences and joins, and let actions follow from what they find."""

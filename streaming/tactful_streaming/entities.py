@@ -2,69 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.aggregates import (
-    Aggregate,
-    LastTime,
-    Outcome,
-    Selection,
-    Value,
-    WindowedTotal,
-    make_aggregate,
-)
-from tactful_streaming.definitions import Feature, Window
+from tactful_streaming.aggregates import Outcome, Value, is_empty, make_stores
+from tactful_streaming.definitions import Feature
 from tactful_streaming.errors import EngineError, StateError
+from tactful_streaming.firing import Fired, fire, fires, next_end, next_pending
 from tactful_streaming.panes import Floats, Rows
+from tactful_streaming.parts import Selection
+from tactful_streaming.views import View
+
+Loader = Callable[[Sequence[str]], Sequence[bytes | None]]
+"""Gives the stored packed state of entities; None for one that has none."""
 
 _FIRST_CAPACITY = 256
 _SWEEP = 4096
 _NOBODY = 0
 """Row of keys nobody has seen: always empty."""
 
+_ROW_BYTES = 260
+"""Memory of a row beside its state: key, dictionary, columns."""
+
+_SHRINK_TO = 0.8
+_NEWEST = ""
+"""Key of the time of its newest event in the packed state of an entity."""
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(list[Any])
+_decoder: msgspec.msgpack.Decoder[dict[str, Any]] = msgspec.msgpack.Decoder(dict[str, Any])
+_DAMAGE = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    LookupError,
+    RuntimeError,
+    AssertionError,
+)
 
 
 class EntityTable:
     """State of every entity of one kind.
 
-    An entity has a row, the same in each feature. It loses it when nothing of it can be read any
-    more: when every feature ages and the newest event is older than the longest window.
+    An entity has a row, the same in each store. It loses it when nothing of it can be read any
+    more: when every feature ages and the newest event is older than the longest window. With a
+    loader it can also leave memory alone (:meth:`shrink`): it comes back from the store when an
+    event or a read asks for it.
+
+    Attributes:
+        features: what is computed.
+        stores: where: events are counted by store, not by feature.
     """
 
-    def __init__(self, features: Sequence[Feature], capacity: int = _FIRST_CAPACITY) -> None:
-        """Begin empty, for `features` of one kind of entity, with room for `capacity` rows."""
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        load: Loader | None = None,
+        *,
+        capacity: int = _FIRST_CAPACITY,
+        firing: bool = False,
+        allowed_lateness_ms: int = 0,
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            features: features of one kind of entity.
+            load: where entities come from that are not in memory; None: all are in memory.
+            capacity: for how many rows there is room at first.
+            firing: whether :meth:`fire` will be called.
+            allowed_lateness_ms: for how long after its end a window may still change.
+        """
         self.features = tuple(features)
+        self.stores = tuple(make_stores(self.features, firing=firing))
+        of_source = {feature.name: store for store in self.stores for feature in store.features}
+        self._views = {f.name: View(f, of_source[f.name]) for f in self.features}
+        self._firing = [view for view in self._views.values() if firing and fires(view)]
+        self._load = load
+        self._lateness_ms = allowed_lateness_ms
         self._capacity = capacity
-        self._aggregates: list[Aggregate] = [
-            make_aggregate(feature, self._capacity) for feature in features
-        ]
-        self._names = {feature.name: number for number, feature in enumerate(features)}
         self._rows: dict[str, int] = {}
         self._keys: list[str | None] = [None]
         self._free: list[int] = []
-        self._newest = np.zeros(self._capacity, np.int64)
-        self._dirty: set[int] = set()
+        self._newest = np.zeros(capacity, np.int64)
+        self._touched = np.zeros(capacity, np.int64)
+        self._dirty = np.zeros(capacity, np.bool_)
+        self._touches = 0
         self._dropped: set[str] = set()
         self._sweep_from = 1
-        windows = [
-            feature.window if isinstance(feature.window, Window) else None for feature in features
-        ]
-        self._memory_ms: int | None = max(
-            (window.size_ms for window in windows if window is not None), default=None
-        )
-        if any(window is None for window in windows):
-            self._memory_ms = None
+        self._horizon = 0
+        for store in self.stores:
+            store.resize(capacity)
 
     def __len__(self) -> int:
-        """Number of entities."""
+        """Number of entities in memory."""
         return len(self._rows)
+
+    @property
+    def spans(self) -> dict[str, int | None]:
+        """Keys of what is stored, and how far back each reaches, milliseconds; None: for ever.
+
+        State whose key is missing, or whose span has grown, has to be computed from the log.
+        """
+        return {key: part.memory_ms for store in self.stores for key, part in store.parts.items()}
+
+    @property
+    def memory_ms(self) -> int | None:
+        """How long after its newest event an entity may matter, milliseconds; None: for ever."""
+        spans = [store.memory_ms for store in self.stores]
+        known = [span for span in spans if span is not None]
+        return max(known, default=0) if len(known) == len(spans) else None
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory the state takes."""
+        return _ROW_BYTES * len(self._rows) + sum(store.nbytes for store in self.stores)
+
+    def keys_of(self, name: str) -> tuple[str, ...]:
+        """Keys of what is stored for the feature `name`."""
+        view = self._views[name]
+        return view.store.keys_of(view.feature)
 
     def touch(self, keys: Sequence[str | None], timestamps: NDArray[np.int64]) -> Rows:
         """Note that entities had events.
@@ -77,27 +138,33 @@ class EntityTable:
             Row of each entity, made if it had none; -1 for None.
         """
         known = self._rows
+        if self._load is not None:
+            self._fetch(keys)
         rows = [
             -1 if key is None else known[key] if key in known else self._add(key) for key in keys
         ]
         array = np.array(rows, np.int64)
-        self._dirty.update(rows)
-        self._dirty.discard(-1)
         present = array >= 0
-        np.maximum.at(self._newest, array[present], timestamps[present])
+        touched = array[present]
+        self._touches += 1
+        self._touched[touched] = self._touches
+        self._dirty[touched] = True
+        np.maximum.at(self._newest, touched, timestamps[present])
         return array
 
-    def apply(self, number: int, selection: Selection) -> Outcome:
-        """Count `selection` in feature `number`."""
-        return self._aggregates[number].apply(selection)
+    def apply(self, number: int, events: Selection) -> Outcome:
+        """Count `events` in store `number`."""
+        return self.stores[number].apply(events, self._lateness_ms)
 
     def read(self, key: str, at: int) -> dict[str, Value]:
         """All features of `key` at time `at`; of a key nobody has seen, zeros."""
-        row = self._rows.get(key, _NOBODY)
-        return {
-            feature.name: aggregate.read(row, at)
-            for feature, aggregate in zip(self.features, self._aggregates, strict=True)
-        }
+        row = self._rows.get(key)
+        if row is None:
+            table = self._fetched([key])
+            if table is not None:
+                return table.read(key, at)
+            row = _NOBODY
+        return {name: view.read(row, at) for name, view in self._views.items()}
 
     def read_columns(self, keys: Sequence[str], names: Sequence[str], at: int) -> Floats:
         """Numbers of many keys at time `at`; shape ``(len(keys), len(names))``.
@@ -105,79 +172,191 @@ class EntityTable:
         Raises:
             EngineError: if a name is no feature with one number for each entity.
         """
+        views = [self._number(name) for name in names]
         get = self._rows.get
         rows = np.array([get(key, _NOBODY) for key in keys], np.int64)
         columns = np.empty((len(names), len(keys)))
-        for column, name in enumerate(names):
-            number = self._names.get(name)
-            aggregate = self._aggregates[number] if number is not None else None
-            if not isinstance(aggregate, WindowedTotal | LastTime):
-                raise EngineError(
-                    f"{name!r} is not a feature with one number for each entity: columns are read "
-                    "of counts, sums and last times without group_by"
-                )
-            columns[column] = aggregate.read_many(rows, at)
+        for column, view in zip(columns, views, strict=True):
+            column[:] = view.read_many(rows, at)
+        absent = [number for number, key in enumerate(keys) if key not in self._rows]
+        if absent:
+            table = self._fetched([keys[number] for number in absent])
+            if table is not None:
+                columns.T[absent] = table.read_columns([keys[n] for n in absent], names, at)
         return columns.T
 
-    def expire(self, watermark: int) -> None:
-        """Forget panes that no read at or after `watermark` can see.
+    def next_fire(self, watermark: int) -> int | None:
+        """Next watermark after `watermark` at which windows may fire; None if none ever does.
+
+        A batch has to be cut there: what comes after the event that brings the watermark there is
+        applied after :meth:`fire`. Sessions need no cut.
+        """
+        return next_end(self._firing, watermark)
+
+    def next_pending(self, watermark: int) -> int | None:
+        """Watermark before which nothing that is counted now fires; None if nothing waits."""
+        return next_pending(self._firing, watermark)
+
+    def fire(self, before: int, after: int) -> list[Fired]:
+        """Windows whose end lies in ``(before, after]``, and earlier ones that changed since.
+
+        To be called before :meth:`expire`. Windows that changed within the allowed lateness come
+        again whenever this is called, also with ``before == after``.
+        """
+        return fire(self._firing, self._keys, before, after, self._lateness_ms)
+
+    def expire(self, horizon: int) -> None:
+        """Forget panes that no read at or after `horizon` can see.
 
         Some of the entities are looked at, too, and dropped if nothing of them is left.
+
+        Args:
+            horizon: the watermark minus the allowed lateness, epoch milliseconds.
         """
-        for aggregate in self._aggregates:
-            aggregate.expire(watermark)
-        if self._memory_ms is None:
+        self._horizon = horizon
+        for store in self.stores:
+            store.expire(horizon)
+        memory = self.memory_ms
+        if memory is None:
             return
         begin, end = self._sweep_from, min(self._sweep_from + _SWEEP, len(self._keys))
         self._sweep_from = end if end < len(self._keys) else 1
-        silent = np.flatnonzero(self._newest[begin:end] + self._memory_ms <= watermark) + begin
-        for row in silent.tolist():
-            key = self._keys[row]
-            if key is not None:
-                self._drop(row, key)
+        silent = np.flatnonzero(self._newest[begin:end] + memory <= horizon) + begin
+        rows = [row for row in silent.tolist() if self._keys[row] is not None]
+        if rows:
+            self._dropped.update(self._forget(rows))
 
-    def pack_changes(self, watermark: int) -> dict[str, bytes | None]:
+    def pack_changes(self, horizon: int) -> dict[str, bytes | None]:
         """Packed state of each entity touched since the last call; None for each one dropped."""
         packed: dict[str, bytes | None] = dict.fromkeys(self._dropped)
         self._dropped.clear()
-        rows = np.array(sorted(self._dirty), np.int64)
-        self._dirty.clear()
-        if len(rows):
-            columns = [aggregate.pack(rows, watermark) for aggregate in self._aggregates]
-            newest = self._newest[rows].tolist()
-            for row, *state in zip(rows.tolist(), newest, *columns, strict=True):
-                key = self._keys[row]
-                assert key is not None
-                packed[key] = _encoder.encode(state)
+        rows = np.flatnonzero(self._dirty)
+        self._dirty[rows] = False
+        for row, state in zip(rows.tolist(), self._pack(rows, horizon), strict=True):
+            key = self._keys[row]
+            assert key is not None
+            packed[key] = _encoder.encode(state)
         return packed
 
     def unpack(self, entities: Iterable[tuple[str, bytes]]) -> None:
         """Restore what :meth:`pack_changes` gave; the table has none of these entities.
 
+        State of other features is passed over, and what is missing begins empty.
+
         Raises:
             StateError: if something else comes.
         """
         keys: list[str] = []
-        states: list[list[Any]] = []
+        states: list[Mapping[str, Any]] = []
         for key, blob in entities:
-            try:
-                state = _decoder.decode(blob)
-            except msgspec.MsgspecError as error:
-                raise StateError(f"the packed state of an entity is damaged: {error}") from error
-            if len(state) != len(self._aggregates) + 1:
-                raise StateError("the packed state of an entity has another number of features")
             keys.append(key)
-            states.append(state)
+            states.append(_decode(blob))
         if not keys:
             return
         rows = np.array([self._add(key) for key in keys], np.int64)
-        newest, *columns = zip(*states, strict=True)
         try:
-            self._newest[rows] = newest
-            for aggregate, column in zip(self._aggregates, columns, strict=True):
-                aggregate.unpack(rows, column)
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            self._absorb(rows, states)
+        except _DAMAGE as error:
             raise StateError(f"the packed state of an entity is damaged: {error}") from error
+
+    def merge(self, source_key: str, target_key: str) -> None:
+        """Add the history of one entity to that of another; the first is then dropped.
+
+        Of values that happened at the same time, those of `source_key` count as the later ones.
+        Windows that have fired do not fire again.
+        """
+        if source_key == target_key:
+            return
+        if self._load is not None:
+            self._fetch([source_key, target_key])
+        source = self._rows.get(source_key)
+        if source is None:
+            return
+        self.touch([target_key], self._newest[[source]])
+        target = np.array([self._rows[target_key]], np.int64)
+        self._absorb(target, self._pack(np.array([source], np.int64), 0))
+        self._dropped.update(self._forget([source]))
+
+    def shrink(self, limit: int) -> int:
+        """Let entities leave memory, the longest untouched first, if it takes more than `limit`.
+
+        Only those go that have not changed since they were packed, which has to be in the store by
+        now, and that have nothing left to fire.
+
+        Args:
+            limit: bytes; :attr:`nbytes` is then about four fifths of it.
+
+        Returns:
+            How many went.
+        """
+        size = self.nbytes
+        if self._load is None or size <= limit or not self._rows:
+            return 0
+        rows = np.array([*self._rows.values()], np.int64)
+        share = 1 - _SHRINK_TO * limit / size
+        rows = rows[~self._dirty[rows]]
+        if self._firing:
+            spans = [part.memory_ms or 0 for view in self._firing for part in view.parts]
+            rows = rows[self._newest[rows] + max(spans) <= self._horizon]
+        count = min(math.ceil(share * len(self._rows)), len(rows))
+        if count:
+            oldest = rows[np.argpartition(self._touched[rows], count - 1)[:count]]
+            self._forget(oldest.tolist())
+            for store in self.stores:
+                store.expire(self._horizon)
+        return count
+
+    def _pack(self, rows: Rows, horizon: int) -> list[dict[str, Any]]:
+        states: list[dict[str, Any]] = [{_NEWEST: t} for t in self._newest[rows].tolist()]
+        if len(rows):
+            for store in self.stores:
+                for key, column in store.pack(rows, horizon).items():
+                    for state, value in zip(states, column, strict=True):
+                        if not is_empty(value):
+                            state[key] = value
+        return states
+
+    def _absorb(self, rows: Rows, states: Sequence[Mapping[str, Any]]) -> None:
+        newest = np.array([state[_NEWEST] for state in states], np.int64)
+        np.maximum.at(self._newest, rows, newest)
+        for store in self.stores:
+            for key in store.parts:
+                having = [number for number, state in enumerate(states) if key in state]
+                if having:
+                    store.absorb(rows[having], key, [states[number][key] for number in having])
+
+    def _fetch(self, keys: Sequence[str | None]) -> None:
+        """Bring entities into memory that are only in the store."""
+        known, dropped = self._rows, self._dropped
+        absent = {
+            key: None for key in keys if key not in known and key is not None and key not in dropped
+        }
+        if absent:
+            assert self._load is not None
+            blobs = zip(absent, self._load([*absent]), strict=True)
+            self.unpack((key, blob) for key, blob in blobs if blob is not None)
+
+    def _fetched(self, keys: Sequence[str]) -> EntityTable | None:
+        """A table of entities that are only in the store; None if there are none."""
+        if self._load is None:
+            return None
+        asked = list(dict.fromkeys(key for key in keys if key not in self._dropped))
+        blobs = self._load(asked)
+        found = [(k, blob) for k, blob in zip(asked, blobs, strict=True) if blob is not None]
+        if not found:
+            return None
+        table = EntityTable(self.features, capacity=len(found) + 1)
+        table.unpack(found)
+        return table
+
+    def _number(self, name: str) -> View:
+        view = self._views.get(name)
+        if view is None or not view.is_number:
+            raise EngineError(
+                f"{name!r} is not a feature with one number for each entity: columns are read of "
+                "features without group_by, other than last_n and top_k"
+            )
+        return view
 
     def _add(self, key: str) -> int:
         if self._free:
@@ -187,25 +366,34 @@ class EntityTable:
             row = len(self._keys)
             self._keys.append(key)
             if row >= self._capacity:
-                self._grow(2 * self._capacity)
+                self._grow(self._capacity * 3 // 2 + 1)
         self._rows[key] = row
         self._dropped.discard(key)
         return row
 
-    def _drop(self, row: int, key: str) -> None:
-        for aggregate in self._aggregates:
-            aggregate.clear(row)
-        del self._rows[key]
-        self._keys[row] = None
-        self._free.append(row)
-        self._newest[row] = 0
-        self._dirty.discard(row)
-        self._dropped.add(key)
+    def _forget(self, rows: Sequence[int]) -> list[str]:
+        """Free `rows`; returns their keys."""
+        for store in self.stores:
+            store.clear(rows)
+        keys: list[str] = []
+        for row in rows:
+            key = self._keys[row]
+            assert key is not None
+            keys.append(key)
+            del self._rows[key]
+            self._keys[row] = None
+        self._free.extend(rows)
+        self._newest[rows] = 0
+        self._dirty[rows] = False
+        return keys
 
     def _grow(self, capacity: int) -> None:
-        for aggregate in self._aggregates:
-            aggregate.resize(capacity)
-        self._newest = np.concatenate([self._newest, np.zeros(capacity - self._capacity, np.int64)])
+        for store in self.stores:
+            store.resize(capacity)
+        more = capacity - self._capacity
+        self._newest = np.concatenate([self._newest, np.zeros(more, np.int64)])
+        self._touched = np.concatenate([self._touched, np.zeros(more, np.int64)])
+        self._dirty = np.concatenate([self._dirty, np.zeros(more, np.bool_)])
         self._capacity = capacity
 
 
@@ -218,9 +406,52 @@ def read_packed(features: Sequence[Feature], blob: bytes | None, at: int) -> dic
         at: request time, epoch milliseconds.
 
     Raises:
-        StateError: if `blob` is no packed state of these features.
+        StateError: if `blob` is no packed state of an entity.
     """
     table = EntityTable(features, capacity=2)
     if blob is not None:
         table.unpack([("", blob)])
     return table.read("", at)
+
+
+def newest_packed(blob: bytes) -> int:
+    """Time of the newest event of an entity, from its packed state, epoch milliseconds.
+
+    Raises:
+        StateError: if `blob` is no packed state of an entity.
+    """
+    newest: int = _decode(blob)[_NEWEST]
+    return newest
+
+
+def combine_packed(blob: bytes | None, other: bytes, keys: Iterable[str]) -> bytes:
+    """Packed state of an entity with the state of `keys` taken from another of the same entity.
+
+    This is how state computed again from the log joins the state that was kept.
+
+    Args:
+        blob: what was kept; None if nothing was.
+        other: what was computed.
+        keys: keys of :attr:`EntityTable.spans`; what is missing in `other` is removed.
+
+    Raises:
+        StateError: if one is no packed state of an entity.
+    """
+    computed = _decode(other)
+    state = _decode(blob) if blob is not None else {_NEWEST: 0}
+    for key in keys:
+        state.pop(key, None)
+        if key in computed:
+            state[key] = computed[key]
+    state[_NEWEST] = max(state[_NEWEST], computed[_NEWEST])
+    return _encoder.encode(state)
+
+
+def _decode(blob: bytes) -> dict[str, Any]:
+    try:
+        state = _decoder.decode(blob)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise StateError(f"the packed state of an entity is damaged: {error}") from error
+    if type(state.get(_NEWEST)) is not int:
+        raise StateError("the packed state of an entity is damaged: it has no newest time")
+    return state

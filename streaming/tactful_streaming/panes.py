@@ -1,266 +1,334 @@
-"""Windowed aggregates: values in tagged panes, merged when they are read.
+"""Numbers in panes, for any number of cells, added up when they are read.
 
 Pane q of a window holds what happened in ``[q * slide, (q + 1) * slide)``. Read at time `at`, with
 p = floor(at / slide) and n = size / slide, a window is the sum of ``decay ** (p - q) * x(q)`` over
 ``p - n < q <= p``, added from the oldest pane to the newest, so that every way to compute it gives
 the same float. Silence ages a window, for nothing has to happen for p to grow.
 
-A pane is found by its number, never by its number modulo a ring: a replay that reads one partition
-ahead of another would alias in a ring.
-
 Slicing windows into panes that are combined when read follows Li et al., "No pane, no gain"
 (SIGMOD Record 34(1), 2005).
+
+A cell has panes only where something happened. They are entries in shared arrays, linked from the
+newest to the oldest; each names its pane, so that a replay that reads one source ahead of another
+confuses nothing, as a ring would. Every operation is on whole arrays: it follows the links of many
+cells at once.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.definitions import Window
+from tactful_streaming.definitions import CumulativeWindow, Window
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
+_Number = TypeVar("_Number", bound=np.generic)
+
+PanedWindow = Window | CumulativeWindow
+
+_NOWHERE: Final = -(2**62)
+"""Pane of an entry that counts for nothing; entry 0 is one, where every chain ends."""
+
+_FIRST_CAPACITY = 64
+_FIRST_COMPACTION = 4096
+
+ENTRY_BYTES: Final = 24
+"""Memory of one pane of one cell."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How the amounts of a pane, and the panes of a window, become one number.
+
+    Attributes:
+        combine: the binary operation.
+        identity: what it leaves unchanged.
+        ordered: whether the order of the panes can change the last bits of the result.
+    """
+
+    combine: np.ufunc
+    identity: float
+    ordered: bool = False
+
+
+FOLDS: Final = {
+    "count": Fold(np.add, 0.0),
+    "sum": Fold(np.add, 0.0, ordered=True),
+    "min": Fold(np.minimum, np.inf),
+    "max": Fold(np.maximum, -np.inf),
+}
+
+
+def slide_of(window: PanedWindow) -> int:
+    """Length of the panes of `window`, milliseconds."""
+    return window.step_ms if isinstance(window, CumulativeWindow) else window.slide_ms
+
+
+def length_of(window: PanedWindow) -> int:
+    """How long a pane can be part of a window at most, milliseconds."""
+    return window.size_ms if isinstance(window, CumulativeWindow) else window.span_ms
+
+
+def window_at(window: PanedWindow, at: int) -> tuple[int, int]:
+    """Oldest and newest pane of the window read at time `at`."""
+    if isinstance(window, CumulativeWindow):
+        return at // window.size_ms * (window.size_ms // window.step_ms), at // window.step_ms
+    newest = at // window.slide_ms
+    return newest - window.panes + 1, newest
+
+
+def oldest_open(window: PanedWindow, horizons: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Oldest pane that a window not yet over at each of `horizons` holds; older ones are late."""
+    if isinstance(window, CumulativeWindow):
+        return horizons // window.size_ms * (window.size_ms // window.step_ms)
+    return horizons // window.slide_ms - window.panes + 1
 
 
 class PaneTable:
-    """One number for each pane and row, dense: rows are entities, panes are added as they come."""
+    """One number for each pane of each cell in which something happened."""
 
-    def __init__(self, window: Window, capacity: int) -> None:
-        """Begin empty, with room for rows below `capacity`."""
-        self._window = window
-        self._weights = np.array([window.decay**age for age in range(window.panes)])
-        self._values = np.zeros((2, capacity))
-        self._slots: dict[int, int] = {}
-        self._free = list(range(len(self._values)))
+    def __init__(self, fold: Fold) -> None:
+        """Begin empty."""
+        self._fold = fold
+        self._head = np.zeros(_FIRST_CAPACITY, np.int32)
+        self._panes = np.full(_FIRST_CAPACITY, _NOWHERE, np.int64)
+        self._values = np.zeros(_FIRST_CAPACITY)
+        self._older = np.zeros(_FIRST_CAPACITY, np.int32)
+        self._cells = np.zeros(_FIRST_CAPACITY, np.int32)
+        self._size = 1
+        self._cleared = 0
+        self._compact_at = _FIRST_COMPACTION
+
+    def __len__(self) -> int:
+        """Number of entries, some of which may be too old to be read."""
+        return self._size - self._cleared
 
     def resize(self, capacity: int) -> None:
-        """Make room for rows below `capacity`."""
-        grown = np.zeros((len(self._values), capacity))
-        grown[:, : self._values.shape[1]] = self._values
-        self._values = grown
+        """Make room for cells below `capacity`."""
+        if capacity > len(self._head):
+            self._head = _grown(self._head, capacity, 0)
 
-    def add(self, rows: Rows, panes: Rows, amounts: Floats) -> None:
-        """Add ``amounts[i]`` to pane ``panes[i]`` of row ``rows[i]``, in order."""
-        first = int(panes[0])
-        if (panes == first).all():
-            slot = self._slot(first)
-            np.add.at(self._values[slot], rows, amounts)
-            return
-        numbers, where = np.unique(panes, return_inverse=True)
-        slots = np.array([self._slot(pane) for pane in numbers.tolist()])
-        flat = self._values.reshape(-1)
-        np.add.at(flat, slots[where] * self._values.shape[1] + rows, amounts)
+    def add(self, cells: Rows, panes: Rows, amounts: Floats | None) -> None:
+        """Fold ``amounts[i]``, or ones, into pane ``panes[i]`` of ``cells[i]``, in order."""
+        entries = self._entries(cells, panes)
+        self._fold.combine.at(self._values, entries, 1.0 if amounts is None else amounts)
 
-    def read(self, rows: Rows, at: int) -> Floats:
-        """Windows of `rows` at time `at`; shape ``(len(rows),)``."""
-        slots, weights = self._open(at)
-        if not slots:
-            return np.zeros(len(rows))
-        block = self._values[np.array(slots)[:, None], rows]
-        if self._window.decay != 1:
-            block *= weights[:, None]
-        merged: Floats = np.add.accumulate(block, axis=0, out=block)[-1]
-        return merged
+    def read(self, cells: Rows, oldest: int, newest: int, weights: Floats | None) -> Floats:
+        """Panes `oldest` to `newest` of each of `cells` in one number; NaN where there is none.
 
-    def read_one(self, row: int, at: int) -> float:
-        """Window of one row at time `at`."""
-        slots, weights = self._open(at)
-        total = 0.0
-        for slot, weight in zip(slots, weights.tolist(), strict=True):
-            total += weight * self._values.item(slot, row)
+        Args:
+            cells: which.
+            oldest: first pane.
+            newest: last pane.
+            weights: weight of a pane by its distance from the newest; None: all weigh 1.
+        """
+        total = np.full(len(cells), self._fold.identity)
+        rounds = self._walk(cells, oldest, newest)
+        combine = self._fold.combine
+        for where, entries in reversed(rounds):
+            values = self._values[entries]
+            if weights is not None:
+                values *= weights[newest - self._panes[entries]]
+            total[where] = combine(total[where], values)
+        absent = np.ones(len(cells), np.bool_)
+        if rounds:
+            absent[rounds[0][0]] = False
+        total[absent] = np.nan
         return total
 
-    def expire(self, watermark: int) -> None:
-        """Forget panes that no window at or after `watermark` holds."""
-        oldest = oldest_open(self._window, watermark)
-        for pane in [q for q in self._slots if q < oldest]:
-            slot = self._slots.pop(pane)
-            self._values[slot] = 0
-            self._free.append(slot)
+    def read_one(self, cell: int, oldest: int, newest: int, weights: Floats | None) -> float:
+        """As :meth:`read`, of one cell."""
+        panes, older = self._panes, self._older
+        entry = self._head.item(cell)
+        while panes.item(entry) > newest:
+            entry = older.item(entry)
+        found: list[int] = []
+        while panes.item(entry) >= oldest:
+            found.append(entry)
+            entry = older.item(entry)
+        if not found:
+            return np.nan
+        total = self._fold.identity
+        for entry in reversed(found):
+            value = self._values.item(entry)
+            if weights is not None:
+                value *= weights.item(newest - panes.item(entry))
+            total = self._fold.combine(total, value) if not self._adds else total + value
+        return float(total)
 
-    def clear(self, row: int) -> None:
-        """Forget a row."""
-        self._values[:, row] = 0
+    def read_all(self, oldest: int, newest: int, weights: Floats | None) -> tuple[Rows, Floats]:
+        """As :meth:`read`, of every cell that has something there; cells and their numbers."""
+        panes = self._panes[: self._size]
+        entries = np.flatnonzero((panes >= oldest) & (panes <= newest))
+        ages = newest - panes[entries]
+        if (self._fold.ordered or weights is not None) and newest > oldest:
+            # Ages fit 16 bits, for which a stable sort takes linear time.
+            order = np.argsort((newest - oldest - ages).astype(np.uint16), kind="stable")
+            entries, ages = entries[order], ages[order]
+        values = self._values[entries]
+        if weights is not None:
+            values *= weights[ages]
+        cells = self._cells[entries]
+        total = np.full(len(self._head), self._fold.identity)
+        self._fold.combine.at(total, cells, values)
+        present = np.zeros(len(self._head), np.bool_)
+        present[cells] = True
+        found = np.flatnonzero(present)
+        return found, total[found]
 
-    def pack(self, rows: Rows) -> list[bytes]:
-        """For each row, its non-zero panes as pairs (pane, value) of little-endian float64."""
-        panes = sorted(self._slots)
-        if not panes:
-            return [b""] * len(rows)
-        slots = np.array([self._slots[pane] for pane in panes])
-        block = self._values[slots, rows[:, None]]
-        row_of, pane_of = np.nonzero(block)
-        pairs = np.empty((len(row_of), 2), "<f8")
-        pairs[:, 0] = np.array(panes)[pane_of]
-        pairs[:, 1] = block[row_of, pane_of]
+    def clear(self, cells: Rows) -> None:
+        """Forget cells."""
+        entries = self._head[cells]
+        self._head[cells] = 0
+        while len(entries := entries[entries > 0]):
+            self._panes[entries] = _NOWHERE
+            self._cleared += len(entries)
+            entries = self._older[entries]
+
+    def expire(self, oldest: int) -> None:
+        """Forget panes before `oldest`, once there are so many entries that it is worth it."""
+        if self._size >= self._compact_at or 2 * self._cleared > self._compact_at:
+            self._compact(oldest)
+            self._compact_at = 2 * self._size + _FIRST_COMPACTION
+
+    def pack(self, cells: Rows, oldest: int) -> list[bytes]:
+        """For each cell its panes from `oldest` on, as little-endian float64 (pane, value)."""
+        rounds = self._walk(cells, oldest, -_NOWHERE)
+        if not rounds:
+            return [b""] * len(cells)
+        where = np.concatenate([where for where, _ in reversed(rounds)])
+        entries = np.concatenate([entries for _, entries in reversed(rounds)])
+        order = np.argsort(where, kind="stable")
+        entries = entries[order]
+        pairs = np.empty((len(entries), 2), "<f8")
+        pairs[:, 0] = self._panes[entries]
+        pairs[:, 1] = self._values[entries]
         data = pairs.tobytes()
-        ends = (np.searchsorted(row_of, np.arange(len(rows) + 1)) * 16).tolist()
-        return [data[start:end] for start, end in pairwise(ends)]
+        counts = np.bincount(where, minlength=len(cells))
+        ends = np.concatenate([[0], np.cumsum(counts)]) * 16
+        return [data[start:end] for start, end in pairwise(ends.tolist())]
 
-    def unpack(self, rows: Rows, packed: Sequence[bytes]) -> None:
-        """Restore what :meth:`pack` wrote; the rows are empty."""
+    def absorb(self, cells: Rows, packed: list[bytes]) -> None:
+        """Fold in what :meth:`pack` wrote."""
         pairs = np.frombuffer(b"".join(packed), "<f8").reshape(-1, 2)
         if len(pairs):
             counts = [len(data) // 16 for data in packed]
-            self.add(np.repeat(rows, counts), pairs[:, 0].astype(np.int64), pairs[:, 1])
+            self.add(np.repeat(cells, counts), pairs[:, 0].astype(np.int64), pairs[:, 1])
 
-    def _open(self, at: int) -> tuple[list[int], Floats]:
-        """Slots of the panes of the window at `at`, oldest first, and their weights."""
-        newest = at // self._window.slide_ms
-        oldest = newest - self._window.panes + 1
-        panes = sorted(pane for pane in self._slots if oldest <= pane <= newest)
-        ages = [newest - pane for pane in panes]
-        return [self._slots[pane] for pane in panes], self._weights[ages]
+    @property
+    def newest(self) -> int | None:
+        """Newest pane there is; None without any."""
+        newest = int(self._panes[: self._size].max())
+        return newest if newest != _NOWHERE else None
 
-    def _slot(self, pane: int) -> int:
-        slot = self._slots.get(pane)
-        if slot is None:
-            if not self._free:
-                count = len(self._values)
-                self._values = np.concatenate([self._values, np.zeros_like(self._values)])
-                self._free = list(range(count, 2 * count))
-            slot = self._slots[pane] = self._free.pop()
-        return slot
+    def distinct(self, oldest: int, newest: int) -> list[int]:
+        """Panes from `oldest` to `newest` in which something happened, in order."""
+        panes = self._panes[: self._size]
+        found: list[int] = np.unique(panes[(panes >= oldest) & (panes <= newest)]).tolist()
+        return found
 
+    @property
+    def _adds(self) -> bool:
+        return self._fold.combine is np.add
 
-class GroupedPanes:
-    """Numbers by pane and group, of one entity; at most so many groups.
+    def _entries(self, cells: Rows, panes: Rows) -> NDArray[np.int32]:
+        """Entry of each pane of each cell, made where there is none."""
+        entries = self._head[cells]
+        ahead = np.flatnonzero(self._panes[entries] > panes)
+        while len(ahead):
+            entries[ahead] = self._older[entries[ahead]]
+            ahead = ahead[self._panes[entries[ahead]] > panes[ahead]]
+        missing = np.flatnonzero(self._panes[entries] != panes)
+        if len(missing):
+            entries[missing] = self._insert(cells[missing], panes[missing])
+        return entries
 
-    Attributes:
-        panes: pane number to group to value.
-        merged: what was read last and at which pane; None after a change.
-    """
+    def _insert(self, cells: Rows, panes: Rows) -> NDArray[np.int32]:
+        """Make an entry for each pair that is not there yet; returns the entry of each pair."""
+        numbers, codes = np.unique(panes, return_inverse=True)
+        pairs, where = np.unique(cells * len(numbers) + codes, return_inverse=True)
+        count = len(pairs)
+        self._reserve(count)
+        cells, panes = pairs // len(numbers), numbers[pairs % len(numbers)]
+        new = np.arange(self._size, self._size + count, dtype=np.int32)
+        self._size += count
+        self._panes[new] = panes
+        self._values[new] = self._fold.identity
+        self._cells[new] = cells
+        # Pairs are in the order of cell and pane: the k-th of each cell is linked in round k.
+        first = np.flatnonzero(np.diff(cells, prepend=-1))
+        rank = np.arange(count) - np.repeat(first, np.diff(first, append=count))
+        for turn in range(int(rank.max()) + 1):
+            now = rank == turn
+            self._link(new[now], cells[now], panes[now])
+        return new[where]
 
-    __slots__ = ("_cells", "_recency", "merged", "panes")
+    def _link(self, new: NDArray[np.int32], cells: Rows, panes: Rows) -> None:
+        """Link entries, of different cells, behind all that are newer."""
+        newer = np.zeros(len(new), np.int32)
+        older = self._head[cells]
+        ahead = np.flatnonzero(self._panes[older] > panes)
+        while len(ahead):
+            newer[ahead] = older[ahead]
+            older[ahead] = self._older[older[ahead]]
+            ahead = ahead[self._panes[older[ahead]] > panes[ahead]]
+        self._older[new] = older
+        inner = newer > 0
+        self._older[newer[inner]] = new[inner]
+        self._head[cells[~inner]] = new[~inner]
 
-    def __init__(self, panes: dict[int, dict[str, float]] | None = None) -> None:
-        """Hold `panes`: pane number to group to value."""
-        self.panes: dict[int, dict[str, float]] = {} if panes is None else panes
-        self.merged: tuple[int, dict[str, float]] | None = None
-        self._cells = sum(map(len, self.panes.values()))
-        # Groups are told apart only once there are so many cells that the groups may be too many.
-        self._recency: Recency | None = None
-
-    def add(self, pane: int, group: str, amount: float) -> int:
-        """Begin `group` in `pane` with `amount`.
-
-        Returns:
-            Number of groups at most; :meth:`bound` knows it exactly.
-        """
-        self.merged = None
-        groups = self.panes.get(pane)
-        if groups is None:
-            groups = self.panes[pane] = {}
-        groups[group] = amount
-        self._cells += 1
-        return self._cells if self._recency is None else self._recency.note(group, pane)
-
-    def read(self, window: Window, at: int) -> dict[str, float]:
-        """Window of each group at time `at`."""
-        newest = at // window.slide_ms
-        cached = self.merged
-        if cached is None or cached[0] != newest:
-            merged: dict[str, float] = {}
-            get = merged.get
-            for pane, groups in sorted(self.panes.items()):
-                if newest - window.panes < pane <= newest:
-                    weight = window.decay ** (newest - pane)
-                    for group, value in groups.items():
-                        merged[group] = get(group, 0.0) + weight * value
-            self.merged = cached = (newest, merged)
-        return cached[1].copy()
-
-    def bound(self, max_groups: int, oldest: int) -> int:
-        """Evict groups beyond `max_groups`, those with the oldest last pane first.
-
-        Groups without a pane from `oldest` on go without being counted.
+    def _walk(self, cells: Rows, oldest: int, newest: int) -> list[tuple[Rows, NDArray[np.int32]]]:
+        """Entries in panes `oldest` to `newest`: in round k the k-th newest of each cell.
 
         Returns:
-            How many groups were evicted.
+            For each round, positions in `cells` and the entries.
         """
-        self.expire(oldest)
-        if self._recency is None and self._cells > max_groups:
-            self._recency = Recency()
-            for pane, groups in self.panes.items():
-                for group in groups:
-                    self._recency.note(group, pane)
-        if self._recency is None:
-            return 0
-        evicted = self._recency.evict(max_groups)
-        for groups in self.panes.values():
-            for group in evicted:
-                if groups.pop(group, None) is not None:
-                    self._cells -= 1
-        return len(evicted)
+        entries = self._head[cells]
+        ahead = np.flatnonzero(self._panes[entries] > newest)
+        while len(ahead):
+            entries[ahead] = self._older[entries[ahead]]
+            ahead = ahead[self._panes[entries[ahead]] > newest]
+        where = np.arange(len(cells))
+        rounds: list[tuple[Rows, NDArray[np.int32]]] = []
+        while True:
+            inside = self._panes[entries] >= oldest
+            where, entries = where[inside], entries[inside]
+            if not len(entries):
+                return rounds
+            rounds.append((where, entries))
+            entries = self._older[entries]
 
-    def expire(self, oldest: int) -> None:
-        """Forget panes before `oldest`."""
-        for pane in [q for q in self.panes if q < oldest]:
-            groups = self.panes.pop(pane)
-            self._cells -= len(groups)
-            if self._recency is not None:
-                self._recency.forget(groups, pane)
+    def _reserve(self, count: int) -> None:
+        need = self._size + count
+        if need > len(self._panes):
+            self._reallocate(max(need, len(self._panes) * 3 // 2))
 
-    def pack(self, oldest: int) -> dict[int, dict[str, float]]:
-        """Panes from `oldest` on."""
-        for pane in self.panes:
-            if pane < oldest:
-                return {q: groups for q, groups in self.panes.items() if q >= oldest}
-        return self.panes
+    def _reallocate(self, capacity: int) -> None:
+        self._panes = _grown(self._panes, capacity, _NOWHERE)
+        self._values = _grown(self._values, capacity, 0)
+        self._older = _grown(self._older, capacity, 0)
+        self._cells = _grown(self._cells, capacity, 0)
 
-
-class Recency:
-    """When each group was seen last, and which go first when there are too many.
-
-    Attributes:
-        last: group to the latest pane or time it was seen in.
-    """
-
-    __slots__ = ("_order", "last")
-
-    def __init__(self, last: dict[str, int] | None = None) -> None:
-        """Begin with `last`."""
-        self.last: dict[str, int] = {} if last is None else last
-        self._order: list[tuple[int, str]] | None = None
-
-    def note(self, group: str, when: int) -> int:
-        """Note that `group` was seen at `when`; returns the number of groups."""
-        if self.last.get(group, -1) < when:
-            self.last[group] = when
-            if self._order is not None:
-                heapq.heappush(self._order, (when, group))
-                if len(self._order) > 4 * len(self.last) + 64:
-                    self._order = None
-        return len(self.last)
-
-    def forget(self, groups: Iterable[str], until: int) -> None:
-        """Drop those of `groups` that were not seen after `until`."""
-        for group in groups:
-            if self.last.get(group, until + 1) <= until:
-                del self.last[group]
-
-    def evict(self, most: int) -> list[str]:
-        """Drop groups until `most` are left: the longest unseen, of equals the least in text order.
-
-        The heap also holds pairs of groups seen again since; when these prevail it is made anew.
-        """
-        evicted: list[str] = []
-        while len(self.last) > most:
-            if self._order is None:
-                self._order = [(when, group) for group, when in self.last.items()]
-                heapq.heapify(self._order)
-            when, group = heapq.heappop(self._order)
-            if self.last.get(group) == when:
-                del self.last[group]
-                evicted.append(group)
-        return evicted
+    def _compact(self, oldest: int) -> None:
+        keep = self._panes[: self._size] >= oldest
+        keep[0] = True
+        # What is older than a forgotten entry of a cell is forgotten, too: chains stay whole.
+        number = np.where(keep, np.cumsum(keep, dtype=np.int32) - 1, 0).astype(np.int32)
+        self._head = number[self._head]
+        self._panes = self._panes[: self._size][keep]
+        self._values = self._values[: self._size][keep]
+        self._older = number[self._older[: self._size][keep]]
+        self._cells = self._cells[: self._size][keep]
+        self._size = len(self._panes)
+        self._cleared = 0
 
 
-def oldest_open(window: Window, watermark: int) -> int:
-    """Oldest pane that a window not yet ended at `watermark` holds; older ones are late."""
-    return watermark // window.slide_ms - window.panes + 1
+def _grown(array: NDArray[_Number], capacity: int, fill: int) -> NDArray[_Number]:
+    grown = np.full(capacity, fill, array.dtype)
+    grown[: len(array)] = array
+    return grown

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.aggregates import Selection
 from tactful_streaming.definitions import Feature
 from tactful_streaming.entries import Item
 from tactful_streaming.matches import Operator
 from tactful_streaming.panes import Floats
+from tactful_streaming.parts import Selection
 from tactful_streaming.projection import PROPERTIES, Projection
 
 _ITEM = "item."
 _TOO_LARGE = 1 << 1023
-_NUMERIC = frozenset({"sum", "mean", "min", "max", "quantile"})
+_NUMERIC = frozenset({"sum", "mean", "min", "max", "last", "quantile"})
 
 
 @dataclass(frozen=True)

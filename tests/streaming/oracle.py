@@ -80,8 +80,8 @@ class Oracle:
         self.catalogue = ItemVersions()
         self.kept: dict[tuple[str, str], list[Row]] = {}
         self.fired: list[FiredRow] = []
-        # Windows that hold something and have yet to fire: (feature, key, start, end).
-        self._changed: set[tuple[Feature, str, int, int]] = set()
+        # Windows that hold something new and have yet to fire: feature, key, group, start, end.
+        self._changed: set[tuple[Feature, str, str | None, int, int]] = set()
 
     @property
     def watermark(self) -> int:
@@ -112,7 +112,11 @@ class Oracle:
             oldest = at - f.window.size_ms if isinstance(f.window, Window) else -1
             newest = sorted(rows, key=lambda row: row.timestamp)[::-1][: f.n or 1]
             return [(row.value, row.timestamp) for row in newest if row.timestamp > oldest]
-        values = self._by_group(f, rows_read_at(f, rows, at), at)
+        values = {}
+        for group in dict.fromkeys(row.group for row in rows):
+            inside = rows_read_at(f, [row for row in rows if row.group == group], at)
+            if inside:
+                values[group] = aggregate(f, inside, at)
         if f.group_by is not None:
             return values
         return values.get(None, [] if f.aggregate == "top_k" else 0.0)
@@ -144,20 +148,19 @@ class Oracle:
         if not has_windows(f):
             return False
         if isinstance(f.window, SessionWindow):
-            members = self._session_of(f.window.gap_ms, rows, row.timestamp)
-            return self._is_over(members[-1] + f.window.gap_ms)
+            return self._is_over(self._session_of(f.window.gap_ms, rows, row)[1])
         return self._is_over(windows_of(f, row.timestamp)[-1][1])
 
-    def _session_of(self, gap: int, rows: Iterable[Row], timestamp: int) -> list[int]:
-        """Times of the session that an event at `timestamp` belongs to, it included."""
-        times = sorted([timestamp, *(row.timestamp for row in rows)])
-        where = times.index(timestamp)
-        first = last = where
+    def _session_of(self, gap: int, rows: Iterable[Row], row: Row) -> tuple[int, int]:
+        """Start and end of the session of its group that `row` belongs to, with `rows`."""
+        others = (other.timestamp for other in rows if other.group == row.group)
+        times = sorted([row.timestamp, *others])
+        first = last = times.index(row.timestamp)
         while first > 0 and times[first] - times[first - 1] <= gap:
             first -= 1
         while last + 1 < len(times) and times[last + 1] - times[last] <= gap:
             last += 1
-        return times[first : last + 1]
+        return times[first], times[last] + gap
 
     def _note(self, f: Feature, key: str, rows: Sequence[Row], row: Row) -> None:
         """Note which windows a new row changes; `rows` are those before it."""
@@ -165,41 +168,36 @@ class Oracle:
             return
         if not isinstance(f.window, SessionWindow):
             windows = windows_of(f, row.timestamp)
-            self._changed |= {(f, key, s, e) for s, e in windows if not self._is_over(e)}
-            return
-        members = self._session_of(f.window.gap_ms, rows, row.timestamp)
-        start, end = members[0], members[-1] + f.window.gap_ms
-        # The sessions it replaces are no windows any more.
-        self._changed = {
-            (g, k, s, e)
-            for g, k, s, e in self._changed
-            if not (g is f and k == key and s < end and start < e)
-        }
-        self._changed.add((f, key, start, end))
+        else:
+            windows = [self._session_of(f.window.gap_ms, rows, row)]
+            (start, end) = windows[0]
+            # The sessions that it joins into one are no windows any more.
+            self._changed = {
+                (g, k, group, s, e)
+                for g, k, group, s, e in self._changed
+                if (g, k, group) != (f, key, row.group) or e < start or end < s
+            }
+        self._changed |= {(f, key, row.group, s, e) for s, e in windows if not self._is_over(e)}
 
     def _evict(self, f: Feature, rows: list[Row]) -> None:
         """Keep `max_groups` groups, those that were seen last; of equals the greater in text."""
         last: dict[str, int] = {}
         for timestamp, group, _ in rows:
             assert group is not None
-            if not has_windows(f) or not self._is_over(windows_of(f, timestamp)[-1][1]):
-                last[group] = max(last.get(group, -1), _pane(f, timestamp))
-        for _, group in sorted((pane, group) for group, pane in last.items())[: -f.max_groups]:
+            if not has_windows(f) or not self._is_over(last_end(f, timestamp)):
+                last[group] = max(last.get(group, -1), timestamp)
+        for _, group in sorted((when, group) for group, when in last.items())[: -f.max_groups]:
             rows[:] = [row for row in rows if row.group != group]
 
     def _fire(self) -> None:
-        due = {window for window in self._changed if window[3] <= self.watermark}
+        due = {window for window in self._changed if window[-1] <= self.watermark}
         self._changed -= due
-        for f, key, start, end in due:
-            rows = self.kept[f.name, key]
+        for f, key, group, start, end in due:
+            rows = [row for row in self.kept[f.name, key] if row.group == group]
             inside = [row for row in rows if start <= row.timestamp < end]
-            for group, value in self._by_group(f, inside, end - 1).items():
+            if inside:
+                value = aggregate(f, inside, end - 1)
                 self.fired.append(FiredRow(f.name, key, group, start, end, value))
-
-    def _by_group(self, f: Feature, rows: Sequence[Row], at: int) -> dict[str | None, Any]:
-        """The aggregate of each group of `rows`, which are those of one window."""
-        groups = dict.fromkeys(row.group for row in rows)
-        return {g: aggregate(f, [row for row in rows if row.group == g], at) for g in groups}
 
 
 def value_of(source: str | None, event: Event, catalogue: ItemVersions) -> Any:
@@ -246,6 +244,13 @@ def windows_of(f: Feature, timestamp: int) -> list[tuple[int, int]]:
         length += window.slide_ms
     first = timestamp // window.slide_ms * window.slide_ms + window.slide_ms
     return [(end - length, end) for end in range(first, first + length, window.slide_ms)]
+
+
+def last_end(f: Feature, timestamp: int) -> int:
+    """End of the last window that holds `timestamp`, if nothing else happens."""
+    if isinstance(f.window, SessionWindow):
+        return timestamp + f.window.gap_ms
+    return windows_of(f, timestamp)[-1][1]
 
 
 def rows_read_at(f: Feature, rows: Sequence[Row], at: int) -> Sequence[Row]:

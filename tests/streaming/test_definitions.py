@@ -389,12 +389,12 @@ types = st.lists(st.sampled_from(["view", "click", "x.a"]), min_size=1, unique=T
 
 @st.composite
 def windows(draw: st.DrawFn, aggregate: str) -> AnyWindow | None:
-    if aggregate in ("last", "last_n"):
+    if aggregate == "last_n":
         return draw(st.none() | durations.map(lambda ms: Window(ms, ms)))
     if aggregate == "last_time":
         return None
     slide, count = draw(panes)
-    decaying = aggregate in ("count", "sum", "mean", "top_k")
+    decaying = aggregate in ("count", "sum", "mean")
     kinds: list[st.SearchStrategy[AnyWindow]] = [
         st.just(Window(slide * count, slide, draw(decays) if decaying else 1.0)),
         st.just(CumulativeWindow(slide * count, slide)),
@@ -409,7 +409,7 @@ def windows(draw: st.DrawFn, aggregate: str) -> AnyWindow | None:
 @st.composite
 def features(draw: st.DrawFn, name: str) -> Feature:
     aggregate = draw(st.sampled_from(AGGREGATES))
-    numeric = aggregate in ("sum", "mean", "min", "max", "quantile")
+    numeric = aggregate in ("sum", "mean", "min", "max", "last", "quantile")
     grouped = draw(st.booleans()) and aggregate not in (
         "last",
         "last_n",

@@ -1,0 +1,121 @@
+"""A quantile sketch whose answers a replay repeats.
+
+It is the compactor sketch of Karnin, Lang and Liberty, "Optimal quantile approximation in streams"
+(FOCS 2016): level h holds values that stand for ``2 ** h`` each; a level that is full is sorted,
+and every other value moves up. Which half moves is a coin toss, and in other implementations the
+coin is fair, so that two runs over one stream differ. Here it is a fixed sequence of bits: the
+bound on the error holds for every stream that was not made with knowledge of the sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from typing import Any, Final, Self
+
+CAPACITY: Final = 200
+"""Values in the highest level. Ranks are then off by 1.7 % at most, with 99 % confidence."""
+
+_SHRINK = 2 / 3
+_SMALLEST = 8
+
+
+class QuantileSketch:
+    """Quantiles of a stream of numbers; exact up to :data:`CAPACITY` of them."""
+
+    __slots__ = ("_full", "_greatest", "_least", "_levels", "_tosses")
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._levels: list[list[float]] = [[]]
+        self._least, self._greatest = math.inf, -math.inf
+        self._tosses = 0
+        self._full = CAPACITY
+
+    @property
+    def held(self) -> int:
+        """How many values it keeps."""
+        return sum(map(len, self._levels))
+
+    def add(self, value: float) -> None:
+        """Add one number."""
+        if value < self._least:
+            self._least = value
+        if value > self._greatest:
+            self._greatest = value
+        lowest = self._levels[0]
+        lowest.append(value)
+        if len(lowest) >= self._full:
+            self._compress()
+
+    def merge(self, other: QuantileSketch) -> None:
+        """Add what `other` has seen."""
+        self._least = min(self._least, other._least)
+        self._greatest = max(self._greatest, other._greatest)
+        self._tosses = max(self._tosses, other._tosses)
+        while len(self._levels) < len(other._levels):
+            self._levels.append([])
+        for mine, theirs in zip(self._levels, other._levels, strict=False):
+            mine.extend(theirs)
+        self._compress()
+
+    def quantile(self, q: float) -> float:
+        """The least value that at least the share `q` of all values does not exceed."""
+        if q <= 0:
+            return self._least
+        if q >= 1:
+            return self._greatest
+        weighed = sorted(
+            chain.from_iterable(
+                ((value, 1 << level) for value in values)
+                for level, values in enumerate(self._levels)
+            )
+        )
+        needed = q * sum(weight for _, weight in weighed)
+        rank = 0
+        for value, weight in weighed:
+            rank += weight
+            if rank >= needed:
+                return value
+        return self._greatest
+
+    def pack(self) -> list[Any]:
+        """The state as something msgpack can hold."""
+        return [self._tosses, self._least, self._greatest, *map(list, self._levels)]
+
+    @classmethod
+    def unpack(cls, packed: Any) -> Self:
+        """What :meth:`pack` gave."""
+        self = cls()
+        self._tosses, self._least, self._greatest, *levels = packed
+        self._levels = [list(values) for values in levels]
+        self._full = self._capacity(0)
+        return self
+
+    def _compress(self) -> None:
+        """Move values up until every level has room."""
+        level = 0
+        while level < len(self._levels):
+            values = self._levels[level]
+            if len(values) >= self._capacity(level):
+                if level + 1 == len(self._levels):
+                    self._levels.append([])
+                values.sort()
+                # An odd one out stays, so that the weights add up.
+                stays = [values.pop()] if len(values) % 2 else []
+                self._levels[level + 1].extend(values[self._toss() :: 2])
+                self._levels[level] = stays
+            level += 1
+        self._full = self._capacity(0)
+
+    def _capacity(self, level: int) -> int:
+        depth = len(self._levels) - 1 - level
+        return max(math.ceil(CAPACITY * _SHRINK**depth), _SMALLEST)
+
+    def _toss(self) -> int:
+        """The next bit of the sequence: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+        self._tosses += 1
+        mixed = self._tosses * 0x9E3779B97F4A7C15 % 2**64
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+        return (mixed ^ mixed >> 31) & 1

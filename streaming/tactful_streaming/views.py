@@ -1,0 +1,134 @@
+"""Views: how each feature is read from the parts of its store, row by row or all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tactful_streaming.accumulators import most_frequent
+from tactful_streaming.aggregates import Store, Value, counts_values
+from tactful_streaming.definitions import Feature
+from tactful_streaming.panes import Floats, Rows
+from tactful_streaming.parts import GatheredPanes, NumberPanes
+
+_LISTS = ("last_n", "top_k")
+
+
+class View:
+    """One feature, as read.
+
+    Attributes:
+        feature: what is read.
+        store: where its state is.
+        is_number: whether its value is one number for each row.
+    """
+
+    def __init__(self, feature: Feature, store: Store) -> None:
+        """Read `feature` from `store`, which serves it."""
+        self.feature = feature
+        self.store = store
+        self.is_number = feature.group_by is None and feature.aggregate not in _LISTS
+        self.parts = store.parts_of(feature)
+        self._by_value = counts_values(feature)
+
+    def read(self, row: int, at: int) -> Value:
+        """The value of one row at time `at`."""
+        if self._by_value:
+            counted: Value = self._of_counts(self._by_group(row, at))
+            return counted
+        if self.feature.group_by is not None:
+            return self._by_group(row, at)
+        value = self._read_one(row, at)
+        if value is None:
+            return [] if self.feature.aggregate in _LISTS else 0.0
+        found: Value = value
+        return found
+
+    def read_many(self, rows: Rows, at: int) -> Floats:
+        """The numbers of `rows` at time `at`, of a feature that :attr:`is_number`."""
+        if self._by_value:
+            return np.array([len(self._by_group(row, at)) for row in rows.tolist()], np.float64)
+        numbers = self.read_cells(rows, at)
+        numbers[np.isnan(numbers)] = 0
+        return numbers
+
+    def read_cells(self, cells: Rows, at: int) -> Floats:
+        """Numbers of cells at time `at`; NaN where there is nothing."""
+        numbers = self.parts[0].read(cells, self.feature, at)
+        if len(self.parts) > 1:
+            numbers = numbers / self.parts[1].read(cells, self.feature, at)
+        return numbers
+
+    def window(self, end: int) -> tuple[Rows, list[str] | None, list[Any]]:
+        """The window that ends at `end`, of all that have something in it.
+
+        Returns:
+            Rows, groups if there are any, and values.
+        """
+        part = self.parts[0]
+        assert isinstance(part, NumberPanes | GatheredPanes)
+        cells, numbers = part.read_all(self.feature, end - 1)
+        if len(self.parts) > 1:
+            other = self.parts[1]
+            assert isinstance(other, NumberPanes)
+            numbers = numbers / other.read_all(self.feature, end - 1)[1]
+        return self._rows(cells, numbers)
+
+    def window_of(self, cells: Iterable[int], end: int) -> tuple[Rows, list[str] | None, list[Any]]:
+        """As :meth:`window`, of some cells only."""
+        found = np.array(sorted(cells), np.int64)
+        if self._by_value:
+            assert self.store.cells is not None
+            found = np.array(self.store.cells.of_rows(sorted({*self.rows_of(found)})), np.int64)
+        numbers = self.read_cells(found, end - 1)
+        present = ~np.isnan(numbers)
+        return self._rows(found[present], numbers[present])
+
+    def rows_of(self, cells: Rows) -> list[int]:
+        """Row of each cell."""
+        rows: list[int] = (
+            cells if self.store.cells is None else self.store.cells.rows[cells]
+        ).tolist()
+        return rows
+
+    def groups_of(self, cells: Rows) -> list[str] | None:
+        """Group of each cell; None where there are none."""
+        if self.store.cells is None:
+            return None
+        names = self.store.cells.groups
+        return [name for cell in cells.tolist() if (name := names[cell]) is not None]
+
+    def _rows(self, cells: Rows, numbers: Floats) -> tuple[Rows, list[str] | None, list[Any]]:
+        rows, groups = np.array(self.rows_of(cells), np.int64), self.groups_of(cells)
+        values: list[Any] = numbers.tolist()
+        if not self._by_value:
+            return rows, groups, values
+        assert groups is not None
+        counts: dict[int, dict[str, float]] = {}
+        for row, group, value in zip(rows.tolist(), groups, values, strict=True):
+            counts.setdefault(row, {})[group] = value
+        return np.array([*counts], np.int64), None, [*map(self._of_counts, counts.values())]
+
+    def _by_group(self, row: int, at: int) -> dict[str, float]:
+        cells = self.store.cells_of(row)
+        if not cells:
+            return {}
+        numbers = self.read_cells(np.array([*cells.values()], np.int64), at)
+        return {
+            group: number
+            for group, number in zip(cells, numbers.tolist(), strict=True)
+            if number == number
+        }
+
+    def _read_one(self, row: int, at: int) -> Any:
+        value = self.parts[0].read_one(row, self.feature, at)
+        if value is not None and len(self.parts) > 1:
+            value /= self.parts[1].read_one(row, self.feature, at)
+        return value
+
+    def _of_counts(self, counts: Mapping[str, float]) -> Any:
+        if self.feature.aggregate == "distinct":
+            return float(len(counts))
+        return most_frequent(counts, self.feature)
