@@ -33,7 +33,8 @@ LISTS = "feature_lists"
 DecayPlan = Literal["exact", "panes"]
 """How a decayed window is computed, see :class:`~tactful_streaming.FlinkOptions`."""
 
-_NUMERIC = ("sum", "mean", "min", "max", "quantile")
+_NUMERIC = ("sum", "mean", "min", "max", "last", "quantile")
+_LISTED = ("top_k", "last_n")
 _TIME = "`timestamp`"
 
 
@@ -45,7 +46,7 @@ def feature_statements(feature: Feature, decay_plan: DecayPlan) -> tuple[list[st
     """
     source = name(f"in_{feature.name}")
     views = [f"CREATE TEMPORARY VIEW {source} AS\n{_source(feature)}"]
-    if feature.window is None or feature.aggregate in ("last", "last_n"):
+    if feature.aggregate in ("last_time", "last_n"):
         return views, _latest(feature, source)
     if isinstance(feature.window, ForwardDecay):
         raise CannotCompile(
@@ -76,14 +77,11 @@ def _source(feature: Feature) -> str:
 
 
 def _windowed(feature: Feature, source: str) -> str:
-    keys = _keys(feature)
-    value = _value(feature)
+    start, end = milliseconds_of("window_start"), milliseconds_of("window_end")
     return (
-        f"{_insert(feature)}\n"
-        f"SELECT {_outer(feature)}, {milliseconds_of('window_start')}, "
-        f"{milliseconds_of('window_end')}, {value}\n"
+        f"{_insert(feature, start, end, _value(feature))}\n"
         f"FROM TABLE({_table_function(feature, source)})\n"
-        f"GROUP BY {', '.join(keys)}, window_start, window_end"
+        f"GROUP BY {', '.join(_keys(feature))}, window_start, window_end"
     )
 
 
@@ -105,13 +103,15 @@ def _table_function(feature: Feature, source: str) -> str:
 def _value(feature: Feature) -> str:
     window, aggregate = feature.window, feature.aggregate
     if aggregate == "top_k":
-        return _top(feature)
+        return f"top_values(of_value, {feature.n})"
     if isinstance(window, Window) and window.decay != 1:
         counts, sums = _decayed("1.0E0", window), _decayed("of_value", window)
         return {"count": counts, "sum": sums, "mean": f"{sums} / {counts}"}[aggregate]
     if aggregate == "distinct":
         exact = feature.sketch == "exact"
         return "CAST(COUNT(DISTINCT of_value) AS DOUBLE)" if exact else "distinct_hll(of_value)"
+    if aggregate == "last":
+        return f"last_number(of_value, {_TIME})"
     if aggregate == "quantile":
         assert feature.q is not None
         return f"quantile_kll(of_value, {double(feature.q)})"
@@ -135,20 +135,6 @@ def _decayed(amount: str, window: Window) -> str:
     return f"decayed({sums}, {milliseconds_of('window_end')}, {slide}, {double(window.decay)})"
 
 
-def _top(feature: Feature) -> str:
-    window = feature.window
-    slide, decay = 1, 1.0
-    if isinstance(window, Window) and window.decay != 1:
-        slide, decay = window.slide_ms, window.decay
-        counts = f"pane_counts(of_value, {_TIME}, CAST({slide} AS BIGINT))"
-    else:
-        counts = "pane_counts(of_value, CAST(0 AS BIGINT), CAST(1 AS BIGINT))"
-    return (
-        f"top_values({counts}, {milliseconds_of('window_end')}, CAST({slide} AS BIGINT), "
-        f"{double(decay)}, {feature.n})"
-    )
-
-
 def _panes(feature: Feature, window: Window, source: str) -> str:
     keys = ", ".join(_keys(feature))
     return (
@@ -161,8 +147,6 @@ def _panes(feature: Feature, window: Window, source: str) -> str:
 
 def _of_panes(feature: Feature, window: Window, panes: str) -> str:
     """A decayed window from the sums of its panes: TUMBLE, then HOP over ``window_time``."""
-    if feature.aggregate == "top_k":
-        raise CannotCompile("top_k with decay needs decay='exact'")
     # A pane's window_time is its end less a millisecond; the newest pane of a window has age 0.
     end = milliseconds_of("window_end")
     pane = milliseconds_of("CAST(pane_time AS TIMESTAMP(3))")
@@ -172,39 +156,39 @@ def _of_panes(feature: Feature, window: Window, panes: str) -> str:
     value = {"count": counts, "sum": sums, "mean": f"{sums} / {counts}"}[feature.aggregate]
     slide, span = interval(window.slide_ms), interval(window.span_ms)
     return (
-        f"{_insert(feature)}\n"
-        f"SELECT {_outer(feature)}, {milliseconds_of('window_start')}, {end}, {value}\n"
+        f"{_insert(feature, milliseconds_of('window_start'), end, value)}\n"
         f"FROM TABLE(HOP(TABLE {panes}, DESCRIPTOR(pane_time), {slide}, {span}))\n"
         f"GROUP BY {', '.join(_keys(feature))}, window_start, window_end"
     )
 
 
 def _latest(feature: Feature, source: str) -> str:
-    """A feature that every event brings up to date: there is no window that could end."""
-    value = {
-        "last_time": f"CAST(MAX({_TIME}) {{}} AS DOUBLE)",
-        "last": f"last_values(of_value, {_TIME}, 1) {{}}",
-        "last_n": f"last_values(of_value, {_TIME}, {feature.n}) {{}}",
-    }[feature.aggregate]
-    no_window = "CAST(NULL AS BIGINT), CAST(NULL AS BIGINT)"
+    """A feature that every event brings up to date: there is no window that could end.
+
+    In the place of a window stands the time of the newest event.
+    """
+    newest = f"MAX({_TIME}) OVER so_far"
+    value = f"CAST({newest} AS DOUBLE)"
+    if feature.aggregate == "last_n":
+        value = f"last_values(of_value, {_TIME}, {feature.n}) OVER so_far"
     # Over the rows so far and not GROUP BY: new values are added, old ones are not taken back.
     return (
-        f"{_insert(feature)}\n"
-        f"SELECT {_outer(feature)}, {no_window}, {value.format('OVER so_far')}\n"
+        f"{_insert(feature, newest, newest, value)}\n"
         f"FROM {source} WINDOW so_far AS (PARTITION BY {', '.join(_keys(feature))} "
         "ORDER BY arrival\n  ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
     )
 
 
-def _insert(feature: Feature) -> str:
-    listed = feature.aggregate in ("top_k", "last", "last_n")
-    return f"INSERT INTO {LISTS if listed else NUMBERS}"
-
-
-def _outer(feature: Feature) -> str:
+def _insert(feature: Feature, start: str, end: str, value: str) -> str:
+    """The beginning of an INSERT: where to, and what of each row."""
+    feature_name = literal(feature.name)
+    if feature.aggregate in _LISTED:
+        row = f"list_row({feature_name}, entity_key, {start}, {end}, {value})"
+        return f"INSERT INTO {LISTS}\nSELECT entity_key || '|', {row}"
     group = "group_key" if feature.group_by is not None else "CAST(NULL AS STRING)"
     kafka_key = "entity_key || '|'" + (" || group_key" if feature.group_by is not None else "")
-    return f"{kafka_key}, {literal(feature.name)}, entity_key, {group}"
+    columns = f"{kafka_key}, {feature_name}, entity_key, {group}, {start}, {end}, {value}"
+    return f"INSERT INTO {NUMBERS}\nSELECT {columns}"
 
 
 def _keys(feature: Feature) -> list[str]:

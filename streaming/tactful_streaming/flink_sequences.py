@@ -20,6 +20,7 @@ from tactful_streaming.flink_text import (
     entity_column,
     interval,
     literal,
+    milliseconds_of,
     name,
     one_of,
     text_of,
@@ -71,11 +72,6 @@ class _Pattern:
         self.silence = self._forbidden[-1] if sequence.steps[-1].negated else frozenset()
         self._drop_idle_end()
         self.slots = self._slots()
-
-    @property
-    def any_type(self) -> bool:
-        """Whether events of types that are not named matter."""
-        return any(not step.events for step in self.steps) or _OTHER in self.silence
 
     def _types(self, step: Step) -> _Types:
         return frozenset(step.events) if step.events else self._universe
@@ -148,11 +144,12 @@ class _Pattern:
         ]
 
     def _passed(self, slot: _Slot) -> tuple[_Types, _Types]:
-        """Types passed over after `slot`, and those of them that rule some targets out."""
+        """Types passed over after `slot`: those that rule nothing out, and those that do."""
         if self._strict:
             return frozenset(), frozenset()
         targets = self._targets(slot)
-        passed, barring = set(), set()
+        passed: set[str] = set()
+        barring: set[str] = set()
         for type_ in self._universe:
             if any(type_ in self._types(self.steps[target.step]) for target in targets):
                 continue
@@ -161,35 +158,40 @@ class _Pattern:
                 passed.add(type_)
             elif len(barred) < len(targets) or self._loops(slot):
                 barring.add(type_)
+        if barring and self._loops(slot):
+            raise CannotCompile("a `not` directly after a step that is repeated without limit")
+        if len({tuple(self._barred(slot, type_)) for type_ in barring}) > 1:
+            raise CannotCompile("several `not`s between steps of which some are optional")
         return frozenset(passed), frozenset(barring)
 
     def variables(self) -> list[_Variable]:
         """The variables of the pattern in their order."""
         variables: list[_Variable] = []
         for place, slot in enumerate(self.slots):
-            variables.append(
-                _Variable(
-                    slot.of("s"), "" if slot.certain else "?", self._taking(place, slot.of("s"))
-                )
-            )
-            if place == len(self.slots) - 1:
-                break
-            passed, barring = self._passed(slot)
-            if barring:
-                raise CannotCompile(
-                    "a `not` after a step that is optional or may be repeated rules out only some "
-                    "of what may follow, which needs alternatives in the pattern"
-                )
-            if self._loops(slot):
-                if self._strict:
-                    raise CannotCompile("strict contiguity with a step repeated without limit")
-                passed |= self._types(self.steps[slot.step])
-            if passed:
-                gap = slot.of("g")
-                condition = self._is_of(gap, passed)
-                if not slot.certain:
-                    condition = f"{_taken(slot)} AND {condition}"
-                variables.append(_Variable(gap, "*?", condition))
+            taking = self._taking(place, slot.of("s"))
+            variables.append(_Variable(slot.of("s"), "" if slot.certain else "?", taking))
+            if place < len(self.slots) - 1:
+                variables += self._between(slot)
+        return variables
+
+    def _between(self, slot: _Slot) -> list[_Variable]:
+        """What comes between `slot` and what follows it."""
+        passed, barring = self._passed(slot)
+        if self._loops(slot):
+            if self._strict:
+                raise CannotCompile("strict contiguity with a step repeated without limit")
+            passed |= self._types(self.steps[slot.step])
+        condition = "" if slot.certain else f"{_taken(slot.of('s'))} AND "
+        variables: list[_Variable] = []
+        if passed:
+            gap = slot.of("g")
+            variables.append(_Variable(gap, "*?", condition + self._is_of(gap, passed)))
+        if barring:
+            # The first event that a `not` forbids, and what else is passed over after it.
+            bar, rest = slot.of("b"), slot.of("r")
+            variables.append(_Variable(bar, "?", condition + self._is_of(bar, barring)))
+            passing = f"{_taken(bar)} AND {self._is_of(rest, passed | barring)}"
+            variables.append(_Variable(rest, "*?", passing))
         return variables
 
     def _taking(self, place: int, variable: str) -> str:
@@ -198,7 +200,7 @@ class _Pattern:
         cases: list[tuple[str | None, str]] = []
         for before in reversed(self.slots[:place]):
             condition = self._after(before, slot, variable)
-            cases.append((None if before.certain else _taken(before), condition))
+            cases.append((None if before.certain else _taken(before.of("s")), condition))
             if before.certain:
                 break
         else:
@@ -219,7 +221,12 @@ class _Pattern:
             types -= self._types(self.steps[earlier.step])
         if before is not None and self._loops(before):
             types -= self._types(self.steps[before.step])
-        return self._is_of(variable, types)
+        condition = self._is_of(variable, types)
+        if before is not None:
+            _, barring = self._passed(before)
+            if barring and slot in self._barred(before, min(barring)):
+                condition += f" AND NOT ({_taken(before.of('b'))})"
+        return condition
 
     def _is_of(self, variable: str, types: _Types) -> str:
         column = f"{variable}.type"
@@ -262,8 +269,8 @@ class _Pattern:
         return f"LAST({self.slots[-1].of('s')}.{column})"
 
 
-def _taken(slot: _Slot) -> str:
-    return f"LAST({slot.of('s')}.event_id) IS NOT NULL"
+def _taken(variable: str) -> str:
+    return f"LAST({variable}.event_id) IS NOT NULL"
 
 
 def _array(ids: list[str], slots: list[_Slot]) -> str:
@@ -281,7 +288,7 @@ def sequence_statements(sequence: Sequence) -> tuple[list[str], str]:
     """
     pattern = _Pattern(sequence)
     rows, found = name(f"in_{sequence.name}"), name(f"found_{sequence.name}")
-    views = [f"CREATE TEMPORARY VIEW {rows} AS\n{_rows(sequence, pattern)}"]
+    views = [f"CREATE TEMPORARY VIEW {rows} AS\n{_rows(sequence)}"]
     if not pattern.silence:
         views.append(f"CREATE TEMPORARY VIEW {found} AS\n{_matches(sequence, pattern, rows)}")
         return views, _insert_matches(sequence, found)
@@ -289,39 +296,52 @@ def sequence_statements(sequence: Sequence) -> tuple[list[str], str]:
     return views, _insert_matches(sequence, found)
 
 
-def join_statements(join: Join) -> tuple[list[str], str]:
+def join_statements(join: Join, watermark_delay_ms: int) -> tuple[list[str], str]:
     """Views that a join needs, and the INSERT of its pairs.
+
+    Args:
+        join: what to pair.
+        watermark_delay_ms: how far the engine's watermark stays behind the newest event.
 
     Raises:
         CannotCompile: if Flink SQL cannot pair them.
     """
     rows, updates = name(f"in_{join.name}"), name(f"items_{join.name}")
-    within = interval(join.within_ms)
     key = entity_column(join.entity)
+    # Flink forgets at leisure what can be paired no more. The watermark when each side was heard
+    # (an event's own timestamp counts) says what the engine would have forgotten by then.
+    watermark = milliseconds_of("CAST(CURRENT_WATERMARK(et) AS TIMESTAMP(3))")
+    before = f"COALESCE({watermark} + 1, 0)"
+    columns = "`partition`, item_id, `timestamp`, et"
     views = [
         f"CREATE TEMPORARY VIEW {rows} AS\n"
-        f"SELECT {key} AS entity_key, `partition`, item_id, event_id, `timestamp`, et FROM events\n"
+        f"SELECT {key} AS entity_key, event_id, {columns},\n"
+        f"  GREATEST({before}, `timestamp` - {watermark_delay_ms}) AS heard\n"
+        "FROM events\n"
         f"WHERE {one_of('type', join.events)} AND {key} IS NOT NULL AND item_id IS NOT NULL",
-        # Every partition has the updates of all items; an event meets those of its own.
         f"CREATE TEMPORARY VIEW {updates} AS\n"
-        "SELECT `partition`, item_id, `timestamp`, et FROM `log` WHERE kind = 'item'",
+        f"SELECT {columns}, {before} AS heard FROM `log` WHERE kind = 'item'",
     ]
+    start, end = (f"{f}(e.`timestamp`, i.`timestamp`)" for f in ("LEAST", "GREATEST"))
+    within = interval(join.within_ms)
+    # Every partition has the updates of all items; an event meets those of its own.
     return views, (
         f"INSERT INTO {MATCHES}\n"
         f"SELECT e.entity_key || '|' || e.item_id, {literal(join.name)}, e.entity_key, e.item_id,\n"
-        "  LEAST(e.`timestamp`, i.`timestamp`), GREATEST(e.`timestamp`, i.`timestamp`),\n"
-        f"  ARRAY[e.event_id]\n"
+        f"  {start}, {end}, ARRAY[e.event_id]\n"
         f"FROM {rows} AS e JOIN {updates} AS i\n"
         "ON e.`partition` = i.`partition` AND e.item_id = i.item_id\n"
-        f"AND i.et BETWEEN e.et - {within} AND e.et + {within}"
+        f"AND i.et BETWEEN e.et - {within} AND e.et + {within}\n"
+        f"AND {start} + {join.within_ms} >= GREATEST(e.heard, i.heard)"
     )
 
 
-def _rows(sequence: Sequence, pattern: _Pattern) -> str:
+def _rows(sequence: Sequence) -> str:
     """The events that matter, with what partitions them."""
     same = "''" if sequence.same is None else text_of(sequence.same)
     types = sorted({type_ for step in sequence.steps for type_ in step.events})
-    wanted = "" if pattern.any_type else f" AND {one_of('type', types)}"
+    any_matters = any(not step.events for step in sequence.steps)
+    wanted = "" if any_matters else f" AND {one_of('type', types)}"
     key = entity_column(sequence.entity)
     return (
         f"SELECT * FROM (SELECT {key} AS entity_key, {same} AS same_key,\n"

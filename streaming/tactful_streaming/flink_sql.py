@@ -25,16 +25,17 @@ _FUNCTIONS: Final = {
     "json_string": "JsonText$Str",
     "item_versions": "ItemVersions",
     "pane_sums": "Panes$Collect",
-    "pane_counts": "TopValues$Collect",
     "decayed": "Panes$Decayed",
-    "top_values": "TopValues$Top",
+    "top_values": "TopValues",
     "last_values": "LastValues",
+    "last_number": "LastNumber",
+    "list_row": "JsonRows$ListRow",
     "distinct_hll": "HllDistinct",
     "quantile_kll": "KllQuantile",
     "collect_ids": "CollectIds",
     "beyond_last": "BeyondLast",
 }
-_LASTING = ("last", "last_n", "last_time")
+_LASTING = ("last_n", "last_time")
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,31 @@ class FlinkOptions:
     job: str = "tactful"
 
 
+@dataclass(frozen=True)
+class FlinkScript:
+    """A compiled job.
+
+    Attributes:
+        statements: in their order, without semicolons between them.
+    """
+
+    statements: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """One text, as Flink's own SQL client takes it with our jar on its classpath."""
+        return "\n\n".join(f"{statement};" for statement in self.statements) + "\n"
+
+
 def compile_flink(
     definitions: Definitions, options: FlinkOptions, *, file: str = "features"
-) -> str:
-    """Compile all of `definitions` to one script.
+) -> FlinkScript:
+    """Compile all of `definitions` to one job.
 
     Args:
         definitions: what to compute; not empty.
         options: where from, where to, and how.
         file: what the definitions are called in messages.
-
-    Returns:
-        Statements that Flink's own SQL client understands, too, with our jar on its classpath.
 
     Raises:
         DefinitionError: names file, line and definition of the first that Flink SQL cannot compute,
@@ -115,7 +129,7 @@ def compile_flink(
             elif isinstance(definition, Sequence):
                 more, insert = sequence_statements(definition)
             else:
-                more, insert = join_statements(definition)
+                more, insert = join_statements(definition, options.watermark_delay_ms)
         except CannotCompile as error:
             line = definitions.lines.get(definition.name)
             where = file if line is None else f"{file}:{line}"
@@ -126,15 +140,15 @@ def compile_flink(
         inserts.append(insert)
     described = options.catalogue and any(_is_of_item(source) for source in wanted)
     views = [*_event_views(options, described=described), *views]
-    statements = [
+    statements = (
         *_settings(definitions, options, described=described),
         *_functions("\n".join([*views, *inserts])),
         _log_table(options),
         *_sinks(inserts, options),
         *views,
         "EXECUTE STATEMENT SET BEGIN\n\n" + "".join(f"{insert};\n\n" for insert in inserts) + "END",
-    ]
-    return "\n\n".join(f"{statement};" for statement in statements) + "\n"
+    )
+    return FlinkScript(statements)
 
 
 def _sources(definition: Definition, options: FlinkOptions) -> set[str]:
@@ -251,32 +265,33 @@ FROM {source} WHERE {kinds}"""
 
 
 def _sinks(inserts: Iterable[str], options: FlinkOptions) -> Iterator[str]:
-    value = "kafka_key STRING, feature STRING, entity_key STRING, group_key STRING,\n"
-    value += "  window_start BIGINT, window_end BIGINT, feature_value"
-    match = "kafka_key STRING, `sequence` STRING, entity_key STRING, `same` STRING,\n"
+    value = "feature STRING, entity_key STRING, group_key STRING,\n"
+    value += "  window_start BIGINT, window_end BIGINT, feature_value DOUBLE"
+    match = "`sequence` STRING, entity_key STRING, `same` STRING,\n"
     match += "  `start` BIGINT, `end` BIGINT, `events` ARRAY<STRING>"
     tables = {
-        NUMBERS: (options.features_topic, f"{value} DOUBLE"),
-        LISTS: (options.features_topic, f"{value} ARRAY<ROW<`value` STRING, weight DOUBLE>>"),
-        MATCHES: (options.matches_topic, match),
+        NUMBERS: (options.features_topic, value, "json"),
+        LISTS: (options.features_topic, "feature_row STRING", "raw"),
+        MATCHES: (options.matches_topic, match, "json"),
     }
     used = {insert.split(maxsplit=3)[2] for insert in inserts}
     for table in (table for table in tables if table in used):
-        topic, columns = tables[table]
+        topic, columns, value_format = tables[table]
         properties = {
             "connector": "upsert-kafka",
             "topic": topic,
             **_client(options),
             "key.format": "raw",
-            "value.format": "json",
-            "value.json.encode.ignore-null-fields": "true",
+            "value.format": value_format,
             "value.fields-include": "EXCEPT_KEY",
         }
+        if value_format == "json":
+            properties["value.json.encode.ignore-null-fields"] = "true"
         if options.exactly_once:
             properties["sink.delivery-guarantee"] = "exactly-once"
             properties["sink.transactional-id-prefix"] = f"{options.group_id}-{table}"
         yield (
-            f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n"
+            f"CREATE TEMPORARY TABLE {table} (\n  kafka_key STRING, {columns},\n"
             f"  PRIMARY KEY (kafka_key) NOT ENFORCED\n) {_with(properties)}"
         )
 

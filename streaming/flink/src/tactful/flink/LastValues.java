@@ -2,14 +2,13 @@ package tactful.flink;
 
 import java.util.ArrayList;
 import java.util.List;
-import org.apache.flink.table.annotation.DataTypeHint;
-import org.apache.flink.table.annotation.FunctionHint;
 import org.apache.flink.table.functions.AggregateFunction;
-import org.apache.flink.types.Row;
 
-/** {@code last_values(text, timestamp, n)}: the n newest texts, newest first; of equals the later. */
-@FunctionHint(output = @DataTypeHint("ARRAY<ROW<`value` STRING, weight DOUBLE>>"))
-public final class LastValues extends AggregateFunction<Row[], LastValues.Newest> {
+/**
+ * {@code last_values(text, timestamp, n)}: the n newest texts, newest first, each with its timestamp;
+ * of equally new ones the later. As the JSON of a list of pairs.
+ */
+public final class LastValues extends AggregateFunction<String, LastValues.Newest> {
     /** Texts and their timestamps, newest first. */
     public static final class Newest {
         public List<String> texts = new ArrayList<>();
@@ -38,11 +37,7 @@ public final class LastValues extends AggregateFunction<Row[], LastValues.Newest
     }
 
     @Override
-    public Row[] getValue(Newest newest) {
-        Row[] rows = new Row[newest.texts.size()];
-        for (int place = 0; place < rows.length; place++) {
-            rows[place] = Row.of(newest.texts.get(place), (double) newest.timestamps.get(place));
-        }
-        return rows;
+    public String getValue(Newest newest) {
+        return JsonRows.pairs(newest.texts, newest.timestamps);
     }
 }

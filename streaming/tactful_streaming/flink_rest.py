@@ -1,0 +1,281 @@
+"""Sends compiled jobs to Flink: to a cluster's REST address, or to a SQL Gateway.
+
+A cluster gets our jar, which runs the script where it was uploaded; the paths are those of Flink's
+"REST API" page. A gateway gets the statements one by one, in a session of their own (its "REST
+Endpoint" page, version v1); it must have our jar, or be told with `jar` where it finds it.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import httpx
+
+from tactful_streaming.errors import FlinkError
+from tactful_streaming.flink_build import RUNNER_CLASS
+from tactful_streaming.flink_sql import FlinkScript
+from tactful_streaming.flink_text import literal
+
+ENDED: Final = frozenset({"FINISHED", "CANCELED", "FAILED", "SUSPENDED"})
+"""States in which a job does nothing more."""
+
+_GATEWAY_ENDED = frozenset({"FINISHED", "CANCELED", "CLOSED", "ERROR", "TIMEOUT"})
+_LONGEST_REASON = 2000
+_Say = Callable[[str], None]
+
+
+class _Http:
+    """JSON over HTTP, with what went wrong in words."""
+
+    def __init__(self, url: str, timeout: float, headers: Mapping[str, str] | None) -> None:
+        self._url = url.rstrip("/")
+        self._client = httpx.Client(base_url=self._url, timeout=timeout, headers=headers)
+
+    def __enter__(self) -> Any:
+        """Give itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            answer = self._client.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise FlinkError(
+                f"{self._url} does not answer: {error or type(error).__name__}: is it the REST "
+                "address of a running cluster or gateway?"
+            ) from error
+        try:
+            body = answer.json() if answer.content else {}
+        except ValueError as error:
+            raise FlinkError(f"{self._url}{path}: not JSON: is this Flink?") from error
+        if answer.is_error or not isinstance(body, dict):
+            raise FlinkError(f"{self._url}{path}: {answer.status_code}: {_reason(body)}")
+        return body
+
+
+class FlinkCluster(_Http):
+    """A session cluster's REST address."""
+
+    def __init__(
+        self, url: str, *, timeout: float = 60.0, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Address the cluster at `url`.
+
+        Args:
+            url: such as ``http://127.0.0.1:8081``.
+            timeout: seconds that an answer may take.
+            headers: sent with each request, such as an authorization.
+        """
+        super().__init__(url, timeout, headers)
+
+    def version(self) -> str:
+        """The cluster's version of Flink."""
+        return str(self._call("GET", "/config").get("flink-version"))
+
+    def upload(self, jar: Path) -> str:
+        """Upload a jar, and return its id there."""
+        with jar.open("rb") as file:
+            files = {"jarfile": (jar.name, file, "application/x-java-archive")}
+            answer = self._call("POST", "/jars/upload", files=files)
+        return str(answer["filename"]).rpartition("/")[2]
+
+    def run(
+        self, jar_id: str, script: str, *, parallelism: int = 0, savepoint: str | None = None
+    ) -> str:
+        """Start a script as a job.
+
+        Args:
+            jar_id: what :meth:`upload` gave.
+            script: the SQL.
+            parallelism: subtasks of each operator; 0: what script and cluster say.
+            savepoint: where to take the state from.
+
+        Returns:
+            The job's id.
+        """
+        body: dict[str, Any] = {
+            "entryClass": RUNNER_CLASS,
+            "programArgsList": ["run", base64.b64encode(script.encode()).decode()],
+        }
+        if parallelism:
+            body["parallelism"] = parallelism
+        if savepoint is not None:
+            body["savepointPath"] = savepoint
+        return str(self._call("POST", f"/jars/{jar_id}/run", json=body)["jobid"])
+
+    def state(self, job: str) -> str:
+        """State of a job: CREATED, RUNNING, RESTARTING, FINISHED, FAILED and more."""
+        return str(self._call("GET", f"/jobs/{job}")["state"])
+
+    def failure(self, job: str) -> str:
+        """Why a job failed last, or an empty text."""
+        history = self._call("GET", f"/jobs/{job}/exceptions").get("exceptionHistory", {})
+        entries = history.get("entries", [])
+        return _shortened(entries[0].get("stacktrace", "")) if entries else ""
+
+    def cancel(self, job: str) -> None:
+        """End a job; its state is lost."""
+        self._call("PATCH", f"/jobs/{job}", params={"mode": "cancel"})
+
+    def stop(self, job: str, folder: str | None = None, *, timeout: float = 600.0) -> str:
+        """End a job, its state kept.
+
+        Args:
+            job: which.
+            folder: where the state goes; None: where the cluster is configured to keep it.
+            timeout: seconds it may take.
+
+        Returns:
+            Path of the savepoint, from which :meth:`run` goes on.
+
+        Raises:
+            FlinkError: if there is none in the end.
+        """
+        body = {} if folder is None else {"targetDirectory": folder}
+        request = self._call("POST", f"/jobs/{job}/stop", json=body)["request-id"]
+        until = time.monotonic() + timeout
+        while True:
+            answer = self._call("GET", f"/jobs/{job}/savepoints/{request}")
+            operation = answer.get("operation", {})
+            if operation.get("location"):
+                return str(operation["location"])
+            if operation.get("failure-cause"):
+                reason = operation["failure-cause"].get("stack-trace", "")
+                raise FlinkError(f"no savepoint of job {job}: {_shortened(reason)}")
+            if time.monotonic() > until:
+                raise FlinkError(f"no savepoint of job {job} after {timeout:.0f} s")
+            time.sleep(0.2)
+
+    def wait(self, job: str, *, timeout: float | None = None, said: _Say | None = None) -> str:
+        """Wait until a job has ended.
+
+        Args:
+            job: which.
+            timeout: seconds to wait at most; None: for ever.
+            said: is told each new state.
+
+        Returns:
+            The state that it ended in.
+
+        Raises:
+            FlinkError: if it has not ended in time, or failed.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        before = ""
+        while True:
+            state = self.state(job)
+            if state != before and said is not None:
+                said(state)
+            before = state
+            if state == "FAILED":
+                raise FlinkError(f"job {job} failed: {self.failure(job)}")
+            if state in ENDED:
+                return state
+            if until is not None and time.monotonic() > until:
+                raise FlinkError(f"job {job} has not ended after {timeout:.0f} s: it is {state}")
+            time.sleep(0.2)
+
+
+class SqlGateway(_Http):
+    """A SQL Gateway's REST address."""
+
+    def __init__(
+        self, url: str, *, timeout: float = 60.0, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Address the gateway at `url`.
+
+        Args:
+            url: such as ``http://127.0.0.1:8083``.
+            timeout: seconds that an answer may take.
+            headers: sent with each request, such as an authorization.
+        """
+        super().__init__(url, timeout, headers)
+
+    def run(
+        self,
+        script: FlinkScript,
+        *,
+        jar: str | None = None,
+        timeout: float = 600.0,
+        said: Callable[[int, int], None] | None = None,
+    ) -> str:
+        """Run the statements of `script` in a session of their own.
+
+        Args:
+            script: a compiled job.
+            jar: where the gateway finds our jar; None: it has it.
+            timeout: seconds that a statement may take.
+            said: is told how many statements are done, of how many.
+
+        Returns:
+            The id of the job, which outlives the session.
+
+        Raises:
+            FlinkError: names the statement that was refused, and why.
+        """
+        statements = script.statements if jar is None else (f"ADD JAR {literal(jar)}",)
+        if jar is not None:
+            statements += script.statements
+        session = self._call("POST", "/v1/sessions", json={})["sessionHandle"]
+        job: str | None = None
+        try:
+            for number, statement in enumerate(statements):
+                job = self._run_one(session, statement, timeout) or job
+                if said is not None:
+                    said(number + 1, len(statements))
+        finally:
+            self._call("DELETE", f"/v1/sessions/{session}")
+        if job is None:
+            raise FlinkError("the gateway ran everything and named no job")
+        return job
+
+    def _run_one(self, session: str, statement: str, timeout: float) -> str | None:
+        """Run one statement; the id of the job it started, if it did."""
+        path = f"/v1/sessions/{session}"
+        answer = self._call("POST", f"{path}/statements", json={"statement": statement})
+        operation = f"{path}/operations/{answer['operationHandle']}"
+        until = time.monotonic() + timeout
+        while (status := self._call("GET", f"{operation}/status")["status"]) not in _GATEWAY_ENDED:
+            if time.monotonic() > until:
+                raise FlinkError(f"no end of a statement after {timeout:.0f} s: {_head(statement)}")
+            time.sleep(0.1)
+        try:
+            result = self._call("GET", f"{operation}/result/0")
+        except FlinkError as error:
+            raise FlinkError(f"the gateway refused {_head(statement)}: {error}") from error
+        if status != "FINISHED":
+            raise FlinkError(f"the gateway ended {_head(statement)}: it is {status}")
+        return result.get("jobID")
+
+
+def _head(statement: str) -> str:
+    return repr(" ".join(statement.split())[:80])
+
+
+def _reason(body: Any) -> str:
+    """What Flink says in an error: the last of its causes is the one that helps."""
+    errors = body.get("errors", []) if isinstance(body, dict) else []
+    return _shortened("\n".join(str(error) for error in errors)) or "no reason given"
+
+
+def _shortened(trace: str) -> str:
+    causes = [line for line in trace.splitlines() if line and not line.startswith(("\t", " "))]
+    lines = [line for line in causes if line.startswith("Caused by:")] or causes
+    return " | ".join(lines[-3:])[:_LONGEST_REASON]
