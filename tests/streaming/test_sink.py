@@ -172,6 +172,16 @@ def check(target: RowTarget, truth: Truth) -> None:
 # What a target keeps.
 
 
+def test_a_newer_window_counts_whatever_its_place_in_the_topic(target: RowTarget) -> None:
+    target.write([row(1, 100, 50)])
+    target.write([row(2, 160, 3)])  # the topic was made anew
+    assert target.read(["u"]) == [{"f": FiredValue(150, 160, 2)}]
+    target.write([row(4, 160, 2)])
+    assert target.read(["u"]) == [{"f": FiredValue(150, 160, 2)}]
+    target.write([row(3, 160, 4)])
+    assert target.read(["u"]) == [{"f": FiredValue(150, 160, 3)}]
+
+
 def test_a_newer_window_takes_the_place_of_an_older_one(target: RowTarget) -> None:
     target.write([row(1, 100, 5)])
     target.write([row(2, 160, 6)])
