@@ -63,20 +63,11 @@ class _Partition:
         self.timer: int | None = None
 
 
-_PackedEvent = tuple[int, int, str | None, int, str, str | None]
+_PackedPartition = tuple[str | None, dict[int, list[_Run]], list[_Run]]
+"""What the events have in common, and the two parts of a :class:`_Partition`."""
 
-
-class _PackedPartition(msgspec.Struct, array_like=True):
-    same: str | None
-    groups: dict[int, list[_Run]]
-    matched: list[_Run]
-
-
-class _PackedKey(msgspec.Struct, array_like=True):
-    last: int
-    waiting: list[_PackedEvent]
-    partitions: list[_PackedPartition]
-
+_PackedKey = tuple[int, list[Waiting], list[_PackedPartition]]
+"""Time of the last match, events that wait, and partitions."""
 
 _decoder = msgspec.msgpack.Decoder(_PackedKey)
 
@@ -202,21 +193,19 @@ class SequenceOperator:
         dirty, self._dirty = self._dirty, set()
         if not dirty:
             return {}
-        waiting: dict[str, list[_PackedEvent]] = {}
-        for timestamp, place, partition_key, code, event_id, subject in self._buffer:
-            key, same = _split(partition_key)
+        waiting: dict[str, list[Waiting]] = {}
+        alone = self._same is None
+        for event in self._buffer:
+            key = event[2] if alone else event[2][0]
             if key in dirty:
-                event = (timestamp, place, same, code, event_id, subject)
                 waiting.setdefault(key, []).append(event)
         packed: dict[str, bytes | None] = {}
         for key in dirty:
-            state = _PackedKey(
-                last=self._last.get(key, 0),
-                waiting=waiting.get(key, []),
-                partitions=[self._pack(p) for p in self._partitions_of(key)],
-            )
-            empty = not (state.last or state.waiting or state.partitions)
-            packed[key] = None if empty else _encoder.encode(state)
+            last = self._last.get(key, 0)
+            partitions = [self._pack(partition) for partition in self._partitions_of(key)]
+            events = waiting.get(key, ())
+            empty = not (last or partitions or events)
+            packed[key] = None if empty else _encoder.encode((last, events, partitions))
         return packed
 
     def unpack(self, key: str, blob: bytes) -> None:
@@ -226,28 +215,24 @@ class SequenceOperator:
             StateError: if `blob` is something else.
         """
         try:
-            state = _decoder.decode(blob)
+            last, waiting, partitions = _decoder.decode(blob)
         except msgspec.MsgspecError as error:
             raise StateError(f"the packed state of {self.name} is damaged: {error}") from error
         states, codes = len(self._automaton.rows), len(self._automaton.first)
-        if any(event[3] >= codes for event in state.waiting) or any(
-            number >= states for partition in state.partitions for number in partition.groups
+        if any(event[3] >= codes for event in waiting) or any(
+            state >= states for _, groups, _ in partitions for state in groups
         ):
             raise StateError(f"the packed state of {self.name} is one of another sequence")
-        if state.last:
-            self._last[key] = state.last
-        self._buffer.extend(
-            (timestamp, place, _joined(key, same), code, event_id, subject)
-            for timestamp, place, same, code, event_id, subject in state.waiting
-        )
-        places = [event[1] for event in state.waiting]
-        for packed in state.partitions:
-            partition_key = _joined(key, packed.same)
+        if last:
+            self._last[key] = last
+        self._buffer.extend(waiting)
+        places = [event[1] for event in waiting]
+        for same, groups, matched in partitions:
+            partition_key = _joined(key, same)
             partition = self._partition(partition_key)
-            partition.groups, partition.matched = packed.groups, packed.matched
+            partition.groups, partition.matched = groups, matched
             self._set_timer(partition_key, partition)
-            places += [run[3] for runs in packed.groups.values() for run in runs]
-            places += [run[3] for run in packed.matched]
+            places += [run[3] for runs in (*groups.values(), matched) for run in runs]
         self._place = max([self._place, *(place + 1 for place in places)])
 
     def merge(self, source_key: str, target_key: str) -> None:
@@ -444,9 +429,9 @@ class SequenceOperator:
     def _pack(self, partition_key: PartitionKey) -> _PackedPartition:
         partition, same = self._partitions[partition_key], _split(partition_key)[1]
         if isinstance(partition, _Partition):
-            return _PackedPartition(same, partition.groups, partition.matched)
+            return same, partition.groups, partition.matched
         state, run = partition
-        return _PackedPartition(same, {state: [run]}, [])
+        return same, {state: [run]}, []
 
     def _set_timer(self, partition_key: PartitionKey, partition: _Partition) -> None:
         """Come back when the next beginning of the partition is over, if that can matter."""
