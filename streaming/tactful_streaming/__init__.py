@@ -39,6 +39,7 @@ from tactful_streaming.errors import (
     EngineError,
     EntryError,
     FingerprintError,
+    FlinkError,
     LogCorruptedError,
     LogError,
     LogLockedError,
@@ -63,6 +64,7 @@ from tactful_streaming.events import (
     decode_users,
     new_event_id,
 )
+from tactful_streaming.flink_sql import FlinkOptions, FlinkScript, compile_flink
 from tactful_streaming.group_commit import (
     Commit,
     GroupCommit,
@@ -143,6 +145,9 @@ __all__ = [
     "FingerprintError",
     "FiredRow",
     "FiredValue",
+    "FlinkError",
+    "FlinkOptions",
+    "FlinkScript",
     "ForwardDecay",
     "GroupCommit",
     "Item",
@@ -192,6 +197,7 @@ __all__ = [
     "Value",
     "Window",
     "WriteBehind",
+    "compile_flink",
     "decode_entry",
     "decode_events",
     "decode_items",
