@@ -22,6 +22,7 @@ from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
 from tactful.flink_cli import flink
 from tactful.model_cli import demo, models, train
 from tactful.rules_cli import rules
+from tactful.sink_cli import sink
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,7 +89,7 @@ def main() -> None:
     """Real-time personalisation that does not hold people's data hostage."""
 
 
-for _command in (train, models, demo, rules, flink):
+for _command in (train, models, demo, rules, sink, flink):
     main.add_command(_command)
 
 

@@ -1,0 +1,181 @@
+"""``tactful sink``: fired windows from a Kafka topic to the database that serves them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from tqdm import tqdm
+
+from tactful.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from tactful_streaming import KafkaSettings, RowTarget, SinkProgress
+
+# Properties of Kafka's clients that have a name of ours.
+_SETTINGS = {
+    "security.protocol": "security",
+    "ssl.ca.location": "ca_file",
+    "ssl.certificate.location": "certificate_file",
+    "ssl.key.location": "key_file",
+    "ssl.key.password": "key_password",
+    "sasl.mechanism": "sasl_mechanism",
+    "sasl.username": "username",
+    "sasl.password": "password",
+}
+
+
+@click.command()
+@click.option("--kafka", "servers", required=True, metavar="HOST:PORT", help="Brokers of Kafka.")
+@click.option("--topic", required=True, help="Topic of the fired windows.")
+@click.option(
+    "--to",
+    "location",
+    envvar="TACTFUL_SINK_TARGET",
+    required=True,
+    help="redis://…, mysql+pymysql://… or sqlite:///…; with a password better in the environment.",
+)
+@click.option("--group", default="tactful-sink", show_default=True, help="Consumer group.")
+@click.option("--prefix", default="tactful-fired", show_default=True, help="Of keys in Redis.")
+@click.option("--ttl", type=click.FloatRange(min=1), help="Seconds an entity stays in Redis.")
+@click.option(
+    "--kafka-properties",
+    "properties",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of client properties, NAME=VALUE a line, for TLS and SASL.",
+)
+@click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sink(
+    servers: str,
+    topic: str,
+    location: str,
+    group: str,
+    prefix: str,
+    ttl: float | None,
+    properties: Path | None,
+    idle_exit: float | None,
+    as_json: bool,
+) -> None:
+    """Write fired windows from Kafka to Redis, MySQL or MariaDB, until SIGTERM or Ctrl-C.
+
+    A crash loses nothing: what was not committed is read again, and the newest window counts.
+    """
+    from tactful_streaming import LogError, LogSettingsError, OnlineStoreError, open_rows, run_sink
+
+    try:
+        settings = _kafka_settings(servers, topic, properties)
+    except LogSettingsError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        target = _open_target(location, prefix, ttl)
+        source = open_rows(settings, group)
+    except (OnlineStoreError, LogError) as error:
+        raise StorageError(str(error)) from error
+    quiet = as_json or not sys.stderr.isatty()
+    with tqdm(unit=" rows", disable=quiet, desc=topic) as bar, _told_to_stop() as told:
+        idle = _Idle(idle_exit)
+
+        def advanced(progress: SinkProgress) -> None:
+            idle.see(progress)
+            bar.update(progress.rows - bar.n)
+
+        def pause(seconds: float) -> None:
+            told.wait(seconds)
+
+        try:
+            done = run_sink(
+                source,
+                target,
+                stop=lambda: told.is_set() or idle.over(),
+                progress=advanced,
+                sleep=pause,
+            )
+        except LogError as error:
+            raise StorageError(str(error)) from error
+        finally:
+            source.close()
+            target.close()
+    found = {"rows": done.rows, "invalid": done.invalid, "empty": done.empty}
+    if as_json:
+        click.echo(json.dumps({**found, "failures": done.failures}))
+    else:
+        click.echo(f"{done.rows} rows written, {done.invalid} invalid, {done.empty} empty")
+
+
+class _Idle:
+    """Whether nothing has come for so long, seconds of a monotonic clock; None: never."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._seen: Any = None
+        self._since = time.monotonic()
+
+    def see(self, progress: SinkProgress) -> None:
+        seen = (dict(progress.positions), progress.failures)
+        if seen != self._seen:
+            self._seen = seen
+            self._since = time.monotonic()
+
+    def over(self) -> bool:
+        return self._seconds is not None and time.monotonic() - self._since >= self._seconds
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """Set by SIGTERM and SIGINT, so that a batch at hand is written and committed."""
+    told = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: told.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _open_target(location: str, prefix: str, ttl: float | None) -> RowTarget:
+    """The target, tried once, so that a wrong address ends the command at once."""
+    from tactful_streaming import RedisRows
+    from tactful_streaming.sink_sql import SqlRows
+
+    target: RowTarget
+    if location.startswith(("redis://", "rediss://", "unix://")):
+        target = RedisRows(location, prefix=prefix, ttl_s=ttl)
+    elif ttl is not None:
+        raise ConfigError("--ttl is for Redis: rows in a table stay until somebody deletes them")
+    else:
+        target = SqlRows(location)
+    target.read([""])
+    return target
+
+
+def _kafka_settings(servers: str, topic: str, properties: Path | None) -> KafkaSettings:
+    from tactful_streaming import KafkaSettings
+
+    known: dict[str, Any] = {}
+    extra: dict[str, str] = {}
+    lines = properties.read_text("utf-8").splitlines() if properties is not None else []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, separator, value = (part.strip() for part in line.partition("="))
+        if not separator:
+            raise ConfigError(f"{properties}:{number}: a line is NAME=VALUE")
+        if name not in _SETTINGS:
+            extra[name] = value
+        elif name.endswith(".location"):
+            known[_SETTINGS[name]] = Path(value)
+        else:
+            known[_SETTINGS[name]] = value.lower() if name == "security.protocol" else value
+    return KafkaSettings(servers, topic, extra=extra, **known)
