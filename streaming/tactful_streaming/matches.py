@@ -82,8 +82,6 @@ class Operator(Protocol):
         sources: what :meth:`apply` reads of events and asks its `texts` for, but for
             ``user_id``, which gives the key of the person of each event.
         wants_items: whether it has to be given the updates of items.
-        late: events that came too late to count, since it was made.
-        evicted: beginnings dropped to keep the memory bounded, since it was made.
     """
 
     name: str
@@ -91,8 +89,14 @@ class Operator(Protocol):
     types: frozenset[str] | None
     sources: tuple[str, ...]
     wants_items: bool
-    late: int
-    evicted: int
+
+    @property
+    def late(self) -> int:
+        """Events that came too late to count, since it was made."""
+
+    @property
+    def evicted(self) -> int:
+        """Beginnings dropped to keep the memory bounded, since it was made."""
 
     def apply(
         self,

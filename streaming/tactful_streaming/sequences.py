@@ -12,19 +12,18 @@ watermark passes it, whoever moved the watermark: other people's events, or a ti
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right
 from collections.abc import Sequence
-from operator import itemgetter
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming import definitions
+from tactful_streaming.beginnings import TAKEN, Beginning, Groups, Partition, Search, add_to
 from tactful_streaming.entries import Item
 from tactful_streaming.errors import StateError
 from tactful_streaming.matches import Happening, Match, Texts
-from tactful_streaming.pattern import ENDED, compile_pattern
+from tactful_streaming.pattern import ENDED
 from tactful_streaming.reorder import PartitionKey, ReorderBuffer, Waiting, key_of
 
 REMEMBERED_MS = 30 * 86_400_000
@@ -33,38 +32,14 @@ REMEMBERED_MS = 30 * 86_400_000
 MAX_BEGINNINGS = 1000
 """Most beginnings of one key that wait at the same step; the oldest give way."""
 
-MAX_EVENTS = 1000
-"""Most events of one match, where a step repeats without limit."""
-
-_Run = tuple[int, int, int, int, tuple[str, ...], str | None]
-"""A beginning: timestamp and place of its first and of its last event, their ids, and who last."""
-
-_Alone = tuple[int, _Run]
+_Alone = tuple[int, Beginning]
 """All of a partition that has a single beginning: its state, and it."""
 
-_TAKEN = 1
 _SWEEP_MS = 60_000
-_begin = itemgetter(0)
-_begin_and_place = itemgetter(0, 1)
 _encoder = msgspec.msgpack.Encoder()
 
-
-class _Partition:
-    """The beginnings of one partition: those that wait, by state, and matches not told yet.
-
-    All lists are in the order of the beginnings. `timer` is the earliest that is set.
-    """
-
-    __slots__ = ("groups", "matched", "timer")
-
-    def __init__(self) -> None:
-        self.groups: dict[int, list[_Run]] = {}
-        self.matched: list[_Run] = []
-        self.timer: int | None = None
-
-
-_PackedPartition = tuple[str | None, dict[int, list[_Run]], list[_Run]]
-"""What the events have in common, and the two parts of a :class:`_Partition`."""
+_PackedPartition = tuple[str | None, Groups, list[Beginning]]
+"""What the events have in common, the beginnings that wait, and the matches that do."""
 
 _PackedKey = tuple[int, list[Waiting], list[_PackedPartition]]
 """Time of the last match, events that wait, and partitions."""
@@ -99,21 +74,20 @@ class SequenceOperator:
         self.sources: tuple[str, ...] = ("event_id",)
         if sequence.same is not None:
             self.sources += (sequence.same,)
-        self.late = self.evicted = 0
-        self._automaton = automaton = compile_pattern(sequence)
+        self.late = 0
+        self._search = Search(sequence, max_beginnings)
+        self._automaton = automaton = self._search.automaton
         self.types = frozenset(automaton.codes) if automaton.other is None else None
         self._same = sequence.same
         self._within = sequence.within_ms
-        self._past_last = sequence.skip == "past_last"
-        self._max_beginnings = max_beginnings
         self._remembered_ms = remembered_ms
-        self._may_wait = any(automaton.pending)
+        self._needs_time = any(automaton.pending)
         self._plain = tuple(
             not (complete or pending)
             for complete, pending in zip(automaton.complete, automaton.pending, strict=True)
         )
         self._buffer = ReorderBuffer()
-        self._partitions: dict[PartitionKey, _Partition | _Alone] = {}
+        self._partitions: dict[PartitionKey, Partition | _Alone] = {}
         self._sames: dict[str, set[str]] = {}
         self._last: dict[str, int] = {}
         self._timers: list[tuple[int, PartitionKey]] = []
@@ -121,6 +95,11 @@ class SequenceOperator:
         self._matches: list[Match] = []
         self._place = 0  # of the next event among those of the log
         self._next_sweep = 0
+
+    @property
+    def evicted(self) -> int:
+        """Beginnings dropped to keep the memory bounded, since the operator was made."""
+        return self._search.evicted
 
     def apply(
         self,
@@ -246,9 +225,9 @@ class SequenceOperator:
             target_partition = _joined(target_key, _split(partition_key)[1])
             target = self._partition(target_partition)
             for state, runs in source.groups.items():
-                _join(target.groups, state, runs)
+                add_to(target.groups, state, runs)
             target.matched = sorted(target.matched + source.matched)
-            self._bound(target)
+            self._search.bound(target)
             self._set_timer(target_partition, target)
         self._buffer.rename(source_key, target_key)
         last = self._last.pop(source_key, 0)
@@ -270,7 +249,7 @@ class SequenceOperator:
                 self._fire(timestamp)
             begun = first[code]
             partition = partitions.get(partition_key)
-            if isinstance(partition, _Partition):
+            if isinstance(partition, Partition):
                 self._step(partition, event)
                 continue
             if partition is not None:
@@ -279,7 +258,7 @@ class SequenceOperator:
                 if after != ENDED:
                     if begun != ENDED or not plain[after >> 1]:
                         self._step(self._partition(partition_key), event)
-                    elif after & _TAKEN:
+                    elif after & TAKEN:
                         ids = (*run[4], event_id)
                         run = (run[0], run[1], timestamp, place, ids, subject)
                         partitions[partition_key] = (after >> 1, run)
@@ -299,63 +278,14 @@ class SequenceOperator:
                 partitions[partition_key] = (begun >> 1, run)
         self._mark(events)
 
-    def _step(self, partition: _Partition, event: Waiting) -> None:
-        """Show one event to every beginning of a partition."""
-        timestamp, place, partition_key, code, event_id, subject = event
-        rows, pending = self._automaton.rows, self._automaton.pending
-        complete, closed = self._automaton.complete, self._automaton.closed
-        horizon = timestamp - self._within
-        groups: dict[int, list[_Run]] = {}
-        matched: list[_Run] = []
-        for state, runs in partition.groups.items():
-            if runs[0][0] <= horizon:
-                cut = bisect_right(runs, horizon, key=_begin)
-                old, runs = runs[:cut], runs[cut:]
-                # Too old to take anything; one that is whole already waits on.
-                after = rows[closed[state]][code] if pending[state] else ENDED
-                if after != ENDED:
-                    _join(groups, after >> 1, old)
-                if not runs:
-                    continue
-            transition = rows[state][code]
-            if transition == ENDED:
-                continue
-            target = transition >> 1
-            if transition & _TAKEN:
-                if self._automaton.unbounded:
-                    short = [run for run in runs if len(run[4]) < MAX_EVENTS]
-                    self.evicted += len(runs) - len(short)
-                    if not short:
-                        continue
-                    runs = short
-                if complete[target] and self._past_last:
-                    # Whatever becomes of the first of them, the others are skipped.
-                    runs = runs[:1]
-                runs = [
-                    (begin, begin_place, timestamp, place, (*ids, event_id), subject)
-                    for begin, begin_place, _, _, ids, _ in runs
-                ]
-                if complete[target]:
-                    matched += runs
-                    continue
-            _join(groups, target, runs)
-        transition = self._automaton.first[code]
-        if transition != ENDED:
-            run = (timestamp, place, timestamp, place, (event_id,), subject)
-            if complete[transition >> 1]:
-                matched.append(run)
-            else:
-                _join(groups, transition >> 1, [run])
-        partition.groups = groups
-        if matched:
-            partition.matched = sorted(partition.matched + matched)
-        self._bound(partition)
+    def _step(self, partition: Partition, event: Waiting) -> None:
+        self._search.show(partition, event)
         if partition.matched:
-            self._tell(partition_key, partition, timestamp)
-        if partition.matched or (self._may_wait and any(pending[state] for state in groups)):
-            self._set_timer(partition_key, partition)
-        elif not partition.groups:
-            self._forget(partition_key)
+            self._tell(event[2], partition, event[0])
+        if partition.is_empty:
+            self._forget(event[2])
+        elif partition.matched or self._needs_time:
+            self._set_timer(event[2], partition)
 
     def _fire(self, until: int) -> None:
         """Let what waits in vain come to its end: everything with a time up to `until`."""
@@ -363,46 +293,28 @@ class SequenceOperator:
         while timers and timers[0][0] <= until:
             now, partition_key = heapq.heappop(timers)
             partition = self._partitions.get(partition_key)
-            if not isinstance(partition, _Partition) or partition.timer != now:
+            if not isinstance(partition, Partition) or partition.timer != now:
                 continue  # replaced by an earlier one, or its partition is gone
             partition.timer = None
             self._dirty.add(key_of(partition_key))
-            self._settle(partition, now)
+            self._search.settle(partition, now)
             self._tell(partition_key, partition, now)
-            self._set_timer(partition_key, partition)
-            if not partition.groups and not partition.matched:
+            if partition.is_empty:
                 self._forget(partition_key)
-
-    def _settle(self, partition: _Partition, now: int) -> None:
-        """End every beginning whose time is over at `now`: as a match, or without."""
-        horizon = now - self._within
-        groups: dict[int, list[_Run]] = {}
-        for state, runs in partition.groups.items():
-            if self._automaton.pending[state]:
-                partition.matched += [run for run in runs if self._deadline(run) <= now]
-                left = [run for run in runs if self._deadline(run) > now]
             else:
-                left = runs[bisect_right(runs, horizon, key=_begin) :]
-            if left:
-                groups[state] = left
-        partition.groups = groups
-        partition.matched.sort()
+                self._set_timer(partition_key, partition)
 
-    def _tell(self, partition_key: PartitionKey, partition: _Partition, now: int) -> None:
-        """Report the matches that no earlier beginning can take back."""
+    def _tell(self, partition_key: PartitionKey, partition: Partition, now: int) -> None:
+        """Report the matches that are certain at event time `now`."""
         key, same = _split(partition_key)
-        while partition.matched:
-            begin, begin_place, end, end_place, ids, subject = partition.matched[0]
-            earliest = min((runs[0][:2] for runs in partition.groups.values()), default=None)
-            if earliest is not None and earliest < (begin, begin_place):
-                return
+        for start, _, end, _, ids, subject in self._search.certain(partition):
             self._matches.append(
                 Match(
                     name=self.name,
                     entity=self.entity,
                     key=key,
                     same=same,
-                    start=begin,
+                    start=start,
                     end=end,
                     decided=now,
                     events=ids,
@@ -410,56 +322,31 @@ class SequenceOperator:
                 )
             )
             self._last[key] = max(end, self._last.get(key, 0))
-            skipped = (end, end_place) if self._past_last else (begin, begin_place)
-            partition.matched = _after(partition.matched, skipped)
-            partition.groups = {
-                state: left
-                for state, runs in partition.groups.items()
-                if (left := _after(runs, skipped))
-            }
 
-    def _bound(self, partition: _Partition) -> None:
-        """Let the oldest give way where there are too many."""
-        most = self._max_beginnings
-        for runs in (*partition.groups.values(), partition.matched):
-            if len(runs) > most:
-                self.evicted += len(runs) - most
-                del runs[:-most]
+    def _set_timer(self, partition_key: PartitionKey, partition: Partition) -> None:
+        """Come back when time alone decides something."""
+        due = self._search.due(partition)
+        if due is not None and (partition.timer is None or due < partition.timer):
+            partition.timer = due
+            heapq.heappush(self._timers, (due, partition_key))
 
     def _pack(self, partition_key: PartitionKey) -> _PackedPartition:
         partition, same = self._partitions[partition_key], _split(partition_key)[1]
-        if isinstance(partition, _Partition):
+        if isinstance(partition, Partition):
             return same, partition.groups, partition.matched
         state, run = partition
         return same, {state: [run]}, []
-
-    def _set_timer(self, partition_key: PartitionKey, partition: _Partition) -> None:
-        """Come back when the next beginning of the partition is over, if that can matter."""
-        due: list[int] = []
-        for state, runs in partition.groups.items():
-            if self._automaton.pending[state]:
-                due.append(min(map(self._deadline, runs)))
-            elif partition.matched:
-                due.append(runs[0][0] + self._within)
-        if due and (partition.timer is None or min(due) < partition.timer):
-            partition.timer = min(due)
-            heapq.heappush(self._timers, (partition.timer, partition_key))
-
-    def _deadline(self, run: _Run) -> int:
-        """When a beginning is a match if nothing that is forbidden comes before."""
-        for_ms = self._automaton.for_ms
-        return run[0] + self._within if for_ms is None else run[2] + for_ms
 
     def _sweep(self, watermark: int) -> None:
         """Forget beginnings that can end in nothing, and matches of long ago."""
         self._next_sweep = watermark + max(self._within // 2, _SWEEP_MS)
         horizon = watermark - self._within
         for partition_key, partition in list(self._partitions.items()):
-            if isinstance(partition, _Partition):
-                before = _count(partition.groups)
-                self._settle(partition, watermark)
-                changed = _count(partition.groups) < before
-                over = not partition.groups and not partition.matched
+            if isinstance(partition, Partition):
+                before = sum(map(len, partition.groups.values()))
+                self._search.settle(partition, watermark)
+                changed = sum(map(len, partition.groups.values())) < before
+                over = partition.is_empty
             else:
                 changed = over = partition[1][0] <= horizon
             if changed:
@@ -483,12 +370,12 @@ class SequenceOperator:
             return [(key, same) for same in sorted(self._sames.get(key, ()))]
         return [key] if key in self._partitions else []
 
-    def _partition(self, partition_key: PartitionKey) -> _Partition:
+    def _partition(self, partition_key: PartitionKey) -> Partition:
         """The partition, made if need be."""
         found = self._partitions.get(partition_key)
-        if isinstance(found, _Partition):
+        if isinstance(found, Partition):
             return found
-        partition = self._partitions[partition_key] = _Partition()
+        partition = self._partitions[partition_key] = Partition()
         if found is None:
             self._remember(partition_key)
         else:
@@ -515,23 +402,3 @@ def _split(partition_key: PartitionKey) -> tuple[str, str | None]:
 
 def _joined(key: str, same: str | None) -> PartitionKey:
     return key if same is None else (key, same)
-
-
-def _join(groups: dict[int, list[_Run]], state: int, runs: list[_Run]) -> None:
-    """Put `runs`, which belong to nobody else, into `state`."""
-    there = groups.get(state)
-    if there is None:
-        groups[state] = runs
-        return
-    ordered = there[-1] < runs[0]
-    there += runs
-    if not ordered:
-        there.sort()
-
-
-def _after(runs: list[_Run], place: tuple[int, int]) -> list[_Run]:
-    return runs[bisect_right(runs, place, key=_begin_and_place) :]
-
-
-def _count(groups: dict[int, list[_Run]]) -> int:
-    return sum(map(len, groups.values()))

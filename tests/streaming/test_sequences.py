@@ -6,10 +6,11 @@ import pytest
 from tests.streaming.test_sequences_oracle import E, feed, found, watermarks_of
 
 from tactful_streaming import DefinitionError, Sequence, StateError, Step, load_definitions
+from tactful_streaming.beginnings import MAX_EVENTS
 from tactful_streaming.matches import Match
 from tactful_streaming.operators import make_operators
 from tactful_streaming.pattern import compile_pattern
-from tactful_streaming.sequences import MAX_EVENTS, SequenceOperator
+from tactful_streaming.sequences import SequenceOperator
 
 MINUTE = 60_000
 START = 1_700_000_000_000
