@@ -153,7 +153,7 @@ class FlinkCluster(_Http):
         until = time.monotonic() + timeout
         while True:
             answer = self._call("GET", f"/jobs/{job}/savepoints/{request}")
-            operation = answer.get("operation", {})
+            operation = answer.get("operation") or {}
             if operation.get("location"):
                 return str(operation["location"])
             if operation.get("failure-cause"):
@@ -169,7 +169,7 @@ class FlinkCluster(_Http):
         Args:
             job: which.
             timeout: seconds to wait at most; None: for ever.
-            said: is told each new state.
+            said: is told each new state, and why it restarts.
 
         Returns:
             The state that it ended in.
@@ -182,7 +182,8 @@ class FlinkCluster(_Http):
         while True:
             state = self.state(job)
             if state != before and said is not None:
-                said(state)
+                why = self.failure(job) if state == "RESTARTING" else ""
+                said(f"{state}: {why}" if why else state)
             before = state
             if state == "FAILED":
                 raise FlinkError(f"job {job} failed: {self.failure(job)}")
