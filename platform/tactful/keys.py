@@ -171,9 +171,11 @@ class KeyStore:
         query = "SELECT id, digest, scopes, note, created_at, revoked_at FROM api_keys"
         try:
             # Closing the last connection brings what lies in the write-ahead log into the file.
-            with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as old:
+            with contextlib.closing(
+                sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
+            ) as old:
                 rows = old.execute(query).fetchall()
-        except (sqlite3.Error, ValueError) as error:
+        except sqlite3.Error as error:
             raise StorageError(f"{path}: the API keys cannot be read: {error}") from error
         columns = ("id", "digest", "scopes", "note", "created_at", "revoked_at")
         found = [dict(zip(columns, row, strict=True)) for row in rows]
