@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tactful_streaming._rule_fields import Read, content, reader
-from tactful_streaming._rule_memory import Memory, digest
+from tactful_streaming._rule_memory import Memory, digest, key_of
 from tactful_streaming._safe_regex import TEXT_LIMIT, compile_safely
 from tactful_streaming._user_agents import classify
 from tactful_streaming.entries import Event, Item
@@ -25,8 +25,8 @@ from tactful_streaming.rule_definitions import (
 Holds = Callable[[Event, Item | None, int | None], bool]
 """Whether something holds for an event, its item and its time of receipt."""
 
-_Key = Callable[[Event, Item | None, int | None], bytes | None]
-"""A digest of some fields of an event, its item and its time of receipt, if it has them all."""
+_Key = Callable[[Event, Item | None, int | None], str | None]
+"""A text that stands for fields of an event, its item and its receipt, if it has them all."""
 
 _Place = tuple[str, str, int, int]
 """Rule, when or unless, alternative, condition: an equal one elsewhere counts by itself."""
@@ -59,12 +59,12 @@ class State:
         """Begin with nothing."""
         self.clock = 0
         self.memories: dict[str, Memory] = {}
-        self.pending: list[tuple[Memory, bytes, int]] = []
+        self.pending: list[tuple[Memory, str, int]] = []
         self._keys: dict[str, _Key] = {}
 
     def of(self, place: _Place, condition: Rate | Earlier) -> tuple[Memory, _Key]:
         """The memory of a condition at its place, and its key of an event."""
-        name = digest([place, type(condition).__name__, condition])[:6].hex()
+        name = digest([place, type(condition).__name__, condition])[:12]
         if name not in self.memories:
             by = condition.by if isinstance(condition, Rate) else condition.same
             self.memories[name] = Memory(condition.most)
@@ -223,11 +223,11 @@ def _user_agent(condition: UserAgent) -> Holds:
     return holds
 
 
-def _rate(condition: Rate, memory: Memory, key_of: _Key, state: State) -> Holds:
+def _rate(condition: Rate, memory: Memory, read_key: _Key, state: State) -> Holds:
     above, width, hold = condition.above, condition.within_ms, condition.hold_ms
 
     def holds(event: Event, item: Item | None, received: int | None) -> bool:
-        key = key_of(event, item, received)
+        key = read_key(event, item, received)
         if key is None:
             return False
         now = state.clock
@@ -252,19 +252,19 @@ def _rate(condition: Rate, memory: Memory, key_of: _Key, state: State) -> Holds:
     return holds
 
 
-def _earlier(memory: Memory, key_of: _Key, state: State) -> Holds:
+def _earlier(memory: Memory, read_key: _Key, state: State) -> Holds:
     def holds(event: Event, item: Item | None, received: int | None) -> bool:
-        key = key_of(event, item, received)
+        key = read_key(event, item, received)
         return key is not None and memory.get(key, state.clock) is not None
 
     return holds
 
 
-def _noting(condition: Earlier, memory: Memory, key_of: _Key, state: State) -> Holds:
+def _noting(condition: Earlier, memory: Memory, read_key: _Key, state: State) -> Holds:
     within = condition.within_ms
 
     def note(event: Event, item: Item | None, received: int | None) -> bool:
-        key = key_of(event, item, received)
+        key = read_key(event, item, received)
         if key is not None:
             state.pending.append((memory, key, event.timestamp + within))
         return False
@@ -273,23 +273,29 @@ def _noting(condition: Earlier, memory: Memory, key_of: _Key, state: State) -> H
 
 
 def _key(fields: Sequence[str]) -> _Key:
-    """Digest of the values of `fields`; None if one is missing."""
-    whole = tuple(fields) == ("content",)
-    reads = [] if whole else [reader(name) for name in fields]
-    last: tuple[object, ...] = (None, None, None)
-    last_key: bytes | None = None
+    """What stands for the values of `fields`; None if one is missing."""
+    if tuple(fields) == ("content",):
+        return _last(lambda event, item, received: digest(content(event)))
+    reads = [reader(name) for name in fields]
 
-    def key(event: Event, item: Item | None, received: int | None) -> bytes | None:
-        # A condition asks for the key, and then what notes the event for later does.
+    def key(event: Event, item: Item | None, received: int | None) -> str | None:
+        values = [read(event, item, received) for read in reads]
+        return None if None in values else key_of(values)
+
+    return _last(key)
+
+
+def _last(read_key: _Key) -> _Key:
+    """Ask once an event: what notes it for later and the condition itself both need its key."""
+    last: tuple[Event | None, Item | None, int | None] = (None, None, None)
+    last_key: str | None = None
+
+    def key(event: Event, item: Item | None, received: int | None) -> str | None:
         nonlocal last, last_key
         if event is last[0] and item is last[1] and received is last[2]:
             return last_key
+        last_key = read_key(event, item, received)
         last = (event, item, received)
-        if whole:
-            last_key = digest(content(event))
-        else:
-            values = [read(event, item, received) for read in reads]
-            last_key = None if None in values else digest(values)
         return last_key
 
     return key

@@ -14,6 +14,7 @@ from tactful_streaming.entries import Scalar
 from tactful_streaming.errors import StreamingError
 
 T = TypeVar("T")
+D = TypeVar("D")
 Keys = dict[str, tuple[yaml.Node, yaml.Node]]
 """Nodes of the keys and values of a mapping, by key."""
 
@@ -149,7 +150,7 @@ class NodeReader:
             raise self.mistake(node, f"{key} is missing")
         return self.within(key, read, keys[key][1])
 
-    def optional(self, keys: Keys, key: str, read: Callable[[yaml.Node], T], default: T) -> T:
+    def optional(self, keys: Keys, key: str, read: Callable[[yaml.Node], T], default: D) -> T | D:
         """The value of `key`, or `default` without it."""
         return self.within(key, read, keys[key][1]) if key in keys else default
 

@@ -195,7 +195,7 @@ class Rules:
             changes[_CLOCK] = self._stored_clock.to_bytes(8, "big")
         for name, memory in self._state.memories.items():
             for key, packed in memory.pack_changes().items():
-                changes[name + key.hex()] = packed
+                changes[name + key] = packed
         return changes
 
     def restore(self, stored: Iterable[tuple[str, bytes]]) -> None:
@@ -207,13 +207,13 @@ class Rules:
         Raises:
             StateError: if it is damaged.
         """
-        by_memory: dict[str, list[tuple[bytes, bytes]]] = {n: [] for n in self._state.memories}
+        by_memory: dict[str, list[tuple[str, bytes]]] = {n: [] for n in self._state.memories}
         try:
             for key, blob in stored:
                 if key == _CLOCK:
                     self._stored_clock = self._state.clock = int.from_bytes(blob, "big")
                 elif key[:_ID_LENGTH] in by_memory:
-                    by_memory[key[:_ID_LENGTH]].append((bytes.fromhex(key[_ID_LENGTH:]), blob))
+                    by_memory[key[:_ID_LENGTH]].append((key[_ID_LENGTH:], blob))
             for name, facts in by_memory.items():
                 self._state.memories[name].restore(facts)
         except (msgspec.MsgspecError, ValueError) as error:

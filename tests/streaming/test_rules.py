@@ -361,7 +361,7 @@ def test_clean_events_pass_unchanged(data: st.DataObject) -> None:
 def test_memory_is_bounded_and_forgets_the_oldest_first() -> None:
     rng = random.Random(3)
     memory, model = Memory(5), dict[int, int]()
-    stored: dict[bytes, bytes] = {}
+    stored: dict[str, bytes] = {}
     for step in range(3000):
         key, now = rng.randrange(12), step
         until = now + rng.choice([2, 10_000])

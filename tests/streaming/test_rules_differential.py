@@ -205,13 +205,13 @@ def _caught(count: int = 60, restart_every: int = 5) -> bool:
 def test_planted_bugs_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     get = Memory.get
 
-    def never_forgets(self: Memory, key: bytes, now: int) -> Any:
+    def never_forgets(self: Memory, key: str, now: int) -> Any:
         return get(self, key, 0)
 
-    def forgets_early(self: Memory, key: bytes, now: int) -> Any:
+    def forgets_early(self: Memory, key: str, now: int) -> Any:
         return get(self, key, now + 1)
 
-    def stores_nothing(self: Memory) -> dict[bytes, bytes | None]:
+    def stores_nothing(self: Memory) -> dict[str, bytes | None]:
         return {}
 
     def drops_pending(self: conditions.State) -> None:
