@@ -1,6 +1,7 @@
 """Events, the durable log, and the event-time engine that turns them into features."""
 
 from tactful_streaming._definition_reader import load_definitions
+from tactful_streaming.actions import action_of, emitted_types
 from tactful_streaming.aggregates import Value
 from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions import (
@@ -71,6 +72,7 @@ from tactful_streaming.group_commit import (
     KeyedCommit,
 )
 from tactful_streaming.intake import Consumer
+from tactful_streaming.joins import ItemVersions, JoinOperator
 from tactful_streaming.kafka import (
     KafkaLog,
     KafkaPartition,
@@ -89,9 +91,12 @@ from tactful_streaming.log import (
     PartitionedLog,
     Positions,
 )
+from tactful_streaming.matches import Match, Operator
 from tactful_streaming.online import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
+from tactful_streaming.operators import make_operators
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
+from tactful_streaming.sequences import SequenceOperator
 from tactful_streaming.sink import (
     FiredRow,
     FiredValue,
@@ -112,12 +117,23 @@ from tactful_streaming.state import (
     StateStore,
     restore_checkpoint,
 )
+from tactful_streaming.webhook import (
+    Answer,
+    Delivery,
+    DeliveryQueue,
+    RetryPolicy,
+    Sent,
+    StoredQueue,
+    WebhookSender,
+    verify_signature,
+)
 from tactful_streaming.write_behind import WriteBehind
 
 __all__ = [
     "AGGREGATES",
     "ENTITIES",
     "EVENT_TYPES",
+    "Answer",
     "AnyWindow",
     "Applied",
     "BackpressureError",
@@ -131,6 +147,8 @@ __all__ = [
     "Definition",
     "DefinitionError",
     "Definitions",
+    "Delivery",
+    "DeliveryQueue",
     "Dropped",
     "EmbeddedLog",
     "EmbeddedOnlineStore",
@@ -151,7 +169,9 @@ __all__ = [
     "ForwardDecay",
     "GroupCommit",
     "Item",
+    "ItemVersions",
     "Join",
+    "JoinOperator",
     "KafkaLog",
     "KafkaPartition",
     "KafkaSettings",
@@ -164,11 +184,13 @@ __all__ = [
     "LogSettingsError",
     "LogUnreachableError",
     "LogWriteError",
+    "Match",
     "MemoryState",
     "OffsetError",
     "OnlineStore",
     "OnlineStoreError",
     "OnlineStoreLostError",
+    "Operator",
     "PartitionGroup",
     "PartitionedLog",
     "PayloadError",
@@ -176,6 +198,7 @@ __all__ = [
     "RedisOnlineStore",
     "RedisRows",
     "Rejection",
+    "RetryPolicy",
     "RocksState",
     "RowSource",
     "RowTarget",
@@ -183,30 +206,37 @@ __all__ = [
     "RuleError",
     "RuleReport",
     "Rules",
+    "Sent",
     "Sequence",
+    "SequenceOperator",
     "SessionWindow",
     "SinkProgress",
     "Spool",
     "StateError",
     "StateStore",
     "Step",
+    "StoredQueue",
     "StreamingError",
     "Tick",
     "TopicError",
     "User",
     "Value",
+    "WebhookSender",
     "Window",
     "WriteBehind",
+    "action_of",
     "compile_flink",
     "decode_entry",
     "decode_events",
     "decode_items",
     "decode_users",
     "dump_definitions",
+    "emitted_types",
     "encode_entry",
     "ensure_topic",
     "load_definitions",
     "load_rules",
+    "make_operators",
     "new_event_id",
     "open_rows",
     "read_packed",
@@ -214,4 +244,5 @@ __all__ = [
     "route_key",
     "run_sink",
     "subject_key",
+    "verify_signature",
 ]
