@@ -530,11 +530,12 @@ def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Pa
 
 @pytest.mark.service("kafka")
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_sinks_killed_under_load_lose_nothing_and_end_right(
-    backend: str, kafka_servers: str, request: pytest.FixtureRequest, tmp_path: Path
+    kills: int, backend: str, kafka_servers: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Two sinks share a group; now one, now the other is killed with -9 while rows come in."""
-    chance = random.Random(11)
+    chance = random.Random(kills)
     location = location_of(backend, request, tmp_path)
     target = open_target(location)
     where = KafkaSettings(kafka_servers, f"test-{uuid.uuid4().hex}")
@@ -543,7 +544,7 @@ def test_sinks_killed_under_load_lose_nothing_and_end_right(
     everything: dict[int, list[bytes]] = {n: [] for n in range(4)}
     sinks = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     try:
-        for _ in range(5):
+        for _ in range(kills):
             part = random_topic(chance, 2_000)
             for number, payloads in part.items():
                 everything[number] += payloads

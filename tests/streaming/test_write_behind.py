@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 from tests.streaming.redis_server import RedisServer
+from tests.streaming.streams import definitions, random_entries, records
 
 from tactful_streaming import (
     EmbeddedOnlineStore,
+    Engine,
     MemoryState,
     OnlineStore,
     OnlineStoreError,
     RedisOnlineStore,
+    RocksState,
     WriteBehind,
+    read_packed,
 )
+from tactful_streaming.mirror import stored_blobs
 
 
 class Gate:
@@ -321,3 +326,35 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
         assert behind.refills > 0
         behind.close()
         reader.close()
+
+
+@pytest.mark.service("redis")
+def test_the_engine_behind_a_redis_that_dies(tmp_path: Path) -> None:
+    """What readers find in Redis in the end is what the engine itself reads, of every kind."""
+    stream = records(random_entries(8, 4_000))
+    state = RocksState(tmp_path / "state")
+    with RedisServer(tmp_path) as server:
+        store = RedisOnlineStore(server.url, tag="v1", sleep=lambda _: None)
+        writer = WriteBehind(store, lambda: stored_blobs(state), max_bytes=20_000)
+        engine = Engine(definitions(), state, online=writer)
+        for start in range(0, len(stream), 50):
+            engine.apply(stream[start : start + 50])
+            engine.commit()
+            if start % 1_000 == 500:
+                server.kill()
+                server.start()
+        assert writer.flush()
+        assert writer.refills > 0
+        assert store.marked(0) == engine.offset
+        at = engine.watermark
+        for kind, keys in {
+            "user": [f"u{n}" for n in range(30)] + [f"device:d{n}" for n in range(10)],
+            "item": [f"i{n}" for n in range(30)],
+        }.items():
+            features = definitions().of_entity(kind)
+            blobs = store.get_many(keys, kind=kind)
+            assert sum(blob is not None for blob in blobs) > 10
+            for key, blob in zip(keys, blobs, strict=True):
+                assert engine.read(kind, key, at) == read_packed(features, blob, at)
+        writer.close()
+        engine.close()
