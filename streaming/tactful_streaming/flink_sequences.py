@@ -178,8 +178,6 @@ class _Pattern:
         """What comes between `slot` and what follows it."""
         passed, barring = self._passed(slot)
         if self._loops(slot):
-            if self._strict:
-                raise CannotCompile("strict contiguity with a step repeated without limit")
             passed |= self._types(self.steps[slot.step])
         condition = "" if slot.certain else f"{_taken(slot.of('s'))} AND "
         variables: list[_Variable] = []

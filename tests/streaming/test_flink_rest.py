@@ -1,0 +1,208 @@
+"""Submission over REST, against servers that answer as Flink documents it.
+
+The cluster's calls also run against a real one (``test_flink_cluster.py``). A SQL Gateway is in no
+package that the tests can have: that it answers like this is taken from Flink's documentation.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tactful_streaming import FlinkError, FlinkScript
+from tactful_streaming.flink_rest import FlinkCluster, SqlGateway
+
+Answer = tuple[int, Any]
+Handler = Callable[[str, str, bytes], Answer]
+
+
+class Fake:
+    """A server that keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, bytes]] = []
+        self.answers: dict[str, Answer | list[Answer]] = {}
+        fake = self
+
+        class _Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                fake.asked.append((self.command, self.path, body))
+                status, value = fake.answer(f"{self.command} {self.path}")
+                payload = value if isinstance(value, bytes) else json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = _answer
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def answer(self, asked: str) -> Answer:
+        for pattern, answer in self.answers.items():
+            if re.fullmatch(pattern, asked):
+                if isinstance(answer, list):
+                    return answer.pop(0) if len(answer) > 1 else answer[0]
+                return answer
+        return 404, {"errors": [f"Not found: {asked}"]}
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    server = Fake()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def cluster(fake: Fake) -> Iterator[FlinkCluster]:
+    with FlinkCluster(fake.url + "/") as opened:
+        yield opened
+
+
+@pytest.fixture
+def gateway(fake: Fake) -> Iterator[SqlGateway]:
+    fake.answers = {
+        "POST /v1/sessions": (200, {"sessionHandle": "s1"}),
+        "DELETE /v1/sessions/s1": (200, {"status": "CLOSED"}),
+        "POST /v1/sessions/s1/statements": (200, {"operationHandle": "o1"}),
+        "GET /v1/sessions/s1/operations/o1/status": [
+            (200, {"status": "PENDING"}),
+            (200, {"status": "RUNNING"}),
+            (200, {"status": "FINISHED"}),
+        ],
+        "GET /v1/sessions/s1/operations/o1/result/0": [
+            (200, {"resultType": "PAYLOAD", "resultKind": "SUCCESS"}),
+            (200, {"resultType": "PAYLOAD", "jobID": "j1"}),
+        ],
+    }
+    with SqlGateway(fake.url) as opened:
+        yield opened
+
+
+SCRIPT = FlinkScript(("SET 'a' = 'b'", "EXECUTE STATEMENT SET BEGIN INSERT INTO x SELECT 1; END"))
+
+
+def test_a_jar_is_uploaded_and_runs_the_script(
+    fake: Fake, cluster: FlinkCluster, tmp_path: Path
+) -> None:
+    fake.answers = {
+        "GET /config": (200, {"flink-version": "2.0.2"}),
+        "POST /jars/upload": (200, {"filename": "/tmp/flink-web/1_runner.jar"}),
+        "POST /jars/1_runner.jar/run": (200, {"jobid": "j"}),
+        "GET /jobs/j": [(200, {"state": s}) for s in ("CREATED", "RUNNING", "FINISHED")],
+        "PATCH /jobs/j.mode=cancel": (202, {}),
+    }
+    jar = tmp_path / "runner.jar"
+    jar.write_bytes(b"PK")
+    assert cluster.version() == "2.0.2"
+    assert cluster.upload(jar) == "1_runner.jar"
+    assert cluster.run("1_runner.jar", "SELECT 'é'", parallelism=3, savepoint="/sp") == "j"
+    body = json.loads(fake.asked[-1][2])
+    assert base64.b64decode(body["programArgsList"][1]).decode() == "SELECT 'é'"
+    assert (body["parallelism"], body["savepointPath"]) == (3, "/sp")
+    said: list[str] = []
+    assert cluster.wait("j", timeout=30, said=said.append) == "FINISHED"
+    assert said == ["CREATED", "RUNNING", "FINISHED"]
+    cluster.cancel("j")
+
+
+def test_a_failed_job_says_its_last_cause(fake: Fake, cluster: FlinkCluster) -> None:
+    trace = "JobException: no\n\tat a.b(C.java:1)\nCaused by: IOException: no topic 'events'\n"
+    entries = [{"stacktrace": trace}]
+    fake.answers = {
+        "GET /jobs/j": (200, {"state": "FAILED"}),
+        "GET /jobs/j/exceptions": (200, {"exceptionHistory": {"entries": entries}}),
+    }
+    with pytest.raises(FlinkError, match="job j failed: Caused by: IOException: no topic"):
+        cluster.wait("j")
+
+
+def test_a_savepoint_is_waited_for(fake: Fake, cluster: FlinkCluster) -> None:
+    done = {"status": {"id": "COMPLETED"}, "operation": {"location": "file:/sp"}}
+    fake.answers = {
+        "POST /jobs/j/stop": (202, {"request-id": "r"}),
+        "GET /jobs/j/savepoints/r": [(200, {"status": {"id": "IN_PROGRESS"}, "operation": None}),
+                                     (200, done)],
+    }  # fmt: skip
+    assert cluster.stop("j", "/folder") == "file:/sp"
+    assert json.loads(fake.asked[0][2]) == {"targetDirectory": "/folder"}
+    cause = {"failure-cause": {"stack-trace": "IOException: disk full\n\tat x"}}
+    fake.answers["GET /jobs/j/savepoints/r"] = (200, {"operation": cause})
+    with pytest.raises(FlinkError, match="disk full"):
+        cluster.stop("j")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((500, {"errors": ["Internal", "E: x\n\tat y\nCaused by: SqlParserException: no"]}),
+         "500: Caused by: SqlParserException: no"),
+        ((404, {}), "404: no reason given"),
+        ((200, b"<html>"), "is this Flink"),
+        ((200, []), "no reason given"),
+    ],
+)  # fmt: skip
+def test_what_the_server_says_is_passed_on(
+    fake: Fake, cluster: FlinkCluster, answer: Answer, message: str
+) -> None:
+    fake.answers = {"GET /jobs/j": answer}
+    with pytest.raises(FlinkError, match=re.escape(message)):
+        cluster.state("j")
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with (
+        FlinkCluster("http://127.0.0.1:9") as nobody,
+        pytest.raises(FlinkError, match=r"127\.0\.0\.1:9 does not answer"),
+    ):
+        nobody.version()
+
+
+def test_a_gateway_gets_the_statements_one_by_one(fake: Fake, gateway: SqlGateway) -> None:
+    said: list[tuple[int, int]] = []
+    job = gateway.run(SCRIPT, jar="/opt/our's.jar", said=lambda *progress: said.append(progress))
+    assert job == "j1"
+    sent = [json.loads(body)["statement"] for _, path, body in fake.asked if "statements" in path]
+    assert sent == ["ADD JAR '/opt/our''s.jar'", *SCRIPT.statements]
+    assert said == [(1, 3), (2, 3), (3, 3)]
+    assert fake.asked[-1][:2] == ("DELETE", "/v1/sessions/s1")
+
+
+def test_a_gateway_that_refuses_a_statement_is_left_clean(fake: Fake, gateway: SqlGateway) -> None:
+    fake.answers["GET /v1/sessions/s1/operations/o1/status"] = (200, {"status": "ERROR"})
+    refusal = {"errors": ["Internal", "X: y\nCaused by: ValidationException: no table 'x'"]}
+    fake.answers["GET /v1/sessions/s1/operations/o1/result/0"] = (500, refusal)
+    with pytest.raises(FlinkError, match=r"refused \"SET 'a' = 'b'\".*no table 'x'"):
+        gateway.run(SCRIPT)
+    assert fake.asked[-1][:2] == ("DELETE", "/v1/sessions/s1")
+
+
+def test_a_gateway_that_never_ends_is_given_up(fake: Fake, gateway: SqlGateway) -> None:
+    fake.answers["GET /v1/sessions/s1/operations/o1/status"] = (200, {"status": "RUNNING"})
+    with pytest.raises(FlinkError, match="no end of a statement"):
+        gateway.run(SCRIPT, timeout=0.2)
+
+
+def test_a_gateway_that_starts_no_job_is_an_error(fake: Fake, gateway: SqlGateway) -> None:
+    fake.answers["GET /v1/sessions/s1/operations/o1/result/0"] = (200, {"resultType": "EOS"})
+    with pytest.raises(FlinkError, match="named no job"):
+        gateway.run(SCRIPT)

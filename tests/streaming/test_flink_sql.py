@@ -1,0 +1,239 @@
+"""Compiled SQL: what it says, how it quotes, and what is refused. If it is right, Flink says."""
+
+import re
+
+import pytest
+
+from tactful_streaming import (
+    DefinitionError,
+    Definitions,
+    FlinkOptions,
+    compile_flink,
+    load_definitions,
+)
+
+OPTIONS = FlinkOptions("kafka:9092", "events")
+
+
+def compiled(yaml: str, **options: object) -> str:
+    settings = FlinkOptions("kafka:9092", "events", **options)  # type: ignore[arg-type]
+    return compile_flink(load_definitions(yaml), settings).text
+
+
+def inserted(yaml: str, **options: object) -> str:
+    return compiled(yaml, **options).partition("EXECUTE STATEMENT SET BEGIN\n\n")[2]
+
+
+def view(text: str, name: str) -> str:
+    found = re.search(rf"CREATE TEMPORARY VIEW `?{name}`? AS\n(.*?);\n\n", text, re.DOTALL)
+    assert found is not None, name
+    return found[1]
+
+
+def test_a_hopping_count_reads_as_a_person_would_write_it() -> None:
+    text = inserted(
+        "- {name: views_5m, entity: user, event: view, aggregate: count, group_by: item_id, "
+        "window: {size: 5m, slide: 1m}}"
+    )
+    assert text == (
+        "INSERT INTO features\n"
+        "SELECT entity_key || '|' || group_key, 'views_5m', entity_key, group_key, "
+        "(EXTRACT(EPOCH FROM window_start) * 1000 + EXTRACT(MILLISECOND FROM window_start)), "
+        "(EXTRACT(EPOCH FROM window_end) * 1000 + EXTRACT(MILLISECOND FROM window_end)), "
+        "CAST(COUNT(*) AS DOUBLE)\n"
+        "FROM TABLE(HOP(TABLE `in_views_5m`, DESCRIPTOR(et), "
+        "INTERVAL '0 00:01:00.000' DAY(3) TO SECOND(3), "
+        "INTERVAL '0 00:05:00.000' DAY(3) TO SECOND(3)))\n"
+        "GROUP BY entity_key, group_key, window_start, window_end;\n\n"
+        "END;\n"
+    )
+
+
+def test_a_sequence_becomes_a_pattern_whose_gaps_take_nothing_that_a_step_would() -> None:
+    text = compiled(
+        "- {name: left, entity: user, within: 5m, "
+        "sequence: [view, {event: add_to_cart, optional: true}, leave]}"
+    )
+    assert view(text, "found_left") == (
+        "SELECT * FROM `in_left` MATCH_RECOGNIZE (\n"
+        "  PARTITION BY entity_key, same_key ORDER BY et\n"
+        "  MEASURES FIRST(s0_0.`timestamp`) AS `start`, LAST(s2_0.`timestamp`) AS `end`, "
+        "ARRAY_REMOVE(ARRAY[LAST(s0_0.event_id), LAST(s1_0.event_id), LAST(s2_0.event_id)], "
+        "CAST(NULL AS STRING)) AS `events`\n"
+        "  ONE ROW PER MATCH AFTER MATCH SKIP PAST LAST ROW\n"
+        "  PATTERN (s0_0 g0_0*? s1_0? g1_0*? s2_0) "
+        "WITHIN INTERVAL '0 00:05:00.000' DAY(3) TO SECOND(3)\n"
+        "  DEFINE\n"
+        "    s0_0 AS s0_0.type = 'view',\n"
+        "    g0_0 AS NOT (g0_0.type IN ('add_to_cart', 'leave')),\n"
+        "    s1_0 AS s1_0.type = 'add_to_cart',\n"
+        "    g1_0 AS LAST(s1_0.event_id) IS NOT NULL AND NOT (g1_0.type = 'leave'),\n"
+        "    s2_0 AS s2_0.type = 'leave')"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sequence", "pattern"),
+    [
+        ("[view, leave], contiguity: strict", "s0_0 s1_0"),
+        ("[{event: view, times: 2}, leave]", "s0_0 g0_0*? s0_1 g0_1*? s1_0"),
+        ("[{event: view, times: [1, 3]}, leave]", "s0_0 g0_0*? s0_1? g0_1*? s0_2? g0_2*? s1_0"),
+        # Whole as soon as what is left may be empty: the rest can never take part.
+        ("[view, {event: leave, times: [2, 5]}]", "s0_0 g0_0*? s1_0 g1_0*? s1_1"),
+        ("[view, leave, {event: click, optional: true}]", "s0_0 g0_0*? s1_0"),
+        ("[view, any]", "s0_0 s1_0"),
+        ("[view, {not: any}, leave]", "s0_0 s1_0"),
+        ("[{event: view, times: [2, null]}, leave]", "s0_0 g0_0*? s0_1 g0_1*? s1_0"),
+        # A forbidden event before what may be missing: the first of them, and what follows it.
+        (
+            "[view, {event: click, optional: true}, {not: purchase}, leave]",
+            "s0_0 g0_0*? b0_0? r0_0*? s1_0? g1_0*? s2_0",
+        ),
+    ],
+)
+def test_patterns(sequence: str, pattern: str) -> None:
+    text = compiled(f"- {{name: s, entity: user, sequence: {sequence}, within: 1m}}")
+    assert f"PATTERN ({pattern}) WITHIN" in text
+
+
+def test_a_last_not_is_an_outer_join_and_the_search_goes_on_behind_what_stayed_silent() -> None:
+    yaml = "- {name: s, entity: user, sequence: [view, {not: purchase, for: 10m}], within: 1h"
+    text = compiled(yaml + "}")
+    assert "SKIP TO NEXT ROW\n  PATTERN (s0_0) WITHIN" in view(text, "begun_s")
+    assert "LEFT JOIN `noise_s`" in view(text, "silent_s")
+    assert "beyond_last(" in view(text, "found_s")
+    assert "beyond_last(" not in compiled(yaml + ", skip: to_next}")
+
+
+@pytest.mark.parametrize(
+    ("window", "function"),
+    [
+        ("{size: 5m}", "TUMBLE(TABLE `in_f`, DESCRIPTOR(et), INTERVAL '0 00:05:00.000'"),
+        ("{size: 1d, step: 1h}",
+         "CUMULATE(TABLE `in_f`, DESCRIPTOR(et), INTERVAL '0 01:00:00.000'"),
+        ("{gap: 1500ms}", "SESSION(TABLE `in_f` PARTITION BY (entity_key), DESCRIPTOR(et), "
+                          "INTERVAL '0 00:00:01.500'"),
+        # An approximate tail holds one pane more.
+        ("{size: 30d, tail: approximate}", "INTERVAL '31 00:00:00.000' DAY(3) TO SECOND(3))"),
+    ],
+)  # fmt: skip
+def test_windows(window: str, function: str) -> None:
+    text = inserted(f"- {{name: f, entity: user, event: view, aggregate: count, window: {window}}}")
+    assert function in text
+
+
+def test_decay_can_be_added_up_from_panes() -> None:
+    yaml = (
+        "- {name: f, entity: user, event: view, aggregate: count, "
+        "window: {size: 5m, slide: 1m, decay: 0.8}}"
+    )
+    assert "decayed(pane_sums(1.0E0, `timestamp`, CAST(60000 AS BIGINT))" in inserted(yaml)
+    text = compiled(yaml, decay="panes")
+    assert "TUMBLE(TABLE `in_f`" in view(text, "panes_f")
+    assert "HOP(TABLE `panes_f`, DESCRIPTOR(pane_time)" in text
+    assert "SUM(amounts * POWER(0.8E0, " in text
+    assert "pane_sums" not in text
+
+
+def test_whatever_a_property_is_called_stays_inside_its_quotes() -> None:
+    for name in ("it's", "'';DROP", "`x`", '"y"', "a;b--", "naïve/*"):
+        yaml = (
+            f"- {{name: f, entity: user, event: view, aggregate: sum, window: {{size: 1m}}, of: "
+            f'"properties.{name.replace(chr(34), chr(92) + chr(34))}"}}'
+        )
+        quoted = name.replace("'", "''")
+        assert f"json_number(properties, '{quoted}')" in compiled(yaml)
+
+
+def test_options_are_quoted_too() -> None:
+    text = compiled(
+        "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}",
+        kafka={"sasl.jaas.config": "x required password='p';"},
+        end_offsets={1: 20, 0: 10},
+    )
+    assert "'properties.sasl.jaas.config' = 'x required password=''p'';'" in text
+    assert "'scan.bounded.specific-offsets' = 'partition:0,offset:10;partition:1,offset:20'" in text
+
+
+def test_the_watermark_follows_events_and_ticks_one_millisecond_behind() -> None:
+    yaml = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}"
+    assert (
+        "WATERMARK FOR et AS CASE WHEN kind IN ('event', 'tick') THEN "
+        "et - INTERVAL '0 00:00:05.001' DAY(3) TO SECOND(3) END"
+    ) in compiled(yaml, watermark_delay_ms=5000)
+
+
+def test_only_event_ids_are_forgotten() -> None:
+    count = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
+    last = "- {name: g, entity: user, event: view, aggregate: last_time}\n"
+    of_item = count.replace("f,", "h,").replace("count", "count, group_by: item.title")
+    assert "'table.exec.state.ttl' = '7 d'" in compiled(count)
+    assert "'table.exec.state.ttl'" not in compiled(count, dedupe_days=0)
+    assert "'table.exec.state.ttl'" not in compiled(count + last)
+    assert "'table.exec.state.ttl'" not in compiled(count + of_item)
+
+
+def test_items_are_looked_up_only_where_something_asks_for_them() -> None:
+    yaml = (
+        "- {name: f, entity: user, event: view, aggregate: count, group_by: %s, window: {size: 1m}}"
+    )
+    assert "item_versions(" not in compiled(yaml % "item_id")
+    assert "item_versions(" in compiled(yaml % "category")
+    assert "item_versions(" in compiled(yaml % "item.brand")
+    assert "item_versions(" not in compiled(yaml % "category", catalogue=False)
+
+
+def test_the_order_of_statements_is_that_of_a_script() -> None:
+    yaml = "- {name: f, entity: user, event: view, aggregate: count, window: {size: 1m}}"
+    statements = compile_flink(load_definitions(yaml), OPTIONS).statements
+    kinds = [re.match(r"SET|CREATE TEMPORARY SYSTEM|CREATE|EXECUTE", one) for one in statements]
+    words = [kind[0] for kind in kinds if kind is not None]
+    order = ["SET", "CREATE TEMPORARY SYSTEM", "CREATE", "EXECUTE"]
+    assert words == sorted(words, key=order.index) and len(words) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("definition", "reason"),
+    [
+        ("event: view, aggregate: count, window: {half_life: 1d}", "forward decay has no windows"),
+        ("event: view, aggregate: count, window: {size: 1000d}", "999 days"),
+        ("event: view, aggregate: count, group_by: item.available, window: {size: 1d}",
+         "item.available is neither text nor number"),
+        ("within: 1h, sequence: [{event: view, times: [1, 2]}, {not: leave, for: 1m}]",
+         "the number of events must be fixed"),
+        ("within: 1h, sequence: [view, {not: leave}, {event: click, optional: true}]",
+         "must be the last step"),
+        ("within: 1h, sequence: [{event: view, times: [1, null]}, {not: leave}, click]",
+         "repeated without limit"),
+        ("within: 1h, sequence: [view, {not: leave}, {event: click, optional: true}, "
+         "{not: purchase}, {event: search, optional: true}, {not: refund}, payment]",
+         "several `not`s"),
+        ("within: 1h, sequence: [{event: view, times: 100}, {event: click, times: 100}, "
+         "{event: view, times: 100}]", "at most 200"),
+        ("within: 2000d, sequence: [view, leave]", "999 days"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compiled_is_refused_with_its_line_and_the_reason(
+    definition: str, reason: str
+) -> None:
+    yaml = (
+        "- {name: fine, entity: user, event: view, aggregate: last_time}\n"
+        f"- {{name: bad, entity: user, {definition}}}\n"
+    )
+    with pytest.raises(DefinitionError, match=r"^shop\.yaml:2: bad: cannot be compiled") as error:
+        compile_flink(load_definitions(yaml), OPTIONS, file="shop.yaml")
+    assert reason in str(error.value)
+
+
+def test_without_a_catalogue_what_needs_items_is_refused() -> None:
+    for definition in (
+        "event: view, aggregate: sum, of: item.price, window: {size: 1m}",
+        "join: {event: view, with: item_updates}",
+    ):
+        with pytest.raises(DefinitionError, match="catalogue is off"):
+            compiled(f"- {{name: f, entity: user, {definition}}}", catalogue=False)
+
+
+def test_nothing_cannot_be_compiled() -> None:
+    with pytest.raises(DefinitionError, match="nothing to compile"):
+        compile_flink(Definitions(()), OPTIONS)
