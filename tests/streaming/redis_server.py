@@ -33,6 +33,7 @@ class RedisServer:
         self.start()
 
     def start(self) -> None:
+        assert self._process is None or self._process.poll() is not None, "it is running"
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
