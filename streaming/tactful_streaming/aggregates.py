@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tactful_streaming.cells import CELL_BYTES, Cells
+from tactful_streaming.cells import CELL_BYTES, Cells, Evicted
 from tactful_streaming.definitions import Feature, ForwardDecay, SessionWindow, Window
 from tactful_streaming.panes import PanedWindow, Rows, oldest_open, slide_of
 from tactful_streaming.parts import (
@@ -190,7 +190,7 @@ class Store:
                 events = events.take(kept)
         if not len(events.rows):
             return Outcome(0, late_by)
-        evicted: list[tuple[int, int]] = []
+        evicted: list[Evicted] = []
         cells = events.rows
         if self.cells is not None:
             assert events.texts is not None
@@ -201,11 +201,21 @@ class Store:
             if len(late):
                 late = late if kept is None else kept[late]
                 late_by |= {name: late for name, keys in self._keys_of.items() if key in keys}
-        if evicted:
-            self._free([cell for cell, _ in evicted])
+        if not evicted:
+            return Outcome(0, late_by)
+        for part in self.parts.values():
+            if isinstance(part, Sessions):
+                part.settle((one.cell, events.watermarks.item(one.by)) for one in evicted)
+        self._free([one.cell for one in evicted])
         memory, now = self.memory_ms, int(horizons[-1])
-        gone = sum(memory is None or newest + memory > now for _, newest in evicted)
+        gone = sum(memory is None or one.newest + memory > now for one in evicted)
         return Outcome(gone, late_by)
+
+    def name_of(self, cell: int) -> tuple[int, str | None]:
+        """Row and group of a cell."""
+        if self.cells is None:
+            return cell, None
+        return self.cells.rows.item(cell), self.cells.groups[cell]
 
     def cells_of(self, row: int) -> Mapping[str, int]:
         """Cell of each group of a row."""
@@ -268,7 +278,7 @@ class Store:
         self._fit()
         part.absorb(cells, states)
         if evicted:
-            self._free([cell for cell, _ in evicted])
+            self._free([one.cell for one in evicted])
 
     def _part(self, kind: str, feature: Feature) -> str:
         """Key of the part that keeps `kind` for `feature`, made if there is none."""
@@ -305,7 +315,7 @@ class Store:
         if isinstance(window, ForwardDecay):
             return DecayedTotals(kind, window)
         if isinstance(window, SessionWindow):
-            return Sessions(kind, feature, firing=self._firing)
+            return Sessions(kind, feature, self.name_of if self._firing else None)
         assert isinstance(window, PanedWindow)
         if kind in _FOLDED:
             return NumberPanes(kind, window, firing=self._firing)

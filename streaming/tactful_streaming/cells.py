@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,20 @@ CELL_BYTES: Final = 220
 
 _FIRST_CAPACITY = 64
 _SWEEP = 16_384
+
+
+class Evicted(NamedTuple):
+    """A cell whose group had to make room.
+
+    Attributes:
+        cell: its number.
+        newest: time of its newest event, epoch milliseconds.
+        by: position of the event that took its place.
+    """
+
+    cell: int
+    newest: int
+    by: int
 
 
 class Cells:
@@ -62,7 +76,7 @@ class Cells:
 
     def find(
         self, rows: Rows, groups: Sequence[str], timestamps: NDArray[np.int64]
-    ) -> tuple[Rows, list[tuple[int, int]]]:
+    ) -> tuple[Rows, list[Evicted]]:
         """Cell of each event, in the order of the log; the bound is kept from event to event.
 
         Args:
@@ -71,11 +85,11 @@ class Cells:
             timestamps: when it happened, epoch milliseconds.
 
         Returns:
-            The cells; and (cell, newest time) of those evicted on the way, which may be among them:
-            they are to be cleared after these events, and given back by :meth:`free`.
+            The cells; and those evicted on the way, which may be among them: they are to be cleared
+            after these events, and given back by :meth:`free`.
         """
         found: list[int] = []
-        evicted: list[tuple[int, int]] = []
+        evicted: list[Evicted] = []
         of_row, bounded = self._of_row, self._bounded
         noted = 0
         for number, (row, group) in enumerate(zip(rows.tolist(), groups, strict=True)):
@@ -95,7 +109,7 @@ class Cells:
                     recency = bounded[row] = Recency(dict(zip(cells, seen, strict=True)))
                 recency.note(group, timestamps.item(number))
                 for when, gone in recency.evict(self._max_groups):
-                    evicted.append((cells.pop(gone), when))
+                    evicted.append(Evicted(cells.pop(gone), when, number))
         self._note(found[noted:], timestamps[noted:])
         return np.array(found, np.int64), evicted
 

@@ -186,12 +186,12 @@ class EntityTable:
         return columns.T
 
     def next_fire(self, watermark: int) -> int | None:
-        """Next watermark after `watermark` at which windows may fire; None if none ever does.
+        """Next watermark after `watermark` at which windows may end, or change no more.
 
-        A batch has to be cut there: what comes after the event that brings the watermark there is
-        applied after :meth:`fire`. Sessions need no cut.
+        None if none ever does. A batch has to be cut there: what comes after the event that brings
+        the watermark there is applied after :meth:`fire`. Sessions need no cut.
         """
-        return next_end(self._firing, watermark)
+        return next_end(self._firing, watermark, self._lateness_ms)
 
     def next_pending(self, watermark: int) -> int | None:
         """Watermark before which nothing that is counted now fires; None if nothing waits."""
@@ -274,7 +274,7 @@ class EntityTable:
             return
         self.touch([target_key], self._newest[[source]])
         target = np.array([self._rows[target_key]], np.int64)
-        self._absorb(target, self._pack(np.array([source], np.int64), 0))
+        self._absorb(target, self._pack(np.array([source], np.int64), self._horizon))
         self._dropped.update(self._forget([source]))
 
     def shrink(self, limit: int) -> int:

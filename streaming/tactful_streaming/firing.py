@@ -80,12 +80,18 @@ def fire(
     return sorted(fired, key=lambda one: (one.window_end, one.window_start))
 
 
-def next_end(views: Sequence[View], watermark: int) -> int | None:
-    """Next time after `watermark` at which windows of panes can end; None if there are none."""
-    slides = [
-        slide_of(window) for view in views if isinstance(window := view.feature.window, PanedWindow)
-    ]
-    return min(((watermark // slide + 1) * slide for slide in slides), default=None)
+def next_end(views: Sequence[View], watermark: int, lateness_ms: int) -> int | None:
+    """Next time after `watermark` at which windows of panes can end, or can change no more."""
+    windows = [view.feature.window for view in views]
+    slides = {slide_of(window) for window in windows if isinstance(window, PanedWindow)}
+    return min(
+        (
+            ((watermark - after) // slide + 1) * slide + after
+            for slide in slides
+            for after in {0, lateness_ms}
+        ),
+        default=None,
+    )
 
 
 def next_pending(views: Sequence[View], watermark: int) -> int | None:
@@ -141,16 +147,16 @@ def _fire_sessions(
     part = view.parts[0]
     assert isinstance(part, Sessions)
     for (end, start), group in groupby(zip(*closed, strict=True), key=lambda one: one[0][:2]):
-        sessions = list(group)
-        cells = np.array([one[0].cell for one in sessions], np.int64)
+        # Whoever was merged into another since then has no key any more.
+        sessions = [one for one in group if keys[one[0].row] is not None]
         values = [part.result(one[0], view.feature) for one in sessions]
         if len(closed) > 1:
             other = view.parts[1]
             assert isinstance(other, Sessions)
             divisors = [other.result(one[1], view.feature) for one in sessions]
             values = [value / by for value, by in zip(values, divisors, strict=True)]
-        groups = view.groups_of(cells)
-        names = _names(keys, view.rows_of(cells))
+        names = _names(keys, [one[0].row for one in sessions])
+        groups = [one[0].group or "" for one in sessions] if view.feature.group_by else None
         fired.append(
             Fired(view.feature.name, view.feature.entity, start, end, names, groups, values)
         )

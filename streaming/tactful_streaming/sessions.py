@@ -10,7 +10,7 @@ matter how the log was cut into batches.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,13 +27,15 @@ class Closed(NamedTuple):
     Attributes:
         end: a gap after the last event, epoch milliseconds.
         start: time of the first event, epoch milliseconds.
-        cell: whose it is.
+        row: whose it is.
+        group: its group; None where there are none.
         state: what it has gathered, as packed then.
     """
 
     end: int
     start: int
-    cell: int
+    row: int
+    group: str | None
     state: Any
 
 
@@ -47,19 +49,28 @@ class _Session:
 class Sessions:
     """What each session of each cell has gathered."""
 
-    def __init__(self, kind: str, feature: Feature, *, firing: bool) -> None:
-        """Begin empty; `kind` is one of :data:`~tactful_streaming.accumulators.ACCUMULATORS`."""
+    def __init__(
+        self, kind: str, feature: Feature, name_of: Callable[[int], tuple[int, str | None]] | None
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            kind: one of :data:`~tactful_streaming.accumulators.ACCUMULATORS`.
+            feature: what is computed; others of the same kind and gap may be read from this, too.
+            name_of: row and group of a cell; None if nothing is ever fired.
+        """
         assert isinstance(feature.window, SessionWindow)
         self._gap = feature.window.gap_ms
         self._kind: type[Accumulator] = ACCUMULATORS[kind]
         self._feature = feature
         self._source = {"count": "ones", "hll": "texts", "values": "texts"}.get(kind, "amounts")
         self._sessions: dict[int, list[_Session]] = {}
-        self._firing = firing
+        self._name_of = name_of
         # A session may have gone on when its timer comes: then it gets another.
         self._timers: list[tuple[int, int]] = []
         self._timer_of: dict[int, int] = {}
         self._closed: list[Closed] = []
+        self._horizon = 0
 
     @property
     def memory_ms(self) -> int:
@@ -125,7 +136,7 @@ class Sessions:
         return self._timers[0][0] if self._timers else None
 
     def close(self, watermark: int) -> list[Closed]:
-        """Sessions that the watermark has reached since the last call, by end, start and cell.
+        """Sessions that the watermark has reached since the last call, by end, start and row.
 
         Those that changed after it are among them again.
         """
@@ -135,20 +146,24 @@ class Sessions:
                 del self._timer_of[cell]
                 self._close(cell, watermark)
                 self._set_timer(cell)
-        newest = {one[:3]: one for one in self._closed}
+        newest = {one[:-1]: one for one in self._closed}
         self._closed = []
-        return [newest[session] for session in sorted(newest)]
+        return sorted(newest.values(), key=lambda one: one[:3])
+
+    def settle(self, cells: Iterable[tuple[int, int]]) -> None:
+        """Close the sessions of cells that are about to be cleared, up to a watermark for each."""
+        for cell, watermark in cells:
+            self._close(cell, watermark)
 
     def clear(self, cells: Rows) -> None:
         """Forget cells."""
-        gone = set(cells.tolist())
-        for cell in gone:
+        for cell in cells.tolist():
             self._sessions.pop(cell, None)
             self._timer_of.pop(cell, None)
-        self._closed = [closed for closed in self._closed if closed.cell not in gone]
 
     def expire(self, horizon: int) -> None:
-        """Nothing: what is over goes when its cell is touched, fired or packed."""
+        """Take note: what is over goes when its cell is touched or packed."""
+        self._horizon = horizon
 
     def pack(self, cells: Rows, horizon: int) -> list[list[tuple[int, int, bool, Any]]]:
         """Sessions of each cell that are not over."""
@@ -162,8 +177,9 @@ class Sessions:
         ]
 
     def absorb(self, cells: Rows, packed: Sequence[Any]) -> None:
-        """Merge sessions."""
+        """Merge sessions; with what is over nothing merges any more."""
         for cell, sessions in zip(cells.tolist(), packed, strict=True):
+            self._drop_over(cell, self._horizon)
             for start, last, fired, state in sessions:
                 gathered = self._kind.unpack(state, self._feature)
                 self._merge(cell, _Session(start, last, gathered, fired=fired))
@@ -180,9 +196,7 @@ class Sessions:
                 last.gathered.add(value, timestamp)
                 return True
             self._close(cell, watermark)
-            kept = [session for session in sessions if session.last + gap > horizon]
-            if len(kept) < len(sessions):
-                self._sessions[cell] = kept
+            self._drop_over(cell, horizon)
         if timestamp + gap <= horizon and not self._near(cell, timestamp):
             return False
         gathered = self._kind(self._feature)
@@ -190,6 +204,12 @@ class Sessions:
         self._merge(cell, _Session(timestamp, timestamp, gathered, fired=False))
         self._close(cell, watermark)
         return True
+
+    def _drop_over(self, cell: int, horizon: int) -> None:
+        sessions = self._sessions.get(cell, [])
+        kept = [session for session in sessions if session.last + self._gap > horizon]
+        if len(kept) < len(sessions):
+            self._sessions[cell] = kept
 
     def _near(self, cell: int, timestamp: int) -> bool:
         return any(
@@ -214,19 +234,19 @@ class Sessions:
             else:
                 apart.append(session)
         self._sessions[cell] = sorted([*apart, new], key=lambda session: session.start)
-        if self._firing:
+        if self._name_of is not None:
             self._set_timer(cell)
 
     def _close(self, cell: int, watermark: int) -> None:
         """Fire the sessions of `cell` that the watermark has reached and that have not fired."""
-        if not self._firing:
+        if self._name_of is None:
             return
         for session in self._sessions.get(cell, ()):
             end = session.last + self._gap
             if end <= watermark and not session.fired:
                 session.fired = True
                 state = session.gathered.pack()
-                self._closed.append(Closed(end, session.start, cell, state))
+                self._closed.append(Closed(end, session.start, *self._name_of(cell), state))
 
     def _set_timer(self, cell: int) -> None:
         """Look at `cell` when the first of its sessions may end; each cell has one timer."""

@@ -1,0 +1,240 @@
+"""Aggregates the plainest way: keep every event of every feature, look at all of them each time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tactful_streaming import CumulativeWindow, Feature, ForwardDecay, SessionWindow, Window
+
+
+class Happening(NamedTuple):
+    """An event as features see it."""
+
+    type: str
+    key: str
+    timestamp: int
+    sources: dict[str, Any]
+
+
+class Row(NamedTuple):
+    timestamp: int
+    group: str | None
+    value: Any
+
+
+FiredKey = tuple[str, str, str | None, int, int]
+
+
+@dataclass
+class Naive:
+    """All features of one kind of entity."""
+
+    features: Sequence[Feature]
+    lateness: int = 0
+    watermark: int = 0
+    late: int = 0
+    rows: dict[tuple[str, str], list[Row]] = field(default_factory=dict)
+    sessions: dict[tuple[str, str, str | None], list[list[Row]]] = field(default_factory=dict)
+    fired: dict[FiredKey, Any] = field(default_factory=dict)
+    changed: set[FiredKey] = field(default_factory=set)
+
+    def apply(self, event: Happening, watermark: int) -> None:
+        """Count one event, then fire; `watermark` is that after it.
+
+        Sessions fire before the event, which is in none of those that end.
+        """
+        self.watermark = watermark
+        self._fire(sessions=True)
+        for f in self.features:
+            value = event.sources.get(f.of) if f.of else 1.0
+            group = event.sources.get(f.group_by) if f.group_by else None
+            wanted = value is not None and (f.group_by is None or group is not None)
+            if event.type in f.events and wanted:
+                self._count(f, event.key, Row(event.timestamp, group, value))
+        self._fire(sessions=True)
+        self._fire(sessions=False)
+
+    def merge(self, source: str, target: str) -> None:
+        for f in self.features:
+            self.rows.setdefault((f.name, target), []).extend(self.rows.pop((f.name, source), []))
+            self._evict(f, target)
+            for name, key, group in [*self.sessions]:
+                if (name, key) == (f.name, source):
+                    assert isinstance(f.window, SessionWindow)
+                    ones = self._open(f.window.gap_ms, (name, key, group))
+                    del self.sessions[name, key, group]
+                    self._open(f.window.gap_ms, (name, target, group))
+                    for one in ones:
+                        self._join(f.window.gap_ms, (name, target, group), one)
+
+    def read(self, f: Feature, key: str, at: int) -> Any:
+        rows = self.rows.get((f.name, key), [])
+        if f.aggregate == "last_n":
+            oldest = at - f.window.size_ms if isinstance(f.window, Window) else -1
+            newest = sorted(rows, key=lambda row: row.timestamp)[::-1][: f.n]
+            return [(row.value, row.timestamp) for row in newest if row.timestamp > oldest]
+        found = {}
+        for group in dict.fromkeys(row.group for row in rows):
+            inside = self._inside(f, key, group, at)
+            if inside:
+                found[group] = value_of(f, inside, at)
+        if f.group_by is not None:
+            return found
+        return found.get(None, [] if f.aggregate == "top_k" else 0.0)
+
+    def _inside(self, f: Feature, key: str, group: str | None, at: int) -> list[Row]:
+        if isinstance(f.window, SessionWindow):
+            for one in self.sessions.get((f.name, key, group), []):
+                if one[0].timestamp <= at < one[-1].timestamp + f.window.gap_ms:
+                    return one
+            return []
+        rows = [row for row in self.rows.get((f.name, key), []) if row.group == group]
+        if isinstance(f.window, Window | CumulativeWindow):
+            start, end = windows_of(f.window, at)[0]
+            return [row for row in rows if start <= row.timestamp < end]
+        if isinstance(f.window, ForwardDecay) and rows:
+            silence = at - max(row.timestamp for row in rows)
+            return rows if silence < 64 * f.window.half_life_ms else []
+        return rows
+
+    def _count(self, f: Feature, key: str, row: Row) -> None:
+        horizon = self.watermark - self.lateness
+        if isinstance(f.window, SessionWindow):
+            place, gap = (f.name, key, row.group), f.window.gap_ms
+            before = [list(one) for one in self._open(gap, place)]
+            joined = self._join(gap, place, [row])
+            end = joined[-1].timestamp + gap
+            if end <= horizon:
+                self.sessions[place] = before
+                self.late += 1
+                return
+            self.changed.add((*place, joined[0].timestamp, end))
+        elif isinstance(f.window, Window | CumulativeWindow) and f.aggregate != "last_n":
+            windows = windows_of(f.window, row.timestamp)
+            if windows[-1][1] <= horizon:
+                self.late += 1
+                return
+            self.changed |= {
+                (f.name, key, row.group, start, end) for start, end in windows if end > horizon
+            }
+        self.rows.setdefault((f.name, key), []).append(row)
+        self._evict(f, key)
+
+    def _open(self, gap: int, place: tuple[str, str, str | None]) -> list[list[Row]]:
+        """Forget the sessions that are over; returns the others."""
+        horizon = self.watermark - self.lateness
+        kept = [one for one in self.sessions.get(place, []) if one[-1].timestamp + gap > horizon]
+        self.sessions[place] = kept
+        return kept
+
+    def _join(self, gap: int, place: tuple[str, str, str | None], rows: list[Row]) -> list[Row]:
+        apart = []
+        for one in self.sessions.get(place, []):
+            touches = (
+                one[0].timestamp <= rows[-1].timestamp + gap
+                and rows[0].timestamp <= one[-1].timestamp + gap
+            )
+            if touches:
+                rows = sorted([*one, *rows], key=lambda row: row.timestamp)
+            else:
+                apart.append(one)
+        self.sessions[place] = sorted([*apart, rows], key=lambda one: one[0].timestamp)
+        return rows
+
+    def _evict(self, f: Feature, key: str) -> None:
+        """Forget groups, or values told apart, beyond the bound."""
+        if not f.bounds_groups or (f.group_by is None and isinstance(f.window, SessionWindow)):
+            return
+        rows = self.rows[f.name, key]
+        last: dict[str, int] = {}
+        for row in rows:
+            name = str(row.group if f.group_by is not None else row.value)
+            last[name] = max(row.timestamp, last.get(name, -1))
+        for _, name in sorted((when, name) for name, when in last.items())[: -f.max_groups]:
+            if f.group_by is not None:
+                self.sessions.pop((f.name, key, name), None)
+                rows[:] = [row for row in rows if row.group != name]
+            else:
+                rows[:] = [row for row in rows if row.value != name]
+
+    def _fire(self, *, sessions: bool) -> None:
+        features = {f.name: f for f in self.features}
+        due = {
+            place
+            for place in self.changed
+            if place[-1] <= self.watermark
+            and isinstance(features[place[0]].window, SessionWindow) == sessions
+        }
+        self.changed -= due
+        for name, key, group, start, end in due:
+            f = features[name]
+            inside = self._inside(f, key, group, end - 1)
+            spans = not isinstance(f.window, SessionWindow) or (
+                bool(inside)
+                and (inside[0].timestamp, inside[-1].timestamp + f.window.gap_ms) == (start, end)
+            )
+            if inside and spans:
+                self.fired[name, key, group, start, end] = value_of(f, inside, end - 1)
+
+
+def windows_of(window: Window | CumulativeWindow, at: int) -> list[tuple[int, int]]:
+    """Start and end of each window that holds `at`, in order."""
+    if isinstance(window, CumulativeWindow):
+        start = at // window.size_ms * window.size_ms
+        steps = range(start + window.step_ms, start + window.size_ms + 1, window.step_ms)
+        return [(start, end) for end in steps if end > at]
+    span = window.size_ms + (window.slide_ms if window.tail == "approximate" else 0)
+    first = at // window.slide_ms * window.slide_ms + window.slide_ms
+    return [(end - span, end) for end in range(first, first + span, window.slide_ms)]
+
+
+def value_of(f: Feature, rows: Sequence[Row], at: int) -> Any:
+    """The aggregate of rows, at least one, of one group."""
+    values = [row.value for row in rows]
+    match f.aggregate:
+        case "count":
+            return weighted(f, [(row.timestamp, 1.0) for row in rows], at)
+        case "sum":
+            return weighted(f, [(row.timestamp, row.value) for row in rows], at)
+        case "mean":
+            total = weighted(f, [(row.timestamp, row.value) for row in rows], at)
+            return total / weighted(f, [(row.timestamp, 1.0) for row in rows], at)
+        case "min":
+            return min(values)
+        case "max":
+            return max(values)
+        case "last":
+            newest = max(row.timestamp for row in rows)
+            return next(row.value for row in reversed(rows) if row.timestamp == newest)
+        case "last_time":
+            return float(max(row.timestamp for row in rows))
+        case "distinct":
+            return float(len(set(values)))
+        case "top_k":
+            return sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))[: f.n]
+        case "quantile":
+            assert f.q is not None
+            return sorted(values)[max(math.ceil(f.q * len(values)), 1) - 1]
+    raise AssertionError(f.aggregate)
+
+
+def weighted(f: Feature, amounts: Sequence[tuple[int, float]], at: int) -> float:
+    """A sum with decay, from the oldest pane to the newest."""
+    if isinstance(f.window, ForwardDecay):
+        moment = max(at, *(time for time, _ in amounts), 0)
+        return math.fsum(a * 2.0 ** ((t - moment) / f.window.half_life_ms) for t, a in amounts)
+    if not isinstance(f.window, Window):
+        return sum(amount for _, amount in amounts)
+    panes: dict[int, float] = {}
+    for time, amount in amounts:
+        pane = time // f.window.slide_ms
+        panes[pane] = panes.get(pane, 0.0) + amount
+    newest = at // f.window.slide_ms
+    total = 0.0
+    for pane in sorted(panes):
+        total += f.window.decay ** (newest - pane) * panes[pane]
+    return total
