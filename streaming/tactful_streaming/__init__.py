@@ -20,7 +20,7 @@ from tactful_streaming.definitions import (
     Window,
     dump_definitions,
 )
-from tactful_streaming.engine import Applied, Engine
+from tactful_streaming.engine import Applied, Engine, LateEvent
 from tactful_streaming.entities import read_packed
 from tactful_streaming.entries import (
     Entry,
@@ -39,6 +39,7 @@ from tactful_streaming.errors import (
     DefinitionError,
     EngineError,
     EntryError,
+    FencedError,
     FingerprintError,
     FlinkError,
     LogCorruptedError,
@@ -65,6 +66,9 @@ from tactful_streaming.events import (
     decode_users,
     new_event_id,
 )
+from tactful_streaming.evolution import EvolutionPlan, plan_evolution
+from tactful_streaming.fired_rows import fired_rows, match_rows
+from tactful_streaming.firing import Fired
 from tactful_streaming.flink_sql import FlinkOptions, FlinkScript, compile_flink
 from tactful_streaming.group_commit import (
     Commit,
@@ -117,6 +121,7 @@ from tactful_streaming.state import (
     StateStore,
     restore_checkpoint,
 )
+from tactful_streaming.transactional import TransactionalProducer
 from tactful_streaming.webhook import (
     Answer,
     Delivery,
@@ -159,8 +164,11 @@ __all__ = [
     "EntryFormat",
     "Event",
     "EventLog",
+    "EvolutionPlan",
     "Feature",
+    "FencedError",
     "FingerprintError",
+    "Fired",
     "FiredRow",
     "FiredValue",
     "FlinkError",
@@ -177,6 +185,7 @@ __all__ = [
     "KafkaSettings",
     "KeyedCommit",
     "Lag",
+    "LateEvent",
     "Limits",
     "LogCorruptedError",
     "LogError",
@@ -219,6 +228,7 @@ __all__ = [
     "StreamingError",
     "Tick",
     "TopicError",
+    "TransactionalProducer",
     "User",
     "Value",
     "WebhookSender",
@@ -234,11 +244,14 @@ __all__ = [
     "emitted_types",
     "encode_entry",
     "ensure_topic",
+    "fired_rows",
     "load_definitions",
     "load_rules",
     "make_operators",
+    "match_rows",
     "new_event_id",
     "open_rows",
+    "plan_evolution",
     "read_packed",
     "restore_checkpoint",
     "route_key",

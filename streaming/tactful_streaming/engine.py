@@ -19,14 +19,15 @@ import msgspec
 import numpy as np
 
 from tactful_streaming.actions import action_of, emitted_types
-from tactful_streaming.aggregates import Value
+from tactful_streaming.cuts import Cuts
 from tactful_streaming.dead_letters import DeadLetter
 from tactful_streaming.dedupe import Deduplicator
-from tactful_streaming.definitions import ENTITIES, Definitions, dump_definitions
-from tactful_streaming.entities import EntityTable
+from tactful_streaming.definitions import ENTITIES, Definitions, Feature, dump_definitions
+from tactful_streaming.entities import EntityTable, newest_packed
 from tactful_streaming.entries import Event, Item, User, decode_entry, encode_entry
-from tactful_streaming.errors import EngineError, EntryError, FingerprintError, StateError
+from tactful_streaming.errors import EngineError, EntryError, StateError
 from tactful_streaming.evolution import adopt
+from tactful_streaming.firing import Fired
 from tactful_streaming.intake import Admitted, Consumer, Intake
 from tactful_streaming.layout import (
     CLEANER,
@@ -34,6 +35,7 @@ from tactful_streaming.layout import (
     CURE,
     FORMAT,
     ITEM,
+    OWNER,
     VERSIONS,
     Meta,
     entity_prefix,
@@ -49,11 +51,14 @@ from tactful_streaming.outbox import Outbox
 from tactful_streaming.panes import Floats
 from tactful_streaming.projection import Projection
 from tactful_streaming.rules import Cleaner
-from tactful_streaming.selection import Columns, Plan, entity_source
+from tactful_streaming.selection import Columns, Plan, entity_source, sources_of
 from tactful_streaming.state import Change, StateStore
 from tactful_streaming.users import Users
+from tactful_streaming.views import Value
 
 _logger = logging.getLogger(__name__)
+
+_SWEEP = 256
 
 _Record = tuple[int, bytes]
 
@@ -79,6 +84,23 @@ class Applied:
     dropped: int = 0
 
 
+@dataclass(frozen=True)
+class LateEvent:
+    """An event that came too late for some features.
+
+    Attributes:
+        payload: the record.
+        features: those that it does not count for.
+        partition: partition of the log it came from.
+        offset: its offset there.
+    """
+
+    payload: bytes
+    features: tuple[str, ...]
+    partition: int
+    offset: int
+
+
 class Engine:
     """Computes features from the log.
 
@@ -101,6 +123,10 @@ class Engine:
         online: OnlineStore | None = None,
         partition: int = 0,
         rebuild: bool = False,
+        memory_bytes: int | None = None,
+        also_reads: Iterable[Feature] = (),
+        on_fired: Callable[[list[Fired]], None] | None = None,
+        on_late: Callable[[list[LateEvent]], None] | None = None,
         on_match: Callable[[list[Match]], None] | None = None,
         on_dead_letter: Callable[[list[DeadLetter]], None] | None = None,
     ) -> None:
@@ -123,6 +149,14 @@ class Engine:
             online: copy of each entity's packed state for other processes, written after a commit.
             partition: number of the partition of the log, for dead letters and marks in `online`.
             rebuild: throw the state away and begin at offset 0, to compute it again from the log.
+            memory_bytes: about how much memory entities may take, after which those that were not
+                touched for the longest time are left to the store; None keeps all in memory.
+            also_reads: features of others: what they read of an event is decoded, and so checked,
+                here, too.
+            on_fired: told of windows that ended, while a batch is applied. Who makes them durable
+                before :meth:`commit` gets every one; those after the last commit come again after
+                a crash.
+            on_late: told of events that came too late for some features, likewise.
             on_match: told of sequences and joins that came true, while a batch is applied.
             on_dead_letter: told of records that do not count, while a batch is applied.
 
@@ -136,19 +170,30 @@ class Engine:
         self._consumers = dict(consumers)
         self._cleaner = cleaner
         self._mirror = Mirror(online, store, partition) if online is not None else None
+        self._on_fired = on_fired
+        self._on_late = on_late
         self._on_match = on_match
         self._on_dead_letter = on_dead_letter
+        self._memory_bytes = memory_bytes
         self._tables = {
-            entity: EntityTable(features)
+            entity: EntityTable(
+                features,
+                self._loader(entity) if memory_bytes is not None else None,
+                firing=on_fired is not None,
+                allowed_lateness_ms=allowed_lateness_ms,
+            )
             for entity in ENTITIES
             if (features := definitions.of_entity(entity))
         }
+        self._cuts = Cuts(definitions.features if on_fired else (), allowed_lateness_ms)
         self._operators = make_operators(definitions)
         self._emits = emitted_types(definitions)
-        self._plan = Plan(definitions.features, self._operators)
+        self._plan = Plan(self._tables, self._operators)
         self._dedupe = Deduplicator(store, dedupe_days)
         needs_all = bool(consumers) or cleaner is not None
-        sources = self._plan.sources | ({"event_id"} if dedupe_days or self._emits else set())
+        sources = self._plan.sources | sources_of(also_reads)
+        if dedupe_days or self._emits:
+            sources |= {"event_id"}
         self._projection = Projection(None if needs_all else sources)
         self._intake = Intake(
             self._plan,
@@ -163,11 +208,13 @@ class Engine:
         self._items_version = 0
         self._dirty_items: set[str] = set()
         self._missing: tuple[str, ...] = ()
+        self._owners: dict[str, str] = {}
+        self._sweep_from: dict[str, bytes] = {}
         self._unwritten: list[Change] = []
         self._broken = False
         if rebuild:
             store.clear()
-        self._users = Users(store, in_memory=True)
+        self._users = Users(store, in_memory=memory_bytes is None)
         self._outbox = Outbox(store)
         self._open()
 
@@ -272,6 +319,8 @@ class Engine:
         """
         self._check_usable()
         self._broken = True
+        self._make_room()
+        before = self.watermark
         if records and records[0][0] < self._offset:
             records = [record for record in records if record[0] >= self._offset]
         admitted = self._intake.admit([payload for _, payload in records])
@@ -284,14 +333,15 @@ class Engine:
             self._users.update(user)
         self._report_refused(admitted, records)
         self._outbox.meet(admitted.ids)
-        columns = Columns(self._plan, self._projection, admitted.batch)
-        late, evicted = self._aggregate(columns)
+        columns = Columns(self._plan, self._projection, admitted.batch, before)
+        late, evicted = self._aggregate(columns, before)
+        self._report_late(late, admitted, records)
         self._find(admitted, columns)
         self._broken = False
         return Applied(
             applied=len(admitted.batch.events) + len(admitted.items) + len(admitted.users),
             duplicates=admitted.duplicates,
-            late=late,
+            late=sum(map(len, late.values())),
             invalid=admitted.invalid,
             evicted=evicted,
             dropped=admitted.dropped,
@@ -308,12 +358,18 @@ class Engine:
         """
         self._check_usable()
         changes = self._unwritten
+        if not changes:
+            changes += self._sweep_silent()
         for entity, table in self._tables.items():
             packed = table.pack_changes(self.horizon)
             prefix = entity_prefix(entity)
             changes += [(prefix + key.encode(), blob) for key, blob in packed.items()]
+            if entity == "session":
+                changes += [(OWNER + k.encode(), None) for k, blob in packed.items() if not blob]
             if self._mirror is not None:
                 self._mirror.put(entity, packed)
+        changes += [(OWNER + k.encode(), owner.encode()) for k, owner in self._owners.items()]
+        self._owners.clear()
         for operator in self._operators:
             prefix = operator_prefix(operator.name)
             changes += [(prefix + k.encode(), b) for k, b in operator.pack_changes().items()]
@@ -362,8 +418,9 @@ class Engine:
         When the log is idle and the clock has come that far (plus the watermark's delay), a
         :class:`~tactful_streaming.Tick` in the log makes it happen.
         """
-        timers = [timer for o in self._operators if (timer := o.next_timer()) is not None]
-        return min(timers, default=None)
+        timers = [operator.next_timer() for operator in self._operators]
+        timers += [table.next_pending(self.watermark) for table in self._tables.values()]
+        return min((timer for timer in timers if timer is not None), default=None)
 
     def stored_blobs(self) -> Iterable[tuple[str, dict[str, bytes]]]:
         """All packed entities as committed, in pieces: kind of entity, and blobs by key."""
@@ -374,25 +431,91 @@ class Engine:
         self._broken = True
         self._store.close()
 
-    def _aggregate(self, columns: Columns) -> tuple[int, int]:
+    def _aggregate(self, columns: Columns, before: int) -> tuple[dict[str, list[int]], int]:
+        """Count a batch, piece by piece, and fire the windows that end.
+
+        Returns:
+            By feature, the positions of events that came too late for it; and how many groups had
+            to make room.
+        """
         batch = columns.batch
+        late: dict[str, list[int]] = {}
+        evicted = 0
         if not batch.events:
-            return 0, 0
-        horizons = batch.watermarks - self._allowed_lateness_ms
-        late = evicted = 0
+            return late, evicted
+        selected = []
         for entity, table in self._tables.items():
             rows = table.touch(columns.keys(entity), columns.timestamps)
-            for number, store in enumerate(table.stores):
-                # Its features are all computed from the same of an event.
-                feature = store.features[0]
-                chosen = columns.select(feature, rows)
+            for number in range(len(table.stores)):
+                chosen = columns.select(entity, number, rows)
                 if len(chosen):
-                    selection = columns.selection(feature, rows, chosen, horizons)
-                    outcome = table.apply(number, selection)
-                    late += outcome.late
-                    evicted += outcome.evicted
+                    selected.append((table, entity, number, rows, chosen))
+        if "session" in self._tables:
+            self._note_owners(columns)
+        pieces = [(0, len(batch.events))]
+        if self._cuts.fires:
+            pieces = self._cuts.pieces(columns.timestamps, batch.watermarks, before)
+        fired: list[Fired] = []
+        for begin, end in pieces:
+            for table, entity, number, rows, chosen in selected:
+                if len(pieces) > 1:
+                    chosen = chosen[slice(*np.searchsorted(chosen, (begin, end)))]
+                    if not len(chosen):
+                        continue
+                outcome = table.apply(number, columns.selection(entity, number, rows, chosen))
+                evicted += outcome.evicted
+                for name, positions in outcome.late_by.items():
+                    late.setdefault(name, []).extend(chosen[positions].tolist())
+            if self._cuts.fires:
+                reached = int(batch.watermarks[end - 1])
+                for table in self._tables.values():
+                    fired += table.fire(before, reached)
+                before = reached
+        for table in self._tables.values():
             table.expire(self.horizon)
+        if fired and self._on_fired is not None:
+            self._on_fired(fired)
         return late, evicted
+
+    def _note_owners(self, columns: Columns) -> None:
+        for session, user in zip(columns.texts("session_id"), columns.batch.users, strict=True):
+            if session is not None and user is not None:
+                self._owners[session] = user
+
+    def _make_room(self) -> None:
+        """Let entities leave memory if they take too much; what left is in the store."""
+        if self._memory_bytes is None or self._unwritten:
+            return
+        sizes = {entity: table.nbytes for entity, table in self._tables.items()}
+        total = sum(sizes.values())
+        if total > self._memory_bytes:
+            for entity, table in self._tables.items():
+                table.shrink(sizes[entity] * self._memory_bytes // total)
+
+    def _sweep_silent(self) -> list[Change]:
+        """Removals of entities of which nothing can be read any more, among the next few stored.
+
+        Those in memory go by themselves; this is for those that left it.
+        """
+        changes: list[Change] = []
+        for entity, table in self._tables.items():
+            memory_ms = table.memory_ms
+            if self._memory_bytes is None or memory_ms is None:
+                continue
+            prefix, silent = entity_prefix(entity), dict[str, bytes | None]()
+            start = self._sweep_from.pop(entity, prefix)
+            for number, (key, blob) in enumerate(self._store.scan(prefix, start)):
+                if number == _SWEEP:
+                    self._sweep_from[entity] = key
+                    break
+                if newest_packed(blob) + memory_ms <= self.horizon:
+                    silent[key[len(prefix) :].decode()] = None
+            changes += [(prefix + key.encode(), None) for key in silent]
+            if entity == "session":
+                changes += [(OWNER + key.encode(), None) for key in silent]
+            if self._mirror is not None:
+                self._mirror.put(entity, silent)
+        return changes
 
     def _find(self, admitted: Admitted, columns: Columns) -> None:
         """Show the batch to the sequences and joins, and let actions follow from what they find."""
@@ -409,6 +532,24 @@ class Engine:
                 self._outbox.add([action])
         if found and self._on_match is not None:
             self._on_match(found)
+
+    def _report_late(
+        self, late: Mapping[str, Sequence[int]], admitted: Admitted, records: Sequence[_Record]
+    ) -> None:
+        if not late or self._on_late is None:
+            return
+        features: dict[int, list[str]] = {}
+        for name, positions in late.items():
+            for position in positions:
+                if admitted.positions is not None:
+                    position = admitted.positions[position]
+                features.setdefault(position, []).append(name)
+        self._on_late(
+            [
+                LateEvent(records[position][1], tuple(names), self._partition, records[position][0])
+                for position, names in sorted(features.items())
+            ]
+        )
 
     def _report_refused(self, admitted: Admitted, records: Sequence[_Record]) -> None:
         if admitted.invalid:
@@ -432,11 +573,6 @@ class Engine:
         if meta is None:
             return
         adopted, gone = adopt(meta, self._definitions, self._store)
-        if adopted is not meta:
-            raise FingerprintError(
-                "the stored state was computed by other feature definitions: restore them, or "
-                f"{CURE}"
-            )
         stay_away = set(meta.consumers) - self._consumers.keys()
         # One that stays away would come back with a gap: it begins anew then.
         gone += [(CONSUMER + name.encode(), None) for name in stay_away]
@@ -449,9 +585,14 @@ class Engine:
         self._intake.resume(adopted.newest, adopted.watermark)
         self._items_version = adopted.items_version
         self._missing = tuple(adopted.missing)
+        if self._missing:
+            _logger.warning(
+                "to be computed from the log by a backfill, until which they read as nothing: %s",
+                ", ".join(self._missing),
+            )
         for entity, table in self._tables.items():
             try:
-                table.unpack(self._stored(entity_prefix(entity)))
+                table.unpack(self._needed(entity, table))
             except StateError as error:
                 raise StateError(f"{error}; {CURE}") from error
         for operator in self._operators:
@@ -470,6 +611,19 @@ class Engine:
         self._restore_passengers(set(meta.consumers))
         if self._mirror is not None:
             self._mirror.resume(self._offset)
+
+    def _needed(self, entity: str, table: EntityTable) -> Iterator[tuple[str, bytes]]:
+        """The stored entities that have to be in memory from the start."""
+        if self._memory_bytes is not None and self._on_fired is None:
+            return
+        memory_ms = table.memory_ms if self._memory_bytes is not None else None
+        for key, blob in self._stored(entity_prefix(entity)):
+            if memory_ms is None or newest_packed(blob) + memory_ms > self.horizon:
+                yield key, blob
+
+    def _loader(self, entity: str) -> Callable[[Sequence[str]], list[bytes | None]]:
+        prefix = entity_prefix(entity)
+        return lambda keys: self._store.get_many([prefix + key.encode() for key in keys])
 
     def _restore_passengers(self, known: set[str]) -> None:
         for name, consumer in self._consumers.items():
@@ -491,6 +645,7 @@ class Engine:
             Meta(
                 format=FORMAT,
                 definitions=dump_definitions(self._definitions),
+                fingerprint=self._definitions.fingerprint,
                 offset=self._offset,
                 newest=self._intake.newest,
                 watermark=self.watermark,

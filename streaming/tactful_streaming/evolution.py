@@ -1,19 +1,22 @@
 """What changed definitions mean for a stored state: what stays, what goes, what is to be computed.
 
-A feature whose definition is unchanged but for its name keeps its state. A new one is *missing*
-until its state has been computed from the log (:func:`~tactful_streaming.backfill`): it reads as
-nothing until then. Sequences and joins begin at the present: what they would have set off in the
-past is not set off now.
+A feature keeps its state if all that it is read from is stored and reaches back far enough: a new
+window that is no longer than another one of the same panes is there at once. Other new features are
+*missing* until their state has been computed from the log (:func:`~tactful_streaming.backfill`):
+they read as nothing until then. Sequences and joins begin at the present: what they would have set
+off in the past is not set off now.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from tactful_streaming._definition_reader import load_definitions
 from tactful_streaming.definitions import (
+    ENTITIES,
     Definition,
     Definitions,
     Feature,
@@ -21,6 +24,7 @@ from tactful_streaming.definitions import (
     Sequence,
     dump_definitions,
 )
+from tactful_streaming.entities import EntityTable
 from tactful_streaming.errors import DefinitionError, StateError
 from tactful_streaming.layout import CURE, Meta, operator_prefix, read_meta
 from tactful_streaming.state import Change, StateStore
@@ -72,9 +76,9 @@ def plan_evolution(store: StateStore, definitions: Definitions, *, begin: int = 
 
 def adopt(meta: Meta, definitions: Definitions, store: StateStore) -> tuple[Meta, list[Change]]:
     """The head of a state under other definitions, and what has to be removed from `store`."""
-    old = stored_definitions(meta)
-    if old.fingerprint == definitions.fingerprint:
+    if meta.fingerprint == definitions.fingerprint:
         return meta, []
+    old = stored_definitions(meta)
     kept = {_canonical(operator) for operator in _operators(definitions)}
     gone: list[Change] = [
         (key, None)
@@ -85,6 +89,7 @@ def adopt(meta: Meta, definitions: Definitions, store: StateStore) -> tuple[Meta
     changed = msgspec.structs.replace(
         meta,
         definitions=dump_definitions(definitions),
+        fingerprint=definitions.fingerprint,
         missing=list(_plan(meta, definitions, 0).recomputed),
     )
     return changed, gone
@@ -102,24 +107,62 @@ def stored_definitions(meta: Meta) -> Definitions:
         raise StateError(f"the stored definitions cannot be read: {error}; {CURE}") from error
 
 
+def required_features(definitions: Definitions, missing: Iterable[str]) -> Definitions:
+    """The missing features, and those that share a store with one of them."""
+    names = set(missing)
+    needed: set[str] = set()
+    for entity in ENTITIES:
+        for store in EntityTable(definitions.of_entity(entity)).stores:
+            of_store = {feature.name for feature in store.features}
+            if of_store & names:
+                needed |= of_store
+    return Definitions(tuple(f for f in definitions.features if f.name in needed))
+
+
 def _plan(meta: Meta, definitions: Definitions, begin: int) -> EvolutionPlan:
     old = stored_definitions(meta)
-    there = {_nameless(f) for f in old.features if f.name not in meta.missing}
-    wanted = {_nameless(f) for f in definitions.features}
+    there = {
+        entity: EntityTable([f for f in old.of_entity(entity) if f.name not in meta.missing]).spans
+        for entity in ENTITIES
+    }
+    recomputed = [f.name for f in definitions.features if not _is_there(f, there[f.entity])]
     operators = {_canonical(o) for o in _operators(definitions)}
     old_operators = {_canonical(o) for o in _operators(old)}
+    wanted = {_nameless(feature) for feature in definitions.features}
     return EvolutionPlan(
-        kept=tuple(f.name for f in definitions.features if _nameless(f) in there)
-        + tuple(o.name for o in definitions.all if _canonical(o) in old_operators),
-        dropped=tuple(f.name for f in old.features if _nameless(f) not in wanted)
-        + tuple(o.name for o in _operators(old) if _canonical(o) not in operators),
-        recomputed=tuple(f.name for f in definitions.features if _nameless(f) not in there),
+        kept=tuple(
+            d.name
+            for d in definitions.all
+            if d.name not in recomputed
+            and (isinstance(d, Feature) or _canonical(d) in old_operators)
+        ),
+        dropped=tuple(
+            d.name
+            for d in old.all
+            if (
+                _nameless(d) not in wanted
+                if isinstance(d, Feature)
+                else _canonical(d) not in operators
+            )
+        ),
+        recomputed=tuple(recomputed),
         restarted=tuple(
             o.name for o in _operators(definitions) if _canonical(o) not in old_operators
         ),
         begin=min(begin, meta.offset),
         offset=meta.offset,
     )
+
+
+def _is_there(feature: Feature, spans: Mapping[str, int | None]) -> bool:
+    """Whether what is stored, reaching back so far, holds all that `feature` is read from."""
+    for key, span in EntityTable([feature]).spans.items():
+        if key not in spans:
+            return False
+        there = spans[key]
+        if there is not None and (span is None or span > there):
+            return False
+    return True
 
 
 def _operators(definitions: Definitions) -> tuple[Sequence | Join, ...]:

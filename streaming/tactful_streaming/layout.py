@@ -37,6 +37,7 @@ class Meta(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         format: version of this layout.
         definitions: what is computed, as ``features.yaml``.
+        fingerprint: of these definitions.
         offset: next offset of the log to apply.
         newest: newest event timestamp, epoch milliseconds.
         watermark: how far windows have fired, epoch milliseconds.
@@ -47,6 +48,7 @@ class Meta(msgspec.Struct, kw_only=True, frozen=True):
 
     format: int
     definitions: str
+    fingerprint: str
     offset: int
     newest: int
     watermark: int

@@ -1,16 +1,18 @@
-"""From a batch of accepted events to the events that count for each feature."""
+"""From a batch of accepted events to the events that count for each store of features."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_streaming.aggregates import Source
 from tactful_streaming.definitions import Feature
+from tactful_streaming.entities import EntityTable
 from tactful_streaming.entries import Item
 from tactful_streaming.matches import Operator
 from tactful_streaming.panes import Floats
@@ -19,7 +21,6 @@ from tactful_streaming.projection import PROPERTIES, Projection
 
 _ITEM = "item."
 _TOO_LARGE = 1 << 1023
-_NUMERIC = frozenset({"sum", "mean", "min", "max", "last", "quantile"})
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Batch:
 
 
 class Plan:
-    """Which event types and which of their fields count for which feature, worked out once.
+    """Which event types and which of their fields count for which store, worked out once.
 
     Attributes:
         sources: what is read of events.
@@ -50,20 +51,22 @@ class Plan:
         reads_versions: whether the description that held when the event happened is asked for.
     """
 
-    def __init__(self, features: Sequence[Feature], operators: Sequence[Operator] = ()) -> None:
-        """Prepare for features, and for the sequences and joins beside them."""
-        types = sorted({type_ for feature in features for type_ in feature.events})
+    def __init__(
+        self, tables: Mapping[str, EntityTable], operators: Sequence[Operator] = ()
+    ) -> None:
+        """Prepare for the tables of each entity, and for the sequences and joins beside them."""
+        stores = {entity: table.stores for entity, table in tables.items()}
+        types = sorted({t for of in stores.values() for store in of for t in store.source.events})
         self.codes: Mapping[str, int] = {type_: code for code, type_ in enumerate(types)}
         self.other = len(types)
-        self._of_entity: dict[str, NDArray[np.bool_]] = {}
-        self._of_feature: dict[Feature, NDArray[np.bool_]] = {}
-        sources: set[str] = set()
-        for feature in features:
-            wanted = np.array([type_ in feature.events for type_ in [*types, None]])
-            self._of_feature[feature] = wanted
-            self._of_entity[feature.entity] = wanted | self._of_entity.get(feature.entity, False)
-            sources.add(entity_source(feature.entity))
-            sources.update(source for source in (feature.of, feature.group_by) if source)
+        self.of_store: dict[tuple[str, int], tuple[Source, NDArray[np.bool_]]] = {}
+        self.of_entity: dict[str, NDArray[np.bool_]] = {}
+        for entity, of in stores.items():
+            for number, store in enumerate(of):
+                wanted = np.array([type_ in store.source.events for type_ in [*types, None]])
+                self.of_store[entity, number] = store.source, wanted
+                self.of_entity[entity] = wanted | self.of_entity.get(entity, False)
+        sources = sources_of(f for table in tables.values() for f in table.features)
         for operator in operators:
             sources |= {entity_source(operator.entity), *operator.sources}
         self.reads_items = "category" in sources
@@ -74,14 +77,6 @@ class Plan:
             sources.add("item_id")
         self.sources: frozenset[str] = frozenset(sources)
 
-    def of_feature(self, feature: Feature) -> NDArray[np.bool_]:
-        """By code of an event type, whether it counts for `feature`."""
-        return self._of_feature[feature]
-
-    def of_entity(self, entity: str) -> NDArray[np.bool_]:
-        """By code of an event type, whether it counts for some feature of `entity`."""
-        return self._of_entity[entity]
-
 
 class Columns:
     """A batch as columns, and selections from them.
@@ -91,13 +86,15 @@ class Columns:
         timestamps: when each event happened, epoch milliseconds.
     """
 
-    def __init__(self, plan: Plan, projection: Projection, batch: Batch) -> None:
-        """Lay out the events of `batch`."""
+    def __init__(self, plan: Plan, projection: Projection, batch: Batch, before: int) -> None:
+        """Lay out the events of `batch`; `before` is the watermark before the first of them."""
         events, codes, other = batch.events, plan.codes, plan.other
         count = len(events)
         self._plan = plan
         self._projection = projection
         self.batch = batch
+        # An event is judged by what came before it: it may still join a session that it ends.
+        self._watermarks = np.concatenate([np.array([before], np.int64), batch.watermarks[:-1]])
         self._codes = np.fromiter((codes.get(e.type, other) for e in events), np.int64, count)
         self.timestamps = np.fromiter((e.timestamp for e in events), np.int64, count)
         self._texts: dict[str, list[str | None]] = {}
@@ -106,42 +103,38 @@ class Columns:
     def keys(self, entity: str) -> Sequence[str | None]:
         """Key of the `entity` of each event; None where no feature of it counts the event."""
         keys = self.texts(entity_source(entity))
-        counts = self._plan.of_entity(entity)[self._codes]
+        counts = self._plan.of_entity[entity][self._codes]
         if counts.all():
             return keys
-        return [
-            key if counted else None for key, counted in zip(keys, counts.tolist(), strict=True)
-        ]
+        return [key if wanted else None for key, wanted in zip(keys, counts.tolist(), strict=True)]
 
-    def select(self, feature: Feature, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which events count for `feature`: their positions in the batch, in order.
+    def select(self, entity: str, number: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which events count for a store: their positions in the batch, in order.
 
         Args:
-            feature: what is computed.
+            entity: kind of entity.
+            number: which of the stores of its table.
             rows: row of its entity of each event of the batch, -1 where there is none.
         """
-        counts = self._plan.of_feature(feature)[self._codes] & (rows >= 0)
-        if (source := amount_source(feature)) is not None:
-            counts &= ~np.isnan(self.amounts(source))
-        if (source := text_source(feature)) is not None and None in (texts := self.texts(source)):
+        source, wanted = self._plan.of_store[entity, number]
+        counts = wanted[self._codes] & (rows >= 0)
+        if source.amounts is not None:
+            counts &= ~np.isnan(self.amounts(source.amounts))
+        if source.texts is not None and None in (texts := self.texts(source.texts)):
             counts &= np.fromiter((text is not None for text in texts), np.bool_, len(texts))
         return np.flatnonzero(counts)
 
     def selection(
-        self,
-        feature: Feature,
-        rows: NDArray[np.int64],
-        chosen: NDArray[np.int64],
-        horizons: NDArray[np.int64],
+        self, entity: str, number: int, rows: NDArray[np.int64], chosen: NDArray[np.int64]
     ) -> Selection:
-        """The events at the positions `chosen`, some of those of :meth:`select`, for `feature`."""
-        amounts, texts = amount_source(feature), text_source(feature)
+        """The events at the positions `chosen`, some of those of :meth:`select`, for a store."""
+        source, _ = self._plan.of_store[entity, number]
         return Selection(
             rows=rows[chosen],
             timestamps=self.timestamps[chosen],
-            watermarks=horizons[chosen],
-            amounts=self.amounts(amounts)[chosen] if amounts is not None else None,
-            texts=self._chosen_texts(texts, chosen) if texts is not None else None,
+            watermarks=self._watermarks[chosen],
+            amounts=self.amounts(source.amounts)[chosen] if source.amounts is not None else None,
+            texts=self._chosen_texts(source.texts, chosen) if source.texts is not None else None,
         )
 
     def texts(self, source: str) -> Sequence[str | None]:
@@ -187,16 +180,11 @@ def entity_source(entity: str) -> str:
     return entity if entity == "category" else f"{entity}_id"
 
 
-def amount_source(feature: Feature) -> str | None:
-    """Where the numbers of a feature are read, if it has any."""
-    return feature.of if feature.aggregate in _NUMERIC else None
-
-
-def text_source(feature: Feature) -> str | None:
-    """Where the groups or the kept values of a feature are read, if it has any."""
-    if feature.group_by is not None:
-        return feature.group_by
-    return feature.of if feature.aggregate not in _NUMERIC else None
+def sources_of(features: Iterable[Feature]) -> set[str]:
+    """What features read of events."""
+    features = tuple(features)
+    named = {source for f in features for source in (f.of, f.group_by) if source is not None}
+    return named | {entity_source(feature.entity) for feature in features}
 
 
 def _of_item(version: Item | None, source: str) -> Any:

@@ -25,7 +25,6 @@ from tactful_streaming import (
     Engine,
     EngineError,
     Event,
-    FingerprintError,
     Item,
     MemoryState,
     RocksState,
@@ -395,25 +394,29 @@ def test_groups_are_bounded_and_evictions_counted() -> None:
     assert len(read["g"]) == 50  # type: ignore[arg-type]
 
 
-def test_other_definitions_are_refused_and_rebuilt_by_replay(tmp_path: Path) -> None:
+def test_other_definitions_take_over_what_they_share(tmp_path: Path) -> None:
     stream = [view(number) for number in range(5)]
     engine = Engine(small(), RocksState(tmp_path))
     engine.apply(stream)
     engine.commit()
     engine.close()
-    wider = load_definitions(
-        "- {name: n, entity: user, event: view, aggregate: count, window: {size: 6m, slide: 1m}}"
+    wider = small(
+        "- {name: m, entity: user, event: view, aggregate: count, window: {size: 6m, slide: 1m}}"
     )
-    store = RocksState(tmp_path)
-    with pytest.raises(FingerprintError, match="rebuild=True"):
-        Engine(wider, store)
-    engine = Engine(wider, store, rebuild=True)
-    assert engine.offset == 0
+    engine = Engine(wider, RocksState(tmp_path))
+    assert (engine.offset, engine.missing) == (5, ("m",))
+    engine.apply([view(5)])
+    assert engine.read("user", "u", START) == {"n": 6.0, "m": 0.0}
+    assert engine.read_columns("user", ["u"], ["m", "n"], START).tolist() == [[0.0, 6.0]]
+    engine.close()
+    engine = Engine(wider, RocksState(tmp_path), rebuild=True)
+    assert (engine.offset, engine.missing) == (0, ())
     engine.apply(stream)
     engine.commit()
     engine.close()
     engine = Engine(wider, RocksState(tmp_path))
-    assert (engine.offset, engine.read("user", "u", START)["n"]) == (5, 5)
+    assert (engine.offset, engine.missing) == (5, ())
+    assert engine.read("user", "u", START) == {"n": 5.0, "m": 5.0}
     engine.close()
 
 

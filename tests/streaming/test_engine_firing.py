@@ -1,0 +1,174 @@
+import random
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import pytest
+from tests.streaming.gate import FiredKey, equal
+from tests.streaming.oracle import Oracle
+from tests.streaming.random_definitions import random_features
+from tests.streaming.random_streams import START, random_stream, with_end
+
+from tactful_streaming import (
+    Definitions,
+    Engine,
+    Entry,
+    Event,
+    Fired,
+    LateEvent,
+    MemoryState,
+    Tick,
+    decode_entry,
+    encode_entry,
+    load_definitions,
+)
+
+SECOND, MINUTE = 1000, 60_000
+
+Rows = dict[FiredKey, list[Any]]
+"""What each window gave, each time it fired, in order."""
+
+
+def rows_of(fired: Sequence[Fired]) -> Rows:
+    rows: Rows = {}
+    for one in fired:
+        groups = one.groups or [None] * len(one.keys)
+        for key, group, value in zip(one.keys, groups, one.values, strict=True):
+            place = (one.feature, key, group, one.window_start, one.window_end)
+            rows.setdefault(place, []).append(value)
+    return rows
+
+
+def run(
+    definitions: Definitions,
+    entries: Sequence[Entry],
+    seed: int,
+    *,
+    sizes: Sequence[int],
+    restarts: bool = False,
+    memory_bytes: int | None = None,
+    **times: int,
+) -> Rows:
+    """What is fired when the log is cut and the engine restarted at random."""
+    rng = random.Random(seed)
+    stream = [(offset, encode_entry(entry)) for offset, entry in enumerate(entries)]
+    store, fired = MemoryState(), list[Fired]()
+
+    def open_engine() -> Engine:
+        return Engine(definitions, store, on_fired=fired.extend, memory_bytes=memory_bytes, **times)
+
+    engine = open_engine()
+    while engine.offset < len(stream):
+        engine.apply(stream[engine.offset : engine.offset + rng.choice(sizes)])
+        if rng.random() < 0.3:
+            engine.commit()
+            if restarts and rng.random() < 0.3:
+                engine = open_engine()
+    return rows_of(fired)
+
+
+def without_repeats(rows: Rows) -> Rows:
+    """A session that has fired may fire once more after a restart, with the same value."""
+    return {place: [value for value, _ in groupby(values)] for place, values in rows.items()}
+
+
+@pytest.mark.parametrize("lateness", [0, 2 * MINUTE])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 6])
+def test_windows_fire_as_if_events_came_one_by_one(seed: int, lateness: int) -> None:
+    rng = random.Random(seed)
+    definitions = Definitions(random_features(rng, 14))
+    entries = with_end(random_stream(seed, 500))
+    times = {"watermark_delay_ms": rng.choice([0, 5 * SECOND]), "allowed_lateness_ms": lateness}
+    oracle = Oracle(definitions, lateness, times["watermark_delay_ms"], firing=True)
+    for entry in entries:
+        oracle.apply(entry)
+    expected: Rows = {}
+    for *place, value in oracle.fired:
+        expected.setdefault(tuple(place), []).append(value)
+    assert len(expected) > 300
+    features = {feature.name: feature for feature in definitions.features}
+    for sizes in ([1], [1, 7, 60], [10_000]):
+        got = run(definitions, entries, seed, sizes=sizes, **times)  # type: ignore[arg-type]
+        assert got.keys() == expected.keys()
+        for place, values in got.items():
+            assert len(values) == len(expected[place]), place
+            for value, other in zip(values, expected[place], strict=True):
+                assert equal(features[place[0]], value, other), place
+    again = run(definitions, entries, seed, sizes=[20], restarts=True, **times)  # type: ignore[arg-type]
+    assert without_repeats(got) == without_repeats(again)
+
+
+def test_a_cap_on_memory_changes_nothing_that_fires() -> None:
+    definitions = Definitions(random_features(random.Random(3), 14))
+    entries = with_end(random_stream(3, 1500))
+    everything = without_repeats(run(definitions, entries, 3, sizes=[20]))
+    capped = run(definitions, entries, 4, sizes=[20], restarts=True, memory_bytes=20_000)
+    assert everything == without_repeats(capped)
+
+
+HOP = load_definitions(
+    "- {name: n, entity: user, event: view, aggregate: count, window: {size: 3m, slide: 1m}}\n"
+)
+
+
+def view(number: int, at: int) -> tuple[int, bytes]:
+    event = Event(event_id=str(number), type="view", timestamp=at, user_id="u")
+    return number, encode_entry(event)
+
+
+def test_a_window_fires_once_its_end_is_reached_and_again_when_it_changes() -> None:
+    start = START // MINUTE * MINUTE
+    fired: list[Fired] = []
+    engine = Engine(HOP, MemoryState(), allowed_lateness_ms=2 * MINUTE, on_fired=fired.extend)
+
+    def told() -> list[tuple[int, float]]:
+        rows = [((row.window_end - start) // MINUTE, row.values[0]) for row in fired]
+        fired.clear()
+        return rows
+
+    engine.apply([view(0, start), view(1, start + MINUTE - 1)])
+    assert (told(), engine.next_timer()) == ([], start + MINUTE)
+    engine.apply([view(2, start + MINUTE)])
+    assert told() == [(1, 2)]
+    engine.apply([view(3, start + 1)])
+    assert told() == [(1, 3)]
+    engine.apply([view(4, start + 3 * MINUTE), view(5, start + 2)])
+    assert told() == [(2, 4), (3, 4), (2, 5), (3, 5)]
+    engine.apply([view(6, start + 4 * MINUTE)])
+    assert told() == [(4, 2)]
+
+
+def test_silence_fires_by_ticks_that_a_replay_repeats() -> None:
+    start = START // MINUTE * MINUTE
+    fired: list[Fired] = []
+    engine = Engine(HOP, MemoryState(), watermark_delay_ms=SECOND, on_fired=fired.extend)
+    log = [view(0, start)]
+    engine.apply(log)
+    while (timer := engine.next_timer()) is not None:
+        log.append((len(log), encode_entry(Tick(timestamp=timer + SECOND))))
+        engine.apply(log[-1:])
+    assert [(row.window_end - start) // MINUTE for row in fired] == [1, 2, 3]
+    again: list[Fired] = []
+    Engine(HOP, MemoryState(), watermark_delay_ms=SECOND, on_fired=again.extend).apply(log)
+    assert rows_of(again) == rows_of(fired)
+
+
+def test_late_events_are_handed_out_with_the_features_they_miss() -> None:
+    definitions = load_definitions(
+        "- {name: short, entity: user, event: view, aggregate: count, window: {size: 1m}}\n"
+        "- {name: long, entity: user, event: view, aggregate: count, window: {size: 1h}}\n"
+        "- {name: last, entity: user, event: view, aggregate: last_time}\n"
+    )
+    start = START // (60 * MINUTE) * 60 * MINUTE
+    late: list[LateEvent] = []
+    engine = Engine(definitions, MemoryState(), allowed_lateness_ms=0, on_late=late.extend)
+    nobody = Event(event_id="x", type="view", timestamp=start)
+    stream = [view(0, start + 30 * MINUTE), (1, encode_entry(nobody)), view(2, start)]
+    assert engine.apply([*stream, view(3, start - 1)]).late == 3
+    assert [(event.offset, event.features) for event in late] == [
+        (2, ("short",)),
+        (3, ("short", "long")),
+    ]
+    entry = decode_entry(late[0].payload)
+    assert isinstance(entry, Event) and entry.event_id == "2"
+    assert engine.read("user", "u", start)["last"] == start + 30 * MINUTE
