@@ -12,6 +12,7 @@
         * ``LogSettingsError``: a setting of the log cannot work
         * ``LogUnreachableError``: no broker of the log answers
         * ``TopicError``: the topic of the log, or a partition of it, is not there
+        * ``FencedError``: another process owns the partition now
     * ``DefinitionError``: the feature definitions are wrong
     * ``RuleError``: the rules that clean events are wrong
     * ``EngineError``: the engine cannot go on
@@ -98,6 +99,10 @@ class LogUnreachableError(LogError, ConnectionError):
 
 class TopicError(LogError, LookupError):
     """The topic of the log, or a partition of it, is not there."""
+
+
+class FencedError(LogError, RuntimeError):
+    """Another process owns the partition now: what this one had to write is refused."""
 
 
 class DefinitionError(StreamingError, ValueError):

@@ -1,0 +1,64 @@
+"""What fires, as the rows that engines and Flink publish alike: one JSON object a row.
+
+A row has a key, so that a topic which keeps the last record of each key keeps the last word on each
+entity and group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from tactful_streaming.firing import Fired
+from tactful_streaming.matches import Match
+
+Row = tuple[bytes, bytes]
+"""Key and value of a record."""
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_fired(fired: Iterable[Fired]) -> list[Row]:
+    """Rows of windows that fired; the key is ``<entity>|<group>``, without a group ``<entity>|``.
+
+    A value is a number, a list, or null where a number is not finite.
+    """
+    rows: list[Row] = []
+    for one in fired:
+        begin = b'{"feature":%b,"entity_key":' % _encoder.encode(one.feature)
+        middle = b',"window_start":%d,"window_end":%d,"feature_value":' % (
+            one.window_start,
+            one.window_end,
+        )
+        keys, values = _each(one.keys), _each(one.values)
+        if one.groups is None:
+            rows += [
+                (b"%b|" % key.encode(), b"%b%b%b%b}" % (begin, text, middle, value))
+                for key, text, value in zip(one.keys, keys, values, strict=True)
+            ]
+        else:
+            rows += [
+                (
+                    b"%b|%b" % (key.encode(), group.encode()),
+                    b'%b%b,"group_key":%b%b%b}' % (begin, text, group_text, middle, value),
+                )
+                for key, text, group, group_text, value in zip(
+                    one.keys, keys, one.groups, _each(one.groups), values, strict=True
+                )
+            ]
+    return rows
+
+
+def encode_matches(matches: Iterable[Match]) -> list[Row]:
+    """Rows of matches of sequences and of pairs of joins; the key is ``<entity>|<same>``."""
+    return [
+        (f"{match.key}|{match.same or ''}".encode(), _encoder.encode(match.as_data()))
+        for match in matches
+    ]
+
+
+def _each(values: Sequence[Any]) -> list[bytes]:
+    """JSON of each value. No JSON text has a line break in it, so one call does for all."""
+    return _encoder.encode_lines(values).split(b"\n")[:-1]

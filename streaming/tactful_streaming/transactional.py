@@ -1,0 +1,166 @@
+"""Writing to Kafka as the one owner of a partition.
+
+Whoever owns a partition of the log writes what follows from it under a name of that partition, in
+transactions. Kafka lets only the process that took the name last write under it: a former owner
+that was asleep when its partition was given on, and wakes up with records in hand, is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tactful_streaming.errors import FencedError, LogWriteError
+from tactful_streaming.fired_rows import Row
+from tactful_streaming.kafka_config import KafkaSettings, explain, import_kafka
+
+_logger = logging.getLogger(__name__)
+
+_MOST_WAITING = 500_000
+_TRANSACTION_TIMEOUT_MS = 60_000
+
+
+class TransactionalProducer:
+    """Appends to topics of one cluster, all or nothing between two commits.
+
+    Readers that read only what is committed, as all of ours do, see records when :meth:`commit`
+    returns. One thread uses it.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        name: str,
+        *,
+        timeout_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take `name`; whoever had it before can write no more, and what it left open is dropped.
+
+        Args:
+            settings: where the cluster is; the topic in it does not matter.
+            name: transactional id.
+            timeout_s: how long to wait for the cluster, seconds; at most a minute, since it gives
+                up transactions after that.
+            clock: monotonic seconds.
+
+        Raises:
+            LogUnreachableError: if no broker answers.
+            LogError: if the cluster refuses, or the client is not installed.
+        """
+        self._settings = settings
+        self._kafka = import_kafka()
+        self._name = name
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._open = False
+        self._failure: Any = None
+        config = {
+            **settings.producer_config(),
+            "transactional.id": name,
+            "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
+            "delivery.report.only.error": True,
+            "on_delivery": self._undelivered,
+        }
+        self._producer = self._kafka.Producer(config, logger=_logger)
+        with self._explained():
+            self._producer.init_transactions(timeout_s)
+
+    def write(self, topic: str, rows: Sequence[Row], partition: int | None = None) -> None:
+        """Append rows with the next commit.
+
+        Args:
+            topic: where.
+            rows: key and value of each; an empty key is none.
+            partition: which one; None: by the key.
+
+        Raises:
+            FencedError: if somebody else has taken the name.
+            LogError: if the client does not take the rows; the transaction is lost then.
+        """
+        if not rows:
+            return
+        self._begin()
+        messages: list[dict[str, Any]] = [
+            {"key": key, "value": value} if key else {"value": value} for key, value in rows
+        ]
+        until = self._clock() + self._timeout_s
+        placed = {} if partition is None else {"partition": partition}
+        while messages:
+            with self._explained():
+                self._producer.produce_batch(topic, messages, **placed)
+            messages = list(self._not_taken(messages))
+            self._producer.poll(0 if not messages and len(self._producer) < _MOST_WAITING else 0.05)
+            self._check()
+            if messages and self._clock() > until:
+                raise LogWriteError(f"{self._where()}: the client has no room for more rows")
+
+    def commit(self) -> None:
+        """Make what was written visible, durably; nothing was written: do nothing.
+
+        Raises:
+            FencedError: if somebody else has taken the name: nothing was made visible.
+            LogError: if the cluster does not answer or refuses: nothing was made visible, or, where
+                it does not answer, perhaps everything.
+        """
+        if not self._open:
+            return
+        with self._explained():
+            self._producer.commit_transaction(self._timeout_s)
+        self._check()
+        self._open = False
+
+    def close(self) -> None:
+        """Drop what was not committed, and leave the cluster."""
+        if self._open:
+            self._open = False
+            self._producer.purge()
+            try:
+                self._producer.abort_transaction(1.0)
+            except self._kafka.KafkaException as error:
+                _logger.info("%s: the open transaction is left to time out: %s", self._name, error)
+        self._producer.flush(0)
+
+    def _begin(self) -> None:
+        if not self._open:
+            with self._explained():
+                self._producer.begin_transaction()
+            self._open = True
+
+    def _not_taken(self, messages: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for message in messages:
+            error = message.pop("_error", None)
+            if error is not None:
+                if error.code() != self._kafka.KafkaError._QUEUE_FULL:
+                    raise self._error(error)
+                yield message
+
+    def _undelivered(self, error: Any, _: Any) -> None:
+        self._failure = self._failure or error
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._error(self._failure)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except self._kafka.KafkaException as error:
+            raise self._error(error.args[0]) from error
+
+    def _error(self, error: Any) -> Exception:
+        kafka = self._kafka.KafkaError
+        if error.code() in (
+            kafka._FENCED,
+            kafka.PRODUCER_FENCED,
+            kafka.INVALID_PRODUCER_EPOCH,
+        ):
+            return FencedError(f"{self._where()}: another process has taken over")
+        return explain(error, self._settings)
+
+    def _where(self) -> str:
+        return f"producer {self._name!r} at {self._settings.servers}"
