@@ -67,7 +67,7 @@ from tactful_streaming.events import (
     new_event_id,
 )
 from tactful_streaming.evolution import EvolutionPlan, plan_evolution
-from tactful_streaming.fired_rows import fired_rows, match_rows
+from tactful_streaming.fired_rows import encode_fired, encode_matches
 from tactful_streaming.firing import Fired
 from tactful_streaming.flink_sql import FlinkOptions, FlinkScript, compile_flink
 from tactful_streaming.group_commit import (
@@ -243,12 +243,12 @@ __all__ = [
     "dump_definitions",
     "emitted_types",
     "encode_entry",
+    "encode_fired",
+    "encode_matches",
     "ensure_topic",
-    "fired_rows",
     "load_definitions",
     "load_rules",
     "make_operators",
-    "match_rows",
     "new_event_id",
     "open_rows",
     "plan_evolution",
