@@ -3,7 +3,7 @@
 Every setting lives in a section, in the file as ``[server] port = 8420`` and in the environment as
 ``TACTFUL_SERVER__PORT=8420``; the environment wins. Names without a double underscore, such as
 ``TACTFUL_API_KEY``, are not settings. Relative paths in a file are relative to that file. There
-are no secrets here: those come from their own environment variable or a file named by it.
+are no secrets here, only where they are: the name of an environment variable or of a file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import ipaddress
 import os
 import tomllib
 import typing
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ _PREFIX = "TACTFUL_"
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Variable = Annotated[str, Meta(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")]
+"""Name of an environment variable, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,137 @@ class StorageSettings:
 
 
 @dataclass(frozen=True)
+class LogSettings:
+    """Where events are kept.
+
+    Attributes:
+        kind: ``embedded`` in the data directory, or ``kafka``.
+        retention_days: age since receipt at which records may be dropped; 0 keeps them.
+        retention_bytes: size beyond which the oldest may be dropped; 0 for any size. In Kafka it
+            is that of a partition.
+        brokers: ``host:port`` of Kafka, several separated by commas.
+        topic: topic of the log; it is made if there is none.
+        consumer_threads: how many threads are going to read the topic: it is made with twice as
+            many partitions.
+        replication: on how many brokers each partition of a topic made here lies.
+        security: how to speak to Kafka.
+        ca_file: certificates to trust, PEM; empty for those of the system.
+        certificate_file: certificate of this client, PEM.
+        key_file: its private key, PEM.
+        key_password_env: variable with the password of the private key.
+        sasl_mechanism: how to log in, where `security` is a kind of SASL.
+        username: for SASL.
+        password_env: variable with the password for SASL …
+        password_file: … or the file that holds it.
+        linger_ms: how long an append waits for others to share a batch with.
+        on_outage: while no broker answers, ``refuse`` events with 503, or ``spool`` them on disk.
+        spool_bytes: most bytes of the spool.
+    """
+
+    kind: Literal["embedded", "kafka"] = "embedded"
+    retention_days: Annotated[float, Meta(ge=0)] = 0.0
+    retention_bytes: NotNegative = 0
+    brokers: str = ""
+    topic: Annotated[str, Meta(min_length=1)] = "tactful-log"
+    consumer_threads: Annotated[int, Meta(ge=1, le=512)] = 4
+    replication: Annotated[int, Meta(ge=1, le=16)] = 1
+    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    ca_file: Path = Path()
+    certificate_file: Path = Path()
+    key_file: Path = Path()
+    key_password_env: Variable = ""
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    username: str = ""
+    password_env: Variable = ""
+    password_file: Path = Path()
+    linger_ms: Annotated[int, Meta(ge=0, le=1000)] = 20
+    on_outage: Literal["refuse", "spool"] = "refuse"
+    spool_bytes: Annotated[int, Meta(ge=4 * 1024 * 1024)] = 1024**3
+
+
+@dataclass(frozen=True)
+class OnlineSettings:
+    """Where other processes read features.
+
+    Attributes:
+        kind: ``engine``: nowhere, the server has its own; ``redis``: a copy in Redis.
+        url_env: variable with the address of Redis, ``redis://``, ``rediss://`` or ``unix://``.
+        prefix: what every key begins with in Redis.
+        ttl_days: days after which what was not written again vanishes; 0 keeps it.
+        cluster: whether the address is that of a node of a Redis Cluster.
+        waiting_bytes: bytes that may wait for Redis before the engine waits.
+    """
+
+    kind: Literal["engine", "redis"] = "engine"
+    url_env: Annotated[Variable, Meta(min_length=1)] = "TACTFUL_REDIS_URL"
+    prefix: Annotated[str, Meta(min_length=1)] = "tactful"
+    ttl_days: Annotated[float, Meta(ge=0)] = 0.0
+    cluster: bool = False
+    waiting_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class MetadataSettings:
+    """Where API keys, applied definitions and backfills are kept.
+
+    Attributes:
+        url_env: variable with the address of a MySQL or MariaDB database; empty: an SQLite file in
+            the data directory.
+    """
+
+    url_env: Variable = ""
+
+
+@dataclass(frozen=True)
+class ActionSettings:
+    """Who is told of the actions that sequences and joins emit.
+
+    Attributes:
+        webhook_url: address that every action is posted to; empty for none.
+        secret_env: variable with the secret that signs what is posted …
+        secret_file: … or the file that holds it.
+        attempts: how often one is sent at most.
+        timeout_s: how long one attempt may take.
+    """
+
+    webhook_url: str = ""
+    secret_env: Variable = ""
+    secret_file: Path = Path()
+    attempts: PositiveInt = 12
+    timeout_s: PositiveFloat = 10.0
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How ``tactful worker`` shares the partitions of the log with its like.
+
+    Attributes:
+        group: the consumer group.
+        instance: name of this member that outlives a restart; empty for a new one each time.
+        threads: how many members this process is.
+        lead_ms: how far the event time of a partition may be ahead of the others.
+        idle_s: silence after which a partition no longer holds the others up, and time passes in
+            it by the clock.
+        fired_topic: topic that windows which fire are written to; empty for none.
+        checkpoints: directory, shared by all hosts, of copies of the state; empty for none.
+        checkpoint_s: how often a copy is made.
+        metrics_port: port on which Prometheus reads metrics; 0 for none.
+        metrics_host: address to listen on for that.
+    """
+
+    group: Annotated[str, Meta(min_length=1)] = "tactful-worker"
+    instance: str = ""
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    lead_ms: PositiveInt = 60_000
+    idle_s: PositiveFloat = 5.0
+    fired_topic: str = ""
+    checkpoints: Path = Path()
+    checkpoint_s: PositiveInt = 300
+    metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    metrics_host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+
+
+@dataclass(frozen=True)
 class LimitSettings:
     """What a request may weigh.
 
@@ -101,14 +236,25 @@ class EngineSettings:
 
     Attributes:
         features: feature definitions; empty means the ones that come with the package.
+        rules: rules that clean events; empty means none.
         dedupe_days: how long event ids are remembered.
+        watermark_delay_ms: how much later than newer ones an event may come before windows fire
+            and sequences go on without it.
+        allowed_lateness_ms: how long after a window ended what comes for it still counts.
+        memory_mb: memory that entities may take before the rest stays on disk; 0 for any amount.
+        dead_letter_days: how long events that rules set aside are kept; 0 keeps them.
         batch_ms: how long the engine may hold readers up while it applies one micro-batch.
         commit_records: commit after so many records …
         commit_ms: … or after so long, whichever is first.
     """
 
     features: Path = Path()
+    rules: Path = Path()
     dedupe_days: Annotated[int, Meta(ge=1, le=365)] = 7
+    watermark_delay_ms: NotNegative = 0
+    allowed_lateness_ms: NotNegative = 300_000
+    memory_mb: NotNegative = 0
+    dead_letter_days: Annotated[float, Meta(ge=0)] = 30.0
     batch_ms: PositiveFloat = 2.0
     commit_records: PositiveInt = 32_000
     commit_ms: PositiveInt = 1_000
@@ -146,8 +292,13 @@ class Settings:
 
     server: ServerSettings = field(default_factory=ServerSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    online: OnlineSettings = field(default_factory=OnlineSettings)
+    metadata: MetadataSettings = field(default_factory=MetadataSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    actions: ActionSettings = field(default_factory=ActionSettings)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
@@ -175,6 +326,19 @@ class Settings:
                 f"limits.pending_bytes ({self.limits.pending_bytes}) must not be smaller than "
                 f"limits.body_bytes ({self.limits.body_bytes}): the largest body would never fit"
             )
+        if self.log.kind == "kafka" and not self.log.brokers:
+            raise ConfigError("log.brokers is missing: log.kind is kafka, so say where it is")
+        for section, name in (("log", "password"), ("actions", "secret")):
+            settings = getattr(self, section)
+            if getattr(settings, f"{name}_env") and getattr(settings, f"{name}_file") != Path():
+                raise ConfigError(
+                    f"{section}.{name}_env and {section}.{name}_file are both set: keep one"
+                )
+        address = urllib.parse.urlsplit(self.actions.webhook_url)
+        if self.actions.webhook_url and (
+            address.scheme not in ("http", "https") or not address.hostname
+        ):
+            raise ConfigError("actions.webhook_url must be an http or https address")
 
 
 def is_loopback(host: str) -> bool:
@@ -185,6 +349,39 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def secret(
+    where: str, variable: str, file: Path = Path(), *, environ: Mapping[str, str] | None = None
+) -> str | None:
+    """Read a secret from where the settings say it is.
+
+    Args:
+        where: the setting, for messages.
+        variable: name of an environment variable, or nothing.
+        file: a file that holds it, or ``Path()``; blanks and line breaks at its ends do not count.
+        environ: environment variables; None means those of the process.
+
+    Returns:
+        The secret; None if the settings name no place.
+
+    Raises:
+        ConfigError: if there is none at that place.
+    """
+    if variable:
+        found = (os.environ if environ is None else environ).get(variable, "")
+        if not found:
+            raise ConfigError(f"{where} names the environment variable {variable}: it is not set")
+        return found
+    if file == Path():
+        return None
+    try:
+        found = file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where} names {file}, which cannot be read: {error}") from error
+    if not found:
+        raise ConfigError(f"{where} names {file}, which is empty")
+    return found
 
 
 def load_settings(

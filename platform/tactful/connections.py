@@ -1,0 +1,134 @@
+"""Connections to the services that the settings name: Kafka, Redis, the metadata's database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tactful.config import LogSettings, OnlineSettings, Settings, secret
+from tactful.errors import ConfigError
+from tactful.metadata import MetadataStore, open_metadata
+
+if TYPE_CHECKING:
+    from tactful_streaming import Definitions, KafkaSettings, RedisOnlineStore
+
+_DAY_S = 86_400
+_TAG_LENGTH = 16
+
+
+def kafka_settings(log: LogSettings, *, environ: Mapping[str, str] | None = None) -> KafkaSettings:
+    """How to reach the log in Kafka.
+
+    Args:
+        log: settings whose `kind` is ``kafka``.
+        environ: environment variables; None means those of the process.
+
+    Raises:
+        ConfigError: naming the setting that cannot work.
+    """
+    from tactful_streaming import KafkaSettings, LogSettingsError
+
+    password = secret("log.password_env", log.password_env, environ=environ)
+    if password is None:
+        password = secret("log.password_file", "", log.password_file, environ=environ)
+    try:
+        return KafkaSettings(
+            log.brokers,
+            log.topic,
+            security=log.security,
+            ca_file=_file(log.ca_file),
+            certificate_file=_file(log.certificate_file),
+            key_file=_file(log.key_file),
+            key_password=secret("log.key_password_env", log.key_password_env, environ=environ),
+            sasl_mechanism=log.sasl_mechanism or None,
+            username=log.username or None,
+            password=password,
+            linger_ms=log.linger_ms,
+        )
+    except LogSettingsError as error:
+        said = str(error).removeprefix("kafka.").replace("servers ", "brokers ", 1)
+        raise ConfigError(f"log.{said}") from error
+
+
+def make_topic(log: LogSettings, kafka: KafkaSettings, *, timeout_s: float = 30.0) -> int:
+    """Make the topic of the log, unless it is there.
+
+    Returns:
+        How many partitions it has.
+
+    Raises:
+        LogError: if it cannot be made, or no broker answers.
+    """
+    from tactful_streaming import ensure_topic
+
+    return ensure_topic(
+        kafka,
+        consumer_threads=log.consumer_threads,
+        replication=log.replication,
+        retention_ms=retention_ms(log.retention_days),
+        retention_bytes=log.retention_bytes or None,
+        timeout_s=timeout_s,
+    )
+
+
+def online_tag(definitions: Definitions) -> str:
+    """What blobs packed by `definitions` lie under in an online store."""
+    return definitions.fingerprint[:_TAG_LENGTH]
+
+
+def open_redis(
+    online: OnlineSettings,
+    definitions: Definitions,
+    *,
+    attempts: int = 4,
+    environ: Mapping[str, str] | None = None,
+) -> RedisOnlineStore:
+    """The online store in Redis; it connects at the first use.
+
+    Args:
+        online: settings whose `kind` is ``redis``.
+        definitions: what packs the blobs.
+        attempts: how often an operation is tried.
+        environ: environment variables; None means those of the process.
+
+    Raises:
+        ConfigError: if the address is not there or is none.
+    """
+    from tactful_streaming import OnlineStoreError, RedisOnlineStore
+
+    url = secret("online.url_env", online.url_env, environ=environ)
+    assert url is not None
+    try:
+        return RedisOnlineStore(
+            url,
+            prefix=online.prefix,
+            tag=online_tag(definitions),
+            ttl_s=online.ttl_days * _DAY_S or None,
+            cluster=online.cluster,
+            attempts=attempts,
+        )
+    except OnlineStoreError as error:
+        raise ConfigError(f"online: {error}") from error
+
+
+def open_installation(
+    settings: Settings, *, environ: Mapping[str, str] | None = None
+) -> MetadataStore:
+    """The metadata of the installation: in the database that the settings name, else in a file.
+
+    Raises:
+        ConfigError: if the settings name a variable that is not set.
+        StorageError: if the database cannot be used.
+    """
+    url = secret("metadata.url_env", settings.metadata.url_env, environ=environ)
+    return open_metadata(settings.storage.data / "metadata.db" if url is None else url)
+
+
+def retention_ms(days: float) -> int | None:
+    """Days of the settings as the log wants to have them; 0 is for ever."""
+    return round(days * _DAY_S * 1000) or None
+
+
+def _file(path: Path) -> Path | None:
+    return None if path == Path() else path
