@@ -3,6 +3,7 @@
 from tactful_streaming._definition_reader import load_definitions
 from tactful_streaming.actions import action_of, emitted_types
 from tactful_streaming.aggregates import Value
+from tactful_streaming.backfilling import backfill, compute_missing
 from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions import (
     AGGREGATES,
@@ -235,7 +236,9 @@ __all__ = [
     "Window",
     "WriteBehind",
     "action_of",
+    "backfill",
     "compile_flink",
+    "compute_missing",
     "decode_entry",
     "decode_events",
     "decode_items",

@@ -47,7 +47,8 @@ def run(
     sizes: Sequence[int],
     restarts: bool = False,
     memory_bytes: int | None = None,
-    **times: int,
+    delay: int = 0,
+    lateness: int = 300_000,
 ) -> Rows:
     """What is fired when the log is cut and the engine restarted at random."""
     rng = random.Random(seed)
@@ -55,7 +56,14 @@ def run(
     store, fired = MemoryState(), list[Fired]()
 
     def open_engine() -> Engine:
-        return Engine(definitions, store, on_fired=fired.extend, memory_bytes=memory_bytes, **times)
+        return Engine(
+            definitions,
+            store,
+            on_fired=fired.extend,
+            memory_bytes=memory_bytes,
+            watermark_delay_ms=delay,
+            allowed_lateness_ms=lateness,
+        )
 
     engine = open_engine()
     while engine.offset < len(stream):
@@ -78,23 +86,25 @@ def test_windows_fire_as_if_events_came_one_by_one(seed: int, lateness: int) -> 
     rng = random.Random(seed)
     definitions = Definitions(random_features(rng, 14))
     entries = with_end(random_stream(seed, 500))
-    times = {"watermark_delay_ms": rng.choice([0, 5 * SECOND]), "allowed_lateness_ms": lateness}
-    oracle = Oracle(definitions, lateness, times["watermark_delay_ms"], firing=True)
+    delay = rng.choice([0, 5 * SECOND])
+    oracle = Oracle(definitions, lateness, delay, firing=True)
     for entry in entries:
         oracle.apply(entry)
     expected: Rows = {}
-    for *place, value in oracle.fired:
-        expected.setdefault(tuple(place), []).append(value)
+    for row in oracle.fired:
+        expected.setdefault(row[:5], []).append(row.value)
     assert len(expected) > 300
     features = {feature.name: feature for feature in definitions.features}
     for sizes in ([1], [1, 7, 60], [10_000]):
-        got = run(definitions, entries, seed, sizes=sizes, **times)  # type: ignore[arg-type]
+        got = run(definitions, entries, seed, sizes=sizes, delay=delay, lateness=lateness)
         assert got.keys() == expected.keys()
         for place, values in got.items():
             assert len(values) == len(expected[place]), place
             for value, other in zip(values, expected[place], strict=True):
                 assert equal(features[place[0]], value, other), place
-    again = run(definitions, entries, seed, sizes=[20], restarts=True, **times)  # type: ignore[arg-type]
+    again = run(
+        definitions, entries, seed, sizes=[20], restarts=True, delay=delay, lateness=lateness
+    )
     assert without_repeats(got) == without_repeats(again)
 
 
