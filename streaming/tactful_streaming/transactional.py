@@ -57,13 +57,10 @@ class TransactionalProducer:
         self._timeout_s = timeout_s
         self._clock = clock
         self._open = False
-        self._failure: Any = None
         config = {
             **settings.producer_config(),
             "transactional.id": name,
             "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
-            "delivery.report.only.error": True,
-            "on_delivery": self._undelivered,
         }
         self._producer = self._kafka.Producer(config, logger=_logger)
         with self._explained():
@@ -84,6 +81,7 @@ class TransactionalProducer:
         if not rows:
             return
         self._begin()
+        # Where one of them is not delivered, the commit fails.
         messages: list[dict[str, Any]] = [
             {"key": key, "value": value} if key else {"value": value} for key, value in rows
         ]
@@ -94,7 +92,6 @@ class TransactionalProducer:
                 self._producer.produce_batch(topic, messages, **placed)
             messages = list(self._not_taken(messages))
             self._producer.poll(0 if not messages and len(self._producer) < _MOST_WAITING else 0.05)
-            self._check()
             if messages and self._clock() > until:
                 raise LogWriteError(f"{self._where()}: the client has no room for more rows")
 
@@ -110,8 +107,33 @@ class TransactionalProducer:
             return
         with self._explained():
             self._producer.commit_transaction(self._timeout_s)
-        self._check()
         self._open = False
+
+    def append(self, topic: str, values: Sequence[bytes], partition: int) -> int:
+        """Append to one partition and commit, with whatever else was written.
+
+        Returns:
+            Offset of the last value.
+
+        Raises:
+            FencedError: as :meth:`commit`.
+            LogError: likewise.
+        """
+        places: list[int] = []
+        self._begin()
+        with self._explained():
+            for value in values:
+                self._producer.produce(
+                    topic,
+                    value,
+                    partition=partition,
+                    on_delivery=lambda error, message: (
+                        None if error else places.append(message.offset())
+                    ),
+                )
+        self.commit()
+        self._producer.poll(0)
+        return max(places)
 
     def close(self) -> None:
         """Drop what was not committed, and leave the cluster."""
@@ -137,13 +159,6 @@ class TransactionalProducer:
                 if error.code() != self._kafka.KafkaError._QUEUE_FULL:
                     raise self._error(error)
                 yield message
-
-    def _undelivered(self, error: Any, _: Any) -> None:
-        self._failure = self._failure or error
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise self._error(self._failure)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

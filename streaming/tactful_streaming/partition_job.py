@@ -1,0 +1,250 @@
+"""The work on one partition of the log by its owner: engine, state, and all that follows from it.
+
+A commit first makes visible what fired, then stores the state with its offset. After a crash in
+between, what fired is computed and published again: the same rows under the same keys. Actions and
+ticks go into the log after the state that wants them is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tactful_streaming.actions import emitted_types
+from tactful_streaming.definitions import Definitions
+from tactful_streaming.engine import Applied, Engine
+from tactful_streaming.entries import Entry, Tick, encode_entry
+from tactful_streaming.errors import StateError
+from tactful_streaming.fired_rows import encode_fired, encode_matches
+from tactful_streaming.firing import Fired
+from tactful_streaming.kafka_config import KafkaSettings
+from tactful_streaming.matches import Match
+from tactful_streaming.online import OnlineStore
+from tactful_streaming.partition_state import PartitionState
+from tactful_streaming.rules import Cleaner
+from tactful_streaming.state import StateStore
+from tactful_streaming.transactional import TransactionalProducer
+
+_logger = logging.getLogger(__name__)
+
+OpenOnline = Callable[[int, StateStore, int], OnlineStore]
+"""Opens the online store of a partition: its number, its state, and the state's offset."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What the work on each partition has in common.
+
+    Attributes:
+        kafka: where the log lies.
+        data: folder for states on this host.
+        group: consumer group of the workers, and the beginning of the names they write under.
+        features_topic: where fired windows go; None: nothing fires.
+        matches_topic: where matches of sequences and pairs of joins go; None: nowhere.
+        checkpoints: folder for checkpoints that all hosts share; None: none are made.
+        dedupe_days: as of :class:`~tactful_streaming.Engine`.
+        watermark_delay_ms: likewise.
+        allowed_lateness_ms: likewise.
+        memory_bytes: for the entities of each partition, as of the engine.
+        patience_s: how long to wait for the former owner of a state on this host, seconds.
+    """
+
+    kafka: KafkaSettings
+    data: Path
+    group: str = "tactful-worker"
+    features_topic: str | None = None
+    matches_topic: str | None = None
+    checkpoints: Path | None = None
+    dedupe_days: int = 7
+    watermark_delay_ms: int = 0
+    allowed_lateness_ms: int = 300_000
+    memory_bytes: int | None = None
+    patience_s: float = 30.0
+
+
+class PartitionJob:
+    """One partition at work. One thread uses it."""
+
+    def __init__(
+        self,
+        number: int,
+        definitions: Definitions,
+        options: JobOptions,
+        *,
+        online: OpenOnline | None = None,
+        cleaner: Cleaner | None = None,
+    ) -> None:
+        """Open the state of partition `number`, and shut its former owners out.
+
+        Args:
+            number: which partition.
+            definitions: what to compute.
+            options: where and how.
+            online: opens the copy for processes that serve.
+            cleaner: judges each event before it counts; of this partition alone.
+
+        Raises:
+            StateError: if the state is damaged, or a process on this host keeps it.
+            LogError: if no broker answers.
+        """
+        self._number = number
+        self._options = options
+        name = f"{options.kafka.topic}-{number}"
+        checkpoints = None if options.checkpoints is None else options.checkpoints / name
+        self._state = PartitionState(
+            options.data / "partitions" / name,
+            checkpoints=checkpoints,
+            patience_s=options.patience_s,
+        )
+        self._online: OnlineStore | None = None
+        self._producer: TransactionalProducer | None = None
+        self.rows = 0
+        try:
+            self._producer = TransactionalProducer(options.kafka, f"{options.group}.{name}")
+            if online is not None:
+                self._online = online(number, self._state.store, self._state.offset)
+            self._engine = Engine(
+                definitions,
+                self._state.store,
+                dedupe_days=options.dedupe_days,
+                watermark_delay_ms=options.watermark_delay_ms,
+                allowed_lateness_ms=options.allowed_lateness_ms,
+                cleaner=cleaner,
+                online=self._online,
+                partition=number,
+                memory_bytes=options.memory_bytes,
+                on_fired=self._fired if options.features_topic is not None else None,
+                on_match=self._matched if options.matches_topic is not None else None,
+            )
+            self._end = self._find_end() if emitted_types(definitions) else 0
+        except BaseException:
+            self.close()
+            raise
+        self._committed = self._engine.offset
+        self._ticked = 0
+
+    @property
+    def number(self) -> int:
+        """Which partition."""
+        return self._number
+
+    @property
+    def offset(self) -> int:
+        """Next offset to apply."""
+        return self._engine.offset
+
+    @property
+    def watermark(self) -> int:
+        """Of the partition, epoch milliseconds."""
+        return self._engine.watermark
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, to read features of."""
+        return self._engine
+
+    def apply(self, records: list[tuple[int, bytes]]) -> Applied:
+        """Count records of the log."""
+        return self._engine.apply(records)
+
+    def commit(self) -> int:
+        """Publish what fired and store the state.
+
+        Returns:
+            The offset up to which everything is durable.
+
+        Raises:
+            FencedError: if another process owns the partition now; nothing was stored.
+            LogError: if the rows cannot be published; nothing was stored.
+            StateError: if the disk refused; the rows are published, and come again.
+        """
+        if self._engine.offset != self._committed:
+            assert self._producer is not None
+            self._producer.commit()
+            self._engine.commit()
+            self._committed = self._engine.offset
+        return self._committed
+
+    def append_actions(self) -> int:
+        """Append committed actions to the log, where they are not there already.
+
+        Returns:
+            How many.
+
+        Raises:
+            LogError: as :meth:`commit`; they are appended later, or were.
+        """
+        if self._engine.offset < self._end:
+            return 0
+        actions = self._engine.outbox()
+        if actions:
+            self._append(actions)
+            self._engine.sent(actions)
+        return len(actions)
+
+    def tick(self, now: int) -> bool:
+        """Let the clock speak in the log, if something waits for a time that has come.
+
+        Args:
+            now: epoch milliseconds.
+
+        Returns:
+            Whether there was a reason.
+
+        Raises:
+            LogError: as :meth:`commit`.
+        """
+        timer = self._engine.next_timer()
+        due = timer is not None and timer + self._options.watermark_delay_ms <= now
+        # One is enough, until it has been met in the log.
+        if not due or self._ticked > self._engine.watermark + self._options.watermark_delay_ms:
+            return False
+        self._append([Tick(timestamp=now)])
+        self._ticked = now
+        return True
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint of the committed state, where the options name a folder for them."""
+        if self._options.checkpoints is None:
+            return
+        try:
+            self._state.checkpoint()
+        except StateError as error:
+            _logger.warning("no checkpoint was written; the one before holds: %s", error)
+
+    def close(self) -> None:
+        """Release everything; what was not committed is computed again by the next owner."""
+        try:
+            if self._producer is not None:
+                self._producer.close()
+            if self._online is not None:
+                self._online.close()
+        finally:
+            self._state.close()
+
+    def _find_end(self) -> int:
+        """Where the log ended when the partition became ours.
+
+        Actions of a former owner are before it. A tick that moves no clock finds it: brokers are
+        not asked, whose answer may leave out what is there.
+        """
+        return self._append([Tick(timestamp=0)]) + 1
+
+    def _append(self, entries: Sequence[Entry]) -> int:
+        assert self._producer is not None
+        values = [encode_entry(entry, "json") for entry in entries]
+        return self._producer.append(self._options.kafka.topic, values, self._number)
+
+    def _fired(self, fired: list[Fired]) -> None:
+        assert self._producer is not None and self._options.features_topic is not None
+        rows = encode_fired(fired)
+        self.rows += len(rows)
+        self._producer.write(self._options.features_topic, rows)
+
+    def _matched(self, matches: list[Match]) -> None:
+        assert self._producer is not None and self._options.matches_topic is not None
+        rows = encode_matches(matches)
+        self.rows += len(rows)
+        self._producer.write(self._options.matches_topic, rows)

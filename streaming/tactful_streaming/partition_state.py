@@ -1,0 +1,139 @@
+"""Where the state of one partition lies: on the disk of whoever owns it, and in checkpoints.
+
+A state is a directory that one process at a time can open. It moves with its partition: on one host
+the next owner opens the directory; on another host it begins with the newest checkpoint in a folder
+that the hosts share, or at the beginning of the log. Any state of a partition, however old, leads
+to the same state by applying the log from the offset stored in it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tactful_streaming.errors import StateError
+from tactful_streaming.layout import read_meta
+from tactful_streaming.state import RocksState, restore_checkpoint
+
+_logger = logging.getLogger(__name__)
+
+_KEPT = 2
+_POLL_S = 0.05
+
+
+class PartitionState:
+    """The opened state of a partition.
+
+    Attributes:
+        store: the state.
+        offset: next offset of the log to apply, when it was opened.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        checkpoints: Path | None = None,
+        patience_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Open the state in `folder`, or the newest checkpoint if that is further.
+
+        Args:
+            folder: of this partition, on this host.
+            checkpoints: of this partition, shared by all hosts; None: there are none.
+            patience_s: how long to wait for another process that still has the state, seconds.
+            clock: monotonic seconds.
+            sleep: waits, seconds.
+
+        Raises:
+            StateError: if another process keeps it, or it is damaged.
+        """
+        self._folder = folder
+        self._checkpoints = checkpoints
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._take_lock(clock() + patience_s, clock, sleep)
+            self.store, self.offset = self._open()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def checkpoint(self) -> None:
+        """Write what is committed as the newest checkpoint; older ones but one go.
+
+        Raises:
+            StateError: if the disk refused.
+        """
+        assert self._checkpoints is not None
+        meta = read_meta(self.store)
+        if meta is None:
+            return
+        target = self._checkpoints / f"{meta.offset:020}"
+        if not target.exists():
+            self.store.checkpoint(target)
+        for old in _checkpoints(self._checkpoints)[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def close(self) -> None:
+        """Release the state to its next owner. Closing twice is harmless."""
+        if self._lock < 0:
+            return
+        try:
+            self.store.close()
+        finally:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _take_lock(
+        self, until: float, clock: Callable[[], float], sleep: Callable[[float], None]
+    ) -> None:
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if clock() >= until:
+                    raise StateError(
+                        f"{self._folder}: another process has this state open and does not let it "
+                        "go: it may hang; end it"
+                    ) from error
+            sleep(_POLL_S)
+
+    def _open(self) -> tuple[RocksState, int]:
+        state = self._folder / "state"
+        store = RocksState(state) if state.exists() else None
+        offset = _offset(store)
+        for checkpoint in reversed(_checkpoints(self._checkpoints)):
+            if int(checkpoint.name) <= offset:
+                break
+            if store is not None:
+                store.close()
+                shutil.rmtree(state)
+            restore_checkpoint(checkpoint, state)
+            _logger.info("the state begins with the checkpoint %s", checkpoint)
+            store = RocksState(state)
+            return store, _offset(store)
+        return (RocksState(state) if store is None else store), offset
+
+
+def _offset(store: RocksState | None) -> int:
+    meta = read_meta(store) if store is not None else None
+    return 0 if meta is None else meta.offset
+
+
+def _checkpoints(folder: Path | None) -> list[Path]:
+    """Whole checkpoints, the newest last."""
+    found: list[Path] = []
+    if folder is not None:
+        with suppress(FileNotFoundError):
+            found = [path for path in folder.iterdir() if path.name.isdigit()]
+    return sorted(found)

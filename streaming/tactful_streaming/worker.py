@@ -1,0 +1,306 @@
+"""A worker: one of any number of processes that share the partitions of a log in Kafka.
+
+Each partition has one owner at a time, who alone computes what follows from it. Workers come, go
+and die; what they computed goes on with the partition.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from tactful_streaming.definitions import Definitions
+from tactful_streaming.kafka_group import PartitionGroup
+from tactful_streaming.partition_job import JobOptions, OpenOnline, PartitionJob
+from tactful_streaming.rules import Cleaner
+
+_logger = logging.getLogger(__name__)
+
+_WAIT_S = 0.05
+
+
+@dataclass(frozen=True)
+class PartitionProgress:
+    """How far a partition is.
+
+    Attributes:
+        offset: next offset to apply.
+        committed: next offset to apply after a crash.
+        watermark: epoch milliseconds.
+        records: records not read yet, as far as the broker tells.
+        behind_ms: age of the newest record read, while more wait; 0 at the end.
+        idle: whether nothing came for a while.
+        paused: whether it waits for slower partitions.
+    """
+
+    offset: int
+    committed: int
+    watermark: int
+    records: int
+    behind_ms: int
+    idle: bool
+    paused: bool
+
+
+@dataclass(frozen=True)
+class WorkerProgress:
+    """What a worker has done since it began.
+
+    Attributes:
+        entries: entries of the log applied.
+        rows: rows of fired windows and matches written.
+        actions: actions appended to the log.
+        ticks: ticks appended to the log.
+        late: times an event came too late for a feature.
+        duplicates: events that had been applied before.
+        invalid: records that are no entry.
+        dropped: events that the rules kept back.
+        partitions: those it owns, by number.
+    """
+
+    entries: int
+    rows: int
+    actions: int
+    ticks: int
+    late: int
+    duplicates: int
+    invalid: int
+    dropped: int
+    partitions: Mapping[int, PartitionProgress]
+
+
+class Worker:
+    """Owns partitions as its group gives them. One thread makes, runs and closes it."""
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        options: JobOptions,
+        *,
+        online: OpenOnline | None = None,
+        cleaner: Callable[[], Cleaner] | None = None,
+        batch: int = 10_000,
+        commit_interval_s: float = 1.0,
+        checkpoint_interval_s: float = 60.0,
+        idle_ms: int = 1_000,
+        alignment_ms: int | None = 300_000,
+        instance: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """Join the group.
+
+        Args:
+            definitions: what to compute.
+            options: where and how.
+            online: opens the copy of a partition's entities for processes that serve.
+            cleaner: makes what judges the events of a partition.
+            batch: most records applied at once.
+            commit_interval_s: time between commits, seconds; 0 commits after every batch. Rows and
+                the online store are as old as that.
+            checkpoint_interval_s: time between checkpoints, seconds.
+            idle_ms: silence after which a partition is idle: it holds up nobody, and the clock
+                speaks for it. Also how much longer than the clock says timers wait, for what is on
+                its way.
+            alignment_ms: how far the watermark of a partition may lead the slowest one of this
+                worker that is not idle, milliseconds; None: any.
+            instance: name of this worker that outlives a restart; None: a new one each time.
+            clock: monotonic seconds.
+            now: epoch milliseconds.
+
+        Raises:
+            LogError: if the Kafka client is not installed or refuses the settings.
+        """
+        self._definitions = definitions
+        self._options = options
+        self._open_online = online
+        self._make_cleaner = cleaner
+        self._batch = batch
+        self._commit_interval_s = commit_interval_s
+        self._checkpoint_interval_s = checkpoint_interval_s
+        self._idle_ms = idle_ms
+        self._alignment_ms = alignment_ms
+        self._clock = clock
+        self._now = now
+        self._jobs: dict[int, PartitionJob] = {}
+        self._heard: dict[int, float] = {}
+        self._committed: dict[int, int] = {}
+        self._paused: set[int] = set()
+        self._commit_at = self._checkpoint_at = clock()
+        self._counts = dict.fromkeys(_COUNTS, 0)
+        self._group = PartitionGroup(
+            options.kafka,
+            options.group,
+            assigned=self._assigned,
+            revoked=self._revoked,
+            lost=self._lost,
+            instance=instance,
+        )
+
+    @property
+    def jobs(self) -> Mapping[int, PartitionJob]:
+        """The partitions at work, by number."""
+        return self._jobs
+
+    def run(
+        self,
+        stop: Callable[[], bool],
+        progress: Callable[[WorkerProgress], None] = lambda _: None,
+    ) -> None:
+        """Work until told to stop; then commit and give the partitions on.
+
+        Args:
+            stop: asked after each batch.
+            progress: told after each commit.
+
+        Raises:
+            FencedError: if this process was silent for so long that another one owns a partition:
+                start it again.
+            StreamingError: if the log, the state or what is written to fails. Nothing is lost: the
+                next owner goes on from the last commit.
+        """
+        while not stop():
+            self.step()
+            if self._clock() >= self._commit_at:
+                self.commit()
+                progress(self.progress())
+        self.commit()
+        progress(self.progress())
+
+    def step(self) -> None:
+        """Read and apply one batch."""
+        wait = min(max(self._commit_at - self._clock(), 0.0), _WAIT_S)
+        records = self._group.poll(self._batch, wait)
+        for number, run in records.items():
+            applied = self._jobs[number].apply(run)
+            self._heard[number] = self._clock()
+            self._counts["entries"] += applied.applied
+            self._counts["late"] += applied.late
+            self._counts["duplicates"] += applied.duplicates
+            self._counts["invalid"] += applied.invalid
+            self._counts["dropped"] += applied.dropped
+        self._align()
+
+    def commit(self) -> None:
+        """Make everything durable, tell the group, and let actions and the clock into the log."""
+        for number, job in self._jobs.items():
+            self._committed[number] = job.commit()
+        self._group.commit(self._committed)
+        for job in self._jobs.values():
+            self._counts["actions"] += job.append_actions()
+        now = self._now() - self._idle_ms
+        for number in self._idle():
+            self._counts["ticks"] += self._jobs[number].tick(now)
+        if self._clock() >= self._checkpoint_at + self._checkpoint_interval_s:
+            for job in self._jobs.values():
+                job.checkpoint()
+            self._checkpoint_at = self._clock()
+        self._commit_at = self._clock() + self._commit_interval_s
+
+    def progress(self) -> WorkerProgress:
+        """What was done, and how far each partition is."""
+        lag, idle = self._group.lag(), self._idle()
+        partitions = {
+            number: PartitionProgress(
+                offset=job.offset,
+                committed=self._committed.get(number, job.offset),
+                watermark=job.watermark,
+                records=lag[number].records,
+                behind_ms=lag[number].behind_ms,
+                idle=number in idle,
+                paused=number in self._paused,
+            )
+            for number, job in sorted(self._jobs.items())
+            if number in lag
+        }
+        rows = self._counts["rows"] + sum(job.rows for job in self._jobs.values())
+        return WorkerProgress(partitions=partitions, **{**self._counts, "rows": rows})
+
+    def close(self) -> None:
+        """Leave the group; what was applied since the last commit is committed first."""
+        try:
+            self._group.close()
+        finally:
+            self._drop(list(self._jobs))
+
+    def abandon(self) -> None:
+        """Close the states and leave the group, committing nothing: after an error."""
+        self._drop(list(self._jobs))
+        self._group.close()
+
+    def _assigned(self, number: int) -> int:
+        job = PartitionJob(
+            number,
+            self._definitions,
+            self._options,
+            online=self._open_online,
+            cleaner=None if self._make_cleaner is None else self._make_cleaner(),
+        )
+        self._jobs[number] = job
+        self._heard[number] = self._clock()
+        return job.offset
+
+    def _revoked(self, numbers: Sequence[int]) -> None:
+        owned = [number for number in numbers if number in self._jobs]
+        try:
+            for number in owned:
+                self._committed[number] = self._jobs[number].commit()
+            self._group.commit({number: self._committed[number] for number in owned}, wait=True)
+        finally:
+            self._drop(owned)
+
+    def _lost(self, numbers: Sequence[int]) -> None:
+        self._drop(numbers)
+
+    def _drop(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            job = self._jobs.pop(number, None)
+            self._heard.pop(number, None)
+            self._committed.pop(number, None)
+            self._paused.discard(number)
+            if job is not None:
+                self._counts["rows"] += job.rows
+                job.close()
+
+    def _idle(self) -> set[int]:
+        """Partitions that were read to their end, and then silent for a while."""
+        lag = self._group.lag()
+        until = self._clock() - self._idle_ms / 1000
+        return {
+            number
+            for number, heard in self._heard.items()
+            if heard <= until and number not in self._paused and lag[number].behind_ms == 0
+        }
+
+    def _align(self) -> None:
+        if self._alignment_ms is None or len(self._jobs) < 2:
+            return
+        watermarks = {number: job.watermark for number, job in self._jobs.items()}
+        paused = leading(watermarks, self._idle(), self._alignment_ms)
+        if paused != self._paused:
+            self._group.resume(self._paused - paused)
+            self._group.pause(paused - self._paused)
+            for number in self._paused - paused:
+                self._heard[number] = self._clock()
+            self._paused = paused
+
+
+_COUNTS = ("entries", "rows", "actions", "ticks", "late", "duplicates", "invalid", "dropped")
+
+
+def leading(watermarks: Mapping[int, int], idle: Collection[int], bound_ms: int) -> set[int]:
+    """Partitions that should wait for others.
+
+    Args:
+        watermarks: of each partition, epoch milliseconds.
+        idle: partitions from which nothing comes: nobody waits for them.
+        bound_ms: how far the others may lead the slowest.
+
+    Returns:
+        Those that lead by more, none of which is idle.
+    """
+    awake = {number: at for number, at in watermarks.items() if number not in idle}
+    slowest = min(awake.values(), default=0)
+    return {number for number, at in awake.items() if at > slowest + bound_ms}
