@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tactful_streaming.cells import CELL_BYTES, Cells, Evicted
 from tactful_streaming.definitions import Feature, ForwardDecay, SessionWindow, Window
@@ -24,7 +26,6 @@ from tactful_streaming.parts import (
     LastTimes,
     NumberPanes,
     PanedPart,
-    Part,
     RecentValues,
     Selection,
 )
@@ -36,7 +37,19 @@ Value = float | dict[str, float] | list[tuple[str, int]]
 
 _NUMERIC = ("sum", "mean", "min", "max", "last", "quantile")
 _FOLDED = ("count", "sum", "min", "max")
+_SEPARATOR = "."
+"""Between the key of a store and that of a part of it."""
+
+_SHARED = 2
+"""Length of the packed state of a part whose groups are named once for the whole store."""
+
 _KINDS = {"mean": ("sum", "count"), "quantile": ("kll",), "top_k": ("count",)}
+
+
+Recorded = NumberPanes | DecayedTotals | LastTimes
+"""Parts whose packed state is records of numbers."""
+
+AnyPart = Recorded | GatheredPanes | RecentValues | Sessions
 
 
 @dataclass(frozen=True)
@@ -91,11 +104,6 @@ class Source:
         )
 
 
-def is_empty(state: Any) -> bool:
-    """Whether the packed state of a cell says that there is nothing."""
-    return not state and not isinstance(state, float)
-
-
 def counts_values(feature: Feature) -> bool:
     """Whether each different value of `feature` is counted in a cell of its own."""
     told_apart = feature.aggregate == "top_k" or feature.sketch == "exact"
@@ -116,16 +124,16 @@ class Store:
         """Begin empty, without a feature."""
         self.source = source
         self.features: list[Feature] = []
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, AnyPart] = {}
         self.cells = Cells(source.max_groups) if source.grouped else None
         self._firing = firing
-        self._parts_of: dict[str, tuple[Part, ...]] = {}
+        self._parts_of: dict[str, tuple[AnyPart, ...]] = {}
         self._keys_of: dict[str, tuple[str, ...]] = {}
 
     @property
     def key(self) -> str:
         """Short name of the source, the same in every process."""
-        return self._key("")
+        return _short(asdict(self.source), 8)
 
     @property
     def events(self) -> tuple[str, ...]:
@@ -146,7 +154,7 @@ class Store:
         self._keys_of[feature.name] = keys
         self._parts_of[feature.name] = tuple(self.parts[key] for key in keys)
 
-    def parts_of(self, feature: Feature) -> tuple[Part, ...]:
+    def parts_of(self, feature: Feature) -> tuple[AnyPart, ...]:
         """What `feature` is read from."""
         return self._parts_of[feature.name]
 
@@ -241,44 +249,106 @@ class Store:
             if silent:
                 self._free(silent)
 
-    def pack(self, rows: Rows, horizon: int) -> dict[str, Sequence[Any]]:
-        """State of each row for each part, as something msgpack can hold; empty for nothing."""
+    def pack(self, rows: Rows, horizon: int, into: Sequence[dict[str, Any]]) -> None:
+        """Put the state of each row, under its keys, into a mapping that msgpack can hold."""
         if self.cells is None:
-            return {key: part.pack(rows, horizon) for key, part in self.parts.items()}
+            for key, part in self.parts.items():
+                _put(into, key, self._pack_rows(part, rows, horizon))
+            return
         groups = [self.cells.of_row(row) for row in rows.tolist()]
         cells = np.array([cell for of_row in groups for cell in of_row.values()], np.int64)
-        newest = self.cells.newest[cells].tolist()
-        packed: dict[str, Sequence[Any]] = {}
+        ends = np.cumsum([0, *map(len, groups)]).tolist()
+        newest = _slices(self.cells.newest[cells].astype("<i8"), ends)
+        names = [
+            [list(of_row), when] if of_row else None
+            for of_row, when in zip(groups, newest, strict=True)
+        ]
+        _put(into, self.key, names)
         for key, part in self.parts.items():
-            states = iter(zip(newest, part.pack(cells, horizon), strict=True))
-            packed[key] = [
-                [
-                    (group, when, state)
-                    for group, (when, state) in zip(of_row, states, strict=False)
-                    if not is_empty(state)
-                ]
-                for of_row in groups
-            ]
-        return packed
+            _put(into, key, self._pack_groups(part, cells, ends, horizon))
 
-    def absorb(self, rows: Rows, key: str, packed: Sequence[Any]) -> None:
-        """Add what :meth:`pack` gave for one part to what is there."""
-        part = self.parts[key]
+    def absorb(self, rows: Rows, states: Sequence[Mapping[str, Any]]) -> None:
+        """Add what :meth:`pack` put into `states` to what is there."""
         if self.cells is None:
-            part.absorb(rows, packed)
+            for key, part in self.parts.items():
+                having = [number for number, state in enumerate(states) if key in state]
+                if having:
+                    packed = [states[number][key] for number in having]
+                    self._absorb_rows(part, rows[having], packed)
             return
-        counts = [len(groups) for groups in packed]
-        flat = [group for groups in packed for group in groups]
-        if not flat:
-            return
-        groups, newest, states = zip(*flat, strict=True)
-        cells, evicted = self.cells.find(
-            np.repeat(rows, counts), groups, np.array(newest, np.int64)
-        )
-        self._fit()
-        part.absorb(cells, states)
+        evicted: list[Evicted] = []
+        for place in (self.key, *self.parts):
+            # A part has the names of its groups with it if it was packed apart from the others.
+            named = [
+                number for number, state in enumerate(states) if _names(state, self.key, place)
+            ]
+            if named:
+                evicted += self._absorb_groups(place, rows[named], [states[n] for n in named])
         if evicted:
             self._free([one.cell for one in evicted])
+
+    def _absorb_groups(
+        self, place: str, rows: Rows, states: Sequence[Mapping[str, Any]]
+    ) -> list[Evicted]:
+        assert self.cells is not None
+        names = [_names(state, self.key, place) for state in states]
+        counts = [len(groups) for groups, _ in names]
+        ends = np.cumsum([0, *counts]).tolist()
+        groups = [group for of_row, _ in names for group in of_row]
+        newest = np.frombuffer(b"".join(when for _, when in names), "<i8")
+        cells, evicted = self.cells.find(np.repeat(rows, counts), groups, newest)
+        self._fit()
+        shared = place == self.key
+        for key in self.parts if shared else [place]:
+            having = [
+                number
+                for number, state in enumerate(states)
+                if key in state and shared == (len(state[key]) == _SHARED)
+            ]
+            if not having:
+                continue
+            part, packed = self.parts[key], [states[number][key] for number in having]
+            own = np.concatenate([cells[ends[n] : ends[n + 1]] for n in having])
+            if isinstance(part, Recorded):
+                each = np.frombuffer(b"".join(one[0] for one in packed), "<u2")
+                records = np.frombuffer(b"".join(one[1] for one in packed), "<f8")
+                part.absorb_records(np.repeat(own, each), records.reshape(-1, part.width))
+            else:
+                part.absorb(own, [state for one in packed for state in one[0]])
+        return evicted
+
+    def _absorb_rows(self, part: AnyPart, rows: Rows, packed: Sequence[Any]) -> None:
+        if not isinstance(part, Recorded):
+            part.absorb(rows, packed)
+            return
+        each = [len(data) // (8 * part.width) for data in packed]
+        records = np.frombuffer(b"".join(packed), "<f8").reshape(-1, part.width)
+        part.absorb_records(np.repeat(rows, each), records)
+
+    def _pack_rows(self, part: AnyPart, rows: Rows, horizon: int) -> Sequence[Any]:
+        if not isinstance(part, Recorded):
+            return part.pack(rows, horizon)
+        counts, records = part.pack_records(rows, horizon)
+        return _slices(records.astype("<f8"), [0, *np.cumsum(counts).tolist()])
+
+    def _pack_groups(
+        self, part: AnyPart, cells: Rows, ends: Sequence[int], horizon: int
+    ) -> Sequence[Any]:
+        """For each row the states of its cells; None if there is nothing in any of them."""
+        if not isinstance(part, Recorded):
+            states = part.pack(cells, horizon)
+            of_rows = [states[begin:end] for begin, end in pairwise(ends)]
+            return [[of_row, None] if any(of_row) else None for of_row in of_rows]
+        counts, records = part.pack_records(cells, horizon)
+        borders = np.concatenate([[0], np.cumsum(counts)])[np.array(ends)].tolist()
+        return [
+            [count, data] if data else None
+            for count, data in zip(
+                _slices(counts.astype("<u2"), ends),
+                _slices(records.astype("<f8"), borders),
+                strict=True,
+            )
+        ]
 
     def _part(self, kind: str, feature: Feature) -> str:
         """Key of the part that keeps `kind` for `feature`, made if there is none."""
@@ -293,7 +363,7 @@ class Store:
         else:
             assert isinstance(window, PanedWindow)
             shape = {"slide": slide_of(window)}
-        key = self._key([kind, shape])
+        key = self.key + _SEPARATOR + _short([kind, shape], 6)
         part = self.parts.get(key)
         if part is None:
             self.parts[key] = self._make(kind, feature)
@@ -305,7 +375,7 @@ class Store:
             part.serve(window)
         return key
 
-    def _make(self, kind: str, feature: Feature) -> Part:
+    def _make(self, kind: str, feature: Feature) -> AnyPart:
         window = feature.window
         if kind == "last_n":
             assert feature.n is not None
@@ -320,12 +390,6 @@ class Store:
         if kind in _FOLDED:
             return NumberPanes(kind, window, firing=self._firing)
         return GatheredPanes(kind, feature, firing=self._firing)
-
-    def _key(self, shape: Any) -> str:
-        source = self.source
-        canonical = [source.events, source.amounts, source.texts, source.grouped, source.max_groups]
-        encoded = msgspec.json.encode([*canonical, shape], order="sorted")
-        return hashlib.sha256(encoded).hexdigest()[:12]
 
     def _late(self, events: Selection, horizons: Rows) -> tuple[dict[str, Rows], Any]:
         """Events too late for each feature with panes, and which are not for all features."""
@@ -364,3 +428,34 @@ def make_stores(features: Iterable[Feature], *, firing: bool) -> list[Store]:
             stores[source] = Store(source, firing=firing)
         stores[source].serve(feature)
     return list(stores.values())
+
+
+def with_groups(key: str, state: Mapping[str, Any]) -> Any:
+    """Packed state of the part `key`, with the names of its groups if it has any."""
+    names = state.get(key.partition(_SEPARATOR)[0])
+    return state[key] if names is None else [*state[key][:_SHARED], *names]
+
+
+def _short(canonical: Any, length: int) -> str:
+    encoded = msgspec.json.encode(canonical, order="sorted")
+    return hashlib.sha256(encoded).hexdigest()[:length]
+
+
+def _names(state: Mapping[str, Any], key: str, place: str) -> Any:
+    """Groups and their newest times at `place` in a packed state; None if there are none."""
+    if place == key:
+        return state.get(key)
+    packed = state.get(place)
+    return packed[_SHARED:] if packed is not None and len(packed) > _SHARED else None
+
+
+def _put(into: Sequence[dict[str, Any]], key: str, column: Sequence[Any]) -> None:
+    for state, value in zip(into, column, strict=True):
+        if value:
+            state[key] = value
+
+
+def _slices(array: NDArray[Any], borders: Sequence[int]) -> list[bytes]:
+    """Bytes of ``array[borders[i] : borders[i + 1]]`` for each i."""
+    data, size = array.tobytes(), array.itemsize * (array.shape[1] if array.ndim > 1 else 1)
+    return [data[begin * size : end * size] for begin, end in pairwise(borders)]

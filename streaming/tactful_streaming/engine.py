@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from tactful_streaming.actions import action_of, emitted_types
+from tactful_streaming.aggregates import Value
 from tactful_streaming.cuts import Cuts
 from tactful_streaming.dead_letters import DeadLetter
 from tactful_streaming.dedupe import Deduplicator
@@ -54,7 +55,6 @@ from tactful_streaming.rules import Cleaner
 from tactful_streaming.selection import Columns, Plan, entity_source, sources_of
 from tactful_streaming.state import Change, StateStore
 from tactful_streaming.users import Users
-from tactful_streaming.views import Value
 
 _logger = logging.getLogger(__name__)
 
@@ -164,6 +164,7 @@ class Engine:
             StateError: if the state is damaged or of another version.
         """
         self._definitions = definitions
+        self._written_definitions = dump_definitions(definitions)
         self._store = store
         self._partition = partition
         self._allowed_lateness_ms = allowed_lateness_ms
@@ -644,7 +645,7 @@ class Engine:
         return write_meta(
             Meta(
                 format=FORMAT,
-                definitions=dump_definitions(self._definitions),
+                definitions=self._written_definitions,
                 fingerprint=self._definitions.fingerprint,
                 offset=self._offset,
                 newest=self._intake.newest,

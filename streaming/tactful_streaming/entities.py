@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.aggregates import Outcome, Value, is_empty, make_stores
+from tactful_streaming.aggregates import Outcome, Value, make_stores, with_groups
 from tactful_streaming.definitions import Feature
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.firing import Fired, fire, fires, next_end, next_pending
@@ -310,20 +310,14 @@ class EntityTable:
         states: list[dict[str, Any]] = [{_NEWEST: t} for t in self._newest[rows].tolist()]
         if len(rows):
             for store in self.stores:
-                for key, column in store.pack(rows, horizon).items():
-                    for state, value in zip(states, column, strict=True):
-                        if not is_empty(value):
-                            state[key] = value
+                store.pack(rows, horizon, states)
         return states
 
     def _absorb(self, rows: Rows, states: Sequence[Mapping[str, Any]]) -> None:
         newest = np.array([state[_NEWEST] for state in states], np.int64)
         np.maximum.at(self._newest, rows, newest)
         for store in self.stores:
-            for key in store.parts:
-                having = [number for number, state in enumerate(states) if key in state]
-                if having:
-                    store.absorb(rows[having], key, [states[number][key] for number in having])
+            store.absorb(rows, states)
 
     def _fetch(self, keys: Sequence[str | None]) -> None:
         """Bring entities into memory that are only in the store."""
@@ -442,7 +436,7 @@ def combine_packed(blob: bytes | None, other: bytes, keys: Iterable[str]) -> byt
     for key in keys:
         state.pop(key, None)
         if key in computed:
-            state[key] = computed[key]
+            state[key] = with_groups(key, computed)
     state[_NEWEST] = max(state[_NEWEST], computed[_NEWEST])
     return _encoder.encode(state)
 

@@ -17,7 +17,6 @@ cells at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final, TypeVar
 
 import numpy as np
@@ -196,29 +195,24 @@ class PaneTable:
             self._compact(oldest)
             self._compact_at = 2 * self._size + _FIRST_COMPACTION
 
-    def pack(self, cells: Rows, oldest: int) -> list[bytes]:
-        """For each cell its panes from `oldest` on, as little-endian float64 (pane, value)."""
+    def pack(self, cells: Rows, oldest: int) -> tuple[Rows, Floats]:
+        """Panes from `oldest` on: how many each cell has, and (pane, value) of all in order."""
         rounds = self._walk(cells, oldest, -_NOWHERE)
         if not rounds:
-            return [b""] * len(cells)
+            return np.zeros(len(cells), np.int64), np.empty((0, 2))
         where = np.concatenate([where for where, _ in reversed(rounds)])
         entries = np.concatenate([entries for _, entries in reversed(rounds)])
-        order = np.argsort(where, kind="stable")
-        entries = entries[order]
-        pairs = np.empty((len(entries), 2), "<f8")
+        if len(rounds) > 1:
+            order = np.argsort(where, kind="stable")
+            entries = entries[order]
+        pairs = np.empty((len(entries), 2))
         pairs[:, 0] = self._panes[entries]
         pairs[:, 1] = self._values[entries]
-        data = pairs.tobytes()
-        counts = np.bincount(where, minlength=len(cells))
-        ends = np.concatenate([[0], np.cumsum(counts)]) * 16
-        return [data[start:end] for start, end in pairwise(ends.tolist())]
+        return np.bincount(where, minlength=len(cells)), pairs
 
-    def absorb(self, cells: Rows, packed: list[bytes]) -> None:
-        """Fold in what :meth:`pack` wrote."""
-        pairs = np.frombuffer(b"".join(packed), "<f8").reshape(-1, 2)
-        if len(pairs):
-            counts = [len(data) // 16 for data in packed]
-            self.add(np.repeat(cells, counts), pairs[:, 0].astype(np.int64), pairs[:, 1])
+    def absorb(self, cells: Rows, pairs: Floats) -> None:
+        """Fold in (pane, value) pairs that :meth:`pack` gave, each in its cell."""
+        self.add(cells, pairs[:, 0].astype(np.int64), pairs[:, 1])
 
     @property
     def newest(self) -> int | None:

@@ -93,6 +93,26 @@ class Part(Protocol):
     def expire(self, horizon: int) -> None:
         """Forget what no read at or after `horizon` can see, where that is cheap."""
 
+
+class RecordPart(Part, Protocol):
+    """A part whose packed state is records of a few numbers each.
+
+    Attributes:
+        width: numbers in a record.
+    """
+
+    width: int
+
+    def pack_records(self, cells: Rows, horizon: int) -> tuple[Rows, Floats]:
+        """State of `cells`: how many records each has, and all records in order."""
+
+    def absorb_records(self, cells: Rows, records: Floats) -> None:
+        """Add records to what is there, each in its cell."""
+
+
+class ObjectPart(Part, Protocol):
+    """A part whose packed state is an object for each cell."""
+
     def pack(self, cells: Rows, horizon: int) -> Sequence[Any]:
         """State of each cell as something msgpack can hold; empty where there is nothing."""
 
@@ -168,6 +188,8 @@ class PanedPart:
 class NumberPanes(PanedPart):
     """Counts, sums, least or greatest numbers by pane."""
 
+    width = 2
+
     def __init__(self, kind: str, window: PanedWindow, *, firing: bool) -> None:
         """Begin empty; `kind` is one of the folds of :data:`~tactful_streaming.panes.FOLDS`."""
         super().__init__(window, firing=firing)
@@ -223,13 +245,13 @@ class NumberPanes(PanedPart):
         """Forget panes whose last window is over."""
         self.table.expire(int(self.oldest(np.array(horizon))))
 
-    def pack(self, cells: Rows, horizon: int) -> list[bytes]:
-        """Panes of each cell."""
+    def pack_records(self, cells: Rows, horizon: int) -> tuple[Rows, Floats]:
+        """Panes of `cells`, each with its number."""
         return self.table.pack(cells, int(self.oldest(np.array(horizon))))
 
-    def absorb(self, cells: Rows, packed: Sequence[Any]) -> None:
+    def absorb_records(self, cells: Rows, records: Floats) -> None:
         """Add panes."""
-        self.table.absorb(cells, list(packed))
+        self.table.absorb(cells, records)
 
     def _view(self, feature: Feature, at: int) -> tuple[int, int, Floats | None]:
         window = feature.window
@@ -366,6 +388,8 @@ class DecayedTotals:
     same however the events were cut into batches.
     """
 
+    width = 2
+
     def __init__(self, kind: str, decay: ForwardDecay) -> None:
         """Begin empty."""
         self._half_life = decay.half_life_ms
@@ -424,19 +448,18 @@ class DecayedTotals:
     def expire(self, horizon: int) -> None:
         """Nothing: a cell is forgotten as a whole."""
 
-    def pack(self, cells: Rows, horizon: int) -> list[tuple[int, float] | None]:
-        """Newest time and total of each cell."""
-        pairs = zip(self._newest[cells].tolist(), self._totals[cells].tolist(), strict=True)
-        return [(newest, total) if newest >= 0 else None for newest, total in pairs]
+    def pack_records(self, cells: Rows, horizon: int) -> tuple[Rows, Floats]:
+        """Newest time and total of `cells`."""
+        having = self._newest[cells] >= 0
+        kept = cells[having]
+        return having.astype(np.int64), np.column_stack([self._newest[kept], self._totals[kept]])
 
-    def absorb(self, cells: Rows, packed: Sequence[Any]) -> None:
+    def absorb_records(self, cells: Rows, records: Floats) -> None:
         """Add totals."""
-        for cell, state in zip(cells.tolist(), packed, strict=True):
-            newest, total = state
-            one = np.array([cell])
-            self._advance(one, np.array([newest], np.int64))
-            turns = newest // self._half_life - self._newest.item(cell) // self._half_life
-            self._totals[cell] += math.ldexp(total, turns)
+        newest = records[:, 0].astype(np.int64)
+        self._advance(cells, newest)
+        turns = newest // self._half_life - self._newest[cells] // self._half_life
+        np.add.at(self._totals, cells, np.ldexp(records[:, 1], turns))
 
     def _advance(self, cells: Rows, timestamps: NDArray[np.int64]) -> None:
         """Move the totals of `cells` on to the half-lives of their newest events."""
@@ -451,6 +474,7 @@ class LastTimes:
     """Newest timestamp, epoch milliseconds."""
 
     memory_ms = None
+    width = 1
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -488,13 +512,15 @@ class LastTimes:
     def expire(self, horizon: int) -> None:
         """Nothing ages."""
 
-    def pack(self, cells: Rows, horizon: int) -> list[float | None]:
-        """Newest timestamp of each cell."""
-        return [None if math.isnan(time) else time for time in self._times[cells].tolist()]
+    def pack_records(self, cells: Rows, horizon: int) -> tuple[Rows, Floats]:
+        """Newest timestamp of `cells`."""
+        times = self._times[cells]
+        having = ~np.isnan(times)
+        return having.astype(np.int64), times[having][:, None]
 
-    def absorb(self, cells: Rows, packed: Sequence[Any]) -> None:
+    def absorb_records(self, cells: Rows, records: Floats) -> None:
         """Keep the newest."""
-        np.fmax.at(self._times, cells, np.array(packed, np.float64))
+        np.fmax.at(self._times, cells, records[:, 0])
 
 
 class RecentValues:

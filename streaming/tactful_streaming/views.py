@@ -123,7 +123,7 @@ class View:
         }
 
     def _read_one(self, row: int, at: int) -> Any:
-        value = self.parts[0].read_one(row, self.feature, at)
+        value: Any = self.parts[0].read_one(row, self.feature, at)
         if value is not None and len(self.parts) > 1:
             value /= self.parts[1].read_one(row, self.feature, at)
         return value
