@@ -19,6 +19,7 @@ import msgspec
 
 from tactful.config import Settings, load_settings
 from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
+from tactful.features_cli import features
 from tactful.flink_cli import flink
 from tactful.model_cli import demo, models, train
 from tactful.rules_cli import rules
@@ -89,7 +90,7 @@ def main() -> None:
     """Real-time personalisation that does not hold people's data hostage."""
 
 
-for _command in (train, models, demo, rules, sink, flink):
+for _command in (train, models, demo, features, rules, sink, flink):
     main.add_command(_command)
 
 

@@ -164,7 +164,6 @@ class Engine:
             StateError: if the state is damaged or of another version.
         """
         self._definitions = definitions
-        self._written_definitions = dump_definitions(definitions)
         self._store = store
         self._partition = partition
         self._allowed_lateness_ms = allowed_lateness_ms
@@ -645,7 +644,7 @@ class Engine:
         return write_meta(
             Meta(
                 format=FORMAT,
-                definitions=self._written_definitions,
+                definitions=dump_definitions(self._definitions),
                 fingerprint=self._definitions.fingerprint,
                 offset=self._offset,
                 newest=self._intake.newest,

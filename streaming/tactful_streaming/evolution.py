@@ -36,9 +36,9 @@ class EvolutionPlan:
 
     Attributes:
         kept: features whose state is there.
-        dropped: definitions of which nothing is left.
+        dropped: definitions that are gone, and their state with them.
         recomputed: features that are missing until they are computed from the log.
-        restarted: new sequences and joins: they begin at `offset`.
+        restarted: new or changed sequences and joins: they begin at `offset`.
         begin: first log offset that is read for it.
         offset: log offset up to which it is read.
     """
@@ -126,9 +126,9 @@ def _plan(meta: Meta, definitions: Definitions, begin: int) -> EvolutionPlan:
         for entity in ENTITIES
     }
     recomputed = [f.name for f in definitions.features if not _is_there(f, there[f.entity])]
-    operators = {_canonical(o) for o in _operators(definitions)}
     old_operators = {_canonical(o) for o in _operators(old)}
     wanted = {_nameless(feature) for feature in definitions.features}
+    names = {definition.name for definition in definitions.all}
     return EvolutionPlan(
         kept=tuple(
             d.name
@@ -139,11 +139,7 @@ def _plan(meta: Meta, definitions: Definitions, begin: int) -> EvolutionPlan:
         dropped=tuple(
             d.name
             for d in old.all
-            if (
-                _nameless(d) not in wanted
-                if isinstance(d, Feature)
-                else _canonical(d) not in operators
-            )
+            if d.name not in names and not (isinstance(d, Feature) and _nameless(d) in wanted)
         ),
         recomputed=tuple(recomputed),
         restarted=tuple(

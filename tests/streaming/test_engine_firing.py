@@ -32,7 +32,7 @@ Rows = dict[FiredKey, list[Any]]
 def rows_of(fired: Sequence[Fired]) -> Rows:
     rows: Rows = {}
     for one in fired:
-        groups = one.groups or [None] * len(one.keys)
+        groups: Sequence[str | None] = one.groups or [None] * len(one.keys)
         for key, group, value in zip(one.keys, groups, one.values, strict=True):
             place = (one.feature, key, group, one.window_start, one.window_end)
             rows.setdefault(place, []).append(value)

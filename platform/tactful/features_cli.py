@@ -1,0 +1,208 @@
+"""Commands around feature definitions: ``tactful features check``, ``plan`` and ``backfill``."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from tqdm import tqdm
+
+from tactful.config import Settings, load_settings
+from tactful.errors import ConfigError, StorageError, TactfulError
+
+_NEARLY = 10_000
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _state_options(command: Any) -> Any:
+    """Options of commands that look at a data directory."""
+    for option in (
+        click.option("--data", type=click.Path(path_type=Path), help="Data directory."),
+        click.option("--config", type=click.Path(path_type=Path), help="Settings file."),
+        click.option(
+            "--features",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="Definitions to plan for; by default those of the settings.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def features() -> None:
+    """Check feature definitions, and bring a state up to changed ones."""
+
+
+@features.command("check")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_json_option
+def check(file: Path, as_json: bool) -> None:
+    """Check the definitions in FILE; the first thing that is wrong is named with its line."""
+    from tactful_streaming import dump_definitions
+
+    definitions = _definitions(file)
+    if as_json:
+        _print_json(
+            {
+                "fingerprint": definitions.fingerprint,
+                "definitions": [definition.as_data() for definition in definitions.all],
+            }
+        )
+        return
+    click.echo(dump_definitions(definitions), nl=False)
+    click.echo(
+        f"{len(definitions.features)} features, {len(definitions.sequences)} sequences, "
+        f"{len(definitions.joins)} joins; fingerprint {definitions.fingerprint[:12]}",
+        err=True,
+    )
+
+
+@features.command("plan")
+@_state_options
+@_json_option
+def plan(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
+    """Say what changed definitions mean for the state; changes nothing, beside a server or not."""
+    from tactful_streaming import EmbeddedLog, plan_evolution
+
+    settings = load_settings(config, overrides={"storage.data": data})
+    definitions = _definitions(features or settings.features)
+    _check_state(settings)
+    with (
+        _explained(),
+        contextlib.closing(_stored_state(settings)) as state,
+        EmbeddedLog(settings.storage.data / "log", read_only=True) as log,
+    ):
+        planned = plan_evolution(state, definitions, begin=log.begin)
+    if as_json:
+        _print_json({**msgspec.to_builtins(planned), "records": planned.records})
+        return
+    for what, names in (
+        ("kept", planned.kept),
+        ("to be computed from the log", planned.recomputed),
+        ("begins now", planned.restarted),
+        ("dropped", planned.dropped),
+    ):
+        for name in names:
+            click.echo(f"{name}: {what}")
+    if planned.recomputed:
+        click.echo(
+            f"`tactful features backfill` reads {planned.records} records, from offset "
+            f"{planned.begin} to {planned.offset}."
+        )
+        if planned.begin > 0:
+            click.echo(
+                f"Records before offset {planned.begin} are gone by retention: windows that reach "
+                "further back will not hold them.",
+                err=True,
+            )
+
+
+@features.command("backfill")
+@_state_options
+@_json_option
+def backfill(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
+    """Compute from the log what the state misses. Run it again to go on where it stopped.
+
+    It may run beside a server that still has the old definitions; only the last step, the merge,
+    needs the server to be stopped.
+    """
+    from tactful.service import exclusive
+    from tactful_streaming import EmbeddedLog, RocksState
+    from tactful_streaming import backfill as complete
+
+    settings = load_settings(config, overrides={"storage.data": data})
+    definitions = _definitions(features or settings.features)
+    _check_state(settings)
+    directory = settings.storage.data
+    options = {"dedupe_days": settings.engine.dedupe_days}
+    with _explained(), contextlib.ExitStack() as stack:
+        log = stack.enter_context(EmbeddedLog(directory / "log", read_only=True))
+        scratch = RocksState(directory / "backfill")
+        stack.callback(scratch.close)
+        bar = stack.enter_context(
+            tqdm(unit="record", disable=as_json or not sys.stderr.isatty(), desc="backfill")
+        )
+
+        def progress(reached: int, wanted: int) -> None:
+            bar.total = wanted
+            bar.update(reached - bar.n)
+
+        _compute_ahead(settings, log, scratch, definitions, options, progress)
+        try:
+            stack.enter_context(exclusive(directory))
+        except StorageError as error:
+            raise StorageError(
+                f"{error}\nWhat is missing is computed but for the newest records. Stop the "
+                "server and run this again: that takes moments."
+            ) from error
+        state = RocksState(directory / "state")
+        stack.callback(state.close)
+        done = complete(log, state, scratch, definitions, options=options, progress=progress)
+        bar.close()
+    shutil.rmtree(directory / "backfill", ignore_errors=True)
+    if as_json:
+        _print_json({"computed": done})
+    else:
+        click.echo(f"{', '.join(done) or 'nothing'} computed from the log", err=True)
+
+
+def _compute_ahead(
+    settings: Settings, log: Any, scratch: Any, definitions: Any, options: Any, progress: Any
+) -> None:
+    """Compute up to where a running server is, again and again until little is left."""
+    from tactful_streaming import compute_missing, plan_evolution
+
+    reached = 0
+    while True:
+        with contextlib.closing(_stored_state(settings)) as state:
+            planned = plan_evolution(state, definitions)
+        if not planned.recomputed or planned.offset - reached < _NEARLY:
+            return
+        compute_missing(
+            log, scratch, definitions, set(planned.recomputed), planned.offset, options, progress
+        )
+        reached = planned.offset
+
+
+def _check_state(settings: Settings) -> None:
+    path = settings.storage.data / "state"
+    if not (path / "CURRENT").is_file():
+        raise StorageError(f"{path}: there is no state; `tactful serve` begins one")
+
+
+def _stored_state(settings: Settings) -> Any:
+    from tactful_streaming import RocksState
+
+    return RocksState(settings.storage.data / "state", read_only=True)
+
+
+def _definitions(file: Path) -> Any:
+    from tactful_streaming import DefinitionError, load_definitions
+
+    try:
+        return load_definitions(file)
+    except DefinitionError as error:
+        raise ConfigError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the streaming package raises into an error that ends the command with one line."""
+    from tactful_streaming import StreamingError
+
+    try:
+        yield
+    except StreamingError as error:
+        raise TactfulError(str(error)) from error
+
+
+def _print_json(value: Any) -> None:
+    click.echo(msgspec.json.encode(value))
