@@ -189,13 +189,15 @@ class Intake:
                 if reads_items and entry.item_id is not None:
                     item = catalogue.get(entry.item_id)
                 event_id = entry.event_id if dedupe.enabled else None
+                refused = len(admitted.refused)
                 if self._cleaner is not None:
                     entry = self._clean(entry, item, position, admitted)
                     if entry is not None and entry.item_id is not None:
                         item = catalogue.get(entry.item_id)
                 if entry is not None:
                     self._advance(entry.timestamp)
-                if event_id is not None:
+                # One that is set aside may come again, mended.
+                if event_id is not None and len(admitted.refused) == refused:
                     dedupe.remember(event_id, self.watermark)
                 if entry is None:
                     continue

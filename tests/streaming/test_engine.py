@@ -700,18 +700,31 @@ def test_a_cleaner_judges_every_event_once_and_its_memory_commits_with_the_offse
         (6, refund[1]),
     ]
     applied = engine.apply(stream)
-    assert Applied(applied=2, duplicates=1, invalid=2, dropped=2) == applied
+    assert Applied(applied=2, duplicates=0, invalid=2, dropped=3) == applied
     assert [(letter.offset, letter.rule, letter.reason) for letter in letters[:1]] == [
         (3, "refunds", "no such order")
     ]
-    assert [letter.offset for letter in letters] == [3, 4, 5]
+    assert [letter.offset for letter in letters] == [3, 4, 5, 6]
     assert letters[0].payload == refund[1]
     assert engine.watermark == START
     assert engine.read("category", "shoes", START)["c"] == START
     engine.commit()
     again = Tidy()
     Engine(features, store, cleaner=again)
-    assert again.seen == 3
+    assert again.seen == 4
+
+
+def test_what_was_set_aside_counts_once_it_comes_again_mended() -> None:
+    engine = Engine(small(), MemoryState(), cleaner=Tidy())
+    engine.apply([view(0, type="refund")])
+    engine.commit()
+    assert not engine.seen("0")
+    mended = view(0)[1]
+
+    applied = engine.apply([(1, mended), (2, mended)])
+
+    assert (applied.applied, applied.duplicates) == (1, 1)
+    assert engine.seen("0")
 
 
 def test_numbers_that_no_float_holds_count_for_nothing() -> None:
