@@ -115,6 +115,7 @@ class Store:
 
     Attributes:
         source: which events count.
+        key: short name of the source, the same in every process.
         features: what they count for.
         parts: what is kept, by the key of its packed form.
         cells: cells of groups; None where each row is a cell.
@@ -123,17 +124,13 @@ class Store:
     def __init__(self, source: Source, *, firing: bool) -> None:
         """Begin empty, without a feature."""
         self.source = source
+        self.key = _short(asdict(source), 8)
         self.features: list[Feature] = []
         self.parts: dict[str, AnyPart] = {}
         self.cells = Cells(source.max_groups) if source.grouped else None
         self._firing = firing
         self._parts_of: dict[str, tuple[AnyPart, ...]] = {}
         self._keys_of: dict[str, tuple[str, ...]] = {}
-
-    @property
-    def key(self) -> str:
-        """Short name of the source, the same in every process."""
-        return _short(asdict(self.source), 8)
 
     @property
     def events(self) -> tuple[str, ...]:

@@ -254,12 +254,23 @@ class PaneTable:
         self._panes[new] = panes
         self._values[new] = self._fold.identity
         self._cells[new] = cells
-        # Pairs are in the order of cell and pane: the k-th of each cell is linked in round k.
+        # Pairs are in the order of cell and pane. Mostly all of a cell are newer than what it has:
+        # they are linked to it and to each other at once.
         first = np.flatnonzero(np.diff(cells, prepend=-1))
-        rank = np.arange(count) - np.repeat(first, np.diff(first, append=count))
-        for turn in range(int(rank.max()) + 1):
-            now = rank == turn
-            self._link(new[now], cells[now], panes[now])
+        counts = np.diff(first, append=count)
+        heads = self._head[cells[first]]
+        newer = self._panes[heads] < panes[first]
+        self._older[new] = new - 1
+        self._older[new[first]] = heads
+        last = (first + counts - 1)[newer]
+        self._head[cells[last]] = new[last]
+        if not newer.all():
+            # The k-th of each other cell is linked in round k.
+            rank = np.arange(count) - np.repeat(first, counts)
+            rank[np.repeat(newer, counts)] = -1
+            for turn in range(int(rank.max()) + 1):
+                now = rank == turn
+                self._link(new[now], cells[now], panes[now])
         return new[where]
 
     def _link(self, new: NDArray[np.int32], cells: Rows, panes: Rows) -> None:
