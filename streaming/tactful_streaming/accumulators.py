@@ -24,8 +24,6 @@ The relative standard error of n distinct values is 1.04 / sqrt(2 ** 14) = 0.8 %
 lie within 1.6 % (Flajolet, Fusy, Gandouet and Meunier, "HyperLogLog", AofA 2007).
 """
 
-_HLL_SPARSE = 2048
-
 
 class Accumulator(Protocol):
     """Gathers values."""
@@ -208,10 +206,11 @@ class Distinct:
     def result(cls, parts: Sequence[Self], feature: Feature) -> float:
         """The estimate."""
         union = hll_union(HLL_LG_K)
-        # The first twice: a sketch that saw a stream alone would estimate by the order of the
-        # stream, and differ in that from its own merge.
-        for part in (parts[0], *parts):
+        for part in parts:
             union.update(part._sketch)
+        # Merged with itself it forgets the order in which values came, by which it would estimate
+        # otherwise: only the registers count then, and these are the same in every order.
+        union.update(union.get_result(HLL_4))
         estimate: float = union.get_estimate()
         return estimate
 

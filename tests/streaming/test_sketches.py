@@ -1,0 +1,157 @@
+"""Sketches: how far off, and that they say the same in every order of work."""
+
+from __future__ import annotations
+
+import bisect
+import random
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful_streaming import Feature, Window
+from tactful_streaming.accumulators import Distinct
+from tactful_streaming.quantiles import CAPACITY, QuantileSketch
+
+FEATURE = Feature(
+    name="f",
+    entity="item",
+    events=("view",),
+    aggregate="distinct",
+    of="user_id",
+    window=Window(60_000, 60_000),
+)
+
+
+def distinct(values: Sequence[str]) -> Distinct:
+    sketch = Distinct(FEATURE)
+    for value in values:
+        sketch.add(value, 0)
+    return sketch
+
+
+def estimate(*parts: Distinct) -> float:
+    return Distinct.result(parts, FEATURE)
+
+
+def test_19_of_20_distinct_counts_are_within_two_percent() -> None:
+    errors = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        count = int(10 ** rng.uniform(2, 5))
+        ids = rng.integers(0, 2**60, count)
+        true = len(np.unique(ids))
+        errors.append(abs(estimate(distinct([f"u{i}" for i in ids.tolist()])) - true) / true)
+    assert np.quantile(errors, 0.95) <= 0.02
+    assert max(errors) <= 0.04
+
+
+def test_distinct_counts_of_few_are_as_good_as_exact() -> None:
+    for count in (1, 2, 10, 100, 1000):
+        found = estimate(distinct([str(n % count) for n in range(2 * count)]))
+        assert found == pytest.approx(count, rel=1e-4)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([10, 1500, 3000, 20_000]), st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_a_distinct_count_does_not_depend_on_order_cuts_and_packing(
+    seed: int, count: int, pieces: int
+) -> None:
+    rng = random.Random(seed)
+    values = [str(rng.randrange(2 * count)) for _ in range(count)]
+    expected = estimate(distinct(values))
+    rng.shuffle(values)
+    borders = sorted([0, count, *(rng.randrange(count + 1) for _ in range(pieces))])
+    parts = [distinct(values[a:b]) for a, b in pairwise(borders)]
+    packed = [msgspec.msgpack.decode(msgspec.msgpack.encode(part.pack())) for part in parts]
+    parts = [Distinct.unpack(state, FEATURE) for state in packed]
+    assert estimate(*parts) == expected
+    merged = parts[0]
+    for part in parts[1:]:
+        merged.merge(part)
+    assert estimate(merged) == expected
+
+
+SHAPES: list[Callable[[random.Random, int], float]] = [
+    lambda rng, n: rng.lognormvariate(0, 2),
+    lambda rng, n: float(n),
+    lambda rng, n: -float(n),
+    lambda rng, n: float(rng.randrange(5)),
+    lambda rng, n: n * (-1.0) ** n,
+]
+
+
+def worst_rank_error(sketch: QuantileSketch, values: Sequence[float]) -> float:
+    """Greatest distance of a quantile's ranks from where it should be."""
+    ranked, worst = sorted(values), 0.0
+    for percent in range(101):
+        q = percent / 100
+        found = sketch.quantile(q)
+        low = bisect.bisect_left(ranked, found) / len(ranked)
+        high = bisect.bisect_right(ranked, found) / len(ranked)
+        worst = max(worst, low - q, q - high)
+    return worst
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_quantiles_are_off_by_less_than_two_percent_of_ranks(
+    shape: Callable[[random.Random, int], float],
+) -> None:
+    for seed in range(6):
+        rng = random.Random(seed)
+        values = [shape(rng, n) for n in range(rng.choice([500, 5000, 20_000]))]
+        sketch = QuantileSketch()
+        for value in values:
+            sketch.add(value)
+        assert worst_rank_error(sketch, values) <= 0.02
+        assert sketch.held < 3.5 * CAPACITY
+
+
+def test_quantiles_of_merged_sketches_are_as_good() -> None:
+    rng = random.Random(3)
+    values, merged = [], QuantileSketch()
+    for part in range(60):
+        sketch = QuantileSketch()
+        for _ in range(rng.randrange(1000)):
+            values.append(rng.gauss(part % 7, 1))
+            sketch.add(values[-1])
+        merged.merge(QuantileSketch.unpack(msgspec.json.decode(msgspec.json.encode(sketch.pack()))))
+    assert worst_rank_error(merged, values) <= 0.025
+    assert merged.held < 3.5 * CAPACITY
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=CAPACITY - 1), st.floats(0, 1))
+def test_quantiles_of_few_are_exact(values: list[float], q: float) -> None:
+    sketch = QuantileSketch()
+    for value in values:
+        sketch.add(value)
+    found, ranked = sketch.quantile(q), sorted(values)
+    at_most = bisect.bisect_right(ranked, found)
+    less = bisect.bisect_left(ranked, found)
+    assert found in values
+    assert at_most >= q * len(values)
+    assert less == 0 or less < q * len(values)
+
+
+def test_no_value_gets_lost_and_weights_add_up() -> None:
+    sketch = QuantileSketch()
+    for number in range(12_345):
+        sketch.add(float(number))
+    _, least, greatest, *levels = sketch.pack()
+    assert (least, greatest) == (0, 12_344)
+    assert sum(len(level) * 2**height for height, level in enumerate(levels)) == 12_345
+
+
+def test_a_replay_gives_the_same_sketch() -> None:
+    values = [random.Random(5).random() for _ in range(5000)]
+    straight, stopped = QuantileSketch(), QuantileSketch()
+    for number, value in enumerate(values):
+        straight.add(value)
+        stopped.add(value)
+        if number % 777 == 0:
+            stopped = QuantileSketch.unpack(stopped.pack())
+    assert straight.pack() == stopped.pack()
