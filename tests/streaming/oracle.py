@@ -7,7 +7,6 @@ and the entries, and knows no pane table, no packed state and no micro-batch.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from tactful_streaming import (
     subject_key,
 )
 
-TEXTUAL = ("last", "last_n", "distinct", "top_k")
+TEXTUAL = ("last_n", "distinct", "top_k")
 
 
 class Row(NamedTuple):
@@ -98,19 +97,20 @@ class Oracle:
             self.newest = max(self.newest, entry.timestamp)
         elif isinstance(entry, Event) and entry.event_id not in self.ids:
             self.ids.add(entry.event_id)
+            before = self.watermark
             self.newest = max(self.newest, entry.timestamp)
             for feature in self.features:
                 if entry.type in feature.events:
-                    self._count(feature, entry)
+                    self._count(feature, entry, before)
         if self.firing:
             self._fire()
 
     def read(self, f: Feature, key: str, at: int) -> Any:
         """The value of `f` for one key at request time."""
         rows = self.kept.get((f.name, key), [])
-        if f.aggregate in ("last", "last_n"):
+        if f.aggregate == "last_n":
             oldest = at - f.window.size_ms if isinstance(f.window, Window) else -1
-            newest = sorted(rows, key=lambda row: row.timestamp)[::-1][: f.n or 1]
+            newest = sorted(rows, key=lambda row: row.timestamp)[::-1][: f.n]
             return [(row.value, row.timestamp) for row in newest if row.timestamp > oldest]
         values = {}
         for group in dict.fromkeys(row.group for row in rows):
@@ -121,7 +121,7 @@ class Oracle:
             return values
         return values.get(None, [] if f.aggregate == "top_k" else 0.0)
 
-    def _count(self, f: Feature, event: Event) -> None:
+    def _count(self, f: Feature, event: Event, before: int) -> None:
         key = value_of(key_source(f.entity), event, self.catalogue)
         of = value_of(f.of, event, self.catalogue)
         group = value_of(f.group_by, event, self.catalogue)
@@ -131,6 +131,8 @@ class Oracle:
         if f.aggregate in TEXTUAL:
             row = row._replace(value=str(of))
         rows = self.kept.setdefault((f.name, key), [])
+        if isinstance(f.window, SessionWindow):
+            self._end_sessions(f.window.gap_ms, rows, before)
         if self._is_late(f, rows, row):
             self.late += 1
             return
@@ -150,6 +152,12 @@ class Oracle:
         if isinstance(f.window, SessionWindow):
             return self._is_over(self._session_of(f.window.gap_ms, rows, row)[1])
         return self._is_over(windows_of(f, row.timestamp)[-1][1])
+
+    def _end_sessions(self, gap: int, rows: list[Row], watermark: int) -> None:
+        """Drop the sessions that were over before the event came: nothing joins them any more."""
+        rows[:] = [
+            row for row in rows if self._session_of(gap, rows, row)[1] + self.lateness > watermark
+        ]
 
     def _session_of(self, gap: int, rows: Iterable[Row], row: Row) -> tuple[int, int]:
         """Start and end of the session of its group that `row` belongs to, with `rows`."""
@@ -227,8 +235,7 @@ def key_source(entity: str) -> str:
 
 def has_windows(f: Feature) -> bool:
     """Whether there are windows that end; an age or a decay only says what a read counts."""
-    aged = f.aggregate in ("last", "last_n")
-    return not aged and not isinstance(f.window, ForwardDecay | None)
+    return f.aggregate != "last_n" and not isinstance(f.window, ForwardDecay | None)
 
 
 def windows_of(f: Feature, timestamp: int) -> list[tuple[int, int]]:
@@ -259,7 +266,7 @@ def rows_read_at(f: Feature, rows: Sequence[Row], at: int) -> Sequence[Row]:
     if window is None:
         return rows
     if isinstance(window, ForwardDecay):
-        return [row for row in rows if row.timestamp <= at]
+        return rows
     if isinstance(window, SessionWindow):
         times = sorted(row.timestamp for row in rows if row.timestamp <= at)
         if not times or at - times[-1] >= window.gap_ms:
@@ -276,6 +283,9 @@ def aggregate(f: Feature, rows: Sequence[Row], at: int) -> Any:
     """The aggregate of `rows`, of one group and at least one, as seen at `at`."""
     if f.aggregate == "last_time":
         return float(max(row.timestamp for row in rows))
+    if f.aggregate == "last":
+        newest = max(row.timestamp for row in rows)
+        return float([row.value for row in rows if row.timestamp == newest][-1])
     if f.aggregate in ("count", "sum", "mean"):
         count = _weighted(f, [(row.timestamp, 1.0) for row in rows], at)
         if f.aggregate == "count":
@@ -288,8 +298,11 @@ def aggregate(f: Feature, rows: Sequence[Row], at: int) -> Any:
     if f.aggregate == "distinct":
         return float(len(set(values)))
     if f.aggregate == "top_k":
-        often = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))
-        return [(value, count) for value, count in often[: f.n]]
+        counts = {
+            value: _weighted(f, [(row.timestamp, 1.0) for row in rows if row.value == value], at)
+            for value in values
+        }
+        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[: f.n]
     assert f.aggregate == "quantile" and f.q is not None
     return float(sorted(values)[max(math.ceil(f.q * len(values)), 1) - 1])
 
@@ -320,7 +333,7 @@ def _pane(f: Feature, timestamp: int) -> int:
 
 
 def _counts(f: Feature, value: Any) -> bool:
-    if f.aggregate in ("sum", "mean", "min", "max", "quantile"):
+    if f.aggregate in ("sum", "mean", "min", "max", "last", "quantile"):
         return type(value) in (int, float) and math.isfinite(value)
     return _is_text(value)
 

@@ -25,9 +25,9 @@ TYPES = ("view", "click", "add_to_cart", "purchase", "leave", "x.gift")
 _NUMBERS = ("properties.price", "properties.quantity", "item.price", "item.weight")
 _TEXTS = ("item_id", "category", "session_id", "properties.colour", "item.category", "user_id")
 _GROUPED = ("count", "sum", "mean", "min", "max", "last_time")
-_WINDOWED = ("count", "sum", "mean", "min", "max", "distinct", "top_k", "quantile")
-_DECAYING = ("count", "sum", "mean", "top_k")
-_AGGREGATES = (*_WINDOWED, "count", "sum", "last", "last_n", "last_time")
+_WINDOWED = ("count", "sum", "mean", "min", "max", "last", "distinct", "top_k", "quantile")
+_DECAYING = ("count", "sum", "mean")
+_AGGREGATES = (*_WINDOWED, "count", "sum", "last_n", "last_time")
 
 
 def random_features(rng: random.Random, count: int) -> tuple[Feature, ...]:
@@ -72,9 +72,9 @@ def random_definitions(
 def _feature(rng: random.Random, name: str) -> Feature:
     aggregate = rng.choice(_AGGREGATES)
     settings: dict[str, Any] = {}
-    if aggregate in ("sum", "mean", "min", "max", "quantile"):
+    if aggregate in ("sum", "mean", "min", "max", "last", "quantile"):
         settings["of"] = rng.choice(_NUMBERS)
-    elif aggregate in ("last", "last_n", "distinct", "top_k"):
+    elif aggregate in ("last_n", "distinct", "top_k"):
         settings["of"] = rng.choice(_TEXTS)
     if aggregate in ("last_n", "top_k"):
         settings["n"] = rng.randrange(1, 6)
@@ -86,7 +86,7 @@ def _feature(rng: random.Random, name: str) -> Feature:
         settings["group_by"] = rng.choice(_TEXTS)
     if aggregate in _WINDOWED:
         settings["window"] = _window(rng, aggregate)
-    elif aggregate in ("last", "last_n") and rng.random() < 0.5:
+    elif aggregate == "last_n" and rng.random() < 0.5:
         size = rng.choice([MINUTE, 20 * MINUTE])
         settings["window"] = Window(size, size)
     entity = rng.choice(["user", "user", "user", "item", "category", "session"])

@@ -13,30 +13,40 @@ START = 1_700_000_000_000
 _COLOURS: list[str | int] = ["red", "blue", 'o\'brien | "x"', 7]
 
 
-def random_stream(
-    seed: int, count: int, *, repeats: bool = True, ticks: bool = True
-) -> list[Entry]:
+def random_stream(seed: int, count: int) -> list[Entry]:
     """So many entries of one partition, in the order of the log.
 
-    Some 15 people, 12 items, 3 categories. An event is up to some seconds out of order; one in ten
-    is later than that, up to twenty minutes. Times fall on whole seconds and minutes more often
-    than by chance, because that is where windows end.
+    A handful of people, 12 items, 3 categories. An event is up to some seconds out of order; one in
+    ten is later than that, up to twenty minutes. In two of three streams times are whole seconds or
+    multiples of five, or a millisecond beside: events meet the ends of windows and of waits.
     """
     rng = random.Random(seed)
+    grid, people = rng.choice([1, 1000, 5000]), rng.choice([4, 12])
     now = START + rng.randrange(10_000_000)
     entries: list[Entry] = []
     for number in range(count):
         now += _pause(rng)
         kind = rng.random()
         if kind < 0.06:
-            entries.append(_item(rng, now))
-        elif kind < 0.10 and entries and repeats:
+            entries.append(_item(rng, now, grid))
+        elif kind < 0.10 and entries:
             entries.append(rng.choice(entries[-100:]))
-        elif kind < 0.11 and ticks:
-            entries.append(Tick(timestamp=now))
+        elif kind < 0.11:
+            entries.append(Tick(timestamp=now - now % grid))
         else:
-            entries.append(_event(rng, f"e{number}", now))
+            entries.append(_event(rng, f"e{number}", now, grid, people))
     return entries
+
+
+def with_items_in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """The same log with the updates of each item in the order of their times, each once."""
+    updates: dict[str, list[Item]] = {}
+    for entry in entries:
+        if isinstance(entry, Item):
+            updates.setdefault(entry.item_id, []).append(entry)
+    for of_item in updates.values():
+        of_item.sort(key=lambda item: item.timestamp, reverse=True)
+    return [updates[e.item_id].pop() if isinstance(e, Item) else e for e in entries]
 
 
 def with_end(entries: Sequence[Entry], after_ms: int = 10 * 86_400_000) -> list[Entry]:
@@ -49,21 +59,19 @@ def _pause(rng: random.Random) -> int:
     chance = rng.random()
     if chance < 0.3:
         return 0
-    if chance < 0.985:
+    if chance < 0.99:
         return rng.randrange(3000)
     return rng.randrange(600_000)
 
 
-def _event(rng: random.Random, event_id: str, now: int) -> Event:
+def _event(rng: random.Random, event_id: str, now: int, grid: int, people: int) -> Event:
     delay = rng.choice([0, 0, rng.randrange(4000), int(rng.expovariate(1 / 10_000))])
     if rng.random() < 0.1:
         delay = rng.randrange(1_200_000)
     timestamp = now - delay
-    chance = rng.random()
-    if chance < 0.1:
-        timestamp -= timestamp % 60_000
-    elif chance < 0.3:
-        timestamp -= timestamp % 1000
+    timestamp -= timestamp % (60_000 if rng.random() < 0.1 else grid)
+    if grid > 1:
+        timestamp += rng.choice([0, 0, 0, -1, 1])
     properties: dict[str, str | int | float | bool | None] = {}
     if rng.random() < 0.85:
         prices: list[str | int | float | bool | None]
@@ -80,7 +88,7 @@ def _event(rng: random.Random, event_id: str, now: int) -> Event:
         event_id=event_id,
         type=rng.choice(TYPES),
         timestamp=timestamp,
-        user_id=f"u{rng.randrange(12)}" if known else None,
+        user_id=f"u{rng.randrange(people)}" if known else None,
         device_id=None if known and rng.random() < 0.5 else f"d{rng.randrange(3)}",
         session_id=f"s{rng.randrange(8)}" if rng.random() < 0.7 else None,
         item_id=f"i{rng.randrange(12)}" if rng.random() < 0.9 else None,
@@ -88,10 +96,11 @@ def _event(rng: random.Random, event_id: str, now: int) -> Event:
     )
 
 
-def _item(rng: random.Random, now: int) -> Item:
+def _item(rng: random.Random, now: int, grid: int) -> Item:
+    now -= rng.choice([0, rng.randrange(20_000), rng.randrange(600_000)])
     return Item(
         item_id=f"i{rng.randrange(12)}",
-        timestamp=now - rng.choice([0, rng.randrange(20_000), rng.randrange(600_000)]),
+        timestamp=now - now % grid,
         title=rng.choice([None, "one", "two"]),
         category=rng.choice(["a", "b", "c", None]),
         price=rng.choice([None, 1.5, 2.0, round(rng.random() * 10, 2)]),

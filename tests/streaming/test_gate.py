@@ -1,0 +1,241 @@
+"""The gate: random definitions over random logs, by brute force and by the engine, row by row.
+
+The logs are out of order, late, repetitive and full of gaps. However they are cut into batches,
+committed and interrupted, what fires, what is found and what is read is the same.
+"""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.streaming.gate import by_engine, by_oracle, differences, equal, once, only
+from tests.streaming.oracle import Oracle
+from tests.streaming.random_definitions import random_definitions
+from tests.streaming.random_streams import random_stream, with_end
+
+from tactful_streaming import (
+    CumulativeWindow,
+    Definition,
+    Definitions,
+    Engine,
+    Feature,
+    ForwardDecay,
+    Join,
+    MemoryState,
+    Sequence,
+    SessionWindow,
+    Step,
+    Window,
+    dump_definitions,
+    encode_entry,
+    load_definitions,
+)
+
+DELAYS = (0, 5000, 60_000)
+LATENESSES = (0, 0, 60_000, 1_000_000)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_fires_and_what_is_found(seed: int) -> None:
+    check(seed, features=12, entries=500)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(1000, 1060))
+def test_what_fires_and_what_is_found_at_length(seed: int) -> None:
+    check(seed, features=20, entries=2500)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 120))
+@settings(max_examples=40, deadline=None)
+def test_any_definitions_over_any_log(seed: int, entries: int) -> None:
+    check(seed, features=6, entries=entries, least=0)
+
+
+def check(seed: int, *, features: int, entries: int, least: int = 300) -> None:
+    """One log without and one with restarts."""
+    definitions = random_definitions(seed, features)
+    rng = random.Random(seed)
+    delay, lateness = rng.choice(DELAYS), rng.choice(LATENESSES)
+    log = with_end(random_stream(seed, entries))
+    expected = by_oracle(definitions, log, delay, lateness)
+    got = by_engine(definitions, log, delay, lateness, batches=rng)
+    assert differences(definitions, expected, got) == []
+    got = by_engine(definitions, log, delay, lateness, batches=rng, restarts=True)
+    assert differences(definitions, once(expected), got) == []
+    assert len(expected.fired) >= least
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_read(seed: int) -> None:
+    rng = random.Random(seed)
+    definitions = random_definitions(seed, 14, sequences=0, joins=0)
+    delay, lateness = rng.choice(DELAYS), rng.choice(LATENESSES)
+    oracle = Oracle(definitions, lateness, delay)
+    store = MemoryState()
+    engine = _engine(definitions, store, delay, lateness)
+    log = list(enumerate(random_stream(seed, 500)))
+    late = compared = 0
+    while log:
+        size = rng.choice([1, 7, 50, 200])
+        late += engine.apply([(offset, encode_entry(entry)) for offset, entry in log[:size]]).late
+        for _, entry in log[:size]:
+            oracle.apply(entry)
+        del log[:size]
+        engine.commit()
+        if rng.random() < 0.2:
+            engine = _engine(definitions, store, delay, lateness)
+        if rng.random() < 0.2 or not log:
+            compared += _compare_reads(oracle, engine, rng)
+    assert late == oracle.late
+    assert compared > 200
+
+
+def _engine(definitions: Definitions, store: MemoryState, delay: int, lateness: int) -> Engine:
+    return Engine(definitions, store, watermark_delay_ms=delay, allowed_lateness_ms=lateness)
+
+
+def _compare_reads(oracle: Oracle, engine: Engine, rng: random.Random) -> int:
+    compared = 0
+    for feature in oracle.features:
+        times = [oracle.newest, oracle.newest + rng.randrange(2_000_000)]
+        if not isinstance(feature.window, SessionWindow | ForwardDecay):
+            times.append(oracle.watermark)
+        for name, key in oracle.kept:
+            for at in times if name == feature.name else ():
+                expected = oracle.read(feature, key, at)
+                got = engine.read(feature.entity, key, at)[feature.name]
+                if isinstance(expected, dict):
+                    assert isinstance(got, dict)
+                    # What has decayed to nothing may be forgotten.
+                    for group in expected.keys() | got.keys():
+                        pair = expected.get(group, 0.0), got.get(group, 0.0)
+                        assert equal(feature, *pair), (feature, key, group, pair)
+                else:
+                    assert equal(feature, expected, got), (feature, key, expected, got)
+                compared += 1
+    return compared
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_definitions_survive_being_written(seed: int) -> None:
+    definitions = random_definitions(seed)
+    assert load_definitions(dump_definitions(definitions)) == definitions
+
+
+def test_partitions_do_not_see_each_other() -> None:
+    """Partitions read in any turns give what each gives alone."""
+    definitions = random_definitions(5, 8)
+    logs = [with_end(random_stream(seed, 300)) for seed in (61, 62, 63)]
+    rng = random.Random(5)
+    engines = [_engine(definitions, MemoryState(), 5000, 0) for _ in logs]
+    while any(engine.offset < len(log) for engine, log in zip(engines, logs, strict=True)):
+        place = rng.randrange(len(logs))
+        engine, log = engines[place], logs[place]
+        end = min(engine.offset + rng.choice([1, 10, 100]), len(log))
+        engine.apply([(o, encode_entry(log[o])) for o in range(engine.offset, end)])
+    for engine, log in zip(engines, logs, strict=True):
+        oracle = Oracle(definitions, 0, 5000)
+        for entry in log:
+            oracle.apply(entry)
+        for feature in definitions.features:
+            for name, key in oracle.kept:
+                if name == feature.name:
+                    expected = oracle.read(feature, key, oracle.newest)
+                    assert engine.read(feature.entity, key, oracle.newest)[name] == expected
+
+
+# What an engine with a small mistake would compute: the gate has to see each of them.
+
+MINUTE = 60_000
+HOP = Window(5 * MINUTE, MINUTE, 0.8)
+COUNT = Feature("f", "user", ("click", "view"), "count", window=HOP)
+TOTAL = Feature("f", "user", ("click",), "sum", "properties.price", "category", window=HOP)
+VISIT = Feature("f", "user", ("view",), "count", window=SessionWindow(30_000))
+PERIOD = Feature("f", "item", ("view",), "count", window=CumulativeWindow(10 * MINUTE, MINUTE))
+TAIL = Feature(
+    "f", "user", ("view",), "count", window=Window(5 * MINUTE, MINUTE, tail="approximate")
+)
+LAST = Feature("f", "user", ("view",), "last", "item.price", window=Window(MINUTE, MINUTE))
+VIEW, CART = Step(("view",)), Step(("add_to_cart",))
+PAIR = Sequence("s", "user", (VIEW, CART), 20_000)
+QUIET = Sequence("s", "user", (VIEW, Step(("purchase",), negated=True, for_ms=20_000)), MINUTE)
+TWICE = Sequence("s", "user", (VIEW, Step(("click",), least=2, most=2), CART), 2 * MINUTE)
+NEAR = Join("j", "user", ("view", "click"), 10_000)
+
+
+def _window(feature: Feature, **changes: Any) -> Feature:
+    assert feature.window is not None
+    return replace(feature, window=replace(feature.window, **changes))
+
+
+MISTAKES: dict[str, tuple[Definition, Definition]] = {
+    "a pane too many": (COUNT, _window(COUNT, size_ms=6 * MINUTE)),
+    "a pane too few": (TOTAL, _window(TOTAL, size_ms=4 * MINUTE)),
+    "panes of another length": (COUNT, _window(COUNT, size_ms=150_000, slide_ms=30_000)),
+    "decay to another power": (TOTAL, _window(TOTAL, decay=0.64)),
+    "no decay": (COUNT, _window(COUNT, decay=1.0)),
+    "the group left out": (TOTAL, replace(TOTAL, group_by=None)),
+    "a type left out": (COUNT, replace(COUNT, events=("view",))),
+    "a session a millisecond longer": (VISIT, _window(VISIT, gap_ms=30_001)),
+    "a session a millisecond shorter": (VISIT, _window(VISIT, gap_ms=29_999)),
+    "a period that goes on": (PERIOD, _window(PERIOD, size_ms=20 * MINUTE)),
+    "steps left out": (PERIOD, _window(PERIOD, step_ms=2 * MINUTE)),
+    "no pane for the tail": (TAIL, _window(TAIL, tail="exact")),
+    "the price of now": (LAST, replace(LAST, of="properties.price")),
+    "within to the millisecond": (PAIR, replace(PAIR, within_ms=20_001)),
+    "strict for relaxed": (TWICE, replace(TWICE, contiguity="strict")),
+    "the search goes on too early": (PAIR, replace(PAIR, skip="to_next")),
+    "silence a millisecond too long": (
+        QUIET,
+        replace(QUIET, steps=(VIEW, Step(("purchase",), negated=True, for_ms=20_001))),
+    ),
+    "once is enough": (TWICE, replace(TWICE, steps=(VIEW, Step(("click",)), CART))),
+    "a join a millisecond narrower": (NEAR, replace(NEAR, within_ms=9_999)),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_gate_sees(mistake: str) -> None:
+    right, wrong = MISTAKES[mistake]
+    assert not sees(right, right, logs=3)
+    assert sees(right, wrong)
+
+
+@pytest.mark.parametrize("delay", [4999, 5001])
+def test_the_gate_sees_a_watermark_off_by_a_millisecond(delay: int) -> None:
+    assert sees(PAIR, PAIR, delay=delay)
+
+
+@pytest.mark.parametrize("lateness", [59_999, 60_001])
+def test_the_gate_sees_a_lateness_off_by_a_millisecond(lateness: int) -> None:
+    short = replace(COUNT, window=Window(10_000, 5000))
+    assert sees(short, short, lateness=lateness)
+
+
+def test_the_gate_sees_events_counted_twice() -> None:
+    assert sees(COUNT, COUNT, dedupe_days=0)
+
+
+def sees(
+    right: Definition,
+    wrong: Definition,
+    *,
+    logs: int = 40,
+    delay: int = 5000,
+    lateness: int = 60_000,
+    dedupe_days: int = 7,
+) -> bool:
+    """Whether an engine that computes `wrong` differs from what `right` means, in some log."""
+    for seed in range(logs):
+        log = with_end(random_stream(seed, 800))
+        expected = by_oracle(only(right), log, 5000, 60_000)
+        rng = random.Random(seed)
+        got = by_engine(only(wrong), log, delay, lateness, batches=rng, dedupe_days=dedupe_days)
+        if differences(only(right), expected, got):
+            return True
+    return False
