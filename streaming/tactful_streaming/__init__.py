@@ -99,6 +99,9 @@ from tactful_streaming.log import (
 from tactful_streaming.matches import Match, Operator
 from tactful_streaming.online import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
 from tactful_streaming.operators import make_operators
+from tactful_streaming.partition_job import JobOptions, PartitionJob
+from tactful_streaming.partition_online import FencedRedisStore, PartitionView, redis_online
+from tactful_streaming.partition_state import PartitionState
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
 from tactful_streaming.sequences import SequenceOperator
@@ -133,6 +136,7 @@ from tactful_streaming.webhook import (
     WebhookSender,
     verify_signature,
 )
+from tactful_streaming.worker import PartitionProgress, Worker, WorkerProgress
 from tactful_streaming.write_behind import WriteBehind
 
 __all__ = [
@@ -168,6 +172,7 @@ __all__ = [
     "EvolutionPlan",
     "Feature",
     "FencedError",
+    "FencedRedisStore",
     "FingerprintError",
     "Fired",
     "FiredRow",
@@ -179,6 +184,7 @@ __all__ = [
     "GroupCommit",
     "Item",
     "ItemVersions",
+    "JobOptions",
     "Join",
     "JoinOperator",
     "KafkaLog",
@@ -202,6 +208,10 @@ __all__ = [
     "OnlineStoreLostError",
     "Operator",
     "PartitionGroup",
+    "PartitionJob",
+    "PartitionProgress",
+    "PartitionState",
+    "PartitionView",
     "PartitionedLog",
     "PayloadError",
     "Positions",
@@ -234,6 +244,8 @@ __all__ = [
     "Value",
     "WebhookSender",
     "Window",
+    "Worker",
+    "WorkerProgress",
     "WriteBehind",
     "action_of",
     "backfill",
@@ -256,6 +268,7 @@ __all__ = [
     "open_rows",
     "plan_evolution",
     "read_packed",
+    "redis_online",
     "restore_checkpoint",
     "route_key",
     "run_sink",

@@ -8,7 +8,7 @@ ticks go into the log after the state that wants them is stored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +21,12 @@ from tactful_streaming.fired_rows import encode_fired, encode_matches
 from tactful_streaming.firing import Fired
 from tactful_streaming.kafka_config import KafkaSettings
 from tactful_streaming.matches import Match
-from tactful_streaming.online import OnlineStore
+from tactful_streaming.partition_online import OpenOnline, PartitionView
 from tactful_streaming.partition_state import PartitionState
 from tactful_streaming.rules import Cleaner
-from tactful_streaming.state import StateStore
 from tactful_streaming.transactional import TransactionalProducer
 
 _logger = logging.getLogger(__name__)
-
-OpenOnline = Callable[[int, StateStore, int], OnlineStore]
-"""Opens the online store of a partition: its number, its state, and the state's offset."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ class PartitionJob:
             checkpoints=checkpoints,
             patience_s=options.patience_s,
         )
-        self._online: OnlineStore | None = None
+        self._online: PartitionView | None = None
         self._producer: TransactionalProducer | None = None
         self.rows = 0
         try:
@@ -156,7 +152,7 @@ class PartitionJob:
             The offset up to which everything is durable.
 
         Raises:
-            FencedError: if another process owns the partition now; nothing was stored.
+            FencedError: if another process owns the partition now.
             LogError: if the rows cannot be published; nothing was stored.
             StateError: if the disk refused; the rows are published, and come again.
         """
@@ -164,6 +160,8 @@ class PartitionJob:
             assert self._producer is not None
             self._producer.commit()
             self._engine.commit()
+            if self._online is not None:
+                self._online.check()
             self._committed = self._engine.offset
         return self._committed
 

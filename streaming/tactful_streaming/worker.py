@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from tactful_streaming.definitions import Definitions
 from tactful_streaming.kafka_group import PartitionGroup
-from tactful_streaming.partition_job import JobOptions, OpenOnline, PartitionJob
+from tactful_streaming.partition_job import JobOptions, PartitionJob
+from tactful_streaming.partition_online import OpenOnline
 from tactful_streaming.rules import Cleaner
 
 _logger = logging.getLogger(__name__)

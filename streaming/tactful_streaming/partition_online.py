@@ -1,0 +1,244 @@
+"""The copy of a partition's entities in Redis, written by the one owner of the partition.
+
+An owner takes the next *epoch* of its partition in Redis, and every write says under which epoch it
+is made: Redis refuses those of a former owner, whatever it still has in hand when it wakes up.
+
+A state may be older than the copy, as one that begins anew from a checkpoint. The copy is then left
+as it is until the state has caught up with it, so that no reader sees a value go back in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from tactful_streaming.errors import FencedError, OnlineStoreLostError
+from tactful_streaming.mirror import stored_blobs
+from tactful_streaming.online import OnlineStore, RedisOnlineStore
+from tactful_streaming.state import StateStore
+from tactful_streaming.write_behind import WriteBehind
+
+_BATCH = 512
+
+# KEYS: the partition's epoch, then blobs. ARGV: our epoch, time to live, values.
+_PUT_SCRIPT = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+for i = 2, #KEYS do
+  if ARGV[2] == '0' then redis.call('SET', KEYS[i], ARGV[i + 1])
+  else redis.call('SET', KEYS[i], ARGV[i + 1], 'PX', ARGV[2]) end
+end
+return 1
+"""
+_REMOVE_SCRIPT = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
+return 1
+"""
+# KEYS: the epoch, the mark. ARGV: our epoch, the offset, the mark before it or nothing.
+_MARK_SCRIPT = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, false} end
+local found = redis.call('GET', KEYS[2])
+if ARGV[3] == '' or found == ARGV[2] or found == ARGV[3] then
+  redis.call('SET', KEYS[2], ARGV[2])
+end
+return {1, found}
+"""
+
+
+class FencedRedisStore(RedisOnlineStore):
+    """A :class:`~tactful_streaming.RedisOnlineStore` for the newest owner of a partition alone.
+
+    Attributes:
+        fenced: whether a write was refused, because another process owns the partition now.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        partition: int,
+        *,
+        prefix: str = "tactful",
+        tag: str = "",
+        ttl_s: float | None = None,
+        timeout_s: float = 2.0,
+    ) -> None:
+        """Take the partition over.
+
+        Args:
+            url: as of :class:`~tactful_streaming.RedisOnlineStore`; not of a cluster, where a
+                script sees no more than one key.
+            partition: number of the partition.
+            prefix: what every key begins with in Redis.
+            tag: of the definitions.
+            ttl_s: seconds after which a blob that was not put again vanishes; None keeps it.
+            timeout_s: for connecting and for each answer, seconds.
+
+        Raises:
+            OnlineStoreError: if Redis cannot be reached.
+        """
+        super().__init__(url, prefix=prefix, tag=tag, ttl_s=ttl_s, timeout_s=timeout_s)
+        self._partition = partition
+        self._epoch_key = f"{self._space}:@epoch:{partition}"
+        self._epoch: int = self._redis.run(lambda client: client.incr(self._epoch_key))
+        self.fenced = False
+
+    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+        """Store blobs by key; None removes.
+
+        Raises:
+            FencedError: if another process owns the partition now; nothing was stored.
+            OnlineStoreError: if Redis cannot be reached or refuses.
+        """
+        prefix = self._prefix(kind)
+        kept = [(prefix + key, blob) for key, blob in blobs.items() if blob is not None]
+        removed = [prefix + key for key, blob in blobs.items() if blob is None]
+
+        def write(client: Any) -> list[int]:
+            pipeline = client.pipeline(transaction=False)
+            for start in range(0, len(kept), _BATCH):
+                names, values = zip(*kept[start : start + _BATCH], strict=True)
+                keys = [self._epoch_key, *names]
+                pipeline.eval(_PUT_SCRIPT, len(keys), *keys, self._epoch, self._ttl_ms, *values)
+            for start in range(0, len(removed), _BATCH):
+                keys = [self._epoch_key, *removed[start : start + _BATCH]]
+                pipeline.eval(_REMOVE_SCRIPT, len(keys), *keys, self._epoch)
+            return list(pipeline.execute())
+
+        if blobs:
+            self._check(all(self._redis.run(write)))
+
+    def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
+        """Note how far the partition has come; see :meth:`OnlineStore.mark`.
+
+        Raises:
+            FencedError: if another process owns the partition now.
+            OnlineStoreLostError: if another mark is there.
+            OnlineStoreError: if Redis cannot be reached or refuses.
+        """
+        name = self._mark_key(partition)
+        before = "" if previous is None else previous
+        ours, answer = self._redis.run(
+            lambda client: client.eval(
+                _MARK_SCRIPT, 2, self._epoch_key, name, self._epoch, offset, before
+            )
+        )
+        self._check(ours)
+        found = self._offset(name, answer)
+        if previous is not None and found not in (offset, previous):
+            raise OnlineStoreLostError(
+                f"partition {partition} is marked at {found}, not {previous}: put everything again"
+            )
+
+    def _check(self, ours: object) -> None:
+        if not ours:
+            self.fenced = True
+            raise FencedError(f"partition {self._partition}: another process writes it to Redis")
+
+
+class PartitionView:
+    """An :class:`~tactful_streaming.OnlineStore` as the engine of one partition sees it."""
+
+    def __init__(
+        self,
+        store: OnlineStore,
+        partition: int,
+        offset: int,
+        *,
+        kinds: Collection[str] | None = None,
+        fenced: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Look at `store` from a state.
+
+        Args:
+            store: the copy; closed with this object.
+            partition: number of the partition.
+            offset: next offset of the log that the state has to apply.
+            kinds: entities to copy; None: all.
+            fenced: whether `store` has refused us, because another process owns the partition.
+
+        Raises:
+            OnlineStoreError: if the store cannot be read.
+        """
+        self._store = store
+        self._partition = partition
+        self._kinds = kinds
+        self._fenced = fenced
+        marked = store.marked(partition)
+        self._offset = offset
+        self._ahead = marked if marked is not None and marked > offset else None
+
+    def get_many(self, keys: Sequence[str], *, kind: str = "user") -> list[bytes | None]:
+        """Blobs of `keys`, in their order; None where there is none."""
+        return self._store.get_many(keys, kind=kind)
+
+    def put_many(self, blobs: Mapping[str, bytes | None], *, kind: str = "user") -> None:
+        """Store blobs by key, unless the copy is ahead of them."""
+        if self._ahead is None and (self._kinds is None or kind in self._kinds):
+            self._store.put_many(blobs, kind=kind)
+
+    def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
+        """Note how far the partition has come.
+
+        Raises:
+            OnlineStoreLostError: when the state has just caught up with the copy: what was not put
+                meanwhile has to be put now.
+        """
+        if self._ahead is None:
+            self._store.mark(partition, offset, previous=previous)
+        elif offset >= self._ahead:
+            self._ahead = None
+            raise OnlineStoreLostError(f"partition {partition} has caught up with its copy")
+
+    def marked(self, partition: int) -> int | None:
+        """Offset up to which the partition can be read; while the copy is ahead, our own."""
+        return self._store.marked(partition) if self._ahead is None else self._offset
+
+    def check(self) -> None:
+        """See whether we may still write.
+
+        Raises:
+            FencedError: if another process owns the partition now.
+        """
+        if self._fenced():
+            raise FencedError(f"partition {self._partition}: another process writes its copy")
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+
+OpenOnline = Callable[[int, StateStore, int], PartitionView]
+"""Opens the copy of a partition: its number, its state, and the offset of the state."""
+
+
+def redis_online(
+    url: str,
+    *,
+    prefix: str = "tactful",
+    tag: str = "",
+    ttl_s: float | None = None,
+    kinds: Collection[str] | None = ("user", "session"),
+) -> OpenOnline:
+    """What opens the copies of partitions in Redis, for :class:`~tactful_streaming.Worker`.
+
+    Args:
+        url: as of :class:`~tactful_streaming.RedisOnlineStore`.
+        prefix: likewise.
+        tag: likewise.
+        ttl_s: likewise.
+        kinds: entities to copy. What a partition knows of an item or a category is only a part,
+            and no partition may overwrite another's: leave them out, unless there is only one.
+    """
+
+    def open_online(partition: int, state: StateStore, offset: int) -> PartitionView:
+        store = FencedRedisStore(url, partition, prefix=prefix, tag=tag, ttl_s=ttl_s)
+        behind = WriteBehind(store, lambda: _of_kinds(state, kinds))
+        return PartitionView(behind, partition, offset, kinds=kinds, fenced=lambda: store.fenced)
+
+    return open_online
+
+
+def _of_kinds(
+    state: StateStore, kinds: Collection[str] | None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    return (piece for piece in stored_blobs(state) if kinds is None or piece[0] in kinds)
