@@ -52,7 +52,7 @@ def _job_options(command: F) -> F:
             envvar="TACTFUL_KAFKA_SERVERS",
             help="Bootstrap servers of Kafka, as Flink reaches them.",
         ),
-        click.option("--topic", default="events", show_default=True, help="The log's topic."),
+        click.option("--topic", default="tactful-log", show_default=True, help="The log's topic."),
         click.option(
             "--features-topic",
             default="features",

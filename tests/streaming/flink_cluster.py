@@ -1,4 +1,4 @@
-"""Runs compiled scripts on a Flink inside one JVM, started once and used for every script."""
+"""A Flink inside one JVM, started once and used for every script, and the topics around it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import queue
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from tactful_streaming import Entry, encode_entry
 from tactful_streaming.flink_build import JVM_OPTIONS, RUNNER_CLASS, build_runner
 
 
@@ -71,3 +76,56 @@ def run_script(flink_home: Path, script: str, timeout: float = 120.0) -> None:
     """Run one script in a JVM of its own and wait for its end."""
     with local_flink(flink_home) as flink:
         flink.run(script, timeout)
+
+
+def make_topic(servers: str, topic: str, partitions: int = 1) -> None:
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.cimpl import NewTopic
+
+    admin = AdminClient({"bootstrap.servers": servers})
+    for future in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
+        future.result(30)
+
+
+def write_log(
+    servers: str, topic: str, partitions: Sequence[Sequence[Entry]], *, codec: str = "none"
+) -> dict[int, int]:
+    """Make a topic with these entries in each partition; its end offsets."""
+    from confluent_kafka import Producer
+
+    make_topic(servers, topic, len(partitions))
+    producer = Producer(
+        {"bootstrap.servers": servers, "acks": "all", "linger.ms": 20, "compression.type": codec}
+    )
+    for number, entries in enumerate(partitions):
+        for entry in entries:
+            while True:
+                try:
+                    producer.produce(topic, encode_entry(entry, "json"), partition=number)
+                    break
+                except BufferError:
+                    producer.poll(1)
+    assert producer.flush(60) == 0
+    return {number: len(entries) for number, entries in enumerate(partitions)}
+
+
+def read_rows(servers: str, topic: str, expected: int) -> list[dict[str, Any]]:
+    """The rows of a topic with one partition: those expected, and what comes soon after them."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    consumer = Consumer(
+        {"bootstrap.servers": servers, "group.id": "test", "enable.auto.commit": False}
+        | {"fetch.wait.max.ms": 20, "fetch.queue.backoff.ms": 5, "log_level": 0}
+    )
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    rows: list[dict[str, Any]] = []
+    # The broker of the tests does not say where a topic ends.
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        records = consumer.consume(5000, 0.5)
+        values = [value for r in records if r.error() is None and (value := r.value()) is not None]
+        rows += map(msgspec.json.decode, values)
+        if not values and len(rows) >= expected:
+            break
+    consumer.close()
+    return rows

@@ -1,0 +1,282 @@
+"""Compiled jobs on a Flink inside one JVM, with results that can be checked by hand or by counting.
+
+What a whole definition file comes to, row by row, is compared elsewhere with brute force and with
+the engine. Here are the properties of Flink on which that rests, and what random files leave out.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.streaming.brokers import topic_name
+from tests.streaming.flink_cluster import LocalFlink, local_flink, make_topic, read_rows, write_log
+
+from tactful_streaming import (
+    Definitions,
+    Entry,
+    Event,
+    FlinkError,
+    FlinkOptions,
+    Item,
+    Tick,
+    compile_flink,
+    load_definitions,
+)
+from tactful_streaming.flink_build import build_runner
+
+pytestmark = pytest.mark.service("kafka", "flink")
+
+T0 = 1_700_000_040_000  # a whole minute
+MINUTE = 60_000
+
+
+@pytest.fixture(scope="module")
+def flink(flink_home: Path) -> Iterator[LocalFlink]:
+    with local_flink(flink_home) as opened:
+        yield opened
+
+
+def event(number: int, type_: str, at: int, user: str | None = "ann", **fields: Any) -> Event:
+    return Event(event_id=f"e{number}", type=type_, timestamp=T0 + at, user_id=user, **fields)
+
+
+def run(
+    flink: LocalFlink,
+    servers: str,
+    definitions: Definitions,
+    partitions: list[list[Entry]],
+    rows: int,
+    matches: int = 0,
+    **options: Any,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What a log comes to: `rows` rows of features, `matches` matches, and no more."""
+    log, features, found = topic_name(), topic_name(), topic_name()
+    ends = write_log(servers, log, partitions)
+    make_topic(servers, features)
+    make_topic(servers, found)
+    settings = FlinkOptions(
+        servers,
+        log,
+        features_topic=features,
+        matches_topic=found,
+        group_id=log,
+        watermark_delay_ms=0,
+        parallelism=1,
+        end_offsets=ends,
+    )
+    script = compile_flink(definitions, replace(settings, **options))
+    flink.run(script.text)
+    return read_rows(servers, features, rows), read_rows(servers, found, matches)
+
+
+def test_everything_by_hand(flink: LocalFlink, kafka_servers: str) -> None:
+    definitions = load_definitions("""
+- {name: n, entity: user, event: view, aggregate: count, window: {size: 2m, slide: 1m}}
+- {name: w, entity: user, event: view, aggregate: count, window: {size: 2m, slide: 1m, decay: 0.5}}
+- {name: spent, entity: user, event: purchase, aggregate: sum, of: "properties.it's`odd`;--",
+   window: {size: 5m}}
+- {name: paid, entity: user, event: purchase, aggregate: max, of: item.price, window: {size: 5m}}
+- {name: top, entity: user, event: view, aggregate: top_k, of: category, n: 2, window: {size: 5m}}
+- {name: recent, entity: user, event: view, aggregate: last_n, of: item_id, n: 2}
+- {name: bought, entity: user, within: 5m, sequence: [view, {not: leave}, purchase]}
+- {name: quiet, entity: user, within: 5m, sequence: [view, {not: view, for: 2m}]}
+- {name: fresh, entity: user, join: {event: view, with: item_updates, within: 10s}}
+""")
+    odd = "it's`odd`;--"
+    entries: list[Entry] = [
+        Item(item_id="tea", timestamp=T0, price=3.0, category="drinks"),
+        event(1, "view", 1_000, item_id="tea"),
+        event(1, "view", 1_000, item_id="tea"),  # sent twice
+        event(2, "view", 59_000, item_id="cup", properties={"category": "ware 🍵"}),
+        event(3, "view", 61_000, item_id="tea"),
+        event(4, "view", 58_000, item_id="tea"),  # late for the first window, not for the second
+        Item(item_id="tea", timestamp=T0 + 90_000, price=4.0, category="drinks"),
+        event(5, "purchase", 89_000, item_id="tea", properties={odd: 2.5}),
+        event(6, "purchase", 95_000, item_id="tea", properties={odd: "2.5"}),  # text is no number
+        Tick(timestamp=T0 + 10 * MINUTE),
+        event(7, "view", 200_000, item_id="tea"),  # wholly late for all windows
+    ]
+    rows, matches = run(flink, kafka_servers, definitions, [entries], 3 + 3 + 1 + 1 + 2 + 5, 3)
+    values = {
+        (row["feature"], (row["window_end"] - T0) // MINUTE): row["feature_value"]
+        for row in rows
+        if row["feature"] in ("n", "w")
+    }
+    assert values == {
+        ("n", 1): 2.0, ("n", 2): 4.0, ("n", 3): 1.0,
+        ("w", 1): 2.0, ("w", 2): 1 + 0.5 * 3, ("w", 3): 0.5,
+    }  # fmt: skip
+    # Windows of five minutes are aligned to the epoch, not to the first event.
+    (spent,) = [row for row in rows if row["feature"] == "spent"]
+    assert (
+        spent
+        == {
+            "feature": "spent",
+            "entity_key": "ann",
+            "window_start": T0 - 4 * MINUTE,
+            "window_end": T0 + MINUTE,
+            "feature_value": 2.5,
+        }
+        or spent["window_start"] % (5 * MINUTE) == 0
+    )
+    assert [row["feature_value"] for row in rows if row["feature"] == "paid"] == [4.0]
+    assert [row["feature_value"] for row in rows if row["feature"] == "top"] == [
+        [["drinks", 1.0], ["ware 🍵", 1.0]],
+        [["drinks", 1.0]],
+    ]
+    recent = [row["feature_value"] for row in rows if row["feature"] == "recent"]
+    assert recent[-1] == [["tea", T0 + 200_000], ["tea", T0 + 61_000]]
+    assert Counter((m["sequence"], tuple(m["events"])) for m in matches) == {
+        ("bought", ("e1", "e5")): 1,
+        ("quiet", ("e3",)): 1,
+        ("fresh", ("e1",)): 1,
+    }
+
+
+@pytest.mark.slow
+def test_partitions_do_not_mix_their_items_but_their_rows(
+    flink: LocalFlink, kafka_servers: str
+) -> None:
+    definitions = load_definitions(
+        "- {name: sold, entity: category, event: purchase, aggregate: count, window: {size: 1m}}"
+    )
+    partitions: list[list[Entry]] = [
+        [
+            Item(item_id="tea", timestamp=T0, category=category),
+            *(event(10 * n + i, "purchase", i, f"u{n}", item_id="tea") for i in range(3)),
+        ]
+        for n, category in enumerate(["hot", "cold"])
+    ]
+    rows, _ = run(flink, kafka_servers, definitions, partitions, 2)
+    assert {row["entity_key"]: row["feature_value"] for row in rows} == {"hot": 3.0, "cold": 3.0}
+
+
+@pytest.mark.slow
+def test_a_device_is_a_person_until_somebody_says_who(
+    flink: LocalFlink, kafka_servers: str
+) -> None:
+    definitions = load_definitions(
+        "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}"
+    )
+    entries: list[Entry] = [
+        event(1, "view", 0, None, device_id="d|1"),
+        event(2, "view", 1, "ann", device_id="d|1"),
+    ]
+    rows, _ = run(flink, kafka_servers, definitions, [entries], 2)
+    assert {row["entity_key"] for row in rows} == {"device:d|1", "ann"}
+
+
+@pytest.mark.slow
+def test_hll_counts_within_two_percent_and_few_exactly(
+    flink: LocalFlink, kafka_servers: str
+) -> None:
+    definitions = load_definitions(
+        "- {name: n, entity: category, event: view, aggregate: distinct_users, "
+        "window: {size: 2m, slide: 1m}}"
+    )
+    draw = random.Random(7)
+    sizes = {"few": 200, "some": 2_000, "many": 20_000}
+    entries: list[Entry] = []
+    for category, size in sizes.items():
+        for user in range(size):
+            for _ in range(1 + (user % 3 == 0)):
+                at = draw.randrange(MINUTE)
+                entries.append(
+                    event(len(entries), "view", at, f"{category}{user}",
+                          properties={"category": category})
+                )  # fmt: skip
+    rows, _ = run(flink, kafka_servers, definitions, [entries], 6, watermark_delay_ms=MINUTE)
+    for row in rows:
+        size = sizes[row["entity_key"]]
+        assert math.isclose(row["feature_value"], size, rel_tol=0.0 if size == 200 else 0.04)
+    # The same users in both windows: the sketch of a pane is counted once, and merged with nothing.
+    assert len({(row["entity_key"], row["feature_value"]) for row in rows}) == 3
+
+
+@pytest.mark.slow
+def test_decay_from_panes_agrees_where_nothing_is_late(
+    flink: LocalFlink, kafka_servers: str
+) -> None:
+    definitions = load_definitions("""
+- {name: a, entity: user, event: view, aggregate: mean, of: properties.x,
+   window: {size: 5m, slide: 1m, decay: 0.7}}
+- {name: b, entity: user, event: view, aggregate: count, group_by: item_id,
+   window: {size: 3m, slide: 30s, decay: 0.9}}
+""")
+    draw = random.Random(3)
+    entries: list[Entry] = [
+        event(n, "view", n * 2_000, f"u{draw.randrange(3)}", item_id=f"i{draw.randrange(3)}",
+              properties={"x": draw.random()})
+        for n in range(200)
+    ]  # fmt: skip
+    exact, _ = run(flink, kafka_servers, definitions, [entries], 0)
+    panes, _ = run(flink, kafka_servers, definitions, [entries], len(exact), decay="panes")
+    assert len(exact) > 100
+    assert _by_window(exact) == pytest.approx(_by_window(panes), rel=1e-9)
+
+
+def _by_window(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return {
+        msgspec.json.encode({**row, "feature_value": 0}).decode(): row["feature_value"]
+        for row in rows
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+def test_topics_are_read_whatever_they_are_compressed_with(
+    flink: LocalFlink, kafka_servers: str, codec: str
+) -> None:
+    definitions = load_definitions(
+        "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}"
+    )
+    log, features = topic_name(), topic_name()
+    ends = write_log(kafka_servers, log, [[event(n, "view", n) for n in range(50)]], codec=codec)
+    make_topic(kafka_servers, features)
+    options = FlinkOptions(
+        kafka_servers, log, features_topic=features, group_id=log, end_offsets=ends
+    )
+    flink.run(compile_flink(definitions, options).text)
+    assert [row["feature_value"] for row in read_rows(kafka_servers, features, 1)] == [50.0]
+
+
+def test_a_script_that_flink_refuses_is_an_error(flink: LocalFlink) -> None:
+    with pytest.raises(AssertionError, match="nowhere"):
+        flink.run("INSERT INTO nowhere SELECT 1;")
+    with pytest.raises(AssertionError, match="inserts nothing"):
+        flink.run("SET 'a' = 'b'; -- ; INSERT\n/* ; */")
+
+
+def test_the_runner_is_built_once_and_again_when_its_sources_change(
+    flink_home: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "lib").symlink_to(flink_home / "lib")
+    sources = tmp_path / "src"
+    shutil.copytree(Path(__file__).parents[2] / "streaming" / "flink" / "src", sources)
+    jar = build_runner(home, sources=sources)
+    before = jar.stat()
+    assert build_runner(home, sources=sources) == jar and jar.stat() == before
+    listed = subprocess.run(["jar", "tf", str(jar)], capture_output=True, text=True, check=True)
+    assert "tactful/flink/ScriptRunner.class" in listed.stdout.splitlines()
+    broken = sources / "tactful" / "flink" / "SqlScript.java"
+    broken.write_text(broken.read_text() + "// changed\n")
+    assert build_runner(home, sources=sources) != jar
+    broken.write_text("class {")
+    with pytest.raises(FlinkError, match="does not compile"):
+        build_runner(home, sources=sources)
+    with pytest.raises(FlinkError, match="no Java sources"):
+        build_runner(home, sources=tmp_path / "nothing")
+    with pytest.raises(FlinkError, match="no Flink in lib"):
+        build_runner(tmp_path, sources=sources)
