@@ -102,6 +102,7 @@ from tactful_streaming.operators import make_operators
 from tactful_streaming.partition_job import JobOptions, PartitionJob
 from tactful_streaming.partition_online import FencedRedisStore, PartitionView, redis_online
 from tactful_streaming.partition_state import PartitionState
+from tactful_streaming.rescaling import rescale
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
 from tactful_streaming.sequences import SequenceOperator
@@ -269,6 +270,7 @@ __all__ = [
     "plan_evolution",
     "read_packed",
     "redis_online",
+    "rescale",
     "restore_checkpoint",
     "route_key",
     "run_sink",

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from tactful_streaming.layout import EVENT_ID, ID_CHUNK
 from tactful_streaming.state import Change, StateStore
 
 _DAY_MS = 86_400_000
-_ID = b"d"
-_CHUNK = b"g"
 _CHUNKS_PER_COMMIT = 4
 
 _encoder = msgspec.msgpack.Encoder()
@@ -104,7 +103,7 @@ class Deduplicator:
         if self._purged_until >= oldest_kept:
             return
         start = _chunk_key(self._purged_until, 0)
-        for purged, (key, value) in enumerate(self._store.scan(_CHUNK, start)):
+        for purged, (key, value) in enumerate(self._store.scan(ID_CHUNK, start)):
             generation = int.from_bytes(key[1:5], "big")
             if generation >= oldest_kept:
                 break
@@ -122,8 +121,8 @@ class Deduplicator:
 
 
 def _key(event_id: str) -> bytes:
-    return _ID + event_id.encode()
+    return EVENT_ID + event_id.encode()
 
 
 def _chunk_key(generation: int, offset: int) -> bytes:
-    return _CHUNK + generation.to_bytes(4, "big") + offset.to_bytes(8, "big")
+    return ID_CHUNK + generation.to_bytes(4, "big") + offset.to_bytes(8, "big")

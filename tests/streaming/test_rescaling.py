@@ -1,0 +1,178 @@
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pytest
+from tests.streaming.streams import definitions, random_entries
+
+from tactful_streaming import (
+    Definitions,
+    Engine,
+    Entry,
+    Event,
+    Match,
+    MemoryState,
+    StateError,
+    StateStore,
+    Tick,
+    encode_entry,
+    load_definitions,
+    rescale,
+    route_key,
+)
+
+DELAY = 3_600_000
+"""More than any event is late, so that it does not matter who else is in the partition."""
+
+SEQUENCES = """
+- {name: bought, entity: user, sequence: [view, purchase], within: 1h, emit: thanks}
+- {name: visited, entity: session, sequence: [view, click], within: 1h}
+- {name: wanted, entity: item, sequence: [view, purchase], within: 1h}
+- {name: fresh, entity: user, join: {event: view, with: item_updates, within: 1m}}
+"""
+
+
+def chosen() -> Definitions:
+    """What the streams are made for, without bounds on groups: those depend on the partition."""
+    features = tuple(f for f in definitions().features if f.group_by != "item_id")
+    more = load_definitions(SEQUENCES)
+    return Definitions(features, more.sequences, more.joins)
+
+
+class Cluster:
+    """A log in partitions, with an engine for each."""
+
+    def __init__(self, stores: Sequence[StateStore]) -> None:
+        self.matches: list[Match] = []
+        self.logs: list[list[bytes]] = [[] for _ in stores]
+        self.stores = stores
+        self.engines = [
+            Engine(
+                chosen(),
+                store,
+                watermark_delay_ms=DELAY,
+                allowed_lateness_ms=10**8,
+                on_match=self.matches.extend,
+            )
+            for store in stores
+        ]
+
+    def route(self, key: str) -> int:
+        return zlib.crc32(key.encode()) % len(self.logs)
+
+    def feed(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            key = route_key(entry)
+            for number in range(len(self.logs)) if key is None else [self.route(key)]:
+                self.logs[number].append(encode_entry(entry))
+        self.apply()
+
+    def apply(self) -> None:
+        for engine, log in zip(self.engines, self.logs, strict=True):
+            while engine.offset < len(log):
+                engine.apply(list(enumerate(log))[engine.offset : engine.offset + 97])
+                engine.commit()
+                actions = engine.outbox()
+                log.extend(map(encode_entry, actions))
+                engine.sent(actions)
+
+    def drain(self, at: int) -> None:
+        self.feed([Tick(timestamp=at + DELAY)])
+        self.apply()
+
+    def read(self, entity: str, key: str, owner: str, at: int) -> dict[str, object]:
+        return dict(self.engines[self.route(owner)].read(entity, key, at))
+
+    def total(self, entity: str, key: str, name: str, at: int) -> float:
+        return sum(float(engine.read(entity, key, at)[name]) for engine in self.engines)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (1, 4)])
+def test_more_or_fewer_partitions_change_no_number(before: int, after: int) -> None:
+    entries: list[Entry] = [*random_entries(before, 6000)]
+    half = len(entries) // 2
+    at = max(entry.timestamp for entry in entries[:half])
+    old = Cluster([MemoryState() for _ in range(before)])
+    old.feed(entries[:half])
+    old.drain(at)
+    new_stores = [MemoryState() for _ in range(after)]
+    rescale(old.stores, new_stores, Cluster(new_stores).route)
+    new = Cluster(new_stores)
+    assert {engine.watermark for engine in new.engines} == {at}
+    new.feed(entries[half:])
+    always = Cluster([MemoryState() for _ in range(after)])
+    always.feed(entries[:half])
+    always.drain(at)
+    always.feed(entries[half:])
+
+    owners = {
+        event.session_id: route_key(event)
+        for event in entries
+        if isinstance(event, Event) and event.session_id
+    }
+    people = {route_key(event) for event in entries if isinstance(event, Event)}
+    now = max(engine.watermark for engine in new.engines)
+    for key in people:
+        assert key is not None
+        assert new.read("user", key, key, now) == always.read("user", key, key, now)
+    shared = defaultdict(set)
+    for event in entries:
+        if isinstance(event, Event) and event.session_id:
+            shared[event.session_id].add(route_key(event))
+    for session, owner in owners.items():
+        if len(shared[session]) == 1:
+            assert owner is not None
+            read = new.read("session", session, owner, now)
+            assert read == always.read("session", session, owner, now)
+    for item in range(20):
+        for name in ("item_views", "item_prices"):
+            total = new.total("item", f"i{item}", name, now)
+            assert total == pytest.approx(always.total("item", f"i{item}", name, now), abs=1e-9)
+    ours = [m for m in [*old.matches, *new.matches] if m.entity == "user"]
+    assert sorted(map(repr, ours)) == sorted(
+        repr(match) for match in always.matches if match.entity == "user"
+    )
+    assert len(ours) > 100
+    # What was sent before is known wherever it comes again.
+    again = [entry for entry in entries if isinstance(entry, Event)][-200:]
+    for engine in new.engines:
+        known = engine.apply(
+            [(engine.offset + n, encode_entry(event)) for n, event in enumerate(again)]
+        )
+        assert known.duplicates >= len(again) // after // 4
+
+
+def test_states_that_do_not_belong_together_are_refused() -> None:
+    def state(tick: int, names: str = "n", **fields: str) -> MemoryState:
+        store = MemoryState()
+        engine = Engine(
+            load_definitions(
+                f"- {{name: {names}, entity: user, event: view, aggregate: last_time}}\n"
+            ),
+            store,
+        )
+        engine.apply([(0, encode_entry(Tick(timestamp=tick)))])
+        engine.commit()
+        return store
+
+    def refused(sources: Sequence[StateStore], said: str) -> None:
+        with pytest.raises(StateError, match=said):
+            rescale(sources, [MemoryState()], lambda key: 0)
+
+    refused([MemoryState()], "source 0 holds no state")
+    refused([state(1), state(2)], "append a tick of one time")
+    refused([state(1), state(1, "m")], "different definitions")
+    with pytest.raises(StateError, match="target 1 holds a state"):
+        rescale([state(1)], [MemoryState(), state(1)], lambda key: 0)
+
+
+def test_a_rescaling_that_was_broken_off_is_done_again() -> None:
+    old = Cluster([MemoryState(), MemoryState()])
+    entries: list[Entry] = [*random_entries(9, 1000)]
+    old.feed(entries)
+    old.drain(max(entry.timestamp for entry in entries))
+    whole, broken = MemoryState(), MemoryState()
+    rescale(old.stores, [whole], lambda key: 0)
+    broken.write([(b"euser:gone", b"left by a rescaling that died")])
+    rescale(old.stores, [broken], lambda key: 0)
+    assert dict(broken.scan(b"")) == dict(whole.scan(b""))
