@@ -243,6 +243,9 @@ class EngineSettings:
         allowed_lateness_ms: how long after a window ended what comes for it still counts.
         memory_mb: memory that entities may take before the rest stays on disk; 0 for any amount.
         dead_letter_days: how long events that rules set aside are kept; 0 keeps them.
+        clock: whether time passes by the ``wall`` clock while no event comes, so that sequences
+            whose time is over fire, or by ``events`` alone, for replays of the past.
+        idle_s: silence after which it does.
         batch_ms: how long the engine may hold readers up while it applies one micro-batch.
         commit_records: commit after so many records …
         commit_ms: … or after so long, whichever is first.
@@ -255,6 +258,8 @@ class EngineSettings:
     allowed_lateness_ms: NotNegative = 300_000
     memory_mb: NotNegative = 0
     dead_letter_days: Annotated[float, Meta(ge=0)] = 30.0
+    clock: Literal["wall", "events"] = "wall"
+    idle_s: PositiveFloat = 5.0
     batch_ms: PositiveFloat = 2.0
     commit_records: PositiveInt = 32_000
     commit_ms: PositiveInt = 1_000
