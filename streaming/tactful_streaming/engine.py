@@ -164,6 +164,7 @@ class Engine:
             StateError: if the state is damaged or of another version.
         """
         self._definitions = definitions
+        self._written_definitions = dump_definitions(definitions)
         self._store = store
         self._partition = partition
         self._allowed_lateness_ms = allowed_lateness_ms
@@ -644,7 +645,7 @@ class Engine:
         return write_meta(
             Meta(
                 format=FORMAT,
-                definitions=dump_definitions(self._definitions),
+                definitions=self._written_definitions,
                 fingerprint=self._definitions.fingerprint,
                 offset=self._offset,
                 newest=self._intake.newest,

@@ -84,7 +84,7 @@ class Cluster:
         return dict(self.engines[self.route(owner)].read(entity, key, at))
 
     def total(self, entity: str, key: str, name: str, at: int) -> float:
-        return sum(float(engine.read(entity, key, at)[name]) for engine in self.engines)  # type: ignore[arg-type]
+        return sum(engine.read_columns(entity, [key], [name], at).item() for engine in self.engines)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (1, 4)])
