@@ -42,7 +42,7 @@ class Selection:
     Attributes:
         rows: row of the entity of each event.
         timestamps: when each happened, epoch milliseconds.
-        watermarks: watermark when each is applied, epoch milliseconds.
+        watermarks: watermark before each, epoch milliseconds.
         amounts: the number each brings; None for a store that needs none.
         texts: group or value of each; None for a store that needs none.
     """

@@ -3,7 +3,7 @@
 An event at t is a session ``[t, t + gap)`` of its own; sessions that overlap or touch become one,
 as Flink merges them. A session fires when the watermark reaches its end, and is over when the
 allowed lateness has passed, too: until then an event may still join it, and it is fired again.
-Whether an event finds a session is decided by the watermark at that event, so that it does not
+Whether an event finds a session is decided by the watermark before that event, so that it does not
 matter how the log was cut into batches.
 """
 

@@ -43,20 +43,15 @@ class Naive:
     changed: set[FiredKey] = field(default_factory=set)
 
     def apply(self, event: Happening, watermark: int) -> None:
-        """Count one event, then fire; `watermark` is that after it.
-
-        Sessions fire before the event, which is in none of those that end.
-        """
-        self.watermark = watermark
-        self._fire(sessions=True)
+        """Count one event; then the watermark moves to `watermark`, and windows fire."""
         for f in self.features:
             value = event.sources.get(f.of) if f.of else 1.0
             group = event.sources.get(f.group_by) if f.group_by else None
             wanted = value is not None and (f.group_by is None or group is not None)
             if event.type in f.events and wanted:
                 self._count(f, event.key, Row(event.timestamp, group, value))
-        self._fire(sessions=True)
-        self._fire(sessions=False)
+        self.watermark = watermark
+        self._fire()
 
     def merge(self, source: str, target: str) -> None:
         for f in self.features:
@@ -161,14 +156,9 @@ class Naive:
             else:
                 rows[:] = [row for row in rows if row.value != name]
 
-    def _fire(self, *, sessions: bool) -> None:
+    def _fire(self) -> None:
         features = {f.name: f for f in self.features}
-        due = {
-            place
-            for place in self.changed
-            if place[-1] <= self.watermark
-            and isinstance(features[place[0]].window, SessionWindow) == sessions
-        }
+        due = {place for place in self.changed if place[-1] <= self.watermark}
         self.changed -= due
         for name, key, group, start, end in due:
             f = features[name]

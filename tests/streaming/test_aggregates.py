@@ -177,6 +177,7 @@ class Driver:
 
     def _apply(self, events: Sequence[Happening], watermarks: Sequence[int]) -> None:
         timestamps = np.array([event.timestamp for event in events], np.int64)
+        before = np.array([self.watermark, *watermarks[:-1]], np.int64)
         rows = self.table.touch([event.key for event in events], timestamps)
         for number, store in enumerate(self.table.stores):
             source = store.source
@@ -198,18 +199,18 @@ class Driver:
                 Selection(
                     rows[chosen],
                     timestamps[chosen],
-                    np.array(watermarks, np.int64)[chosen],
+                    before[chosen],
                     amounts,
                     [sources[source.texts] for sources in take] if source.texts else None,
                 ),
             )
             self.late += outcome.late
-        before, self.watermark = self.watermark, watermarks[-1]
-        for fired in self.table.fire(before, self.watermark):
+        for fired in self.table.fire(self.watermark, watermarks[-1]):
             groups: Sequence[str | None] = fired.groups or [None] * len(fired.keys)
             for key, group, value in zip(fired.keys, groups, fired.values, strict=True):
                 place = (fired.feature, key, group, fired.window_start, fired.window_end)
                 self.fired[place] = value
+        self.watermark = watermarks[-1]
         self.table.expire(self.horizon)
 
 
