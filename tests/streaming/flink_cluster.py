@@ -87,25 +87,37 @@ def make_topic(servers: str, topic: str, partitions: int = 1) -> None:
         future.result(30)
 
 
+def append(
+    servers: str,
+    topic: str,
+    entries: Sequence[Entry],
+    *,
+    partition: int = 0,
+    codec: str = "none",
+) -> None:
+    """Append entries in JSON to a partition."""
+    from confluent_kafka import Producer
+
+    producer = Producer(
+        {"bootstrap.servers": servers, "acks": "all", "linger.ms": 20, "compression.type": codec}
+    )
+    for entry in entries:
+        while True:
+            try:
+                producer.produce(topic, encode_entry(entry, "json"), partition=partition)
+                break
+            except BufferError:
+                producer.poll(1)
+    assert producer.flush(60) == 0
+
+
 def write_log(
     servers: str, topic: str, partitions: Sequence[Sequence[Entry]], *, codec: str = "none"
 ) -> dict[int, int]:
     """Make a topic with these entries in each partition; its end offsets."""
-    from confluent_kafka import Producer
-
     make_topic(servers, topic, len(partitions))
-    producer = Producer(
-        {"bootstrap.servers": servers, "acks": "all", "linger.ms": 20, "compression.type": codec}
-    )
     for number, entries in enumerate(partitions):
-        for entry in entries:
-            while True:
-                try:
-                    producer.produce(topic, encode_entry(entry, "json"), partition=number)
-                    break
-                except BufferError:
-                    producer.poll(1)
-    assert producer.flush(60) == 0
+        append(servers, topic, entries, partition=number, codec=codec)
     return {number: len(entries) for number, entries in enumerate(partitions)}
 
 
