@@ -8,10 +8,11 @@ all in-sync replicas have it, and is repeated until then without changing places
 from __future__ import annotations
 
 import bisect
+import collections
+import contextlib
 import logging
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -30,12 +31,14 @@ from tactful_streaming.kafka_config import (
     count_partitions,
     explain,
     import_kafka,
+    lost_identity,
 )
 from tactful_streaming.log import Positions
 
 _logger = logging.getLogger(__name__)
 
 _PROBE_EVERY_S = 0.5
+_OVERDUE_S = 1.0
 
 
 class KafkaLog:
@@ -71,6 +74,7 @@ class KafkaLog:
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting_bytes = 0
+        self._flights: collections.deque[_Flight] = collections.deque()
         self._ends: dict[int, int] = {}
         self._count: int | None = None
         self._problem: LogError | None = None
@@ -130,6 +134,10 @@ class KafkaLog:
             payloads: what to append.
             keys: for each the key that routes it, or None for a copy in every partition.
 
+        Returns:
+            By partition, the offset behind the last record there. One may be missing after an
+            outage: the records are there, the broker only did not say where.
+
         Raises:
             BackpressureError: if too much waits already; nothing was queued.
             LogError: as :meth:`submit` and its future.
@@ -150,7 +158,7 @@ class KafkaLog:
         """
         count = self.partitions
         route = self._kafka.murmur2
-        routed: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        routed = collections.defaultdict[int, list[dict[str, Any]]](list)
         for payload, key in zip(payloads, keys, strict=True):
             if key is None:
                 for number in range(count):
@@ -160,16 +168,9 @@ class KafkaLog:
                 routed[route(encoded, count)].append({"value": payload, "key": encoded})
         return self._produce(routed)
 
-    def append_to(self, number: int, payloads: Sequence[bytes]) -> int:
-        """Append to one partition, whatever the key.
-
-        Returns:
-            The offset after the last payload.
-
-        Raises:
-            LogError: as :meth:`append`.
-        """
-        return self._produce({number: [{"value": it} for it in payloads]}).result()[number]
+    def append_to(self, number: int, payloads: Sequence[bytes]) -> Positions:
+        """Append to one partition, whatever the key, as :meth:`append`."""
+        return self._produce({number: [{"value": it} for it in payloads]}).result()
 
     def known_end(self, number: int) -> int:
         """Offset behind the last record of partition `number` appended here; 0 if there is none."""
@@ -182,9 +183,7 @@ class KafkaLog:
                 return
             self._closed = True
         self._thread.join()
-        if self._producer.flush(timeout_s):
-            self._producer.purge()
-            self._producer.flush(1.0)
+        self._finish(self._producer, timeout_s)
 
     def __enter__(self) -> KafkaLog:
         """Use the log as a context manager that closes it."""
@@ -206,7 +205,8 @@ class KafkaLog:
         size = sum(sizes)
         if sizes and max(sizes) > MAX_KAFKA_PAYLOAD:
             raise LogError(f"a record of {max(sizes)} bytes; at most {MAX_KAFKA_PAYLOAD} fit")
-        flight = _Flight(len(sizes), size, self._land)
+        overdue = self._clock() + self._settings.delivery_timeout_ms / 1000 + _OVERDUE_S
+        flight = _Flight(len(sizes), size, overdue, self._land)
         refused: list[Any] = []
         with self._lock:
             if self._closed:
@@ -218,6 +218,7 @@ class KafkaLog:
                     f"{self._waiting_bytes} bytes wait for Kafka: slow down", retry_after=1.0
                 )
             self._waiting_bytes += size
+            self._flights.append(flight)
             # Under the lock, so that two appends do not mix and neither meets a closed producer.
             for number, messages in routed.items():
                 refused += self._enqueue(number, messages, flight)
@@ -251,7 +252,7 @@ class KafkaLog:
             self._suspect = True
         elif not isinstance(error, TopicError):
             error = LogWriteError(f"Kafka did not take an append: {error}")
-        self._fatal |= flight.error.code() == self._kafka.KafkaError._FATAL
+        self._fatal |= lost_identity(flight.error)
         flight.future.set_exception(error)
 
     def _on_error(self, error: Any) -> None:
@@ -263,21 +264,38 @@ class KafkaLog:
     def _serve(self) -> None:
         """Take delivery reports, and look after the connection, until the log is closed."""
         while not self._closed:
-            self._producer.poll(0.1)
-            if self._fatal:
+            try:
+                self._producer.poll(0.1)
+            except self._kafka.KafkaException as error:
+                self._on_error(error.args[0])
+            # The client has been seen to keep messages past their time while it has no connection.
+            if self._fatal or self._is_overdue():
                 self._replace_producer()
             doubtful = self._suspect or self._problem is not None
             if doubtful and self._clock() >= self._probe_at:
                 self._suspect = False
                 self._probe(1.0)
 
+    def _is_overdue(self) -> bool:
+        while self._flights and self._flights[0].future.done():
+            self._flights.popleft()
+        return bool(self._flights) and self._flights[0].overdue < self._clock()
+
     def _replace_producer(self) -> None:
         _logger.warning("the Kafka producer gave up; it is replaced by a new one")
         with self._lock:
             given_up, self._producer = self._producer, self._connect()
             self._fatal = False
-        given_up.purge()
-        given_up.flush(1.0)
+        self._finish(given_up, 0.0)
+
+    def _finish(self, producer: Any, timeout_s: float) -> None:
+        """Wait for the deliveries of a producer, then let those that are left fail."""
+        with contextlib.suppress(self._kafka.KafkaException):  # of one that has given up
+            if not producer.flush(timeout_s):
+                return
+        producer.purge()
+        with contextlib.suppress(self._kafka.KafkaException):
+            producer.flush(1.0)
 
     def _probe(self, timeout_s: float) -> None:
         """Ask for the topic: whether a broker answers, and whether the topic is as it was."""
@@ -313,8 +331,11 @@ class KafkaLog:
 class _Flight:
     """The records of one append, on their way."""
 
-    def __init__(self, count: int, size: int, land: Callable[[_Flight], None]) -> None:
+    def __init__(
+        self, count: int, size: int, overdue: float, land: Callable[[_Flight], None]
+    ) -> None:
         self.size = size
+        self.overdue = overdue
         self.future: Future[Positions] = Future()
         self.ends: dict[int, int] = {}
         self.error: Any = None
@@ -324,7 +345,8 @@ class _Flight:
         self.future.set_running_or_notify_cancel()
 
     def delivered(self, error: Any, message: Any) -> None:
-        if error is None:
+        # A broker that finds a repeated record there already does not say where it lies.
+        if error is None and message.offset() is not None:
             self.ends[message.partition()] = message.offset() + 1
         self._count(1, error)
 
@@ -405,7 +427,9 @@ class KafkaPartition:
         Raises:
             LogError: as :meth:`KafkaLog.append`.
         """
-        return self._log.append_to(self._number, payloads) if payloads else self.end
+        positions = self._log.append_to(self._number, payloads)
+        end = positions.get(self._number)
+        return self.end if end is None else end
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         """Up to `limit` records from `offset` on; empty when none came within the wait.

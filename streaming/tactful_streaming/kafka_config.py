@@ -134,6 +134,7 @@ class KafkaSettings:
         config = {
             "bootstrap.servers": self.servers,
             "client.id": "tactful",
+            "log_level": 2,  # what matters comes as errors, too, and not at each attempt
             "security.protocol": self.security,
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 1000,
@@ -294,7 +295,7 @@ def explain(error: Any, settings: KafkaSettings) -> LogError:
         kafka._AUTHENTICATION,
     ):
         return LogError(f"{where}: refused us ({error.str()}): check username, password and rights")
-    if code in (
+    absent = (
         kafka._ALL_BROKERS_DOWN,
         kafka._TRANSPORT,
         kafka._TIMED_OUT,
@@ -303,14 +304,28 @@ def explain(error: Any, settings: KafkaSettings) -> LogError:
         kafka._RESOLVE,
         kafka._PURGE_QUEUE,
         kafka._PURGE_INFLIGHT,
-        kafka._FATAL,
         kafka.REQUEST_TIMED_OUT,
+        kafka.NETWORK_EXCEPTION,
         kafka.NOT_ENOUGH_REPLICAS,
         kafka.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
         kafka.LEADER_NOT_AVAILABLE,
-    ):
+    )
+    if code in absent or lost_identity(error):
         return LogUnreachableError(f"{where}: no broker answers ({error.str()})", retry_after=2.0)
     return LogError(f"{where}: {error.name()}: {error.str()}")
+
+
+def lost_identity(error: Any) -> bool:
+    """Whether a broker no longer knows a producer; a new one can go on, this one cannot."""
+    kafka = import_kafka().KafkaError
+    return error.code() in (
+        kafka._FATAL,
+        kafka._FENCED,
+        kafka.PRODUCER_FENCED,
+        kafka.INVALID_PRODUCER_EPOCH,
+        kafka.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        kafka.UNKNOWN_PRODUCER_ID,
+    )
 
 
 def _check(passed: object, name: str, rule: str) -> None:

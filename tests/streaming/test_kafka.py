@@ -1,0 +1,531 @@
+import asyncio
+import dataclasses
+import random
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.streaming.brokers import (
+    broker_behind_proxy,
+    mock_cluster,
+    new_log,
+    patiently,
+    running_broker,
+    topic_name,
+)
+
+from tactful_streaming import (
+    BackpressureError,
+    GroupCommit,
+    KafkaLog,
+    KafkaPartition,
+    KafkaSettings,
+    KeyedCommit,
+    LogError,
+    LogSettingsError,
+    LogUnreachableError,
+    LogWriteError,
+    OffsetError,
+    Positions,
+    TopicError,
+    ensure_topic,
+)
+
+pytest.importorskip("confluent_kafka")
+
+
+@pytest.fixture
+def log(kafka_servers: str) -> Iterator[KafkaLog]:
+    with new_log(kafka_servers, linger_ms=1) as log:
+        yield log
+
+
+def contents(log: KafkaLog, ends: Positions) -> dict[int, list[bytes]]:
+    """All records of the partitions in `ends`, read up to there."""
+    found = {}
+    for number, end in ends.items():
+        partition = log.partition(number)
+        records = read_to(partition, end)
+        partition.close()
+        found[number] = records
+    return found
+
+
+def read_to(partition: KafkaPartition, end: int) -> list[bytes]:
+    records: list[bytes] = []
+    while len(records) < end:
+        fetched = partition.read(len(records), 1000)
+        assert [at for at, _ in fetched] == [*range(len(records), len(records) + len(fetched))]
+        records += [payload for _, payload in fetched]
+    return records
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"servers": "broker"}, "kafka.servers is host:port"),
+        ({"servers": "a:1, b:2"}, "kafka.servers"),
+        ({"topic": "a/b"}, "kafka.topic has 1 to 249"),
+        ({"topic": ".."}, "kafka.topic"),
+        ({"security": "tls"}, "kafka.security is one of plaintext, ssl"),
+        ({"ca_file": Path(__file__)}, "kafka.ca_file needs security ssl"),
+        ({"security": "ssl", "ca_file": Path("/absent.pem")}, "names /absent.pem, which is no"),
+        ({"security": "ssl", "key_file": Path(__file__)}, "and key_file come together"),
+        ({"security": "ssl", "key_password": "x"}, "kafka.key_password needs key_file"),
+        ({"password": "x"}, "kafka.password needs security sasl_ssl"),
+        ({"security": "sasl_ssl"}, "kafka.sasl_mechanism is one of PLAIN"),
+        ({"security": "sasl_ssl", "sasl_mechanism": "PLAIN"}, "kafka.username is needed"),
+        (
+            {"security": "sasl_ssl", "sasl_mechanism": "PLAIN", "username": "u"},
+            "kafka.password is needed by SASL",
+        ),
+        ({"linger_ms": -1}, "kafka.linger_ms is 0 to 1000"),
+        ({"delivery_timeout_ms": 10}, "kafka.delivery_timeout_ms is 1000 to"),
+        ({"session_timeout_ms": 10}, "kafka.session_timeout_ms"),
+        ({"extra": {"acks": "1", "enable.idempotence": False}}, "may not set acks, enable.idemp"),
+        ({"extra": {"sasl.password": "x"}}, "may not set sasl.password"),
+    ],
+)
+def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(LogSettingsError) as caught:
+        KafkaSettings(**{"servers": "broker:9092", **changes})
+    assert message in str(caught.value)
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    key = tmp_path / "client.pem"
+    key.touch()
+    settings = KafkaSettings(
+        servers="[::1]:9093",
+        security="sasl_ssl",
+        sasl_mechanism="SCRAM-SHA-512",
+        username="tactful",
+        password="hunter2",
+        certificate_file=key,
+        key_file=key,
+        key_password="hunter3",
+    )
+    assert "hunter" not in repr(settings)
+    config = settings.producer_config()
+    assert config["sasl.password"] == "hunter2"
+    assert config["ssl.key.location"] == str(key)
+    assert "ssl.ca.location" not in config
+
+
+def test_settings_the_client_refuses_are_explained(kafka_servers: str) -> None:
+    settings = KafkaSettings(servers=kafka_servers, extra={"no.such.property": 1})
+    with pytest.raises(LogError, match=r"refuses its settings.*no\.such\.property"):
+        KafkaLog(settings)
+
+
+def test_extra_settings_do_not_loosen_the_promises() -> None:
+    settings = KafkaSettings(servers="broker:9092", extra={"compression.type": "zstd"})
+    producer, consumer = settings.producer_config(), settings.consumer_config("g")
+    assert producer["compression.type"] == "zstd"
+    assert (producer["acks"], producer["enable.idempotence"]) == ("all", True)
+    assert consumer["enable.auto.commit"] is False
+    assert consumer["partition.assignment.strategy"] == "cooperative-sticky"
+
+
+def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    with pytest.raises(LogError, match=r"pip install 'tactful\[kafka\]'"):
+        KafkaLog(KafkaSettings(servers="broker:9092"))
+
+
+# Topics and routing
+
+
+def test_topics_are_made_once(kafka_servers: str) -> None:
+    settings = KafkaSettings(servers=kafka_servers, topic=topic_name())
+    assert ensure_topic(settings, consumer_threads=3, retention_ms=1000) == 6
+    assert ensure_topic(settings, consumer_threads=5) == 6
+    with KafkaLog(settings) as log:
+        assert log.partitions == 6
+
+
+def test_an_absent_topic_is_told(kafka_servers: str) -> None:
+    settings = KafkaSettings(servers=kafka_servers, topic=topic_name())
+    with pytest.raises(TopicError, match=r"is not at .* make it"):
+        KafkaLog(settings)
+
+
+def reference_murmur2(data: bytes) -> int:
+    """The hash of Kafka's default partitioner, in 32-bit arithmetic."""
+    length = len(data)
+    h = 0x9747B28C ^ length
+    for (k,) in struct.iter_unpack("<I", data[: length // 4 * 4]):
+        k = k * 0x5BD1E995 & 0xFFFFFFFF
+        k = (k ^ k >> 24) * 0x5BD1E995 & 0xFFFFFFFF
+        h = (h * 0x5BD1E995 & 0xFFFFFFFF) ^ k
+    tail = data[length // 4 * 4 :]
+    if tail:
+        h = (h ^ int.from_bytes(tail, "little")) * 0x5BD1E995 & 0xFFFFFFFF
+    h = (h ^ h >> 13) * 0x5BD1E995 & 0xFFFFFFFF
+    return (h ^ h >> 15) & 0x7FFFFFFF
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.integers(1, 200))
+def test_people_are_routed_as_by_kafkas_own_clients(key: str, partitions: int) -> None:
+    from confluent_kafka import murmur2
+
+    assert murmur2(key.encode(), partitions) == reference_murmur2(key.encode()) % partitions
+
+
+def test_keys_stay_together_in_order_and_copies_go_everywhere(log: KafkaLog) -> None:
+    rng = random.Random(1)
+    expected: dict[int, list[bytes]] = {number: [] for number in range(log.partitions)}
+    ends: Positions = {}
+    for turn in range(30):
+        payloads, keys = [], []
+        for number in range(rng.randrange(1, 20)):
+            key = rng.choice([None, *(f"user {n}" for n in range(9))])
+            payload = b"%d.%d" % (turn, number)
+            payloads.append(payload)
+            keys.append(key)
+            for target in range(log.partitions) if key is None else [log.partition_of(key)]:
+                expected[target].append(payload)
+        appended = log.append(payloads, keys)
+        assert all(len(expected[number]) == end for number, end in appended.items())
+        ends = {**ends, **appended}
+    assert contents(log, ends) == {number: expected[number] for number in ends}
+    assert [log.known_end(number) for number in ends] == [*ends.values()]
+    assert log.append([], []) == {}
+    with pytest.raises(ValueError, match="shorter"):
+        log.append([b"x"], [])
+
+
+def test_a_partition_that_is_none(log: KafkaLog) -> None:
+    with pytest.raises(LogError, match="not one of 0 to 3"):
+        log.partition(4)
+
+
+def test_many_threads_append(log: KafkaLog) -> None:
+    wrong: list[object] = []
+
+    def append(name: int) -> None:
+        for turn in range(50):
+            mine = [b"%d %d %d" % (name, turn, n) for n in range(7)]
+            try:
+                log.append(mine, [f"{name}"] * 7)
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=append, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    found = contents(log, {n: log.known_end(n) for n in range(log.partitions) if log.known_end(n)})
+    for name in range(8):
+        mine = [it for it in found[log.partition_of(f"{name}")] if it.split()[0] == b"%d" % name]
+        assert [b"%d %d %d" % (name, turn, n) for turn in range(50) for n in range(7)] == mine
+    assert log.waiting_bytes == 0
+
+
+# Bounds and refusals
+
+
+def test_backpressure_refuses_before_memory_grows(kafka_servers: str) -> None:
+    settings = KafkaSettings(servers=kafka_servers, topic=topic_name(), linger_ms=500)
+    ensure_topic(settings)
+    with KafkaLog(settings, max_waiting_bytes=1000) as log:
+        first = log.submit([b"x" * 5000], ["u"])
+        with pytest.raises(BackpressureError) as caught:
+            log.submit([b"y"], ["u"])
+        assert caught.value.retry_after >= 1
+        assert first.result(10) == {log.partition_of("u"): 1}
+        assert log.append([b"y"], ["u"]) == {log.partition_of("u"): 2}
+
+
+def test_oversized_records_are_refused_alone(log: KafkaLog) -> None:
+    with pytest.raises(LogError, match="at most 5242880"):
+        log.append([b"small", bytes(6 * 1024 * 1024)], ["u", "u"])
+    assert log.append([b"small", bytes(5 * 1024 * 1024)], ["u", "u"])[log.partition_of("u")] == 2
+
+
+def test_what_the_client_refuses_is_not_acknowledged(
+    log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from confluent_kafka import KafkaError, KafkaException
+
+    class Refusing:
+        def produce_batch(self, topic: str, messages: list[dict[str, Any]], **_: object) -> int:
+            messages[-1]["_error"] = KafkaError(KafkaError._QUEUE_FULL)
+            for message in messages[:-1]:
+                message["_error"] = KafkaError(KafkaError.INVALID_RECORD)
+            return 0
+
+    class Broken:
+        def produce_batch(self, *_: object, **__: object) -> int:
+            raise KafkaException(KafkaError(KafkaError._STATE))
+
+    for client in (Refusing(), Broken()):
+        with monkeypatch.context() as patch:
+            for method in ("poll", "flush"):
+                patch.setattr(type(client), method, lambda *_: time.sleep(0.01), raising=False)
+            patch.setattr(log, "_producer", client)
+            with pytest.raises(LogWriteError, match="did not take an append"):
+                log.append([b"a", b"b"], ["u", "v"])
+    assert log.waiting_bytes == 0
+    assert log.append([b"a"], ["u"])
+
+
+def test_a_closed_log(kafka_servers: str) -> None:
+    log = new_log(kafka_servers, linger_ms=500)
+    waiting = log.submit([b"x"] * 100, ["u"] * 100)
+    log.close()
+    log.close()
+    assert waiting.result(0) == {log.partition_of("u"): 100}
+    with pytest.raises(LogError, match="closed"):
+        log.append([b"x"], ["u"])
+
+
+def test_no_broker_at_all_is_told_and_waited_for() -> None:
+    settings = KafkaSettings(servers="127.0.0.1:9", topic="absent")
+    with pytest.raises(LogUnreachableError, match="no broker answers"):
+        ensure_topic(settings, timeout_s=0.5)
+    with KafkaLog(settings, connect_timeout_s=0.2) as log:
+        for _ in range(2):
+            with pytest.raises(LogUnreachableError, match="no broker answers") as caught:
+                log.append([b"x"], ["u"])
+        assert caught.value.retry_after > 0
+        with pytest.raises(LogUnreachableError):
+            log.partition_of("u")
+
+
+# Outages
+
+
+def appended(log: KafkaLog, payload: bytes) -> bool:
+    try:
+        log.append([payload], ["u"])
+    except LogUnreachableError:
+        return False
+    return True
+
+
+def test_a_killed_broker_is_refused_quickly_and_come_back_to() -> None:
+    """The broker of this test keeps nothing: what is judged is refusal and recovery."""
+    with (
+        running_broker() as broker,
+        new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1000) as log,
+    ):
+        log.append([b"before"], ["u"])
+        broker.kill()
+        with pytest.raises(LogUnreachableError):
+            log.append([b"during"], ["u"])
+        patiently(lambda: log.problem is not None)
+        with pytest.raises(LogUnreachableError, match="no broker answers"):
+            log.submit([b"during"], ["u"])
+        broker.start()
+        # The topic is gone, unless the broker makes topics by itself.
+        ensure_topic(log.settings, consumer_threads=2)
+        patiently(lambda: log.problem is None)
+        number = log.partition_of("u")
+        patiently(lambda: appended(log, b"after"))
+        assert contents(log, {number: 1}) == {number: [b"after"]}
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [(None, "restore it from a backup"), (10, "had 4 partitions and has 10 now")],
+)
+def test_a_topic_that_is_not_what_it_was_is_not_written_to(
+    count: int | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        running_broker() as broker,
+        new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1000) as log,
+    ):
+        broker.kill()
+        with pytest.raises(LogUnreachableError):
+            log.append([b"x"], ["u"])
+        monkeypatch.setattr("tactful_streaming.kafka.count_partitions", lambda *_: count)
+        broker.start()
+        patiently(lambda: isinstance(log.problem, TopicError))
+        with pytest.raises(TopicError, match=message):
+            log.append([b"x"], ["u"])
+
+
+def test_nothing_acknowledged_is_lost_through_cut_connections() -> None:
+    acknowledged: dict[str, list[bytes]] = {f"u{n}": [] for n in range(4)}
+    stop = threading.Event()
+
+    def append(log: KafkaLog, key: str) -> None:
+        number = 0
+        while not stop.is_set():
+            payload = b"%s %d" % (key.encode(), number)
+            try:
+                log.append([payload], [key])
+            except LogError:
+                time.sleep(0.01)  # a sender would repeat it; here the next one will do
+            else:
+                acknowledged[key].append(payload)
+            number += 1
+
+    with (
+        broker_behind_proxy() as (broker, proxy),
+        new_log(broker.servers, linger_ms=1, delivery_timeout_ms=1500) as log,
+    ):
+        threads = [threading.Thread(target=append, args=(log, key)) for key in acknowledged]
+        for thread in threads:
+            thread.start()
+        counts = []
+        for seconds in (0.1, 3.0, 0.5):
+            time.sleep(0.3)
+            proxy.cut()
+            time.sleep(seconds)
+            counts.append(sum(map(len, acknowledged.values())))
+            proxy.restore()
+            patiently(lambda: sum(map(len, acknowledged.values())) > counts[-1] + 20)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        partitions = {key: log.partition_of(key) for key in acknowledged}
+        found = contents(log, {number: log.known_end(number) for number in partitions.values()})
+    for key, payloads in acknowledged.items():
+        mine = [it for it in found[partitions[key]] if it.startswith(key.encode() + b" ")]
+        assert set(payloads) <= set(mine)
+        assert [it for it in mine if it in set(payloads)] == payloads
+
+
+def test_reading_goes_on_after_an_outage() -> None:
+    with broker_behind_proxy() as (broker, proxy), new_log(broker.servers, linger_ms=1) as log:
+        log.append_to(0, [b"%d" % n for n in range(10)])
+        partition = log.partition(0)
+        assert len(read_to(partition, 10)) == 10
+        proxy.cut()
+        assert partition.read(10, 5) == []
+        proxy.restore()
+        patiently(lambda: log.problem is None)
+        log.append_to(0, [b"more"])
+        assert partition.read(10, 5) == [(10, b"more")]
+        partition.close()
+
+
+def test_a_record_that_is_known_and_not_delivered() -> None:
+    with broker_behind_proxy() as (broker, proxy), new_log(broker.servers, linger_ms=1) as log:
+        partition = KafkaPartition(log, 0, timeout_s=0.5)
+        log.append_to(0, [b"x"])
+        assert partition.read(0, 1) == [(0, b"x")]
+        log.append_to(0, [b"y"])
+        proxy.cut()
+        with pytest.raises(LogUnreachableError, match=r"record 1 is there|no broker answers"):
+            while not partition.read(1, 1):
+                pass
+            partition.read(0, 1)
+        proxy.restore()
+        patiently(lambda: log.problem is None)
+        assert partition.read(1, 1) == [(1, b"y")]
+        partition.close()
+
+
+def test_a_vanished_topic(kafka_servers: str) -> None:
+    from confluent_kafka.admin import AdminClient
+
+    with new_log(kafka_servers, linger_ms=1) as log:
+        log.append_to(0, [b"x"])
+        partition = log.partition(0)
+        topic = log.settings.topic
+        admin = AdminClient({"bootstrap.servers": kafka_servers})
+        admin.delete_topics([topic], operation_timeout=10)[topic].result()
+        with pytest.raises(TopicError, match="If it was deleted, what was in it is lost"):
+            partition.read(0, 1)
+        partition.close()
+    with pytest.raises(TopicError, match="restore it from a backup"):
+        KafkaLog(log.settings)
+
+
+def test_a_topic_made_anew_does_not_hold_the_old_offset() -> None:
+    from confluent_kafka.admin import AdminClient
+
+    with mock_cluster() as servers:
+        settings = KafkaSettings(servers=servers, topic=topic_name(), linger_ms=1)
+        AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=10)
+        with KafkaLog(settings) as log:
+            log.append_to(0, [b"x"] * 3)
+            partition = log.partition(0)
+            with pytest.raises(OffsetError, match="offset 500 is outside the log"):
+                partition.read(500, 1)
+            partition.close()
+
+
+# Many coroutines at once
+
+
+def test_every_coroutine_gets_its_own_position(log: KafkaLog) -> None:
+    async def run() -> dict[int, dict[int, bytes]]:
+        commit = KeyedCommit(log)
+        claimed: dict[int, dict[int, bytes]] = {n: {} for n in range(log.partitions)}
+
+        async def client(name: int) -> None:
+            for turn in range(20):
+                mine = [b"%d.%d.%d" % (name, turn, n) for n in range(1 + (name + turn) % 4)]
+                positions = await commit.append_keyed(mine, [f"{name}"] * len(mine))
+                ((number, end),) = positions.items()
+                claimed[number].update(enumerate(mine, end - len(mine)))
+
+        await asyncio.gather(*(client(name) for name in range(30)))
+        await commit.close()
+        with pytest.raises(LogError, match="closing"):
+            await commit.append_keyed([b"x"], ["u"])
+        return claimed
+
+    claimed = asyncio.run(run())
+    found = contents(log, {number: len(records) for number, records in claimed.items() if records})
+    for number, records in found.items():
+        assert dict(enumerate(records)) == claimed[number]
+
+
+def test_closing_waits_for_what_was_submitted_and_cancelling_disturbs_nobody(
+    kafka_servers: str,
+) -> None:
+    async def run(log: KafkaLog) -> None:
+        commit = KeyedCommit(log)
+        gone = asyncio.create_task(commit.append_keyed([b"gone"], ["u"]))
+        stays = asyncio.create_task(commit.append_keyed([b"stays"], ["u"]))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await commit.close()
+        assert await stays == {log.partition_of("u"): 2}
+
+    with new_log(kafka_servers, linger_ms=300) as log:
+        asyncio.run(run(log))
+
+
+def test_group_commit_over_one_partition(log: KafkaLog) -> None:
+    async def run(partition: KafkaPartition) -> None:
+        group = GroupCommit(partition)
+
+        async def client(name: int) -> None:
+            end = await group.append([b"%d" % name] * 3)
+            assert end % 3 == 0
+
+        await asyncio.gather(*(client(name) for name in range(50)))
+        assert await group.append_keyed([b"last"], ["whoever"]) == {0: 151}
+        await group.close()
+
+    partition = log.partition(2)
+    asyncio.run(run(partition))
+    records = read_to(partition, 151)
+    assert all(records[n] == records[n + 1] == records[n + 2] for n in range(0, 150, 3))
+    assert len(set(records)) == 51
+    partition.close()
+
+
+def test_settings_are_frozen() -> None:
+    settings = KafkaSettings(servers="broker:9092")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.topic = "other"  # type: ignore[misc]
