@@ -11,7 +11,7 @@ import hashlib
 import msgspec
 
 from tactful_streaming.definitions import Definitions
-from tactful_streaming.entries import DEVICE_PREFIX, Event, Property
+from tactful_streaming.entries import APART, DEVICE_PREFIX, Event, Property
 from tactful_streaming.matches import Match
 
 _MAX_EVENT_IDS = 64
@@ -39,6 +39,7 @@ def action_of(match: Match, type_: str) -> Event | None:
     if match.subject is None:
         return None
     device = match.subject.startswith(DEVICE_PREFIX)
+    device_id = match.subject.removeprefix(DEVICE_PREFIX).removesuffix(APART) if device else None
     properties: dict[str, Property] = {
         "sequence": match.name,
         "start": match.start,
@@ -54,7 +55,7 @@ def action_of(match: Match, type_: str) -> Event | None:
         type=type_,
         timestamp=match.decided,
         user_id=None if device else match.subject,
-        device_id=match.subject.removeprefix(DEVICE_PREFIX) if device else None,
+        device_id=device_id,
         item_id=match.key if match.entity == "item" else None,
         session_id=match.key if match.entity == "session" else None,
         properties=properties,

@@ -277,6 +277,20 @@ class EntityTable:
         self._absorb(target, self._pack(np.array([source], np.int64), self._horizon))
         self._dropped.update(self._forget([source]))
 
+    def detach(self, key: str) -> bytes | None:
+        """Remove an entity and give its packed state, as :meth:`unpack` takes it; None for nobody.
+
+        Windows of it that have not fired do not fire here.
+        """
+        if self._load is not None:
+            self._fetch([key])
+        row = self._rows.get(key)
+        if row is None:
+            return None
+        (state,) = self._pack(np.array([row], np.int64), self._horizon)
+        self._dropped.update(self._forget([row]))
+        return _encoder.encode(state)
+
     def shrink(self, limit: int) -> int:
         """Let entities leave memory, the longest untouched first, if it takes more than `limit`.
 

@@ -1,4 +1,4 @@
-"""What the log holds: events, item upserts, user upserts and ticks of the clock.
+"""What the log holds: events, item and user upserts, ticks of the clock, and who holds a device.
 
 A payload is one entry, in msgpack (compact, for the embedded log) or in JSON (for topics that other
 programs read, too). Both carry the same fields; JSON is told by its opening brace, which no msgpack
@@ -22,6 +22,9 @@ LATEST_TIMESTAMP = 32_503_680_000_000
 
 DEVICE_PREFIX = "device:"
 """What the key of a user known only by a device begins with."""
+
+APART = "\x1f"
+"""What the key of those events of a device ends with that can never be joined to a person."""
 
 Timestamp = Annotated[int, Meta(ge=0, le=LATEST_TIMESTAMP)]
 
@@ -103,7 +106,41 @@ class Tick(Struct, kw_only=True, frozen=True, gc=False, tag="tick", tag_field="k
     timestamp: Timestamp
 
 
-Entry = Event | Item | User | Tick
+class Link(Struct, kw_only=True, frozen=True, gc=False, tag="link", tag_field="kind"):
+    """A login or logout, told to the partition of the device by that of the user.
+
+    Attributes:
+        device_id: the device.
+        timestamp: when it happened, epoch milliseconds.
+        user_id: who logged in or out; None if whoever it was has left.
+        ends: whether it is a logout.
+    """
+
+    device_id: str
+    timestamp: Timestamp
+    user_id: str | None = None
+    ends: bool = False
+
+
+class Transfer(Struct, kw_only=True, frozen=True, gc=False, tag="transfer", tag_field="kind"):
+    """The history of a device, handed over to the partition of the person who holds it.
+
+    Attributes:
+        transfer_id: identity of the transfer: it is taken over once however often it is sent.
+        timestamp: when the person logged in, epoch milliseconds.
+        source: key under which the history was, ``device:<device_id>``.
+        target: id of the user whose history it joins.
+        state: the packed history.
+    """
+
+    transfer_id: str
+    timestamp: Timestamp
+    source: str
+    target: str
+    state: bytes
+
+
+Entry = Event | Item | User | Tick | Link | Transfer
 
 EntryFormat = Literal["msgpack", "json"]
 """How an entry is written in a log."""
@@ -164,9 +201,12 @@ def subject_key(event: Event) -> str | None:
 def route_key(entry: Entry) -> str | None:
     """What decides the partition of an entry; None for one that every partition gets a copy of.
 
-    All events of a person lie in one partition. The event of nobody goes by its own id. Item and
-    user upserts and ticks go everywhere, so that each partition is complete in itself.
+    All events of a person lie in one partition. The event of nobody goes by its own id. A link goes
+    to its device, a transfer to its user. Item and user upserts and ticks go everywhere, so that
+    each partition is complete in itself.
     """
     if type(entry) is Event:
         return subject_key(entry) or entry.event_id
-    return None
+    if type(entry) is Link:
+        return DEVICE_PREFIX + entry.device_id
+    return entry.target if type(entry) is Transfer else None

@@ -204,6 +204,14 @@ class JoinOperator:
             self._keep(target_key, pair)
         self._dirty |= {source_key, target_key}
 
+    def detach(self, key: str) -> bytes | None:
+        """Remove what is known of a key and give it packed; None if nothing is."""
+        events, pairs = self._events_of(key), self._pairs.pop(key, [])
+        for item_id in self._items_of.pop(key, ()):
+            self._events[item_id] = [e for e in self._events[item_id] if e.key != key]
+        self._dirty.add(key)
+        return _encoder.encode(_PackedKey(events, pairs)) if events or pairs else None
+
     def _try(self, event: _HeardEvent, update: _HeardUpdate) -> None:
         """Pair an event and an update, if they are near and neither was forgotten by then."""
         start, end = sorted((event.timestamp, update.timestamp))

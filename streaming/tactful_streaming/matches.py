@@ -141,3 +141,6 @@ class Operator(Protocol):
 
     def merge(self, source_key: str, target_key: str) -> None:
         """Give what is known of one key to another: they are the same entity."""
+
+    def detach(self, key: str) -> bytes | None:
+        """Remove what is known of a key and give it packed, as :meth:`unpack` takes it."""

@@ -17,9 +17,11 @@ from tactful_streaming.entries import (
     ENTRY_ERRORS,
     Event,
     Item,
+    Link,
     Property,
     Tick,
     Timestamp,
+    Transfer,
     User,
     is_json,
 )
@@ -75,7 +77,7 @@ class Projection:
             names = sorted(s.removeprefix(PROPERTIES) for s in wanted if s.startswith(PROPERTIES))
             self._properties = {name: f"p{number}" for number, name in enumerate(names)}
             self.event_class = self._narrow_class([f for f in _OPTIONAL_FIELDS if f in wanted])
-        entries: Any = self.event_class | Item | User | Tick
+        entries: Any = self.event_class | Item | User | Tick | Link | Transfer
         self._from_msgpack = msgspec.msgpack.Decoder(entries).decode
         self._from_json = msgspec.json.Decoder(entries).decode
         self._whole = sources is None

@@ -76,6 +76,19 @@ class ReorderBuffer:
             return None
         return min(self._buckets[self._order[0]])[0]
 
+    def remove(self, key: str) -> list[Waiting]:
+        """Remove and return what waits for a key, in no order."""
+        removed: list[Waiting] = []
+        for number, bucket in list(self._buckets.items()):
+            taken = [event for event in bucket if key_of(event[2]) == key]
+            if taken:
+                removed += taken
+                bucket[:] = [event for event in bucket if key_of(event[2]) != key]
+                if not bucket:
+                    del self._buckets[number]
+        self._order = sorted(self._buckets)
+        return removed
+
     def rename(self, source_key: str, target_key: str) -> None:
         """Give what waits for one key to another."""
         for bucket in self._buckets.values():

@@ -178,14 +178,7 @@ class SequenceOperator:
             key = event[2] if alone else event[2][0]
             if key in dirty:
                 waiting.setdefault(key, []).append(event)
-        packed: dict[str, bytes | None] = {}
-        for key in dirty:
-            last = self._last.get(key, 0)
-            partitions = [self._pack(partition) for partition in self._partitions_of(key)]
-            events = waiting.get(key, ())
-            empty = not (last or partitions or events)
-            packed[key] = None if empty else _encoder.encode((last, events, partitions))
-        return packed
+        return {key: self._pack_key(key, waiting.get(key, [])) for key in dirty}
 
     def unpack(self, key: str, blob: bytes) -> None:
         """Restore the state of a key that :meth:`pack_changes` gave.
@@ -234,6 +227,15 @@ class SequenceOperator:
         if last:
             self._last[target_key] = max(last, self._last.get(target_key, 0))
         self._dirty |= {source_key, target_key}
+
+    def detach(self, key: str) -> bytes | None:
+        """Remove what is known of a key and give it packed; None if nothing is."""
+        packed = self._pack_key(key, self._buffer.remove(key))
+        for partition_key in self._partitions_of(key):
+            self._forget(partition_key)
+        self._last.pop(key, None)
+        self._dirty.add(key)
+        return packed
 
     def _run(self, events: list[Waiting]) -> None:
         """Show events to the beginnings of their partitions.
@@ -329,6 +331,14 @@ class SequenceOperator:
         if due is not None and (partition.timer is None or due < partition.timer):
             partition.timer = due
             heapq.heappush(self._timers, (due, partition_key))
+
+    def _pack_key(self, key: str, waiting: list[Waiting]) -> bytes | None:
+        """All that is known of a key; None if nothing is."""
+        last = self._last.get(key, 0)
+        partitions = [self._pack(partition) for partition in self._partitions_of(key)]
+        if not (last or partitions or waiting):
+            return None
+        return _encoder.encode((last, waiting, partitions))
 
     def _pack(self, partition_key: PartitionKey) -> _PackedPartition:
         partition, same = self._partitions[partition_key], _split(partition_key)[1]

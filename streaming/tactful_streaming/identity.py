@@ -1,0 +1,347 @@
+"""Whose an event is: devices are joined to people by what people do, and by nothing else.
+
+A login, an order or an explicit link names a person and a first-party device id. From then on the
+anonymous events of the device are that person's, and what it gathered before joins their history.
+When another person logs in the device changes hands; a logout ends it. Only `user_id`,
+`device_id`, the type and the timestamp of an event are read: never its context, its properties, or
+anything else that would tell people apart who have not said who they are.
+
+Who refuses (a user upsert with ``consent.identity: false``) is unlinked and is not linked again
+until they agree. Anonymous events on devices that they hold are kept apart, under a key that
+nobody's history is ever joined with.
+
+With several partitions the device's own partition decides. It learns of a login elsewhere by a
+:class:`~tactful_streaming.Link`, hands the device's history over by a
+:class:`~tactful_streaming.Transfer`, and forwards later anonymous events to the partition of the
+person they belong to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_streaming.entries import (
+    APART,
+    DEVICE_PREFIX,
+    Entry,
+    Event,
+    Link,
+    Transfer,
+    User,
+    decode_entry,
+)
+from tactful_streaming.errors import EngineError
+from tactful_streaming.layout import RECEIVED, REFUSED
+from tactful_streaming.links import SOMEBODY, Links, Mark
+from tactful_streaming.state import Change, StateStore
+
+CONSENT_PROPERTY = "consent.identity"
+"""Property of a user upsert: whether devices may be linked to them. Without it nothing changes."""
+
+_DAY_MS = 86_400_000
+_SWEEP = 256
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How devices are joined to people.
+
+    Attributes:
+        logins: types of events that link their device to their user, where they name both.
+        logouts: types of events that end the link of their device; of one that names a user, only
+            that user's.
+        ttl_ms: how long after the last login on it a device is somebody's, milliseconds.
+        devices_per_user: most devices of a person in one partition; the one used for the longest
+            time without a login goes.
+        marks_per_device: of how many logins and logouts the times are remembered.
+        may_link: asked for consent beside user upserts, whenever it matters. What it says has to
+            follow from the log, else a replay may give something else.
+    """
+
+    logins: frozenset[str] = frozenset({"x.login", "x.link", "purchase"})
+    logouts: frozenset[str] = frozenset({"x.logout", "x.unlink"})
+    ttl_ms: int = 180 * _DAY_MS
+    devices_per_user: int = 50
+    marks_per_device: int = 32
+    may_link: Callable[[str], bool] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            EngineError: if a type both begins and ends links, or a bound is too low.
+        """
+        if both := self.logins & self.logouts:
+            raise EngineError(
+                f"identity: {', '.join(sorted(both))} cannot both begin and end links: name each "
+                "type of event once"
+            )
+        if min(self.ttl_ms, self.devices_per_user, self.marks_per_device - 1) < 1:
+            raise EngineError(
+                "identity: ttl_ms and devices_per_user are at least 1, marks_per_device at least 2"
+            )
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A place in a batch where histories change.
+
+    Attributes:
+        place: before which event of the batch.
+        source: key whose history moves.
+        target: key that gets it.
+        transfer_id: set if the target lives in another partition.
+        timestamp: when, epoch milliseconds.
+        state: packed history that came from another partition; None if it is here.
+    """
+
+    place: int
+    source: str
+    target: str
+    timestamp: int
+    transfer_id: str | None = None
+    state: bytes | None = None
+
+
+class Resolver:
+    """Gives each event of the log the key of its person; its state commits with the engine's.
+
+    Everything follows from the order of the log and the timestamps in it.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        store: StateStore,
+        *,
+        partition: int = 0,
+        partition_of: Callable[[str], int] | None = None,
+    ) -> None:
+        """Go on from what is in `store`.
+
+        Args:
+            identity: what links.
+            store: where the links are.
+            partition: number of this partition of the log.
+            partition_of: which partition a key lives in; None: there is one for all.
+
+        Raises:
+            StateError: if what is stored is damaged.
+        """
+        self._identity = identity
+        self._store = store
+        self._partition = partition
+        self._partition_of = partition_of
+        self._types = identity.logins | identity.logouts
+        self._links = Links(store, ttl_ms=identity.ttl_ms)
+        self._refused = {key[len(REFUSED) :].decode() for key, _ in store.scan(REFUSED)}
+        self._changed_refusals: set[str] = set()
+        self._received: dict[str, int] = {}
+        self._sweep_from = RECEIVED
+        self._turns: list[Turn] = []
+        self._leaving: list[Entry] = []
+
+    def resolve(self, key: str, at: int, newest: int) -> str:
+        """Key under which the features of `key` are.
+
+        Args:
+            key: of a user, or ``device:<device_id>``.
+            at: time of the question, epoch milliseconds.
+            newest: newest event timestamp so far.
+        """
+        if not key.startswith(DEVICE_PREFIX) or self._links.is_empty:
+            return key
+        return self._owner(key.removeprefix(DEVICE_PREFIX), at, newest) or key
+
+    def devices_of(self, user_id: str, newest: int) -> tuple[str, ...]:
+        """Devices linked to a person, also those that others hold by now."""
+        return self._links.devices_of(user_id, newest)
+
+    def resolve_all(
+        self,
+        events: MutableSequence[Any],
+        users: list[str | None],
+        newest: NDArray[np.int64],
+        payloads: Sequence[bytes],
+        leave: Callable[[int], Any],
+    ) -> None:
+        """Put the key of the person behind each event into `users`.
+
+        Args:
+            events: in the order of the log; one that leaves for another partition is replaced.
+            users: keys as the events name them.
+            newest: newest event timestamp after each.
+            payloads: record of each.
+            leave: makes what is put in the place of an event that leaves, from its timestamp.
+        """
+        types = self._types
+        concerns = not types.isdisjoint({event.type for event in events})
+        if not concerns and self._links.is_empty:
+            return
+        places = [
+            place
+            for place, event in enumerate(events)
+            if event.user_id is None or event.type in types
+        ]
+        if not places:
+            return
+        self._links.prepare({events[p].device_id for p in places} - {None})
+        for place in places:
+            event = events[place]
+            key = self.subject(event, place, int(newest[place]), payloads[place])
+            users[place] = key
+            if key is None:
+                events[place] = leave(event.timestamp)
+
+    def subject(self, event: Any, place: int, newest: int, payload: bytes) -> str | None:
+        """Key of the person behind an event; links are made and ended by it.
+
+        Args:
+            event: of a user or a device.
+            place: how many events of the batch come before it.
+            newest: newest event timestamp, this one included, epoch milliseconds.
+            payload: its record.
+
+        Returns:
+            The key, or None if the event was sent on to another partition and is not to be counted
+            in this one.
+        """
+        device_id: str | None = event.device_id
+        user_id: str | None = event.user_id
+        timestamp: int = event.timestamp
+        if device_id is None:
+            return user_id
+        key = DEVICE_PREFIX + device_id
+        linkable = not device_id.endswith(APART)
+        if user_id is None and linkable:
+            owner = self._owner(device_id, timestamp, newest)
+            if owner is not None and self._is_elsewhere(owner):
+                whole = decode_entry(payload)
+                assert isinstance(whole, Event)
+                self._leaving.append(msgspec.structs.replace(whole, user_id=owner))
+                key = ""
+            else:
+                key = owner or key
+        if event.type in self._types and linkable:
+            ends = event.type in self._identity.logouts
+            if ends or user_id is not None:
+                mark = Mark(timestamp, user_id, ends)
+                if self._is_elsewhere(DEVICE_PREFIX + device_id):
+                    link = Link(
+                        device_id=device_id, timestamp=timestamp, user_id=user_id, ends=ends
+                    )
+                    self._leaving.append(link)
+                else:
+                    self._mark(device_id, mark, place, newest)
+        return user_id if user_id is not None else key or None
+
+    def link(self, link: Link, place: int, newest: int) -> None:
+        """Take a login or logout that came in another partition."""
+        if not link.device_id.endswith(APART):
+            mark = Mark(link.timestamp, link.user_id, link.ends)
+            self._mark(link.device_id, mark, place, newest)
+
+    def receive(self, transfer: Transfer, place: int, newest: int) -> None:
+        """Take over a history from another partition, once."""
+        id_ = transfer.transfer_id
+        if id_ in self._received or self._store.get(RECEIVED + id_.encode()) is not None:
+            return
+        self._received[id_] = newest
+        # Under a key of its own until it is joined: the device's may be in use for stray events.
+        source = f"{transfer.source}{APART}{id_}"
+        turn = Turn(place, source, transfer.target, transfer.timestamp, state=transfer.state)
+        self._turns.append(turn)
+
+    def describe(self, user: User, newest: int) -> None:
+        """Take note of consent given or withdrawn by a user upsert."""
+        consent = user.properties.get(CONSENT_PROPERTY)
+        user_id = user.user_id
+        if consent is False and user_id not in self._refused:
+            self._refused.add(user_id)
+            self._changed_refusals.add(user_id)
+            self._links.forget(user_id, newest)
+        elif consent is True and user_id in self._refused:
+            self._refused.remove(user_id)
+            self._changed_refusals.add(user_id)
+
+    def take_turns(self) -> list[Turn]:
+        """Where histories change in the batch, in order; since the last call."""
+        turns, self._turns = self._turns, []
+        return turns
+
+    def take_leaving(self) -> list[Entry]:
+        """What has to go to other partitions; since the last call."""
+        leaving, self._leaving = self._leaving, []
+        return leaving
+
+    def changes(self, newest: int) -> Iterator[Change]:
+        """What to write at a commit; bounded work for what is forgotten."""
+        yield from self._links.changes(newest)
+        for user_id in self._changed_refusals:
+            refused = b"" if user_id in self._refused else None
+            yield REFUSED + user_id.encode(), refused
+        for id_, when in self._received.items():
+            yield RECEIVED + id_.encode(), when.to_bytes(8, "big")
+        start, self._sweep_from = self._sweep_from, RECEIVED
+        for number, (key, when_seen) in enumerate(self._store.scan(RECEIVED, start)):
+            if number == _SWEEP:
+                self._sweep_from = key
+                break
+            if int.from_bytes(when_seen, "big") + self._identity.ttl_ms <= newest:
+                yield key, None
+
+    def committed(self) -> None:
+        """Note that the last :meth:`changes` are in the store."""
+        self._links.committed()
+        self._changed_refusals.clear()
+        self._received.clear()
+
+    def _owner(self, device_id: str, at: int, newest: int) -> str | None:
+        """Key of whose anonymous events of a device are; None if they are nobody's so far."""
+        known = self._links.marks(device_id, newest)
+        owner = known.owner(at, self._identity.ttl_ms) if known is not None else None
+        if owner is None or (owner != SOMEBODY and self._may_link(owner)):
+            return owner
+        return unclaimed_key(device_id)
+
+    def _mark(self, device_id: str, mark: Mark, place: int, newest: int) -> None:
+        user_id = mark.user_id
+        if user_id is not None and not self._may_link(user_id):
+            mark = Mark(mark.timestamp, SOMEBODY, mark.ends)
+        claim = self._links.add(
+            device_id,
+            mark,
+            newest,
+            most_marks=self._identity.marks_per_device,
+            most_devices=self._identity.devices_per_user,
+        )
+        if claim is None:
+            return
+        source = DEVICE_PREFIX + device_id
+        if claim == SOMEBODY:
+            self._turns.append(Turn(place, source, unclaimed_key(device_id), mark.timestamp))
+            return
+        transfer_id = None
+        if self._is_elsewhere(claim):
+            identity = msgspec.json.encode([device_id, claim, mark.timestamp])
+            transfer_id = hashlib.sha256(identity).hexdigest()[:32]
+        self._turns.append(Turn(place, source, claim, mark.timestamp, transfer_id))
+
+    def _may_link(self, user_id: str) -> bool:
+        asked = self._identity.may_link
+        return user_id not in self._refused and (asked is None or asked(user_id))
+
+    def _is_elsewhere(self, key: str) -> bool:
+        return self._partition_of is not None and self._partition_of(key) != self._partition
+
+
+def unclaimed_key(device_id: str) -> str:
+    """Key of the events of a device that were done by somebody who is not to be named."""
+    return f"{DEVICE_PREFIX}{device_id}{APART}"
