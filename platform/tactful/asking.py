@@ -19,6 +19,7 @@ from tactful.datasets import Ask, Replay
 from tactful.errors import TactfulError
 from tactful.evaluation import CUTOFF, Scorecard
 from tactful.messages import Recommendation
+from tactful.positions import Position, covers
 from tactful.statistics import CLOCK_EVENT
 
 _BATCH = 2_000
@@ -76,7 +77,7 @@ class Replayer:
         self._scored: deque[Future[None]] = deque()
         self._ticked = 0
         self.sent = 0
-        self.position = 0
+        self.position: Position = 0
 
     def upsert(self, progress: Callable[[int], None]) -> None:
         """Send items and users."""
@@ -106,7 +107,7 @@ class Replayer:
             TactfulError: if it does not within `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        while self._client.features("nobody").position < self.position:
+        while not covers(self._client.features("nobody").position, self.position):
             if time.monotonic() > deadline:
                 raise TactfulError(
                     f"the engine has not caught up within {timeout:g} s; its log says why"
@@ -251,7 +252,7 @@ class Replayer:
         """Wait until the last event sent shows in its person's features."""
         person = self._replay.person[self.sent - 1]
         key = f"device:{person}" if person.startswith("guest-") else person
-        while self._client.features(key).position < self.position:
+        while not covers(self._client.features(key).position, self.position):
             time.sleep(0.0005)
 
 

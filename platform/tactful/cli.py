@@ -129,7 +129,7 @@ def serve(
     from tactful.server import listen, make_server, run
     from tactful.service import Platform
     from tactful.statistics import open_statistics
-    from tactful_streaming import FingerprintError, StreamingError
+    from tactful_streaming import StreamingError
 
     server = settings.server
     try:
@@ -146,8 +146,6 @@ def serve(
                 statistics=statistics,
                 rebuild=rebuild,
             )
-        except FingerprintError as error:
-            raise _Failure(f"{error}; `tactful serve --rebuild` does that", 1) from error
         except StreamingError as error:
             raise _Failure(str(error), 1) from error
         bound = listener.getsockname()[1]
@@ -179,16 +177,9 @@ def keys() -> None:
 
 
 def _key_store(config: Path | None, data: Path | None) -> Any:
-    import contextlib
-    import time
+    from tactful.connections import open_keys
 
-    from tactful.keys import KeyStore
-
-    settings = load_settings(config, overrides={"storage.data": data})
-    directory = settings.storage.data
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = KeyStore(directory / "keys.db", clock=lambda: time.time_ns() // 1_000_000)
-    return contextlib.closing(store)
+    return open_keys(load_settings(config, overrides={"storage.data": data}))
 
 
 @keys.command("create")
@@ -200,7 +191,7 @@ def keys_create(
     config: Path | None, data: Path | None, scopes: tuple[str, ...], note: str, as_json: bool
 ) -> None:
     """Make a key and print it; it is not shown again."""
-    with _key_store(config, data) as store:
+    with _key_store(config, data) as (_, store):
         key, about = store.create(scopes, note=note)
     if as_json:
         _print_json({"key": key, "id": about.id, "scopes": sorted(about.scopes)})
@@ -214,7 +205,7 @@ def keys_create(
 @_json_option
 def keys_list(config: Path | None, data: Path | None, as_json: bool) -> None:
     """List the keys, without the keys."""
-    with _key_store(config, data) as store:
+    with _key_store(config, data) as (_, store):
         known = store.list()
     if as_json:
         _print_json([{**msgspec.to_builtins(key), "scopes": sorted(key.scopes)} for key in known])
@@ -229,7 +220,7 @@ def keys_list(config: Path | None, data: Path | None, as_json: bool) -> None:
 @click.argument("key_id")
 def keys_revoke(config: Path | None, data: Path | None, key_id: str) -> None:
     """Make a key invalid; a running server notices within a second."""
-    with _key_store(config, data) as store:
+    with _key_store(config, data) as (_, store):
         store.revoke(key_id)
     click.echo(f"{key_id} is revoked.", err=True)
 
@@ -285,7 +276,7 @@ def ingest(
 @click.option("--device", "device_id", help="Device id, where the person is not known.")
 @click.option("--count", type=click.IntRange(1, 200), default=10, show_default=True)
 @click.option("--category", help="Only items of this category.")
-@click.option("--after", type=int, help="Wait until the log is applied up to this position.")
+@click.option("--after", help="Wait until the log is applied up to this position.")
 @click.option("--explain", is_flag=True, help="Show how it came about.")
 @_server_options
 @_json_option
@@ -294,7 +285,7 @@ def recommend(
     device_id: str | None,
     count: int,
     category: str | None,
-    after: int | None,
+    after: str | None,
     explain: bool,
     url: str,
     key_file: Path | None,
@@ -309,7 +300,7 @@ def recommend(
         device_id=device_id,
         count=count,
         category=category,
-        after=after,
+        after=int(after) if after is not None and after.isdecimal() else after,
         explain=explain,
     )
     with Client(url, _api_key(key_file)) as client:

@@ -38,6 +38,7 @@ from tactful.messages import (
     Upserted,
     UserFeatures,
 )
+from tactful.positions import latest
 
 T = TypeVar("T")
 Record = Mapping[str, Any] | msgspec.Struct
@@ -130,7 +131,7 @@ class Client:
             accepted=sum(answer.accepted for _, answer in answers),
             duplicates=sum(answer.duplicates for _, answer in answers),
             rejected=_shifted((start, answer.rejected) for start, answer in answers),
-            position=max((answer.position for _, answer in answers), default=0),
+            position=latest(answer.position for _, answer in answers),
         )
 
     def items(self, items: Iterable[Record]) -> Upserted:
@@ -224,7 +225,7 @@ class Client:
         return Upserted(
             accepted=sum(answer.accepted for _, answer in answers),
             rejected=_shifted((start, answer.rejected) for start, answer in answers),
-            position=max((answer.position for _, answer in answers), default=0),
+            position=latest(answer.position for _, answer in answers),
         )
 
     def _send_all(

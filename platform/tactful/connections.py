@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tactful.config import LogSettings, OnlineSettings, Settings, secret
-from tactful.errors import ConfigError
+from tactful.errors import ConfigError, StorageError
+from tactful.keys import KeyStore
 from tactful.metadata import MetadataStore, open_metadata
 
 if TYPE_CHECKING:
@@ -82,6 +85,7 @@ def open_redis(
     definitions: Definitions,
     *,
     attempts: int = 4,
+    timeout_s: float = 2.0,
     environ: Mapping[str, str] | None = None,
 ) -> RedisOnlineStore:
     """The online store in Redis; it connects at the first use.
@@ -90,6 +94,7 @@ def open_redis(
         online: settings whose `kind` is ``redis``.
         definitions: what packs the blobs.
         attempts: how often an operation is tried.
+        timeout_s: for connecting and for each answer, seconds.
         environ: environment variables; None means those of the process.
 
     Raises:
@@ -106,6 +111,7 @@ def open_redis(
             tag=online_tag(definitions),
             ttl_s=online.ttl_days * _DAY_S or None,
             cluster=online.cluster,
+            timeout_s=timeout_s,
             attempts=attempts,
         )
     except OnlineStoreError as error:
@@ -123,6 +129,30 @@ def open_installation(
     """
     url = secret("metadata.url_env", settings.metadata.url_env, environ=environ)
     return open_metadata(settings.storage.data / "metadata.db" if url is None else url)
+
+
+@contextlib.contextmanager
+def open_keys(
+    settings: Settings, *, environ: Mapping[str, str] | None = None
+) -> Iterator[tuple[MetadataStore, KeyStore]]:
+    """The metadata of the installation and the API keys in it, as long as the context lasts.
+
+    Keys that an earlier version kept in a file of their own move there.
+
+    Raises:
+        ConfigError: if the settings name a variable that is not set.
+        StorageError: if the database cannot be used.
+    """
+    data = settings.storage.data
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{data}: cannot be used as data directory: {error}") from error
+    with contextlib.closing(open_installation(settings, environ=environ)) as metadata:
+        keys = KeyStore(metadata, clock=lambda: time.time_ns() // 1_000_000)
+        if (old := data / "keys.db").exists():
+            keys.adopt(old)
+        yield metadata, keys
 
 
 def retention_ms(days: float) -> int | None:

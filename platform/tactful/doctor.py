@@ -29,6 +29,7 @@ _EXTRAS = {
 }
 _FREE_BYTES = 1024**3
 _SLOW_SYNC_MS = 50.0
+_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,20 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _python()
     yield from _extras()
     yield _features(settings)
+    if settings.engine.rules != Path():
+        yield _rules(settings.engine.rules)
     yield _disk(settings.storage.data)
     yield _room(settings.storage.data)
     yield _holder(settings)
     yield _port(settings.server.host, settings.server.port)
     yield _model(settings.models)
     yield _keys(settings)
+    if settings.log.kind == "kafka":
+        yield _kafka(settings)
+    if settings.online.kind == "redis":
+        yield _redis(settings)
+    if settings.actions.webhook_url:
+        yield _webhook(settings)
 
 
 def _python() -> Check:
@@ -149,13 +158,77 @@ def _model(models: Path) -> Check:
 
 
 def _keys(settings: Settings) -> Check:
-    from tactful.keys import KeyStore
+    """The metadata, whose schema is brought up to date by this, and the keys in it."""
+    from tactful.connections import open_keys
 
-    path = settings.storage.data / "keys.db"
-    valid = 0
-    if path.exists():
-        with closing(KeyStore(path, clock=lambda: 0)) as store:
+    try:
+        with open_keys(settings) as (_, store):
             valid = sum(key.revoked_at is None for key in store.list())
+    except TactfulError as error:
+        return Check("metadata", "failed", str(error))
     if valid:
         return Check("API keys", "ok", f"{valid} valid")
     return Check("API keys", "warning", "none: `tactful keys create --scope admin` makes one")
+
+
+def _rules(path: Path) -> Check:
+    from tactful_streaming import RuleError, load_rules
+
+    try:
+        count = len(load_rules(path).rules)
+    except (OSError, RuleError) as error:
+        return Check("rules", "failed", str(error))
+    return Check("rules", "ok", f"{count} in {path.name}")
+
+
+def _kafka(settings: Settings) -> Check:
+    """Whether a broker answers and has the topic; nothing is made."""
+    from tactful.connections import kafka_settings
+    from tactful_streaming import KafkaLog, LogError, TopicError
+
+    log = settings.log
+    try:
+        with KafkaLog(kafka_settings(log), connect_timeout_s=_PATIENCE_S) as kafka:
+            count = kafka.partitions
+    except TopicError:
+        return Check("log", "warning", f"no topic {log.topic!r} yet: `tactful serve` makes it")
+    except (TactfulError, LogError) as error:
+        return Check("log", "failed", str(error))
+    wanted = 2 * log.consumer_threads
+    said = f"topic {log.topic!r} at {log.brokers} has {count} partitions"
+    if count < wanted:
+        return Check("log", "warning", f"{said}, log.consumer_threads asks for {wanted}")
+    return Check("log", "ok", said)
+
+
+def _redis(settings: Settings) -> Check:
+    from tactful.connections import open_redis
+    from tactful_streaming import StreamingError, load_definitions
+
+    try:
+        definitions = load_definitions(settings.features)
+        online = open_redis(settings.online, definitions, attempts=1, timeout_s=_PATIENCE_S)
+        with closing(online):
+            copied = online.marked(0) is not None
+    except (OSError, TactfulError, StreamingError) as error:
+        return Check("online store", "failed", str(error))
+    if not copied and settings.log.kind == "kafka":
+        said = "Redis answers; nothing is there for these features: start `tactful worker`"
+        return Check("online store", "warning", said)
+    return Check("online store", "ok", "Redis answers")
+
+
+def _webhook(settings: Settings) -> Check:
+    """Whether the secret is there; nothing is sent."""
+    from tactful.config import secret
+
+    actions = settings.actions
+    try:
+        signed = secret("actions.secret_env", actions.secret_env) or secret(
+            "actions.secret_file", "", actions.secret_file
+        )
+    except TactfulError as error:
+        return Check("webhook", "failed", str(error))
+    if not signed:
+        return Check("webhook", "warning", "what is posted is not signed: set actions.secret_env")
+    return Check("webhook", "ok", "there is a secret to sign with")

@@ -14,24 +14,32 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
+
 from tactful.follower import Follower
 from tactful.messages import EventsAccepted, Rejection, Upserted
 from tactful.metrics import Metrics
+from tactful.positions import Offsets, Position, merged, reaches
 from tactful.problems import ProblemError
 from tactful_streaming import (
     BackpressureError,
+    Commit,
     Engine,
-    EventLog,
-    GroupCommit,
+    Entry,
+    EntryFormat,
+    Event,
     Item,
     Limits,
     LogError,
+    LogUnreachableError,
     PayloadError,
     User,
+    decode_entry,
     decode_events,
     decode_items,
     decode_users,
     encode_entry,
+    route_key,
 )
 from tactful_streaming import Rejection as Refusal
 
@@ -42,19 +50,22 @@ class Door:
     def __init__(
         self,
         *,
-        log: EventLog,
+        ends: Callable[[], Offsets],
         engine: Engine,
-        commit: GroupCommit,
+        commit: Commit,
         follower: Follower,
         metrics: Metrics,
         limits: Limits,
         engine_lag: int,
         clock: Callable[[], int],
+        show: Callable[[Offsets], Position],
+        format: EntryFormat = "msgpack",
+        stamps: bool = False,
     ) -> None:
         """Open the door.
 
         Args:
-            log: where everything ends up; only its end is read here.
+            ends: how far the log goes, by partition.
             engine: knows which event ids were applied.
             commit: appends to the log, durably.
             follower: is told of what was appended.
@@ -62,8 +73,11 @@ class Door:
             limits: what one element and one batch may weigh.
             engine_lag: records the engine may be behind before more are refused.
             clock: now in epoch milliseconds.
+            show: a position as it goes over the wire.
+            format: how entries are written in the log.
+            stamps: note in the context of each event when it came, for rules about clocks.
         """
-        self._log = log
+        self._ends = ends
         self._engine = engine
         self._commit = commit
         self._follower = follower
@@ -71,8 +85,11 @@ class Door:
         self._limits = limits
         self._engine_lag = engine_lag
         self._clock = clock
-        self._pending: dict[str, asyncio.Future[int]] = {}
-        self._appended: collections.deque[tuple[int, tuple[str, ...]]] = collections.deque()
+        self._show = show
+        self._format = format
+        self._stamps = stamps
+        self._pending: dict[str, asyncio.Future[Offsets]] = {}
+        self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
 
     async def events(self, body: bytes, content_type: str | None = None) -> EventsAccepted:
         """Accept the events of one request body.
@@ -82,23 +99,24 @@ class Door:
         """
         self._check_room()
         self._forget_applied()
+        now = self._clock()
         try:
             decoded, refused = decode_events(
-                body, now=self._clock(), limits=self._limits, content_type=content_type
+                body, now=now, limits=self._limits, content_type=content_type
             )
         except PayloadError as error:
             raise _bad_body(error) from None
-        fresh: dict[str, bytes] = {}
-        writes: set[asyncio.Future[int]] = set()
+        fresh: dict[str, Event] = {}
+        writes: set[asyncio.Future[Offsets]] = set()
         pending, seen = self._pending, self._engine.seen
         for _, event in decoded:
             identifier = event.event_id
             if identifier in pending:
                 writes.add(pending[identifier])
             elif identifier not in fresh and not seen(identifier):
-                fresh[identifier] = encode_entry(event)
+                fresh[identifier] = _stamped(event, now) if self._stamps else event
         if fresh:
-            written = self._append(list(fresh.values()), tuple(fresh))
+            written = self._append([*fresh.values()], tuple(fresh))
             pending.update(dict.fromkeys(fresh, written))
             writes.add(written)
         position = await self._written(writes)
@@ -141,29 +159,33 @@ class Door:
             )
         except PayloadError as error:
             raise _bad_body(error) from None
-        writes: set[asyncio.Future[int]] = set()
+        writes: set[asyncio.Future[Offsets]] = set()
         if decoded:
-            writes.add(self._append([encode_entry(entry) for _, entry in decoded], ()))
+            writes.add(self._append([entry for _, entry in decoded], ()))
         position = await self._written(writes)
         self._count(kind, len(decoded), 0, len(refused))
         return Upserted(accepted=len(decoded), rejected=_told(refused), position=position)
 
-    def note(self, payload: bytes) -> asyncio.Future[int]:
+    def note(self, payload: bytes) -> asyncio.Future[Offsets]:
         """Append an entry of the platform's own; one that finds no room is dropped and counted.
 
         Returns:
             The write; nobody needs to wait for it.
         """
-        written = self._append([payload], ())
+        written = self._append([decode_entry(payload)], ())
         written.add_done_callback(self._count_lost)
         return written
 
-    def _append(self, payloads: list[bytes], identifiers: tuple[str, ...]) -> asyncio.Future[int]:
-        written = asyncio.ensure_future(self._commit.append(payloads))
+    def _append(
+        self, entries: Sequence[Entry], identifiers: tuple[str, ...]
+    ) -> asyncio.Future[Offsets]:
+        payloads = [encode_entry(entry, self._format) for entry in entries]
+        keys = [route_key(entry) for entry in entries]
+        written = asyncio.ensure_future(self._commit.append_keyed(payloads, keys))
         written.add_done_callback(functools.partial(self._settle, identifiers))
         return written
 
-    def _count_lost(self, written: asyncio.Future[int]) -> None:
+    def _count_lost(self, written: asyncio.Future[Offsets]) -> None:
         if written.cancelled() or written.exception() is not None:
             self._metrics.impressions_lost.inc()
 
@@ -174,47 +196,62 @@ class Door:
                 "too_many_events", "the engine is behind; send it again later", retry_after=2
             )
 
-    def _settle(self, identifiers: tuple[str, ...], written: asyncio.Future[int]) -> None:
+    def _settle(self, identifiers: tuple[str, ...], written: asyncio.Future[Offsets]) -> None:
         """What was written is the engine's to apply; what was not never happened."""
-        if written.cancelled() or written.exception() is not None:
+        if written.cancelled() or written.exception() is not None or not written.result():
+            # What waits on disk for an absent broker has no place yet: sent again, it is written
+            # again, and the engine counts it once.
             for identifier in identifiers:
                 self._pending.pop(identifier, None)
             return
-        position = written.result()
+        offsets = written.result()
         if identifiers:
-            self._appended.append((position, identifiers))
-        self._follower.notice(position)
+            self._appended.append((offsets, identifiers))
+        self._follower.notice(offsets)
 
     def _forget_applied(self) -> None:
         """Drop the ids the engine remembers by now."""
-        applied = self._follower.position
-        while self._appended and self._appended[0][0] <= applied:
+        applied = self._follower.applied
+        while self._appended and reaches(applied, self._appended[0][0]):
             for identifier in self._appended.popleft()[1]:
                 self._pending.pop(identifier, None)
 
-    async def _written(self, writes: set[asyncio.Future[int]]) -> int:
+    async def _written(self, writes: set[asyncio.Future[Offsets]]) -> Position:
         """Wait until all are durable; the position behind them, or of the log when none is new."""
-        position = 0 if writes else self._log.end
+        if not writes:
+            return self._show(self._ends())
+        offsets: Offsets = {}
         for write in writes:
             try:
                 # The caller may go away; the write, and those who wait for it, must not.
-                position = max(position, await asyncio.shield(write))
+                offsets = merged((offsets, await asyncio.shield(write)))
             except BackpressureError as error:
                 raise ProblemError(
                     "too_many_events",
-                    "the disk is behind; send it again later",
+                    "the event log is behind; send it again later",
+                    retry_after=math.ceil(error.retry_after),
+                ) from None
+            except LogUnreachableError as error:
+                raise ProblemError(
+                    "not_ready",
+                    "the event log cannot be reached; send it again later",
                     retry_after=math.ceil(error.retry_after),
                 ) from None
             except LogError:
                 raise ProblemError(
                     "not_ready", "the event log cannot be written", retry_after=5
                 ) from None
-        return position
+        return self._show(offsets)
 
     def _count(self, kind: str, accepted: int, duplicates: int, rejected: int) -> None:
         self._metrics.ingested(kind, "accepted", accepted)
         self._metrics.ingested(kind, "duplicate", duplicates)
         self._metrics.ingested(kind, "rejected", rejected)
+
+
+def _stamped(event: Event, now: int) -> Event:
+    """The event with the time of its receipt; what a sender says of that does not count."""
+    return msgspec.structs.replace(event, context={**event.context, "received_at": now})
 
 
 def _bad_body(error: PayloadError) -> ProblemError:

@@ -3,6 +3,10 @@
 It applies small batches under a lock that readers share, so that an answer never waits longer than
 one batch; a commit changes nothing they see and needs no lock. Its progress is one number: the log
 position up to which everything is visible.
+
+What the engine has to say goes out here, too: dead letters before the commit that leaves them
+behind, actions into the log after the commit that holds them, and the time, when nobody comes and
+something waits for it to pass.
 """
 
 from __future__ import annotations
@@ -12,13 +16,23 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from tactful.config import EngineSettings
+from tactful.followed import Followed, behind
 from tactful.metrics import Metrics
+from tactful.positions import Offsets, reaches
 from tactful.problems import ProblemError
-from tactful_streaming import Engine, EventLog
+from tactful_streaming import (
+    DeadLetter,
+    DeadLetters,
+    Engine,
+    Entry,
+    LogError,
+    StateError,
+    Tick,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -26,27 +40,58 @@ _SMALLEST_BATCH = 32
 _LARGEST_BATCH = 512
 _IDLE_WAIT_S = 1.0
 _IDLE_COMMIT_S = 10.0
+_RETRY_S = 1.0
+
+
+class Letters:
+    """Dead letters on their way to disk: noted while a batch is applied, kept before the commit."""
+
+    def __init__(self, kept: DeadLetters | None) -> None:
+        """Hand letters on to `kept`; without it they are only counted by the engine."""
+        self._kept = kept
+        self._waiting: list[DeadLetter] = []
+
+    def note(self, letters: list[DeadLetter]) -> None:
+        """Take letters; quick, since readers of the engine wait meanwhile."""
+        if self._kept is not None:
+            self._waiting += letters
+
+    def keep(self) -> None:
+        """Make those that were noted durable.
+
+        Raises:
+            LogError: if the disk refused; they stay noted.
+        """
+        if self._waiting and self._kept is not None:
+            self._kept.add(self._waiting)
+            self._waiting = []
 
 
 class Follower:
     """Applies the log to the engine, in order, once.
 
     Attributes:
-        position: log position up to which everything has been applied.
+        position: number of the next record to apply, as the engine counts them.
+        applied: by partition of the log, the offset up to which everything has been applied.
+        committed: number up to which a restart has not to read again.
         failure: why the thread died, in words; None while it is well.
     """
 
     def __init__(
         self,
-        log: EventLog,
+        log: Followed,
         engine: Engine,
         lock: AbstractContextManager[object],
         settings: EngineSettings,
         metrics: Metrics,
         *,
         progressed: Callable[[], None],
+        append: Callable[[Sequence[Entry]], None],
+        letters: Letters | None = None,
         commit_idle: bool = False,
+        tells_time: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """Prepare to follow; `start` starts the thread.
 
@@ -57,9 +102,13 @@ class Follower:
             settings: batch and commit sizes.
             metrics: where to count.
             progressed: called in the thread after every batch, and when the thread dies.
+            append: appends actions and ticks to the log, durably.
+            letters: dead letters that the engine notes.
             commit_idle: commit every ten seconds also while nothing comes, for passengers that act
                 by the clock: a private statistic appears on time whether or not somebody came.
+            tells_time: write the time into the log when nothing comes and something waits for it.
             clock: monotonic seconds.
+            wall: now in epoch milliseconds.
         """
         self._log = log
         self._engine = engine
@@ -67,26 +116,32 @@ class Follower:
         self._settings = settings
         self._metrics = metrics
         self._progressed = progressed
+        self._append = append
+        self._letters = letters or Letters(None)
         self._commit_idle = commit_idle
+        self._tells_time = tells_time and settings.clock == "wall"
         self._clock = clock
+        self._wall = wall
         self._wake = threading.Event()
         self._stopping = False
-        self._accepted: collections.deque[tuple[int, float]] = collections.deque()
+        self._accepted: collections.deque[tuple[Offsets, float]] = collections.deque()
         self._batch = _SMALLEST_BATCH
         self._thread = threading.Thread(target=self._run, name="tactful-engine", daemon=True)
-        self._recovered_at = log.end
+        self._goal = dict(log.ends)
         self.position = engine.offset
+        self.applied = dict(log.reached)
+        self.committed = engine.offset
         self.failure: str | None = None
 
     @property
     def lag(self) -> int:
         """How many log records have not been applied yet."""
-        return max(0, self._log.end - self.position)
+        return behind(self.applied, self._log.ends)
 
     @property
     def recovering(self) -> bool:
         """Whether it still applies what was in the log at the start."""
-        return self.position < self._recovered_at
+        return not reaches(self.applied, self._goal)
 
     def check(self) -> None:
         """Refuse work while the engine cannot do it.
@@ -103,9 +158,10 @@ class Follower:
         """Start the thread."""
         self._thread.start()
 
-    def notice(self, position: int) -> None:
-        """Say that the log has durable records up to `position`; wakes the thread at once."""
-        self._accepted.append((position, self._clock()))
+    def notice(self, written: Offsets) -> None:
+        """Say that the log has durable records up to `written`; wakes the thread at once."""
+        if written:
+            self._accepted.append((written, self._clock()))
         self._wake.set()
 
     def stop(self) -> None:
@@ -130,26 +186,36 @@ class Follower:
 
     def _follow(self) -> None:
         commit_s = self._settings.commit_ms / 1000
-        uncommitted, oldest, committed = 0, 0.0, self._clock()
+        uncommitted, oldest = 0, 0.0
+        committed = came = self._clock()
         while True:
             self._wake.clear()
             stopping = self._stopping
             records = self._log.read(self.position, self._batch)
             if records:
+                came = self._clock()
                 if not uncommitted:
-                    oldest = self._clock()
+                    oldest = came
                 self._apply(records)
                 uncommitted += len(records)
+            elif self.applied != self._log.reached:
+                self._advance()
             done = stopping and (not records or self.recovering)
             due = oldest + commit_s - self._clock()
             full = done or due <= 0 or uncommitted >= self._settings.commit_records
             idle = self._commit_idle and self._clock() - committed >= _IDLE_COMMIT_S
             if (uncommitted and full) or idle:
-                self._engine.commit()
-                uncommitted, committed = 0, self._clock()
+                if self._commit():
+                    uncommitted, committed = 0, self._clock()
+                    if not (done or self.recovering):
+                        self._act()
+                else:
+                    oldest = self._clock() + _RETRY_S - commit_s
             if done:
                 return
             if not records:
+                if not self.recovering and (self._act() or self._tell_time(came)):
+                    continue
                 self._wake.wait(max(due, 0.0) if uncommitted else _IDLE_WAIT_S)
 
     def _apply(self, records: list[tuple[int, bytes]]) -> None:
@@ -157,6 +223,7 @@ class Follower:
         with self._lock:
             applied = self._engine.apply(records)
             self.position = records[-1][0] + 1
+            self.applied = dict(self._log.reached)
         now = self._clock()
         # The batch grows and shrinks so that applying it takes about as long as allowed.
         allowed = self._settings.batch_ms / 1000
@@ -164,8 +231,58 @@ class Follower:
             self._batch = max(_SMALLEST_BATCH, self._batch // 2)
         elif len(records) == self._batch and now - started < allowed / 2:
             self._batch = min(_LARGEST_BATCH, self._batch * 2)
-        while self._accepted and self._accepted[0][0] <= self.position:
-            self._metrics.freshness.observe(now - self._accepted.popleft()[1])
-        for result in ("applied", "duplicates", "late", "invalid"):
+        self._note_progress()
+        for result in ("applied", "duplicates", "late", "invalid", "dropped"):
             self._metrics.applied(result, getattr(applied, result))
+
+    def _advance(self) -> None:
+        """Take note that the log went on without anything to apply."""
+        self.applied = dict(self._log.reached)
+        self._note_progress()
+
+    def _note_progress(self) -> None:
+        now = self._clock()
+        while self._accepted and reaches(self.applied, self._accepted[0][0]):
+            self._metrics.freshness.observe(now - self._accepted.popleft()[1])
         self._progressed()
+
+    def _commit(self) -> bool:
+        """Commit, or say why not; what a disk refused is tried again and nothing is lost."""
+        try:
+            self._letters.keep()
+            self._engine.commit()
+        except (LogError, StateError) as error:
+            logger.error("the engine's state cannot be written, trying again: %s", error)
+            self._metrics.commits_refused.inc()
+            return False
+        self.committed = self.position
+        return True
+
+    def _act(self) -> bool:
+        """Append the actions that are committed; whether there were any."""
+        actions = self._engine.outbox()
+        if not actions:
+            return False
+        if self._to_log(actions):
+            self._engine.sent(actions)
+            self._metrics.actions.inc(len(actions))
+            return True
+        return False
+
+    def _tell_time(self, came: float) -> bool:
+        """Append the time if nothing came for a while and something waits for it."""
+        if not self._tells_time or self._clock() - came < self._settings.idle_s:
+            return False
+        timer = self._engine.next_timer()
+        now = self._wall()
+        if timer is None or now - self._settings.watermark_delay_ms < timer:
+            return False
+        return self._to_log([Tick(timestamp=now)])
+
+    def _to_log(self, entries: Sequence[Entry]) -> bool:
+        try:
+            self._append(entries)
+        except LogError as error:
+            logger.warning("actions wait, because the log refuses them: %s", error)
+            return False
+        return True

@@ -17,6 +17,7 @@ import msgspec
 from tactful.client import Client, Kind
 from tactful.errors import ClientError, DatasetError
 from tactful.messages import EventsAccepted, Rejection
+from tactful.positions import Position
 
 _HEAD_BYTES = 4096
 _BATCH_BYTES = 1024 * 1024
@@ -52,7 +53,7 @@ class Outcome:
     duplicates: int = 0
     rejected: list[tuple[int, Rejection]] = field(default_factory=list)
     resumed_at: int = 1
-    position: int = 0
+    position: Position = 0
 
 
 def ingest_file(

@@ -1,6 +1,6 @@
 """What goes over the wire beside events: requests and answers of the HTTP API.
 
-The client and the server share these structs; they import nothing but msgspec. Times are epoch
+The client and the server share these structs; they need nothing but msgspec. Times are epoch
 milliseconds, except where a request may also give RFC 3339.
 """
 
@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+
+from tactful.positions import Position
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
 Scalar = str | int | float | bool | None
@@ -133,13 +135,14 @@ class EventsAccepted(msgspec.Struct, kw_only=True, frozen=True):
         accepted: events that are new and now in the log.
         duplicates: events whose ``event_id`` was accepted before; they change nothing.
         rejected: events that were refused, each with its index.
-        position: log offset behind these events; give it as ``after`` to read your own writes.
+        position: where in the log these events end; give it back as ``after`` to read your own
+            writes.
     """
 
     accepted: int
     duplicates: int
     rejected: list[Rejection]
-    position: int
+    position: Position
 
 
 class Upserted(msgspec.Struct, kw_only=True, frozen=True):
@@ -148,12 +151,12 @@ class Upserted(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         accepted: upserts now in the log.
         rejected: upserts that were refused, each with its index.
-        position: log offset behind these upserts.
+        position: where in the log these upserts end.
     """
 
     accepted: int
     rejected: list[Rejection]
-    position: int
+    position: Position
 
 
 class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -183,7 +186,7 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     exclude: Annotated[tuple[Identifier, ...], Meta(max_length=1000)] = ()
     category: Identifier | None = None
     timestamp: Moment | None = None
-    after: Annotated[int, Meta(ge=0)] | None = None
+    after: Annotated[int, Meta(ge=0)] | Annotated[str, Meta(max_length=32_768)] | None = None
     force: Annotated[dict[Identifier, Identifier], Meta(max_length=64)] = {}
     explain: bool = False
 
@@ -217,7 +220,7 @@ class Recommendation(msgspec.Struct, kw_only=True, frozen=True):
         items: best first.
         model_version: which model ranked it.
         variant: experiment key to arm.
-        position: log offset up to which events had been applied.
+        position: where in the log the events end that had been applied.
         fallback: why the list is short or not personal, in words; None when it is neither.
         took_ms: time in the server, waiting included.
         explanation: how it came about, when asked for.
@@ -227,7 +230,7 @@ class Recommendation(msgspec.Struct, kw_only=True, frozen=True):
     items: list[RecommendedItem]
     model_version: str
     variant: dict[str, str] = {}
-    position: int = 0
+    position: Position = 0
     fallback: str | None = None
     took_ms: float = 0.0
     explanation: dict[str, Any] | None = None
@@ -267,13 +270,13 @@ class UserFeatures(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         user_id: the key asked for.
         at: as of when, epoch milliseconds.
-        position: log offset up to which events had been applied.
+        position: where in the log the events end that had been applied.
         features: name to value: a number, a number per group, or the last values with their times.
     """
 
     user_id: str
     at: int
-    position: int
+    position: Position
     features: dict[str, float | dict[str, float] | list[tuple[str, int]]]
 
 

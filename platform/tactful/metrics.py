@@ -7,10 +7,14 @@ items, no categories. Exact totals stay inside the trusted zone, so reading them
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from tactful_streaming import RuleReport
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 
@@ -24,6 +28,8 @@ class Metrics:
     Attributes:
         freshness: seconds from accepting an event until its features were visible.
         impressions_lost: impressions that could not be logged because the log was full.
+        commits_refused: commits of the engine's state that the disk refused; they are repeated.
+        actions: actions of sequences and joins that were appended to the log.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -50,7 +56,7 @@ class Metrics:
         )
         self._applied = Counter(
             "tactful_engine_records_total",
-            "Log records the engine has seen, by result; invalid ones are the dead letters",
+            "Log records the engine has seen, by result",
             ("result",),
             registry=registry,
         )
@@ -63,6 +69,16 @@ class Metrics:
         self.impressions_lost = Counter(
             "tactful_impressions_lost_total",
             "Impressions that could not be logged because the log had no room",
+            registry=registry,
+        )
+        self.commits_refused = Counter(
+            "tactful_commits_refused_total",
+            "Commits of the engine's state that the disk refused; each is tried again",
+            registry=registry,
+        )
+        self.actions = Counter(
+            "tactful_actions_total",
+            "Actions of sequences and joins that were appended to the log",
             registry=registry,
         )
 
@@ -91,6 +107,33 @@ class Metrics:
         """Offer a value that is read when the metrics are."""
         Gauge(f"tactful_{name}", text, registry=self._registry).set_function(read)
 
+    def rules(self, report: Callable[[], RuleReport]) -> None:
+        """Offer what rules did to events, by rule, as `report` says when the metrics are read."""
+        self._registry.register(_RuleCounts(report))
+
     def render(self) -> bytes:
         """The text Prometheus reads."""
         return generate_latest(self._registry)
+
+
+class _RuleCounts(Collector):
+    """Counts that somebody else keeps, as Prometheus wants to see them."""
+
+    def __init__(self, report: Callable[[], RuleReport]) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        by_rule = CounterMetricFamily(
+            "tactful_rule_events",
+            "Events that a rule changed, dropped or set aside since the start",
+            labels=("rule",),
+        )
+        report = self._report()
+        for rule, count in report.by_rule.items():
+            by_rule.add_metric((rule,), count)
+        yield by_rule
+        yield CounterMetricFamily(
+            "tactful_dead_letters",
+            "Events that rules set aside since the start",
+            value=report.dead_lettered,
+        )

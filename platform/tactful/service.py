@@ -1,8 +1,9 @@
 """The assembled platform: log, engine, keys, door and recommender in one process.
 
-Everything here lives on one event loop, except two threads: one writes the log
-(its group commit), one applies it (`tactful.follower`). A recommendation is computed on
-the event loop, under the lock that the engine thread holds while it applies a micro-batch.
+Everything here lives on one event loop, except some threads: one writes the log (its group commit,
+or the client of Kafka), one applies it (`tactful.follower`), one may tell others of actions. A
+recommendation is computed on the event loop, under the lock that the engine thread holds while it
+applies a micro-batch.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import heapq
-import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,9 @@ from typing import Any, Protocol
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from tactful.backends import Backend, open_backend
 from tactful.config import Settings
+from tactful.connections import open_keys
 from tactful.door import Door
 from tactful.errors import StorageError
 from tactful.follower import Follower
@@ -39,22 +41,25 @@ from tactful.messages import (
     to_milliseconds,
 )
 from tactful.metrics import Metrics
+from tactful.positions import Offsets, Position, parse, reaches
 from tactful.problems import ProblemError
 from tactful.turnstile import Turnstile
+from tactful.webhooks import Webhooks
 from tactful_streaming import (
     Consumer,
-    EmbeddedLog,
     Engine,
-    EventLog,
-    GroupCommit,
     Limits,
-    RocksState,
+    StreamingError,
+    dump_definitions,
+    emitted_types,
     load_definitions,
 )
 
 logger = logging.getLogger(__name__)
 
 _REFRESH_S = 1.0
+_MARKS_S = 0.005
+_TRIM_S = 60.0
 
 
 class Recommender(Protocol):
@@ -102,6 +107,7 @@ class Platform:
         settings: as given.
         metrics: what it counts.
         keys: its API keys.
+        backend: its log, and who computes its features.
         engine: its feature engine; read it with `lock` held.
         lock: what readers of the engine hold.
         door: where events come in.
@@ -114,49 +120,52 @@ class Platform:
         self,
         settings: Settings,
         *,
-        log: EventLog,
-        engine: Engine,
+        backend: Backend,
         keys: KeyStore,
         recommender: Recommender,
         statistics: Statistics | None = None,
+        webhooks: Webhooks | None = None,
         clock: Callable[[], int],
     ) -> None:
         """Assemble a platform from its parts, which it closes at its end.
 
         Args:
             settings: checked settings.
-            log: the event log.
-            engine: the feature engine, restored from its state.
+            backend: log and engine.
             keys: API keys.
             recommender: who recommends.
             statistics: published statistics, if any.
+            webhooks: who tells others of actions, if anybody does.
             clock: now in epoch milliseconds.
         """
         limits, server = settings.limits, settings.server
         self.settings = settings
         self.metrics = Metrics(CollectorRegistry())
         self.keys = keys
-        self.engine = engine
+        self.backend = backend
+        self.engine: Engine = backend.engine
         self.lock = threading.Lock()
         self.recommender = recommender
         self.statistics = statistics
         self.version = metadata.version("tactful")
         self._clock = clock
-        self._log = log
-        self._commit = GroupCommit(log, max_waiting_bytes=limits.pending_bytes)
+        self._webhooks = webhooks
         self._follower = Follower(
-            log,
-            engine,
+            backend.followed,
+            backend.engine,
             self.lock,
             settings.engine,
             self.metrics,
             progressed=self._progressed,
+            append=backend.append,
+            letters=backend.letters,
             commit_idle=statistics is not None,
+            tells_time=settings.statistics.clock == "wall",
         )
         self.door = Door(
-            log=log,
-            engine=engine,
-            commit=self._commit,
+            ends=backend.ends,
+            engine=backend.engine,
+            commit=backend.commit,
             follower=self._follower,
             metrics=self.metrics,
             limits=Limits(
@@ -164,11 +173,15 @@ class Platform:
             ),
             engine_lag=limits.engine_lag,
             clock=clock,
+            show=backend.show,
+            format=backend.format,
+            stamps=backend.rules is not None,
         )
         self._turnstile = Turnstile(queue=server.recommend_queue, wait_s=server.recommend_wait_s)
-        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._order = itertools.count()
-        self._impressions: set[asyncio.Future[int]] = set()
+        self._waiters: list[tuple[Offsets, asyncio.Future[None]]] = []
+        self._marks: Offsets = {}
+        self._watching: asyncio.Task[None] | None = None
+        self._impressions: set[asyncio.Future[Offsets]] = set()
         self._status = "starting"
         self._guard = contextlib.ExitStack()
         self._add_gauges()
@@ -201,32 +214,28 @@ class Platform:
         with contextlib.ExitStack() as stack:
             data = settings.storage.data
             stack.enter_context(exclusive(data))
-            log = EmbeddedLog(data / "log", durability=settings.storage.durability)
-            stack.callback(log.close)
-            engine = Engine(
-                definitions,
-                RocksState(data / "state"),
-                dedupe_days=settings.engine.dedupe_days,
-                consumers=consumers or {},
-                rebuild=rebuild,
+            metadata, keys = stack.enter_context(open_keys(settings))
+            backend = open_backend(
+                settings, definitions, stack, consumers=consumers or {}, rebuild=rebuild
             )
-            stack.callback(engine.close)
-            if engine.offset > log.end:
-                raise StorageError(
-                    f"{data}: the engine's state has seen more than the log holds, so a part of "
-                    "the log is lost: restore it from a backup, or compute the features again "
-                    "from what is left with `tactful serve --rebuild`"
+            metadata.record_definitions(
+                definitions.fingerprint, dump_definitions(definitions), applied_by="tactful serve"
+            )
+            webhooks: Webhooks | None = None
+            types = emitted_types(definitions).values()
+            if settings.actions.webhook_url and types:
+                webhooks = Webhooks(
+                    settings.actions, backend.partitions(), types, data / "webhooks", clock=_now
                 )
-            keys = KeyStore(data / "keys.db", clock=_now)
-            stack.callback(keys.close)
-            recommender = build(engine=engine, settings=settings)
+                stack.callback(webhooks.close)
+            recommender = build(engine=backend.source, settings=settings)
             platform = cls(
                 settings,
-                log=log,
-                engine=engine,
+                backend=backend,
                 keys=keys,
                 recommender=recommender,
                 statistics=statistics,
+                webhooks=webhooks,
                 clock=_now,
             )
             platform._guard = stack.pop_all()
@@ -236,35 +245,56 @@ class Platform:
         """Start to write, to apply and to refresh, on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._follower.start()
-        self._refreshing = asyncio.create_task(self._refresh())
+        if self._webhooks is not None:
+            self._webhooks.start()
+        self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._trim())]
         self._status = "ok"
 
     async def stop(self) -> None:
         """Write, apply and commit everything that was accepted, then close all stores."""
         self._status = "stopping"
-        self._refreshing.cancel()
-        await asyncio.gather(self._refreshing, *self._impressions, return_exceptions=True)
-        await self._commit.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._impressions, return_exceptions=True)
+        await self.backend.commit.close()
         await asyncio.to_thread(self._follower.stop)
-        self.close()
+        await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """Close all stores, as they are."""
         self._guard.close()
 
     @property
-    def position(self) -> int:
+    def position(self) -> Position:
         """Log position up to which everything is visible."""
-        return self._follower.position
+        return self.backend.show(self._visible)
+
+    @property
+    def _visible(self) -> Offsets:
+        applied = self._follower.applied
+        if self.backend.shared is None:
+            return applied
+        return {n: min(at, self._marks.get(n, 0)) for n, at in applied.items()}
 
     def health(self) -> Health:
-        """Whether it is ready for traffic, and if not, why."""
+        """Whether it is ready for traffic, and if not, why.
+
+        A log or an online store that is away is told, but recommendations go on as well as they
+        can: it stays ready.
+        """
         follower = self._follower
         engine = follower.failure or ("catching up" if follower.recovering else "ok")
         status = self._status
         if status == "ok" and engine != "ok":
             status = "failed" if follower.failure else "starting"
-        return Health(status=status, version=self.version, checks={"engine": engine})
+        checks = {"engine": engine}
+        if problem := self.backend.problem():
+            checks["log"] = problem
+        if (shared := self.backend.shared) is not None and shared.problem:
+            checks["online"] = shared.problem
+        if self.engine.missing:
+            checks["features"] = f"{len(self.engine.missing)} are to be computed by a backfill"
+        return Health(status=status, version=self.version, checks=checks)
 
     async def recommend(self, request: RecommendRequest, *, trusted: bool) -> Recommendation:
         """Answer one request.
@@ -292,7 +322,7 @@ class Platform:
         async with self._turnstile:
             with self.lock:
                 answer, impression = self.recommender.recommend(request, now=now)
-                position = self._follower.position
+                position = self.position
             if impression is not None:
                 self._note(impression)
         took = (time.perf_counter() - started) * 1000
@@ -303,18 +333,26 @@ class Platform:
         self._follower.check()
         moment = self._clock() if at is None else at
         with self.lock:
-            features = self.engine.read("user", user, moment)
-            position = self._follower.position
-        return UserFeatures(user_id=user, at=moment, position=position, features=features)
+            features = self.backend.source.read("user", user, moment)
+            position = self.position
+        return UserFeatures(user_id=user, at=moment, position=position, features=dict(features))
 
-    async def applied(self, position: int, timeout: float) -> bool:
+    async def applied(self, position: Position, timeout: float) -> bool:
         """Wait until the log is applied up to `position`.
 
         Returns:
             Whether that happened within `timeout` seconds.
+
+        Raises:
+            ValueError: if it is no position.
         """
+        wanted = parse(position)
+        if reaches(self._visible, wanted):
+            return True
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiters, (position, next(self._order), reached))
+        self._waiters.append((wanted, reached))
+        if self.backend.shared is not None and self._watching is None:
+            self._watching = asyncio.create_task(self._watch_marks())
         self._wake_waiters()
         try:
             async with asyncio.timeout(timeout):
@@ -323,10 +361,17 @@ class Platform:
             return False
         return True
 
-    async def _reach(self, position: int) -> None:
-        if position <= self._follower.position:
-            return
-        if position > self._log.end:
+    async def _reach(self, position: Position) -> None:
+        try:
+            wanted = parse(position)
+        except ValueError as error:
+            raise ProblemError("invalid", str(error), field="$.after") from None
+        # In a log that others write, too, only a partition that is none can be told from a far one.
+        ends = self.backend.ends()
+        known = isinstance(position, int) == isinstance(self.position, int)
+        if isinstance(position, int):
+            known = known and reaches(ends, wanted)
+        if not known or not wanted.keys() <= ends.keys():
             raise ProblemError("invalid", "no answer has given this position", field="$.after")
         if not await self.applied(position, self.settings.server.after_wait_s):
             self._follower.check()
@@ -344,21 +389,68 @@ class Platform:
                 self._loop.call_soon_threadsafe(self._wake_waiters)
 
     def _wake_waiters(self) -> None:
-        position = self._follower.position
-        while self._waiters and (self._waiters[0][0] <= position or self._waiters[0][2].done()):
-            reached = heapq.heappop(self._waiters)[2]
-            if not reached.done():
+        visible = self._visible
+        waiting: list[tuple[Offsets, asyncio.Future[None]]] = []
+        for wanted, reached in self._waiters:
+            if reached.done():
+                continue
+            if reaches(visible, wanted):
                 reached.set_result(None)
+            else:
+                waiting.append((wanted, reached))
+        self._waiters = waiting
+
+    async def _watch_marks(self) -> None:
+        """Look how far the workers are, as long as somebody waits for them."""
+        try:
+            while self._waiters:
+                partitions = {number for wanted, _ in self._waiters for number in wanted}
+                await self._look_at_marks(partitions)
+                self._wake_waiters()
+                await asyncio.sleep(_MARKS_S)
+        finally:
+            self._watching = None
+
+    async def _look_at_marks(self, partitions: Iterable[int]) -> None:
+        assert self.backend.shared is not None
+        with contextlib.suppress(ProblemError):
+            marks = await asyncio.to_thread(self.backend.shared.marks, list(partitions))
+            self._marks = {**self._marks, **marks}
 
     async def _refresh(self) -> None:
-        """Follow what other processes change: models and keys."""
+        """Follow what other processes change: models, keys, and how far workers are."""
         while True:
             await asyncio.sleep(_REFRESH_S)
             try:
-                self.keys.refresh()
+                await asyncio.to_thread(self.keys.refresh)
+            except Exception as error:
+                logger.warning("API keys are as they were: %s", error)
+            if self.backend.shared is not None:
+                await self._look_at_marks(self._follower.applied)
+            try:
                 await asyncio.to_thread(self.recommender.refresh, self.lock)
             except Exception as error:
                 logger.exception("refresh failed with %s; the old state is kept", error)
+
+    async def _trim(self) -> None:
+        """Forget what retention gives up, as far as nobody needs it any more."""
+        while True:
+            await asyncio.sleep(_TRIM_S)
+            try:
+                await asyncio.to_thread(self.trim)
+            except (StreamingError, OSError) as error:
+                logger.warning("nothing was trimmed: %s", error)
+
+    def trim(self) -> None:
+        """Forget log records and dead letters that retention gives up.
+
+        What the engine has not committed stays, and what webhooks have not looked at.
+        """
+        needed = self._follower.committed
+        if self._webhooks is not None:
+            needed = min(needed, *self._webhooks.positions)
+        self.backend.trim(needed)
+        self.backend.dead_letters.trim()
 
     def _add_gauges(self) -> None:
         metrics = self.metrics
@@ -371,13 +463,42 @@ class Platform:
         metrics.gauge(
             "commit_pending_bytes",
             "Bytes accepted and not durable yet",
-            lambda: self._commit.waiting_bytes,
+            self.backend.waiting_bytes,
         )
         metrics.gauge(
             "recommend_waiting",
             "Recommendations waiting for their turn",
             lambda: self._turnstile.waiting,
         )
+        metrics.gauge(
+            "features_missing",
+            "Features that are to be computed from the log",
+            lambda: len(self.engine.missing),
+        )
+        backend, webhooks = self.backend, self._webhooks
+        metrics.gauge(
+            "log_unreachable",
+            "Whether the event log takes no events at present",
+            lambda: backend.problem() is not None,
+        )
+        metrics.gauge(
+            "log_spooled", "Records that wait on disk for an absent broker", backend.spooled
+        )
+        if backend.rules is not None:
+            metrics.rules(backend.rules.report)
+        if (copied := backend.copied) is not None:
+            metrics.gauge(
+                "online_waiting_bytes",
+                "Bytes that wait for the online store",
+                lambda: copied.waiting_bytes,
+            )
+        if webhooks is not None:
+            for name, text in (
+                ("delivered", "Actions that arrived since the start"),
+                ("failed", "Attempts that failed and are repeated"),
+                ("buried", "Actions that were given up"),
+            ):
+                metrics.gauge(f"webhooks_{name}", text, partial(getattr, webhooks, name))
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ def test_a_key_is_printed_once_and_works(tmp_path: Path) -> None:
 
     assert made.exit_code == 0
     key = made.stdout.strip()
-    store = KeyStore(tmp_path / "tactful-data" / "keys.db", clock=lambda: 0)
+    store = KeyStore(tmp_path / "tactful-data" / "metadata.db", clock=lambda: 0)
     found = store.check(key)
     store.close()
     assert found is not None
@@ -217,6 +217,7 @@ def test_the_doctor_fails_for_what_keeps_a_server_from_working(tmp_path: Path) -
     assert {name for name, check in checks.items() if check["state"] == "failed"} == {
         "features",
         "disk",
+        "metadata",
         f"port {port}",
     }
 

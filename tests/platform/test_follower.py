@@ -9,15 +9,15 @@ from prometheus_client import CollectorRegistry
 from tactful.config import EngineSettings
 from tactful.follower import Follower
 from tactful.metrics import Metrics
+from tactful.positions import Offsets
+from tactful_streaming import Event
 
 
 class EmptyLog:
     """A log to which nobody writes."""
 
-    begin = end = 0
-
-    def append(self, payloads: object) -> int:
-        raise AssertionError("nothing is appended")
+    reached: Offsets = {0: 0}
+    ends: Offsets = {0: 0}
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         return []
@@ -35,6 +35,12 @@ class CountingEngine:
         self.commits = 0
         self._enough = enough
         self.reached = threading.Event()
+
+    def outbox(self) -> list[Event]:
+        return []
+
+    def next_timer(self) -> int | None:
+        return None
 
     def commit(self) -> None:
         self.commits += 1
@@ -63,12 +69,13 @@ def test_passengers_with_a_clock_get_commits_while_nothing_comes(
         EngineSettings(),
         Metrics(CollectorRegistry()),
         progressed=lambda: None,
+        append=lambda entries: None,
         commit_idle=commit_idle,
         clock=lambda: next(clock),
     )
     follower.start()
     for position in range(3):
-        follower.notice(position)
+        follower.notice({0: position})
         engine.reached.wait(0.2)
     reached = engine.reached.wait(5.0 if expected else 0.2)
     follower.stop()

@@ -1,0 +1,316 @@
+"""What a server stands on: its log, its engine, and where the features of people are.
+
+========  =======  ==============================================================================
+log       online
+========  =======  ==============================================================================
+embedded  engine   everything in this process
+embedded  redis    likewise, with a copy of the features in Redis for other processes
+kafka     engine   this process follows all partitions of the topic and computes everything
+kafka     redis    workers compute what is counted by person and by visit, and copy it to Redis;
+                   this process computes what is counted over everybody
+========  =======  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tactful.config import Settings
+from tactful.connections import kafka_settings, make_topic, open_redis, retention_ms
+from tactful.errors import StorageError
+from tactful.followed import Followed, MergedLog, Places, WholeLog
+from tactful.follower import Letters
+from tactful.positions import Offsets, Position, as_text, merged
+from tactful.shared_features import SharedFeatures, own_definitions
+from tactful.situation import FeatureSource
+from tactful_streaming import (
+    Cleaner,
+    Commit,
+    Consumer,
+    DeadLetters,
+    Definitions,
+    EmbeddedLog,
+    Engine,
+    Entry,
+    EntryFormat,
+    EventLog,
+    GroupCommit,
+    KafkaLog,
+    KeyedCommit,
+    PartitionedLog,
+    RocksState,
+    Rules,
+    Spool,
+    WriteBehind,
+    encode_entry,
+    load_rules,
+    route_key,
+)
+from tactful_streaming.mirror import stored_blobs
+
+logger = logging.getLogger(__name__)
+
+_PLACES = "places"
+_DEAD_LETTERS = "dead-letters"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An opened log and engine.
+
+    Attributes:
+        engine: computes features; opened from its state.
+        source: what recommendation reads.
+        followed: the log, as the engine reads it.
+        commit: the log, as the door appends to it.
+        append: appends what the platform itself has to say, durably.
+        ends: how far the log goes, by partition, as far as is known here.
+        show: a position as it goes over the wire.
+        format: how entries are written.
+        partitions: the partitions of the log, to be read by whoever wants to.
+        shared: where the features of people are, if not in the engine.
+        letters: dead letters on their way to disk.
+        dead_letters: the dead letters.
+        rules: the rules that clean events, if there are any.
+        trim: forgets what retention gives up before an offset, where that is ours to do.
+        problem: what is wrong with the log, in words.
+        waiting_bytes: bytes accepted and not durable in the log yet.
+        spooled: records that wait on disk for an absent broker.
+        copied: the copy in the online store, where this process writes it.
+    """
+
+    engine: Engine
+    source: FeatureSource
+    followed: Followed
+    commit: Commit
+    append: Callable[[Sequence[Entry]], None]
+    ends: Callable[[], Offsets]
+    show: Callable[[Offsets], Position]
+    format: EntryFormat
+    partitions: Callable[[], Sequence[EventLog]]
+    letters: Letters
+    dead_letters: DeadLetters
+    trim: Callable[[int], None]
+    problem: Callable[[], str | None]
+    waiting_bytes: Callable[[], int]
+    spooled: Callable[[], int]
+    rules: Rules | None = None
+    shared: SharedFeatures | None = None
+    copied: WriteBehind | None = None
+
+
+def open_backend(
+    settings: Settings,
+    definitions: Definitions,
+    stack: contextlib.ExitStack,
+    *,
+    consumers: Mapping[str, Consumer],
+    rebuild: bool = False,
+) -> Backend:
+    """Open log and engine as the settings say.
+
+    Args:
+        settings: checked settings; the data directory is this process's alone.
+        definitions: feature definitions.
+        stack: closes what is opened.
+        consumers: passengers of the engine.
+        rebuild: throw the engine's state away and compute it again from the log.
+
+    Raises:
+        ConfigError: if a secret is not where the settings say, or a service cannot be named so.
+        StorageError: if log and state do not belong together.
+        StreamingError: if log, state or rules cannot be used.
+    """
+    rules = None
+    if settings.engine.rules != Path():
+        rules = load_rules(settings.engine.rules)
+    letters = DeadLetters.open(
+        settings.storage.data / _DEAD_LETTERS,
+        retention_ms=retention_ms(settings.engine.dead_letter_days),
+        durability=settings.storage.durability,
+    )
+    stack.callback(letters.close)
+    opening = _Opening(settings, definitions, stack, consumers, rules, letters, rebuild)
+    return opening.kafka() if settings.log.kind == "kafka" else opening.embedded()
+
+
+@dataclass
+class _Opening:
+    """What is needed to open a backend of either kind."""
+
+    settings: Settings
+    definitions: Definitions
+    stack: contextlib.ExitStack
+    consumers: Mapping[str, Consumer]
+    rules: Rules | None
+    dead_letters: DeadLetters
+    rebuild: bool
+
+    def embedded(self) -> Backend:
+        settings, stack = self.settings, self.stack
+        data = settings.storage.data
+        log = EmbeddedLog(
+            data / "log",
+            durability=settings.storage.durability,
+            retention_ms=retention_ms(settings.log.retention_days),
+            retention_bytes=settings.log.retention_bytes or None,
+        )
+        stack.callback(log.close)
+        state = RocksState(data / "state")
+        copied: WriteBehind | None = None
+        if settings.online.kind == "redis":
+            copied = WriteBehind(
+                open_redis(settings.online, self.definitions),
+                lambda: stored_blobs(state),
+                max_bytes=settings.online.waiting_bytes,
+            )
+        letters = Letters(self.dead_letters)
+        engine = self._engine(self.definitions, state, letters, self.consumers, copied)
+        if engine.offset > log.end:
+            raise StorageError(
+                f"{data}: the engine's state has seen more than the log holds, so a part of "
+                "the log is lost: restore it from a backup, or compute the features again "
+                "from what is left with `tactful serve --rebuild`"
+            )
+        commit = GroupCommit(log, max_waiting_bytes=settings.limits.pending_bytes)
+
+        def append(entries: Sequence[Entry]) -> None:
+            log.append([encode_entry(entry) for entry in entries])
+
+        def trim(needed: int) -> None:
+            log.trim(needed)
+
+        return Backend(
+            engine=engine,
+            source=engine,
+            followed=WholeLog(log, max(engine.offset, log.begin)),
+            commit=commit,
+            append=append,
+            ends=lambda: {0: log.end},
+            show=lambda offsets: offsets.get(0, 0),
+            format="msgpack",
+            partitions=lambda: [log],
+            letters=letters,
+            dead_letters=self.dead_letters,
+            rules=self.rules,
+            trim=trim,
+            problem=lambda: None,
+            waiting_bytes=lambda: commit.waiting_bytes,
+            spooled=lambda: 0,
+            copied=copied,
+        )
+
+    def kafka(self) -> Backend:
+        settings, stack = self.settings, self.stack
+        data = settings.storage.data
+        kafka = kafka_settings(settings.log)
+        count = make_topic(settings.log, kafka)
+        log = KafkaLog(kafka, max_waiting_bytes=settings.limits.pending_bytes)
+        stack.callback(log.close)
+        spool: Spool | None = None
+        if settings.log.on_outage == "spool":
+            spool = Spool(
+                log,
+                data / "spool",
+                max_bytes=settings.log.spool_bytes,
+                durability=settings.storage.durability,
+            )
+            stack.callback(spool.close)
+        target: PartitionedLog = log if spool is None else spool
+
+        shares = settings.online.kind == "redis"
+        computed = own_definitions(self.definitions) if shares else self.definitions
+        places = Places(kafka.topic)
+        letters = Letters(self.dead_letters)
+        engine = self._engine(
+            computed,
+            RocksState(data / "state"),
+            letters,
+            {**self.consumers, _PLACES: places},
+            None,
+        )
+        if places.topic != kafka.topic or (engine.offset and not places.offsets()):
+            raise StorageError(
+                f"{data}: the engine's state is of another log than topic {kafka.topic!r}: name "
+                "another data directory, or compute it again with `tactful serve --rebuild`"
+            )
+        followed = MergedLog(kafka, count, begin=engine.offset, offsets=places.offsets())
+        stack.callback(followed.close)
+        places.offsets = lambda: followed.reached
+        shared: SharedFeatures | None = None
+        if shares:
+            online = open_redis(settings.online, self.definitions, attempts=1, timeout_s=0.5)
+            shared = SharedFeatures(engine, self.definitions, online)
+            stack.callback(shared.close)
+
+        def append(entries: Sequence[Entry]) -> None:
+            payloads = [encode_entry(entry, "json") for entry in entries]
+            target.submit(payloads, [route_key(entry) for entry in entries]).result()
+
+        def ends() -> Offsets:
+            known = {number: log.known_end(number) for number in range(count)}
+            return merged((followed.ends, known))
+
+        def partitions() -> Sequence[EventLog]:
+            opened = [log.partition(number) for number in range(count)]
+            for partition in opened:
+                stack.callback(partition.close)
+            return opened
+
+        return Backend(
+            engine=engine,
+            source=engine if shared is None else shared,
+            followed=followed,
+            commit=KeyedCommit(target),
+            append=append,
+            ends=ends,
+            show=as_text,
+            format="json",
+            partitions=partitions,
+            letters=letters,
+            dead_letters=self.dead_letters,
+            rules=self.rules,
+            trim=lambda needed: None,
+            problem=lambda: None if log.problem is None else "the event log cannot be reached",
+            waiting_bytes=lambda: log.waiting_bytes,
+            spooled=lambda: 0 if spool is None else spool.waiting,
+            shared=shared,
+        )
+
+    def _engine(
+        self,
+        definitions: Definitions,
+        state: RocksState,
+        letters: Letters,
+        consumers: Mapping[str, Consumer],
+        copied: WriteBehind | None,
+    ) -> Engine:
+        engine = self.settings.engine
+        cleaner: Cleaner | None = self.rules
+        try:
+            opened = Engine(
+                definitions,
+                state,
+                dedupe_days=engine.dedupe_days,
+                watermark_delay_ms=engine.watermark_delay_ms,
+                allowed_lateness_ms=engine.allowed_lateness_ms,
+                memory_bytes=engine.memory_mb * 1024 * 1024 or None,
+                consumers=consumers,
+                cleaner=cleaner,
+                online=copied,
+                rebuild=self.rebuild,
+                on_dead_letter=letters.note,
+            )
+        except BaseException:
+            if copied is not None:
+                copied.close(0.0)
+            state.close()
+            raise
+        self.stack.callback(opened.close)
+        if copied is not None:
+            self.stack.callback(copied.close)  # before the state, from which it may be refilled
+        return opened

@@ -1,0 +1,158 @@
+"""Features of two places: people and visits as workers share them, all else of the own engine.
+
+Workers keep one partition of the log each and copy what they know of people and visits to the
+online store. What is counted over everybody, by item or category, no worker knows as a whole, so
+the server counts it itself, with an engine that computes nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.positions import Offsets
+from tactful.problems import ProblemError
+from tactful_streaming import (
+    Definitions,
+    Engine,
+    Item,
+    OnlineStore,
+    OnlineStoreError,
+    Value,
+)
+from tactful_streaming.entities import PackedReader
+
+SHARED = ("user", "session")
+"""Kinds of entity that lie in one partition each, so that workers know them as a whole."""
+
+_PAUSE_S = 1.0
+_T = TypeVar("_T")
+
+
+def own_definitions(definitions: Definitions) -> Definitions:
+    """What the server computes itself when workers compute the rest."""
+    return Definitions(tuple(f for f in definitions.features if f.entity not in SHARED))
+
+
+class SharedFeatures:
+    """A :class:`~tactful.situation.FeatureSource` of an engine and an online store.
+
+    While the store cannot be reached, reads of people are refused at once and it is tried again
+    every second, so that requests do not queue up behind a store that does not answer.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        definitions: Definitions,
+        online: OnlineStore,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Read from `engine` what it computes, from `online` what `definitions` have beyond.
+
+        Args:
+            engine: computes `own_definitions(definitions)`.
+            definitions: all definitions.
+            online: the store, which should answer or fail quickly; closed with this object.
+            clock: monotonic seconds.
+        """
+        self._engine = engine
+        self._definitions = definitions
+        self._online = online
+        self._readers = {kind: PackedReader(definitions.of_entity(kind)) for kind in SHARED}
+        self._clock = clock
+        self._failed_at: float | None = None
+
+    @property
+    def definitions(self) -> Definitions:
+        """All definitions."""
+        return self._definitions
+
+    @property
+    def items(self) -> Mapping[str, Item]:
+        """The catalogue: latest upsert of each item."""
+        return self._engine.items
+
+    @property
+    def items_version(self) -> int:
+        """Grows with every item upsert."""
+        return self._engine.items_version
+
+    @property
+    def watermark(self) -> int:
+        """Event time up to which events are expected to be complete, epoch milliseconds."""
+        return self._engine.watermark
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the online store, in words."""
+        return None if self._failed_at is None else "the online store cannot be reached"
+
+    def read(self, entity: str, key: str, at: int) -> dict[str, Value]:
+        """All features of one entity as of `at` (epoch milliseconds).
+
+        Raises:
+            ProblemError: if the online store does not answer.
+        """
+        reader = self._readers.get(entity)
+        if reader is None:
+            return self._engine.read(entity, key, at)
+        (blob,) = self._ask(lambda: self._online.get_many([key], kind=entity))
+        return reader.read(blob, at)
+
+    def read_columns(
+        self, entity: str, keys: Sequence[str], names: Sequence[str], at: int
+    ) -> NDArray[np.float64]:
+        """Ungrouped features of several entities, shape (len(keys), len(names)).
+
+        Raises:
+            ProblemError: if the online store does not answer.
+        """
+        reader = self._readers.get(entity)
+        if reader is None:
+            return self._engine.read_columns(entity, keys, names, at)
+        blobs = self._ask(lambda: self._online.get_many(keys, kind=entity))
+        values = [reader.read(blob, at) for blob in blobs]
+        rows = [[value[name] for name in names] for value in values]
+        return np.array(rows, np.float64).reshape(len(keys), len(names))
+
+    def marks(self, partitions: Collection[int]) -> Offsets:
+        """How far the workers' copies have come; a partition that nobody copied is left out.
+
+        Raises:
+            ProblemError: if the online store does not answer.
+        """
+        marks: dict[int, int] = {}
+        for number in partitions:
+            offset = self._ask(partial(self._online.marked, number))
+            if offset is not None:
+                marks[number] = offset
+        return marks
+
+    def close(self) -> None:
+        """Close the store."""
+        self._online.close()
+
+    def _ask(self, question: Callable[[], _T]) -> _T:
+        failed = self._failed_at
+        if failed is not None and self._clock() - failed < _PAUSE_S:
+            raise _refusal()
+        try:
+            answer = question()
+        except OnlineStoreError as error:
+            self._failed_at = self._clock()
+            raise _refusal() from error
+        self._failed_at = None
+        return answer
+
+
+def _refusal() -> ProblemError:
+    return ProblemError(
+        "not_ready", "the features of people cannot be read at present", retry_after=1
+    )

@@ -1,0 +1,135 @@
+"""The thread that tells a web address about the actions of the log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tactful.config import ActionSettings, secret
+from tactful_streaming import (
+    EventLog,
+    LogError,
+    RetryPolicy,
+    RocksState,
+    StateError,
+    StoredQueue,
+    WebhookSender,
+)
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.5
+
+
+class Webhooks:
+    """Follows the partitions of a log and delivers their actions; one queue for each partition.
+
+    A queue that is new begins at the end of its partition: what was emitted before anybody wanted
+    to be told is not told.
+
+    Attributes:
+        delivered: how many deliveries arrived since the start.
+        failed: how many attempts failed and are repeated.
+        buried: how many deliveries were given up.
+    """
+
+    def __init__(
+        self,
+        settings: ActionSettings,
+        partitions: Sequence[EventLog],
+        types: Collection[str],
+        directory: Path,
+        *,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        post: Any = None,
+    ) -> None:
+        """Open the queues in `directory`; `start` starts the thread.
+
+        Args:
+            settings: whom to tell, and how.
+            partitions: of the log, in their order; they stay the caller's to close.
+            types: types of the actions.
+            directory: where the queues lie.
+            clock: now in epoch milliseconds.
+            post: sends one request; by default over HTTP.
+
+        Raises:
+            ConfigError: if the secret is not where the settings say.
+            StateError: if a queue is damaged.
+        """
+        signing = secret("actions.secret_env", settings.secret_env)
+        if signing is None:
+            signing = secret("actions.secret_file", "", settings.secret_file)
+        self._types = frozenset(types)
+        self._partitions = partitions
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tactful-webhooks", daemon=True)
+        self._queues: list[StoredQueue] = []
+        self._senders: list[WebhookSender] = []
+        self.delivered = self.failed = self.buried = 0
+        with ExitStack() as stack:
+            for number, log in enumerate(partitions):
+                state = RocksState(directory / str(number))
+                stack.callback(state.close)
+                is_new = next(iter(state.scan(b"")), None) is None
+                queue = StoredQueue(state)
+                if is_new:
+                    queue.add([], log.end)
+                self._queues.append(queue)
+                self._senders.append(
+                    WebhookSender(
+                        queue,
+                        settings.webhook_url,
+                        clock=clock,
+                        secret=None if signing is None else signing.encode(),
+                        policy=RetryPolicy(settings.attempts, timeout_s=settings.timeout_s),
+                        post=post,
+                    )
+                )
+            self._opened = stack.pop_all()
+
+    @property
+    def positions(self) -> list[int]:
+        """By partition, the next offset of the log that is still needed."""
+        return [queue.position for queue in self._queues]
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish the delivery at hand and close the queues."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._opened.close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                busy = self._work()
+            except (LogError, StateError) as error:
+                logger.warning("webhooks wait: %s", error)
+                busy = False
+            except Exception:
+                logger.exception("webhooks stop")
+                return
+            if not busy:
+                self._stopping.wait(_LOOK_S)
+
+    def _work(self) -> bool:
+        """Look at what is new and send what is due; whether there may be more at once."""
+        busy = False
+        for log, sender in zip(self._partitions, self._senders, strict=True):
+            busy |= sender.collect(log, self._types) > 0
+            sent = sender.send_due()
+            self.delivered += sent.delivered
+            self.failed += sent.failed
+            self.buried += sent.buried
+            busy |= sent.delivered > 0
+        return busy
