@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from tactful_streaming.id_filter import IdFilter
 from tactful_streaming.layout import EVENT_ID, ID_CHUNK
 from tactful_streaming.state import Change, StateStore
 
 _DAY_MS = 86_400_000
 _CHUNKS_PER_COMMIT = 4
+_FIRST_CAPACITY = 1 << 18
+_FILL = 100_000
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[list[str]] = msgspec.msgpack.Decoder(list[str])
@@ -21,7 +24,8 @@ class Deduplicator:
 
     An id is remembered for at least `days` days of event time. The watermark decides, not a clock,
     so a replay of the log forgets at the same events. Only ids that are not yet in the store are
-    held in memory.
+    held in memory, and a filter that spares most look-ups in the store. After opening it is filled
+    bit by bit; until it holds every id, the store is asked.
     """
 
     def __init__(self, store: StateStore, days: int) -> None:
@@ -30,6 +34,11 @@ class Deduplicator:
         self._days = days
         self._recent: dict[str, int] = {}
         self._purged_until = 0
+        self._filter = IdFilter(_FIRST_CAPACITY)
+        self._held = self._stored = 0  # ids in the filter, and about how many in the store
+        self._fill_from: bytes | None = ID_CHUNK
+        if self.enabled:
+            self._fill()
 
     @property
     def enabled(self) -> bool:
@@ -39,10 +48,13 @@ class Deduplicator:
     def seen_many(self, event_ids: Sequence[str]) -> dict[str, int]:
         """Generations of those of `event_ids` that are remembered or not yet purged."""
         recent = self._recent
-        stored = self._store.get_many([_key(event_id) for event_id in event_ids])
+        candidates = event_ids
+        if self._fill_from is None:
+            candidates = self._filter.maybe(event_ids)
+        stored = self._store.get_many([_key(event_id) for event_id in candidates])
         found = {
             event_id: int.from_bytes(value, "big")
-            for event_id, value in zip(event_ids, stored, strict=True)
+            for event_id, value in zip(candidates, stored, strict=True)
             if value is not None
         }
         if not recent.keys().isdisjoint(event_ids):
@@ -86,18 +98,43 @@ class Deduplicator:
 
     def changes(self, offset: int, watermark: int) -> Iterator[Change]:
         """What to write at a commit at log offset `offset`; bounded work for what is forgotten."""
-        by_generation: dict[int, list[str]] = {}
-        for event_id, generation in self._recent.items():
-            by_generation.setdefault(generation, []).append(event_id)
-        for generation, ids in by_generation.items():
+        for generation in sorted(set(self._recent.values())):
+            ids = [event_id for event_id, of in self._recent.items() if of == generation]
             value = generation.to_bytes(4, "big")
-            yield from ((_key(event_id), value) for event_id in ids)
+            yield from [(EVENT_ID + event_id.encode(), value) for event_id in ids]
             yield _chunk_key(generation, offset), _encoder.encode(ids)
         yield from self._purge(watermark // _DAY_MS - self._days)
 
     def committed(self) -> None:
         """Note that the last :meth:`changes` are in the store."""
+        if self.enabled:
+            self._hold(list(self._recent))
+            self._fill()
         self._recent.clear()
+
+    def _hold(self, ids: Sequence[str]) -> None:
+        if ids:
+            self._filter.add(ids)
+            self._held += len(ids)
+            self._stored += len(ids)
+
+    def _fill(self) -> None:
+        """Take some more of the stored ids into the filter; begin a larger one if it is full."""
+        if self._fill_from is None:
+            if self._held <= self._filter.capacity:
+                return
+            self._filter = IdFilter(max(2 * self._stored, _FIRST_CAPACITY))
+            self._held = self._stored = 0
+            self._fill_from = ID_CHUNK
+        taken = 0
+        for key, value in self._store.scan(ID_CHUNK, self._fill_from):
+            if taken >= _FILL:
+                self._fill_from = key
+                return
+            ids = _decoder.decode(value)
+            self._hold(ids)
+            taken += len(ids)
+        self._fill_from = None
 
     def _purge(self, oldest_kept: int) -> Iterator[Change]:
         if self._purged_until >= oldest_kept:
@@ -117,6 +154,7 @@ class Deduplicator:
                 if not current and seen == generation.to_bytes(4, "big"):
                     yield _key(event_id), None
             yield key, None
+            self._stored -= len(ids)
         self._purged_until = oldest_kept
 
 
