@@ -176,10 +176,12 @@ class PartitionJob:
         """
         if self._engine.offset < self._end:
             return 0
-        actions = self._engine.outbox()
+        waiting = self._engine.outbox()
+        # One that was in the same batch as its cause, in a replay, is in the log already.
+        actions = [action for action in waiting if not self._engine.seen(action.event_id)]
         if actions:
             self._append(actions)
-            self._engine.sent(actions)
+        self._engine.sent(waiting)
         return len(actions)
 
     def tick(self, now: int) -> bool:

@@ -20,7 +20,7 @@ from tactful_streaming.kafka_config import KafkaSettings, explain, import_kafka
 _logger = logging.getLogger(__name__)
 
 _MOST_WAITING = 500_000
-_TRANSACTION_TIMEOUT_MS = 60_000
+_TRANSACTION_TIMEOUT_MS = 300_000
 
 
 class TransactionalProducer:
@@ -35,7 +35,6 @@ class TransactionalProducer:
         settings: KafkaSettings,
         name: str,
         *,
-        timeout_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take `name`; whoever had it before can write no more, and what it left open is dropped.
@@ -43,8 +42,6 @@ class TransactionalProducer:
         Args:
             settings: where the cluster is; the topic in it does not matter.
             name: transactional id.
-            timeout_s: how long to wait for the cluster, seconds; at most a minute, since it gives
-                up transactions after that.
             clock: monotonic seconds.
 
         Raises:
@@ -54,17 +51,18 @@ class TransactionalProducer:
         self._settings = settings
         self._kafka = import_kafka()
         self._name = name
-        self._timeout_s = timeout_s
+        self._timeout_s = settings.delivery_timeout_ms / 1000
         self._clock = clock
         self._open = False
         config = {
             **settings.producer_config(),
             "transactional.id": name,
-            "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
+            # Longer than any time between commits; a next owner does not wait for it.
+            "transaction.timeout.ms": max(settings.delivery_timeout_ms, _TRANSACTION_TIMEOUT_MS),
         }
         self._producer = self._kafka.Producer(config, logger=_logger)
         with self._explained():
-            self._producer.init_transactions(timeout_s)
+            self._producer.init_transactions(self._timeout_s)
 
     def write(self, topic: str, rows: Sequence[Row], partition: int | None = None) -> None:
         """Append rows with the next commit.

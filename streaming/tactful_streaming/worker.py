@@ -163,15 +163,13 @@ class Worker:
                 next owner goes on from the last commit.
         """
         while not stop():
-            self.step()
-            if self._clock() >= self._commit_at:
-                self.commit()
+            if self.step():
                 progress(self.progress())
         self.commit()
         progress(self.progress())
 
-    def step(self) -> None:
-        """Read and apply one batch."""
+    def step(self) -> bool:
+        """Read and apply one batch, and commit if it is time; returns whether it was."""
         wait = min(max(self._commit_at - self._clock(), 0.0), _WAIT_S)
         records = self._group.poll(self._batch, wait)
         for number, run in records.items():
@@ -183,6 +181,10 @@ class Worker:
             self._counts["invalid"] += applied.invalid
             self._counts["dropped"] += applied.dropped
         self._align()
+        due = self._clock() >= self._commit_at
+        if due:
+            self.commit()
+        return due
 
     def commit(self) -> None:
         """Make everything durable, tell the group, and let actions and the clock into the log."""
@@ -266,13 +268,12 @@ class Worker:
                 job.close()
 
     def _idle(self) -> set[int]:
-        """Partitions that were read to their end, and then silent for a while."""
-        lag = self._group.lag()
+        """Partitions that were silent for a while, though they were listened to."""
         until = self._clock() - self._idle_ms / 1000
         return {
             number
             for number, heard in self._heard.items()
-            if heard <= until and number not in self._paused and lag[number].behind_ms == 0
+            if heard <= until and number not in self._paused
         }
 
     def _align(self) -> None:

@@ -1,0 +1,180 @@
+"""What tests of workers share: a log in Kafka, and what an uninterrupted run makes of it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tactful_streaming import (
+    Definitions,
+    Engine,
+    Entry,
+    Fired,
+    JobOptions,
+    KafkaLog,
+    KafkaSettings,
+    Match,
+    MemoryState,
+    encode_entry,
+    encode_fired,
+    encode_matches,
+    ensure_topic,
+    load_definitions,
+    route_key,
+)
+
+DEFINITIONS = """
+- {name: views, entity: user, event: view, aggregate: count, window: {size: 5m, slide: 1m}}
+- {name: spend, entity: user, event: purchase, aggregate: sum, of: properties.price,
+   window: {size: 30m, slide: 10m, decay: 0.7}}
+- {name: categories, entity: user, event: [view, purchase], aggregate: count, group_by: category,
+   window: {size: 20m, slide: 5m, decay: 0.9}}
+- {name: recent, entity: user, event: view, aggregate: last_n, of: item_id, n: 5}
+- {name: bought, entity: user, sequence: [view, purchase], within: 30m, emit: thanks}
+"""
+
+Logs = Mapping[int, Sequence[tuple[int, bytes]]]
+
+Rows = dict[str, Any]
+"""The last row under each key: what a table of the topic holds."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A log of a test's own."""
+
+    log: KafkaLog
+    options: JobOptions
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        return self.options.kafka
+
+
+@contextmanager
+def new_shard(servers: str, folder: Path, partitions: int = 4, **options: Any) -> Iterator[Shard]:
+    name = uuid.uuid4().hex
+    settings = [
+        KafkaSettings(
+            servers,
+            topic=f"{what}-{name}",
+            linger_ms=1,
+            session_timeout_ms=2000,
+            delivery_timeout_ms=3000,
+        )
+        for what in ("log", "fired", "matches")
+    ]
+    for one in settings:
+        ensure_topic(one, consumer_threads=partitions // 2)
+    made = JobOptions(
+        kafka=settings[0],
+        data=folder / "data",
+        group=f"group-{name}",
+        features_topic=settings[1].topic,
+        matches_topic=settings[2].topic,
+        **{"watermark_delay_ms": 30_000, "allowed_lateness_ms": 60_000, **options},
+    )
+    with KafkaLog(settings[0]) as log:
+        yield Shard(log, made)
+
+
+def definitions() -> Definitions:
+    return load_definitions(DEFINITIONS)
+
+
+def append(shard: Shard, entries: Sequence[Entry]) -> Mapping[int, int]:
+    """Append entries to the log; the ends of the partitions."""
+    payloads = [encode_entry(entry, "json") for entry in entries]
+    return shard.log.append(payloads, [route_key(entry) for entry in entries])
+
+
+def read_topic(settings: KafkaSettings) -> dict[int, list[tuple[int, bytes]]]:
+    """All records of a topic, by partition."""
+    from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+    consumer = Consumer(settings.consumer_config("test-reader"))
+    numbers = consumer.list_topics(settings.topic, 10).topics[settings.topic].partitions
+    consumer.assign([TopicPartition(settings.topic, number, 0) for number in numbers])
+    found: dict[int, list[tuple[int, bytes]]] = {number: [] for number in numbers}
+    ended: set[int] = set()
+    while len(ended) < len(found):
+        message = consumer.poll(10)
+        assert message is not None, "the broker does not answer"
+        error, number, offset = message.error(), message.partition(), message.offset()
+        assert number is not None and offset is not None
+        if error is None:
+            found[number].append((offset, message.value() or b""))
+        else:
+            assert error.code() == KafkaError._PARTITION_EOF, error
+            ended.add(number)
+    consumer.close()
+    return found
+
+
+def fired_table(shard: Shard) -> Rows:
+    """The last row of each feature, entity, group and window."""
+    assert shard.options.features_topic is not None
+    topic = replace(shard.kafka, topic=shard.options.features_topic)
+    rows: Rows = {}
+    for records in read_topic(topic).values():
+        add_fired(rows, [value for _, value in records])
+    return rows
+
+
+def match_table(shard: Shard) -> set[str]:
+    assert shard.options.matches_topic is not None
+    topic = replace(shard.kafka, topic=shard.options.matches_topic)
+    found = read_topic(topic).values()
+    return {value.decode() for records in found for _, value in records}
+
+
+def add_fired(rows: Rows, records: Sequence[bytes]) -> None:
+    for record in records:
+        row = json.loads(record)
+        value = row.pop("feature_value")
+        rows[json.dumps(row, sort_keys=True)] = value
+
+
+@dataclass
+class Truth:
+    """What an uninterrupted run makes of a log."""
+
+    fired: Rows
+    matches: set[str]
+    engines: dict[int, Engine]
+
+
+def truth(shard: Shard, logs: Logs) -> Truth:
+    """Apply whole partitions in one go, in memory."""
+    made = Truth({}, set(), {})
+
+    def fired(ones: list[Fired]) -> None:
+        add_fired(made.fired, [value for _, value in encode_fired(ones)])
+
+    def matched(matches: list[Match]) -> None:
+        made.matches.update(value.decode() for _, value in encode_matches(matches))
+
+    for number, records in logs.items():
+        engine = Engine(
+            definitions(),
+            MemoryState(),
+            dedupe_days=shard.options.dedupe_days,
+            watermark_delay_ms=shard.options.watermark_delay_ms,
+            allowed_lateness_ms=shard.options.allowed_lateness_ms,
+            on_fired=fired,
+            on_match=matched,
+        )
+        engine.apply(records)
+        made.engines[number] = engine
+    return made
+
+
+def actions_of(logs: Logs) -> list[str]:
+    """Ids of the actions in a log, as often as they are there."""
+    entries = [json.loads(value) for records in logs.values() for _, value in records]
+    return [entry["event_id"] for entry in entries if entry.get("type") == "x.thanks"]

@@ -1,0 +1,121 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.streaming.shard import Shard, append, definitions, new_shard, read_topic, truth
+from tests.streaming.streams import random_entries
+
+from tactful_streaming import (
+    EmbeddedOnlineStore,
+    FencedError,
+    FencedRedisStore,
+    MemoryState,
+    OnlineStoreLostError,
+    PartitionJob,
+    PartitionView,
+    RedisOnlineStore,
+    read_packed,
+    redis_online,
+)
+
+pytest.importorskip("redis")
+
+
+@pytest.fixture
+def space(redis_url: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    prefix = f"test-{tmp_path.name}-{id(tmp_path)}"
+    yield {"url": redis_url, "prefix": prefix}
+    import redis
+
+    client = redis.Redis.from_url(redis_url)
+    for key in client.scan_iter(f"{prefix}:*"):
+        client.delete(key)
+    client.close()
+
+
+def test_only_the_newest_owner_writes(space: dict[str, Any]) -> None:
+    first = FencedRedisStore(space["url"], 3, prefix=space["prefix"])
+    blobs: dict[str, bytes | None] = {f"u{n}": b"%d" % n for n in range(2_000)}
+    first.put_many(blobs)
+    first.mark(3, 10, previous=None)
+    other_partition = FencedRedisStore(space["url"], 4, prefix=space["prefix"])
+    first.put_many({"u0": None, "u1": b"one"})
+    second = FencedRedisStore(space["url"], 3, prefix=space["prefix"])
+    assert second.marked(3) == 10
+    for late in ({"u1": b"zombie"}, {"u2": None}, {"u3": b"zombie", "u4": None}):
+        with pytest.raises(FencedError, match="another process writes"):
+            first.put_many(late)
+    with pytest.raises(FencedError):
+        first.mark(3, 20, previous=10)
+    assert first.fenced
+    assert not second.fenced
+    with pytest.raises(OnlineStoreLostError):
+        second.mark(3, 30, previous=11)
+    second.mark(3, 30, previous=10)
+    reader = RedisOnlineStore(space["url"], prefix=space["prefix"])
+    assert reader.get_many(["u0", "u1", "u2", "u3", "u4"]) == [None, b"one", b"2", b"3", b"4"]
+    assert reader.marked(3) == 30
+    other_partition.put_many({"w": b"1"})
+    for store in (first, second, other_partition, reader):
+        store.close()
+
+
+def test_a_copy_does_not_go_back_in_time() -> None:
+    copy = EmbeddedOnlineStore(MemoryState())
+    copy.put_many({"u": b"new"})
+    copy.mark(0, 100, previous=None)
+    view = PartitionView(copy, 0, 40, kinds=["user"])
+    assert view.marked(0) == 40
+    view.put_many({"u": b"old"})
+    view.mark(0, 99, previous=40)
+    assert copy.get_many(["u"]) == [b"new"]
+    assert copy.marked(0) == 100
+    with pytest.raises(OnlineStoreLostError, match="caught up"):
+        view.mark(0, 100, previous=99)
+    view.put_many({"u": b"newer"})
+    view.put_many({"i": b"part"}, kind="item")
+    view.mark(0, 100, previous=None)
+    assert view.get_many(["u"]) == [b"newer"]
+    assert view.get_many(["i"], kind="item") == [None]
+    view.check()
+
+
+@pytest.fixture
+def shard(kafka_servers: str, tmp_path: Path) -> Iterator[Shard]:
+    with new_shard(kafka_servers, tmp_path) as made:
+        yield made
+
+
+def test_the_copy_follows_the_owner_through_hosts(
+    shard: Shard, space: dict[str, Any], tmp_path: Path
+) -> None:
+    append(shard, random_entries(8, 2_000))
+    records = read_topic(shard.kafka)[0]
+    online = redis_online(**space)
+    zombie = PartitionJob(0, definitions(), shard.options, online=online)
+    zombie.apply(records[:300])
+    zombie.commit()
+    # Another host begins anew, from the beginning of the log.
+    there = replace(shard.options, data=tmp_path / "elsewhere")
+    owner = PartitionJob(0, definitions(), there, online=online)
+    for begin in range(0, len(records), 100):
+        owner.apply(records[begin : begin + 100])
+        owner.commit()
+    owner.close()
+    zombie.close()
+    reader = RedisOnlineStore(**space)
+    assert reader.marked(0) == records[-1][0] + 1
+    engine = truth(shard, {0: records}).engines[0]
+    keys = [f"u{user}" for user in range(30)]
+    read = 0
+    for key, blob in zip(keys, reader.get_many(keys), strict=True):
+        values = engine.read("user", key, engine.watermark)
+        features = definitions().of_entity("user")
+        if blob is not None:
+            read += 1
+            expected = {feature.name: values[feature.name] for feature in features}
+            assert read_packed(features, blob, engine.watermark) == expected
+    assert read
+    reader.close()

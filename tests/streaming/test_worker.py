@@ -1,0 +1,403 @@
+import contextlib
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.streaming.shard import (
+    Shard,
+    actions_of,
+    append,
+    definitions,
+    fired_table,
+    match_table,
+    new_shard,
+    read_topic,
+    truth,
+)
+from tests.streaming.streams import START, random_entries
+
+from tactful_streaming import (
+    Event,
+    FencedError,
+    Fired,
+    LogError,
+    PartitionJob,
+    PartitionState,
+    StateError,
+    TransactionalProducer,
+    Worker,
+    encode_fired,
+)
+from tactful_streaming.worker import leading
+
+pytest.importorskip("confluent_kafka")
+
+PARTITIONS = 4
+
+
+@pytest.fixture
+def shard(kafka_servers: str, tmp_path: Path) -> Iterator[Shard]:
+    with new_shard(kafka_servers, tmp_path, PARTITIONS) as made:
+        yield made
+
+
+def new_worker(shard: Shard, **options: object) -> Worker:
+    defaults = {"commit_interval_s": 0.05, "batch": 200, "idle_ms": 200, "now": lambda: 0}
+    return Worker(definitions(), shard.options, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def work_to(workers: Sequence[Worker], ends: Mapping[int, int]) -> None:
+    """Let workers take turns until everything before `ends` is applied and committed."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for worker in workers:
+            worker.step()
+        done = {n: job.offset for worker in workers for n, job in worker.jobs.items()}
+        if all(done.get(number, 0) >= end for number, end in ends.items()):
+            for worker in workers:
+                worker.commit()
+            return
+    pytest.fail(f"the workers came to {done}, not to {ends}")
+
+
+def settle(workers: Sequence[Worker], rounds: int = 20) -> None:
+    """Let actions and ticks go round through the log."""
+    for _ in range(rounds):
+        for worker in workers:
+            worker.step()
+            worker.commit()
+
+
+def check(shard: Shard, workers: Sequence[Worker]) -> None:
+    """What came out is what an uninterrupted run makes of the log as it is now."""
+    logs = read_topic(shard.kafka)
+    work_to(workers, {n: records[-1][0] + 1 for n, records in logs.items() if records})
+    expected = truth(shard, logs)
+    assert fired_table(shard) == expected.fired
+    assert match_table(shard) == expected.matches
+    actions = actions_of(logs)
+    assert len(actions) == len(set(actions))
+    assert not any(engine.outbox() for engine in expected.engines.values())
+    compared = 0
+    for worker in workers:
+        for number, job in worker.jobs.items():
+            engine = expected.engines[number]
+            assert job.watermark == engine.watermark
+            for user in range(20):
+                for at in (engine.watermark, engine.watermark + 600_000):
+                    key = f"u{user}"
+                    assert job.engine.read("user", key, at) == engine.read("user", key, at)
+                    compared += 1
+    assert compared
+
+
+# Rows
+
+
+text = st.text(st.characters(codec="utf-8"), max_size=8)
+
+
+@given(
+    st.lists(
+        st.tuples(text, text, st.one_of(st.floats(allow_nan=False, allow_infinity=False), text)),
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_rows_are_json_of_what_fired(cells: list[tuple[str, str, object]], grouped: bool) -> None:
+    keys, groups, values = ([cell[n] for cell in cells] for n in range(3))
+    fired = Fired('née "x"', "user", 1, 2, keys, groups if grouped else None, values)  # type: ignore[arg-type]
+    rows = encode_fired([fired, fired])
+    assert rows[: len(cells)] == rows[len(cells) :]
+    assert len(rows) == 2 * len(cells)
+    for (key, row), (entity, group, value) in zip(rows, cells, strict=False):
+        assert key.decode() == f"{entity}|{group if grouped else ''}"
+        expected = {
+            "feature": 'née "x"',
+            "entity_key": entity,
+            "window_start": 1,
+            "window_end": 2,
+            "feature_value": value,
+        }
+        assert json.loads(row) == expected | ({"group_key": group} if grouped else {})
+
+
+# Alignment
+
+
+@pytest.mark.parametrize(
+    ("watermarks", "idle", "expected"),
+    [
+        ({}, [], set()),
+        ({0: 500, 1: 0}, [], {0}),
+        ({0: 100, 1: 0}, [], set()),
+        ({0: 101, 1: 0, 2: 500}, [], {0, 2}),
+        ({0: 500, 1: 0}, [1], set()),
+        ({0: 500, 1: 0, 2: 390}, [1], {0}),
+        ({0: 500, 1: 0}, [0, 1], set()),
+        ({0: 500, 1: 0}, [0], set()),
+    ],
+)
+def test_the_leading_wait(watermarks: dict[int, int], idle: list[int], expected: set[int]) -> None:
+    assert leading(watermarks, idle, 100) == expected
+
+
+# State
+
+
+def test_a_state_has_one_owner(tmp_path: Path) -> None:
+    first = PartitionState(tmp_path / "p")
+    with pytest.raises(StateError, match="another process has this state open"):
+        PartitionState(tmp_path / "p", patience_s=0)
+    waited = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        first.close()
+
+    second = PartitionState(tmp_path / "p", sleep=sleep)
+    assert len(waited) == 1
+    first.close()
+    with pytest.raises(StateError, match="another process"):
+        PartitionState(tmp_path / "p", patience_s=0)
+    second.close()
+
+
+def test_a_damaged_state_is_refused_and_released(tmp_path: Path) -> None:
+    (tmp_path / "p" / "state").mkdir(parents=True)
+    (tmp_path / "p" / "state" / "CURRENT").write_text("nonsense")
+    for _ in range(2):
+        with pytest.raises(StateError, match="cannot be opened"):
+            PartitionState(tmp_path / "p", patience_s=0)
+
+
+# Producer
+
+
+def test_a_former_owner_is_shut_out(kafka_servers: str, shard: Shard) -> None:
+    topic = shard.options.features_topic
+    assert topic is not None
+    first = TransactionalProducer(shard.kafka, f"owner-{topic}")
+    first.write(topic, [(b"k", b"1")])
+    first.commit()
+    first.commit()
+    first.write(topic, [(b"k", b"2")])
+    second = TransactionalProducer(shard.kafka, f"owner-{topic}")
+    second.write(topic, [(b"k", b"3"), (b"", b"4")])
+    assert second.append(shard.kafka.topic, [b"a", b"b"], 1) == 1
+    with pytest.raises(FencedError, match="another process has taken over"):
+        for _ in range(100):
+            first.write(topic, [(b"k", b"5")])
+            first.commit()
+    first.close()
+    second.close()
+    found = read_topic(replace(shard.kafka, topic=topic)).values()
+    values = {value for records in found for _, value in records}
+    # Not every broker hides what was in a transaction that was given up.
+    assert values - {b"2"} == {b"1", b"3", b"4"}
+    assert read_topic(shard.kafka)[1] == [(0, b"a"), (1, b"b")]
+
+
+# Workers
+
+
+def test_one_worker_computes_what_an_uninterrupted_run_does(shard: Shard) -> None:
+    worker = new_worker(shard)
+    work_to([worker], append(shard, random_entries(1, 3_000)))
+    settle([worker])
+    check(shard, [worker])
+    progress = worker.progress()
+    assert {*progress.partitions} == {*range(PARTITIONS)}
+    assert progress.actions > 0
+    assert progress.late > 0
+    assert all(it.committed == it.offset for it in progress.partitions.values())
+    worker.close()
+
+
+def test_workers_join_and_leave(shard: Shard) -> None:
+    entries = random_entries(2, 4_000)
+    first = new_worker(shard)
+    work_to([first], append(shard, entries[:1_500]))
+    second = new_worker(shard)
+    ends = append(shard, entries[1_500:3_000])
+    until = time.monotonic() + 30
+    while not len(first.jobs) == len(second.jobs) == 2:
+        first.step()
+        second.step()
+        assert time.monotonic() < until, "the partitions were not shared"
+    work_to([first, second], ends)
+    first.close()
+    work_to([second], append(shard, entries[3_000:]))
+    assert len(second.jobs) == PARTITIONS
+    settle([second])
+    check(shard, [second])
+    second.close()
+
+
+def test_what_was_not_committed_is_computed_again(shard: Shard) -> None:
+    """A worker dies again and again, at any point between two commits."""
+    rng = random.Random(3)
+    ends = append(shard, random_entries(3, 2_000))
+    for _ in range(3):
+        worker = new_worker(shard, batch=60, commit_interval_s=1e9)
+        until, entries = time.monotonic() + 30, rng.randrange(300, 700)
+        while worker.progress().entries < entries:
+            worker.step()
+            if rng.random() < 0.2:
+                worker.commit()
+            assert time.monotonic() < until
+        worker.abandon()
+    worker = new_worker(shard)
+    work_to([worker], ends)
+    settle([worker])
+    check(shard, [worker])
+    worker.close()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["checkpoint", "replay"])
+def test_another_host_goes_on(shard: Shard, tmp_path: Path, shared: bool) -> None:
+    here = shard
+    if shared:
+        here = replace(shard, options=replace(shard.options, checkpoints=tmp_path / "shared"))
+    entries = random_entries(4, 2_000)
+    first = new_worker(here, checkpoint_interval_s=0)
+    work_to([first], append(here, entries[:1_000]))
+    settle([first], 2)
+    first.close()
+    there = replace(here, options=replace(here.options, data=tmp_path / "elsewhere"))
+    begun = []
+    for number in range(PARTITIONS):
+        job = PartitionJob(number, definitions(), there.options)
+        begun.append(job.offset)
+        job.close()
+    assert all(offset > 0 for offset in begun) == shared
+    second = new_worker(there)
+    work_to([second], append(there, entries[1_000:]))
+    settle([second])
+    check(there, [second])
+    second.close()
+    if shared:
+        folders = [*(tmp_path / "shared").iterdir()]
+        assert len(folders) == PARTITIONS
+        assert all(len([*folder.iterdir()]) <= 2 for folder in folders)
+
+
+def test_a_state_that_is_further_than_the_checkpoint_is_kept(tmp_path: Path, shard: Shard) -> None:
+    options = replace(shard.options, checkpoints=tmp_path / "shared")
+    append(shard, random_entries(5, 600))
+    records = read_topic(shard.kafka)[0]
+    job = PartitionJob(0, definitions(), options)
+    job.apply(records[:50])
+    job.commit()
+    job.checkpoint()
+    job.apply(records[50:90])
+    job.commit()
+    job.close()
+    again = PartitionJob(0, definitions(), options)
+    assert again.offset == 90
+    again.close()
+
+
+def test_a_zombie_cannot_write(shard: Shard, tmp_path: Path) -> None:
+    """A process that was asleep while its partition moved to another host, wakes up."""
+    append(shard, random_entries(6, 2_000))
+    records = read_topic(shard.kafka)[0]
+    zombie = PartitionJob(0, definitions(), shard.options)
+    zombie.apply(records[:100])
+    zombie.commit()
+    zombie.apply(records[100:])
+    there = replace(shard.options, data=tmp_path / "elsewhere")
+    owner = PartitionJob(0, definitions(), there)
+    with pytest.raises(LogError):
+        zombie.commit()
+    zombie.close()
+    owner.apply(records)
+    owner.commit()
+    with reopened_state(shard.options.data / "partitions" / f"{shard.kafka.topic}-0") as reopened:
+        assert reopened.offset == 100
+    owner.close()
+
+
+@contextlib.contextmanager
+def reopened_state(folder: Path) -> Iterator[PartitionState]:
+    state = PartitionState(folder)
+    yield state
+    state.close()
+
+
+def test_silence_lets_the_clock_into_the_log(shard: Shard) -> None:
+    """What waits for time to pass happens although no event comes."""
+    clock = START + 10_000
+    worker = new_worker(shard, now=lambda: clock)
+    view = Event(event_id="v", type="view", timestamp=START, user_id="u1", item_id="i")
+    ends = append(shard, [view])
+    work_to([worker], ends)
+    settle([worker], 10)
+    assert worker.progress().ticks == 0
+    clock = START + 3_600_000
+    until = time.monotonic() + 30
+    while not worker.progress().ticks:
+        settle([worker], 1)
+        assert time.monotonic() < until
+    check(shard, [worker])
+    views = [value for row, value in fired_table(shard).items() if '"views"' in row]
+    assert views == [1, 1, 1, 1, 1]
+    assert worker.progress().ticks == 1
+    worker.close()
+
+
+def test_a_leading_partition_waits(shard: Shard) -> None:
+    """One partition is a day ahead of another one, which is not idle."""
+    entries = [
+        Event(
+            event_id=f"e{n}",
+            type="view",
+            timestamp=START + n * 1_000 * (n % 2),
+            user_id=f"u{n % 2}",
+        )
+        for n in range(4_000)
+    ]
+    ends = append(shard, entries)
+    ahead, behind = (shard.log.partition_of(f"u{user}") for user in (1, 0))
+    assert ahead != behind
+    worker = new_worker(shard, batch=100, alignment_ms=60_000, commit_interval_s=60)
+    paused = done = False
+    until = time.monotonic() + 30
+    while not done:
+        worker.step()
+        partitions = worker.progress().partitions
+        if partitions and partitions[ahead].paused:
+            paused |= not partitions[behind].paused
+        done = len(partitions) == PARTITIONS and all(
+            partitions[number].offset >= end for number, end in ends.items()
+        )
+        assert time.monotonic() < until, "the leading partition waits for ever"
+    assert paused
+    worker.close()
+
+
+def test_a_worker_stops_when_told(shard: Shard) -> None:
+    stop = threading.Event()
+    seen = []
+    worker = new_worker(shard)
+    append(shard, random_entries(7, 500))
+
+    def progress(done: object) -> None:
+        seen.append(done)
+        if len(worker.jobs) == PARTITIONS and worker.progress().entries >= 500:
+            stop.set()
+
+    worker.run(stop.is_set, progress)
+    assert seen
+    worker.close()
+    for number in range(PARTITIONS):
+        job = PartitionJob(number, definitions(), shard.options)
+        assert job.engine.watermark > 0
+        job.close()
