@@ -288,7 +288,7 @@ class MergedLog:
             if message.error() is not None:
                 self._on_message_error(message)
             elif self._bounded and message.offset() >= self._bounds[number][1]:
-                self._at_end.add(number)
+                self._find_end(number, self._bounds[number][1])
             else:
                 self._queue(number, message.offset(), message.value() or b"")
         if self._problem is not None:
@@ -312,6 +312,13 @@ class MergedLog:
         if self._bounded and offset + 1 >= self._bounds[number][1]:
             self._at_end.add(number)
 
+    def _find_end(self, number: int, offset: int) -> None:
+        """Note where a partition ends: what lies between its last record and there is no record."""
+        self._at_end.add(number)
+        self._came[number] = max(self._came[number], offset)
+        if not self._queues[number]:
+            self._reached[number] = self._came[number]
+
     def _take(self, limit: int) -> list[tuple[int, bytes]]:
         """The next records, in the order of event time, as far as that is certain."""
         if self._is_ready():
@@ -334,6 +341,7 @@ class MergedLog:
             del heads[number]
             if number not in self._at_end:
                 break
+            self._reached[number] = self._came[number]
         return records
 
     def _has_waited_enough(self) -> bool:
@@ -352,7 +360,7 @@ class MergedLog:
     def _on_message_error(self, message: Any) -> None:
         error, number = message.error(), message.partition()
         if error.code() == self._kafka.KafkaError._PARTITION_EOF:
-            self._at_end.add(number)
+            self._find_end(number, message.offset())
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
             self._problem = OffsetError(
                 f"partition {number} of topic {self._settings.topic!r} does not hold offset "

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from types import MappingProxyType
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -16,8 +17,8 @@ from tactful_streaming import Event
 class EmptyLog:
     """A log to which nobody writes."""
 
-    reached: Offsets = {0: 0}
-    ends: Offsets = {0: 0}
+    reached: Offsets = MappingProxyType({0: 0})
+    ends: Offsets = MappingProxyType({0: 0})
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         return []

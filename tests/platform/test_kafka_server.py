@@ -1,0 +1,355 @@
+"""The server on Kafka, alone and with workers and Redis: its promises, and outages of either."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.platform.support import Live, build, now_ms, view, wait_until
+from tests.streaming.brokers import Broker, Proxy, broker_behind_proxy, running_broker, topic_name
+from tests.streaming.redis_server import RedisServer
+
+from tactful.config import LogSettings, OnlineSettings, Settings
+from tactful.connections import kafka_settings, open_redis
+from tactful.errors import StorageError
+from tactful.followed import MergedLog
+from tactful.problems import ProblemError
+from tactful.service import Platform
+from tactful.shared_features import SharedFeatures, own_definitions
+from tactful_streaming import (
+    Engine,
+    Event,
+    FencedError,
+    Item,
+    JobOptions,
+    MemoryState,
+    OnlineStoreError,
+    Worker,
+    decode_entry,
+    encode_entry,
+    load_definitions,
+    redis_online,
+)
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    with running_broker() as running:
+        yield running
+
+
+def on_kafka(settings: Settings, servers: str, **changes: Any) -> Settings:
+    log = LogSettings(
+        kind="kafka", brokers=servers, topic=topic_name(), consumer_threads=2, linger_ms=5
+    )
+    return replace(settings, log=replace(log, **changes))
+
+
+@pytest.fixture
+def kafka(settings: Settings, broker: Broker) -> Settings:
+    """Settings of a server that computes everything itself, from a topic of its own."""
+    return on_kafka(settings, broker.servers)
+
+
+def people(count: int) -> list[str]:
+    return [f"u{number}" for number in range(count)]
+
+
+def post(live: Live, events: list[dict[str, Any]]) -> Any:
+    answer = live.http.post("/v1/events", json=events)
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def records(settings: Settings, count: int) -> list[bytes]:
+    """What the topic holds, once there are so many records."""
+    with contextlib.closing(MergedLog(kafka_settings(settings.log), 4)) as log:
+        found: list[bytes] = []
+        until = time.monotonic() + 20
+        while len(found) < count and time.monotonic() < until:
+            found += [payload for _, payload in log.read(len(found), 1000)]
+        return found + [payload for _, payload in log.read(len(found), 1000)]
+
+
+def test_you_read_your_own_writes_from_every_partition(kafka: Settings) -> None:
+    with Live(Platform.open(kafka, build)) as live:
+        live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}])
+        for number in range(1, 6):
+            answer = post(live, [view(number, user) for user in people(9)])
+            assert answer["accepted"] == 9
+            for user in people(9):
+                assert live.views(user, answer["position"]) == number
+        shown = live.http.post("/v1/recommend", json={"user_id": "u1"}).json()
+        assert {item["item_id"] for item in shown["items"]} == {"a", "b"}
+        assert live.http.get("/readyz").status_code == 200
+
+    found = records(kafka, 93)
+    kinds = Counter(getattr(decode_entry(payload), "type", "item") for payload in found)
+    assert kinds == {"item": 2, "view": 45, "impression": 46}
+    assert all(payload.startswith(b"{") for payload in found), "others read it, too"
+
+
+def test_a_restart_goes_on_where_each_partition_was(kafka: Settings) -> None:
+    batch = [view(number, user) for number in range(20) for user in people(7)]
+    with Live(Platform.open(kafka, build)) as live:
+        first = post(live, batch)
+    with Live(Platform.open(kafka, build)) as live:
+        offset = live.platform.engine.offset
+        again = post(live, batch)
+        assert (again["accepted"], again["duplicates"]) == (0, len(batch))
+        assert live.views("u3", first["position"]) == 20
+        assert offset >= len(batch), "nothing was read again"
+        new = post(live, [view(20, user) for user in people(7)])
+        assert all(live.views(user, new["position"]) == 21 for user in people(7))
+
+
+def test_a_state_of_another_topic_is_refused(kafka: Settings) -> None:
+    with Live(Platform.open(kafka, build)) as live:
+        live.views("u", post(live, [view(1)])["position"])
+    other = replace(kafka, log=replace(kafka.log, topic=topic_name()))
+
+    with pytest.raises(StorageError, match="--rebuild"):
+        Platform.open(other, build)
+    Platform.open(other, build, rebuild=True).close()
+
+
+@pytest.mark.parametrize("position", ["1:", "a", "99:1", 3, "0:1,"])
+def test_a_position_that_nobody_was_given_is_refused(kafka: Settings, position: Any) -> None:
+    with Live(Platform.open(kafka, build)) as live:
+        answer = live.http.post("/v1/recommend", json={"user_id": "u", "after": position})
+        assert (answer.status_code, answer.json()["field"]) == (422, "$.after")
+
+
+@pytest.fixture
+def proxied(settings: Settings) -> Iterator[tuple[Settings, Proxy]]:
+    with broker_behind_proxy() as (broker, proxy):
+        yield on_kafka(settings, broker.servers), proxy
+
+
+def test_while_no_broker_answers_events_are_refused_and_then_taken_again(
+    proxied: tuple[Settings, Proxy],
+) -> None:
+    settings, proxy = proxied
+    with Live(Platform.open(settings, build)) as live:
+        before = post(live, [view(1)])
+        assert live.views("u", before["position"]) == 1
+        proxy.cut()
+        wait_until(lambda: live.platform.backend.problem() is not None, 60)
+
+        refused = live.http.post("/v1/events", json=[view(2)])
+
+        assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
+        assert "tactful_log_unreachable 1.0" in live.http.get("/metrics").text
+        assert live.http.get("/readyz").json()["checks"]["log"]
+        proxy.restore()
+        wait_until(lambda: live.http.post("/v1/events", json=[view(2)]).status_code == 202, 60)
+        after = post(live, [view(3)])
+        assert live.views("u", after["position"]) == 3
+
+
+def test_what_is_spooled_while_no_broker_answers_counts_once_it_does(
+    proxied: tuple[Settings, Proxy],
+) -> None:
+    settings, proxy = proxied
+    settings = replace(settings, log=replace(settings.log, on_outage="spool"))
+    with Live(Platform.open(settings, build)) as live:
+        post(live, [view(1)])
+        proxy.cut()
+        wait_until(lambda: live.platform.backend.problem() is not None, 60)
+        for number in range(2, 7):
+            assert post(live, [view(number)])["position"] == ""
+        assert post(live, [view(6)])["accepted"] == 1, "counted once all the same"
+        proxy.restore()
+        wait_until(lambda: live.platform.backend.spooled() == 0, 60)
+        after = post(live, [view(7)])
+        wait_until(lambda: live.views("u", after["position"]) == 7)
+
+
+class Workers(threading.Thread):
+    """A worker in a thread of this process, begun anew when it ends, as a service manager does."""
+
+    def __init__(self, settings: Settings, url: str, data: Path) -> None:
+        super().__init__(daemon=True)
+        self._settings = settings
+        self._url = url
+        self._data = data
+        self._told = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        definitions = load_definitions(self._settings.features)
+        kafka = kafka_settings(self._settings.log)
+        online = redis_online(self._url, tag=definitions.fingerprint[:16])
+        options = JobOptions(kafka=kafka, data=self._data, group=self._settings.log.topic)
+        while not self._told.is_set():
+            with contextlib.suppress(FencedError, OnlineStoreError):
+                worker = Worker(definitions, options, online=online, commit_interval_s=0.01)
+                with contextlib.closing(worker):
+                    worker.run(self._told.is_set)
+
+    def stop(self) -> None:
+        self._told.set()
+        self.join(30)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+def test_people_are_read_from_redis_where_workers_put_them(
+    kafka: Settings, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
+    settings = replace(
+        kafka,
+        online=OnlineSettings(kind="redis"),
+        server=replace(kafka.server, after_wait_s=20),
+    )
+    with Live(Platform.open(settings, build)) as live:
+        worker = Workers(settings, redis.url, tmp_path / "worker")
+        try:
+            for number in range(1, 4):
+                answer = post(live, [view(number, user) for user in people(9)])
+                for user in people(9):
+                    assert live.views(user, answer["position"]) == number
+            features = live.http.get("/v1/users/u2/features").json()
+            assert features["features"]["by_category"] == {"kitchen": 3.0}
+
+            redis.kill()
+            wait_until(
+                lambda: live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 503
+            )
+            refused = live.http.post("/v1/recommend", json={"user_id": "u"})
+            assert refused.json()["code"] == "not_ready"
+            assert int(refused.headers["retry-after"]) >= 1
+            assert live.http.post("/v1/recommend", json={}).status_code == 200
+            assert live.http.get("/readyz").json()["checks"]["online"]
+            accepted = post(live, [view(4, user) for user in people(9)])
+
+            redis.start()  # empty: the worker puts everything again
+            wait_until(
+                lambda: live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
+            )
+            wait_until(
+                lambda: all(live.views(user, accepted["position"]) == 4 for user in people(9)), 30
+            )
+        finally:
+            worker.stop()
+
+
+def test_after_waits_for_the_worker_but_not_for_ever(
+    kafka: Settings, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
+    settings = replace(
+        kafka,
+        online=OnlineSettings(kind="redis"),
+        server=replace(kafka.server, after_wait_s=0.3),
+    )
+    with Live(Platform.open(settings, build)) as live:
+        position = post(live, [view(1)])["position"]
+
+        late = live.http.post("/v1/recommend", json={"user_id": "u", "after": position})
+
+        assert (late.status_code, late.json()["code"]) == (503, "not_caught_up")
+
+
+CONTRACT = """
+- {name: views, entity: user, event: view, aggregate: count, window: {size: 1h, slide: 5m}}
+- {name: kinds, entity: user, event: view, aggregate: count, group_by: category,
+   window: {size: 1d, slide: 1h}}
+- {name: seen, entity: session, event: view, aggregate: last_n, of: item_id, n: 3}
+- {name: sold, entity: item, event: view, aggregate: count, window: {size: 1d, slide: 1h}}
+- {name: heat, entity: category, event: view, aggregate: count, window: {size: 1d, slide: 1h}}
+"""
+
+
+def test_both_sources_of_features_answer_alike(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
+    definitions = load_definitions(CONTRACT)
+    online = open_redis(OnlineSettings(kind="redis"), definitions)
+    whole = Engine(definitions, MemoryState(), online=online)
+    own = Engine(own_definitions(definitions), MemoryState())
+    start = now_ms()
+    entries = [Item(item_id=f"i{n}", timestamp=start, category=f"c{n % 2}") for n in range(4)]
+    log = [encode_entry(item) for item in entries] + [
+        encode_entry(
+            Event(
+                event_id=str(n),
+                type="view",
+                timestamp=start + n * 1000,
+                user_id=f"u{n % 3}",
+                session_id=f"s{n % 5}",
+                item_id=f"i{n % 4}",
+            )
+        )
+        for n in range(100)
+    ]
+    for engine in (whole, own):
+        engine.apply(list(enumerate(log)))
+        engine.commit()
+    shared = SharedFeatures(own, definitions, online)
+
+    at = start + 2 * 3_600_000
+    for entity, key in (
+        ("user", "u1"),
+        ("user", "nobody"),
+        ("session", "s4"),
+        ("item", "i2"),
+        ("category", "c1"),
+    ):
+        for moment in (start + 100_000, at):
+            assert shared.read(entity, key, moment) == whole.read(entity, key, moment)
+    for entity, keys, names in (
+        ("user", ["u0", "nobody", "u2"], ["views"]),
+        ("item", ["i0", "i9"], ["sold"]),
+    ):
+        assert (
+            shared.read_columns(entity, keys, names, at)
+            == whole.read_columns(entity, keys, names, at)
+        ).all()
+    assert shared.items == whole.items
+    assert (shared.items_version, shared.watermark) == (whole.items_version, whole.watermark)
+    assert shared.marks([0]) == {0: len(log)}
+    assert shared.definitions.fingerprint == whole.definitions.fingerprint
+    shared.close()
+
+
+def test_a_store_that_does_not_answer_is_not_asked_again_at_once() -> None:
+    definitions = load_definitions(CONTRACT)
+    asked = 0
+
+    class Away:
+        def get_many(self, keys: Any, *, kind: str = "user") -> Any:
+            nonlocal asked
+            asked += 1
+            raise OnlineStoreError("away")
+
+    now = 0.0
+    shared = SharedFeatures(
+        Engine(own_definitions(definitions), MemoryState()),
+        definitions,
+        Away(),  # type: ignore[arg-type]
+        clock=lambda: now,
+    )
+    for _ in range(5):
+        with pytest.raises(ProblemError):
+            shared.read("user", "u", 0)
+    assert asked == 1
+    now = 1.5
+    with pytest.raises(ProblemError):
+        shared.read("user", "u", 0)
+    assert asked == 2
