@@ -24,6 +24,7 @@ from tactful.flink_cli import flink
 from tactful.model_cli import demo, models, train
 from tactful.rules_cli import rules
 from tactful.sink_cli import sink
+from tactful.worker_cli import worker
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,7 +91,7 @@ def main() -> None:
     """Real-time personalisation that does not hold people's data hostage."""
 
 
-for _command in (train, models, demo, features, rules, sink, flink):
+for _command in (train, models, demo, features, rules, worker, sink, flink):
     main.add_command(_command)
 
 

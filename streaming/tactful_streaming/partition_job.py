@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tactful_streaming.actions import emitted_types
+from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions import Definitions
 from tactful_streaming.engine import Applied, Engine
 from tactful_streaming.entries import Entry, Tick, encode_entry
@@ -79,7 +80,8 @@ class PartitionJob:
             definitions: what to compute.
             options: where and how.
             online: opens the copy for processes that serve.
-            cleaner: judges each event before it counts; of this partition alone.
+            cleaner: judges each event before it counts; of this partition alone. What it sets
+                aside is kept beside the state.
 
         Raises:
             StateError: if the state is damaged, or a process on this host keeps it.
@@ -88,16 +90,21 @@ class PartitionJob:
         self._number = number
         self._options = options
         name = f"{options.kafka.topic}-{number}"
+        folder = options.data / "partitions" / name
         checkpoints = None if options.checkpoints is None else options.checkpoints / name
         self._state = PartitionState(
-            options.data / "partitions" / name,
+            folder,
             checkpoints=checkpoints,
             patience_s=options.patience_s,
         )
         self._online: PartitionView | None = None
         self._producer: TransactionalProducer | None = None
+        self._dead_letters: DeadLetters | None = None
+        self._refused: list[DeadLetter] = []
         self.rows = 0
         try:
+            if cleaner is not None:
+                self._dead_letters = DeadLetters.open(folder / "dead-letters")
             self._producer = TransactionalProducer(options.kafka, f"{options.group}.{name}")
             if online is not None:
                 self._online = online(number, self._state.store, self._state.offset)
@@ -113,6 +120,7 @@ class PartitionJob:
                 memory_bytes=options.memory_bytes,
                 on_fired=self._fired if options.features_topic is not None else None,
                 on_match=self._matched if options.matches_topic is not None else None,
+                on_dead_letter=self._refused.extend if cleaner is not None else None,
             )
             self._end = self._find_end() if emitted_types(definitions) else 0
         except BaseException:
@@ -159,6 +167,9 @@ class PartitionJob:
         if self._engine.offset != self._committed:
             assert self._producer is not None
             self._producer.commit()
+            if self._dead_letters is not None:
+                self._dead_letters.add(self._refused)
+                self._refused.clear()
             self._engine.commit()
             if self._online is not None:
                 self._online.check()
@@ -221,6 +232,8 @@ class PartitionJob:
                 self._producer.close()
             if self._online is not None:
                 self._online.close()
+            if self._dead_letters is not None:
+                self._dead_letters.close()
         finally:
             self._state.close()
 

@@ -1,0 +1,301 @@
+"""``tactful worker``: computes features on a share of the log's partitions, beside its like."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tactful.config import Settings, load_settings, secret
+from tactful.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from tactful_streaming import Definitions, Worker, WorkerProgress
+
+logger = logging.getLogger(__name__)
+
+FENCED = 75
+"""Exit code that asks to be started again: this process was silent for too long."""
+
+_FRESH_S = 0.01
+_SHOW_S = 1.0
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@click.option("--threads", type=click.IntRange(1, 256), help="Members this process is.")
+@click.option("--fired-topic", help="Topic for windows that fire.")
+@click.option("--matches-topic", help="Topic for matches of sequences and pairs of joins.")
+@click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, one object a line.")
+def worker(
+    config: Path | None,
+    data: Path | None,
+    threads: int | None,
+    fired_topic: str | None,
+    matches_topic: str | None,
+    idle_exit: float | None,
+    as_json: bool,
+) -> None:
+    """Compute features on a share of the log in Kafka, until SIGTERM or Ctrl-C.
+
+    Start as many as there are cores, on any number of hosts: they share the partitions, and the
+    others go on with those of one that ends or dies. Exit code 75 means: start it again.
+    """
+    settings = load_settings(
+        config,
+        overrides={
+            "storage.data": data,
+            "worker.threads": threads,
+            "worker.fired_topic": fired_topic,
+        },
+    )
+    if settings.log.kind != "kafka":
+        raise ConfigError('log.kind is "embedded": workers share the partitions of a log in Kafka')
+    from tactful import logs
+    from tactful_streaming import (
+        FencedError,
+        LogError,
+        OnlineStoreError,
+        StreamingError,
+        load_definitions,
+    )
+
+    logs.configure(settings.logging)
+    definitions = load_definitions(settings.features)
+    try:
+        make = _prepare(settings, definitions, matches_topic)
+        crew = _Crew(settings.worker.threads, make)
+    except (LogError, OnlineStoreError) as error:
+        raise StorageError(str(error)) from error
+    metrics = _serve_metrics(settings)
+    last, since, shown = None, time.monotonic(), False
+    with _Signals(crew.stop):
+        while crew.wait(_SHOW_S):
+            progress = crew.progress()
+            if metrics is not None:
+                metrics(progress)
+            changed = progress != last
+            if changed:
+                last, since = progress, time.monotonic()
+            if changed or not shown:
+                _show(progress, as_json)
+                shown = True
+            if idle_exit is not None and time.monotonic() - since >= idle_exit:
+                crew.stop()
+    _show(crew.progress(), as_json)
+    if isinstance(crew.failure, FencedError):
+        click.echo(f"tactful: {crew.failure}", err=True)
+        sys.exit(FENCED)
+    if isinstance(crew.failure, StreamingError):
+        raise StorageError(str(crew.failure)) from crew.failure
+    if crew.failure is not None:
+        raise crew.failure
+
+
+class _Crew:
+    """Members of the group, each in a thread of its own; when one fails, all stop."""
+
+    def __init__(self, count: int, make: Callable[[int], Worker]) -> None:
+        self.failure: BaseException | None = None
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._progress: dict[int, WorkerProgress] = {}
+        self._threads = [
+            threading.Thread(target=self._run, args=(number, make), name=f"worker-{number}")
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait; whether anybody is still at work."""
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(until - time.monotonic(), 0.0))
+        return any(thread.is_alive() for thread in self._threads)
+
+    def progress(self) -> list[WorkerProgress]:
+        with self._lock:
+            return [progress for _, progress in sorted(self._progress.items())]
+
+    def _run(self, number: int, make: Callable[[int], Worker]) -> None:
+        def progress(done: WorkerProgress) -> None:
+            with self._lock:
+                self._progress[number] = done
+
+        worker: Worker | None = None
+        try:
+            worker = make(number)
+            worker.run(self._stopping.is_set, progress)
+            worker.close()
+        except BaseException as error:
+            logger.exception("a worker stops")
+            self.failure = self.failure or error
+            if worker is not None:
+                worker.abandon()
+        finally:
+            self._stopping.set()
+
+
+def _prepare(
+    settings: Settings, definitions: Definitions, matches_topic: str | None
+) -> Callable[[int], Worker]:
+    """Make the topics, and what makes a member of the group."""
+    from tactful.connections import kafka_settings, make_topic, online_tag
+    from tactful_streaming import JobOptions, Worker, load_rules, redis_online
+
+    kafka = kafka_settings(settings.log)
+    make_topic(settings.log, kafka)
+    fired_topic = settings.worker.fired_topic or None
+    for topic in filter(None, (fired_topic, matches_topic)):
+        make_topic(settings.log, replace(kafka, topic=topic))
+    online = None
+    if settings.online.kind == "redis":
+        if settings.online.cluster:
+            raise ConfigError(
+                "online.cluster: workers write to one Redis, which can tell a former owner of a "
+                "partition from the present one; a cluster cannot"
+            )
+        url = secret("online.url_env", settings.online.url_env)
+        assert url is not None
+        online = redis_online(
+            url,
+            prefix=settings.online.prefix,
+            tag=online_tag(definitions),
+            ttl_s=settings.online.ttl_days * 86_400 or None,
+        )
+    share = settings.worker
+    options = JobOptions(
+        kafka=kafka,
+        data=settings.storage.data,
+        group=share.group,
+        features_topic=fired_topic,
+        matches_topic=matches_topic,
+        checkpoints=None if share.checkpoints == Path() else share.checkpoints,
+        dedupe_days=settings.engine.dedupe_days,
+        watermark_delay_ms=settings.engine.watermark_delay_ms,
+        allowed_lateness_ms=settings.engine.allowed_lateness_ms,
+        memory_bytes=settings.engine.memory_mb * 1024 * 1024 or None,
+    )
+    rules = settings.engine.rules
+
+    def make(number: int) -> Worker:
+        return Worker(
+            definitions,
+            options,
+            online=online,
+            cleaner=None if rules == Path() else lambda: load_rules(rules),
+            # What Redis shows is as old as the last commit.
+            commit_interval_s=_FRESH_S if online is not None else settings.engine.commit_ms / 1000,
+            checkpoint_interval_s=share.checkpoint_s,
+            idle_ms=round(share.idle_s * 1000),
+            alignment_ms=share.lead_ms,
+            instance=f"{share.instance}-{number}" if share.instance else None,
+        )
+
+    return make
+
+
+@dataclass(frozen=True)
+class _Gauges:
+    """Metrics of a worker process; labels are numbers of partitions and names of counts."""
+
+    counts: Any
+    lag: Any
+    behind: Any
+    watermark: Any
+
+    def __call__(self, crew: Sequence[WorkerProgress]) -> None:
+        for name, value in _counts(crew).items():
+            self.counts.labels(name).set(value)
+        for gauge in (self.lag, self.behind, self.watermark):
+            gauge.clear()
+        for number, at in _partitions(crew).items():
+            self.lag.labels(number).set(at["records"])
+            self.behind.labels(number).set(at["behind_ms"] / 1000)
+            self.watermark.labels(number).set(at["watermark"] / 1000)
+
+
+def _serve_metrics(settings: Settings) -> _Gauges | None:
+    if not settings.worker.metrics_port:
+        return None
+    from prometheus_client import CollectorRegistry, Gauge, start_http_server
+
+    registry = CollectorRegistry()
+    made = _Gauges(
+        Gauge("tactful_worker_count", "What this worker has done", ["what"], registry=registry),
+        Gauge("tactful_worker_lag_records", "Records to read", ["partition"], registry=registry),
+        Gauge(
+            "tactful_worker_behind_seconds",
+            "Age of the newest record read, while more wait",
+            ["partition"],
+            registry=registry,
+        ),
+        Gauge(
+            "tactful_worker_watermark_seconds",
+            "Event time reached, seconds since the epoch",
+            ["partition"],
+            registry=registry,
+        ),
+    )
+    host, port = settings.worker.metrics_host, settings.worker.metrics_port
+    try:
+        start_http_server(port, host, registry)
+    except OSError as error:
+        raise StorageError(f"worker.metrics_port: {host}:{port}: {error.strerror}") from error
+    return made
+
+
+def _counts(crew: Sequence[WorkerProgress]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for progress in crew:
+        for name, value in asdict(progress).items():
+            if name != "partitions":
+                totals[name] = totals.get(name, 0) + value
+    return totals
+
+
+def _partitions(crew: Sequence[WorkerProgress]) -> dict[int, Mapping[str, Any]]:
+    return {number: asdict(at) for progress in crew for number, at in progress.partitions.items()}
+
+
+def _show(crew: Sequence[WorkerProgress], as_json: bool) -> None:
+    counts, partitions = _counts(crew), _partitions(crew)
+    if as_json:
+        click.echo(json.dumps({**counts, "partitions": partitions}))
+        return
+    lag = sum(at["records"] for at in partitions.values())
+    click.echo(
+        f"{len(partitions)} partitions, {counts.get('entries', 0)} entries applied, {lag} to read, "
+        f"{counts.get('rows', 0)} rows written, {counts.get('actions', 0)} actions"
+    )
+
+
+class _Signals:
+    """SIGTERM and SIGINT call `stop` while the context lasts."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, lambda *_: self._stop())
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
