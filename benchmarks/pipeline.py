@@ -21,6 +21,7 @@ from benchmarks.figures import Figure, main
 from tactful.client import Client
 from tactful.datasets import Replay, completejourney
 from tactful.errors import Busy, ConnectionFailed
+from tactful.positions import Position
 
 _ROOT = Path(__file__).resolve().parents[1]
 _BATCH = 500
@@ -154,8 +155,8 @@ def _await_ready(client: Client) -> None:
             time.sleep(0.005)
 
 
-def _post(client: Client, replay: Replay, start: int, end: int) -> int:
-    position = 0
+def _post(client: Client, replay: Replay, start: int, end: int) -> Position:
+    position: Position = 0
     for first in range(start, end, _BATCH):
         last = min(first + _BATCH, end)
         position = client.events(replay.events(first, last)).position

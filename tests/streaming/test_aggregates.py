@@ -368,6 +368,16 @@ def test_windows_fire_as_the_watermark_passes_and_again_when_they_change(
     check_fired(seed, texts, lateness, delay)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_many_at_once_over_longer_streams(seed: int) -> None:
+    rng = random.Random(seed)
+    lateness, delay = rng.choice([0, 1, 90_000, 15 * MINUTE]), rng.choice([0, 30_000])
+    check(seed, rng.sample(every_text(), 12), lateness, delay, count=800)
+    check_fired(seed, rng.sample(every_text(bounded=False), 12), lateness, delay)
+    check_fired(seed, rng.sample(every_text(), 12), 0, delay)
+
+
 def test_features_of_one_source_share_a_store_and_its_panes() -> None:
     texts = [
         "- {name: a, entity: user, event: view, aggregate: count, window: {size: 5m, slide: 1m}}\n",

@@ -6,7 +6,7 @@ compute is left out, and why has to be one of the known reasons.
 
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ from tactful_streaming import (
 
 pytestmark = [pytest.mark.service("flink"), pytest.mark.service("kafka")]
 
+Record = Callable[[str, object], None]
+
 BEYOND_SQL = (
     "forward decay",
     "strict contiguity with a step repeated without limit",
@@ -48,18 +50,25 @@ def flink(flink_home: Path) -> Iterator[LocalFlink]:
 
 
 @pytest.mark.parametrize("seed", [1, 3])
-def test_flink_agrees(seed: int, flink: LocalFlink, kafka_servers: str) -> None:
-    check(seed, flink, kafka_servers, features=9, entries=600)
+def test_flink_agrees(
+    seed: int, flink: LocalFlink, kafka_servers: str, record_property: Record
+) -> None:
+    check(seed, flink, kafka_servers, record_property, features=9, entries=600)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(100, 108))
-def test_flink_agrees_at_length(seed: int, flink: LocalFlink, kafka_servers: str) -> None:
-    check(seed, flink, kafka_servers, features=14, entries=3000)
+def test_flink_agrees_at_length(
+    seed: int, flink: LocalFlink, kafka_servers: str, record_property: Record
+) -> None:
+    check(seed, flink, kafka_servers, record_property, features=14, entries=3000)
 
 
-def check(seed: int, flink: LocalFlink, servers: str, *, features: int, entries: int) -> None:
+def check(
+    seed: int, flink: LocalFlink, servers: str, record: Record, *, features: int, entries: int
+) -> None:
+    """Compare one log, and record how many rows were compared and how many differ."""
     definitions, refusals = compilable(random_definitions(seed, features, sequences=3, joins=1))
     assert all(any(reason in refusal for reason in BEYOND_SQL) for refusal in refusals), refusals
     delay = random.Random(seed).choice([0, 5000, 60_000])
@@ -68,7 +77,10 @@ def check(seed: int, flink: LocalFlink, servers: str, *, features: int, entries:
     log = with_end(with_items_in_order(random_stream(seed, entries)))
     expected = by_oracle(definitions, log, delay)
     got = by_flink(flink, servers, definitions, log, delay, expected)
-    assert differences(definitions, expected, got) == []
+    different = differences(definitions, expected, got)
+    record("rows_compared", len(expected.fired) + len(expected.latest) + len(expected.found))
+    record("rows_different", len(different))
+    assert different == []
     assert len(expected.fired) > 300
     assert expected.found
 

@@ -1,0 +1,167 @@
+"""Flink as a peer: a cluster of our own, and hand-written SQL (peers/flink_*.sql) sent to it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from benchmarks._streaming_events import DELAY_MS, Topic, cpu_seconds, free_port
+from tactful_streaming.flink_build import FLINK_VERSION, build_runner
+
+_ROOT = Path(__file__).resolve().parents[1]
+_PEERS = Path(__file__).parent / "peers"
+_PATIENCE_S = 900
+SETTINGS = (
+    f"Flink {FLINK_VERSION}, RocksDB state, checkpoints every 10 s, parallelism 1, warm; only its "
+    "TaskManager is counted"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a contender took for a job.
+
+    Attributes:
+        events: events read.
+        cpu_s: CPU seconds of all its threads.
+        wall_s: seconds.
+        rows: result rows, where it counts them.
+    """
+
+    events: int
+    cpu_s: float
+    wall_s: float
+    rows: int | None = None
+
+    @property
+    def rate(self) -> float:
+        """Events per CPU-second."""
+        return self.events / self.cpu_s
+
+
+class Flink:
+    """A running cluster."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        """Talk to the cluster of `home` on `port`; upload our SQL runner."""
+        self._url = f"http://127.0.0.1:{port}"
+        self._worker = int((home / "run" / "taskmanager.pid").read_text())
+        jar = build_runner(home)
+        boundary = "tactful"
+        body = (
+            (
+                f'--{boundary}\r\nContent-Disposition: form-data; name="jarfile"; '
+                f'filename="{jar.name}"\r\nContent-Type: application/x-java-archive\r\n\r\n'
+            ).encode()
+            + jar.read_bytes()
+            + f"\r\n--{boundary}--\r\n".encode()
+        )
+        kind = f"multipart/form-data; boundary={boundary}"
+        self._jar = Path(self._call("jars/upload", body, kind)["filename"]).name
+
+    def run(self, kind: str, topic: Topic, output: str, events: int | None = None) -> Run:
+        """Run a job of peers/ over a topic to its end.
+
+        Args:
+            kind: which job.
+            topic: what it reads.
+            output: topic for the results.
+            events: only so many, the same share of each partition.
+        """
+        share = 1.0 if events is None else events / topic.count
+        ends = [int(end * share) for end in topic.ends]
+        script = _script(kind, topic, output, ends)
+        argument = base64.b64encode(script.encode()).decode()
+        request = json.dumps({"programArgsList": ["run", argument], "parallelism": 1}).encode()
+        cpu, started = cpu_seconds(self._worker), time.perf_counter()
+        job = self._call(f"jars/{self._jar}/run", request, "application/json")["jobid"]
+        while (state := self._call(f"jobs/{job}")["state"]) not in ("FINISHED", "FAILED"):
+            if time.perf_counter() - started > _PATIENCE_S:
+                cancel = f"{self._url}/jobs/{job}?mode=cancel"
+                urllib.request.urlopen(
+                    urllib.request.Request(cancel, b"", method="PATCH"), timeout=60
+                ).close()
+                raise TimeoutError(f"Flink's {kind} took longer than {_PATIENCE_S} s")
+            time.sleep(0.1)
+        wall, cpu = time.perf_counter() - started, cpu_seconds(self._worker) - cpu
+        if state == "FAILED":
+            raise RuntimeError(f"Flink: {self._call(f'jobs/{job}/exceptions')}")
+        return Run(sum(ends), cpu, wall)
+
+    def _call(self, path: str, body: bytes | None = None, kind: str = "") -> Any:
+        headers = {"Content-Type": kind} if body is not None else {}
+        request = urllib.request.Request(f"{self._url}/{path}", body, headers)
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return json.load(answer)
+
+
+@contextlib.contextmanager
+def flink(scratch: Path) -> Iterator[Flink]:
+    """A cluster of one JobManager and one TaskManager, with folders of its own."""
+    jars = Path(os.environ.get("TACTFUL_FLINK_HOME", _ROOT / ".flink"))
+    command = str(_ROOT / "scripts" / "flink")
+    subprocess.run([command, "fetch"], check=True, stdout=subprocess.DEVNULL)
+    home = scratch / "flink"
+    home.mkdir()
+    (home / "lib").symlink_to(jars.resolve() / "lib")
+    port = free_port()
+    environment = {
+        **os.environ,
+        "TACTFUL_FLINK_HOME": str(home),
+        "TACTFUL_FLINK_PORT": str(port),
+        "TACTFUL_FLINK_HEAP": "1024",
+        "TACTFUL_FLINK_STATE": "1024",
+    }
+    subprocess.run([command, "start"], check=True, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        yield Flink(home, port)
+    finally:
+        subprocess.run([command, "stop"], check=False, env=environment)
+
+
+def _script(kind: str, topic: Topic, output: str, ends: list[int]) -> str:
+    offsets = ";".join(f"partition:{number},offset:{end}" for number, end in enumerate(ends))
+    source = {
+        "connector": "kafka",
+        "topic": topic.name,
+        "properties.bootstrap.servers": topic.servers,
+        "properties.group.id": output,
+        "scan.startup.mode": "earliest-offset",
+        "scan.bounded.mode": "specific-offsets",
+        "scan.bounded.specific-offsets": offsets,
+        "format": "json",
+    }
+    sink = {
+        "connector": "kafka",
+        "topic": output,
+        "properties.bootstrap.servers": topic.servers,
+        "format": "json",
+    }
+    if kind != "cep":
+        sink["connector"] = "upsert-kafka"
+        del sink["format"]
+        sink |= {"key.format": "json", "value.format": "json"}
+    settings = {
+        "state.backend.type": "rocksdb",
+        "execution.checkpointing.incremental": "true",
+        "execution.checkpointing.interval": "10s",
+    }
+    lines = [f"SET '{key}' = '{value}';" for key, value in settings.items()]
+    text = Template((_PEERS / f"flink_{kind}.sql").read_text(encoding="utf-8"))
+    return "\n".join(lines) + text.substitute(
+        delay_s=DELAY_MS // 1000, source=_options(source), sink=_options(sink)
+    )
+
+
+def _options(options: dict[str, str]) -> str:
+    return ", ".join(f"'{key}' = '{value}'" for key, value in options.items())
