@@ -207,7 +207,8 @@ class PartitionGroup:
             starts = {number: self._start(number) for number in numbers}
         except BaseException as error:
             # Callbacks run inside the client, which would swallow it.
-            self._problem = error
+            self._fail(error)
+            consumer.incremental_assign([])  # or the client assigns them, from nowhere
             return
         self._moved.update(numbers)
         self._next.update(starts)
@@ -244,7 +245,7 @@ class PartitionGroup:
             if numbers:
                 tell(numbers)
         except BaseException as error:
-            self._problem = error
+            self._fail(error)
         for number in numbers:
             del self._next[number]
             self._newest.pop(number, None)
@@ -256,9 +257,11 @@ class PartitionGroup:
             self._ends[message.partition()] = message.offset()
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
             number = message.partition()
-            self._problem = OffsetError(
-                f"partition {number} of topic {self._settings.topic!r} does not hold offset "
-                f"{self._next.get(number)}: retention dropped it, or the topic was made anew"
+            self._fail(
+                OffsetError(
+                    f"partition {number} of topic {self._settings.topic!r} does not hold offset "
+                    f"{self._next.get(number)}: retention dropped it, or the topic was made anew"
+                )
             )
         else:
             self._on_error(error)
@@ -269,7 +272,11 @@ class PartitionGroup:
         mends = isinstance(problem, LogUnreachableError) or error.retriable()
         silent = error.code() == self._kafka.KafkaError._MAX_POLL_EXCEEDED
         if not (mends or silent):
-            self._problem = problem
+            self._fail(problem)
+
+    def _fail(self, problem: BaseException) -> None:
+        """Have the next poll raise it; what went wrong first says most."""
+        self._problem = self._problem or problem
 
     def _tp(self, number: int, offset: int | None = None) -> Any:
         tp = self._kafka.TopicPartition

@@ -588,6 +588,9 @@ class RecentValues:
     def absorb(self, cells: Rows, packed: Sequence[Any]) -> None:
         """Keep the newest of both; of equally new ones, those that are added."""
         for cell, kept in zip(cells.tolist(), packed, strict=True):
+            if cell not in self._kept:
+                self._kept[cell] = [(timestamp, text) for timestamp, text in kept]
+                continue
             for timestamp, text in kept:
                 self._keep(cell, timestamp, text)
 

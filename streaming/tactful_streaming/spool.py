@@ -270,8 +270,8 @@ class Spool:
         try:
             sent = int(self._sent_file.read_text())
         except (FileNotFoundError, ValueError):
-            sent = 0
-        return min(max(sent, self._disk.begin), self._disk.end)
+            return self._disk.begin
+        return sent if self._disk.begin <= sent <= self._disk.end else self._disk.begin
 
     def _write_sent(self) -> None:
         written = self._sent_file.with_suffix(".new")

@@ -1,0 +1,297 @@
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from tests.streaming.brokers import mock_cluster, new_log, patiently, topic_name
+
+from tactful_streaming import (
+    KafkaLog,
+    KafkaSettings,
+    OffsetError,
+    PartitionGroup,
+    TopicError,
+)
+
+
+@pytest.fixture
+def log(kafka_servers: str) -> Iterator[KafkaLog]:
+    with new_log(kafka_servers, linger_ms=1, session_timeout_ms=2000) as log:
+        yield log
+
+
+class Worker:
+    """A member that counts, with state that outlives it by partition."""
+
+    def __init__(self, log: KafkaLog, state: dict[int, list[bytes]], group: str = "g") -> None:
+        self.state = state
+        self.told: list[tuple[str, list[int]]] = []
+        self.group = PartitionGroup(
+            log.settings, group, assigned=self.assigned, revoked=self.revoked, lost=self.lost
+        )
+
+    def assigned(self, number: int) -> int:
+        self.told.append(("assigned", [number]))
+        return len(self.state.setdefault(number, []))
+
+    def revoked(self, numbers: Sequence[int]) -> None:
+        assert self.group.partitions >= set(numbers)
+        self.told.append(("revoked", [*numbers]))
+
+    def lost(self, numbers: Sequence[int]) -> None:
+        self.told.append(("lost", [*numbers]))
+
+    def work(self, limit: int = 100, wait_s: float = 0.05) -> int:
+        records = self.group.poll(limit, wait_s)
+        for number, run in records.items():
+            assert number in self.group.partitions
+            start = len(self.state[number])
+            assert [at for at, _ in run] == [*range(start, start + len(run))]
+            self.state[number] += [payload for _, payload in run]
+        self.group.commit({number: len(self.state[number]) for number in records})
+        return sum(map(len, records.values()))
+
+
+def filled(log: KafkaLog, count: int) -> dict[int, list[bytes]]:
+    """What lies in each partition after appending so many records of a hundred people."""
+    expected: dict[int, list[bytes]] = {number: [] for number in range(log.partitions)}
+    payloads = [b"%d" % number for number in range(count)]
+    keys = [f"{number % 100}" for number in range(count)]
+    for payload, key in zip(payloads, keys, strict=True):
+        expected[log.partition_of(key)].append(payload)
+    log.append(payloads, keys)
+    return expected
+
+
+def finish(workers: Sequence[Worker], expected: dict[int, list[bytes]]) -> None:
+    until = time.monotonic() + 40
+    while {number: run for worker in workers for number, run in worker.state.items()} != expected:
+        assert time.monotonic() < until
+        for worker in workers:
+            worker.work()
+
+
+def test_one_member_reads_everything_from_where_its_state_is(log: KafkaLog) -> None:
+    expected = filled(log, 1000)
+    state = {number: run[: 40 * number] for number, run in expected.items()}
+    worker = Worker(log, state)
+    finish([worker], expected)
+    assert worker.group.partitions == {0, 1, 2, 3}
+    worker.group.close()
+    assert sorted(worker.told[-1][1]) == [0, 1, 2, 3]
+    assert worker.told[-1][0] == "revoked"
+    assert worker.group.partitions == frozenset()
+
+
+def test_a_member_without_state_begins_where_the_group_is(log: KafkaLog) -> None:
+    expected = filled(log, 200)
+    first = Worker(log, {})
+    finish([first], expected)
+    first.group.commit({0: 3, 1: 5, 77: 1}, wait=True)
+    first.group.close()
+    starts: dict[int, int] = {}
+    group = PartitionGroup(
+        log.settings, "g", assigned=lambda _: None, revoked=lambda _: None, lost=lambda _: None
+    )
+
+    def all_here() -> bool:
+        for number, run in group.poll(1000, 0.05).items():
+            starts.setdefault(number, run[0][0])
+        return len(group.partitions) == 4 and starts.keys() >= {0, 1}
+
+    patiently(all_here)
+    assert (starts[0], starts[1]) == (3, 5)
+    assert starts.keys() == {0, 1}
+    group.close()
+    fresh: dict[int, int] = {}
+    group = PartitionGroup(
+        log.settings, "other", assigned=lambda _: None, revoked=lambda _: None, lost=lambda _: None
+    )
+
+    def begun() -> bool:
+        for number, run in group.poll(1000, 0.05).items():
+            fresh.setdefault(number, run[0][0])
+        return len(fresh) == 4
+
+    patiently(begun)
+    assert set(fresh.values()) == {0}
+    group.close()
+
+
+def test_partitions_move_between_members_and_no_record_is_lost_or_repeated(log: KafkaLog) -> None:
+    state: dict[int, list[bytes]] = {}
+    expected = filled(log, 500)
+    first = Worker(log, state)
+    finish([first], expected)
+    second = Worker(log, state)
+    until = time.monotonic() + 20
+    turn = 0
+    while len(second.group.partitions) < 2:
+        assert time.monotonic() < until
+        turn += 1
+        log.append([b"more %d" % turn], [f"{turn}"])
+        expected[log.partition_of(f"{turn}")].append(b"more %d" % turn)
+        first.work(limit=3)
+        second.work(limit=3)
+    assert first.group.partitions | second.group.partitions == {0, 1, 2, 3}
+    assert not first.group.partitions & second.group.partitions
+    # Only what changed hands was taken away.
+    assert [kind for kind, _ in first.told].count("revoked") == 1
+    finish([first, second], expected)
+    second.group.close()
+    patiently(lambda: first.work() >= 0 and len(first.group.partitions) == 4)
+    log.append([b"everywhere"], [None])
+    for run in expected.values():
+        run.append(b"everywhere")
+    finish([first], expected)
+    first.group.close()
+
+
+def test_paused_partitions_wait(log: KafkaLog) -> None:
+    worker = Worker(log, {})
+    patiently(lambda: worker.work() >= 0 and len(worker.group.partitions) == 4)
+    worker.group.pause([0, 2, 77])
+    log.append([b"%d" % n for n in range(10)] * 4, [None] * 40)
+    patiently(lambda: worker.work() >= 0 and len(worker.state[1]) == len(worker.state[3]) == 40)
+    for _ in range(5):
+        worker.work()
+    assert worker.state[0] == worker.state[2] == []
+    worker.group.resume([0, 2])
+    patiently(lambda: worker.work() >= 0 and len(worker.state[0]) == len(worker.state[2]) == 40)
+    assert worker.state[0] == worker.state[1]
+    worker.group.close()
+
+
+def test_lag_is_told_by_records_and_by_time(log: KafkaLog) -> None:
+    filled(log, 400)
+    worker = Worker(log, {})
+    patiently(lambda: worker.work(limit=1) > 0)
+    time.sleep(0.05)
+    (number,) = (number for number, run in worker.state.items() if run)
+    lag = worker.group.lag()
+    assert lag.keys() == {0, 1, 2, 3}
+    assert lag[number].behind_ms >= 50
+    patiently(lambda: worker.work() == 0 and sum(map(len, worker.state.values())) == 400)
+    patiently(
+        lambda: (
+            worker.work() == 0
+            and all((it.records, it.behind_ms) == (0, 0) for it in worker.group.lag().values())
+        )
+    )
+    worker.group.close()
+
+
+def test_what_a_callback_raises_comes_out(log: KafkaLog) -> None:
+    class StateGoneError(Exception):
+        pass
+
+    def assigned(_: int) -> int:
+        raise StateGoneError
+
+    group = PartitionGroup(
+        log.settings, "g", assigned=assigned, revoked=lambda _: None, lost=lambda _: None
+    )
+    with pytest.raises(StateGoneError):
+        patiently(lambda: group.poll(1, 0.05) and False)
+    group.close()
+
+
+def test_an_absent_topic(kafka_servers: str) -> None:
+    settings = KafkaSettings(servers=kafka_servers, topic=topic_name(), session_timeout_ms=2000)
+    group = PartitionGroup(
+        settings, "g", assigned=lambda _: 0, revoked=lambda _: None, lost=lambda _: None
+    )
+    with pytest.raises(TopicError, match="is not there"):
+        patiently(lambda: group.poll(1, 0.05) and False)
+    group.close()
+
+
+def test_a_state_that_is_ahead_of_the_log() -> None:
+    with mock_cluster() as servers:
+        settings = KafkaSettings(servers=servers, topic=topic_name(), linger_ms=1)
+        AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=10)
+        with KafkaLog(settings) as log:
+            log.append([b"x"], [None])
+            group = PartitionGroup(
+                settings, "g", assigned=lambda _: 500, revoked=lambda _: None, lost=lambda _: None
+            )
+            with pytest.raises(OffsetError, match="does not hold offset 500"):
+                patiently(lambda: group.poll(1, 0.05) and False)
+            group.close()
+
+
+WORK = """
+import json, os, sys
+from pathlib import Path
+from tactful_streaming import KafkaSettings, PartitionGroup
+
+servers, topic, folder, total = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+states = {}
+
+def assigned(number):
+    file = folder / f"{number}.json"
+    states[number] = json.loads(file.read_text()) if file.exists() else {"offset": 0, "sum": 0}
+    return states[number]["offset"]
+
+def forget(numbers):
+    for number in numbers:
+        del states[number]
+
+group = PartitionGroup(
+    KafkaSettings(servers=servers, topic=topic, session_timeout_ms=2000), "g",
+    assigned=assigned, revoked=forget, lost=forget,
+)
+while True:
+    for number, records in group.poll(37, 0.05).items():
+        state = states[number]
+        assert records[0][0] == state["offset"], (records[0], state)
+        state["offset"] = records[-1][0] + 1
+        state["sum"] += sum(int(payload) for _, payload in records)
+        # State and offset in one atomic step, as an engine does it.
+        written = folder / f"{number}.{os.getpid()}"
+        written.write_text(json.dumps(state))
+        written.replace(folder / f"{number}.json")
+        group.commit({number: state["offset"]})
+        print(number, state["offset"], flush=True)
+"""
+
+
+def test_kill_9_of_a_worker_leaves_exact_state(log: KafkaLog, tmp_path: Path) -> None:
+    def start() -> subprocess.Popen[bytes]:
+        arguments = [log.settings.servers, log.settings.topic, str(tmp_path), "0"]
+        command = [sys.executable, "-c", WORK, *arguments]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def states() -> dict[int, dict[str, int]]:
+        return {int(it.stem): json.loads(it.read_text()) for it in tmp_path.glob("*.json")}
+
+    def done() -> int:
+        return sum(state["offset"] for state in states().values())
+
+    workers = [start(), start()]
+    try:
+        expected = filled(log, 3000)
+        for turn in range(3):
+            before = done()
+            patiently(lambda before=before: done() > before, 60)
+            victim = workers.pop(0)
+            victim.kill()
+            victim.wait()
+            workers.append(start())
+            payloads = [b"%d" % (turn * 7 + n) for n in range(2000)]
+            keys = [f"{n % 100}" for n in range(2000)]
+            log.append(payloads, keys)
+            for payload, key in zip(payloads, keys, strict=True):
+                expected[log.partition_of(key)].append(payload)
+        patiently(lambda: done() >= 9000, 90)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert states() == {
+        number: {"offset": len(run), "sum": sum(map(int, run))} for number, run in expected.items()
+    }
