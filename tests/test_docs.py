@@ -195,6 +195,37 @@ def test_every_setting_is_in_its_reference_with_its_default() -> None:
     assert len(rows) == len(defaults)
 
 
+def commands_of_the_product() -> dict[str, set[str]]:
+    """Every command by the words that call it, with its options."""
+    import click
+
+    from tactful.cli import main
+
+    found: dict[str, set[str]] = {}
+    waiting: list[tuple[str, click.Command]] = [("", main)]
+    for name, command in waiting:
+        if isinstance(command, click.Group):
+            waiting += [(f"{name} {word}".strip(), it) for word, it in command.commands.items()]
+        else:
+            options = (p for p in command.params if isinstance(p, click.Option))
+            found[name] = {word for option in options for word in option.opts}
+    return found
+
+
+def command_rows(text: str) -> list[tuple[str, set[str]]]:
+    """Rows of the tables of commands: the command without its arguments, and the options named."""
+    rows = re.findall(r"^\| `tactful ([a-z ]+?)(?: [A-Z_]+)*` \|.*\|(.*)\|$", text, re.MULTILINE)
+    return [(name, set(re.findall(r"`(--[\w-]+)`", options))) for name, options in rows]
+
+
+def test_every_command_is_in_the_reference_with_options_that_it_has() -> None:
+    commands = commands_of_the_product()
+    rows = command_rows((ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8"))
+    assert sorted(name for name, _ in rows) == sorted(commands)
+    for name, options in rows:
+        assert options <= commands[name], name
+
+
 # The checks themselves.
 
 SAMPLE = """# Title
@@ -269,3 +300,8 @@ def test_unknown_commands_and_options_are_found() -> None:
     assert unknown_words(["serve", "--no-such-option", "x"]) == ["--no-such-option"]
     assert unknown_words(["no-such-command", "--quick"]) == ["no-such-command"]
     assert unknown_words(["keys", "forge"]) == ["forge"]
+
+
+def test_rows_of_commands_are_read() -> None:
+    text = "| `tactful a b FILE KEY_ID` | does `--x` | `--one`, `--two-three` |\n| `tactful c` | | |\n"
+    assert command_rows(text) == [("a b", {"--one", "--two-three"}), ("c", set())]
