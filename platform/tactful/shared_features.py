@@ -36,7 +36,20 @@ _T = TypeVar("_T")
 
 def own_definitions(definitions: Definitions) -> Definitions:
     """What the server computes itself when workers compute the rest."""
-    return Definitions(tuple(f for f in definitions.features if f.entity not in SHARED))
+    return _chosen(definitions, lambda entity: entity not in SHARED)
+
+
+def shared_definitions(definitions: Definitions) -> Definitions:
+    """What workers compute: of an item or a category each of them knows only a part."""
+    return _chosen(definitions, lambda entity: entity in SHARED)
+
+
+def _chosen(definitions: Definitions, wanted: Callable[[str], bool]) -> Definitions:
+    return Definitions(
+        tuple(feature for feature in definitions.features if wanted(feature.entity)),
+        tuple(sequence for sequence in definitions.sequences if wanted(sequence.entity)),
+        tuple(join for join in definitions.joins if wanted(join.entity)),
+    )
 
 
 class SharedFeatures:

@@ -156,10 +156,15 @@ def _prepare(
 ) -> Callable[[int], Worker]:
     """Make the topics, and what makes a member of the group."""
     from tactful.connections import kafka_settings, make_topic, online_tag
+    from tactful.shared_features import shared_definitions
     from tactful_streaming import JobOptions, Worker, load_rules, redis_online
 
     kafka = kafka_settings(settings.log)
-    make_topic(settings.log, kafka)
+    computed = definitions
+    if make_topic(settings.log, kafka) > 1:
+        computed = shared_definitions(definitions)
+        if left_out := len(definitions.all) - len(computed.all):
+            logger.info("%d definitions of items and categories are the server's", left_out)
     fired_topic = settings.worker.fired_topic or None
     for topic in filter(None, (fired_topic, matches_topic)):
         make_topic(settings.log, replace(kafka, topic=topic))
@@ -195,7 +200,7 @@ def _prepare(
 
     def make(number: int) -> Worker:
         return Worker(
-            definitions,
+            computed,
             options,
             online=online,
             cleaner=None if rules == Path() else lambda: load_rules(rules),

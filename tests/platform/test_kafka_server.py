@@ -22,7 +22,7 @@ from tactful.errors import StorageError
 from tactful.followed import MergedLog
 from tactful.problems import ProblemError
 from tactful.service import Platform
-from tactful.shared_features import SharedFeatures, own_definitions
+from tactful.shared_features import SharedFeatures, own_definitions, shared_definitions
 from tactful_streaming import (
     Engine,
     Event,
@@ -273,6 +273,22 @@ CONTRACT = """
 - {name: sold, entity: item, event: view, aggregate: count, window: {size: 1d, slide: 1h}}
 - {name: heat, entity: category, event: view, aggregate: count, window: {size: 1d, slide: 1h}}
 """
+
+
+def test_each_definition_is_computed_where_it_is_known_as_a_whole() -> None:
+    definitions = load_definitions(
+        CONTRACT
+        + """
+- {name: bought, entity: user, sequence: [view, purchase], within: 1h}
+- {name: wanted, entity: item, sequence: [view, purchase], within: 1h}
+- {name: fresh, entity: category, join: {event: view, with: item_updates, within: 1m}}
+"""
+    )
+
+    shared, own = shared_definitions(definitions), own_definitions(definitions)
+
+    assert [one.name for one in shared.all] == ["views", "kinds", "seen", "bought"]
+    assert [one.name for one in own.all] == ["sold", "heat", "wanted", "fresh"]
 
 
 def test_both_sources_of_features_answer_alike(
