@@ -25,10 +25,21 @@ from tactful_streaming.dead_letters import DeadLetter
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.definitions import ENTITIES, Definitions, Feature, dump_definitions
 from tactful_streaming.entities import EntityTable, newest_packed
-from tactful_streaming.entries import Event, Item, User, decode_entry, encode_entry
+from tactful_streaming.entries import (
+    Entry,
+    Event,
+    Item,
+    Transfer,
+    User,
+    decode_entry,
+    encode_entry,
+)
 from tactful_streaming.errors import EngineError, EntryError, StateError
 from tactful_streaming.evolution import adopt
 from tactful_streaming.firing import Fired
+from tactful_streaming.handovers import Handovers
+from tactful_streaming.histories import Histories
+from tactful_streaming.identity import Identity, Move, Resolver
 from tactful_streaming.intake import Admitted, Consumer, Intake
 from tactful_streaming.layout import (
     CLEANER,
@@ -52,7 +63,7 @@ from tactful_streaming.outbox import Outbox
 from tactful_streaming.panes import Floats
 from tactful_streaming.projection import Projection
 from tactful_streaming.rules import Cleaner
-from tactful_streaming.selection import Columns, Plan, entity_source, sources_of
+from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
 from tactful_streaming.state import Change, StateStore
 from tactful_streaming.users import Users
 
@@ -122,6 +133,8 @@ class Engine:
         cleaner: Cleaner | None = None,
         online: OnlineStore | None = None,
         partition: int = 0,
+        identity: Identity | None = None,
+        partition_of: Callable[[str], int] | None = None,
         rebuild: bool = False,
         memory_bytes: int | None = None,
         also_reads: Iterable[Feature] = (),
@@ -148,6 +161,11 @@ class Engine:
             cleaner: judges each event before it counts.
             online: copy of each entity's packed state for other processes, written after a commit.
             partition: number of the partition of the log, for dead letters and marks in `online`.
+            identity: how devices are joined to people; None: an event is of whom it names, and
+                anonymous ones are of their device for ever.
+            partition_of: which partition of the log a key is routed to, so that the histories of
+                devices find people who live elsewhere (:meth:`handovers`). None: there is one
+                partition.
             rebuild: throw the state away and begin at offset 0, to compute it again from the log.
             memory_bytes: about how much memory entities may take, after which those that were not
                 touched for the longest time are left to the store; None keeps all in memory.
@@ -196,6 +214,23 @@ class Engine:
         if dedupe_days or self._emits:
             sources |= {"event_id"}
         self._projection = Projection(None if needs_all else sources)
+        self._histories = Histories(
+            self._tables.get("user"), self._operators, definitions.fingerprint
+        )
+        if rebuild:
+            store.clear()
+        self._resolver = (
+            Resolver(
+                identity,
+                store,
+                check=self._histories.check,
+                partition=partition,
+                partition_of=partition_of,
+            )
+            if identity is not None
+            else None
+        )
+        self._handovers = Handovers(store)
         self._intake = Intake(
             self._plan,
             self._projection,
@@ -204,6 +239,7 @@ class Engine:
             reads_ids=bool(self._emits),
             cleaner=cleaner,
             consumers=self._consumers,
+            resolver=self._resolver,
         )
         self._offset = 0
         self._items_version = 0
@@ -213,8 +249,6 @@ class Engine:
         self._sweep_from: dict[str, bytes] = {}
         self._unwritten: list[Change] = []
         self._broken = False
-        if rebuild:
-            store.clear()
         self._users = Users(store, in_memory=memory_bytes is None)
         self._outbox = Outbox(store)
         self._open()
@@ -268,7 +302,8 @@ class Engine:
 
         Args:
             entity: kind of entity, one of :data:`~tactful_streaming.ENTITIES`.
-            key: its id; of a user known only by a device, ``device:<device_id>``.
+            key: its id; or ``device:<device_id>`` for whoever holds a device at that time: the
+                features of a user, if it is known which, else those of the device.
             at: request time, epoch milliseconds.
 
         Returns:
@@ -277,6 +312,7 @@ class Engine:
             Zeros and empties for an entity nobody has seen.
         """
         table = self._table(entity)
+        key = self.resolve(key, at) if entity == "user" else key
         values = table.read(key, at) if table is not None else {}
         for name in self._missing:
             if name in values:
@@ -306,11 +342,29 @@ class Engine:
         table = self._table(entity)
         if table is None:
             raise EngineError(f"no feature describes entity {entity!r}")
+        if entity == "user":
+            keys = [self.resolve(key, at) for key in keys]
         columns = table.read_columns(keys, names, at)
         for name in self._missing:
             if name in names:
                 columns[:, list(names).index(name)] = 0
         return columns
+
+    def resolve(self, key: str, at: int) -> str:
+        """Key of the person whom ``device:<device_id>`` stands for at time `at`.
+
+        Returns:
+            The id of the user who holds the device, or `key` itself if nobody is known to.
+        """
+        if self._resolver is None:
+            return key
+        return self._resolver.resolve(key, at, self._intake.newest)
+
+    def devices_of(self, user_id: str) -> tuple[str, ...]:
+        """Devices on which a user has logged in, as far as they are remembered here."""
+        if self._resolver is None:
+            return ()
+        return self._resolver.devices_of(user_id, self._intake.newest)
 
     def apply(self, records: Sequence[_Record]) -> Applied:
         """Count log records, in memory only; those below :attr:`offset` are skipped.
@@ -334,10 +388,22 @@ class Engine:
             self._users.update(user)
         self._report_refused(admitted, records)
         self._outbox.meet(admitted.ids)
-        columns = Columns(self._plan, self._projection, admitted.batch, before)
-        late, evicted = self._aggregate(columns, before)
+        if self._resolver is not None:
+            self._handovers.add(self._resolver.take_leaving())
+        late: dict[str, list[int]] = {}
+        evicted = 0
+        for part, begin, items, moves in _parts(admitted):
+            for move in moves:
+                self._move(move)
+            columns = Columns(self._plan, self._projection, part, before)
+            late_here, evicted_here = self._aggregate(columns, before)
+            evicted += evicted_here
+            for name, positions in late_here.items():
+                late.setdefault(name, []).extend(begin + position for position in positions)
+            self._find(columns, admitted, items)
+            if part.events:
+                before = int(part.watermarks[-1])
         self._report_late(late, admitted, records)
-        self._find(admitted, columns)
         self._broken = False
         return Applied(
             applied=len(admitted.batch.events) + len(admitted.items) + len(admitted.users),
@@ -390,12 +456,18 @@ class Engine:
             changes += [(CLEANER + key.encode(), blob) for key, blob in remembered.items()]
         changes += self._users.changes()
         changes += self._outbox.changes()
+        changes += self._handovers.changes()
+        if self._resolver is not None:
+            changes += self._resolver.changes(self._intake.newest)
         changes += self._dedupe.changes(self._offset, self.watermark)
         changes.append(self._meta())
         self._store.write(changes)
         self._unwritten = []
         self._users.committed()
         self._outbox.committed()
+        self._handovers.committed()
+        if self._resolver is not None:
+            self._resolver.committed()
         self._dedupe.committed()
         if self._mirror is not None:
             self._mirror.flush(self._offset)
@@ -412,6 +484,19 @@ class Engine:
     def sent(self, actions: Iterable[Event]) -> None:
         """Note that actions were appended to the log, so that :meth:`outbox` leaves them out."""
         self._outbox.sent(action.event_id for action in actions)
+
+    def handovers(self) -> dict[int, Entry]:
+        """Entries for other partitions that are committed and not known to be there, by number.
+
+        Whoever runs the engine appends each to the partition that ``partition_of`` gives for its
+        :func:`~tactful_streaming.route_key`, in order, and says so by :meth:`handed_over`. To
+        append one again is harmless: it counts once.
+        """
+        return self._handovers.ready()
+
+    def handed_over(self, numbers: Iterable[int]) -> None:
+        """Note that entries of :meth:`handovers` were appended."""
+        self._handovers.sent(numbers)
 
     def next_timer(self) -> int | None:
         """The earliest watermark at which something happens by itself, if anything waits.
@@ -472,8 +557,9 @@ class Engine:
                 for table in self._tables.values():
                     fired += table.fire(before, reached)
                 before = reached
+        horizon = max(int(batch.watermarks[-1]) - self._allowed_lateness_ms, 0)
         for table in self._tables.values():
-            table.expire(self.horizon)
+            table.expire(horizon)
         if fired and self._on_fired is not None:
             self._on_fired(fired)
         return late, evicted
@@ -518,12 +604,32 @@ class Engine:
                 self._mirror.put(entity, silent)
         return changes
 
-    def _find(self, admitted: Admitted, columns: Columns) -> None:
-        """Show the batch to the sequences and joins, and let actions follow from what they find."""
-        batch, found = admitted.batch, []
+    def _move(self, move: Move) -> None:
+        """Let the history of one key be part of that of another, here or in its partition."""
+        if move.transfer_id is not None:
+            state = self._histories.detach(move.source)
+            if state is not None:
+                transfer = Transfer(
+                    transfer_id=move.transfer_id,
+                    timestamp=move.timestamp,
+                    source=move.source,
+                    target=move.target,
+                    state=state,
+                )
+                self._handovers.add([transfer])
+            return
+        if move.state is not None:
+            self._histories.attach(move.source, move.state)
+        self._histories.merge(move.source, move.target)
+
+    def _find(self, columns: Columns, admitted: Admitted, items: slice) -> None:
+        """Show a batch to the sequences and joins, and let actions follow from what they find."""
+        batch, found = columns.batch, []
+        updates = admitted.items[items]
+        watermarks = np.array(admitted.item_watermarks[items], np.int64)
         for operator in self._operators:
-            if operator.wants_items and admitted.items:
-                operator.apply_items(admitted.items, np.array(admitted.item_watermarks, np.int64))
+            if operator.wants_items and updates:
+                operator.apply_items(updates, watermarks)
             if batch.events:
                 keys = columns.texts(entity_source(operator.entity))
                 operator.apply(batch.events, keys, batch.watermarks, columns.texts)
@@ -664,3 +770,23 @@ class Engine:
     def _check_usable(self) -> None:
         if self._broken:
             raise EngineError("the engine is closed or has failed: open it again")
+
+
+def _parts(admitted: Admitted) -> Iterator[tuple[Batch, int, slice, list[Move]]]:
+    """What was admitted, cut where histories move.
+
+    Yields:
+        Events; the position of the first; which items go with them; and what moves before them.
+    """
+    begin, first, moves = 0, 0, list[Move]()
+    for place, items, move in admitted.moves:
+        if (place, items) != (begin, first):
+            yield admitted.batch.part(begin, place), begin, slice(first, items), moves
+            begin, first, moves = place, items, []
+        moves.append(move)
+    yield (
+        admitted.batch.part(begin, len(admitted.batch.events)),
+        begin,
+        slice(first, len(admitted.items)),
+        moves,
+    )

@@ -19,7 +19,7 @@ person they belong to.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,11 +90,10 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A place in a batch where histories change.
+class Move:
+    """The history of one key becomes part of that of another.
 
     Attributes:
-        place: before which event of the batch.
         source: key whose history moves.
         target: key that gets it.
         transfer_id: set if the target lives in another partition.
@@ -102,7 +101,6 @@ class Turn:
         state: packed history that came from another partition; None if it is here.
     """
 
-    place: int
     source: str
     target: str
     timestamp: int
@@ -121,6 +119,7 @@ class Resolver:
         identity: Identity,
         store: StateStore,
         *,
+        check: Callable[[bytes], None],
         partition: int = 0,
         partition_of: Callable[[str], int] | None = None,
     ) -> None:
@@ -129,6 +128,7 @@ class Resolver:
         Args:
             identity: what links.
             store: where the links are.
+            check: raises a :class:`~tactful_streaming.StateError` for a history that is none.
             partition: number of this partition of the log.
             partition_of: which partition a key lives in; None: there is one for all.
 
@@ -137,6 +137,7 @@ class Resolver:
         """
         self._identity = identity
         self._store = store
+        self._check = check
         self._partition = partition
         self._partition_of = partition_of
         self._types = identity.logins | identity.logouts
@@ -145,7 +146,7 @@ class Resolver:
         self._changed_refusals: set[str] = set()
         self._received: dict[str, int] = {}
         self._sweep_from = RECEIVED
-        self._turns: list[Turn] = []
+        self._moves: list[Move] = []
         self._leaving: list[Entry] = []
 
     def resolve(self, key: str, at: int, newest: int) -> str:
@@ -171,7 +172,7 @@ class Resolver:
         newest: NDArray[np.int64],
         payloads: Sequence[bytes],
         leave: Callable[[int], Any],
-    ) -> None:
+    ) -> list[tuple[int, Move]]:
         """Put the key of the person behind each event into `users`.
 
         Args:
@@ -180,32 +181,41 @@ class Resolver:
             newest: newest event timestamp after each.
             payloads: record of each.
             leave: makes what is put in the place of an event that leaves, from its timestamp.
+
+        Returns:
+            Moves, each with the event before which it happens.
         """
         types = self._types
-        concerns = not types.isdisjoint({event.type for event in events})
-        if not concerns and self._links.is_empty:
-            return
+        if self._links.is_empty and types.isdisjoint({event.type for event in events}):
+            return []
         places = [
             place
             for place, event in enumerate(events)
             if event.user_id is None or event.type in types
         ]
-        if not places:
-            return
-        self._links.prepare({events[p].device_id for p in places} - {None})
+        self.prepare(events[place] for place in places)
+        moves: list[tuple[int, Move]] = []
         for place in places:
             event = events[place]
-            key = self.subject(event, place, int(newest[place]), payloads[place])
+            key = self.subject(event, int(newest[place]), payloads[place])
             users[place] = key
             if key is None:
                 events[place] = leave(event.timestamp)
+            if self._moves:
+                moves += [(place, move) for move in self.take_moves()]
+        return moves
 
-    def subject(self, event: Any, place: int, newest: int, payload: bytes) -> str | None:
+    def prepare(self, events: Iterable[Any]) -> None:
+        """Read at once what is known of the devices of some events."""
+        if not self._links.is_empty:
+            devices = {event.device_id for event in events if event.device_id is not None}
+            self._links.prepare(devices)
+
+    def subject(self, event: Any, newest: int, payload: bytes) -> str | None:
         """Key of the person behind an event; links are made and ended by it.
 
         Args:
             event: of a user or a device.
-            place: how many events of the batch come before it.
             newest: newest event timestamp, this one included, epoch milliseconds.
             payload: its record.
 
@@ -239,25 +249,30 @@ class Resolver:
                     )
                     self._leaving.append(link)
                 else:
-                    self._mark(device_id, mark, place, newest)
+                    self._mark(device_id, mark, newest)
         return user_id if user_id is not None else key or None
 
-    def link(self, link: Link, place: int, newest: int) -> None:
+    def link(self, link: Link, newest: int) -> None:
         """Take a login or logout that came in another partition."""
         if not link.device_id.endswith(APART):
             mark = Mark(link.timestamp, link.user_id, link.ends)
-            self._mark(link.device_id, mark, place, newest)
+            self._mark(link.device_id, mark, newest)
 
-    def receive(self, transfer: Transfer, place: int, newest: int) -> None:
-        """Take over a history from another partition, once."""
+    def receive(self, transfer: Transfer, newest: int) -> None:
+        """Take over a history from another partition, once.
+
+        Raises:
+            StateError: if it is none.
+        """
         id_ = transfer.transfer_id
         if id_ in self._received or self._store.get(RECEIVED + id_.encode()) is not None:
             return
+        self._check(transfer.state)
         self._received[id_] = newest
         # Under a key of its own until it is joined: the device's may be in use for stray events.
         source = f"{transfer.source}{APART}{id_}"
-        turn = Turn(place, source, transfer.target, transfer.timestamp, state=transfer.state)
-        self._turns.append(turn)
+        move = Move(source, transfer.target, transfer.timestamp, state=transfer.state)
+        self._moves.append(move)
 
     def describe(self, user: User, newest: int) -> None:
         """Take note of consent given or withdrawn by a user upsert."""
@@ -271,10 +286,10 @@ class Resolver:
             self._refused.remove(user_id)
             self._changed_refusals.add(user_id)
 
-    def take_turns(self) -> list[Turn]:
-        """Where histories change in the batch, in order; since the last call."""
-        turns, self._turns = self._turns, []
-        return turns
+    def take_moves(self) -> list[Move]:
+        """Which histories move before the event or entry shown last, in order."""
+        moves, self._moves = self._moves, []
+        return moves
 
     def take_leaving(self) -> list[Entry]:
         """What has to go to other partitions; since the last call."""
@@ -311,7 +326,7 @@ class Resolver:
             return owner
         return unclaimed_key(device_id)
 
-    def _mark(self, device_id: str, mark: Mark, place: int, newest: int) -> None:
+    def _mark(self, device_id: str, mark: Mark, newest: int) -> None:
         user_id = mark.user_id
         if user_id is not None and not self._may_link(user_id):
             mark = Mark(mark.timestamp, SOMEBODY, mark.ends)
@@ -326,13 +341,13 @@ class Resolver:
             return
         source = DEVICE_PREFIX + device_id
         if claim == SOMEBODY:
-            self._turns.append(Turn(place, source, unclaimed_key(device_id), mark.timestamp))
+            self._moves.append(Move(source, unclaimed_key(device_id), mark.timestamp))
             return
         transfer_id = None
         if self._is_elsewhere(claim):
             identity = msgspec.json.encode([device_id, claim, mark.timestamp])
             transfer_id = hashlib.sha256(identity).hexdigest()[:32]
-        self._turns.append(Turn(place, source, claim, mark.timestamp, transfer_id))
+        self._moves.append(Move(source, claim, mark.timestamp, transfer_id))
 
     def _may_link(self, user_id: str) -> bool:
         asked = self._identity.may_link

@@ -10,7 +10,9 @@ import numpy as np
 
 from tactful_streaming.dead_letters import UNREADABLE
 from tactful_streaming.dedupe import Deduplicator
-from tactful_streaming.entries import Event, Item, User
+from tactful_streaming.entries import Event, Item, Link, Transfer, User, subject_key
+from tactful_streaming.errors import StateError
+from tactful_streaming.identity import Move, Resolver
 from tactful_streaming.joins import ItemVersions
 from tactful_streaming.projection import Projection
 from tactful_streaming.rules import Cleaner
@@ -55,6 +57,7 @@ class Admitted:
         items: item updates, in the order of the log.
         item_watermarks: watermark when each came.
         users: user updates.
+        moves: histories that move, each with the numbers of events and items that come before.
         ids: ids of all events, also of those that do not count; empty if nobody asks.
         duplicates: how many events had been applied before.
         invalid: how many records are no entry, or an event of nobody other than an impression.
@@ -67,6 +70,7 @@ class Admitted:
     items: list[Item] = field(default_factory=list)
     item_watermarks: list[int] = field(default_factory=list)
     users: list[User] = field(default_factory=list)
+    moves: list[tuple[int, int, Move]] = field(default_factory=list)
     ids: Sequence[str] = ()
     duplicates: int = 0
     invalid: int = 0
@@ -94,6 +98,7 @@ class Intake:
         reads_ids: bool,
         cleaner: Cleaner | None,
         consumers: Mapping[str, Consumer],
+        resolver: Resolver | None,
     ) -> None:
         """Begin before the first event.
 
@@ -105,6 +110,7 @@ class Intake:
             reads_ids: whether somebody wants :attr:`Admitted.ids`.
             cleaner: judges each event that is no repetition.
             consumers: get each event that counts.
+            resolver: says whose an event is; None: what it says itself.
         """
         self._plan = plan
         self._projection = projection
@@ -113,6 +119,7 @@ class Intake:
         self._reads_ids = reads_ids or dedupe.enabled
         self._cleaner = cleaner
         self._consumers = tuple(consumers.values())
+        self._resolver = resolver
         self.newest = 0
         self.watermark = 0
         self.catalogue: dict[str, Item] = {}
@@ -135,17 +142,21 @@ class Intake:
                 if self._dedupe.enabled:
                     known = self._dedupe.seen_many(ids)
                 if not known and len(set(ids)) == len(ids):
-                    return self._admit_all(decoded, users, ids)
+                    return self._admit_all(decoded, users, ids, payloads)
         elif self._reads_ids:
             ids = [entry.event_id for entry in decoded if type(entry) is event_class]
         else:
             ids = []
         if known is None:
             known = self._dedupe.seen_many(ids) if self._dedupe.enabled else {}
-        return self._admit_each(decoded, ids, known)
+        return self._admit_each(decoded, ids, known, payloads)
 
     def _admit_all(
-        self, events: Sequence[Any], users: Sequence[str | None], ids: Sequence[str]
+        self,
+        events: list[Any],
+        users: list[str | None],
+        ids: Sequence[str],
+        payloads: Sequence[bytes],
     ) -> Admitted:
         """Admit events none of which is a repetition, with nobody to ask about each."""
         times = np.fromiter((event.timestamp for event in events), np.int64, len(events))
@@ -154,6 +165,12 @@ class Intake:
         self.newest, self.watermark = int(newest[-1]), int(watermarks[-1])
         if self._dedupe.enabled:
             self._dedupe.remember_many(ids, watermarks.tolist())
+        moves: list[tuple[int, int, Move]] = []
+        if self._resolver is not None:
+            moved = self._resolver.resolve_all(
+                events, users, newest, payloads, self._projection.tick
+            )
+            moves = [(place, 0, move) for place, move in moved]
         items: list[Item | None] = []
         if self._plan.reads_items:
             get: Any = self.catalogue.get
@@ -161,14 +178,22 @@ class Intake:
         versions: list[Item | None] = []
         if self.versions is not None:
             versions = self.versions.lookup([event.item_id for event in events], times.tolist())
-        return Admitted(Batch(events, users, watermarks, items, versions), ids=ids)
+        return Admitted(Batch(events, users, watermarks, items, versions), moves=moves, ids=ids)
 
     def _admit_each(
-        self, decoded: Sequence[Any], ids: Sequence[str], known: Mapping[str, int]
+        self,
+        decoded: Sequence[Any],
+        ids: Sequence[str],
+        known: Mapping[str, int],
+        payloads: Sequence[bytes],
     ) -> Admitted:
         event_class, dedupe, catalogue = self._projection.event_class, self._dedupe, self.catalogue
         reads_items = self._plan.reads_items or bool(self._cleaner) or bool(self._consumers)
+        resolver = self._resolver
+        if resolver is not None:
+            resolver.prepare(entry for entry in decoded if type(entry) is event_class)
         events: list[Any] = []
+        users: list[str | None] = []
         watermarks: list[int] = []
         items: list[Item | None] = []
         versions: list[Item | None] = []
@@ -176,7 +201,7 @@ class Intake:
         admitted = Admitted(Batch(events, (), np.empty(0, np.int64)), positions, ids=ids)
         for position, entry in enumerate(decoded):
             kind = type(entry)
-            item = None
+            item = user = None
             if kind is event_class:
                 if entry.user_id is None and entry.device_id is None:
                     # A list shown to nobody in particular is logged for training only.
@@ -201,6 +226,9 @@ class Intake:
                     dedupe.remember(event_id, self.watermark)
                 if entry is None:
                     continue
+                user = self._subject(entry, payloads[position], admitted)
+                if user is None and entry.device_id is not None:
+                    entry, item = self._projection.tick(entry.timestamp), None
             elif kind is Item:
                 catalogue[entry.item_id] = entry
                 if self.versions is not None:
@@ -210,6 +238,11 @@ class Intake:
                 continue
             elif kind is User:
                 admitted.users.append(entry)
+                if resolver is not None:
+                    resolver.describe(entry, self.newest)
+                continue
+            elif kind is Link or kind is Transfer:
+                self._take_over(entry, position, admitted)
                 continue
             elif isinstance(entry, Exception):
                 self._refuse(admitted, position, f"not a log entry: {entry}")
@@ -218,6 +251,7 @@ class Intake:
                 entry = self._projection.tick(entry.timestamp)
                 self._advance(entry.timestamp)
             events.append(entry)
+            users.append(user)
             items.append(item)
             if self.versions is not None:
                 item_id = entry.item_id
@@ -227,17 +261,43 @@ class Intake:
                 versions.append(version)
             positions.append(position)
             watermarks.append(self.watermark)
-            if kind is event_class:
+            if user is not None:
                 for consumer in self._consumers:
                     consumer.apply(entry, item)
         admitted.batch = Batch(
             events,
-            self._projection.column(events, "user_id"),
+            users,
             np.array(watermarks, np.int64),
             items,
             versions,
         )
         return admitted
+
+    def _subject(self, event: Any, payload: bytes, admitted: Admitted) -> str | None:
+        """Key of the person behind an event; None if it is left to another partition."""
+        if self._resolver is None:
+            return subject_key(event)
+        user = self._resolver.subject(event, self.newest, payload)
+        self._note_moves(admitted)
+        return user
+
+    def _take_over(self, entry: Link | Transfer, position: int, admitted: Admitted) -> None:
+        """Take what another partition says of a device."""
+        if self._resolver is None:
+            return
+        try:
+            if isinstance(entry, Link):
+                self._resolver.link(entry, self.newest)
+            else:
+                self._resolver.receive(entry, self.newest)
+        except StateError as error:
+            self._refuse(admitted, position, str(error))
+        self._note_moves(admitted)
+
+    def _note_moves(self, admitted: Admitted) -> None:
+        assert self._resolver is not None
+        place = len(admitted.batch.events), len(admitted.items)
+        admitted.moves += [(*place, move) for move in self._resolver.take_moves()]
 
     def _clean(
         self, event: Any, item: Item | None, position: int, admitted: Admitted

@@ -41,6 +41,19 @@ class Batch:
     items: Sequence[Item | None] = ()
     versions: Sequence[Item | None] = ()
 
+    def part(self, begin: int, end: int) -> Batch:
+        """The events from position `begin` up to `end`."""
+        if (begin, end) == (0, len(self.events)):
+            return self
+        cut = slice(begin, end)
+        return Batch(
+            self.events[cut],
+            self.users[cut],
+            self.watermarks[cut],
+            self.items[cut],
+            self.versions[cut],
+        )
+
 
 class Plan:
     """Which event types and which of their fields count for which store, worked out once.
