@@ -18,8 +18,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tactful.config import Settings
+from tactful.config import EngineSettings, Settings
 from tactful.connections import kafka_settings, make_topic, open_redis, retention_ms
 from tactful.errors import StorageError
 from tactful.followed import Followed, MergedLog, Places, WholeLog
@@ -101,6 +102,15 @@ class Backend:
     rules: Rules | None = None
     shared: SharedFeatures | None = None
     copied: WriteBehind | None = None
+
+
+def engine_options(settings: EngineSettings) -> dict[str, Any]:
+    """What every engine of the installation is opened with, a backfill's too."""
+    return {
+        "dedupe_days": settings.dedupe_days,
+        "watermark_delay_ms": settings.watermark_delay_ms,
+        "allowed_lateness_ms": settings.allowed_lateness_ms,
+    }
 
 
 def open_backend(
@@ -295,9 +305,7 @@ class _Opening:
             opened = Engine(
                 definitions,
                 state,
-                dedupe_days=engine.dedupe_days,
-                watermark_delay_ms=engine.watermark_delay_ms,
-                allowed_lateness_ms=engine.allowed_lateness_ms,
+                **engine_options(engine),
                 memory_bytes=engine.memory_mb * 1024 * 1024 or None,
                 consumers=consumers,
                 cleaner=cleaner,
