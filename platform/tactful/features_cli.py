@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,10 @@ from tqdm import tqdm
 from tactful.config import Settings, load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 
-_NEARLY = 10_000
+_KAFKA = (
+    'log.kind is "kafka": changed definitions are computed beside the old ones, by workers with '
+    "another worker.group and data directory, and by `tactful serve --rebuild`"
+)
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -70,6 +72,7 @@ def check(file: Path, as_json: bool) -> None:
 @_json_option
 def plan(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
     """Say what changed definitions mean for the state; changes nothing, beside a server or not."""
+    from tactful.backfills import stored_state, unfinished
     from tactful_streaming import EmbeddedLog, plan_evolution
 
     settings = load_settings(config, overrides={"storage.data": data})
@@ -77,12 +80,19 @@ def plan(features: Path | None, config: Path | None, data: Path | None, as_json:
     _check_state(settings)
     with (
         _explained(),
-        contextlib.closing(_stored_state(settings)) as state,
+        contextlib.closing(stored_state(settings)) as state,
         EmbeddedLog(settings.storage.data / "log", read_only=True) as log,
     ):
         planned = plan_evolution(state, definitions, begin=log.begin)
+    begun = unfinished(settings, definitions)
     if as_json:
-        _print_json({**msgspec.to_builtins(planned), "records": planned.records})
+        _print_json(
+            {
+                **msgspec.to_builtins(planned),
+                "records": planned.records,
+                "backfills": msgspec.to_builtins(begun),
+            }
+        )
         return
     for what, names in (
         ("kept", planned.kept),
@@ -92,6 +102,13 @@ def plan(features: Path | None, config: Path | None, data: Path | None, as_json:
     ):
         for name in names:
             click.echo(f"{name}: {what}")
+    for job in begun:
+        ended = "was broken off" if job.error is None else f"failed: {job.error}"
+        click.echo(
+            f"A backfill of {', '.join(job.features)} has come to offset {job.position} of "
+            f"{job.end} and {ended}; the next one goes on there.",
+            err=True,
+        )
     if planned.recomputed:
         click.echo(
             f"`tactful features backfill` reads {planned.records} records, from offset "
@@ -114,19 +131,14 @@ def backfill(features: Path | None, config: Path | None, data: Path | None, as_j
     It may run beside a server that still has the old definitions; only the last step, the merge,
     needs the server to be stopped.
     """
+    from tactful.backfills import Backfill
+    from tactful.connections import open_installation
     from tactful.service import exclusive
-    from tactful_streaming import EmbeddedLog, RocksState
-    from tactful_streaming import backfill as complete
 
     settings = load_settings(config, overrides={"storage.data": data})
     definitions = _definitions(features or settings.features)
     _check_state(settings)
-    directory = settings.storage.data
-    options = {"dedupe_days": settings.engine.dedupe_days}
     with _explained(), contextlib.ExitStack() as stack:
-        log = stack.enter_context(EmbeddedLog(directory / "log", read_only=True))
-        scratch = RocksState(directory / "backfill")
-        stack.callback(scratch.close)
         bar = stack.enter_context(
             tqdm(unit="record", disable=as_json or not sys.stderr.isatty(), desc="backfill")
         )
@@ -135,53 +147,31 @@ def backfill(features: Path | None, config: Path | None, data: Path | None, as_j
             bar.total = wanted
             bar.update(reached - bar.n)
 
-        _compute_ahead(settings, log, scratch, definitions, options, progress)
+        metadata = stack.enter_context(contextlib.closing(open_installation(settings)))
+        work = Backfill(settings, definitions, metadata, progress)
+        stack.callback(work.close)
+        work.compute_ahead()
         try:
-            stack.enter_context(exclusive(directory))
+            stack.enter_context(exclusive(settings.storage.data))
         except StorageError as error:
             raise StorageError(
                 f"{error}\nWhat is missing is computed but for the newest records. Stop the "
                 "server and run this again: that takes moments."
             ) from error
-        state = RocksState(directory / "state")
-        stack.callback(state.close)
-        done = complete(log, state, scratch, definitions, options=options, progress=progress)
+        done = work.complete()
         bar.close()
-    shutil.rmtree(directory / "backfill", ignore_errors=True)
     if as_json:
         _print_json({"computed": done})
     else:
         click.echo(f"{', '.join(done) or 'nothing'} computed from the log", err=True)
 
 
-def _compute_ahead(
-    settings: Settings, log: Any, scratch: Any, definitions: Any, options: Any, progress: Any
-) -> None:
-    """Compute up to where a running server is, again and again until little is left."""
-    from tactful_streaming import compute_missing, plan_evolution
-
-    reached = 0
-    while True:
-        with contextlib.closing(_stored_state(settings)) as state:
-            planned = plan_evolution(state, definitions)
-        if not planned.recomputed or planned.offset - reached < _NEARLY:
-            return
-        compute_missing(
-            log, scratch, definitions, set(planned.recomputed), planned.offset, options, progress
-        )
-        reached = planned.offset
-
-
 def _check_state(settings: Settings) -> None:
+    if settings.log.kind == "kafka":
+        raise ConfigError(_KAFKA)
     path = settings.storage.data / "state"
     if not (path / "CURRENT").is_file():
         raise StorageError(f"{path}: there is no state; `tactful serve` begins one")
-
-
-def _stored_state(settings: Settings) -> Any:
-    from tactful_streaming import RocksState
-
-    return RocksState(settings.storage.data / "state", read_only=True)
 
 
 def _definitions(file: Path) -> Any:

@@ -22,7 +22,14 @@ from tactful_streaming.engine import Engine
 from tactful_streaming.entities import EntityTable, combine_packed
 from tactful_streaming.errors import StateError
 from tactful_streaming.evolution import adopt, required_features
-from tactful_streaming.layout import CURE, VERSIONS, entity_prefix, read_meta, write_meta
+from tactful_streaming.layout import (
+    CHANGED_APART,
+    CURE,
+    VERSIONS,
+    entity_prefix,
+    read_meta,
+    write_meta,
+)
 from tactful_streaming.log import EventLog
 from tactful_streaming.state import Change, StateStore
 
@@ -79,7 +86,9 @@ def backfill(
         )
         for changes in _merged(store, scratch, definitions, adopted.missing):
             store.write(changes)
-        store.write([write_meta(msgspec.structs.replace(adopted, missing=[]))])
+        done = write_meta(msgspec.structs.replace(adopted, missing=[]))
+        # A copy in an online store is as old as the offset says, and lacks all this.
+        store.write([done, (CHANGED_APART, b"%d" % adopted.offset)])
     scratch.clear()
     return tuple(adopted.missing)
 

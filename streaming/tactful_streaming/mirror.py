@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from tactful_streaming.definitions import ENTITIES
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
-from tactful_streaming.layout import entity_prefix
+from tactful_streaming.layout import CHANGED_APART, entity_prefix
 from tactful_streaming.online import OnlineStore
 from tactful_streaming.state import StateStore
 
@@ -35,13 +35,21 @@ class Mirror:
     def resume(self, offset: int) -> None:
         """Begin with a state committed at log offset `offset`: copy it, unless that was done."""
         try:
-            if self._online.marked(self._partition) == offset:
+            if self._online.marked(self._partition) == offset and not self._changed_apart(offset):
                 self._marked = offset
                 return
         except OnlineStoreError as error:
             _logger.warning("the online store cannot be read: %s", error)
         self._marked = None
         self.flush(offset)
+
+    def _changed_apart(self, offset: int) -> bool:
+        """Whether the state was changed since it came to `offset`, by a backfill.
+
+        Any later mark speaks for a copy that was made after that.
+        """
+        changed = self._store.get(CHANGED_APART)
+        return changed is not None and int(changed) >= offset
 
     def put(self, kind: str, blobs: Mapping[str, bytes | None]) -> None:
         """Note blobs that the next commit writes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.platform.support import FEATURES, Live, build, view
+from tests.platform.support import FEATURES, Live, build, now_ms, view, wait_until
 
 from tactful.cli import main
 from tactful.config import Settings
+from tactful.connections import open_installation
 from tactful.service import Platform
+from tactful_streaming import LogError
 
 CHANGED = FEATURES.replace("364d, slide: 28d", "90d, slide: 9d")
 
@@ -93,6 +96,91 @@ def test_a_backfill_runs_beside_a_server_and_ends_when_that_has_stopped(
         assert live.platform.engine.missing == ()
         assert live.views("u", 60) == 60
     assert json.loads(run(*arguments, "--json").stdout) == {"computed": []}
+
+
+def test_a_backfill_counts_as_the_engine_does(settings: Settings, tmp_path: Path) -> None:
+    """Rules apply, and what came too late stays out."""
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("- {name: robots, when: {user_agent: crawler}, action: drop}\n")
+    engine = replace(
+        settings.engine, rules=rules, allowed_lateness_ms=0, watermark_delay_ms=3_600_000
+    )
+    settings = replace(settings, engine=engine)
+    base = "- {name: views, entity: user, event: view, aggregate: count, window: {size: 1d}}\n"
+    added = base.replace("views", "hourly").replace("1d", "1h")
+    settings.features.write_text(base + added)
+    day = now_ms() // 86_400_000 * 86_400_000 - 86_400_000
+    robot: dict[str, Any] = {"context": {"user_agent": "Googlebot/2.1"}}
+    hours = (20, 18, 19.5, 1)  # one not later than the watermark's delay, two too late
+    sent = [
+        *(view(n, timestamp=day + round(h * 3_600_000)) for n, h in enumerate(hours)),
+        *(view(10 + n, timestamp=day + 71_000_000, **robot) for n in range(5)),
+    ]
+    at = day + 71_999_999
+
+    def features(settings: Settings, missing: int) -> Any:
+        with Live(Platform.open(settings, build)) as live:
+            if not live.platform.engine.offset:
+                live.http.post("/v1/events", json=sent)
+            wait_until(lambda: live.platform.engine.offset == len(sent))
+            assert len(live.platform.engine.missing) == missing
+            return live.platform.features("u", at).features
+
+    expected = features(
+        replace(settings, storage=replace(settings.storage, data=tmp_path / "other")), 0
+    )
+    settings.features.write_text(base)
+    features(settings, 0)
+    settings.features.write_text(base + added)
+    assert features(settings, 1)["hourly"] == 0
+    config = tmp_path / "tactful.toml"
+    config.write_text(
+        "[engine]\nallowed_lateness_ms = 0\nwatermark_delay_ms = 3600000\n"
+        'rules = "rules.yaml"\nfeatures = "features.yaml"\n'
+    )
+    arguments = ("features", "backfill", "--data", settings.storage.data, "--config", config)
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert features(settings, 0) == expected
+    assert expected["hourly"] == 1
+
+
+def test_the_metadata_keep_account_of_backfills(
+    settings: Settings, new_features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(settings, range(40))
+    data = settings.storage.data
+    arguments = ("--data", data, "--features", new_features)
+
+    def broken(*_: object, **__: object) -> None:
+        raise LogError("the disk is on fire")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tactful.backfills.backfill", broken)
+        assert run("features", "backfill", *arguments).exit_code == 1
+    planned = run("features", "plan", *arguments)
+    assert "has come to offset 0 of 40 and failed: the disk is on fire" in planned.stderr
+    (job,) = json.loads(run("features", "plan", *arguments, "--json").stdout)["backfills"]
+    assert (job["state"], job["features"]) == ("failed", ["by_category", "spend", "views"])
+
+    assert run("features", "backfill", *arguments).exit_code == 0
+    assert json.loads(run("features", "plan", *arguments, "--json").stdout)["backfills"] == []
+    with contextlib.closing(open_installation(settings)) as metadata:
+        (done,) = metadata.backfills()
+        assert (done.id, done.state, done.position, done.end) == (job["id"], "done", 40, 40)
+        applied = metadata.definitions_history()
+        assert applied[0].fingerprint == done.fingerprint != applied[1].fingerprint
+        assert [it.applied_by for it in applied] == ["tactful features backfill", "tactful serve"]
+
+
+def test_a_log_in_kafka_is_refused_with_the_other_way(
+    settings: Settings, new_features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TACTFUL_LOG__KIND", "kafka")
+    monkeypatch.setenv("TACTFUL_LOG__BROKERS", "localhost:1")
+    for command in ("plan", "backfill"):
+        refused = run("features", command, "--features", new_features)
+        assert (refused.exit_code, "worker.group" in refused.stderr) == (2, True)
 
 
 def test_without_a_state_there_is_nothing_to_plan(settings: Settings, new_features: Path) -> None:

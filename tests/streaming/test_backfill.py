@@ -12,6 +12,7 @@ from tests.streaming.streams import definitions, random_entries
 from tactful_streaming import (
     Definitions,
     EmbeddedLog,
+    EmbeddedOnlineStore,
     Engine,
     Event,
     Item,
@@ -26,6 +27,7 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
     plan_evolution,
+    read_packed,
 )
 
 MINUTE = 60_000
@@ -141,6 +143,39 @@ def test_a_backfilled_state_is_that_of_a_rebuild(tmp_path: Path, lateness: int) 
             follow(engine, log, until)
             follow(rebuilt, log, until)
             assert everything(rebuilt, NEW, log) == everything(engine, NEW, log)
+
+
+def test_a_copy_in_an_online_store_gets_what_was_computed(tmp_path: Path) -> None:
+    online = EmbeddedOnlineStore(MemoryState(), clock=lambda: 0)
+    copied = [f for f in NEW.features if f.entity == "user"]
+
+    def copies() -> dict[str, Any]:
+        blobs = online.get_many([f"u{n}" for n in range(30)])
+        return {
+            f"u{n}": read_packed(copied, blob, engine.watermark) for n, blob in enumerate(blobs)
+        }
+
+    with EmbeddedLog(tmp_path) as log:
+        fill(log, 2, 1500)
+        store = MemoryState()
+        follow(Engine(OLD, store), log, 1000)
+        engine = Engine(NEW, store, online=online)  # under the tag of the new definitions
+        assert online.marked(0) == 1000
+        before = copies()
+
+        backfill(log, store, MemoryState(), NEW)
+        for offset in (1000, 1001, 1001):
+            engine = Engine(NEW, store, online=online)
+            follow(engine, log, offset)
+            assert online.marked(0) == offset
+            names = {feature.name for feature in copied}
+            for user, values in copies().items():
+                read = engine.read("user", user, engine.watermark)
+                assert values == {name: read[name] for name in names}
+        assert copies() != before
+        online.put_many({"u1": b"spoilt"})
+        Engine(NEW, store, online=online)
+        assert online.get_many(["u1"]) == [b"spoilt"], "a later mark speaks for the copy"
 
 
 def test_what_is_dropped_and_comes_back_is_computed_anew(tmp_path: Path) -> None:
