@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tactful.client import Client
+    from tactful.client import AsyncClient, Client, OfflineQueue
     from tactful.config import Settings, load_settings
     from tactful.errors import TactfulError
     from tactful.recommender import Recommender
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from tactful.training import TrainingOptions, train
 
 __all__ = [
+    "AsyncClient",
     "Client",
+    "OfflineQueue",
     "Platform",
     "Recommender",
     "Registry",
@@ -30,7 +32,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncClient": "client",
     "Client": "client",
+    "OfflineQueue": "client",
     "Platform": "service",
     "Recommender": "recommender",
     "Registry": "registry",

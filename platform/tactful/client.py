@@ -1,72 +1,57 @@
-"""The Python client of the HTTP API. It needs httpx and msgspec, and nothing of the server."""
+"""The Python client of the HTTP API. It needs httpx and msgspec, and nothing of the server.
+
+`Client` blocks; `AsyncClient` has the same calls as coroutines. What they send, retry and raise is
+said once, in `tactful.client_calls` and `tactful.client_exchange`.
+"""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
-import msgspec
 
-from tactful.errors import (
-    ApiError,
-    BadRequest,
-    Busy,
-    ClientError,
-    ConnectionFailed,
-    NotAllowed,
-    ServerFault,
-)
+from tactful.client_async import AsyncClient
+from tactful.client_calls import Calls, Flushed, Kind, RecommendFields, Record
+from tactful.client_exchange import Call, Pause, Policy, Send, Work, headers, limits
+from tactful.client_queue import OfflineQueue
 from tactful.messages import (
     EventsAccepted,
     Health,
-    Problem,
     Recommendation,
     RecommendBatch,
     RecommendRequest,
-    Rejection,
-    ReportIndex,
     ReportInfo,
-    StatisticCell,
     StatisticInfo,
-    StatisticsIndex,
     StatisticsPage,
     Upserted,
     UserFeatures,
 )
-from tactful.positions import latest
+
+__all__ = ["AsyncClient", "Client", "Flushed", "Kind", "OfflineQueue", "RecommendFields", "Record"]
 
 T = TypeVar("T")
-Record = Mapping[str, Any] | msgspec.Struct
-
-Kind = Literal["events", "items", "users"]
-
-_KINDS: Mapping[Kind, tuple[str, type[EventsAccepted | Upserted]]] = {
-    "events": ("POST", EventsAccepted),
-    "items": ("PUT", Upserted),
-    "users": ("PUT", Upserted),
-}
-_CHUNK = 500
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 10.0
-_PASSING = frozenset({429, 503})
 
 
 class Client:
     """Talks to one server over kept connections; safe to share between threads.
 
-    Every call may be repeated safely: events carry an id, upserts replace, the rest only reads. So
-    connection failures, 429 and 503 are retried, after the pause the server asks for or else an
-    exponentially growing random one.
+    Every call may be repeated safely: events have an id before they are first sent, upserts
+    replace, the rest only reads. So connection failures and the statuses 408, 429, 502, 503 and
+    504 are retried after the pause the server asks for and an exponentially growing random one on
+    top.
+
+    All calls raise a `tactful.errors.ClientError`: `ConnectionFailed` when nothing answered in any
+    attempt, `Busy` when the server had no room, `NotAllowed` about the key, `BadRequest` when the
+    request was wrong, `ServerFault` when the server failed.
 
     Example:
         >>> with Client("http://127.0.0.1:8420") as client:  # doctest: +SKIP
-        ...     client.events([{"event_id": "1", "type": "view", "timestamp": 1772366400000,
-        ...                     "user_id": "u-17", "item_id": "sku-42"}])
+        ...     client.events([{"type": "view", "timestamp": 1772366400000, "user_id": "u-17",
+        ...                     "item_id": "sku-42"}])
         ...     client.recommend(user_id="u-17", count=5).items
     """
 
@@ -77,9 +62,13 @@ class Client:
         *,
         timeout: float = 10.0,
         retries: int = 4,
+        longest_pause: float = 10.0,
+        connections: int = 100,
+        queue: OfflineQueue | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Make a client; it connects at the first call.
 
@@ -88,20 +77,26 @@ class Client:
             api_key: a key with the scopes of the calls; None for a server in ``--dev``.
             timeout: seconds for one attempt.
             retries: how often a passing failure is tried again.
+            longest_pause: most seconds between two attempts. When the server asks for a longer
+                pause, the call raises `Busy` at once; its `retry_after` says how long.
+            connections: how many may be open at a time.
+            queue: where `enqueue` keeps events; the client closes it at its end.
             transport: another way to send requests, for tests.
             sleep: pauses between attempts.
             jitter: random numbers in [0, 1) that spread the pauses.
+            clock: now in epoch seconds.
         """
-        headers = {"accept": "application/json"}
-        if api_key is not None:
-            headers["authorization"] = f"Bearer {api_key}"
         self._http = httpx.Client(
-            base_url=base_url, headers=headers, timeout=timeout, transport=transport
+            base_url=base_url,
+            headers=headers(api_key),
+            timeout=timeout,
+            limits=limits(connections),
+            transport=transport,
         )
-        self._base_url = base_url
-        self._retries = retries
+        policy = Policy(base_url, retries, 0.1, longest_pause, jitter, clock)
+        self._calls = Calls(policy, queue)
+        self._queue = queue
         self._sleep = sleep
-        self._jitter = jitter
 
     def __enter__(self) -> Self:
         """Use the client as a context manager."""
@@ -113,104 +108,104 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the connections."""
+        """Close the connections and the queue."""
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections and the queue; what waits in its file stays there."""
         self._http.close()
+        if self._queue is not None:
+            self._queue.close()
 
     def events(self, events: Iterable[Record]) -> EventsAccepted:
-        """Send events, in order, 500 a request.
+        """Send events, in order, up to 500 or 1 MiB a request.
 
         Returns:
             The sums; `index` of a rejection counts in `events`; `position` is behind the last one.
         """
-        answers = self._send_all("POST", "/v1/events", events, EventsAccepted)
-        return EventsAccepted(
-            accepted=sum(answer.accepted for _, answer in answers),
-            duplicates=sum(answer.duplicates for _, answer in answers),
-            rejected=_shifted((start, answer.rejected) for start, answer in answers),
-            position=latest(answer.position for _, answer in answers),
-        )
+        return self._run(self._calls.events(events))
 
     def items(self, items: Iterable[Record]) -> Upserted:
-        """Insert or replace items, 500 a request."""
-        return self._upsert("/v1/items", items)
+        """Insert or replace items, up to 500 or 1 MiB a request."""
+        return self._run(self._calls.upsert("items", items))
 
     def users(self, users: Iterable[Record]) -> Upserted:
-        """Insert or replace users, 500 a request."""
-        return self._upsert("/v1/users", users)
+        """Insert or replace users, up to 500 or 1 MiB a request."""
+        return self._run(self._calls.upsert("users", users))
 
     def send_lines(self, kind: Kind, lines: bytes) -> EventsAccepted | Upserted:
-        """Send one request of NDJSON as it is.
+        """Send one request of NDJSON.
 
         Args:
             kind: what each line is.
-            lines: one JSON object a line.
+            lines: one JSON object a line; events without an id are given one.
         """
-        method, answer = _KINDS[kind]
-        return self._call(
-            method, f"/v1/{kind}", answer, content=lines, content_type="application/x-ndjson"
-        )
+        return self._run(self._calls.send_lines(kind, lines))
 
-    def recommend(self, request: RecommendRequest | None = None, **fields: Any) -> Recommendation:
+    def enqueue(self, events: Iterable[Record]) -> int:
+        """Put events into the queue; nothing is sent.
+
+        When this returns they survive the end of the process, and `flush` sends them some day.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            QueueFull: if they do not fit; none was taken.
+            QueueError: if the queue cannot be written, or the client has none.
+        """
+        return self._run(self._calls.enqueue(events))
+
+    def flush(self) -> Flushed:
+        """Send what waits in the queue, oldest first, and remove what the server answered for.
+
+        Being offline is no error here: `stopped` of the result says why the rest still waits.
+
+        Raises:
+            QueueError: if the queue cannot be used, or the client has none.
+        """
+        return self._run(self._calls.flush())
+
+    def recommend(
+        self, request: RecommendRequest | None = None, **fields: Unpack[RecommendFields]
+    ) -> Recommendation:
         """Ask for recommendations.
 
         Args:
             request: the request, or give its fields as keywords.
             fields: fields of `tactful.messages.RecommendRequest`.
         """
-        body = msgspec.json.encode(_compact(request) if request is not None else fields)
-        return self._call("POST", "/v1/recommend", Recommendation, content=body)
+        return self._run(self._calls.recommend(request, fields))
 
     def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatch:
         """Ask for up to a hundred recommendations at once."""
-        body = msgspec.json.encode({"requests": [_compact(request) for request in requests]})
-        return self._call("POST", "/v1/recommend/batch", RecommendBatch, content=body)
+        return self._run(self._calls.recommend_batch(requests))
 
     def features(self, user_id: str, *, at: int | str | None = None) -> UserFeatures:
         """The features of one user, now or as of `at` (epoch milliseconds or RFC 3339)."""
-        path = f"/v1/users/{quote(user_id, safe='')}/features"
-        return self._call("GET", path, UserFeatures, params={"at": at})
+        return self._run(self._calls.features(user_id, at))
 
     def statistics(
         self, name: str, *, since: int | str | None = None, until: int | str | None = None
     ) -> StatisticsPage:
         """All released numbers of one statistic, in one page, oldest pane first."""
-        path = f"/v1/statistics/{quote(name, safe='')}"
-        cells: list[StatisticCell] = []
-        cursor: str | None = None
-        while True:
-            params = {"since": since, "until": until, "cursor": cursor}
-            page = self._call("GET", path, StatisticsPage, params=params)
-            cells += page.cells
-            cursor = page.next_cursor
-            if cursor is None:
-                return msgspec.structs.replace(page, cells=cells)
+        return self._run(self._calls.statistics(name, since, until))
 
     def statistics_list(self) -> list[StatisticInfo]:
         """The published statistics."""
-        return self._call("GET", "/v1/statistics", StatisticsIndex).statistics
+        return self._run(self._calls.statistics_list())
 
     def reports(self) -> list[ReportInfo]:
         """All reports of the server, by name."""
-        reports: list[ReportInfo] = []
-        cursor: str | None = None
-        while True:
-            page = self._call("GET", "/v1/reports", ReportIndex, params={"cursor": cursor})
-            reports += page.reports
-            cursor = page.next_cursor
-            if cursor is None:
-                return reports
+        return self._run(self._calls.reports())
 
     def report(self, name: str) -> dict[str, Any]:
         """One report."""
-        return self._call("GET", f"/v1/reports/{quote(name, safe='')}", dict[str, Any])
+        return self._run(self._calls.report(name))
 
     def models(self) -> dict[str, Any]:
         """The models in use."""
-        return self._call("GET", "/v1/models", dict[str, Any])
+        return self._run(self._calls.models())
 
     def health(self) -> Health:
         """Whether the server is ready for traffic.
@@ -218,107 +213,23 @@ class Client:
         Raises:
             Busy: if it is alive but not ready.
         """
-        return self._call("GET", "/readyz", Health)
+        return self._run(self._calls.health())
 
-    def _upsert(self, path: str, records: Iterable[Record]) -> Upserted:
-        answers = self._send_all("PUT", path, records, Upserted)
-        return Upserted(
-            accepted=sum(answer.accepted for _, answer in answers),
-            rejected=_shifted((start, answer.rejected) for start, answer in answers),
-            position=latest(answer.position for _, answer in answers),
-        )
-
-    def _send_all(
-        self, method: str, path: str, records: Iterable[Record], kind: type[T]
-    ) -> list[tuple[int, T]]:
-        everything = list(records)
-        answers = []
-        for start in range(0, len(everything), _CHUNK):
-            body = msgspec.json.encode(everything[start : start + _CHUNK])
-            answers.append((start, self._call(method, path, kind, content=body)))
-        return answers
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        kind: type[T],
-        *,
-        content: bytes | None = None,
-        content_type: str = "application/json",
-        params: Mapping[str, Any] | None = None,
-    ) -> T:
-        given = {name: value for name, value in (params or {}).items() if value is not None}
-        request = self._http.build_request(
-            method,
-            path,
-            content=content,
-            params=given or None,
-            headers=None if content is None else {"content-type": content_type},
-        )
-        for attempt in range(self._retries + 1):
-            last = attempt == self._retries
+    def _run(self, call: Call[T]) -> T:
+        came: Any = None
+        failure: Exception | None = None
+        while True:
             try:
-                response = self._http.send(request)
-            except httpx.TransportError as error:
-                if last:
-                    raise ConnectionFailed(
-                        f"{self._base_url} does not answer ({type(error).__name__}): "
-                        "is `tactful serve` running there?"
-                    ) from error
-                self._sleep(self._pause(attempt, None))
-                continue
-            if response.status_code not in _PASSING or last:
-                return _decode(response, kind)
-            self._sleep(self._pause(attempt, response.headers.get("retry-after")))
-        raise AssertionError("unreachable")
+                step = call.send(came) if failure is None else call.throw(failure)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            came, failure = None, None
+            try:
+                came = self._do(step)
+            except Exception as error:
+                failure = error
 
-    def _pause(self, attempt: int, asked: str | None) -> float:
-        """Full jitter: a random part of an exponentially growing pause, on top of what was asked.
-
-        Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015).
-        """
-        growing: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * self._jitter()
-        if asked is not None and asked.isdigit():
-            return min(float(asked), _LONGEST_PAUSE_S) + growing
-        return growing
-
-
-def _decode(response: httpx.Response, kind: type[T]) -> T:
-    if response.is_success:
-        try:
-            return msgspec.json.decode(response.content, type=kind)
-        except msgspec.DecodeError as error:
-            raise ClientError(
-                f"{response.request.url.path} answered what this client does not understand: "
-                f"{error}; client and server should be of one version"
-            ) from error
-    raise _error(response)
-
-
-def _error(response: httpx.Response) -> ApiError:
-    status = response.status_code
-    try:
-        problem = msgspec.json.decode(response.content, type=Problem)
-    except msgspec.DecodeError:
-        problem = Problem(title=response.reason_phrase or "Error", status=status)
-    if status in (401, 403):
-        return NotAllowed(status, problem)
-    if status in _PASSING:
-        return Busy(status, problem)
-    return BadRequest(status, problem) if status < 500 else ServerFault(status, problem)
-
-
-def _compact(request: RecommendRequest) -> dict[str, Any]:
-    """Only what differs from the defaults, so that older servers understand newer clients."""
-    sent: dict[str, Any] = msgspec.to_builtins(request)
-    plain = msgspec.to_builtins(RecommendRequest())
-    return {name: value for name, value in sent.items() if value != plain[name]}
-
-
-def _shifted(parts: Iterable[tuple[int, Sequence[Rejection]]]) -> list[Rejection]:
-    return [
-        msgspec.structs.replace(rejection, index=start + rejection.index)
-        for start, rejections in parts
-        for rejection in rejections
-    ]
+    def _do(self, step: Send | Pause | Work) -> Any:
+        if isinstance(step, Send):
+            return self._http.send(step.built(self._http))
+        return self._sleep(step.seconds) if isinstance(step, Pause) else step.run()

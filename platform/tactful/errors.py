@@ -4,6 +4,7 @@
   x ConfigError (ValueError): a setting, an environment variable or a configuration file is wrong
   x StorageError (OSError): the data directory cannot be used
   x ModelError (ValueError): a model or an index cannot be used
+    - UnsupportedForest: a forest has something that only XGBoost evaluates
   x DatasetError (ValueError): a data set cannot be read
   x ApiKeyError (ValueError): an API key cannot be made or revoked
   x ProblemError: a request is answered with an RFC 9457 problem (``tactful.problems``)
@@ -14,6 +15,8 @@
       + NotAllowed (PermissionError): 401, 403
       + Busy: 429, 503, after all retries
       + ServerFault: 5xx
+    - QueueError (OSError): the client's queue of events cannot be used
+      + QueueFull: there is no room for more events
 """
 
 from __future__ import annotations
@@ -38,6 +41,10 @@ class StorageError(TactfulError, OSError):
 
 class ModelError(TactfulError, ValueError):
     """A model or a recall index is missing, damaged or does not fit the features."""
+
+
+class UnsupportedForest(ModelError):
+    """A forest has something that is left to XGBoost; the message says what."""
 
 
 class DatasetError(TactfulError, ValueError):
@@ -85,8 +92,27 @@ class NotAllowed(ApiError, PermissionError):
 
 
 class Busy(ApiError):
-    """The server had no room or was not ready, also after the retries."""
+    """The server had no room or was not ready, also after the retries.
+
+    Attributes:
+        retry_after: seconds after which the server wants to be asked again; None if it did not say.
+    """
+
+    def __init__(self, status: int, problem: Problem, *, retry_after: float | None = None) -> None:
+        """Carry the problem and the pause; the message tells both."""
+        super().__init__(status, problem)
+        self.retry_after = retry_after
+        if retry_after is not None:
+            self.args = (f"{self.args[0]}; try again in {retry_after:.0f} s",)
 
 
 class ServerFault(ApiError):
     """The server failed; its log has the reason under the request id."""
+
+
+class QueueError(ClientError, OSError):
+    """The file of a client's queue cannot be used; the message names it."""
+
+
+class QueueFull(QueueError):
+    """The queue has no room for these events; none of them was taken."""

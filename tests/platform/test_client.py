@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
-from tactful.client import Client
+from tactful.client import AsyncClient, Client, RecommendFields
 from tactful.errors import (
     BadRequest,
     Busy,
@@ -25,37 +29,67 @@ from tactful.messages import NewEvent, RecommendRequest, Rejection
 ACCEPTED = {"accepted": 1, "duplicates": 0, "rejected": [], "position": 5}
 
 
+class Awaited:
+    """An `AsyncClient` that is used like a `Client`, so that one test holds for both."""
+
+    def __init__(self, client: AsyncClient, runner: asyncio.Runner) -> None:
+        self._client = client
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+        return lambda *args, **kwargs: self._runner.run(method(*args, **kwargs))
+
+
 class Scripted:
     """A transport that answers from a script and remembers the requests."""
 
-    def __init__(self, *answers: httpx.Response | Exception) -> None:
-        self.answers = list(answers)
+    def __init__(self, runner: asyncio.Runner | None, answers: list[Any]) -> None:
+        self.runner = runner
+        self.answers = answers
         self.requests: list[httpx.Request] = []
         self.pauses: list[float] = []
 
-    def client(self, **options: object) -> Client:
-        return Client(
-            "http://server",
-            transport=httpx.MockTransport(self._answer),
-            sleep=self.pauses.append,
-            jitter=lambda: 0.5,
-            **options,  # type: ignore[arg-type]
-        )
+    def client(self, **options: Any) -> Any:
+        options |= {"jitter": lambda: 0.5, "clock": lambda: 1_000_000.0}
+        options["transport"] = httpx.MockTransport(self._answer)
+        if self.runner is None:
+            return Client("http://server", sleep=self.pauses.append, **options)
+        return Awaited(AsyncClient("http://server", sleep=self._sleep, **options), self.runner)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        assert isinstance(answer, httpx.Response)
+        # A response can be read by one kind of client only, and the script may serve both.
+        headers = {k: v for k, v in answer.headers.raw if k.lower() != b"content-length"}
+        return httpx.Response(answer.status_code, headers=headers, content=answer.content)
+
+
+Script = Callable[..., Scripted]
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def scripted(request: pytest.FixtureRequest) -> Iterator[Script]:
+    """Makes scripts for a client of either kind."""
+    if request.param == "blocking":
+        yield lambda *answers: Scripted(None, [*answers])
+        return
+    with asyncio.Runner() as runner:
+        yield lambda *answers: Scripted(runner, [*answers])
 
 
 def problem(status: int, **fields: object) -> httpx.Response:
     return httpx.Response(status, json={"title": "No", "status": status, **fields})
 
 
-def test_the_key_travels_as_bearer() -> None:
-    script = Scripted(httpx.Response(202, json=ACCEPTED))
+def test_the_key_travels_as_bearer(scripted: Script) -> None:
+    script = scripted(httpx.Response(202, json=ACCEPTED))
 
     script.client(api_key="k").events([{"type": "view"}])
 
@@ -63,19 +97,82 @@ def test_the_key_travels_as_bearer() -> None:
     assert script.requests[0].headers["content-type"] == "application/json"
 
 
-def test_structs_and_mappings_are_sent_alike() -> None:
-    script = Scripted(httpx.Response(202, json=ACCEPTED))
+def test_structs_and_mappings_are_sent_alike(scripted: Script) -> None:
+    script = scripted(httpx.Response(202, json=ACCEPTED))
     event = NewEvent(type="view", timestamp=1, user_id="u")
 
     script.client().events([event, {"type": "view", "timestamp": 1, "user_id": "u"}])
 
     first, second = json.loads(script.requests[0].content)
+    assert first.pop("event_id") != second.pop("event_id")
+    assert first == second == {"type": "view", "timestamp": 1, "user_id": "u"}
+
+
+def test_an_event_has_its_id_before_the_first_attempt(scripted: Script) -> None:
+    script = scripted(
+        httpx.ReadTimeout("the answer was lost"), problem(503), httpx.Response(202, json=ACCEPTED)
+    )
+
+    script.client().events(
+        [{"type": "view"}, NewEvent(type="view", timestamp=1), {"event_id": "e"}]
+    )
+
+    sent = [json.loads(request.content) for request in script.requests]
+    assert sent[0] == sent[1] == sent[2]
+    identifiers = [event["event_id"] for event in sent[0]]
+    assert all(identifiers)
+    assert len(set(identifiers)) == 3
+    assert identifiers[2] == "e"
+
+
+def test_lines_without_an_id_are_given_one_and_the_others_stay_as_they_are(
+    scripted: Script,
+) -> None:
+    lines = [
+        b'{"event_id": "a", "type": "view"}',
+        b'  {"type": "x", "properties": {"event_id": "not this one"}}',
+        b"{}",
+        b"",
+        b"[1]",
+        b'{"type": ',
+        b'"\xff"',
+        b'{"type": "last"}\r',
+    ]
+    script = scripted(httpx.ReadTimeout("lost"), httpx.Response(202, json=ACCEPTED))
+
+    script.client().send_lines("events", b"\n".join(lines))
+
+    first, second = (request.content for request in script.requests)
     assert first == second
+    sent = first.split(b"\n")
+    assert [sent[n] for n in (0, 3, 4, 5, 6)] == [lines[n] for n in (0, 3, 4, 5, 6)]
+    named = [json.loads(sent[n]) for n in (1, 2, 7)]
+    identifiers = {event.pop("event_id") for event in named}
+    assert len(identifiers) == 3
+    assert named == [json.loads(lines[n]) for n in (1, 2, 7)]
 
 
-def test_large_batches_are_cut_and_indices_put_together() -> None:
+def test_lines_of_items_are_sent_as_they_are(scripted: Script) -> None:
+    answer = {"accepted": 1, "rejected": [], "position": 5}
+    script = scripted(httpx.Response(202, json=answer))
+
+    script.client().send_lines("items", b'{"item_id": "a"}')
+
+    assert script.requests[0].content == b'{"item_id": "a"}'
+
+
+def test_a_request_stays_below_a_mebibyte(scripted: Script) -> None:
+    large = {"event_id": "e", "properties": {"text": "x" * 400_000}}
+    script = scripted(*[httpx.Response(202, json=ACCEPTED)] * 2)
+
+    script.client().events([large] * 4)
+
+    assert [len(json.loads(request.content)) for request in script.requests] == [2, 2]
+
+
+def test_large_batches_are_cut_and_indices_put_together(scripted: Script) -> None:
     refused = {"index": 2, "code": "c", "message": "m"}
-    script = Scripted(
+    script = scripted(
         httpx.Response(
             202, json={"accepted": 499, "duplicates": 0, "rejected": [refused], "position": 9}
         ),
@@ -87,6 +184,7 @@ def test_large_batches_are_cut_and_indices_put_together() -> None:
     answer = script.client().events([{"n": n} for n in range(600)])
 
     sent = [json.loads(request.content) for request in script.requests]
+    assert [len(batch) for batch in sent] == [500, 100]
     assert [event["n"] for batch in sent for event in batch] == list(range(600))
     assert (answer.accepted, answer.duplicates, answer.position) == (500, 98, 9)
     assert answer.rejected == [
@@ -95,34 +193,55 @@ def test_large_batches_are_cut_and_indices_put_together() -> None:
     ]
 
 
-def test_nothing_to_send_sends_nothing() -> None:
-    script = Scripted()
+def test_nothing_to_send_sends_nothing(scripted: Script) -> None:
+    script = scripted()
 
     assert script.client().events([]).accepted == 0
     assert script.requests == []
 
 
-def test_passing_failures_are_retried_and_retry_after_is_honoured() -> None:
-    script = Scripted(
+def test_passing_failures_are_retried_and_retry_after_is_honoured(scripted: Script) -> None:
+    script = scripted(
         httpx.ConnectError("down"),
         problem(503),
         httpx.Response(429, headers={"retry-after": "2"}, json={"title": "No", "status": 429}),
+        httpx.Response(502, text="<html>bad gateway</html>"),
         httpx.Response(202, json=ACCEPTED),
     )
 
     assert script.client().events([{}]).position == 5
-    assert script.pauses == [0.05, 0.1, 2.2]
+    assert script.pauses == [0.05, 0.1, 2.2, 0.4]
 
 
-def test_retry_after_is_not_honoured_for_ever() -> None:
-    script = Scripted(
-        httpx.Response(503, headers={"retry-after": "86400"}, json={"title": "No", "status": 503}),
-        httpx.Response(202, json=ACCEPTED),
-    )
+def test_a_pause_that_is_too_long_is_told_instead_of_cut_short(scripted: Script) -> None:
+    busy = {"title": "No", "status": 503}
+    script = scripted(httpx.Response(503, headers={"retry-after": "86400"}, json=busy))
+
+    with pytest.raises(Busy, match="try again in 86400 s") as caught:
+        script.client().events([{}])
+
+    assert caught.value.retry_after == 86400
+    assert script.pauses == []
+
+
+@pytest.mark.parametrize(
+    ("header", "pause"),
+    [
+        ("Mon, 12 Jan 1970 13:46:47 GMT", 7.05),
+        ("Mon, 12 Jan 1970 13:46:00 GMT", 0.05),
+        ("soon", 0.05),
+        ("-3", 0.05),
+        ("0", 0.05),
+        ("\xb2", 0.05),
+    ],
+)
+def test_retry_after_may_be_a_date_or_nonsense(scripted: Script, header: str, pause: float) -> None:
+    answer = httpx.Response(503, headers={b"retry-after": header.encode("latin-1")})
+    script = scripted(answer, httpx.Response(202, json=ACCEPTED))
 
     script.client().events([{}])
 
-    assert script.pauses == [10.05]
+    assert script.pauses == [pytest.approx(pause)]
 
 
 @pytest.mark.parametrize(
@@ -134,13 +253,13 @@ def test_retry_after_is_not_honoured_for_ever() -> None:
         (problem(401), NotAllowed, PermissionError),
         (problem(403), NotAllowed, PermissionError),
         (problem(500), ServerFault, TactfulError),
-        (problem(502), ServerFault, TactfulError),
+        (problem(501), ServerFault, TactfulError),
     ],
 )
 def test_other_failures_are_raised_at_once(
-    answer: httpx.Response, expected: type[Exception], builtin: type[Exception]
+    scripted: Script, answer: httpx.Response, expected: type[Exception], builtin: type[Exception]
 ) -> None:
-    script = Scripted(answer)
+    script = scripted(answer)
 
     with pytest.raises(expected) as caught:
         script.client().recommend(user_id="u")
@@ -149,8 +268,8 @@ def test_other_failures_are_raised_at_once(
     assert script.pauses == []
 
 
-def test_a_problem_is_told_in_full() -> None:
-    script = Scripted(problem(422, detail="too many", code="invalid", request_id="r-1", new="x"))
+def test_a_problem_is_told_in_full(scripted: Script) -> None:
+    script = scripted(problem(422, detail="too many", code="invalid", request_id="r-1", new="x"))
 
     with pytest.raises(BadRequest, match=r"422 No: too many \(request r-1\)") as caught:
         script.client().recommend(count=1000)
@@ -158,30 +277,30 @@ def test_a_problem_is_told_in_full() -> None:
     assert caught.value.problem.code == "invalid"
 
 
-def test_after_all_retries_it_is_busy_or_not_connected() -> None:
+def test_after_all_retries_it_is_busy_or_not_connected(scripted: Script) -> None:
     with pytest.raises(Busy):
-        Scripted(*[problem(503)] * 3).client(retries=2).health()
+        scripted(*[problem(503)] * 3).client(retries=2).health()
     with pytest.raises(ConnectionFailed, match="tactful serve"):
-        Scripted(*[httpx.ReadTimeout("slow")] * 3).client(retries=2).health()
+        scripted(*[httpx.ReadTimeout("slow")] * 3).client(retries=2).health()
 
 
-def test_an_error_that_is_no_problem_document_is_still_typed() -> None:
-    script = Scripted(httpx.Response(502, text="<html>bad gateway</html>"))
+def test_an_error_that_is_no_problem_document_is_still_typed(scripted: Script) -> None:
+    script = scripted(httpx.Response(502, text="<html>bad gateway</html>"))
 
     with pytest.raises(ServerFault, match="502 Bad Gateway"):
-        script.client().models()
+        script.client(retries=0).models()
 
 
-def test_an_answer_it_does_not_understand_is_named() -> None:
-    script = Scripted(httpx.Response(200, json={"items": 3}))
+def test_an_answer_it_does_not_understand_is_named(scripted: Script) -> None:
+    script = scripted(httpx.Response(200, json={"items": 3}))
 
     with pytest.raises(ClientError, match=r"/v1/recommend answered"):
         script.client().recommend(user_id="u")
 
 
-def test_a_request_struct_sends_only_what_was_set() -> None:
+def test_a_request_struct_sends_only_what_was_set(scripted: Script) -> None:
     body = {"recommendation_id": "r", "items": [], "model_version": "1"}
-    script = Scripted(httpx.Response(200, json=body))
+    script = scripted(httpx.Response(200, json=body))
 
     script.client().recommend(RecommendRequest(user_id="u", count=3))
 
@@ -198,8 +317,10 @@ def test_a_request_struct_sends_only_what_was_set() -> None:
         (lambda client: client.report("../x"), "/v1/reports/..%2Fx"),
     ],
 )
-def test_ids_cannot_change_the_path(call: Callable[[Client], object], path: str) -> None:
-    script = Scripted(problem(404))
+def test_ids_cannot_change_the_path(
+    scripted: Script, call: Callable[[Any], object], path: str
+) -> None:
+    script = scripted(problem(404))
 
     with pytest.raises(BadRequest):
         call(script.client())
@@ -207,10 +328,10 @@ def test_ids_cannot_change_the_path(call: Callable[[Client], object], path: str)
     assert script.requests[0].url.raw_path.decode() == path
 
 
-def test_lists_are_read_to_the_end() -> None:
+def test_lists_are_read_to_the_end(scripted: Script) -> None:
     cell = {"pane_start": 1, "key": "a", "value": 1.0, "low": 0.0, "high": 2.0}
     page = {"name": "s", "epsilon": 1.0, "cap": 2, "unit": "user-day", "cells": [cell]}
-    script = Scripted(
+    script = scripted(
         httpx.Response(200, json={**page, "next_cursor": "c"}), httpx.Response(200, json=page)
     )
 
@@ -232,3 +353,41 @@ def test_its_import_is_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_both_clients_have_the_same_calls() -> None:
+    def calls(kind: type) -> dict[str, object]:
+        members = inspect.getmembers(kind, inspect.isfunction)
+        return {
+            name: inspect.signature(function).parameters
+            for name, function in members
+            if not name.startswith("_")
+        }
+
+    assert calls(Client) == calls(AsyncClient)
+    waits = [inspect.iscoroutinefunction(getattr(AsyncClient, name)) for name in calls(Client)]
+    assert all(waits)
+
+
+def test_keywords_are_the_fields_of_a_request() -> None:
+    fields = {field.name for field in msgspec.structs.fields(RecommendRequest)}
+
+    assert set(RecommendFields.__annotations__) == fields, "add it to RecommendFields, too"
+
+
+def test_one_async_client_serves_many_calls_at_once() -> None:
+    started: list[int] = []
+    everybody = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        started.append(1)
+        if len(started) == 8:
+            everybody.set()
+        await everybody.wait()
+        return httpx.Response(200, json={})
+
+    async def ask() -> list[dict[str, Any]]:
+        async with AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            return await asyncio.gather(*[client.models() for _ in range(8)])
+
+    assert asyncio.run(asyncio.wait_for(ask(), 20)) == [{}] * 8

@@ -1,0 +1,296 @@
+"""The calls of the HTTP API, for every kind of client: what is sent, and what is made of it."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from tactful.client_exchange import Call, Policy, Send, Work, exchange
+from tactful.client_queue import OfflineQueue, Waiting
+from tactful.errors import ApiError, ClientError, QueueError
+from tactful.messages import (
+    EventsAccepted,
+    Health,
+    Recommendation,
+    RecommendBatch,
+    RecommendRequest,
+    Rejection,
+    ReportIndex,
+    ReportInfo,
+    Scalar,
+    StatisticCell,
+    StatisticInfo,
+    StatisticsIndex,
+    StatisticsPage,
+    Upserted,
+    UserFeatures,
+)
+from tactful.positions import Position, latest
+
+T = TypeVar("T")
+Record = Mapping[str, Any] | msgspec.Struct
+Kind = Literal["events", "items", "users"]
+
+logger = logging.getLogger(__name__)
+
+_KINDS: Mapping[Kind, tuple[str, type[EventsAccepted | Upserted]]] = {
+    "events": ("POST", EventsAccepted),
+    "items": ("PUT", Upserted),
+    "users": ("PUT", Upserted),
+}
+_CHUNK = 500
+_CHUNK_BYTES = 1024 * 1024
+_NDJSON = "application/x-ndjson"
+
+
+class RecommendFields(TypedDict, total=False):
+    """The fields of `tactful.messages.RecommendRequest`, as keywords."""
+
+    user_id: str | None
+    device_id: str | None
+    session_id: str | None
+    count: int
+    context: Mapping[str, Scalar]
+    exclude: Sequence[str]
+    category: str | None
+    timestamp: int | str | None
+    after: Position | None
+    force: Mapping[str, str]
+    explain: bool
+
+
+@dataclass
+class Flushed:
+    """What became of the events of a queue.
+
+    Attributes:
+        accepted: how many are new to the server.
+        duplicates: how many it had already.
+        refused: events that it refused, each with the reason; they are out of the queue.
+        stopped: why the rest still waits; None when nothing waits.
+    """
+
+    accepted: int = 0
+    duplicates: int = 0
+    refused: list[tuple[dict[str, Any], Rejection]] = field(default_factory=list)
+    stopped: ClientError | None = None
+
+
+class Calls:
+    """Makes the calls of one client."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        queue: OfflineQueue | None,
+        *,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        """Make calls that retry by `policy` and queue in `queue`; `new_id` names events."""
+        self._policy = policy
+        self._queue = queue
+        self._new_id = new_id
+
+    def events(self, events: Iterable[Record]) -> Call[EventsAccepted]:
+        """Send events; each has an id before the first attempt, so a retry counts once."""
+        answers = yield from self._send_all("events", map(self._named, events), EventsAccepted)
+        return EventsAccepted(
+            accepted=sum(answer.accepted for _, answer in answers),
+            duplicates=sum(answer.duplicates for _, answer in answers),
+            rejected=_shifted((start, answer.rejected) for start, answer in answers),
+            position=latest(answer.position for _, answer in answers),
+        )
+
+    def upsert(self, kind: Literal["items", "users"], records: Iterable[Record]) -> Call[Upserted]:
+        """Insert or replace items or users."""
+        answers = yield from self._send_all(kind, records, Upserted)
+        return Upserted(
+            accepted=sum(answer.accepted for _, answer in answers),
+            rejected=_shifted((start, answer.rejected) for start, answer in answers),
+            position=latest(answer.position for _, answer in answers),
+        )
+
+    def send_lines(self, kind: Kind, lines: bytes) -> Call[EventsAccepted | Upserted]:
+        """Send one request of NDJSON; events without an id are given one."""
+        method, answer = _KINDS[kind]
+        if kind == "events":
+            lines = b"\n".join(map(self._named_line, lines.split(b"\n")))
+        request = Send(method, f"/v1/{kind}", content=lines, content_type=_NDJSON)
+        return (yield from exchange(self._policy, request, answer))
+
+    def enqueue(self, events: Iterable[Record]) -> Call[int]:
+        """Put events into the queue, each with an id."""
+        queue = self._required_queue()
+        bodies = [msgspec.json.encode(self._named(event)) for event in events]
+        taken: int = yield Work(partial(queue.put, bodies))
+        return taken
+
+    def flush(self) -> Call[Flushed]:
+        """Send what waits in the queue, oldest first."""
+        queue = self._required_queue()
+        done, count = Flushed(), _CHUNK
+        while True:
+            oldest = partial(queue.oldest, count=count, max_bytes=_CHUNK_BYTES)
+            waiting: Waiting | None = yield Work(oldest)
+            if waiting is None:
+                return done
+            body = b"[%b]" % b",".join(waiting.bodies)
+            request = Send("POST", "/v1/events", content=body)
+            try:
+                answer = yield from exchange(self._policy, request, EventsAccepted)
+            except ClientError as error:
+                status = error.status if isinstance(error, ApiError) else None
+                if status in (400, 413) and len(waiting.bodies) > 1:
+                    # The server takes smaller requests only, or cannot read one of these events.
+                    count = len(waiting.bodies) // 2
+                    continue
+                if status != 413:
+                    done.stopped = error
+                    return done
+                # Nobody will ever take an event of this size; the others must not wait for it.
+                refusal = Rejection(index=0, code="too_large", message=str(error))
+                answer = EventsAccepted(accepted=0, duplicates=0, rejected=[refusal], position=0)
+            yield Work(partial(queue.remove, waiting))
+            done.accepted += answer.accepted
+            done.duplicates += answer.duplicates
+            for refusal in answer.rejected:
+                logger.warning("the server refused a queued event: %s", refusal.code)
+                event = msgspec.json.decode(waiting.bodies[refusal.index])
+                done.refused.append((event, refusal))
+
+    def recommend(
+        self, request: RecommendRequest | None, fields: Mapping[str, Any]
+    ) -> Call[Recommendation]:
+        """Ask for recommendations."""
+        body = msgspec.json.encode(_compact(request) if request is not None else fields)
+        return exchange(self._policy, Send("POST", "/v1/recommend", content=body), Recommendation)
+
+    def recommend_batch(self, requests: Sequence[RecommendRequest]) -> Call[RecommendBatch]:
+        """Ask for several recommendations at once."""
+        body = msgspec.json.encode({"requests": [_compact(request) for request in requests]})
+        send = Send("POST", "/v1/recommend/batch", content=body)
+        return exchange(self._policy, send, RecommendBatch)
+
+    def features(self, user_id: str, at: int | str | None) -> Call[UserFeatures]:
+        """The features of one user."""
+        return self._get(f"/v1/users/{_segment(user_id)}/features", UserFeatures, at=at)
+
+    def statistics(
+        self, name: str, since: int | str | None, until: int | str | None
+    ) -> Call[StatisticsPage]:
+        """All released numbers of one statistic, in one page."""
+        path = f"/v1/statistics/{_segment(name)}"
+        cells: list[StatisticCell] = []
+        cursor: str | None = None
+        while True:
+            page = yield from self._get(
+                path, StatisticsPage, since=since, until=until, cursor=cursor
+            )
+            cells += page.cells
+            cursor = page.next_cursor
+            if cursor is None:
+                return msgspec.structs.replace(page, cells=cells)
+
+    def statistics_list(self) -> Call[list[StatisticInfo]]:
+        """The published statistics."""
+        return (yield from self._get("/v1/statistics", StatisticsIndex)).statistics
+
+    def reports(self) -> Call[list[ReportInfo]]:
+        """All reports, by name."""
+        reports: list[ReportInfo] = []
+        cursor: str | None = None
+        while True:
+            page = yield from self._get("/v1/reports", ReportIndex, cursor=cursor)
+            reports += page.reports
+            cursor = page.next_cursor
+            if cursor is None:
+                return reports
+
+    def report(self, name: str) -> Call[dict[str, Any]]:
+        """One report."""
+        return self._get(f"/v1/reports/{_segment(name)}", dict[str, Any])
+
+    def models(self) -> Call[dict[str, Any]]:
+        """The models in use."""
+        return self._get("/v1/models", dict[str, Any])
+
+    def health(self) -> Call[Health]:
+        """Whether the server is ready for traffic."""
+        return self._get("/readyz", Health)
+
+    def _get(self, path: str, kind: type[T], **params: Any) -> Call[T]:
+        return exchange(self._policy, Send("GET", path, params=params), kind)
+
+    def _send_all(
+        self, kind: Kind, records: Iterable[Record], answer: type[T]
+    ) -> Call[list[tuple[int, T]]]:
+        answers: list[tuple[int, T]] = []
+        start = 0
+        for bodies in _chunks(map(msgspec.json.encode, records)):
+            request = Send(_KINDS[kind][0], f"/v1/{kind}", content=b"[%b]" % b",".join(bodies))
+            answers.append((start, (yield from exchange(self._policy, request, answer))))
+            start += len(bodies)
+        return answers
+
+    def _named(self, event: Record) -> Record:
+        """The event with an id; what is no event is left for the server to refuse."""
+        if isinstance(event, Mapping):
+            return event if event.get("event_id") else {**event, "event_id": self._new_id()}
+        if getattr(event, "event_id", "") is None:
+            return msgspec.structs.replace(event, event_id=self._new_id())
+        return event
+
+    def _named_line(self, line: bytes) -> bytes:
+        try:
+            fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return line
+        if "event_id" in fields:
+            return line
+        rest = line.lstrip()[1:]
+        return b'{"event_id":"%b"%b%b' % (self._new_id().encode(), b"," if fields else b"", rest)
+
+    def _required_queue(self) -> OfflineQueue:
+        if self._queue is None:
+            raise QueueError("this client has no queue: make it with `queue=OfflineQueue(path)`")
+        return self._queue
+
+
+def _chunks(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Cut into requests by number and by size, in order."""
+    chunk: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if chunk and (len(chunk) == _CHUNK or size + len(body) > _CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(body)
+        size += len(body)
+    if chunk:
+        yield chunk
+
+
+def _segment(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _compact(request: RecommendRequest) -> dict[str, Any]:
+    """Only what differs from the defaults, so that older servers understand newer clients."""
+    sent: dict[str, Any] = msgspec.to_builtins(request)
+    plain = msgspec.to_builtins(RecommendRequest())
+    return {name: value for name, value in sent.items() if value != plain[name]}
+
+
+def _shifted(parts: Iterable[tuple[int, Sequence[Rejection]]]) -> list[Rejection]:
+    return [
+        msgspec.structs.replace(rejection, index=start + rejection.index)
+        for start, rejections in parts
+        for rejection in rejections
+    ]

@@ -1,0 +1,196 @@
+"""How one exchange with the server goes, without doing any of it.
+
+A call is a generator. It yields what is to be done (`Send`, `Pause` or `Work`) and is given what
+came of it; its return value is the answer. Whoever drives it decides how: `tactful.client` by
+blocking, `tactful.client_async` by awaiting. What to retry, how long to pause and how an answer is
+read is said here, once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from tactful.errors import (
+    ApiError,
+    BadRequest,
+    Busy,
+    ClientError,
+    ConnectionFailed,
+    NotAllowed,
+    ServerFault,
+)
+from tactful.messages import Problem
+
+T = TypeVar("T")
+
+PASSING = frozenset({408, 429, 502, 503, 504})
+"""Statuses that say "not now": of the server itself, or of a proxy that cannot reach it."""
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a request; the `httpx.Response` is given back, an `httpx.TransportError` thrown in.
+
+    Attributes:
+        method: HTTP method.
+        path: path below the address of the server.
+        content: the body.
+        content_type: what the body is.
+        params: query parameters; those that are None are left out.
+    """
+
+    method: str
+    path: str
+    content: bytes | None = None
+    content_type: str = "application/json"
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def built(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """The request, with the address and the headers of `http`."""
+        params = {name: value for name, value in self.params.items() if value is not None}
+        kind = None if self.content is None else {"content-type": self.content_type}
+        return http.build_request(
+            self.method, self.path, content=self.content, params=params or None, headers=kind
+        )
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Do nothing for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """Run a function that may block on the disk; its value is given back."""
+
+    run: Callable[[], Any]
+
+
+Call = Generator[Send | Pause | Work, Any, T]
+"""A call that answers with a `T`."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is retried, and when.
+
+    Attributes:
+        base_url: where the server is, for messages.
+        retries: how often a passing failure is tried again.
+        first_pause_s: upper end of the first random pause; each following one doubles.
+        longest_pause_s: upper end of the growing pauses, and the longest pause that a server can
+            ask for. Asked for a longer one, the call fails at once and says so.
+        jitter: random numbers in [0, 1).
+        clock: now in epoch seconds, for servers that answer with a date.
+    """
+
+    base_url: str
+    retries: int
+    first_pause_s: float
+    longest_pause_s: float
+    jitter: Callable[[], float]
+    clock: Callable[[], float]
+
+
+def headers(api_key: str | None) -> dict[str, str]:
+    """Headers of every request."""
+    accepted = {"accept": "application/json"}
+    return accepted if api_key is None else {**accepted, "authorization": f"Bearer {api_key}"}
+
+
+def limits(connections: int) -> httpx.Limits:
+    """At most so many connections; twenty of them are kept when idle."""
+    return httpx.Limits(max_connections=connections, max_keepalive_connections=min(20, connections))
+
+
+def exchange(policy: Policy, request: Send, kind: type[T]) -> Call[T]:
+    """Send `request`, again if need be, and read the answer as a `kind`.
+
+    Raises:
+        ConnectionFailed: if nothing answered in any attempt.
+        ApiError: if the server answered with an error, at last.
+        ClientError: if the answer is no `kind`.
+    """
+    attempt = 0
+    while True:
+        last = attempt >= policy.retries
+        asked: float | None = None
+        try:
+            response: httpx.Response = yield request
+        except httpx.TransportError as error:
+            if last:
+                raise ConnectionFailed(
+                    f"{policy.base_url} does not answer ({type(error).__name__}): "
+                    "is `tactful serve` running there?"
+                ) from error
+        else:
+            if response.status_code not in PASSING:
+                return _decode(request.path, response, kind)
+            asked = retry_after(response.headers.get("retry-after"), policy.clock())
+            if last or (asked is not None and asked > policy.longest_pause_s):
+                raise _error(response, asked)
+        yield Pause((asked or 0.0) + _growing(policy, attempt))
+        attempt += 1
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds that a ``Retry-After`` header asks to wait (RFC 9110, 10.2.3); None if it does not.
+
+    Args:
+        value: the header: seconds, or a date.
+        now: epoch seconds.
+    """
+    if value is None:
+        return None
+    if value.strip().isascii() and value.strip().isdigit():
+        return float(value)
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return max(0.0, moment.timestamp() - now)
+
+
+def _growing(policy: Policy, attempt: int) -> float:
+    """Full jitter: a random part of an exponentially growing pause.
+
+    Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015).
+    """
+    longest: float = min(policy.longest_pause_s, policy.first_pause_s * 2**attempt)
+    return longest * policy.jitter()
+
+
+def _decode(path: str, response: httpx.Response, kind: type[T]) -> T:
+    if not response.is_success:
+        raise _error(response, None)
+    try:
+        return msgspec.json.decode(response.content, type=kind)
+    except msgspec.DecodeError as error:
+        raise ClientError(
+            f"{path} answered what this client does not understand: {error}; "
+            "client and server should be of one version"
+        ) from error
+
+
+def _error(response: httpx.Response, asked: float | None) -> ApiError:
+    status = response.status_code
+    try:
+        problem = msgspec.json.decode(response.content, type=Problem)
+    except msgspec.DecodeError:
+        problem = Problem(title=response.reason_phrase or "Error", status=status)
+    if status in (401, 403):
+        return NotAllowed(status, problem)
+    if status in (429, 503):
+        return Busy(status, problem, retry_after=asked)
+    return BadRequest(status, problem) if status < 500 else ServerFault(status, problem)
