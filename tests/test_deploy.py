@@ -1,0 +1,270 @@
+"""What deploy/ starts fits the settings and commands, and does what it says with real services."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+import yaml
+from tests.test_docs import unknown_words
+
+from tactful import metadata
+from tactful.config import Settings, load_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPLOY = ROOT / "deploy"
+
+KNOWN = {"TACTFUL_REDIS_URL", "TACTFUL_SINK_TARGET"}
+"""Variables of ours that are no settings."""
+
+Environment = dict[str, str]
+
+
+def compose() -> dict[str, Any]:
+    """The services of the compose file, with its variables filled in."""
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"\$\{MARIADB_PASSWORD:\?[^}]*\}", "secret", text)
+    assert "${" not in text
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+def kubernetes() -> dict[str, Any]:
+    """The manifests by kind and name."""
+    text = (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")
+    return {f"{it['kind']}/{it['metadata']['name']}": it for it in yaml.safe_load_all(text)}
+
+
+def containers() -> Iterator[tuple[str, list[str], Environment]]:
+    """Every container of ours: where it is defined, its command, its environment."""
+    for name, service in compose()["services"].items():
+        if service["image"] == "tactful":
+            yield f"compose {name}", service["command"], service.get("environment", {})
+    manifests = kubernetes()
+    for key, manifest in manifests.items():
+        if manifest["kind"] in ("StatefulSet", "Deployment"):
+            (container,) = manifest["spec"]["template"]["spec"]["containers"]
+            environment: Environment = {}
+            for source in container.get("envFrom", []):
+                environment |= manifests[f"ConfigMap/{source['configMapRef']['name']}"]["data"]
+            for variable in container.get("env", []):
+                environment[variable["name"]] = variable.get("value", "from-elsewhere")
+            yield f"kubernetes {key}", container["args"], environment
+
+
+CONTAINERS = {name: (command, environment) for name, command, environment in containers()}
+
+
+def settings_of(name: str) -> Settings:
+    _, environment = CONTAINERS[name]
+    assert all(isinstance(value, str) for value in environment.values()), "quote numbers"
+    return load_settings(environ=environment)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_commands_and_variables_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(DEPLOY)  # where there is no tactful.toml
+    command, environment = CONTAINERS[name]
+    assert command[0] == "tactful"
+    assert unknown_words([word for word in command[1:] if ":" not in word or "=" in word]) == []
+    ours = {variable for variable in environment if variable.startswith("TACTFUL_")}
+    assert {variable for variable in ours if "__" not in variable} <= KNOWN
+    settings = settings_of(name)
+    if "sink" in name:
+        assert "TACTFUL_SINK_TARGET" in environment
+        return
+    for variable in (settings.metadata.url_env, settings.online.url_env, settings.log.password_env):
+        assert not variable or variable in environment or "worker" in name
+    assert settings.log.kind == "kafka"
+    assert settings.online.url_env in environment
+
+
+@pytest.mark.parametrize("where", ["compose {}", "kubernetes StatefulSet/tactful-{}"])
+def test_servers_and_workers_compute_the_same(where: str) -> None:
+    server, worker = (settings_of(where.format(what)) for what in ("server", "worker"))
+    assert server.engine == worker.engine
+    assert server.online == worker.online
+    for name in ("brokers", "topic", "consumer_threads", "replication", "security", "username"):
+        assert getattr(server.log, name) == getattr(worker.log, name)
+    assert server.server.host == "0.0.0.0"
+    assert worker.worker.fired_topic in " ".join(
+        CONTAINERS[where.format("sink").replace("StatefulSet", "Deployment")][0]
+    )
+
+
+def test_ports_probes_and_volumes_fit() -> None:
+    defaults = Settings().server
+    services = compose()["services"]
+    assert services["server"]["ports"] == [f"127.0.0.1:{defaults.port}:{defaults.port}"]
+    assert f"{defaults.port}/readyz" in services["server"]["healthcheck"]["test"][-1]
+    named = {volume.split(":")[0] for it in services.values() for volume in it.get("volumes", [])}
+    assert named == set(compose()["volumes"])
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    assert "VOLUME /data" in dockerfile
+    assert {"server:/data", "workers:/data"} == {
+        volume for name in ("server", "worker") for volume in services[name]["volumes"]
+    }
+    manifests = kubernetes()
+    (server,) = manifests["StatefulSet/tactful-server"]["spec"]["template"]["spec"]["containers"]
+    assert server["ports"] == [{"name": "http", "containerPort": defaults.port}]
+    for name, manifest in manifests.items():
+        if manifest["kind"] == "StatefulSet":
+            spec = manifest["spec"]["template"]["spec"]
+            (container,) = spec["containers"]
+            claims = [it["metadata"]["name"] for it in manifest["spec"]["volumeClaimTemplates"]]
+            volumes = [it["name"] for it in spec.get("volumes", [])]
+            mounted = {it["name"]: it["mountPath"] for it in container["volumeMounts"]}
+            assert sorted(mounted) == sorted(claims + volumes)
+            assert settings_of(f"kubernetes {name}").storage.data == Path(mounted["data"])
+            labels = manifest["spec"]["template"]["metadata"]["labels"]
+            assert manifest["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_image_has_what_its_processes_need() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    for source in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE):
+        assert all((ROOT / path).exists() for path in source.split())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert {path.split("/")[0] for path in packed} <= set(
+        re.findall(r"^COPY (\w+) \w+$", dockerfile, re.MULTILINE)
+    )
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", dockerfile)
+    assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
+    assert {"kafka", "redis", "mysql"} <= set(extras.split(","))
+    assert 'CMD ["tactful", "serve"' in dockerfile
+
+
+# The same processes with the same environment, without containers.
+
+
+@contextlib.contextmanager
+def running(
+    name: str, changes: Mapping[str, str], *options: str
+) -> Iterator[subprocess.Popen[str]]:
+    """The process of a service of the compose file, with addresses of this machine."""
+    command, environment = CONTAINERS[f"compose {name}"]
+    for old, new in changes.items():
+        command = [new if word == old else word for word in command]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command, *options],
+        env={
+            **{k: v for k, v in os.environ.items() if not k.startswith("TACTFUL_")},
+            **{variable: changes.get(value, value) for variable, value in environment.items()},
+            **{variable: value for variable, value in changes.items() if variable.isupper()},
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0, name
+
+
+@pytest.fixture
+def database(mysql_url: str) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(mysql_url)
+    yield engine
+    tables = [*metadata.tables.tables, metadata.VERSION_TABLE, "tactful_fired_values"]
+    with engine.begin() as connection:
+        for name in tables:
+            connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
+    engine.dispose()
+
+
+@pytest.mark.service("kafka", "redis", "mysql")
+def test_the_compose_file_without_its_containers(
+    kafka_servers: str, redis_url: str, mysql_url: str, database: sa.Engine, tmp_path: Path
+) -> None:
+    run = uuid.uuid4().hex
+    _, environment = CONTAINERS["compose server"]
+    changes = {
+        "kafka:9092": kafka_servers,
+        environment["TACTFUL_REDIS_URL"]: redis_url,
+        environment["METADATA_URL"]: mysql_url,
+        "0.0.0.0": "127.0.0.1",
+        "tactful-features": f"fired-{run}",
+        "9464": "0",
+        "TACTFUL_LOG__TOPIC": f"log-{run}",
+        "TACTFUL_ONLINE__PREFIX": run,
+        "TACTFUL_WORKER__GROUP": run,
+        "TACTFUL_SERVER__PORT": "0",
+        "TACTFUL_SERVER__DEV": "true",
+    }
+    now = int(time.time() * 1000)
+
+    def event(number: int, minutes_ago: int) -> dict[str, object]:
+        return {
+            "event_id": f"{run}-{number}",
+            "type": "view",
+            "timestamp": now - minutes_ago * 60_000,
+            "user_id": f"{run}-{number % 5}",
+            "item_id": "cup",
+        }
+
+    with contextlib.ExitStack() as stack:
+        of_server = {**changes, "TACTFUL_STORAGE__DATA": str(tmp_path / "server")}
+        server = stack.enter_context(running("server", of_server, "--json"))
+        url = json.loads(first_line(server))["url"]
+        of_workers = {**changes, "TACTFUL_STORAGE__DATA": str(tmp_path / "workers")}
+        workers = [
+            stack.enter_context(running("worker", of_workers))
+            for _ in range(compose()["services"]["worker"]["deploy"]["replicas"])
+        ]
+        assert all("partitions" in first_line(worker) for worker in workers)
+        stack.enter_context(running("sink", changes, "--group", run))
+        http = stack.enter_context(httpx.Client(base_url=url, timeout=30))
+        http.put("/v1/items", json=[{"item_id": "cup", "category": "kitchen", "price": 8}])
+        sent = [event(number, 45) for number in range(10)] + [event(n, 0) for n in range(10, 15)]
+        position = http.post("/v1/events", json=sent).json()["position"]
+
+        asked = {"user_id": f"{run}-3", "after": position}
+        answer = patiently(lambda: http.post("/v1/recommend", json=asked))
+        assert [item["item_id"] for item in answer.json()["items"]] == ["cup"]
+        features = http.get(f"/v1/users/{run}-3/features").json()["features"]
+        assert len(features["recent_items"]) == 3, "what the workers computed"
+        # Five minutes after the first views their window fired, and the last ones closed others.
+        fired = sa.text(
+            "SELECT entity_key, feature_value FROM tactful_fired_values"
+            " WHERE feature = 'viewed_1h' AND group_key = 'kitchen' AND window_end <= :now"
+        )
+        until = time.monotonic() + 60
+        rows: dict[str, float] = {}
+        while len(rows) < 5:
+            assert time.monotonic() < until, rows
+            time.sleep(0.2)
+            with database.connect() as connection:
+                found = connection.execute(fired, {"now": now}).all()
+            rows = {key: json.loads(value) for key, value in found}
+        # Two views nine slides before the newest window that ended, or eight.
+        assert set(rows) == {f"{run}-{number}" for number in range(5)}
+        assert {round(value / 0.8**8, 6) for value in rows.values()} <= {2.0, 1.6}
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
+    until = time.monotonic() + 60
+    while (answer := ask()).status_code == 503:
+        assert time.monotonic() < until, answer.text
+    assert answer.status_code == 200, answer.text
+    return answer
