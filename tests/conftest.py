@@ -8,6 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Machine code is compiled once for all tests and the processes that they start.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
+
 # What `scripts/test` exports for each service it could start.
 _SERVICES = {
     "redis": "TACTFUL_TEST_REDIS",

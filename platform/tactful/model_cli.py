@@ -210,7 +210,14 @@ def _train(
         ) from error
     scratch = Path(tempfile.mkdtemp(prefix="tactful-train-"))
     try:
-        trained = train(log, definitions, scratch / "model", options, progress=say)
+        trained = train(
+            log,
+            definitions,
+            scratch / "model",
+            options,
+            kernels=settings.models / "kernels",
+            progress=say,
+        )
         say("register", 0, 1)
         registry = _registry(settings, options.name)
         registered = registry.register(

@@ -1,29 +1,42 @@
 """The ranking model: an XGBoost forest, the recall index it was trained with, and a manifest.
 
-A model is a directory: ``manifest.json`` (what it is), ``model.ubj`` (the forest) and ``index/``
-(the recall index). ``champion.json`` beside the versions names the one that serves; it is replaced
-atomically, so a reader sees the old model or the new one, never half of each.
+A model is a directory: ``manifest.json`` (what it is), ``model.ubj`` (the forest), ``forest.npz``
+(the same, laid out for serving) and ``index/`` (the recall index). ``champion.json`` beside the
+versions names the one that serves; it is replaced atomically, so a reader sees the old model or the
+new one, never half of each.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
-import xgboost
 from numpy.typing import NDArray
 
-from tactful.errors import ModelError
+from tactful.errors import ModelError, UnsupportedForest
 from tactful.features import RANKING_FEATURES
+from tactful.forest import BinnedForest, bin_forest
 from tactful.recall import RecallIndex
+
+if TYPE_CHECKING:
+    import xgboost
+
+_LOG = logging.getLogger(__name__)
 
 _FORMAT = 1
 _POINTER = "champion.json"
+_TREES = "model.ubj"
+_BINNED = "forest.npz"
+
+Margins = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,14 +91,16 @@ class RankingModel:
     Attributes:
         manifest: what it is.
         index: the recall index it was trained with.
+        evaluated: by the ``kernel`` of this package, or by ``xgboost`` where that is not covered.
     """
 
     manifest: Manifest
     index: RecallIndex
-    _forest: xgboost.Booster
+    evaluated: Literal["kernel", "xgboost"]
+    _margins: Margins
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Margins of the forest, larger is better.
+        """Margins of the forest, larger is better; XGBoost's own to the last bit.
 
         Args:
             features: shape (n, len(RANKING_FEATURES)), NaN for missing.
@@ -93,16 +108,38 @@ class RankingModel:
         Returns:
             Shape (n,).
         """
-        margins: NDArray[np.float32] = self._forest.inplace_predict(features, predict_type="margin")
-        return margins
+        return self._margins(features)
 
 
 def save_model(
-    directory: Path, manifest: Manifest, forest: xgboost.Booster, index: RecallIndex
+    directory: Path,
+    manifest: Manifest,
+    forest: xgboost.Booster,
+    index: RecallIndex,
+    *,
+    kernels: Path | None = None,
 ) -> None:
-    """Write a model directory; an existing one is completed, not cleared."""
+    """Write a model directory; an existing one is completed, not cleared.
+
+    Args:
+        directory: it is made.
+        manifest: what the model is.
+        forest: the ranker.
+        index: the recall index it was trained with.
+        kernels: where compiled code is kept; None leaves it to numba.
+    """
+    from tactful.forest_kernel import load_kernel
+
     directory.mkdir(parents=True, exist_ok=True)
-    forest.save_model(directory / "model.ubj")
+    path = directory / _TREES
+    forest.save_model(path)
+    (directory / _BINNED).unlink(missing_ok=True)
+    try:
+        binned = bin_forest(forest, load_kernel(kernels))
+    except UnsupportedForest as reason:
+        _LOG.warning("XGBoost itself will evaluate this forest, several times slower: %s", reason)
+    else:
+        binned.save(directory / _BINNED, source=_digest(path))
     index.save(directory / "index")
     (directory / "manifest.json").write_bytes(msgspec.json.encode(manifest))
 
@@ -126,12 +163,13 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def load_model(directory: Path, *, definitions: str) -> RankingModel:
-    """Load a model for serving.
+def load_model(directory: Path, *, definitions: str, kernels: Path | None = None) -> RankingModel:
+    """Load a model for serving. All that has to be compiled is compiled here.
 
     Args:
         directory: what `save_model` wrote.
         definitions: fingerprint of the feature definitions the engine computes.
+        kernels: where compiled code is kept; None leaves it to numba.
 
     Returns:
         The model.
@@ -147,18 +185,8 @@ def load_model(directory: Path, *, definitions: str) -> RankingModel:
             f"{directory}: trained on feature definitions {manifest.definitions[:12]}, the engine "
             f"computes {definitions[:12]}; train again with `tactful train`"
         )
-    forest = xgboost.Booster({"nthread": 1})
-    try:
-        forest.load_model(directory / "model.ubj")
-    except xgboost.core.XGBoostError as error:
-        said = str(error).partition("\n")[0]  # a stack trace follows
-        raise ModelError(f"{directory / 'model.ubj'}: not an XGBoost model: {said}") from error
-    if forest.num_features() != len(RANKING_FEATURES):
-        raise ModelError(
-            f"{directory / 'model.ubj'}: takes {forest.num_features()} columns where the manifest "
-            f"has {len(RANKING_FEATURES)} features; the files are not of one model"
-        )
-    return RankingModel(manifest, RecallIndex.load(directory / "index"), forest)
+    evaluated, margins = _load_forest(directory, kernels)
+    return RankingModel(manifest, RecallIndex.load(directory / "index"), evaluated, margins)
 
 
 def read_pointer(models: Path) -> Pointer | None:
@@ -197,6 +225,57 @@ def gains(forest: xgboost.Booster, names: Sequence[str]) -> Mapping[str, float]:
     raw: dict[str, Any] = forest.get_score(importance_type="total_gain")
     named: dict[str, float] = {names[int(key[1:])]: value for key, value in raw.items()}
     return dict(sorted(named.items(), key=lambda pair: -pair[1]))
+
+
+def _load_forest(
+    directory: Path, kernels: Path | None
+) -> tuple[Literal["kernel", "xgboost"], Margins]:
+    """XGBoost is imported only where a forest was not laid out before, or cannot be."""
+    from tactful.forest_kernel import load_kernel
+
+    try:
+        binned = BinnedForest.load(directory / _BINNED, source=_digest(directory / _TREES))
+    except ModelError as error:
+        _LOG.warning("%s; it is made anew from %s", error, _TREES)
+        binned = None
+    if binned is not None:
+        _check_columns(directory, binned.columns)
+        return "kernel", partial(binned.margins, kernel=load_kernel(kernels))
+    forest = _load_trees(directory / _TREES)
+    _check_columns(directory, forest.num_features())
+    try:
+        binned = bin_forest(forest, load_kernel(kernels))
+    except UnsupportedForest as reason:
+        _LOG.warning("XGBoost itself evaluates %s, several times slower: %s", directory, reason)
+        return "xgboost", partial(forest.inplace_predict, predict_type="margin")
+    return "kernel", partial(binned.margins, kernel=load_kernel(kernels))
+
+
+def _load_trees(path: Path) -> xgboost.Booster:
+    import xgboost
+
+    forest = xgboost.Booster({"nthread": 1})
+    try:
+        forest.load_model(path)
+    except xgboost.core.XGBoostError as error:
+        said = str(error).partition("\n")[0]  # a stack trace follows
+        raise ModelError(f"{path}: not an XGBoost model: {said}") from error
+    return forest
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+
+
+def _check_columns(directory: Path, columns: int) -> None:
+    if columns != len(RANKING_FEATURES):
+        raise ModelError(
+            f"{directory / _TREES}: takes {columns} columns where the manifest has "
+            f"{len(RANKING_FEATURES)} features; the files are not of one model"
+        )
 
 
 def _check_schema(directory: Path, found: Sequence[str], wanted: Sequence[str]) -> None:

@@ -227,6 +227,7 @@ class Recommender:
                 "run_id": manifest.run_id,
                 "trained_until": manifest.trained_until,
                 "metrics": manifest.metrics,
+                "evaluated": loaded.model.evaluated if loaded.model is not None else None,
             },
             "refused": self._refused or None,
             "items": len(loaded.catalogue),
@@ -256,7 +257,11 @@ class Recommender:
         return version, model
 
     def _load(self, version: str) -> RankingModel:
-        return load_model(version_directory(self._models, version), definitions=self._definitions)
+        return load_model(
+            version_directory(self._models, version),
+            definitions=self._definitions,
+            kernels=self._models / "kernels",
+        )
 
     def _assign(self, request: RecommendRequest, loaded: _Loaded) -> Assignment:
         """The person's arm; none for nobody, and none while no model makes the arms differ."""

@@ -125,6 +125,7 @@ def train(
     directory: Path,
     options: TrainingOptions,
     *,
+    kernels: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Trained:
     """Train a ranking model from a log and write it to `directory`.
@@ -134,6 +135,7 @@ def train(
         definitions: the features the server computes.
         directory: where the model goes.
         options: how.
+        kernels: where compiled code is kept for the server; None leaves it to numba.
         progress: told how far it is.
 
     Returns:
@@ -176,7 +178,7 @@ def train(
         metrics=metrics,
         gains=dict(gains(forest, RANKING_FEATURES)),
     )
-    save_model(directory, manifest, forest, index)
+    save_model(directory, manifest, forest, index, kernels=kernels)
     return Trained(manifest, curve, rows.features[:5])
 
 

@@ -513,6 +513,7 @@ def test_a_new_champion_takes_over_at_the_next_refresh(engine: Engine, models: P
         "run_id": "",
         "trained_until": manifest.trained_until,
         "metrics": manifest.metrics,
+        "evaluated": "kernel",
     }
     assert told["refused"] is None
     assert told["items"] == told["indexed_items"] == len(SHOP.items)
