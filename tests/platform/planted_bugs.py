@@ -1,0 +1,119 @@
+"""The command line with a mistake in it: ``python planted_bugs.py MISTAKE ARGUMENTS…``.
+
+Each is one that a kill has to bring to light, and that nobody sees without one. For the tests of
+what looks for the damage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from tactful.cli import main
+from tactful_streaming.group_commit import GroupCommit
+from tactful_streaming.kafka_group import PartitionGroup
+from tactful_streaming.layout import META
+from tactful_streaming.outbox import Outbox
+from tactful_streaming.sink_sql import SqlRows
+from tactful_streaming.state import Change, RocksState
+from tactful_streaming.transactional import TransactionalProducer
+
+
+def acknowledge_before_append() -> None:
+    """The log has an event a quarter of a second after it was acknowledged."""
+    append = GroupCommit.append
+    under_way: set[asyncio.Task[Any]] = set()
+
+    async def later(commit: GroupCommit, payloads: Sequence[bytes]) -> int:
+        await asyncio.sleep(0.25)
+        return await append(commit, payloads)
+
+    async def planted(self: GroupCommit, payloads: Sequence[bytes]) -> int:
+        task = asyncio.create_task(later(self, payloads))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+        return self._log.end
+
+    GroupCommit.append = planted  # type: ignore[method-assign]
+
+
+def offset_before_state() -> None:
+    """The offset of a commit is stored with the changes of the commit before."""
+    write, close = RocksState.write, RocksState.close
+    held: dict[int, list[Change]] = {}
+
+    def planted(self: RocksState, changes: Sequence[Change]) -> None:
+        offset = [change for change in changes if change[0] == META]
+        now = [*held.pop(id(self), []), *offset]
+        held[id(self)] = [change for change in changes if change[0] != META]
+        write(self, now)
+
+    def closed(self: RocksState) -> None:
+        if late := held.pop(id(self), None):
+            write(self, late)
+        close(self)
+
+    RocksState.write = planted  # type: ignore[method-assign]
+    RocksState.close = closed  # type: ignore[method-assign]
+
+
+def actions_stay_in_the_outbox() -> None:
+    """Whoever starts anew does not see in the log which actions are there."""
+
+    def planted(self: Outbox, event_ids: Collection[str]) -> None:
+        pass
+
+    Outbox.meet = planted  # type: ignore[method-assign]
+
+
+def rows_after_state() -> None:
+    """What fired is published some time after the state that will not fire it again."""
+    write = TransactionalProducer.write
+    held: list[tuple[float, Any]] = []
+
+    def planted(
+        self: TransactionalProducer, topic: str, rows: Sequence[Any], partition: int | None = None
+    ) -> None:
+        held.append((time.monotonic() + 4.0, (self, topic, rows, partition)))
+        due = [arguments for at, arguments in held if at <= time.monotonic()]
+        del held[: len(due)]
+        for arguments in due:
+            write(*arguments)
+
+    TransactionalProducer.write = planted  # type: ignore[method-assign]
+
+
+def sink_commits_before_it_writes() -> None:
+    """The group hears of rows before the target has them."""
+    poll, write = PartitionGroup.poll, SqlRows.write
+
+    def planted(self: PartitionGroup, limit: int, wait_s: float) -> Any:
+        records = poll(self, limit, wait_s)
+        self.commit({number: run[-1][0] + 1 for number, run in records.items()}, wait=True)
+        return records
+
+    def slowly(self: SqlRows, rows: Sequence[Any]) -> None:
+        time.sleep(0.5)
+        write(self, rows)
+
+    PartitionGroup.poll = planted  # type: ignore[method-assign]
+    SqlRows.write = slowly  # type: ignore[method-assign]
+
+
+MISTAKES: dict[str, Callable[[], None]] = {
+    mistake.__name__: mistake
+    for mistake in (
+        acknowledge_before_append,
+        offset_before_state,
+        actions_stay_in_the_outbox,
+        rows_after_state,
+        sink_commits_before_it_writes,
+    )
+}
+
+if __name__ == "__main__":
+    MISTAKES[sys.argv.pop(1)]()
+    main()

@@ -1,0 +1,187 @@
+"""``kill -9`` under load, everywhere: nothing acknowledged is lost, and no number is wrong.
+
+The same code measures the figures ``kills``, ``kill_lost_events`` and ``kill_wrong_values``.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.platform import planted_bugs
+
+from benchmarks._kill_servers import on_embedded_log, on_kafka, with_workers
+from benchmarks._kill_sinks import on_target
+from benchmarks._kill_truth import Comparison, Outcome
+
+KILLS = 20
+PLANTED = Path(planted_bugs.__file__)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder whose name no other run has given to a topic."""
+    return tmp_path / uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def empty_mysql(mysql_url: str) -> str:
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(mysql_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS tactful_fired_values"))
+    engine.dispose()
+    return mysql_url
+
+
+def check(outcome: Outcome, kills: int) -> None:
+    """Whether a run was one, and found nothing."""
+    assert outcome.kills >= kills
+    assert outcome.acknowledged > 100 * kills, "there was hardly any load"
+    assert outcome.comparison.compared > 1000
+    assert (outcome.lost, outcome.comparison.examples) == (0, [])
+    assert outcome.comparison.wrong == 0
+
+
+def test_the_server_on_its_own_log(folder: Path) -> None:
+    check(on_embedded_log(2, folder, 1), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_the_server_on_its_own_log_often(folder: Path, durability: str) -> None:
+    check(on_embedded_log(KILLS, folder, 2, durability=durability), KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_server_with_a_copy_in_redis(folder: Path, redis_url: str) -> None:
+    check(on_embedded_log(KILLS, folder, 3, redis_url=redis_url), KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_server_on_kafka(folder: Path, kafka_servers: str) -> None:
+    check(on_kafka(KILLS, folder, 4, kafka_servers), KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_server_and_workers(folder: Path, kafka_servers: str, redis_url: str) -> None:
+    check(with_workers(KILLS, folder, 5, kafka_servers, redis_url), KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_sink_to_sqlite(folder: Path, kafka_servers: str, tmp_path: Path) -> None:
+    check(on_target(KILLS, folder, 6, kafka_servers, f"sqlite:///{tmp_path / 'rows.db'}"), KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_sink_to_mariadb(folder: Path, kafka_servers: str, empty_mysql: str) -> None:
+    check(on_target(KILLS, folder, 7, kafka_servers, empty_mysql), KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_sink_to_redis(folder: Path, kafka_servers: str, redis_url: str) -> None:
+    check(on_target(KILLS, folder, 8, kafka_servers, redis_url), KILLS)
+
+
+# Whether it would be seen.
+
+Launcher = tuple[str, ...]
+
+
+@pytest.fixture
+def planted(request: pytest.FixtureRequest) -> Launcher:
+    """The command line with the mistake that the test names."""
+    assert request.param in planted_bugs.MISTAKES
+    return (sys.executable, str(PLANTED), request.param)
+
+
+def with_mistake(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return pytest.mark.parametrize("planted", [name], indirect=True)
+
+
+@pytest.mark.slow
+@with_mistake("acknowledge_before_append")
+def test_events_acknowledged_too_early_are_missed(folder: Path, planted: Launcher) -> None:
+    assert on_embedded_log(3, folder, 1, launcher=planted).lost > 0
+
+
+@pytest.mark.slow
+@with_mistake("offset_before_state")
+def test_an_offset_ahead_of_its_state_shows(folder: Path, planted: Launcher) -> None:
+    outcome = on_embedded_log(3, folder, 1, launcher=planted)
+    assert outcome.lost == 0
+    assert outcome.comparison.wrong > 0
+
+
+@pytest.mark.slow
+@with_mistake("offset_before_state")
+def test_an_offset_ahead_of_its_state_shows_in_workers(
+    folder: Path, planted: Launcher, kafka_servers: str, redis_url: str
+) -> None:
+    outcome = with_workers(
+        4, folder, 1, kafka_servers, redis_url, victims=["worker"], launcher=planted
+    )
+    assert outcome.lost == 0
+    assert outcome.comparison.wrong > 0
+
+
+@pytest.mark.slow
+@with_mistake("actions_stay_in_the_outbox")
+def test_actions_that_are_taken_twice_show(folder: Path, planted: Launcher) -> None:
+    outcome = on_embedded_log(3, folder, 1, launcher=planted)
+    assert outcome.comparison.wrong > 0
+    assert all("action" in it for it in outcome.comparison.examples)
+
+
+@pytest.mark.slow
+@with_mistake("rows_after_state")
+def test_windows_that_are_fired_too_late_are_missed(
+    folder: Path, planted: Launcher, kafka_servers: str, redis_url: str
+) -> None:
+    outcome = with_workers(
+        4, folder, 1, kafka_servers, redis_url, victims=["worker"], launcher=planted
+    )
+    assert any("window" in it for it in outcome.comparison.examples)
+
+
+@pytest.mark.slow
+@with_mistake("sink_commits_before_it_writes")
+def test_rows_that_are_committed_too_early_are_missed(
+    folder: Path, planted: Launcher, kafka_servers: str, tmp_path: Path
+) -> None:
+    location = f"sqlite:///{tmp_path / 'rows.db'}"
+    assert on_target(3, folder, 1, kafka_servers, location, launcher=planted).lost > 0
+
+
+def test_numbers_are_compared_as_they_should_be() -> None:
+    comparison = Comparison()
+    comparison.same("rounding", {"a": [0.1 + 0.2, "x"]}, {"a": [0.3, "x"]})
+    comparison.same("a list of pairs", [("i", 1)], [["i", 1]])
+    comparison.once("ids", ["a", "b"], ["b", "a"])
+    assert (comparison.compared, comparison.wrong) == (4, 0)
+    for found, expected in [
+        ({"a": 1.0}, {"a": 1.1}),
+        ({"a": 1.0}, {}),
+        ({}, {"a": 0.0}),
+        ([1, 2], [1]),
+        ("1", 1),
+        (None, 0.0),
+    ]:
+        before = comparison.wrong
+        comparison.same("difference", found, expected)
+        assert comparison.wrong == before + 1
+    comparison.once("twice", ["a", "a"], ["a"])
+    comparison.once("missing", [], ["a"])
+    comparison.once("extra", ["a"], [])
+    assert comparison.wrong == 9
