@@ -57,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 _PLACES = "places"
 _DEAD_LETTERS = "dead-letters"
+_LATE = "late"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Backend:
         shared: where the features of people are, if not in the engine.
         letters: dead letters on their way to disk.
         dead_letters: the dead letters.
+        late: events that came too late, where they are kept.
         rules: the rules that clean events, if there are any.
         trim: forgets what retention gives up before an offset, where that is ours to do.
         problem: what is wrong with the log, in words.
@@ -99,6 +101,7 @@ class Backend:
     problem: Callable[[], str | None]
     waiting_bytes: Callable[[], int]
     spooled: Callable[[], int]
+    late: DeadLetters | None = None
     rules: Rules | None = None
     shared: SharedFeatures | None = None
     copied: WriteBehind | None = None
@@ -138,14 +141,20 @@ def open_backend(
     rules = None
     if settings.engine.rules != Path():
         rules = load_rules(settings.engine.rules)
+    letters = _open_letters(settings, _DEAD_LETTERS, stack)
+    late = _open_letters(settings, _LATE, stack) if settings.engine.keep_late else None
+    opening = _Opening(settings, definitions, stack, consumers, rules, letters, late, rebuild)
+    return opening.kafka() if settings.log.kind == "kafka" else opening.embedded()
+
+
+def _open_letters(settings: Settings, name: str, stack: contextlib.ExitStack) -> DeadLetters:
     letters = DeadLetters.open(
-        settings.storage.data / _DEAD_LETTERS,
+        settings.storage.data / name,
         retention_ms=retention_ms(settings.engine.dead_letter_days),
         durability=settings.storage.durability,
     )
     stack.callback(letters.close)
-    opening = _Opening(settings, definitions, stack, consumers, rules, letters, rebuild)
-    return opening.kafka() if settings.log.kind == "kafka" else opening.embedded()
+    return letters
 
 
 @dataclass
@@ -158,6 +167,7 @@ class _Opening:
     consumers: Mapping[str, Consumer]
     rules: Rules | None
     dead_letters: DeadLetters
+    late: DeadLetters | None
     rebuild: bool
 
     def embedded(self) -> Backend:
@@ -178,7 +188,7 @@ class _Opening:
                 lambda: stored_blobs(state),
                 max_bytes=settings.online.waiting_bytes,
             )
-        letters = Letters(self.dead_letters)
+        letters = Letters(self.dead_letters, self.late)
         engine = self._engine(self.definitions, state, letters, self.consumers, copied)
         if engine.offset > log.end:
             raise StorageError(
@@ -206,6 +216,7 @@ class _Opening:
             partitions=lambda: [log],
             letters=letters,
             dead_letters=self.dead_letters,
+            late=self.late,
             rules=self.rules,
             trim=trim,
             problem=lambda: None,
@@ -235,7 +246,7 @@ class _Opening:
         shares = settings.online.kind == "redis"
         computed = own_definitions(self.definitions) if shares else self.definitions
         places = Places(kafka.topic)
-        letters = Letters(self.dead_letters)
+        letters = Letters(self.dead_letters, self.late)
         engine = self._engine(
             computed,
             RocksState(data / "state"),
@@ -283,6 +294,7 @@ class _Opening:
             partitions=partitions,
             letters=letters,
             dead_letters=self.dead_letters,
+            late=self.late,
             rules=self.rules,
             trim=lambda needed: None,
             problem=lambda: None if log.problem is None else "the event log cannot be reached",
@@ -312,6 +324,7 @@ class _Opening:
                 online=copied,
                 rebuild=self.rebuild,
                 on_dead_letter=letters.note,
+                on_late=letters.note_late,
             )
         except BaseException:
             if copied is not None:

@@ -193,6 +193,7 @@ class WorkerSettings:
         idle_s: silence after which a partition no longer holds the others up, and time passes in
             it by the clock.
         fired_topic: topic that windows which fire are written to; empty for none.
+        late_topic: topic that events which came too late are written to; empty for none.
         checkpoints: directory, shared by all hosts, of copies of the state; empty for none.
         checkpoint_s: how often a copy is made.
         metrics_port: port on which Prometheus reads metrics; 0 for none.
@@ -205,6 +206,7 @@ class WorkerSettings:
     lead_ms: PositiveInt = 60_000
     idle_s: PositiveFloat = 5.0
     fired_topic: str = ""
+    late_topic: str = ""
     checkpoints: Path = Path()
     checkpoint_s: PositiveInt = 300
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
@@ -243,6 +245,7 @@ class EngineSettings:
         allowed_lateness_ms: how long after a window ended what comes for it still counts.
         memory_mb: memory that entities may take before the rest stays on disk; 0 for any amount.
         dead_letter_days: how long events that rules set aside are kept; 0 keeps them.
+        keep_late: whether events that came after the last window of a feature are kept, too.
         clock: whether time passes by the ``wall`` clock while no event comes, so that sequences
             whose time is over fire, or by ``events`` alone, for replays of the past.
         idle_s: silence after which it does.
@@ -258,6 +261,7 @@ class EngineSettings:
     allowed_lateness_ms: NotNegative = 300_000
     memory_mb: NotNegative = 0
     dead_letter_days: Annotated[float, Meta(ge=0)] = 30.0
+    keep_late: bool = False
     clock: Literal["wall", "events"] = "wall"
     idle_s: PositiveFloat = 5.0
     batch_ms: PositiveFloat = 2.0

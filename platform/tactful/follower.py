@@ -29,6 +29,7 @@ from tactful_streaming import (
     DeadLetters,
     Engine,
     Entry,
+    LateEvent,
     LogError,
     StateError,
     Tick,
@@ -44,12 +45,23 @@ _RETRY_S = 1.0
 
 
 class Letters:
-    """Dead letters on their way to disk: noted while a batch is applied, kept before the commit."""
+    """Dead letters on their way to disk: noted while a batch is applied, kept before the commit.
 
-    def __init__(self, kept: DeadLetters | None) -> None:
-        """Hand letters on to `kept`; without it they are only counted by the engine."""
+    Late events go another way: each is a letter to itself, with the feature that it missed in the
+    place of the rule.
+    """
+
+    def __init__(self, kept: DeadLetters | None, late: DeadLetters | None = None) -> None:
+        """Hand letters on to `kept` and late events to `late`; else they are only counted."""
         self._kept = kept
+        self._late = late
         self._waiting: list[DeadLetter] = []
+        self._waiting_late: list[LateEvent] = []
+
+    @property
+    def note_late(self) -> Callable[[list[LateEvent]], None] | None:
+        """Takes late events, as quickly; None if nobody wants them."""
+        return None if self._late is None else self._waiting_late.extend
 
     def note(self, letters: list[DeadLetter]) -> None:
         """Take letters; quick, since readers of the engine wait meanwhile."""
@@ -65,6 +77,25 @@ class Letters:
         if self._waiting and self._kept is not None:
             self._kept.add(self._waiting)
             self._waiting = []
+        if self._waiting_late and self._late is not None:
+            self._late.add(
+                [letter for event in self._waiting_late for letter in late_letters(event)]
+            )
+            self._waiting_late.clear()
+
+
+def late_letters(event: LateEvent) -> list[DeadLetter]:
+    """A late event as letters, one for each feature that it does not count for."""
+    return [
+        DeadLetter(
+            payload=event.payload,
+            rule=feature,
+            reason="it came after the last window that it belongs to",
+            partition=event.partition,
+            offset=event.offset,
+        )
+        for feature in event.features
+    ]
 
 
 class Follower:

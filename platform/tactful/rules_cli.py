@@ -19,6 +19,7 @@ from tactful.config import load_settings
 from tactful.errors import ConfigError, DatasetError
 
 _DIRECTORY = "dead-letters"
+_LATE = "late"
 _PROGRESS = "redriven.json"
 _URL = "http://127.0.0.1:8420"
 
@@ -86,10 +87,13 @@ def check(
 @_config_option
 @_data_option
 @_rule_option
+@click.option("--late", is_flag=True, help="The events that came too late, by feature, instead.")
 @_json_option
-def letters(config: Path | None, data: Path | None, rules: tuple[str, ...], as_json: bool) -> None:
+def letters(
+    config: Path | None, data: Path | None, rules: tuple[str, ...], late: bool, as_json: bool
+) -> None:
     """Count the dead letters by rule; --json prints them, one a line, with the people in them."""
-    with _opened(config, data) as (kept, _):
+    with _opened(config, data, _LATE if late else _DIRECTORY) as (kept, _):
         found = kept.each(rules=rules or None)
         if as_json:
             for position, letter in found:
@@ -102,7 +106,7 @@ def letters(config: Path | None, data: Path | None, rules: tuple[str, ...], as_j
     for rule, (number, reason) in sorted(counts.items(), key=lambda c: -c[1][0]):
         click.echo(f"{number:>9,}  {rule}: {reason}")
     if not counts:
-        click.echo("No dead letters.", err=True)
+        click.echo("No late events." if late else "No dead letters.", err=True)
 
 
 @rules.command("redrive")
@@ -171,18 +175,23 @@ def _load(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _opened(config: Path | None, data: Path | None) -> Iterator[tuple[Any, Path]]:
+def _opened(
+    config: Path | None, data: Path | None, name: str = _DIRECTORY
+) -> Iterator[tuple[Any, Path]]:
     """The dead letters of a data directory, and where they lie."""
     from tactful_streaming import DeadLetters, LogError
 
     settings = load_settings(config, overrides={"storage.data": data})
-    directory = settings.storage.data / _DIRECTORY
+    directory = settings.storage.data / name
     try:
         kept = DeadLetters.open(directory, read_only=True)
     except LogError as error:
+        found, keep = "dead letters", ""
+        if name == _LATE:
+            found, keep = "late events", "; they are kept where engine.keep_late is set"
         raise DatasetError(
-            f"{directory}: no dead letters here: {error}; name the server's data directory with "
-            "--data"
+            f"{directory}: no {found} here: {error}; name the server's data directory with "
+            f"--data{keep}"
         ) from error
     try:
         yield kept, directory

@@ -442,7 +442,7 @@ class Platform:
                 logger.warning("nothing was trimmed: %s", error)
 
     def trim(self) -> None:
-        """Forget log records and dead letters that retention gives up.
+        """Forget log records, dead letters and late events that retention gives up.
 
         What the engine has not committed stays, and what webhooks have not looked at.
         """
@@ -450,7 +450,9 @@ class Platform:
         if self._webhooks is not None:
             needed = min(needed, *self._webhooks.positions)
         self.backend.trim(needed)
-        self.backend.dead_letters.trim()
+        for letters in (self.backend.dead_letters, self.backend.late):
+            if letters is not None:
+                letters.trim()
 
     def _add_gauges(self) -> None:
         metrics = self.metrics

@@ -166,7 +166,8 @@ def _prepare(
         if left_out := len(definitions.all) - len(computed.all):
             logger.info("%d definitions of items and categories are the server's", left_out)
     fired_topic = settings.worker.fired_topic or None
-    for topic in filter(None, (fired_topic, matches_topic)):
+    late_topic = settings.worker.late_topic or None
+    for topic in filter(None, (fired_topic, matches_topic, late_topic)):
         make_topic(settings.log, replace(kafka, topic=topic))
     online = None
     if settings.online.kind == "redis":
@@ -190,6 +191,7 @@ def _prepare(
         group=share.group,
         features_topic=fired_topic,
         matches_topic=matches_topic,
+        late_topic=late_topic,
         checkpoints=None if share.checkpoints == Path() else share.checkpoints,
         dedupe_days=settings.engine.dedupe_days,
         watermark_delay_ms=settings.engine.watermark_delay_ms,

@@ -1,4 +1,4 @@
-"""What fires, as the rows that engines and Flink publish alike: one JSON object a row.
+"""What engines publish, with what fires in the same rows as Flink's: one JSON object a row.
 
 A row has a key, so that a topic which keeps the last record of each key keeps the last word on each
 entity and group.
@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from tactful_streaming.engine import LateEvent
+from tactful_streaming.entries import decode_entry, encode_entry, route_key
 from tactful_streaming.firing import Fired
 from tactful_streaming.matches import Match
 
@@ -57,6 +59,24 @@ def encode_matches(matches: Iterable[Match]) -> list[Row]:
         (f"{match.key}|{match.same or ''}".encode(), _encoder.encode(match.as_data()))
         for match in matches
     ]
+
+
+def encode_late(late: Iterable[LateEvent]) -> list[Row]:
+    """Rows of events that came too late, with the features that they miss; the key is the person's.
+
+    An event comes as it lies in the log.
+    """
+    rows: list[Row] = []
+    for one in late:
+        entry = decode_entry(one.payload)
+        row = {
+            "features": one.features,
+            "partition": one.partition,
+            "offset": one.offset,
+            "event": msgspec.Raw(encode_entry(entry, "json")),
+        }
+        rows.append(((route_key(entry) or "").encode(), _encoder.encode(row)))
+    return rows
 
 
 def _each(values: Sequence[Any]) -> list[bytes]:

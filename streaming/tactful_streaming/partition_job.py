@@ -15,10 +15,10 @@ from pathlib import Path
 from tactful_streaming.actions import emitted_types
 from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions import Definitions
-from tactful_streaming.engine import Applied, Engine
+from tactful_streaming.engine import Applied, Engine, LateEvent
 from tactful_streaming.entries import Entry, Tick, encode_entry
 from tactful_streaming.errors import StateError
-from tactful_streaming.fired_rows import encode_fired, encode_matches
+from tactful_streaming.fired_rows import encode_fired, encode_late, encode_matches
 from tactful_streaming.firing import Fired
 from tactful_streaming.kafka_config import KafkaSettings
 from tactful_streaming.matches import Match
@@ -40,6 +40,7 @@ class JobOptions:
         group: consumer group of the workers, and the beginning of the names they write under.
         features_topic: where fired windows go; None: nothing fires.
         matches_topic: where matches of sequences and pairs of joins go; None: nowhere.
+        late_topic: where events go that came too late for a feature; None: nowhere.
         checkpoints: folder for checkpoints that all hosts share; None: none are made.
         dedupe_days: as of :class:`~tactful_streaming.Engine`.
         watermark_delay_ms: likewise.
@@ -53,6 +54,7 @@ class JobOptions:
     group: str = "tactful-worker"
     features_topic: str | None = None
     matches_topic: str | None = None
+    late_topic: str | None = None
     checkpoints: Path | None = None
     dedupe_days: int = 7
     watermark_delay_ms: int = 0
@@ -119,6 +121,7 @@ class PartitionJob:
                 partition=number,
                 memory_bytes=options.memory_bytes,
                 on_fired=self._fired if options.features_topic is not None else None,
+                on_late=self._came_late if options.late_topic is not None else None,
                 on_match=self._matched if options.matches_topic is not None else None,
                 on_dead_letter=self._refused.extend if cleaner is not None else None,
             )
@@ -255,6 +258,12 @@ class PartitionJob:
         rows = encode_fired(fired)
         self.rows += len(rows)
         self._producer.write(self._options.features_topic, rows)
+
+    def _came_late(self, late: list[LateEvent]) -> None:
+        assert self._producer is not None and self._options.late_topic is not None
+        rows = encode_late(late)
+        self.rows += len(rows)
+        self._producer.write(self._options.late_topic, rows)
 
     def _matched(self, matches: list[Match]) -> None:
         assert self._producer is not None and self._options.matches_topic is not None
