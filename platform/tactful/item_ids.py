@@ -1,0 +1,144 @@
+"""The ids of a catalogue as files that processes share: row to id, and id to row.
+
+A tuple and a dictionary of a million ids cost every process some 200 MB. Here the ids lie one
+behind the other in one file, and a table sorted by hash leads from an id to its row; both are
+mapped into memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ItemIds(Sequence[str]):
+    """Ids in row order, each once.
+
+    Equal to any sequence of the same ids. Looking up an id costs a binary search.
+    """
+
+    def __init__(
+        self,
+        text: NDArray[np.uint8],
+        ends: NDArray[np.int64],
+        hashes: NDArray[np.uint64],
+        rows: NDArray[np.int32],
+    ) -> None:
+        """Wrap the arrays that `of` makes and `load` maps; use those."""
+        self._text = text
+        self._ends = ends
+        self._hashes = hashes
+        self._rows = rows
+
+    @classmethod
+    def of(cls, item_ids: Sequence[str]) -> ItemIds:
+        """Lay out ids.
+
+        Raises:
+            ValueError: if an id occurs twice.
+        """
+        if isinstance(item_ids, ItemIds):
+            return item_ids
+        encoded = [item_id.encode() for item_id in item_ids]
+        hashes = np.array([_hash(each) for each in encoded], np.uint64)
+        order = np.argsort(hashes, kind="stable").astype(np.int32)
+        made = cls(
+            np.frombuffer(b"".join(encoded), np.uint8),
+            np.cumsum([len(each) for each in encoded], dtype=np.int64),
+            hashes[order],
+            order,
+        )
+        same = np.flatnonzero(made._hashes[1:] == made._hashes[:-1])
+        for place in same.tolist():
+            twice = encoded[order[place]]
+            if twice == encoded[order[place + 1]]:
+                raise ValueError(f"the item id {twice.decode()!r} occurs twice")
+        return made
+
+    def save(self, directory: Path) -> None:
+        """Write four arrays into `directory`."""
+        for name, array in (
+            ("text", self._text),
+            ("ends", self._ends),
+            ("hashes", self._hashes),
+            ("rows", self._rows),
+        ):
+            np.save(directory / f"item_ids_{name}.npy", array)
+
+    @classmethod
+    def load(cls, directory: Path) -> ItemIds:
+        """Map what `save` wrote.
+
+        Raises:
+            OSError: if an array is missing.
+            ValueError: if a file is no array.
+        """
+        return cls(
+            *(
+                np.load(directory / f"item_ids_{name}.npy", mmap_mode="r")
+                for name in ("text", "ends", "hashes", "rows")
+            )
+        )
+
+    def row(self, item_id: str) -> int | None:
+        """The row of an id; None for an id that is not here."""
+        encoded = item_id.encode()
+        wanted = np.uint64(_hash(encoded))
+        place = int(np.searchsorted(self._hashes, wanted))
+        while place < len(self._hashes) and self._hashes[place] == wanted:
+            row = int(self._rows[place])
+            if self._bytes(row) == encoded:
+                return row
+            place += 1
+        return None
+
+    def __len__(self) -> int:
+        """Number of ids."""
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, row: int | slice) -> str | tuple[str, ...]:
+        """The id of a row, or the ids of a slice of them."""
+        if isinstance(row, slice):
+            return tuple(self[each] for each in range(*row.indices(len(self))))
+        if row < 0:
+            row += len(self)
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} item ids")
+        return self._bytes(row).decode()
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids in row order."""
+        start = 0
+        text = memoryview(self._text.data)  # slices of an array would cost ten times as much
+        for end in self._ends.tolist():
+            yield str(text[start:end], "utf-8")
+            start = end
+
+    def __contains__(self, item_id: object) -> bool:
+        """Whether an id is here."""
+        return isinstance(item_id, str) and self.row(item_id) is not None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another sequence holds the same ids in the same order."""
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # equal to tuples and lists, which hash otherwise
+
+    def _bytes(self, row: int) -> bytes:
+        start = int(self._ends[row - 1]) if row else 0
+        return self._text[start : int(self._ends[row])].tobytes()
+
+
+def _hash(encoded: bytes) -> int:
+    return int.from_bytes(blake2b(encoded, digest_size=8).digest(), "little")

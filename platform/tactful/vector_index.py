@@ -1,0 +1,405 @@
+"""Search for the nearest of a million item vectors, exact where that is fast enough.
+
+Up to `EXACT_BELOW` vectors, and among as few that pass a filter, every vector is compared. Above,
+the vectors lie in cells (Faiss ``IVF,SQfp16``) of which a search probes some. How many is not for
+a person to guess: the index asks itself real queries after each build, and takes the fewest probes
+that find `Tuning.target` of the true 1,000 nearest. One half of the queries choose, the other
+half check.
+
+An index never changes. What changes between builds is in `tactful.live_index`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.errors import ModelError
+from tactful.sealed import check_seal, sealing
+
+_LOG = logging.getLogger(__name__)
+
+EXACT_BELOW = 50_000
+"""So many vectors are compared one by one: about as fast as probing, and exact."""
+
+RECALL_AT = 1_000
+"""How many of the nearest the tuning counts."""
+
+_FORMAT = 1
+_TRAINING_POINTS = 64
+_ITERATIONS = 10
+_GROWTH = 1.5
+_PART = 2_048
+_LADDER = tuple(round(2 ** (step / 4)) for step in range(12, 64))
+
+_Cells = Any  # Faiss describes its types too loosely to be of help
+Nearest = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Rows, best first, and their inner products with the query."""
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """How an index was tuned, and how well it then searched.
+
+    Attributes:
+        recall: share of the true nearest that a search finds, on queries that did not choose the
+            probes; 1 for an exact index.
+        target: what it was to reach.
+        at: how many of the nearest were looked at.
+        exact_below: so many vectors, or as many that pass a filter, are compared one by one.
+        probes: cells a search without a filter probes; 0 for an exact index.
+        cells: cells in all; 0 for an exact index.
+        trained_on: vectors there were when the cells were laid out.
+        queries: queries asked.
+        source: where the queries came from: ``visits`` of people, or ``mixtures`` of a few items
+            where there were not enough visits.
+    """
+
+    recall: float = 1.0
+    target: float = 0.95
+    at: int = RECALL_AT
+    exact_below: int = EXACT_BELOW
+    probes: int = 0
+    cells: int = 0
+    trained_on: int = 0
+    queries: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What an index is tuned on.
+
+    Attributes:
+        vectors: unit length, shape (n, dimensions).
+        source: as in `Tuning`.
+    """
+
+    vectors: NDArray[np.float32]
+    source: str
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """A filter, made ready for a search. Kept for the next one, which often has the same."""
+
+    allowed: NDArray[np.bool_]
+    count: int
+    rows: NDArray[np.int64] | None
+    selector: Any
+    bits: NDArray[np.uint8] | None
+
+
+class VectorIndex:
+    """Inner-product search over one vector a row. Rows of zeros are near to nothing.
+
+    Searching is safe from several threads.
+
+    Attributes:
+        vectors: shape (rows, dimensions); mapped from a file where the index was loaded.
+        tuning: how it was tuned.
+    """
+
+    def __init__(
+        self,
+        vectors: NDArray[np.float32],
+        *,
+        present: NDArray[np.bool_] | None = None,
+        cells: _Cells = None,
+        tuning: Tuning | None = None,
+    ) -> None:
+        """Make an exact index over `vectors`; `build` and `load` make the others."""
+        self.vectors = vectors
+        self.tuning = tuning or Tuning()
+        self._present = _any(vectors) if present is None else present
+        self._size = int(np.count_nonzero(self._present))
+        self._cells = cells
+        self._selected: _Selected | None = None
+
+    @classmethod
+    def build(
+        cls,
+        vectors: NDArray[np.float32],
+        *,
+        queries: Queries | None = None,
+        target: float = 0.95,
+        exact_below: int = EXACT_BELOW,
+        before: VectorIndex | None = None,
+        threads: int = 1,
+        seed: int = 0,
+    ) -> VectorIndex:
+        """Build and tune.
+
+        Args:
+            vectors: unit length or zero, shape (rows, dimensions).
+            queries: what to tune on; mixtures of a few items when there are none.
+            target: share of the true 1,000 nearest to be found, in (0, 1].
+            exact_below: up to so many vectors the index is exact.
+            before: an index whose cells are taken over, unless there are half as many vectors
+                again as when they were laid out.
+            threads: to build with.
+            seed: of all that is drawn.
+        """
+        exact = cls(vectors, tuning=Tuning(target=target, exact_below=exact_below))
+        if exact._size <= exact_below:
+            return exact
+        faiss.omp_set_num_threads(threads)
+        try:
+            kept = before if before is not None and before._fits(exact._size) else None
+            trained_on = exact._size if kept is None else kept.tuning.trained_on
+            rows = np.flatnonzero(exact._present)
+            cells: _Cells
+            if kept is None:
+                cells = _lay_out(vectors, rows, seed)
+            else:
+                cells = faiss.deserialize_index(faiss.serialize_index(kept._cells))
+                cells.reset()
+            # In parts, so that a million vectors are never twice in memory.
+            for start in range(0, len(rows), 1 << 16):
+                part = rows[start : start + (1 << 16)]
+                cells.add_with_ids(np.ascontiguousarray(vectors[part]), part)
+            tuning = _tune(exact, cells, queries or mixtures(exact, 512, seed), target)
+        finally:
+            faiss.omp_set_num_threads(1)
+        tuning = msgspec.structs.replace(tuning, trained_on=trained_on, exact_below=exact_below)
+        return cls(vectors, present=exact._present, cells=cells, tuning=tuning)
+
+    @property
+    def size(self) -> int:
+        """Number of rows that can be found."""
+        return self._size
+
+    def nearest(
+        self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
+    ) -> Nearest:
+        """Find the rows with the largest inner products.
+
+        Args:
+            query: shape (dimensions,).
+            count: how many to find at most.
+            allowed: which rows may be found, shape (at least rows,); None for all. The fewer pass,
+                the more cells are probed; few are compared one by one.
+
+        Returns:
+            At most `count` rows, best first, ties by row; all of them allowed.
+        """
+        selected = self._select(allowed)
+        count = min(count, selected.count)
+        if count <= 0:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        if self._cells is None or selected.rows is not None:
+            return self._exact(query, count, selected)
+        share = selected.count / self._size
+        probes = min(self.tuning.cells, int(np.ceil(self.tuning.probes / share)))
+        scores, rows = self._cells.search(
+            np.ascontiguousarray(query, np.float32).reshape(1, -1),
+            count,
+            params=_probing(probes, selected.selector),
+        )
+        found = rows[0] >= 0
+        if not found.all():  # the cells near the query held too few that are allowed
+            return self._exact(query, count, selected)
+        return rows[0].astype(np.int64, copy=False), scores[0]
+
+    def save(self, directory: Path) -> None:
+        """Write the index as a sealed directory that `load` maps."""
+        with sealing(directory) as scratch:
+            (scratch / "about.json").write_bytes(
+                msgspec.json.encode(
+                    {"format": _FORMAT, "tuning": self.tuning, "exact": self._cells is None}
+                )
+            )
+            np.save(scratch / "vectors.npy", self.vectors)
+            np.save(scratch / "present.npy", self._present)
+            if self._cells is not None:
+                faiss.write_index(self._cells, str(scratch / "cells.faiss"))
+
+    @classmethod
+    def load(cls, directory: Path) -> VectorIndex:
+        """Map an index that `save` wrote; processes that do so share its memory.
+
+        Raises:
+            ModelError: if a file is missing, damaged or of another format.
+        """
+        check_seal(directory)
+        about = msgspec.json.decode((directory / "about.json").read_bytes(), type=_About)
+        if about.format != _FORMAT:
+            raise ModelError(
+                f"{directory}: vector index has format {about.format}, this version reads "
+                f"{_FORMAT}; train again with `tactful train`"
+            )
+        cells = None
+        if not about.exact:
+            # This way of mapping keeps the lists as arrays: as fast as an index in memory.
+            cells = faiss.read_index(str(directory / "cells.faiss"), faiss.IO_FLAG_MMAP_IFC)
+        return cls(
+            np.load(directory / "vectors.npy", mmap_mode="r"),
+            present=np.load(directory / "present.npy", mmap_mode="r"),
+            cells=cells,
+            tuning=about.tuning,
+        )
+
+    def _fits(self, size: int) -> bool:
+        return self._cells is not None and size <= _GROWTH * self.tuning.trained_on
+
+    def _select(self, allowed: NDArray[np.bool_] | None) -> _Selected:
+        held = self._selected
+        if held is not None and held.allowed is allowed:
+            return held
+        if allowed is None:
+            return _Selected(self._present, self._size, None, None, None)
+        passing = np.logical_and(allowed[: len(self._present)], self._present)
+        count = int(np.count_nonzero(passing))
+        rows, selector, bits = None, None, None
+        if self._cells is None or count <= self.tuning.exact_below:
+            rows = np.flatnonzero(passing)
+        elif count < self._size:
+            bits = np.packbits(passing, bitorder="little")
+            selector = _bitmap(bits)
+        selected = _Selected(allowed, count, rows, selector, bits)
+        # An array that may still be written to could mean something else the next time.
+        if not allowed.flags.writeable:
+            self._selected = selected
+        return selected
+
+    def _exact(self, query: NDArray[np.float32], count: int, selected: _Selected) -> Nearest:
+        rows = selected.rows
+        if rows is None:
+            allowed = selected.allowed[: len(self._present)]
+            rows = np.flatnonzero(np.logical_and(allowed, self._present))
+        if len(rows) == len(self.vectors):
+            return best(rows, self.vectors @ query, count)
+        scores = np.empty(len(rows), np.float32)
+        # Gathered in parts that stay in the cache: one large copy would take three times as long.
+        gathered = np.empty((min(_PART, len(rows)), self.vectors.shape[1]), np.float32)
+        for start in range(0, len(rows), _PART):
+            part = rows[start : start + _PART]
+            near = gathered[: len(part)]
+            np.take(self.vectors, part, axis=0, out=near, mode="clip")
+            np.dot(near, query, out=scores[start : start + _PART])
+        return best(rows, scores, count)
+
+
+class _About(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    tuning: Tuning
+    exact: bool
+
+
+def best(rows: NDArray[np.int64], scores: NDArray[np.float32], count: int) -> Nearest:
+    """The `count` rows with the highest scores, best first, ties by row; `rows` ascend."""
+    if count <= 0:
+        return rows[:0], scores[:0]
+    if len(rows) > count:
+        # All that tie with the last one are kept until the ties are broken by row.
+        least = np.partition(scores, len(scores) - count)[len(scores) - count]
+        kept = np.flatnonzero(scores >= least)
+        rows, scores = rows[kept], scores[kept]
+    order = np.argsort(-scores, kind="stable")[:count]
+    return rows[order], scores[order]
+
+
+def mixtures(index: VectorIndex, count: int, seed: int) -> Queries:
+    """Queries that look like people's: each a mixture of one to four items."""
+    generator = np.random.default_rng(seed)
+    rows = np.flatnonzero(index._present)
+    drawn = rows[generator.integers(0, len(rows), (count, 4))]
+    weights = generator.dirichlet(np.full(4, 2.0), count)
+    weights[np.arange(4) >= generator.integers(1, 5, count)[:, None]] = 0.0
+    weights[~weights.any(axis=1), 0] = 1.0
+    mixed = np.einsum("qi,qid->qd", weights, index.vectors[drawn])
+    norms = np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
+    return Queries((mixed / norms).astype(np.float32), "mixtures")
+
+
+def _any(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.asarray(vectors.any(axis=1))
+
+
+def _probing(probes: int, selector: Any = None) -> Any:
+    parameters: Any = faiss.SearchParametersIVF()
+    parameters.nprobe, parameters.sel = probes, selector
+    return parameters
+
+
+def _bitmap(bits: NDArray[np.uint8]) -> Any:
+    make: Any = faiss.IDSelectorBitmap
+    return make(bits)
+
+
+def _lay_out(vectors: NDArray[np.float32], rows: NDArray[np.int64], seed: int) -> _Cells:
+    """Empty cells around k-means centroids: about four times the root of the number of vectors."""
+    dimensions = vectors.shape[1]
+    count = 2 ** round(np.log2(4.0 * np.sqrt(len(rows))))
+    cells = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(dimensions),
+        dimensions,
+        count,
+        faiss.ScalarQuantizer.QT_fp16,
+        faiss.METRIC_INNER_PRODUCT,
+        False,
+    )
+    cells.cp.niter = _ITERATIONS
+    cells.cp.spherical = True
+    cells.cp.seed = seed + 1
+    cells.cp.max_points_per_centroid = _TRAINING_POINTS
+    cells.cp.min_points_per_centroid = 1
+    generator = np.random.default_rng(seed)
+    most = min(len(rows), _TRAINING_POINTS * count)
+    sample = np.sort(generator.permutation(rows)[:most])
+    cells.train(np.ascontiguousarray(vectors[sample]))
+    return cells
+
+
+def _tune(exact: VectorIndex, cells: _Cells, queries: Queries, target: float) -> Tuning:
+    """Find the fewest probes that reach the target on one half of the queries and on the other."""
+    asked = np.ascontiguousarray(queries.vectors, np.float32)
+    at = min(RECALL_AT, exact.size)
+    rows = np.flatnonzero(exact._present)
+    whole = exact.vectors if len(rows) == len(exact.vectors) else exact.vectors[rows]
+    _, places = faiss.knn(asked, np.ascontiguousarray(whole), at, faiss.METRIC_INNER_PRODUCT)
+    wanted = np.sort(rows[places], axis=1)
+    half = (len(asked) + 1) // 2
+
+    def recall(probes: int, part: slice) -> float:
+        _, found = cells.search(asked[part], at, params=_probing(probes))
+        hits = [np.isin(f, w).sum() for f, w in zip(found, wanted[part], strict=True)]
+        return float(np.mean(hits)) / at
+
+    ladder = sorted({min(step, cells.nlist) for step in _LADDER})
+    low, high = 0, len(ladder) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if recall(ladder[middle], slice(0, half)) >= target:
+            high = middle
+        else:
+            low = middle + 1
+    checked = recall(ladder[low], slice(half, None))
+    while checked < target and low < len(ladder) - 1:
+        low += 1
+        checked = recall(ladder[low], slice(half, None))
+    report = _LOG.info if checked >= target else _LOG.warning
+    report(
+        "vector index tuned: %d of %d cells find %.3f of the nearest %d (target %.2f, by %s)",
+        ladder[low],
+        cells.nlist,
+        checked,
+        at,
+        target,
+        queries.source,
+    )
+    return Tuning(
+        recall=checked,
+        target=target,
+        at=at,
+        probes=ladder[low],
+        cells=cells.nlist,
+        queries=len(asked),
+        source=queries.source,
+    )

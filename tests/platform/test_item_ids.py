@@ -1,0 +1,67 @@
+"""Item ids in files: the same as a tuple and a dictionary."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful.item_ids import ItemIds
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@given(st.lists(texts, unique=True, max_size=40), st.lists(texts, max_size=10))
+@settings(deadline=None)
+def test_rows_and_ids_are_those_of_a_dictionary(known: list[str], others: list[str]) -> None:
+    ids = ItemIds.of(known)
+    rows = {item_id: row for row, item_id in enumerate(known)}
+
+    assert list(ids) == known
+    assert ids == known
+    assert [ids[row] for row in range(len(known))] == known
+    assert ids[1:4] == tuple(known[1:4])
+    for item_id in (*known, *others):
+        assert ids.row(item_id) == rows.get(item_id)
+        assert (item_id in ids) == (item_id in rows)
+
+
+def test_ids_survive_the_disk_and_are_mapped(tmp_path: Path) -> None:
+    known = [f"item-{number}" for number in range(5_000)] + ["", "é", "日本"]
+    ItemIds.of(known).save(tmp_path)
+
+    again = ItemIds.load(tmp_path)
+
+    assert again == known
+    assert all(again.row(item_id) == row for row, item_id in enumerate(known))
+    assert isinstance(again._text, np.memmap)
+
+
+def test_no_ids_can_be_saved_too(tmp_path: Path) -> None:
+    ItemIds.of([]).save(tmp_path)
+    assert ItemIds.load(tmp_path) == ()
+    assert ItemIds.load(tmp_path).row("x") is None
+
+
+def test_ids_whose_hashes_collide_are_told_apart() -> None:
+    ids = ItemIds.of(["a", "b", "c"])
+    same = np.full(3, ids._hashes[0])
+    collided = ItemIds(ids._text, ids._ends, same, np.arange(3, dtype=np.int32))
+    planted = int(ids._rows[0])
+
+    assert collided.row(ids[planted]) == planted
+    assert [collided.row(item_id) for item_id in "xyz"] == [None] * 3
+
+
+def test_an_id_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="'b' occurs twice"):
+        ItemIds.of(["a", "b", "c", "b"])
+
+
+def test_rows_beyond_the_end_are_an_index_error() -> None:
+    ids = ItemIds.of(["a", "b"])
+    assert ids[-1] == "b"
+    for row in (2, -3):
+        with pytest.raises(IndexError):
+            ids[row]
