@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from tactful import problems
+from tactful import browser, problems
 from tactful.keys import ApiKey
 from tactful.problems import ProblemError
 
@@ -65,6 +65,7 @@ class Endpoint:
         summary: what it does, in one line.
         handle: answers a call.
         scope: scope the API key must have; None for everybody.
+        browser: whether it is for web pages, too: CORS, and keys with the scope ``browser``.
         body: type of the request body, or None.
         query: struct of the query parameters, or None.
         answer: type of the body of a good answer; None when it is not JSON of ours.
@@ -83,6 +84,7 @@ class Endpoint:
     summary: str
     handle: Callable[[Platform, Call], Awaitable[Reply]]
     scope: str | None = None
+    browser: bool = False
     body: Any = None
     query: type[msgspec.Struct] | None = None
     answer: Any = None
@@ -104,6 +106,7 @@ class Call:
         content_type: as sent, or None.
         path: parameters of the path.
         trusted: whether the caller may do what only administrators may.
+        public: whether the key is one that everybody can read.
     """
 
     __slots__ = (
@@ -114,6 +117,7 @@ class Call:
         "content_type",
         "headers",
         "path",
+        "public",
         "trusted",
     )
 
@@ -123,6 +127,7 @@ class Call:
         receive: Receive,
         headers: Mapping[bytes, bytes],
         trusted: bool,
+        public: bool,
         limit: int,
         timeout: float,
     ) -> None:
@@ -133,6 +138,7 @@ class Call:
         self._timeout = timeout
         self.headers = headers
         self.trusted = trusted
+        self.public = public
         self.path: Mapping[str, str] = scope.get("path_params") or {}
         kind = headers.get(b"content-type")
         self.content_type = None if kind is None else kind.decode("latin-1")
@@ -232,6 +238,10 @@ class Resource:
         self._endpoints = endpoints
         self._platform = platform
         self._allow = ", ".join(sorted(endpoints)).encode()
+        pages = any(endpoint.browser for endpoint in endpoints.values())
+        self._origins = browser.parse_origins(
+            platform.settings.server.cors_origins if pages else ""
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -248,6 +258,9 @@ class Resource:
             _log_failure(self._path, scope["method"], request_id, error)
             failure = ProblemError("internal", "report it with the request id")
             reply = _problem_reply(failure, request_id)
+        if self._origins.allowed:
+            crossing = self._origins.headers(self._origins.of(headers))
+            reply = reply._replace(headers=(*reply.headers, *crossing))
         await send_reply(reply, request_id, send)
         seconds = time.perf_counter() - started
         self._platform.metrics.answered(self._path, reply.status, seconds)
@@ -256,33 +269,50 @@ class Resource:
         method = scope["method"]
         endpoint = self._endpoints.get("GET" if method == "HEAD" else method)
         if endpoint is None:
+            if method == "OPTIONS" and self._origins.of(headers) is not None:
+                return Reply(204, b"", headers=browser.PREFLIGHT)
             raise ProblemError("method_not_allowed", headers=((b"allow", self._allow),))
         platform = self._platform
         server = platform.settings.server
-        trusted = server.dev
+        trusted, public = server.dev, False
         if server.dev:
             _check_host(headers)
         elif endpoint.scope is not None:
-            trusted = self._authorise(headers, endpoint.scope).allows("admin")
+            key = self._authorise(headers, endpoint, scope["query_string"])
+            trusted, public = key.allows("admin"), browser.SCOPE in key.scopes
         limit = platform.settings.limits.body_bytes
-        call = Call(scope, receive, headers, trusted, limit, server.body_timeout_s)
+        call = Call(scope, receive, headers, trusted, public, limit, server.body_timeout_s)
         return await endpoint.handle(platform, call)
 
-    def _authorise(self, headers: Mapping[bytes, bytes], scope: str) -> ApiKey:
+    def _authorise(
+        self, headers: Mapping[bytes, bytes], endpoint: Endpoint, query: bytes
+    ) -> ApiKey:
         sent = headers.get(b"x-api-key")
         if sent is None:
             scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer":
                 sent = b""
+        # Addresses end up in logs, so only a key that is no secret may lie in one.
+        in_address = not sent and endpoint.browser and query.startswith(b"key=")
+        if in_address:
+            sent = query[4:]
         key = self._platform.keys.check(sent.strip().decode("latin-1"))
-        if key is None:
+        if key is None or (in_address and browser.SCOPE not in key.scopes):
             raise ProblemError(
                 "no_key",
                 "send `Authorization: Bearer KEY`; `tactful keys create` makes keys",
                 headers=((b"www-authenticate", b'Bearer realm="tactful"'),),
             )
-        if not key.allows(scope):
-            raise ProblemError("missing_scope", f"this needs a key with the scope {scope!r}")
+        if endpoint.browser and browser.SCOPE in key.scopes:
+            if self._origins.of(headers) is None:
+                raise ProblemError(
+                    "wrong_origin",
+                    "a browser key works from pages of the origins in `server.cors_origins` only",
+                )
+        elif not key.allows(endpoint.scope or "admin"):
+            raise ProblemError(
+                "missing_scope", f"this needs a key with the scope {endpoint.scope!r}"
+            )
         return key
 
 

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tactful.browser import parse_origins
 from tactful.errors import ConfigError
 
 _PREFIX = "TACTFUL_"
@@ -49,6 +50,8 @@ class ServerSettings:
         recommend_queue: recommendations that may wait for their turn before others get 503.
         recommend_wait_s: how long one may wait for its turn.
         after_wait_s: how long ``after`` may wait for the engine.
+        cors_origins: origins whose web pages may send events and ask for recommendations, such as
+            ``https://shop.example``, several separated by commas; empty for none.
     """
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
@@ -61,6 +64,7 @@ class ServerSettings:
     recommend_queue: PositiveInt = 128
     recommend_wait_s: PositiveFloat = 1.0
     after_wait_s: PositiveFloat = 2.0
+    cors_origins: str = ""
 
 
 @dataclass(frozen=True)
@@ -330,6 +334,10 @@ class Settings:
                 f"server.dev switches API keys off and is refused on {self.server.host!r}: "
                 "listen on 127.0.0.1, or leave --dev away and make keys with `tactful keys create`"
             )
+        try:
+            parse_origins(self.server.cors_origins)
+        except ValueError as error:
+            raise ConfigError(f"server.cors_origins: {error}") from None
         if self.limits.pending_bytes < self.limits.body_bytes:
             raise ConfigError(
                 f"limits.pending_bytes ({self.limits.pending_bytes}) must not be smaller than "

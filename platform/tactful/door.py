@@ -91,8 +91,19 @@ class Door:
         self._pending: dict[str, asyncio.Future[Offsets]] = {}
         self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
 
-    async def events(self, body: bytes, content_type: str | None = None) -> EventsAccepted:
+    async def events(
+        self,
+        body: bytes,
+        content_type: str | None = None,
+        *,
+        forbidden: Callable[[Event], str | None] | None = None,
+    ) -> EventsAccepted:
         """Accept the events of one request body.
+
+        Args:
+            body: as sent.
+            content_type: as sent.
+            forbidden: says why the sender may not send an event, or None.
 
         Raises:
             ProblemError: if the body cannot be read or there is no room for more.
@@ -106,6 +117,8 @@ class Door:
             )
         except PayloadError as error:
             raise _bad_body(error) from None
+        if forbidden is not None:
+            decoded, refused = _without(decoded, refused, forbidden)
         fresh: dict[str, Event] = {}
         writes: set[asyncio.Future[Offsets]] = set()
         pending, seen = self._pending, self._engine.seen
@@ -252,6 +265,22 @@ class Door:
 def _stamped(event: Event, now: int) -> Event:
     """The event with the time of its receipt; what a sender says of that does not count."""
     return msgspec.structs.replace(event, context={**event.context, "received_at": now})
+
+
+def _without(
+    decoded: Sequence[tuple[int, Event]],
+    refused: Sequence[Refusal],
+    forbidden: Callable[[Event], str | None],
+) -> tuple[list[tuple[int, Event]], list[Refusal]]:
+    allowed: list[tuple[int, Event]] = []
+    refusals = list(refused)
+    for index, event in decoded:
+        reason = forbidden(event)
+        if reason is None:
+            allowed.append((index, event))
+        else:
+            refusals.append(Refusal(index=index, code="forbidden", message=reason))
+    return allowed, sorted(refusals, key=lambda refusal: refusal.index)
 
 
 def _bad_body(error: PayloadError) -> ProblemError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from tactful import metrics
+from tactful import browser, metrics
 from tactful.asgi import Call, Endpoint, Reply, json_reply
 from tactful.messages import (
     BatchResult,
@@ -72,7 +72,10 @@ class StatisticsQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def _post_events(platform: Platform, call: Call) -> Reply:
-    accepted = await platform.door.events(await call.body(), call.content_type)
+    forbidden = browser.refused if call.public else None
+    accepted = await platform.door.events(await call.body(), call.content_type, forbidden=forbidden)
+    if call.public:  # how far the log goes is an exact number about everybody
+        accepted = msgspec.structs.replace(accepted, position=0)
     return json_reply(accepted, 202)
 
 
@@ -86,7 +89,10 @@ async def _put_users(platform: Platform, call: Call) -> Reply:
 
 async def _post_recommend(platform: Platform, call: Call) -> Reply:
     request = await call.json(_one)
-    return json_reply(await platform.recommend(request, trusted=call.trusted))
+    if call.public:
+        browser.check_request(request)
+    answer = await platform.recommend(request, trusted=call.trusted)
+    return json_reply(msgspec.structs.replace(answer, position=0) if call.public else answer)
 
 
 async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
@@ -227,6 +233,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "neighbours; an `event_id` that was accepted before changes nothing."
         ),
         scope="ingest",
+        browser=True,
         body=NewEvent | list[NewEvent],
         media=_BATCH_MEDIA,
         answer=EventsAccepted,
@@ -280,6 +287,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "until the events up to that position count: you read your own writes."
         ),
         scope="recommend",
+        browser=True,
         body=RecommendRequest,
         answer=Recommendation,
         request_example={"user_id": "u-17", "count": 10, "context": {"page": "home"}},

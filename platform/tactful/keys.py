@@ -23,8 +23,8 @@ import sqlalchemy as sa
 from tactful.errors import ApiKeyError, StorageError
 from tactful.metadata import MetadataStore, api_keys, open_metadata
 
-SCOPES = ("ingest", "recommend", "analyst", "monitor", "admin")
-"""What a key may do; ``admin`` may do everything."""
+SCOPES = ("ingest", "recommend", "browser", "analyst", "monitor", "admin")
+"""What a key may do; ``admin`` may do everything, ``browser`` what any visitor of a page may."""
 
 _KEY = re.compile(r"tactful_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _NOBODY = bytes(32)
@@ -98,13 +98,18 @@ class KeyStore:
             The key, which is shown here and never again, and what is kept of it.
 
         Raises:
-            ApiKeyError: if a scope is unknown or none is given.
+            ApiKeyError: if a scope is unknown, none is given, or ``browser`` is not alone.
         """
         chosen = frozenset(scopes)
         if unknown := sorted(chosen - set(SCOPES)):
             raise ApiKeyError(f"unknown scope {unknown[0]!r}; known are {', '.join(SCOPES)}")
         if not chosen:
             raise ApiKeyError(f"a key needs at least one scope of {', '.join(SCOPES)}")
+        if "browser" in chosen and len(chosen) > 1:
+            raise ApiKeyError(
+                "a key with the scope 'browser' is read by everybody, so it has no other scope: "
+                "make a second key for what your server does"
+            )
         identifier = self._token(4).hex()
         key = f"tactful_{identifier}_{_urlsafe(self._token(32))}"
         about = ApiKey(identifier, chosen, note, self._clock(), None)

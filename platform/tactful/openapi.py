@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tactful import browser
 from tactful.asgi import Endpoint
 from tactful.keys import SCOPES
 from tactful.messages import Problem
@@ -59,6 +60,12 @@ def document(endpoints: Sequence[Endpoint], *, version: str) -> dict[str, Any]:
                     "description": f"An API key. Scopes: {', '.join(SCOPES)}.",
                 },
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "query": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "key",
+                    "description": "A key with the scope `browser`, where no header can be sent.",
+                },
             },
         },
     }
@@ -69,6 +76,8 @@ def problem_codes(endpoint: Endpoint) -> list[str]:
     codes = list(endpoint.problems)
     if endpoint.scope is not None:
         codes += ["no_key", "missing_scope"]
+    if endpoint.browser:
+        codes.append("wrong_origin")
     if endpoint.body is not None:
         codes += ["bad_body", "body_timeout", "too_large", "unsupported_encoding"]
     if endpoint.query is not None:
@@ -88,7 +97,12 @@ def _operation(
     if endpoint.details:
         operation["description"] = endpoint.details
     if endpoint.scope is not None:
-        operation["security"] = [{"bearer": [endpoint.scope]}, {"header": [endpoint.scope]}]
+        scopes = [endpoint.scope, *([browser.SCOPE] if endpoint.browser else [])]
+        operation["security"] = [
+            {scheme: [scope]} for scope in scopes for scheme in ("bearer", "header")
+        ]
+        if endpoint.browser:
+            operation["security"].append({"query": [browser.SCOPE]})
     if parameters := _parameters(endpoint, components):
         operation["parameters"] = parameters
     if endpoint.body is not None:

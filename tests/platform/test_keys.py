@@ -37,7 +37,7 @@ def test_a_key_is_accepted_as_what_it_is(store: KeyStore) -> None:
 
     assert found == about
     assert (found.note, found.scopes) == ("shop", frozenset({"ingest", "recommend"}))
-    assert [found.allows(scope) for scope in SCOPES] == [True, True, False, False, False]
+    assert [found.allows(scope) for scope in SCOPES] == [True, True, False, False, False, False]
 
 
 def test_admin_may_do_everything(store: KeyStore) -> None:

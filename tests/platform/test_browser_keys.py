@@ -1,0 +1,234 @@
+"""Web pages: who may call from where, and what a key that everybody can read is good for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.platform.support import Live, build, small_settings, view
+
+from tactful.browser import parse_origins
+from tactful.config import ServerSettings, Settings
+from tactful.endpoints import ENDPOINTS
+from tactful.errors import ApiKeyError, ConfigError
+from tactful.service import Platform
+
+SHOP = "https://shop.example"
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type",
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server with keys, for the pages of one shop."""
+    settings = small_settings(Path(tmp_path_factory.mktemp("shop")))
+    server = replace(settings.server, dev=False, cors_origins=f"{SHOP}, http://localhost:3000")
+    with Live(Platform.open(replace(settings, server=server), build)) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def key(shop: Live) -> str:
+    return shop.platform.keys.create(["browser"])[0]
+
+
+def post(live: Live, path: str, body: Any, key: str, origin: str | None = SHOP) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"}
+    if origin is not None:
+        headers["origin"] = origin
+    return live.http.post(path, json=body, headers=headers)
+
+
+def seen(device: str, **changes: Any) -> dict[str, Any]:
+    event = view(1, user=device)
+    del event["user_id"]
+    return {**event, "device_id": device, **changes}
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("", set()),
+        (" , ", set()),
+        ("https://Shop.example", {b"https://shop.example"}),
+        ("https://a.example:443,http://[::1]:80", {b"https://a.example", b"http://[::1]"}),
+        ("http://localhost:3000", {b"http://localhost:3000"}),
+    ],
+)
+def test_origins_are_read_as_browsers_write_them(text: str, origins: set[bytes]) -> None:
+    assert parse_origins(text).allowed == origins
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "*",
+        "null",
+        "shop.example",
+        "https://*",
+        "https://*.shop.example",
+        "https://shop.example/",
+        "https://shop.example/page",
+        "https://user@shop.example",
+        "https://shop.example:port",
+        "ftp://shop.example",
+        "https://",
+        "https://kn\xf6del.example",
+    ],
+)
+def test_what_is_no_origin_stops_the_start(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.cors_origins"):
+        Settings(server=ServerSettings(cors_origins=text))
+
+
+def test_a_page_may_ask_and_read_the_answer(shop: Live, key: str) -> None:
+    for path in ("/v1/events", "/v1/recommend"):
+        asked = shop.http.options(path, headers={"origin": SHOP, **PREFLIGHT})
+        assert asked.status_code == 204
+        assert asked.headers["access-control-allow-origin"] == SHOP
+        assert asked.headers["access-control-allow-methods"] == "POST"
+        allowed = asked.headers["access-control-allow-headers"].split(", ")
+        assert {"authorization", "content-type"} <= set(allowed)
+        assert "access-control-allow-credentials" not in asked.headers
+
+    answer = post(shop, "/v1/events", [seen("d-1")], key)
+    assert answer.json()["accepted"] == 1
+    assert answer.headers["access-control-allow-origin"] == SHOP
+    assert answer.headers["vary"] == "origin"
+    assert "retry-after" in answer.headers["access-control-expose-headers"]
+
+
+def test_a_page_can_read_why_it_was_refused(shop: Live) -> None:
+    answer = post(shop, "/v1/events", [seen("d-1")], "wrong")
+
+    assert answer.status_code == 401
+    assert answer.headers["access-control-allow-origin"] == SHOP
+
+
+@pytest.mark.parametrize("origin", ["https://other.example", "null", "https://shop.example:444"])
+def test_pages_of_other_origins_are_refused(shop: Live, key: str, origin: str) -> None:
+    asked = shop.http.options("/v1/events", headers={"origin": origin, **PREFLIGHT})
+    answer = post(shop, "/v1/events", [seen("d-2")], key, origin)
+
+    assert asked.status_code == 405
+    assert (answer.status_code, answer.json()["code"]) == (403, "wrong_origin")
+    for one in (asked, answer):
+        assert "access-control-allow-origin" not in one.headers
+        assert one.headers["vary"] == "origin"
+
+
+def test_a_browser_key_needs_an_origin_and_a_server_key_none(shop: Live, key: str) -> None:
+    server_key = shop.platform.keys.create(["ingest"])[0]
+
+    assert post(shop, "/v1/events", [seen("d-3")], key, None).status_code == 403
+    assert post(shop, "/v1/events", [seen("d-3")], server_key, None).status_code == 202
+
+
+def test_nothing_is_open_to_pages_unless_it_is_set(locked: Live) -> None:
+    key = locked.platform.keys.create(["browser"])[0]
+
+    asked = locked.http.options("/v1/events", headers={"origin": SHOP, **PREFLIGHT})
+    answer = post(locked, "/v1/events", [seen("d-1")], key)
+
+    assert (asked.status_code, answer.status_code) == (405, 403)
+    for one in (asked, answer):
+        assert not {name for name in one.headers if name.startswith("access-control")}
+
+
+def test_a_browser_key_opens_two_doors(shop: Live, key: str) -> None:
+    headers = {"authorization": f"Bearer {key}", "origin": SHOP}
+    opened = set()
+    for endpoint in ENDPOINTS:
+        if endpoint.scope is None:
+            continue
+        path = endpoint.path.replace("{user_id}", "u").replace("{name}", "n")
+        answer = shop.http.request(endpoint.method, path, headers=headers, json={})
+        if answer.status_code not in (401, 403):
+            opened.add(endpoint.path)
+        else:
+            assert answer.json()["code"] == "missing_scope"
+            assert "access-control-allow-origin" not in answer.headers
+    assert opened == {"/v1/events", "/v1/recommend"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"user_id": "somebody"},
+        {"type": "payment"},
+        {"type": "refund"},
+        {"type": "return"},
+        {"type": "x.clock"},
+    ],
+)
+def test_a_browser_key_speaks_for_a_device_only(
+    shop: Live, key: str, changes: dict[str, Any]
+) -> None:
+    bad = seen("d-4", **{"event_id": "no", **changes})
+    batch = [{"type": "?"}, bad, seen("d-4", event_id=f"yes-{changes}")]
+
+    answer = post(shop, "/v1/events", batch, key).json()
+
+    assert answer["accepted"] == 1
+    assert [each["index"] for each in answer["rejected"]] == [0, 1]
+    assert answer["rejected"][1]["code"] == "forbidden"
+    assert "somebody" not in answer["rejected"][1]["message"]
+
+
+def test_the_same_events_are_welcome_with_a_server_key(shop: Live) -> None:
+    server_key = shop.platform.keys.create(["ingest"])[0]
+    batch = [seen("d-5", event_id=kind, type=kind) for kind in ("payment", "refund", "return")]
+
+    assert post(shop, "/v1/events", batch, server_key).json()["accepted"] == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("user_id", "somebody"),
+        ("explain", True),
+        ("after", 1),
+        ("timestamp", 1),
+        ("force", {"a": "b"}),
+    ],
+)
+def test_a_browser_key_asks_for_its_device_only(
+    shop: Live, key: str, field: str, value: Any
+) -> None:
+    answer = post(shop, "/v1/recommend", {"device_id": "d-1", field: value}, key)
+
+    assert (answer.status_code, answer.json()["code"]) == (403, "missing_scope")
+
+
+def test_no_answer_tells_a_page_how_much_goes_on(shop: Live, key: str) -> None:
+    assert post(shop, "/v1/events", [seen("d-6")], key).json()["position"] == 0
+    answer = post(shop, "/v1/recommend", {"device_id": "d-6"}, key).json()
+    assert answer["position"] == 0
+    assert answer["explanation"] is None
+
+
+def test_where_no_header_can_be_sent_a_browser_key_may_lie_in_the_address(
+    shop: Live, key: str
+) -> None:
+    server_key = shop.platform.keys.create(["ingest"])[0]
+    beacon = {"origin": SHOP, "content-type": "text/plain;charset=UTF-8"}
+
+    def send(key: str) -> int:
+        return shop.http.post(
+            f"/v1/events?key={key}", json=[seen("d-7")], headers=beacon
+        ).status_code
+
+    assert send(key) == 202
+    assert send(server_key) == 401
+    assert shop.http.put(f"/v1/items?key={key}", json=[], headers=beacon).status_code == 401
+
+
+def test_a_browser_key_has_no_other_scope(shop: Live) -> None:
+    with pytest.raises(ApiKeyError, match="second key"):
+        shop.platform.keys.create(["browser", "ingest"])
