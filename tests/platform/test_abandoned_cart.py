@@ -1,0 +1,148 @@
+"""The person has left, nobody else comes, and the coupon is sent all the same; once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.platform.support import Live, build, now_ms, wait_until
+from tests.streaming.brokers import topic_name
+
+from tactful.config import ActionSettings, LogSettings, Settings
+from tactful.service import Platform
+from tactful_streaming import verify_signature
+from tactful_streaming.webhook import SIGNATURE_HEADER
+
+FEATURES = """
+- {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
+- name: abandoned_cart
+  entity: user
+  sequence: [view, add_to_cart, leave, {not: [purchase, view], for: 2s}]
+  within: 5m
+  emit: coupon
+"""
+SECRET = "a secret of the shop"
+
+
+class Shop(ThreadingHTTPServer):
+    """The shop's own server, which hands out coupons; it fails at the first attempt."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.attempts: list[tuple[dict[str, str], bytes]] = []
+
+    @property
+    def coupons(self) -> list[dict[str, Any]]:
+        """What arrived and was answered with 200."""
+        return [json.loads(body) for _, body in self.attempts[1:]]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Shop
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.attempts.append(({**self.headers}, body))
+        self.send_response(503 if len(self.server.attempts) == 1 else 200)
+        self.send_header("Retry-After", "1")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    with Shop() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(params=["embedded", "kafka"])
+def watched(
+    request: pytest.FixtureRequest, settings: Settings, shop: Shop, tmp_path: Path
+) -> Settings:
+    """Settings of a server that tells the shop."""
+    settings.features.write_text(FEATURES)
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    log = LogSettings()
+    if request.param == "kafka":
+        servers = request.getfixturevalue("kafka_servers")
+        log = LogSettings(
+            kind="kafka", brokers=servers, topic=topic_name(), consumer_threads=2, linger_ms=1
+        )
+    return replace(
+        settings,
+        log=log,
+        engine=replace(settings.engine, idle_s=0.2),
+        actions=ActionSettings(
+            webhook_url=f"http://127.0.0.1:{shop.server_port}/coupons", secret_file=secret
+        ),
+    )
+
+
+def event(number: int, type_: str, user: str) -> dict[str, Any]:
+    return {
+        "event_id": f"{user}-{number}",
+        "type": type_,
+        "timestamp": now_ms(),
+        "user_id": user,
+        "item_id": "kettle",
+    }
+
+
+def test_a_coupon_is_sent_when_nobody_comes_any_more(watched: Settings, shop: Shop) -> None:
+    with ExitStack() as stack:
+        live = stack.enter_context(Live(Platform.open(watched, build)))
+        for number, type_ in enumerate(("view", "add_to_cart", "leave")):
+            sent = [event(number, type_, user) for user in ("left", "bought", "stays")]
+            assert live.http.post("/v1/events", json=sent[: 3 - (type_ == "leave")]).json()
+        left = time.monotonic()
+        live.http.post("/v1/events", json=[event(3, "purchase", "bought")])
+        # The server is restarted while nothing is due; nobody sends anything after that.
+        live.stop()
+        live = stack.enter_context(Live(Platform.open(watched, build)))
+        wait_until(lambda: len(shop.coupons) == 1)
+        assert time.monotonic() - left >= 2
+        (coupon,) = shop.coupons
+        assert (coupon["type"], coupon["user_id"]) == ("x.coupon", "left")
+        assert coupon["properties"]["sequence"] == "abandoned_cart"
+        assert coupon["properties"]["events"] == ["left-0", "left-1", "left-2"]
+        (first, body), (again, same) = shop.attempts
+        assert body == same
+        assert first["Idempotency-Key"] == again["Idempotency-Key"] == coupon["event_id"]
+        for headers in (first, again):
+            assert verify_signature(
+                SECRET.encode(), body, headers[SIGNATURE_HEADER], now=now_ms() // 1000
+            )
+        ended = coupon["properties"]["end"]
+        assert coupon["timestamp"] >= ended + 2_000
+        assert live.platform.features("left", None).features["abandoned_cart"] == ended
+        assert live.platform.features("bought", None).features["abandoned_cart"] == 0
+
+        # Neither a restart nor new events of others send it again.
+        live.stop()
+        live = stack.enter_context(Live(Platform.open(watched, build)))
+        live.http.post("/v1/events", json=[event(9, "view", "other")])
+        time.sleep(1.5)
+        assert len(shop.attempts) == 2
+        actions = [
+            payload
+            for partition in live.platform.backend.partitions()
+            for _, payload in partition.read(partition.begin, 1000)
+            if b"x.coupon" in payload
+        ]
+        assert len(actions) == 1
