@@ -214,6 +214,8 @@ def pair(join: str) -> str:
         (changed("event: view", "event: view, colour: red"), 2, "'colour' is no key of a feature"),
         (changed("event: view", "event: view, event: view"), 2, "event comes twice"),
         (changed("size: 5m", "size: 0m"), 2, "window: size: '0m' is no duration above zero"),
+        (changed("size: 5m", "syze: 5m"), 2, "did you mean 'size'?"),
+        (changed("event: view", "event: viewed"), 2, "did you mean 'view'?"),
         (changed("size: 5m", "size: 5"), 2, "window: size: '5' is no duration"),
         (changed("size: 5m", "size: -5m"), 2, "window: size: '-5m' is no duration"),
         (changed("size: 5m", "size: 36526d"), 2, "window: size: '36526d' is longer than 36525d"),
