@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.aggregates import Outcome, Value, make_stores, with_groups
+from tactful_streaming.column_cache import ColumnCache, keeps
 from tactful_streaming.definitions import Feature
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.firing import Fired, fire, fires, next_end, next_pending
@@ -81,6 +82,7 @@ class EntityTable:
         self.stores = tuple(make_stores(self.features, firing=firing))
         of_source = {feature.name: store for store in self.stores for feature in store.features}
         self._views = {f.name: View(f, of_source[f.name]) for f in self.features}
+        self._kept: dict[str, ColumnCache] = {}
         self._firing = [view for view in self._views.values() if firing and fires(view)]
         self._load = load
         self._lateness_ms = allowed_lateness_ms
@@ -120,7 +122,8 @@ class EntityTable:
     @property
     def nbytes(self) -> int:
         """About how much memory the state takes."""
-        return _ROW_BYTES * len(self._rows) + sum(store.nbytes for store in self.stores)
+        kept = sum(cache.nbytes for cache in self._kept.values())
+        return _ROW_BYTES * len(self._rows) + sum(store.nbytes for store in self.stores) + kept
 
     def keys_of(self, name: str) -> tuple[str, ...]:
         """Keys of what is stored for the feature `name`."""
@@ -154,6 +157,7 @@ class EntityTable:
 
     def apply(self, number: int, events: Selection) -> Outcome:
         """Count `events` in store `number`."""
+        self._note_change(events.rows)
         return self.stores[number].apply(events, self._lateness_ms)
 
     def read(self, key: str, at: int) -> dict[str, Value]:
@@ -177,7 +181,8 @@ class EntityTable:
         rows = np.array([get(key, _NOBODY) for key in keys], np.int64)
         columns = np.empty((len(names), len(keys)))
         for column, view in zip(columns, views, strict=True):
-            column[:] = view.read_many(rows, at)
+            cache = self._cache(view) if at >= self._horizon else None
+            column[:] = (cache or view).read_many(rows, at)
         absent = [number for number, key in enumerate(keys) if key not in self._rows]
         if absent:
             table = self._fetched([keys[number] for number in absent])
@@ -334,6 +339,7 @@ class EntityTable:
     def _absorb(self, rows: Rows, states: Sequence[Mapping[str, Any]]) -> None:
         newest = np.array([state[_NEWEST] for state in states], np.int64)
         np.maximum.at(self._newest, rows, newest)
+        self._note_change(rows)
         for store in self.stores:
             store.absorb(rows, states)
 
@@ -361,6 +367,17 @@ class EntityTable:
         table.unpack(found)
         return table
 
+    def _cache(self, view: View) -> ColumnCache | None:
+        """What is kept of a view from the first time that many are read at once."""
+        cache = self._kept.get(view.feature.name)
+        if cache is None and keeps(view):
+            cache = self._kept[view.feature.name] = ColumnCache(view)
+        return cache
+
+    def _note_change(self, rows: Rows) -> None:
+        for cache in self._kept.values():
+            cache.changed(rows)
+
     def _number(self, name: str) -> View:
         view = self._views.get(name)
         if view is None or not view.is_number:
@@ -387,6 +404,7 @@ class EntityTable:
         """Free `rows`; returns their keys."""
         if not rows:
             return []
+        self._note_change(np.array(rows, np.int64))
         for store in self.stores:
             store.clear(rows)
         keys: list[str] = []
