@@ -148,6 +148,7 @@ class ForwardDecay:
 
 
 AnyWindow = Window | CumulativeWindow | SessionWindow | ForwardDecay
+"""What a feature may say of which events count, and for how much."""
 
 
 @dataclass(frozen=True)
@@ -326,6 +327,7 @@ class Join:
 
 
 Definition = Feature | Sequence | Join
+"""One element of a file of definitions."""
 
 
 @dataclass(frozen=True)
