@@ -1,7 +1,7 @@
 """The load under which processes are killed: what is sent, and that each of it is acknowledged.
 
-Some shoppers' events, ten milliseconds apart and out of order by up to five seconds, in batches
-that are sent again until they are acknowledged, and once in a while again although they were.
+Some shoppers' events, thirty milliseconds apart and out of order by up to fifteen seconds, in
+batches that are sent again until they are acknowledged, and now and then again although they were.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tactful.positions import Position, latest
 from tactful_streaming import Event, Item
 
 START = 1_760_000_000_000
-DELAY_MS = 60_000
+DELAY_MS = 30_000
 """How late an event may come before sequences go on without it: more than the load is ever out of
 order, in event time."""
 
@@ -52,7 +52,7 @@ PEOPLE = [f"u{number}" for number in range(100)]
 CATEGORIES = [f"c{number}" for number in range(8)]
 ITEMS = [f"i{number}" for number in range(100)]
 
-_STEP_MS = 10
+_STEP_MS = 30
 _BLOCK = 500
 _BATCH = 50
 _WRITERS = 2
@@ -116,7 +116,7 @@ class Load:
         positions: behind all that was acknowledged.
     """
 
-    def __init__(self, url: str, seed: int, *, rate: float = 1500.0) -> None:
+    def __init__(self, url: str, seed: int, *, rate: float) -> None:
         """Post to `url`.
 
         Args:

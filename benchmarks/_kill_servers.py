@@ -43,8 +43,13 @@ from tactful_streaming import (
 _PACKAGED = Path(__file__).resolve().parents[1] / "platform" / "tactful" / "features.yaml"
 _FAR_MS = 7_200_000
 _ARRIVAL_S = 60.0
-_SETTLING_S = 1.5
+_ACTIONS_S = 20.0
+_SETTLING_S = 1.0
 _PARTITIONS = 4
+_RATE = 1500.0
+# Partitions come in at slightly different times. What lies between has to be less than the delay of
+# the watermark, which passes with the load.
+_RATE_KAFKA = 600.0
 
 
 def on_embedded_log(
@@ -69,7 +74,7 @@ def on_embedded_log(
     environment = {"TACTFUL_STORAGE__DURABILITY": durability}
     if redis_url is not None:
         environment |= _redis(redis_url, folder)
-    place = _Place(folder, seed, environment, launcher)
+    place = _Place(folder, seed, environment, launcher, _RATE)
 
     def log() -> list[bytes]:
         with EmbeddedLog(folder / "data" / "log", read_only=True) as opened:
@@ -90,7 +95,7 @@ def on_kafka(
 ) -> Outcome:
     """The server that follows all partitions of a topic by itself."""
     topic = f"killed-{folder.name}-{seed}"
-    place = _Place(folder, seed, _kafka(servers, topic), launcher)
+    place = _Place(folder, seed, _kafka(servers, topic), launcher, _RATE_KAFKA)
     outcome = Outcome("Kafka")
     closing = partitions_of(_PARTITIONS)
     truth = place.run(outcome, kills, {}, lambda: read_topic(servers, topic), closing)
@@ -130,7 +135,7 @@ def with_workers(
         # By the clock all of the load is long ago: its time passes by its events alone.
         "TACTFUL_WORKER__IDLE_S": "86400",
     }
-    place = _Place(folder, seed, environment, launcher)
+    place = _Place(folder, seed, environment, launcher, _RATE_KAFKA)
     beside = {
         f"worker-{number}": ["worker", "--json", "--data", str(folder / f"worker-{number}")]
         for number in range(workers)
@@ -175,6 +180,7 @@ class _Place:
         seed: int,
         environment: Mapping[str, str],
         launcher: Sequence[str],
+        rate: float,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         features = folder / "features.yaml"
@@ -183,6 +189,7 @@ class _Place:
         self._folder = folder
         self._seed = seed
         self._launcher = launcher
+        self._rate = rate
         self._environment = {
             "TACTFUL_ENGINE__FEATURES": str(features),
             "TACTFUL_ENGINE__WATERMARK_DELAY_MS": str(DELAY_MS),
@@ -224,7 +231,7 @@ class _Place:
             server.await_word()
             for other in others:
                 other.start()
-            load = Load(url, self._seed)
+            load = Load(url, self._seed, rate=self._rate)
             targets = [Victim(server, lambda: load.acknowledged)]
             targets += [Victim(other, partial(_entries, other)) for other in others]
             with load:
@@ -312,7 +319,7 @@ class _Place:
 
     def _await_actions(self, log: Callable[[], list[bytes]], truth: Truth) -> list[bytes]:
         """The log once it holds as many actions as it should, and had time for more."""
-        until = time.monotonic() + _ARRIVAL_S
+        until = time.monotonic() + _ACTIONS_S
         while len(_actions(log())) < len(truth.actions()) and time.monotonic() < until:
             time.sleep(0.2)
         time.sleep(_SETTLING_S)

@@ -28,8 +28,8 @@ from tactful_streaming.sink_sql import SqlRows
 _PARTITIONS = 4
 _FAR_MS = 7_200_000
 _ARRIVAL_S = 60.0
-_PAUSE_S = 0.2
-_BATCHES = 4
+_PAUSE_S = 0.1
+_ROWS = 50
 _SESSION_MS = 1500
 
 
@@ -107,6 +107,7 @@ class Rows:
         from confluent_kafka import Producer
 
         self.rows: list[bytes] = []
+        self._waiting: list[tuple[str, bytes]] = []
         self.ends = [0] * _PARTITIONS
         self._stream = Stream(seed)
         self._topic = topic
@@ -135,7 +136,8 @@ class Rows:
         if kind is None:
             self.check()
             end = self._stream.newest + _FAR_MS
-            self._fire([Event(event_id="close", type="leave", timestamp=end, user_id="close")])
+            self._apply([Event(event_id="close", type="leave", timestamp=end, user_id="close")])
+            self._write(len(self._waiting))
 
     def check(self) -> None:
         """See that all is well.
@@ -149,22 +151,28 @@ class Rows:
     def _run(self) -> None:
         try:
             while not self._stopping.wait(_PAUSE_S):
-                self._fire([e for _ in range(_BATCHES) for e in self._stream.batch()])
+                # Windows fire many at once; the rows go out evenly.
+                while len(self._waiting) < _ROWS:
+                    self._apply(self._stream.batch())
+                self._write(_ROWS)
         except BaseException as error:
             self._failure = error
 
-    def _fire(self, events: list[Event]) -> None:
+    def _apply(self, events: list[Event]) -> None:
+        before = len(self._truth.rows)
         self._truth.apply(events)
-        for fired in self._truth.rows[len(self.rows) :]:
+        for fired in self._truth.rows[before:]:
             row = json.loads(fired)
             if row["window_end"] // 60_000 % 2:
                 row["entity_key"] += f"@{row['window_end']}"
-            value = json.dumps(row).encode()
-            self.rows.append(value)
-            self._producer.produce(
-                self._topic, value, row["entity_key"], on_delivery=self._delivered
-            )
+            self._waiting.append((row["entity_key"], json.dumps(row).encode()))
+
+    def _write(self, count: int) -> None:
+        for key, value in self._waiting[:count]:
+            self._producer.produce(self._topic, value, key, on_delivery=self._delivered)
             self._producer.poll(0)
+            self.rows.append(value)
+        del self._waiting[:count]
         if self._producer.flush(30.0):
             raise RuntimeError("the broker does not take rows")
 
