@@ -1,14 +1,18 @@
 """Documents stay true: links resolve, named files and commands exist, both READMEs agree."""
 
+import ast
 import dataclasses
+import importlib
 import json
 import re
 import shlex
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -146,6 +150,52 @@ def unknown_words(words: list[str]) -> list[str]:
                 return [*unknown, word]
             command = following
     return unknown
+
+
+def broken_code(language: str, code: str, folder: Path) -> str | None:
+    """What is wrong with a block of code in one of the languages that we can check.
+
+    Python has to parse, and what it imports of ours has to exist; settings, definitions and rules
+    are read as the product reads them.
+    """
+    from tactful.config import load_settings
+    from tactful.errors import ConfigError
+    from tactful_streaming import StreamingError, load_definitions, load_rules
+
+    try:
+        if language == "python":
+            return missing_import(ast.parse(code))
+        if language == "toml":
+            file = folder / "tactful.toml"
+            file.write_text(code, encoding="utf-8")
+            load_settings(file, environ={})
+        if language == "yaml" and isinstance(elements := yaml.safe_load(code), list):
+            if any("entity" in element for element in elements):
+                load_definitions(code)
+            elif any({"when", "normalise"} & element.keys() for element in elements):
+                file = folder / "rules.yaml"
+                file.write_text(code, encoding="utf-8")
+                load_rules(file)
+    except (SyntaxError, yaml.YAMLError, ConfigError, StreamingError) as error:
+        return str(error)
+    return None
+
+
+def missing_import(tree: ast.AST) -> str | None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tactful"):
+            module = importlib.import_module(node.module or "")
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    return f"{node.module} has no {name.name}"
+    return None
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_code_in_a_document_works(path: Path, tmp_path: Path) -> None:
+    for block in split_blocks(path.read_text(encoding="utf-8"))[1]:
+        language, _, code = block.partition("\n")
+        assert broken_code(language, textwrap.dedent(code), tmp_path) is None, code
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -329,3 +379,31 @@ def test_rows_of_commands_are_read() -> None:
         "| `tactful a b FILE KEY_ID` | does `--x` | `--one`, `--two-three` |\n| `tactful c` | | |\n"
     )
     assert command_rows(text) == [("a b", {"--one", "--two-three"}), ("c", set())]
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        ("python", "from tactful_streaming import Engine\nif"),
+        ("python", "from tactful_streaming import Engine, NoSuchThing"),
+        ("toml", "[log]\nkind = 'elsewhere'"),
+        ("toml", "[log]\nbroker = 'b:9092'"),
+        ("yaml", "- {name: a, entity: user, event: view, aggregate: count, window: {size: 0s}}"),
+        ("yaml", "- {name: a, when: {properties.prise: 1, nobody: 2}, action: drop}"),
+    ],
+)
+def test_code_that_does_not_work_is_found(language: str, code: str, tmp_path: Path) -> None:
+    assert broken_code(language, code, tmp_path) is not None
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        ("python", "from tactful_streaming import Engine"),
+        ("toml", "[log]\nkind = 'kafka'\nbrokers = 'b:9092'"),
+        ("yaml", "- {name: a, entity: user, event: view, aggregate: count, window: {size: 1h}}"),
+        ("yaml", "- {name: a, when: {properties.price: {below: 0}}, action: drop}"),
+    ],
+)
+def test_code_that_works_is_no_finding(language: str, code: str, tmp_path: Path) -> None:
+    assert broken_code(language, code, tmp_path) is None
