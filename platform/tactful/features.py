@@ -6,7 +6,8 @@ does, so a feature cannot mean one thing to the model and another to the server.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,11 +73,10 @@ def assemble(
         index: item vectors.
 
     Returns:
-        Features, shape (len(candidates.rows), len(RANKING_FEATURES)); NaN where a value does not
-        exist, such as the days since an item was taken that never was.
+        Features, shape (len(candidates.rows), len(RANKING_FEATURES)), each column contiguous; NaN
+        where a value does not exist, such as the days since an item was taken that never was.
     """
     rows = candidates.rows
-    item_ids = [catalogue.item_ids[row] for row in rows.tolist()]
     columns: dict[str, NDArray[np.float32] | float] = {}
 
     columns["next_last"] = candidates.next_last.of(rows)
@@ -86,8 +86,8 @@ def assemble(
     columns["together_session"] = candidates.together_session.of(rows)
     columns["together_history"] = candidates.together_history.of(rows)
     columns.update(_nearness(candidates, situation, index))
-    columns.update(_own(situation, item_ids))
-    columns.update(_everybody(source, item_ids, situation.at))
+    columns.update(_own(situation, catalogue, rows))
+    columns.update(_everybody(source, catalogue, rows, situation.at))
     columns.update(_categories(source, situation, catalogue, rows))
 
     columns["in_session"] = np.isin(rows, situation.session).astype(np.float32)
@@ -96,10 +96,10 @@ def assemble(
     columns["price_to_session"] = price / _usual_price(situation, catalogue)
     columns["session_length"] = float(len(situation.session))
 
-    features = np.empty((len(rows), len(RANKING_FEATURES)), np.float32)
-    for column, name in enumerate(RANKING_FEATURES):
-        features[:, column] = columns[name]
-    return features
+    features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
+    for column, name in zip(features, RANKING_FEATURES, strict=True):
+        column[:] = columns[name]
+    return features.T
 
 
 def _ranks(scores: NDArray[np.float32] | float) -> NDArray[np.float32]:
@@ -129,22 +129,21 @@ def _nearness(
     }
 
 
-def _own(situation: Situation, item_ids: Sequence[str]) -> dict[str, NDArray[np.float32] | float]:
+def _own(
+    situation: Situation, catalogue: Catalogue, rows: NDArray[np.int64]
+) -> dict[str, NDArray[np.float32] | float]:
     """What the person did with each item, and how active they are."""
-    month, year = situation.grouped("taken_28d"), situation.grouped("taken_364d")
-    last = situation.grouped("taken_last")
-    taken = np.array([year.get(item, 0.0) for item in item_ids], np.float32)
+    year = situation.grouped("taken_364d")
+    taken = _of_items(year, catalogue, rows)
+    last = _of_items(situation.grouped("taken_last"), catalogue, rows, absent=np.nan)
     visits = situation.number("visits_364d")
     latest = situation.number("last_taken")
     return {
-        "taken_28d": np.array([month.get(item, 0.0) for item in item_ids], np.float32),
-        "taken_364d": taken,
-        "taken_per_visit": taken / np.float32(max(visits, 1.0)),
-        "taken_share": taken / np.float32(max(sum(year.values()), 1.0)),
-        "days_since_taken": np.array(
-            [(situation.at - last[item]) / _DAY if item in last else np.nan for item in item_ids],
-            np.float32,
-        ),
+        "taken_28d": _of_items(situation.grouped("taken_28d"), catalogue, rows).astype(np.float32),
+        "taken_364d": taken.astype(np.float32),
+        "taken_per_visit": taken.astype(np.float32) / np.float32(max(visits, 1.0)),
+        "taken_share": taken.astype(np.float32) / np.float32(max(sum(year.values()), 1.0)),
+        "days_since_taken": ((situation.at - last) / _DAY).astype(np.float32),
         "history_items": float(len(year)),
         "visits_364d": visits,
         "spend_28d": situation.number("spend_28d"),
@@ -152,9 +151,28 @@ def _own(situation: Situation, item_ids: Sequence[str]) -> dict[str, NDArray[np.
     }
 
 
+def _of_items(
+    values: Mapping[str, float],
+    catalogue: Catalogue,
+    rows: NDArray[np.int64],
+    *,
+    absent: float = 0.0,
+) -> NDArray[np.float64]:
+    """The values of `rows`, which ascend. A person has fewer items than a list has candidates."""
+    found = np.full(len(rows), absent)
+    known = [(row, values[item]) for item in values if (row := catalogue.rows.get(item, -1)) >= 0]
+    if known and len(rows):
+        items = np.array([row for row, _ in known], np.int64)
+        places = np.minimum(np.searchsorted(rows, items), len(rows) - 1)
+        present = rows[places] == items
+        found[places[present]] = np.array([value for _, value in known])[present]
+    return found
+
+
 def _everybody(
-    source: FeatureSource, item_ids: Sequence[str], at: int
+    source: FeatureSource, catalogue: Catalogue, rows: NDArray[np.int64], at: int
 ) -> dict[str, NDArray[np.float32] | float]:
+    item_ids = [catalogue.item_ids[row] for row in rows.tolist()]
     sold = source.read_columns("item", item_ids, ("sold_7d", "sold_28d", "sold_84d"), at)
     week, month, quarter = sold.astype(np.float32).T
     return {
@@ -181,14 +199,10 @@ def _categories(
         sold[present] = source.read_columns(
             "category", names, ("category_sold_28d",), situation.at
         )[:, 0]
-    own = np.zeros(size, np.float32)
     mine = situation.grouped("categories_182d")
     total = max(sum(mine.values()), 1.0)
-    viewed_by_name = situation.grouped("viewed_1h")
-    viewed = np.zeros(size, np.float32)
-    for number, name in zip(present, names, strict=True):
-        own[number] = mine.get(name, 0.0) / total
-        viewed[number] = viewed_by_name.get(name, 0.0)
+    own = _of_categories({name: value / total for name, value in mine.items()}, catalogue)
+    viewed = _of_categories(situation.grouped("viewed_1h"), catalogue)
     visit = np.zeros(size, np.float32)
     np.add.at(visit, catalogue.category[situation.session], 1.0)
     visit[-1] = 0.0
@@ -208,8 +222,18 @@ def _categories(
     }
 
 
+def _of_categories(values: Mapping[str, float], catalogue: Catalogue) -> NDArray[np.float32]:
+    """Values by category number, with a last element for unknown categories."""
+    found = np.zeros(len(catalogue.categories) + 1, np.float32)
+    for name, value in values.items():
+        number = catalogue.category_numbers.get(name)
+        if number is not None:
+            found[number] = value
+    return found
+
+
 def _usual_price(situation: Situation, catalogue: Catalogue) -> np.float32:
     """Median price of the visit, or of the history when the visit is empty; NaN when unknown."""
-    prices = catalogue.price[situation.session or situation.history]
-    prices = prices[~np.isnan(prices)]
-    return np.float32(max(float(np.median(prices)), 0.01)) if len(prices) else np.float32("nan")
+    prices = catalogue.price[situation.session or situation.history].tolist()
+    known = [price for price in prices if price == price]
+    return np.float32(max(median(known), 0.01)) if known else np.float32("nan")

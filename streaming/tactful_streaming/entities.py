@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -177,13 +178,13 @@ class EntityTable:
             EngineError: if a name is no feature with one number for each entity.
         """
         views = [self._number(name) for name in names]
-        get = self._rows.get
-        rows = np.array([get(key, _NOBODY) for key in keys], np.int64)
+        rows = np.fromiter(map(self._rows.get, keys, repeat(-1)), np.int64, len(keys))
+        absent = np.flatnonzero(rows < 0).tolist()
+        rows[absent] = _NOBODY
         columns = np.empty((len(names), len(keys)))
         for column, view in zip(columns, views, strict=True):
             cache = self._cache(view) if at >= self._horizon else None
             column[:] = (cache or view).read_many(rows, at)
-        absent = [number for number, key in enumerate(keys) if key not in self._rows]
         if absent:
             table = self._fetched([keys[number] for number in absent])
             if table is not None:
