@@ -23,6 +23,7 @@ from tactful.config import (
 )
 from tactful.http import make_application
 from tactful.messages import Recommendation, RecommendedItem, RecommendRequest
+from tactful.positions import Position
 from tactful.server import Server, listen, make_server
 from tactful.service import Platform
 from tactful_streaming import Event, encode_entry
@@ -139,7 +140,7 @@ class Live:
         assert not self._thread.is_alive()
         self._listener.close()
 
-    def views(self, user: str, after: int) -> float:
+    def views(self, user: str, after: Position) -> float:
         """How many views of `user` count, once everything up to `after` is applied."""
         answer = self.http.post(
             "/v1/recommend", json={"user_id": user, "after": after, "explain": True}

@@ -43,11 +43,10 @@ from tactful.training import TrainingOptions, train
 from tactful_streaming import (
     EmbeddedLog,
     Engine,
+    Entry,
     Event,
-    Item,
     MemoryState,
     RocksState,
-    User,
     decode_entry,
 )
 
@@ -56,7 +55,7 @@ def nothing(count: int) -> None:
     """Hear of progress."""
 
 
-def logged(data: Path) -> list[Event | Item | User]:
+def logged(data: Path) -> list[Entry]:
     log = EmbeddedLog(data / "log", read_only=True)
     found = [decode_entry(payload) for _, payload in log.read(0, 10**7)]
     log.close()
@@ -280,6 +279,7 @@ def test_an_engine_that_does_not_catch_up_is_not_waited_for_for_ever(server: Liv
         replayer = Replayer(client, shop)
         replayer.upsert(nothing)
         replayer.settle()
+        assert isinstance(replayer.position, int)
         replayer.position += 1
         with pytest.raises(TactfulError, match=r"not caught up within 0\.1 s"):
             replayer.settle(timeout=0.1)

@@ -41,6 +41,9 @@ class GatedLog:
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         return [*enumerate(self.payloads)][offset : offset + limit]
 
+    def offset_at(self, timestamp: int) -> int:
+        raise NotImplementedError
+
     def close(self) -> None:
         pass
 
