@@ -18,6 +18,7 @@ _SERVICES = {
     "kafka": "TACTFUL_TEST_KAFKA",
     "flink": "TACTFUL_TEST_FLINK",
     "chromium": "TACTFUL_TEST_CHROMIUM",
+    "web": "TACTFUL_TEST_WEB",
 }
 
 
@@ -72,6 +73,12 @@ def flink_home() -> Path:
 def chromium_path() -> Path:
     """The headless-capable Chromium executable."""
     return Path(_service("chromium"))
+
+
+@pytest.fixture(scope="session")
+def web_client() -> Path:
+    """The folder with the browser client, bundled: ``tactful.js`` and ``tactful.global.js``."""
+    return Path(_service("web"))
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,18 @@ class Page:
         answer = self._call("Runtime.evaluate", {"expression": expression, "returnByValue": True})
         return answer["result"].get("value")
 
+    def run(self, code: str) -> Any:
+        """Run the body of an async JavaScript function; a RuntimeError quotes what it throws."""
+        params = {
+            "expression": f"(async () => {{ {code} }})()",
+            "returnByValue": True,
+            "awaitPromise": True,
+        }
+        answer = self._call("Runtime.evaluate", params)
+        if (thrown := answer.get("exceptionDetails")) is not None:
+            raise RuntimeError(thrown.get("exception", {}).get("description", thrown["text"]))
+        return answer["result"].get("value")
+
     def text(self) -> str:
         """What a reader can read."""
         return str(self.evaluate("document.body ? document.body.innerText : ''"))

@@ -1,0 +1,195 @@
+// The browser client. Consent comes first: before it is given, and after it was withdrawn, nothing is
+// stored on the device and no event is sent.
+
+import { Outbox } from "./outbox.js";
+import { Shelf } from "./storage.js";
+import { type Address, pauseMs, post, TactfulError } from "./transport.js";
+import type { PageEvent, Recommendation, RecommendRequest } from "./types.js";
+
+export { TactfulError } from "./transport.js";
+export type * from "./types.js";
+
+/** How a client is made. */
+export interface Options {
+  /** Where the server is, such as `https://tactful.example`. */
+  url: string;
+  /** A key with the scope `browser`; none for a server in `--dev`. */
+  key?: string;
+  /** Whether this visitor has consented already, as your consent dialogue remembers it. */
+  consent?: boolean;
+  /** Send as soon as so many events wait; 20 if left out. */
+  batchSize?: number;
+  /** Send so long after an event, milliseconds; 5,000 if left out. */
+  flushAfterMs?: number;
+  /** Keep so many events while the server cannot be reached; 500 if left out. */
+  maxQueued?: number;
+  /** What all keys in localStorage begin with; `tactful.` if left out. */
+  storagePrefix?: string;
+  /** Told of what went wrong in the background: nothing is thrown at a page for its events. */
+  onError?: (error: TactfulError) => void;
+}
+
+/** How one call for recommendations goes. */
+export interface CallOptions {
+  /** Milliseconds for the whole call, retries included; 3,000 if left out. */
+  timeoutMs?: number;
+  /** Aborts the call. */
+  signal?: AbortSignal;
+  /** Ask for the list that everybody gets: no id is sent, so it needs no consent. */
+  anonymous?: boolean;
+}
+
+/** A page's connection to one server. */
+export class Tactful {
+  private readonly address: Address;
+  private readonly shelf: Shelf;
+  private outbox: Outbox | undefined;
+  private readonly unlisten: Array<() => void> = [];
+
+  constructor(private readonly options: Options) {
+    this.address = { url: options.url.replace(/\/+$/, ""), key: options.key };
+    this.shelf = new Shelf(options.storagePrefix ?? "tactful.");
+    this.listen(document, "visibilitychange", () => {
+      if (document.visibilityState === "hidden") this.outbox?.leave();
+      else this.outbox?.stay();
+    });
+    this.listen(window, "pagehide", () => this.outbox?.leave());
+    this.listen(window, "pageshow", () => this.outbox?.stay());
+    this.listen(window, "online", () => this.outbox?.online());
+    this.listen(window, "storage", (event) => {
+      // Consent was withdrawn in another tab, or the visitor emptied the storage.
+      const { key, newValue } = event as StorageEvent;
+      if (key === null || (key === this.shelf.device && newValue === null)) this.stop(true);
+    });
+    if (options.consent) this.setConsent(true);
+  }
+
+  /** Whether there is consent. */
+  get consented(): boolean {
+    return this.outbox !== undefined;
+  }
+
+  /**
+   * Give or withdraw consent. Giving it makes the device id and sends what an earlier page left.
+   * Withdrawing it stops all sending and wipes the device id, the visit and every event that waits,
+   * in all tabs.
+   */
+  setConsent(given: boolean): void {
+    if (given) {
+      this.outbox ??= new Outbox(this.address, this.shelf, {
+        batchSize: this.options.batchSize ?? 20,
+        flushAfterMs: this.options.flushAfterMs ?? 5_000,
+        maxQueued: this.options.maxQueued ?? 500,
+        // Later, so that what a page throws there cannot hold its events up.
+        onError: (error) => queueMicrotask(() => this.options.onError?.(error)),
+      });
+      return;
+    }
+    this.stop(true);
+    this.shelf.wipe();
+  }
+
+  /** The random id of this device, to tell your server at login; undefined without consent. */
+  get deviceId(): string | undefined {
+    return this.outbox?.deviceId;
+  }
+
+  /**
+   * Queue an event.
+   *
+   * @returns its id; undefined without consent, and then the event is gone.
+   */
+  track(event: PageEvent): string | undefined {
+    return this.outbox?.put(event);
+  }
+
+  /** Say which items of a list came into sight; all, if left out. */
+  impression(list: Recommendation, itemIds?: string[]): void {
+    for (const { item_id } of list.items) {
+      if (itemIds === undefined || itemIds.includes(item_id)) this.follow("impression", list, item_id);
+    }
+  }
+
+  /** Say that an item of a list was clicked. */
+  click(list: Recommendation, itemId: string): string | undefined {
+    return this.follow("click", list, itemId);
+  }
+
+  /**
+   * Ask for recommendations, again if the server is busy and the time allows it.
+   *
+   * @throws TactfulError with the code `no_consent` without consent and `anonymous`, `timeout`,
+   *   `aborted`, `network`, or the code of the server's problem.
+   */
+  async recommend(request: RecommendRequest = {}, options: CallOptions = {}): Promise<Recommendation> {
+    const { timeoutMs = 3_000, signal, anonymous = false } = options;
+    const whom = anonymous ? {} : this.whom();
+    const body = JSON.stringify({ ...request, ...whom });
+    const end = Date.now() + timeoutMs;
+    for (let failures = 1; ; failures += 1) {
+      try {
+        const left = Math.max(0, end - Date.now());
+        return await post<Recommendation>(this.address, "/v1/recommend", body, left, signal);
+      } catch (error) {
+        const failure = error as TactfulError;
+        const pause = pauseMs(failures, failure, 100);
+        if (!failure.passing || Date.now() + pause >= end) throw error;
+        await sleep(pause, signal);
+      }
+    }
+  }
+
+  /** Send what waits; resolves when it was tried. */
+  async flush(): Promise<void> {
+    await this.outbox?.flush();
+  }
+
+  /** Stop: the client does nothing more; what waits is for the next page. */
+  close(): void {
+    this.stop(false);
+    for (const stop of this.unlisten.splice(0)) stop();
+  }
+
+  private stop(forget: boolean): void {
+    this.outbox?.close(forget);
+    this.outbox = undefined;
+  }
+
+  private whom(): { device_id: string; session_id: string } {
+    if (!this.outbox) {
+      const message = "there is no consent: ask for it, or for the list that everybody gets";
+      throw new TactfulError("no_consent", `${message} (anonymous: true)`);
+    }
+    return { device_id: this.outbox.deviceId, session_id: this.shelf.sessionId(Date.now()) };
+  }
+
+  private follow(type: "impression" | "click", list: Recommendation, item: string): string | undefined {
+    const position = list.items.findIndex(({ item_id }) => item_id === item);
+    const recommendation_id = list.recommendation_id;
+    return this.track({ type, item_id: item, recommendation_id, properties: { position } });
+  }
+
+  private listen(target: EventTarget, name: string, heard: (event: Event) => void): void {
+    target.addEventListener(name, heard);
+    this.unlisten.push(() => target.removeEventListener(name, heard));
+  }
+}
+
+function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", abort);
+    };
+    const abort = () => {
+      end();
+      reject(new TactfulError("aborted", "the call was aborted"));
+    };
+    const timer = setTimeout(() => {
+      end();
+      resolve();
+    }, milliseconds);
+    if (signal?.aborted) abort();
+    else signal?.addEventListener("abort", abort);
+  });
+}

@@ -1,0 +1,87 @@
+// What goes over the wire, with the names it has there (`docs/reference/http.md`).
+
+/** Types of events that a page may send; `x.` begins a name of your own. */
+export type EventType =
+  | "view"
+  | "click"
+  | "search"
+  | "add_to_cart"
+  | "remove_from_cart"
+  | "purchase"
+  | "leave"
+  | "impression"
+  | "rating"
+  | `x.${string}`;
+
+export type Scalar = string | number | boolean | null;
+
+/** Something a visitor did. The client adds what is left out, and the device. */
+export interface PageEvent {
+  type: EventType;
+  /** What it is about. */
+  item_id?: string;
+  /** Of the list it follows from. */
+  recommendation_id?: string;
+  /** Price, quantity, category, dwell_ms and others. */
+  properties?: Record<string, Scalar | Scalar[]>;
+  /** Page, locale and others. Nothing is read off the page by itself. */
+  context?: Record<string, Scalar>;
+  /** When it happened, epoch milliseconds; now, if left out. */
+  timestamp?: number;
+  /** Sent again with the same id it counts once; a random one, if left out. */
+  event_id?: string;
+}
+
+/** An event as it is queued and sent. */
+export interface SentEvent extends PageEvent {
+  timestamp: number;
+  event_id: string;
+  device_id: string;
+  session_id: string;
+}
+
+/** What to recommend; whom for is the client's to say. */
+export interface RecommendRequest {
+  /** How many items, 20 if left out. */
+  count?: number;
+  /** Only items of this category. */
+  category?: string;
+  /** Item ids not to return. */
+  exclude?: string[];
+  /** Where it will be shown. */
+  context?: Record<string, Scalar>;
+}
+
+export interface RecommendedItem {
+  item_id: string;
+  /** What the list is ordered by; comparable within one answer only. */
+  score: number;
+  channel: string;
+}
+
+export interface Recommendation {
+  /** Goes with every event that follows from this list; `click` and `impression` see to it. */
+  recommendation_id: string;
+  /** Best first. */
+  items: RecommendedItem[];
+  model_version: string;
+  /** Arm by experiment. */
+  variant: Record<string, string>;
+  /** Why the list is short or not personal, in words. */
+  fallback: string | null;
+  took_ms: number;
+}
+
+/** An event that the server refused. */
+export interface Rejection {
+  index: number;
+  code: string;
+  message: string;
+}
+
+/** What the server answers to events. */
+export interface EventsAccepted {
+  accepted: number;
+  duplicates: number;
+  rejected: Rejection[];
+}

@@ -1,0 +1,536 @@
+"""The browser client in a real browser, on a page of its own origin, against a running server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.platform.support import Live, build, small_settings, wait_until
+from tests.sdk.shop import Gate, gate, pages
+from tests.ui.browser import Page, browser
+
+from tactful.service import Platform
+
+_visits = itertools.count()
+
+pytestmark = [pytest.mark.service("chromium", "web"), pytest.mark.timeout(120)]
+
+
+@dataclass
+class Shop:
+    """A page in a browser, and the server it calls through the gate."""
+
+    page: Page
+    pages: str
+    live: Live
+    gate: Gate
+    key: str
+
+    def visit(self, path: str) -> None:
+        """Open another page of the shop."""
+        self.page.open(f"{self.pages}{path}")
+        self.page.wait_for(f"location.pathname === {json.dumps(path)} && !!window.tactful")
+
+    def start(self, **options: Any) -> None:
+        """Make the client of the page."""
+        given = {"url": self.gate.url, "key": self.key, "flushAfterMs": 30, **options}
+        self.page.run(
+            "window.errors = [];"
+            f"window.client = new tactful.Tactful({{...{json.dumps(given)},"
+            " onError: (error) => errors.push(error.code)});"
+        )
+
+    def stored(self) -> dict[str, str]:
+        return dict(self.page.run("return {...localStorage, ...sessionStorage}"))
+
+    def nothing_waits(self) -> bool:
+        return not [name for name in self.stored() if "queue" in name]
+
+    def views(self, device: str) -> float:
+        """How many views of a device the engine counts in the end."""
+        position = self.live.platform.position
+        answer = self.live.http.post(
+            "/v1/recommend",
+            json={"device_id": device, "explain": True, "after": position},
+            headers={"x-api-key": self.admin},
+        )
+        return float(answer.json()["explanation"]["views"])
+
+    @property
+    def admin(self) -> str:
+        return self.live.platform.keys.create(["admin"])[0]
+
+
+@pytest.fixture(scope="module")
+def opened(
+    web_client: Path, chromium_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
+    with ExitStack() as stack:
+        origin = stack.enter_context(pages(web_client))
+        settings = small_settings(tmp_path_factory.mktemp("server"))
+        server = replace(settings.server, dev=False, cors_origins=origin)
+        live = stack.enter_context(Live(Platform.open(replace(settings, server=server), build)))
+        items = [{"item_id": f"i-{n}"} for n in range(4)]
+        ingest = live.platform.keys.create(["ingest"])[0]
+        live.http.put("/v1/items", json=items, headers={"x-api-key": ingest})
+        passed = stack.enter_context(gate(live.url))
+        profile = tmp_path_factory.mktemp("profile")
+        page = stack.enter_context(browser(chromium_path, profile))
+        key = live.platform.keys.create(["browser"])[0]
+        yield Shop(page, origin, live, passed, key)
+
+
+@pytest.fixture
+def shop(opened: Shop) -> Shop:
+    """A fresh page with nothing stored."""
+    opened.visit(f"/{next(_visits)}")
+    opened.page.run("window.client?.close(); localStorage.clear()")
+    opened.gate.offline = False
+    opened.gate.trouble.clear()
+    opened.gate.seen.clear()
+    opened.gate.asked.clear()
+    return opened
+
+
+def arrived(shop: Shop, count: int) -> Callable[[], bool]:
+    return lambda: len(shop.gate.events()) >= count
+
+
+def test_nothing_is_stored_or_sent_before_consent(shop: Shop) -> None:
+    shop.start()
+    got = shop.page.run(
+        "const id = client.track({type: 'view', item_id: 'i-1'});"
+        "await client.flush();"
+        "const failed = await client.recommend().catch((error) => error.code);"
+        "window.dispatchEvent(new Event('pagehide'));"
+        "await new Promise((resolve) => setTimeout(resolve, 150));"
+        "return [id === undefined, client.deviceId === undefined, client.consented, failed]"
+    )
+
+    assert got == [True, True, False, "no_consent"]
+    assert shop.stored() == {}
+    assert shop.page.run("return document.cookie") == ""
+    assert shop.gate.seen == shop.gate.asked == []
+
+    shop.page.run("client.setConsent(true); client.track({type: 'view', item_id: 'i-2'})")
+    wait_until(arrived(shop, 1))
+    assert [event["item_id"] for event in shop.gate.events()] == ["i-2"]
+
+
+def test_the_list_for_everybody_names_nobody_and_stores_nothing(shop: Shop) -> None:
+    shop.start()
+    answer = shop.page.run("return client.recommend({count: 2}, {anonymous: true})")
+
+    assert len(answer["items"]) == 2
+    assert shop.gate.seen[-1].body == {"count": 2}
+    assert "cookie" not in shop.gate.seen[-1].headers
+    assert shop.stored() == {}
+
+
+def test_an_event_counts_and_names_one_device_and_one_visit(shop: Shop) -> None:
+    shop.start(consent=True)
+    device = shop.page.run(
+        "client.track({type: 'view', item_id: 'i-1', properties: {price: 2.5}});"
+        "client.track({type: 'view', item_id: 'i-2'});"
+        "await client.flush(); return client.deviceId"
+    )
+
+    events = shop.gate.events()
+    assert {event["device_id"] for event in events} == {device}
+    assert len({event["session_id"] for event in events}) == 1
+    assert len({event["event_id"] for event in events}) == 2
+    assert events[0]["properties"] == {"price": 2.5}
+    assert shop.views(device) == 2
+    shop.visit("/next")
+    shop.start(consent=True)
+    assert shop.page.run("return client.deviceId") == device
+    shop.page.run("client.track({type: 'view'}); await client.flush()")
+    assert shop.gate.events()[-1]["session_id"] == events[0]["session_id"]
+    assert shop.nothing_waits()
+
+
+def test_the_device_id_is_random_and_not_a_fingerprint(shop: Shop) -> None:
+    shop.start(consent=True)
+    first = shop.page.run(
+        "const id = client.deviceId; client.setConsent(false); client.setConsent(true); return id"
+    )
+
+    assert len(first) == 32
+    assert shop.page.run("return client.deviceId") != first
+
+
+def test_withdrawing_wipes_the_queue_and_the_ids_in_all_tabs(shop: Shop) -> None:
+    shop.gate.offline = True
+    shop.start(consent=True)
+    shop.page.run("client.track({type: 'view'}); await client.flush()")
+    shop.page.run("localStorage.setItem('tactful.queue.other', '{\"at\": 0, \"events\": []}')")
+    shop.page.run("localStorage.setItem('shop.basket', 'tea')")
+    assert len(shop.stored()) == 5
+    shop.gate.offline = False
+    shop.gate.seen.clear()
+
+    shop.page.run("client.setConsent(false)")
+
+    assert shop.stored() == {"shop.basket": "tea"}
+    shop.page.run(
+        "client.track({type: 'view'}); await client.flush();"
+        "window.dispatchEvent(new Event('online'));"
+        "await new Promise((resolve) => setTimeout(resolve, 150))"
+    )
+    assert shop.gate.seen == []
+    assert shop.stored() == {"shop.basket": "tea"}
+
+
+def test_withdrawing_in_another_tab_stops_this_one(shop: Shop) -> None:
+    shop.start(consent=True)
+    got = shop.page.run(
+        "const frame = document.createElement('iframe'); frame.src = '/frame';"
+        "const loaded = new Promise((resolve) => frame.onload = resolve);"
+        "document.body.append(frame); await loaded;"
+        "const other = new frame.contentWindow.tactful.Tactful({url: 'http://127.0.0.1:9'});"
+        "const heard = new Promise((resolve) => window.addEventListener('storage', resolve));"
+        "other.setConsent(false); await heard; return client.consented"
+    )
+
+    assert got is False
+    assert shop.page.run("return client.track({type: 'view'}) === undefined") is True
+
+
+def test_events_travel_in_batches(shop: Shop) -> None:
+    shop.start(consent=True, flushAfterMs=60_000, batchSize=10)
+    shop.page.run("for (let n = 0; n < 9; n++) client.track({type: 'view'})")
+    time.sleep(0.2)
+    assert shop.gate.seen == []
+
+    shop.page.run("client.track({type: 'view'})")
+    wait_until(shop.nothing_waits)
+    shop.page.run("client.track({type: 'view'})")
+    time.sleep(0.1)
+    assert [len(each.body) for each in shop.gate.seen] == [10]
+    assert shop.gate.seen[0].headers["authorization"] == f"Bearer {shop.key}"
+
+
+def test_what_cannot_be_sent_is_sent_again_and_counts_once(shop: Shop) -> None:
+    shop.gate.trouble = [(503, {}), (429, {"retry-after": "1"})]
+    shop.start(consent=True)
+    # The pauses are random up to one and two seconds; the middle of them is enough here.
+    shop.page.run("Math.random = () => 0.05")
+    device = shop.page.run("client.track({type: 'view'}); return client.deviceId")
+    wait_until(arrived(shop, 3))
+    wait_until(shop.nothing_waits)
+
+    assert len({event["event_id"] for event in shop.gate.events()}) == 1
+    assert shop.views(device) == 1
+    assert shop.page.run("return errors") == ["trouble", "trouble"]
+
+
+def test_a_pause_that_the_server_asks_for_is_kept(shop: Shop) -> None:
+    shop.gate.trouble = [(429, {"retry-after": "3600"})]
+    shop.start(consent=True)
+    shop.page.run("client.track({type: 'view'}); await client.flush()")
+    shop.page.run(
+        "client.track({type: 'view'}); await client.flush();"
+        "window.dispatchEvent(new Event('online')); window.dispatchEvent(new Event('pagehide'));"
+        "await new Promise((resolve) => setTimeout(resolve, 150))"
+    )
+
+    assert len(shop.gate.seen) == 1
+    assert len(json.loads(queue(shop))["events"]) == 2
+
+
+def queue(shop: Shop) -> str:
+    (found,) = [value for name, value in shop.stored().items() if "queue" in name]
+    return found
+
+
+def test_an_answer_that_was_lost_counts_once(shop: Shop) -> None:
+    def answer_is_lost() -> None:
+        sent = shop.gate.seen[-1]
+        passed = {name: sent.headers[name] for name in ("authorization", "origin")}
+        shop.live.http.post("/v1/events", json=sent.body, headers=passed)
+        raise ConnectionError("the answer is lost")
+
+    shop.gate.trouble = [answer_is_lost]
+    shop.start(consent=True)
+    shop.page.run("Math.random = () => 0.05")
+    device = shop.page.run("client.track({type: 'view'}); return client.deviceId")
+    wait_until(arrived(shop, 2))
+    wait_until(shop.nothing_waits)
+
+    assert shop.views(device) == 1
+
+
+def test_events_of_a_page_without_network_are_sent_by_the_next_page(shop: Shop) -> None:
+    shop.gate.offline = True
+    shop.start(consent=True)
+    device = shop.page.run(
+        "for (let n = 0; n < 3; n++) client.track({type: 'view'});"
+        "await client.flush(); return client.deviceId"
+    )
+    shop.visit("/later")
+    shop.gate.seen.clear()
+    shop.gate.offline = False
+    assert len(json.loads(queue(shop))["events"]) == 3
+
+    shop.start()
+    time.sleep(0.1)
+    assert shop.gate.seen == []  # this page has no consent yet
+
+    shop.page.run("client.setConsent(true)")
+    wait_until(arrived(shop, 3))
+    wait_until(shop.nothing_waits)
+    assert shop.views(device) == 3
+
+
+def test_the_network_comes_back(shop: Shop) -> None:
+    shop.gate.offline = True
+    shop.start(consent=True)
+    shop.page.run("Math.random = () => 0.999; client.track({type: 'view'}); await client.flush()")
+    shop.page.run(
+        "for (let n = 0; n < 9; n++) { window.dispatchEvent(new Event('online'));"
+        " await client.flush() }"
+    )
+    shop.gate.seen.clear()
+    shop.gate.offline = False
+
+    shop.page.run("window.dispatchEvent(new Event('online')); await client.flush()")
+
+    assert len(shop.gate.events()) == 1
+
+
+def test_the_queue_is_bounded_and_drops_the_oldest(shop: Shop) -> None:
+    shop.gate.offline = True
+    shop.start(consent=True, maxQueued=5, batchSize=100, flushAfterMs=60_000)
+    shop.page.run("for (let n = 0; n < 8; n++) client.track({type: 'view', item_id: `i-${n}`})")
+
+    kept = json.loads(queue(shop))["events"]
+    assert [event["item_id"] for event in kept] == [f"i-{n}" for n in range(3, 8)]
+    assert shop.page.run("return errors") == ["dropped"] * 3
+
+
+@pytest.mark.parametrize("way", ["keepalive", "beacon"])
+def test_leaving_the_page_sends_what_waits(shop: Shop, way: str) -> None:
+    if way == "beacon":
+        shop.page.run("delete Request.prototype.keepalive")
+    shop.start(consent=True, flushAfterMs=60_000)
+    device = shop.page.run(
+        "client.track({type: 'view', item_id: 'i-1'}); client.track({type: 'leave'});"
+        "return client.deviceId"
+    )
+    assert shop.gate.seen == []
+
+    shop.visit("/elsewhere")
+
+    wait_until(arrived(shop, 2))
+    (left,) = shop.gate.seen
+    assert left.query == {"key": [shop.key]}
+    assert left.headers["content-type"].startswith("text/plain")
+    assert "authorization" not in left.headers
+    assert shop.gate.asked == []  # nothing that a page which is gone would have to wait for
+    wait_until(lambda: shop.views(device) == 1)
+    # Nobody saw the answer, so the next page says it again.
+    shop.start(consent=True)
+    wait_until(arrived(shop, 4))
+    assert shop.views(device) == 1
+
+
+def test_hiding_the_page_sends_once_and_showing_it_goes_on(shop: Shop) -> None:
+    shop.start(consent=True, flushAfterMs=60_000)
+    shop.page.run(
+        "client.track({type: 'view'});"
+        "window.dispatchEvent(new Event('pagehide')); window.dispatchEvent(new Event('pagehide'))"
+    )
+    wait_until(shop.nothing_waits)
+    assert len(shop.gate.events()) == 1
+
+    shop.page.run("window.dispatchEvent(new Event('pageshow')); client.track({type: 'view'})")
+    shop.page.run("window.dispatchEvent(new Event('pagehide'))")
+    wait_until(arrived(shop, 2))
+
+
+def test_leaving_sends_no_more_than_browsers_let_it(shop: Shop) -> None:
+    shop.start(consent=True, flushAfterMs=60_000, batchSize=100)
+    shop.page.run(
+        "for (let n = 0; n < 60; n++)"
+        "  client.track({type: 'view', properties: {t: '\xfc'.repeat(1000)}})"
+    )
+    shop.visit("/elsewhere")
+    wait_until(arrived(shop, 1))
+
+    sent = len(shop.gate.events())
+    assert 20 < sent < 60
+    shop.start(consent=True)
+    wait_until(lambda: len({event["event_id"] for event in shop.gate.events()}) == 60)
+
+
+def test_one_event_that_is_refused_does_not_hold_the_others_up(shop: Shop) -> None:
+    shop.start(consent=True, batchSize=100)
+    device = shop.page.run(
+        "client.track({type: 'payment'}); client.track({type: 'nonsense'});"
+        "client.track({type: 'view', user_id: 'somebody'}); client.track({type: 'view'});"
+        "await client.flush(); return client.deviceId"
+    )
+
+    assert shop.views(device) == 1
+    assert shop.page.run("return errors") == ["forbidden", "unknown_type", "forbidden"]
+    assert shop.nothing_waits()
+
+
+def test_a_batch_that_is_too_large_is_cut(shop: Shop) -> None:
+    shop.start(consent=True, batchSize=200, flushAfterMs=60_000)
+    device = shop.page.run(
+        "for (let n = 0; n < 150; n++)"
+        "  client.track({type: 'view', properties: {t: 'x'.repeat(2000)}});"
+        "await client.flush(); return client.deviceId"
+    )
+
+    assert [len(each.body) for each in shop.gate.seen] == [150, 75, 75]
+    assert shop.views(device) == 150
+
+
+def test_a_list_its_impressions_and_its_clicks(shop: Shop) -> None:
+    shop.start(consent=True)
+    answer = shop.page.run(
+        "window.list = await client.recommend({count: 3, exclude: ['i-0']});"
+        "client.impression(list, ['i-1', 'i-3', 'not there']); client.click(list, 'i-3');"
+        "await client.flush(); return {list, device: client.deviceId}"
+    )
+
+    listed = answer["list"]
+    assert [item["item_id"] for item in listed["items"]] == ["i-1", "i-2", "i-3"]
+    request = shop.gate.seen[0]
+    assert request.body["device_id"] == answer["device"]
+    assert set(request.body) == {"count", "exclude", "device_id", "session_id"}
+    said = [
+        (each["type"], each["item_id"], each["properties"]["position"])
+        for each in shop.gate.events()
+    ]
+    assert said == [("impression", "i-1", 0), ("impression", "i-3", 2), ("click", "i-3", 2)]
+    ids = {event["recommendation_id"] for event in shop.gate.events()}
+    assert ids == {listed["recommendation_id"]}
+
+
+def test_a_busy_server_is_asked_again_within_the_time(shop: Shop) -> None:
+    shop.gate.trouble = [(503, {}), (429, {})]
+    shop.start(consent=True)
+    assert shop.page.run("return (await client.recommend({count: 1})).items.length") == 1
+    assert len(shop.gate.seen) == 3
+
+    shop.gate.trouble = [(503, {"retry-after": "60"})]
+    got = shop.page.run(
+        "return client.recommend().catch((error) => [error.code, error.status, error.retryAfterMs])"
+    )
+    assert got == ["trouble", 503, 60_000]
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        ("client.recommend({}, {timeoutMs: 100})", "timeout"),
+        (
+            "(() => { const stop = new AbortController(); setTimeout(() => stop.abort(), 50);"
+            " return client.recommend({}, {signal: stop.signal}) })()",
+            "aborted",
+        ),
+        ("client.recommend({}, {signal: AbortSignal.abort()})", "aborted"),
+    ],
+)
+def test_a_call_ends_when_it_should(shop: Shop, call: str, code: str) -> None:
+    shop.start(consent=True)
+    shop.gate.trouble = [lambda: time.sleep(1)]
+
+    assert shop.page.run(f"return {call}.catch((error) => error.code)") == code
+
+
+def test_an_abort_also_ends_a_pause(shop: Shop) -> None:
+    shop.start(consent=True)
+    shop.gate.trouble = [(503, {"retry-after": "2"})]
+    got = shop.page.run(
+        "const stop = new AbortController(); setTimeout(() => stop.abort(), 150);"
+        "const began = performance.now();"
+        "const code = await client.recommend({}, {signal: stop.signal}).catch((e) => e.code);"
+        "return [code, performance.now() - began < 1900]"
+    )
+
+    assert got == ["aborted", True]
+
+
+@pytest.mark.parametrize(("key", "code"), [("wrong", "no_key"), (None, "no_key")])
+def test_a_wrong_key_is_told_and_not_asked_with_again_at_once(
+    shop: Shop, key: str | None, code: str
+) -> None:
+    shop.start(consent=True, **({"key": key} if key else {}))
+    if key is None:
+        shop.page.run(
+            f"client.close(); client = new tactful.Tactful({{url: '{shop.gate.url}',"
+            " consent: true, onError: (error) => errors.push(error.code)})"
+        )
+    shop.page.run(
+        "Math.random = () => 0.5; client.track({type: 'view'}); await client.flush();"
+        "await client.flush(); await client.flush()"
+    )
+
+    assert shop.page.run("return errors") == [code]
+    assert shop.page.run("return client.recommend().catch((error) => error.code)") == code
+
+
+def test_a_page_of_another_origin_gets_nothing(shop: Shop) -> None:
+    other = shop.pages.replace("127.0.0.1", "localhost")
+    shop.page.open(f"{other}/")
+    shop.page.wait_for("location.hostname === 'localhost' && window.tactful !== undefined")
+    shop.start(consent=True)
+
+    assert shop.page.run("return client.recommend().catch((error) => error.code)") == "network"
+    assert shop.gate.seen == []
+
+
+@pytest.mark.parametrize(
+    "planted", ["not json", "null", '{"at": 0}', '{"at":0,"events":[null, 3, {}]}']
+)
+def test_what_others_left_in_the_storage_does_no_harm(shop: Shop, planted: str) -> None:
+    shop.page.run(f"localStorage.setItem('tactful.queue.x', {json.dumps(planted)})")
+    shop.page.run("localStorage.setItem('tactful.session', 'x'.repeat(10))")
+    shop.start(consent=True)
+    shop.page.run("client.track({type: 'view'}); await client.flush()")
+
+    assert len(shop.gate.events()) == 1
+    assert "tactful.queue.x" not in shop.stored()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "Object.defineProperty(window, 'localStorage', {get() { throw new Error('closed') }})",
+        "Storage.prototype.setItem = () => { throw new Error('full') }",
+    ],
+)
+def test_a_page_without_storage_still_sends(shop: Shop, broken: str) -> None:
+    shop.page.run(broken)
+    shop.start(consent=True)
+    device = shop.page.run(
+        "client.track({type: 'view'}); client.track({type: 'view'}); await client.flush();"
+        "return client.deviceId"
+    )
+
+    assert {event["device_id"] for event in shop.gate.events()} == {device}
+    assert shop.views(device) == 2
+
+
+def test_a_handler_that_throws_holds_nothing_up(shop: Shop) -> None:
+    shop.page.run(
+        f"window.client = new tactful.Tactful({{url: '{shop.gate.url}', key: '{shop.key}',"
+        " consent: true, onError: () => { throw new Error('planted') }})"
+    )
+    shop.page.run(
+        "client.track({type: 'nonsense'}); await client.flush();"
+        "client.track({type: 'view'}); await client.flush()"
+    )
+
+    assert [event["type"] for event in shop.gate.events()] == ["nonsense", "view"]
