@@ -298,6 +298,37 @@ def test_every_public_name_is_in_the_reference(folder: str, package: str) -> Non
     assert [str(name) for name in public if not found[str(name)].has_docstring] == []
 
 
+def metrics_of_the_product() -> set[str]:
+    """Names of metrics as the sources register them; of counters as Prometheus shows them."""
+    sources = [path.read_text("utf-8") for path in (ROOT / "platform" / "tactful").glob("*.py")]
+    found = set()
+    for kind, name in re.findall(
+        r"\b(Counter|Gauge|Histogram|CounterMetricFamily)\(\s*\"(tactful_\w+)\"", "\n".join(sources)
+    ):
+        total = kind.startswith("Counter") and not name.endswith("_total")
+        found.add(f"{name}_total" if total else name)
+    for name in re.findall(r"\bmetrics\.gauge\(\s*\"(\w+)\"", "\n".join(sources)):
+        found.add(f"tactful_{name}")
+    return found
+
+
+def metrics_in_tables(text: str) -> set[str]:
+    """Metrics of the first column; ``_b`` after a comma stands for the end of the name before."""
+    found = set()
+    for cell in re.findall(r"^\| (`tactful_.+?) \|", text, re.MULTILINE):
+        name = ""
+        for part in re.findall(r"`(\w+)(?:\{\w+(?:,\w+)*\})?`", cell):
+            name = name.rpartition("_")[0] + part if part.startswith("_") else part
+            found.add(name)
+    return found
+
+
+def test_every_metric_is_documented() -> None:
+    text = (ROOT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")
+    of_webhooks = {f"tactful_webhooks_{what}" for what in ("delivered", "failed", "buried")}
+    assert metrics_in_tables(text) == metrics_of_the_product() | of_webhooks
+
+
 # The checks themselves.
 
 SAMPLE = """# Title
@@ -407,3 +438,10 @@ def test_code_that_does_not_work_is_found(language: str, code: str, tmp_path: Pa
 )
 def test_code_that_works_is_no_finding(language: str, code: str, tmp_path: Path) -> None:
     assert broken_code(language, code, tmp_path) is None
+
+
+def test_metrics_are_read_from_tables() -> None:
+    text = (
+        "| `tactful_a_total{kind,result}` | x | y |\n| `tactful_b_one`, `_two` | `tactful_c` | |\n"
+    )
+    assert metrics_in_tables(text) == {"tactful_a_total", "tactful_b_one", "tactful_b_two"}
