@@ -30,6 +30,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _LIBRARIES = (
     "faiss-cpu",
     "msgspec",
+    "numba",
     "numpy",
     "rocksdict",
     "scikit-learn",
