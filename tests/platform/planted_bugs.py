@@ -96,7 +96,7 @@ def sink_commits_before_it_writes() -> None:
         return records
 
     def slowly(self: SqlRows, rows: Sequence[Any]) -> None:
-        time.sleep(0.5)
+        time.sleep(3.0)
         write(self, rows)
 
     PartitionGroup.poll = planted  # type: ignore[method-assign]
