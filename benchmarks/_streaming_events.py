@@ -74,6 +74,11 @@ def events(count: int, seed: int = 7) -> Iterator[Event]:
         )
 
 
+def ended(count: int) -> int:
+    """Time up to which the watermark is sure to come with the first `count` events, or more."""
+    return START + count * 1000 // _PER_SECOND - _DISORDER_MS - DELAY_MS - 1000
+
+
 def partition_of(key: str) -> int:
     """Partition of a user."""
     return zlib.crc32(key.encode()) % PARTITIONS

@@ -17,9 +17,12 @@ import sys
 import tempfile
 import traceback
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from math import isclose
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks._streaming_engine import hll_error, six_windows, spill
 from benchmarks._streaming_events import (
@@ -27,6 +30,7 @@ from benchmarks._streaming_events import (
     Topic,
     await_port,
     broker,
+    ended,
     fill,
     free_port,
     make_topic,
@@ -99,11 +103,9 @@ def _peers(quick: bool, scratch: Path) -> list[Figure]:
     with broker(scratch) as (servers, what), flink(scratch) as cluster:
         topic = fill(servers, "events", count)
         contest = _Contest(topic, cluster, scratch)
-        compared = contest.compare()
-        # How much of the stream each job gets: the slow ones would take hours on all of it.
-        shares = {"hop": count, "decay": count // 4, "cep": count // 10}
-        for kind, events in shares.items():
-            contest.flink(kind, events)  # warms the JVM
+        # How much of the stream Flink gets of each job: the slow ones would take hours on all.
+        shares = {"hop": count, "decay": max(count // 4, 300_000), "cep": max(count // 10, 120_000)}
+        compared = contest.compare(shares)  # also warms the JVM
         runs: dict[str, list[Run]] = {}
         for _ in range(rounds):
             for kind, events in shares.items():
@@ -140,13 +142,7 @@ class _Contest:
         self.quix_version = ""
 
     def ours(self, kind: str) -> Run:
-        output = self._output(f"ours-{kind}")
-        folder = self._scratch / output
-        arguments = [kind, self._topic.servers, self._topic.name, output, str(self._topic.count)]
-        module = [sys.executable, "-m", "benchmarks._streaming_job"]
-        run = _run_of(_last_line([*module, *arguments, str(folder)]))
-        shutil.rmtree(folder, ignore_errors=True)
-        return run
+        return self._job(kind, self._output(f"ours-{kind}"))
 
     def flink(self, kind: str, events: int) -> Run:
         return self._cluster.run(kind, self._topic, self._output(f"flink-{kind}"), events)
@@ -161,36 +157,82 @@ class _Contest:
         shutil.rmtree(folder, ignore_errors=True)
         return _run_of(line)
 
-    def compare(self) -> str:
-        """Check that we and Flink count the same; what was compared, in words."""
-        output = self._output("ours-compared")
+    def compare(self, events: Mapping[str, int]) -> str:
+        """Check that we and Flink find the same; what was compared, in words.
+
+        Args:
+            events: how much of the stream Flink gets of each job. We get all of it; what is sure
+                to have ended in both is compared.
+
+        Raises:
+            RuntimeError: if anything differs.
+        """
+        counts = []
+        for kind, count in events.items():
+            until = ended(count)
+            ours, theirs = self._output(f"ours-{kind}"), self._output(f"flink-{kind}")
+            self._job(kind, ours)
+            self._cluster.run(kind, self._topic, theirs, count)
+            read = _READ[kind]
+            expected, found = (
+                {key: value for key, end, value in map(read, rows) if end <= until}
+                for rows in (
+                    read_all(theirs, self._topic.servers),
+                    read_all(ours, self._topic.servers),
+                )
+            )
+            different = sum(
+                key not in expected
+                or key not in found
+                or not isclose(expected[key], found[key], rel_tol=1e-9)
+                for key in expected.keys() | found.keys()
+            )
+            if different or not expected:
+                raise RuntimeError(
+                    f"{different} of {len(expected):,} rows of {kind} differ from Flink's"
+                )
+            counts.append(f"{len(expected):,} of {kind}")
+        return f"rows equal to Flink's before timing: {', '.join(counts)}"
+
+    def _job(self, kind: str, output: str) -> Run:
         folder = self._scratch / output
-        arguments = ["hop", self._topic.servers, self._topic.name, output, str(self._topic.count)]
+        arguments = [kind, self._topic.servers, self._topic.name, output, str(self._topic.count)]
         module = [sys.executable, "-m", "benchmarks._streaming_job"]
-        _last_line([*module, *arguments, str(folder)])
-        ours = {
-            (row["entity_key"], row["window_end"]): int(row["feature_value"])
-            for row in read_all(output, self._topic.servers)
-        }
-        output = self._output("flink-compared")
-        self._cluster.run("hop", self._topic, output)
-        theirs = {
-            (row["user_id"], row["window_end"]): row["feature_value"]
-            for row in read_all(output, self._topic.servers)
-        }
-        # At the end of its input Flink closes every window; we wait for the clock.
-        different = sum(theirs.get(key) != value for key, value in ours.items())
-        ended = max(end for _, end in ours)
-        different += sum(key not in ours for key in theirs if key[1] <= ended - 60_000)
-        if different or not ours:
-            raise RuntimeError(f"{different} of {len(ours)} windows differ from Flink's")
-        return f"{len(ours):,} windows equal to Flink's before timing"
+        run = _run_of(_last_line([*module, *arguments, str(folder)]))
+        shutil.rmtree(folder, ignore_errors=True)
+        return run
 
     def _output(self, name: str) -> str:
         self._number += 1
         topic = f"{name}-{self._number}"
         make_topic(self._topic.servers, topic, 1)
         return topic
+
+
+_Row = tuple[tuple[str, ...], int, float]
+"""What a row is about, the end of its window, epoch milliseconds, and its number."""
+
+
+def _window_row(row: Mapping[str, Any]) -> _Row:
+    """A row of a window, of ours or Flink's."""
+    end = row["window_end"]
+    if isinstance(end, str):
+        end = round(datetime.fromisoformat(end).timestamp() * 1000)
+    key = row.get("entity_key") or row["user_id"], row.get("group_key") or row.get("category") or ""
+    return (*key, str(end)), end, float(row["feature_value"])
+
+
+def _match_row(row: Mapping[str, Any]) -> _Row:
+    """A match, of ours or Flink's."""
+    events = row.get("events") or (row["viewed"], row["added"], row["gone"])
+    return tuple(events), row["end"], row["start"]
+
+
+_READ: Mapping[str, Callable[[Mapping[str, Any]], _Row]] = {
+    "hop": _window_row,
+    "decay": _window_row,
+    "cep": _match_row,
+}
 
 
 def _peers_environment() -> Path:

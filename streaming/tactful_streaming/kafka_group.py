@@ -11,6 +11,8 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import methodcaller
 from typing import Any
 
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
@@ -184,20 +186,18 @@ class PartitionGroup:
 
     def _split(self, messages: Sequence[Any]) -> dict[int, list[tuple[int, bytes]]]:
         """Records by partition; messages come in runs of one partition each."""
+        sound = [message for message in messages if message.error() is None]
+        if len(sound) < len(messages):
+            for message in messages:
+                if message.error() is not None:
+                    self._on_message_error(message)
         records: dict[int, list[tuple[int, bytes]]] = {}
-        newest: dict[int, Any] = {}
-        current, run = -1, []
-        for message in messages:
-            if message.error() is not None:
-                self._on_message_error(message)
-                continue
-            number = message.partition()
-            if number != current:
-                current, run = number, records.setdefault(number, [])
-            run.append((message.offset(), message.value() or b""))
-            newest[number] = message
-        for number, message in newest.items():
-            self._newest[number] = message.timestamp()[1]
+        for number, group in groupby(sound, methodcaller("partition")):
+            run = list(group)
+            records.setdefault(number, []).extend(
+                [(message.offset(), message.value() or b"") for message in run]
+            )
+            self._newest[number] = run[-1].timestamp()[1]
         return records
 
     def _on_assign(self, consumer: Any, partitions: Sequence[Any]) -> None:
