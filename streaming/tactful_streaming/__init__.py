@@ -27,8 +27,11 @@ from tactful_streaming.entries import (
     Entry,
     EntryFormat,
     Event,
+    Forwarded,
     Item,
+    Link,
     Tick,
+    Transfer,
     User,
     decode_entry,
     encode_entry,
@@ -76,6 +79,7 @@ from tactful_streaming.group_commit import (
     GroupCommit,
     KeyedCommit,
 )
+from tactful_streaming.identity import CONSENT_PROPERTY, Identity
 from tactful_streaming.intake import Consumer
 from tactful_streaming.joins import ItemVersions, JoinOperator
 from tactful_streaming.kafka import (
@@ -142,6 +146,7 @@ from tactful_streaming.write_behind import WriteBehind
 
 __all__ = [
     "AGGREGATES",
+    "CONSENT_PROPERTY",
     "ENTITIES",
     "EVENT_TYPES",
     "Answer",
@@ -182,7 +187,9 @@ __all__ = [
     "FlinkOptions",
     "FlinkScript",
     "ForwardDecay",
+    "Forwarded",
     "GroupCommit",
+    "Identity",
     "Item",
     "ItemVersions",
     "JobOptions",
@@ -195,6 +202,7 @@ __all__ = [
     "Lag",
     "LateEvent",
     "Limits",
+    "Link",
     "LogCorruptedError",
     "LogError",
     "LogLockedError",
@@ -241,6 +249,7 @@ __all__ = [
     "Tick",
     "TopicError",
     "TransactionalProducer",
+    "Transfer",
     "User",
     "Value",
     "WebhookSender",

@@ -81,9 +81,11 @@ class Applied:
     Attributes:
         applied: events, upserts and ticks counted.
         duplicates: events whose id had been applied before.
-        late: times an event was dropped from a feature because its last window had ended.
+        late: times an event was dropped from a feature because its last window had ended, or from a
+            sequence or join that could not wait for it.
         invalid: records that are no entry, or an event of nobody other than an impression.
-        evicted: groups dropped to keep an entity within ``max_groups``.
+        evicted: groups dropped to keep an entity within ``max_groups``, and beginnings of sequences
+            dropped to keep their number bounded.
         dropped: events that the cleaner kept back.
     """
 
@@ -391,7 +393,8 @@ class Engine:
         if self._resolver is not None:
             self._handovers.add(self._resolver.take_leaving())
         late: dict[str, list[int]] = {}
-        evicted = 0
+        evicted = -sum(operator.evicted for operator in self._operators)
+        missed = -sum(operator.late for operator in self._operators)
         for part, begin, items, moves in _parts(admitted):
             for move in moves:
                 self._move(move)
@@ -403,12 +406,14 @@ class Engine:
             self._find(columns, admitted, items)
             if part.events:
                 before = int(part.watermarks[-1])
+        evicted += sum(operator.evicted for operator in self._operators)
+        missed += sum(operator.late for operator in self._operators)
         self._report_late(late, admitted, records)
         self._broken = False
         return Applied(
             applied=len(admitted.batch.events) + len(admitted.items) + len(admitted.users),
             duplicates=admitted.duplicates,
-            late=sum(map(len, late.values())),
+            late=missed + sum(map(len, late.values())),
             invalid=admitted.invalid,
             evicted=evicted,
             dropped=admitted.dropped,

@@ -140,7 +140,22 @@ class Transfer(Struct, kw_only=True, frozen=True, gc=False, tag="transfer", tag_
     state: bytes
 
 
-Entry = Event | Item | User | Tick | Link | Transfer
+class Forwarded(Struct, kw_only=True, frozen=True, tag="forwarded", tag_field="kind"):
+    """An anonymous event, sent on by the partition of its device to that of the person it is of.
+
+    Attributes:
+        target: id of the user.
+        timestamp: when it happened, epoch milliseconds.
+        event: the event as it was sent; it names nobody.
+    """
+
+    target: str
+    timestamp: Timestamp
+    event: Event
+
+
+Entry = Event | Item | User | Tick | Link | Transfer | Forwarded
+"""One entry of the log."""
 
 EntryFormat = Literal["msgpack", "json"]
 """How an entry is written in a log."""
@@ -202,11 +217,11 @@ def route_key(entry: Entry) -> str | None:
     """What decides the partition of an entry; None for one that every partition gets a copy of.
 
     All events of a person lie in one partition. The event of nobody goes by its own id. A link goes
-    to its device, a transfer to its user. Item and user upserts and ticks go everywhere, so that
-    each partition is complete in itself.
+    to its device, a transfer and what was forwarded to its user. Item and user upserts and ticks go
+    everywhere, so that each partition is complete in itself.
     """
     if type(entry) is Event:
         return subject_key(entry) or entry.event_id
     if type(entry) is Link:
         return DEVICE_PREFIX + entry.device_id
-    return entry.target if type(entry) is Transfer else None
+    return entry.target if isinstance(entry, Transfer | Forwarded) else None

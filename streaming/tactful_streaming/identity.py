@@ -7,13 +7,15 @@ When another person logs in the device changes hands; a logout ends it. Only `us
 anything else that would tell people apart who have not said who they are.
 
 Who refuses (a user upsert with ``consent.identity: false``) is unlinked and is not linked again
-until they agree. Anonymous events on devices that they hold are kept apart, under a key that
-nobody's history is ever joined with.
+until they agree and log in. Anonymous events on devices that they hold are kept apart, under a key
+that nobody's history is ever joined with. The history that was joined before stays joined: it
+cannot be taken apart.
 
 With several partitions the device's own partition decides. It learns of a login elsewhere by a
 :class:`~tactful_streaming.Link`, hands the device's history over by a
 :class:`~tactful_streaming.Transfer`, and forwards later anonymous events to the partition of the
-person they belong to.
+person they belong to as :class:`~tactful_streaming.Forwarded`. Who reads the whole log at once, by
+a single engine, needs none of these and passes them over.
 """
 
 from __future__ import annotations
@@ -32,13 +34,14 @@ from tactful_streaming.entries import (
     DEVICE_PREFIX,
     Entry,
     Event,
+    Forwarded,
     Link,
     Transfer,
     User,
     decode_entry,
 )
 from tactful_streaming.errors import EngineError
-from tactful_streaming.layout import RECEIVED, REFUSED
+from tactful_streaming.layout import CONSENT, RECEIVED
 from tactful_streaming.links import SOMEBODY, Links, Mark
 from tactful_streaming.state import Change, StateStore
 
@@ -47,6 +50,7 @@ CONSENT_PROPERTY = "consent.identity"
 
 _DAY_MS = 86_400_000
 _SWEEP = 256
+_MOST_CACHED = 50_000
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ class Identity:
         devices_per_user: most devices of a person in one partition; the one used for the longest
             time without a login goes.
         marks_per_device: of how many logins and logouts the times are remembered.
-        may_link: asked for consent beside user upserts, whenever it matters. What it says has to
-            follow from the log, else a replay may give something else.
+        consent_required: whether only those are linked who said yes (``consent.identity: true``);
+            otherwise all are but those who said no.
     """
 
     logins: frozenset[str] = frozenset({"x.login", "x.link", "purchase"})
@@ -70,7 +74,7 @@ class Identity:
     ttl_ms: int = 180 * _DAY_MS
     devices_per_user: int = 50
     marks_per_device: int = 32
-    may_link: Callable[[str], bool] | None = None
+    consent_required: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -142,12 +146,17 @@ class Resolver:
         self._partition_of = partition_of
         self._types = identity.logins | identity.logouts
         self._links = Links(store, ttl_ms=identity.ttl_ms)
-        self._refused = {key[len(REFUSED) :].decode() for key, _ in store.scan(REFUSED)}
-        self._changed_refusals: set[str] = set()
+        self._consents: dict[str, bool | None] = {}
+        self._changed_consents: set[str] = set()
         self._received: dict[str, int] = {}
         self._sweep_from = RECEIVED
         self._moves: list[Move] = []
         self._leaving: list[Entry] = []
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether there are other partitions, which send what this one has to know."""
+        return self._partition_of is not None
 
     def resolve(self, key: str, at: int, newest: int) -> str:
         """Key under which the features of `key` are.
@@ -235,7 +244,7 @@ class Resolver:
             if owner is not None and self._is_elsewhere(owner):
                 whole = decode_entry(payload)
                 assert isinstance(whole, Event)
-                self._leaving.append(msgspec.structs.replace(whole, user_id=owner))
+                self._leaving.append(Forwarded(target=owner, timestamp=timestamp, event=whole))
                 key = ""
             else:
                 key = owner or key
@@ -252,6 +261,18 @@ class Resolver:
                     self._mark(device_id, mark, newest)
         return user_id if user_id is not None else key or None
 
+    def forwarded(self, target: str, event: Any) -> str:
+        """Key under which an event counts that another partition sent here.
+
+        Args:
+            target: whose it is, as the other partition knew.
+            event: the event.
+        """
+        if self._may_link(target):
+            return target
+        # Beside the one that the partition of the device has.
+        return f"{unclaimed_key(event.device_id)}{self._partition}"
+
     def link(self, link: Link, newest: int) -> None:
         """Take a login or logout that came in another partition."""
         if not link.device_id.endswith(APART):
@@ -259,7 +280,7 @@ class Resolver:
             self._mark(link.device_id, mark, newest)
 
     def receive(self, transfer: Transfer, newest: int) -> None:
-        """Take over a history from another partition, once.
+        """Take over a history from another partition, once; that of who refuses by now is dropped.
 
         Raises:
             StateError: if it is none.
@@ -269,6 +290,8 @@ class Resolver:
             return
         self._check(transfer.state)
         self._received[id_] = newest
+        if not self._may_link(transfer.target):
+            return
         # Under a key of its own until it is joined: the device's may be in use for stray events.
         source = f"{transfer.source}{APART}{id_}"
         move = Move(source, transfer.target, transfer.timestamp, state=transfer.state)
@@ -277,14 +300,12 @@ class Resolver:
     def describe(self, user: User, newest: int) -> None:
         """Take note of consent given or withdrawn by a user upsert."""
         consent = user.properties.get(CONSENT_PROPERTY)
-        user_id = user.user_id
-        if consent is False and user_id not in self._refused:
-            self._refused.add(user_id)
-            self._changed_refusals.add(user_id)
-            self._links.forget(user_id, newest)
-        elif consent is True and user_id in self._refused:
-            self._refused.remove(user_id)
-            self._changed_refusals.add(user_id)
+        if type(consent) is not bool or consent is self._consent(user.user_id):
+            return
+        self._consents[user.user_id] = consent
+        self._changed_consents.add(user.user_id)
+        if not consent:
+            self._links.forget(user.user_id, newest)
 
     def take_moves(self) -> list[Move]:
         """Which histories move before the event or entry shown last, in order."""
@@ -299,9 +320,8 @@ class Resolver:
     def changes(self, newest: int) -> Iterator[Change]:
         """What to write at a commit; bounded work for what is forgotten."""
         yield from self._links.changes(newest)
-        for user_id in self._changed_refusals:
-            refused = b"" if user_id in self._refused else None
-            yield REFUSED + user_id.encode(), refused
+        for user_id in self._changed_consents:
+            yield CONSENT + user_id.encode(), b"\1" if self._consents[user_id] else b"\0"
         for id_, when in self._received.items():
             yield RECEIVED + id_.encode(), when.to_bytes(8, "big")
         start, self._sweep_from = self._sweep_from, RECEIVED
@@ -315,8 +335,10 @@ class Resolver:
     def committed(self) -> None:
         """Note that the last :meth:`changes` are in the store."""
         self._links.committed()
-        self._changed_refusals.clear()
+        self._changed_consents.clear()
         self._received.clear()
+        if len(self._consents) > _MOST_CACHED:
+            self._consents.clear()
 
     def _owner(self, device_id: str, at: int, newest: int) -> str | None:
         """Key of whose anonymous events of a device are; None if they are nobody's so far."""
@@ -350,11 +372,21 @@ class Resolver:
         self._moves.append(Move(source, claim, mark.timestamp, transfer_id))
 
     def _may_link(self, user_id: str) -> bool:
-        asked = self._identity.may_link
-        return user_id not in self._refused and (asked is None or asked(user_id))
+        consent = self._consent(user_id)
+        return not self._identity.consent_required if consent is None else consent
+
+    def _consent(self, user_id: str) -> bool | None:
+        """What a person said last of being linked; None if nothing."""
+        if user_id not in self._consents:
+            stored = self._store.get(CONSENT + user_id.encode())
+            self._consents[user_id] = None if stored is None else stored == b"\1"
+        return self._consents[user_id]
 
     def _is_elsewhere(self, key: str) -> bool:
-        return self._partition_of is not None and self._partition_of(key) != self._partition
+        if self._partition_of is None:
+            return False
+        # What is kept apart stays with the device.
+        return self._partition_of(key.removesuffix(APART)) != self._partition
 
 
 def unclaimed_key(device_id: str) -> str:

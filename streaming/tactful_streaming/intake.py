@@ -134,7 +134,9 @@ class Intake:
         """Admit records; the catalogue and the watermark go on with them."""
         decoded = self._projection.decode(payloads)
         event_class = self._projection.event_class
+        targets: dict[int, str] = {}
         known: Mapping[str, int] | None = None
+        ids: list[str] = []
         if not self._cleaner and not self._consumers and set(map(type, decoded)) == {event_class}:
             users = self._projection.column(decoded, "user_id")
             ids = [event.event_id for event in decoded] if self._reads_ids else []
@@ -143,13 +145,13 @@ class Intake:
                     known = self._dedupe.seen_many(ids)
                 if not known and len(set(ids)) == len(ids):
                     return self._admit_all(decoded, users, ids, payloads)
-        elif self._reads_ids:
-            ids = [entry.event_id for entry in decoded if type(entry) is event_class]
         else:
-            ids = []
+            targets = self._unwrap(decoded)
+        if not ids and self._reads_ids:
+            ids = [entry.event_id for entry in decoded if type(entry) is event_class]
         if known is None:
             known = self._dedupe.seen_many(ids) if self._dedupe.enabled else {}
-        return self._admit_each(decoded, ids, known, payloads)
+        return self._admit_each(decoded, targets, ids, known, payloads)
 
     def _admit_all(
         self,
@@ -183,6 +185,7 @@ class Intake:
     def _admit_each(
         self,
         decoded: Sequence[Any],
+        targets: Mapping[int, str],
         ids: Sequence[str],
         known: Mapping[str, int],
         payloads: Sequence[bytes],
@@ -226,7 +229,11 @@ class Intake:
                     dedupe.remember(event_id, self.watermark)
                 if entry is None:
                     continue
-                user = self._subject(entry, payloads[position], admitted)
+                if position in targets:
+                    assert resolver is not None
+                    user = resolver.forwarded(targets[position], entry)
+                else:
+                    user = self._subject(entry, payloads[position], admitted)
                 if user is None and entry.device_id is not None:
                     entry, item = self._projection.tick(entry.timestamp), None
             elif kind is Item:
@@ -246,6 +253,8 @@ class Intake:
                 continue
             elif isinstance(entry, Exception):
                 self._refuse(admitted, position, f"not a log entry: {entry}")
+                continue
+            elif entry is None:
                 continue
             else:
                 entry = self._projection.tick(entry.timestamp)
@@ -273,6 +282,21 @@ class Intake:
         )
         return admitted
 
+    def _unwrap(self, decoded: list[Any]) -> dict[int, str]:
+        """Put events that were sent on in the place of what carries them.
+
+        Returns:
+            Whose each is, by its position. An engine that reads the whole log has met them before:
+            for it there is nothing in their place.
+        """
+        targets: dict[int, str] = {}
+        for position, entry in enumerate(decoded):
+            if type(entry) is self._projection.forwarded_class:
+                counts = self._resolver is not None and self._resolver.is_partitioned
+                decoded[position] = entry.event if counts else None
+                targets[position] = entry.target
+        return targets
+
     def _subject(self, event: Any, payload: bytes, admitted: Admitted) -> str | None:
         """Key of the person behind an event; None if it is left to another partition."""
         if self._resolver is None:
@@ -283,7 +307,7 @@ class Intake:
 
     def _take_over(self, entry: Link | Transfer, position: int, admitted: Admitted) -> None:
         """Take what another partition says of a device."""
-        if self._resolver is None:
+        if self._resolver is None or not self._resolver.is_partitioned:
             return
         try:
             if isinstance(entry, Link):

@@ -212,7 +212,7 @@ class Links:
         dirty |= {_key(DEVICES_OF, user_id) for user_id in self._dirty_users}
         ends: dict[bytes, Callable[[bytes], int]] = {
             DEVICE: lambda blob: _decode_device(blob).marks[-1].timestamp,
-            DEVICES_OF: lambda blob: max(_decode_devices(blob).values(), default=0),
+            DEVICES_OF: lambda blob: max(decode_devices(blob).values(), default=0),
         }
         for prefix, last in ends.items():
             start = self._sweep_from.pop(prefix, prefix)
@@ -236,7 +236,7 @@ class Links:
         devices = self._devices_of.get(user_id)
         if devices is None:
             blob = self._store.get(_key(DEVICES_OF, user_id))
-            devices = self._devices_of[user_id] = _decode_devices(blob) if blob is not None else {}
+            devices = self._devices_of[user_id] = decode_devices(blob) if blob is not None else {}
         for device in [d for d, last in devices.items() if last + self._ttl_ms <= newest]:
             del devices[device]
         return devices
@@ -279,7 +279,12 @@ def _decode_device(blob: bytes) -> DeviceMarks:
         raise StateError(f"the stored links of a device are damaged: {error}; {CURE}") from error
 
 
-def _decode_devices(blob: bytes) -> dict[str, int]:
+def decode_devices(blob: bytes) -> dict[str, int]:
+    """The stored devices of a user, each with the time of their last login on it.
+
+    Raises:
+        StateError: if `blob` is something else.
+    """
     try:
         return _devices_decoder.decode(blob)
     except msgspec.MsgspecError as error:

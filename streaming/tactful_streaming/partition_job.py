@@ -1,14 +1,15 @@
 """The work on one partition of the log by its owner: engine, state, and all that follows from it.
 
 A commit first makes visible what fired, then stores the state with its offset. After a crash in
-between, what fired is computed and published again: the same rows under the same keys. Actions and
-ticks go into the log after the state that wants them is stored.
+between, what fired is computed and published again: the same rows under the same keys. Actions,
+ticks and what other partitions have to know go into the log after the state that wants them is
+stored.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from tactful_streaming.actions import emitted_types
 from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions import Definitions
 from tactful_streaming.engine import Applied, Engine, LateEvent
-from tactful_streaming.entries import Entry, Tick, encode_entry
+from tactful_streaming.entries import Entry, Tick, encode_entry, route_key
 from tactful_streaming.errors import StateError
 from tactful_streaming.fired_rows import encode_fired, encode_late, encode_matches
 from tactful_streaming.firing import Fired
+from tactful_streaming.identity import Identity
 from tactful_streaming.kafka_config import KafkaSettings
 from tactful_streaming.matches import Match
 from tactful_streaming.partition_online import OpenOnline, PartitionView
@@ -46,6 +48,7 @@ class JobOptions:
         watermark_delay_ms: likewise.
         allowed_lateness_ms: likewise.
         memory_bytes: for the entities of each partition, as of the engine.
+        identity: likewise.
         patience_s: how long to wait for the former owner of a state on this host, seconds.
     """
 
@@ -60,6 +63,7 @@ class JobOptions:
     watermark_delay_ms: int = 0
     allowed_lateness_ms: int = 300_000
     memory_bytes: int | None = None
+    identity: Identity | None = None
     patience_s: float = 30.0
 
 
@@ -110,6 +114,9 @@ class PartitionJob:
             self._producer = TransactionalProducer(options.kafka, f"{options.group}.{name}")
             if online is not None:
                 self._online = online(number, self._state.store, self._state.offset)
+            self._partition_of: Callable[[str], int] | None = None
+            if options.identity is not None:
+                self._partition_of = self._producer.partition_of(options.kafka.topic)
             self._engine = Engine(
                 definitions,
                 self._state.store,
@@ -120,6 +127,8 @@ class PartitionJob:
                 online=self._online,
                 partition=number,
                 memory_bytes=options.memory_bytes,
+                identity=options.identity,
+                partition_of=self._partition_of,
                 on_fired=self._fired if options.features_topic is not None else None,
                 on_late=self._came_late if options.late_topic is not None else None,
                 on_match=self._matched if options.matches_topic is not None else None,
@@ -197,6 +206,29 @@ class PartitionJob:
             self._append(actions)
         self._engine.sent(waiting)
         return len(actions)
+
+    def append_handovers(self) -> int:
+        """Append what is committed and is for other partitions to these.
+
+        Returns:
+            How many entries.
+
+        Raises:
+            FencedError: as :meth:`commit`.
+            LogError: likewise; they are appended later, or were. To append them again is harmless.
+        """
+        waiting = self._engine.handovers()
+        if not waiting:
+            return 0
+        assert self._producer is not None and self._partition_of is not None
+        for entry in waiting.values():
+            key = route_key(entry)
+            assert key is not None
+            row = key.encode(), encode_entry(entry, "json")
+            self._producer.write(self._options.kafka.topic, [row], self._partition_of(key))
+        self._producer.commit()
+        self._engine.handed_over(waiting)
+        return len(waiting)
 
     def tick(self, now: int) -> bool:
         """Let the clock speak in the log, if something waits for a time that has come.

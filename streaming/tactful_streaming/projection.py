@@ -16,6 +16,7 @@ from tactful_streaming.entries import (
     DEVICE_PREFIX,
     ENTRY_ERRORS,
     Event,
+    Forwarded,
     Item,
     Link,
     Property,
@@ -61,6 +62,7 @@ class Projection:
 
     Attributes:
         event_class: class of the events it makes.
+        forwarded_class: class of events sent on by other partitions.
     """
 
     def __init__(self, sources: Iterable[str] | None) -> None:
@@ -77,7 +79,19 @@ class Projection:
             names = sorted(s.removeprefix(PROPERTIES) for s in wanted if s.startswith(PROPERTIES))
             self._properties = {name: f"p{number}" for number, name in enumerate(names)}
             self.event_class = self._narrow_class([f for f in _OPTIONAL_FIELDS if f in wanted])
-        entries: Any = self.event_class | Item | User | Tick | Link | Transfer
+        self.forwarded_class: type[Any] = Forwarded
+        if sources is not None:
+            self.forwarded_class = msgspec.defstruct(
+                "NarrowForwarded",
+                [("target", str), ("timestamp", Timestamp), ("event", self.event_class)],
+                tag="forwarded",
+                tag_field="kind",
+                kw_only=True,
+                frozen=True,
+            )
+        entries: Any = (
+            self.event_class | Item | User | Tick | Link | Transfer | self.forwarded_class
+        )
         self._from_msgpack = msgspec.msgpack.Decoder(entries).decode
         self._from_json = msgspec.json.Decoder(entries).decode
         self._whole = sources is None

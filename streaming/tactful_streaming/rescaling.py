@@ -4,8 +4,8 @@ The procedure, with the log's producers stopped:
 
 1. Append a :class:`~tactful_streaming.Tick` of one and the same time, not before the newest event
    of any partition, to every partition; let every engine apply its partition to the end, append
-   what waits in its outbox, apply that, and commit. Now all have the same watermark, so no window
-   is open in one partition that has fired in another.
+   what waits in its outbox and what it has for other partitions, apply that, and commit. Now all
+   have the same watermark, so no window is open in one partition that has fired in another.
 2. Close the engines, and call :func:`rescale` on their states, with the routing of the new
    partitions.
 3. Open an engine on each of the new states and partitions, and start the producers again.
@@ -13,8 +13,9 @@ The procedure, with the log's producers stopped:
 The old states stay as they are. A person, and what only belongs to a person (sessions, the
 beginnings of sequences), moves to the partition that the person's events go to. What is known of an
 item or a category lies in several partitions in parts; these come together in the partition that
-its own key is routed to. The catalogue and the event ids that are remembered go everywhere, as a
-repeated event may come anywhere.
+its own key is routed to. Who holds a device moves with the device. The catalogue, what people said
+of being linked, and the ids of events and transfers that are remembered go everywhere, as a
+repeated one may come anywhere.
 """
 
 from __future__ import annotations
@@ -28,15 +29,21 @@ import msgspec
 
 from tactful_streaming.definitions import ENTITIES, Definitions
 from tactful_streaming.entities import EntityTable
+from tactful_streaming.entries import APART, DEVICE_PREFIX
 from tactful_streaming.errors import StateError
 from tactful_streaming.evolution import stored_definitions
 from tactful_streaming.layout import (
     CLEANER,
+    CONSENT,
+    DEVICE,
+    DEVICES_OF,
     EVENT_ID,
+    HANDOVER,
     ID_CHUNK,
     ITEM,
     OUTBOX,
     OWNER,
+    RECEIVED,
     USER,
     VERSIONS,
     Meta,
@@ -45,6 +52,7 @@ from tactful_streaming.layout import (
     read_meta,
     write_meta,
 )
+from tactful_streaming.links import decode_devices
 from tactful_streaming.matches import Operator
 from tactful_streaming.operators import make_operators
 from tactful_streaming.state import Change, StateStore
@@ -87,11 +95,13 @@ def rescale(
     _move_entities(sources, writer, route, definitions)
     for operator in make_operators(definitions):
         _move_operator(sources, writer, route, operator)
-    for prefix in (ITEM, VERSIONS, USER):
+    for prefix in (ITEM, VERSIONS, USER, CONSENT):
         for key, blob in sources[0].scan(prefix):
             writer.put_all(key, blob)
-    for key, blobs in _by_key(sources, CLEANER):
-        writer.put_all(key, max(blob for _, blob in blobs))
+    for prefix in (CLEANER, RECEIVED):
+        for key, blobs in _by_key(sources, prefix):
+            writer.put_all(key, max(blob for _, blob in blobs))
+    _move_links(sources, writer, route)
     _copy_ids(sources, writer)
     writer.flush()
     for target, offset in zip(targets, offsets or [0] * len(targets), strict=True):
@@ -142,10 +152,11 @@ def _check_sources(sources: Sequence[StateStore]) -> list[Meta]:
                 f"source {number} holds the state of {', '.join(meta.consumers)}, which cannot be "
                 "divided: open it without these consumers first"
             )
-        if next(source.scan(OUTBOX), None) is not None:
-            raise StateError(
-                f"source {number} has actions that are not in the log yet: append and apply them"
-            )
+        for prefix, what in ((OUTBOX, "actions"), (HANDOVER, "entries for other partitions")):
+            if next(source.scan(prefix), None) is not None:
+                raise StateError(
+                    f"source {number} has {what} that are not in the log yet: append and apply them"
+                )
         metas.append(meta)
     if len({(meta.fingerprint, meta.watermark) for meta in metas}) != 1:
         raise StateError(
@@ -166,7 +177,7 @@ def _move_entities(
             if entity == "session":
                 number = blobs[-1][0]
                 owner = sources[number].get(OWNER + key.encode()) or owner
-            target = route(owner.decode())
+            target = route(owner.decode().removesuffix(APART))
             blob = blobs[0][1]
             if len(blobs) > 1:
                 table = EntityTable(features, capacity=len(blobs) + 1)
@@ -202,7 +213,22 @@ def _move_operator(
                 operator.merge(f"{key}\0{number}", key)
             blob = operator.pack_changes()[key]
         if blob is not None:
-            writer.put(route(owner), stored, blob)
+            writer.put(route(owner.removesuffix(APART)), stored, blob)
+
+
+def _move_links(sources: Sequence[StateStore], writer: _Writer, route: Route) -> None:
+    for key, blobs in _by_key(sources, DEVICE):
+        # A device lives in one partition; should it not, what was written last is the longer list.
+        blob = max((blob for _, blob in blobs), key=len)
+        writer.put(route(DEVICE_PREFIX + key[len(DEVICE) :].decode()), key, blob)
+    for key, blobs in _by_key(sources, DEVICES_OF):
+        parts: dict[int, dict[str, int]] = {}
+        for _, blob in blobs:
+            for device, last in decode_devices(blob).items():
+                part = parts.setdefault(route(DEVICE_PREFIX + device), {})
+                part[device] = max(last, part.get(device, 0))
+        for target, part in parts.items():
+            writer.put(target, key, msgspec.msgpack.encode(part))
 
 
 def _copy_ids(sources: Sequence[StateStore], writer: _Writer) -> None:

@@ -11,11 +11,17 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from tactful_streaming.errors import FencedError, LogWriteError
+from tactful_streaming.errors import FencedError, LogWriteError, TopicError
 from tactful_streaming.fired_rows import Row
-from tactful_streaming.kafka_config import KafkaSettings, explain, import_kafka
+from tactful_streaming.kafka_config import (
+    KafkaSettings,
+    count_partitions,
+    explain,
+    import_kafka,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -63,6 +69,20 @@ class TransactionalProducer:
         self._producer = self._kafka.Producer(config, logger=_logger)
         with self._explained():
             self._producer.init_transactions(self._timeout_s)
+
+    def partition_of(self, topic: str) -> Callable[[str], int]:
+        """How records of a topic find their partition: a function of their key.
+
+        Raises:
+            LogError: if no broker answers, or there is no such topic.
+        """
+        with self._explained():
+            count = count_partitions(
+                self._producer, replace(self._settings, topic=topic), self._timeout_s
+            )
+        if count is None:
+            raise TopicError(f"{self._where()}: there is no topic {topic!r}")
+        return lambda key: int(self._kafka.murmur2(key.encode(), count))
 
     def write(self, topic: str, rows: Sequence[Row], partition: int | None = None) -> None:
         """Append rows with the next commit.

@@ -55,6 +55,7 @@ class WorkerProgress:
         entries: entries of the log applied.
         rows: rows of fired windows and matches written.
         actions: actions appended to the log.
+        handovers: entries appended to the partitions of other people.
         ticks: ticks appended to the log.
         late: times an event came too late for a feature.
         duplicates: events that had been applied before.
@@ -66,6 +67,7 @@ class WorkerProgress:
     entries: int
     rows: int
     actions: int
+    handovers: int
     ticks: int
     late: int
     duplicates: int
@@ -193,12 +195,13 @@ class Worker:
         return due
 
     def commit(self) -> None:
-        """Make everything durable, tell the group, and let actions and the clock into the log."""
+        """Make everything durable, tell the group, and append what follows from it to the log."""
         for number, job in self._jobs.items():
             self._committed[number] = job.commit()
         self._group.commit(self._committed)
         for job in self._jobs.values():
             self._counts["actions"] += job.append_actions()
+            self._counts["handovers"] += job.append_handovers()
         now = self._now() - self._idle_ms
         for number in self._idle():
             self._counts["ticks"] += self._jobs[number].tick(now)
@@ -295,7 +298,17 @@ class Worker:
             self._paused = paused
 
 
-_COUNTS = ("entries", "rows", "actions", "ticks", "late", "duplicates", "invalid", "dropped")
+_COUNTS = (
+    "entries",
+    "rows",
+    "actions",
+    "handovers",
+    "ticks",
+    "late",
+    "duplicates",
+    "invalid",
+    "dropped",
+)
 
 
 def leading(watermarks: Mapping[int, int], idle: Collection[int], bound_ms: int) -> set[int]:
