@@ -261,7 +261,7 @@ class EngineSettings:
     features: Path = Path()
     rules: Path = Path()
     dedupe_days: Annotated[int, Meta(ge=1, le=365)] = 7
-    watermark_delay_ms: NotNegative = 0
+    watermark_delay_ms: NotNegative = 5_000
     allowed_lateness_ms: NotNegative = 300_000
     memory_mb: NotNegative = 0
     dead_letter_days: Annotated[float, Meta(ge=0)] = 30.0
