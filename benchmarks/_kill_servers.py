@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks._kill_load import (
     ACTION,
@@ -246,6 +247,10 @@ class _Place:
             records = self._await_actions(log, truth)
             codes = {process.name: process.stop() for process in (server, *others)}
             outcome.comparison.same_all("exit code", codes, dict.fromkeys(codes, 0))
+            for other in others:
+                partitions = _told(other)["partitions"].values()
+                left = [it["offset"] - it["committed"] for it in partitions]
+                outcome.comparison.same("applied and not committed", left, [0] * len(left))
         finally:
             for process in (server, *others):
                 process.kill()
@@ -337,8 +342,13 @@ class _Place:
 
 def _entries(worker: Process) -> int:
     """How many entries a worker says it has applied since it was started."""
+    return int(_told(worker).get("entries", 0))
+
+
+def _told(worker: Process) -> dict[str, Any]:
+    """The last progress that a worker has told whole."""
     said = [line for line in worker.said().splitlines(keepends=True) if line.endswith("\n")]
-    return int(json.loads(said[-1])["entries"]) if said else 0
+    return dict(json.loads(said[-1])) if said else {}
 
 
 def _await_position(client: Client, position: Position) -> None:

@@ -209,10 +209,12 @@ class Follower:
         try:
             self._follow()
         except BaseException as error:
-            # The message may quote an event, so only the kind and the place are logged.
+            # A message may quote an event, so only the kind and the place are logged. Those of log
+            # and state quote none, and say what to do.
             self.failure = f"the engine stopped with {type(error).__name__}"
+            said = f": {error}" if isinstance(error, (LogError, StateError)) else ""
             where = "".join(traceback.format_tb(error.__traceback__))
-            logger.critical("%s at position %d\n%s", self.failure, self.position, where)
+            logger.critical("%s at position %d%s\n%s", self.failure, self.position, said, where)
             self._progressed()
 
     def _follow(self) -> None:

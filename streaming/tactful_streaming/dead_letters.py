@@ -7,6 +7,7 @@ leaves such repeats out.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -117,7 +118,7 @@ class DeadLetters:
         Raises:
             LogCorruptedError: if one is damaged.
         """
-        seen: set[tuple[int, int, str]] = set()
+        seen: set[tuple[int, int, str, bytes]] = set()
         position = max(start, self._log.begin)
         while records := self._log.read(position, _BATCH):
             for position, record in records:
@@ -128,7 +129,10 @@ class DeadLetters:
                         f"dead letter {position} is damaged: {error}. Restore the log of dead "
                         "letters from a backup, or move it away"
                     ) from error
-                identity = (letter.partition, letter.offset, letter.rule)
+                # Where several partitions are read as one, another record may have the number of
+                # one that came before a crash.
+                payload = hashlib.blake2b(letter.payload, digest_size=16).digest()
+                identity = (letter.partition, letter.offset, letter.rule, payload)
                 if identity not in seen and (rules is None or letter.rule in rules):
                     seen.add(identity)
                     yield position, letter

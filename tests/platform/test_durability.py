@@ -1,26 +1,34 @@
-"""The real server process, killed and stopped while clients post: nothing lost, nothing twice."""
+"""What an acknowledged event outlives: a stop, a crash in the midst of a write, a damaged disk.
+
+How servers, workers and sinks stand being killed is in ``test_kills.py``.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
-from tests.platform.support import now_ms, view
+from click.testing import CliRunner
+from tests.platform.support import Live, blocked, build, view, wait_until
 
+from tactful.cli import main
 from tactful.config import Settings
+from tactful.service import Platform
 from tactful_streaming import (
     EmbeddedLog,
     Engine,
     Event,
-    MemoryState,
     RocksState,
     decode_entry,
     load_definitions,
@@ -114,43 +122,6 @@ def ids(records: list[tuple[int, bytes]]) -> list[str]:
     return [entry.event_id for entry in entries if isinstance(entry, Event)]
 
 
-def test_kill_minus_nine_loses_nothing_and_counts_nothing_twice(server: Process) -> None:
-    server.start()
-    writers = [Writer(server, number, again=True) for number in range(WRITERS)]
-    for writer in writers:
-        writer.start()
-    for _ in range(3):
-        time.sleep(0.7)
-        server.end(signal.SIGKILL)
-        server.start()
-    time.sleep(0.3)
-    for writer in writers:
-        writer.stopping = True
-    for writer in writers:
-        writer.join()
-    server.end(signal.SIGKILL)
-
-    acknowledged = [event_id for writer in writers for event_id in writer.acknowledged]
-    records = logged(server.data)
-    assert len(acknowledged) > 100
-    assert sorted(ids(records)) == sorted(acknowledged), "each acknowledged event is there once"
-
-    # What the server says after one more start is what an uninterrupted run over the log computes.
-    definitions = load_definitions(Settings().features)
-    whole = Engine(definitions, MemoryState())
-    whole.apply(records)
-    server.start()
-    at = now_ms()
-    with httpx.Client(base_url=server.url) as http:
-        while http.get("/readyz").status_code == 503:
-            time.sleep(0.02)
-        for user in sorted({f"w{writer}-{n}" for writer in range(WRITERS) for n in range(3)}):
-            answer = http.get(f"/v1/users/{user}/features", params={"at": at}).json()
-            assert answer["position"] == len(records)
-            assert answer["features"] == json.loads(json.dumps(whole.read("user", user, at)))
-    assert server.end(signal.SIGTERM) == 0
-
-
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_under_load_finishes_and_commits_what_it_accepted(
     server: Process, sign: signal.Signals
@@ -175,6 +146,78 @@ def test_a_stop_under_load_finishes_and_commits_what_it_accepted(
     engine = Engine(load_definitions(Settings().features), RocksState(server.data / "state"))
     assert engine.offset == len(records), "all of the log was applied and committed"
     engine.close()
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_only_in_power_durability_an_answer_waits_for_the_disk(
+    settings: Settings, durability: Literal["power", "process"]
+) -> None:
+    storage = replace(settings.storage, durability=durability)
+    with Live(Platform.open(replace(settings, storage=storage), build)) as live:
+        with blocked(os, "fdatasync") as disk, ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(live.http.post, "/v1/events", json=[view(1)])
+            if durability == "power":
+                assert not wait([answer], timeout=0.5).done
+                disk.set()
+            assert answer.result(20).status_code == 202
+
+
+def test_the_torn_tail_of_a_crash_costs_nothing(settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        position = live.http.post("/v1/events", json=[view(n) for n in range(9)]).json()["position"]
+        assert live.views("u", position) == 9
+    (segment,) = (settings.storage.data / "log").glob("*.log")
+    whole = segment.read_bytes()
+    with segment.open("ab") as file:
+        file.write(whole[:60])  # the begin of a record that was never finished
+
+    with Live(Platform.open(settings, build)) as live:
+        again = live.http.post("/v1/events", json=[view(n) for n in range(10)]).json()
+        assert (again["duplicates"], again["accepted"]) == (9, 1)
+        assert live.views("u", again["position"]) == 10
+    views = [it for it in ids(logged(settings.storage.data)) if it.startswith("u-")]
+    assert sorted(views) == [f"u-{number}" for number in range(10)]
+
+
+def test_a_damaged_log_is_refused_with_what_to_do(settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        for number in range(3):
+            assert live.http.post("/v1/events", json=[view(number)]).status_code == 202
+    data = settings.storage.data
+    (segment,) = (data / "log").glob("*.log")
+    damaged = bytearray(segment.read_bytes())
+    damaged[40] ^= 1
+    segment.write_bytes(damaged)
+
+    shown = CliRunner().invoke(main, ["serve", "--dev", "--port", "0", "--data", str(data)])
+
+    assert shown.exit_code == 1
+    assert str(segment) in shown.output
+    assert "restore the segment from a backup" in shown.output
+    assert segment.read_bytes() == damaged, "nothing was changed"
+
+
+def test_damage_that_is_met_later_is_told_with_what_to_do(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        live.http.post("/v1/events", json=[view(number) for number in range(3)])
+    data = settings.storage.data
+    with EmbeddedLog(data / "log", segment_bytes=1) as log:
+        log.append(log.read(0, 1)[0][1:])  # the damaged segment is not the last, which is checked
+    (first, _) = sorted((data / "log").glob("*.log"))
+    damaged = bytearray(first.read_bytes())
+    damaged[40] ^= 1
+    first.write_bytes(damaged)
+
+    platform = Platform.open(settings, build, rebuild=True)
+    with Live(platform, ready=False) as live:
+        wait_until(lambda: platform.health().status == "failed")
+        refused = live.http.post("/v1/events", json=[view(9)])
+        assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+    assert str(first) in caplog.text
+    assert "restore the segment from a backup" in caplog.text
+    assert first.read_bytes() == damaged
 
 
 def test_the_serving_process_imports_neither_torch_nor_mlflow_nor_streamlit(tmp_path: Path) -> None:

@@ -74,6 +74,16 @@ def test_repeats_after_a_crash_are_left_out(tmp_path: Path) -> None:
     kept.close()
 
 
+def test_another_letter_of_the_same_number_is_no_repeat(tmp_path: Path) -> None:
+    """Partitions that are read as one may come in another order after a crash."""
+    kept = DeadLetters.open(tmp_path)
+    first, second = (letter(7, payload=it) for it in (b"one", b"two"))
+    kept.add([first])
+    kept.add([second, first])
+    assert [one.payload for _, one in kept.each()] == [b"one", b"two"]
+    kept.close()
+
+
 def test_old_letters_are_forgotten_in_whole_segments(tmp_path: Path) -> None:
     now = [1_000_000]
     log = EmbeddedLog(tmp_path, segment_bytes=500, retention_ms=20_000, clock=lambda: now[0])

@@ -530,11 +530,14 @@ def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Pa
 
 @pytest.mark.service("kafka")
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_sinks_killed_under_load_lose_nothing_and_end_right(
-    kills: int, backend: str, kafka_servers: str, request: pytest.FixtureRequest, tmp_path: Path
+    backend: str, kafka_servers: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Two sinks share a group; now one, now the other is killed with -9 while rows come in."""
+    """Two sinks share a group; now one, now the other is killed with -9 while rows come in.
+
+    The command, killed more often, is in ``tests/platform/test_kills.py``.
+    """
+    kills = 3
     chance = random.Random(kills)
     location = location_of(backend, request, tmp_path)
     target = open_target(location)
