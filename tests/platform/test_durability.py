@@ -153,13 +153,13 @@ def test_only_in_power_durability_an_answer_waits_for_the_disk(
     settings: Settings, durability: Literal["power", "process"]
 ) -> None:
     storage = replace(settings.storage, durability=durability)
-    with Live(Platform.open(replace(settings, storage=storage), build)) as live:
-        with blocked(os, "fdatasync") as disk, ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(live.http.post, "/v1/events", json=[view(1)])
-            if durability == "power":
-                assert not wait([answer], timeout=0.5).done
-                disk.set()
-            assert answer.result(20).status_code == 202
+    live = Live(Platform.open(replace(settings, storage=storage), build))
+    with live, blocked(os, "fdatasync") as disk, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(live.http.post, "/v1/events", json=[view(1)])
+        if durability == "power":
+            assert not wait([answer], timeout=0.5).done
+            disk.set()
+        assert answer.result(20).status_code == 202
 
 
 def test_the_torn_tail_of_a_crash_costs_nothing(settings: Settings) -> None:
