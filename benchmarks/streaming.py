@@ -8,7 +8,6 @@ of the broker. Quix Streams has an environment of its own, `.venv-peers`; Flink 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -17,22 +16,21 @@ import sys
 import tempfile
 import traceback
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from math import isclose
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks._services import redis
 from benchmarks._streaming_engine import hll_error, six_windows, spill
 from benchmarks._streaming_events import (
     DELAY_MS,
     Topic,
-    await_port,
     broker,
     ended,
     fill,
-    free_port,
     make_topic,
     read_all,
 )
@@ -277,7 +275,7 @@ def _embedded(quick: bool, scratch: Path) -> Figure:
 
 
 def _kafka_redis(quick: bool, scratch: Path) -> Figure:
-    with broker(scratch) as (servers, _), _redis(scratch) as url:
+    with broker(scratch) as (servers, _), redis(scratch) as url:
         settings = {
             "TACTFUL_LOG__KIND": "kafka",
             "TACTFUL_LOG__BROKERS": servers,
@@ -286,19 +284,6 @@ def _kafka_redis(quick: bool, scratch: Path) -> Figure:
         }
         seconds = 15 if quick else 60
         return freshness("freshness_p99_ms_kafka_redis", scratch / "kafka-redis", settings, seconds)
-
-
-@contextlib.contextmanager
-def _redis(scratch: Path) -> Iterator[str]:
-    port = free_port()
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(scratch)]
-    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-    try:
-        await_port(port)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def _flink_rows(quick: bool, scratch: Path) -> list[Figure]:
