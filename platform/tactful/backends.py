@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tactful.config import EngineSettings, Settings
+from tactful.config import Settings
 from tactful.connections import kafka_settings, make_topic, open_redis, retention_ms
 from tactful.errors import StorageError
 from tactful.followed import Followed, MergedLog, Places, WholeLog
 from tactful.follower import Letters
+from tactful.linking import identity_of
 from tactful.positions import Offsets, Position, as_text, merged
 from tactful.shared_features import SharedFeatures, own_definitions
 from tactful.situation import FeatureSource
@@ -107,12 +108,17 @@ class Backend:
     copied: WriteBehind | None = None
 
 
-def engine_options(settings: EngineSettings) -> dict[str, Any]:
-    """What every engine of the installation is opened with, a backfill's too."""
+def engine_options(settings: Settings) -> dict[str, Any]:
+    """What every engine of the installation is opened with, a backfill's too.
+
+    Raises:
+        ConfigError: if the settings of identity make no sense.
+    """
     return {
-        "dedupe_days": settings.dedupe_days,
-        "watermark_delay_ms": settings.watermark_delay_ms,
-        "allowed_lateness_ms": settings.allowed_lateness_ms,
+        "dedupe_days": settings.engine.dedupe_days,
+        "watermark_delay_ms": settings.engine.watermark_delay_ms,
+        "allowed_lateness_ms": settings.engine.allowed_lateness_ms,
+        "identity": identity_of(settings.identity),
     }
 
 
@@ -317,7 +323,7 @@ class _Opening:
             opened = Engine(
                 definitions,
                 state,
-                **engine_options(engine),
+                **engine_options(self.settings),
                 memory_bytes=engine.memory_mb * 1024 * 1024 or None,
                 consumers=consumers,
                 cleaner=cleaner,

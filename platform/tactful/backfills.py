@@ -164,7 +164,7 @@ class Backfill:
     def _options(self) -> dict[str, Any]:
         """What an engine is opened with; each gets rules of its own, which have seen nothing."""
         engine = self._settings.engine
-        options = engine_options(engine)
+        options = engine_options(self._settings)
         if engine.rules != Path():
             options["cleaner"] = load_rules(engine.rules)
         return options

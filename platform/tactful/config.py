@@ -274,6 +274,28 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class IdentitySettings:
+    """How devices are joined to people.
+
+    Attributes:
+        enabled: whether they are at all; otherwise an event is of whom it names.
+        logins: types of events, separated by commas, that link the device and the user they name.
+        logouts: types that end the link of the device they name.
+        link_days: how long after the last login a device is somebody's.
+        devices_per_user: most devices of a person, in each partition of the log.
+        consent: whether silence is consent: ``assumed`` links all who did not refuse, ``required``
+            only who agreed (``consent.identity`` among the properties of the user).
+    """
+
+    enabled: bool = True
+    logins: str = "x.login, x.link, purchase"
+    logouts: str = "x.logout, x.unlink"
+    link_days: PositiveFloat = 180.0
+    devices_per_user: PositiveInt = 50
+    consent: Literal["assumed", "required"] = "assumed"
+
+
+@dataclass(frozen=True)
 class StatisticsSettings:
     """Which private statistics are published.
 
@@ -310,6 +332,7 @@ class Settings:
     metadata: MetadataSettings = field(default_factory=MetadataSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    identity: IdentitySettings = field(default_factory=IdentitySettings)
     actions: ActionSettings = field(default_factory=ActionSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)

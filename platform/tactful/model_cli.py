@@ -195,6 +195,7 @@ def demo(
 def _train(
     settings: Settings, options: Any, *, promote: bool, say: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
+    from tactful.linking import identity_of
     from tactful.training import plot_training, train
     from tactful_streaming import DefinitionError, EmbeddedLog, LogError, load_definitions
 
@@ -216,6 +217,7 @@ def _train(
             scratch / "model",
             options,
             kernels=settings.models / "kernels",
+            identity=identity_of(settings.identity),
             progress=say,
         )
         say("register", 0, 1)

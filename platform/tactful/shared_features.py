@@ -98,6 +98,11 @@ class SharedFeatures:
         return self._engine.items_version
 
     @property
+    def offset(self) -> None:
+        """None: workers are as far as they are, each with its partitions."""
+        return None
+
+    @property
     def watermark(self) -> int:
         """Event time up to which events are expected to be complete, epoch milliseconds."""
         return self._engine.watermark
@@ -116,6 +121,7 @@ class SharedFeatures:
         reader = self._readers.get(entity)
         if reader is None:
             return self._engine.read(entity, key, at)
+        key = self._resolved(entity, key, at)
         (blob,) = self._ask(lambda: self._online.get_many([key], kind=entity))
         return reader.read(blob, at)
 
@@ -130,6 +136,7 @@ class SharedFeatures:
         reader = self._readers.get(entity)
         if reader is None:
             return self._engine.read_columns(entity, keys, names, at)
+        keys = [self._resolved(entity, key, at) for key in keys]
         blobs = self._ask(lambda: self._online.get_many(keys, kind=entity))
         values = [reader.read(blob, at) for blob in blobs]
         rows = [[value[name] for name in names] for value in values]
@@ -151,6 +158,10 @@ class SharedFeatures:
     def close(self) -> None:
         """Close the store."""
         self._online.close()
+
+    def _resolved(self, entity: str, key: str, at: int) -> str:
+        """Key of whoever holds a device: the own engine has read of all logins, too."""
+        return self._engine.resolve(key, at) if entity == "user" else key
 
     def _ask(self, question: Callable[[], _T]) -> _T:
         failed = self._failed_at

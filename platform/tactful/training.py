@@ -27,7 +27,7 @@ from tactful.history import History
 from tactful.ranking import Manifest, gains, save_model
 from tactful.recall import RecallIndex, VectorSearch, build_index
 from tactful.situation import observe
-from tactful_streaming import Definitions, Engine, EventLog, MemoryState
+from tactful_streaming import Definitions, Engine, EventLog, Identity, MemoryState
 
 Progress = Callable[[str, int, int], None]
 """Told a stage, how much of it is done and how much there is."""
@@ -126,6 +126,7 @@ def train(
     options: TrainingOptions,
     *,
     kernels: Path | None = None,
+    identity: Identity | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Trained:
     """Train a ranking model from a log and write it to `directory`.
@@ -136,6 +137,7 @@ def train(
         directory: where the model goes.
         options: how.
         kernels: where compiled code is kept for the server; None leaves it to numba.
+        identity: how the server joins devices to people.
         progress: told how far it is.
 
     Returns:
@@ -165,7 +167,7 @@ def train(
     progress("index", 2, 2)
 
     held_back = int(len(questions) * (1.0 - options.validation))
-    rows = collect(log, definitions, past, questions, held_back, options, progress)
+    rows = collect(log, definitions, past, questions, held_back, options, identity, progress)
     forest, curve, metrics = _fit(rows, questions, held_back, options, progress)
     manifest = Manifest(
         name=options.name,
@@ -227,6 +229,7 @@ def collect(
     questions: Sequence[Question],
     held_back: int,
     options: TrainingOptions,
+    identity: Identity | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Rows:
     """Replay the log and lay out the rows of every question as the server would have seen it.
@@ -239,12 +242,13 @@ def collect(
         held_back: questions from this one on keep all their candidates; earlier ones keep the
             positives and a sample of the others.
         options: how many others, and the seed.
+        identity: how the server joins devices to people.
         progress: told how far it is.
 
     Returns:
         The rows.
     """
-    engine = Engine(definitions, MemoryState())
+    engine = Engine(definitions, MemoryState(), identity=identity)
     search = VectorSearch(index.vectors)
     generator = np.random.default_rng(options.seed + 1)
     quotas = Quotas()

@@ -156,6 +156,7 @@ def _prepare(
 ) -> Callable[[int], Worker]:
     """Make the topics, and what makes a member of the group."""
     from tactful.connections import kafka_settings, make_topic, online_tag
+    from tactful.linking import identity_of
     from tactful.shared_features import shared_definitions
     from tactful_streaming import JobOptions, Worker, load_rules, redis_online
 
@@ -197,6 +198,7 @@ def _prepare(
         watermark_delay_ms=settings.engine.watermark_delay_ms,
         allowed_lateness_ms=settings.engine.allowed_lateness_ms,
         memory_bytes=settings.engine.memory_mb * 1024 * 1024 or None,
+        identity=identity_of(settings.identity),
     )
     rules = settings.engine.rules
 

@@ -50,7 +50,6 @@ CONSENT_PROPERTY = "consent.identity"
 
 _DAY_MS = 86_400_000
 _SWEEP = 256
-_MOST_CACHED = 50_000
 
 
 @dataclass(frozen=True)
@@ -146,8 +145,7 @@ class Resolver:
         self._partition_of = partition_of
         self._types = identity.logins | identity.logouts
         self._links = Links(store, ttl_ms=identity.ttl_ms)
-        self._consents: dict[str, bool | None] = {}
-        self._changed_consents: set[str] = set()
+        self._consents: dict[str, bool] = {}
         self._received: dict[str, int] = {}
         self._sweep_from = RECEIVED
         self._moves: list[Move] = []
@@ -303,7 +301,6 @@ class Resolver:
         if type(consent) is not bool or consent is self._consent(user.user_id):
             return
         self._consents[user.user_id] = consent
-        self._changed_consents.add(user.user_id)
         if not consent:
             self._links.forget(user.user_id, newest)
 
@@ -320,8 +317,8 @@ class Resolver:
     def changes(self, newest: int) -> Iterator[Change]:
         """What to write at a commit; bounded work for what is forgotten."""
         yield from self._links.changes(newest)
-        for user_id in self._changed_consents:
-            yield CONSENT + user_id.encode(), b"\1" if self._consents[user_id] else b"\0"
+        for user_id, consent in self._consents.items():
+            yield CONSENT + user_id.encode(), b"\1" if consent else b"\0"
         for id_, when in self._received.items():
             yield RECEIVED + id_.encode(), when.to_bytes(8, "big")
         start, self._sweep_from = self._sweep_from, RECEIVED
@@ -335,10 +332,8 @@ class Resolver:
     def committed(self) -> None:
         """Note that the last :meth:`changes` are in the store."""
         self._links.committed()
-        self._changed_consents.clear()
+        self._consents.clear()
         self._received.clear()
-        if len(self._consents) > _MOST_CACHED:
-            self._consents.clear()
 
     def _owner(self, device_id: str, at: int, newest: int) -> str | None:
         """Key of whose anonymous events of a device are; None if they are nobody's so far."""
@@ -377,10 +372,11 @@ class Resolver:
 
     def _consent(self, user_id: str) -> bool | None:
         """What a person said last of being linked; None if nothing."""
-        if user_id not in self._consents:
+        consent = self._consents.get(user_id)
+        if consent is None:
             stored = self._store.get(CONSENT + user_id.encode())
-            self._consents[user_id] = None if stored is None else stored == b"\1"
-        return self._consents[user_id]
+            consent = None if stored is None else stored == b"\1"
+        return consent
 
     def _is_elsewhere(self, key: str) -> bool:
         if self._partition_of is None:

@@ -197,7 +197,7 @@ class Links:
 
     def devices_of(self, user_id: str, newest: int) -> tuple[str, ...]:
         """Devices that a person has logged in on, in the order of their ids."""
-        return tuple(sorted(self._of(user_id, newest)))
+        return tuple(sorted(self._living(user_id, newest)))
 
     def changes(self, newest: int) -> Iterator[Change]:
         """What to write at a commit; bounded work for what is forgotten."""
@@ -233,13 +233,16 @@ class Links:
             self._devices_of.clear()
 
     def _of(self, user_id: str, newest: int) -> dict[str, int]:
+        """The devices of a person, to be changed; unlike readers, it leaves them in memory."""
+        devices = self._devices_of[user_id] = self._living(user_id, newest)
+        return devices
+
+    def _living(self, user_id: str, newest: int) -> dict[str, int]:
         devices = self._devices_of.get(user_id)
         if devices is None:
             blob = self._store.get(_key(DEVICES_OF, user_id))
-            devices = self._devices_of[user_id] = decode_devices(blob) if blob is not None else {}
-        for device in [d for d, last in devices.items() if last + self._ttl_ms <= newest]:
-            del devices[device]
-        return devices
+            devices = decode_devices(blob) if blob is not None else {}
+        return {d: last for d, last in devices.items() if last + self._ttl_ms > newest}
 
     def _disown(self, device: str, user_id: str, newest: int) -> None:
         known = self.marks(device, newest)

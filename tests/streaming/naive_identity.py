@@ -100,6 +100,8 @@ class NaiveIdentity:
             self.consents[user.user_id] = consent
             if not consent:
                 for device, marks in self.marks.items():
+                    if not any(mark[2] == user.user_id and not mark[3] for mark in marks):
+                        continue
                     self.marks[device] = [
                         (*mark[:2], UNNAMED, mark[3]) if mark[2] == user.user_id else mark
                         for mark in marks

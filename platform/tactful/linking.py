@@ -1,0 +1,43 @@
+"""How devices are joined to people, from the settings."""
+
+from __future__ import annotations
+
+from tactful.config import IdentitySettings
+from tactful.errors import ConfigError
+from tactful_streaming import EVENT_TYPES, EngineError, Identity
+
+_DAY_MS = 86_400_000
+_CUSTOM = "x."
+
+
+def identity_of(settings: IdentitySettings) -> Identity | None:
+    """What every engine of the installation links by; None if nothing is linked.
+
+    Raises:
+        ConfigError: if a type of event cannot be one, or both begins and ends links.
+    """
+    if not settings.enabled:
+        return None
+    try:
+        return Identity(
+            logins=_types("logins", settings.logins),
+            logouts=_types("logouts", settings.logouts),
+            ttl_ms=round(settings.link_days * _DAY_MS),
+            devices_per_user=settings.devices_per_user,
+            consent_required=settings.consent == "required",
+        )
+    except EngineError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _types(name: str, text: str) -> frozenset[str]:
+    types = frozenset(filter(None, (part.strip() for part in text.split(","))))
+    for type_ in sorted(types):
+        if type_ not in EVENT_TYPES and not (
+            type_.startswith(_CUSTOM) and len(type_) > len(_CUSTOM)
+        ):
+            raise ConfigError(
+                f"identity.{name}: {type_!r} is no type of event: name one of "
+                f"{', '.join(sorted(EVENT_TYPES))}, or x. and a name of your own"
+            )
+    return types
