@@ -97,6 +97,7 @@ def test_commands_and_variables_exist(name: str, monkeypatch: pytest.MonkeyPatch
 def test_servers_and_workers_compute_the_same(where: str) -> None:
     server, worker = (settings_of(where.format(what)) for what in ("server", "worker"))
     assert server.engine == worker.engine
+    assert server.identity == worker.identity
     assert server.online == worker.online
     for name in ("brokers", "topic", "consumer_threads", "replication", "security", "username"):
         assert getattr(server.log, name) == getattr(worker.log, name)
