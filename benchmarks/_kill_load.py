@@ -42,10 +42,14 @@ DEFINITIONS = """
    window: {size: 1d, slide: 1h}}
 - {name: killed_heat, entity: category, event: view, aggregate: count,
    window: {size: 1d, slide: 1h}}
+- {name: killed_taps, entity: user, event: x.tap, aggregate: count,
+   window: {size: 364d, slide: 28d}}
+- {name: killed_tapped, entity: user, event: x.tap, aggregate: last_n, of: item_id, n: 5}
 - {name: killed_bought, entity: user, sequence: [view, purchase], within: 2m, emit: thanks}
 """
-"""One feature of every kind of state: panes, groups, lists, sessions, what all people do, and
-sequences with an action. All sums are exact in whatever order they are made."""
+"""One feature of every kind of state: panes, groups, lists, sessions, what all people do, what
+devices did before their people were known, and sequences with an action. All sums are exact in
+whatever order they are made."""
 
 ACTION = "x.thanks"
 PEOPLE = [f"u{number}" for number in range(100)]
@@ -91,13 +95,18 @@ class Stream:
             rng.shuffle(self._block)
         self._count += 1
         user = rng.choice(PEOPLE)
+        type_ = rng.choices(["view", "purchase", "x.tap"], [8, 1, 1])[0]
         timestamp = self._block.pop()
+        # A tap names no person: whose it is follows from the purchases on the device, which may be
+        # later, and in another partition.
+        anonymous = type_ == "x.tap"
         return Event(
             event_id=f"{self._seed}:{number}",
-            type=rng.choices(["view", "purchase"], [9, 1])[0],
+            type=type_,
             timestamp=timestamp,
-            user_id=user,
-            session_id=f"{user}-{timestamp // 1_800_000}",
+            user_id=None if anonymous else user,
+            device_id=None if type_ == "view" else f"phone-of-{user}",
+            session_id=None if anonymous else f"{user}-{timestamp // 1_800_000}",
             item_id=rng.choice(ITEMS),
             properties={
                 "category": rng.choice(CATEGORIES),

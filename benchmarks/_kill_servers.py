@@ -22,7 +22,7 @@ from benchmarks._kill_load import (
 )
 from benchmarks._kill_processes import TACTFUL, Process, Victim, kill_at_random
 from benchmarks._kill_topics import partitions_of, read_topic
-from benchmarks._kill_truth import Outcome, Truth, table
+from benchmarks._kill_truth import Comparison, Outcome, Truth, table
 from benchmarks._streaming_events import free_port
 from tactful.client import Client
 from tactful.config import OnlineSettings
@@ -45,6 +45,7 @@ _PACKAGED = Path(__file__).resolve().parents[1] / "platform" / "tactful" / "feat
 _FAR_MS = 7_200_000
 _ARRIVAL_S = 60.0
 _ACTIONS_S = 20.0
+_FORWARDED_S = 15.0
 _SETTLING_S = 1.0
 _PARTITIONS = 4
 _RATE = 1500.0
@@ -314,13 +315,21 @@ class _Place:
         return truth
 
     def _compare_people(self, outcome: Outcome, client: Client, truth: Truth, at: int) -> None:
-        for person in PEOPLE:
-            found = client.features(person, at=at).features
-            # What sequences found is not in the copies that workers make.
-            expected = truth.engine.read("user", person, at)
-            names = {feature.name for feature in self._definitions.of_entity("user")}
-            expected = {name: expected[name] for name in names | found.keys()}
-            outcome.comparison.same_all(f"user {person} at {at}:", found, expected)
+        """Compare the features of all people, once what goes between partitions has arrived."""
+        until = time.monotonic() + _FORWARDED_S
+        while True:
+            comparison = Comparison()
+            for person in PEOPLE:
+                found = client.features(person, at=at).features
+                # What sequences found is not in the copies that workers make.
+                expected = truth.engine.read("user", person, at)
+                names = {feature.name for feature in self._definitions.of_entity("user")}
+                expected = {name: expected[name] for name in names | found.keys()}
+                comparison.same_all(f"user {person} at {at}:", found, expected)
+            if not comparison.wrong or time.monotonic() > until:
+                outcome.comparison.add(comparison)
+                return
+            time.sleep(0.5)
 
     def _await_actions(self, log: Callable[[], list[bytes]], truth: Truth) -> list[bytes]:
         """The log once it holds as many actions as it should, and had time for more."""

@@ -15,6 +15,7 @@ from tactful_streaming import (
     Engine,
     Event,
     Fired,
+    Identity,
     Item,
     MemoryState,
     encode_entry,
@@ -53,6 +54,12 @@ class Comparison:
             self.wrong += 1
             if len(self.examples) < _EXAMPLES:
                 self.examples.append(f"{what}: {str(found)[:200]}, not {str(expected)[:200]}")
+
+    def add(self, other: Comparison) -> None:
+        """Count what was compared elsewhere."""
+        self.compared += other.compared
+        self.wrong += other.wrong
+        self.examples = [*self.examples, *other.examples][:_EXAMPLES]
 
     def same_all(self, what: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         """Compare two tables, key by key."""
@@ -97,6 +104,7 @@ class Truth:
             MemoryState(),
             watermark_delay_ms=DELAY_MS,
             allowed_lateness_ms=LATENESS_MS,
+            identity=Identity(),
             on_fired=self._fired,
         )
 
