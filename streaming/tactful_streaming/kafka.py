@@ -27,6 +27,7 @@ from tactful_streaming.errors import (
 )
 from tactful_streaming.kafka_config import (
     MAX_KAFKA_PAYLOAD,
+    Causes,
     KafkaSettings,
     count_partitions,
     explain,
@@ -82,9 +83,11 @@ class KafkaLog:
         self._fatal = False
         self._probe_at = 0.0
         self._closed = False
+        self._causes = Causes()
         self._producer = self._connect()
         self._probe(connect_timeout_s)
         if isinstance(self._problem, TopicError):
+            self._producer = None  # it refers to us: let it go now, with its threads
             raise self._problem
         self._thread = threading.Thread(target=self._serve, name="kafka-log", daemon=True)
         self._thread.start()
@@ -256,6 +259,7 @@ class KafkaLog:
         flight.future.set_exception(error)
 
     def _on_error(self, error: Any) -> None:
+        self._causes.note(error)
         if error.fatal():
             self._fatal = True
         elif error.code() == self._kafka.KafkaError._ALL_BROKERS_DOWN:
@@ -303,7 +307,8 @@ class KafkaLog:
         try:
             count = count_partitions(self._producer, self._settings, timeout_s)
         except self._kafka.KafkaException as error:
-            self._problem = explain(error.args[0], self._settings)
+            self._producer.poll(0)
+            self._problem = explain(error.args[0], self._settings, self._causes)
         else:
             self._problem = self._judge(count)
         self._probe_at = self._clock() + _PROBE_EVERY_S

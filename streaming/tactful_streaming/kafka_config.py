@@ -238,9 +238,15 @@ def ensure_topic(
             "max.message.bytes": str(MAX_KAFKA_PAYLOAD + 1024),
         },
     )
-    admin = AdminClient(settings.client_config())
+    causes = Causes()
     try:
-        count = count_partitions(admin, settings, timeout_s)
+        # The client for administration does not tell why it has no connection; this one does.
+        asking = kafka.Producer(settings.client_config(), error_cb=causes.note)
+        admin = AdminClient(settings.client_config())
+    except (kafka.KafkaException, ValueError) as error:
+        raise LogSettingsError(f"the Kafka client refuses its settings: {error}") from error
+    try:
+        count = count_partitions(asking, settings, timeout_s)
         if count is not None:
             return count
         admin.create_topics([topic], request_timeout=timeout_s)[settings.topic].result()
@@ -248,7 +254,8 @@ def ensure_topic(
     except kafka.KafkaException as error:
         # Somebody else may have made it just now.
         if error.args[0].code() != kafka.KafkaError.TOPIC_ALREADY_EXISTS:
-            raise explain(error.args[0], settings) from error
+            asking.poll(0)
+            raise explain(error.args[0], settings, causes) from error
     return count_partitions(admin, settings, timeout_s) or 2 * consumer_threads
 
 
@@ -277,7 +284,26 @@ def import_kafka() -> ModuleType:
     return module
 
 
-def explain(error: Any, settings: KafkaSettings) -> LogError:
+class Causes:
+    """Remembers why a client has no connection: what it raises then says no more than that."""
+
+    def __init__(self) -> None:
+        """Know of nothing yet."""
+        self._last: Any = None
+
+    def note(self, error: Any) -> None:
+        """Take an error that the client reports by the way."""
+        if error.code() != import_kafka().KafkaError._ALL_BROKERS_DOWN:
+            self._last = error
+
+    def __str__(self) -> str:
+        """What was wrong last; where the broker only hung up, what that may mean."""
+        if self._last is None:
+            return "if it is there, check how it wants to be spoken to: security, certificates"
+        return str(self._last.str())
+
+
+def explain(error: Any, settings: KafkaSettings, causes: Causes | None = None) -> LogError:
     """An error of the client as one of ours, which says what to do."""
     kafka = import_kafka().KafkaError
     where = f"topic {settings.topic!r} at {settings.servers}"
@@ -311,7 +337,8 @@ def explain(error: Any, settings: KafkaSettings) -> LogError:
         kafka.LEADER_NOT_AVAILABLE,
     )
     if code in absent or lost_identity(error):
-        return LogUnreachableError(f"{where}: no broker answers ({error.str()})", retry_after=2.0)
+        said = error.str() if causes is None else f"{error.str()}; {causes}"
+        return LogUnreachableError(f"{where}: no broker answers ({said})", retry_after=2.0)
     return LogError(f"{where}: {error.name()}: {error.str()}")
 
 
