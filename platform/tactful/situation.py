@@ -27,6 +27,10 @@ class FeatureSource(Protocol):
         """Grows with every item upsert."""
 
     @property
+    def offset(self) -> int | None:
+        """Log offset before which everything is applied; None where no one number says it."""
+
+    @property
     def watermark(self) -> int:
         """Event time up to which events are expected to be complete, epoch milliseconds."""
 
