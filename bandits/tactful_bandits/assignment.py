@@ -29,6 +29,7 @@ class Arm:
     Attributes:
         name: Unique within its experiment.
         weight: Share of the units that take part, in [0, 1].
+        parameters: What this arm does differently; whoever runs the experiment gives them meaning.
 
     Raises:
         DefinitionError: The name is empty or the weight is not a share.
@@ -36,6 +37,7 @@ class Arm:
 
     name: str
     weight: float
+    parameters: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse what no experiment could use."""

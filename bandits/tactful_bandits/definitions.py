@@ -4,7 +4,7 @@
 - key: ranking-model
   arms:
     - {name: champion, weight: 0.9}
-    - {name: challenger, weight: 0.1}
+    - {name: challenger, weight: 0.1, parameters: {quotas: {vectors: 300}}}
 - key: result-layout
   arms: [{name: list}, {name: grid}]        # no weights: equal ones
   coverage: 0.2
@@ -84,9 +84,14 @@ class _Reader:
 
     def _arms(self, place: _Place, data: object) -> tuple[Arm, ...]:
         entries = [
-            self._mapping((*place, i), entry, ("name",), ("weight",))
+            self._mapping((*place, i), entry, ("name",), ("weight", "parameters"))
             for i, entry in enumerate(self._list(place, data, "a list of arms"))
         ]
+        for i, entry in enumerate(entries):
+            parameters = entry.get("parameters", {})
+            if not isinstance(parameters, Mapping):
+                where = (*place, i, "parameters")
+                raise self._error(where, f"expected a mapping, not {_kind(parameters)}")
         weighted = sum("weight" in entry for entry in entries)
         if weighted not in (0, len(entries)):
             raise self._error(place, "give every arm a weight, or none for equal weights")

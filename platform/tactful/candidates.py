@@ -1,39 +1,131 @@
-"""From a situation to a few hundred candidates, each with what its channels know about it."""
+"""From a situation to at most a thousand candidates, each with what its channels know about it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue import Catalogue
-from tactful.recall import CHANNELS, RecallIndex, Scores, VectorSearch
+from tactful.errors import ConfigError
+from tactful.recall import CHANNELS, FADE, RecallIndex, direction
+from tactful.scores import Scores
 from tactful.situation import FeatureSource, Situation
+from tactful.vector_index import Nearest
 
-_FADE = 0.9
 _PART = 4_096
+_REACH = 8
+
+
+class VectorSearch(Protocol):
+    """Search over the vectors of items: an index as it was built, or with what came since."""
+
+    def nearest(
+        self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
+    ) -> Nearest:
+        """Up to `count` allowed rows with the largest inner products, best first."""
+
+    def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of rows, zero where there is none."""
 
 
 @dataclass(frozen=True)
 class Quotas:
-    """How many candidates each channel may bring.
+    """How many candidates each channel may bring; 0 turns it off. An arm may have its own.
 
     Attributes:
         following: by what came next before; so many for the last items and for the whole visit.
         together: by what was in the same visits; so many for this visit and for the history.
+        sessions: by what similar visits went on to.
         vectors: by nearness to the visit, or to the history when the visit is empty.
         repeat: by what the person takes again and again.
         popular: by what everybody takes now.
+        intent: by what is popular in the categories the request intends.
+        campaign: by what a running campaign shows, the most popular first.
+        total: of all channels together; those that a channel placed highest stay.
     """
 
-    following: int = 80
-    together: int = 80
-    vectors: int = 50
+    following: int = 150
+    together: int = 150
+    sessions: int = 200
+    vectors: int = 200
     repeat: int = 120
-    popular: int = 40
+    popular: int = 100
+    intent: int = 60
+    campaign: int = 20
+    total: int = 1_000
+
+    @classmethod
+    def of(cls, changes: object, *, where: str) -> Quotas:
+        """The defaults with some changes.
+
+        Args:
+            changes: quota by name, as read from a file.
+            where: what to call their place in a message.
+
+        Raises:
+            ConfigError: if it is no mapping, a name is unknown or a value is not from 0 to 1,000.
+        """
+        known = [each.name for each in fields(cls)]
+        if not isinstance(changes, Mapping):
+            raise ConfigError(f"{where}: must be quotas by name")
+        for name, value in changes.items():
+            if name not in known:
+                raise ConfigError(
+                    f"{where}: there is no quota {name!r}; there are {', '.join(known)}"
+                )
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1_000:
+                raise ConfigError(f"{where}.{name}: must be a whole number from 0 to 1000")
+        return cls(**changes)
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """Which items everybody takes.
+
+    Attributes:
+        rows: available rows, the most popular first.
+        places: place of each row in `rows`, its length where it is not there, shape (n_items,).
+    """
+
+    rows: NDArray[np.int64]
+    places: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.int64], count: int) -> Popularity:
+        """From rows in order, out of `count` rows."""
+        places = np.full(count, len(rows), np.int32)
+        places[rows] = np.arange(len(rows), dtype=np.int32)
+        return cls(rows, places)
+
+    def grown(self, available: NDArray[np.bool_]) -> Popularity:
+        """With the rows that are available now and were not counted yet at the end."""
+        places = np.full(len(available), len(self.rows), np.int32)
+        places[: len(self.places)] = self.places
+        added = np.flatnonzero(available & (places == len(self.rows)))
+        return Popularity.of(np.concatenate([self.rows, added]), len(available))
+
+    def first(self, allowed: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+        """The `count` most popular of the allowed rows."""
+        top = self.rows[: _REACH * count]
+        found = top[allowed[top]]
+        if len(found) >= count or len(top) == len(self.rows):
+            return found[:count]
+        # A narrow filter: what passes is less than what would have to be looked through.
+        return self.best(np.flatnonzero(allowed), count)
+
+    def best(self, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """The `count` most popular of some rows."""
+        places = self.places[rows]
+        rows, places = rows[places < len(self.rows)], places[places < len(self.rows)]
+        if len(rows) > count:
+            nearest = np.argpartition(places, count)[:count]
+            rows, places = rows[nearest], places[nearest]
+        return rows[np.argsort(places)]
 
 
 @dataclass(frozen=True)
@@ -43,45 +135,58 @@ class Candidates:
     Attributes:
         rows: catalogue rows, ascending, shape (n,).
         channel: number in `CHANNELS` of the channel that ranked the item best, shape (n,).
+        vectors: their vectors, zero where there is none, shape (n, dimensions).
         next_last: score by what followed the last item, by row.
         next_three: by what followed the last three items, nearer ones counting more.
         next_session: by what followed any item of the visit.
         together_session: by what was together with the items of the visit.
         together_history: by what was together with the items of the history.
+        similar_sessions: by what similar visits went on to.
         session_vector: direction of the visit in vector space; zero when it is empty.
         history_vector: direction of the history.
     """
 
     rows: NDArray[np.int64]
     channel: NDArray[np.int8]
+    vectors: NDArray[np.float32]
     next_last: Scores
     next_three: Scores
     next_session: Scores
     together_session: Scores
     together_history: Scores
+    similar_sessions: Scores
     session_vector: NDArray[np.float32]
     history_vector: NDArray[np.float32]
 
 
-@dataclass
 class _Union:
     """Collects candidates; an item belongs to the channel that placed it highest."""
 
-    allowed: NDArray[np.bool_]
-    best: dict[int, tuple[int, int]] = field(default_factory=dict)
+    def __init__(self, allowed: NDArray[np.bool_]) -> None:
+        self._allowed = allowed
+        self._rows: list[NDArray[np.int64]] = []
+        self._channels: list[int] = []
 
-    def add(self, channel: str, rows: Iterable[int], quota: int) -> None:
-        number = CHANNELS.index(channel)
-        place = 0
-        for row in rows:
-            if place >= quota:
-                return
-            if row < 0 or not self.allowed[row]:
-                continue
-            held = self.best.get(row)
-            if held is None or place < held[0]:
-                self.best[row] = (place, number)
-            place += 1
+    def add(self, channel: str, rows: NDArray[np.int64], quota: int) -> None:
+        """Take the first `quota` allowed ones of a channel's rows, its best first."""
+        self._rows.append(rows[self._allowed[rows]][:quota])
+        self._channels.append(CHANNELS.index(channel))
+
+    def merged(self, total: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+        """At most `total` rows, ascending, and the channel of each."""
+        sizes = [len(rows) for rows in self._rows]
+        rows = np.concatenate([np.zeros(0, np.int64), *self._rows])
+        places = np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)])
+        channels = np.repeat(np.array(self._channels, np.int8), sizes)
+        # Of a row that several channels placed alike, the channel asked first has it.
+        order = np.lexsort((np.arange(len(rows)), places, rows))
+        rows, places, channels = rows[order], places[order], channels[order]
+        first = np.diff(rows, prepend=-1) > 0
+        rows, places, channels = rows[first], places[first], channels[first]
+        if len(rows) > total:
+            kept = np.sort(np.argsort(places, kind="stable")[:total])
+            rows, channels = rows[kept], channels[kept]
+        return rows, channels
 
 
 def gather(
@@ -90,20 +195,26 @@ def gather(
     catalogue: Catalogue,
     situation: Situation,
     *,
-    popular: NDArray[np.int64],
+    popular: Popularity,
     quotas: Quotas,
     allowed: NDArray[np.bool_],
+    intent: Mapping[str, float] | None = None,
+    least: int = 0,
 ) -> Candidates:
     """Ask every channel and merge what they bring.
 
     Args:
         index: what was learned.
-        search: search over the index's vectors.
+        search: search over the vectors of `catalogue`'s first rows.
         catalogue: its first rows are the rows of `index`.
         situation: who asks.
         popular: what `popular_rows` gave.
         quotas: how many each channel may bring.
-        allowed: which rows may be recommended to this request, shape (len(catalogue),).
+        allowed: which rows may be recommended to this request, shape (len(catalogue),). A
+            read-only array is prepared once and kept for the next search.
+        intent: weight by category, where the request says what it is looking for.
+        least: so many candidates are found if as many are allowed, whatever the quotas: the most
+            popular fill up.
 
     Returns:
         The candidates; none when every channel is silent or everything is filtered.
@@ -115,8 +226,9 @@ def gather(
     next_session = index.following.scores(session, _fading(session))
     together_session = index.together.scores(session, _fading(session))
     together_history = index.together.scores(history, _fading(history))
-    session_vector = _direction(index, session)
-    history_vector = _direction(index, history)
+    similar_sessions = index.sessions.scores(session)
+    session_vector = _direction(search, session)
+    history_vector = _direction(search, history)
 
     union = _Union(allowed)
     union.add("next", next_three.best(), quotas.following)
@@ -125,22 +237,32 @@ def gather(
     union.add("together", together_session.best(), quotas.together)
     union.add("together", together_history.best(), quotas.together)
     anchor = session_vector if session_vector.any() else history_vector
-    if anchor.any():
-        near, _ = search.nearest(anchor, quotas.vectors + len(session))
+    if anchor.any() and quotas.vectors:
+        near, _ = search.nearest(anchor, quotas.vectors, allowed)
         union.add("vectors", near, quotas.vectors)
-    repeated = _repeated(situation, catalogue, allowed, quotas.repeat)
-    union.add("repeat", repeated, quotas.repeat)
-    union.add("popular", _first(popular, allowed, quotas.popular), quotas.popular)
+    union.add("repeat", _repeated(situation, catalogue, allowed, quotas.repeat), quotas.repeat)
+    union.add("popular", popular.first(allowed, quotas.popular), quotas.popular)
+    union.add("sessions", similar_sessions.best(), quotas.sessions)
+    for rows, quota in _intended(intent or {}, catalogue, popular, allowed, quotas.intent):
+        union.add("intent", rows, quota)
+    if len(catalogue.in_campaign):
+        shown = catalogue.in_campaign[allowed[catalogue.in_campaign]]
+        union.add("campaign", popular.best(shown, quotas.campaign), quotas.campaign)
 
-    rows = sorted(union.best)
+    rows, channel = union.merged(max(quotas.total, least))
+    if len(rows) < least:
+        union.add("popular", popular.first(allowed, least), least)
+        rows, channel = union.merged(len(rows) + least)
     return Candidates(
-        rows=np.array(rows, np.int64),
-        channel=np.array([union.best[row][1] for row in rows], np.int8),
+        rows=rows,
+        channel=channel,
+        vectors=search.vectors_of(rows),
         next_last=next_last,
         next_three=next_three,
         next_session=next_session,
         together_session=together_session,
         together_history=together_history,
+        similar_sessions=similar_sessions,
         session_vector=session_vector,
         history_vector=history_vector,
     )
@@ -151,7 +273,7 @@ def popular_rows(
     catalogue: Catalogue,
     index: RecallIndex,
     reading: AbstractContextManager[object] | None = None,
-) -> NDArray[np.int64]:
+) -> Popularity:
     """All available rows: what everybody takes now first, then what they took before, then by row.
 
     All of them, so that a filter leaves something to show as long as there is something to sell.
@@ -164,8 +286,6 @@ def popular_rows(
             the engine nor an answer waits long; None where nothing else uses the engine.
     """
     count = len(catalogue)
-    if not count:
-        return np.zeros(0, np.int64)
     sold, at = np.empty(count), source.watermark
     for start in range(0, count, _PART):
         items = catalogue.item_ids[start : start + _PART]
@@ -176,52 +296,52 @@ def popular_rows(
     before = np.full(count, count)
     before[index.popular] = np.arange(len(index.popular))
     order = np.lexsort((np.arange(count), before, -sold))
-    return order[catalogue.available[order]]
+    return Popularity.of(order[catalogue.available[order]], count)
 
 
-def _first(rows: NDArray[np.int64], allowed: NDArray[np.bool_], count: int) -> list[int]:
-    """The first `count` of `rows` that are allowed; few are looked at unless most are filtered."""
-    found = rows[:0]
-    for reach in (4 * count, len(rows)):
-        found = rows[:reach][allowed[rows[:reach]]]
-        if len(found) >= count:
-            break
-    first: list[int] = found[:count].tolist()
-    return first
+def _intended(
+    intent: Mapping[str, float],
+    catalogue: Catalogue,
+    popular: Popularity,
+    allowed: NDArray[np.bool_],
+    quota: int,
+) -> list[tuple[NDArray[np.int64], int]]:
+    """The most popular of each category that is intended, and how many of them, by its weight."""
+    weights = {
+        catalogue.category_numbers[name]: weight
+        for name, weight in intent.items()
+        if name in catalogue.category_numbers and weight > 0.0
+    }
+    total = sum(weights.values())
+    found = []
+    for number, weight in weights.items():
+        share = round(quota * weight / total)
+        rows = np.flatnonzero((catalogue.category == number) & allowed)
+        found.append((popular.best(rows, share), share))
+    return found
 
 
 def _fading(rows: Sequence[int]) -> list[float]:
-    return [_FADE**place for place in range(len(rows))]
+    return [FADE**place for place in range(len(rows))]
 
 
 def _repeated(
     situation: Situation, catalogue: Catalogue, allowed: NDArray[np.bool_], count: int
-) -> list[int]:
+) -> NDArray[np.int64]:
     """Rows of the allowed items the person took most, ties by item id."""
     rows = catalogue.rows
     taken = {
-        item: amount
+        item: (row, amount)
         for item, amount in situation.grouped("taken_364d").items()
-        if item in rows and allowed[rows[item]]
+        if (row := rows.get(item)) is not None and allowed[row]
     }
-    amounts = np.fromiter(taken.values(), np.float64, len(taken))
+    amounts = np.fromiter((amount for _, amount in taken.values()), np.float64, len(taken))
     # Everything as strong as the last that counts, so that ties do not depend on the order.
-    least = np.partition(amounts, -count)[-count] if len(amounts) > count else 0.0
-    strongest = [item for item, amount in taken.items() if amount >= least]
-    strongest.sort(key=lambda item: (-taken[item], item))
-    return [rows[item] for item in strongest]
+    least = np.partition(amounts, -count)[-count] if 0 < count < len(amounts) else 0.0
+    strongest = [item for item, (_, amount) in taken.items() if amount >= least]
+    strongest.sort(key=lambda item: (-taken[item][1], item))
+    return np.array([taken[item][0] for item in strongest[:count]], np.int64)
 
 
-def _direction(index: RecallIndex, rows: Sequence[int]) -> NDArray[np.float32]:
-    """Unit vector of the faded sum of the rows' vectors; zero where nothing is known."""
-    known = [
-        (row, weight)
-        for row, weight in zip(rows, _fading(rows), strict=True)
-        if row < len(index.vectors)
-    ]
-    total = np.zeros(index.vectors.shape[1], np.float32)
-    if known:
-        weights = np.array([weight for _, weight in known], np.float32)
-        total = weights @ index.vectors[[row for row, _ in known]]
-    norm = float(np.linalg.norm(total))
-    return total / np.float32(norm) if norm > 0 else total
+def _direction(search: VectorSearch, rows: Sequence[int]) -> NDArray[np.float32]:
+    return direction(search.vectors_of(np.array(rows, np.int64)), rows)

@@ -2,19 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.item_ids import ItemIds
 from tactful_streaming import Item
+
+_REMEMBERED = 200_000
+
+
+class CatalogueIds(Sequence[str]):
+    """Item of each row: those of an index first, then others."""
+
+    def __init__(self, known: ItemIds, others: tuple[str, ...]) -> None:
+        """Put `others` behind `known`."""
+        self._known = known
+        self._others = others
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._known) + len(self._others)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, row: int | slice) -> str | tuple[str, ...]:
+        """The item of a row, or the items of a slice of rows."""
+        if isinstance(row, slice):
+            return tuple(self[each] for each in range(*row.indices(len(self))))
+        known = len(self._known)
+        if row < 0:
+            row += len(self)
+        return self._known[row] if row < known else self._others[row - known]
+
+    def __iter__(self) -> Iterator[str]:
+        """The items in row order."""
+        return chain(self._known, self._others)
+
+
+class CatalogueRows(Mapping[str, int]):
+    """Row of each item. Items that were looked up are remembered, for a few are asked for often."""
+
+    def __init__(self, known: ItemIds, others: Mapping[str, int]) -> None:
+        """Look up `others` first, then `known`."""
+        self._known = known
+        self._others = others
+        self._remembered: dict[str, int] = {}
+
+    def row(self, item_id: str) -> int | None:
+        """The row of an item; None if there is no such item."""
+        row = self._remembered.get(item_id)
+        if row is not None:
+            return row
+        row = self._others.get(item_id)
+        if row is None:
+            row = self._known.row(item_id)
+        if row is not None:
+            if len(self._remembered) >= _REMEMBERED:
+                self._remembered.clear()
+            self._remembered[item_id] = row
+        return row
+
+    def __getitem__(self, item_id: str) -> int:
+        """The row of an item.
+
+        Raises:
+            KeyError: if there is no such item.
+        """
+        row = self.row(item_id)
+        if row is None:
+            raise KeyError(item_id)
+        return row
+
+    def __contains__(self, item_id: object) -> bool:
+        """Whether there is such an item."""
+        return isinstance(item_id, str) and self.row(item_id) is not None
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._known) + len(self._others)
+
+    def __iter__(self) -> Iterator[str]:
+        """The items in row order."""
+        return chain(self._known, self._others)
 
 
 class Catalogue:
     """Items as columns, immutable once made.
 
     The rows of the recall index come first and in its order, so a row of the index is a row of the
-    catalogue; the other items follow by id, so that a restart gives the same rows.
+    catalogue; then come the items that the index learned of since, in its order; the others follow
+    by id, so that a restart gives the same rows.
 
     Attributes:
         item_ids: item of each row.
@@ -22,31 +105,118 @@ class Catalogue:
         price: shape (n,), NaN where unknown.
         category: category number of each row, -1 where unknown.
         categories: names of the categories, by number.
-        available: whether the item may be recommended.
+        available: whether the item may be recommended; read-only.
+        in_campaign: rows of the items that have the property ``campaign``, ascending.
     """
 
-    def __init__(self, known: Sequence[str], items: Mapping[str, Item]) -> None:
-        """Lay out `items`; `known` are the item ids of the recall index, in its order."""
-        indexed = set(known)
-        self.item_ids: tuple[str, ...] = (*known, *sorted(items.keys() - indexed))
-        self.rows: dict[str, int] = {item_id: row for row, item_id in enumerate(self.item_ids)}
-        numbers: dict[str, int] = {}
-        count = len(self.item_ids)
-        self.price: NDArray[np.float32] = np.full(count, np.nan, np.float32)
-        self.category: NDArray[np.int32] = np.full(count, -1, np.int32)
-        self.available: NDArray[np.bool_] = np.zeros(count, np.bool_)
-        for row, item_id in enumerate(self.item_ids):
-            item = items.get(item_id)
-            if item is None:
-                continue
-            self.available[row] = item.available
-            if item.price is not None:
-                self.price[row] = item.price
-            if item.category is not None:
-                self.category[row] = numbers.setdefault(item.category, len(numbers))
+    def __init__(
+        self, known: Sequence[str], items: Mapping[str, Item], *, then: Sequence[str] = ()
+    ) -> None:
+        """Lay out `items`.
+
+        Args:
+            known: item ids of the recall index, in its order.
+            items: the items to lay out.
+            then: ids of further rows, none of them in `known`.
+        """
+        ids = ItemIds.of(known)
+        placed = {*ids, *then}
+        others = (*then, *sorted(items.keys() - placed))
+        rows = {item_id: row for row, item_id in enumerate(others, len(ids))}
+        count = len(ids) + len(others)
+        self._fill(
+            ids,
+            others,
+            rows,
+            np.full(count, np.nan, np.float32),
+            np.full(count, -1, np.int32),
+            np.zeros(count, np.bool_),
+            np.zeros(count, np.bool_),
+            {},
+            ((row, items[it]) for row, it in enumerate(chain(ids, others)) if it in items),
+        )
+
+    def updated(
+        self, known: Sequence[str], changed: Sequence[Item], *, then: Sequence[str] = ()
+    ) -> Catalogue | None:
+        """The catalogue after some items changed, at the cost of the changes.
+
+        Args:
+            known: item ids of the recall index now; those of before, and maybe more behind them.
+            changed: the new descriptions.
+            then: ids of the further rows now.
+
+        Returns:
+            The catalogue; None if rows would move, and all has to be laid out anew.
+        """
+        ids = ItemIds.of(known)
+        now = CatalogueIds(ids, tuple(then))
+        if len(now) >= len(self):
+            if now[len(self._ids) : len(self)] != self._others:
+                return None
+        elif ids is self._ids and not then:
+            now = CatalogueIds(ids, self._others)
+        else:
+            return None
+        then = now[len(ids) :]
+        fresh = {item.item_id for item in changed} - set(then)
+        fresh = {item_id for item_id in fresh if ids.row(item_id) is None}
+        others = (*then, *sorted(fresh))
+        rows = {item_id: row for row, item_id in enumerate(others, len(ids))}
+        count = len(ids) + len(others)
+        made = object.__new__(Catalogue)
+        lookup = CatalogueRows(ids, rows)
+        made._fill(
+            ids,
+            others,
+            rows,
+            _grown(self.price, count, np.nan),
+            _grown(self.category, count, -1),
+            _grown(self.available, count, False),
+            _grown(self._campaign, count, False),
+            dict(self.category_numbers),
+            ((lookup[item.item_id], item) for item in changed),
+        )
+        return made
+
+    def _fill(
+        self,
+        ids: ItemIds,
+        others: tuple[str, ...],
+        rows: Mapping[str, int],
+        price: NDArray[np.float32],
+        category: NDArray[np.int32],
+        available: NDArray[np.bool_],
+        campaign: NDArray[np.bool_],
+        numbers: dict[str, int],
+        items: Iterable[tuple[int, Item]],
+    ) -> None:
+        for row, item in items:
+            available[row] = item.available
+            price[row] = np.nan if item.price is None else item.price
+            category[row] = (
+                -1 if item.category is None else numbers.setdefault(item.category, len(numbers))
+            )
+            campaign[row] = bool(item.properties.get("campaign"))
+        available.flags.writeable = False
+        self._ids = ids
+        self._others = others
+        self._campaign = campaign
+        self.item_ids: Sequence[str] = CatalogueIds(ids, others)
+        self.rows: Mapping[str, int] = CatalogueRows(ids, rows)
+        self.price: NDArray[np.float32] = price
+        self.category: NDArray[np.int32] = category
+        self.available: NDArray[np.bool_] = available
         self.categories: tuple[str, ...] = tuple(numbers)
         self.category_numbers: Mapping[str, int] = numbers
+        self.in_campaign: NDArray[np.int64] = np.flatnonzero(campaign)
 
     def __len__(self) -> int:
         """Number of items."""
         return len(self.item_ids)
+
+
+def _grown(column: NDArray[Any], count: int, missing: object) -> NDArray[Any]:
+    grown = np.full(count, missing, column.dtype)
+    grown[: len(column)] = column
+    return grown

@@ -23,6 +23,7 @@ class History:
 
     Attributes:
         item_ids: the catalogue in the order its items first appeared.
+        updates: log offset and description of every item update, in log order.
         item: row in `item_ids` of each taken item.
         session: visit number of each.
         timestamp: event time, epoch milliseconds.
@@ -32,6 +33,7 @@ class History:
     """
 
     item_ids: tuple[str, ...]
+    updates: tuple[tuple[int, Item], ...]
     item: NDArray[np.int64]
     session: NDArray[np.int64]
     timestamp: NDArray[np.int64]
@@ -45,6 +47,7 @@ class History:
     ) -> History:
         """Read the whole log. Entries that cannot be decoded are skipped, as the engine does."""
         rows: dict[str, int] = {}
+        updates: list[tuple[int, Item]] = []
         visits: dict[str, int] = {}
         subjects: list[str | None] = []
         taken: list[tuple[str, int, int, int]] = []
@@ -60,6 +63,7 @@ class History:
                     continue
                 if isinstance(entry, Item):
                     rows.setdefault(entry.item_id, len(rows))
+                    updates.append((offset, entry))
                 elif isinstance(entry, Event) and entry.type in TAKEN and entry.item_id:
                     subject = subject_key(entry)
                     # Without a visit id, one person's day stands for a visit.
@@ -74,6 +78,7 @@ class History:
         columns = np.array(known, np.int64).reshape(-1, 4).T
         return cls(
             item_ids=tuple(rows),
+            updates=tuple(updates),
             item=columns[0],
             session=columns[1],
             timestamp=columns[2],
@@ -98,6 +103,17 @@ class History:
         """
         end = len(self.offset) if before is None else int(np.searchsorted(self.offset, before))
         return Interactions(self.session[:end], self.item[:end], self.timestamp[:end])
+
+    def descriptions(self, *, before: int | None = None) -> list[Item | None]:
+        """The latest description of each item of `item_ids`, None for one not described yet.
+
+        Args:
+            before: leave out what the log holds from this offset on; None for nothing.
+        """
+        latest = {
+            item.item_id: item for offset, item in self.updates if before is None or offset < before
+        }
+        return [latest.get(item_id) for item_id in self.item_ids]
 
     def visits(self, since: int) -> Iterator[NDArray[np.intp]]:
         """Row numbers of each visit that began at `since` or later, in log order."""

@@ -16,6 +16,7 @@ One process writes. Others open the directory as readers, map the same build and
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -25,6 +26,7 @@ import zlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Self
 
@@ -32,7 +34,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.errors import ModelError
+from tactful.errors import ModelError, StorageError
 from tactful.item_ids import ItemIds
 from tactful.sealed import check_seal, remove_scratch, sealing
 from tactful.vector_index import EXACT_BELOW, Nearest, Queries, Tuning, VectorIndex, best
@@ -254,7 +256,8 @@ class LiveIndex:
             exact_below: up to so many vectors builds are exact.
 
         Raises:
-            ModelError: if the build that serves is damaged.
+            ModelError: if the build that serves or a journal is damaged.
+            StorageError: if it is opened to write, and another process has it open to write.
         """
         self._directory = directory
         self._made = Snapshot.of(ids, index)
@@ -265,9 +268,10 @@ class LiveIndex:
         self._merging = threading.Lock()
         self._build = -1
         self._read: dict[int, int] = {}
-        self._journal: int | None = None
+        self._journal: FileIO | None = None
         if writes:
             (directory / "builds").mkdir(parents=True, exist_ok=True)
+            self._writer = _lock(directory / "writer.lock")
             remove_scratch(directory / "builds")
         self._snapshot = self._made
         self.follow()
@@ -278,6 +282,11 @@ class LiveIndex:
     def snapshot(self) -> Snapshot:
         """The index as it is now."""
         return self._snapshot
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes."""
+        return self._writes
 
     @property
     def build(self) -> int:
@@ -322,7 +331,7 @@ class LiveIndex:
                 if self._journal is None:
                     raise ModelError(f"{self._directory}: opened to read; its writer merges")
                 number = max([self._build, *self._journals()]) + 1
-                os.close(self._journal)
+                self._journal.close()
                 self._journal = self._append_to(number)
                 before = self._snapshot
             ids, index = before.merged(
@@ -363,7 +372,8 @@ class LiveIndex:
         """Close the journal; the snapshot may still be searched."""
         with self._lock:
             if self._journal is not None:
-                os.close(self._journal)
+                self._journal.close()
+                self._writer.close()
                 self._journal = None
 
     def __enter__(self) -> Self:
@@ -420,13 +430,13 @@ class LiveIndex:
             if place.name.isdecimal() and int(place.name) != self._build:
                 shutil.rmtree(place, ignore_errors=True)
 
-    def _append_to(self, number: int) -> int:
+    def _append_to(self, number: int) -> FileIO:
         """Open a journal to write, without a record that a crash cut off."""
         path = self._path(number)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        journal = FileIO(path, "ab")
         _, end = _replay(path, 0)
-        os.ftruncate(descriptor, end)
-        return descriptor
+        journal.truncate(end)
+        return journal
 
     def _path(self, number: int) -> Path:
         return self._directory / f"journal-{number:06d}.log"
@@ -474,10 +484,22 @@ def _replay(path: Path, start: int) -> tuple[dict[str, NDArray[np.float32] | Non
     return changes, start + position
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _lock(path: Path) -> FileIO:
+    file = FileIO(path, "ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise StorageError(
+            f"{path.parent}: another process writes this index; open it to read"
+        ) from None
+    return file
+
+
+def _write_all(journal: FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        view = view[journal.write(view) :]
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -16,7 +16,7 @@ from tactful.positions import Position
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
 Scalar = str | int | float | bool | None
-MAX_COUNT = 200
+MAX_COUNT = 1_000
 MAX_BATCH = 100
 LAST_MOMENT = 32_503_680_000_000
 
@@ -168,10 +168,16 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         user_id: whom it is for.
         device_id: first-party device id, where the person is not known.
         session_id: the visit it belongs to.
-        count: how many items to return, 1 to 200.
+        count: how many items to return, 1 to 1,000.
         context: where it will be shown: page, locale, app…
         exclude: item ids not to return.
         category: return only items of this category.
+        min_price: return only items that cost as much at least; a price must be known.
+        max_price: return only items that cost as much at most; a price must be known.
+        exclude_seen: leave out the items of this visit, the person's latest 50 and all they took.
+        exclude_taken: leave out what the person ever put into a cart or bought.
+        intent: weight by category, at most 32: what a device believes its person is looking for.
+            It adds candidates, and restricts nothing.
         timestamp: answer as of this time (admin keys and ``--dev`` only, for replays).
         after: answer only when the engine has applied the log up to this position.
         force: experiment key to arm to use (admin keys and ``--dev`` only, for tests).
@@ -185,6 +191,13 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     context: Annotated[dict[Identifier, Scalar], Meta(max_length=64)] = {}
     exclude: Annotated[tuple[Identifier, ...], Meta(max_length=1000)] = ()
     category: Identifier | None = None
+    min_price: Annotated[float, Meta(ge=0)] | None = None
+    max_price: Annotated[float, Meta(ge=0)] | None = None
+    exclude_seen: bool = False
+    exclude_taken: bool = False
+    intent: Annotated[
+        dict[Identifier, Annotated[float, Meta(ge=0, le=1)]], Meta(max_length=32)
+    ] = {}
     timestamp: Moment | None = None
     after: Annotated[int, Meta(ge=0)] | Annotated[str, Meta(max_length=32_768)] | None = None
     force: Annotated[dict[Identifier, Identifier], Meta(max_length=64)] = {}

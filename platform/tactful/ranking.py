@@ -254,6 +254,9 @@ def _load_forest(
 def _load_trees(path: Path) -> xgboost.Booster:
     import xgboost
 
+    # XGBoost reads beyond the end of a file that was cut off, and may take the process with it.
+    if path.exists() and path.read_bytes()[-1:] != b"}":
+        raise ModelError(f"{path}: not an XGBoost model: the end is missing")
     forest = xgboost.Booster({"nthread": 1})
     try:
         forest.load_model(path)

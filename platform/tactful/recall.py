@@ -1,12 +1,14 @@
-"""Recall: from a catalogue to a few hundred candidates, by several channels.
+"""Recall: from a catalogue to at most a thousand candidates, by several channels.
 
 What a shopper may want next is found by cheap, complementary channels, each of which is right about
 something else: what followed these items before (``next``), what was bought together with them
-(``together``), what lies near them in vector space (``vectors``), what this person buys again and
-again (``repeat``) and what everybody buys now (``popular``). The ranker decides between them.
+(``together``), what people with similar visits went on to (``sessions``), what lies near them in
+vector space (``vectors``), what this person buys again and again (``repeat``), what everybody buys
+now (``popular``), what sells best in the categories a device says it looks for (``intent``), and
+what a running campaign shows (``campaign``). The ranker decides between them.
 
-The learned part of recall is a `RecallIndex`. It is built from sessions by
-`build_index`, saved as plain arrays and loaded memory-mapped.
+The learned part of recall is a `RecallIndex`. It is built from sessions by `build_index`, saved as
+a sealed directory of arrays and loaded memory-mapped, so that processes share it.
 """
 
 from __future__ import annotations
@@ -16,20 +18,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.utils.extmath import randomized_svd
 
+from tactful.content_vectors import ContentVectors
 from tactful.errors import ModelError
+from tactful.item_ids import ItemIds
+from tactful.scores import Scores
+from tactful.sealed import check_seal, sealing
+from tactful.session_neighbours import SessionNeighbours
+from tactful.vector_index import Queries, VectorIndex
+from tactful_streaming import Item
 
-CHANNELS = ("next", "together", "vectors", "repeat", "popular")
+CHANNELS = ("next", "together", "vectors", "repeat", "popular", "sessions", "intent", "campaign")
 
-_FORMAT = 1
+FADE = 0.9
+"""What an item of a visit counts for, relative to the one after it."""
+
+_FORMAT = 2
 _NEXT_REACH = 3
 _MANY_PAIRS = 1_000_000
+_QUERIES = 512
+_FEWEST_QUERIES = 128
+_QUERY_LENGTH = 20
 
 
 @dataclass(frozen=True)
@@ -45,32 +58,6 @@ class Interactions:
     session: NDArray[np.int64]
     item: NDArray[np.int64]
     timestamp: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of some rows; every other row scores 0.
-
-    Attributes:
-        rows: ascending, each once, shape (n,).
-        values: their scores, shape (n,).
-    """
-
-    rows: NDArray[np.int64]
-    values: NDArray[np.float32]
-
-    def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of `rows`, shape of `rows`."""
-        if not len(self.rows):
-            return np.zeros(len(rows), np.float32)
-        places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-        found = np.where(self.rows[places] == rows, self.values[places], np.float32(0.0))
-        return found.astype(np.float32, copy=False)
-
-    def best(self) -> list[int]:
-        """The rows, highest score first, ties by row."""
-        ordered: list[int] = self.rows[np.lexsort((self.rows, -self.values))].tolist()
-        return ordered
 
 
 @dataclass(frozen=True)
@@ -114,35 +101,43 @@ class RecallIndex:
         item_ids: the catalogue rows the index knows; row i of every array is ``item_ids[i]``.
         following: what came next in the same session, directed.
         together: what was in the same session, symmetric.
-        vectors: unit-length item vectors, shape (n_items, dimensions); zero where unknown.
+        sessions: past visits, to compare others with.
+        nearest: search over unit-length item vectors; zero where unknown.
+        content: vectors of items that came later, by their descriptions.
         popular: rows by recent popularity, best first.
         built_until: event time in epoch milliseconds up to which events were used.
     """
 
-    item_ids: tuple[str, ...]
+    item_ids: ItemIds
     following: Neighbours
     together: Neighbours
-    vectors: NDArray[np.float32]
+    sessions: SessionNeighbours
+    nearest: VectorIndex
+    content: ContentVectors
     popular: NDArray[np.int32]
     built_until: int
 
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The item vectors, shape (n_items, dimensions)."""
+        return self.nearest.vectors
+
     def save(self, directory: Path) -> None:
-        """Write the index as plain arrays; `directory` is made."""
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "index.json").write_bytes(
-            msgspec.json.encode(
-                {"format": _FORMAT, "item_ids": self.item_ids, "built_until": self.built_until}
-            )
-        )
-        for name, array in self._arrays().items():
-            np.save(directory / f"{name}.npy", array)
+        """Write the index as a sealed directory; one that is there is replaced as a whole."""
+        with sealing(directory) as scratch:
+            about = {"format": _FORMAT, "built_until": self.built_until}
+            (scratch / "index.json").write_bytes(msgspec.json.encode(about))
+            self.item_ids.save(scratch)
+            for name, array in self._arrays().items():
+                np.save(scratch / f"{name}.npy", array)
+            self.nearest.save(scratch / "vectors")
 
     @classmethod
     def load(cls, directory: Path) -> RecallIndex:
         """Read an index that `save` wrote, memory-mapped.
 
         Raises:
-            ModelError: if a part is missing or was written in another format.
+            ModelError: if a part is missing, damaged or was written in another format.
         """
         try:
             about: dict[str, Any] = msgspec.json.decode((directory / "index.json").read_bytes())
@@ -151,24 +146,22 @@ class RecallIndex:
                     f"{directory}: recall index has format {about.get('format')!r}, "
                     f"this version reads {_FORMAT}; train again with `tactful train`"
                 )
+            check_seal(directory)
             arrays = {
                 name: np.load(directory / f"{name}.npy", mmap_mode="r")
-                for name in (
-                    "following_items",
-                    "following_weights",
-                    "together_items",
-                    "together_weights",
-                    "vectors",
-                    "popular",
-                )
+                for name in empty_index()._arrays()
             }
+            item_ids = ItemIds.load(directory)
+            nearest = VectorIndex.load(directory / "vectors")
         except (OSError, ValueError, msgspec.DecodeError) as error:
             raise ModelError(f"{directory}: recall index cannot be read: {error}") from error
         return cls(
-            item_ids=tuple(about["item_ids"]),
+            item_ids=item_ids,
             following=Neighbours(arrays["following_items"], arrays["following_weights"]),
             together=Neighbours(arrays["together_items"], arrays["together_weights"]),
-            vectors=arrays["vectors"],
+            sessions=SessionNeighbours.of(arrays),
+            nearest=nearest,
+            content=ContentVectors(arrays["content"]),
             popular=arrays["popular"],
             built_until=about["built_until"],
         )
@@ -179,40 +172,21 @@ class RecallIndex:
             "following_weights": self.following.weights,
             "together_items": self.together.items,
             "together_weights": self.together.weights,
-            "vectors": self.vectors,
+            **self.sessions.arrays(),
+            "content": self.content.weights,
             "popular": self.popular,
         }
-
-
-class VectorSearch:
-    """Exact inner-product search over the item vectors of one index (Faiss flat).
-
-    Items without a vector are left out: they are near to nothing.
-    """
-
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        """Build the search over `vectors`, shape (n_items, dimensions)."""
-        faiss.omp_set_num_threads(1)
-        self._rows = np.flatnonzero(vectors.any(axis=1))
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(np.ascontiguousarray(vectors[self._rows]))
-
-    def nearest(self, query: NDArray[np.float32], count: int) -> tuple[list[int], list[float]]:
-        """Up to `count` items with the largest inner product with `query`, best first."""
-        count = min(count, len(self._rows))
-        if count == 0:
-            return [], []
-        scores, places = self._index.search(query.reshape(1, -1), count)
-        return self._rows[places[0]].tolist(), scores[0].tolist()
 
 
 def build_index(
     item_ids: Sequence[str],
     interactions: Interactions,
     *,
+    items: Sequence[Item | None] = (),
     neighbours: int = 60,
     dimensions: int = 64,
     popular_days: float = 28.0,
+    threads: int = 1,
     seed: int = 0,
 ) -> RecallIndex:
     """Learn a recall index from what happened.
@@ -220,21 +194,30 @@ def build_index(
     Args:
         item_ids: the catalogue, in row order.
         interactions: events whose `item` is a row of `item_ids`, in time order.
+        items: description of each row of the catalogue, None where there is none. Items that
+            nobody touched get vectors by them, now and later; without them such items have none.
         neighbours: how many neighbours of each item to keep.
         dimensions: length of the item vectors.
         popular_days: half-life of popularity, in days.
-        seed: of the randomised decomposition.
+        threads: to lay out the vectors with.
+        seed: of all that is drawn.
 
     Returns:
         The index. An empty history gives an index that knows nothing but is valid.
     """
     count = len(item_ids)
     together = _together(interactions, count)
+    vectors = _vectors(together, dimensions, seed)
+    queries = _visit_queries(interactions, vectors, seed)
+    content = ContentVectors.fit(items, vectors)
+    content.fill(items, vectors)
     return RecallIndex(
-        item_ids=tuple(item_ids),
+        item_ids=ItemIds.of(item_ids),
         following=_strongest(_following(interactions, count), neighbours),
         together=_strongest(_cosine(together), neighbours),
-        vectors=_vectors(together, dimensions, seed),
+        sessions=SessionNeighbours.build(interactions.session, interactions.item, count),
+        nearest=VectorIndex.build(vectors, queries=queries, threads=threads, seed=seed),
+        content=content,
         popular=_popular(interactions, count, popular_days),
         built_until=int(interactions.timestamp.max()) + 1 if len(interactions.item) else 0,
     )
@@ -316,6 +299,9 @@ def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray
     is what item2vec approximates, with a deterministic result and no epochs to choose. Singular
     values enter by their square root (their section 3.3).
     """
+    # Only training needs it, and it brings pandas: 85 MB in every process that serves.
+    from sklearn.utils.extmath import randomized_svd
+
     count = together.shape[0]
     vectors = np.zeros((count, dimensions), np.float32)
     coo = together.tocoo()
@@ -348,14 +334,47 @@ def _popular(seen: Interactions, count: int, half_life_days: float) -> NDArray[n
     return order[mass[order] > 0].astype(np.int32)
 
 
+def direction(vectors: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float32]:
+    """Unit vector of the faded sum of the rows' vectors; zero where nothing is known.
+
+    Args:
+        vectors: of the rows, shape (len(rows), dimensions).
+        rows: newest first.
+    """
+    if not len(rows):
+        return np.zeros(vectors.shape[1], np.float32)
+    total = np.array([FADE**place for place in range(len(rows))], np.float32) @ vectors
+    norm = float(np.linalg.norm(total))
+    return total / np.float32(norm) if norm > 0 else total
+
+
+def _visit_queries(seen: Interactions, vectors: NDArray[np.float32], seed: int) -> Queries | None:
+    """What visits would have asked for, each at a place drawn within it; None if there are few."""
+    generator = np.random.default_rng(seed)
+    order = np.argsort(seen.session, kind="stable")
+    drawn = generator.permutation(len(order))[: 2 * _QUERIES]
+    asked = []
+    for place in drawn.tolist():
+        visit = order[max(0, place - _QUERY_LENGTH + 1) : place + 1]
+        rows = seen.item[visit[seen.session[visit] == seen.session[order[place]]]][::-1]
+        query = direction(vectors[rows], rows.tolist())
+        if query.any():
+            asked.append(query)
+    if len(asked) < _FEWEST_QUERIES:
+        return None
+    return Queries(np.stack(asked[:_QUERIES]), "visits")
+
+
 def empty_index(dimensions: int = 1) -> RecallIndex:
     """An index that knows no item: what serves before the first training."""
     nobody = Neighbours(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32))
     return RecallIndex(
-        item_ids=(),
+        item_ids=ItemIds.of(()),
         following=nobody,
         together=nobody,
-        vectors=np.zeros((0, dimensions), np.float32),
+        sessions=SessionNeighbours.nobody(),
+        nearest=VectorIndex(np.zeros((0, dimensions), np.float32)),
+        content=ContentVectors.nothing(dimensions),
         popular=np.zeros(0, np.int32),
         built_until=0,
     )

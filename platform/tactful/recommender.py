@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.candidates import Candidates, Quotas, gather, popular_rows
-from tactful.catalogue import Catalogue
+from tactful.candidates import Candidates, Quotas, gather
 from tactful.config import Settings
 from tactful.errors import ModelError
 from tactful.features import RANKING_FEATURES, assemble
+from tactful.filters import Filter
+from tactful.live_catalogue import LiveCatalogue, View
 from tactful.messages import (
     Recommendation,
     RecommendedItem,
@@ -28,7 +30,8 @@ from tactful.messages import (
 )
 from tactful.problems import ProblemError
 from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
-from tactful.recall import CHANNELS, RecallIndex, VectorSearch, empty_index
+from tactful.recall import CHANNELS, empty_index
+from tactful.scores import Scores
 from tactful.situation import FeatureSource, Situation, observe
 from tactful_bandits import Assignment, Experiment, assign, load_experiments
 from tactful_streaming import Event, encode_entry
@@ -41,8 +44,6 @@ LEARNED = "learned"
 
 _POPULAR = 200
 
-_POPULAR_S = 10.0
-
 
 @dataclass(frozen=True)
 class _Loaded:
@@ -50,12 +51,8 @@ class _Loaded:
 
     version: str
     model: RankingModel | None
-    index: RecallIndex
-    search: VectorSearch
-    catalogue: Catalogue
-    items_version: int
-    popular: NDArray[np.int64]
-    popular_at: float
+    live: LiveCatalogue
+    view: View
 
 
 class Recommender:
@@ -79,7 +76,7 @@ class Recommender:
             models: directory with the champion pointer and the model versions.
             definitions: fingerprint of the feature definitions the engine computes.
             experiment: which people get which ranking.
-            quotas: how many candidates each channel may bring.
+            quotas: how many candidates each channel may bring where an arm does not say.
             new_id: makes recommendation ids.
             monotonic: seconds that never go back; what is popular is counted anew every so often.
         """
@@ -87,21 +84,14 @@ class Recommender:
         self._models = models
         self._definitions = definitions
         self._experiment = experiment
-        self._quotas = quotas or Quotas()
+        self._default_quotas = quotas or Quotas()
+        self._quotas = _quotas_by_arm(experiment)
         self._new_id = new_id
         self._monotonic = monotonic
         self._refused = ""
-        index = empty_index()
-        self._loaded = _Loaded(
-            version="",
-            model=None,
-            index=index,
-            search=VectorSearch(index.vectors),
-            catalogue=Catalogue((), {}),
-            items_version=-1,
-            popular=np.zeros(0, np.int64),
-            popular_at=-_POPULAR_S,
-        )
+        self._told: str | None = None
+        live = LiveCatalogue(empty_index(), None, monotonic=monotonic)
+        self._loaded = _Loaded(version="", model=None, live=live, view=live.view)
         self.refresh()
 
     def recommend(
@@ -117,29 +107,34 @@ class Recommender:
             The answer, and the impression to append to the log (None for an empty list).
 
         Raises:
-            ProblemError: if an arm is forced that does not exist.
+            ProblemError: if an arm is forced that does not exist, or no price can be in range.
         """
         started = time.perf_counter()
-        if not len(self._loaded.catalogue) and self._source.items:
+        if _or(request.min_price, 0.0) > _or(request.max_price, float("inf")):
+            raise ProblemError("invalid", "`min_price` is above `max_price`", field="$.min_price")
+        if not len(self._loaded.view.catalogue) and self._source.items:
             self.refresh()  # the first items: a shop that just sent them should not be told to
         loaded = self._loaded
+        view = loaded.view
         at = now if request.timestamp is None else to_milliseconds(request.timestamp)
         assignment = self._assign(request, loaded)
         situation = observe(
             self._source,
-            loaded.catalogue,
+            view.catalogue,
             subject=request.subject,
             session_id=request.session_id,
             at=at,
         )
         candidates = gather(
-            loaded.index,
-            loaded.search,
-            loaded.catalogue,
+            view.index,
+            view.search,
+            view.catalogue,
             situation,
-            popular=loaded.popular,
-            quotas=self._quotas,
-            allowed=_allowed(loaded.catalogue, request),
+            popular=view.popular,
+            quotas=self._quotas.get(assignment.arm or "", self._default_quotas),
+            allowed=_filter(request).rows(view.catalogue, situation),
+            intent=request.intent,
+            least=request.count,
         )
         learned = loaded.model is not None and assignment.arm != HEURISTIC
         features: NDArray[np.float32] | None = None
@@ -148,17 +143,17 @@ class Recommender:
                 candidates,
                 situation,
                 source=self._source,
-                catalogue=loaded.catalogue,
-                index=loaded.index,
+                catalogue=view.catalogue,
+                index=view.index,
             )
             scores = loaded.model.score(features)
         else:
-            scores = _heuristic(candidates, situation, loaded)
+            scores = _heuristic(candidates, situation, view)
         order = np.lexsort((candidates.rows, -scores))[: request.count]
         recommendation_id = self._new_id()
         items = [
             RecommendedItem(
-                item_id=loaded.catalogue.item_ids[candidates.rows[place]],
+                item_id=view.catalogue.item_ids[candidates.rows[place]],
                 score=float(scores[place]),
                 channel=CHANNELS[candidates.channel[place]],
             )
@@ -188,31 +183,17 @@ class Recommender:
         """
         held = self._loaded
         version, model = self._champion(held)
-        source = self._source
-        swapped = version != held.version
-        catalogue, items_version = held.catalogue, held.items_version
-        index = held.index if not swapped or model is None else model.index
-        if swapped or source.items_version != items_version:
-            with reading or nullcontext():
-                items, items_version = dict(source.items), source.items_version
-            catalogue = Catalogue(index.item_ids, items)
-        popular, popular_at = held.popular, held.popular_at
-        now = self._monotonic()
-        # Counting every item takes longer than anything else here, so it is not done each second.
-        if catalogue is not held.catalogue or now - popular_at >= _POPULAR_S:
-            popular, popular_at = popular_rows(source, catalogue, index, reading), now
-        self._loaded = _Loaded(
-            version=version,
-            model=model,
-            index=index,
-            search=VectorSearch(index.vectors) if swapped else held.search,
-            catalogue=catalogue,
-            items_version=items_version,
-            popular=popular,
-            popular_at=popular_at,
-        )
+        swapped = version != held.version and model is not None
+        live = held.live
+        if model is not None and swapped:
+            live = LiveCatalogue(model.index, self._vectors(version), monotonic=self._monotonic)
+        view = live.refresh(self._source, reading)
+        self._loaded = _Loaded(version=version, model=model, live=live, view=view)
         if swapped:
-            _LOG.info("ranking model %s serves, %d items", version, len(catalogue))
+            held.live.close()
+            if live.writes:
+                self._forget_vectors(version)
+            _LOG.info("ranking model %s serves, %d items", version, len(view.catalogue))
 
     def describe(self) -> dict[str, Any]:
         """What serves: for ``GET /v1/models``."""
@@ -230,8 +211,9 @@ class Recommender:
                 "evaluated": loaded.model.evaluated if loaded.model is not None else None,
             },
             "refused": self._refused or None,
-            "items": len(loaded.catalogue),
-            "indexed_items": len(loaded.index.item_ids),
+            "items": len(loaded.view.catalogue),
+            "indexed_items": len(loaded.view.index.item_ids),
+            "vectors": loaded.live.describe(),
             "experiment": {
                 "key": self._experiment.key,
                 "arms": {arm.name: arm.weight for arm in self._experiment.arms},
@@ -251,9 +233,11 @@ class Recommender:
                 # After a restart nothing is held; what served before the champion still can.
                 with suppress(ModelError):
                     version, model = pointer.previous, self._load(pointer.previous)
-        if refused and refused != self._refused:
+        told = None if not refused else "" if pointer is None else pointer.version
+        # By version and not by message: XGBoost puts the time of day and addresses into its own.
+        if refused and told != self._told:
             _LOG.error("new champion refused, %s goes on: %s", version or "none", refused)
-        self._refused = refused
+        self._refused, self._told = refused, told
         return version, model
 
     def _load(self, version: str) -> RankingModel:
@@ -262,6 +246,19 @@ class Recommender:
             definitions=self._definitions,
             kernels=self._models / "kernels",
         )
+
+    def _vectors(self, version: str) -> Path:
+        """Where what changed since training is kept of a version's vectors."""
+        return self._models / "live" / version
+
+    def _forget_vectors(self, version: str) -> None:
+        for place in (self._models / "live").iterdir():
+            if place.name != version:
+                shutil.rmtree(place, ignore_errors=True)
+
+    def close(self) -> None:
+        """Give free what only one process may hold."""
+        self._loaded.live.close()
 
     def _assign(self, request: RecommendRequest, loaded: _Loaded) -> Assignment:
         """The person's arm; none for nobody, and none while no model makes the arms differ."""
@@ -296,6 +293,7 @@ class Recommender:
             "arm": assignment.arm,
             "forced": assignment.forced,
             "propensity": assignment.propensity,
+            "applied": self._source.offset,
         }
         if features is not None:
             properties["features"] = b64encode(features.astype("<f4").tobytes()).decode()
@@ -335,39 +333,53 @@ def build(*, engine: Any, settings: Settings) -> Recommender:
     )
 
 
-def _allowed(catalogue: Catalogue, request: RecommendRequest) -> NDArray[np.bool_]:
-    """Which rows this request may see: in stock, not excluded, of the category asked for."""
-    allowed = catalogue.available
-    if request.category is not None:
-        number = catalogue.category_numbers.get(request.category, -2)
-        allowed = allowed & (catalogue.category == number)
-    excluded = [catalogue.rows[item] for item in request.exclude if item in catalogue.rows]
-    if excluded:
-        allowed = allowed.copy()
-        allowed[excluded] = False
-    return allowed
+def _quotas_by_arm(experiment: Experiment) -> dict[str, Quotas]:
+    """The quotas of the arms that have their own, as their parameter ``quotas``."""
+    found = {}
+    for arm in experiment.arms:
+        changes = arm.parameters.get("quotas")
+        if changes is not None:
+            where = f"experiment {experiment.key!r}, arm {arm.name!r}: quotas"
+            found[arm.name] = Quotas.of(changes, where=where)
+    return found
 
 
-def _heuristic(
-    candidates: Candidates, situation: Situation, loaded: _Loaded
-) -> NDArray[np.float32]:
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _filter(request: RecommendRequest) -> Filter:
+    return Filter(
+        categories=() if request.category is None else (request.category,),
+        min_price=request.min_price,
+        max_price=request.max_price,
+        exclude=request.exclude,
+        seen=request.exclude_seen,
+        taken=request.exclude_taken,
+    )
+
+
+def _heuristic(candidates: Candidates, situation: Situation, view: View) -> NDArray[np.float32]:
     """Rank without a model: own repeats per visit, then what followed, then what is popular."""
     taken = situation.grouped("taken_364d")
     visits = max(situation.number("visits_364d"), 1.0)
-    ids = loaded.catalogue.item_ids
-    own = np.array([taken.get(ids[row], 0.0) for row in candidates.rows.tolist()], np.float32)
-    places = {row: place for place, row in enumerate(loaded.popular[:_POPULAR].tolist())}
-    popular = np.array([places.get(row, _POPULAR) for row in candidates.rows.tolist()], np.float32)
+    rows = [(view.catalogue.rows.get(item), amount) for item, amount in taken.items()]
+    known = sorted((row, amount) for row, amount in rows if row is not None)
+    own = Scores(
+        np.array([row for row, _ in known], np.int64),
+        np.array([amount for _, amount in known], np.float32),
+    ).of(candidates.rows)
+    places = np.minimum(view.popular.places[candidates.rows], _POPULAR).astype(np.float32)
     scores: NDArray[np.float32] = np.minimum(own / np.float32(visits), np.float32(1.0))
     scores += np.float32(0.5) * candidates.next_three.of(candidates.rows)
-    scores += np.float32(0.1) * (np.float32(1.0) - popular / np.float32(_POPULAR))
+    scores += np.float32(0.1) * (np.float32(1.0) - places / np.float32(_POPULAR))
     return scores
 
 
 def _fallback(
     request: RecommendRequest, loaded: _Loaded, situation: Situation, found: int
 ) -> str | None:
-    if not len(loaded.catalogue):
+    if not len(loaded.view.catalogue):
         return "the catalogue is empty: send items with PUT /v1/items"
     reasons = []
     if loaded.model is None:

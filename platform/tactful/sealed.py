@@ -41,15 +41,16 @@ def sealing(directory: Path) -> Iterator[Path]:
         directory: where it goes; one that is there already is replaced.
 
     Yields:
-        A scratch directory beside it. When the block ends well it is sealed and takes the place of
-        `directory`; when it raises, nothing remains.
+        A scratch directory beside it; a directory within it is to be sealed by itself. When the
+        block ends well it is sealed and takes the place of `directory`; when it raises, nothing
+        remains.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = directory.parent / f".{directory.name}.{uuid4().hex}"
     scratch.mkdir()
     try:
         yield scratch
-        names = sorted(path.name for path in scratch.iterdir())
+        names = sorted(path.name for path in scratch.iterdir() if path.is_file())
         seal = _Seal({name: _measure(scratch / name) for name in names})
         (scratch / _SEAL).write_bytes(msgspec.json.encode(seal))
         for name in (*names, _SEAL):

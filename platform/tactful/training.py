@@ -18,14 +18,16 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from tactful.candidates import Quotas, gather, popular_rows
+from tactful.candidates import Popularity, Quotas, gather, popular_rows
 from tactful.catalogue import Catalogue
 from tactful.errors import ModelError
 from tactful.evaluation import list_metrics
 from tactful.features import RANKING_FEATURES, assemble
 from tactful.history import History
+from tactful.live_catalogue import unlearned
+from tactful.live_index import Snapshot
 from tactful.ranking import Manifest, gains, save_model
-from tactful.recall import RecallIndex, VectorSearch, build_index
+from tactful.recall import RecallIndex, build_index
 from tactful.situation import observe
 from tactful_streaming import Definitions, Engine, EventLog, Identity, MemoryState
 
@@ -161,9 +163,20 @@ def train(
             "are needed. Send more events, or look further back with --label-days"
         )
     progress("index", 0, 2)
-    past = build_index(history.item_ids, history.interactions(before=questions[0].offset))
+    first = questions[0].offset
+    past = build_index(
+        history.item_ids,
+        history.interactions(before=first),
+        items=history.descriptions(before=first),
+        threads=options.threads,
+    )
     progress("index", 1, 2)
-    index = build_index(history.item_ids, history.interactions())
+    index = build_index(
+        history.item_ids,
+        history.interactions(),
+        items=history.descriptions(),
+        threads=options.threads,
+    )
     progress("index", 2, 2)
 
     held_back = int(len(questions) * (1.0 - options.validation))
@@ -249,11 +262,11 @@ def collect(
         The rows.
     """
     engine = Engine(definitions, MemoryState(), identity=identity)
-    search = VectorSearch(index.vectors)
     generator = np.random.default_rng(options.seed + 1)
     quotas = Quotas()
     catalogue = Catalogue(index.item_ids, {})
-    popular: NDArray[np.int64] = np.zeros(0, np.int64)
+    search = Snapshot.of(index.item_ids, index.nearest)
+    popular = Popularity.of(np.zeros(0, np.int64), 0)
     version, day = -1, -1
     parts: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.bool_]] = []
@@ -261,6 +274,8 @@ def collect(
         if engine.items_version != version:
             version = engine.items_version
             catalogue = Catalogue(index.item_ids, engine.items)
+            popular = popular.grown(catalogue.available)
+            search = search.changed(unlearned(index, search, engine.items.values()))
         if question.at // _DAY != day:
             day = question.at // _DAY
             popular = popular_rows(engine, catalogue, index)

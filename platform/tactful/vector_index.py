@@ -37,7 +37,7 @@ _TRAINING_POINTS = 64
 _ITERATIONS = 10
 _GROWTH = 1.5
 _PART = 2_048
-_LADDER = tuple(round(2 ** (step / 4)) for step in range(12, 64))
+_LADDER = tuple(round(2 ** (step / 8)) for step in range(16, 128))
 
 _Cells = Any  # Faiss describes its types too loosely to be of help
 Nearest = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -207,6 +207,13 @@ class VectorIndex:
             return self._exact(query, count, selected)
         return rows[0].astype(np.int64, copy=False), scores[0]
 
+    def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of rows, shape (len(rows), dimensions); zero for rows the index does not have."""
+        found = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
+        known = rows < len(self.vectors)
+        found[known] = self.vectors[rows[known]]
+        return found
+
     def save(self, directory: Path) -> None:
         """Write the index as a sealed directory that `load` maps."""
         with sealing(directory) as scratch:
@@ -367,23 +374,27 @@ def _tune(exact: VectorIndex, cells: _Cells, queries: Queries, target: float) ->
     wanted = np.sort(rows[places], axis=1)
     half = (len(asked) + 1) // 2
 
-    def recall(probes: int, part: slice) -> float:
+    def recall(probes: int, part: slice) -> tuple[float, float]:
+        """Mean recall of a part of the queries, and its standard error."""
         _, found = cells.search(asked[part], at, params=_probing(probes))
         hits = [np.isin(f, w).sum() for f, w in zip(found, wanted[part], strict=True)]
-        return float(np.mean(hits)) / at
+        shares = np.array(hits) / at
+        return float(shares.mean()), float(shares.std()) / np.sqrt(len(shares))
 
     ladder = sorted({min(step, cells.nlist) for step in _LADDER})
     low, high = 0, len(ladder) - 1
     while low < high:
         middle = (low + high) // 2
-        if recall(ladder[middle], slice(0, half)) >= target:
+        mean, error = recall(ladder[middle], slice(0, half))
+        # Two standard errors to spare: other queries are to reach the target as well.
+        if mean - 2.0 * error >= target:
             high = middle
         else:
             low = middle + 1
-    checked = recall(ladder[low], slice(half, None))
+    checked, _ = recall(ladder[low], slice(half, None))
     while checked < target and low < len(ladder) - 1:
         low += 1
-        checked = recall(ladder[low], slice(half, None))
+        checked, _ = recall(ladder[low], slice(half, None))
     report = _LOG.info if checked >= target else _LOG.warning
     report(
         "vector index tuned: %d of %d cells find %.3f of the nearest %d (target %.2f, by %s)",

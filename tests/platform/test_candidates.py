@@ -11,23 +11,26 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.platform.shop import definitions
 
-from tactful.candidates import Candidates, Quotas, gather, popular_rows
+from tactful.candidates import Candidates, Popularity, Quotas, gather, popular_rows
 from tactful.catalogue import Catalogue
+from tactful.errors import ConfigError
 from tactful.recall import (
     CHANNELS,
     Interactions,
     Neighbours,
     RecallIndex,
-    VectorSearch,
     build_index,
     empty_index,
 )
+from tactful.scores import Scores
 from tactful.situation import Situation
 from tactful_streaming import Engine, Event, Item, MemoryState, encode_entry
 
 DAY = 86_400_000
 COUNT = 60
-QUOTAS = Quotas(following=4, together=5, vectors=6, repeat=3, popular=7)
+QUOTAS = Quotas(
+    following=4, together=5, sessions=6, vectors=6, repeat=3, popular=7, intent=8, campaign=2
+)
 
 
 def learned(seed: int = 0) -> RecallIndex:
@@ -45,11 +48,19 @@ def learned(seed: int = 0) -> RecallIndex:
 
 
 INDEX = learned()
-SEARCH = VectorSearch(INDEX.vectors)
+SEARCH = INDEX.nearest
 # Two items came after the index was learned.
 CATALOGUE = Catalogue(
     INDEX.item_ids,
-    {it: Item(item_id=it, timestamp=0) for it in (*INDEX.item_ids, "new-a", "new-b")},
+    {
+        it: Item(
+            item_id=it,
+            timestamp=0,
+            category=f"c{int(it[1:]) % 4}" if it[1:].isdecimal() else None,
+            properties={"campaign": "spring"} if it in ("i10", "i20", "i30") else {},
+        )
+        for it in (*INDEX.item_ids, "new-a", "new-b")
+    },
 )
 
 
@@ -59,15 +70,25 @@ def asked(
     return Situation(at=0, user={"taken_364d": taken or {}}, session=session, history=history)
 
 
-def found(situation: Situation, allowed: NDArray[np.bool_], popular: list[int]) -> Candidates:
+def found(
+    situation: Situation,
+    allowed: NDArray[np.bool_],
+    popular: list[int],
+    *,
+    quotas: Quotas = QUOTAS,
+    intent: Mapping[str, float] | None = None,
+    least: int = 0,
+) -> Candidates:
     return gather(
         INDEX,
         SEARCH,
         CATALOGUE,
         situation,
-        popular=np.array(popular, np.int64),
-        quotas=QUOTAS,
+        popular=Popularity.of(np.array(popular, np.int64), len(CATALOGUE)),
+        quotas=quotas,
         allowed=allowed,
+        intent=intent,
+        least=least,
     )
 
 
@@ -86,6 +107,10 @@ def added(table: Neighbours, sources: list[tuple[int, float]]) -> dict[int, floa
                     part = float(np.float32(strength) * np.float32(weight))
                     total[int(row)] = total.get(int(row), 0.0) + part
     return {row: float(np.float32(value)) for row, value in total.items()}
+
+
+def by_row(scores: Scores) -> dict[int, float]:
+    return dict(zip(scores.rows.tolist(), scores.values.tolist(), strict=True))
 
 
 def direction(rows: list[int]) -> NDArray[np.float64]:
@@ -108,15 +133,20 @@ situations = st.builds(
 )
 
 
-@given(situations, st.sets(rows, max_size=40), st.lists(rows, unique=True, max_size=20))
+@given(
+    situations,
+    st.sets(rows, max_size=40),
+    st.lists(rows, unique=True, max_size=20),
+    st.dictionaries(st.sampled_from(["c0", "c1", "c2", "none"]), st.floats(0, 1), max_size=3),
+)
 @settings(max_examples=150, deadline=None)
 def test_the_union_is_what_the_channels_say_by_hand(
-    situation: Situation, banned: set[int], popular: list[int]
+    situation: Situation, banned: set[int], popular: list[int], intent: dict[str, float]
 ) -> None:
     permitted = set(range(COUNT + 2)) - banned
     allowed = np.array([row in permitted for row in range(COUNT + 2)])
 
-    candidates = found(situation, allowed, popular)
+    candidates = found(situation, allowed, popular, intent=intent)
 
     following, together = INDEX.following, INDEX.together
     session, history = situation.session, situation.history
@@ -142,7 +172,16 @@ def test_the_union_is_what_the_channels_say_by_hand(
     lists += [
         ("repeat", [row for row in own if row in permitted][:3]),
         ("popular", [row for row in popular if row in permitted][:7]),
+        ("sessions", best(by_row(candidates.similar_sessions), permitted, 6)),
     ]
+    intent = {name: weight for name, weight in intent.items() if name != "none" and weight > 0}
+    for name, weight in intent.items():
+        number = CATALOGUE.category_numbers[name]
+        of_category = [
+            row for row in popular if row in permitted and CATALOGUE.category[row] == number
+        ]
+        lists.append(("intent", of_category[: round(8 * weight / sum(intent.values()))]))
+    lists.append(("campaign", [r for r in popular if r in permitted and r in (10, 20, 30)][:2]))
     places: dict[int, tuple[int, int]] = {}
     for channel, ranked in lists:
         for place, row in enumerate(ranked):
@@ -158,8 +197,9 @@ def test_the_union_is_what_the_channels_say_by_hand(
     assert set(got) - near <= set(places) <= set(got)
     anchor = direction(session) if direction(session).any() else direction(history)
     if anchor.any():
-        scores = np.sort(INDEX.vectors @ anchor)[::-1]
-        least = scores[min(6 + len(session), COUNT) - 1]
+        known = [row for row in sorted(permitted) if row < COUNT and INDEX.vectors[row].any()]
+        scores = np.sort(INDEX.vectors[known] @ anchor)[::-1]
+        least = scores[: min(6, len(known))].min(initial=np.inf)
         assert all(INDEX.vectors[row] @ anchor >= least - 1e-5 for row in near)
         assert len(near) <= 6
     else:
@@ -200,7 +240,8 @@ def test_each_channel_keeps_to_its_quota_however_much_is_asked() -> None:
     by_channel = np.bincount(candidates.channel, minlength=len(CHANNELS)).tolist()
 
     # What followed and what was together are asked twice: for two spans of the past.
-    assert all(a <= b for a, b in zip(by_channel, [2 * 4, 2 * 5, 6, 3, 7], strict=True))
+    most = [2 * 4, 2 * 5, 6, 3, 7, 6, 0, 2]
+    assert all(a <= b for a, b in zip(by_channel, most, strict=True))
 
 
 def test_nothing_is_found_when_nothing_is_allowed_or_known() -> None:
@@ -239,7 +280,7 @@ def sold(*items: str) -> Engine:
 def test_popular_is_what_is_sold_now_then_what_was_then_the_rest() -> None:
     engine = sold("new-b", "i05", "i05", "i02", "unknown", "i40")
 
-    rows_of = popular_rows(engine, CATALOGUE, INDEX).tolist()
+    rows_of = popular_rows(engine, CATALOGUE, INDEX).rows.tolist()
 
     now = [CATALOGUE.item_ids[row] for row in rows_of[:4]]
     assert now == ["i05", "i02", "i40", "new-b"], "most first, ties by row"
@@ -253,8 +294,8 @@ def test_popular_is_of_what_can_be_had() -> None:
     items = {it: Item(item_id=it, timestamp=0, available=it != "b") for it in "cba"}
     catalogue = Catalogue((), items)
     found = popular_rows(nothing_sold, catalogue, empty_index())
-    assert [catalogue.item_ids[row] for row in found] == ["a", "c"]
-    assert popular_rows(nothing_sold, Catalogue((), {}), empty_index()).shape == (0,)
+    assert [catalogue.item_ids[row] for row in found.rows] == ["a", "c"]
+    assert popular_rows(nothing_sold, Catalogue((), {}), empty_index()).rows.shape == (0,)
 
 
 def test_a_narrow_filter_finds_the_popular_of_what_is_left() -> None:
@@ -266,3 +307,72 @@ def test_a_narrow_filter_finds_the_popular_of_what_is_left() -> None:
 
         wanted = [row for row in popular.tolist() if row in left][:7]
         assert candidates.rows.tolist() == sorted(wanted)
+
+
+def test_no_more_than_the_total_stay_and_those_placed_highest() -> None:
+    asked_for = asked([7, 3, 9, 1], [20, 30], {"i40": 2.0})
+    everything = np.ones(COUNT + 2, bool)
+    wide = found(asked_for, everything, list(range(COUNT)))
+    narrow = found(
+        asked_for, everything, list(range(COUNT)), quotas=Quotas.of({"total": 9}, where="")
+    )
+    few = Quotas(total=9, **{n: getattr(QUOTAS, n) for n in vars(QUOTAS) if n != "total"})
+    cut = found(asked_for, everything, list(range(COUNT)), quotas=few)
+    assert len(wide.rows) > 9 == len(narrow.rows) == len(cut.rows)
+    assert set(cut.rows.tolist()) <= set(wide.rows.tolist())
+    # Every channel's first is placed highest of all.
+    firsts = {int(wide.next_three.best()[0]), int(wide.similar_sessions.best()[0]), 0, 40}
+    assert firsts <= set(cut.rows.tolist())
+
+
+def test_a_long_list_is_filled_from_the_popular_whatever_the_quotas() -> None:
+    everything = np.ones(COUNT + 2, bool)
+    popular = np.random.default_rng(1).permutation(COUNT + 2).tolist()
+    short = found(asked([], []), everything, popular)
+    assert len(short.rows) < 20
+    filled = found(asked([], []), everything, popular, least=20)
+    assert {*popular[:20], *short.rows.tolist()} == set(filled.rows.tolist())
+    assert len(filled.rows) >= 20
+    assert len(found(asked([], []), everything, popular, least=900).rows) == COUNT + 2
+
+
+def test_a_quota_of_nothing_silences_a_channel() -> None:
+    silent = Quotas.of(
+        {name: 0 for name in vars(QUOTAS) if name not in ("total", "repeat")}, where="test"
+    )
+    everything = np.ones(COUNT + 2, bool)
+    only = found(
+        asked([7], [3], {"i40": 1.0}), everything, [1, 2], quotas=silent, intent={"c1": 1.0}
+    )
+    assert only.rows.tolist() == [40]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"vector": 3}, "there is no quota 'vector'; there are following"),
+        ({"vectors": 1_001}, r"arm\.vectors: must be a whole number from 0 to 1000"),
+        ({"vectors": True}, "must be a whole number"),
+        ({"vectors": 2.0}, "must be a whole number"),
+        ([], "must be quotas by name"),
+    ],
+)
+def test_wrong_quotas_of_an_arm_are_named(changes: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Quotas.of(changes, where="arm")
+
+
+@given(st.integers(1, 300), st.floats(0, 1), st.integers(0, 60), st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_the_first_of_the_popular_are_those_a_scan_finds(
+    count: int, share: float, wanted: int, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(count)[: int(0.9 * count)]
+    allowed = generator.random(count) < share
+    popular = Popularity.of(order, count)
+    scan = [row for row in order.tolist() if allowed[row]][:wanted]
+    assert popular.first(allowed, wanted).tolist() == scan
+    grown = popular.grown(np.concatenate([np.ones(count, bool), [True, False]]))
+    assert grown.rows[: len(order)].tolist() == order.tolist()
+    assert sorted(grown.rows.tolist()) == list(range(count + 1))

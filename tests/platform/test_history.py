@@ -104,6 +104,7 @@ def test_visits_are_those_that_began_late_enough(rows: list[tuple[int, int]], si
     timestamp = np.array([row[1] for row in rows], np.int64)
     found = History(
         item_ids=("a",),
+        updates=(),
         item=np.zeros(len(rows), np.int64),
         session=session,
         timestamp=timestamp,
@@ -129,3 +130,13 @@ def test_items_of_one_receipt_have_no_order(tmp_path: Path) -> None:
     assert not History.read(log).ordered
 
     log.close()
+
+
+def test_descriptions_are_the_latest_of_before(tmp_path: Path) -> None:
+    tea, mug = (Item(item_id=it, timestamp=0, title="old") for it in ("tea", "mug"))
+    found = read(tmp_path, tea, mug, Item(item_id="tea", timestamp=1, title="new"))
+    titles = [
+        [None if item is None else item.title for item in found.descriptions(before=before)]
+        for before in (0, 1, 2, 3, None)
+    ]
+    assert titles == [[None, None], ["old", None], ["old", "old"], ["new", "old"], ["new", "old"]]

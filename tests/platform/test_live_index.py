@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from inspect import getsource
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from numpy.typing import NDArray
 
 import tactful.live_index
-from tactful.errors import ModelError
+from tactful.errors import ModelError, StorageError
 from tactful.item_ids import ItemIds
 from tactful.live_index import LiveIndex, Snapshot
 from tactful.vector_index import VectorIndex
@@ -325,6 +326,8 @@ def test_death_at_each_step_of_a_merge_loses_nothing(
         with pytest.raises(Death):
             live.merge()
     live.update({"b": drawn(2), "i1": None})
+    with pytest.raises(StorageError, match="another process writes"):
+        LiveIndex(tmp_path, *base(20), writes=True)
     wanted = {**held(*base(20)), "a": drawn(1), "b": drawn(2)}
     del wanted["i1"]
     check(live.snapshot, wanted, 3, frozenset())
@@ -339,10 +342,10 @@ def test_death_at_each_step_of_a_merge_loses_nothing(
 def test_planted_a_merge_that_drops_the_old_journal_too_early_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hasty(self: LiveIndex, number: int) -> int:
+    def hasty(self: LiveIndex, number: int) -> FileIO:
         for path in self._directory.glob("journal-*.log"):
             path.unlink()
-        return os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        return FileIO(self._path(number), "ab")
 
     live = LiveIndex(tmp_path, *base(5), writes=True)
     live.update({"a": drawn(1)})
@@ -351,6 +354,7 @@ def test_planted_a_merge_that_drops_the_old_journal_too_early_is_caught(
     with pytest.raises(ZeroDivisionError):
         live.merge()
     monkeypatch.undo()
+    live.close()
     with (
         LiveIndex(tmp_path, *base(5), writes=True) as again,
         pytest.raises(AssertionError),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tactful.errors import ModelError
-from tactful.recall import Interactions, RecallIndex, VectorSearch, build_index, empty_index
+from tactful.recall import Interactions, RecallIndex, build_index, empty_index
+from tactful_streaming import Item
 
 DAY = 86_400_000
 
@@ -84,8 +85,8 @@ def test_scores_add_the_weights_of_several_sources() -> None:
     assert scores.rows.tolist() == [1, 2]
     assert scores.values == pytest.approx([1.0, 0.5 + 0.5 * 1.0])
     assert scores.of(np.array([2, 0, 1, 7])) == pytest.approx([1.0, 0.0, 1.0, 0.0])
-    assert scores.best() == [1, 2]
-    assert index.following.scores([99], [1.0]).best() == []
+    assert scores.best().tolist() == [1, 2]
+    assert index.following.scores([99], [1.0]).best().tolist() == []
 
 
 def test_vectors_place_items_that_meet_near_each_other() -> None:
@@ -120,33 +121,83 @@ def test_popular_prefers_what_is_recent() -> None:
 
 def test_no_history_gives_an_index_that_knows_nothing() -> None:
     index = build_index(["a", "b", "c"], interactions([]))
-    assert index.following.scores([0], [1.0]).best() == []
+    assert index.following.scores([0], [1.0]).best().tolist() == []
     assert len(index.popular) == 0
     assert not index.vectors.any()
     assert empty_index().item_ids == ()
 
 
+def described(count: int) -> list[Item]:
+    return [Item(item_id=str(i), timestamp=0, title=f"kind {i % 3}") for i in range(count)]
+
+
 def test_an_index_survives_the_disk(tmp_path: Path) -> None:
-    index = build_index([str(i) for i in range(12)], interactions(random_visits(1)))
+    visits = random_visits(1)
+    index = build_index([str(i) for i in range(12)], interactions(visits), items=described(12))
     index.save(tmp_path / "index")
     again = RecallIndex.load(tmp_path / "index")
     assert again.item_ids == index.item_ids
     assert again.built_until == index.built_until
+    assert isinstance(again.vectors, np.memmap)
+    for name, array in index._arrays().items():
+        assert np.array_equal(again._arrays()[name], array), name
     assert np.array_equal(again.vectors, index.vectors)
-    assert np.array_equal(again.together.items, index.together.items)
+    scores, same = (one.sessions.scores([1, 2]) for one in (index, again))
+    assert len(scores.rows)
+    assert np.array_equal(scores.values, same.values)
 
 
-@pytest.mark.parametrize("lost", ["index.json", "vectors.npy"])
+@pytest.mark.parametrize("lost", ["index.json", "popular.npy", "vectors/vectors.npy", "seal.json"])
 def test_a_damaged_index_is_refused_by_name(tmp_path: Path, lost: str) -> None:
-    build_index(["a", "b"], interactions([[0, 1]])).save(tmp_path)
-    (tmp_path / lost).unlink()
-    with pytest.raises(ModelError, match="recall index"):
-        RecallIndex.load(tmp_path)
+    build_index(["a", "b"], interactions([[0, 1]])).save(tmp_path / "index")
+    (tmp_path / "index" / lost).unlink()
+    with pytest.raises(ModelError, match=r"recall index.*" + Path(lost).name):
+        RecallIndex.load(tmp_path / "index")
 
 
-def test_search_finds_what_brute_force_finds() -> None:
-    vectors = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
-    rows, scores = VectorSearch(vectors).nearest(vectors[17], 10)
-    wanted = np.argsort(-(vectors @ vectors[17]))[:10]
-    assert rows == wanted.tolist()
-    assert scores == pytest.approx((vectors @ vectors[17])[wanted].tolist(), rel=1e-5)
+def test_a_flipped_byte_anywhere_is_found(tmp_path: Path) -> None:
+    index = build_index([str(i) for i in range(12)], interactions(random_visits(1)))
+    index.save(tmp_path / "index")
+    for path in sorted(path for path in (tmp_path / "index").rglob("*") if path.is_file()):
+        whole = path.read_bytes()
+        place = len(whole) // 2
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ModelError):
+            RecallIndex.load(tmp_path / "index")
+        path.write_bytes(whole)
+    RecallIndex.load(tmp_path / "index")
+
+
+def test_an_item_nobody_touched_lies_near_what_is_described_like_it() -> None:
+    generator = np.random.default_rng(0)
+    visits = [
+        (generator.choice(5, 3, replace=False) + 5 * (number % 2)).tolist() for number in range(300)
+    ]
+    items: list[Item | None] = [
+        Item(item_id=str(i), timestamp=0, title="green tea" if i < 5 else "coffee mug")
+        for i in range(10)
+    ]
+    items += [Item(item_id="10", timestamp=0, title="Tea, green"), None]
+    index = build_index([str(i) for i in range(12)], interactions(visits), items=items)
+    near = index.vectors @ index.vectors[10]
+    assert near[:5].min() > near[5:10].max()
+    assert not index.vectors[11].any()
+    assert index.nearest.nearest(index.vectors[0], 6)[0].tolist().count(10) == 1
+    later = index.content.vectors([Item(item_id="x", timestamp=0, title="mug for coffee")])
+    assert (index.vectors[5:10] @ later[0]).min() > (index.vectors[:5] @ later[0]).max()
+
+
+def test_what_visits_ask_tunes_the_vectors() -> None:
+    from tactful.recall import _visit_queries, direction
+
+    index = build_index([str(i) for i in range(12)], interactions(random_visits(1)))
+    queries = _visit_queries(interactions(random_visits(1)), index.vectors, 0)
+    assert queries is not None
+    assert queries.source == "visits"
+    asked = {
+        direction(index.vectors[visit[: end + 1][::-1]], visit[: end + 1][::-1]).tobytes()
+        for visit in random_visits(1)
+        for end in range(len(visit))
+    }
+    assert {query.tobytes() for query in queries.vectors} <= asked
+    assert _visit_queries(interactions(random_visits(1)[:9]), index.vectors, 0) is None

@@ -1,0 +1,217 @@
+"""What requests recall from, kept up to date: the catalogue, the vectors and what is popular.
+
+Training fixes the recall index; items come and change all the time. Every refresh takes in what
+changed since the last one, at the cost of the changes, and gives a new `View`. A request works with
+one view from its beginning to its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.candidates import Popularity, VectorSearch, popular_rows
+from tactful.catalogue import Catalogue
+from tactful.errors import ModelError, StorageError
+from tactful.live_index import LiveIndex, Snapshot
+from tactful.recall import RecallIndex
+from tactful.situation import FeatureSource
+from tactful_streaming import Item
+
+_LOG = logging.getLogger(__name__)
+
+_POPULAR_S = 10.0
+
+
+@dataclass(frozen=True)
+class View:
+    """What one request recalls from.
+
+    Attributes:
+        index: what was learned.
+        search: search over the vectors of the catalogue's first rows.
+        catalogue: the items; its first rows are those of `search`.
+        popular: what everybody takes.
+    """
+
+    index: RecallIndex
+    search: VectorSearch
+    catalogue: Catalogue
+    popular: Popularity
+
+
+class LiveCatalogue:
+    """Views of one recall index, as items come and change."""
+
+    def __init__(
+        self,
+        index: RecallIndex,
+        directory: Path | None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start with the index alone.
+
+        Args:
+            index: what training made.
+            directory: where changes to its vectors are kept; None where it knows no item. It holds
+                nothing that cannot be made anew, so a damaged one is.
+            monotonic: seconds that never go back; what is popular is counted anew every so often.
+        """
+        self._index = index
+        self._monotonic = monotonic
+        self._live = None if directory is None else _open(directory, index)
+        self._items: Mapping[str, Item] = {}
+        self._items_version = -1
+        self._popular_at = -_POPULAR_S
+        self._merging: threading.Thread | None = None
+        catalogue = Catalogue(index.item_ids, {})
+        nothing = Popularity.of(np.zeros(0, np.int64), len(catalogue))
+        self._view = View(index, self._search(), catalogue, nothing)
+
+    @property
+    def view(self) -> View:
+        """The latest view."""
+        return self._view
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process keeps the changes that others follow."""
+        return self._live is not None and self._live.writes
+
+    def refresh(
+        self, source: FeatureSource, reading: AbstractContextManager[object] | None = None
+    ) -> View:
+        """Take in what changed; for one thread at a time.
+
+        Args:
+            source: the feature engine.
+            reading: held while the engine is read; None where no other thread writes to it.
+        """
+        held, now = self._view, self._monotonic()
+        items = self._items
+        if source.items_version != self._items_version:
+            with reading or nullcontext():
+                items, self._items_version = dict(source.items), source.items_version
+        changed = [item for it, item in items.items() if self._items.get(it) is not item]
+        if self._live is not None:
+            self._live.follow()
+            self._learn(changed)
+        search = self._search()
+        known, then = self._rows()
+        catalogue = held.catalogue
+        if changed or search is not held.search:
+            catalogue = held.catalogue.updated(known, changed, then=then) or Catalogue(
+                known, items, then=then
+            )
+        popular = held.popular
+        # Counting every item takes longer than anything else here, so it is not done each time.
+        if now - self._popular_at >= _POPULAR_S:
+            popular, self._popular_at = popular_rows(source, catalogue, self._index, reading), now
+        elif catalogue is not held.catalogue:
+            popular = popular.grown(catalogue.available)
+        self._items = items
+        self._view = View(self._index, search, catalogue, popular)
+        self._merge()
+        return self._view
+
+    def describe(self) -> dict[str, Any]:
+        """How the vectors are searched and how well: for ``GET /v1/models``."""
+        live = self._live
+        tuning = self._index.nearest.tuning if live is None else live.tuning
+        return {
+            "search": "cells" if tuning.cells else "exact",
+            "recall": round(tuning.recall, 4),
+            "recall_at": tuning.at,
+            "target": tuning.target,
+            "probes": tuning.probes,
+            "cells": tuning.cells,
+            "queries": tuning.source or None,
+            "build": 0 if live is None else live.build,
+            "changes": 0 if live is None else live.snapshot.changes,
+        }
+
+    def close(self) -> None:
+        """Give the directory free; the last view may still be used."""
+        if self._live is not None:
+            self._live.close()
+
+    def _learn(self, changed: list[Item]) -> None:
+        """Give items that training did not see a row, and a vector by their description."""
+        assert self._live is not None
+        if not self._live.writes or not changed:
+            return
+        self._live.update(unlearned(self._index, self._live.snapshot, changed))
+
+    def _search(self) -> VectorSearch:
+        return self._index.nearest if self._live is None else self._live.snapshot
+
+    def _rows(self) -> tuple[Any, tuple[str, ...]]:
+        if self._live is None:
+            return self._index.item_ids, ()
+        snapshot = self._live.snapshot
+        return snapshot.ids, snapshot.new_ids
+
+    def _merge(self) -> None:
+        live = self._live
+        if live is None or not live.writes or not live.merge_due:
+            return
+        if self._merging is None or not self._merging.is_alive():
+            self._merging = threading.Thread(target=_merge, args=(live,), daemon=True)
+            self._merging.start()
+
+
+def unlearned(
+    index: RecallIndex, snapshot: Snapshot, items: Iterable[Item]
+) -> dict[str, NDArray[np.float32]]:
+    """Vectors of items that training saw nobody touch, where the snapshot does not have them yet.
+
+    Args:
+        index: what was learned.
+        snapshot: its vectors, with what came since.
+        items: latest descriptions.
+    """
+    ids, fresh = index.item_ids, []
+    for item in sorted(items, key=lambda item: item.item_id):
+        row = ids.row(item.item_id)
+        if row is None or not index.vectors[row].any():
+            fresh.append(item)
+    changes = {}
+    for item, vector in zip(fresh, index.content.vectors(fresh), strict=True):
+        row = snapshot.row(item.item_id)
+        # After a restart every item is news to this process, but few are to the index.
+        if row is None or not np.array_equal(snapshot.vectors_of(np.array([row]))[0], vector):
+            changes[item.item_id] = vector
+    return changes
+
+
+def _merge(live: LiveIndex) -> None:
+    try:
+        live.merge()
+    except Exception:
+        _LOG.exception("vector index: merging failed; the build before goes on, changes are kept")
+
+
+def _open(directory: Path, index: RecallIndex) -> LiveIndex:
+    """Open to write, else to read; make anew what is damaged."""
+    for writes in (True, False):
+        with suppress(StorageError):
+            try:
+                return LiveIndex(directory, index.item_ids, index.nearest, writes=writes)
+            except ModelError as error:
+                if not writes:
+                    raise
+                _LOG.warning("vector index: begun anew from the model and the items: %s", error)
+                shutil.rmtree(directory)
+                return LiveIndex(directory, index.item_ids, index.nearest, writes=True)
+    raise AssertionError("a reader needs no lock")

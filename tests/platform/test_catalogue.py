@@ -1,0 +1,89 @@
+"""A catalogue that grows equals one laid out anew."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful.catalogue import Catalogue
+from tactful_streaming import Item
+
+names = st.sampled_from([f"i{number}" for number in range(20)])
+items_of = st.lists(
+    st.builds(
+        lambda item_id, category, price, available, campaign: Item(
+            item_id=item_id,
+            timestamp=0,
+            category=category,
+            price=price,
+            available=available,
+            properties={"campaign": campaign} if campaign else {},
+        ),
+        names,
+        st.sampled_from([None, "tea", "mugs"]),
+        st.sampled_from([None, 1.0, 2.0]),
+        st.booleans(),
+        st.sampled_from(["", "spring"]),
+    ),
+    max_size=8,
+)
+
+
+def content(catalogue: Catalogue) -> dict[str, object]:
+    """What a catalogue says of each item, without row and category numbers."""
+    campaign = set(catalogue.in_campaign.tolist())
+    return {
+        item_id: (
+            None if np.isnan(catalogue.price[row]) else float(catalogue.price[row]),
+            None if catalogue.category[row] < 0 else catalogue.categories[catalogue.category[row]],
+            bool(catalogue.available[row]),
+            row in campaign,
+        )
+        for row, item_id in enumerate(catalogue.item_ids)
+    }
+
+
+@given(st.lists(names, unique=True, max_size=5), st.lists(items_of, max_size=6), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_updates_equal_a_new_catalogue_and_move_no_row(
+    known: list[str], batches: list[list[Item]], indexed: bool
+) -> None:
+    """`indexed`: the index gives every new item a row, as it does once there is a model."""
+    items: dict[str, Item] = {}
+    then: tuple[str, ...] = ()
+    catalogue = Catalogue(known, items)
+    for batch in batches:
+        changed = {item.item_id: item for item in batch}
+        items |= changed
+        if indexed:
+            then += tuple(it for it in changed if it not in known and it not in then)
+        before = list(catalogue.item_ids)
+
+        updated = catalogue.updated(catalogue._ids, list(changed.values()), then=then)
+
+        assert updated is not None
+        catalogue = updated
+        assert list(catalogue.item_ids)[: len(before)] == before
+        assert content(catalogue) == content(Catalogue(known, items, then=then))
+        assert all(catalogue.rows[it] == row for row, it in enumerate(catalogue.item_ids))
+        assert dict(catalogue.rows.items()) == {it: r for r, it in enumerate(catalogue.item_ids)}
+        assert "nothing" not in catalogue.rows
+        assert len(catalogue) == len(catalogue.rows) == len({*known, *then, *items})
+        assert not catalogue.available.flags.writeable
+
+
+def test_rows_that_would_move_are_refused() -> None:
+    tea, mug = (Item(item_id=it, timestamp=0) for it in ("tea", "mug"))
+    catalogue = Catalogue(["a"], {"tea": tea})
+    # The index comes to know the mug first: the tea can no longer be row 1.
+    assert catalogue.updated(catalogue._ids, [mug], then=("mug",)) is None
+    assert catalogue.updated(catalogue._ids, [mug], then=("mug", "tea")) is None
+    followed = catalogue.updated(catalogue._ids, [mug], then=("tea", "mug"))
+    assert followed is not None
+    assert list(followed.item_ids) == ["a", "tea", "mug"]
+    merged = followed.updated(["a", "tea"], [], then=("mug",))
+    assert merged is not None
+    assert list(merged.item_ids) == ["a", "tea", "mug"]
+    assert merged.item_ids[1:3] == ("tea", "mug")
+    assert merged.item_ids[-1] == "mug"

@@ -1,0 +1,100 @@
+"""Filters against the same question asked item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful.catalogue import Catalogue
+from tactful.filters import Filter
+from tactful.situation import Situation
+from tactful_streaming import Item
+
+IDS = [f"i{number}" for number in range(24)]
+names = st.sampled_from([*IDS, "gone"])
+prices = st.none() | st.sampled_from([0.0, 1.0, 2.5, 9.99, 10.0])
+
+catalogues = st.lists(
+    st.builds(
+        lambda item_id, category, price, available: Item(
+            item_id=item_id, timestamp=0, category=category, price=price, available=available
+        ),
+        st.sampled_from(IDS),
+        st.sampled_from([None, "tea", "mugs", "books"]),
+        prices,
+        st.booleans(),
+    ),
+    unique_by=lambda item: item.item_id,
+    max_size=24,
+).map(lambda items: (items, Catalogue(IDS[:10], {item.item_id: item for item in items})))
+
+filters = st.builds(
+    Filter,
+    categories=st.lists(st.sampled_from(["tea", "mugs", "none"]), max_size=2),
+    min_price=prices,
+    max_price=prices,
+    exclude=st.lists(names, max_size=4),
+    seen=st.booleans(),
+    taken=st.booleans(),
+)
+
+
+@given(catalogues, filters, st.data())
+@settings(max_examples=120, deadline=None)
+def test_exactly_what_may_be_shown_passes(
+    shop: tuple[list[Item], Catalogue], which: Filter, data: st.DataObject
+) -> None:
+    items, catalogue = shop
+    any_row = st.integers(0, len(catalogue) - 1)
+    taken: Mapping[str, Mapping[str, float]] = data.draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                name: st.dictionaries(names, st.just(1.0), max_size=3)
+                for name in ("taken_last", "taken_364d")
+            },
+        )
+    )
+    situation = Situation(
+        at=0,
+        user=taken,
+        session=data.draw(st.lists(any_row, max_size=3)),
+        history=data.draw(st.lists(any_row, max_size=3)),
+    )
+
+    passing = which.rows(catalogue, situation)
+
+    described = {item.item_id: item for item in items}
+    took = {item for group in taken.values() for item in group}
+    for row, item_id in enumerate(catalogue.item_ids):
+        item = described.get(item_id)
+        wanted = (
+            item is not None
+            and item.available
+            and (not which.categories or item.category in which.categories)
+            and (
+                which.min_price is None
+                or (item.price is not None and item.price >= which.min_price)
+            )
+            and (
+                which.max_price is None
+                or (item.price is not None and item.price <= which.max_price)
+            )
+            and item_id not in which.exclude
+            and not (which.seen and (row in situation.session or row in situation.history))
+            and not ((which.seen or which.taken) and item_id in took)
+        )
+        # Prices are kept in single precision.
+        if item is None or item.price != 9.99:
+            assert bool(passing[row]) == wanted, item_id
+    assert not passing.flags.writeable
+
+
+def test_without_a_filter_nothing_is_copied() -> None:
+    catalogue = Catalogue(["a"], {"a": Item(item_id="a", timestamp=0)})
+    nobody = Situation(at=0, user={}, session=[0], history=[])
+    assert Filter().rows(catalogue, nobody) is catalogue.available
+    assert np.array_equal(Filter(seen=True).rows(catalogue, nobody), [False])
