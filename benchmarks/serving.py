@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from benchmarks._serving_overload import overload_figures
 from benchmarks._serving_ranking import ranking_figures
 from benchmarks.figures import Figure, main
 
-GROUPS: tuple[Callable[[bool], Sequence[Figure]], ...] = (ranking_figures,)
+GROUPS: tuple[Callable[[bool], Sequence[Figure]], ...] = (ranking_figures, overload_figures)
 """Each measures some figures; told whether it shall be quick."""
 
 NAMES = {

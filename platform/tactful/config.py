@@ -48,7 +48,8 @@ class ServerSettings:
         keep_alive_s: how long an idle connection is kept.
         shutdown_s: how long requests in progress may take to finish at a stop.
         recommend_queue: recommendations that may wait for their turn before others get 503.
-        recommend_wait_s: how long one may wait for its turn.
+        recommend_wait_s: how long one may wait for its turn, in a burst.
+        recommend_standing_s: how long it may wait once more is asked than can be answered.
         after_wait_s: how long ``after`` may wait for the engine.
         cors_origins: origins whose web pages may send events and ask for recommendations, such as
             ``https://shop.example``, several separated by commas; empty for none.
@@ -63,6 +64,7 @@ class ServerSettings:
     shutdown_s: PositiveInt = 20
     recommend_queue: PositiveInt = 128
     recommend_wait_s: PositiveFloat = 1.0
+    recommend_standing_s: PositiveFloat = 0.05
     after_wait_s: PositiveFloat = 2.0
     cors_origins: str = ""
 

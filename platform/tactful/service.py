@@ -177,7 +177,11 @@ class Platform:
             format=backend.format,
             stamps=backend.rules is not None,
         )
-        self._turnstile = Turnstile(queue=server.recommend_queue, wait_s=server.recommend_wait_s)
+        self._turnstile = Turnstile(
+            queue=server.recommend_queue,
+            wait_s=server.recommend_wait_s,
+            standing_s=server.recommend_standing_s,
+        )
         self._waiters: list[tuple[Offsets, asyncio.Future[None]]] = []
         self._marks: Offsets = {}
         self._watching: asyncio.Task[None] | None = None

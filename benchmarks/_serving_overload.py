@@ -1,0 +1,201 @@
+"""More requests than the server can answer: what the answered and the refused ones wait.
+
+A server of the product's own is asked over HTTP by a process that keeps to its timetable: the next
+request goes out when it is due, whether or not earlier ones were answered (an open loop, with
+exponential gaps). The latency is counted from the moment it was due, so that a stalled sender hides
+nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.figures import Figure
+from tactful.client import Client
+from tactful.errors import ClientError
+
+_ITEMS = 3_000
+_PEOPLE = 300
+_VIEWS = 60
+_WAITING = 16
+_FACTOR = 2.0
+
+
+@dataclass
+class Load:
+    """What came of a load.
+
+    Attributes:
+        answered: seconds to each answer, from when the request was due.
+        refused: the same for each 503 and 429.
+        failed: requests with any other outcome.
+        late: seconds by which the sender itself was behind, of each request.
+        span: seconds that it took.
+    """
+
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    failed: int = 0
+    late: list[float] = field(default_factory=list)
+    span: float = 0.0
+
+
+def overload_figures(quick: bool) -> list[Figure]:
+    """At rest, at full load, and at twice the rate that can be answered."""
+    seconds = 5.0 if quick else 20.0
+    with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name, _server(Path(name)) as port:
+        asyncio.run(closed(port, waiting=1, seconds=2.0))
+        idle = asyncio.run(closed(port, waiting=1, seconds=seconds))
+        full = asyncio.run(closed(port, waiting=_WAITING, seconds=seconds))
+        rate = len(full.answered) / full.span
+        over = asyncio.run(opened(port, rate=_FACTOR * rate, seconds=seconds))
+    failed = idle.failed + full.failed + over.failed
+    note = f"at {_FACTOR:g} x {rate:.0f} requests/s, open loop, {failed} failed"
+    total = len(over.answered) + len(over.refused)
+    return [
+        Figure("full_load_requests_per_s", rate, "requests/s", runs=len(full.answered),
+               note=f"{_WAITING} callers, one list of 20 each; {_ITEMS} items, no model"),
+        _percentile("idle_p99_ms", idle.answered, "one caller"),
+        _percentile("overload_answered_p99_ms", over.answered, note),
+        _percentile("overload_refused_p99_ms", over.refused, note),
+        Figure("overload_goodput_ratio", len(over.answered) / over.span / rate, "1",
+               note="answered at overload, to what was answered at full load"),
+        Figure("overload_refused_share", len(over.refused) / max(1, total), "1", note=note),
+        _percentile(
+            "overload_sender_late_p99_ms",
+            over.late,
+            "of the load itself; where it is large, the machine was too busy to tell",
+        ),
+        Figure("overload_failed_requests", failed, "requests", note="neither 200 nor 503"),
+    ]  # fmt: skip
+
+
+async def closed(port: int, *, waiting: int, seconds: float) -> Load:
+    """Callers that each wait for their answer before they ask again."""
+    load, end = Load(), time.perf_counter() + seconds
+
+    async def call() -> None:
+        pool: list[_Wire] = []
+        while (due := time.perf_counter()) < end:
+            await _ask(port, pool, due, load)
+        for wire in pool:
+            wire[1].close()
+
+    await asyncio.gather(*(call() for _ in range(waiting)))
+    load.span = seconds
+    return load
+
+
+async def opened(port: int, *, rate: float, seconds: float, seed: int = 1) -> Load:
+    """Callers that come when they come, over connections that are kept."""
+    load, random_ = Load(), random.Random(seed)
+    pool: list[_Wire] = []
+    tasks: set[asyncio.Task[None]] = set()
+    began = due = time.perf_counter()
+    while due < began + seconds:
+        if (ahead := due - time.perf_counter()) > 0:
+            await asyncio.sleep(ahead)
+        task = asyncio.create_task(_ask(port, pool, due, load))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        due += random_.expovariate(rate)
+    load.span = time.perf_counter() - began
+    await asyncio.gather(*tasks)
+    for _, writer in pool:
+        writer.close()
+    return load
+
+
+_Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _ask(port: int, pool: list[_Wire], due: float, load: Load) -> None:
+    load.late.append(time.perf_counter() - due)
+    body = json.dumps({"user_id": f"u-{int(due * 1e6) % _PEOPLE}", "count": 20}).encode()
+    try:
+        wire = pool.pop() if pool else await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = wire
+        writer.write(
+            b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        await reader.readexactly(length)
+    except (OSError, EOFError, TimeoutError, IndexError):
+        load.failed += 1
+        return
+    pool.append(wire)
+    status, took = int(head[9:12]), time.perf_counter() - due
+    if status == 200:
+        load.answered.append(took)
+    elif status in (429, 503) and b"retry-after" in head.lower():
+        load.refused.append(took)
+    else:
+        load.failed += 1
+
+
+def _percentile(name: str, seconds: Sequence[float], note: str) -> Figure:
+    if not seconds:
+        return Figure(name, None, "ms", note="there was none")
+    return Figure(name, float(np.percentile(seconds, 99)) * 1e3, "ms", runs=len(seconds), note=note)
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[int]:
+    """A server in ``--dev`` with items, and people who looked at some."""
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tactful", "serve", "--dev", "--port", "0"],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, "TACTFUL_STORAGE__DURABILITY": "process"},
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline().decode()
+            port = int(line.rsplit(":", 1)[1].split()[0].strip("/"))
+            _fill(f"http://127.0.0.1:{port}")
+            yield port
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
+
+
+def _fill(url: str) -> None:
+    chance, now = random.Random(7), int(time.time() * 1000)
+    with Client(url, retries=12) as client:
+        client.items(
+            {"item_id": f"i-{n}", "category": f"c-{n % 40}", "price": 1 + n % 90}
+            for n in range(_ITEMS)
+        )
+        sent = client.events(
+            {
+                "type": "view",
+                "timestamp": now - chance.randrange(86_400_000),
+                "user_id": f"u-{n % _PEOPLE}",
+                "item_id": f"i-{int(chance.paretovariate(1)) % _ITEMS}",
+            }
+            for n in range(_PEOPLE * _VIEWS)
+        )
+        for _ in range(60):
+            with suppress(ClientError):
+                client.recommend(user_id="u-1", after=sent.position)
+                return
+    raise RuntimeError("the server has not caught up")

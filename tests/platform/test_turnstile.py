@@ -1,0 +1,166 @@
+"""Admission control, in a time of its own: an event loop whose clock jumps to what happens next."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tactful.problems import ProblemError
+from tactful.turnstile import Turnstile
+
+TURN_S = 0.003
+
+
+class Jumping(selectors.DefaultSelector):
+    """Passes the time that it is asked to wait for."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.SelectorEventLoop]:
+    selector = Jumping()
+    made = asyncio.SelectorEventLoop(selector)
+    made.time = lambda: selector.now  # type: ignore[method-assign]
+    yield made
+    made.close()
+
+
+@dataclass
+class Load:
+    """What came of a load: seconds to each answer, when each was refused, and after how long."""
+
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+
+
+def make(loop: asyncio.AbstractEventLoop, **changes: float) -> Turnstile:
+    given: dict[str, Any] = {"queue": 128, "wait_s": 1.0, "standing_s": 0.05, **changes}
+    return Turnstile(clock=loop.time, **given)
+
+
+async def ask(turnstile: Turnstile, load: Load, turn_s: float = TURN_S) -> None:
+    time = asyncio.get_running_loop().time
+    came = time()
+    try:
+        async with turnstile:
+            await asyncio.sleep(turn_s)
+    except ProblemError as error:
+        assert (error.kind.code, error.retry_after) == ("overloaded", 1)
+        load.refused.append(time() - came)
+    else:
+        load.answered.append(time() - came)
+
+
+async def arrivals(turnstile: Turnstile, rate: float, seconds: float, load: Load) -> None:
+    """Callers who come at random, however many still wait."""
+    chance, due = random.Random(3), asyncio.get_running_loop().time()
+    end, tasks = due + seconds, []
+    while due < end:
+        await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+        tasks.append(asyncio.create_task(ask(turnstile, load)))
+        due += chance.expovariate(rate)
+    await asyncio.gather(*tasks)
+
+
+def p99(seconds: list[float]) -> float:
+    return float(np.percentile(seconds, 99))
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.0, 4.0])
+def test_twice_what_can_be_answered_makes_no_answer_slow(
+    loop: asyncio.SelectorEventLoop, factor: float
+) -> None:
+    load = Load()
+    loop.run_until_complete(arrivals(make(loop), factor / TURN_S, 20, load))
+
+    # Half a second of the burst before the queue counts as standing is part of this.
+    # The first second is a burst like any other, until the queue is seen to stand.
+    assert max(load.answered[int(1 / TURN_S) :]) < 0.06
+    assert len(load.answered) > 0.97 * 20 / TURN_S
+    assert max(load.refused) == 0  # at once
+
+
+def test_this_test_would_see_a_queue_that_stands(loop: asyncio.SelectorEventLoop) -> None:
+    load = Load()
+    loop.run_until_complete(arrivals(make(loop, standing_s=100), 2 / TURN_S, 20, load))
+
+    assert p99(load.answered) > 0.35
+
+
+def test_hardly_anybody_is_refused_while_all_can_be_answered(
+    loop: asyncio.SelectorEventLoop,
+) -> None:
+    load = Load()
+    loop.run_until_complete(arrivals(make(loop), 0.8 / TURN_S, 20, load))
+
+    # Even then a queue stands by chance, once in a while.
+    assert len(load.refused) < 0.001 * len(load.answered)
+
+
+def test_a_burst_is_answered_in_full(loop: asyncio.SelectorEventLoop) -> None:
+    turnstile, load = make(loop), Load()
+
+    async def bursts() -> None:
+        for _ in range(5):
+            await asyncio.gather(*(ask(turnstile, load) for _ in range(100)))
+            await asyncio.sleep(2)
+
+    loop.run_until_complete(bursts())
+    assert len(load.answered) == 500
+
+
+def test_it_forgives_after_an_overload(loop: asyncio.SelectorEventLoop) -> None:
+    turnstile, during, burst = make(loop), Load(), Load()
+
+    async def story() -> None:
+        await arrivals(turnstile, 3 / TURN_S, 5, during)
+        await asyncio.sleep(1.5)
+        await asyncio.gather(*(ask(turnstile, burst) for _ in range(100)))
+
+    loop.run_until_complete(story())
+    assert during.refused
+    assert burst.refused == []
+
+
+def test_slow_work_still_lets_one_wait(loop: asyncio.SelectorEventLoop) -> None:
+    turnstile, load = make(loop), Load()
+
+    async def pairs() -> None:
+        for _ in range(20):
+            await asyncio.gather(*(ask(turnstile, load, turn_s=0.3) for _ in range(2)))
+
+    loop.run_until_complete(pairs())
+    assert load.refused == []
+
+
+def test_nobody_waits_longer_than_allowed_or_keeps_the_turn_by_leaving(
+    loop: asyncio.SelectorEventLoop,
+) -> None:
+    turnstile, load = make(loop, wait_s=0.5), Load()
+
+    async def story() -> None:
+        stuck = asyncio.create_task(ask(turnstile, Load(), turn_s=2))
+        await asyncio.sleep(0)
+        gone = asyncio.create_task(ask(turnstile, Load()))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await ask(turnstile, load)
+        await stuck
+        await ask(turnstile, load)
+
+    loop.run_until_complete(story())
+    assert load.refused == [pytest.approx(0.5)]
+    assert load.answered == [pytest.approx(TURN_S)]
+    assert turnstile.waiting == 0
