@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from tactful.candidates import Candidates
 from tactful.catalogue import Catalogue
 from tactful.recall import RecallIndex
+from tactful.scores import Scores
 from tactful.situation import FeatureSource, Situation
 
 RANKING_FEATURES: tuple[str, ...] = (
     "next_last",
     "next_three",
     "next_session",
-    "next_rank",
+    "next_place",
     "together_session",
     "together_history",
     "vector_last",
@@ -82,7 +83,7 @@ def assemble(
     columns["next_last"] = candidates.next_last.of(rows)
     columns["next_three"] = candidates.next_three.of(rows)
     columns["next_session"] = candidates.next_session.of(rows)
-    columns["next_rank"] = _ranks(columns["next_three"])
+    columns["next_place"] = _places(candidates.next_three, rows)
     columns["together_session"] = candidates.together_session.of(rows)
     columns["together_history"] = candidates.together_history.of(rows)
     columns.update(_nearness(candidates, situation, index))
@@ -102,13 +103,18 @@ def assemble(
     return features.T
 
 
-def _ranks(scores: NDArray[np.float32] | float) -> NDArray[np.float32]:
-    """Place of each score, 0 the best; NaN for a score of zero, which is no place at all."""
-    values = np.asarray(scores)
-    ranks = np.empty(len(values), np.float32)
-    ranks[np.argsort(-values, kind="stable")] = np.arange(len(values), dtype=np.float32)
-    ranks[values == 0.0] = np.nan
-    return ranks
+def _places(scores: Scores, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Place of each row among all that are scored, 0 the best; NaN for a row without a score.
+
+    Among all and not among the candidates, so that it depends on nothing but the situation.
+    """
+    scored = scores.rows[scores.values > 0]
+    order = np.lexsort((scored, -scores.values[scores.values > 0]))
+    places = np.empty(len(scored), np.float32)
+    places[order] = np.arange(1, len(scored) + 1, dtype=np.float32)
+    found = Scores(scored, places).of(rows)
+    found[found == 0] = np.nan
+    return found - np.float32(1.0)
 
 
 def _nearness(

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,6 +82,13 @@ def train(
     )
     for measure, value in result["metrics"].items():
         click.echo(f"  {measure:<8} {value:.4f}")
+    skew = result["skew"]
+    if skew["lists"]:
+        click.echo(f"  {'skew':<8} {skew['share']:.4f}")
+        for feature, share in skew["by_feature"].items():
+            click.echo(
+                f"    {feature} differs in {share:.1%} of the rows that were served", err=True
+            )
 
 
 @click.group()
@@ -196,6 +204,7 @@ def _train(
     settings: Settings, options: Any, *, promote: bool, say: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
     from tactful.linking import identity_of
+    from tactful.skew import measure_skew
     from tactful.training import plot_training, train
     from tactful_streaming import DefinitionError, EmbeddedLog, LogError, load_definitions
 
@@ -209,6 +218,7 @@ def _train(
             f"nothing to train from: {error}; send events to `tactful serve` first, or name its "
             "data directory with --data"
         ) from error
+    identity = identity_of(settings.identity)
     scratch = Path(tempfile.mkdtemp(prefix="tactful-train-"))
     try:
         trained = train(
@@ -217,8 +227,15 @@ def _train(
             scratch / "model",
             options,
             kernels=settings.models / "kernels",
-            identity=identity_of(settings.identity),
+            identity=identity,
             progress=say,
+        )
+        skew = measure_skew(
+            log,
+            definitions,
+            settings.models,
+            identity=identity,
+            progress=partial(say, "compare"),
         )
         say("register", 0, 1)
         registry = _registry(settings, options.name)
@@ -234,6 +251,7 @@ def _train(
             },
             example=trained.example,
             figures=plot_training(trained, scratch / "figures"),
+            metrics={"skew": skew.share, "skew_lists": skew.lists} if skew.lists else {},
         )
         if promote:
             registry.promote(registered.version)
@@ -251,6 +269,12 @@ def _train(
         "questions": manifest.questions,
         "metrics": manifest.metrics,
         "features": [{"name": key, "gain": gain} for key, gain in manifest.gains.items()],
+        "skew": {
+            "lists": skew.lists,
+            "skipped": skew.skipped,
+            "share": skew.share if skew.lists else None,
+            "by_feature": skew.by_feature,
+        },
     }
 
 

@@ -78,6 +78,7 @@ class Registry:
         parameters: Mapping[str, Any],
         example: NDArray[np.float32],
         figures: Mapping[str, Path],
+        metrics: Mapping[str, float] | None = None,
     ) -> Registered:
         """Log a trained model as a run and register it as a new version.
 
@@ -86,6 +87,7 @@ class Registry:
             parameters: what the training was called with.
             example: a few rows of features, for the signature.
             figures: plots to keep with the run, by file name.
+            metrics: measured beside those of the manifest.
 
         Returns:
             The new version.
@@ -106,7 +108,7 @@ class Registry:
         with mlflow.start_run() as run:
             mlflow.log_params(dict(parameters))
             mlflow.log_params({"rows": manifest.rows, "questions": manifest.questions})
-            mlflow.log_metrics(manifest.metrics)
+            mlflow.log_metrics({**manifest.metrics, **(metrics or {})})
             mlflow.set_tags(
                 {
                     "data_hash": manifest.data_hash,

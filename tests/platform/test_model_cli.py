@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.platform.shop import definitions, entries, make_shop, write_log
+from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
 
 from tactful.cli import main
+from tactful.messages import RecommendRequest
 from tactful.ranking import Pointer, load_model, read_pointer, version_directory
-from tactful_streaming import Entry, Event
+from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful_bandits import Arm, Experiment
+from tactful_streaming import EmbeddedLog, Engine, Entry, Event, MemoryState
 
 
 @pytest.fixture(autouse=True)
@@ -240,3 +243,40 @@ def test_impressions_in_the_log_do_not_disturb_a_training(data: Path, tmp_path: 
 
     for key in ("rows", "questions", "metrics", "features"):
         assert results[0][key] == results[1][key]
+
+
+def test_a_training_compares_what_was_served_with_what_it_computes(
+    data: Path, tracking_uri: str
+) -> None:
+    from mlflow import MlflowClient
+
+    first = json.loads(train(data, "--promote", "--json").stdout.splitlines()[-1])
+    assert first["skew"] == {"lists": 0, "skipped": 0, "share": None, "by_feature": {}}
+    serve_lists(data)
+
+    second = json.loads(train(data, "--json").stdout.splitlines()[-1])
+
+    assert second["skew"]["lists"] >= 10
+    assert (second["skew"]["share"], second["skew"]["by_feature"]) == (0.0, {})
+    run_of = MlflowClient(tracking_uri).get_run
+    assert run_of(second["run_id"]).data.metrics["skew"] == 0.0
+    assert "skew" not in run_of(first["run_id"]).data.metrics
+
+
+def serve_lists(data: Path) -> None:
+    """Ask the champion for lists and keep them in the log, as the server does."""
+    log = EmbeddedLog(data / "log", durability="process")
+    engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
+    people = Experiment(RANKING_EXPERIMENT, (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9)))
+    ranked = Recommender(
+        engine,
+        models=data / "models",
+        definitions=definitions().fingerprint,
+        experiment=people,
+    )
+    for number in range(20):
+        request = RecommendRequest(user_id=f"person-{number % 12:02d}")
+        _, impression = ranked.recommend(request, now=engine.watermark + number)
+        assert impression is not None
+        log.append([impression])
+    log.close()

@@ -1,0 +1,250 @@
+"""Training-serving skew: is a feature, computed again, what it was when it was served?
+
+A list is logged with the features it was ranked by and with how much of the log the engine had
+applied. A second engine replays the log to that very place and lays the features out again, as
+training does. A difference means that the model is asked about other values than it learned from:
+a changed definition, a catalogue that lagged, an event that was counted twice, a bug.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.candidates import Popularity, Quotas, gather
+from tactful.catalogue import Catalogue
+from tactful.errors import ModelError
+from tactful.features import RANKING_FEATURES, assemble
+from tactful.ranking import read_manifest, version_directory
+from tactful.recall import RecallIndex
+from tactful.situation import observe
+from tactful_streaming import (
+    Definitions,
+    Engine,
+    Event,
+    EventLog,
+    Identity,
+    MemoryState,
+    StreamingError,
+    decode_entry,
+    subject_key,
+)
+
+Progress = Callable[[int, int], None]
+"""Told how much of the log is done and how much there is."""
+
+TOLERANCE = 1e-6
+"""Relative difference that is none: sums of products may be added up in another order."""
+
+_CHUNK = 2_048
+_NO_QUOTAS = Quotas(**dict.fromkeys(Quotas.__dataclass_fields__, 0))
+
+
+@dataclass(frozen=True)
+class Skew:
+    """How features as served compare with the same computed again.
+
+    Attributes:
+        lists: lists that were compared.
+        skipped: lists that could not be: their model is not here or has other features, or the
+            beginning of the log is forgotten.
+        values: values that were compared.
+        different: values that differ by more than `TOLERANCE`, or exist in one of the two only.
+        by_feature: share of differing values of each feature that has any, largest first.
+    """
+
+    lists: int
+    skipped: int
+    values: int
+    different: int
+    by_feature: Mapping[str, float]
+
+    @property
+    def share(self) -> float:
+        """Share of the values that differ; 0 where nothing was compared."""
+        return self.different / self.values if self.values else 0.0
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A list as it was logged."""
+
+    applied: int
+    event: Event
+    items: list[str]
+    version: str
+    features: NDArray[np.float32]
+
+
+def measure_skew(
+    log: EventLog,
+    definitions: Definitions,
+    models: Path,
+    *,
+    identity: Identity | None = None,
+    lists: int = 500,
+    progress: Progress = lambda done, total: None,
+) -> Skew:
+    """Compute the features of the latest lists again and compare.
+
+    Args:
+        log: events, items and lists. If its beginning is forgotten, so is what features were
+            computed from, and every list is skipped.
+        definitions: the features the server computes.
+        models: directory with the model versions that served.
+        identity: how the server joins devices to people.
+        lists: how many of the latest lists are compared at most.
+        progress: told how far it is.
+
+    Returns:
+        The skew. Lists of the heuristic have no features and are not counted at all.
+    """
+    served = sorted(_served(log, lists), key=lambda each: each.applied)
+    if log.begin:
+        return Skew(0, len(served), 0, 0, {})
+    engine = Engine(definitions, MemoryState(), identity=identity)
+    indexes: dict[str, RecallIndex | None] = {}
+    catalogues: dict[str, tuple[int, Catalogue]] = {}
+    different = np.zeros(len(RANKING_FEATURES), np.int64)
+    compared = rows = 0
+    position: int = log.begin
+    for each in served:
+        position = _replay(engine, log, position, each.applied)
+        progress(position, served[-1].applied)
+        if each.version not in indexes:
+            indexes[each.version] = _index(models, each.version)
+        index = indexes[each.version]
+        if index is None or each.features.shape != (len(each.items), len(RANKING_FEATURES)):
+            continue
+        version, catalogue = catalogues.get(each.version, (-1, None))
+        if catalogue is None or version != engine.items_version:
+            catalogue = Catalogue(index.item_ids, engine.items)
+            catalogues[each.version] = (engine.items_version, catalogue)
+        again = _again(engine, index, catalogue, each)
+        different += (~_same(each.features, again)).sum(axis=0)
+        compared += 1
+        rows += len(each.items)
+    shares = {
+        name: count / rows
+        for name, count in zip(RANKING_FEATURES, different.tolist(), strict=True)
+        if count
+    }
+    return Skew(
+        lists=compared,
+        skipped=len(served) - compared,
+        values=rows * len(RANKING_FEATURES),
+        different=int(different.sum()),
+        by_feature=dict(sorted(shares.items(), key=lambda pair: -pair[1])),
+    )
+
+
+def _served(log: EventLog, lists: int) -> deque[_Served]:
+    """The latest lists that were logged with features."""
+    found: deque[_Served] = deque(maxlen=lists)
+    position, end = log.begin, log.end
+    while position < end:
+        records = log.read(position, _CHUNK)
+        if not records:
+            break
+        for offset, payload in records:
+            # Decoding everything would take most of the time.
+            if b"impression" in payload and (each := _decoded(payload, offset)) is not None:
+                found.append(each)
+        position = records[-1][0] + 1
+    return found
+
+
+def _decoded(payload: bytes, offset: int) -> _Served | None:
+    try:
+        entry = decode_entry(payload)
+    except StreamingError:
+        return None
+    if not isinstance(entry, Event) or entry.type != "impression":
+        return None
+    properties: Mapping[str, Any] = entry.properties
+    features, items = properties.get("features"), properties.get("items")
+    applied = properties.get("applied")
+    if not isinstance(features, str) or not isinstance(items, list) or not items:
+        return None
+    try:
+        values = np.frombuffer(b64decode(features, validate=True), "<f4")
+        values = values.reshape(len(items), -1).astype(np.float32)
+    except (binascii.Error, ValueError):
+        return None
+    return _Served(
+        applied=applied if isinstance(applied, int) and applied <= offset else offset,
+        event=entry,
+        items=[str(item) for item in items],
+        version=str(properties.get("model_version")),
+        features=values,
+    )
+
+
+def _index(models: Path, version: str) -> RecallIndex | None:
+    directory = version_directory(models, version)
+    try:
+        if read_manifest(directory).features != RANKING_FEATURES:
+            return None
+        return RecallIndex.load(directory / "index")
+    except ModelError:
+        return None
+
+
+def _replay(engine: Engine, log: EventLog, position: int, until: int) -> int:
+    while position < until:
+        records = log.read(position, min(_CHUNK, until - position))
+        if not records:
+            break
+        engine.apply(records)
+        position = records[-1][0] + 1
+    return position
+
+
+def _again(
+    engine: Engine, index: RecallIndex, catalogue: Catalogue, served: _Served
+) -> NDArray[np.float32]:
+    """The features of the served items as of now, in their order; NaN for an unknown item."""
+    rows = np.array([catalogue.rows.get(item, -1) for item in served.items], np.int64)
+    known = np.unique(rows[rows >= 0])
+    situation = observe(
+        engine,
+        catalogue,
+        subject=subject_key(served.event),
+        session_id=served.event.session_id,
+        at=served.event.timestamp,
+    )
+    # What the channels know of the situation, without their candidates: the list says which.
+    asked = gather(
+        index,
+        index.nearest,
+        catalogue,
+        situation,
+        popular=Popularity.of(known[:0], len(catalogue)),
+        quotas=_NO_QUOTAS,
+        allowed=np.zeros(len(catalogue), np.bool_),
+    )
+    candidates = replace(
+        asked,
+        rows=known,
+        channel=np.zeros(len(known), np.int8),
+        vectors=index.nearest.vectors_of(known),
+    )
+    features = assemble(candidates, situation, source=engine, catalogue=catalogue, index=index)
+    found = np.full((len(rows), len(RANKING_FEATURES)), np.nan, np.float32)
+    found[rows >= 0] = features[np.searchsorted(known, rows[rows >= 0])]
+    return found
+
+
+def _same(served: NDArray[np.float32], again: NDArray[np.float32]) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore", over="ignore"):
+        near = np.abs(served - again) <= TOLERANCE * np.maximum(np.abs(served), np.abs(again))
+    same: NDArray[np.bool_] = (served == again) | near | (np.isnan(served) & np.isnan(again))
+    return same
