@@ -99,11 +99,11 @@ class LiveCatalogue:
             reading: held while the engine is read; None where no other thread writes to it.
         """
         held, now = self._view, self._monotonic()
-        items = self._items
+        items, changed = self._items, list[Item]()
         if source.items_version != self._items_version:
             with reading or nullcontext():
                 items, self._items_version = dict(source.items), source.items_version
-        changed = [item for it, item in items.items() if self._items.get(it) is not item]
+            changed = [item for it, item in items.items() if self._items.get(it) is not item]
         if self._live is not None:
             self._live.follow()
             self._learn(changed)

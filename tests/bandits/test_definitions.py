@@ -140,3 +140,17 @@ def test_no_structure_fails_in_another_way(data: list[object]) -> None:
         load_experiments(data)
     except DefinitionError as error:
         assert str(error).startswith("experiments")
+
+
+def test_an_arm_carries_parameters_for_whoever_runs_it() -> None:
+    text = """
+- key: recall
+  arms:
+    - {name: a, weight: 0.5}
+    - {name: b, weight: 0.5, parameters: {quotas: {vectors: 3}}}
+"""
+    (experiment,) = load_experiments(text)
+    assert [arm.parameters for arm in experiment.arms] == [{}, {"quotas": {"vectors": 3}}]
+    assert hash(experiment)
+    with pytest.raises(DefinitionError, match=r"arms\[1\]\.parameters.*expected a mapping"):
+        load_experiments(text.replace("{quotas: {vectors: 3}}", "[1]"))

@@ -158,7 +158,7 @@ def test_a_body_that_is_no_json_is_a_problem(shared: Live, body: bytes) -> None:
     ("body", "field"),
     [
         ('{"count": 0}', "$.count"),
-        ('{"count": 201}', "$.count"),
+        ('{"count": 1001}', "$.count"),
         ('{"count": 2.5}', "$.count"),
         ('{"count": true}', "$.count"),
         ('{"user_id": ""}', "$.user_id"),

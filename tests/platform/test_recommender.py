@@ -6,6 +6,7 @@ import random
 import shutil
 import threading
 from base64 import b64decode
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from tests.platform.shop import SERVICE, definitions, engine_at, entries, make_s
 from tests.platform.support import Live, small_settings
 
 from tactful.config import EngineSettings, Settings, StorageSettings
+from tactful.errors import ConfigError
 from tactful.evaluation import CUTOFF
 from tactful.features import RANKING_FEATURES
 from tactful.messages import Recommendation, RecommendRequest
+from tactful.problems import ProblemError
 from tactful.ranking import (
     Pointer,
     load_model,
@@ -192,6 +195,66 @@ def test_nothing_unavailable_excluded_or_of_another_category_is_shown(
         found, answer = ask(category=category)
         assert found == []
         assert "only 0 items passed the filters" in (answer.fallback or "")
+
+
+def test_prices_what_was_seen_and_what_was_taken_are_filtered(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models)
+    person = learner()
+
+    def ask(**fields: Any) -> set[str]:
+        request = RecommendRequest(user_id=person, count=1_000, **fields)
+        return set(ids(ranked.recommend(request, now=NOW)[0]))
+
+    everything = ask()
+    on_sale = {it.item_id for it in engine.items.values() if it.available}
+    assert everything == on_sale, "a long list holds all there is"
+    prices = {it.item_id: it.price for it in engine.items.values() if it.available}
+    middle = float(np.median([price for price in prices.values() if price is not None]))
+    dear = {it for it, price in prices.items() if price is not None and price >= middle}
+    cheap = {it for it, price in prices.items() if price is not None and price <= middle}
+    assert ask(min_price=middle) == dear
+    assert ask(max_price=middle) == cheap
+    assert ask(min_price=middle, max_price=middle) == dear & cheap
+    user: Mapping[str, Any] = engine.read("user", person, NOW)
+    took = set(user["taken_last"]) & on_sale
+    assert took
+    assert ask(exclude_taken=True) == on_sale - took
+    seen = {it for it, _ in user["recent_items"]}
+    assert ask(exclude_seen=True) == on_sale - took - seen
+
+
+def test_prices_that_leave_no_range_are_the_callers_mistake(engine: Engine, models: Path) -> None:
+    with pytest.raises(ProblemError, match="above"):
+        recommender(engine, models).recommend(
+            RecommendRequest(min_price=2.0, max_price=1.0), now=NOW
+        )
+
+
+def test_an_intent_adds_candidates_of_its_categories(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models)
+    for kind in ("kind-0", "kind-3"):
+        request = RecommendRequest(intent={kind: 1.0, "no-such-kind": 0.5}, count=70)
+        answer, _ = ranked.recommend(request, now=NOW)
+        assert {it.item_id for it in engine.items.values() if it.category == kind} <= set(
+            ids(answer)
+        )
+
+
+def test_an_arm_may_have_quotas_of_its_own(engine: Engine, models: Path) -> None:
+    silent = {
+        name: 0
+        for name in ("following", "together", "sessions", "vectors", "repeat", "intent", "campaign")
+    }
+    arms = (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9, {"quotas": {**silent, "popular": 5}}))
+    ranked = recommender(engine, models, experiment=Experiment(RANKING_EXPERIMENT, arms))
+    request = RecommendRequest(user_id=learner(), count=5)
+    answer, _ = ranked.recommend(request, now=NOW)
+    assert {item.channel for item in answer.items} == {"popular"}
+    forced = msgspec.structs.replace(request, force={RANKING_EXPERIMENT: HEURISTIC})
+    assert {item.channel for item in ranked.recommend(forced, now=NOW)[0].items} != {"popular"}
+    wrong = (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9, {"quotas": {"vector": 5}}))
+    with pytest.raises(ConfigError, match=r"arm 'learned': quotas: there is no quota 'vector'"):
+        recommender(engine, models, experiment=Experiment(RANKING_EXPERIMENT, wrong))
 
 
 def test_an_item_that_is_sold_out_is_gone_after_the_next_refresh(

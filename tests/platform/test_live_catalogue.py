@@ -1,0 +1,150 @@
+"""Views that keep up with the items: rows stay, new items lie near what they are like."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.platform.shop import definitions
+
+import tactful.live_index
+from tactful.catalogue import Catalogue
+from tactful.live_catalogue import LiveCatalogue, View
+from tactful.recall import Interactions, RecallIndex, build_index
+from tactful_streaming import Engine, Item, MemoryState, encode_entry
+
+KINDS = ("green tea", "coffee mug")
+
+
+def item(item_id: str, title: str, *, timestamp: int = 0, available: bool = True) -> Item:
+    return Item(item_id=item_id, timestamp=timestamp, title=title, available=available)
+
+
+KNOWN = [item(f"i{row}", KINDS[row // 5]) for row in range(10)]
+
+
+def index() -> RecallIndex:
+    """Teas are bought together, and so are mugs."""
+    generator = np.random.default_rng(0)
+    visits = [generator.choice(5, 3, replace=False) + 5 * (n % 2) for n in range(300)]
+    return build_index(
+        [each.item_id for each in KNOWN],
+        Interactions(np.repeat(np.arange(300), 3), np.concatenate(visits), np.arange(900)),
+        items=KNOWN,
+    )
+
+
+INDEX = index()
+
+
+def send(engine: Engine, *items: Item) -> None:
+    engine.apply([(engine.offset + n, encode_entry(each)) for n, each in enumerate(items)])
+
+
+def near(view: View, item_id: str, count: int = 6) -> set[str]:
+    rows = np.array([view.catalogue.rows[item_id]])
+    found, _ = view.search.nearest(view.search.vectors_of(rows)[0], count, view.catalogue.available)
+    return {view.catalogue.item_ids[row] for row in found.tolist()}
+
+
+@pytest.fixture
+def engine() -> Engine:
+    made = Engine(definitions(), MemoryState())
+    send(made, *KNOWN)
+    return made
+
+
+def test_a_new_item_is_found_among_its_like_and_moves_no_row(
+    tmp_path: Path, engine: Engine
+) -> None:
+    live = LiveCatalogue(INDEX, tmp_path / "live")
+    before = live.refresh(engine)
+    send(engine, item("z-new", "Tea, green"), item("a-new", "mug for coffee"))
+
+    view = live.refresh(engine)
+
+    assert list(view.catalogue.item_ids)[:10] == list(before.catalogue.item_ids)
+    assert near(view, "i0") == {*(f"i{row}" for row in range(5)), "z-new"}
+    assert near(view, "a-new") == {*(f"i{row}" for row in range(5, 10)), "a-new"}
+    assert set(view.popular.rows.tolist()) == set(range(12))
+    assert "z-new" not in before.catalogue.rows, "a view never changes"
+    live.close()
+
+
+def test_what_changes_is_taken_in_and_what_is_sold_out_is_not_found(
+    tmp_path: Path, engine: Engine
+) -> None:
+    live = LiveCatalogue(INDEX, tmp_path / "live")
+    live.refresh(engine)
+    send(engine, item("new", "green tea"))
+    live.refresh(engine)
+    send(engine, item("new", "coffee mug", timestamp=1))
+    assert "new" in near(live.refresh(engine), "i7")
+    send(engine, item("new", "coffee mug", timestamp=2, available=False))
+    assert "new" not in near(live.refresh(engine), "i7")
+    live.close()
+
+
+def test_a_restart_a_merge_and_a_second_process_see_the_same(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tactful.live_index, "MERGE_ABOVE", 2)
+    writer = LiveCatalogue(INDEX, tmp_path / "live")
+    writer.refresh(engine)
+    reader = LiveCatalogue(INDEX, tmp_path / "live")
+    assert (writer.writes, reader.writes) == (True, False)
+    for number in range(4):
+        send(engine, item(f"new{number}", KINDS[number % 2]))
+        writer.refresh(engine)
+    assert writer._merging is not None
+    writer._merging.join(30)
+    writer.refresh(engine)
+    assert writer.describe()["build"] == 1
+    send(engine, item("last", "green tea"))
+    views = [writer.refresh(engine), reader.refresh(engine)]
+    writer.close()
+    again = LiveCatalogue(INDEX, tmp_path / "live")
+    assert again.writes
+    views.append(again.refresh(engine))
+    for view in views:
+        assert list(view.catalogue.item_ids) == [
+            *(f"i{row}" for row in range(10)),
+            *(f"new{number}" for number in range(4)),
+            "last",
+        ]
+        assert near(view, "i0", 8) == {*(f"i{row}" for row in range(5)), "new0", "new2", "last"}
+    again.close()
+
+
+def test_a_damaged_directory_is_begun_anew(
+    tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = LiveCatalogue(INDEX, tmp_path / "live")
+    first.refresh(engine)
+    send(engine, item("new", "green tea"))
+    wanted = first.refresh(engine)
+    first.close()
+    journal = tmp_path / "live" / "journal-000000.log"
+    journal.write_bytes(journal.read_bytes()[:-1] + b"?")
+
+    with caplog.at_level(logging.WARNING):
+        again = LiveCatalogue(INDEX, tmp_path / "live")
+
+    assert "begun anew" in caplog.text
+    assert near(again.refresh(engine), "i0") == near(wanted, "i0")
+    again.close()
+
+
+def test_without_an_index_the_catalogue_grows_all_the_same(engine: Engine) -> None:
+    from tactful.recall import empty_index
+
+    live = LiveCatalogue(empty_index(), None)
+    live.refresh(engine)
+    send(engine, item("a", "x"), item("i3", "sold out", timestamp=1, available=False))
+    view = live.refresh(engine)
+    fresh = Catalogue((), engine.items)
+    assert sorted(view.catalogue.item_ids) == sorted(fresh.item_ids)
+    assert not view.catalogue.available[view.catalogue.rows["i3"]]
+    assert live.refresh(engine).catalogue is view.catalogue, "nothing changed, nothing is copied"
