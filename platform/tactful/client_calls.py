@@ -60,6 +60,11 @@ class RecommendFields(TypedDict, total=False):
     context: Mapping[str, Scalar]
     exclude: Sequence[str]
     category: str | None
+    min_price: float | None
+    max_price: float | None
+    exclude_seen: bool
+    exclude_taken: bool
+    intent: Mapping[str, float]
     timestamp: int | str | None
     after: Position | None
     force: Mapping[str, str]

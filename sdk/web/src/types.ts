@@ -46,8 +46,17 @@ export interface RecommendRequest {
   count?: number;
   /** Only items of this category. */
   category?: string;
+  /** Only items that cost at least, and at most, so much. */
+  min_price?: number;
+  max_price?: number;
   /** Item ids not to return. */
   exclude?: string[];
+  /** Return nothing that this device has looked at lately. */
+  exclude_seen?: boolean;
+  /** Return nothing that was taken already. */
+  exclude_taken?: boolean;
+  /** Categories that the device itself expects to matter, 0 to 1; it decides whether to tell. */
+  intent?: Record<string, number>;
   /** Where it will be shown. */
   context?: Record<string, Scalar>;
 }
