@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from benchmarks._serving_index import index_figures
 from benchmarks._serving_overload import overload_figures
 from benchmarks._serving_ranking import ranking_figures
 from benchmarks.figures import Figure, main
 
-GROUPS: tuple[Callable[[bool], Sequence[Figure]], ...] = (ranking_figures, overload_figures)
+GROUPS: tuple[Callable[[bool], Sequence[Figure]], ...] = (
+    ranking_figures,
+    overload_figures,
+    index_figures,
+)
 """Each measures some figures; told whether it shall be quick."""
 
 NAMES = {
