@@ -392,6 +392,7 @@ class Engine:
         self._outbox.meet(admitted.ids)
         if self._resolver is not None:
             self._handovers.add(self._resolver.take_leaving())
+        admitted.moves = self._needed_moves(admitted)
         late: dict[str, list[int]] = {}
         evicted = -sum(operator.evicted for operator in self._operators)
         missed = -sum(operator.late for operator in self._operators)
@@ -608,6 +609,19 @@ class Engine:
             if self._mirror is not None:
                 self._mirror.put(entity, silent)
         return changes
+
+    def _needed_moves(self, admitted: Admitted) -> list[tuple[int, int, Move]]:
+        """The moves of histories that are there: each of them cuts the batch, and most are not."""
+        if not admitted.moves:
+            return []
+        keys = set(admitted.batch.users)
+        needed = []
+        for place, items, move in admitted.moves:
+            arrives = move.state is not None
+            if arrives or move.source in keys or self._histories.may_hold(move.source):
+                keys.add(move.target)  # may move on within the batch
+                needed.append((place, items, move))
+        return needed
 
     def _move(self, move: Move) -> None:
         """Let the history of one key be part of that of another, here or in its partition."""

@@ -265,6 +265,12 @@ class EntityTable:
         except _DAMAGE as error:
             raise StateError(f"the packed state of an entity is damaged: {error}") from error
 
+    def holds(self, key: str) -> bool:
+        """Whether anything is known of an entity."""
+        if self._load is not None:
+            self._fetch([key])
+        return key in self._rows
+
     def merge(self, source_key: str, target_key: str) -> None:
         """Add the history of one entity to that of another; the first is then dropped.
 

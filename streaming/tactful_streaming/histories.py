@@ -39,6 +39,10 @@ class Histories:
         self._operators = [operator for operator in operators if operator.entity == "user"]
         self._fingerprint = fingerprint
 
+    def may_hold(self, key: str) -> bool:
+        """Whether anything may be known of `key`; where sequences or joins might, they do."""
+        return bool(self._operators) or (self._table is not None and self._table.holds(key))
+
     def merge(self, source: str, target: str) -> None:
         """Let the history of `source` be part of that of `target`."""
         if self._table is not None:

@@ -78,6 +78,10 @@ class NaiveIdentity:
         if user is not None and not self._may_link(user):
             user = UNNAMED
         marks = self.marks.setdefault(event.device_id, [])
+        if marks and max(marks)[0] + self.identity.ttl_ms <= self.newest:
+            marks.clear()  # long silent: known of no more
+        if event.timestamp + self.identity.ttl_ms <= self.newest:
+            return
         if (event.timestamp, user, ends) in [(mark[0], *mark[2:]) for mark in marks]:
             return
         mark = (event.timestamp, self.number, user, ends)

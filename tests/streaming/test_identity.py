@@ -207,6 +207,17 @@ def test_a_login_that_comes_late_takes_nothing_from_who_came_after() -> None:
     assert (views(engine, "u"), views(engine, "v")) == (1, 2)
 
 
+def test_a_login_that_comes_late_does_not_claim_what_waits_for_the_next() -> None:
+    check_late_login()
+
+
+def check_late_login() -> None:
+    engine = new_engine()
+    feed(engine, [event("x.login", "v", "d", at=20), event("x.logout", "v", "d", at=30)])
+    feed(engine, [view(device="d", at=40), event("x.login", "u", "d", at=10)])
+    assert (views(engine, "u"), views(engine, "v"), views(engine, "device:d")) == (0, 0, 1)
+
+
 def test_a_link_is_forgotten_in_time() -> None:
     engine = new_engine(identity=Identity(ttl_ms=HOUR))
     feed(engine, [event("x.login", "u", "d"), view(device="d", at=1)])
@@ -677,6 +688,7 @@ def test_a_planted_mistake_in_linking_is_seen(
 ) -> None:
     monkeypatch.setattr(owner, name, wrong)
     with pytest.raises(AssertionError):
+        check_late_login()
         for seed in range(20):
             check_one(random.Random(seed), 150, IDENTITY, 365 * DAY)
 
