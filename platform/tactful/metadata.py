@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from tactful.errors import StorageError
+from tactful_privacy.sqlite import use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
@@ -360,8 +361,7 @@ def _connect_sqlite(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
-        for setting in ("journal_mode=WAL", "synchronous=FULL"):
-            connection.execute(f"PRAGMA {setting}")
+        use_write_ahead_log(connection, timeout_s=_LOCK_SECONDS)
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:

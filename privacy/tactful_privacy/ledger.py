@@ -20,6 +20,7 @@ from tactful_privacy.errors import (
     ParameterError,
     UnknownStatisticError,
 )
+from tactful_privacy.sqlite import use_write_ahead_log
 from tactful_privacy.statistic import UNIT, Statistic
 
 logger = logging.getLogger(__name__)
@@ -322,8 +323,8 @@ def _connect(location: str | Path) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
-        for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {setting}")
+        use_write_ahead_log(connection, timeout_s=_LOCK_SECONDS)
+        connection.execute("PRAGMA foreign_keys=ON")
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:

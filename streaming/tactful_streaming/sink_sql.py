@@ -14,6 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 
+from tactful_privacy.sqlite import use_write_ahead_log
 from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.sink import FiredRow, FiredValue
 
@@ -163,8 +164,7 @@ def _connect(location: str) -> sa.Engine:
 
         @sa.event.listens_for(engine, "connect")
         def configure(connection: Any, _record: Any) -> None:
-            for setting in ("journal_mode=WAL", "synchronous=FULL"):
-                connection.execute(f"PRAGMA {setting}")
+            use_write_ahead_log(connection)
 
         return engine
     if backend not in ("mysql", "mariadb"):

@@ -59,7 +59,11 @@ def test_definitions_are_recorded_when_they_change(
 
 def test_processes_that_start_at_once_record_the_same_definitions_once(location: Location) -> None:
     def start(_: int) -> bool:
-        store = open_metadata(location)
+        try:
+            store = open_metadata(location)
+        except BaseException:
+            barrier.abort()  # or the others would wait for ever
+            raise
         barrier.wait()
         news = store.record_definitions("f", "text", applied_by="serve")
         store.close()
