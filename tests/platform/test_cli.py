@@ -162,10 +162,10 @@ def test_ingest_keeps_its_place_when_the_server_goes(settings: Settings, tmp_pat
         answers = iter([True, True])
         append = live.platform.door.events
 
-        async def twice(body: bytes, kind: str | None = None) -> Any:
+        async def twice(*arguments: Any, **options: Any) -> Any:
             if not next(answers, False):
                 raise RuntimeError("gone")
-            return await append(body, kind)
+            return await append(*arguments, **options)
 
         live.platform.door.events = twice  # type: ignore[method-assign, assignment]
         broken = run("ingest", file, "--url", live.url, "--batch", 10)
