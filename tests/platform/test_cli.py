@@ -167,7 +167,7 @@ def test_ingest_keeps_its_place_when_the_server_goes(settings: Settings, tmp_pat
                 raise RuntimeError("gone")
             return await append(*arguments, **options)
 
-        live.platform.door.events = twice  # type: ignore[method-assign, assignment]
+        live.platform.door.events = twice  # type: ignore[method-assign]
         broken = run("ingest", file, "--url", live.url, "--batch", 10)
         assert broken.exit_code == 4
     with Live(Platform.open(fixed, build)):
