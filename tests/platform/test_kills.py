@@ -81,7 +81,10 @@ def test_server_and_workers(folder: Path, kafka_servers: str, redis_url: str) ->
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_sink_to_sqlite(folder: Path, kafka_servers: str, tmp_path: Path) -> None:
-    check(on_target(SINK_KILLS, folder, 6, kafka_servers, f"sqlite:///{tmp_path / 'rows.db'}"), SINK_KILLS)
+    check(
+        on_target(SINK_KILLS, folder, 6, kafka_servers, f"sqlite:///{tmp_path / 'rows.db'}"),
+        SINK_KILLS,
+    )
 
 
 @pytest.mark.slow
