@@ -238,7 +238,7 @@ class Calls:
     ) -> Call[list[tuple[int, T]]]:
         answers: list[tuple[int, T]] = []
         start = 0
-        for bodies in _chunks(map(msgspec.json.encode, records)):
+        for bodies in chunks(map(msgspec.json.encode, records)):
             request = Send(_KINDS[kind][0], f"/v1/{kind}", content=b"[%b]" % b",".join(bodies))
             answers.append((start, (yield from exchange(self._policy, request, answer))))
             start += len(bodies)
@@ -268,12 +268,14 @@ class Calls:
         return self._queue
 
 
-def _chunks(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
+def chunks(
+    bodies: Iterable[bytes], count: int = _CHUNK, max_bytes: int = _CHUNK_BYTES
+) -> Iterator[list[bytes]]:
     """Cut into requests by number and by size, in order."""
     chunk: list[bytes] = []
     size = 0
     for body in bodies:
-        if chunk and (len(chunk) == _CHUNK or size + len(body) > _CHUNK_BYTES):
+        if chunk and (len(chunk) == count or size + len(body) > max_bytes):
             yield chunk
             chunk, size = [], 0
         chunk.append(body)

@@ -7,7 +7,7 @@ batch is sent twice; events that carry their ``event_id`` still count once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +15,7 @@ from typing import BinaryIO
 import msgspec
 
 from tactful.client import Client, Kind
+from tactful.client_calls import chunks
 from tactful.errors import ClientError, DatasetError
 from tactful.messages import EventsAccepted, Rejection
 from tactful.positions import Position
@@ -87,7 +88,7 @@ def ingest_file(
             outcome = Outcome(resumed_at=progress.lines + 1)
             advanced(progress.offset)
             file.seek(progress.offset)
-            for lines in _batches(file, batch):
+            for lines in chunks(file, batch, _BATCH_BYTES):
                 _send(client, kind, lines, progress.lines + 1, outcome)
                 size = sum(map(len, lines))
                 progress = Progress(
@@ -114,19 +115,6 @@ def _send(client: Client, kind: Kind, lines: list[bytes], first: int, outcome: O
     if isinstance(answer, EventsAccepted):
         outcome.duplicates += answer.duplicates
     outcome.rejected += [(numbers[refusal.index], refusal) for refusal in answer.rejected]
-
-
-def _batches(file: BinaryIO, count: int) -> Iterator[list[bytes]]:
-    lines: list[bytes] = []
-    size = 0
-    for line in file:
-        if lines and (len(lines) == count or size + len(line) > _BATCH_BYTES):
-            yield lines
-            lines, size = [], 0
-        lines.append(line)
-        size += len(line)
-    if lines:
-        yield lines
 
 
 def _progress_path(path: Path) -> Path:

@@ -571,7 +571,7 @@ class RecentValues:
 
     def read(self, cells: Rows, feature: Feature, at: int) -> Floats:
         """Never asked: they are no numbers."""
-        raise NotImplementedError
+        raise TypeError("kept texts are no numbers: read_one has them")
 
     def clear(self, cells: Rows) -> None:
         """Forget cells."""
