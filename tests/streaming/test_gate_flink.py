@@ -58,7 +58,21 @@ def test_flink_agrees(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(100, 103))
+@pytest.mark.parametrize(
+    "seed",
+    [
+        100,
+        pytest.param(
+            101,
+            marks=pytest.mark.xfail(
+                strict=True,
+                raises=AssertionError,
+                reason="Flink misses two matches that end by silence and skip past the last event",
+            ),
+        ),
+        102,
+    ],
+)
 def test_flink_agrees_at_length(
     seed: int, flink: LocalFlink, kafka_servers: str, record_property: Record
 ) -> None:
