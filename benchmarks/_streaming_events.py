@@ -28,6 +28,7 @@ DELAY_MS = 5000
 """How far behind the newest event every contender lets its watermark stay."""
 
 _USERS, _CATEGORIES, _PER_SECOND, _DISORDER_MS = 10_000, 50, 5000, 2000
+_PATIENCE_S = 30.0
 _TYPES = (
     ["view"] * 70 + ["click"] * 20 + ["add_to_cart"] * 6 + ["leave"] * 3 + ["purchase"]
 )  # of a hundred
@@ -189,8 +190,11 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def read_all(topic: str, servers: str, idle_s: float = 2.0) -> list[dict[str, Any]]:
-    """Every JSON record of a topic, until none has come for `idle_s` seconds."""
+def read_all(topic: str, servers: str, idle_s: float = 5.0) -> list[dict[str, Any]]:
+    """Every JSON record of a topic, until none has come for `idle_s` seconds.
+
+    For the first it waits longer: a busy broker takes its time.
+    """
     from confluent_kafka import Consumer, TopicPartition
 
     consumer = Consumer(
@@ -205,7 +209,7 @@ def read_all(topic: str, servers: str, idle_s: float = 2.0) -> list[dict[str, An
     partitions = consumer.list_topics(topic, 10).topics[topic].partitions
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
     rows: list[dict[str, Any]] = []
-    last = time.monotonic()
+    last = time.monotonic() + _PATIENCE_S
     while time.monotonic() - last < idle_s:
         records = consumer.consume(10_000, 0.2)
         if records:

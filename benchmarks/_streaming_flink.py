@@ -145,6 +145,9 @@ def _script(kind: str, topic: Topic, output: str, ends: list[int]) -> str:
         "connector": "kafka",
         "topic": output,
         "properties.bootstrap.servers": topic.servers,
+        "properties.linger.ms": "20",
+        "properties.batch.size": "262144",
+        "properties.compression.type": "lz4",
         "format": "json",
     }
     if kind != "cep":

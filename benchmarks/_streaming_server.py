@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -54,3 +55,21 @@ class Server:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
             self.kill()
+
+
+@contextlib.contextmanager
+def worker(data: Path, settings: Mapping[str, str]) -> Iterator[None]:
+    """A running ``tactful worker``; its log is beside `data`."""
+    data.parent.mkdir(parents=True, exist_ok=True)
+    with data.with_suffix(".log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tactful", "worker", "--data", str(data)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **settings},
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)

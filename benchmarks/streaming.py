@@ -37,6 +37,7 @@ from benchmarks._streaming_events import (
 from benchmarks._streaming_flink import SETTINGS, Flink, Run, flink
 from benchmarks._streaming_freshness import freshness
 from benchmarks._streaming_kills import kills
+from benchmarks._streaming_server import worker
 from benchmarks.figures import Figure, main
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -283,7 +284,10 @@ def _kafka_redis(quick: bool, scratch: Path) -> Figure:
             "TACTFUL_REDIS_URL": url,
         }
         seconds = 15 if quick else 60
-        return freshness("freshness_p99_ms_kafka_redis", scratch / "kafka-redis", settings, seconds)
+        with worker(scratch / "worker", settings):
+            return freshness(
+                "freshness_p99_ms_kafka_redis", scratch / "kafka-redis", settings, seconds
+            )
 
 
 def _flink_rows(quick: bool, scratch: Path) -> list[Figure]:
