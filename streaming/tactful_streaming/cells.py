@@ -90,9 +90,9 @@ class Cells:
         """
         found: list[int] = []
         evicted: list[Evicted] = []
-        of_row, bounded = self._of_row, self._bounded
+        of_row, bounded, most = self._of_row, self._bounded, self._max_groups
         noted = 0
-        for number, (row, group) in enumerate(zip(rows.tolist(), groups, strict=True)):
+        for row, group in zip(rows.tolist(), groups, strict=True):
             cells = of_row.get(row)
             if cells is None:
                 cells = of_row[row] = {}
@@ -100,16 +100,18 @@ class Cells:
             if cell is None:
                 cell = cells[group] = self._new(row, group)
             found.append(cell)
-            if row in bounded or len(cells) > self._max_groups:
-                recency = bounded.get(row)
-                if recency is None:
-                    self._note(found[noted:number], timestamps[noted:number])
-                    noted = number
-                    seen = self.newest[list(cells.values())].tolist()
-                    recency = bounded[row] = Recency(dict(zip(cells, seen, strict=True)))
-                recency.note(group, timestamps.item(number))
-                for when, gone in recency.evict(self._max_groups):
-                    evicted.append(Evicted(cells.pop(gone), when, number))
+            if len(cells) <= most and row not in bounded:
+                continue
+            number = len(found) - 1
+            recency = bounded.get(row)
+            if recency is None:
+                self._note(found[noted:number], timestamps[noted:number])
+                noted = number
+                seen = self.newest[list(cells.values())].tolist()
+                recency = bounded[row] = Recency(dict(zip(cells, seen, strict=True)))
+            recency.note(group, timestamps.item(number))
+            for when, gone in recency.evict(most):
+                evicted.append(Evicted(cells.pop(gone), when, number))
         self._note(found[noted:], timestamps[noted:])
         return np.array(found, np.int64), evicted
 

@@ -144,9 +144,13 @@ class EntityTable:
         known = self._rows
         if self._load is not None:
             self._fetch(keys)
-        rows = [
-            -1 if key is None else known[key] if key in known else self._add(key) for key in keys
-        ]
+        find: Any = known.get  # of None nothing is known
+        rows = list(map(find, keys))
+        if None in rows:
+            rows = [
+                -1 if key is None else known[key] if key in known else self._add(key)
+                for key in keys
+            ]
         array = np.array(rows, np.int64)
         present = array >= 0
         touched = array[present]

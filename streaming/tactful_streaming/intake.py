@@ -174,13 +174,14 @@ class Intake:
             )
             moves = [(place, 0, move) for place, move in moved]
         items: list[Item | None] = []
-        if self._plan.reads_items:
+        if self._plan.reads_items and self.catalogue:
             get: Any = self.catalogue.get
             items = [get(event.item_id) for event in events]
         versions: list[Item | None] = []
         if self.versions is not None:
             versions = self.versions.lookup([event.item_id for event in events], times.tolist())
-        return Admitted(Batch(events, users, watermarks, items, versions), moves=moves, ids=ids)
+        batch = Batch(events, users, times, watermarks, items, versions)
+        return Admitted(batch, moves=moves, ids=ids)
 
     def _admit_each(
         self,
@@ -201,7 +202,8 @@ class Intake:
         items: list[Item | None] = []
         versions: list[Item | None] = []
         positions: list[int] = []
-        admitted = Admitted(Batch(events, (), np.empty(0, np.int64)), positions, ids=ids)
+        nothing = np.empty(0, np.int64)
+        admitted = Admitted(Batch(events, (), nothing, nothing), positions, ids=ids)
         for position, entry in enumerate(decoded):
             kind = type(entry)
             item = user = None
@@ -276,6 +278,7 @@ class Intake:
         admitted.batch = Batch(
             events,
             users,
+            np.fromiter((event.timestamp for event in events), np.int64, len(events)),
             np.array(watermarks, np.int64),
             items,
             versions,

@@ -8,6 +8,7 @@ and no further.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -129,8 +130,7 @@ class Projection:
         name = source.removeprefix(PROPERTIES)
         if self._whole:
             return [event.properties.get(name) for event in events]
-        field = self._properties[name]
-        return [getattr(event.properties, field) for event in events]
+        return list(map(attrgetter(f"properties.{self._properties[name]}"), events))
 
     def _decode_one(self, payload: bytes) -> Any:
         decode = self._from_json if is_json(payload) else self._from_msgpack

@@ -42,13 +42,12 @@ class ReorderBuffer:
         """Let `events` wait."""
         buckets = self._buckets
         for event in events:
-            number = event[0] >> _BUCKET_BITS
-            bucket = buckets.get(number)
-            if bucket is None:
+            try:
+                buckets[event[0] >> _BUCKET_BITS].append(event)
+            except KeyError:
+                number = event[0] >> _BUCKET_BITS
                 buckets[number] = [event]
                 heapq.heappush(self._order, number)
-            else:
-                bucket.append(event)
 
     def release(self, watermark: int) -> list[Waiting]:
         """Remove and return, in order, the events before `watermark`."""

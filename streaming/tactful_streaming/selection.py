@@ -30,13 +30,15 @@ class Batch:
     Attributes:
         events: as the projection decoded them.
         users: key of the person behind each.
+        timestamps: when each happened, epoch milliseconds.
         watermarks: watermark after each, epoch milliseconds.
-        items: newest description of the item of each; empty if nobody asks.
+        items: newest description of the item of each; empty if nobody asks, or none is known.
         versions: description of the item that held when each happened; empty if nobody asks.
     """
 
     events: Sequence[Any]
     users: Sequence[str | None]
+    timestamps: NDArray[np.int64]
     watermarks: NDArray[np.int64]
     items: Sequence[Item | None] = ()
     versions: Sequence[Item | None] = ()
@@ -49,6 +51,7 @@ class Batch:
         return Batch(
             self.events[cut],
             self.users[cut],
+            self.timestamps[cut],
             self.watermarks[cut],
             self.items[cut],
             self.versions[cut],
@@ -109,7 +112,7 @@ class Columns:
         # An event is judged by what came before it: it may still join a session that it ends.
         self._watermarks = np.concatenate([np.array([before], np.int64), batch.watermarks[:-1]])
         self._codes = np.fromiter((codes.get(e.type, other) for e in events), np.int64, count)
-        self.timestamps = np.fromiter((e.timestamp for e in events), np.int64, count)
+        self.timestamps = batch.timestamps
         self._texts: dict[str, list[str | None]] = {}
         self._amounts: dict[str, Floats] = {}
 
@@ -170,7 +173,9 @@ class Columns:
 
     def _read_texts(self, source: str) -> list[str | None]:
         values = self._read(source)
-        return values if source in ("item_id", "session_id") else list(map(_text, values))
+        if source in ("item_id", "session_id", "category"):
+            return values
+        return [value if type(value) is str else _text(value) for value in values]
 
     def _read(self, source: str) -> list[Any]:
         if source.startswith(_ITEM):
@@ -178,6 +183,8 @@ class Columns:
         if source != "category":
             return self._projection.column(self.batch.events, source)
         own = self._projection.column(self.batch.events, PROPERTIES + source)
+        if not self.batch.items:
+            return [category if type(category) is str else None for category in own]
         return [
             category if type(category) is str else item.category if item is not None else None
             for category, item in zip(own, self.batch.items, strict=True)

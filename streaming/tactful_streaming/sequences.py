@@ -94,6 +94,7 @@ class SequenceOperator:
         self._dirty: set[str] = set()
         self._matches: list[Match] = []
         self._place = 0  # of the next event among those of the log
+        self._packed_place = 0  # what waits from here on has not been packed
         self._next_sweep = 0
 
     @property
@@ -135,7 +136,6 @@ class SequenceOperator:
             self.late += len(accepted) - len(in_time)
             accepted = in_time
         self._place += len(events)
-        self._mark(accepted)
         self._buffer.extend(accepted)
         self.advance(int(watermarks[-1]))
 
@@ -170,12 +170,13 @@ class SequenceOperator:
     def pack_changes(self) -> dict[str, bytes | None]:
         """Packed state of each key changed since the last call; None for one with none left."""
         dirty, self._dirty = self._dirty, set()
-        if not dirty:
+        since, self._packed_place = self._packed_place, self._place
+        if not dirty and since == self._packed_place:
             return {}
+        dirty.update(key_of(event[2]) for event in self._buffer if event[1] >= since)
         waiting: dict[str, list[Waiting]] = {}
-        alone = self._same is None
         for event in self._buffer:
-            key = event[2] if alone else event[2][0]
+            key = key_of(event[2])
             if key in dirty:
                 waiting.setdefault(key, []).append(event)
         return {key: self._pack_key(key, waiting.get(key, [])) for key in dirty}
@@ -205,7 +206,10 @@ class SequenceOperator:
             partition.groups, partition.matched = groups, matched
             self._set_timer(partition_key, partition)
             places += [run[3] for runs in (*groups.values(), matched) for run in runs]
-        self._place = max([self._place, *(place + 1 for place in places)])
+        after = max([self._place, *(place + 1 for place in places)])
+        if self._packed_place == self._place:
+            self._packed_place = after
+        self._place = after
 
     def merge(self, source_key: str, target_key: str) -> None:
         """Give what is known of one key to another: they are the same entity.
@@ -369,7 +373,7 @@ class SequenceOperator:
         self._dirty.update(old)
 
     def _mark(self, events: list[Waiting]) -> None:
-        """Note that the state of the keys of `events` changes."""
+        """Note that the state of the keys of `events` changes, which wait no longer."""
         if self._same is None:
             self._dirty.update([event[2] for event in events])  # type: ignore[misc]
         else:
