@@ -142,6 +142,8 @@ class Candidates:
         together_session: by what was together with the items of the visit.
         together_history: by what was together with the items of the history.
         similar_sessions: by what similar visits went on to.
+        last_vector: vector of the latest item of the visit, or of the history when the visit is
+            empty; zero when there is none.
         session_vector: direction of the visit in vector space; zero when it is empty.
         history_vector: direction of the history.
     """
@@ -155,6 +157,7 @@ class Candidates:
     together_session: Scores
     together_history: Scores
     similar_sessions: Scores
+    last_vector: NDArray[np.float32]
     session_vector: NDArray[np.float32]
     history_vector: NDArray[np.float32]
 
@@ -263,6 +266,7 @@ def gather(
         together_session=together_session,
         together_history=together_history,
         similar_sessions=similar_sessions,
+        last_vector=_direction(search, last[:1]),
         session_vector=session_vector,
         history_vector=history_vector,
     )

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from tactful.candidates import Candidates
 from tactful.catalogue import Catalogue
-from tactful.recall import RecallIndex
 from tactful.scores import Scores
 from tactful.situation import FeatureSource, Situation
 
@@ -62,7 +61,6 @@ def assemble(
     *,
     source: FeatureSource,
     catalogue: Catalogue,
-    index: RecallIndex,
 ) -> NDArray[np.float32]:
     """Lay out the features of every candidate.
 
@@ -71,7 +69,6 @@ def assemble(
         situation: who asks, and when.
         source: the feature engine, for what items and categories do with everybody.
         catalogue: prices and categories.
-        index: item vectors.
 
     Returns:
         Features, shape (len(candidates.rows), len(RANKING_FEATURES)), each column contiguous; NaN
@@ -86,7 +83,7 @@ def assemble(
     columns["next_place"] = _places(candidates.next_three, rows)
     columns["together_session"] = candidates.together_session.of(rows)
     columns["together_history"] = candidates.together_history.of(rows)
-    columns.update(_nearness(candidates, situation, index))
+    columns.update(_nearness(candidates))
     columns.update(_own(situation, catalogue, rows))
     columns.update(_everybody(source, catalogue, rows, situation.at))
     columns.update(_categories(source, situation, catalogue, rows))
@@ -117,19 +114,10 @@ def _places(scores: Scores, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return found - np.float32(1.0)
 
 
-def _nearness(
-    candidates: Candidates, situation: Situation, index: RecallIndex
-) -> dict[str, NDArray[np.float32] | float]:
-    rows = candidates.rows
-    known = rows < len(index.vectors)
-    vectors = np.zeros((len(rows), index.vectors.shape[1]), np.float32)
-    vectors[known] = index.vectors[rows[known]]
-    last = (situation.session or situation.history)[:1]
-    near_last = (
-        vectors @ index.vectors[last[0]] if last and last[0] < len(index.vectors) else np.nan
-    )
+def _nearness(candidates: Candidates) -> dict[str, NDArray[np.float32] | float]:
+    vectors, last = candidates.vectors, candidates.last_vector
     return {
-        "vector_last": near_last,
+        "vector_last": vectors @ last if last.any() else np.nan,
         "vector_session": vectors @ candidates.session_vector,
         "vector_history": vectors @ candidates.history_vector,
     }

@@ -144,7 +144,6 @@ class Recommender:
                 situation,
                 source=self._source,
                 catalogue=view.catalogue,
-                index=view.index,
             )
             scores = loaded.model.score(features)
         else:

@@ -41,6 +41,7 @@ from tactful.messages import (
     to_milliseconds,
 )
 from tactful.metrics import Metrics
+from tactful.model_log import ModelLog
 from tactful.positions import Offsets, Position, parse, reaches
 from tactful.problems import ProblemError
 from tactful.turnstile import Turnstile
@@ -82,6 +83,9 @@ class Recommender(Protocol):
     def describe(self) -> Mapping[str, Any]:
         """Which models are in use."""
 
+    def close(self) -> None:
+        """Give free what only one process may hold; nothing is asked of it any more."""
+
 
 class Statistics(Protocol):
     """Published private statistics."""
@@ -113,6 +117,7 @@ class Platform:
         door: where events come in.
         recommender: who recommends.
         statistics: what is published, if anything.
+        model_log: who changed which model, where that is kept.
         version: of the software.
     """
 
@@ -125,6 +130,7 @@ class Platform:
         recommender: Recommender,
         statistics: Statistics | None = None,
         webhooks: Webhooks | None = None,
+        model_log: ModelLog | None = None,
         clock: Callable[[], int],
     ) -> None:
         """Assemble a platform from its parts, which it closes at its end.
@@ -136,6 +142,7 @@ class Platform:
             recommender: who recommends.
             statistics: published statistics, if any.
             webhooks: who tells others of actions, if anybody does.
+            model_log: who changed which model, where that is kept.
             clock: now in epoch milliseconds.
         """
         limits, server = settings.limits, settings.server
@@ -147,6 +154,7 @@ class Platform:
         self.lock = threading.Lock()
         self.recommender = recommender
         self.statistics = statistics
+        self.model_log = model_log
         self.version = metadata.version("tactful")
         self._clock = clock
         self._webhooks = webhooks
@@ -233,6 +241,7 @@ class Platform:
                 )
                 stack.callback(webhooks.close)
             recommender = build(engine=backend.source, settings=settings)
+            stack.callback(recommender.close)
             platform = cls(
                 settings,
                 backend=backend,
@@ -240,6 +249,7 @@ class Platform:
                 recommender=recommender,
                 statistics=statistics,
                 webhooks=webhooks,
+                model_log=ModelLog(metadata, clock=_now),
                 clock=_now,
             )
             platform._guard = stack.pop_all()

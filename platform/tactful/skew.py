@@ -23,6 +23,8 @@ from tactful.candidates import Popularity, Quotas, gather
 from tactful.catalogue import Catalogue
 from tactful.errors import ModelError
 from tactful.features import RANKING_FEATURES, assemble
+from tactful.live_catalogue import unlearned
+from tactful.live_index import Snapshot
 from tactful.ranking import read_manifest, version_directory
 from tactful.recall import RecallIndex
 from tactful.situation import observe
@@ -112,7 +114,7 @@ def measure_skew(
         return Skew(0, len(served), 0, 0, {})
     engine = Engine(definitions, MemoryState(), identity=identity)
     indexes: dict[str, RecallIndex | None] = {}
-    catalogues: dict[str, tuple[int, Catalogue]] = {}
+    views: dict[str, tuple[int, Snapshot, Catalogue]] = {}
     different = np.zeros(len(RANKING_FEATURES), np.int64)
     compared = rows = 0
     position: int = log.begin
@@ -124,11 +126,13 @@ def measure_skew(
         index = indexes[each.version]
         if index is None or each.features.shape != (len(each.items), len(RANKING_FEATURES)):
             continue
-        version, catalogue = catalogues.get(each.version, (-1, None))
-        if catalogue is None or version != engine.items_version:
-            catalogue = Catalogue(index.item_ids, engine.items)
-            catalogues[each.version] = (engine.items_version, catalogue)
-        again = _again(engine, index, catalogue, each)
+        held = views.get(each.version)
+        if held is None or held[0] != engine.items_version:
+            search = Snapshot.of(index.item_ids, index.nearest) if held is None else held[1]
+            search = search.changed(unlearned(index, search, engine.items.values()))
+            catalogue = Catalogue(search.ids, engine.items, then=search.new_ids)
+            held = views[each.version] = engine.items_version, search, catalogue
+        again = _again(engine, index, held[1], held[2], each)
         different += (~_same(each.features, again)).sum(axis=0)
         compared += 1
         rows += len(each.items)
@@ -209,7 +213,7 @@ def _replay(engine: Engine, log: EventLog, position: int, until: int) -> int:
 
 
 def _again(
-    engine: Engine, index: RecallIndex, catalogue: Catalogue, served: _Served
+    engine: Engine, index: RecallIndex, search: Snapshot, catalogue: Catalogue, served: _Served
 ) -> NDArray[np.float32]:
     """The features of the served items as of now, in their order; NaN for an unknown item."""
     rows = np.array([catalogue.rows.get(item, -1) for item in served.items], np.int64)
@@ -224,7 +228,7 @@ def _again(
     # What the channels know of the situation, without their candidates: the list says which.
     asked = gather(
         index,
-        index.nearest,
+        search,
         catalogue,
         situation,
         popular=Popularity.of(known[:0], len(catalogue)),
@@ -235,9 +239,9 @@ def _again(
         asked,
         rows=known,
         channel=np.zeros(len(known), np.int8),
-        vectors=index.nearest.vectors_of(known),
+        vectors=search.vectors_of(known),
     )
-    features = assemble(candidates, situation, source=engine, catalogue=catalogue, index=index)
+    features = assemble(candidates, situation, source=engine, catalogue=catalogue)
     found = np.full((len(rows), len(RANKING_FEATURES)), np.nan, np.float32)
     found[rows >= 0] = features[np.searchsorted(known, rows[rows >= 0])]
     return found

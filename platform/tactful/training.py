@@ -295,7 +295,7 @@ def collect(
             quotas=quotas,
             allowed=catalogue.available,
         )
-        features = assemble(found, situation, source=engine, catalogue=catalogue, index=index)
+        features = assemble(found, situation, source=engine, catalogue=catalogue)
         taken = np.array(
             [catalogue.item_ids[row] in question.positives for row in found.rows.tolist()],
             np.bool_,

@@ -88,6 +88,9 @@ class TinyRecommender:
     def describe(self) -> Mapping[str, Any]:
         return {"ranker": {"version": "tiny"}}
 
+    def close(self) -> None:
+        pass
+
 
 def build(*, engine: Any, settings: Settings) -> TinyRecommender:
     return TinyRecommender(engine)

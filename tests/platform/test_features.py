@@ -66,7 +66,6 @@ class World:
             situation,
             source=self.engine,
             catalogue=self.catalogue,
-            index=self.index,
         )
 
 
