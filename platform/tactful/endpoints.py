@@ -16,6 +16,8 @@ from tactful.messages import (
     BatchResult,
     EventsAccepted,
     Health,
+    ModelChangeInfo,
+    ModelChanges,
     Moment,
     NewEvent,
     NewItem,
@@ -157,6 +159,21 @@ async def _get_report(platform: Platform, call: Call) -> Reply:
 async def _get_models(platform: Platform, call: Call) -> Reply:
     call.query(NoQuery)
     return json_reply(platform.recommender.describe())
+
+
+async def _get_model_log(platform: Platform, call: Call) -> Reply:
+    query = call.query(PageQuery)
+    if query.cursor and not (query.cursor.isdecimal() and len(query.cursor) < 19):
+        raise ProblemError("bad_query", "give a cursor as it was returned")
+    if platform.model_log is None:
+        return json_reply(ModelChanges(changes=[]))
+    before = int(query.cursor) if query.cursor else None
+    read = functools.partial(platform.model_log.changes, limit=query.limit + 1, before=before)
+    found = await asyncio.to_thread(read)
+    page = found[: query.limit]
+    cursor = str(page[-1].id) if len(found) > len(page) else None
+    changes = [msgspec.convert(change, ModelChangeInfo, from_attributes=True) for change in page]
+    return json_reply(ModelChanges(changes=changes, next_cursor=cursor))
 
 
 async def _get_health(platform: Platform, call: Call) -> Reply:
@@ -399,6 +416,35 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         query=NoQuery,
         answer=dict[str, Any],
         answer_example={"ranker": {"version": "3", "alias": "champion"}},
+    ),
+    Endpoint(
+        "GET",
+        "/v1/models/log",
+        "Read who changed which model, when and why",
+        _get_model_log,
+        details="Newest first. It names who worked on the installation: it needs `admin`.",
+        scope="admin",
+        query=PageQuery,
+        answer=ModelChanges,
+        parameters_example={"limit": 20},
+        answer_example={
+            "changes": [
+                {
+                    "id": 7,
+                    "action": "rollback",
+                    "name": "ranker",
+                    "version": "3",
+                    "previous": "4",
+                    "changed_by": "ann@shop-1",
+                    "reason": "fewer purchases since noon",
+                    "state": "done",
+                    "begun_at": 1772366400000,
+                    "ended_at": 1772366400180,
+                    "error": None,
+                }
+            ],
+            "next_cursor": None,
+        },
     ),
     Endpoint(
         "GET",

@@ -1,4 +1,4 @@
-"""What an installation knows about itself: API keys, applied definitions, backfills.
+"""What an installation knows about itself: API keys, definitions, backfills, changes of models.
 
 One database, SQLite or MySQL/MariaDB, shared by all processes of the installation. Its schema is
 brought up to date when it is opened, by the migrations in ``tactful/migrations``.
@@ -24,7 +24,7 @@ from tactful_privacy.sqlite import use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The newest migration: the schema that this version reads and writes."""
 
 VERSION_TABLE = "tactful_schema"
@@ -82,6 +82,22 @@ backfill_jobs = sa.Table(
     sa.Column("end_position", sa.BigInteger, nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("error", sa.Text),
+    **_OPTIONS,
+)
+model_changes = sa.Table(
+    "model_changes",
+    tables,
+    sa.Column("id", _number, primary_key=True, autoincrement=True),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("changed_by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("begun_at", sa.BigInteger, nullable=False),
+    sa.Column("ended_at", sa.BigInteger),
     sa.Column("error", sa.Text),
     **_OPTIONS,
 )

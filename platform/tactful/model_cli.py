@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import datetime as dt
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import msgspec
@@ -18,10 +20,17 @@ from tqdm import tqdm
 from tactful.config import Settings, load_settings
 from tactful.errors import ConfigError, ModelError
 
+if TYPE_CHECKING:
+    from tactful.model_log import ModelLog
+    from tactful.registry import Registry
+
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 _name_option = click.option("--name", default="ranker", show_default=True, help="Model name.")
 _config_option = click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
 _data_option = click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+_by_option = click.option(
+    "--by", help="Who does it, for the audit log; by default your login and host."
+)
 
 
 @click.command()
@@ -115,10 +124,15 @@ def models_list(config: Path | None, data: Path | None, name: str, as_json: bool
 @_config_option
 @_data_option
 @_name_option
+@click.option("--reason", default="", help="Why, for the audit log.")
+@_by_option
 @click.argument("version")
-def models_promote(config: Path | None, data: Path | None, name: str, version: str) -> None:
+def models_promote(
+    config: Path | None, data: Path | None, name: str, reason: str, by: str | None, version: str
+) -> None:
     """Make VERSION the champion; a running server takes it over within seconds."""
-    _registry(_settings(config, data), name).promote(version)
+    with _audited(_settings(config, data), name, by=by) as registry:
+        registry.promote(version, reason=reason)
     click.echo(f"{name} {version} is the champion.", err=True)
 
 
@@ -126,16 +140,36 @@ def models_promote(config: Path | None, data: Path | None, name: str, version: s
 @_config_option
 @_data_option
 @_name_option
-def models_rollback(config: Path | None, data: Path | None, name: str) -> None:
+@click.option("--reason", required=True, help="Why, for the audit log.")
+@_by_option
+def models_rollback(
+    config: Path | None, data: Path | None, name: str, reason: str, by: str | None
+) -> None:
     """Make the previous champion the champion again."""
-    from tactful.ranking import read_pointer
+    with _audited(_settings(config, data), name, by=by) as registry:
+        version = registry.rollback(reason=reason)
+    click.echo(f"{name} {version} is the champion again.", err=True)
 
-    settings = _settings(config, data)
-    pointer = read_pointer(settings.models)
-    if pointer is None or not pointer.previous:
-        raise ModelError(f"{settings.models}: there is no previous champion to go back to")
-    _registry(settings, name).promote(pointer.previous)
-    click.echo(f"{name} {pointer.previous} is the champion again.", err=True)
+
+@models.command("log")
+@_config_option
+@_data_option
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@_json_option
+def models_log(config: Path | None, data: Path | None, limit: int, as_json: bool) -> None:
+    """Say who trained, promoted and rolled back which version, when and why; newest first."""
+    with _model_log(_settings(config, data)) as log:
+        changes = log.changes(limit=limit)
+    if as_json:
+        click.echo(msgspec.json.encode(changes))
+        return
+    for change in changes:
+        at = dt.datetime.fromtimestamp(change.begun_at / 1000, dt.UTC)
+        state = "" if change.state == "done" else f" ({change.state})"
+        click.echo(
+            f"{at:%Y-%m-%d %H:%M:%S}Z  {change.action:<8}  {change.name} {change.version or '-'}"
+            f"{state}  {change.changed_by}  {change.reason}".rstrip()
+        )
 
 
 @models.command("pull")
@@ -219,8 +253,9 @@ def _train(
             "data directory with --data"
         ) from error
     identity = identity_of(settings.identity)
-    scratch = Path(tempfile.mkdtemp(prefix="tactful-train-"))
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(log.close)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
         trained = train(
             log,
             definitions,
@@ -238,7 +273,7 @@ def _train(
             progress=partial(say, "compare"),
         )
         say("register", 0, 1)
-        registry = _registry(settings, options.name)
+        registry = stack.enter_context(_audited(settings, options.name))
         registered = registry.register(
             scratch / "model",
             parameters={
@@ -254,11 +289,8 @@ def _train(
             metrics={"skew": skew.share, "skew_lists": skew.lists} if skew.lists else {},
         )
         if promote:
-            registry.promote(registered.version)
+            registry.promote(registered.version, reason="tactful train --promote")
         say("register", 1, 1)
-    finally:
-        log.close()
-        shutil.rmtree(scratch, ignore_errors=True)
     manifest = trained.manifest
     return {
         "name": registered.name,
@@ -282,10 +314,26 @@ def _settings(config: Path | None, data: Path | None) -> Settings:
     return load_settings(config, overrides={"storage.data": data})
 
 
-def _registry(settings: Settings, name: str) -> Any:
+@contextlib.contextmanager
+def _model_log(settings: Settings) -> Iterator[ModelLog]:
+    from tactful.connections import open_installation
+    from tactful.model_log import ModelLog
+
+    settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.closing(open_installation(settings)) as metadata:
+        yield ModelLog(metadata, clock=lambda: time.time_ns() // 1_000_000)
+
+
+@contextlib.contextmanager
+def _audited(settings: Settings, name: str, *, by: str | None = None) -> Iterator[Registry]:
+    with _model_log(settings) as audit:
+        yield _registry(settings, name, audit=audit, by=by)
+
+
+def _registry(settings: Settings, name: str, **how: Any) -> Registry:
     from tactful.registry import Registry
 
-    return Registry(name, settings.models)
+    return Registry(name, settings.models, **how)
 
 
 def _json_progress(stage: str, done: int, total: int) -> None:

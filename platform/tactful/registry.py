@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
+from tactful.model_log import Action, ModelLog, whoever_runs_this
 from tactful.ranking import (
     Manifest,
     Pointer,
@@ -56,7 +57,15 @@ class Registered:
 class Registry:
     """One registered model in MLflow and its copies in a models directory."""
 
-    def __init__(self, name: str, models: Path, *, tracking_uri: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        models: Path,
+        *,
+        tracking_uri: str | None = None,
+        audit: ModelLog | None = None,
+        by: str | None = None,
+    ) -> None:
         """Name the model and where its copies go.
 
         Args:
@@ -64,7 +73,11 @@ class Registry:
             models: directory the server loads from; it holds versions of one name.
             tracking_uri: MLflow store; None means ``MLFLOW_TRACKING_URI`` or, without it,
                 ``sqlite:///mlflow.db`` in the working directory.
+            audit: where promotions and rollbacks are recorded; None records none.
+            by: who is recorded to have made them; None means the login and host of this process.
         """
+        self._audit = audit
+        self._by = whoever_runs_this() if by is None else by
         self._name = name
         self._models = models
         # Before MLflow is imported, so that it reports to nobody; who wants that can set it.
@@ -139,12 +152,39 @@ class Registry:
         )
         return Registered(self._name, str(version), run.info.run_id)
 
-    def promote(self, version: str) -> None:
+    def promote(self, version: str, *, reason: str = "") -> None:
         """Make a version the champion; the one that served becomes the previous one.
+
+        Args:
+            version: the version.
+            reason: why, for the audit log.
 
         Raises:
             ModelError: if the registry does not know the version, or its files are not here.
+            StorageError: if the audit log cannot be written; nothing was changed then.
         """
+        self._make_champion(version, "promote", reason)
+
+    def rollback(self, *, reason: str) -> str:
+        """Make the previous champion the champion again.
+
+        Args:
+            reason: why, for the audit log.
+
+        Returns:
+            The version that serves from now on.
+
+        Raises:
+            ModelError: if there is no previous champion, or it cannot serve.
+            StorageError: if the audit log cannot be written; nothing was changed then.
+        """
+        pointer = read_pointer(self._models)
+        if pointer is None or not pointer.previous:
+            raise ModelError(f"{self._models}: there is no previous champion to go back to")
+        self._make_champion(pointer.previous, "rollback", reason)
+        return pointer.previous
+
+    def _make_champion(self, version: str, action: Action, reason: str) -> None:
         self._check_own()
         client = self._client()
         held = read_pointer(self._models) or Pointer(version="")
@@ -160,10 +200,16 @@ class Registry:
                 f"fetch them with `tactful models pull {version}`"
             )
         read_manifest(directory)
-        client.set_registered_model_alias(self._name, CHAMPION, version)
-        if previous:
-            client.set_registered_model_alias(self._name, PREVIOUS, previous)
-        write_pointer(self._models, Pointer(version=version, previous=previous))
+        with ExitStack() as stack:
+            if self._audit is not None:
+                about = {"version": version, "previous": held.version}
+                stack.enter_context(
+                    self._audit.entry(action, self._name, by=self._by, reason=reason, **about)
+                )
+            client.set_registered_model_alias(self._name, CHAMPION, version)
+            if previous:
+                client.set_registered_model_alias(self._name, PREVIOUS, previous)
+            write_pointer(self._models, Pointer(version=version, previous=previous))
 
     def pull(self, version: str) -> Path:
         """Copy a version's files from MLflow into the models directory.

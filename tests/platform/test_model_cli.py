@@ -108,7 +108,7 @@ def train(data: Path, *arguments: object) -> Result:
 
 def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> None:
     assert run("models", "list", "--data", data).stdout == ""
-    none = run("models", "rollback", "--data", data)
+    none = run("models", "rollback", "--reason", "worse", "--data", data)
     assert none.exit_code == 1
     assert "there is no previous champion to go back to" in none.stderr
 
@@ -125,7 +125,7 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
     assert read_pointer(data / "models") is None
     promoted = run("models", "promote", "1", "--data", data)
     assert (promoted.exit_code, promoted.stderr) == (0, "ranker 1 is the champion.\n")
-    alone = run("models", "rollback", "--data", data)
+    alone = run("models", "rollback", "--reason", "worse", "--data", data)
     assert alone.exit_code == 1
 
     second = train(data, "--promote", "--seed", "1")
@@ -141,11 +141,24 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
         [it["version"], it["run_id"], it["aliases"]] for it in listed
     ]
 
-    back = run("models", "rollback", "--data", data)
+    back = run("models", "rollback", "--reason", "worse", "--data", data)
     assert (back.exit_code, back.stderr) == (0, "ranker 1 is the champion again.\n")
     assert read_pointer(data / "models") == Pointer(version="1", previous="2")
-    assert run("models", "rollback", "--data", data).exit_code == 0, "and forth again"
+    assert run("models", "rollback", "--reason", "worse", "--data", data).exit_code == 0, (
+        "and forth again"
+    )
     assert read_pointer(data / "models") == Pointer(version="2", previous="1")
+    log = json.loads(run("models", "log", "--data", data, "--json").stdout)
+    assert [(it["action"], it["version"], it["previous"], it["reason"]) for it in log] == [
+        ("rollback", "2", "1", "worse"),
+        ("rollback", "1", "2", "worse"),
+        ("promote", "2", "1", "tactful train --promote"),
+        ("promote", "1", "", ""),
+    ]
+    assert "@" in log[0]["changed_by"]
+    (newest,) = run("models", "log", "--data", data, "--limit", "1").stdout.splitlines()
+    assert newest.split("  ")[1:3] == ["rollback", "ranker 2"]
+    assert run("models", "rollback", "--data", data).exit_code == 2, "why?"
 
 
 def test_training_tells_programs_how_far_it_is_and_what_came_out(data: Path) -> None:

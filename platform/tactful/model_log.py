@@ -1,0 +1,175 @@
+"""Who made which model serve, when and why: the audit log of trainings, promotions and rollbacks.
+
+An entry is written before anything changes and closed afterwards, so a process that is killed in
+between leaves an entry that says ``begun``: something may have changed, and who meant it to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import sqlalchemy as sa
+
+from tactful.metadata import MetadataStore, model_changes
+
+Action = Literal["train", "promote", "rollback"]
+State = Literal["begun", "done", "failed"]
+
+_ERROR_LENGTH = 2_000
+
+
+@dataclass(frozen=True)
+class ModelChange:
+    """One entry.
+
+    Attributes:
+        id: grows with every entry.
+        action: what was done.
+        name: registered model name.
+        version: the version that was made, or that serves from then on; empty until it has one.
+        previous: the version that served before; empty for none.
+        changed_by: who did it: the login and host of a command, or which part of the server.
+        reason: why, in the words of who did it.
+        state: ``begun`` also after its process was killed.
+        begun_at: epoch milliseconds.
+        ended_at: epoch milliseconds; None while it is only begun.
+        error: why it failed.
+    """
+
+    id: int
+    action: Action
+    name: str
+    version: str
+    previous: str
+    changed_by: str
+    reason: str
+    state: State
+    begun_at: int
+    ended_at: int | None = None
+    error: str | None = None
+
+
+class ModelLog:
+    """The entries of one installation, in its metadata; nothing is ever changed but their end."""
+
+    def __init__(self, metadata: MetadataStore, *, clock: Callable[[], int]) -> None:
+        """Use the metadata.
+
+        Args:
+            metadata: where entries are kept.
+            clock: now in epoch milliseconds.
+        """
+        self._metadata = metadata
+        self._clock = clock
+
+    @contextlib.contextmanager
+    def entry(
+        self,
+        action: Action,
+        name: str,
+        *,
+        by: str,
+        reason: str,
+        version: str = "",
+        previous: str = "",
+    ) -> Iterator[Callable[[str], None]]:
+        """Write an entry, and close it when the context ends, as done or as failed.
+
+        Args:
+            action: what is about to be done.
+            name: registered model name.
+            by: who does it.
+            reason: why.
+            version: what the entry is about, where that is known before.
+            previous: what serves before it.
+
+        Yields:
+            A function that says which version it came to be, where that was not known before.
+
+        Raises:
+            StorageError: if the entry cannot be written; nothing should be done then.
+        """
+        number = self._metadata.change(
+            lambda connection: (
+                connection.execute(
+                    sa.insert(model_changes).values(
+                        action=action,
+                        name=name,
+                        version=version,
+                        previous=previous,
+                        changed_by=by,
+                        reason=reason,
+                        state="begun",
+                        begun_at=self._clock(),
+                    )
+                ).inserted_primary_key
+            )
+        )
+        made = [version]
+        try:
+            yield lambda version: made.__setitem__(0, version)
+        except Exception as error:
+            self._close(number, state="failed", error=str(error)[:_ERROR_LENGTH])
+            raise
+        self._close(number, state="done", version=made[0])
+
+    def changes(self, *, limit: int = 100, before: int | None = None) -> list[ModelChange]:
+        """Entries, newest first.
+
+        Args:
+            limit: how many at most.
+            before: only entries with a smaller id; None for the newest.
+        """
+        query = sa.select(model_changes).order_by(model_changes.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(model_changes.c.id < before)
+        return [_change(row) for row in self._metadata.fetch(query)]
+
+    def latest(self, action: Action, name: str) -> ModelChange | None:
+        """The last entry of an action on a model, however it ended."""
+        query = (
+            sa.select(model_changes)
+            .where(model_changes.c.action == action, model_changes.c.name == name)
+            .order_by(model_changes.c.id.desc())
+            .limit(1)
+        )
+        rows = self._metadata.fetch(query)
+        return _change(rows[0]) if rows else None
+
+    def _close(self, number: Any, **values: str) -> None:
+        statement = (
+            sa.update(model_changes)
+            .where(model_changes.c.id == number[0])
+            .values(ended_at=self._clock(), **values)
+        )
+        self._metadata.change(lambda connection: connection.execute(statement))
+
+
+def whoever_runs_this() -> str:
+    """Login and host of this process, for `ModelLog.entry`."""
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        login = "unknown"
+    return f"{login}@{socket.gethostname()}"
+
+
+def _change(row: sa.Row[Any]) -> ModelChange:
+    return ModelChange(
+        id=row.id,
+        action=cast(Action, row.action),
+        name=row.name,
+        version=row.version,
+        previous=row.previous,
+        changed_by=row.changed_by,
+        reason=row.reason,
+        state=cast(State, row.state),
+        begun_at=row.begun_at,
+        ended_at=row.ended_at,
+        error=row.error,
+    )
