@@ -293,7 +293,19 @@ class Store:
         ends = np.cumsum([0, *counts]).tolist()
         groups = [group for of_row, _ in names for group in of_row]
         newest = np.frombuffer(b"".join(when for _, when in names), "<i8")
-        cells, evicted = self.cells.find(np.repeat(rows, counts), groups, newest)
+        of_group = np.repeat(rows, counts)
+        # Groups that are there first: they are as new as both say before others ask for room.
+        order = np.argsort(
+            [
+                group not in self.cells.of_row(row)
+                for row, group in zip(of_group.tolist(), groups, strict=True)
+            ],
+            kind="stable",
+        )
+        cells = np.empty(len(order), np.int64)
+        cells[order], evicted = self.cells.find(
+            of_group[order], [groups[n] for n in order.tolist()], newest[order]
+        )
         self._fit()
         shared = place == self.key
         for key in self.parts if shared else [place]:

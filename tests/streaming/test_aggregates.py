@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.streaming.naive_aggregates import FiredKey, Happening, Naive
 
@@ -293,6 +293,7 @@ def test_any_of_them(seed: int, texts: list[str], lateness: int, delay: int) -> 
     st.sampled_from([0, 90_000]),
 )
 @settings(max_examples=30, deadline=None)
+@example(634, [next(text for text in every_text() if "max_groups: 3" in text)], 0)
 def test_commits_restarts_spills_and_merges_change_nothing(
     seed: int, texts: list[str], lateness: int
 ) -> None:

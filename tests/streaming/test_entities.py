@@ -248,3 +248,20 @@ def test_state_computed_apart_joins_what_was_kept() -> None:
 def test_damaged_state_is_refused(state: bytes) -> None:
     with pytest.raises(StateError, match="packed state of an entity"):
         EntityTable(features()).unpack([("a", state)])
+
+
+def test_a_merge_counts_what_both_had_before_it_makes_room() -> None:
+    (feature,) = load_definitions(
+        "- {name: g, entity: user, event: view, aggregate: count, group_by: item_id, "
+        "max_groups: 2, window: {size: 5m, slide: 1m}}"
+    ).features
+    table = EntityTable((feature,))
+    for key, at, item in [
+        ("target", START, "c"),
+        ("target", START + 1, "a"),
+        ("source", START + 3, "d"),
+        ("source", START + 2, "c"),
+    ]:
+        feed(table, [key], at, item)
+    table.merge("source", "target")
+    assert table.read("target", START + 3)["g"] == {"c": 2, "d": 1}
