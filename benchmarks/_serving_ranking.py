@@ -37,7 +37,7 @@ def ranking_figures(quick: bool) -> list[Figure]:
         kernel, compile_s = _seconds(lambda: load_kernel.__wrapped__(kernels))
         _, load_s = _seconds(lambda: load_kernel.__wrapped__(kernels))
     forests = [
-        _forest(objective, seed, trees=60 if quick else _TREES)
+        forest(objective, seed, trees=60 if quick else _TREES)
         for seed, objective in enumerate(("rank:ndcg", "binary:logistic"))
     ]
     binned = [bin_forest(forest, kernel) for forest in forests]
@@ -95,7 +95,7 @@ def _equality(forests: list[xgboost.Booster], binned: list[BinnedForest], *, lis
     )
 
 
-def _forest(objective: str, seed: int, *, trees: int) -> xgboost.Booster:
+def forest(objective: str, seed: int, *, trees: int) -> xgboost.Booster:
     generator = np.random.default_rng(seed)
     count = 40_000
     rows = _rows(generator, count)

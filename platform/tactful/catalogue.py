@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, overload
@@ -13,6 +14,7 @@ from tactful.item_ids import ItemIds
 from tactful_streaming import Item
 
 _REMEMBERED = 200_000
+_DAY_MS = 86_400_000.0
 
 
 class CatalogueIds(Sequence[str]):
@@ -39,6 +41,12 @@ class CatalogueIds(Sequence[str]):
         if row < 0:
             row += len(self)
         return self._known[row] if row < known else self._others[row - known]
+
+    def of_rows(self, rows: NDArray[np.int64]) -> list[str]:
+        """The items of many rows, which ascend; faster than one by one."""
+        known = int(np.searchsorted(rows, len(self._known)))
+        found = self._known.of_rows(rows[:known])
+        return found + [self._others[row - len(self._known)] for row in rows[known:].tolist()]
 
     def __iter__(self) -> Iterator[str]:
         """The items in row order."""
@@ -106,7 +114,11 @@ class Catalogue:
         category: category number of each row, -1 where unknown.
         categories: names of the categories, by number.
         available: whether the item may be recommended; read-only.
-        in_campaign: rows of the items that have the property ``campaign``, ascending.
+        margin: property ``margin``, what the shop earns as a share of the price; 0 where unknown.
+        released: property ``released`` in days since the epoch, NaN where unknown.
+        campaign: number of the property ``campaign`` of each row, -1 where there is none.
+        campaigns: names of the campaigns, by number.
+        in_campaign: rows of the items that are in a campaign, ascending.
     """
 
     def __init__(
@@ -131,7 +143,10 @@ class Catalogue:
             np.full(count, np.nan, np.float32),
             np.full(count, -1, np.int32),
             np.zeros(count, np.bool_),
-            np.zeros(count, np.bool_),
+            np.zeros(count, np.float32),
+            np.full(count, np.nan, np.float32),
+            np.full(count, -1, np.int32),
+            {},
             {},
             ((row, items[it]) for row, it in enumerate(chain(ids, others)) if it in items),
         )
@@ -173,8 +188,11 @@ class Catalogue:
             _grown(self.price, count, np.nan),
             _grown(self.category, count, -1),
             _grown(self.available, count, False),
-            _grown(self._campaign, count, False),
+            _grown(self.margin, count, 0.0),
+            _grown(self.released, count, np.nan),
+            _grown(self.campaign, count, -1),
             dict(self.category_numbers),
+            dict(self.campaign_numbers),
             ((lookup[item.item_id], item) for item in changed),
         )
         return made
@@ -187,8 +205,11 @@ class Catalogue:
         price: NDArray[np.float32],
         category: NDArray[np.int32],
         available: NDArray[np.bool_],
-        campaign: NDArray[np.bool_],
+        margin: NDArray[np.float32],
+        released: NDArray[np.float32],
+        campaign: NDArray[np.int32],
         numbers: dict[str, int],
+        campaigns: dict[str, int],
         items: Iterable[tuple[int, Item]],
     ) -> None:
         for row, item in items:
@@ -197,19 +218,25 @@ class Catalogue:
             category[row] = (
                 -1 if item.category is None else numbers.setdefault(item.category, len(numbers))
             )
-            campaign[row] = bool(item.properties.get("campaign"))
+            campaign[row] = _campaign_number(item, campaigns)
+            margin[row] = _margin(item.properties.get("margin"))
+            released[row] = _days(item.properties.get("released"))
         available.flags.writeable = False
         self._ids = ids
         self._others = others
-        self._campaign = campaign
-        self.item_ids: Sequence[str] = CatalogueIds(ids, others)
+        self.item_ids = CatalogueIds(ids, others)
         self.rows: Mapping[str, int] = CatalogueRows(ids, rows)
         self.price: NDArray[np.float32] = price
         self.category: NDArray[np.int32] = category
         self.available: NDArray[np.bool_] = available
         self.categories: tuple[str, ...] = tuple(numbers)
         self.category_numbers: Mapping[str, int] = numbers
-        self.in_campaign: NDArray[np.int64] = np.flatnonzero(campaign)
+        self.margin: NDArray[np.float32] = margin
+        self.released: NDArray[np.float32] = released
+        self.campaign: NDArray[np.int32] = campaign
+        self.campaigns: tuple[str, ...] = tuple(campaigns)
+        self.campaign_numbers: Mapping[str, int] = campaigns
+        self.in_campaign: NDArray[np.int64] = np.flatnonzero(campaign >= 0)
 
     def __len__(self) -> int:
         """Number of items."""
@@ -220,3 +247,28 @@ def _grown(column: NDArray[Any], count: int, missing: object) -> NDArray[Any]:
     grown = np.full(count, missing, column.dtype)
     grown[: len(column)] = column
     return grown
+
+
+def _campaign_number(item: Item, numbers: dict[str, int]) -> int:
+    name = item.properties.get("campaign")
+    return numbers.setdefault(str(name), len(numbers)) if name else -1
+
+
+def _margin(value: object) -> float:
+    """A share from -1 (sold at a loss of its price) to 1; 0 for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return 0.0
+    return min(max(float(value), -1.0), 1.0)
+
+
+def _days(value: object) -> float:
+    """Days since the epoch of epoch milliseconds or an ISO 8601 text; NaN for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) / _DAY_MS
+    if not isinstance(value, str):
+        return float("nan")
+    try:
+        moment = dt.datetime.fromisoformat(value)
+    except ValueError:
+        return float("nan")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1e3 / _DAY_MS

@@ -6,6 +6,7 @@ does, so a feature cannot mean one thing to the model and another to the server.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from statistics import median
 
@@ -51,6 +52,17 @@ RANKING_FEATURES: tuple[str, ...] = (
     "days_since_visit",
 )
 """Names of the columns `assemble` returns, in order."""
+
+
+def layout(definitions: str) -> str:
+    """What a logged row of features means: two rows with the same layout can be compared.
+
+    Args:
+        definitions: fingerprint of the feature definitions the engine computes.
+    """
+    text = "\n".join((definitions, *RANKING_FEATURES))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 _DAY = 86_400_000.0
 
@@ -166,7 +178,7 @@ def _of_items(
 def _everybody(
     source: FeatureSource, catalogue: Catalogue, rows: NDArray[np.int64], at: int
 ) -> dict[str, NDArray[np.float32] | float]:
-    item_ids = [catalogue.item_ids[row] for row in rows.tolist()]
+    item_ids = catalogue.item_ids.of_rows(rows)
     sold = source.read_columns("item", item_ids, ("sold_7d", "sold_28d", "sold_84d"), at)
     week, month, quarter = sold.astype(np.float32).T
     return {

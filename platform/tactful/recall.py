@@ -148,7 +148,7 @@ class RecallIndex:
                 )
             check_seal(directory)
             arrays = {
-                name: np.load(directory / f"{name}.npy", mmap_mode="r")
+                name: np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r"))
                 for name in empty_index()._arrays()
             }
             item_ids = ItemIds.load(directory)

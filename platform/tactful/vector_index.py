@@ -246,8 +246,8 @@ class VectorIndex:
             # This way of mapping keeps the lists as arrays: as fast as an index in memory.
             cells = faiss.read_index(str(directory / "cells.faiss"), faiss.IO_FLAG_MMAP_IFC)
         return cls(
-            np.load(directory / "vectors.npy", mmap_mode="r"),
-            present=np.load(directory / "present.npy", mmap_mode="r"),
+            np.asarray(np.load(directory / "vectors.npy", mmap_mode="r")),
+            present=np.asarray(np.load(directory / "present.npy", mmap_mode="r")),
             cells=cells,
             tuning=about.tuning,
         )

@@ -71,6 +71,7 @@ def test_updates_equal_a_new_catalogue_and_move_no_row(
         assert "nothing" not in catalogue.rows
         assert len(catalogue) == len(catalogue.rows) == len({*known, *then, *items})
         assert not catalogue.available.flags.writeable
+        assert catalogue.item_ids.of_rows(np.arange(len(catalogue))) == list(catalogue.item_ids)
 
 
 def test_rows_that_would_move_are_refused() -> None:

@@ -22,6 +22,8 @@ def test_rows_and_ids_are_those_of_a_dictionary(known: list[str], others: list[s
     assert ids == known
     assert [ids[row] for row in range(len(known))] == known
     assert ids[1:4] == tuple(known[1:4])
+    some = np.arange(len(known))[::-2]
+    assert ids.of_rows(some) == [known[row] for row in some.tolist()]
     for item_id in (*known, *others):
         assert ids.row(item_id) == rows.get(item_id)
         assert (item_id in ids) == (item_id in rows)
@@ -35,7 +37,7 @@ def test_ids_survive_the_disk_and_are_mapped(tmp_path: Path) -> None:
 
     assert again == known
     assert all(again.row(item_id) == row for row, item_id in enumerate(known))
-    assert isinstance(again._text, np.memmap)
+    assert isinstance(again._text.base, np.memmap)
 
 
 def test_no_ids_can_be_saved_too(tmp_path: Path) -> None:

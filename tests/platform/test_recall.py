@@ -138,7 +138,7 @@ def test_an_index_survives_the_disk(tmp_path: Path) -> None:
     again = RecallIndex.load(tmp_path / "index")
     assert again.item_ids == index.item_ids
     assert again.built_until == index.built_until
-    assert isinstance(again.vectors, np.memmap)
+    assert isinstance(again.vectors.base, np.memmap)
     for name, array in index._arrays().items():
         assert np.array_equal(again._arrays()[name], array), name
     assert np.array_equal(again.vectors, index.vectors)

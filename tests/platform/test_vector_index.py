@@ -177,7 +177,7 @@ def test_a_loaded_index_answers_as_the_built_one_from_mapped_files(
     loaded = VectorIndex.load(tmp_path / "index")
 
     assert loaded.tuning == built.tuning
-    assert isinstance(loaded.vectors, np.memmap)
+    assert isinstance(loaded.vectors.base, np.memmap)
     allowed = np.random.default_rng(0).random(ROWS) < 0.6
     for query in clustered(20, seed=3, absent=0.0):
         rows, scores = built.nearest(query, 300, allowed)
