@@ -15,6 +15,7 @@ from tactful.asgi import Call, Endpoint, Reply, json_reply
 from tactful.messages import (
     BatchResult,
     EventsAccepted,
+    Explanation,
     Health,
     ModelChangeInfo,
     ModelChanges,
@@ -107,6 +108,11 @@ async def _post_recommend_batch(platform: Platform, call: Call) -> Reply:
         except ProblemError as error:
             results.append(BatchResult(problem=error.problem(None)))
     return json_reply(RecommendBatch(results=results))
+
+
+async def _get_explanation(platform: Platform, call: Call) -> Reply:
+    call.query(NoQuery)
+    return json_reply(await platform.explain(call.path["recommendation_id"]))
 
 
 async def _get_features(platform: Platform, call: Call) -> Reply:
@@ -323,6 +329,46 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         request_example={"requests": [{"user_id": "u-17", "count": 3}, {"device_id": "d-1"}]},
         answer_example={"results": [{"recommendation": _RECOMMENDATION}]},
         problems=("invalid", "not_ready"),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/explain/{recommendation_id}",
+        "Explain a list",
+        _get_explanation,
+        details=(
+            "From the list as it was logged: channel, features as served and what each added to "
+            "the model's margin, the rules that took part, arm and model version. It finds the "
+            "latest 2,000 lists of this server and those among the latest 200,000 records of a log "
+            "in files. This is personal data, so it needs the scope `admin`."
+        ),
+        scope="admin",
+        query=NoQuery,
+        answer=Explanation,
+        parameters_example={"recommendation_id": "r-0b8e"},
+        answer_example={
+            "recommendation_id": "r-0b8e",
+            "at": 1772366400000,
+            "ranking": "learned",
+            "model_version": "3",
+            "experiment": "ranking",
+            "arm": "learned",
+            "forced": False,
+            "propensity": 0.9,
+            "base": 0.5,
+            "items": [
+                {
+                    "item_id": "sku-42",
+                    "channel": "next",
+                    "score": 0.83,
+                    "margin": 0.83,
+                    "features": {"next_last": 1.0, "days_since_taken": None},
+                    "contributions": {"next_last": 0.35, "days_since_taken": -0.02},
+                }
+            ],
+            "rules": {"filters": ["category: kitchen"]},
+            "note": None,
+        },
+        problems=("not_found",),
     ),
     Endpoint(
         "GET",

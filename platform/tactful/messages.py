@@ -181,7 +181,8 @@ class RecommendRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         timestamp: answer as of this time (admin keys and ``--dev`` only, for replays).
         after: answer only when the engine has applied the log up to this position.
         force: experiment key to arm to use (admin keys and ``--dev`` only, for tests).
-        explain: return how the ranking came about, too.
+        explain: return how the list came about, too (admin keys and ``--dev`` only: it holds what
+            is known of the person).
     """
 
     user_id: Identifier | None = None
@@ -225,6 +226,58 @@ class RecommendedItem(msgspec.Struct, kw_only=True, frozen=True):
     channel: str
 
 
+class ExplainedItem(msgspec.Struct, kw_only=True, frozen=True):
+    """How one item came to its place.
+
+    Attributes:
+        item_id: the item.
+        channel: which recall channel found it.
+        score: what the list was ordered by.
+        margin: what the model alone said; the sum of `base` and the contributions.
+        features: the values it was ranked by, by name; None for a value that does not exist.
+        contributions: what each feature added to the margin, by name.
+    """
+
+    item_id: str
+    channel: str | None = None
+    score: float | None = None
+    margin: float | None = None
+    features: dict[str, float | None] | None = None
+    contributions: dict[str, float | None] | None = None
+
+
+class Explanation(msgspec.Struct, kw_only=True, frozen=True):
+    """How a list came about. It holds what is known of a person.
+
+    Attributes:
+        recommendation_id: of the list.
+        at: the moment it was given, epoch milliseconds.
+        ranking: ``learned`` by a model or ``heuristic``.
+        model_version: which model ranked it.
+        experiment: the experiment that chose how it was ranked.
+        arm: the person's arm in it; None for none.
+        forced: whether the caller chose the arm.
+        propensity: probability with which the experiment gives this arm.
+        base: margin of the model before any feature; the same for every item.
+        items: in the order they were shown.
+        rules: what else took part, as it was logged: filters, weights, caps and others.
+        note: what is missing here and why.
+    """
+
+    recommendation_id: str
+    at: int
+    ranking: str
+    model_version: str
+    experiment: str | None = None
+    arm: str | None = None
+    forced: bool = False
+    propensity: float | None = None
+    base: float | None = None
+    items: list[ExplainedItem] = []
+    rules: dict[str, Any] = {}
+    note: str | None = None
+
+
 class Recommendation(msgspec.Struct, kw_only=True, frozen=True):
     """Answer to a request for recommendations.
 
@@ -246,7 +299,7 @@ class Recommendation(msgspec.Struct, kw_only=True, frozen=True):
     position: Position = 0
     fallback: str | None = None
     took_ms: float = 0.0
-    explanation: dict[str, Any] | None = None
+    explanation: Explanation | None = None
 
 
 class RecommendBatchRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

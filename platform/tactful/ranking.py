@@ -220,6 +220,27 @@ def version_directory(models: Path, version: str) -> Path:
     return models / "versions" / version
 
 
+def load_trees(directory: Path) -> xgboost.Booster:
+    """The forest of a model directory, by XGBoost itself; for one thread.
+
+    Raises:
+        ModelError: if it is missing or damaged.
+    """
+    import xgboost
+
+    path = directory / _TREES
+    # XGBoost reads beyond the end of a file that was cut off, and may take the process with it.
+    if path.exists() and path.read_bytes()[-1:] != b"}":
+        raise ModelError(f"{path}: not an XGBoost model: the end is missing")
+    forest = xgboost.Booster({"nthread": 1})
+    try:
+        forest.load_model(path)
+    except xgboost.core.XGBoostError as error:
+        said = str(error).partition("\n")[0]  # a stack trace follows
+        raise ModelError(f"{path}: not an XGBoost model: {said}") from error
+    return forest
+
+
 def gains(forest: xgboost.Booster, names: Sequence[str]) -> Mapping[str, float]:
     """Total gain by feature name, largest first."""
     raw: dict[str, Any] = forest.get_score(importance_type="total_gain")
@@ -241,7 +262,7 @@ def _load_forest(
     if binned is not None:
         _check_columns(directory, binned.columns)
         return "kernel", partial(binned.margins, kernel=load_kernel(kernels))
-    forest = _load_trees(directory / _TREES)
+    forest = load_trees(directory)
     _check_columns(directory, forest.num_features())
     try:
         binned = bin_forest(forest, load_kernel(kernels))
@@ -249,21 +270,6 @@ def _load_forest(
         _LOG.warning("XGBoost itself evaluates %s, several times slower: %s", directory, reason)
         return "xgboost", partial(forest.inplace_predict, predict_type="margin")
     return "kernel", partial(binned.margins, kernel=load_kernel(kernels))
-
-
-def _load_trees(path: Path) -> xgboost.Booster:
-    import xgboost
-
-    # XGBoost reads beyond the end of a file that was cut off, and may take the process with it.
-    if path.exists() and path.read_bytes()[-1:] != b"}":
-        raise ModelError(f"{path}: not an XGBoost model: the end is missing")
-    forest = xgboost.Booster({"nthread": 1})
-    try:
-        forest.load_model(path)
-    except xgboost.core.XGBoostError as error:
-        said = str(error).partition("\n")[0]  # a stack trace follows
-        raise ModelError(f"{path}: not an XGBoost model: {said}") from error
-    return forest
 
 
 def _digest(path: Path) -> str:

@@ -7,7 +7,7 @@ import shutil
 import time
 import uuid
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from tactful.candidates import Candidates, Quotas, gather
 from tactful.config import Settings
 from tactful.errors import ModelError
-from tactful.features import RANKING_FEATURES, assemble
+from tactful.explanation import Explainer
+from tactful.features import assemble, layout
 from tactful.filters import Filter
 from tactful.live_catalogue import LiveCatalogue, View
 from tactful.messages import (
+    Explanation,
     Recommendation,
     RecommendedItem,
     RecommendRequest,
@@ -83,6 +85,8 @@ class Recommender:
         self._source = source
         self._models = models
         self._definitions = definitions
+        self._layout = layout(definitions)
+        self._explainer = Explainer(models)
         self._experiment = experiment
         self._default_quotas = quotas or Quotas()
         self._quotas = _quotas_by_arm(experiment)
@@ -165,12 +169,19 @@ class Recommender:
             variant={} if assignment.arm is None else {assignment.experiment: assignment.arm},
             fallback=_fallback(request, loaded, situation, len(items)),
             took_ms=(time.perf_counter() - started) * 1e3,
-            explanation=_explanation(items, features, order) if request.explain else None,
         )
         if not items:
             return answer, None
         shown = None if features is None else features[order]
         return answer, self._impression(request, answer, assignment, shown, at)
+
+    def explain(self, impression: Event) -> Explanation:
+        """Say how a list came about.
+
+        Args:
+            impression: the event of the list, as it was logged.
+        """
+        return self._explainer.explain(impression)
 
     def refresh(self, reading: AbstractContextManager[object] | None = None) -> None:
         """Take in a new champion, new items and what is popular now; swap in one step.
@@ -294,7 +305,10 @@ class Recommender:
             "propensity": assignment.propensity,
             "applied": self._source.offset,
         }
+        if filters := _filters(request):
+            properties["filters"] = filters
         if features is not None:
+            properties["layout"] = self._layout
             properties["features"] = b64encode(features.astype("<f4").tobytes()).decode()
         return encode_entry(
             Event(
@@ -358,6 +372,19 @@ def _filter(request: RecommendRequest) -> Filter:
     )
 
 
+def _filters(request: RecommendRequest) -> list[str]:
+    """What the request left out, for whoever wants to know why an item is not there."""
+    asked: dict[str, Any] = {
+        "category": request.category,
+        "min_price": request.min_price,
+        "max_price": request.max_price,
+        "excluded": len(request.exclude) or None,
+        "exclude_seen": "yes" if request.exclude_seen else None,
+        "exclude_taken": "yes" if request.exclude_taken else None,
+    }
+    return [f"{name}: {value}" for name, value in asked.items() if value is not None]
+
+
 def _heuristic(candidates: Candidates, situation: Situation, view: View) -> NDArray[np.float32]:
     """Rank without a model: own repeats per visit, then what followed, then what is popular."""
     taken = situation.grouped("taken_364d")
@@ -390,17 +417,3 @@ def _fallback(
     if found < request.count:
         reasons.append(f"only {found} items passed the filters or were found by any recall channel")
     return "; ".join(reasons) or None
-
-
-def _explanation(
-    items: list[RecommendedItem], features: NDArray[np.float32] | None, order: NDArray[np.intp]
-) -> dict[str, Any]:
-    if features is None:
-        return {"ranking": "own repeats per visit, then what followed, then popularity"}
-    explained: dict[str, Mapping[str, float | None]] = {}
-    for item, values in zip(items, features[order].tolist(), strict=True):
-        explained[item.item_id] = {
-            name: None if value != value else value
-            for name, value in zip(RANKING_FEATURES, values, strict=True)
-        }
-    return {"ranking": "learned", "features": explained}

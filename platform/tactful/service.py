@@ -28,10 +28,12 @@ from tactful.backends import Backend, open_backend
 from tactful.config import Settings
 from tactful.connections import open_keys
 from tactful.door import Door
-from tactful.errors import StorageError
+from tactful.errors import ModelError, StorageError
 from tactful.follower import Follower
+from tactful.impressions import RecentImpressions, find_impression
 from tactful.keys import KeyStore
 from tactful.messages import (
+    Explanation,
     Health,
     Recommendation,
     RecommendRequest,
@@ -49,6 +51,7 @@ from tactful.webhooks import Webhooks
 from tactful_streaming import (
     Consumer,
     Engine,
+    Event,
     Limits,
     StreamingError,
     dump_definitions,
@@ -61,6 +64,7 @@ logger = logging.getLogger(__name__)
 _REFRESH_S = 0.25  # a new item shows within a second, whatever else goes on
 _MARKS_S = 0.005
 _TRIM_S = 60.0
+_EXPLAINED_RECORDS = 200_000
 
 
 class Recommender(Protocol):
@@ -78,6 +82,13 @@ class Recommender(Protocol):
         """Take over a new model if there is one; called about once a second in a thread.
 
         `reading` is to be held while the engine is read, and never for long.
+        """
+
+    def explain(self, impression: Event) -> Explanation:
+        """Say how a logged list came about; called in a thread.
+
+        Raises:
+            ModelError: if it is none that can be explained.
         """
 
     def describe(self) -> Mapping[str, Any]:
@@ -194,6 +205,7 @@ class Platform:
         self._marks: Offsets = {}
         self._watching: asyncio.Task[None] | None = None
         self._impressions: set[asyncio.Future[Offsets]] = set()
+        self._recent = RecentImpressions()
         self._status = "starting"
         self._guard = contextlib.ExitStack()
         self._add_gauges()
@@ -322,9 +334,10 @@ class Platform:
         """
         started = time.perf_counter()
         self._follower.check()
-        if not trusted and (request.force or request.timestamp is not None):
+        if not trusted and (request.force or request.timestamp is not None or request.explain):
             raise ProblemError(
-                "missing_scope", "`timestamp` and `force` need a key with the scope 'admin'"
+                "missing_scope",
+                "`timestamp`, `force` and `explain` need a key with the scope 'admin'",
             )
         try:
             asked = request.timestamp
@@ -339,8 +352,37 @@ class Platform:
                 position = self.position
             if impression is not None:
                 self._note(impression)
+                self._recent.add(answer.recommendation_id, impression)
+        if request.explain and impression is not None:
+            explanation = await self.explain(answer.recommendation_id)
+            answer = msgspec.structs.replace(answer, explanation=explanation)
         took = (time.perf_counter() - started) * 1000
         return msgspec.structs.replace(answer, position=position, took_ms=round(took, 3))
+
+    async def explain(self, recommendation_id: str) -> Explanation:
+        """Say how a list came about that was given lately.
+
+        Args:
+            recommendation_id: of the list.
+
+        Raises:
+            ProblemError: if it is neither among the latest lists nor among the latest records of
+                a log in files, or cannot be explained.
+        """
+        impression = self._recent.find(recommendation_id)
+        if impression is None and self.settings.log.kind == "embedded":
+            (log,) = self.backend.partitions()
+            impression = await asyncio.to_thread(
+                find_impression, log, recommendation_id, latest=_EXPLAINED_RECORDS
+            )
+        if impression is None:
+            raise ProblemError(
+                "not_found", "no list of this id was given lately: only recent ones are explained"
+            )
+        try:
+            return await asyncio.to_thread(self.recommender.explain, impression)
+        except ModelError as error:
+            raise ProblemError("not_found", str(error)) from None
 
     def features(self, user: str, at: int | None) -> UserFeatures:
         """The features of one user as of `at` (epoch ms), or now."""

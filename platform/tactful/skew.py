@@ -8,13 +8,10 @@ a changed definition, a catalogue that lagged, an event that was counted twice, 
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +20,7 @@ from tactful.candidates import Popularity, Quotas, gather
 from tactful.catalogue import Catalogue
 from tactful.errors import ModelError
 from tactful.features import RANKING_FEATURES, assemble
+from tactful.impressions import Impression, read_impressions
 from tactful.live_catalogue import unlearned
 from tactful.live_index import Snapshot
 from tactful.ranking import read_manifest, version_directory
@@ -31,12 +29,9 @@ from tactful.situation import observe
 from tactful_streaming import (
     Definitions,
     Engine,
-    Event,
     EventLog,
     Identity,
     MemoryState,
-    StreamingError,
-    decode_entry,
     subject_key,
 )
 
@@ -73,17 +68,6 @@ class Skew:
     def share(self) -> float:
         """Share of the values that differ; 0 where nothing was compared."""
         return self.different / self.values if self.values else 0.0
-
-
-@dataclass(frozen=True)
-class _Served:
-    """A list as it was logged."""
-
-    applied: int
-    event: Event
-    items: list[str]
-    version: str
-    features: NDArray[np.float32]
 
 
 def measure_skew(
@@ -124,7 +108,9 @@ def measure_skew(
         if each.version not in indexes:
             indexes[each.version] = _index(models, each.version)
         index = indexes[each.version]
-        if index is None or each.features.shape != (len(each.items), len(RANKING_FEATURES)):
+        if index is None or each.features is None:
+            continue
+        if each.features.shape != (len(each.items), len(RANKING_FEATURES)):
             continue
         held = views.get(each.version)
         if held is None or held[0] != engine.items_version:
@@ -150,46 +136,10 @@ def measure_skew(
     )
 
 
-def _served(log: EventLog, lists: int) -> deque[_Served]:
+def _served(log: EventLog, lists: int) -> deque[Impression]:
     """The latest lists that were logged with features."""
-    found: deque[_Served] = deque(maxlen=lists)
-    position, end = log.begin, log.end
-    while position < end:
-        records = log.read(position, _CHUNK)
-        if not records:
-            break
-        for offset, payload in records:
-            # Decoding everything would take most of the time.
-            if b"impression" in payload and (each := _decoded(payload, offset)) is not None:
-                found.append(each)
-        position = records[-1][0] + 1
-    return found
-
-
-def _decoded(payload: bytes, offset: int) -> _Served | None:
-    try:
-        entry = decode_entry(payload)
-    except StreamingError:
-        return None
-    if not isinstance(entry, Event) or entry.type != "impression":
-        return None
-    properties: Mapping[str, Any] = entry.properties
-    features, items = properties.get("features"), properties.get("items")
-    applied = properties.get("applied")
-    if not isinstance(features, str) or not isinstance(items, list) or not items:
-        return None
-    try:
-        values = np.frombuffer(b64decode(features, validate=True), "<f4")
-        values = values.reshape(len(items), -1).astype(np.float32)
-    except (binascii.Error, ValueError):
-        return None
-    return _Served(
-        applied=applied if isinstance(applied, int) and applied <= offset else offset,
-        event=entry,
-        items=[str(item) for item in items],
-        version=str(properties.get("model_version")),
-        features=values,
-    )
+    logged = (each for each in read_impressions(log) if each.features is not None)
+    return deque(logged, maxlen=lists)
 
 
 def _index(models: Path, version: str) -> RecallIndex | None:
@@ -213,7 +163,7 @@ def _replay(engine: Engine, log: EventLog, position: int, until: int) -> int:
 
 
 def _again(
-    engine: Engine, index: RecallIndex, search: Snapshot, catalogue: Catalogue, served: _Served
+    engine: Engine, index: RecallIndex, search: Snapshot, catalogue: Catalogue, served: Impression
 ) -> NDArray[np.float32]:
     """The features of the served items as of now, in their order; NaN for an unknown item."""
     rows = np.array([catalogue.rows.get(item, -1) for item in served.items], np.int64)

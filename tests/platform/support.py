@@ -22,7 +22,7 @@ from tactful.config import (
     StorageSettings,
 )
 from tactful.http import make_application
-from tactful.messages import Recommendation, RecommendedItem, RecommendRequest
+from tactful.messages import Explanation, Recommendation, RecommendedItem, RecommendRequest
 from tactful.positions import Position
 from tactful.server import Server, listen, make_server
 from tactful.service import Platform
@@ -67,7 +67,6 @@ class TinyRecommender:
             model_version="tiny",
             variant=dict(request.force),
             fallback=None if subject else "nobody was named",
-            explanation={"views": views, "now": now} if request.explain else None,
         )
         if subject is None:
             return recommendation, None
@@ -78,9 +77,18 @@ class TinyRecommender:
             user_id=request.user_id,
             device_id=request.device_id,
             recommendation_id=recommendation.recommendation_id,
-            properties={"items": [*chosen]},
+            properties={"items": [*chosen], "views": views},
         )
         return recommendation, encode_entry(impression)
+
+    def explain(self, impression: Event) -> Explanation:
+        return Explanation(
+            recommendation_id=impression.recommendation_id or "",
+            at=impression.timestamp,
+            ranking="by id",
+            model_version="tiny",
+            rules={"views": impression.properties["views"]},
+        )
 
     def refresh(self, reading: AbstractContextManager[object]) -> None:
         self.refreshed += 1
@@ -149,7 +157,7 @@ class Live:
             "/v1/recommend", json={"user_id": user, "after": after, "explain": True}
         )
         assert answer.status_code == 200, answer.text
-        return float(answer.json()["explanation"]["views"])
+        return float(answer.json()["explanation"]["rules"]["views"])
 
 
 def view(number: int, user: str = "u", **changes: Any) -> dict[str, Any]:

@@ -87,6 +87,9 @@ def test_examples_work_on_a_running_server(live: Live) -> None:
         if endpoint.path == "/v1/statistics/{name}":
             assert answer.status_code == 404, "none is published on this server"
             continue
+        if endpoint.path == "/v1/explain/{recommendation_id}":
+            assert answer.status_code == 404, "ids are drawn"
+            continue
         assert answer.status_code == endpoint.status, (endpoint.path, answer.text)
         medium = answer.headers["content-type"].partition(";")[0]
         content = operation(endpoint)["responses"][str(endpoint.status)]["content"]

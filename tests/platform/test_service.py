@@ -43,7 +43,7 @@ def test_after_reads_your_own_writes(live: Live) -> None:
             "/v1/recommend", json={"user_id": "u", "after": position, "explain": True}
         ).json()
 
-        assert answer["explanation"]["views"] == number
+        assert answer["explanation"]["rules"]["views"] == number
         assert answer["position"] >= position
 
 
@@ -72,8 +72,8 @@ def test_the_request_may_say_when_and_which_arm_in_dev(live: Live) -> None:
     millis = live.http.post("/v1/recommend", json={**body, "timestamp": 1_700_000_000_000})
     text = live.http.post("/v1/recommend", json={**body, "timestamp": "2023-11-14T22:13:20Z"})
 
-    assert millis.json()["explanation"]["now"] == 1_700_000_000_000
-    assert text.json()["explanation"]["now"] == 1_700_000_000_000
+    assert millis.json()["explanation"]["at"] == 1_700_000_000_000
+    assert text.json()["explanation"]["at"] == 1_700_000_000_000
     assert text.json()["variant"] == {"ranking": "b"}
 
 

@@ -61,7 +61,7 @@ class Shop:
             json={"device_id": device, "explain": True, "after": position},
             headers={"x-api-key": self.admin},
         )
-        return float(answer.json()["explanation"]["views"])
+        return float(answer.json()["explanation"]["rules"]["views"])
 
     @property
     def admin(self) -> str:

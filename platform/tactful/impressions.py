@@ -1,0 +1,171 @@
+"""Lists that were shown: read from the log, and the latest of them at hand.
+
+The server logs every list it gives as an event of the type ``impression``: the items in order,
+their scores and channels, who ranked them, and the features they were ranked by.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_streaming import Event, EventLog, StreamingError, decode_entry
+
+_CHUNK = 2_048
+
+
+@dataclass(frozen=True)
+class Impression:
+    """A list as it was shown.
+
+    Attributes:
+        offset: of its log record.
+        applied: log offset before which everything was applied when it was ranked.
+        event: the event itself.
+        items: item ids, best first.
+        version: the model version that ranked them, or the name of a heuristic.
+        layout: what the features mean, see `tactful.features.layout`; empty where that was not
+            logged.
+        forced: whether the caller chose the arm, as tests do.
+        features: as served, shape (items, columns); None where no features were served.
+    """
+
+    offset: int
+    applied: int
+    event: Event
+    items: list[str]
+    version: str
+    layout: str
+    forced: bool
+    features: NDArray[np.float32] | None
+
+
+def decode_impression(payload: bytes, offset: int) -> Impression | None:
+    """Read a list from a log record; None if the record is none, or cannot be read as one."""
+    # Decoding everything would take most of the time.
+    if b"impression" not in payload:
+        return None
+    try:
+        entry = decode_entry(payload)
+    except StreamingError:
+        return None
+    if not isinstance(entry, Event):
+        return None
+    return as_impression(entry, offset)
+
+
+def as_impression(event: Event, offset: int = 0) -> Impression | None:
+    """Read a list from its event; None if the event is none, or cannot be read as one.
+
+    Args:
+        event: any event.
+        offset: of its log record.
+    """
+    properties: Mapping[str, Any] = event.properties
+    items = properties.get("items")
+    if event.type != "impression" or not isinstance(items, list) or not items:
+        return None
+    features: NDArray[np.float32] | None = None
+    try:
+        if isinstance(encoded := properties.get("features"), str):
+            values = np.frombuffer(b64decode(encoded, validate=True), "<f4")
+            features = values.reshape(len(items), -1).astype(np.float32)
+    except (binascii.Error, ValueError):
+        return None
+    applied = properties.get("applied")
+    return Impression(
+        offset=offset,
+        applied=applied if isinstance(applied, int) and applied <= offset else offset,
+        event=event,
+        items=[str(item) for item in items],
+        version=str(properties.get("model_version")),
+        layout=str(properties.get("layout") or ""),
+        forced=bool(properties.get("forced")),
+        features=features,
+    )
+
+
+def read_impressions(log: EventLog, *, latest: int | None = None) -> Iterator[Impression]:
+    """Lists of a log, in order.
+
+    Args:
+        log: where they are.
+        latest: look at so many of the newest records only; None looks at all.
+    """
+    end = log.end
+    position = log.begin if latest is None else max(log.begin, end - latest)
+    while position < end:
+        records = log.read(position, _CHUNK)
+        if not records:
+            return
+        for offset, payload in records:
+            if (found := decode_impression(payload, offset)) is not None:
+                yield found
+        position = records[-1][0] + 1
+
+
+def find_impression(log: EventLog, recommendation_id: str, *, latest: int) -> Event | None:
+    """The event of one list, if it is among the newest records of a log.
+
+    Args:
+        log: where it is.
+        recommendation_id: of the list.
+        latest: how many of the newest records are looked at.
+    """
+    wanted = recommendation_id.encode()
+    end = log.end
+    position = max(log.begin, end - latest)
+    while position < end:
+        records = log.read(position, _CHUNK)
+        if not records:
+            break
+        for offset, payload in records:
+            found = decode_impression(payload, offset) if wanted in payload else None
+            if found is not None and found.event.recommendation_id == recommendation_id:
+                return found.event
+        position = records[-1][0] + 1
+    return None
+
+
+class RecentImpressions:
+    """The latest lists, encoded as for the log, at hand by their id; bounded in number and bytes.
+
+    For one thread.
+    """
+
+    def __init__(self, *, most: int = 2_000, bytes_: int = 32 * 1024 * 1024) -> None:
+        """Start empty.
+
+        Args:
+            most: lists to keep.
+            bytes_: most bytes of them together.
+        """
+        self._most = most
+        self._bytes = bytes_
+        self._held = 0
+        self._lists: OrderedDict[str, bytes] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._lists)
+
+    def add(self, recommendation_id: str, payload: bytes) -> None:
+        """Keep a list; the oldest make room."""
+        self._held += len(payload) - len(self._lists.pop(recommendation_id, b""))
+        self._lists[recommendation_id] = payload
+        while len(self._lists) > self._most or self._held > self._bytes:
+            _, dropped = self._lists.popitem(last=False)
+            self._held -= len(dropped)
+
+    def find(self, recommendation_id: str) -> Event | None:
+        """The event of one list; None if it is not here any more."""
+        payload = self._lists.get(recommendation_id)
+        entry = None if payload is None else decode_entry(payload)
+        return entry if isinstance(entry, Event) else None

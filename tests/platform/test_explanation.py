@@ -1,0 +1,267 @@
+"""Why a list came out as it did: what is told adds up, and stays true later."""
+
+from __future__ import annotations
+
+import shutil
+from base64 import b64encode
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import xgboost
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
+from tests.platform.support import Live, build, wait_until
+from tests.platform.test_registry import make_model
+
+from tactful.config import Settings
+from tactful.errors import ModelError
+from tactful.explanation import Explainer, contributions_of
+from tactful.features import RANKING_FEATURES, layout
+from tactful.impressions import RecentImpressions, as_impression, find_impression
+from tactful.messages import RecommendRequest
+from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
+from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.service import Platform
+from tactful.training import TrainingOptions, train
+from tactful_bandits import Arm, Experiment
+from tactful_streaming import EmbeddedLog, Engine, Event, MemoryState, decode_entry, encode_entry
+
+SHOP = make_shop(7, people=14, items=70, days=40)
+ENTRIES = entries(SHOP)
+NOW = int(SHOP.timestamp[-1]) + 1
+PEOPLE = Experiment(RANKING_EXPERIMENT, (Arm(HEURISTIC, 0.1), Arm(LEARNED, 0.9)))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log, and in `models` version 1, which serves."""
+    directory = tmp_path_factory.mktemp("shop")
+    log = write_log(directory / "log", ENTRIES)
+    place = version_directory(directory / "models", "1")
+    train(log, definitions(), place, TrainingOptions(label_days=15, rounds=20, threads=1))
+    log.close()
+    manifest = msgspec.structs.replace(read_manifest(place), version="1")
+    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    write_pointer(directory / "models", Pointer(version="1"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def ranked(shop: Path) -> Recommender:
+    log = EmbeddedLog(shop / "log", read_only=True)
+    engine = engine_at(Engine(definitions(), MemoryState()), log, log.end)
+    log.close()
+    return Recommender(
+        engine,
+        models=shop / "models",
+        definitions=definitions().fingerprint,
+        experiment=PEOPLE,
+        new_id=lambda: "r-1",
+    )
+
+
+def shown(ranked: Recommender, arm: str = LEARNED, **asked: Any) -> Event:
+    request = RecommendRequest(
+        user_id=SHOP.person[-1], force={RANKING_EXPERIMENT: arm}, **{"count": 12, **asked}
+    )
+    _, impression = ranked.recommend(request, now=NOW)
+    assert impression is not None
+    event = decode_entry(impression)
+    assert isinstance(event, Event)
+    return event
+
+
+def test_contributions_add_up_to_the_score(ranked: Recommender) -> None:
+    event = shown(ranked)
+    told = ranked.explain(event)
+
+    assert (told.recommendation_id, told.at, told.ranking) == ("r-1", NOW, "learned")
+    assert (told.model_version, told.arm, told.forced) == ("1", LEARNED, True)
+    assert [item.item_id for item in told.items] == event.properties["items"]
+    served = as_impression(event)
+    assert served is not None
+    assert served.features is not None
+    assert served.layout == layout(definitions().fingerprint)
+    for item, row in zip(told.items, served.features.tolist(), strict=True):
+        assert item.features is not None
+        assert item.contributions is not None
+        assert tuple(item.features) == tuple(item.contributions) == RANKING_FEATURES
+        assert list(item.features.values()) == [None if it != it else it for it in row]
+        parts = [it for it in item.contributions.values() if it is not None]
+        assert len(parts) == len(RANKING_FEATURES)
+        assert told.base is not None
+        assert item.margin == pytest.approx(told.base + sum(parts), abs=1e-4)
+        assert item.score == pytest.approx(item.margin, abs=1e-4)
+    assert len({str(item.contributions) for item in told.items}) > 1
+    assert any(abs(it or 0) > 0.01 for it in (told.items[0].contributions or {}).values())
+    msgspec.json.encode(told)
+
+
+@pytest.mark.parametrize("column", [0, 7, 30])
+def test_each_contribution_is_told_of_its_own_feature(tmp_path: Path, column: int) -> None:
+    make_model(version_directory(tmp_path, "1"), column)
+    row = np.zeros((1, len(RANKING_FEATURES)), "<f4")
+    row[0, column] = 5.0
+    properties: dict[str, Any] = {
+        "items": ["a"],
+        "model_version": "1",
+        "features": b64encode(row.tobytes()).decode(),
+    }
+    event = Event(event_id="e", type="impression", timestamp=0, properties=properties)
+
+    (item,) = Explainer(tmp_path).explain(event).items
+
+    added = {name: value or 0.0 for name, value in (item.contributions or {}).items()}
+    assert max(added, key=lambda name: added[name]) == RANKING_FEATURES[column]
+    assert added[RANKING_FEATURES[column]] > 0.1
+
+
+def test_a_list_of_the_heuristic_says_so(ranked: Recommender) -> None:
+    told = ranked.explain(shown(ranked, HEURISTIC))
+
+    assert (told.ranking, told.model_version, told.base) == ("heuristic", HEURISTIC, None)
+    assert told.note is not None
+    assert "no model ranked this list" in told.note
+    assert {(item.features is None, item.margin is None) for item in told.items} == {(True, True)}
+
+
+def test_filters_that_took_part_are_told(ranked: Recommender) -> None:
+    told = ranked.explain(shown(ranked, category="kind-1", max_price=9.0, exclude=("a", "b")))
+    plain = ranked.explain(shown(ranked))
+
+    assert told.rules["filters"] == ["category: kind-1", "max_price: 9.0", "excluded: 2"]
+    assert "filters" not in plain.rules
+
+
+def test_what_is_told_later_is_what_was_told_then(
+    ranked: Recommender, shop: Path, tmp_path: Path
+) -> None:
+    event = shown(ranked)
+    models = Path(shutil.copytree(shop / "models", tmp_path / "models"))
+    for version in ("2", "3", "4"):
+        place = shutil.copytree(version_directory(models, "1"), version_directory(models, version))
+        assert place.exists()
+    explainer = Explainer(models)
+    now = explainer.explain(event)
+    for version in ("2", "3", "4"):
+        properties = {**event.properties, "model_version": version}
+        explainer.explain(msgspec.structs.replace(event, properties=properties))
+    assert len(explainer._forests) == 2, "forests are large: few are kept"
+    assert explainer.explain(event) == now == ranked.explain(event)
+
+    shutil.rmtree(version_directory(models, "1"))
+    gone = Explainer(models).explain(event)
+    assert gone.note is not None
+    assert "not known any more" in gone.note
+    assert [item.margin for item in gone.items] == [None] * 12
+    assert [item.score for item in gone.items] == [item.score for item in now.items]
+
+
+def test_what_is_no_list_is_refused(shop: Path) -> None:
+    unreadable: list[dict[str, Any]] = [{}, {"items": []}, {"items": ["a"], "features": "%%"}]
+    for properties in unreadable:
+        event = Event(event_id="e", type="impression", timestamp=0, properties=properties)
+        with pytest.raises(ModelError, match="no list that can be read"):
+            Explainer(shop / "models").explain(event)
+
+
+def test_a_list_of_another_width_has_no_contributions(ranked: Recommender) -> None:
+    event = shown(ranked)
+    narrow = np.zeros((12, 3), "<f4").tobytes()
+    properties = {**event.properties, "features": b64encode(narrow).decode()}
+    told = ranked.explain(msgspec.structs.replace(event, properties=properties))
+    assert told.note is not None
+    assert "3 features" in told.note
+
+
+@given(seed=st.integers(0, 10**6), depth=st.integers(1, 6), missing=st.floats(0, 0.5))
+@settings(max_examples=15, deadline=None)
+def test_contributions_add_up_in_any_forest(seed: int, depth: int, missing: float) -> None:
+    draw = np.random.default_rng(seed)
+    features = draw.standard_normal((60, 5)).astype(np.float32)
+    features[draw.random(features.shape) < missing] = np.nan
+    matrix = xgboost.DMatrix(features, draw.random(60))
+    forest = xgboost.train({"max_depth": depth, "nthread": 1, "seed": seed}, matrix, 7)
+
+    found = contributions_of(forest, features)
+
+    margins = forest.inplace_predict(features, predict_type="margin")
+    assert found.shape == (60, 6)
+    assert np.allclose(found.sum(axis=1), margins, atol=1e-4)
+    assert len(set(found[:, -1].tolist())) == 1
+
+
+# Where lists are found
+
+
+def impression(number: int, size: int = 10) -> bytes:
+    properties: dict[str, Any] = {"items": ["i" * size]}
+    return encode_entry(
+        Event(
+            event_id=f"impression:{number}",
+            type="impression",
+            timestamp=number,
+            device_id="d",
+            recommendation_id=f"r-{number}",
+            properties=properties,
+        )
+    )
+
+
+def test_recent_lists_are_bounded_in_number_and_bytes() -> None:
+    recent = RecentImpressions(most=3, bytes_=2_000)
+    for number in range(5):
+        recent.add(f"r-{number}", impression(number))
+    assert [recent.find(f"r-{n}") is not None for n in range(5)] == [False, False, True, True, True]
+    recent.add("r-9", impression(9, size=1_700))
+    assert recent.find("r-9") is not None
+    assert len(recent) < 3
+    recent.add("r-9", impression(9))
+    for number in range(3):
+        recent.add(f"r-{number}", impression(number))
+    assert len(recent) == 3, "what was replaced gave its bytes free"
+
+
+def test_a_list_is_found_among_the_newest_records_only(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path / "log", durability="process")
+    log.append([impression(number) for number in range(5_000)])
+    for number, latest, found in ((4_999, 1, True), (4_998, 1, False), (10, 5_000, True)):
+        event = find_impression(log, f"r-{number}", latest=latest)
+        assert (event is not None) == found
+        assert event is None or event.timestamp == number
+    assert find_impression(log, "r-49", latest=10) is None, "r-4990 to r-4999 are others"
+    log.close()
+
+
+def test_it_is_asked_for_over_http_also_after_a_restart(settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        live.http.put("/v1/items", json=[{"item_id": "a"}])
+        wait_until(lambda: "a" in live.platform.engine.items)
+        given = live.http.post("/v1/recommend", json={"user_id": "u", "explain": True}).json()
+        path = f"/v1/explain/{given['recommendation_id']}"
+        assert live.http.get(path).json() == given["explanation"]
+        assert live.http.get("/v1/explain/nobody").json()["code"] == "not_found"
+    with Live(Platform.open(settings, build)) as again:
+        assert again.http.get(path).json() == given["explanation"]
+
+
+def test_it_needs_a_key_of_an_administrator(settings: Settings) -> None:
+    closed = replace(settings, server=replace(settings.server, dev=False))
+    with Live(Platform.open(closed, build)) as live:
+        keys = {
+            scope: {"x-api-key": live.platform.keys.create([scope])[0]}
+            for scope in ("recommend", "analyst", "admin")
+        }
+        body = {"user_id": "u", "explain": True}
+        ask = live.http.post
+        assert ask("/v1/recommend", json=body, headers=keys["recommend"]).status_code == 403
+        given = ask("/v1/recommend", json=body, headers=keys["admin"]).json()
+        assert given["explanation"]["recommendation_id"] == given["recommendation_id"]
+        path = f"/v1/explain/{given['recommendation_id']}"
+        for scope, status in (("recommend", 403), ("analyst", 403), ("admin", 200)):
+            assert live.http.get(path, headers=keys[scope]).status_code == status
