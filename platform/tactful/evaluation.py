@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 CUTOFF = 20
 """How many items of a list are looked at, in every figure."""
 
+MEASURES = ("hr20", "ndcg20", "mrr20", "recall20")
+"""What a `Scorecard` knows of each list; `recall20` is the share of what was taken that it held."""
+
 _DISCOUNTS = 1.0 / np.log2(np.arange(2, CUTOFF + 2))
 
 
@@ -56,14 +59,12 @@ class Scorecard:
     def __init__(self) -> None:
         """Start empty."""
         self._people: list[str] = []
-        self._hits: list[float] = []
-        self._gains: list[float] = []
-        self._places: list[float] = []
+        self._values: dict[str, list[float]] = {measure: [] for measure in MEASURES}
         self._shown: list[tuple[str, ...]] = []
 
     def __len__(self) -> int:
         """Number of questions so far."""
-        return len(self._hits)
+        return len(self._people)
 
     def add(self, person: str, shown: Sequence[str], taken: Collection[str]) -> bool:
         """Score one list.
@@ -80,10 +81,28 @@ class Scorecard:
         right = [place for place, item in enumerate(top) if item in taken]
         self._people.append(person)
         self._shown.append(top)
-        self._hits.append(float(bool(right)))
-        self._gains.append(ndcg(right, len(taken)))
-        self._places.append(1.0 / (right[0] + 1) if right else 0.0)
+        self._values["hr20"].append(float(bool(right)))
+        self._values["ndcg20"].append(ndcg(right, len(taken)))
+        self._values["mrr20"].append(1.0 / (right[0] + 1) if right else 0.0)
+        self._values["recall20"].append(len(right) / len(taken))
         return bool(right)
+
+    def mean(self, measure: str) -> float:
+        """One of `MEASURES` over all questions; NaN when there is none."""
+        values = self._values[measure]
+        return float(np.mean(values)) if values else float("nan")
+
+    def estimate(self, measure: str, *, resamples: int = 1000, seed: int = 0) -> Estimate:
+        """One of `MEASURES` with its percentile bootstrap interval over people.
+
+        Args:
+            measure: which.
+            resamples: bootstrap resamples.
+            seed: of the resampling.
+        """
+        if not self._people:
+            return Estimate(float("nan"), float("nan"), float("nan"))
+        return _over_people(np.array(self._values[measure]), self._people, resamples, seed)
 
     def quality(self, catalogue_size: int, *, resamples: int = 1000, seed: int = 0) -> Quality:
         """The figures, with percentile bootstrap intervals over people.
@@ -99,20 +118,16 @@ class Scorecard:
         Returns:
             The figures; all NaN when there is no question.
         """
-        if not self._hits:
+        if not self._people:
             nothing = Estimate(float("nan"), float("nan"), float("nan"))
             return Quality(nothing, nothing, nothing, nothing)
         _, person = np.unique(np.array(self._people), return_inverse=True)
         people = int(person.max()) + 1
         draws = _draws(people, resamples, seed)
-
-        def estimate(values: Sequence[float]) -> Estimate:
-            return _over_people(np.array(values), self._people, resamples, seed)
-
         return Quality(
-            hr20=estimate(self._hits),
-            ndcg20=estimate(self._gains),
-            mrr20=estimate(self._places),
+            hr20=self.estimate("hr20", resamples=resamples, seed=seed),
+            ndcg20=self.estimate("ndcg20", resamples=resamples, seed=seed),
+            mrr20=self.estimate("mrr20", resamples=resamples, seed=seed),
             coverage20=self._coverage(person, draws[:200], catalogue_size),
         )
 
@@ -130,10 +145,45 @@ class Scorecard:
         Raises:
             ValueError: if the questions are not the same.
         """
+        self._check_paired(other)
+        gained = np.array(self._values["hr20"]) - np.array(other._values["hr20"])
+        return _over_people(gained, self._people, resamples, seed)
+
+    def ratio(
+        self, other: Scorecard, measure: str, *, resamples: int = 1000, seed: int = 0
+    ) -> Estimate:
+        """One of `MEASURES` of this recommender by that of another on the same questions.
+
+        Args:
+            other: asked the same questions of the same people in the same order.
+            measure: which.
+            resamples: bootstrap resamples over people; each draws the same people for both.
+            seed: of the resampling.
+
+        Returns:
+            The ratio with its paired interval; infinite where the other scored nothing.
+
+        Raises:
+            ValueError: if the questions are not the same, or there is none.
+        """
+        self._check_paired(other)
+        if not self._people:
+            raise ValueError("no question was asked: there is nothing to compare")
+        _, person = np.unique(np.array(self._people), return_inverse=True)
+        count = int(person.max()) + 1
+        draws = _draws(count, resamples, seed)
+        mine, theirs = (
+            draws @ np.bincount(person, weights=card._values[measure], minlength=count)
+            for card in (self, other)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            low, high = np.nanquantile(mine / theirs, [0.025, 0.975])
+            value = np.float64(self.mean(measure)) / other.mean(measure)
+        return Estimate(float(value), float(low), float(high))
+
+    def _check_paired(self, other: Scorecard) -> None:
         if self._people != other._people:
             raise ValueError("the two scorecards hold different questions: nothing to pair")
-        gained = np.array(self._hits) - np.array(other._hits)
-        return _over_people(gained, self._people, resamples, seed)
 
     def _coverage(
         self, person: NDArray[np.intp], draws: NDArray[np.int64], catalogue_size: int

@@ -76,3 +76,37 @@ def test_list_metrics_count_lists_recall_did_not_serve() -> None:
     assert found == pytest.approx(
         {"hr20": 0.5, "ndcg20": 0.5 / math.log2(3), "mrr20": 0.25, "recall": 0.5}
     )
+
+
+def test_recall_is_the_share_of_what_was_taken() -> None:
+    card = Scorecard()
+    card.add("p", ["a", "b", "c"], {"b", "c", "y", "z"})
+    card.add("q", ["a"], {"a"})
+    assert card.mean("recall20") == 0.75
+    assert card.estimate("recall20").value == 0.75
+
+
+def test_a_ratio_pairs_the_same_people() -> None:
+    """Alone both are uncertain; question by question one is always twice as good."""
+    better, worse = Scorecard(), Scorecard()
+    generator = np.random.default_rng(3)
+    for number in range(400):
+        place = int(generator.integers(0, 9))
+        shown = [f"{it}" for it in range(20)]
+        better.add(f"{number % 40}", shown, {f"{place}"})
+        worse.add(f"{number % 40}", shown, {f"{2 * place + 1}"})
+    found = better.ratio(worse, "mrr20")
+    assert found.value == found.low == found.high == pytest.approx(2.0)
+    alone = better.estimate("mrr20")
+    assert alone.high - alone.low > 0.02
+    assert worse.ratio(better, "mrr20").value == pytest.approx(0.5)
+
+
+def test_a_ratio_needs_the_same_questions() -> None:
+    one, other = Scorecard(), Scorecard()
+    one.add("p", ["a"], {"a"})
+    other.add("q", ["a"], {"a"})
+    with pytest.raises(ValueError, match="different questions"):
+        one.ratio(other, "hr20")
+    with pytest.raises(ValueError, match="no question"):
+        Scorecard().ratio(Scorecard(), "hr20")

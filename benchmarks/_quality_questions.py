@@ -1,0 +1,138 @@
+"""What every recommender is told: past visits, and for each question what is known then.
+
+The questions are those of `tactful.datasets`. A second trial of the same kind lies wholly before
+the cut; settings are chosen on it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tactful.datasets import DAY, Replay
+
+_DAYS = 30
+_QUESTIONS = 4_000
+
+
+@dataclass(frozen=True)
+class Question:
+    """One list to make. Items are numbers, that is, places in the replay's catalogue.
+
+    Attributes:
+        person: who asks.
+        prefix: items of the visit so far, oldest first.
+        history: items of the person's earlier visits, oldest first.
+        taken: what was right.
+    """
+
+    person: str
+    prefix: tuple[int, ...]
+    history: tuple[int, ...]
+    taken: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What may be learned from, and what is asked.
+
+    Attributes:
+        items: how many items there are.
+        visits: items of each past visit in its order; the visit that ended last comes last.
+        questions: in time order.
+    """
+
+    items: int
+    visits: Sequence[tuple[int, ...]]
+    questions: Sequence[Question]
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    person: str
+    session: str
+    item: int
+
+
+def final_trial(replay: Replay) -> Trial:
+    """The questions of a replay, with all visits before its cut to learn from."""
+    rows = _rows(replay)
+    asked = {ask.before: frozenset(rows[item] for item in ask.taken) for ask in replay.asks}
+    return _trial(replay, replay.cut, asked)
+
+
+def earlier_trial(
+    replay: Replay, *, days: int = _DAYS, questions: int = _QUESTIONS, seed: int = 0
+) -> Trial:
+    """Questions of the same kind from the last days before the cut, and nothing from behind it.
+
+    Args:
+        replay: whose questions are about whole baskets if any has several answers, else about the
+            next item.
+        days: how long before the cut the questions begin.
+        questions: how many are drawn at most.
+        seed: of the draw.
+    """
+    since = int(replay.timestamp[replay.cut]) - days * DAY
+    begin = int(np.searchsorted(replay.timestamp, since))
+    whole = any(len(ask.taken) > 1 for ask in replay.asks)
+    asked: dict[int, frozenset[int]] = {}
+    for lines in _by_session(_lines(replay, replay.cut)).values():
+        if lines[0].number < begin:
+            continue
+        if whole:
+            asked[lines[0].number] = frozenset(line.item for line in lines)
+        else:
+            asked.update({line.number: frozenset([line.item]) for line in lines[1:]})
+    drawn = random.Random(seed).sample(sorted(asked), min(questions, len(asked)))
+    return _trial(replay, begin, {number: asked[number] for number in drawn})
+
+
+def _trial(replay: Replay, begin: int, asked: Mapping[int, frozenset[int]]) -> Trial:
+    visits: dict[str, list[int]] = {}
+    past: dict[str, list[int]] = {}
+    questions = []
+    for line in _lines(replay, max(asked, default=0) + 1):
+        visit, everything = visits.setdefault(line.session, []), past.setdefault(line.person, [])
+        if line.number in asked:
+            # What was taken in this visit is the end of what the person took.
+            earlier = tuple(everything[: len(everything) - len(visit)])
+            questions.append(Question(line.person, tuple(visit), earlier, asked[line.number]))
+        visit.append(line.item)
+        everything.append(line.item)
+    known = _by_session(_lines(replay, begin)).values()
+    return Trial(
+        items=len(replay.items),
+        visits=[
+            tuple(line.item for line in lines)
+            for lines in sorted(known, key=lambda lines: lines[-1].number)
+        ],
+        questions=questions,
+    )
+
+
+def _lines(replay: Replay, end: int) -> list[_Line]:
+    """What identified people took, as far as event number `end`; it is not asked for guests."""
+    rows = _rows(replay)
+    return [
+        _Line(number, replay.person[number], replay.session[number], rows[item])
+        for number, item in enumerate(replay.item[:end])
+        if item is not None
+        and replay.kind[number] == 0
+        and not replay.person[number].startswith("guest-")
+    ]
+
+
+def _by_session(lines: Sequence[_Line]) -> dict[str, list[_Line]]:
+    found: dict[str, list[_Line]] = {}
+    for line in lines:
+        found.setdefault(line.session, []).append(line)
+    return found
+
+
+def _rows(replay: Replay) -> dict[str, int]:
+    return {str(item["item_id"]): row for row, item in enumerate(replay.items)}

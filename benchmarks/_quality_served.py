@@ -1,0 +1,127 @@
+"""The lists of the product: its log, its training, its recommender; only the wire is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tactful import recommender
+from tactful.config import Settings, StorageSettings
+from tactful.datasets import Replay
+from tactful.evaluation import CUTOFF
+from tactful.messages import RecommendRequest
+from tactful.ranking import Pointer, version_directory, write_pointer
+from tactful.recommender import LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.training import TrainingOptions, train
+from tactful_bandits import Experiment, load_experiments
+from tactful_streaming import (
+    EmbeddedLog,
+    Engine,
+    Entry,
+    Event,
+    Item,
+    MemoryState,
+    User,
+    encode_entry,
+    load_definitions,
+)
+
+_BATCH = 2_000
+_VERSION = "1"
+
+
+def served_lists(
+    replay: Replay,
+    scratch: Path,
+    options: TrainingOptions,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[tuple[str, ...]]:
+    """Train on everything before the cut, then answer each question in its turn.
+
+    Before a question the engine has applied every event before it and nothing more, as a server has
+    that is asked with `after`.
+
+    Args:
+        replay: the events and the questions.
+        scratch: an empty directory.
+        options: of the training.
+        progress: told how many questions are answered, of how many.
+
+    Returns:
+        Item ids of each list, best first.
+    """
+    settings = Settings(storage=StorageSettings(data=scratch))
+    definitions = load_definitions(settings.features)
+    log = EmbeddedLog(scratch / "log", durability="process")
+    _append(log, _catalogue(replay))
+    for start in range(0, replay.cut, _BATCH):
+        _append(log, _events(replay, start, min(start + _BATCH, replay.cut)))
+    train(log, definitions, version_directory(settings.models, _VERSION), options)
+    write_pointer(settings.models, Pointer(version=_VERSION))
+
+    engine = Engine(definitions, MemoryState())
+    while engine.offset < log.end:
+        engine.apply(log.read(engine.offset, _BATCH))
+    log.close()
+    clock = _Clock()
+    answering = Recommender(
+        engine,
+        models=settings.models,
+        definitions=definitions.fingerprint,
+        experiment=_experiment(),
+        monotonic=clock,
+    )
+    lists, sent = [], replay.cut
+    for number, ask in enumerate(replay.asks):
+        if ask.before > sent:
+            fresh = [encode_entry(entry) for entry in _events(replay, sent, ask.before)]
+            engine.apply([*enumerate(fresh, start=engine.offset)])
+            sent = ask.before
+        clock.seconds = ask.at / 1e3
+        answering.refresh()
+        request = RecommendRequest(
+            user_id=ask.person,
+            session_id=ask.session_id,
+            count=CUTOFF,
+            timestamp=ask.at,
+            force={RANKING_EXPERIMENT: LEARNED},
+        )
+        answer, _ = answering.recommend(request, now=ask.at)
+        lists.append(tuple(item.item_id for item in answer.items))
+        progress(number + 1, len(replay.asks))
+    answering.close()
+    return lists
+
+
+class _Clock:
+    """Time passes as in the data."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def _experiment() -> Experiment:
+    path = Path(recommender.__file__).with_name("experiments.yaml")
+    experiments = load_experiments(path.read_text("utf-8"), name=path.name)
+    return next(it for it in experiments if it.key == RANKING_EXPERIMENT)
+
+
+def _catalogue(replay: Replay) -> list[Entry]:
+    before = int(replay.timestamp[0]) - 1
+    items: list[Entry] = [Item(timestamp=before, **item) for item in replay.items]
+    users: list[Entry] = [User(timestamp=before, **user) for user in replay.users]
+    return items + users
+
+
+def _events(replay: Replay, start: int, end: int) -> list[Entry]:
+    rows: list[dict[str, Any]] = [*replay.events(start, end)]
+    return [Event(**row) for row in rows]
+
+
+def _append(log: EmbeddedLog, entries: list[Entry]) -> None:
+    log.append([encode_entry(entry) for entry in entries])
