@@ -257,7 +257,9 @@ class EngineSettings:
         idle_s: silence after which it does.
         batch_ms: how long the engine may hold readers up while it applies one micro-batch.
         commit_records: commit after so many records …
-        commit_ms: … or after so long, whichever is first.
+        commit_ms: … or after so long, whichever is first …
+        commit_pause_ms: … or after fewer, so that a commit takes about so long: events that come
+            meanwhile wait for it. What is in the log at the start is applied without.
     """
 
     features: Path = Path()
@@ -273,6 +275,7 @@ class EngineSettings:
     batch_ms: PositiveFloat = 2.0
     commit_records: PositiveInt = 32_000
     commit_ms: PositiveInt = 1_000
+    commit_pause_ms: PositiveFloat = 8.0
 
 
 @dataclass(frozen=True)

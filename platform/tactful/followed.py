@@ -190,8 +190,12 @@ class MergedLog:
 
     @property
     def ends(self) -> Offsets:
-        """By partition, the offset behind the last record that is known to be there."""
-        return {number: self._end(number) for number in self._reached}
+        """By partition, the offset behind the last record that was known at the last read.
+
+        Asked for in other threads, too, so it does not touch the client: that would wait for a read
+        which waits for records.
+        """
+        return self._ends
 
     @property
     def end(self) -> int:
@@ -217,6 +221,7 @@ class MergedLog:
         while True:
             self._receive(max(until - self._clock(), 0.0) if not self._is_ready() else 0.0)
             records = self._take(limit)
+            self._ends = {number: self._end(number) for number in self._reached}
             if records or self._clock() >= until or (self._bounded and self._is_over()):
                 return records
 
@@ -240,6 +245,7 @@ class MergedLog:
         self._at_end = {n for n, at in self._starts.items() if at >= self._bounds[n][1]}
         self._full: set[int] = set()
         self._waiting_since: float | None = None
+        self._ends = {number: self._end(number) for number in self._reached}
         self._consumer.assign([self._tp(number, at) for number, at in self._starts.items()])
 
     def _bounds_of(self, number: int, timeout_s: float) -> tuple[int, int]:

@@ -1,8 +1,9 @@
 """The thread that follows the event log into the feature engine.
 
 It applies small batches under a lock that readers share, so that an answer never waits longer than
-one batch; a commit changes nothing they see and needs no lock. Its progress is one number: the log
-position up to which everything is visible.
+one batch. A commit changes nothing they see and needs no lock, but what comes meanwhile waits for
+it, so commits are small, too. Its progress is one number: the log position up to which everything
+is visible.
 
 What the engine has to say goes out here, too: dead letters before the commit that leaves them
 behind, actions into the log after the commit that holds them, and the time, when nobody comes and
@@ -22,6 +23,7 @@ from contextlib import AbstractContextManager
 from tactful.config import EngineSettings
 from tactful.followed import Followed, behind
 from tactful.metrics import Metrics
+from tactful.pacing import Pace
 from tactful.positions import Offsets, reaches
 from tactful.problems import ProblemError
 from tactful_streaming import (
@@ -37,8 +39,9 @@ from tactful_streaming import (
 
 logger = logging.getLogger(__name__)
 
-_SMALLEST_BATCH = 32
+_SMALLEST_BATCH = 128
 _LARGEST_BATCH = 512
+_SMALLEST_COMMIT = 256
 _IDLE_WAIT_S = 1.0
 _IDLE_COMMIT_S = 10.0
 _RETRY_S = 1.0
@@ -156,7 +159,11 @@ class Follower:
         self._wake = threading.Event()
         self._stopping = False
         self._accepted: collections.deque[tuple[Offsets, float]] = collections.deque()
-        self._batch = _SMALLEST_BATCH
+        self._batch = Pace(_SMALLEST_BATCH, _LARGEST_BATCH, settings.batch_ms / 1000)
+        self._share = Pace(
+            _SMALLEST_COMMIT, settings.commit_records, settings.commit_pause_ms / 1000
+        )
+        self._rest_until = 0.0
         self._thread = threading.Thread(target=self._run, name="tactful-engine", daemon=True)
         self._goal = dict(log.ends)
         self.position = engine.offset
@@ -224,7 +231,8 @@ class Follower:
         while True:
             self._wake.clear()
             stopping = self._stopping
-            records = self._log.read(self.position, self._batch)
+            limit = self._batch.size
+            records = self._log.read(self.position, limit)
             if records:
                 came = self._clock()
                 if not uncommitted:
@@ -235,10 +243,11 @@ class Follower:
                 self._advance()
             done = stopping and (not records or self.recovering)
             due = oldest + commit_s - self._clock()
-            full = done or due <= 0 or uncommitted >= self._settings.commit_records
+            behind = len(records) == limit
+            full = done or due <= 0 or self._is_enough(uncommitted, behind=behind)
             idle = self._commit_idle and self._clock() - committed >= _IDLE_COMMIT_S
             if (uncommitted and full) or idle:
-                if self._commit():
+                if self._commit(uncommitted):
                     uncommitted, committed = 0, self._clock()
                     if not (done or self.recovering):
                         self._act()
@@ -258,12 +267,7 @@ class Follower:
             self.position = records[-1][0] + 1
             self.applied = dict(self._log.reached)
         now = self._clock()
-        # The batch grows and shrinks so that applying it takes about as long as allowed.
-        allowed = self._settings.batch_ms / 1000
-        if now - started > allowed:
-            self._batch = max(_SMALLEST_BATCH, self._batch // 2)
-        elif len(records) == self._batch and now - started < allowed / 2:
-            self._batch = min(_LARGEST_BATCH, self._batch * 2)
+        self._batch.note(len(records), now - started)
         self._note_progress()
         for result in ("applied", "duplicates", "late", "invalid", "dropped"):
             self._metrics.applied(result, getattr(applied, result))
@@ -279,16 +283,30 @@ class Follower:
             self._metrics.freshness.observe(now - self._accepted.popleft()[1])
         self._progressed()
 
-    def _commit(self) -> bool:
-        """Commit, or say why not; what a disk refused is tried again and nothing is lost."""
+    def _is_enough(self, uncommitted: int, *, behind: bool) -> bool:
+        """Whether so many records are enough for a commit."""
+        if self._clock() < self._rest_until:
+            return False
+        if uncommitted >= self._settings.commit_records:
+            return True
+        # What waits to be applied goes first, and large commits cost less in all.
+        return uncommitted >= self._share.size and not behind and not self.recovering
+
+    def _commit(self, count: int) -> bool:
+        """Commit `count` records; what a disk refused is tried again and nothing is lost."""
+        started = self._clock()
         try:
             self._letters.keep()
             self._engine.commit()
         except (LogError, StateError) as error:
             logger.error("the engine's state cannot be written, trying again: %s", error)
             self._metrics.commits_refused.inc()
+            self._rest_until = self._clock() + _RETRY_S
             return False
         self.committed = self.position
+        now = self._clock()
+        self._share.note(count, now - started)
+        self._rest_until = now + self._share.rest_s
         return True
 
     def _act(self) -> bool:

@@ -20,7 +20,7 @@ from tactful.problems import ProblemError
 
 _DISCARD_BYTES = 64 * 1024 * 1024
 _SWITCH_INTERVAL_S = 0.0005
-_COLLECT_AFTER = (20_000, 50, 50)
+_COLLECT_AFTER = (5_000, 20, 500)
 
 
 class GuardedProtocol(HttpToolsProtocol):

@@ -1,7 +1,7 @@
-"""The engine thread on its own: when it commits."""
+"""The engine thread on its own: when it commits, and how much."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import MappingProxyType
 
 import pytest
@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry
 from tactful.config import EngineSettings
 from tactful.follower import Follower
 from tactful.metrics import Metrics
+from tactful.pacing import Pace
 from tactful.positions import Offsets
-from tactful_streaming import Event
+from tactful_streaming import Applied, Event, StateError
 
 
 class EmptyLog:
@@ -84,3 +85,166 @@ def test_passengers_with_a_clock_get_commits_while_nothing_comes(
     assert follower.failure is None
     if not commit_idle:
         assert engine.commits == 0
+
+
+class Ticking:
+    """A clock that only work moves, seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedLog:
+    """A log to which `rate` records a second come, until there are `count`; some are there."""
+
+    def __init__(self, clock: Ticking, count: int, *, rate: float = 5000.0, begin: int = 0) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._begin = begin
+        self.count = count
+        self.reached: Offsets = {0: 0}
+        self.ends: Offsets = {0: begin}
+
+    def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
+        while True:
+            end = min(self._begin + int(self._clock.now * self._rate), self.count)
+            self.ends = {0: end}
+            if offset < end or end == self.count:
+                break
+            self._clock.now += 0.001
+        numbers = range(offset, min(offset + limit, end))
+        self.reached = {0: numbers.stop if numbers else offset}
+        return [(number, b"") for number in numbers]
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class CostlyEngine:
+    """Takes its time to commit, and notes how much each commit held and when it ended."""
+
+    offset = 0
+
+    def __init__(self, clock: Ticking, *, fixed_s: float, each_s: float) -> None:
+        self._clock = clock
+        self._fixed_s, self._each_s = fixed_s, each_s
+        self._applied = self._total = 0
+        self.refuses_until, self.refused = 0.0, 0
+        self.reached = threading.Event()
+        self.commits: list[int] = []
+        self.took_s: list[float] = []
+        self.idle_s: list[float] = []
+        self._ended = 0.0
+
+    def apply(self, records: list[tuple[int, bytes]]) -> Applied:
+        self._clock.now += 10e-6 * len(records)
+        self._applied += len(records)
+        self._total += len(records)
+        return Applied(applied=len(records))
+
+    def reach(self, count: int) -> Callable[[], None]:
+        """Tells when so many are applied."""
+        return lambda: self.reached.set() if self._total >= count else None
+
+    def commit(self) -> None:
+        if self._clock.now < self.refuses_until:
+            self.refused += 1
+            raise StateError("the disk is full")
+        self.idle_s.append(self._clock.now - self._ended)
+        took = self._fixed_s + self._each_s * self._applied
+        self._clock.now += took
+        self._ended = self._clock.now
+        self.commits.append(self._applied)
+        self.took_s.append(took)
+        self._applied = 0
+
+    def outbox(self) -> list[Event]:
+        return []
+
+    def next_timer(self) -> int | None:
+        return None
+
+
+def follow(log: TimedLog, engine: CostlyEngine, clock: Ticking, settings: EngineSettings) -> None:
+    """Follow a log to its end."""
+    follower = Follower(
+        log,
+        engine,  # type: ignore[arg-type]
+        threading.Lock(),
+        settings,
+        Metrics(CollectorRegistry()),
+        progressed=engine.reach(log.count),
+        append=lambda entries: None,
+        clock=clock,
+    )
+    follower.start()
+    assert engine.reached.wait(60.0)
+    follower.stop()
+    assert follower.failure is None
+    assert sum(engine.commits) == log.count
+
+
+@pytest.mark.parametrize("rate", [2000.0, 5000.0, 20_000.0])
+def test_a_commit_holds_up_what_comes_no_longer_than_allowed(rate: float) -> None:
+    clock = Ticking()
+    engine = CostlyEngine(clock, fixed_s=0.0005, each_s=20e-6)
+    log = TimedLog(clock, 50_000, rate=rate)
+    follow(log, engine, clock, EngineSettings(commit_pause_ms=8.0))
+    assert max(engine.took_s[:-1]) <= 0.0125  # a batch may come on top
+    assert len(engine.commits) > 100
+
+
+def test_commits_leave_time_for_other_work_whatever_each_of_them_costs() -> None:
+    clock = Ticking()
+    engine = CostlyEngine(clock, fixed_s=0.03, each_s=0.0)
+    follow(TimedLog(clock, 50_000), engine, clock, EngineSettings(commit_pause_ms=8.0))
+    assert len(engine.commits) > 10
+    assert min(engine.idle_s[1:-1]) >= 4 * (0.03 - 0.008)
+
+
+def test_more_is_applied_before_it_is_committed_when_the_engine_is_behind() -> None:
+    clock = Ticking()
+    engine = CostlyEngine(clock, fixed_s=0.0005, each_s=20e-6)
+    log = TimedLog(clock, 50_000, rate=1e9)
+    follow(log, engine, clock, EngineSettings(commit_records=10_000, commit_ms=60_000))
+    assert min(engine.commits[:-1]) >= 10_000
+
+
+def test_what_is_in_the_log_at_the_start_is_applied_with_large_commits() -> None:
+    clock = Ticking()
+    engine = CostlyEngine(clock, fixed_s=0.0005, each_s=20e-6)
+    log = TimedLog(clock, 50_000, begin=50_000)
+    follow(log, engine, clock, EngineSettings(commit_records=10_000, commit_ms=60_000))
+    assert min(engine.commits[:-1]) >= 10_000
+
+
+def test_a_refused_commit_is_not_tried_again_at_once() -> None:
+    clock = Ticking()
+    engine = CostlyEngine(clock, fixed_s=0.0005, each_s=20e-6)
+    engine.refuses_until = 0.5
+    follow(TimedLog(clock, 50_000), engine, clock, EngineSettings())
+    assert engine.refused == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "expected"),
+    [(64, 0.001, 128), (63, 0.001, 64), (64, 0.006, 64), (64, 0.011, 32)],
+)
+def test_a_pace_follows_the_time_that_work_takes(count: int, seconds: float, expected: int) -> None:
+    pace = Pace(16, 256, 0.01)
+    pace.size = 64
+    pace.note(count, seconds)
+    assert pace.size == expected
+
+
+def test_a_pace_keeps_to_its_bounds() -> None:
+    pace = Pace(16, 100, 0.01)
+    for _ in range(10):
+        pace.note(pace.size, 0.0)
+    assert pace.size == 100
+    for _ in range(10):
+        pace.note(pace.size, 1.0)
+    assert pace.size == 16
