@@ -253,9 +253,7 @@ def online_retail(path: Path, *, quick: bool = False) -> Replay:
             "returned": lines["invoice_no"].str.startswith("C"),
         }
     )
-    described = (
-        lines.dropna(subset=["description"]).groupby("stock_code")["description"].agg("last")
-    )
+    described = _descriptions(lines, _ONLINE_RETAIL_CUT)
     usual = _usual_prices(frame, _ONLINE_RETAIL_CUT)
     items = [
         _without_gaps(
@@ -387,6 +385,16 @@ def _with_ends(frame: pd.DataFrame) -> pd.DataFrame:
     ends = ends.assign(order=ends["order"] + 0.5, end=True, item=None, quantity=0)
     both = pd.concat([frame.astype({"item": object}), ends.astype({"item": object})])
     return both.sort_values("order", kind="stable").reset_index(drop=True)
+
+
+def _descriptions(lines: pd.DataFrame, cut: str) -> pd.Series[str]:
+    """The latest description of each item before the cut; of an item that came later, its first."""
+    import pandas as pd
+
+    known = lines.dropna(subset=["description"])
+    before = known[known["invoice_ts"] < pd.Timestamp(cut)]
+    latest = before.groupby("stock_code")["description"].agg("last")
+    return latest.combine_first(known.groupby("stock_code")["description"].agg("first"))
 
 
 def _usual_prices(lines: pd.DataFrame, cut: str) -> pd.Series[float]:

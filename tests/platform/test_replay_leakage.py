@@ -25,7 +25,7 @@ def invoices(after: dict[str, float]) -> pd.DataFrame:
             "invoice_no": [invoice for invoice, *_ in before + later],
             "stock_code": [item for _, item, _ in before + later],
             "unit_price": [price for *_, price in before + later],
-            "description": "THING",
+            "description": [f"{item} OF {invoice}" for invoice, item, _ in before + later],
             "quantity": 1,
             "invoice_ts": pd.to_datetime(
                 ["2011-11-01"] * len(before) + ["2011-12-01"] * len(later)
@@ -39,6 +39,13 @@ def test_invoices_after_the_cut_set_no_price(tmp_path: Path) -> None:
     path = tmp_path / "invoices.parquet"
     invoices({"A": 900.0, "B": 0.01, "NEW": 7.0}).to_parquet(path)
     assert prices(online_retail(path)) == {"A": 2.5, "B": 5.0, "NEW": None}
+
+
+def test_invoices_after_the_cut_describe_only_what_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "invoices.parquet"
+    invoices({"A": 900.0, "B": 0.01, "NEW": 7.0}).to_parquet(path)
+    titles = {item["item_id"]: item["title"] for item in online_retail(path).items}
+    assert titles == {"A": "A OF 2", "B": "B OF 2", "NEW": "NEW OF 3"}
 
 
 def test_baskets_after_the_cut_set_no_price(
