@@ -75,11 +75,6 @@ def events(count: int, seed: int = 7) -> Iterator[Event]:
         )
 
 
-def ended(count: int) -> int:
-    """Time up to which the watermark is sure to come with the first `count` events, or more."""
-    return START + count * 1000 // _PER_SECOND - _DISORDER_MS - DELAY_MS - 1000
-
-
 def partition_of(key: str) -> int:
     """Partition of a user."""
     return zlib.crc32(key.encode()) % PARTITIONS
@@ -190,8 +185,8 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def read_all(topic: str, servers: str, idle_s: float = 5.0) -> list[dict[str, Any]]:
-    """Every JSON record of a topic, until none has come for `idle_s` seconds.
+def read_all(topic: str, servers: str, idle_s: float = 5.0) -> list[tuple[str, dict[str, Any]]]:
+    """Key and JSON value of every record of a topic, until none has come for `idle_s` seconds.
 
     For the first it waits longer: a busy broker takes its time.
     """
@@ -208,13 +203,16 @@ def read_all(topic: str, servers: str, idle_s: float = 5.0) -> list[dict[str, An
     )
     partitions = consumer.list_topics(topic, 10).topics[topic].partitions
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[str, dict[str, Any]]] = []
     last = time.monotonic() + _PATIENCE_S
     while time.monotonic() - last < idle_s:
         records = consumer.consume(10_000, 0.2)
         if records:
             last = time.monotonic()
-        values = (record.value() for record in records if record.error() is None)
-        rows += [msgspec.json.decode(value) for value in values if value]
+        rows += [
+            ((record.key() or b"").decode(), msgspec.json.decode(value))
+            for record in records
+            if record.error() is None and (value := record.value())
+        ]
     consumer.close()
     return rows

@@ -4,19 +4,28 @@ Usage: python -m benchmarks._streaming_job KIND SERVERS TOPIC OUTPUT COUNT FOLDE
 
 KIND is one of DEFINITIONS. The worker is the product's own: each partition has an engine, its
 state is in RocksDB and committed every ten seconds, as the peers' is; what fired is published
-before that, in a transaction. It stops after COUNT events. The last line printed is JSON: events,
-rows, cpu_s (of all threads, from the first event to the last row) and wall_s.
+before that, in a transaction. After COUNT events time ends, so that all that is open fires, as
+Flink does at the end of its input. The last line printed is JSON: events, rows, cpu_s (of all
+threads, from the first event to the last row) and wall_s.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
 from pathlib import Path
 
 from benchmarks._streaming_events import DELAY_MS
-from tactful_streaming import JobOptions, KafkaSettings, Worker, load_definitions
+from tactful_streaming import (
+    JobOptions,
+    KafkaSettings,
+    Tick,
+    Worker,
+    encode_entry,
+    load_definitions,
+)
 
 _TYPES = "[view, click, add_to_cart, leave, purchase]"
 DEFINITIONS = {
@@ -32,6 +41,7 @@ DEFINITIONS = {
 """,
 }
 _COMMIT_S = 10.0
+_AFTER_ALL_MS = 3_600_000
 
 
 def main(kind: str, servers: str, topic: str, output: str, count: int, folder: Path) -> None:
@@ -60,7 +70,13 @@ def main(kind: str, servers: str, topic: str, output: str, count: int, folder: P
         while not applied():
             started = time.perf_counter(), time.process_time()
             worker.step()
-        worker.run(lambda: applied() >= count)
+        while applied() < count:
+            worker.step()
+        gc.disable()  # as the worker does for each batch
+        for job in worker.jobs.values():
+            end = Tick(timestamp=job.watermark + _AFTER_ALL_MS)
+            job.apply([(job.offset, encode_entry(end, "json"))])
+        worker.commit()
         wall = time.perf_counter() - started[0]
         cpu = time.process_time() - started[1]
         rows = worker.progress().rows

@@ -18,6 +18,7 @@ import platform
 import statistics
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -79,6 +80,50 @@ class Figure:
             raise ValueError(f"figure {self.name}: low, value, high are out of order: {numbers}")
         if self.value is None and not self.note:
             raise ValueError(f"figure {self.name}: no value and no note that says why")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Figures that are measured together and apart from the others of a benchmark.
+
+    Attributes:
+        name: what ``--only`` calls it.
+        figures: name and unit of each figure, to record that it is missing when measuring fails.
+        measure: measures them; more than those named may come.
+    """
+
+    name: str
+    figures: Sequence[tuple[str, str]]
+    measure: Callable[[], Sequence[Figure]]
+
+
+def measure(parts: Sequence[Part], only: str | None = None) -> list[Figure]:
+    """Measures part by part; what fails costs no other part its figures.
+
+    Args:
+        parts: what to measure.
+        only: name of the one part to measure; None: all.
+
+    Returns:
+        The figures; those of a part that failed are without value, and the note says why.
+
+    Raises:
+        ValueError: if there is no part of that name.
+    """
+    names = [part.name for part in parts]
+    if only is not None and only not in names:
+        raise ValueError(f"there is no part {only!r}; the parts are {', '.join(names)}")
+    figures: list[Figure] = []
+    for part in parts:
+        if only not in (None, part.name):
+            continue
+        try:
+            figures += part.measure()
+        except Exception as error:  # one part that cannot be measured must not cost the others
+            traceback.print_exc()
+            reason = f"could not be measured: {type(error).__name__}: {error}"
+            figures += [Figure(name, None, unit, note=reason[:400]) for name, unit in part.figures]
+    return figures
 
 
 @dataclass(frozen=True)
@@ -210,21 +255,27 @@ def table(figures: Sequence[Figure]) -> str:
 
 def main(
     benchmark: str,
-    run: Callable[[bool], Sequence[Figure]],
+    run: Callable[..., Sequence[Figure]],
     arguments: Sequence[str] | None = None,
+    *,
+    parts: Sequence[str] = (),
 ) -> None:
     """Runs a benchmark from the command line: prints its table and writes its JSON file.
 
     Args:
         benchmark: name of the benchmark.
-        run: measures; is given whether the run shall be quick.
+        run: measures; is given whether the run shall be quick, and, of a benchmark with parts, the
+            name of the only one to measure or None.
         arguments: the command line, by default that of the process.
+        parts: names of the parts that can be measured alone.
     """
     parser = argparse.ArgumentParser(prog=f"scripts/bench {benchmark}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds on less data")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    if parts:
+        parser.add_argument("--only", choices=parts, metavar="PART", help=", ".join(parts))
     options = parser.parse_args(arguments)
-    figures = run(options.quick)
+    figures = run(options.quick, options.only) if parts else run(options.quick)
     print(table(figures))
     if options.json is not None:
         write(benchmark, figures, options.json)

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures import Figure, Timing, environment, interleave, main, table, write
+from benchmarks.figures import (
+    Figure,
+    Part,
+    Timing,
+    environment,
+    interleave,
+    main,
+    measure,
+    table,
+    write,
+)
 
 
 def test_file_has_the_agreed_shape(tmp_path: Path) -> None:
@@ -125,3 +135,33 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(path.read_text(encoding="utf-8"))["figures"][0]["value"] == 1.0
     with pytest.raises(SystemExit):
         main("toy", run, ["--slow"])
+
+
+def test_a_part_that_fails_costs_no_other_part_its_figures() -> None:
+    def broken() -> list[Figure]:
+        raise RuntimeError("no peer here")
+
+    parts = [
+        Part("first", [("a", "1"), ("b", "ms")], broken),
+        Part("second", [("c", "1")], lambda: [Figure("c", 2.0, "1")]),
+    ]
+    a, b, c = measure(parts)
+    assert (a.name, a.value, b.unit, c.value) == ("a", None, "ms", 2.0)
+    assert "no peer here" in a.note
+    assert measure(parts, "second") == [c]
+    with pytest.raises(ValueError, match="first, second"):
+        measure(parts, "third")
+
+
+def test_one_part_of_a_benchmark_from_the_command_line() -> None:
+    asked: list[str | None] = []
+
+    def run(quick: bool, only: str | None) -> list[Figure]:
+        asked.append(only)
+        return []
+
+    main("toy", run, ["--only", "one"], parts=["one", "two"])
+    main("toy", run, [], parts=["one", "two"])
+    assert asked == ["one", None]
+    with pytest.raises(SystemExit):
+        main("toy", run, ["--only", "three"], parts=["one", "two"])
