@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from types import MappingProxyType
 
 import msgspec
@@ -380,7 +381,7 @@ class Engine:
         before = self.watermark
         if records and records[0][0] < self._offset:
             records = [record for record in records if record[0] >= self._offset]
-        admitted = self._intake.admit([payload for _, payload in records])
+        admitted = self._intake.admit(list(map(itemgetter(1), records)))
         if records:
             self._offset = records[-1][0] + 1
         for item in admitted.items:

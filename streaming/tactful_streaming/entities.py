@@ -145,20 +145,19 @@ class EntityTable:
         if self._load is not None:
             self._fetch(keys)
         find: Any = known.get  # of None nothing is known
-        rows = list(map(find, keys))
-        if None in rows:
-            rows = [
-                -1 if key is None else known[key] if key in known else self._add(key)
-                for key in keys
-            ]
-        array = np.array(rows, np.int64)
-        present = array >= 0
-        touched = array[present]
+        rows = np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
+        for number in np.flatnonzero(rows < 0).tolist():
+            key = keys[number]
+            if key is not None:
+                rows[number] = known[key] if key in known else self._add(key)
+        touched = rows
+        if len(rows) and rows.min() < 0:
+            touched, timestamps = rows[rows >= 0], timestamps[rows >= 0]
         self._touches += 1
         self._touched[touched] = self._touches
         self._dirty[touched] = True
-        np.maximum.at(self._newest, touched, timestamps[present])
-        return array
+        np.maximum.at(self._newest, touched, timestamps)
+        return rows
 
     def apply(self, number: int, events: Selection) -> Outcome:
         """Count `events` in store `number`."""

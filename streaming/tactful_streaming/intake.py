@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -139,7 +140,7 @@ class Intake:
         ids: list[str] = []
         if not self._cleaner and not self._consumers and set(map(type, decoded)) == {event_class}:
             users = self._projection.column(decoded, "user_id")
-            ids = [event.event_id for event in decoded] if self._reads_ids else []
+            ids = self._projection.column(decoded, "event_id") if self._reads_ids else []
             if None not in users:
                 if self._dedupe.enabled:
                     known = self._dedupe.seen_many(ids)
@@ -161,7 +162,7 @@ class Intake:
         payloads: Sequence[bytes],
     ) -> Admitted:
         """Admit events none of which is a repetition, with nobody to ask about each."""
-        times = np.fromiter((event.timestamp for event in events), np.int64, len(events))
+        times = np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events))
         newest = np.maximum(np.maximum.accumulate(times), self.newest)
         watermarks = np.maximum(newest - self._delay, self.watermark)
         self.newest, self.watermark = int(newest[-1]), int(watermarks[-1])
@@ -176,10 +177,12 @@ class Intake:
         items: list[Item | None] = []
         if self._plan.reads_items and self.catalogue:
             get: Any = self.catalogue.get
-            items = [get(event.item_id) for event in events]
+            items = list(map(get, self._projection.column(events, "item_id")))
         versions: list[Item | None] = []
         if self.versions is not None:
-            versions = self.versions.lookup([event.item_id for event in events], times.tolist())
+            versions = self.versions.lookup(
+                self._projection.column(events, "item_id"), times.tolist()
+            )
         batch = Batch(events, users, times, watermarks, items, versions)
         return Admitted(batch, moves=moves, ids=ids)
 
@@ -278,7 +281,7 @@ class Intake:
         admitted.batch = Batch(
             events,
             users,
-            np.fromiter((event.timestamp for event in events), np.int64, len(events)),
+            np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events)),
             np.array(watermarks, np.int64),
             items,
             versions,

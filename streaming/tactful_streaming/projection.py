@@ -114,18 +114,19 @@ class Projection:
 
     def column(self, events: Sequence[Any], source: str) -> list[Any]:
         """Values of one source for each event, as they were sent; None where there is none."""
-        if source == "item_id":
-            return [event.item_id for event in events]
-        if source == "session_id":
-            return [event.session_id for event in events]
+        if source in ("event_id", "item_id", "session_id"):
+            return list(map(attrgetter(source), events))
         if source == "user_id":
+            users = list(map(attrgetter(source), events))
+            if None not in users:
+                return users
             return [
                 user
-                if (user := event.user_id) is not None
+                if user is not None
                 else None
                 if (device := event.device_id) is None
                 else DEVICE_PREFIX + device
-                for event in events
+                for user, event in zip(users, events, strict=True)
             ]
         name = source.removeprefix(PROPERTIES)
         if self._whole:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -111,7 +113,8 @@ class Columns:
         self.batch = batch
         # An event is judged by what came before it: it may still join a session that it ends.
         self._watermarks = np.concatenate([np.array([before], np.int64), batch.watermarks[:-1]])
-        self._codes = np.fromiter((codes.get(e.type, other) for e in events), np.int64, count)
+        types = map(attrgetter("type"), events)
+        self._codes = np.fromiter(map(codes.get, types, repeat(other)), np.int64, count)
         self.timestamps = batch.timestamps
         self._texts: dict[str, list[str | None]] = {}
         self._amounts: dict[str, Floats] = {}
