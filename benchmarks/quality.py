@@ -71,7 +71,7 @@ def _online_retail(quick: bool) -> list[Figure]:
     path = shared / "data" / "online_retail" / "online_retail.parquet"
     replay = online_retail(path, quick=quick)
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
-        contest = _Contest("online_retail", replay, ("hr20", "mrr20"), Path(name))
+        contest = Contest("online_retail", replay, ("hr20", "mrr20"), Path(name))
         field = [peers.POPULARITY, peers.CO_VISITATION, peers.V_SKNN, peers.ITEM_KNN, peers.ease()]
         contest.ask(field)
         contest.ask_if_there(
@@ -84,12 +84,12 @@ def _completejourney(quick: bool) -> list[Figure]:
     """The next basket of a household, before anything of it is known."""
     replay = completejourney(households=_QUICK_HOUSEHOLDS if quick else None)
     with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
-        contest = _Contest("completejourney", replay, ("recall20",), Path(name))
+        contest = Contest("completejourney", replay, ("recall20",), Path(name))
         contest.ask([peers.POPULARITY, peers.OWN_FREQUENCY, peers.OWN_FADED, peers.CO_VISITATION])
         return contest.figures()
 
 
-class _Contest:
+class Contest:
     """The served lists and those of the peers, on the questions of one replay."""
 
     def __init__(self, name: str, replay: Replay, measures: Sequence[str], scratch: Path) -> None:
@@ -153,22 +153,13 @@ class _Contest:
         for measure in self._measures:
             cards = self._cards[measure]
             best = max(cards, key=lambda name: cards[name].mean(measure))
-            lead = self._served.ratio(cards[best], measure)
             what = f"{self._name}_{measure}"
             found += [
                 self._figure(what, self._served, measure, "served lists, trained as shipped"),
                 self._figure(
                     f"{self._name}_best_baseline_{measure}", cards[best], measure, f"it is {best}"
                 ),
-                Figure(
-                    f"{what}_vs_best_baseline",
-                    lead.value,
-                    "1",
-                    lead.low,
-                    lead.high,
-                    len(self._final.questions),
-                    f"served by {best}; 95 % interval over people, paired",
-                ),
+                self._lead(f"{what}_vs_best_baseline", cards[best], best, measure),
             ]
             for name, card in cards.items():
                 note = self._notes[measure, name]
@@ -178,6 +169,13 @@ class _Contest:
                 for name, reason in self._missing.items()
             ]
         return found
+
+    def _lead(self, name: str, other: Scorecard, who: str, measure: str) -> Figure:
+        if not other.mean(measure):
+            return Figure(name, None, "1", note=f"{who} scored nothing, so there is no ratio")
+        found = self._served.ratio(other, measure)
+        note = f"served by {who}; 95 % interval over people, paired"
+        return Figure(name, found.value, "1", found.low, found.high, len(other), note)
 
     def _figure(self, name: str, card: Scorecard, measure: str, note: str) -> Figure:
         estimate = card.estimate(measure)

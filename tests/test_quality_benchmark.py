@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.platform.shop import make_shop
 
 from benchmarks import _quality_peers as peers
+from benchmarks import quality
 from benchmarks._quality_questions import Question, Trial, earlier_trial, final_trial
+from benchmarks._quality_served import served_lists
+from benchmarks.figures import Figure
 from tactful.datasets import Replay
 from tactful.evaluation import CUTOFF
+from tactful.training import TrainingOptions
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["next", "basket"])
@@ -134,3 +140,91 @@ def test_queries_weigh_the_visit_above_the_history() -> None:
     asked = Trial(5, [], [Question("p", (0, 1, 0), (2, 1), frozenset([4]))])
     found = peers.queries(asked, fade=0.5, history=0.1).toarray()[0]
     assert found.tolist() == pytest.approx([1.0, 0.5, 0.1, 0.0, 0.0])
+
+
+def test_a_served_list_knows_nothing_of_what_comes_later(tmp_path: Path) -> None:
+    """Take the end of the replay away: lists asked for before it stay the same to the last item."""
+    shop = make_shop(8, people=12, items=50, days=40)
+    options = TrainingOptions(label_days=10, lists=60, rounds=8, threads=1)
+    middle = shop.asks[len(shop.asks) // 2]
+    kept = [ask for ask in shop.asks if ask.before <= middle.before]
+    cut_off = {
+        name: getattr(shop, name)[: middle.before]
+        for name in ("timestamp", "kind", "person", "session", "item", "price", "quantity")
+    }
+
+    whole = served_lists(shop, tmp_path / "whole", options)
+    part = served_lists(replace(shop, **cut_off, asks=kept), tmp_path / "part", options)
+
+    assert len(whole) == len(shop.asks)
+    assert part == whole[: len(kept)]
+    assert all(len(set(items)) == CUTOFF for items in whole)
+    hits = [bool(ask.taken & set(items)) for ask, items in zip(shop.asks, whole, strict=True)]
+    assert sum(hits) > 0.2 * len(hits)
+
+
+def test_the_best_peer_is_the_one_that_is_compared_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shop = make_shop(5, people=20, items=60, days=50)
+    right = [tuple(ask.taken) for ask in shop.asks]
+    monkeypatch.setattr(quality, "served_lists", lambda *_, **__: right)
+    contest = quality.Contest("shop", shop, ("hr20", "mrr20"), tmp_path)
+    contest.ask([peers.POPULARITY, peers.CO_VISITATION])
+
+    def absent() -> list[peers.Peer]:
+        raise FileNotFoundError("no such interpreter")
+
+    contest.ask_if_there(absent, "als")
+    found = {figure.name: figure for figure in contest.figures()}
+
+    assert found["shop_hr20"].value == found["shop_mrr20"].value == 1.0
+    rates = [found[f"shop_hr20_{peer}"].value or 0.0 for peer in ("popularity", "co_visitation")]
+    best = found["shop_best_baseline_hr20"]
+    assert best.value == max(rates) > min(rates) > 0.0
+    lead = found["shop_hr20_vs_best_baseline"]
+    assert lead.value == pytest.approx(1.0 / max(rates))
+    assert lead.low is not None and lead.high is not None
+    assert 1.0 < lead.low < 1.0 / max(rates) < lead.high
+    assert found["shop_hr20_als"].value is None
+    assert "no such interpreter" in found["shop_hr20_als"].note
+
+
+def test_settings_are_chosen_by_the_earlier_questions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A peer that is right with one setting before the cut and with the other one after it."""
+    shop = make_shop(5, people=20, items=60, days=50)
+    monkeypatch.setattr(quality, "served_lists", lambda *_, **__: [()] * len(shop.asks))
+    contest = quality.Contest("shop", shop, ("hr20",), tmp_path)
+    final = len(shop.asks)
+
+    def lists(asked: Trial, *, early: bool) -> peers.Lists:
+        found = np.full((len(asked.questions), CUTOFF), -1, np.int64)
+        if early != (len(asked.questions) == final):
+            found[:, 0] = [min(question.taken) for question in asked.questions]
+        return found
+
+    assert len(earlier_trial(shop).questions) != final
+    contest.ask([peers.Peer("two_faced", lists, peers.grid(early=(False, True)))])
+    found = {figure.name: figure for figure in contest.figures()}
+    assert found["shop_hr20_two_faced"].value == 0.0
+    assert found["shop_hr20_vs_best_baseline"].value is None
+    assert found["shop_hr20_two_faced"].note.startswith("early True; best of 2 settings")
+
+
+def test_a_part_that_fails_leaves_its_figures_without_a_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(quick: bool) -> list[Figure]:
+        raise OSError("no such data")
+
+    fine = quality.Part({"b": "1", "c": "1"}, lambda quick: [Figure("b", 2.0, "1")])
+    monkeypatch.setattr(quality, "PARTS", (quality.Part({"a": "1"}, fails), fine))
+    found = {figure.name: figure for figure in quality.run(True)}
+    assert {name: figure.value for name, figure in found.items()} == {
+        "a": None,
+        "b": 2.0,
+        "c": None,
+    }
+    assert "no such data" in found["a"].note
