@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -126,7 +127,7 @@ def serve(
     logs.configure(settings.logging)
 
     from tactful.http import make_application
-    from tactful.recommender import build
+    from tactful.recommender import build, open_shown
     from tactful.server import listen, make_server, run
     from tactful.service import Platform
     from tactful.statistics import open_statistics
@@ -140,10 +141,14 @@ def serve(
     with listener:
         try:
             statistics = open_statistics(settings)
+            consumers: dict[str, Any] = {} if statistics is None else {"statistics": statistics}
+            shown = open_shown(settings)
+            if shown is not None:
+                consumers["shown"] = shown
             platform = Platform.open(
                 settings,
-                build,
-                consumers={} if statistics is None else {"statistics": statistics},
+                partial(build, shown=shown),
+                consumers=consumers,
                 statistics=statistics,
                 rebuild=rebuild,
             )

@@ -130,7 +130,7 @@ class LogSettings:
     username: str = ""
     password_env: Variable = ""
     password_file: Path = Path()
-    linger_ms: Annotated[int, Meta(ge=0, le=1000)] = 20
+    linger_ms: Annotated[int, Meta(ge=0, le=1000)] = 10
     on_outage: Literal["refuse", "spool"] = "refuse"
     spool_bytes: Annotated[int, Meta(ge=4 * 1024 * 1024)] = 1024**3
 
@@ -301,6 +301,20 @@ class IdentitySettings:
 
 
 @dataclass(frozen=True)
+class RecommendSettings:
+    """What lists are made by.
+
+    Attributes:
+        experiments: ``experiments.yaml``; empty means the one that comes with the package.
+        placement: ``placement.yaml``: what has to stand where in a list, and what must not; empty
+            means the one that comes with the package.
+    """
+
+    experiments: Path = Path()
+    placement: Path = Path()
+
+
+@dataclass(frozen=True)
 class StatisticsSettings:
     """Which private statistics are published.
 
@@ -340,6 +354,7 @@ class Settings:
     identity: IdentitySettings = field(default_factory=IdentitySettings)
     actions: ActionSettings = field(default_factory=ActionSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
+    recommend: RecommendSettings = field(default_factory=RecommendSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
@@ -354,6 +369,18 @@ class Settings:
         """File of the feature definitions."""
         chosen = self.engine.features
         return Path(__file__).with_name("features.yaml") if chosen == Path() else chosen
+
+    @property
+    def experiments(self) -> Path:
+        """File of the experiments."""
+        chosen = self.recommend.experiments
+        return Path(__file__).with_name("experiments.yaml") if chosen == Path() else chosen
+
+    @property
+    def placement(self) -> Path:
+        """File of the placement rules."""
+        chosen = self.recommend.placement
+        return Path(__file__).with_name("placement.yaml") if chosen == Path() else chosen
 
     def __post_init__(self) -> None:
         """Refuse what only shows when several settings are seen together."""

@@ -5,7 +5,8 @@ something else: what followed these items before (``next``), what was bought tog
 (``together``), what people with similar visits went on to (``sessions``), what lies near them in
 vector space (``vectors``), what this person buys again and again (``repeat``), what everybody buys
 now (``popular``), what sells best in the categories a device says it looks for (``intent``), and
-what a running campaign shows (``campaign``). The ranker decides between them.
+what a running campaign shows (``campaign``). The ranker decides between them. Placement rules may
+ask for more (``rule``).
 
 The learned part of recall is a `RecallIndex`. It is built from sessions by `build_index`, saved as
 a sealed directory of arrays and loaded memory-mapped, so that processes share it.
@@ -32,7 +33,17 @@ from tactful.session_neighbours import SessionNeighbours
 from tactful.vector_index import Queries, VectorIndex
 from tactful_streaming import Item
 
-CHANNELS = ("next", "together", "vectors", "repeat", "popular", "sessions", "intent", "campaign")
+CHANNELS = (
+    "next",
+    "together",
+    "vectors",
+    "repeat",
+    "popular",
+    "sessions",
+    "intent",
+    "campaign",
+    "rule",
+)
 
 FADE = 0.9
 """What an item of a visit counts for, relative to the one after it."""

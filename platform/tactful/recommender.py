@@ -7,7 +7,7 @@ import shutil
 import time
 import uuid
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.arrangement import Arrangement, arrange
 from tactful.candidates import Candidates, Quotas, gather
+from tactful.caps import ShownToday, exhausted
+from tactful.catalogue import Catalogue
 from tactful.config import Settings
-from tactful.errors import ModelError
+from tactful.diversity import Likeness
+from tactful.errors import ConfigError, ModelError
 from tactful.explanation import Explainer
+from tactful.exploration import generator_of
 from tactful.features import assemble, layout
 from tactful.filters import Filter
 from tactful.live_catalogue import LiveCatalogue, View
@@ -30,12 +35,15 @@ from tactful.messages import (
     RecommendRequest,
     to_milliseconds,
 )
+from tactful.placement import PlacementRule, load_placement, on_page
+from tactful.placing import bounds_of, with_demanded
+from tactful.policy import Policy, policies
 from tactful.problems import ProblemError
 from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
 from tactful.recall import CHANNELS, empty_index
 from tactful.scores import Scores
 from tactful.situation import FeatureSource, Situation, observe
-from tactful_bandits import Assignment, Experiment, assign, load_experiments
+from tactful_bandits import Assignment, DefinitionError, Experiment, assign, load_experiments
 from tactful_streaming import Event, encode_entry
 
 _LOG = logging.getLogger(__name__)
@@ -68,6 +76,8 @@ class Recommender:
         definitions: str,
         experiment: Experiment,
         quotas: Quotas | None = None,
+        placement: Sequence[PlacementRule] = (),
+        shown: ShownToday | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,8 +89,13 @@ class Recommender:
             definitions: fingerprint of the feature definitions the engine computes.
             experiment: which people get which ranking.
             quotas: how many candidates each channel may bring where an arm does not say.
+            placement: what has to stand where in a list, and what must not.
+            shown: how often each item was shown today; rules with a cap need it.
             new_id: makes recommendation ids.
             monotonic: seconds that never go back; what is popular is counted anew every so often.
+
+        Raises:
+            ConfigError: if a parameter of an arm is wrong, or a cap has nothing to count by.
         """
         self._source = source
         self._models = models
@@ -88,8 +103,14 @@ class Recommender:
         self._layout = layout(definitions)
         self._explainer = Explainer(models)
         self._experiment = experiment
-        self._default_quotas = quotas or Quotas()
-        self._quotas = _quotas_by_arm(experiment)
+        self._default_policy = Policy(quotas=quotas or Quotas())
+        self._policies = policies(experiment, default=self._default_policy)
+        self._placement = placement
+        self._shown = shown
+        if shown is None and (capped := [rule.name for rule in placement if rule.per_day]):
+            raise ConfigError(
+                f"placement rule {capped[0]!r}: caps a day, but lists are not counted here"
+            )
         self._new_id = new_id
         self._monotonic = monotonic
         self._refused = ""
@@ -129,17 +150,30 @@ class Recommender:
             session_id=request.session_id,
             at=at,
         )
+        policy = self._policies.get(assignment.arm or "", self._default_policy)
+        rules = on_page(self._placement, request.context.get("page"))
+        allowed = self._allowed(request, view.catalogue, situation, rules)
         candidates = gather(
             view.index,
             view.search,
             view.catalogue,
             situation,
             popular=view.popular,
-            quotas=self._quotas.get(assignment.arm or "", self._default_quotas),
-            allowed=_filter(request).rows(view.catalogue, situation),
+            quotas=policy.quotas,
+            allowed=allowed,
             intent=request.intent,
             least=request.count,
         )
+        if rules:
+            candidates = with_demanded(
+                candidates,
+                rules,
+                view.catalogue,
+                allowed=allowed,
+                popular=view.popular,
+                search=view.search,
+                learned=_learned(view),
+            )
         learned = loaded.model is not None and assignment.arm != HEURISTIC
         features: NDArray[np.float32] | None = None
         if loaded.model is not None and learned and len(candidates.rows):
@@ -152,12 +186,36 @@ class Recommender:
             scores = loaded.model.score(features)
         else:
             scores = _heuristic(candidates, situation, view)
-        order = np.lexsort((candidates.rows, -scores))[: request.count]
+        values = policy.objective.value(
+            scores,
+            candidates.rows,
+            catalogue=view.catalogue,
+            situation=situation,
+            popular=view.popular,
+        )
         recommendation_id = self._new_id()
+        likeness = generator = None
+        if policy.diversity.strength:
+            category = view.catalogue.category[candidates.rows]
+            likeness = Likeness(candidates.vectors, category)
+        if policy.exploration.temperature:
+            generator = generator_of(recommendation_id)
+        arranged = arrange(
+            values,
+            request.count,
+            bounds=bounds_of(
+                rules, candidates, view.catalogue, count=request.count, learned=_learned(view)
+            ),
+            diversity=policy.diversity,
+            likeness=likeness,
+            exploration=policy.exploration,
+            generator=generator,
+        )
+        order = arranged.order
         items = [
             RecommendedItem(
                 item_id=view.catalogue.item_ids[candidates.rows[place]],
-                score=float(scores[place]),
+                score=float(values[place]),
                 channel=CHANNELS[candidates.channel[place]],
             )
             for place in order.tolist()
@@ -173,7 +231,8 @@ class Recommender:
         if not items:
             return answer, None
         shown = None if features is None else features[order]
-        return answer, self._impression(request, answer, assignment, shown, at)
+        took_part = {**policy.told(), **_told(rules, arranged)}
+        return answer, self._impression(request, answer, assignment, shown, at, took_part)
 
     def explain(self, impression: Event) -> Explanation:
         """Say how a list came about.
@@ -270,6 +329,23 @@ class Recommender:
         """Give free what only one process may hold."""
         self._loaded.live.close()
 
+    def _allowed(
+        self,
+        request: RecommendRequest,
+        catalogue: Catalogue,
+        situation: Situation,
+        rules: Sequence[PlacementRule],
+    ) -> NDArray[np.bool_]:
+        """Which rows may be shown: filters, and what the person has not seen too often today."""
+        allowed = _filter(request).rows(catalogue, situation)
+        if self._shown is not None:
+            seen = self._shown.of(request.subject, situation.at)
+            if len(rows := exhausted(rules, seen, catalogue)):
+                allowed = allowed.copy()
+                allowed[rows] = False
+                allowed.flags.writeable = False
+        return allowed
+
     def _assign(self, request: RecommendRequest, loaded: _Loaded) -> Assignment:
         """The person's arm; none for nobody, and none while no model makes the arms differ."""
         forced = request.force.get(self._experiment.key)
@@ -292,6 +368,7 @@ class Recommender:
         assignment: Assignment,
         features: NDArray[np.float32] | None,
         at: int,
+        took_part: Mapping[str, Any],
     ) -> bytes:
         """The shown list with the features as served: what training will learn from."""
         properties: dict[str, Any] = {
@@ -304,6 +381,7 @@ class Recommender:
             "forced": assignment.forced,
             "propensity": assignment.propensity,
             "applied": self._source.offset,
+            **took_part,
         }
         if filters := _filters(request):
             properties["filters"] = filters
@@ -326,35 +404,58 @@ class Recommender:
         )
 
 
-def build(*, engine: Any, settings: Settings) -> Recommender:
+def build(*, engine: Any, settings: Settings, shown: ShownToday | None = None) -> Recommender:
     """Make the recommender that ``tactful serve`` runs.
 
     Args:
         engine: the feature engine.
-        settings: where models lie.
+        settings: where models, experiments and placement rules lie.
+        shown: how often each item was shown today, counted by the same engine.
 
     Returns:
         The recommender, with the champion loaded when there is one.
+
+    Raises:
+        ConfigError: if a file is wrong, or holds no experiment on the ranking.
     """
-    path = Path(__file__).with_name("experiments.yaml")
-    experiments = {e.key: e for e in load_experiments(path.read_text("utf-8"), name=path.name)}
+    path = settings.experiments
+    try:
+        experiments = {e.key: e for e in load_experiments(path)}
+    except (OSError, DefinitionError) as error:
+        raise ConfigError(str(error)) from error
+    if RANKING_EXPERIMENT not in experiments:
+        raise ConfigError(f"{path}: there is no experiment {RANKING_EXPERIMENT!r}")
     return Recommender(
         engine,
         models=settings.models,
         definitions=engine.definitions.fingerprint,
         experiment=experiments[RANKING_EXPERIMENT],
+        placement=load_placement(settings.placement),
+        shown=shown,
     )
 
 
-def _quotas_by_arm(experiment: Experiment) -> dict[str, Quotas]:
-    """The quotas of the arms that have their own, as their parameter ``quotas``."""
-    found = {}
-    for arm in experiment.arms:
-        changes = arm.parameters.get("quotas")
-        if changes is not None:
-            where = f"experiment {experiment.key!r}, arm {arm.name!r}: quotas"
-            found[arm.name] = Quotas.of(changes, where=where)
-    return found
+def open_shown(settings: Settings) -> ShownToday | None:
+    """What counts the lists of the day, if a placement rule needs it."""
+    capped = any(rule.per_day for rule in load_placement(settings.placement))
+    return ShownToday() if capped else None
+
+
+def _learned(view: View) -> int:
+    """Rows from this one on came since the model was trained; without a model none did."""
+    return len(view.index.item_ids) or len(view.catalogue)
+
+
+def _told(rules: Sequence[PlacementRule], arranged: Arrangement) -> dict[str, Any]:
+    """Which rules held for a list and what chance did, for the log."""
+    said: dict[str, Any] = {}
+    if rules:
+        said["placement"] = [rule.name for rule in rules]
+    if arranged.short:
+        said["placement_short"] = [*arranged.short]
+    if arranged.propensities is not None:
+        said["propensities"] = arranged.propensities.tolist()
+    return said
 
 
 def _or(value: float | None, default: float) -> float:

@@ -1,0 +1,252 @@
+"""From values to a list: one place after the other, under everything that may interfere.
+
+At each place the item of the largest value is taken, less what it loses to diversity, among those
+that placement rules leave; or one is drawn, where an arm explores. Behind the last place that
+anything speaks of, the others follow by value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.diversity import Diversity, Likeness
+from tactful.exploration import Exploration, draw
+
+
+@dataclass(frozen=True)
+class Group:
+    """Items that a placement rule speaks of, and what it says of them. Places count from 0.
+
+    Attributes:
+        name: of the rule.
+        members: whether each item belongs to it, shape (n,).
+        within: how many first places `least` and `most` look at.
+        least: so many of these places have to be members.
+        most: no more of these places may be members; None for any number.
+        first: no member stands before this place.
+    """
+
+    name: str
+    members: NDArray[np.bool_]
+    within: int = 0
+    least: int = 0
+    most: int | None = None
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What placement rules say of the items at hand.
+
+    Attributes:
+        groups: what holds for groups of items.
+        pins: rule and item by place, every item once.
+        missing: names of rules that demand items which are not at hand.
+    """
+
+    groups: Sequence[Group] = ()
+    pins: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+
+_NO_BOUNDS, _NO_DIVERSITY, _NO_EXPLORATION = Bounds(), Diversity(), Exploration()
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """A list.
+
+    Attributes:
+        order: items, best first, shape (k,).
+        propensities: where an arm explores, the probability with which each stands at its place,
+            given the items above it, shape (k,).
+        short: names of rules that demanded more than there was.
+    """
+
+    order: NDArray[np.int64]
+    propensities: NDArray[np.float64] | None = None
+    short: tuple[str, ...] = ()
+
+
+def arrange(
+    values: NDArray[np.float32],
+    count: int,
+    *,
+    bounds: Bounds = _NO_BOUNDS,
+    diversity: Diversity = _NO_DIVERSITY,
+    likeness: Likeness | None = None,
+    exploration: Exploration = _NO_EXPLORATION,
+    generator: np.random.Generator | None = None,
+) -> Arrangement:
+    """Make a list.
+
+    Args:
+        values: of the items, finite; of equal values the first item is the better. Shape (n,).
+        count: places of the list.
+        bounds: what placement rules say.
+        diversity: how much alike items lose.
+        likeness: tells how alike items are; without it nothing is lost.
+        exploration: how much is left to chance.
+        generator: of the noise; without it nothing is.
+
+    Returns:
+        At most `count` items. Fewer if there are not as many, or if rules that forbid leave no item
+        for a place.
+    """
+    order = np.argsort(-values, kind="stable")
+    spread = diversity.places if diversity.strength and likeness is not None else 0
+    explored = exploration.places if exploration.temperature and generator is not None else 0
+    if not (spread or explored or bounds.pins) and _holds(bounds.groups, order[:count]):
+        return Arrangement(order[:count], None, bounds.missing)
+
+    filling = _Filling(len(values), min(count, len(values)), bounds)
+    worth = values.astype(np.float64)
+    pool = np.zeros(len(values), np.bool_)
+    pool[order[: exploration.pool]] = True
+    chances: list[float] = []
+    for place in range(min(max(spread, explored, filling.last_bound), filling.count)):
+        usable, chance = filling.usable(place), 1.0
+        item = filling.pinned(place, usable)
+        if item is None:
+            usable = filling.demanded(place, usable)
+            if not usable.any():
+                break
+            net = worth
+            if likeness is not None and place < spread:
+                net = worth - diversity.strength * likeness.nearest
+            items = np.flatnonzero(usable & pool) if place < explored else ()
+            if generator is not None and len(items):
+                drawn, chance = draw(net[items], exploration.temperature, generator)
+                item = int(items[drawn])
+            else:
+                item = int(np.argmax(np.where(usable, net, -np.inf)))
+        filling.take(item)
+        chances.append(chance)
+        if likeness is not None and spread:
+            likeness.choose(item)
+    else:
+        filling.rest(order)
+    found = np.array(filling.chosen, np.int64)
+    chances += [1.0] * (len(found) - len(chances))
+    return Arrangement(found, np.array(chances) if explored else None, filling.short())
+
+
+class _Filling:
+    """A list that is being filled, and what its rules still want."""
+
+    def __init__(self, total: int, count: int, bounds: Bounds) -> None:
+        self.count = count
+        self.chosen: list[int] = []
+        self._groups = bounds.groups
+        self._open = np.ones(total, np.bool_)
+        self._missing = list(bounds.missing)
+        self._pins: dict[int, int] = {}
+        for place, (name, item) in sorted(bounds.pins.items()):
+            if place < count:
+                self._pins[place] = item
+            else:
+                self._missing.append(name)
+        self._pin_names = {place: name for place, (name, _) in bounds.pins.items()}
+
+    @property
+    def last_bound(self) -> int:
+        """Places from this one on nobody speaks of."""
+        places = [place + 1 for place in self._pins]
+        return max([*places, *(max(each.within, each.first) for each in self._groups)], default=0)
+
+    def usable(self, place: int) -> NDArray[np.bool_]:
+        """The items that no rule keeps away from a place; items with a pin only for theirs."""
+        usable = self._open.copy()
+        for later, item in self._pins.items():
+            if later > place:
+                usable[item] = False
+        for group in self._groups:
+            if place < group.first or (
+                group.most is not None
+                and place < group.within
+                and self._members(group, after=place) >= group.most
+            ):
+                usable &= ~group.members
+        return usable
+
+    def pinned(self, place: int, usable: NDArray[np.bool_]) -> int | None:
+        """The item that is pinned to a place, if it may stand there."""
+        item = self._pins.pop(place, None)
+        if item is None or usable[item]:
+            return item
+        self._missing.append(self._pin_names[place])
+        return None
+
+    def demanded(self, place: int, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of usable items those that have to come now, for what is demanded to fit in."""
+        needs = [
+            (group, need)
+            for group in self._groups
+            if place < group.within and (need := self._need(group, place)) > 0
+        ]
+        for within in sorted({group.within for group, _ in needs}):
+            urgent = [(group, need) for group, need in needs if group.within <= within]
+            end = min(within, self.count)
+            free = end - place - sum(place <= pinned < end for pinned in self._pins)
+            if sum(need for _, need in urgent) >= free:
+                # An item may belong to several groups: the more wishes one fulfils, the better.
+                wishes = np.zeros(len(usable), np.int64)
+                for group, _ in urgent:
+                    wishes += group.members
+                most = wishes[usable].max(initial=0)
+                if most:
+                    usable = usable & (wishes == most)
+                    break
+        return usable
+
+    def take(self, item: int) -> None:
+        """Put an item at the next place."""
+        self.chosen.append(item)
+        self._open[item] = False
+
+    def rest(self, order: NDArray[np.intp]) -> None:
+        """Fill up by value."""
+        left = order[self._open[order]]
+        self.chosen += left[: self.count - len(self.chosen)].tolist()
+
+    def short(self) -> tuple[str, ...]:
+        """Names of the rules that got less than they demand."""
+        lacking = [
+            group.name
+            for group in self._groups
+            if group.members[self.chosen[: group.within]].sum() < group.least
+        ]
+        return tuple(dict.fromkeys([*self._missing, *lacking]))
+
+    def _members(self, group: Group, *, after: int) -> int:
+        """How many of the looked at places are taken by members, or promised to them by pins."""
+        promised = sum(
+            after < place < group.within and bool(group.members[item])
+            for place, item in self._pins.items()
+        )
+        return int(group.members[self.chosen[: group.within]].sum()) + promised
+
+    def _need(self, group: Group, place: int) -> int:
+        """How many members are still to come, as far as there are any."""
+        wanted = group.least - self._members(group, after=place - 1)
+        if wanted <= 0:
+            return 0
+        left = self._open & group.members
+        left[list(self._pins.values())] = False
+        return min(wanted, int(left.sum()))
+
+
+def _holds(groups: Sequence[Group], order: NDArray[np.intp]) -> bool:
+    """Whether a list fulfils everything that is said of groups."""
+    for group in groups:
+        inside = group.members[order]
+        seen = int(inside[: group.within].sum())
+        if seen < group.least or (group.most is not None and seen > group.most):
+            return False
+        if inside[: group.first].any():
+            return False
+    return True

@@ -1,0 +1,86 @@
+"""Diversity: what a list already shows makes more of the same worth less.
+
+Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): the next item is the one with the
+largest value less its likeness to the most similar item above it. Chosen over determinantal point
+processes because a list may be longer than the vectors have dimensions, near duplicates and items
+without a vector are common, and what an item lost can be said in one number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.errors import ConfigError
+
+MOST_STRENGTH = 100.0
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How much an arm cares for diversity.
+
+    Attributes:
+        strength: what an item loses that is just like one above it, in units of the score, from 0
+            to `MOST_STRENGTH`. The classical trade-off is 1 / (1 + strength).
+        places: how many first places are diversified, from 1 to 100; the others go by value.
+    """
+
+    strength: float = 0.0
+    places: int = 20
+
+    @classmethod
+    def of(cls, options: object, *, where: str) -> Diversity:
+        """From options as read from a file.
+
+        Args:
+            options: by name.
+            where: what to call their place in a message.
+
+        Raises:
+            ConfigError: if one is unknown or out of range.
+        """
+        if not isinstance(options, Mapping) or not options.keys() <= {"strength", "places"}:
+            raise ConfigError(f"{where}: must be `strength` and `places` by name")
+        strength, places = options.get("strength", 0.0), options.get("places", 20)
+        if not _is_number(strength) or not 0.0 <= strength <= MOST_STRENGTH:
+            raise ConfigError(f"{where}.strength: must be a number from 0 to {MOST_STRENGTH:g}")
+        if not _is_number(places) or places != int(places) or not 1 <= places <= 100:
+            raise ConfigError(f"{where}.places: must be a whole number from 1 to 100")
+        return cls(float(strength), int(places))
+
+
+class Likeness:
+    """How like each item is to the most similar of those chosen so far, from 0 to 1.
+
+    Two items that both have a vector are as alike as their cosine, at least 0. Otherwise they are
+    alike, 1, if they are known to be of one category, and 0 if not.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32], category: NDArray[np.int32]) -> None:
+        """Nothing is chosen yet.
+
+        Args:
+            vectors: of unit length, or zero where there is none, shape (n, dimensions).
+            category: number of each item's category, -1 where unknown, shape (n,).
+        """
+        self._vectors = vectors
+        self._category = category
+        self._placed: NDArray[np.bool_] = np.any(vectors != 0, axis=1)
+        self.nearest: NDArray[np.float32] = np.zeros(len(vectors), np.float32)
+
+    def choose(self, item: int) -> None:
+        """Take in that an item was chosen."""
+        number = self._category[item]
+        alike = ((self._category == number) & (number >= 0)).astype(np.float32)
+        if self._placed[item]:
+            cosine = np.clip(self._vectors @ self._vectors[item], 0.0, 1.0)
+            alike = np.where(self._placed, cosine, alike)
+        np.maximum(self.nearest, alike, out=self.nearest)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -1,0 +1,150 @@
+"""Exploration: leave some of the order to chance, with known probabilities.
+
+The next item is drawn with probability proportional to ``exp(value / temperature)``, by the largest
+of ``value / temperature`` plus Gumbel noise: for values that do not change this is Gumbel top-k,
+that is the Plackett-Luce distribution (Kool, van Hoof and Welling, "Stochastic Beams and Where to
+Find Them", ICML 2019). All of it is computed in logarithms, so values of any size and sign keep
+their order: the item with the larger value always has the larger probability.
+
+What is exact: the probability of each item at its place given the items above it, and so, as their
+product, that of the whole list; for the first place this is the probability outright.
+`inclusion_probabilities` gives the probability of being among the first k at all, for values that
+do not change from place to place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.errors import ConfigError
+
+_NODES = 64
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """How much an arm explores.
+
+    Attributes:
+        temperature: difference of value that makes an item e times as likely, from 0.001 to 100;
+            0 for none.
+        places: how many first places are drawn, from 1 to 100; the others go by value.
+        pool: how many items of the highest value take part, from 2 to 1,000; others are never
+            drawn, so nothing can be learned of them from these lists.
+    """
+
+    temperature: float = 0.0
+    places: int = 20
+    pool: int = 100
+
+    @classmethod
+    def of(cls, options: object, *, where: str) -> Exploration:
+        """From options as read from a file.
+
+        Args:
+            options: by name.
+            where: what to call their place in a message.
+
+        Raises:
+            ConfigError: if one is unknown or out of range.
+        """
+        if not isinstance(options, Mapping) or not options.keys() <= {
+            "temperature",
+            "places",
+            "pool",
+        }:
+            raise ConfigError(f"{where}: must be `temperature`, `places` and `pool` by name")
+        temperature = options.get("temperature", 0.0)
+        number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+        if not number or not (temperature == 0 or 0.001 <= temperature <= 100.0):
+            raise ConfigError(f"{where}.temperature: must be 0, or a number from 0.001 to 100")
+        for name, low, high in (("places", 1, 100), ("pool", 2, 1_000)):
+            value = options.get(name, low)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise ConfigError(f"{where}.{name}: must be a whole number from {low} to {high}")
+        return cls(**{**options, "temperature": float(temperature)})
+
+
+def generator_of(recommendation_id: str) -> np.random.Generator:
+    """The noise of one list, the same whenever it is asked for."""
+    digest = hashlib.sha256(f"exploration:{recommendation_id}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16]))
+
+
+def draw(
+    values: NDArray[np.float64], temperature: float, generator: np.random.Generator
+) -> tuple[int, float]:
+    """Draw one of several items.
+
+    Args:
+        values: of the items, finite, shape (n,), n > 0.
+        temperature: above 0.
+        generator: of the noise.
+
+    Returns:
+        Which one, and the probability with which it is drawn.
+    """
+    logs = log_probabilities(values, temperature)
+    drawn = int(np.argmax(logs + generator.gumbel(size=len(logs))))
+    return drawn, float(np.exp(logs[drawn]))
+
+
+def log_probabilities(values: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Logarithms of the probabilities with which items are drawn first.
+
+    Args:
+        values: finite, shape (n,), n > 0.
+        temperature: above 0.
+
+    Returns:
+        Shape (n,).
+    """
+    # The largest is taken off first: a difference of finite values overflows less early.
+    logs = (values - values.max()) / temperature
+    found: NDArray[np.float64] = logs - np.log(np.exp(logs).sum())
+    return found
+
+
+def inclusion_probabilities(
+    values: NDArray[np.float64], temperature: float, count: int
+) -> NDArray[np.float64]:
+    """Probability of each item to be among the first `count` drawn, each without replacement.
+
+    Items arrive at exponential times, the rate of each its weight; those among the first `count`
+    are the list. Given its own time an item is in if fewer than `count` others came before, which
+    is a Poisson binomial probability; the integral over the time is by Gauss-Legendre quadrature
+    in the probability of the item to have arrived, to about six digits.
+
+    Args:
+        values: finite, shape (n,).
+        temperature: above 0.
+        count: of the list.
+
+    Returns:
+        Shape (n,); their sum is the smaller of `count` and n.
+    """
+    total = len(values)
+    if count >= total:
+        return np.ones(total)
+    rates = np.exp(log_probabilities(values, temperature))
+    points, shares = np.polynomial.legendre.leggauss(_NODES)
+    points, shares = (points + 1.0) / 2.0, shares / 2.0
+    found = np.zeros(total)
+    for item in range(total):
+        if rates[item] == 0.0:
+            continue
+        times = -np.log1p(-points) / rates[item]
+        others = np.delete(rates, item)
+        early = np.zeros((count, _NODES))
+        early[0] = 1.0
+        for rate in others:
+            came = -np.expm1(-rate * times)
+            early[1:] += came * (early[:-1] - early[1:])
+            early[0] *= 1.0 - came
+        found[item] = (early.sum(axis=0) * shares).sum()
+    return found

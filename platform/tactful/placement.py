@@ -1,0 +1,225 @@
+"""Placement rules: what has to stand where in a list, and what must not, declared in a file.
+
+```yaml
+- {name: welcome, pin: item-7, position: 1, page: home}
+- {name: some_tea, category: tea, at_least: 2, within: 10}
+- {name: not_only_tea, category: tea, at_most: 5, within: 10}
+- {name: no_campaign_on_top, campaign: any, from_position: 3}
+- {name: new_items, new: true, at_least: 1, within: 20}
+- {name: item_cap, item: any, per_day: 4}
+- {name: spring_cap, campaign: spring, per_day: 10}
+```
+
+Rules that forbid (`at_most`, `from_position`, `per_day`) always hold, even if a list gets shorter.
+Rules that demand (`pin`, `at_least`) hold as far as there are items that may be shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from tactful.errors import ConfigError
+
+ANY = "any"
+
+LAST_POSITION = 100
+"""The last position a rule can speak of."""
+
+_TARGETS = ("pin", "category", "campaign", "new", "item")
+_DEMANDS = ("position", "at_least", "at_most", "from_position", "per_day")
+_FITTING = {
+    "pin": ("position",),
+    "category": ("at_least", "at_most", "from_position"),
+    "campaign": ("at_least", "at_most", "from_position", "per_day"),
+    "new": ("at_least", "at_most"),
+    "item": ("per_day",),
+}
+_PLACE = re.compile(r" - at `(.*)`$")
+_STEP = re.compile(r"\[(\d+)\]|\.(\w+)")
+
+Text = Annotated[str, Meta(min_length=1, max_length=256)]
+Position = Annotated[int, Meta(ge=1, le=LAST_POSITION)]
+
+
+class PlacementRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One rule: a target, and what holds for it.
+
+    Attributes:
+        name: of the rule, for logs and messages.
+        pin: target: this item …
+        position: … stands here, where it may be shown at all.
+        category: target: items of this category.
+        campaign: target: items of this campaign, or of ``any``.
+        new: target: items that came since the model was trained.
+        item: target: ``any`` item, each for itself.
+        at_least: so many of the target stand within the first positions.
+        at_most: no more than so many of the target stand within the first positions.
+        within: how many positions `at_least` and `at_most` look at.
+        from_position: none of the target stands before this position.
+        per_day: the target is shown to a person so often in a UTC day at most: the item, or items
+            of the campaign taken together.
+        page: only where the context of the request has this ``page``; None for everywhere.
+    """
+
+    name: Text
+    pin: Text | None = None
+    position: Position | None = None
+    category: Text | None = None
+    campaign: Text | None = None
+    new: bool | None = None
+    item: Text | None = None
+    at_least: Position | None = None
+    at_most: Annotated[int, Meta(ge=0, le=LAST_POSITION)] | None = None
+    within: Position | None = None
+    from_position: Annotated[int, Meta(ge=2, le=LAST_POSITION)] | None = None
+    per_day: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    page: Text | None = None
+
+    @property
+    def target(self) -> tuple[str, object]:
+        """Which of the targets it has, and its value."""
+        return next((name, getattr(self, name)) for name in _TARGETS if _given(self, name))
+
+
+def load_placement(source: Path | str, *, name: str = "placement") -> tuple[PlacementRule, ...]:
+    """Read placement rules and check each alone and all against each other.
+
+    Args:
+        source: a YAML file, or YAML text.
+        name: how messages call a text.
+
+    Raises:
+        ConfigError: if it cannot be read or a rule is wrong; the message begins ``file:line:``.
+    """
+    text = source
+    if isinstance(source, Path):
+        name = str(source)
+        try:
+            text = source.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{source}: cannot be read: {error}") from error
+    try:
+        root = yaml.compose(str(text), Loader=yaml.SafeLoader)
+        data = yaml.safe_load(str(text))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = 1 if mark is None else mark.line + 1
+        raise ConfigError(
+            f"{name}:{line}: not YAML: {getattr(error, 'problem', None) or error}"
+        ) from error
+    try:
+        rules = msgspec.convert([] if data is None else data, type=list[PlacementRule])
+    except msgspec.ValidationError as error:
+        place = _PLACE.search(str(error))
+        said = _PLACE.sub("", str(error)).replace("`", "'")
+        steps = _STEP.findall(place[1]) if place else []
+        path = [int(number) if number else key for number, key in steps]
+        raise ConfigError(f"{name}:{_line(root, path)}: {said}") from error
+    for number, problem in chain(_alone(rules), _together(rules)):
+        where = f"{name}:{_line(root, [number])}: rule {rules[number].name!r}"
+        raise ConfigError(f"{where}: {problem}")
+    return tuple(rules)
+
+
+def on_page(rules: Sequence[PlacementRule], page: object) -> tuple[PlacementRule, ...]:
+    """The rules that hold on a page."""
+    return tuple(rule for rule in rules if rule.page is None or rule.page == page)
+
+
+def _given(rule: PlacementRule, name: str) -> bool:
+    return getattr(rule, name) not in (None, False)
+
+
+def _alone(rules: Sequence[PlacementRule]) -> Iterator[tuple[int, str]]:
+    """Number of each rule that makes no sense, and why."""
+    for number, rule in enumerate(rules):
+        targets = [name for name in _TARGETS if _given(rule, name)]
+        demands = [name for name in _DEMANDS if getattr(rule, name) is not None]
+        if len(targets) != 1:
+            yield number, f"needs one of {', '.join(_TARGETS)}; it has {_names(targets)}"
+            continue
+        fitting = _FITTING[targets[0]]
+        if len(demands) != 1 or demands[0] not in fitting:
+            yield number, f"{targets[0]} goes with {' or '.join(fitting)}, not {_names(demands)}"
+            continue
+        if rule.item is not None and rule.item != ANY:
+            yield number, f"item is {ANY!r}: a cap holds for every item, each for itself"
+        counted = rule.at_least if rule.at_most is None else rule.at_most
+        if (counted is None) != (rule.within is None):
+            yield number, "within goes with at_least and at_most, and they need it"
+        elif rule.within is not None and counted is not None:
+            if rule.at_least is not None and counted > rule.within:
+                yield number, f"at_least {counted} do not fit within {rule.within} positions"
+            if rule.at_most is not None and counted >= rule.within:
+                yield number, f"at_most {counted} within {rule.within} positions forbids nothing"
+
+
+def _together(rules: Sequence[PlacementRule]) -> Iterator[tuple[int, str]]:
+    """Number of each rule that contradicts an earlier one, and how."""
+    for (_, one), (number, other) in combinations(enumerate(rules), 2):
+        if one.name == other.name:
+            yield number, "another rule has this name"
+        if not _meet(one, other):
+            continue
+        if one.pin is not None and other.pin is not None:
+            if one.position == other.position:
+                yield number, f"{one.name!r} pins another item to position {one.position}"
+            if one.pin == other.pin:
+                yield number, f"{one.name!r} pins the same item"
+        elif one.target == other.target:
+            for least, bound in ((one, other), (other, one)):
+                if least.at_least is not None and least.at_least > _room(bound, least.within or 0):
+                    yield number, f"{one.name!r} and this rule cannot both hold"
+    for number, rule in enumerate(rules):
+        demanding = [
+            each
+            for each in rules[: number + 1]
+            if each.at_least is not None
+            and each.category is not None
+            and rule.at_least is not None
+            and (each.within or 0) <= (rule.within or 0)
+            and _meet(each, rule)
+        ]
+        wanted = sum(each.at_least or 0 for each in demanding)
+        if rule.category is not None and rule.within is not None and wanted > rule.within:
+            yield (
+                number,
+                (f"the categories together demand {wanted} of the first {rule.within} positions"),
+            )
+
+
+def _meet(one: PlacementRule, other: PlacementRule) -> bool:
+    """Whether two rules may hold on the same page."""
+    return one.page is None or other.page is None or one.page == other.page
+
+
+def _room(rule: PlacementRule, within: int) -> int:
+    """How many of its target a rule leaves room for within the first positions."""
+    if rule.from_position is not None:
+        return max(within - rule.from_position + 1, 0)
+    if rule.at_most is not None and rule.within is not None:
+        return rule.at_most + max(within - rule.within, 0)
+    return within
+
+
+def _names(names: Sequence[str]) -> str:
+    return " and ".join(names) or "none"
+
+
+def _line(node: Any, path: Sequence[str | int]) -> int:
+    """Line of a place in a YAML document, or of the nearest place above it."""
+    for step in path:
+        if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+        elif isinstance(node, yaml.MappingNode):
+            inner = [value for key, value in node.value if key.value == step]
+            node = inner[-1] if inner else node
+    return 1 if node is None else int(node.start_mark.line) + 1

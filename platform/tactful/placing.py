@@ -1,0 +1,148 @@
+"""Placement rules, applied to the candidates of one request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.arrangement import Bounds, Group
+from tactful.candidates import Candidates, Popularity, VectorSearch
+from tactful.catalogue import Catalogue
+from tactful.placement import ANY, PlacementRule
+from tactful.recall import CHANNELS
+
+_CHOICE = 3
+"""So many times what a rule demands is put up, for the ranking to choose from."""
+
+_NEWEST = 2_000
+
+
+def with_demanded(
+    candidates: Candidates,
+    rules: Sequence[PlacementRule],
+    catalogue: Catalogue,
+    *,
+    allowed: NDArray[np.bool_],
+    popular: Popularity,
+    search: VectorSearch,
+    learned: int,
+) -> Candidates:
+    """Candidates and what rules demand beside them, found by the channel ``rule``.
+
+    Args:
+        candidates: what recall found.
+        rules: those that hold for the request.
+        catalogue: the items.
+        allowed: which rows may be shown, shape (len(catalogue),).
+        popular: the most popular of a target come first.
+        search: gives vectors; new items come by their nearness to the visit, or to the history.
+        learned: rows from this one on came since the model was trained.
+    """
+    found = []
+    for rule in rules:
+        if rule.pin is not None:
+            row = catalogue.rows.get(rule.pin)
+            found.append(np.array([] if row is None else [row], np.int64))
+        elif rule.at_least is not None:
+            rows = _target(rule, catalogue, learned)
+            rows = rows[allowed[rows]]
+            count = _CHOICE * rule.at_least
+            if rule.new:
+                found.append(_nearest(rows[-_NEWEST:], candidates, search, count))
+            else:
+                found.append(popular.best(rows, count))
+    if not found:
+        return candidates
+    rows = np.unique(np.concatenate(found))
+    rows = np.setdiff1d(rows[allowed[rows]], candidates.rows, assume_unique=True)
+    if not len(rows):
+        return candidates
+    every = np.concatenate([candidates.rows, rows])
+    channel = np.full(len(rows), CHANNELS.index("rule"), np.int8)
+    order = np.argsort(every)
+    return replace(
+        candidates,
+        rows=every[order],
+        channel=np.concatenate([candidates.channel, channel])[order],
+        vectors=np.concatenate([candidates.vectors, search.vectors_of(rows)])[order],
+    )
+
+
+def bounds_of(
+    rules: Sequence[PlacementRule],
+    candidates: Candidates,
+    catalogue: Catalogue,
+    *,
+    count: int,
+    learned: int,
+) -> Bounds:
+    """What rules say of candidates.
+
+    A list that is shorter than the positions a rule looks at owes it as much less, rounded down.
+
+    Args:
+        rules: those that hold for the request.
+        candidates: with what the rules demand.
+        catalogue: the items.
+        count: places of the list.
+        learned: rows from this one on came since the model was trained.
+    """
+    rows = candidates.rows
+    groups: list[Group] = []
+    pins: dict[int, tuple[str, int]] = {}
+    missing: list[str] = []
+    for rule in rules:
+        if rule.pin is not None and rule.position is not None:
+            row = catalogue.rows.get(rule.pin)
+            place = int(np.searchsorted(rows, -1 if row is None else row))
+            if row is None or place == len(rows) or rows[place] != row:
+                missing.append(rule.name)
+            else:
+                pins[rule.position - 1] = (rule.name, place)
+        elif rule.per_day is None:
+            members = np.isin(rows, _target(rule, catalogue, learned, rows), assume_unique=True)
+            within, least = rule.within or 0, rule.at_least or 0
+            if rule.new and not members.any():
+                continue  # a shop without new items lacks nothing
+            if count < within:
+                within, least = count, least * count // within
+            first = 0 if rule.from_position is None else rule.from_position - 1
+            groups.append(Group(rule.name, members, within, least, rule.at_most, first))
+    return Bounds(groups, pins, tuple(missing))
+
+
+def _target(
+    rule: PlacementRule,
+    catalogue: Catalogue,
+    learned: int,
+    rows: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """Rows of a rule's target; only those of `rows`, if given."""
+    if rule.new:
+        return np.arange(learned, len(catalogue)) if rows is None else rows[rows >= learned]
+    if rule.campaign is not None:
+        inside = catalogue.in_campaign
+        if rows is not None:
+            inside = rows[catalogue.campaign[rows] >= 0]
+        if rule.campaign == ANY:
+            return inside
+        number = catalogue.campaign_numbers.get(rule.campaign, -2)
+        return np.compress(catalogue.campaign[inside] == number, inside)
+    number = catalogue.category_numbers.get(rule.category or "", -2)
+    if rows is None:
+        return np.flatnonzero(catalogue.category == number)
+    return np.compress(catalogue.category[rows] == number, rows)
+
+
+def _nearest(
+    rows: NDArray[np.int64], candidates: Candidates, search: VectorSearch, count: int
+) -> NDArray[np.int64]:
+    """The rows that are nearest to the visit, or to the history; the newest of those alike."""
+    anchor = candidates.session_vector
+    if not anchor.any():
+        anchor = candidates.history_vector
+    near = search.vectors_of(rows) @ anchor
+    return rows[np.lexsort((-rows, -near))[:count]]

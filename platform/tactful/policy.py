@@ -1,0 +1,72 @@
+"""How an arm makes its lists: what its parameters say, checked when the server starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tactful.candidates import Quotas
+from tactful.diversity import Diversity
+from tactful.errors import ConfigError
+from tactful.exploration import Exploration
+from tactful.objective import Objective
+from tactful_bandits import Experiment
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is done for the people of an arm.
+
+    Attributes:
+        quotas: how many candidates each recall channel may bring.
+        objective: what lists are ordered by.
+        diversity: how much alike items lose.
+        exploration: how much is left to chance.
+    """
+
+    quotas: Quotas = field(default_factory=Quotas)
+    objective: Objective = field(default_factory=Objective)
+    diversity: Diversity = field(default_factory=Diversity)
+    exploration: Exploration = field(default_factory=Exploration)
+
+    def told(self) -> dict[str, Any]:
+        """What differs from a list by score alone, for the log."""
+        said: dict[str, Any] = {}
+        if not self.objective.plain:
+            said["objective"] = [f"{name}={it:g}" for name, it in self.objective.told().items()]
+        if self.diversity.strength:
+            said["diversity"] = self.diversity.strength
+        if self.exploration.temperature:
+            said["temperature"] = self.exploration.temperature
+            said["pool"] = self.exploration.pool
+        return said
+
+
+def policies(experiment: Experiment, *, default: Policy) -> dict[str, Policy]:
+    """The policy of each arm, by name.
+
+    Args:
+        experiment: its arms may have parameters by the names of a policy's attributes.
+        default: what holds where an arm says nothing.
+
+    Raises:
+        ConfigError: if a parameter is unknown or out of range; the message names the arm.
+    """
+    readers = {
+        "quotas": Quotas.of,
+        "objective": Objective.of,
+        "diversity": Diversity.of,
+        "exploration": Exploration.of,
+    }
+    made = {}
+    for arm in experiment.arms:
+        where = f"experiment {experiment.key!r}, arm {arm.name!r}"
+        parts: dict[str, Any] = {}
+        for name, value in arm.parameters.items():
+            if name not in readers:
+                raise ConfigError(
+                    f"{where}: there is no parameter {name!r}; there are {', '.join(readers)}"
+                )
+            parts[name] = readers[name](value, where=f"{where}: {name}")
+        made[arm.name] = replace(default, **parts)
+    return made
