@@ -6,8 +6,8 @@ rules as our automaton (``pattern.py``), under which every event has one thing t
 neither alternatives nor groups in patterns, so a condition asks which of the variables before it
 have taken something.
 
-MATCH_RECOGNIZE matches what came, never what failed to come. A last ``not`` is therefore an outer
-join with the events that it forbids, of which the matches without a partner are left.
+MATCH_RECOGNIZE matches what came, never what failed to come. What a last ``not`` leaves of the
+matches is found behind it (``flink_silences.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tactful_streaming.definitions import Join, Sequence, Step
+from tactful_streaming.flink_silences import silence_views
 from tactful_streaming.flink_text import (
     CannotCompile,
     entity_column,
@@ -71,6 +72,13 @@ class _Pattern:
                 position += 1
         self.silence = self._forbidden[-1] if sequence.steps[-1].negated else frozenset()
         self._drop_idle_end()
+        if self.silence and any(step.optional and step.least > 1 for step in self.steps):
+            # MATCH_RECOGNIZE holds a match back as long as one that began earlier may become
+            # whole, and what waits for silence would take it for late.
+            raise CannotCompile(
+                "before a last `not` a step that may be left out must not have to come more than "
+                "once: a match that begins later could end earlier"
+            )
         self.slots = self._slots()
 
     def _types(self, step: Step) -> _Types:
@@ -231,8 +239,11 @@ class _Pattern:
         if types == self._universe:
             return "TRUE"
         if _OTHER in types:
-            return f"NOT ({one_of(column, sorted(self._named - types))})"
-        return one_of(column, sorted(types)) if types else "FALSE"
+            return f"NOT ({_any_of(column, self._named - types)})"
+        if not types:
+            return "FALSE"
+        condition = _any_of(column, types)
+        return condition if len(types) == 1 else f"({condition})"
 
     def silence_condition(self, variable: str) -> str:
         """When an event is one that the last ``not`` forbids."""
@@ -267,6 +278,11 @@ class _Pattern:
         return f"LAST({self.slots[-1].of('s')}.{column})"
 
 
+def _any_of(column: str, types: _Types) -> str:
+    # Flink's planner fails at IN inside the arguments of an aggregate function.
+    return " OR ".join(f"{column} = {literal(type_)}" for type_ in sorted(types))
+
+
 def _taken(variable: str) -> str:
     return f"LAST({variable}.event_id) IS NOT NULL"
 
@@ -286,11 +302,13 @@ def sequence_statements(sequence: Sequence) -> tuple[list[str], str]:
     """
     pattern = _Pattern(sequence)
     rows, found = name(f"in_{sequence.name}"), name(f"found_{sequence.name}")
-    views = [f"CREATE TEMPORARY VIEW {rows} AS\n{_rows(sequence)}"]
-    if not pattern.silence:
-        views.append(f"CREATE TEMPORARY VIEW {found} AS\n{_matches(sequence, pattern, rows)}")
-        return views, _insert_matches(sequence, found)
-    views += _silent(sequence, pattern, rows, found)
+    begun = name(f"begun_{sequence.name}") if pattern.silence else found
+    views = [
+        f"CREATE TEMPORARY VIEW {rows} AS\n{_rows(sequence)}",
+        f"CREATE TEMPORARY VIEW {begun} AS\n{_matches(sequence, pattern, rows)}",
+    ]
+    if pattern.silence:
+        views += silence_views(sequence, begun, rows, found, pattern.silence_condition("n"))
     return views, _insert_matches(sequence, found)
 
 
@@ -357,9 +375,10 @@ def _matches(sequence: Sequence, pattern: _Pattern, rows: str) -> str:
     ]
     skip = sequence.skip
     if pattern.silence:
-        # Which beginnings are skipped is known only when silence has fallen: see below.
+        # Which beginnings are skipped is known only when silence has fallen.
         skip = "to_next"
         measures += [
+            f"{pattern.first('event_id')} AS first_id",
             f"{pattern.first('`offset`')} AS start_offset",
             f"{pattern.last('`offset`')} AS end_offset",
             "MATCH_ROWTIME() AS found_at",
@@ -375,45 +394,6 @@ def _matches(sequence: Sequence, pattern: _Pattern, rows: str) -> str:
         f"  PATTERN ({written}) WITHIN {interval(sequence.within_ms)}\n"
         f"  DEFINE\n    {defined})"
     )
-
-
-def _silent(sequence: Sequence, pattern: _Pattern, rows: str, found: str) -> list[str]:
-    """Matches after which nothing came of what the last step forbids."""
-    for_ms = sequence.steps[-1].for_ms
-    over = f"m.`end` + {for_ms}" if for_ms is not None else f"m.`start` + {sequence.within_ms}"
-    longest = interval(sequence.within_ms if for_ms is None else for_ms)
-    begun, noise = name(f"begun_{sequence.name}"), name(f"noise_{sequence.name}")
-    silence = pattern.silence_condition("n")
-    views = [
-        f"CREATE TEMPORARY VIEW {begun} AS\n{_matches(sequence, pattern, rows)}",
-        # A pattern of one event: it drops what is late, as every pattern does.
-        f"CREATE TEMPORARY VIEW {noise} AS\n"
-        f"SELECT * FROM {rows} MATCH_RECOGNIZE (\n"
-        "  PARTITION BY entity_key, same_key ORDER BY et\n"
-        "  MEASURES n.`timestamp` AS noise_time, n.`offset` AS noise_offset,\n"
-        "    MATCH_ROWTIME() AS heard_at\n"
-        "  ONE ROW PER MATCH AFTER MATCH SKIP PAST LAST ROW\n"
-        f"  PATTERN (n) DEFINE n AS {silence})",
-    ]
-    survivors = (
-        f"SELECT m.* FROM {begun} AS m LEFT JOIN {noise} AS n\n"
-        "ON m.entity_key = n.entity_key AND m.same_key = n.same_key\n"
-        f"AND n.heard_at BETWEEN m.found_at AND m.found_at + {longest}\n"
-        f"AND (n.noise_time > m.`end` OR n.noise_offset > m.end_offset) AND n.noise_time < {over}\n"
-        "WHERE n.noise_time IS NULL"
-    )
-    if sequence.skip == "to_next":
-        return [*views, f"CREATE TEMPORARY VIEW {found} AS\n{survivors}"]
-    silent = name(f"silent_{sequence.name}")
-    return [
-        *views,
-        f"CREATE TEMPORARY VIEW {silent} AS\n{survivors}",
-        f"CREATE TEMPORARY VIEW {found} AS\n"
-        "SELECT * FROM (SELECT *, beyond_last(`start`, start_offset, `end`, end_offset) OVER (\n"
-        "  PARTITION BY entity_key, same_key ORDER BY found_at\n"
-        "  ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS is_beyond\n"
-        f"  FROM {silent}) WHERE is_beyond",
-    ]
 
 
 def _insert_matches(sequence: Sequence, found: str) -> str:

@@ -17,6 +17,7 @@ from tactful_streaming.entries import DEVICE_PREFIX
 from tactful_streaming.errors import DefinitionError
 from tactful_streaming.flink_features import LISTS, NUMBERS, DecayPlan, feature_statements
 from tactful_streaming.flink_sequences import MATCHES, join_statements, sequence_statements
+from tactful_streaming.flink_silences import longest_wait_ms
 from tactful_streaming.flink_text import CannotCompile, entity_column, interval, literal
 
 _FUNCTIONS: Final = {
@@ -33,9 +34,10 @@ _FUNCTIONS: Final = {
     "distinct_hll": "HllDistinct",
     "quantile_kll": "KllQuantile",
     "collect_ids": "CollectIds",
-    "beyond_last": "BeyondLast",
+    "silences": "Silences",
 }
 _LASTING = ("last_n", "last_time")
+_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,11 @@ def _settings(definitions: Definitions, options: FlinkOptions, *, described: boo
         settings["table.exec.source.idle-timeout"] = f"{options.idle_timeout_ms} ms"
     lasting = described or any(f.aggregate in _LASTING for f in definitions.features)
     if options.dedupe_days and not lasting:
-        # Windows and patterns clean up after themselves: only event ids would stay for ever.
-        settings["table.exec.state.ttl"] = f"{options.dedupe_days} d"
+        # Windows and patterns clean up after themselves: event ids would stay for ever, and where a
+        # search for silences goes on. A match that waits must not be forgotten.
+        waits = [longest_wait_ms(s) + options.watermark_delay_ms for s in definitions.sequences]
+        longest = 1 + max(waits, default=0) // _DAY_MS
+        settings["table.exec.state.ttl"] = f"{max(options.dedupe_days, longest)} d"
     for key, value in settings.items():
         yield f"SET {literal(key)} = {literal(value)}"
 

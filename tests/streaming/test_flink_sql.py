@@ -65,7 +65,7 @@ def test_a_sequence_becomes_a_pattern_whose_gaps_take_nothing_that_a_step_would(
         "WITHIN INTERVAL '0 00:05:00.000' DAY(3) TO SECOND(3)\n"
         "  DEFINE\n"
         "    s0_0 AS s0_0.type = 'view',\n"
-        "    g0_0 AS NOT (g0_0.type IN ('add_to_cart', 'leave')),\n"
+        "    g0_0 AS NOT (g0_0.type = 'add_to_cart' OR g0_0.type = 'leave'),\n"
         "    s1_0 AS s1_0.type = 'add_to_cart',\n"
         "    g1_0 AS LAST(s1_0.event_id) IS NOT NULL AND NOT (g1_0.type = 'leave'),\n"
         "    s2_0 AS s2_0.type = 'leave')"
@@ -96,13 +96,23 @@ def test_patterns(sequence: str, pattern: str) -> None:
     assert f"PATTERN ({pattern}) WITHIN" in text
 
 
-def test_a_last_not_is_an_outer_join_and_the_search_goes_on_behind_what_stayed_silent() -> None:
-    yaml = "- {name: s, entity: user, sequence: [view, {not: purchase, for: 10m}], within: 1h"
+@pytest.mark.parametrize(
+    ("silence", "due", "wait"),
+    [
+        ("{not: purchase, for: 10m}", "`end` + 600000", "0 00:10"),
+        ("{not: purchase}", "`start` + 3600000", "0 01:00"),
+    ],
+)
+def test_a_match_before_a_last_not_waits_until_silence_is_certain(
+    silence: str, due: str, wait: str
+) -> None:
+    yaml = f"- {{name: s, entity: user, sequence: [view, {silence}], within: 1h"
     text = compiled(yaml + "}")
-    assert "SKIP TO NEXT ROW\n  PATTERN (s0_0) WITHIN" in view(text, "begun_s")
-    assert "LEFT JOIN `noise_s`" in view(text, "silent_s")
-    assert "beyond_last(" in view(text, "found_s")
-    assert "beyond_last(" not in compiled(yaml + ", skip: to_next}")
+    assert "SKIP TO NEXT ROW" in view(text, "begun_s")
+    assert f"{due} AS due FROM `begun_s`" in view(text, "waiting_s")
+    assert f"INTERVAL '{wait}:00.001' DAY(3) TO SECOND(3)))" in view(text, "waiting_s")
+    assert "due, TRUE) OVER (" in view(text, "settled_s")
+    assert "due, FALSE) OVER (" in view(compiled(yaml + ", skip: to_next}"), "settled_s")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +183,14 @@ def test_only_event_ids_are_forgotten() -> None:
     assert "'table.exec.state.ttl'" not in compiled(count + of_item)
 
 
+def test_a_match_that_waits_is_not_forgotten() -> None:
+    yaml = "- {name: s, entity: user, sequence: [view, {not: purchase, for: %s}], within: 1h}\n"
+    assert "'table.exec.state.ttl' = '7 d'" in compiled(yaml % "6d")
+    assert "'table.exec.state.ttl' = '8 d'" in compiled(yaml % "7d")
+    assert "'table.exec.state.ttl' = '31 d'" in compiled(yaml % "30d", dedupe_days=1)
+    assert "'table.exec.state.ttl'" not in compiled(yaml % "30d", dedupe_days=0)
+
+
 def test_items_are_looked_up_only_where_something_asks_for_them() -> None:
     yaml = (
         "- {name: f, entity: user, event: view, aggregate: count, group_by: %s, window: {size: 1m}}"
@@ -201,6 +219,8 @@ def test_the_order_of_statements_is_that_of_a_script() -> None:
          "item.available is neither text nor number"),
         ("within: 1h, sequence: [{event: view, times: [1, 2]}, {not: leave, for: 1m}]",
          "the number of events must be fixed"),
+        ("within: 1h, sequence: [view, {event: click, times: 2, optional: true}, leave, "
+         "{not: purchase}]", "must not have to come more than once"),
         ("within: 1h, sequence: [view, {not: leave}, {event: click, optional: true}]",
          "must be the last step"),
         ("within: 1h, sequence: [{event: view, times: [1, null]}, {not: leave}, click]",

@@ -7,6 +7,7 @@ compute is left out, and why has to be one of the known reasons.
 import random
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +20,10 @@ from tests.streaming.flink_cluster import (
     write_log,
 )
 from tests.streaming.gate import UNWINDOWED, Results, by_oracle, differences, only
-from tests.streaming.random_definitions import random_definitions
+from tests.streaming.random_definitions import random_definitions, random_sequences
 from tests.streaming.random_streams import random_stream, with_end, with_items_in_order
 
+import tactful_streaming as streaming
 from tactful_streaming import (
     DefinitionError,
     Definitions,
@@ -39,6 +41,7 @@ BEYOND_SQL = (
     "forward decay",
     "strict contiguity with a step repeated without limit",
     "before a last `not` the number of events must be fixed",
+    "before a last `not` a step that may be left out must not have to come more than once",
     "a `not` directly after a step that is repeated without limit",
 )
 
@@ -58,25 +61,33 @@ def test_flink_agrees(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "seed",
-    [
-        100,
-        pytest.param(
-            101,
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="Flink misses two matches that end by silence and skip past the last event",
-            ),
-        ),
-        102,
-    ],
-)
+@pytest.mark.parametrize("seed", range(100, 111))
 def test_flink_agrees_at_length(
     seed: int, flink: LocalFlink, kafka_servers: str, record_property: Record
 ) -> None:
     check(seed, flink, kafka_servers, record_property, features=14, entries=3000)
+
+
+def test_flink_finds_every_silence(flink: LocalFlink, kafka_servers: str) -> None:
+    definitions = Definitions((), silent_sequences(random.Random(1), 12))
+    assert {sequence.skip for sequence in definitions.sequences} == {"past_last", "to_next"}
+    log = with_end(random_stream(1, 1200))
+    expected = by_oracle(definitions, log, 5000)
+    got = by_flink(flink, kafka_servers, definitions, log, 5000, expected)
+    assert differences(definitions, expected, got) == []
+    assert len({name for name, *_ in expected.found}) > 6
+    assert expected.found.total() > 100
+
+
+def silent_sequences(rng: random.Random, count: int) -> tuple[streaming.Sequence, ...]:
+    """Sequences that end with a ``not`` and that Flink can find."""
+    found: list[streaming.Sequence] = []
+    while len(found) < count:
+        (sequence,) = random_sequences(rng, 1)
+        sequence = replace(sequence, name=f"s{len(found)}")
+        if sequence.steps[-1].negated and compilable(Definitions((), (sequence,)))[0].sequences:
+            found.append(sequence)
+    return tuple(found)
 
 
 def check(
