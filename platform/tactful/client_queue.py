@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tactful.errors import QueueError, QueueFull
 
+_LOCK_SECONDS = 10.0
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS held (one INTEGER PRIMARY KEY CHECK (one = 1),"
@@ -69,12 +70,17 @@ class OfflineQueue:
                 Path(path).touch(mode=0o600)
             self._database = sqlite3.connect(
                 ":memory:" if path is None else path,
-                timeout=10.0,
+                timeout=_LOCK_SECONDS,
                 isolation_level=None,
                 check_same_thread=False,
             )
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
+            if path is not None:
+                # A client without a file does without what this imports.
+                from tactful_privacy.sqlite import use_write_ahead_log
+
+                use_write_ahead_log(self._database, timeout_s=_LOCK_SECONDS)
+            if not power_safe:
+                self._database.execute("PRAGMA synchronous = NORMAL")
         except (sqlite3.Error, OSError) as error:
             raise self._broken(error) from error
         with self._transaction() as database:

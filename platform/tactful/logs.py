@@ -41,7 +41,7 @@ def configure(settings: LoggingSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore", "asyncio", "faiss.loader"):
+    for noisy in ("httpx", "httpcore", "asyncio", "faiss.loader", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

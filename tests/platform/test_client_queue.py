@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ def test_it_keeps_the_order_and_gives_the_rest_to_the_next_process(tmp_path: Pat
     again.remove(waiting)
     assert again.oldest(count=9, max_bytes=1000) is None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_many_that_open_a_new_file_at_once_share_it(tmp_path: Path) -> None:
+    def open_one(path: Path) -> None:
+        queue = OfflineQueue(path)
+        queue.put(bodies(1))
+        queue.close()
+
+    for turn in range(10):
+        path = tmp_path / f"{turn}"
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(open_one, [path] * 6))
+        assert len(OfflineQueue(path)) == 6
 
 
 def test_a_batch_is_bounded_by_bytes_and_has_one_event_at_least() -> None:

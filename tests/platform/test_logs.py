@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-from tactful.logs import JsonFormatter, TextFormatter
+import pytest
+
+from tactful.config import LoggingSettings
+from tactful.logs import JsonFormatter, TextFormatter, configure
+from tactful.metadata import open_metadata
 
 
 def record(message: str, *values: object) -> logging.LogRecord:
@@ -36,3 +42,23 @@ def test_text_lines_begin_with_time_and_level() -> None:
 
     assert first == "1970-01-01T00:00:00.250+00:00 WARNING tactful.x: hello"
     assert rest[-1] == "ValueError: no"
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """What the test configures ends with it."""
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    yield
+    root.level, root.handlers[:] = before
+
+
+def test_a_first_start_says_one_line_about_the_metadata(
+    own_logging: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(LoggingSettings(level="info"))
+
+    open_metadata(tmp_path / "metadata.db").close()
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tactful.metadata: the metadata was upgraded from schema none to" in line
