@@ -5,6 +5,7 @@
   x StorageError (OSError): the data directory cannot be used
   x ModelError (ValueError): a model or an index cannot be used
     - UnsupportedForest: a forest has something that only XGBoost evaluates
+    - TrainingBusy: another process trains the model
   x DatasetError (ValueError): a data set cannot be read
   x ApiKeyError (ValueError): an API key cannot be made or revoked
   x ProblemError: a request is answered with an RFC 9457 problem (``tactful.problems``)
@@ -45,6 +46,10 @@ class ModelError(TactfulError, ValueError):
 
 class UnsupportedForest(ModelError):
     """A forest has something that is left to XGBoost; the message says what."""
+
+
+class TrainingBusy(ModelError):
+    """Another process trains the same model; the message says where."""
 
 
 class DatasetError(TactfulError, ValueError):

@@ -43,17 +43,27 @@ class History:
 
     @classmethod
     def read(
-        cls, log: EventLog, *, progress: Callable[[int, int], None] = lambda done, total: None
+        cls,
+        log: EventLog,
+        *,
+        until: int | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> History:
-        """Read the whole log. Entries that cannot be decoded are skipped, as the engine does."""
+        """Read the log. Entries that cannot be decoded are skipped, as the engine does.
+
+        Args:
+            log: from its beginning.
+            until: offset to stop at; None for the end.
+            progress: told how far it is.
+        """
         rows: dict[str, int] = {}
         updates: list[tuple[int, Item]] = []
         visits: dict[str, int] = {}
         subjects: list[str | None] = []
         taken: list[tuple[str, int, int, int]] = []
-        position, end = log.begin, log.end
+        position, end = log.begin, log.end if until is None else min(log.end, until)
         while position < end:
-            records = log.read(position, _CHUNK)
+            records = log.read(position, min(_CHUNK, end - position))
             if not records:
                 break
             for offset, payload in records:

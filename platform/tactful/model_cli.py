@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import signal
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,10 +14,8 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.config import Settings, load_settings
-from tactful.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from tactful.model_log import ModelLog
     from tactful.registry import Registry
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
@@ -58,7 +52,38 @@ _by_option = click.option(
     show_default=True,
     help="What a list is asked for.",
 )
+@click.option(
+    "--shown",
+    type=click.IntRange(min=0),
+    default=20_000,
+    show_default=True,
+    help="How many lists that were really shown to learn from at most; 0 for none.",
+)
+@click.option(
+    "--outcome",
+    "outcomes",
+    multiple=True,
+    default=("add_to_cart", "purchase"),
+    show_default=True,
+    help="Type of event that says an item of a shown list was taken; may be given repeatedly.",
+)
+@click.option(
+    "--outcome-hours",
+    type=click.FloatRange(min=0.01),
+    default=24.0,
+    show_default=True,
+    help="How long after a list what follows from it counts.",
+)
+@click.option(
+    "--debias/--no-debias",
+    default=True,
+    show_default=True,
+    help="Let items further down count more, by how seldom their place is looked at.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--fresh", is_flag=True, help="Forget what a killed training has done.")
+@click.option("--reason", default="", help="Why, for the audit log.")
+@_by_option
 @click.option("--promote/--no-promote", default=False, help="Make it the champion at once.")
 @_json_option
 def train(
@@ -68,16 +93,45 @@ def train(
     label_days: float,
     lists: int,
     task: Literal["auto", "basket", "next"],
+    shown: int,
+    outcomes: tuple[str, ...],
+    outcome_hours: float,
+    debias: bool,
     seed: int,
+    fresh: bool,
+    reason: str,
+    by: str | None,
     promote: bool,
     as_json: bool,
 ) -> None:
-    """Train a ranking model from the log and register it in MLflow."""
-    settings = _settings(config, data)
-    from tactful.training import TrainingOptions
+    """Train a ranking model from the log and register it in MLflow.
 
-    options = TrainingOptions(name=name, label_days=label_days, lists=lists, task=task, seed=seed)
-    result = _train(settings, options, promote=promote, say=_json_progress if as_json else _bars())
+    Killed and run again with the same options within a day, it goes on where it was.
+    """
+    settings = _settings(config, data)
+    from tactful.training_options import TrainingOptions
+    from tactful.training_run import run_training
+
+    options = TrainingOptions(
+        name=name,
+        label_days=label_days,
+        lists=lists,
+        task=task,
+        shown=shown,
+        outcomes=outcomes,
+        outcome_hours=outcome_hours,
+        debias=debias,
+        seed=seed,
+    )
+    result = run_training(
+        settings,
+        options,
+        promote=promote,
+        fresh=fresh,
+        reason=reason,
+        by=by,
+        say=_json_progress if as_json else _bars(),
+    )
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
@@ -90,10 +144,13 @@ def train(
         )
     )
     for measure, value in result["metrics"].items():
-        click.echo(f"  {measure:<8} {value:.4f}")
+        click.echo(f"  {measure:<20} {value:.4f}")
+    calibration = result["calibration"]
+    if calibration is not None:
+        click.echo(f"  {'calibration error':<20} {calibration.error:.4f}")
     skew = result["skew"]
     if skew["lists"]:
-        click.echo(f"  {'skew':<8} {skew['share']:.4f}")
+        click.echo(f"  {'skew':<20} {skew['share']:.4f}")
         for feature, share in skew["by_feature"].items():
             click.echo(
                 f"    {feature} differs in {share:.1%} of the rows that were served", err=True
@@ -131,7 +188,9 @@ def models_promote(
     config: Path | None, data: Path | None, name: str, reason: str, by: str | None, version: str
 ) -> None:
     """Make VERSION the champion; a running server takes it over within seconds."""
-    with _audited(_settings(config, data), name, by=by) as registry:
+    from tactful.training_run import audited_registry
+
+    with audited_registry(_settings(config, data), name, by=by) as registry:
         registry.promote(version, reason=reason)
     click.echo(f"{name} {version} is the champion.", err=True)
 
@@ -146,7 +205,9 @@ def models_rollback(
     config: Path | None, data: Path | None, name: str, reason: str, by: str | None
 ) -> None:
     """Make the previous champion the champion again."""
-    with _audited(_settings(config, data), name, by=by) as registry:
+    from tactful.training_run import audited_registry
+
+    with audited_registry(_settings(config, data), name, by=by) as registry:
         version = registry.rollback(reason=reason)
     click.echo(f"{name} {version} is the champion again.", err=True)
 
@@ -158,7 +219,9 @@ def models_rollback(
 @_json_option
 def models_log(config: Path | None, data: Path | None, limit: int, as_json: bool) -> None:
     """Say who trained, promoted and rolled back which version, when and why; newest first."""
-    with _model_log(_settings(config, data)) as log:
+    from tactful.training_run import open_model_log
+
+    with open_model_log(_settings(config, data)) as log:
         changes = log.changes(limit=limit)
     if as_json:
         click.echo(msgspec.json.encode(changes))
@@ -234,100 +297,8 @@ def demo(
         click.echo(summary(report, options))
 
 
-def _train(
-    settings: Settings, options: Any, *, promote: bool, say: Callable[[str, int, int], None]
-) -> dict[str, Any]:
-    from tactful.linking import identity_of
-    from tactful.skew import measure_skew
-    from tactful.training import plot_training, train
-    from tactful_streaming import DefinitionError, EmbeddedLog, LogError, load_definitions
-
-    try:
-        definitions = load_definitions(settings.features)
-        log = EmbeddedLog(settings.storage.data / "log", read_only=True)
-    except DefinitionError as error:
-        raise ConfigError(str(error)) from error
-    except LogError as error:
-        raise ModelError(
-            f"nothing to train from: {error}; send events to `tactful serve` first, or name its "
-            "data directory with --data"
-        ) from error
-    identity = identity_of(settings.identity)
-    with contextlib.ExitStack() as stack:
-        stack.callback(log.close)
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tactful-train-")))
-        trained = train(
-            log,
-            definitions,
-            scratch / "model",
-            options,
-            kernels=settings.models / "kernels",
-            identity=identity,
-            progress=say,
-        )
-        skew = measure_skew(
-            log,
-            definitions,
-            settings.models,
-            identity=identity,
-            progress=partial(say, "compare"),
-        )
-        say("register", 0, 1)
-        registry = stack.enter_context(_audited(settings, options.name))
-        registered = registry.register(
-            scratch / "model",
-            parameters={
-                "label_days": options.label_days,
-                "lists": options.lists,
-                "task": options.task,
-                "depth": options.depth,
-                "learning_rate": options.learning_rate,
-                "seed": options.seed,
-            },
-            example=trained.example,
-            figures=plot_training(trained, scratch / "figures"),
-            metrics={"skew": skew.share, "skew_lists": skew.lists} if skew.lists else {},
-        )
-        if promote:
-            registry.promote(registered.version, reason="tactful train --promote")
-        say("register", 1, 1)
-    manifest = trained.manifest
-    return {
-        "name": registered.name,
-        "version": registered.version,
-        "alias": "champion" if promote else "",
-        "run_id": registered.run_id,
-        "rows": manifest.rows,
-        "questions": manifest.questions,
-        "metrics": manifest.metrics,
-        "features": [{"name": key, "gain": gain} for key, gain in manifest.gains.items()],
-        "skew": {
-            "lists": skew.lists,
-            "skipped": skew.skipped,
-            "share": skew.share if skew.lists else None,
-            "by_feature": skew.by_feature,
-        },
-    }
-
-
 def _settings(config: Path | None, data: Path | None) -> Settings:
     return load_settings(config, overrides={"storage.data": data})
-
-
-@contextlib.contextmanager
-def _model_log(settings: Settings) -> Iterator[ModelLog]:
-    from tactful.connections import open_installation
-    from tactful.model_log import ModelLog
-
-    settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.closing(open_installation(settings)) as metadata:
-        yield ModelLog(metadata, clock=lambda: time.time_ns() // 1_000_000)
-
-
-@contextlib.contextmanager
-def _audited(settings: Settings, name: str, *, by: str | None = None) -> Iterator[Registry]:
-    with _model_log(settings) as audit:
-        yield _registry(settings, name, audit=audit, by=by)
 
 
 def _registry(settings: Settings, name: str, **how: Any) -> Registry:

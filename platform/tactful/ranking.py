@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.calibration import Calibration
 from tactful.errors import ModelError, UnsupportedForest
 from tactful.features import RANKING_FEATURES
 from tactful.forest import BinnedForest, bin_forest
@@ -56,6 +57,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         metrics: measured on questions later than those it was trained on, which also chose the
             number of trees: a little too good, so never the figures to claim.
         gains: total gain by feature.
+        shown: lists among what it learned from that were really shown.
+        looked: how often each place of them is looked at, relative to the first.
+        calibration: from its margins to probabilities; None where too little was taken.
     """
 
     name: str
@@ -69,6 +73,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     gains: dict[str, float]
     version: str = ""
     run_id: str = ""
+    shown: int = 0
+    looked: list[float] = []
+    calibration: Calibration | None = None
     format: int = _FORMAT
 
 

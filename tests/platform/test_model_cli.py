@@ -116,7 +116,7 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
     assert first.stdout.startswith(
         "ranker version 1; `tactful models promote 1` makes it the champion\n"
     )
-    assert {line.split()[0] for line in first.stdout.splitlines()[1:]} == {
+    assert {line.split()[0] for line in first.stdout.splitlines()[1:]} >= {
         "hr20",
         "ndcg20",
         "mrr20",
@@ -153,7 +153,9 @@ def test_versions_are_trained_listed_promoted_and_rolled_back(data: Path) -> Non
         ("rollback", "2", "1", "worse"),
         ("rollback", "1", "2", "worse"),
         ("promote", "2", "1", "tactful train --promote"),
+        ("train", "2", "", ""),
         ("promote", "1", "", ""),
+        ("train", "1", "", ""),
     ]
     assert "@" in log[0]["changed_by"]
     (newest,) = run("models", "log", "--data", data, "--limit", "1").stdout.splitlines()
@@ -167,6 +169,7 @@ def test_training_tells_programs_how_far_it_is_and_what_came_out(data: Path) -> 
     result = lines.pop()
     assert list(dict.fromkeys(line["stage"] for line in lines)) == [
         "read",
+        "outcomes",
         "index",
         "replay",
         "fit",
@@ -194,7 +197,7 @@ def test_the_run_says_how_it_was_trained(data: Path, tracking_uri: str) -> None:
     assert run_data.params["lists"] == "100"
     assert run_data.params["label_days"] == "20.0"
     pictures = MlflowClient(tracking_uri).list_artifacts(result["run_id"], "figures")
-    assert {it.path for it in pictures} == {"figures/learning_curve.png", "figures/gain.png"}
+    assert {it.path for it in pictures} >= {"figures/learning_curve.png", "figures/gain.png"}
 
 
 def test_a_version_is_fetched_again(data: Path) -> None:

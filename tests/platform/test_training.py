@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.platform.shop import DAY, definitions, engine_at, entries, make_shop, write_log
 
-from tactful import training
+from tactful import training, training_rows
 from tactful.config import Settings, StorageSettings
 from tactful.errors import ModelError
 from tactful.evaluation import Scorecard
@@ -61,11 +61,13 @@ def laid_out(
 ) -> tuple[Sequence[Question], list[NDArray[np.float32]], list[NDArray[np.bool_]]]:
     """What `train` learns from this log: questions, and features and labels of each."""
 
-    def stop(rows: Rows, questions: Sequence[Question], *_: object) -> None:
-        raise _Collected(rows, questions)
+    honest = training.collect
+
+    def stop(*given: Any, **named: Any) -> None:
+        raise _Collected(honest(*given, **named), given[3])
 
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_fit", stop)
+        patch.setattr(training, "collect", stop)
         log = write_log(Path(name) / "log", what)
         with pytest.raises(_Collected) as caught:
             train(log, definitions(), Path(name) / "model", options)
@@ -171,14 +173,14 @@ def test_an_index_by_event_time_would_be_caught(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_looking_one_event_too_far_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = training._replay
+    honest = training_rows._replay
 
     def hasty(engine: Engine, log: EmbeddedLog, *rest: Any) -> Iterator[Question]:
         for question in honest(engine, log, *rest):
             engine_at(engine, log, question.offset + 3)
             yield question
 
-    monkeypatch.setattr(training, "_replay", hasty)
+    monkeypatch.setattr(training_rows, "_replay", hasty)
 
     assert knows_the_future(small_shop(), 5, 1)
 
@@ -189,9 +191,11 @@ def test_the_index_for_the_lists_is_that_of_the_log_before_the_first(
     what = small_shop()
     used: list[tuple[RecallIndex, Sequence[Question]]] = []
 
-    def remember(log: Any, definitions: Any, index: RecallIndex, questions: Any, *_: Any) -> None:
+    def remember(
+        log: Any, definitions: Any, index: RecallIndex, questions: Any, *_: Any, **__: Any
+    ) -> None:
         used.append((index, questions))
-        raise _Collected(Rows(*[np.zeros(0)] * 3), questions)  # type: ignore[arg-type]
+        raise _Collected(Rows.none(), questions)
 
     monkeypatch.setattr(training, "collect", remember)
     log = write_log(tmp_path / "log", what)
@@ -397,7 +401,7 @@ def test_progress_and_pictures(tmp_path: Path) -> None:
     log.close()
 
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
-    assert stages == ["read", "index", "replay", "fit"]
+    assert stages == ["read", "outcomes", "index", "replay", "fit"]
     for stage in stages:
         seen = [done for name, done, _ in told if name == stage]
         assert seen == sorted(seen)
@@ -432,8 +436,8 @@ def test_nothing_taken_among_the_candidates_says_so(
 ) -> None:
     honest = training.collect
 
-    def blind(*arguments: Any) -> Rows:
-        rows = honest(*arguments)
+    def blind(*arguments: Any, **named: Any) -> Rows:
+        rows = honest(*arguments, **named)
         return replace(rows, labels=np.zeros_like(rows.labels))
 
     monkeypatch.setattr(training, "collect", blind)

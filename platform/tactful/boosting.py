@@ -1,0 +1,124 @@
+"""The forest: LambdaMART on the earlier lists, stopped by NDCG@20 on the later ones.
+
+Trees grow in blocks. Every block starts from the trees so far and a seed of its own, so a training
+that was killed grows the same trees as one that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from tactful.checkpoints import Checkpoint
+from tactful.errors import ModelError
+from tactful.training_options import TrainingOptions
+from tactful.training_rows import Progress, Rows
+
+_BLOCK = 10
+
+
+def fit(
+    learn: Rows,
+    judge: Rows,
+    options: TrainingOptions,
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> tuple[xgboost.Booster, list[float]]:
+    """Grow a forest.
+
+    LambdaMART (Burges, "From RankNet to LambdaRank to LambdaMART", 2010) as XGBoost has it, on the
+    lists in which something was taken, each weighted by its own weight.
+
+    Args:
+        learn: the lists to learn from.
+        judge: later lists, which say when to stop.
+        options: how.
+        checkpoint: keeps the trees after each block.
+        progress: told how far it is.
+
+    Returns:
+        The forest up to its best tree, and NDCG@20 of `judge` after each tree.
+
+    Raises:
+        ModelError: if nothing was taken in any list of one of the two.
+    """
+    ours, theirs = _matrix(learn), _matrix(judge)
+    if ours is None or theirs is None:
+        raise ModelError(
+            "recall found nothing of what was taken, so there is nothing to rank: check that "
+            "events carry the item ids of the catalogue"
+        )
+    total = options.rounds
+    raw, curve = (None, []) if checkpoint is None else checkpoint.forest()
+    while not _ended(curve, options):
+        raw = _grow(raw, ours, theirs, options, curve, lambda: progress("fit", len(curve), total))
+        if checkpoint is not None:
+            checkpoint.save_forest(raw, curve)
+    progress("fit", total, total)
+    forest = xgboost.Booster({"nthread": options.threads}, model_file=bytearray(raw or b""))
+    return forest[: int(np.argmax(curve)) + 1], curve
+
+
+def _grow(
+    raw: bytes | None,
+    ours: xgboost.DMatrix,
+    theirs: xgboost.DMatrix,
+    options: TrainingOptions,
+    curve: list[float],
+    grown: Callable[[], None],
+) -> bytes:
+    """One block of trees on top of those so far; the curve grows with them."""
+    start = len(curve)
+    parameters = {
+        "objective": "rank:ndcg",
+        "eval_metric": "ndcg@20",
+        "lambdarank_pair_method": "topk",
+        "lambdarank_num_pair_per_sample": 20,
+        "max_depth": options.depth,
+        "eta": options.learning_rate,
+        "min_child_weight": 5,
+        "subsample": 0.8,
+        "tree_method": "hist",
+        "max_bin": 64,
+        "nthread": options.threads,
+        "seed": options.seed * 1_000_003 + start,
+    }
+    before = None if raw is None else bytearray(raw)
+    forest = xgboost.Booster(parameters, [ours, theirs], model_file=before)
+    forest.set_param(parameters)
+    for number in range(start, min(start + _BLOCK, options.rounds)):
+        forest.update(ours, number)
+        said = forest.eval_set([(theirs, "validation")], number)
+        curve.append(float(said.rpartition(":")[2]))
+        grown()
+        if _ended(curve, options):
+            break
+    return bytes(forest.save_raw("ubj"))
+
+
+def _ended(curve: list[float], options: TrainingOptions) -> bool:
+    if len(curve) >= options.rounds:
+        return True
+    return bool(curve) and len(curve) - 1 - int(np.argmax(curve)) >= options.patience
+
+
+def _matrix(rows: Rows) -> xgboost.DMatrix | None:
+    """The lists in which something was taken; None when there is none."""
+    bounds = np.concatenate([[0], np.cumsum(rows.sizes)])
+    taken = np.add.reduceat(rows.labels, bounds[:-1]) > 0 if len(rows.labels) else np.zeros(0, bool)
+    kept: NDArray[np.intp] = np.flatnonzero(taken & (rows.sizes > 0))
+    if not len(kept):
+        return None
+    inside = np.repeat(np.isin(np.arange(len(rows.sizes)), kept), rows.sizes)
+    weights = rows.weights[kept]
+    return xgboost.DMatrix(
+        rows.features[inside],
+        rows.labels[inside].astype(np.float32),
+        group=rows.sizes[kept],
+        # Alike weights are left out: XGBoost then computes as it does without any.
+        weight=None if (weights == weights[0]).all() else weights,
+    )

@@ -1,0 +1,112 @@
+"""From margins to probabilities: what share of items with such a score was taken.
+
+A forest that ranks says which item is better, not how likely it is. A monotone map from its margin
+to a probability is fitted on lists later than those it learned from, and judged on later ones yet.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+FEWEST = 20
+"""With fewer items taken in either half, there is no calibration."""
+
+_ISOTONIC_FROM = 200
+_BINS = 10
+_POINTS = 64
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """A map from margins to probabilities, and how good it is on lists it was not fitted on.
+
+    Attributes:
+        method: ``isotonic`` regression, or ``platt`` scaling where little was taken.
+        of: of items that were ``shown``, or of the ``candidates`` of replayed lists.
+        margins: points of the map, ascending; between them it is linear, beyond them flat.
+        probabilities: their probabilities.
+        brier: mean squared error of the probabilities.
+        brier_constant: the same of the share that was taken, for everybody.
+        error: expected calibration error: mean distance, over ten parts of equal size, of the
+            mean probability from the share that was taken.
+        predicted: mean probability of each of these parts, ascending.
+        observed: share that was taken of each.
+        rows: items it was judged on.
+    """
+
+    method: Literal["isotonic", "platt"]
+    of: Literal["shown", "candidates"]
+    margins: list[float]
+    probabilities: list[float]
+    brier: float
+    brier_constant: float
+    error: float
+    predicted: list[float]
+    observed: list[float]
+    rows: int
+
+    def probability(self, margins: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Probabilities of margins, of their shape."""
+        return np.interp(margins, self.margins, self.probabilities)
+
+
+def calibrate(
+    margins: NDArray[np.float32],
+    taken: NDArray[np.bool_],
+    half: int,
+    of: Literal["shown", "candidates"],
+) -> Calibration | None:
+    """Fit a map on the first rows, and judge it on the others.
+
+    Isotonic regression (Zadrozny and Elkan, "Transforming classifier scores into accurate
+    multiclass probability estimates", KDD 2002); where fewer than 200 items were taken, Platt
+    scaling ("Probabilistic outputs for support vector machines", 1999), which has two parameters.
+
+    Args:
+        margins: of the forest, in time order, shape (n,).
+        taken: whether the item was taken, shape (n,).
+        half: rows to fit on; the others judge.
+        of: what the rows are of.
+
+    Returns:
+        The map; None where too little was taken.
+    """
+    # A server reads calibrations and fits none; this brings pandas into the process.
+    from sklearn.isotonic import IsotonicRegression
+    from sklearn.linear_model import LogisticRegression
+
+    first, second = taken[:half], taken[half:]
+    if min(first.sum(), second.sum()) < FEWEST or first.all():
+        return None
+    points = np.unique(np.quantile(margins[:half], np.linspace(0.0, 1.0, _POINTS)))
+    method: Literal["isotonic", "platt"]
+    if first.sum() >= _ISOTONIC_FROM:
+        method = "isotonic"
+        regression = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+        fitted = regression.fit(margins[:half], first).predict(points)
+    else:
+        method = "platt"
+        logistic = LogisticRegression(C=1e9).fit(margins[:half, None], first)
+        fitted = logistic.predict_proba(points[:, None])[:, 1]
+        if fitted[-1] < fitted[0]:  # a better score never means a smaller probability
+            fitted = np.full(len(points), float(first.mean()))
+    found = np.interp(margins[half:], points, fitted)
+    parts = np.array_split(np.argsort(found, kind="stable"), _BINS)
+    predicted = [float(found[part].mean()) for part in parts]
+    observed = [float(second[part].mean()) for part in parts]
+    sizes = np.array([len(part) for part in parts])
+    return Calibration(
+        method=method,
+        of=of,
+        margins=points.astype(float).tolist(),
+        probabilities=fitted.astype(float).tolist(),
+        brier=float(np.mean((found - second) ** 2)),
+        brier_constant=float(np.mean((float(first.mean()) - second) ** 2)),
+        error=float(np.average(np.abs(np.subtract(predicted, observed)), weights=sizes)),
+        predicted=predicted,
+        observed=observed,
+        rows=len(second),
+    )

@@ -1,0 +1,138 @@
+"""What a training has done so far, so that it goes on where it was killed.
+
+A directory: ``about.json`` says what the training is of, ``parts/`` holds rows that were laid out,
+``forest.ubj`` and ``curve.json`` the trees so far. Every file is written aside and moved to its
+place, so a reader finds it whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.errors import ModelError, TrainingBusy
+
+_STALE_S = 86_400
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Checkpoint:
+    """The directory of one training, held by this process alone; see `hold`."""
+
+    def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
+        """Use a directory that `hold` prepared."""
+        self._directory = directory
+        self._clock = clock
+
+    @classmethod
+    @contextlib.contextmanager
+    def hold(
+        cls, directory: Path, *, clock: Callable[[], float] = time.time
+    ) -> Iterator[Checkpoint]:
+        """Hold a directory as long as the context lasts; it is made.
+
+        Args:
+            directory: of this training alone.
+            clock: now, seconds since 1970.
+
+        Raises:
+            TrainingBusy: if another process trains there.
+        """
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (directory / "lock").open("ab") as holder:
+            try:
+                fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise TrainingBusy(
+                    f"{directory}: another process trains this model; wait until it has ended"
+                ) from None
+            yield cls(directory, clock)
+
+    def about(self) -> dict[str, Any] | None:
+        """What the unfinished training is of; None if there is none, or none of the last day."""
+        path = self._directory / "about.json"
+        try:
+            if self._clock() - path.stat().st_mtime > _STALE_S:
+                return None
+            found = msgspec.json.decode(path.read_bytes())
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def begin(self, about: Mapping[str, Any]) -> None:
+        """Forget what was done and begin a training of something else."""
+        self.clear()
+        self._write("about.json", msgspec.json.encode(about))
+
+    def clear(self) -> None:
+        """Forget what was done."""
+        for path in self._directory.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
+
+    def place(self, name: str) -> Path:
+        """A place for something that is written as a whole by whoever writes it."""
+        return self._directory / name
+
+    def save_part(self, number: int, part: Arrays) -> None:
+        """Keep the rows of part `number`, from 0."""
+        (self._directory / "parts").mkdir(exist_ok=True)
+        path = self._directory / "parts" / f"{number:06}.npz"
+        with path.with_suffix(".new").open("wb") as file:
+            np.savez(file, allow_pickle=False, **part)
+            file.flush()
+            os.fsync(file.fileno())
+        path.with_suffix(".new").replace(path)
+
+    def parts(self) -> list[dict[str, NDArray[Any]]]:
+        """The rows that were laid out, part by part, up to the first that is missing."""
+        found: list[dict[str, NDArray[Any]]] = []
+        while (path := self._directory / "parts" / f"{len(found):06}.npz").exists():
+            try:
+                with np.load(path) as arrays:
+                    found.append({name: arrays[name] for name in arrays.files})
+            except (OSError, ValueError) as error:
+                raise ModelError(
+                    f"{path}: damaged: {error}; `tactful train --fresh` starts again"
+                ) from error
+        return found
+
+    def save_forest(self, forest: bytes, curve: Sequence[float]) -> None:
+        """Keep the trees so far and how good they were after each."""
+        self._write(f"forest-{len(curve)}.ubj", forest)
+        # The curve last: it says which forest belongs to it.
+        self._write("curve.json", msgspec.json.encode(list(curve)))
+        for path in self._directory.glob("forest-*.ubj"):
+            if path.name != f"forest-{len(curve)}.ubj":
+                path.unlink()
+
+    def forest(self) -> tuple[bytes | None, list[float]]:
+        """The trees so far, None for none, and how good they were after each."""
+        try:
+            curve = msgspec.json.decode(
+                (self._directory / "curve.json").read_bytes(), type=list[float]
+            )
+            return (self._directory / f"forest-{len(curve)}.ubj").read_bytes(), curve
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None, []
+
+    def _write(self, name: str, content: bytes) -> None:
+        scratch = self._directory / f".{name}"
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(self._directory / name)

@@ -1,0 +1,182 @@
+"""Rows to learn from, of lists that were really shown: features as served, and what followed.
+
+An event that carries the `recommendation_id` of a list says what happened to its items. What
+counts happened from the moment of the list on and before its time was over, by the time of the
+event, so one that arrives late counts as if it had not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.features import RANKING_FEATURES
+from tactful.impressions import Impression, decode_impression
+from tactful.training_options import TrainingOptions
+from tactful.training_rows import Progress, Rows
+from tactful_streaming import Event, EventLog, StreamingError, decode_entry
+
+_CHUNK = 2_048
+_HOUR = 3_600_000
+
+
+@dataclass(frozen=True)
+class ShownLists:
+    """Lists that were shown and whose time is over, in the order of their times.
+
+    Attributes:
+        features: as served, shape (n, columns).
+        taken: whether the item was taken in time, shape (n,).
+        place: its place in its list, 0 the first, shape (n,).
+        sizes: items of each list, shape (lists,).
+        at: when each list was given, epoch milliseconds, shape (lists,).
+    """
+
+    features: NDArray[np.float32]
+    taken: NDArray[np.bool_]
+    place: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    at: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """How many lists."""
+        return len(self.sizes)
+
+    def between(self, first: int, last: int) -> ShownLists:
+        """The lists given in [first, last), epoch milliseconds."""
+        start, end = np.searchsorted(self.at, [first, last]).tolist()
+        bounds = np.concatenate([[0], np.cumsum(self.sizes)])
+        inside = slice(int(bounds[start]), int(bounds[max(start, end)]))
+        return ShownLists(
+            self.features[inside],
+            self.taken[inside],
+            self.place[inside],
+            self.sizes[start:end],
+            self.at[start:end],
+        )
+
+    def rows(self, looked: NDArray[np.float64]) -> Rows:
+        """Rows to rank by.
+
+        Every item that was taken makes a list of its own with those of its list that were not. It
+        counts by the inverse of how often its place is looked at, which makes the loss what it
+        would be if every place were looked at (Joachims, Swaminathan and Schnabel, "Unbiased
+        Learning-to-Rank with Biased Feedback", WSDM 2017). Weights are scaled to a mean of 1.
+
+        Args:
+            looked: how often each place is looked at, see `tactful.position_bias.examination`.
+        """
+        kept: list[NDArray[np.intp]] = []
+        weights: list[float] = []
+        bounds = np.concatenate([[0], np.cumsum(self.sizes)])
+        for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            taken = self.taken[start:end]
+            if not taken.any() or taken.all():
+                continue
+            others = start + np.flatnonzero(~taken)
+            for row in (start + np.flatnonzero(taken)).tolist():
+                kept.append(np.sort(np.append(others, row)))
+                weights.append(1.0 / float(looked[min(int(self.place[row]), len(looked) - 1)]))
+        if not kept:
+            return Rows.none()
+        chosen = np.concatenate(kept)
+        scaled = np.array(weights) / float(np.mean(weights))
+        return Rows(
+            features=self.features[chosen],
+            labels=self.taken[chosen],
+            sizes=np.array([len(it) for it in kept], np.int64),
+            weights=scaled.astype(np.float32),
+        )
+
+
+def read_shown(
+    log: EventLog,
+    layout: str,
+    since: int,
+    until: int,
+    options: TrainingOptions,
+    *,
+    end: int | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> ShownLists:
+    """Read the lists that can be learned from, and what followed from them.
+
+    Left out are lists without features or with another layout of them, lists of an arm that the
+    caller chose, and lists whose time is not over.
+
+    Args:
+        log: events and lists.
+        layout: what the features of today's server mean, see `tactful.features.layout`.
+        since: earliest time of a list, epoch milliseconds.
+        until: time at which the log ends, epoch milliseconds.
+        options: which outcomes count and how long; how many lists at most, the latest.
+        end: offset to stop at; None for the end of the log.
+        progress: told how far it is.
+    """
+    lasts = int(options.outcome_hours * _HOUR)
+    lists: dict[str, Impression] = {}
+    outcomes: dict[str, list[tuple[int, str]]] = {}
+    types = frozenset(options.outcomes)
+    marks = [name.encode() for name in types]
+    position, stop = log.begin, log.end if end is None else min(log.end, end)
+    while options.shown and position < stop:
+        records = log.read(position, min(_CHUNK, stop - position))
+        if not records:
+            break
+        for offset, payload in records:
+            if (found := decode_impression(payload, offset)) is not None:
+                if _usable(found, layout) and since <= found.event.timestamp <= until - lasts:
+                    lists.setdefault(found.event.recommendation_id or "", found)
+                    if len(lists) > options.shown:
+                        del lists[next(iter(lists))]
+            elif any(mark in payload for mark in marks):
+                event = _outcome(payload, types)
+                if event is not None and event.recommendation_id and event.item_id:
+                    outcome = event.timestamp, event.item_id
+                    outcomes.setdefault(event.recommendation_id, []).append(outcome)
+        position = records[-1][0] + 1
+        progress("outcomes", position, stop)
+    return _joined(lists, outcomes, lasts)
+
+
+def _usable(shown: Impression, layout: str) -> bool:
+    return (
+        shown.features is not None
+        and shown.layout == layout
+        and shown.features.shape[1] == len(RANKING_FEATURES)
+        and not shown.forced
+        and bool(shown.event.recommendation_id)
+    )
+
+
+def _outcome(payload: bytes, types: Collection[str]) -> Event | None:
+    try:
+        entry = decode_entry(payload)
+    except StreamingError:
+        return None
+    return entry if isinstance(entry, Event) and entry.type in types else None
+
+
+def _joined(
+    lists: dict[str, Impression], outcomes: dict[str, list[tuple[int, str]]], lasts: int
+) -> ShownLists:
+    ordered = sorted(lists.items(), key=lambda pair: (pair[1].event.timestamp, pair[1].offset))
+    features: list[NDArray[np.float32]] = [np.zeros((0, len(RANKING_FEATURES)), np.float32)]
+    taken: list[bool] = []
+    for identity, shown in ordered:
+        at = shown.event.timestamp
+        followed = {item for when, item in outcomes.get(identity, ()) if at <= when < at + lasts}
+        assert shown.features is not None
+        features.append(shown.features)
+        taken.extend(item in followed for item in shown.items)
+    sizes = [len(shown.items) for _, shown in ordered]
+    return ShownLists(
+        features=np.concatenate(features),
+        taken=np.array(taken, np.bool_),
+        place=np.concatenate([np.zeros(0, np.int64), *(np.arange(size) for size in sizes)]),
+        sizes=np.array(sizes, np.int64),
+        at=np.array([shown.event.timestamp for _, shown in ordered], np.int64),
+    )

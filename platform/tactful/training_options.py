@@ -1,0 +1,50 @@
+"""How to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes:
+        name: registered model name.
+        label_days: the last so many days before the end give the lists to learn from.
+        lists: how many replayed lists to learn from at most.
+        negatives: candidates that were not taken, kept per replayed list.
+        validation: share of the lists, the latest ones, kept to stop early and to measure.
+        task: what a list is asked for: the whole ``basket`` before its first item, the ``next``
+            item within a visit, or ``auto``: next where the items of a visit have an order.
+        shown: how many lists that were really shown to learn from at most, the latest; 0 learns
+            from the replay alone.
+        outcomes: types of events that say an item of a shown list was taken.
+        outcome_hours: how long after a list what follows from it counts. A list whose time is not
+            over when the log ends is left out.
+        debias: whether items further down count more, by how seldom their place is looked at.
+        rounds: most trees.
+        patience: stop when so many trees brought nothing.
+        depth: of a tree.
+        learning_rate: shrinkage.
+        threads: used by XGBoost.
+        seed: of everything drawn.
+    """
+
+    name: str = "ranker"
+    label_days: float = 35.0
+    lists: int = 8_000
+    negatives: int = 40
+    validation: float = 0.15
+    task: Literal["auto", "basket", "next"] = "auto"
+    shown: int = 20_000
+    outcomes: tuple[str, ...] = ("add_to_cart", "purchase")
+    outcome_hours: float = 24.0
+    debias: bool = True
+    rounds: int = 300
+    patience: int = 25
+    depth: int = 6
+    learning_rate: float = 0.1
+    threads: int = 2
+    seed: int = 0

@@ -1,0 +1,75 @@
+"""Pictures of a training, for the record of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tactful.training import Trained
+
+
+def plot_training(trained: Trained, directory: Path) -> dict[str, Path]:
+    """Draw the learning curve, what each feature brought, the calibration, how places are seen.
+
+    Args:
+        trained: what was trained.
+        directory: where the pictures go; it is made.
+
+    Returns:
+        Path by picture. What was not estimated is not drawn.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = {
+        "learning_curve": _draw(directory / "learning_curve.png", (7, 4), _curve, trained),
+        "gain": _draw(directory / "gain.png", (7, 7), _gain, trained),
+    }
+    if trained.manifest.calibration is not None:
+        path = directory / "calibration.png"
+        paths["calibration"] = _draw(path, (5, 5), _calibration, trained)
+    if len(trained.manifest.looked) > 1:
+        paths["places"] = _draw(directory / "places.png", (7, 4), _places, trained)
+    return paths
+
+
+def _draw(
+    path: Path, size: tuple[float, float], draw: Callable[[Any, Trained], None], trained: Trained
+) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure.subplots(), trained)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _curve(axis: Any, trained: Trained) -> None:
+    axis.plot(range(1, len(trained.curve) + 1), trained.curve)
+    axis.set(xlabel="trees", ylabel="NDCG@20 on later lists", title="Learning curve")
+
+
+def _gain(axis: Any, trained: Trained) -> None:
+    gains = trained.manifest.gains
+    names = list(gains)[::-1]
+    axis.barh(names, [gains[name] for name in names])
+    axis.set(xlabel="total gain", title="What each feature brought")
+
+
+def _calibration(axis: Any, trained: Trained) -> None:
+    found = trained.manifest.calibration
+    assert found is not None
+    highest = max(*found.predicted, *found.observed, 1e-9)
+    axis.plot([0, highest], [0, highest], linestyle=":", color="grey")
+    axis.plot(found.predicted, found.observed, marker="o")
+    axis.set(
+        xlabel="predicted share", ylabel="share that was taken", title=f"Calibration, {found.of}"
+    )
+
+
+def _places(axis: Any, trained: Trained) -> None:
+    looked = trained.manifest.looked
+    axis.plot(range(1, len(looked) + 1), looked, marker="o")
+    axis.set(xlabel="place", ylabel="looked at, relative to the first", title="Places", ylim=(0, 1))
