@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +46,7 @@ class Quotas:
         popular: by what everybody takes now.
         intent: by what is popular in the categories the request intends.
         campaign: by what a running campaign shows, the most popular first.
+        cohort: by what people like this one take, while next to nothing else is known.
         total: of all channels together; those that a channel placed highest stay.
     """
 
@@ -57,6 +58,7 @@ class Quotas:
     popular: int = 100
     intent: int = 60
     campaign: int = 20
+    cohort: int = 100
     total: int = 1_000
 
     @classmethod
@@ -269,6 +271,31 @@ def gather(
         last_vector=_direction(search, last[:1]),
         session_vector=session_vector,
         history_vector=history_vector,
+    )
+
+
+def extended(
+    candidates: Candidates, channel: str, rows: NDArray[np.int64], search: VectorSearch
+) -> Candidates:
+    """Candidates and further rows of a channel; those that are there already stay as they are.
+
+    Args:
+        candidates: what was found.
+        channel: one of `CHANNELS`.
+        rows: allowed rows, each once.
+        search: gives their vectors.
+    """
+    rows = np.setdiff1d(rows, candidates.rows, assume_unique=True)
+    if not len(rows):
+        return candidates
+    every = np.concatenate([candidates.rows, rows])
+    channels = np.full(len(rows), CHANNELS.index(channel), np.int8)
+    order = np.argsort(every)
+    return replace(
+        candidates,
+        rows=every[order],
+        channel=np.concatenate([candidates.channel, channels])[order],
+        vectors=np.concatenate([candidates.vectors, search.vectors_of(rows)])[order],
     )
 
 

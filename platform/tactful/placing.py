@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful.arrangement import Bounds, Group
-from tactful.candidates import Candidates, Popularity, VectorSearch
+from tactful.candidates import Candidates, Popularity, VectorSearch, extended
 from tactful.catalogue import Catalogue
 from tactful.placement import ANY, PlacementRule
-from tactful.recall import CHANNELS
 
 _CHOICE = 3
 """So many times what a rule demands is put up, for the ranking to choose from."""
@@ -57,18 +55,7 @@ def with_demanded(
     if not found:
         return candidates
     rows = np.unique(np.concatenate(found))
-    rows = np.setdiff1d(rows[allowed[rows]], candidates.rows, assume_unique=True)
-    if not len(rows):
-        return candidates
-    every = np.concatenate([candidates.rows, rows])
-    channel = np.full(len(rows), CHANNELS.index("rule"), np.int8)
-    order = np.argsort(every)
-    return replace(
-        candidates,
-        rows=every[order],
-        channel=np.concatenate([candidates.channel, channel])[order],
-        vectors=np.concatenate([candidates.vectors, search.vectors_of(rows)])[order],
-    )
+    return extended(candidates, "rule", rows[allowed[rows]], search)
 
 
 def bounds_of(

@@ -5,8 +5,9 @@ something else: what followed these items before (``next``), what was bought tog
 (``together``), what people with similar visits went on to (``sessions``), what lies near them in
 vector space (``vectors``), what this person buys again and again (``repeat``), what everybody buys
 now (``popular``), what sells best in the categories a device says it looks for (``intent``), and
-what a running campaign shows (``campaign``). The ranker decides between them. Placement rules may
-ask for more (``rule``).
+what a running campaign shows (``campaign``). The ranker decides between them. For somebody of whom
+next to nothing is known come what people like them take (``cohort``), and what placement rules ask
+for (``rule``).
 
 The learned part of recall is a `RecallIndex`. It is built from sessions by `build_index`, saved as
 a sealed directory of arrays and loaded memory-mapped, so that processes share it.
@@ -15,7 +16,7 @@ a sealed directory of arrays and loaded memory-mapped, so that processes share i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from tactful.cold_start import Cohorts
 from tactful.content_vectors import ContentVectors
 from tactful.errors import ModelError
 from tactful.item_ids import ItemIds
@@ -43,12 +45,13 @@ CHANNELS = (
     "intent",
     "campaign",
     "rule",
+    "cohort",
 )
 
 FADE = 0.9
 """What an item of a visit counts for, relative to the one after it."""
 
-_FORMAT = 2
+_FORMAT = 3
 _NEXT_REACH = 3
 _MANY_PAIRS = 1_000_000
 _QUERIES = 512
@@ -117,6 +120,7 @@ class RecallIndex:
         content: vectors of items that came later, by their descriptions.
         popular: rows by recent popularity, best first.
         built_until: event time in epoch milliseconds up to which events were used.
+        cohorts: what people take by what they are.
     """
 
     item_ids: ItemIds
@@ -127,6 +131,7 @@ class RecallIndex:
     content: ContentVectors
     popular: NDArray[np.int32]
     built_until: int
+    cohorts: Cohorts = field(default_factory=Cohorts.nobody)
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -141,6 +146,7 @@ class RecallIndex:
             self.item_ids.save(scratch)
             for name, array in self._arrays().items():
                 np.save(scratch / f"{name}.npy", array)
+            self.cohorts.save(scratch)
             self.nearest.save(scratch / "vectors")
 
     @classmethod
@@ -162,6 +168,7 @@ class RecallIndex:
                 name: np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r"))
                 for name in empty_index()._arrays()
             }
+            cohorts = Cohorts.load(directory, arrays)
             item_ids = ItemIds.load(directory)
             nearest = VectorIndex.load(directory / "vectors")
         except (OSError, ValueError, msgspec.DecodeError) as error:
@@ -173,6 +180,7 @@ class RecallIndex:
             sessions=SessionNeighbours.of(arrays),
             nearest=nearest,
             content=ContentVectors(arrays["content"]),
+            cohorts=cohorts,
             popular=arrays["popular"],
             built_until=about["built_until"],
         )
@@ -185,6 +193,7 @@ class RecallIndex:
             "together_weights": self.together.weights,
             **self.sessions.arrays(),
             "content": self.content.weights,
+            **self.cohorts.arrays(),
             "popular": self.popular,
         }
 
@@ -194,6 +203,7 @@ def build_index(
     interactions: Interactions,
     *,
     items: Sequence[Item | None] = (),
+    cohorts: Cohorts | None = None,
     neighbours: int = 60,
     dimensions: int = 64,
     popular_days: float = 28.0,
@@ -207,6 +217,7 @@ def build_index(
         interactions: events whose `item` is a row of `item_ids`, in time order.
         items: description of each row of the catalogue, None where there is none. Items that
             nobody touched get vectors by them, now and later; without them such items have none.
+        cohorts: what people take by what they are; None for nothing.
         neighbours: how many neighbours of each item to keep.
         dimensions: length of the item vectors.
         popular_days: half-life of popularity, in days.
@@ -229,6 +240,7 @@ def build_index(
         sessions=SessionNeighbours.build(interactions.session, interactions.item, count),
         nearest=VectorIndex.build(vectors, queries=queries, threads=threads, seed=seed),
         content=content,
+        cohorts=cohorts or Cohorts.nobody(),
         popular=_popular(interactions, count, popular_days),
         built_until=int(interactions.timestamp.max()) + 1 if len(interactions.item) else 0,
     )

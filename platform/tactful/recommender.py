@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.arrangement import Arrangement, arrange
-from tactful.candidates import Candidates, Quotas, gather
+from tactful.candidates import Quotas, extended, gather
 from tactful.caps import ShownToday, exhausted
 from tactful.catalogue import Catalogue
+from tactful.cold_start import coldness, described
 from tactful.config import Settings
 from tactful.diversity import Likeness
 from tactful.errors import ConfigError, ModelError
@@ -51,8 +52,6 @@ _LOG = logging.getLogger(__name__)
 RANKING_EXPERIMENT = "ranking"
 HEURISTIC = "heuristic"
 LEARNED = "learned"
-
-_POPULAR = 200
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,10 @@ class Recommender:
             intent=request.intent,
             least=request.count,
         )
+        lift = self._lift(request, view, situation)
+        if lift is not None and policy.quotas.cohort:
+            expected = view.index.cohorts.expected(lift, policy.quotas.cohort)
+            candidates = extended(candidates, "cohort", expected[allowed[expected]], view.search)
         if rules:
             candidates = with_demanded(
                 candidates,
@@ -184,8 +187,17 @@ class Recommender:
                 catalogue=view.catalogue,
             )
             scores = loaded.model.score(features)
+            if lift is not None:
+                scores = scores + lift.of(candidates.rows)
         else:
-            scores = _heuristic(candidates, situation, view)
+            scores = heuristic_scores(
+                candidates,
+                situation,
+                view.catalogue,
+                view.popular,
+                source=self._source,
+                lift=lift,
+            )
         values = policy.objective.value(
             scores,
             candidates.rows,
@@ -225,13 +237,15 @@ class Recommender:
             items=items,
             model_version=loaded.version if learned else HEURISTIC,
             variant={} if assignment.arm is None else {assignment.experiment: assignment.arm},
-            fallback=_fallback(request, loaded, situation, len(items)),
+            fallback=_fallback(request, loaded, situation, len(items), lift is not None),
             took_ms=(time.perf_counter() - started) * 1e3,
         )
         if not items:
             return answer, None
         shown = None if features is None else features[order]
         took_part = {**policy.told(), **_told(rules, arranged)}
+        if lift is not None:
+            took_part["coldness"] = coldness(situation)
         return answer, self._impression(request, answer, assignment, shown, at, took_part)
 
     def explain(self, impression: Event) -> Explanation:
@@ -345,6 +359,15 @@ class Recommender:
                 allowed[rows] = False
                 allowed.flags.writeable = False
         return allowed
+
+    def _lift(self, request: RecommendRequest, view: View, situation: Situation) -> Scores | None:
+        """What demographics say about what a person takes, while behaviour says little."""
+        cold = coldness(situation)
+        if not cold or request.subject is None or not len(view.index.cohorts.items):
+            return None
+        properties = described(self._source, request.subject, situation.at)
+        lift = view.index.cohorts.lift(properties)
+        return Scores(lift.rows, np.float32(cold) * lift.values) if len(lift.rows) else None
 
     def _assign(self, request: RecommendRequest, loaded: _Loaded) -> Assignment:
         """The person's arm; none for nobody, and none while no model makes the arms differ."""
@@ -486,25 +509,8 @@ def _filters(request: RecommendRequest) -> list[str]:
     return [f"{name}: {value}" for name, value in asked.items() if value is not None]
 
 
-def _heuristic(candidates: Candidates, situation: Situation, view: View) -> NDArray[np.float32]:
-    """Rank without a model: own repeats per visit, then what followed, then what is popular."""
-    taken = situation.grouped("taken_364d")
-    visits = max(situation.number("visits_364d"), 1.0)
-    rows = [(view.catalogue.rows.get(item), amount) for item, amount in taken.items()]
-    known = sorted((row, amount) for row, amount in rows if row is not None)
-    own = Scores(
-        np.array([row for row, _ in known], np.int64),
-        np.array([amount for _, amount in known], np.float32),
-    ).of(candidates.rows)
-    places = np.minimum(view.popular.places[candidates.rows], _POPULAR).astype(np.float32)
-    scores: NDArray[np.float32] = np.minimum(own / np.float32(visits), np.float32(1.0))
-    scores += np.float32(0.5) * candidates.next_three.of(candidates.rows)
-    scores += np.float32(0.1) * (np.float32(1.0) - places / np.float32(_POPULAR))
-    return scores
-
-
 def _fallback(
-    request: RecommendRequest, loaded: _Loaded, situation: Situation, found: int
+    request: RecommendRequest, loaded: _Loaded, situation: Situation, found: int, cohort: bool
 ) -> str | None:
     if not len(loaded.view.catalogue):
         return "the catalogue is empty: send items with PUT /v1/items"
@@ -514,7 +520,8 @@ def _fallback(
     if request.subject is None:
         reasons.append("nobody was named: not personal")
     elif not situation.known:
-        reasons.append("nothing is known of this person yet: ordered by popularity")
+        by = "what people like them take" if cohort else "popularity"
+        reasons.append(f"nothing is known of this person yet: ordered by {by}")
     if found < request.count:
         reasons.append(f"only {found} items passed the filters or were found by any recall channel")
     return "; ".join(reasons) or None

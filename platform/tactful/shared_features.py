@@ -23,6 +23,7 @@ from tactful_streaming import (
     Item,
     OnlineStore,
     OnlineStoreError,
+    User,
     Value,
 )
 from tactful_streaming.entities import PackedReader
@@ -93,6 +94,11 @@ class SharedFeatures:
         return self._engine.items
 
     @property
+    def users(self) -> Mapping[str, User]:
+        """Latest upsert of each user: the own engine has read of all of them, too."""
+        return self._engine.users
+
+    @property
     def items_version(self) -> int:
         """Grows with every item upsert."""
         return self._engine.items_version
@@ -141,6 +147,10 @@ class SharedFeatures:
         values = [reader.read(blob, at) for blob in blobs]
         rows = [[value[name] for name in names] for value in values]
         return np.array(rows, np.float64).reshape(len(keys), len(names))
+
+    def resolve(self, key: str, at: int) -> str:
+        """Key of the person whom ``device:<device_id>`` stands for at time `at`."""
+        return self._engine.resolve(key, at)
 
     def marks(self, partitions: Collection[int]) -> Offsets:
         """How far the workers' copies have come; a partition that nobody copied is left out.

@@ -1,0 +1,254 @@
+"""Cold start: what people like this one take, for those of whom nothing else is known yet.
+
+People are described by properties (age, gender, membership...). Each value of each property is a
+cohort, and for each cohort training counts how much more or less often than others its people take
+an item. A person's cohorts add up, as in naive Bayes, on the scale of log-odds: that of popularity
+and of the ranking model. With every item the person looks at this counts for less, and it is gone
+after a few: behaviour says more than demographics.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from tactful.scores import Scores
+from tactful.situation import FeatureSource, Situation
+from tactful_streaming import User
+
+FEWEST_PEOPLE = 10
+"""A cohort of fewer people is none: it would tell what single people take."""
+
+KNOWN_ITEMS = 5
+"""So many items of the visit and the history say all that demographics could."""
+
+_FILE = "cohorts.json"
+_SHARE = 0.5
+_PRIOR_PEOPLE = 50.0
+_BINS = 6
+_MOST_VALUES = 64
+_MOST_LIFTS = 500
+
+Properties = Mapping[str, Any]
+
+
+class _Layout(msgspec.Struct, frozen=True):
+    """Which cohorts there are.
+
+    Attributes:
+        values: cohort by property and value; of a number, by bin.
+        edges: inner edges of the bins of properties that are numbers.
+    """
+
+    values: dict[str, dict[str, int]]
+    edges: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Cohorts:
+    """What is known of cohorts.
+
+    Attributes:
+        layout: which there are.
+        items: rows of items whose lift matters most, shape (cohorts, k); -1 where there are fewer.
+        lifts: their lifts: logarithm of how many times as often as others the cohort takes the
+            item, shape (cohorts, k).
+        shares: share of all described people who took each item, shape (n_items,).
+    """
+
+    layout: _Layout
+    items: NDArray[np.int32]
+    lifts: NDArray[np.float32]
+    shares: NDArray[np.float32]
+
+    @classmethod
+    def nobody(cls) -> Cohorts:
+        """There are none."""
+        return cls(
+            _Layout({}, {}),
+            np.zeros((0, 1), np.int32),
+            np.zeros((0, 1), np.float32),
+            np.zeros(0, np.float32),
+        )
+
+    @classmethod
+    def fit(
+        cls,
+        people: Sequence[Properties],
+        person: NDArray[np.int64],
+        item: NDArray[np.int64],
+        count: int,
+        *,
+        most: int = _MOST_LIFTS,
+    ) -> Cohorts:
+        """Count who takes what.
+
+        Numbers are cut into six bins of about as many people; a text, a truth value or each element
+        of a list stands for itself. Properties with more than 64 values, like postcodes, are left
+        out; so are those about consent, and cohorts of fewer than `FEWEST_PEOPLE`. Lifts are drawn
+        towards 0 as if 50 more people of the cohort took what everybody takes.
+
+        Args:
+            people: properties of each.
+            person: number in `people` of who took an item, shape (n,).
+            item: row of the item, shape (n,).
+            count: number of items.
+            most: lifts to keep for each cohort: those that move most people.
+        """
+        active = np.unique(person)
+        if len(active) < FEWEST_PEOPLE:
+            return cls.nobody()
+        shape = (len(people), count)
+        took = sparse.coo_matrix((np.ones(len(item), np.float32), (person, item)), shape=shape)
+        taken = took.tocsr()
+        taken.data[:] = 1.0
+        taken = taken[active]
+        layout, members = _lay_out([people[number] for number in active.tolist()])
+        shares = np.asarray(taken.sum(axis=0)).ravel() / np.float32(len(active))
+        items = np.full((len(members), most), -1, np.int32)
+        lifts = np.zeros((len(members), most), np.float32)
+        popular = np.flatnonzero(shares > 0)
+        expected = shares[popular]
+        for number, rows in enumerate(members):
+            seen = np.asarray(taken[rows].sum(axis=0)).ravel()[popular]
+            chance = (seen + _PRIOR_PEOPLE * expected) / (len(rows) + _PRIOR_PEOPLE)
+            lift = np.log(chance / expected)
+            best = np.lexsort((popular, -np.abs(lift) * expected))[:most]
+            items[number, : len(best)] = popular[best]
+            lifts[number, : len(best)] = lift[best]
+        return cls(layout, items, lifts, shares.astype(np.float32))
+
+    @classmethod
+    def load(cls, directory: Path, arrays: Mapping[str, NDArray[Any]]) -> Cohorts:
+        """Read what `save` and `arrays` wrote.
+
+        Raises:
+            OSError: if the file is missing.
+            msgspec.DecodeError: if it is damaged.
+        """
+        layout = msgspec.json.decode((directory / _FILE).read_bytes(), type=_Layout)
+        return cls(layout, *(arrays[name] for name in cls.nobody().arrays()))
+
+    def save(self, directory: Path) -> None:
+        """Write the layout; the arrays go with those of the index."""
+        (directory / _FILE).write_bytes(msgspec.json.encode(self.layout))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays, by the names they are saved under."""
+        return {
+            "cohort_items": self.items,
+            "cohort_lifts": self.lifts,
+            "cohort_shares": self.shares,
+        }
+
+    def of(self, properties: Properties) -> list[int]:
+        """The cohorts of a person, ascending."""
+        found = set()
+        for name, known in self.layout.values.items():
+            for value in _values(properties.get(name), self.layout.edges.get(name)):
+                if value in known:
+                    found.add(known[value])
+        return sorted(found)
+
+    def lift(self, properties: Properties) -> Scores:
+        """How much more, in log-odds, a person is expected to take each item than others are.
+
+        Half the sum of the lifts of their cohorts: properties overlap (students are young), and the
+        whole sum would count twice what they share.
+        """
+        cohorts = self.of(properties)
+        items, lifts = self.items[cohorts].ravel(), self.lifts[cohorts].ravel()
+        rows, places = np.unique(items[items >= 0], return_inverse=True)
+        totals = np.bincount(places, weights=lifts[items >= 0], minlength=len(rows))
+        return Scores(rows.astype(np.int64), (_SHARE * totals).astype(np.float32))
+
+    def expected(self, lift: Scores, count: int) -> NDArray[np.int64]:
+        """Rows of the items that a person with this lift is most likely to take, best first."""
+        shares = self.shares[lift.rows]
+        worth = np.log(np.maximum(shares, np.float32(1e-9))) + lift.values
+        return lift.rows[np.lexsort((lift.rows, -worth))[:count]]
+
+
+@runtime_checkable
+class KnowsPeople(Protocol):
+    """A feature engine that keeps descriptions of people."""
+
+    @property
+    def users(self) -> Mapping[str, User]:
+        """Latest description of each user."""
+
+    def resolve(self, key: str, at: int) -> str:
+        """Key of the person whom ``device:<device_id>`` stands for at a time."""
+
+
+def described(source: FeatureSource, subject: str, at: int) -> Properties:
+    """Properties of a person; none where the source keeps no descriptions.
+
+    Args:
+        source: the feature engine.
+        subject: key of the `user` entity.
+        at: the moment, epoch milliseconds.
+    """
+    if not isinstance(source, KnowsPeople):
+        return {}
+    user = source.users.get(source.resolve(subject, at))
+    return {} if user is None else user.properties
+
+
+def coldness(situation: Situation) -> float:
+    """How little is known of a person: 1 for nothing, 0 for `KNOWN_ITEMS` items or more."""
+    known = len({*situation.session, *situation.history})
+    return max(0.0, 1.0 - known / KNOWN_ITEMS)
+
+
+def _lay_out(people: Sequence[Properties]) -> tuple[_Layout, list[list[int]]]:
+    """The cohorts of some people, and who is in each."""
+    numbers: dict[str, list[float]] = defaultdict(list)
+    for properties in people:
+        for name, value in properties.items():
+            if _is_number(value):
+                numbers[name].append(float(value))
+    edges = {}
+    for name, found in numbers.items():
+        cuts = np.quantile(found, np.linspace(0.0, 1.0, _BINS + 1)[1:-1])
+        edges[name] = np.unique(cuts).tolist()
+    members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for number, properties in enumerate(people):
+        for name, value in properties.items():
+            if name.startswith("consent"):
+                continue
+            for text in _values(value, edges.get(name)):
+                members[name][text].append(number)
+    values: dict[str, dict[str, int]] = {}
+    cohorts: list[list[int]] = []
+    for name in sorted(members):
+        if len(members[name]) > _MOST_VALUES:
+            continue
+        for text in sorted(members[name]):
+            if len(members[name][text]) >= FEWEST_PEOPLE:
+                values.setdefault(name, {})[text] = len(cohorts)
+                cohorts.append(members[name][text])
+    return _Layout(values, {name: cuts for name, cuts in edges.items() if name in values}), cohorts
+
+
+def _values(value: Any, edges: Sequence[float] | None) -> list[str]:
+    """The values a property stands for, as texts; a number by its bin."""
+    if isinstance(value, list):
+        return sorted({text for each in value for text in _values(each, edges)})
+    if _is_number(value):
+        return [] if edges is None else [f"#{int(np.searchsorted(edges, value, side='right'))}"]
+    if isinstance(value, bool):
+        return ["yes" if value else "no"]
+    return [f"={value}"] if isinstance(value, str) and value else []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

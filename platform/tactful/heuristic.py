@@ -1,0 +1,57 @@
+"""Ranking without a model: own repeats per visit, then what followed, then what is popular."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.candidates import Candidates, Popularity
+from tactful.catalogue import Catalogue
+from tactful.scores import Scores
+from tactful.situation import FeatureSource, Situation
+
+_POPULAR = 200
+
+
+def heuristic_scores(
+    candidates: Candidates,
+    situation: Situation,
+    catalogue: Catalogue,
+    popular: Popularity,
+    *,
+    source: FeatureSource,
+    lift: Scores | None = None,
+) -> NDArray[np.float32]:
+    """Score candidates, larger is better.
+
+    Args:
+        candidates: what recall found.
+        situation: who asks.
+        catalogue: the items.
+        popular: what everybody takes.
+        source: the feature engine.
+        lift: how much more, in log-odds, this person is expected to take items than others are;
+            None where nothing is expected. It changes what counts as popular.
+
+    Returns:
+        Shape (len(candidates.rows),).
+    """
+    taken = situation.grouped("taken_364d")
+    visits = max(situation.number("visits_364d"), 1.0)
+    rows = [(catalogue.rows.get(item), amount) for item, amount in taken.items()]
+    known = sorted((row, amount) for row, amount in rows if row is not None)
+    own = Scores(
+        np.array([row for row, _ in known], np.int64),
+        np.array([amount for _, amount in known], np.float32),
+    ).of(candidates.rows)
+    places = popular.places[candidates.rows]
+    if lift is not None and len(places):
+        items = catalogue.item_ids.of_rows(candidates.rows)
+        sold = source.read_columns("item", items, ("sold_28d",), situation.at)[:, 0]
+        expected = np.log(sold + 0.5) + lift.of(candidates.rows)
+        places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
+    near = np.minimum(places, _POPULAR).astype(np.float32)
+    scores: NDArray[np.float32] = np.minimum(own / np.float32(visits), np.float32(1.0))
+    scores += np.float32(0.5) * candidates.next_three.of(candidates.rows)
+    scores += np.float32(0.1) * (np.float32(1.0) - near / np.float32(_POPULAR))
+    return scores
