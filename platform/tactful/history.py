@@ -8,8 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.cold_start import Cohorts
 from tactful.recall import Interactions
-from tactful_streaming import Event, EventLog, Item, StreamingError, decode_entry, subject_key
+from tactful_streaming import (
+    Event,
+    EventLog,
+    Item,
+    StreamingError,
+    User,
+    decode_entry,
+    subject_key,
+)
 
 TAKEN = frozenset({"add_to_cart", "purchase"})
 """Event types that say an item was taken."""
@@ -30,6 +39,7 @@ class History:
         offset: log offset.
         session_ids: visit id by visit number.
         subjects: key of the person by visit number, None for nobody.
+        people: log offset and description of every user update, in log order.
     """
 
     item_ids: tuple[str, ...]
@@ -40,6 +50,7 @@ class History:
     offset: NDArray[np.int64]
     session_ids: tuple[str, ...]
     subjects: tuple[str | None, ...]
+    people: tuple[tuple[int, User], ...] = ()
 
     @classmethod
     def read(
@@ -58,6 +69,7 @@ class History:
         """
         rows: dict[str, int] = {}
         updates: list[tuple[int, Item]] = []
+        people: list[tuple[int, User]] = []
         visits: dict[str, int] = {}
         subjects: list[str | None] = []
         taken: list[tuple[str, int, int, int]] = []
@@ -74,6 +86,8 @@ class History:
                 if isinstance(entry, Item):
                     rows.setdefault(entry.item_id, len(rows))
                     updates.append((offset, entry))
+                elif isinstance(entry, User):
+                    people.append((offset, entry))
                 elif isinstance(entry, Event) and entry.type in TAKEN and entry.item_id:
                     subject = subject_key(entry)
                     # Without a visit id, one person's day stands for a visit.
@@ -89,6 +103,7 @@ class History:
         return cls(
             item_ids=tuple(rows),
             updates=tuple(updates),
+            people=tuple(people),
             item=columns[0],
             session=columns[1],
             timestamp=columns[2],
@@ -113,6 +128,27 @@ class History:
         """
         end = len(self.offset) if before is None else int(np.searchsorted(self.offset, before))
         return Interactions(self.session[:end], self.item[:end], self.timestamp[:end])
+
+    def cohorts(self, *, before: int | None = None) -> Cohorts:
+        """What people take by what they are.
+
+        Args:
+            before: leave out what the log holds from this offset on; None for nothing.
+        """
+        seen = self.interactions(before=before)
+        described = {
+            user.user_id: user for offset, user in self.people if before is None or offset < before
+        }
+        numbers = {user_id: number for number, user_id in enumerate(described)}
+        visitor = np.array([numbers.get(who or "", -1) for who in self.subjects], np.int64)
+        person = visitor[seen.session]
+        known = person >= 0
+        return Cohorts.fit(
+            [user.properties for user in described.values()],
+            person[known],
+            seen.item[known],
+            len(self.item_ids),
+        )
 
     def descriptions(self, *, before: int | None = None) -> list[Item | None]:
         """The latest description of each item of `item_ids`, None for one not described yet.

@@ -28,6 +28,7 @@ from tactful.explanation import Explainer
 from tactful.exploration import generator_of
 from tactful.features import assemble, layout
 from tactful.filters import Filter
+from tactful.heuristic import heuristic_scores
 from tactful.live_catalogue import LiveCatalogue, View
 from tactful.messages import (
     Explanation,
