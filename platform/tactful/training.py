@@ -205,6 +205,7 @@ def _index(
         history.item_ids,
         history.interactions(before=before),
         items=history.descriptions(before=before),
+        cohorts=history.cohorts(before=before),
         threads=options.threads,
     )
     if checkpoint is None:
