@@ -92,6 +92,7 @@ def _kafka_redis(quick: bool, scratch: Path) -> Figure:
         settings = {
             "TACTFUL_LOG__KIND": "kafka",
             "TACTFUL_LOG__BROKERS": servers,
+            "TACTFUL_LOG__CONSUMER_THREADS": "1",  # for which there is one worker
             "TACTFUL_ONLINE__KIND": "redis",
             "TACTFUL_REDIS_URL": url,
         }

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import socket
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tactful import problems
+from tactful import interpreter, problems
 from tactful.config import ServerSettings
 from tactful.problems import ProblemError
 
 _DISCARD_BYTES = 64 * 1024 * 1024
-_SWITCH_INTERVAL_S = 0.0005
-_COLLECT_AFTER = (5_000, 20, 500)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -143,16 +138,14 @@ def run(server: Server, listener: socket.socket, *, started: Callable[[], None])
     Returns:
         Whether it came to serving at all.
     """
-    with _interpreter_for_serving():
+    with interpreter.short_delays():
 
         async def serve() -> None:
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             while not server.started and not serving.done():
                 await asyncio.sleep(0.005)
             if server.started:
-                # What is alive now lives on: collections need not look at it again.
-                gc.collect()
-                gc.freeze()
+                interpreter.keep_what_is()
                 started()
             await serving
 
@@ -167,22 +160,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # Windows has none
         return None
     return uvloop.new_event_loop
-
-
-@contextlib.contextmanager
-def _interpreter_for_serving() -> Iterator[None]:
-    """Set the interpreter for short delays instead of throughput.
-
-    The interpreter lock is handed over quickly, so that the engine thread does not hold answers up;
-    and the collector looks seldom at what lives long, which is the engine's state: a full
-    collection of a large state would stop everything for hundreds of milliseconds.
-    """
-    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    gc.set_threshold(*_COLLECT_AFTER)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()

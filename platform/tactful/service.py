@@ -62,7 +62,7 @@ from tactful_streaming import (
 logger = logging.getLogger(__name__)
 
 _REFRESH_S = 0.25  # a new item shows within a second, whatever else goes on
-_MARKS_S = 0.005
+_MARKS_S = 0.003
 _TRIM_S = 60.0
 _EXPLAINED_RECORDS = 200_000
 

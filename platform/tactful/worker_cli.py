@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 FENCED = 75
 """Exit code that asks to be started again: this process was silent for too long."""
 
-_FRESH_S = 0.01
+_FRESH_S = 0.004
 _SHOW_S = 1.0
 
 
@@ -62,7 +62,7 @@ def worker(
     )
     if settings.log.kind != "kafka":
         raise ConfigError('log.kind is "embedded": workers share the partitions of a log in Kafka')
-    from tactful import logs
+    from tactful import interpreter, logs
     from tactful_streaming import (
         FencedError,
         LogError,
@@ -75,12 +75,13 @@ def worker(
     definitions = load_definitions(settings.features)
     try:
         make = _prepare(settings, definitions, matches_topic)
+        interpreter.keep_what_is()
         crew = _Crew(settings.worker.threads, make)
     except (LogError, OnlineStoreError) as error:
         raise StorageError(str(error)) from error
     metrics = _serve_metrics(settings)
     last, since, shown = None, time.monotonic(), False
-    with _Signals(crew.stop):
+    with interpreter.short_delays(), _Signals(crew.stop):
         while crew.wait(_SHOW_S):
             progress = crew.progress()
             if metrics is not None:
@@ -155,7 +156,7 @@ def _prepare(
     settings: Settings, definitions: Definitions, matches_topic: str | None
 ) -> Callable[[int], Worker]:
     """Make the topics, and what makes a member of the group."""
-    from tactful.connections import kafka_settings, make_topic, online_tag
+    from tactful.connections import kafka_settings, make_topic, online_tag, retention_ms
     from tactful.linking import identity_of
     from tactful.shared_features import shared_definitions
     from tactful_streaming import JobOptions, Worker, load_rules, redis_online
@@ -194,6 +195,7 @@ def _prepare(
         matches_topic=matches_topic,
         late_topic=late_topic,
         checkpoints=None if share.checkpoints == Path() else share.checkpoints,
+        dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
         dedupe_days=settings.engine.dedupe_days,
         watermark_delay_ms=settings.engine.watermark_delay_ms,
         allowed_lateness_ms=settings.engine.allowed_lateness_ms,

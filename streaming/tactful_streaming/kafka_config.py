@@ -82,7 +82,7 @@ class KafkaSettings:
     sasl_mechanism: SaslMechanism | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
-    linger_ms: int = 20
+    linger_ms: int = 10
     delivery_timeout_ms: int = 30_000
     session_timeout_ms: int = 6_000
     extra: Mapping[str, str | int | float | bool] = field(

@@ -22,6 +22,10 @@ from tactful_streaming.rules import Cleaner
 _logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.05
+_LEAST_WAIT_S = 0.001
+"""The client waits whole milliseconds: with less it would be asked again and again."""
+_TELL_S = 0.5
+"""How often the group is told of commits; nobody goes by it but those who watch."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class Worker:
         self._heard: dict[int, float] = {}
         self._committed: dict[int, int] = {}
         self._paused: set[int] = set()
-        self._commit_at = self._checkpoint_at = clock()
+        self._commit_at = self._checkpoint_at = self._tell_at = clock()
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._group = PartitionGroup(
             options.kafka,
@@ -178,8 +182,10 @@ class Worker:
             return self._step()
 
     def _step(self) -> bool:
-        wait = min(max(self._commit_at - self._clock(), 0.0), _WAIT_S)
-        records = self._group.poll(self._batch, wait)
+        wait = self._commit_at - self._clock()
+        if wait > 0:
+            wait = min(max(wait, _LEAST_WAIT_S), _WAIT_S)
+        records = self._group.poll(self._batch, max(wait, 0.0))
         for number, run in records.items():
             applied = self._jobs[number].apply(run)
             self._heard[number] = self._clock()
@@ -198,7 +204,9 @@ class Worker:
         """Make everything durable, tell the group, and append what follows from it to the log."""
         for number, job in self._jobs.items():
             self._committed[number] = job.commit()
-        self._group.commit(self._committed)
+        if self._clock() >= self._tell_at:
+            self._group.commit(self._committed)
+            self._tell_at = self._clock() + _TELL_S
         for job in self._jobs.values():
             self._counts["actions"] += job.append_actions()
             self._counts["handovers"] += job.append_handovers()
