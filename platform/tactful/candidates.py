@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue import Catalogue
+from tactful.cold_start import coldness
 from tactful.errors import ConfigError
 from tactful.recall import CHANNELS, FADE, RecallIndex, direction
 from tactful.scores import Scores
@@ -144,10 +145,16 @@ class Candidates:
         together_session: by what was together with the items of the visit.
         together_history: by what was together with the items of the history.
         similar_sessions: by what similar visits went on to.
+        after_last: by how often it came right after the last item.
+        after_second: by how often it came two places after the last item but one.
+        before_last: by how often it came right before the last item.
+        together_last: by what was together with the last item.
         last_vector: vector of the latest item of the visit, or of the history when the visit is
             empty; zero when there is none.
         session_vector: direction of the visit in vector space; zero when it is empty.
         history_vector: direction of the history.
+        lift: how much more, in log-odds, the person is expected to take items than others are, by
+            what they are; None where that is not known.
     """
 
     rows: NDArray[np.int64]
@@ -159,9 +166,14 @@ class Candidates:
     together_session: Scores
     together_history: Scores
     similar_sessions: Scores
+    after_last: Scores
+    after_second: Scores
+    before_last: Scores
+    together_last: Scores
     last_vector: NDArray[np.float32]
     session_vector: NDArray[np.float32]
     history_vector: NDArray[np.float32]
+    lift: Scores | None = None
 
 
 class _Union:
@@ -253,6 +265,10 @@ def gather(
     if len(catalogue.in_campaign):
         shown = catalogue.in_campaign[allowed[catalogue.in_campaign]]
         union.add("campaign", popular.best(shown, quotas.campaign), quotas.campaign)
+    lift = index.cohorts.lift(situation.properties)
+    if lift is not None and coldness(situation) and quotas.cohort:
+        expected = index.cohorts.expected(lift)
+        union.add("cohort", expected, quotas.cohort)
 
     rows, channel = union.merged(max(quotas.total, least))
     if len(rows) < least:
@@ -268,9 +284,14 @@ def gather(
         together_session=together_session,
         together_history=together_history,
         similar_sessions=similar_sessions,
+        after_last=_beside(index, last[:1], 1),
+        after_second=_beside(index, last[1:2], 2),
+        before_last=_beside(index, last[:1], -1),
+        together_last=index.together.scores(last[:1], [1.0] * len(last[:1])),
         last_vector=_direction(search, last[:1]),
         session_vector=session_vector,
         history_vector=history_vector,
+        lift=lift,
     )
 
 
@@ -350,6 +371,13 @@ def _intended(
         rows = np.flatnonzero((catalogue.category == number) & allowed)
         found.append((popular.best(rows, share), share))
     return found
+
+
+def _beside(index: RecallIndex, anchor: Sequence[int], step: int) -> Scores:
+    """What stood so many places after the anchor; nothing where there is none."""
+    if not anchor:
+        return Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
+    return index.sessions.beside(anchor[0], step)
 
 
 def _fading(rows: Sequence[int]) -> list[float]:

@@ -23,6 +23,12 @@ RANKING_FEATURES: tuple[str, ...] = (
     "next_three",
     "next_session",
     "next_place",
+    "after_last",
+    "after_second",
+    "before_last",
+    "similar_sessions",
+    "similar_place",
+    "together_last",
     "together_session",
     "together_history",
     "vector_last",
@@ -50,6 +56,7 @@ RANKING_FEATURES: tuple[str, ...] = (
     "visits_364d",
     "spend_28d",
     "days_since_visit",
+    "cohort_lift",
 )
 """Names of the columns `assemble` returns, in order."""
 
@@ -93,6 +100,12 @@ def assemble(
     columns["next_three"] = candidates.next_three.of(rows)
     columns["next_session"] = candidates.next_session.of(rows)
     columns["next_place"] = _places(candidates.next_three, rows)
+    columns["after_last"] = candidates.after_last.of(rows)
+    columns["after_second"] = candidates.after_second.of(rows)
+    columns["before_last"] = candidates.before_last.of(rows)
+    columns["similar_sessions"] = candidates.similar_sessions.of(rows)
+    columns["similar_place"] = _places(candidates.similar_sessions, rows)
+    columns["together_last"] = candidates.together_last.of(rows)
     columns["together_session"] = candidates.together_session.of(rows)
     columns["together_history"] = candidates.together_history.of(rows)
     columns.update(_nearness(candidates))
@@ -105,6 +118,7 @@ def assemble(
     columns["price"] = price
     columns["price_to_session"] = price / _usual_price(situation, catalogue)
     columns["session_length"] = float(len(situation.session))
+    columns["cohort_lift"] = np.nan if candidates.lift is None else candidates.lift.of(rows)
 
     features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
     for column, name in zip(features, RANKING_FEATURES, strict=True):

@@ -26,6 +26,7 @@ _LENGTH_POWER = 0.25
 _AGE = 0.2
 _DISTANCE_POWER = 1.5
 _BEFORE = 0.3
+_DOUBT = 5.0
 
 _FIELDS = ("session_starts", "session_items", "visit_starts", "visits", "visit_places")
 
@@ -134,6 +135,30 @@ class SessionNeighbours:
         totals = np.bincount(places, weights=strength * np.repeat(votes, lengths))
         voted = totals > 0
         return Scores(rows[voted].astype(np.int64), totals[voted].astype(np.float32))
+
+    def beside(self, row: int, step: int) -> Scores:
+        """How often items stood so many places after an item, or before it, in its latest visits.
+
+        Unlike the weights of `Neighbours`, which say how items rank after this one, a share says
+        how sure it is that one of them comes; and only the latest visits count.
+
+        Args:
+            row: of the item; one that is not known has no neighbours.
+            step: 1 for right after it, -1 for right before it, 2 for what came then…
+
+        Returns:
+            Share of those visits, as if there had been five more without any neighbour.
+        """
+        if row >= len(self.visit_starts) - 1:
+            return Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        span = slice(int(self.visit_starts[row]), int(self.visit_starts[row + 1]))
+        visits = self.visits[span]
+        at = self.session_starts[visits] + self.visit_places[span] + step
+        inside = (at >= self.session_starts[visits]) & (at < self.session_starts[visits + 1])
+        items = self.session_items[at[inside]]
+        rows, counts = np.unique(items[items != row], return_counts=True)
+        shares = counts / (len(visits) + _DOUBT)
+        return Scores(rows.astype(np.int64), shares.astype(np.float32))
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """What to save, by name."""

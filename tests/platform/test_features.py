@@ -168,17 +168,40 @@ def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
     column = dict(zip(RANKING_FEATURES, features.T, strict=True))
     vectors = world.index.vectors
 
-    for name in ("next_last", "next_three", "next_session", "together_session"):
-        assert np.array_equal(column[name], getattr(candidates, name).of(candidates.rows))
-    scored = candidates.next_three
-    order = sorted(
-        range(len(scored.rows)), key=lambda place: (-scored.values[place], scored.rows[place])
-    )
-    places = {int(scored.rows[number]): float(place) for place, number in enumerate(order)}
-    assert column["next_place"].tolist() == pytest.approx(
-        [places.get(row, math.nan) for row in candidates.rows.tolist()], nan_ok=True
-    )
-    assert {0.0, 1.0} <= set(column["next_place"].tolist())
+    for name in (
+        "next_last",
+        "next_three",
+        "next_session",
+        "after_last",
+        "after_second",
+        "before_last",
+        "similar_sessions",
+        "together_last",
+        "together_session",
+    ):
+        assert np.array_equal(column[name], getattr(candidates, name).of(candidates.rows)), name
+        assert column[name].any(), name
+    for name, scored in (
+        ("next_place", candidates.next_three),
+        ("similar_place", candidates.similar_sessions),
+    ):
+        order = sorted(
+            range(len(scored.rows)), key=lambda place: (-scored.values[place], scored.rows[place])
+        )
+        places = {int(scored.rows[number]): float(place) for place, number in enumerate(order)}
+        assert column[name].tolist() == pytest.approx(
+            [places.get(row, math.nan) for row in candidates.rows.tolist()], nan_ok=True
+        )
+        assert {0.0, 1.0} <= set(column[name].tolist())
+    index = world.index
+    recent, second = situation.session[:2]
+    for name, wanted in (
+        ("after_last", index.sessions.beside(recent, 1)),
+        ("after_second", index.sessions.beside(second, 2)),
+        ("before_last", index.sessions.beside(recent, -1)),
+        ("together_last", index.together.scores([recent], [1.0])),
+    ):
+        assert np.array_equal(column[name], wanted.of(candidates.rows)), name
     last = (situation.session or situation.history)[0]
     for place, row in enumerate(candidates.rows.tolist()):
         vector = vectors[row] if row < len(vectors) else np.zeros(vectors.shape[1])

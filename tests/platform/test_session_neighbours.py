@@ -81,8 +81,26 @@ def test_visits_are_numbered_by_their_last_event() -> None:
     assert set(made.scores([0]).rows.tolist()) == {2}
 
 
+@given(visits_of, st.integers(0, ITEMS + 2), st.sampled_from([-2, -1, 1, 2, 3]), st.integers(1, 6))
+@settings(max_examples=200, deadline=None)
+def test_what_stood_beside_an_item_equals_a_recount(
+    visits: list[list[int]], row: int, step: int, latest: int
+) -> None:
+    scores = built(visits, latest=latest).beside(row, step)
+
+    found: dict[int, float] = defaultdict(float)
+    held = [visit for visit in visits if row in visit][-latest:]
+    for visit in held:
+        place = max(place for place, other in enumerate(visit) if other == row) + step
+        if 0 <= place < len(visit) and visit[place] != row:
+            found[visit[place]] += 1 / (len(held) + 5)
+    assert scores.rows.tolist() == sorted(found)
+    assert scores.values == pytest.approx([found[row] for row in sorted(found)], rel=1e-5)
+
+
 def test_nobody_has_no_neighbours() -> None:
     assert SessionNeighbours.nobody().scores([0, 1]).rows.shape == (0,)
+    assert SessionNeighbours.nobody().beside(0, 1).rows.shape == (0,)
     assert built([[0, 1]]).scores([]).rows.shape == (0,)
     assert built([[0, 1]]).scores([5, 99]).rows.shape == (0,)
 
