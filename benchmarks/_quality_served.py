@@ -28,6 +28,7 @@ from tactful_streaming import (
 )
 
 _BATCH = 2_000
+_HOUR = 3_600_000
 _VERSION = "1"
 
 
@@ -41,7 +42,7 @@ def served_lists(
     """Train on everything before the cut, then answer each question in its turn.
 
     Before a question the engine has applied every event before it and nothing more, as a server has
-    that is asked with `after`.
+    that is asked with `after`. What is popular is counted anew once an hour of the replay's time.
 
     Args:
         replay: the events and the questions.
@@ -73,14 +74,16 @@ def served_lists(
         experiment=_experiment(),
         monotonic=clock,
     )
-    lists, sent = [], replay.cut
+    lists, sent, hour = [], replay.cut, -1
     for number, ask in enumerate(replay.asks):
         if ask.before > sent:
             fresh = [encode_entry(entry) for entry in _events(replay, sent, ask.before)]
             engine.apply([*enumerate(fresh, start=engine.offset)])
             sent = ask.before
-        clock.seconds = ask.at / 1e3
-        answering.refresh()
+        if ask.at // _HOUR != hour:
+            hour = ask.at // _HOUR
+            clock.seconds = ask.at / 1e3
+            answering.refresh()
         request = RecommendRequest(
             user_id=ask.person,
             session_id=ask.session_id,
