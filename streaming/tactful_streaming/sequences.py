@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from itertools import compress, count, repeat
+from operator import attrgetter, itemgetter
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -123,14 +126,20 @@ class SequenceOperator:
                 for key, same in zip(keys, texts(self._same), strict=True)
             ]
         subjects: Sequence[str | None] = keys if self.entity == "user" else texts("user_id")
-        accepted: list[Waiting] = [
-            (event.timestamp, place, partition, code, event.event_id, subject)
-            for place, (event, partition, subject) in enumerate(
-                zip(events, partitions, subjects, strict=True), self._place
-            )
-            if (code := codes.get(event.type, other)) is not None and partition is not None
-        ]
-        if accepted and min(accepted)[0] < watermarks[-1]:
+        times = list(map(attrgetter("timestamp"), events))
+        seen = list(map(codes.get, map(attrgetter("type"), events), repeat(other)))
+        ids = map(attrgetter("event_id"), events)
+        waiting: Any = zip(times, count(self._place), partitions, seen, ids, subjects)
+        if None in seen or None in partitions:
+            counts = [code is not None for code in seen]
+            if None in partitions:
+                counts = [
+                    wanted and partition is not None
+                    for wanted, partition in zip(counts, partitions, strict=True)
+                ]
+            waiting = compress(waiting, counts)
+        accepted: list[Waiting] = list(waiting)
+        if min(times) < watermarks[-1]:
             before, first = watermarks.tolist(), self._place
             in_time = [event for event in accepted if event[0] >= before[event[1] - first]]
             self.late += len(accepted) - len(in_time)
@@ -255,10 +264,10 @@ class SequenceOperator:
                 self._fire(timestamp)
             begun = first[code]
             partition = partitions.get(partition_key)
-            if isinstance(partition, Partition):
+            if type(partition) is Partition:
                 self._step(partition, event)
                 continue
-            if partition is not None:
+            if type(partition) is tuple:
                 state, run = partition
                 after = rows[state][code] if run[0] > timestamp - within else ENDED
                 if after != ENDED:
@@ -375,7 +384,8 @@ class SequenceOperator:
     def _mark(self, events: list[Waiting]) -> None:
         """Note that the state of the keys of `events` changes, which wait no longer."""
         if self._same is None:
-            self._dirty.update([event[2] for event in events])  # type: ignore[misc]
+            alone: Any = map(itemgetter(2), events)
+            self._dirty.update(alone)
         else:
             self._dirty.update([event[2][0] for event in events])
 
