@@ -52,10 +52,12 @@ class Cuts:
         count = len(timestamps)
         cut = np.zeros(count, np.bool_)
         for step in self._steps:
-            number = watermarks // step
-            cut |= np.diff(number, prepend=before // step) != 0
             if self._refires:
-                cut |= timestamps // step < number
+                cut |= timestamps // step < watermarks // step
+            if int(watermarks[-1]) // step != before // step:
+                number = watermarks // step
+                cut[0] |= number[0] != before // step
+                cut[1:] |= number[1:] != number[:-1]
         if self._refires and self._gap is not None:
             cut |= timestamps + self._gap <= watermarks
         ends = (np.flatnonzero(cut) + 1).tolist()

@@ -233,11 +233,15 @@ class PaneTable:
     def _entries(self, cells: Rows, panes: Rows) -> NDArray[np.int32]:
         """Entry of each pane of each cell, made where there is none."""
         entries = self._head[cells]
-        ahead = np.flatnonzero(self._panes[entries] > panes)
+        found = self._panes[entries]
+        if np.array_equal(found, panes):
+            return entries
+        ahead = (found > panes).nonzero()[0]
         while len(ahead):
             entries[ahead] = self._older[entries[ahead]]
-            ahead = ahead[self._panes[entries[ahead]] > panes[ahead]]
-        missing = np.flatnonzero(self._panes[entries] != panes)
+            found[ahead] = self._panes[entries[ahead]]
+            ahead = ahead[found[ahead] > panes[ahead]]
+        missing = (found != panes).nonzero()[0]
         if len(missing):
             entries[missing] = self._insert(cells[missing], panes[missing])
         return entries

@@ -136,7 +136,8 @@ class Columns:
             rows: row of its entity of each event of the batch, -1 where there is none.
         """
         source, wanted = self._plan.of_store[entity, number]
-        counts = wanted[self._codes] & (rows >= 0)
+        counts = wanted[self._codes]
+        counts &= rows >= 0
         if source.amounts is not None:
             counts &= ~np.isnan(self.amounts(source.amounts))
         if source.texts is not None and None in (texts := self.texts(source.texts)):
@@ -148,12 +149,16 @@ class Columns:
     ) -> Selection:
         """The events at the positions `chosen`, some of those of :meth:`select`, for a store."""
         source, _ = self._plan.of_store[entity, number]
+        amounts = self.amounts(source.amounts) if source.amounts is not None else None
+        texts: Any = self.texts(source.texts) if source.texts is not None else None
+        if len(chosen) == len(rows):
+            return Selection(rows, self.timestamps, self._watermarks, amounts, texts)
         return Selection(
             rows=rows[chosen],
             timestamps=self.timestamps[chosen],
             watermarks=self._watermarks[chosen],
-            amounts=self.amounts(source.amounts)[chosen] if source.amounts is not None else None,
-            texts=self._chosen_texts(source.texts, chosen) if source.texts is not None else None,
+            amounts=amounts[chosen] if amounts is not None else None,
+            texts=[texts[i] for i in chosen.tolist()] if texts is not None else None,
         )
 
     def texts(self, source: str) -> Sequence[str | None]:
@@ -192,10 +197,6 @@ class Columns:
             category if type(category) is str else item.category if item is not None else None
             for category, item in zip(own, self.batch.items, strict=True)
         ]
-
-    def _chosen_texts(self, source: str, chosen: NDArray[np.int64]) -> list[str]:
-        texts: Any = self.texts(source)
-        return texts if len(chosen) == len(texts) else [texts[i] for i in chosen.tolist()]
 
 
 def entity_source(entity: str) -> str:

@@ -1,0 +1,41 @@
+"""Rows of fired windows: valid JSON of exactly what fired, whatever the names hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful_streaming.fired_rows import encode_fired
+from tactful_streaming.firing import Fired
+
+_names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(
+    ["%b", "100%", "a\nb", 'say "no"', "back\\slash", "ü|ö"]
+)
+_values = st.floats() | st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=3)
+
+
+@given(_names, st.lists(st.tuples(_names, _names, _values), max_size=5), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_a_row_says_what_fired(
+    feature: str, rows: list[tuple[str, str, Any]], grouped: bool
+) -> None:
+    keys, groups = [key for key, _, _ in rows], [group for _, group, _ in rows]
+    values = [value for _, _, value in rows]
+    fired = Fired(feature, "user", 60_000, 360_000, keys, groups if grouped else None, values)
+    encoded = encode_fired([fired, fired])
+    assert len(encoded) == 2 * len(rows)
+    for (name, payload), (key, group, value) in zip(encoded, rows + rows, strict=True):
+        assert name == f"{key}|{group if grouped else ''}".encode()
+        finite = not isinstance(value, float) or math.isfinite(value)
+        assert json.loads(payload) == {
+            "feature": feature,
+            "entity_key": key,
+            **({"group_key": group} if grouped else {}),
+            "window_start": 60_000,
+            "window_end": 360_000,
+            "feature_value": value if finite else None,
+        }
