@@ -1,4 +1,4 @@
-"""Recall alone: a large index, what it finds, how soon a change is found, what a process adds.
+"""Recall alone: a large index, what it finds, and how soon a change is found.
 
 The vectors are made up: clusters of unequal size and width, 64 dimensions, unit length. The queries
 are mixtures of one to four items. The index is the product's own, tuned by itself; the queries it
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._serving_shop import DIMENSIONS, Shop
 from benchmarks.figures import Figure
 from tactful.client import Client
 from tactful.item_ids import ItemIds
@@ -24,36 +25,14 @@ from tactful.live_index import LiveIndex
 from tactful.sealed import sealing
 from tactful.vector_index import VectorIndex, mixtures
 
-_DIMENSIONS = 64
-_CLUSTERS = 2_000
 _AT = 1_000
 _FRESH = 20
 
-_WORKER = """
-import sys, time
-from pathlib import Path
-import numpy as np
-import tactful.recommender
-from tactful.catalogue import Catalogue
-from tactful.item_ids import ItemIds
-from tactful.vector_index import VectorIndex
-
-place = Path(sys.argv[1])
-ids, index = ItemIds.load(place / "ids"), VectorIndex.load(place / "index")
-catalogue = Catalogue(ids, {})
-queries = np.load(place / "queries.npy")
-for query in queries:
-    rows, _ = index.nearest(query, 1000)
-    [catalogue.rows[catalogue.item_ids[row]] for row in rows[:20].tolist()]
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
 
 def index_figures(quick: bool) -> list[Figure]:
-    """Build once; measure what is found, how fast, how soon, and in how much memory."""
+    """Build once; measure what is found, how fast and how soon."""
     items = 100_000 if quick else 1_000_000
-    vectors = _vectors(items)
+    vectors = Shop.of(items).vectors
     started = time.perf_counter()
     index = VectorIndex.build(vectors, threads=2)
     build_s = time.perf_counter() - started
@@ -69,23 +48,8 @@ def index_figures(quick: bool) -> list[Figure]:
         return [
             *_recall(loaded, queries, build_s),
             *_fresh(place / "live", ids, loaded),
-            *_memory(place, items),
             _visible(place / "server"),
         ]
-
-
-def _vectors(items: int) -> NDArray[np.float32]:
-    generator = np.random.default_rng(7)
-    spectrum = np.arange(1, _DIMENSIONS + 1) ** -0.25
-    spectrum = (spectrum / np.linalg.norm(spectrum)).astype(np.float32)
-    centres = generator.standard_normal((_CLUSTERS, _DIMENSIONS), np.float32) * spectrum
-    sizes = generator.lognormal(0, 1, _CLUSTERS)
-    widths = generator.uniform(0.5, 1.0, _CLUSTERS).astype(np.float32)
-    label = generator.choice(_CLUSTERS, items, p=sizes / sizes.sum())
-    vectors = generator.standard_normal((items, _DIMENSIONS), np.float32) * spectrum
-    vectors = centres[label] + widths[label, None] * vectors
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
 
 
 def _recall(index: VectorIndex, queries: NDArray[np.float32], build_s: float) -> list[Figure]:
@@ -118,10 +82,10 @@ def _fresh(place: Path, ids: ItemIds, index: VectorIndex) -> list[Figure]:
     generator = np.random.default_rng(1)
     samples = []
     with LiveIndex(place, ids, index, writes=True) as live:
-        earlier = generator.standard_normal((2_000, _DIMENSIONS)).astype(np.float32)
+        earlier = generator.standard_normal((2_000, DIMENSIONS)).astype(np.float32)
         live.update({f"earlier-{n}": vector for n, vector in enumerate(earlier)})
         for number in range(_FRESH):
-            vector = generator.standard_normal(_DIMENSIONS).astype(np.float32)
+            vector = generator.standard_normal(DIMENSIONS).astype(np.float32)
             started = time.perf_counter()
             live.update({f"fresh-{number}": vector})
             rows, _ = live.snapshot.nearest(vector, 1)
@@ -133,37 +97,6 @@ def _fresh(place: Path, ids: ItemIds, index: VectorIndex) -> list[Figure]:
     return [
         Figure("fresh_vector_ms", samples[_FRESH // 2], "ms", samples[0], samples[-1], _FRESH, note)
     ]
-
-
-def _memory(place: Path, items: int) -> list[Figure]:
-    """Private memory of one of two processes that map the same index."""
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _WORKER, str(place)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]
-    try:
-        for worker in workers:
-            assert worker.stdout is not None
-            if worker.stdout.readline() != b"ready\n":
-                raise AssertionError("a worker did not start")
-        sizes = sorted(_private_mb(worker.pid) for worker in workers)
-    finally:
-        for worker in workers:
-            worker.communicate()
-    note = (
-        f"vectors, cells, ids and catalogue columns of {items:,} items, and the product's imports; "
-        "without the item descriptions that the feature engine of each server holds"
-    )
-    return [Figure("worker_private_mb", sizes[1], "MB", sizes[0], sizes[1], 2, note)]
-
-
-def _private_mb(process: int) -> float:
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
 def _visible(place: Path) -> Figure:

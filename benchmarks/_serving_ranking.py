@@ -95,10 +95,11 @@ def _equality(forests: list[xgboost.Booster], binned: list[BinnedForest], *, lis
     )
 
 
-def forest(objective: str, seed: int, *, trees: int) -> xgboost.Booster:
+def forest(objective: str, seed: int, *, trees: int, columns: int = _COLUMNS) -> xgboost.Booster:
+    """Learn a forest from made-up rows."""
     generator = np.random.default_rng(seed)
     count = 40_000
-    rows = _rows(generator, count)
+    rows = _rows(generator, count, columns)
     clean = np.nan_to_num(rows)
     signal = clean[:, 0] * clean[:, 9] + np.sin(2 * clean[:, 1]) + 0.5 * clean[:, 14] - clean[:, 24]
     labels = (signal + generator.standard_normal(count) > 1.5).astype(np.float32)
@@ -117,8 +118,10 @@ def forest(objective: str, seed: int, *, trees: int) -> xgboost.Booster:
     return forest
 
 
-def _rows(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
-    rows = generator.standard_normal((count, _COLUMNS)).astype(np.float32)
+def _rows(
+    generator: np.random.Generator, count: int, columns: int = _COLUMNS
+) -> NDArray[np.float32]:
+    rows = generator.standard_normal((count, columns)).astype(np.float32)
     rows[:, 9:20] = np.round(np.abs(rows[:, 9:20]) * 5)
     rows[:, -5:] = rows[0, -5:] if count == CANDIDATES else np.round(rows[:, -5:] * 10)
     rows[generator.random(rows.shape) < 0.02] = np.nan

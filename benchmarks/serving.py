@@ -6,19 +6,24 @@ is in the record as well, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import argparse
+import tempfile
+from functools import cache, partial
+from pathlib import Path
 
 from benchmarks._serving_index import index_figures
+from benchmarks._serving_load import load_figures
 from benchmarks._serving_overload import overload_figures
 from benchmarks._serving_ranking import ranking_figures
-from benchmarks.figures import Figure, main
+from benchmarks._serving_request import memory_figure, request_figures
+from benchmarks._serving_shop import open_shop
+from benchmarks.figures import Figure, Part, main, measure
+from tactful.config import Settings
+from tactful_streaming import load_definitions
 
-GROUPS: tuple[Callable[[bool], Sequence[Figure]], ...] = (
-    ranking_figures,
-    overload_figures,
-    index_figures,
-)
-"""Each measures some figures; told whether it shall be quick."""
+PARTS = ("ranking", "overload", "index", "request", "memory", "load")
+_MINUTES = 5.0
+_QUICK_MINUTES = 0.5
 
 NAMES = {
     "request_p50_vs_bare": "1",
@@ -35,16 +40,61 @@ NAMES = {
 """What the benchmark promises to follow over time, with units."""
 
 
-def run(quick: bool) -> list[Figure]:
-    """Measure every group; promised figures that none measures are there without a value."""
-    figures = [figure for group in GROUPS for figure in group(quick)]
+def run(quick: bool, only: str | None = None, *, minutes: float | None = None) -> list[Figure]:
+    """Measure part by part; promised figures that none measured are there without a value.
+
+    Args:
+        quick: less data, fewer rounds.
+        only: the one part to measure; None for all.
+        minutes: how long the load lasts.
+    """
+    with tempfile.TemporaryDirectory(prefix="tactful-bench-") as name:
+        figures = measure(_parts(quick, Path(name), minutes), only)
     measured = {figure.name for figure in figures}
+    reason = "no benchmark measures it yet" if only is None else "another part measures it, if any"
     return figures + [
-        Figure(name, None, unit, note="no benchmark measures it yet")
-        for name, unit in NAMES.items()
-        if name not in measured
+        Figure(each, None, unit, note=reason)
+        for each, unit in NAMES.items()
+        if each not in measured
+    ]
+
+
+def _parts(quick: bool, scratch: Path, minutes: float | None) -> list[Part]:
+    @cache
+    def shop() -> Path:
+        """One shop for all parts that need one: a million items take minutes to lay out."""
+        definitions = load_definitions(Settings().features).fingerprint
+        open_shop(scratch / "shop", 100_000 if quick else 1_000_000, definitions=definitions)
+        return scratch / "shop"
+
+    def named(*names: str) -> list[tuple[str, str]]:
+        return [(each, NAMES[each]) for each in names]
+
+    span = minutes or (_QUICK_MINUTES if quick else _MINUTES)
+    return [
+        Part("ranking", named("scores_bit_identical_share"), partial(ranking_figures, quick)),
+        Part(
+            "overload", [("overload_failed_requests", "requests")], partial(overload_figures, quick)
+        ),
+        Part(
+            "index", named("recall_at_1000", "fresh_item_visible_s"), partial(index_figures, quick)
+        ),
+        Part(
+            "request",
+            named("request_p50_vs_bare", "request_p99_vs_bare", "requests_per_s_per_core"),
+            lambda: request_figures(shop(), quick),
+        ),
+        Part("memory", named("worker_private_mb"), lambda: [memory_figure(shop())]),
+        Part(
+            "load",
+            [*named("swap_failed_requests"), ("load_failed_requests", "requests")],
+            lambda: load_figures(shop(), minutes=span),
+        ),
     ]
 
 
 if __name__ == "__main__":
-    main("serving", run)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--minutes", type=float, help="how long the load lasts")
+    chosen, rest = parser.parse_known_args()
+    main("serving", partial(run, minutes=chosen.minutes), rest, parts=PARTS)

@@ -17,7 +17,7 @@ import traceback
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -26,7 +26,9 @@ from tactful.keys import ApiKey
 from tactful.problems import ProblemError
 
 if TYPE_CHECKING:
-    from tactful.service import Platform
+    from tactful.config import Settings
+    from tactful.keys import KeyStore
+    from tactful.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -44,6 +46,22 @@ _FIELD = re.compile(r" - at `(.*)`$")
 _LOOPBACK_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _SCHEME = re.compile(rb"https?://")
 _encoder = msgspec.json.Encoder()
+
+
+class Host(Protocol):
+    """What a resource needs of whom it serves; handlers know more of it."""
+
+    @property
+    def settings(self) -> Settings:
+        """Checked settings."""
+
+    @property
+    def keys(self) -> KeyStore:
+        """The API keys."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where answers are counted."""
 
 
 class Reply(NamedTuple):
@@ -82,7 +100,7 @@ class Endpoint:
     method: str
     path: str
     summary: str
-    handle: Callable[[Platform, Call], Awaitable[Reply]]
+    handle: Callable[[Any, Call], Awaitable[Reply]]
     scope: str | None = None
     browser: bool = False
     body: Any = None
@@ -105,19 +123,20 @@ class Call:
         headers: by lower-case name; of repeated ones the last.
         content_type: as sent, or None.
         path: parameters of the path.
+        query_string: as sent.
         trusted: whether the caller may do what only administrators may.
         public: whether the key is one that everybody can read.
     """
 
     __slots__ = (
         "_limit",
-        "_query",
         "_receive",
         "_timeout",
         "content_type",
         "headers",
         "path",
         "public",
+        "query_string",
         "trusted",
     )
 
@@ -133,7 +152,7 @@ class Call:
     ) -> None:
         """Wrap the request; nothing is read yet."""
         self._receive = receive
-        self._query: bytes = scope["query_string"]
+        self.query_string: bytes = scope["query_string"]
         self._limit = limit
         self._timeout = timeout
         self.headers = headers
@@ -193,13 +212,7 @@ class Call:
         Raises:
             ProblemError: if it is not JSON or not what it should be.
         """
-        body = await self.body()
-        try:
-            return decoder.decode(body)
-        except msgspec.ValidationError as error:
-            raise invalid(error, "invalid", decoder.type) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise ProblemError("bad_body", "the body must be one JSON object in UTF-8") from None
+        return decoded(await self.body(), decoder)
 
     def query(self, kind: type[T]) -> T:
         """The query parameters.
@@ -209,7 +222,7 @@ class Call:
         """
         try:
             pairs = urllib.parse.parse_qsl(
-                self._query.decode("ascii"),
+                self.query_string.decode("ascii"),
                 keep_blank_values=True,
                 max_num_fields=32,
                 errors="strict",
@@ -232,7 +245,7 @@ class Disconnected(Exception):
 class Resource:
     """The ASGI application of one path."""
 
-    def __init__(self, path: str, endpoints: Mapping[str, Endpoint], platform: Platform) -> None:
+    def __init__(self, path: str, endpoints: Mapping[str, Endpoint], platform: Host) -> None:
         """Serve `endpoints`, by method, on `path`."""
         self._path = path
         self._endpoints = endpoints
@@ -314,6 +327,20 @@ class Resource:
                 "missing_scope", f"this needs a key with the scope {endpoint.scope!r}"
             )
         return key
+
+
+def decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode a JSON body.
+
+    Raises:
+        ProblemError: if it is not JSON or not what it should be.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise invalid(error, "invalid", decoder.type) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ProblemError("bad_body", "the body must be one JSON object in UTF-8") from None
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -24,6 +25,13 @@ DAY_MS = 86_400_000
 
 _MOST_COUNTS = 2_000_000
 _UNWRITTEN_SHARE = 20
+
+
+class Shown(Protocol):
+    """Who knows how often a person was shown an item today."""
+
+    def of(self, subject: str | None, at: int) -> Mapping[str, int]:
+        """How often each item was shown to a person on the UTC day of `at` (epoch ms)."""
 
 
 class ShownToday:

@@ -101,6 +101,7 @@ for _command in (train, models, demo, features, rules, worker, sink, flink):
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="TCP port; 0 takes a free one.")
 @click.option("--dev", is_flag=True, default=None, help="No API keys; loopback only.")
+@click.option("--workers", type=int, help="Further processes that answer requests.")
 @click.option("--rebuild", is_flag=True, help="Compute all features again from the log.")
 @_json_option
 def serve(
@@ -109,10 +110,11 @@ def serve(
     host: str | None,
     port: int | None,
     dev: bool | None,
+    workers: int | None,
     rebuild: bool,
     as_json: bool,
 ) -> None:
-    """Run ingestion, engine and recommendation in one process."""
+    """Run ingestion, engine and recommendation; in one process, or with several to answer."""
     settings = load_settings(
         config,
         overrides={
@@ -120,6 +122,7 @@ def serve(
             "server.host": host,
             "server.port": port,
             "server.dev": dev,
+            "server.workers": workers,
         },
     )
     from tactful import logs
@@ -169,7 +172,19 @@ def serve(
                     err=True,
                 )
 
-        served = run(make_server(make_application(platform), server), listener, started=started)
+        if server.workers:
+            from tactful.crew import run_crew
+
+            served = run_crew(
+                platform,
+                listener,
+                build="tactful.recommender:build",
+                count=server.workers,
+                started=started,
+                shown=shown,
+            )
+        else:
+            served = run(make_server(make_application(platform), server), listener, started=started)
         if statistics is not None:
             statistics.close()
         if not served:

@@ -43,6 +43,7 @@ class ServerSettings:
         host: address to listen on.
         port: TCP port; 0 takes a free one.
         dev: no API keys and replay of past times; only on a loopback address.
+        workers: how many further processes answer requests; 0: the one that keeps the state does.
         header_timeout_s: how long the head of a request may take to arrive.
         body_timeout_s: how long the body of a request may take to arrive.
         keep_alive_s: how long an idle connection is kept.
@@ -58,6 +59,7 @@ class ServerSettings:
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8420
     dev: bool = False
+    workers: Annotated[int, Meta(ge=0, le=256)] = 0
     header_timeout_s: PositiveFloat = 10.0
     body_timeout_s: PositiveFloat = 30.0
     keep_alive_s: PositiveInt = 30

@@ -7,26 +7,57 @@ Starlette's router. Whatever is wrong is answered with a problem.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from starlette.routing import Route, Router
 
-from tactful.asgi import Application, Receive, Resource, Scope, Send, answer_with_problem
+from tactful.asgi import (
+    Application,
+    Endpoint,
+    Host,
+    Receive,
+    Resource,
+    Scope,
+    Send,
+    answer_with_problem,
+)
 from tactful.endpoints import ENDPOINTS
 from tactful.problems import ProblemError
-from tactful.service import Platform
+
+if TYPE_CHECKING:
+    from tactful.service import Platform
 
 logger = logging.getLogger(__name__)
 
 
 def make_application(platform: Platform) -> Application:
     """The application that serves `platform`; its lifespan starts and stops it."""
+    answer = route(ENDPOINTS, platform)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(platform, receive, send)
+        else:
+            await answer(scope, receive, send)
+
+    return application
+
+
+def route(endpoints: Sequence[Endpoint], host: Host) -> Application:
+    """An application that answers requests for some endpoints, and has no lifespan.
+
+    Args:
+        endpoints: what there is.
+        host: what their handlers are given.
+    """
     resources = {
         path: Resource(
             path,
-            {endpoint.method: endpoint for endpoint in ENDPOINTS if endpoint.path == path},
-            platform,
+            {endpoint.method: endpoint for endpoint in endpoints if endpoint.path == path},
+            host,
         )
-        for path in dict.fromkeys(endpoint.path for endpoint in ENDPOINTS)
+        for path in dict.fromkeys(endpoint.path for endpoint in endpoints)
     }
     # An id may hold a slash, which arrives decoded: so a parameter matches slashes, too.
     routes = [
@@ -39,8 +70,6 @@ def make_application(platform: Platform) -> Application:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await resources.get(scope["path"], router)(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await _live(platform, receive, send)
 
     return application
 

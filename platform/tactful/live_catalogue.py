@@ -11,8 +11,8 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tactful.candidates import Popularity, VectorSearch, popular_rows
 from tactful.catalogue import Catalogue
 from tactful.errors import ModelError, StorageError
+from tactful.item_feed import ItemFeed, feed_of
 from tactful.live_index import LiveIndex, Snapshot
 from tactful.recall import RecallIndex
 from tactful.situation import FeatureSource
@@ -58,6 +59,7 @@ class LiveCatalogue:
         index: RecallIndex,
         directory: Path | None,
         *,
+        writes: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with the index alone.
@@ -66,13 +68,13 @@ class LiveCatalogue:
             index: what training made.
             directory: where changes to its vectors are kept; None where it knows no item. It holds
                 nothing that cannot be made anew, so a damaged one is.
+            writes: whether this process may keep the changes, if no other does.
             monotonic: seconds that never go back; what is popular is counted anew every so often.
         """
         self._index = index
         self._monotonic = monotonic
-        self._live = None if directory is None else _open(directory, index)
-        self._items: Mapping[str, Item] = {}
-        self._items_version = -1
+        self._live = None if directory is None else _open(directory, index, writes)
+        self._feed: ItemFeed | None = None
         self._popular_at = -_POPULAR_S
         self._merging: threading.Thread | None = None
         catalogue = Catalogue(index.item_ids, {})
@@ -98,30 +100,10 @@ class LiveCatalogue:
             source: the feature engine.
             reading: held while the engine is read; None where no other thread writes to it.
         """
-        held, now = self._view, self._monotonic()
-        items, changed = self._items, list[Item]()
-        if source.items_version != self._items_version:
-            with reading or nullcontext():
-                items, self._items_version = dict(source.items), source.items_version
-            changed = [item for it, item in items.items() if self._items.get(it) is not item]
-        if self._live is not None:
-            self._live.follow()
-            self._learn(changed)
-        search = self._search()
-        known, then = self._rows()
-        catalogue = held.catalogue
-        if changed or search is not held.search:
-            catalogue = held.catalogue.updated(known, changed, then=then) or Catalogue(
-                known, items, then=then
-            )
-        popular = held.popular
-        # Counting every item takes longer than anything else here, so it is not done each time.
-        if now - self._popular_at >= _POPULAR_S:
-            popular, self._popular_at = popular_rows(source, catalogue, self._index, reading), now
-        elif catalogue is not held.catalogue:
-            popular = popular.grown(catalogue.available)
-        self._items = items
-        self._view = View(self._index, search, catalogue, popular)
+        feed = self._feed or feed_of(source)
+        self._feed = None  # what fails begins anew the next time, with all items
+        self._view = self._refreshed(feed, source, reading)
+        self._feed = feed
         self._merge()
         return self._view
 
@@ -146,7 +128,53 @@ class LiveCatalogue:
         if self._live is not None:
             self._live.close()
 
-    def _learn(self, changed: list[Item]) -> None:
+    def _refreshed(
+        self,
+        feed: ItemFeed,
+        source: FeatureSource,
+        reading: AbstractContextManager[object] | None,
+    ) -> View:
+        held, now = self._view, self._monotonic()
+        if self._live is not None:
+            self._live.follow()
+        catalogue = held.catalogue
+        if self._search() is not held.search:
+            catalogue = self._taken_in(feed, catalogue, (), reading)
+        while changed := feed.changes(reading):
+            if self._live is not None:
+                # Whoever writes the index has taken in what a feed of its engine gives.
+                self._live.follow()
+                self._learn(changed)
+            catalogue = self._taken_in(feed, catalogue, changed, reading)
+        search = self._search()
+        popular = held.popular
+        # Counting every item takes longer than anything else here, so it is not done each time.
+        if now - self._popular_at >= _POPULAR_S:
+            popular = popular_rows(source, catalogue, self._index, reading)
+            self._popular_at = now
+        elif catalogue is not held.catalogue:
+            popular = popular.grown(catalogue.available)
+        return View(self._index, search, catalogue, popular)
+
+    def _taken_in(
+        self,
+        feed: ItemFeed,
+        catalogue: Catalogue,
+        changed: Sequence[Item],
+        reading: AbstractContextManager[object] | None,
+    ) -> Catalogue:
+        """The catalogue with what changed; laid out anew from all items where rows would move."""
+        known, then = self._rows()
+        updated = catalogue.updated(known, changed, then=then)
+        if updated is not None:
+            return updated
+        feed.rewind()
+        items: dict[str, Item] = {}
+        while more := feed.changes(reading):
+            items.update((item.item_id, item) for item in more)
+        return Catalogue(known, items, then=then)
+
+    def _learn(self, changed: Sequence[Item]) -> None:
         """Give items that training did not see a row, and a vector by their description."""
         assert self._live is not None
         if not self._live.writes or not changed:
@@ -202,9 +230,9 @@ def _merge(live: LiveIndex) -> None:
         _LOG.exception("vector index: merging failed; the build before goes on, changes are kept")
 
 
-def _open(directory: Path, index: RecallIndex) -> LiveIndex:
+def _open(directory: Path, index: RecallIndex, may_write: bool) -> LiveIndex:
     """Open to write, else to read; make anew what is damaged."""
-    for writes in (True, False):
+    for writes in (True, False) if may_write else (False,):
         with suppress(StorageError):
             try:
                 return LiveIndex(directory, index.item_ids, index.nearest, writes=writes)

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from tactful.summed_metrics import SummedRegistry, Told, samples
 from tactful_streaming import RuleReport
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
@@ -30,11 +31,13 @@ class Metrics:
         impressions_lost: impressions that could not be logged because the log was full.
         commits_refused: commits of the engine's state that the disk refused; they are repeated.
         actions: actions of sequences and joins that were appended to the log.
+        others: what other processes of the same server count.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register the metrics in `registry`."""
         self._registry = registry
+        self.others = SummedRegistry(registry)
         self._ingested = Counter(
             "tactful_ingested_total",
             "Elements of ingestion requests, by kind and result",
@@ -111,9 +114,13 @@ class Metrics:
         """Offer what rules did to events, by rule, as `report` says when the metrics are read."""
         self._registry.register(_RuleCounts(report))
 
+    def samples(self) -> list[Told]:
+        """Every number, to be told to another process."""
+        return samples(self._registry)
+
     def render(self) -> bytes:
-        """The text Prometheus reads."""
-        return generate_latest(self._registry)
+        """The text Prometheus reads: of this process and of those in `others`."""
+        return generate_latest(self.others)
 
 
 class _RuleCounts(Collector):

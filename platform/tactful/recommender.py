@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tactful.arrangement import Arrangement, arrange
 from tactful.candidates import Quotas, extended, gather
-from tactful.caps import ShownToday, exhausted
+from tactful.caps import Shown, ShownToday, exhausted
 from tactful.catalogue import Catalogue
 from tactful.cold_start import coldness, described
 from tactful.config import Settings
@@ -29,6 +29,7 @@ from tactful.exploration import generator_of
 from tactful.features import assemble, layout
 from tactful.filters import Filter
 from tactful.heuristic import heuristic_scores
+from tactful.item_feed import GivesItems
 from tactful.live_catalogue import LiveCatalogue, View
 from tactful.messages import (
     Explanation,
@@ -77,7 +78,7 @@ class Recommender:
         experiment: Experiment,
         quotas: Quotas | None = None,
         placement: Sequence[PlacementRule] = (),
-        shown: ShownToday | None = None,
+        shown: Shown | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -270,7 +271,12 @@ class Recommender:
         swapped = version != held.version and model is not None
         live = held.live
         if model is not None and swapped:
-            live = LiveCatalogue(model.index, self._vectors(version), monotonic=self._monotonic)
+            live = LiveCatalogue(
+                model.index,
+                self._vectors(version),
+                writes=not isinstance(self._source, GivesItems),
+                monotonic=self._monotonic,
+            )
         view = live.refresh(self._source, reading)
         self._loaded = _Loaded(version=version, model=model, live=live, view=view)
         if swapped:
@@ -428,7 +434,7 @@ class Recommender:
         )
 
 
-def build(*, engine: Any, settings: Settings, shown: ShownToday | None = None) -> Recommender:
+def build(*, engine: Any, settings: Settings, shown: Shown | None = None) -> Recommender:
     """Make the recommender that ``tactful serve`` runs.
 
     Args:

@@ -98,15 +98,21 @@ class Server(uvicorn.Server):
         self._captured_signals.clear()
 
 
-def make_server(application: Any, settings: ServerSettings) -> Server:
-    """The server of `application`; it listens when it is run."""
+def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = True) -> Server:
+    """The server of `application`; it listens when it is run.
+
+    Args:
+        application: what it serves.
+        settings: how it listens.
+        lifespan: whether the application starts and stops with it.
+    """
     protocol = type("Protocol", (GuardedProtocol,), {"header_timeout_s": settings.header_timeout_s})
     return Server(
         uvicorn.Config(
             application,
             http=protocol,
             ws="none",
-            lifespan="on",
+            lifespan="on" if lifespan else "off",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -149,12 +155,13 @@ def run(server: Server, listener: socket.socket, *, started: Callable[[], None])
                 started()
             await serving
 
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve())
     return server.started
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop; None for that of the standard library."""
     try:
         import uvloop
     except ImportError:  # Windows has none

@@ -203,6 +203,7 @@ class Platform:
         )
         self._waiters: list[tuple[Offsets, asyncio.Future[None]]] = []
         self._marks: Offsets = {}
+        self._follow: Callable[[], None] = lambda: None
         self._watching: asyncio.Task[None] | None = None
         self._impressions: set[asyncio.Future[Offsets]] = set()
         self._recent = RecentImpressions()
@@ -267,8 +268,13 @@ class Platform:
             platform._guard = stack.pop_all()
         return platform
 
-    async def start(self) -> None:
-        """Start to write, to apply and to refresh, on the running event loop."""
+    async def start(self, *, refresh: Callable[[], None] | None = None) -> None:
+        """Start to write, to apply and to refresh, on the running event loop.
+
+        Args:
+            refresh: follows models and items, in a thread; None: the recommender does.
+        """
+        self._follow = refresh or partial(self.recommender.refresh, self.lock)
         self._loop = asyncio.get_running_loop()
         self._follower.start()
         if self._webhooks is not None:
@@ -345,14 +351,13 @@ class Platform:
         except ValueError as error:
             raise ProblemError("invalid", str(error), field="$.timestamp") from None
         if request.after is not None:
-            await self._reach(request.after)
+            await self.reach(request.after)
         async with self._turnstile:
             with self.lock:
                 answer, impression = self.recommender.recommend(request, now=now)
                 position = self.position
             if impression is not None:
-                self._note(impression)
-                self._recent.add(answer.recommendation_id, impression)
+                self.note(answer.recommendation_id, impression)
         if request.explain and impression is not None:
             explanation = await self.explain(answer.recommendation_id)
             answer = msgspec.structs.replace(answer, explanation=explanation)
@@ -417,7 +422,20 @@ class Platform:
             return False
         return True
 
-    async def _reach(self, position: Position) -> None:
+    def check(self) -> None:
+        """Refuse work while the engine cannot do it.
+
+        Raises:
+            ProblemError: while it recovers, and after it died.
+        """
+        self._follower.check()
+
+    async def reach(self, position: Position) -> None:
+        """Wait until the log is applied up to a position that an answer gave.
+
+        Raises:
+            ProblemError: if none did, or that takes too long.
+        """
         try:
             wanted = parse(position)
         except ValueError as error:
@@ -433,7 +451,9 @@ class Platform:
             self._follower.check()
             raise ProblemError("not_caught_up", retry_after=1)
 
-    def _note(self, impression: bytes) -> None:
+    def note(self, recommendation_id: str, impression: bytes) -> None:
+        """Log a list that is shown, and keep it for a while to be explained."""
+        self._recent.add(recommendation_id, impression)
         written = self.door.note(impression)
         self._impressions.add(written)
         written.add_done_callback(self._impressions.discard)
@@ -484,7 +504,7 @@ class Platform:
             if self.backend.shared is not None:
                 await self._look_at_marks(self._follower.applied)
             try:
-                await asyncio.to_thread(self.recommender.refresh, self.lock)
+                await asyncio.to_thread(self._follow)
             except Exception as error:
                 logger.exception("refresh failed with %s; the old state is kept", error)
 

@@ -10,13 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue import Catalogue
-from tactful_streaming import Item
+from tactful_streaming import Definitions, Item
 
 Values = Mapping[str, Any]
 
 
 class FeatureSource(Protocol):
     """What recommendation needs of the feature engine: windows merged as of a moment."""
+
+    @property
+    def definitions(self) -> Definitions:
+        """What is computed."""
 
     @property
     def items(self) -> Mapping[str, Item]:

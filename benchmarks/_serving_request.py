@@ -1,0 +1,212 @@
+"""The whole request over HTTP, against the bare sum of the two libraries it stands on.
+
+The bare sum is one Faiss search for the best 1,000 and one XGBoost prediction (300 trees of depth
+6, 1,000 rows of 40 columns), called here one after the other. In turn with it, one request goes to
+a server of the product in a process of its own, which searches an index of the same vectors for
+1,000 candidates, asks its other channels, assembles all columns, ranks, answers and logs the list.
+What the bare sum leaves out, HTTP, features, JSON and the log, is in the request's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from benchmarks._serving_overload import closed
+from benchmarks._serving_ranking import forest
+from benchmarks._serving_server import CANDIDATES
+from benchmarks._serving_shop import PEOPLE, VIEWS, person
+from benchmarks.figures import Figure, interleave
+from tactful.ranking import version_directory
+from tactful.recall import RecallIndex
+from tactful.vector_index import mixtures
+
+BARE_COLUMNS = 40
+_LIST = 20
+
+
+@contextmanager
+def serving(data: Path, workers: int = 0) -> Iterator[Served]:
+    """A server of its own process on a data directory, ready."""
+    with (data / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks._serving_server", str(data), str(workers)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server did not start: see {data / 'server.log'}")
+        served = Served(json.loads(line)["port"], process.pid)
+        while served.get("/readyz") != 200:
+            time.sleep(0.1)
+        yield served
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        process.kill()
+
+
+class Served:
+    """A server that runs.
+
+    Attributes:
+        port: where it answers.
+        pid: of the process that was started.
+    """
+
+    def __init__(self, port: int, pid: int) -> None:
+        """Talk to the server on `port`."""
+        self.port = port
+        self.pid = pid
+        self._wire = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def get(self, path: str) -> int:
+        """The status of an answer."""
+        return self._ask("GET", path, None)[0]
+
+    def recommend(self, number: int) -> int:
+        """Ask for a list for one of the shop's people in one of their visits; how long it is.
+
+        Raises:
+            RuntimeError: if there is none.
+        """
+        visits = PEOPLE * VIEWS // 8
+        asked = {
+            "user_id": person(number % PEOPLE),
+            "session_id": f"s-{(number % PEOPLE + PEOPLE * (number // PEOPLE)) % visits}",
+            "count": _LIST,
+        }
+        status, body = self._ask("POST", "/v1/recommend", json.dumps(asked))
+        if status != 200:
+            raise RuntimeError(f"a request was answered with {status}")
+        return len(json.loads(body)["items"])
+
+    def workers(self) -> list[int]:
+        """Process ids of its children."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def cpu_s(self) -> float:
+        """Processor seconds of it and its children so far."""
+        return sum(_cpu_s(pid) for pid in (self.pid, *self.workers()))
+
+    def _ask(self, method: str, path: str, body: str | None) -> tuple[int, bytes]:
+        self._wire.request(method, path, body, {"content-type": "application/json"})
+        answer = self._wire.getresponse()
+        return answer.status, answer.read()
+
+
+def request_figures(data: Path, quick: bool) -> list[Figure]:
+    """In turn with the bare sum at one caller, then as fast as one process can.
+
+    Args:
+        data: from `open_shop`.
+        quick: fewer rounds.
+    """
+    index = RecallIndex.load(version_directory(data / "models", "1") / "index")
+    bare = _bare(index)
+    rounds = 100 if quick else 600
+    with serving(data) as served:
+        numbers = cycle(np.random.default_rng(3).integers(0, 10 * PEOPLE, 997).tolist())
+        for _ in range(50):
+            if served.recommend(next(numbers)) != _LIST:
+                raise AssertionError("a list is shorter than what was asked for")
+        timings = interleave(
+            {"bare": bare, "request": lambda: served.recommend(next(numbers))}, rounds
+        )
+        before, began = served.cpu_s(), time.perf_counter()
+        load = asyncio.run(closed(served.port, waiting=4, seconds=4.0 if quick else 15.0))
+        span, cpu_s = time.perf_counter() - began, served.cpu_s() - before
+    answered = len(load.answered)
+    bare_ms, request_ms = (np.array(timings[who].seconds) * 1e3 for who in ("bare", "request"))
+    shape = f"{len(index.item_ids):,} items, {CANDIDATES} candidates, 300 trees of depth 6, HTTP"
+    return [
+        *_ratio("request_p50_vs_bare", request_ms, bare_ms, 50, shape),
+        *_ratio("request_p99_vs_bare", request_ms, bare_ms, 99, shape),
+        Figure(
+            "requests_per_s_per_core",
+            answered / cpu_s,
+            "requests/s",
+            runs=answered,
+            note=f"answers by processor seconds of the server, 4 callers, {load.failed} failed; "
+            f"{answered / span:.0f} a second by the clock, beside whatever else ran; {shape}",
+        ),
+    ]
+
+
+def memory_figure(data: Path) -> Figure:
+    """Private memory of a worker, beside another one and the process that keeps the state."""
+    with serving(data, workers=2) as served:
+        for number in range(400):
+            served.recommend(number)
+        # New connections, so that both have answered.
+        load = asyncio.run(closed(served.port, waiting=8, seconds=5.0))
+        sizes = sorted(map(private_mb, served.workers()))
+        keeper = private_mb(served.pid)
+    note = (
+        f"of {len(sizes)} workers of `tactful serve --workers` after {len(load.answered)} more "
+        f"lists, with everything that it has of its own; the process that keeps the state: "
+        f"{keeper:,.0f} MB"
+    )
+    return Figure("worker_private_mb", sizes[-1], "MB", sizes[0], sizes[-1], len(sizes), note)
+
+
+def private_mb(process: int) -> float:
+    """Memory that only this process has (USS)."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+def _bare(index: RecallIndex) -> Callable[[], object]:
+    queries = cycle(mixtures(index.nearest, 200, seed=4).vectors)
+    trees = forest("rank:ndcg", 0, trees=300, columns=BARE_COLUMNS)
+    generator = np.random.default_rng(5)
+    rows = cycle(
+        [generator.standard_normal((CANDIDATES, BARE_COLUMNS)).astype(np.float32) for _ in range(9)]
+    )
+
+    def once() -> object:
+        index.nearest.nearest(next(queries), CANDIDATES)
+        return trees.inplace_predict(next(rows), predict_type="margin")
+
+    assert isinstance(trees, xgboost.Booster)
+    return once
+
+
+def _ratio(
+    name: str, ours: NDArray[np.float64], theirs: NDArray[np.float64], share: int, shape: str
+) -> list[Figure]:
+    """The quotient of two percentiles, with a bootstrap interval over rounds."""
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, len(ours), (400, len(ours)))
+    quotients = np.percentile(ours[drawn], share, 1) / np.percentile(theirs[drawn], share, 1)
+    low, high = np.percentile(quotients, [2.5, 97.5]).tolist()
+    mine, bare = float(np.percentile(ours, share)), float(np.percentile(theirs, share))
+    value = mine / bare
+    note = f"{mine:.2f} ms by {bare:.2f} ms, in turn in one run, 95 % bootstrap; {shape}"
+    return [
+        Figure(name, value, "1", min(low, value), max(high, value), len(ours), note),
+        Figure(f"request_p{share}_ms", mine, "ms", runs=len(ours), note=shape),
+        Figure(f"bare_p{share}_ms", bare, "ms", runs=len(ours), note="one search, one prediction"),
+    ]
+
+
+def _cpu_s(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / 100

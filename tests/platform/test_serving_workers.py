@@ -1,0 +1,234 @@
+"""Several processes that answer requests around one that keeps the state, as real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from tests.platform.shop import definitions, entries, make_shop, write_log
+
+from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
+from tactful.training import TrainingOptions, train
+
+SHOP = make_shop(7, people=14, items=70, days=40)
+ENTRIES = entries(SHOP)
+NOW = int(SHOP.timestamp[-1]) + 1
+CALLERS = 6
+
+
+class Server:
+    """``tactful serve`` on a data directory of its own."""
+
+    def __init__(self, data: Path, *, workers: int) -> None:
+        self._errors = (data / "errors.log").open("ab")
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tactful", "serve", "--dev", "--json", "--port", "0"),
+                *("--data", str(data), "--workers", str(workers)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            cwd=data,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, Path(self._errors.name).read_text()
+        self.url = json.loads(line)["url"]
+        self.http = httpx.Client(base_url=self.url, timeout=30)
+        until(lambda: self.http.get("/readyz").status_code == 200)
+
+    def workers(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def recommend(self, **asked: Any) -> dict[str, Any]:
+        answer = self.http.post("/v1/recommend", json=asked)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def metric(self, name: str) -> float:
+        lines = self.http.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
+        self.http.close()
+        self.process.send_signal(sign)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        code = self.process.wait(60)
+        self._errors.close()
+        return code
+
+
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with a log and a model that does not serve yet."""
+    data = tmp_path_factory.mktemp("trained")
+    log = write_log(data / "log", ENTRIES)
+    place = version_directory(data / "models", "1")
+    train(log, definitions(), place, TrainingOptions(label_days=15, rounds=15, threads=1))
+    log.close()
+    manifest = msgspec.structs.replace(read_manifest(place), version="1")
+    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    return data
+
+
+@pytest.fixture
+def data(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "data"))
+
+
+@pytest.fixture
+def server(data: Path) -> Iterator[Server]:
+    started = Server(data, workers=2)
+    yield started
+    if started.process.poll() is None:
+        assert started.stop() == 0
+
+
+def answer_of(server: Server, person: str | None) -> list[Any]:
+    """A list, without what no two answers share."""
+    asked = {"session_id": "s", "count": 20, **({} if person is None else {"user_id": person})}
+    answer = server.recommend(**asked)
+    return [answer[key] for key in ("items", "model_version", "variant", "fallback")]
+
+
+def test_workers_answer_as_one_process_does(data: Path, tmp_path: Path) -> None:
+    write_pointer(data / "models", Pointer(version="1"))
+    # What is popular is counted at the start: from then on the state has to be there.
+    assert Server(data, workers=0).stop() == 0
+    alone = Server(Path(shutil.copytree(data, tmp_path / "other")), workers=0)
+    several = Server(data, workers=2)
+    try:
+        versions = set()
+        for person in (None, *sorted({*SHOP.person})):
+            wanted = answer_of(alone, person)
+            versions.add(wanted[1])
+            for _ in range(4):
+                # A new connection may meet the other worker.
+                several.http.close()
+                several.http = httpx.Client(base_url=several.url, timeout=30)
+                assert answer_of(several, person) == wanted
+        assert versions == {"1", "heuristic"}
+    finally:
+        assert several.stop() == 0
+        assert alone.stop() == 0
+
+
+def test_workers_see_events_items_and_models_and_count_together(server: Server, data: Path) -> None:
+    sent = server.http.post(
+        "/v1/events",
+        json={
+            "event_id": "new",
+            "type": "purchase",
+            "timestamp": NOW,
+            "user_id": "newcomer",
+            "item_id": "item-000",
+        },
+    )
+    assert sent.status_code == 202, sent.text
+    answer = server.recommend(user_id="newcomer", after=sent.json()["position"])
+    assert answer["position"] >= sent.json()["position"]
+
+    began = time.monotonic()
+    server.http.put("/v1/items", json=[{"item_id": "fresh", "category": "fresh"}])
+    until(lambda: [i["item_id"] for i in server.recommend(category="fresh")["items"]] == ["fresh"])
+    assert time.monotonic() - began < 60
+
+    write_pointer(data / "models", Pointer(version="1"))
+    people = sorted({*SHOP.person})
+    until(lambda: "1" in {server.recommend(user_id=it)["model_version"] for it in people})
+
+    asked = server.metric('tactful_answers_total{route="/v1/recommend",status="200"}')
+    server.recommend(user_id="newcomer")
+    until(
+        lambda: server.metric('tactful_answers_total{route="/v1/recommend",status="200"}') > asked
+    )
+    assert server.metric("tactful_serving_workers ") == 2
+
+
+def test_a_killed_worker_fails_nobody_else_and_is_replaced(server: Server) -> None:
+    outcomes: Counter[str] = Counter()
+    stopping = threading.Event()
+
+    def call() -> None:
+        while not stopping.is_set():
+            # A new connection each time: none is tied to the worker that dies.
+            try:
+                answer = httpx.post(f"{server.url}/v1/recommend", json={"user_id": "u"}, timeout=30)
+                ok = answer.status_code == 200
+                outcomes["200" if ok else answer.json()["code"]] += 1
+            except httpx.TransportError:
+                outcomes["broken"] += 1
+
+    callers = [threading.Thread(target=call) for _ in range(CALLERS)]
+    for caller in callers:
+        caller.start()
+    try:
+        kills = 0
+        for _ in range(3):
+            victim = server.workers()[0]
+            asked = sum(outcomes.values())
+            os.kill(victim, signal.SIGKILL)
+            kills += 1
+            until(lambda victim=victim: victim not in server.workers())  # type: ignore[misc]
+            until(lambda: len(server.workers()) == 2)
+            until(lambda asked=asked: sum(outcomes.values()) > asked + 50)  # type: ignore[misc]
+        until(lambda: server.metric("tactful_serving_workers ") == 2)
+    finally:
+        stopping.set()
+        for caller in callers:
+            caller.join()
+    # Only who was being answered by the one that died may notice.
+    assert outcomes["broken"] <= kills * CALLERS
+    # A busy machine may turn somebody away, which is no failure.
+    assert set(outcomes) <= {"200", "broken", "overloaded"}, outcomes
+    assert server.metric("tactful_serving_workers_restarted") == kills
+
+
+def test_what_was_acknowledged_through_a_worker_outlives_the_keeper(data: Path) -> None:
+    server = Server(data, workers=2)
+    sent = [
+        {"event_id": f"e-{n}", "type": "view", "timestamp": NOW + n, "user_id": "u", "item_id": "x"}
+        for n in range(50)
+    ]
+    assert server.http.post("/v1/events", json=sent).json()["accepted"] == 50
+    workers = server.workers()
+    server.stop(signal.SIGKILL)
+    until(lambda: not any(map(is_running, workers)))
+
+    again = Server(data, workers=1)
+    try:
+        answer = again.http.post("/v1/events", json=sent).json()
+        assert (answer["accepted"], answer["duplicates"]) == (0, 50)
+    finally:
+        assert again.stop(signal.SIGINT) == 0
