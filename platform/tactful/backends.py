@@ -48,9 +48,11 @@ from tactful_streaming import (
     Rules,
     Spool,
     WriteBehind,
+    check_topic,
     encode_entry,
     load_rules,
     route_key,
+    topic_id,
 )
 from tactful_streaming.mirror import stored_blobs
 
@@ -253,18 +255,20 @@ class _Opening:
         computed = own_definitions(self.definitions) if shares else self.definitions
         places = Places(kafka.topic)
         letters = Letters(self.dead_letters, self.late)
-        engine = self._engine(
-            computed,
-            RocksState(data / "state"),
-            letters,
-            {**self.consumers, _PLACES: places},
-            None,
-        )
+        state = RocksState(data / "state")
+        engine = self._engine(computed, state, letters, {**self.consumers, _PLACES: places}, None)
         if places.topic != kafka.topic or (engine.offset and not places.offsets()):
             raise StorageError(
                 f"{data}: the engine's state is of another log than topic {kafka.topic!r}: name "
                 "another data directory, or compute it again with `tactful serve --rebuild`"
             )
+        check_topic(
+            state,
+            topic_id(kafka),
+            fresh=engine.offset == 0,
+            where=f"topic {kafka.topic!r} and the state in {data}",
+            cure="start `tactful serve --rebuild`",
+        )
         followed = MergedLog(kafka, count, begin=engine.offset, offsets=places.offsets())
         stack.callback(followed.close)
         places.offsets = lambda: followed.reached

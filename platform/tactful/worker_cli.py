@@ -159,7 +159,7 @@ def _prepare(
     from tactful.connections import kafka_settings, make_topic, online_tag, retention_ms
     from tactful.linking import identity_of
     from tactful.shared_features import shared_definitions
-    from tactful_streaming import JobOptions, Worker, load_rules, redis_online
+    from tactful_streaming import JobOptions, Worker, load_rules, redis_online, topic_id
 
     kafka = kafka_settings(settings.log)
     computed = definitions
@@ -194,6 +194,7 @@ def _prepare(
         features_topic=fired_topic,
         matches_topic=matches_topic,
         late_topic=late_topic,
+        topic_id=topic_id(kafka),
         checkpoints=None if share.checkpoints == Path() else share.checkpoints,
         dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
         dedupe_days=settings.engine.dedupe_days,

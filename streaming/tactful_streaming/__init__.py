@@ -94,6 +94,7 @@ from tactful_streaming.kafka_group import (
     Lag,
     PartitionGroup,
 )
+from tactful_streaming.kafka_topic import check_topic, topic_id
 from tactful_streaming.log import (
     EmbeddedLog,
     EventLog,
@@ -259,6 +260,7 @@ __all__ = [
     "WriteBehind",
     "action_of",
     "backfill",
+    "check_topic",
     "compile_flink",
     "compute_missing",
     "decode_entry",
@@ -284,5 +286,6 @@ __all__ = [
     "route_key",
     "run_sink",
     "subject_key",
+    "topic_id",
     "verify_signature",
 ]

@@ -22,6 +22,7 @@ UNREADABLE: Final = "unreadable"
 """Stands for the rule of a record that is no entry at all; no rule can be called so."""
 
 _BATCH = 1000
+_SEGMENT_BYTES = 1024 * 1024
 
 
 class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
@@ -83,7 +84,14 @@ class DeadLetters:
             LogError: if the directory cannot be opened, or there is nothing to read.
         """
         return cls(
-            EmbeddedLog(path, read_only=read_only, retention_ms=retention_ms, durability=durability)
+            EmbeddedLog(
+                path,
+                # Retention drops whole segments, and letters are few: small ones go in time.
+                segment_bytes=_SEGMENT_BYTES,
+                read_only=read_only,
+                retention_ms=retention_ms,
+                durability=durability,
+            )
         )
 
     @property

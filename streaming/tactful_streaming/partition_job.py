@@ -18,11 +18,12 @@ from tactful_streaming.dead_letters import DeadLetter, DeadLetters
 from tactful_streaming.definitions import Definitions
 from tactful_streaming.engine import Applied, Engine, LateEvent
 from tactful_streaming.entries import Entry, Tick, encode_entry, route_key
-from tactful_streaming.errors import StateError
+from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.fired_rows import encode_fired, encode_late, encode_matches
 from tactful_streaming.firing import Fired
 from tactful_streaming.identity import Identity
 from tactful_streaming.kafka_config import KafkaSettings
+from tactful_streaming.kafka_topic import check_topic
 from tactful_streaming.matches import Match
 from tactful_streaming.partition_online import OpenOnline, PartitionView
 from tactful_streaming.partition_state import PartitionState
@@ -43,7 +44,11 @@ class JobOptions:
         features_topic: where fired windows go; None: nothing fires.
         matches_topic: where matches of sequences and pairs of joins go; None: nowhere.
         late_topic: where events go that came too late for a feature; None: nowhere.
+        topic_id: the id of the log's topic, so that one that was deleted and made anew is noticed;
+            None: it is not.
         checkpoints: folder for checkpoints that all hosts share; None: none are made.
+        dead_letter_ms: age at which events that rules set aside may be forgotten, milliseconds;
+            None: never.
         dedupe_days: as of :class:`~tactful_streaming.Engine`.
         watermark_delay_ms: likewise.
         allowed_lateness_ms: likewise.
@@ -58,7 +63,9 @@ class JobOptions:
     features_topic: str | None = None
     matches_topic: str | None = None
     late_topic: str | None = None
+    topic_id: str | None = None
     checkpoints: Path | None = None
+    dead_letter_ms: int | None = None
     dedupe_days: int = 7
     watermark_delay_ms: int = 0
     allowed_lateness_ms: int = 300_000
@@ -91,6 +98,7 @@ class PartitionJob:
 
         Raises:
             StateError: if the state is damaged, or a process on this host keeps it.
+            TopicError: if the state is of a topic that is gone.
             LogError: if no broker answers.
         """
         self._number = number
@@ -109,8 +117,17 @@ class PartitionJob:
         self._refused: list[DeadLetter] = []
         self.rows = 0
         try:
+            check_topic(
+                self._state.store,
+                options.topic_id,
+                fresh=self._state.offset == 0,
+                where=f"topic {options.kafka.topic!r} and the state in {folder}",
+                cure="move the state and its checkpoints away",
+            )
             if cleaner is not None:
-                self._dead_letters = DeadLetters.open(folder / "dead-letters")
+                self._dead_letters = DeadLetters.open(
+                    folder / "dead-letters", retention_ms=options.dead_letter_ms
+                )
             self._producer = TransactionalProducer(options.kafka, f"{options.group}.{name}")
             if online is not None:
                 self._online = online(number, self._state.store, self._state.offset)
@@ -252,7 +269,15 @@ class PartitionJob:
         return True
 
     def checkpoint(self) -> None:
-        """Write a checkpoint of the committed state, where the options name a folder for them."""
+        """Write a checkpoint of the committed state, where the options name a folder for them.
+
+        Dead letters that are too old go, too.
+        """
+        if self._dead_letters is not None:
+            try:
+                self._dead_letters.trim()
+            except (LogError, OSError) as error:
+                _logger.warning("old dead letters stay for now: %s", error)
         if self._options.checkpoints is None:
             return
         try:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.streaming.shard import definitions, new_shard
 
 from tactful_streaming import (
     DeadLetter,
@@ -18,7 +19,9 @@ from tactful_streaming import (
     Event,
     LogCorruptedError,
     LogError,
+    PartitionJob,
     encode_entry,
+    load_rules,
 )
 from tactful_streaming.dead_letters import UNREADABLE
 
@@ -26,14 +29,23 @@ from tactful_streaming.dead_letters import UNREADABLE
 def letter(
     offset: int, rule: str = "r", partition: int = 0, payload: bytes | None = None
 ) -> DeadLetter:
-    event = Event(event_id=str(offset), type="view", timestamp=offset, user_id="u")
     return DeadLetter(
-        payload=encode_entry(event) if payload is None else payload,
+        payload=encode_entry(event(str(offset), offset)) if payload is None else payload,
         rule=rule,
         reason="because",
         partition=partition,
         offset=offset,
         received=None if offset % 2 else offset + 5,
+    )
+
+
+def event(event_id: str, timestamp: int, text: str = "") -> Event:
+    return Event(
+        event_id=event_id,
+        type="view",
+        timestamp=timestamp,
+        user_id="u",
+        properties={"text": text} if text else {},
     )
 
 
@@ -97,6 +109,33 @@ def test_old_letters_are_forgotten_in_whole_segments(tmp_path: Path) -> None:
     assert left == list(range(kept.begin, 60)), "reading from 0 begins at the oldest one left"
     assert 20 <= len(left) < 30, "nothing younger than the retention goes"
     kept.close()
+
+
+@pytest.mark.service("kafka")
+@pytest.mark.parametrize("retention", [1, None])
+def test_a_worker_forgets_old_letters_with_its_checkpoints(
+    retention: int | None, kafka_servers: str, tmp_path: Path
+) -> None:
+    rules = load_rules("- {name: no, when: {type: view}, action: dead_letter}")
+    with new_shard(kafka_servers, tmp_path, 2, dead_letter_ms=retention) as shard:
+        job = PartitionJob(0, definitions(), shard.options, cleaner=rules)
+        text = "x" * 1000
+        for number in range(25):
+            run = [
+                (offset, encode_entry(event(str(offset), 1_000 + offset, text)))
+                for offset in range(number * 100, number * 100 + 100)
+            ]
+            job.apply(run)
+            job.commit()
+        job.checkpoint()
+        job.close()
+        (folder,) = shard.options.data.glob("partitions/*/dead-letters")
+        kept = DeadLetters.open(folder, read_only=True)
+        assert kept.end == 2500
+        assert (kept.begin > 0) == (retention is not None)
+        left = [one.offset for _, one in kept.each()]
+        assert left == list(range(kept.begin, 2500))
+        kept.close()
 
 
 def test_a_foreign_record_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,189 @@
+"""``tactful worker``: what it measures and passes on, and a topic that vanishes under it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.platform.support import wait_until
+from tests.streaming.brokers import free_port, topic_name
+
+from tactful import worker_cli
+from tactful.config import EngineSettings, LogSettings, Settings, WorkerSettings
+from tactful.errors import StorageError
+from tactful_streaming import (
+    Event,
+    KafkaSettings,
+    PartitionProgress,
+    PartitionState,
+    WorkerProgress,
+    encode_entry,
+    load_definitions,
+)
+
+EVENTS = 60
+
+
+def configured(folder: Path, servers: str, topic: str) -> Path:
+    file = folder / "tactful.toml"
+    file.write_text(
+        f'[storage]\ndata = "{folder / "data"}"\n'
+        f'[log]\nkind = "kafka"\nbrokers = "{servers}"\ntopic = "{topic}"\nconsumer_threads = 1\n'
+        f'[worker]\ngroup = "{topic}"\n'
+    )
+    return file
+
+
+@contextmanager
+def started(config: Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "tactful", "worker", "--config", str(config), "--json"]
+    with output.open("wb") as out, output.with_suffix(".err").open("wb") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def applied(output: Path) -> int:
+    lines = [line for line in output.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return int(json.loads(lines[-1])["entries"]) if lines else 0
+
+
+def produce(servers: str, topic: str, count: int) -> None:
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": servers})
+    for number in range(count):
+        event = Event(
+            event_id=f"e{number}", type="view", timestamp=1_700_000_000_000, user_id=f"u{number}"
+        )
+        producer.produce(topic, encode_entry(event, "json"), partition=number % 2)
+    assert producer.flush(30) == 0
+
+
+def delete(servers: str, topic: str) -> None:
+    from confluent_kafka.admin import AdminClient
+
+    admin = AdminClient({"bootstrap.servers": servers})
+    admin.delete_topics([topic], operation_timeout=10)[topic].result(30)
+
+
+def offsets(data: Path, topic: str) -> list[int]:
+    found = []
+    for number in range(2):
+        state = PartitionState(data / "partitions" / f"{topic}-{number}")
+        found.append(state.offset)
+        state.close()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.service("kafka")
+def test_a_topic_that_vanished_is_told_and_the_state_of_it_stays(
+    kafka_servers: str, tmp_path: Path
+) -> None:
+    topic = topic_name()
+    config = configured(tmp_path, kafka_servers, topic)
+    with started(config, tmp_path / "first") as first:
+        wait_until(lambda: "partitions" in (tmp_path / "first").read_text(), 60)
+        produce(kafka_servers, topic, EVENTS)
+        wait_until(lambda: applied(tmp_path / "first") == EVENTS, 60)
+        delete(kafka_servers, topic)
+        ended = first.wait(60)
+    # The client library itself may crash over it.
+    said = (tmp_path / "first.err").read_text()
+    assert ended == -signal.SIGSEGV or (ended == 1 and "If it was deleted" in said), said
+
+    with started(config, tmp_path / "second") as second:
+        # The topic is made anew by whoever comes first, here the worker.
+        assert second.wait(60) == 1
+    (reason,) = [
+        line
+        for line in (tmp_path / "second.err").read_text().splitlines()
+        if line.startswith("tactful: ")
+    ]
+    assert f"topic '{topic}'" in reason
+    assert "deleted and made anew" in reason
+    assert "move the state and its checkpoints away" in reason
+    assert offsets(tmp_path / "data", topic) == [EVENTS // 2, EVENTS // 2]
+
+    (tmp_path / "data").rename(tmp_path / "before")
+    produce(kafka_servers, topic, 10)
+    with started(config, tmp_path / "third") as third:
+        wait_until(lambda: applied(tmp_path / "third") == 10, 60)
+        third.terminate()
+        assert third.wait(60) == 0
+    assert offsets(tmp_path / "data", topic) == [5, 5]
+
+
+def progress(**records: int) -> WorkerProgress:
+    counts = ("rows", "actions", "handovers", "ticks", "late", "duplicates", "invalid", "dropped")
+    partitions = {
+        int(name[1:]): PartitionProgress(
+            offset=9,
+            committed=9,
+            watermark=5000,
+            records=waiting,
+            behind_ms=waiting * 100,
+            idle=False,
+            paused=False,
+        )
+        for name, waiting in records.items()
+    }
+    return WorkerProgress(entries=7, partitions=partitions, **dict.fromkeys(counts, 0))
+
+
+def test_prometheus_reads_how_far_each_partition_is_behind() -> None:
+    port = free_port()
+    gauges = worker_cli._serve_metrics(Settings(worker=WorkerSettings(metrics_port=port)))
+    assert gauges is not None
+
+    def scraped() -> dict[str, float]:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in lines}
+
+    gauges([progress(p0=17), progress(p3=0)])
+    found = scraped()
+    assert found['tactful_worker_lag_records{partition="0"}'] == 17
+    assert found['tactful_worker_behind_seconds{partition="0"}'] == 1.7
+    assert found['tactful_worker_lag_records{partition="3"}'] == 0
+    assert found['tactful_worker_watermark_seconds{partition="3"}'] == 5
+    assert found['tactful_worker_count{what="entries"}'] == 14
+    gauges([progress(p3=2)])
+    found = scraped()
+    assert found['tactful_worker_lag_records{partition="3"}'] == 2
+    assert not any('partition="0"' in name for name in found), "it belongs to another worker now"
+    with pytest.raises(StorageError, match=f"worker.metrics_port: 127.0.0.1:{port}"):
+        worker_cli._serve_metrics(Settings(worker=WorkerSettings(metrics_port=port)))
+
+
+def test_old_dead_letters_are_forgotten_by_workers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr("tactful_streaming.Worker", lambda _, options, **__: made.append(options))
+    monkeypatch.setattr("tactful_streaming.topic_id", lambda _: "an id")
+    monkeypatch.setattr("tactful.connections.make_topic", lambda *_: 1)
+    monkeypatch.setattr(
+        "tactful.connections.kafka_settings", lambda _: KafkaSettings("broker:9092", "log")
+    )
+    definitions = load_definitions(
+        "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}"
+    )
+    for days in (0.5, 0.0):
+        settings = Settings(
+            log=LogSettings(kind="kafka", brokers="broker:9092"),
+            engine=EngineSettings(dead_letter_days=days),
+        )
+        worker_cli._prepare(settings, definitions, None)(0)
+    assert [options.dead_letter_ms for options in made] == [43_200_000, None]
+    assert {options.topic_id for options in made} == {"an id"}

@@ -1,0 +1,77 @@
+"""A topic that was made anew is not the topic that a state is of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.streaming.brokers import topic_name
+from tests.streaming.shard import definitions, new_shard
+
+from tactful_streaming import (
+    Event,
+    KafkaSettings,
+    MemoryState,
+    PartitionJob,
+    TopicError,
+    check_topic,
+    encode_entry,
+    ensure_topic,
+    topic_id,
+)
+
+
+@pytest.mark.service("kafka")
+def test_each_making_of_a_topic_has_an_id_of_its_own(kafka_servers: str) -> None:
+    from confluent_kafka.admin import AdminClient
+
+    settings = KafkaSettings(kafka_servers, topic_name())
+    with pytest.raises(TopicError, match="is not there"):
+        topic_id(settings)
+    ensure_topic(settings, consumer_threads=1)
+    first = topic_id(settings)
+    assert first is not None
+    assert topic_id(settings) == first
+    admin = AdminClient({"bootstrap.servers": kafka_servers})
+    admin.delete_topics([settings.topic], operation_timeout=10)[settings.topic].result(30)
+    ensure_topic(settings, consumer_threads=1)
+    assert topic_id(settings) not in (None, first)
+
+
+def test_a_state_belongs_to_the_topic_that_it_was_begun_with() -> None:
+    store = MemoryState()
+
+    def check(known: str | None, fresh: bool = False) -> None:
+        check_topic(store, known, fresh=fresh, where="topic 'x'", cure="start anew")
+
+    check(None)
+    assert store.get(b"k") is None
+    check("one")  # also one from before ids were kept
+    check("one")
+    check(None)
+    with pytest.raises(TopicError, match=r"^topic 'x': .*deleted and made anew.*, start anew$"):
+        check("two")
+    check("one")
+    check("two", fresh=True)
+    check("two")
+
+
+@pytest.mark.service("kafka")
+def test_a_partition_of_a_topic_made_anew_is_not_read_from_the_middle(
+    kafka_servers: str, tmp_path: Path
+) -> None:
+    event = Event(event_id="e", type="view", timestamp=1_700_000_000_000, user_id="u1")
+    with new_shard(kafka_servers, tmp_path, 2, topic_id="old") as shard:
+        anew = replace(shard.options, topic_id="new")
+        PartitionJob(0, definitions(), shard.options).close()
+        job = PartitionJob(0, definitions(), anew)  # nothing was applied yet
+        job.apply([(0, encode_entry(event))])
+        job.commit()
+        job.close()
+        with pytest.raises(TopicError, match="move the state and its checkpoints away"):
+            PartitionJob(0, definitions(), shard.options)
+        again = PartitionJob(0, definitions(), anew)  # the state was let go, and is as it was
+        assert again.offset == 1
+        assert again.engine.read("user", "u1", event.timestamp)["views"] == 1
+        again.close()
