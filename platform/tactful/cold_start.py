@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from tactful.scores import Scores
-from tactful.situation import FeatureSource, Situation
-from tactful_streaming import User
+from tactful.situation import Situation
 
 FEWEST_PEOPLE = 10
 """A cohort of fewer people is none: it would tell what single people take."""
@@ -158,49 +157,25 @@ class Cohorts:
                     found.add(known[value])
         return sorted(found)
 
-    def lift(self, properties: Properties) -> Scores:
+    def lift(self, properties: Properties) -> Scores | None:
         """How much more, in log-odds, a person is expected to take each item than others are.
 
         Half the sum of the lifts of their cohorts: properties overlap (students are young), and the
-        whole sum would count twice what they share.
+        whole sum would count twice what they share. None for a person of no cohort.
         """
-        cohorts = self.of(properties)
+        cohorts = self.of(properties) if properties else []
+        if not cohorts:
+            return None
         items, lifts = self.items[cohorts].ravel(), self.lifts[cohorts].ravel()
         rows, places = np.unique(items[items >= 0], return_inverse=True)
         totals = np.bincount(places, weights=lifts[items >= 0], minlength=len(rows))
         return Scores(rows.astype(np.int64), (_SHARE * totals).astype(np.float32))
 
-    def expected(self, lift: Scores, count: int) -> NDArray[np.int64]:
+    def expected(self, lift: Scores) -> NDArray[np.int64]:
         """Rows of the items that a person with this lift is most likely to take, best first."""
         shares = self.shares[lift.rows]
         worth = np.log(np.maximum(shares, np.float32(1e-9))) + lift.values
-        return lift.rows[np.lexsort((lift.rows, -worth))[:count]]
-
-
-@runtime_checkable
-class KnowsPeople(Protocol):
-    """A feature engine that keeps descriptions of people."""
-
-    @property
-    def users(self) -> Mapping[str, User]:
-        """Latest description of each user."""
-
-    def resolve(self, key: str, at: int) -> str:
-        """Key of the person whom ``device:<device_id>`` stands for at a time."""
-
-
-def described(source: FeatureSource, subject: str, at: int) -> Properties:
-    """Properties of a person; none where the source keeps no descriptions.
-
-    Args:
-        source: the feature engine.
-        subject: key of the `user` entity.
-        at: the moment, epoch milliseconds.
-    """
-    if not isinstance(source, KnowsPeople):
-        return {}
-    user = source.users.get(source.resolve(subject, at))
-    return {} if user is None else user.properties
+        return lift.rows[np.lexsort((lift.rows, -worth))]
 
 
 def coldness(situation: Situation) -> float:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tactful.candidates import Candidates, Popularity
 from tactful.catalogue import Catalogue
+from tactful.cold_start import coldness
 from tactful.scores import Scores
 from tactful.situation import FeatureSource, Situation
 
@@ -20,7 +21,6 @@ def heuristic_scores(
     popular: Popularity,
     *,
     source: FeatureSource,
-    lift: Scores | None = None,
 ) -> NDArray[np.float32]:
     """Score candidates, larger is better.
 
@@ -30,8 +30,6 @@ def heuristic_scores(
         catalogue: the items.
         popular: what everybody takes.
         source: the feature engine.
-        lift: how much more, in log-odds, this person is expected to take items than others are;
-            None where nothing is expected. It changes what counts as popular.
 
     Returns:
         Shape (len(candidates.rows),).
@@ -45,10 +43,13 @@ def heuristic_scores(
         np.array([amount for _, amount in known], np.float32),
     ).of(candidates.rows)
     places = popular.places[candidates.rows]
-    if lift is not None and len(places):
+    cold = coldness(situation)
+    if candidates.lift is not None and cold and len(places):
+        # What people like this one take stands for what everybody takes.
+        lift = np.float32(cold) * candidates.lift.of(candidates.rows)
         items = catalogue.item_ids.of_rows(candidates.rows)
         sold = source.read_columns("item", items, ("sold_28d",), situation.at)[:, 0]
-        expected = np.log(sold + 0.5) + lift.of(candidates.rows)
+        expected = np.log(sold + 0.5) + lift
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
     near = np.minimum(places, _POPULAR).astype(np.float32)
     scores: NDArray[np.float32] = np.minimum(own / np.float32(visits), np.float32(1.0))

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.arrangement import Arrangement, arrange
-from tactful.candidates import Quotas, extended, gather
+from tactful.candidates import Candidates, Quotas, gather
 from tactful.caps import Shown, ShownToday, exhausted
 from tactful.catalogue import Catalogue
-from tactful.cold_start import coldness, described
 from tactful.config import Settings
 from tactful.diversity import Likeness
 from tactful.errors import ConfigError, ModelError
@@ -44,7 +43,6 @@ from tactful.policy import Policy, policies
 from tactful.problems import ProblemError
 from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
 from tactful.recall import CHANNELS, empty_index
-from tactful.scores import Scores
 from tactful.situation import FeatureSource, Situation, observe
 from tactful_bandits import Assignment, DefinitionError, Experiment, assign, load_experiments
 from tactful_streaming import Event, encode_entry
@@ -165,10 +163,6 @@ class Recommender:
             intent=request.intent,
             least=request.count,
         )
-        lift = self._lift(request, view, situation)
-        if lift is not None and policy.quotas.cohort:
-            expected = view.index.cohorts.expected(lift, policy.quotas.cohort)
-            candidates = extended(candidates, "cohort", expected[allowed[expected]], view.search)
         if rules:
             candidates = with_demanded(
                 candidates,
@@ -179,7 +173,9 @@ class Recommender:
                 search=view.search,
                 learned=_learned(view),
             )
-        learned = loaded.model is not None and assignment.arm != HEURISTIC
+        # Of somebody of whom only demographics are known, the trees know less than these say.
+        unknown = candidates.lift is not None and not situation.known
+        learned = loaded.model is not None and assignment.arm != HEURISTIC and not unknown
         features: NDArray[np.float32] | None = None
         if loaded.model is not None and learned and len(candidates.rows):
             features = assemble(
@@ -189,8 +185,6 @@ class Recommender:
                 catalogue=view.catalogue,
             )
             scores = loaded.model.score(features)
-            if lift is not None:
-                scores = scores + lift.of(candidates.rows)
         else:
             scores = heuristic_scores(
                 candidates,
@@ -198,7 +192,6 @@ class Recommender:
                 view.catalogue,
                 view.popular,
                 source=self._source,
-                lift=lift,
             )
         values = policy.objective.value(
             scores,
@@ -239,15 +232,13 @@ class Recommender:
             items=items,
             model_version=loaded.version if learned else HEURISTIC,
             variant={} if assignment.arm is None else {assignment.experiment: assignment.arm},
-            fallback=_fallback(request, loaded, situation, len(items), lift is not None),
+            fallback=_fallback(request, loaded, situation, candidates, len(items)),
             took_ms=(time.perf_counter() - started) * 1e3,
         )
         if not items:
             return answer, None
         shown = None if features is None else features[order]
         took_part = {**policy.told(), **_told(rules, arranged)}
-        if lift is not None:
-            took_part["coldness"] = coldness(situation)
         return answer, self._impression(request, answer, assignment, shown, at, took_part)
 
     def explain(self, impression: Event) -> Explanation:
@@ -366,15 +357,6 @@ class Recommender:
                 allowed[rows] = False
                 allowed.flags.writeable = False
         return allowed
-
-    def _lift(self, request: RecommendRequest, view: View, situation: Situation) -> Scores | None:
-        """What demographics say about what a person takes, while behaviour says little."""
-        cold = coldness(situation)
-        if not cold or request.subject is None or not len(view.index.cohorts.items):
-            return None
-        properties = described(self._source, request.subject, situation.at)
-        lift = view.index.cohorts.lift(properties)
-        return Scores(lift.rows, np.float32(cold) * lift.values) if len(lift.rows) else None
 
     def _assign(self, request: RecommendRequest, loaded: _Loaded) -> Assignment:
         """The person's arm; none for nobody, and none while no model makes the arms differ."""
@@ -517,7 +499,11 @@ def _filters(request: RecommendRequest) -> list[str]:
 
 
 def _fallback(
-    request: RecommendRequest, loaded: _Loaded, situation: Situation, found: int, cohort: bool
+    request: RecommendRequest,
+    loaded: _Loaded,
+    situation: Situation,
+    candidates: Candidates,
+    found: int,
 ) -> str | None:
     if not len(loaded.view.catalogue):
         return "the catalogue is empty: send items with PUT /v1/items"
@@ -527,7 +513,7 @@ def _fallback(
     if request.subject is None:
         reasons.append("nobody was named: not personal")
     elif not situation.known:
-        by = "what people like them take" if cohort else "popularity"
+        by = "what people like them take" if candidates.lift is not None else "popularity"
         reasons.append(f"nothing is known of this person yet: ordered by {by}")
     if found < request.count:
         reasons.append(f"only {found} items passed the filters or were found by any recall channel")

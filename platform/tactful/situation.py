@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue import Catalogue
-from tactful_streaming import Definitions, Item
+from tactful_streaming import Definitions, Item, User
 
 Values = Mapping[str, Any]
 
@@ -47,6 +47,18 @@ class FeatureSource(Protocol):
         """Ungrouped features of several entities, shape (len(keys), len(names))."""
 
 
+@runtime_checkable
+class KnowsPeople(Protocol):
+    """A feature engine that keeps descriptions of people."""
+
+    @property
+    def users(self) -> Mapping[str, User]:
+        """Latest description of each user."""
+
+    def resolve(self, key: str, at: int) -> str:
+        """Key of the person whom ``device:<device_id>`` stands for at a time."""
+
+
 @dataclass(frozen=True)
 class Situation:
     """The person, the visit and the moment a list is asked for.
@@ -56,12 +68,14 @@ class Situation:
         user: features of the person by name; empty when nobody is named.
         session: catalogue rows of this visit's items, newest first.
         history: catalogue rows of the person's latest other items, newest first, each once.
+        properties: what the shop knows of the person; empty where nobody keeps it.
     """
 
     at: int
     user: Values
     session: list[int]
     history: list[int]
+    properties: Values = field(default_factory=dict)
 
     @property
     def known(self) -> bool:
@@ -109,4 +123,17 @@ def observe(
         if row is not None and row not in seen:
             seen.add(row)
             history.append(row)
-    return Situation(at=at, user=user, session=session, history=history)
+    return Situation(
+        at=at,
+        user=user,
+        session=session,
+        history=history,
+        properties={} if subject is None else _described(source, subject, at),
+    )
+
+
+def _described(source: FeatureSource, subject: str, at: int) -> Values:
+    if not isinstance(source, KnowsPeople):
+        return {}
+    user = source.users.get(source.resolve(subject, at))
+    return {} if user is None else user.properties
