@@ -31,6 +31,7 @@ from tactful_streaming import (
     JobOptions,
     MemoryState,
     OnlineStoreError,
+    TopicError,
     Worker,
     decode_entry,
     encode_entry,
@@ -118,6 +119,21 @@ def test_a_state_of_another_topic_is_refused(kafka: Settings) -> None:
     with pytest.raises(StorageError, match="--rebuild"):
         Platform.open(other, build)
     Platform.open(other, build, rebuild=True).close()
+
+
+def test_a_topic_made_anew_is_not_the_topic_of_the_state(kafka: Settings) -> None:
+    from confluent_kafka.admin import AdminClient
+
+    with Live(Platform.open(kafka, build)) as live:
+        live.views("u", post(live, [view(1), view(2)])["position"])
+    admin = AdminClient({"bootstrap.servers": kafka.log.brokers})
+    admin.delete_topics([kafka.log.topic], operation_timeout=10)[kafka.log.topic].result(30)
+
+    with pytest.raises(TopicError, match="deleted and made anew.*tactful serve --rebuild"):
+        Platform.open(kafka, build)
+    with Live(Platform.open(kafka, build, rebuild=True)) as live:
+        assert live.views("u", post(live, [view(3)])["position"]) == 1
+    Platform.open(kafka, build).close()
 
 
 @pytest.mark.parametrize("position", ["1:", "a", "99:1", 3, "0:1,"])
