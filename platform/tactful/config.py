@@ -330,6 +330,30 @@ class StatisticsSettings:
 
 
 @dataclass(frozen=True)
+class TrainingSettings:
+    """When the server has its ranking model trained again; by default never.
+
+    Attributes:
+        every_hours: so long after the last training; 0 for never.
+        drift_psi: when the score or a feature of the champion's lists has moved by more than this
+            population stability index; 0.25 is a large change, 0 looks at nothing.
+        check_minutes: how often it is looked whether it is time.
+        promote: whether a version that is no worse than the champion serves at once.
+        name: registered model name.
+        label_days: the last so many days before the end give the lists to learn from.
+        lists: how many replayed lists to learn from at most.
+    """
+
+    every_hours: Annotated[float, Meta(ge=0)] = 0.0
+    drift_psi: Annotated[float, Meta(ge=0)] = 0.0
+    check_minutes: PositiveFloat = 15.0
+    promote: bool = False
+    name: Annotated[str, Meta(min_length=1)] = "ranker"
+    label_days: Annotated[float, Meta(ge=0.1)] = 35.0
+    lists: Annotated[int, Meta(ge=20)] = 8_000
+
+
+@dataclass(frozen=True)
 class LoggingSettings:
     """What is logged.
 
@@ -358,6 +382,7 @@ class Settings:
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     recommend: RecommendSettings = field(default_factory=RecommendSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
     @property

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +16,7 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.config import Settings, load_settings
+from tactful.errors import TrainingBusy
 
 if TYPE_CHECKING:
     from tactful.registry import Registry
@@ -81,6 +84,16 @@ _by_option = click.option(
     help="Let items further down count more, by how seldom their place is looked at.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--if-due",
+    is_flag=True,
+    help="Train only if the settings of [training] say that it is time; for scheduled runs.",
+)
+@click.option(
+    "--if-better",
+    is_flag=True,
+    help="With --promote: only if it is no worse than the champion on the latest lists.",
+)
 @click.option("--fresh", is_flag=True, help="Forget what a killed training has done.")
 @click.option("--reason", default="", help="Why, for the audit log.")
 @_by_option
@@ -98,6 +111,8 @@ def train(
     outcome_hours: float,
     debias: bool,
     seed: int,
+    if_due: bool,
+    if_better: bool,
     fresh: bool,
     reason: str,
     by: str | None,
@@ -110,8 +125,15 @@ def train(
     """
     settings = _settings(config, data)
     from tactful.training_options import TrainingOptions
-    from tactful.training_run import run_training
+    from tactful.training_run import reason_to_train, run_training
 
+    if if_due:
+        os.nice(10)  # beside a server
+        due = reason_to_train(settings, now=time.time_ns() // 1_000_000)
+        if due is None:
+            click.echo(msgspec.json.encode({"due": None}) if as_json else "It is not time.")
+            return
+        reason = reason or due
     options = TrainingOptions(
         name=name,
         label_days=label_days,
@@ -123,15 +145,22 @@ def train(
         debias=debias,
         seed=seed,
     )
-    result = run_training(
-        settings,
-        options,
-        promote=promote,
-        fresh=fresh,
-        reason=reason,
-        by=by,
-        say=_json_progress if as_json else _bars(),
-    )
+    try:
+        result = run_training(
+            settings,
+            options,
+            promote=promote,
+            if_better=if_better,
+            fresh=fresh,
+            reason=reason,
+            by=by,
+            say=_json_progress if as_json else _bars(),
+        )
+    except TrainingBusy:
+        if not if_due:
+            raise
+        click.echo(msgspec.json.encode({"due": None}) if as_json else "It is being trained.")
+        return
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
@@ -139,7 +168,7 @@ def train(
         f"{name} version {result['version']}"
         + (
             " is the champion"
-            if promote
+            if result["alias"]
             else f"; `tactful models promote {result['version']}` makes it the champion"
         )
     )

@@ -46,6 +46,7 @@ from tactful.metrics import Metrics
 from tactful.model_log import ModelLog
 from tactful.positions import Offsets, Position, parse, reaches
 from tactful.problems import ProblemError
+from tactful.retraining import retrain
 from tactful.turnstile import Turnstile
 from tactful.webhooks import Webhooks
 from tactful_streaming import (
@@ -280,6 +281,9 @@ class Platform:
         if self._webhooks is not None:
             self._webhooks.start()
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._trim())]
+        training = self.settings.training
+        if training.every_hours or training.drift_psi:
+            self._tasks.append(asyncio.create_task(retrain(self.settings)))
         self._status = "ok"
 
     async def stop(self) -> None:

@@ -57,7 +57,8 @@ class Trained:
         manifest: of the model.
         curve: NDCG@20 on the held-back lists after each tree.
         example: a few rows of features.
-        held_back: the held-back lists, to judge others on.
+        held_back: the replayed lists that were held back, to judge others on.
+        held_back_at: when each of them was asked, epoch milliseconds.
         resumed: whether it went on where another one was killed.
     """
 
@@ -65,6 +66,7 @@ class Trained:
     curve: list[float]
     example: NDArray[np.float32]
     held_back: Rows
+    held_back_at: NDArray[np.int64]
     resumed: bool = False
 
 
@@ -167,7 +169,8 @@ def train(
         calibration=_calibrated(forest, later, judge),
     )
     save_model(directory, manifest, forest, index, kernels=kernels)
-    return Trained(manifest, curve, replayed.features[:5], judge.and_(later_rows), resumed)
+    asked = np.array([question.at for question in questions[held_back:]], np.int64)
+    return Trained(manifest, curve, replayed.features[:5], judge, asked, resumed)
 
 
 def _begin(

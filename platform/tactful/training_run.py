@@ -11,17 +11,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tactful.checkpoints import Checkpoint
 from tactful.config import Settings
 from tactful.connections import open_installation
+from tactful.drift import Drift, measure_drift
 from tactful.errors import ConfigError, ModelError
+from tactful.evaluation import list_metrics
+from tactful.features import layout
 from tactful.linking import identity_of
 from tactful.model_log import ModelLog, whoever_runs_this
+from tactful.ranking import load_trees, read_manifest, read_pointer, version_directory
 from tactful.registry import Registry
+from tactful.retraining import why_due
 from tactful.skew import Skew, measure_skew
 from tactful.training import Trained, TrainingOptions, plot_training, train
 from tactful.training_rows import Progress
-from tactful_streaming import DefinitionError, EmbeddedLog, LogError, load_definitions
+from tactful_streaming import (
+    DefinitionError,
+    Definitions,
+    EmbeddedLog,
+    LogError,
+    load_definitions,
+)
+
+_FEWEST_TO_JUDGE = 50
 
 
 @contextlib.contextmanager
@@ -48,6 +63,7 @@ def run_training(
     options: TrainingOptions,
     *,
     promote: bool = False,
+    if_better: bool = False,
     fresh: bool = False,
     reason: str = "",
     by: str | None = None,
@@ -61,7 +77,9 @@ def run_training(
     Args:
         settings: of the installation.
         options: how to train.
-        promote: whether the new version serves at once.
+        promote: whether the new version serves at once …
+        if_better: … but only if it is no worse than the champion on lists that neither learned
+            from, see `no_worse`.
         fresh: forget what a killed training has done.
         reason: why, for the audit log.
         by: who, for the audit log; None means the login and host of this process.
@@ -75,20 +93,10 @@ def run_training(
         ModelError: if there is too little to learn from.
         TrainingBusy: if the same model is being trained.
     """
-    try:
-        definitions = load_definitions(settings.features)
-        log = EmbeddedLog(settings.storage.data / "log", read_only=True)
-    except DefinitionError as error:
-        raise ConfigError(str(error)) from error
-    except LogError as error:
-        raise ModelError(
-            f"nothing to train from: {error}; send events to `tactful serve` first, or name its "
-            "data directory with --data"
-        ) from error
     identity = identity_of(settings.identity)
     who = whoever_runs_this() if by is None else by
     with contextlib.ExitStack() as stack:
-        stack.callback(log.close)
+        log, definitions = stack.enter_context(_open_log(settings))
         checkpoint = stack.enter_context(Checkpoint.hold(settings.models / "training"))
         if fresh:
             checkpoint.clear()
@@ -119,6 +127,8 @@ def run_training(
         )
         made(registered.version)
         checkpoint.clear()
+        if promote and if_better:
+            promote = no_worse(settings.models, trained, scratch / "model")
         if promote:
             registry.promote(registered.version, reason=reason or "tactful train --promote")
         say("register", 1, 1)
@@ -143,6 +153,85 @@ def run_training(
             "by_feature": skew.by_feature,
         },
     }
+
+
+def no_worse(models: Path, trained: Trained, directory: Path) -> bool:
+    """Whether a new model may take the place of the champion.
+
+    Both rank the replayed lists that the new one was judged on, as far as they are later than what
+    the champion knows. They chose the number of the new one's trees, so it is favoured a little.
+
+    Args:
+        models: directory with the champion.
+        trained: the new model.
+        directory: its files.
+
+    Returns:
+        Whether NDCG@20 of the new model is at least that of the champion, on 50 lists or more. Also
+        true where there is no champion that could serve.
+    """
+    pointer = read_pointer(models)
+    if pointer is None:
+        return True
+    place = version_directory(models, pointer.version)
+    try:
+        held, champion = read_manifest(place), load_trees(place)
+    except ModelError:
+        return True
+    ours = trained.manifest
+    if (held.features, held.definitions) != (ours.features, ours.definitions):
+        return True  # the server refuses such a champion
+    first = int(np.searchsorted(trained.held_back_at, held.trained_until))
+    rows = trained.held_back.split(first)[1]
+    ends = np.cumsum(rows.sizes)[:-1]
+    found = [int(labels.sum()) for labels in np.split(rows.labels, ends)] if len(rows.sizes) else []
+    if sum(count > 0 for count in found) < _FEWEST_TO_JUDGE:
+        return False
+    new, old = (
+        list_metrics(
+            forest.inplace_predict(rows.features, predict_type="margin"),
+            rows.labels,
+            rows.sizes,
+            found,
+        )["ndcg20"]
+        for forest in (load_trees(directory), champion)
+    )
+    return new >= old
+
+
+def reason_to_train(settings: Settings, *, now: int) -> str | None:
+    """Why the model of the settings is to be trained now; None where it is not.
+
+    Raises:
+        ConfigError: if the feature definitions are wrong.
+    """
+    training = settings.training
+    pointer = read_pointer(settings.models)
+    champion = None if pointer is None else pointer.version
+
+    def drift() -> Drift | None:
+        with _open_log(settings) as (log, definitions):
+            return measure_drift(log, champion or "", layout(definitions.fingerprint))
+
+    with open_model_log(settings) as audit:
+        last = audit.latest("train", training.name)
+    return why_due(training, now=now, last=last, champion=champion, drift=drift)
+
+
+@contextlib.contextmanager
+def _open_log(settings: Settings) -> Iterator[tuple[EmbeddedLog, Definitions]]:
+    try:
+        definitions = load_definitions(settings.features)
+        log = EmbeddedLog(settings.storage.data / "log", read_only=True)
+    except DefinitionError as error:
+        raise ConfigError(str(error)) from error
+    except LogError as error:
+        raise ModelError(
+            f"nothing to train from: {error}; send events to `tactful serve` first, or name its "
+            "data directory with --data"
+        ) from error
+    with contextlib.closing(log):
+        yield log, definitions
 
 
 def _parameters(options: TrainingOptions) -> dict[str, Any]:
