@@ -1,0 +1,154 @@
+"""A champion is swapped while people ask: over HTTP, back and forth, and no request fails."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from tests.platform.shop import definitions, entries, make_shop, write_log
+from tests.platform.support import Live, now_ms, wait_until
+
+from tactful.config import EngineSettings, ServerSettings, Settings, StorageSettings
+from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
+from tactful.recommender import LEARNED, RANKING_EXPERIMENT, build
+from tactful.service import Platform
+from tactful.training import TrainingOptions, train
+
+SHOP = make_shop(7, people=14, items=70, days=40)
+SPOILED = "9"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log, and in `models` three versions that fit and one that does not."""
+    directory = tmp_path_factory.mktemp("trained")
+    log = write_log(directory / "log", entries(SHOP))
+    first = version_directory(directory / "models", "1")
+    train(log, definitions(), first, TrainingOptions(label_days=15, rounds=10, threads=1))
+    log.close()
+    for version in ("1", "2", "3", SPOILED):
+        place = version_directory(directory / "models", version)
+        if version != "1":
+            shutil.copytree(first, place)
+        manifest = msgspec.structs.replace(read_manifest(place), version=version)
+        if version == SPOILED:
+            manifest = msgspec.structs.replace(manifest, features=manifest.features[::-1])
+        (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    return directory
+
+
+@pytest.fixture
+def settings(trained: Path, tmp_path: Path) -> Settings:
+    shutil.copytree(trained / "log", tmp_path / "data" / "log")
+    models = Path(shutil.copytree(trained / "models", tmp_path / "models"))
+    write_pointer(models, Pointer(version="1"))
+    return Settings(
+        # Four threads ask as fast as they can: on a slow machine that is more than it can answer.
+        server=ServerSettings(port=0, dev=True, recommend_wait_s=60, recommend_standing_s=60),
+        storage=StorageSettings(data=tmp_path / "data", models=models, durability="process"),
+        engine=EngineSettings(clock="events"),
+    )
+
+
+class Load:
+    """What those who ask were answered."""
+
+    def __init__(self) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.versions: Counter[str] = Counter()
+        self.failures: list[str] = []
+
+    def seen(self, version: str) -> None:
+        """Wait until a list of a version is given."""
+        before = self.versions[version]
+        wait_until(lambda: self.versions[version] > before, seconds=60)
+
+
+@contextmanager
+def asking(live: Live) -> Iterator[Load]:
+    """Several people ask, and events and items come in, until the context ends."""
+    load, stop, lock = Load(), threading.Event(), threading.Lock()
+
+    def ask(number: int) -> None:
+        with httpx.Client(base_url=live.url, timeout=60) as http:
+            for person in itertools.islice(itertools.cycle(SHOP.person), number, None):
+                if stop.is_set():
+                    return
+                body = {"user_id": person, "force": {RANKING_EXPERIMENT: LEARNED}}
+                try:
+                    answer = http.post("/v1/recommend", json=body)
+                except httpx.HTTPError as error:
+                    load.failures.append(repr(error))
+                    continue
+                with lock:
+                    load.statuses[answer.status_code] += 1
+                    if answer.status_code == 200:
+                        load.versions[answer.json()["model_version"]] += 1
+
+    def send() -> None:
+        with httpx.Client(base_url=live.url, timeout=60) as http:
+            for number in itertools.count():
+                if stop.wait(0.01):
+                    return
+                item: dict[str, Any] = {"item_id": f"new-{number % 40}", "category": "kind-1"}
+                view = {"type": "view", "timestamp": now_ms(), "user_id": "u", **item}
+                del view["category"]
+                for answer in (
+                    http.put("/v1/items", json=[{**item, "price": number % 9 + 0.5}]),
+                    http.post("/v1/events", json=view),
+                ):
+                    with lock:
+                        load.statuses[answer.status_code] += 1
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    threads.append(threading.Thread(target=send))
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+
+
+def test_no_request_fails_while_champions_come_and_go(settings: Settings) -> None:
+    models = settings.models
+    with Live(Platform.open(settings, build)) as live:
+        with asking(live) as load:
+            load.seen("1")
+            for version, previous in (("2", "1"), ("3", "2"), ("2", "3"), ("1", "2")):
+                write_pointer(models, Pointer(version=version, previous=previous))
+                load.seen(version)
+            write_pointer(models, Pointer(version=SPOILED, previous="1"))
+            wait_until(lambda: live.http.get("/v1/models").json()["refused"] is not None)
+            load.seen("1")
+        said = live.http.get("/v1/models").json()
+
+    assert load.failures == []
+    assert set(load.statuses) == {200, 202}, load.statuses
+    assert set(load.versions) == {"1", "2", "3"}
+    assert said["champion"]["version"] == "1"
+    assert "order differs" in said["refused"]
+
+
+def test_a_restart_under_a_champion_that_does_not_fit_serves_the_one_before(
+    settings: Settings,
+) -> None:
+    write_pointer(settings.models, Pointer(version=SPOILED, previous="2"))
+    calm = replace(settings, server=replace(settings.server, recommend_wait_s=1))
+    with Live(Platform.open(calm, build)) as live:
+        body = {"user_id": SHOP.person[0], "force": {RANKING_EXPERIMENT: LEARNED}}
+        answer = live.http.post("/v1/recommend", json=body)
+
+    assert (answer.status_code, answer.json()["model_version"]) == (200, "2")
