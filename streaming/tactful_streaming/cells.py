@@ -90,6 +90,7 @@ class Cells:
         """
         found: list[int] = []
         evicted: list[Evicted] = []
+        fresh: list[tuple[int, int]] = []
         of_row, bounded, most = self._of_row, self._bounded, self._max_groups
         noted = 0
         for row, group in zip(rows.tolist(), groups, strict=True):
@@ -98,13 +99,18 @@ class Cells:
                 cells = of_row[row] = {}
             cell = cells.get(group)
             if cell is None:
-                cell = cells[group] = self._new(row, group)
+                cell = cells[group] = self._new(group)
+                fresh.append((cell, row))
+                over = len(cells) > most
+            else:
+                over = False
             found.append(cell)
-            if len(cells) <= most and row not in bounded:
+            if not over and row not in bounded:
                 continue
             number = len(found) - 1
             recency = bounded.get(row)
             if recency is None:
+                self._place(fresh)
                 self._note(found[noted:number], timestamps[noted:number])
                 noted = number
                 seen = self.newest[list(cells.values())].tolist()
@@ -112,6 +118,7 @@ class Cells:
             recency.note(group, timestamps.item(number))
             for when, gone in recency.evict(most):
                 evicted.append(Evicted(cells.pop(gone), when, number))
+        self._place(fresh)
         self._note(found[noted:], timestamps[noted:])
         return np.array(found, np.int64), evicted
 
@@ -151,19 +158,28 @@ class Cells:
                 del self._bounded[row]
         return silent
 
-    def _new(self, row: int, group: str) -> int:
+    def _new(self, group: str) -> int:
+        """A cell, of no row until it is placed."""
         if self._free:
             cell = self._free.pop()
             self.groups[cell] = group
         else:
             cell = len(self.groups)
             self.groups.append(group)
-            if cell >= len(self.newest):
-                more = np.full(len(self.newest) // 2, -1, np.int64)
-                self.newest = np.concatenate([self.newest, more])
-                self.rows = np.concatenate([self.rows, more])
-        self.rows[cell] = row
         return cell
+
+    def _place(self, fresh: list[tuple[int, int]]) -> None:
+        """Note the rows of new cells, and that they are no news any more."""
+        if not fresh:
+            return
+        more = max(len(self.groups) - len(self.newest), 0)
+        if more:
+            added = np.full(max(more, len(self.newest) // 2), -1, np.int64)
+            self.newest = np.concatenate([self.newest, added])
+            self.rows = np.concatenate([self.rows, added])
+        cells, rows = zip(*fresh, strict=True)
+        self.rows[list(cells)] = rows
+        fresh.clear()
 
     def _note(self, cells: Sequence[int], timestamps: NDArray[np.int64]) -> None:
         np.maximum.at(self.newest, np.array(cells, np.int64), timestamps)

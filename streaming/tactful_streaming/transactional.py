@@ -107,8 +107,8 @@ class TransactionalProducer:
         placed = {} if partition is None else {"partition": partition}
         while messages:
             with self._explained():
-                self._producer.produce_batch(topic, messages, **placed)
-            messages = list(self._not_taken(messages))
+                taken = self._producer.produce_batch(topic, messages, **placed)
+            messages = list(self._not_taken(messages)) if taken < len(messages) else []
             self._producer.poll(0 if not messages and len(self._producer) < _MOST_WAITING else 0.05)
             if messages and self._clock() > until:
                 raise LogWriteError(f"{self._where()}: the client has no room for more rows")
