@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tactful_streaming.aggregates import Outcome, Value, make_stores, with_groups
 from tactful_streaming.column_cache import ColumnCache, keeps
-from tactful_streaming.definitions import Feature
+from tactful_streaming.definitions import Feature, SessionWindow
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.firing import Fired, fire, fires, next_end, next_pending
 from tactful_streaming.panes import Floats, Rows
@@ -212,7 +212,12 @@ class EntityTable:
         To be called before :meth:`expire`. Windows that changed within the allowed lateness come
         again whenever this is called, also with ``before == after``.
         """
-        return fire(self._firing, self._keys, before, after, self._lateness_ms)
+        fired = fire(self._firing, self._keys, before, after, self._lateness_ms)
+        for one in fired:
+            # That a session has fired is part of the state, or it fires again after a restart.
+            if isinstance(self._views[one.feature].feature.window, SessionWindow):
+                self._dirty[[self._rows[key] for key in one.keys]] = True
+        return fired
 
     def expire(self, horizon: int) -> None:
         """Forget panes that no read at or after `horizon` can see.

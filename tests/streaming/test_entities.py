@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import random
+import sys
+import tracemalloc
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 import pytest
 
-from tactful_streaming import EngineError, Feature, StateError, load_definitions, read_packed
+from tactful_streaming import (
+    Engine,
+    EngineError,
+    Feature,
+    MemoryState,
+    StateError,
+    load_definitions,
+    read_packed,
+)
 from tactful_streaming.entities import EntityTable, PackedReader, combine_packed, newest_packed
 from tactful_streaming.parts import Selection
 
@@ -265,3 +277,112 @@ def test_a_merge_counts_what_both_had_before_it_makes_room() -> None:
         feed(table, [key], at, item)
     table.merge("source", "target")
     assert table.read("target", START + 3)["g"] == {"c": 2, "d": 1}
+
+
+def test_a_session_that_has_fired_does_not_fire_after_a_restart() -> None:
+    (feature,) = load_definitions(
+        "- {name: s, entity: user, event: view, aggregate: count, window: {gap: 3m}}"
+    ).features
+    stored: dict[str, bytes] = {}
+    table = EntityTable((feature,), firing=True)
+    feed(table, ["u"])
+    commit(table, stored)
+    end = START + 180_000
+    assert [one.window_end for one in table.fire(START, end)] == [end]
+    commit(table, stored, end)
+    again = EntityTable((feature,), firing=True)
+    again.unpack(stored.items())
+    assert again.next_pending(end) is None
+    assert again.fire(end, end + 60_000) == []
+
+
+def damaged(kind: str) -> bytes:
+    state = blob()
+    return {
+        "cut short": state[:-1],
+        "too long": state + b"\xc0",
+        "two": state + state,
+        "nothing": b"",
+        "another": msgspec.msgpack.encode({"": "x"}),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["cut short", "too long", "two", "nothing", "another"])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_damaged_state_is_refused_among_others(kind: str, place: int) -> None:
+    states = [blob()] * 4
+    states.insert(place, damaged(kind))
+    table = EntityTable(features())
+    with pytest.raises(StateError, match="packed state of an entity"):
+        table.unpack((f"u{number}", state) for number, state in enumerate(states))
+
+
+def test_rows_are_used_again() -> None:
+    stored: dict[str, bytes] = {}
+    table = loaded(stored, "n")
+    rows = set()
+    for batch in range(20):
+        keys = [f"u{batch}-{n}" for n in range(50)]
+        feed(table, keys)
+        commit(table, stored)
+        rows |= {table._rows[key] for key in keys}
+        assert len({table._rows[key] for key in keys}) == 50
+        table.shrink(0)
+    assert len(rows) == 50
+    assert all(table.read(f"u{batch}-7", START)["n"] == 1 for batch in range(20))
+
+
+@pytest.mark.parametrize("name", ["n", "recent"])
+def test_the_memory_that_a_table_counts_is_about_what_it_takes(name: str) -> None:
+    keys = [f"user-{n:08}" for n in range(40_000)]
+    tracemalloc.start()
+    try:
+        table = EntityTable(features(name))
+        feed(table, [key + "" for key in keys])
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] + sum(map(sys.getsizeof, keys))
+    finally:
+        tracemalloc.stop()
+    assert 0.6 < table.nbytes / taken < 1.6
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_engine_that_spills_comes_to_the_same_state(seed: int) -> None:
+    rng = random.Random(seed)
+    encode = msgspec.json.Encoder().encode
+    payloads = []
+    for number in range(6000):
+        at = START + number * 500 - rng.randrange(100_000)
+        event = {
+            "kind": "event",
+            "event_id": f"{seed}-{number}",
+            "type": "view",
+            "timestamp": at,
+            "user_id": f"u{rng.randrange(700)}",
+            "item_id": f"i{rng.randrange(60)}",
+        }
+        payloads.append((number, encode(event)))
+    definitions = load_definitions(TEXT)
+    stores = [MemoryState(), MemoryState()]
+    capped, whole = (
+        Engine(definitions, store, memory_bytes=limit)
+        for store, limit in zip(stores, (150_000, None), strict=True)
+    )
+    fewest = 700
+    begin = 0
+    while begin < len(payloads):
+        batch = payloads[begin : begin + rng.randrange(1, 400)]
+        begin += len(batch)
+        for engine in (capped, whole):
+            engine.apply(batch)
+        if rng.random() < 0.7:
+            for engine in (capped, whole):
+                engine.commit()
+        fewest = min(fewest, len(capped._tables["user"]))
+        for key in (f"u{rng.randrange(700)}" for _ in range(3)):
+            at = capped.watermark + rng.randrange(400_000)
+            assert capped.read("user", key, at) == whole.read("user", key, at)
+    for engine in (capped, whole):
+        engine.commit()
+    assert fewest < 500, "it did not spill"
+    assert dict(stores[0].scan(b"e")) == dict(stores[1].scan(b"e"))
