@@ -24,7 +24,6 @@ import msgspec
 
 from tactful.asgi import Call, Endpoint
 from tactful.caps import Shown
-from tactful.cold_start import described
 from tactful.endpoints import ENDPOINTS
 from tactful.interpreter import keep_what_is, short_delays
 from tactful.item_feed import ChangeList
@@ -51,6 +50,7 @@ from tactful.problems import ProblemError
 from tactful.server import loop_factory
 from tactful.service import Platform
 from tactful.serving_worker import Orders
+from tactful.situation import described
 
 logger = logging.getLogger(__name__)
 

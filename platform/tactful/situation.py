@@ -128,11 +128,18 @@ def observe(
         user=user,
         session=session,
         history=history,
-        properties={} if subject is None else _described(source, subject, at),
+        properties={} if subject is None else described(source, subject, at),
     )
 
 
-def _described(source: FeatureSource, subject: str, at: int) -> Values:
+def described(source: FeatureSource, subject: str, at: int) -> Values:
+    """Properties of a person; none where the source keeps no descriptions.
+
+    Args:
+        source: the feature engine.
+        subject: key of the `user` entity.
+        at: the moment, epoch milliseconds.
+    """
     if not isinstance(source, KnowsPeople):
         return {}
     user = source.users.get(source.resolve(subject, at))

@@ -1,0 +1,348 @@
+"""Over HTTP: what a first click changes, how soon a new item shows, and what arms and rules do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.platform.shop import DAY, definitions, entries, make_shop, write_log
+from tests.platform.support import Live, small_settings, wait_until
+
+from tactful.config import EngineSettings, RecommendSettings, Settings
+from tactful.errors import ConfigError
+from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
+from tactful.recall import RecallIndex
+from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown
+from tactful.service import Platform
+from tactful.training import TrainingOptions, train
+from tactful_streaming import EmbeddedLog, Entry, Event, Item, User, decode_entry
+
+SHOP = make_shop(7, people=14, items=70, days=40)
+NOW = int(SHOP.timestamp[-1]) + 1
+EVERYBODY = sorted(set(SHOP.person))
+EXPERIMENTS = """
+- key: ranking
+  arms:
+    - {name: heuristic, weight: 0.1}
+    - {name: learned, weight: 0.3}
+    - {name: campaigns, weight: 0.2, parameters: {objective: {relevance: 1, campaign: 10}}}
+    - {name: varied, weight: 0.2, parameters: {diversity: {strength: 50, places: 5}}}
+    - {name: curious, weight: 0.2, parameters: {exploration: {temperature: 1, places: 5, pool: 9}}}
+"""
+RULES = """
+- {name: welcome, pin: item-004, position: 2, page: home}
+- {name: few_of_kind_0, category: kind-0, at_most: 1, within: 10}
+- {name: kind_7, category: kind-7, at_least: 2, within: 5, page: cart}
+- {name: missing, pin: no-such-item, position: 3, page: cart}
+- {name: new_items, new: true, at_least: 1, within: 20}
+- {name: item_cap, item: any, per_day: 2}
+"""
+
+
+def described() -> list[Entry]:
+    """The shop, where half of the people are of the one kind and half of the other."""
+    found: list[Entry] = []
+    for entry in entries(SHOP):
+        if isinstance(entry, User):
+            kind = "FM"[EVERYBODY.index(entry.user_id) % 2]
+            entry = msgspec.structs.replace(entry, properties={"gender": kind, "member": True})
+        if isinstance(entry, Item) and entry.item_id in ("item-008", "item-009"):
+            entry = msgspec.structs.replace(entry, properties={"campaign": "spring"})
+        found.append(entry)
+    return found
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A data directory with a log and a model."""
+
+    settings: Settings
+    index: RecallIndex
+
+
+@pytest.fixture
+def shop(trained: Path, tmp_path: Path) -> Shop:
+    settings = small_settings(tmp_path)
+    (tmp_path / "experiments.yaml").write_text(EXPERIMENTS)
+    (tmp_path / "placement.yaml").write_text("")
+    settings = replace(
+        settings,
+        engine=EngineSettings(clock="events", commit_ms=20),
+        storage=replace(settings.storage, models=trained),
+        recommend=RecommendSettings(tmp_path / "experiments.yaml", tmp_path / "placement.yaml"),
+    )
+    write_log(settings.storage.data / "log", described()).close()
+    return Shop(settings, RecallIndex.load(version_directory(trained, "1") / "index"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("shaped")
+    log = write_log(directory / "log", described())
+    models = directory / "models"
+    place = version_directory(models, "1")
+    train(log, definitions(), place, TrainingOptions(label_days=15, rounds=15, threads=1))
+    log.close()
+    manifest = msgspec.structs.replace(read_manifest(place), version="1")
+    (place / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    write_pointer(models, Pointer(version="1"))
+    return models
+
+
+@contextmanager
+def serving(shop: Shop, rules: str = "") -> Iterator[Live]:
+    shop.settings.placement.write_text(rules)
+    shown = open_shown(shop.settings)
+    consumers = {} if shown is None else {"shown": shown}
+    platform = Platform.open(shop.settings, partial(build, shown=shown), consumers=consumers)
+    with Live(platform) as live:
+        wait_until(lambda: len(ask(live)["items"]) == 20, 60)  # the catalogue is refreshed
+        yield live
+
+
+def ask(live: Live, arm: str = LEARNED, **fields: Any) -> dict[str, Any]:
+    body = {"timestamp": NOW, "force": {RANKING_EXPERIMENT: arm}, **fields}
+    answer = live.http.post("/v1/recommend", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    assert found["items"] or found["fallback"], "an empty list says why"
+    return found
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def logged(shop: Shop, answer: dict[str, Any]) -> dict[str, Any]:
+    """What the log says of a list, once it is there."""
+    wanted = f"impression:{answer['recommendation_id']}"
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        log = EmbeddedLog(shop.settings.storage.data / "log", durability="process", read_only=True)
+        for _, payload in log.read(max(log.begin, log.end - 200), 200):
+            entry = decode_entry(payload)
+            if isinstance(entry, Event) and entry.event_id == wanted:
+                found.append(dict(entry.properties))
+        log.close()
+        return bool(found)
+
+    wait_until(look, 60)
+    return found[0]
+
+
+# Cold start
+
+
+@pytest.mark.parametrize("arm", [HEURISTIC, LEARNED])
+@pytest.mark.parametrize("properties", [{}, {"gender": "F", "member": True}])
+def test_the_second_request_of_a_new_person_uses_their_first_click(
+    shop: Shop, arm: str, properties: dict[str, Any]
+) -> None:
+    with serving(shop) as live:
+        if properties:
+            body = [{"user_id": "new", "timestamp": NOW - 9, "properties": properties}]
+            assert live.http.put("/v1/users", json=body).json()["accepted"] == 1
+        before = ask(live, arm, user_id="new", session_id="first", after=0)
+        clicked = next(
+            item for item in ids(before) if shop.index.following.items[row(shop, item)][0] >= 0
+        )
+        click = {
+            "event_id": "c", "type": "click", "timestamp": NOW + 1, "user_id": "new",
+            "session_id": "first", "item_id": clicked,
+        }  # fmt: skip
+        sent = live.http.post("/v1/events", json=click).json()
+        after = ask(
+            live, arm, user_id="new", session_id="first", after=sent["position"], timestamp=NOW + 2
+        )
+
+    assert "nothing is known" in before["fallback"]
+    assert after["fallback"] is None
+    assert ids(after) != ids(before)
+    strongest = shop.index.item_ids[int(shop.index.following.items[row(shop, clicked)][0])]
+    assert ids(after).index(strongest) < (
+        ids(before).index(strongest) if strongest in ids(before) else 20
+    ), "what follows the click came up"
+
+
+def row(shop: Shop, item: str) -> int:
+    found = shop.index.item_ids.row(item)
+    assert found is not None
+    return found
+
+
+def test_what_people_are_decides_until_they_do_something(shop: Shop) -> None:
+    assert shop.index.cohorts.layout.values == {"member": {"yes": 0}}, "others are too small"
+    with serving(shop) as live:
+        body = [{"user_id": "new", "timestamp": NOW - 9, "properties": {"member": True}}]
+        sent = live.http.put("/v1/users", json=body).json()
+        assert sent["accepted"] == 1
+        described = ask(live, user_id="new", after=sent["position"])
+        known = ask(live, user_id=EVERYBODY[0])
+        other = ask(live, user_id="nobody-described")
+    assert described["model_version"] == HEURISTIC
+    assert "what people like them take" in described["fallback"]
+    assert known["model_version"] == other["model_version"] == "1"
+    assert known["fallback"] is None
+    assert "ordered by popularity" in other["fallback"]
+
+
+def test_a_new_item_is_recommended_within_a_minute(shop: Shop) -> None:
+    rules = Settings().placement.read_text("utf-8")
+    with serving(shop, rules) as live:
+        assert "new-one" not in ids(ask(live, user_id=EVERYBODY[0]))
+        item = {"item_id": "new-one", "category": "kind-3", "price": 2.0}
+        assert live.http.put("/v1/items", json=[item]).json()["accepted"] == 1
+        for arm in (LEARNED, HEURISTIC):
+            for who in (*EVERYBODY[:4], "nobody-yet"):
+                asked = partial(ask, live, arm, user_id=who)
+                wait_until(lambda asked=asked: "new-one" in ids(asked()), 60)  # type: ignore[misc]
+        short = ids(ask(live, user_id=EVERYBODY[0], count=10))
+        assert len(short) == 10, "a short list owes less"
+        gone = ids(ask(live, user_id=EVERYBODY[0], exclude=["new-one"]))
+        assert "new-one" not in gone
+        assert len(gone) == 20
+
+
+def test_a_list_is_never_empty_without_a_reason(shop: Shop) -> None:
+    everything = [item["item_id"] for item in SHOP.items]
+    with serving(shop, RULES) as live:
+        for fields in (
+            {},
+            {"user_id": "new"},
+            {"device_id": "new"},
+            {"user_id": EVERYBODY[0], "category": "no-such"},
+            {"user_id": EVERYBODY[0], "exclude": everything},
+            {"user_id": "new", "min_price": 1e6},
+            {"user_id": EVERYBODY[0], "count": 1, "context": {"page": "cart"}},
+        ):
+            for arm in (LEARNED, HEURISTIC):
+                answer = ask(live, arm, **fields)
+                if len(answer["items"]) < int(str(fields.get("count", 20))):
+                    assert "only" in answer["fallback"]
+
+
+# Arms
+
+
+def test_arms_weigh_vary_and_explore_and_say_so(shop: Shop) -> None:
+    person = EVERYBODY[1]
+    with serving(shop) as live:
+        plain = ask(live, user_id=person)
+        campaigns = ask(live, "campaigns", user_id=person)
+        varied = ask(live, "varied", user_id=person)
+        curious = [ask(live, "curious", user_id=person) for _ in range(6)]
+        said = {
+            name: logged(shop, answer)
+            for name, answer in (
+                ("plain", plain), ("campaigns", campaigns), ("varied", varied),
+                ("curious", curious[0]),
+            )
+        }  # fmt: skip
+
+    assert set(ids(campaigns)[:2]) == {"item-008", "item-009"}
+    assert said["campaigns"]["objective"] == ["relevance=1", "campaign=10"]
+    assert [item["score"] for item in campaigns["items"]] == said["campaigns"]["scores"]
+    kinds = {item["item_id"]: item.get("category") for item in SHOP.items}
+    assert ids(varied)[0] == ids(plain)[0]
+    assert ids(varied) != ids(plain)
+    assert len({kinds[item] for item in ids(varied)[:5]}) >= len(
+        {kinds[item] for item in ids(plain)[:5]}
+    )
+    assert said["varied"]["diversity"] == 50.0
+    pool = {item["item_id"] for item in ask_scores(plain)[:9]}
+    assert all(set(ids(each)[:5]) <= pool for each in curious)
+    assert len({tuple(ids(each)) for each in curious}) > 1, "once in 15,000^5 all are alike"
+    chances = said["curious"]["propensities"]
+    assert len(chances) == 20
+    assert all(0.0 < chance < 1.0 for chance in chances[:5])
+    assert chances[5:] == [1.0] * 15
+    # The first place: a softmax over the pool's scores at temperature 1.
+    scores = {item["item_id"]: item["score"] for item in plain["items"][:9]}
+    total = sum(math.exp(score) for score in scores.values())
+    assert chances[0] == pytest.approx(math.exp(scores[ids(curious[0])[0]]) / total, rel=1e-4)
+    for name in ("objective", "diversity", "temperature", "propensities", "placement"):
+        assert name not in said["plain"]
+
+
+def ask_scores(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted(answer["items"], key=lambda item: -item["score"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ("{objektive: {}}", "no parameter 'objektive'"),
+        ("{objective: {margin: 11}}", "arm 'learned': objective.margin"),
+        ("{exploration: {temperature: -1}}", "exploration.temperature"),
+        ("{diversity: {places: 0}}", "diversity.places"),
+    ],
+)
+def test_a_wrong_arm_stops_the_start(shop: Shop, parameters: str, said: str) -> None:
+    shop.settings.experiments.write_text(
+        "- key: ranking\n  arms:\n    - {name: heuristic}\n"
+        f"    - {{name: learned, parameters: {parameters}}}\n"
+    )
+    with pytest.raises(ConfigError, match=said), serving(shop):
+        pass
+    shop.settings.experiments.write_text("- key: other\n  arms: [{name: a}, {name: b}]\n")
+    with pytest.raises(ConfigError, match="no experiment 'ranking'"), serving(shop):
+        pass
+
+
+# Rules
+
+
+def test_rules_hold_and_are_logged(shop: Shop) -> None:
+    kinds = {item["item_id"]: item.get("category") for item in SHOP.items}
+    with serving(shop, RULES) as live:
+        home = ask(live, user_id=EVERYBODY[2], context={"page": "home"})
+        cart = ask(live, user_id=EVERYBODY[3], context={"page": "cart"})
+        said_home, said_cart = logged(shop, home), logged(shop, cart)
+
+    assert ids(home)[1] == "item-004"
+    for answer in (home, cart):
+        assert [kinds[item] for item in ids(answer)[:10]].count("kind-0") <= 1
+    assert [kinds[item] for item in ids(cart)[:5]].count("kind-7") >= 2
+    assert said_home["placement"] == ["welcome", "few_of_kind_0", "new_items", "item_cap"]
+    assert "placement_short" not in said_home
+    assert said_cart["placement_short"] == ["missing"]
+
+
+def test_nobody_sees_an_item_more_often_than_the_cap_on_a_day(shop: Shop) -> None:
+    with serving(shop, RULES) as live:
+        shown: dict[str, int] = {}
+        recommender: Any = live.platform.recommender
+        for number in range(5):
+            answer = ask(live, user_id=EVERYBODY[0], count=20)
+            for item in ids(answer):
+                shown[item] = shown.get(item, 0) + 1
+            total = 20 * (number + 1)
+            if len(answer["items"]) == 20:
+                wait_until(
+                    lambda total=total: (
+                        sum(  # type: ignore[misc]
+                            recommender._shown.of(EVERYBODY[0], NOW).values()
+                        )
+                        == total
+                    ),
+                    60,
+                )
+        assert max(shown.values()) == 2
+        assert len(shown) >= 50
+        again = ask(live, user_id=EVERYBODY[0], timestamp=NOW + DAY)
+        other = ask(live, user_id=EVERYBODY[1])
+    assert len(again["items"]) == len(other["items"]) == 20
+
+
+def test_caps_without_anything_that_counts_are_refused(shop: Shop) -> None:
+    shop.settings.placement.write_text(RULES)
+    with pytest.raises(ConfigError, match="'item_cap'"):
+        Platform.open(shop.settings, build)
