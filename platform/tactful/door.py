@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -42,6 +43,8 @@ from tactful_streaming import (
     route_key,
 )
 from tactful_streaming import Rejection as Refusal
+
+logger = logging.getLogger(__name__)
 
 
 class Door:
@@ -80,6 +83,7 @@ class Door:
         self._ends = ends
         self._engine = engine
         self._commit = commit
+        self._refused = False
         self._follower = follower
         self._metrics = metrics
         self._limits = limits
@@ -250,10 +254,21 @@ class Door:
                     "the event log cannot be reached; send it again later",
                     retry_after=math.ceil(error.retry_after),
                 ) from None
-            except LogError:
+            except LogError as error:
+                if not self._refused:
+                    # Once, not for each request: the lines may lie on the disk that is full.
+                    logger.error(
+                        "events are refused with 503, and nothing of them is kept, until the log "
+                        "can be written again: %s. If the disk is full, make room",
+                        error,
+                    )
+                self._refused = True
                 raise ProblemError(
                     "not_ready", "the event log cannot be written", retry_after=5
                 ) from None
+        if self._refused:
+            logger.warning("the log can be written again: events are taken")
+            self._refused = False
         return self._show(offsets)
 
     def _count(self, kind: str, accepted: int, duplicates: int, rejected: int) -> None:

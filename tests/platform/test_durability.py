@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -218,6 +221,125 @@ def test_damage_that_is_met_later_is_told_with_what_to_do(
     assert str(first) in caplog.text
     assert "restore the segment from a backup" in caplog.text
     assert first.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("victim", ["CURRENT", "MANIFEST-*", "*.sst"])
+def test_a_damaged_state_is_refused_and_computed_again_from_the_log(
+    settings: Settings, victim: str
+) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        posted = live.http.post("/v1/events", json=[view(number) for number in range(3)]).json()
+        live.views("u", posted["position"])
+    data = settings.storage.data
+    Platform.open(settings, build).close()  # what was in memory lies in a file of its own now
+    files = list((data / "state").rglob(victim))
+    assert files
+    for file in files:
+        file.write_bytes(b"rubbish" * (file.stat().st_size // 7 + 1))
+
+    shown = CliRunner().invoke(main, ["serve", "--dev", "--port", "0", "--data", str(data)])
+
+    assert shown.exit_code == 1
+    assert f"{data / 'state'}: the state store cannot be opened" in shown.output
+    assert "move it away and rebuild by replay from the log" in shown.output
+    (data / "state").rename(data / "damaged")
+    with Live(Platform.open(settings, build)) as live:
+        assert live.views("u", posted["position"]) == 3
+
+
+class FullDisk:
+    """A disk under a server that is full, or lets its files grow to a size only, until `free`."""
+
+    def __init__(self, server: Process, how: str) -> None:
+        self._pid, self._ballast = server.process.pid, server.data.parent / "ballast"
+        if how == "limited":
+            (segment,) = (server.data / "log").glob("*.log")
+            self._limit(segment.stat().st_size + 30_000)
+        else:
+            room = shutil.disk_usage(server.data).free - 30_000
+            self._ballast.write_bytes(bytes(room))
+
+    def free(self) -> None:
+        self._ballast.unlink(missing_ok=True)
+        self._limit(resource.RLIM_INFINITY)
+
+    def _limit(self, size: int) -> None:
+        # The kernel refuses what is beyond, as a full disk does.
+        resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs to be root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_file_that_cannot_grow_refuses_events_and_loses_none(tmp_path: Path) -> None:
+    _fill_and_free(tmp_path, "limited")
+
+
+@pytest.mark.slow
+def test_a_full_disk_refuses_events_and_loses_none(small_disk: Path) -> None:
+    _fill_and_free(small_disk, "full")
+
+
+def _fill_and_free(folder: Path, how: str) -> None:
+    server = Process(folder)
+    server.start()
+    acknowledged: list[dict[str, Any]] = []
+    refused: list[list[dict[str, Any]]] = []
+    try:
+        with httpx.Client(base_url=server.url, timeout=30) as http:
+
+            def post(batch: list[dict[str, Any]]) -> httpx.Response:
+                return http.post("/v1/events", json=batch)
+
+            def numbered(first: int) -> list[dict[str, Any]]:
+                return [view(first + n, f"w{n}") for n in range(50)]
+
+            assert post(numbered(0)).status_code == 202
+            acknowledged += numbered(0)
+            disk = FullDisk(server, how)
+            for first in range(50, 50_000, 50):
+                answer = post(numbered(first))
+                if answer.status_code == 202:
+                    acknowledged += numbered(first)
+                else:
+                    refused.append(numbered(first))
+                    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+                    assert int(answer.headers["retry-after"]) >= 1
+                if len(refused) == 5:
+                    break
+            assert len(refused) == 5
+            assert http.get("/healthz").status_code == 200
+            assert http.post("/v1/recommend", json={"user_id": "w1"}).status_code == 200
+            disk.free()
+            for batch in refused:
+                answer = post(batch)
+                assert answer.status_code == 202, answer.text
+                assert answer.json()["accepted"] == len(batch), "what was refused was not kept"
+                acknowledged += batch
+    finally:
+        ended = server.end(signal.SIGTERM)
+    said = (folder / "server.log").read_text()
+    assert ended == 0, said
+    assert said.count("append refused") == 1, "once, not for every request"
+    assert "If the disk is full, make room" in said
+    assert "the log can be written again" in said
+    expected = [event["event_id"] for event in acknowledged]
+    kept = [found for found in ids(logged(server.data)) if found.startswith("w")]
+    assert sorted(kept) == sorted(expected)
+    server.start()
+    try:
+        again = httpx.post(f"{server.url}/v1/events", json=acknowledged[:1000], timeout=30).json()
+        assert (again["accepted"], again["duplicates"]) == (0, min(len(acknowledged), 1000))
+    finally:
+        server.end(signal.SIGTERM)
 
 
 def test_the_serving_process_imports_neither_torch_nor_mlflow_nor_streamlit(tmp_path: Path) -> None:
