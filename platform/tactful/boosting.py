@@ -108,12 +108,12 @@ def _ended(curve: list[float], options: TrainingOptions) -> bool:
 
 def _matrix(rows: Rows) -> xgboost.DMatrix | None:
     """The lists in which something was taken; None when there is none."""
-    bounds = np.concatenate([[0], np.cumsum(rows.sizes)])
-    taken = np.add.reduceat(rows.labels, bounds[:-1]) > 0 if len(rows.labels) else np.zeros(0, bool)
-    kept: NDArray[np.intp] = np.flatnonzero(taken & (rows.sizes > 0))
+    lists = np.repeat(np.arange(len(rows.sizes)), rows.sizes)
+    taken = np.bincount(lists, weights=rows.labels, minlength=len(rows.sizes)) > 0
+    kept: NDArray[np.intp] = np.flatnonzero(taken)
     if not len(kept):
         return None
-    inside = np.repeat(np.isin(np.arange(len(rows.sizes)), kept), rows.sizes)
+    inside = taken[lists]
     weights = rows.weights[kept]
     return xgboost.DMatrix(
         rows.features[inside],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import signal
 import sys
 import time
@@ -128,7 +127,6 @@ def train(
     from tactful.training_run import reason_to_train, run_training
 
     if if_due:
-        os.nice(10)  # beside a server
         due = reason_to_train(settings, now=time.time_ns() // 1_000_000)
         if due is None:
             click.echo(msgspec.json.encode({"due": None}) if as_json else "It is not time.")

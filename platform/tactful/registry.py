@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
+from tactful.features import layout
 from tactful.model_log import Action, ModelLog, whoever_runs_this
 from tactful.ranking import (
     Manifest,
@@ -35,6 +36,7 @@ from tactful.ranking import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+CHALLENGER = "challenger"
 CHAMPION = "champion"
 PREVIOUS = "previous"
 
@@ -143,9 +145,12 @@ class Registry:
                 model_format="ubj",
             )
             mlflow.log_artifacts(str(directory), "model")
+            mlflow.log_dict(_schema(manifest), "feature_schema.json")
             version = mlflow.register_model(
                 logged.model_uri, self._name, await_registration_for=0
             ).version
+        # The newest version that has not served: what a canary would try.
+        self._client().set_registered_model_alias(self._name, CHALLENGER, str(version))
         self._keep(
             directory,
             msgspec.structs.replace(manifest, version=str(version), run_id=run.info.run_id),
@@ -206,6 +211,9 @@ class Registry:
                 stack.enter_context(
                     self._audit.entry(action, self._name, by=self._by, reason=reason, **about)
                 )
+            aliases = client.get_registered_model(self._name).aliases
+            if str(aliases.get(CHALLENGER)) == version:
+                client.delete_registered_model_alias(self._name, CHALLENGER)
             client.set_registered_model_alias(self._name, CHAMPION, version)
             if previous:
                 client.set_registered_model_alias(self._name, PREVIOUS, previous)
@@ -288,6 +296,16 @@ class Registry:
                 f"{self._models} holds versions of {', '.join(sorted(others))}: give {self._name} "
                 "a directory of its own with storage.models"
             )
+
+
+def _schema(manifest: Manifest) -> dict[str, Any]:
+    """What the columns are, for whoever looks at a run without this package."""
+    return {
+        "definitions": manifest.definitions,
+        "layout": layout(manifest.definitions),
+        "columns": [{"name": name, "type": "float32"} for name in manifest.features],
+        "missing": "NaN",
+    }
 
 
 def _named(rows: NDArray[np.float32], names: tuple[str, ...]) -> Any:

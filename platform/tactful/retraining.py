@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _HOUR = 3_600_000
 _STOP_S = 10.0
+_NICENESS = 10
 
 
 def why_due(
@@ -101,6 +102,8 @@ async def _run(command: list[str], environ: Mapping[str, str]) -> tuple[int, str
         stderr=asyncio.subprocess.PIPE,
     )
     try:
+        with contextlib.suppress(ProcessLookupError):  # it ended at once
+            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
         _, said = await process.communicate()
     except asyncio.CancelledError:
         # It goes on where it was when the server is there again.

@@ -140,7 +140,7 @@ def test_without_an_entry_nothing_is_changed(
     with pytest.raises(StorageError):
         registry.promote("2")
     assert read_pointer(tmp_path / "models") == Pointer(version="1")
-    assert [it["aliases"] for it in registry.versions()] == ["", "champion"]
+    assert [it["aliases"] for it in registry.versions()] == ["challenger", "champion"]
 
 
 def test_the_log_is_read_page_by_page_over_http(live: Live) -> None:

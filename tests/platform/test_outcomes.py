@@ -400,6 +400,21 @@ def test_lists_that_cross_the_cut_are_on_neither_side(
     assert judged
 
 
+def test_lists_without_a_candidate_do_no_harm() -> None:
+    draw = np.random.default_rng(11)
+    features = draw.standard_normal((400, 2)).astype(np.float32)
+    labels = np.tile(np.array([True, False, False, False]), 100)
+    options = TrainingOptions(rounds=5, depth=2, threads=1)
+    full = Rows(features, labels, np.full(100, 4), np.ones(100, np.float32))
+    sizes = np.concatenate([[0], np.full(50, 4), [0, 0], np.full(50, 4), [0]])
+    holes = Rows(features, labels, sizes, np.ones(len(sizes), np.float32))
+
+    (one, curve), (other, same) = (fit(rows, rows, options) for rows in (full, holes))
+
+    assert curve == same
+    assert one.save_raw("json") == other.save_raw("json")
+
+
 def test_the_forest_takes_weights_of_lists() -> None:
     """A list that counts a hundred times as much decides."""
     draw = np.random.default_rng(10)

@@ -14,7 +14,7 @@ import xgboost
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.features import RANKING_FEATURES
+from tactful.features import RANKING_FEATURES, layout
 from tactful.ranking import (
     Manifest,
     Pointer,
@@ -95,6 +95,9 @@ def test_a_version_is_a_run_with_everything_that_made_it(
     assert run.data.tags["definitions"] == DEFINITIONS
     assert run.data.tags["trained_until"] == "1700000000001"
     assert [a.path for a in client.list_artifacts(made.run_id, "figures")] == ["figures/curve.png"]
+    schema = mlflow.artifacts.load_dict(f"runs:/{made.run_id}/feature_schema.json")
+    assert [column["name"] for column in schema["columns"]] == list(RANKING_FEATURES)
+    assert (schema["definitions"], schema["layout"]) == (DEFINITIONS, layout(DEFINITIONS))
     version = client.get_model_version("ranker", "1")
     assert version.run_id == made.run_id
     logged = mlflow.models.get_model_info(version.source or "")
@@ -140,10 +143,10 @@ def test_promotion_moves_the_aliases_and_the_pointer(registry: Registry, tmp_pat
     def aliases() -> dict[str, str]:
         return {it["version"]: it["aliases"] for it in registry.versions()}
 
-    assert aliases() == {"3": "", "2": "", "1": ""}
+    assert aliases() == {"3": "challenger", "2": "", "1": ""}
     registry.promote("1")
     assert read_pointer(models) == Pointer(version="1")
-    assert aliases() == {"3": "", "2": "", "1": "champion"}
+    assert aliases() == {"3": "challenger", "2": "", "1": "champion"}
     registry.promote("3")
     assert read_pointer(models) == Pointer(version="3", previous="1")
     assert aliases() == {"3": "champion", "2": "", "1": "previous"}
@@ -229,7 +232,7 @@ def test_a_damaged_version_is_not_promoted(registry: Registry, tmp_path: Path) -
         registry.promote("1")
 
     assert read_pointer(tmp_path / "models") is None
-    assert registry.versions()[0]["aliases"] == ""
+    assert registry.versions()[0]["aliases"] == "challenger"
 
 
 def test_two_names_do_not_overwrite_each_other(tracking_uri: str, tmp_path: Path) -> None:

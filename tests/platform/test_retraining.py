@@ -27,8 +27,15 @@ from tests.platform.test_registry import DEFINITIONS, make_model
 
 from tactful.checkpoints import Checkpoint
 from tactful.cli import main
-from tactful.config import Settings, StorageSettings, TrainingSettings, load_settings
+from tactful.config import (
+    LogSettings,
+    Settings,
+    StorageSettings,
+    TrainingSettings,
+    load_settings,
+)
 from tactful.drift import SCORE, Drift, measure_drift, population_stability
+from tactful.errors import ConfigError
 from tactful.features import RANKING_FEATURES, layout
 from tactful.model_log import ModelChange
 from tactful.ranking import Pointer, load_trees, version_directory, write_pointer
@@ -198,6 +205,13 @@ def test_drift_is_between_the_first_and_the_latest_lists_of_a_version(tmp_path: 
     assert found.largest[1] == max(found.by_name.values())
 
 
+def test_a_log_in_kafka_is_not_trained_from() -> None:
+    with pytest.raises(ConfigError, match=r"training\.every_hours .* need a log in files"):
+        Settings(
+            log=LogSettings(kind="kafka", brokers="b:1"), training=TrainingSettings(every_hours=1)
+        )
+
+
 # The process that trains
 
 
@@ -279,20 +293,24 @@ def test_it_asks_again_and_again_and_says_what_failed(
 
 def test_a_server_that_stops_ends_its_training(tmp_path: Path) -> None:
     python = stand_in(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 600")
+    priority: list[int] = []
 
     async def ask() -> int:
         training = TrainingSettings(every_hours=1, check_minutes=0.0005)
         task = asyncio.create_task(retrain(Settings(training=training), python=python))
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
             await asyncio.sleep(0.01)
+        pid = int((tmp_path / "pid").read_text())
+        priority.append(os.getpriority(os.PRIO_PROCESS, pid))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return int((tmp_path / "pid").read_text())
+        return pid
 
     pid = asyncio.run(ask())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+    assert priority[0] >= 10
 
 
 def test_a_server_retrains_if_the_settings_say_so(
