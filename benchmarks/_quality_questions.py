@@ -20,7 +20,7 @@ _QUESTIONS = 4_000
 
 @dataclass(frozen=True)
 class Question:
-    """One list to make. Items are numbers, that is, places in the replay's catalogue.
+    """One list to make. Items are numbers, the catalogue's in its order.
 
     Attributes:
         person: who asks.
@@ -106,7 +106,7 @@ def _trial(replay: Replay, begin: int, asked: Mapping[int, frozenset[int]]) -> T
         everything.append(line.item)
     known = _by_session(_lines(replay, begin)).values()
     return Trial(
-        items=len(replay.items),
+        items=len(_rows(replay)),
         visits=[
             tuple(line.item for line in lines)
             for lines in sorted(known, key=lambda lines: lines[-1].number)
@@ -135,4 +135,7 @@ def _by_session(lines: Sequence[_Line]) -> dict[str, list[_Line]]:
 
 
 def _rows(replay: Replay) -> dict[str, int]:
-    return {str(item["item_id"]): row for row, item in enumerate(replay.items)}
+    """The catalogue in its order, then what was taken without being described."""
+    described = (str(item["item_id"]) for item in replay.items)
+    taken = (item for item in replay.item if item is not None)
+    return {item: row for row, item in enumerate(dict.fromkeys([*described, *taken]))}

@@ -47,6 +47,13 @@ def test_a_question_knows_everything_before_it_and_nothing_else(shop: Replay) ->
         assert {names[item] for item in question.taken} == ask.taken
 
 
+def test_what_the_catalogue_does_not_describe_has_a_number_too(shop: Replay) -> None:
+    bare = replace(shop, items=shop.items[10:])
+    assert final_trial(bare).items == final_trial(shop).items
+    learned = sum(map(len, final_trial(bare).visits))
+    assert learned == sum(map(len, final_trial(shop).visits))
+
+
 def test_nothing_after_the_cut_is_learned(shop: Replay) -> None:
     names = [str(item["item_id"]) for item in shop.items]
     learned = Counter(names[item] for visit in final_trial(shop).visits for item in visit)
