@@ -21,7 +21,7 @@ from benchmarks._kill_load import (
     Load,
 )
 from benchmarks._kill_processes import TACTFUL, Process, Victim, kill_at_random
-from benchmarks._kill_topics import partitions_of, read_topic
+from benchmarks._kill_topics import partitions_of, values_of
 from benchmarks._kill_truth import Comparison, Outcome, Truth, table
 from benchmarks._streaming_events import free_port
 from tactful.client import Client
@@ -100,7 +100,7 @@ def on_kafka(
     place = _Place(folder, seed, _kafka(servers, topic), launcher, _RATE_KAFKA)
     outcome = Outcome("Kafka")
     closing = partitions_of(_PARTITIONS)
-    truth = place.run(outcome, kills, {}, lambda: read_topic(servers, topic), closing)
+    truth = place.run(outcome, kills, {}, lambda: values_of(servers, topic), closing)
     place.check_state(outcome, truth, ("user", "session", "item", "category"))
     return outcome
 
@@ -145,10 +145,10 @@ def with_workers(
     outcome = Outcome("Kafka with workers and Redis")
     closing = partitions_of(_PARTITIONS)
     truth = place.run(
-        outcome, kills, beside, lambda: read_topic(servers, topic), closing, victims=victims
+        outcome, kills, beside, lambda: values_of(servers, topic), closing, victims=victims
     )
     place.check_state(outcome, truth, ("item", "category"))
-    outcome.comparison.same_all("window", table(read_topic(servers, fired)), truth.fired())
+    outcome.comparison.same_all("window", table(values_of(servers, fired)), truth.fired())
     return outcome
 
 

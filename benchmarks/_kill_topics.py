@@ -2,33 +2,73 @@
 
 from __future__ import annotations
 
+import time
+import uuid
+from collections.abc import Collection
 from typing import Any
 
+from tactful_streaming import Tick, encode_entry
 
-def read_topic(servers: str, topic: str) -> list[bytes]:
-    """All committed records of a topic as it is now, partition by partition.
+Records = dict[int, list[tuple[int, bytes]]]
+"""Offsets and values, by partition."""
+
+_ANSWER_S = 30.0
+_OPEN_S = 60.0
+_LOOK_S = 0.2
+_MARK = b"to-end-transactions"
+
+
+def read_topic(servers: str, topic: str) -> Records:
+    """All committed records of a topic as it is now.
+
+    A broker hides what comes after an open transaction: this waits until nothing is hidden, and
+    helps with :func:`end_transactions`.
 
     Raises:
-        RuntimeError: if the broker does not answer.
+        RuntimeError: if the broker does not answer, or a transaction stays open.
     """
-    consumer = _consumer(servers, f"reader-of-{topic}")
-    from confluent_kafka import KafkaError, TopicPartition
+    ends, _ = _read(servers, topic, "read_uncommitted")
+    reached = dict.fromkeys(ends, -1)
+    until = time.monotonic() + _OPEN_S
+    while True:
+        before = reached
+        reached, records = _read(servers, topic, "read_committed")
+        hidden = [number for number, end in ends.items() if reached[number] < end]
+        if not hidden:
+            return records
+        if time.monotonic() > until:
+            raise RuntimeError(f"a transaction stays open in partitions {hidden} of {topic!r}")
+        if reached == before:
+            end_transactions(servers, topic, hidden)
+        time.sleep(_LOOK_S)
 
-    numbers = consumer.list_topics(topic, 10).topics[topic].partitions
-    consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
-    found: list[bytes] = []
-    ended: set[int] = set()
-    while len(ended) < len(numbers):
-        messages = consumer.consume(10_000, 10.0)
-        if not messages:
-            raise RuntimeError(f"the broker at {servers} does not answer")
-        for message in messages:
-            if message.error() is None:
-                found.append(message.value() or b"")
-            elif message.error().code() == KafkaError._PARTITION_EOF:
-                ended.add(message.partition())
-    consumer.close()
-    return found
+
+def values_of(servers: str, topic: str) -> list[bytes]:
+    """What :func:`read_topic` finds, partition by partition, without offsets."""
+    return [value for records in read_topic(servers, topic).values() for _, value in records]
+
+
+def end_transactions(servers: str, topic: str, partitions: Collection[int]) -> None:
+    """Let the broker of the tests show what lies behind transactions that have ended.
+
+    Where transactions of several producers overlap in a partition, it shows none of them before all
+    have ended. It looks for them only when one ends, and of each transactional id only at the
+    oldest one. After a producer was replaced in the midst of a transaction, more than one may wait;
+    what comes after them is hidden, until enough others have ended there. This makes one that ends.
+    On Kafka it changes nothing: there a transaction waits for nobody.
+
+    Its records are ticks that move no clock: they do no harm in a log, and :func:`read_topic`
+    leaves them out.
+    """
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": f"end-{uuid.uuid4()}"})
+    producer.init_transactions(_ANSWER_S)
+    producer.begin_transaction()
+    for number in partitions:
+        tick = encode_entry(Tick(timestamp=0), "json")
+        producer.produce(topic, tick, _MARK, partition=number)
+    producer.commit_transaction(_ANSWER_S)
 
 
 class Committed:
@@ -38,12 +78,12 @@ class Committed:
         """Watch `group`, and do not join it."""
         from confluent_kafka import TopicPartition
 
-        self._consumer = _consumer(servers, group)
+        self._consumer = _consumer(servers, group, "read_committed")
         self._partitions = [TopicPartition(topic, number) for number in range(partitions)]
 
     def __call__(self) -> tuple[int, ...]:
         """Next offset to read of each partition; negative where none was committed."""
-        return tuple(it.offset for it in self._consumer.committed(self._partitions, 10.0))
+        return tuple(it.offset for it in self._consumer.committed(self._partitions, _ANSWER_S))
 
     def close(self) -> None:
         """Leave the broker."""
@@ -63,7 +103,32 @@ def partitions_of(count: int) -> list[str]:
     return sorted(found.values())
 
 
-def _consumer(servers: str, group: str) -> Any:
+def _read(servers: str, topic: str, isolation: str) -> tuple[dict[int, int], Records]:
+    """Where each partition ends for those who read like this, and what they find before."""
+    from confluent_kafka import KafkaError, TopicPartition
+
+    consumer = _consumer(servers, f"reader-of-{topic}", isolation)
+    numbers = consumer.list_topics(topic, _ANSWER_S).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+    records: Records = {number: [] for number in numbers}
+    ends: dict[int, int] = {}
+    while len(ends) < len(numbers):
+        message = consumer.poll(_ANSWER_S)
+        if message is None:
+            raise RuntimeError(f"the broker at {servers} does not answer")
+        number, offset = message.partition(), message.offset()
+        if message.error() is None:
+            if message.key() != _MARK:
+                records[number].append((offset, message.value() or b""))
+        elif message.error().code() == KafkaError._PARTITION_EOF:
+            ends[number] = offset
+        else:
+            raise RuntimeError(f"topic {topic!r} cannot be read: {message.error()}")
+    consumer.close()
+    return ends, records
+
+
+def _consumer(servers: str, group: str, isolation: str) -> Any:
     from confluent_kafka import Consumer
 
     return Consumer(
@@ -73,7 +138,7 @@ def _consumer(servers: str, group: str) -> Any:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
-            "isolation.level": "read_committed",
+            "isolation.level": isolation,
             "fetch.wait.max.ms": 5,
             "fetch.queue.backoff.ms": 5,
         }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _kill_topics as topics
 from tactful_streaming import (
     Definitions,
     Engine,
@@ -64,8 +65,8 @@ def new_shard(servers: str, folder: Path, partitions: int = 4, **options: Any) -
             servers,
             topic=f"{what}-{name}",
             linger_ms=1,
-            session_timeout_ms=2000,
-            delivery_timeout_ms=3000,
+            session_timeout_ms=10_000,
+            delivery_timeout_ms=60_000,
         )
         for what in ("log", "fired", "matches")
     ]
@@ -94,26 +95,8 @@ def append(shard: Shard, entries: Sequence[Entry]) -> Mapping[int, int]:
 
 
 def read_topic(settings: KafkaSettings) -> dict[int, list[tuple[int, bytes]]]:
-    """All records of a topic, by partition."""
-    from confluent_kafka import Consumer, KafkaError, TopicPartition
-
-    consumer = Consumer(settings.consumer_config("test-reader"))
-    numbers = consumer.list_topics(settings.topic, 10).topics[settings.topic].partitions
-    consumer.assign([TopicPartition(settings.topic, number, 0) for number in numbers])
-    found: dict[int, list[tuple[int, bytes]]] = {number: [] for number in numbers}
-    ended: set[int] = set()
-    while len(ended) < len(found):
-        message = consumer.poll(10)
-        assert message is not None, "the broker does not answer"
-        error, number, offset = message.error(), message.partition(), message.offset()
-        assert number is not None and offset is not None
-        if error is None:
-            found[number].append((offset, message.value() or b""))
-        else:
-            assert error.code() == KafkaError._PARTITION_EOF, error
-            ended.add(number)
-    consumer.close()
-    return found
+    """All records of a topic, with their offsets, by partition."""
+    return topics.read_topic(settings.servers, settings.topic)
 
 
 def fired_table(shard: Shard) -> Rows:
@@ -170,6 +153,7 @@ def truth(shard: Shard, logs: Logs) -> Truth:
             on_match=matched,
         )
         engine.apply(records)
+        engine.commit()
         made.engines[number] = engine
     return made
 

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.streaming.shard import (
+    Logs,
     Shard,
+    Truth,
     actions_of,
     append,
     definitions,
@@ -40,6 +42,8 @@ from tactful_streaming.worker import leading
 pytest.importorskip("confluent_kafka")
 
 PARTITIONS = 4
+PATIENCE_S = 150.0
+"""How long to wait for what has to happen at last, on a machine that does much else."""
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def new_worker(shard: Shard, **options: object) -> Worker:
 
 def work_to(workers: Sequence[Worker], ends: Mapping[int, int]) -> None:
     """Let workers take turns until everything before `ends` is applied and committed."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         for worker in workers:
             worker.step()
@@ -67,24 +71,36 @@ def work_to(workers: Sequence[Worker], ends: Mapping[int, int]) -> None:
     pytest.fail(f"the workers came to {done}, not to {ends}")
 
 
-def settle(workers: Sequence[Worker], rounds: int = 20) -> None:
-    """Let actions and ticks go round through the log."""
+def settle(workers: Sequence[Worker], rounds: int) -> None:
+    """Give actions and ticks some time to go round through the log."""
     for _ in range(rounds):
         for worker in workers:
             worker.step()
             worker.commit()
 
 
+def settled(shard: Shard, workers: Sequence[Worker]) -> tuple[Logs, Truth]:
+    """The log when all actions have gone round, and what an uninterrupted run makes of it."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        logs = read_topic(shard.kafka)
+        work_to(workers, {n: records[-1][0] + 1 for n, records in logs.items() if records})
+        expected = truth(shard, logs)
+        missing = {
+            action.event_id for engine in expected.engines.values() for action in engine.outbox()
+        } - set(actions_of(logs))
+        if not missing and read_topic(shard.kafka) == logs:
+            return logs, expected
+    pytest.fail("actions are missing in the log, or it goes on and on")
+
+
 def check(shard: Shard, workers: Sequence[Worker]) -> None:
-    """What came out is what an uninterrupted run makes of the log as it is now."""
-    logs = read_topic(shard.kafka)
-    work_to(workers, {n: records[-1][0] + 1 for n, records in logs.items() if records})
-    expected = truth(shard, logs)
+    """What came out is what an uninterrupted run makes of the log."""
+    logs, expected = settled(shard, workers)
     assert fired_table(shard) == expected.fired
     assert match_table(shard) == expected.matches
     actions = actions_of(logs)
     assert len(actions) == len(set(actions))
-    assert not any(engine.outbox() for engine in expected.engines.values())
     compared = 0
     for worker in workers:
         for number, job in worker.jobs.items():
@@ -211,7 +227,6 @@ def test_a_former_owner_is_shut_out(kafka_servers: str, shard: Shard) -> None:
 def test_one_worker_computes_what_an_uninterrupted_run_does(shard: Shard) -> None:
     worker = new_worker(shard)
     work_to([worker], append(shard, random_entries(1, 3_000)))
-    settle([worker])
     check(shard, [worker])
     progress = worker.progress()
     assert {*progress.partitions} == {*range(PARTITIONS)}
@@ -227,7 +242,7 @@ def test_workers_join_and_leave(shard: Shard) -> None:
     work_to([first], append(shard, entries[:1_500]))
     second = new_worker(shard)
     ends = append(shard, entries[1_500:3_000])
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_S
     while not len(first.jobs) == len(second.jobs) == 2:
         first.step()
         second.step()
@@ -236,7 +251,6 @@ def test_workers_join_and_leave(shard: Shard) -> None:
     first.close()
     work_to([second], append(shard, entries[3_000:]))
     assert len(second.jobs) == PARTITIONS
-    settle([second])
     check(shard, [second])
     second.close()
 
@@ -247,7 +261,7 @@ def test_what_was_not_committed_is_computed_again(shard: Shard) -> None:
     ends = append(shard, random_entries(3, 2_000))
     for _ in range(3):
         worker = new_worker(shard, batch=60, commit_interval_s=1e9)
-        until, entries = time.monotonic() + 30, rng.randrange(300, 700)
+        until, entries = time.monotonic() + PATIENCE_S, rng.randrange(300, 700)
         while worker.progress().entries < entries:
             worker.step()
             if rng.random() < 0.2:
@@ -256,7 +270,6 @@ def test_what_was_not_committed_is_computed_again(shard: Shard) -> None:
         worker.abandon()
     worker = new_worker(shard)
     work_to([worker], ends)
-    settle([worker])
     check(shard, [worker])
     worker.close()
 
@@ -280,7 +293,6 @@ def test_another_host_goes_on(shard: Shard, tmp_path: Path, shared: bool) -> Non
     assert all(offset > 0 for offset in begun) == shared
     second = new_worker(there)
     work_to([second], append(there, entries[1_000:]))
-    settle([second])
     check(there, [second])
     second.close()
     if shared:
@@ -309,7 +321,9 @@ def test_a_zombie_cannot_write(shard: Shard, tmp_path: Path) -> None:
     """A process that was asleep while its partition moved to another host, wakes up."""
     append(shard, random_entries(6, 2_000))
     records = read_topic(shard.kafka)[0]
-    zombie = PartitionJob(0, definitions(), shard.options)
+    # Not every broker says that it is shut out; some only fall silent.
+    impatient = replace(shard.kafka, delivery_timeout_ms=5_000)
+    zombie = PartitionJob(0, definitions(), replace(shard.options, kafka=impatient))
     zombie.apply(records[:100])
     zombie.commit()
     zombie.apply(records[100:])
@@ -342,7 +356,7 @@ def test_silence_lets_the_clock_into_the_log(shard: Shard) -> None:
     settle([worker], 10)
     assert worker.progress().ticks == 0
     clock = START + 3_600_000
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_S
     while not worker.progress().ticks:
         settle([worker], 1)
         assert time.monotonic() < until
@@ -369,7 +383,7 @@ def test_a_leading_partition_waits(shard: Shard) -> None:
     assert ahead != behind
     worker = new_worker(shard, batch=100, alignment_ms=60_000, commit_interval_s=60)
     paused = done = False
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_S
     while not done:
         worker.step()
         partitions = worker.progress().partitions
