@@ -221,6 +221,40 @@ def test_a_former_owner_is_shut_out(kafka_servers: str, shard: Shard) -> None:
     assert read_topic(shard.kafka)[1] == [(0, b"a"), (1, b"b")]
 
 
+def test_what_is_committed_is_found_behind_what_was_given_up(shard: Shard) -> None:
+    """Two owners are replaced in the midst of transactions that lie one across the other."""
+    from confluent_kafka import Producer
+
+    given_up = []
+
+    def owner(name: str) -> Producer:
+        config = shard.kafka.producer_config()
+        made = Producer({**config, "transactional.id": f"{name}-{shard.kafka.topic}"})
+        made.init_transactions(PATIENCE_S)
+        return made
+
+    def write(to: Producer, value: bytes) -> None:
+        to.begin_transaction()
+        to.produce(shard.kafka.topic, value, partition=0)
+        assert to.flush(PATIENCE_S) == 0
+
+    one, other = owner("one"), owner("other")
+    write(one, b"given up")
+    write(other, b"given up")
+    given_up.append(one)
+    one = owner("one")
+    write(one, b"given up")
+    given_up += [one, other]
+    one, other = owner("one"), owner("other")
+    write(one, b"1")
+    write(other, b"2")
+    one.commit_transaction(PATIENCE_S)
+    other.commit_transaction(PATIENCE_S)
+    found = [value for _, value in read_topic(shard.kafka)[0]]
+    # As above.
+    assert [value for value in found if value != b"given up"] == [b"1", b"2"]
+
+
 # Workers
 
 
