@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from tests.platform.shop import definitions, entries, make_shop, write_log
 
-from tactful.features import RANKING_FEATURES
+from tactful.features import RANKING_FEATURES, layout
+from tactful.impressions import read_impressions
 from tactful.messages import RecommendRequest
+from tactful.outcomes import read_shown
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.skew import Skew, measure_skew
@@ -114,6 +116,42 @@ def test_features_as_served_are_the_features_of_training(
     assert found.lists > 10
     assert found.values == found.lists * 20 * len(RANKING_FEATURES)
     assert (found.skipped, found.different, found.share, dict(found.by_feature)) == (0, 0, 0.0, {})
+
+
+def test_lists_that_a_server_logged_are_what_training_reads(tmp_path: Path, models: Path) -> None:
+    log = serve(tmp_path, models)
+    meaning = layout(definitions().fingerprint)
+    until = int(SHOP.timestamp[-1])
+    before = read_shown(log, meaning, 0, until, TrainingOptions())
+    assert len(before) > 10
+    assert not before.taken.any()
+    shown = [it for it in read_impressions(log) if it.features is not None]
+    bought = [(it.event.recommendation_id, it.items[3], it.event.timestamp + 1) for it in shown]
+    log.append(
+        [
+            encode_entry(
+                Event(
+                    event_id=f"bought-{number}",
+                    type="purchase",
+                    timestamp=at,
+                    user_id="anybody",
+                    item_id=item,
+                    recommendation_id=identity,
+                )
+            )
+            for number, (identity, item, at) in enumerate(bought)
+        ]
+    )
+
+    lists = read_shown(log, meaning, 0, until, TrainingOptions())
+    log.close()
+
+    assert len(lists) == len(before)
+    assert lists.taken.sum() == len(lists)
+    assert set(lists.place[lists.taken].tolist()) == {3}
+    first = shown[0].features
+    assert first is not None
+    assert np.array_equal(lists.features[: len(first)], first, equal_nan=True)
 
 
 def at_feedback(properties: dict[str, Any]) -> dict[str, Any]:
