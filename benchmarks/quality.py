@@ -20,7 +20,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks import _quality_peers as peers
-from benchmarks._quality_cold import COLD_USER_FIGURES, cold_users
 from benchmarks._quality_cold import COLD_FIGURES, cold_users
 from benchmarks._quality_peers import Lists, Peer
 from benchmarks._quality_questions import Trial, earlier_trial, final_trial
