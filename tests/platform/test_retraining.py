@@ -25,10 +25,13 @@ from tests.platform.shop import definitions, entries, make_shop, write_log
 from tests.platform.support import Live, build, wait_until
 from tests.platform.test_registry import DEFINITIONS, make_model
 
+from tactful import recommender
 from tactful.checkpoints import Checkpoint
 from tactful.cli import main
 from tactful.config import (
+    EngineSettings,
     LogSettings,
+    ServerSettings,
     Settings,
     StorageSettings,
     TrainingSettings,
@@ -351,6 +354,40 @@ def test_the_command_trains_only_when_it_is_due(tracking_uri: str, tmp_path: Pat
     assert [(it["action"], it["changed_by"], it["reason"]) for it in log] == [
         ("train", "cron", "no model was trained yet")
     ]
+
+
+@pytest.mark.slow
+def test_a_server_trains_and_takes_over_by_itself(tracking_uri: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    what = entries(make_shop(41, people=12, items=40, days=40))
+    write_log(data / "log", what).close()
+    chosen = Settings(
+        server=ServerSettings(port=0, dev=True),
+        storage=StorageSettings(data=data, durability="process"),
+        engine=EngineSettings(clock="events"),
+        training=TrainingSettings(every_hours=1_000, check_minutes=0.02, promote=True, lists=60),
+    )
+    with Live(Platform.open(chosen, recommender.build)) as live:
+        assert live.http.get("/v1/models").json()["champion"] is None
+
+        def champion() -> Any:
+            return live.http.get("/v1/models").json()["champion"]
+
+        wait_until(lambda: champion() is not None, seconds=600)
+        assert champion()["version"] == "1"
+        wait_until(lambda: live.http.get("/v1/models/log").json()["changes"][0]["state"] == "done")
+        log = live.http.get("/v1/models/log").json()["changes"]
+        body = {"user_id": "person-01", "force": {"ranking": "learned"}, "explain": True}
+        answer = live.http.post("/v1/recommend", json=body).json()
+    assert [(it["action"], it["version"], it["changed_by"], it["reason"]) for it in log[:2]] == [
+        ("promote", "1", "tactful serve", "no model was trained yet"),
+        ("train", "1", "tactful serve", "no model was trained yet"),
+    ]
+    first = answer["explanation"]["items"][0]
+    assert (answer["model_version"], answer["explanation"]["model_version"]) == ("1", "1")
+    assert first["margin"] == pytest.approx(
+        answer["explanation"]["base"] + sum(first["contributions"].values()), abs=1e-4
+    )
 
 
 # Which version may serve
