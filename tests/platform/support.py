@@ -204,7 +204,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for something that is about to happen in another thread."""
     end = time.monotonic() + seconds
     while not holds():

@@ -133,7 +133,7 @@ def test_a_stop_under_load_finishes_and_commits_what_it_accepted(
     writers = [Writer(server, number, again=False) for number in range(WRITERS)]
     for writer in writers:
         writer.start()
-    time.sleep(0.7)
+    wait_until(lambda: sum(len(writer.acknowledged) for writer in writers) > 100)
 
     code = server.end(sign)
 

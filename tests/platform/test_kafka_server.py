@@ -73,7 +73,7 @@ def records(settings: Settings, count: int) -> list[bytes]:
     """What the topic holds, once there are so many records."""
     with contextlib.closing(MergedLog(kafka_settings(settings.log), 4)) as log:
         found: list[bytes] = []
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while len(found) < count and time.monotonic() < until:
             found += [payload for _, payload in log.read(len(found), 1000)]
         return found + [payload for _, payload in log.read(len(found), 1000)]
@@ -129,7 +129,7 @@ def test_a_topic_made_anew_is_not_the_topic_of_the_state(kafka: Settings) -> Non
     admin = AdminClient({"bootstrap.servers": kafka.log.brokers})
     admin.delete_topics([kafka.log.topic], operation_timeout=10)[kafka.log.topic].result(30)
 
-    with pytest.raises(TopicError, match="deleted and made anew.*tactful serve --rebuild"):
+    with pytest.raises(TopicError, match=r"deleted and made anew.*tactful serve --rebuild"):
         Platform.open(kafka, build)
     with Live(Platform.open(kafka, build, rebuild=True)) as live:
         assert live.views("u", post(live, [view(3)])["position"]) == 1

@@ -36,7 +36,7 @@ def free_port() -> int:
         return port
 
 
-def patiently(condition: object, seconds: float = 30.0) -> None:
+def patiently(condition: object, seconds: float = 120.0) -> None:
     """Wait until a function says true."""
     assert callable(condition)
     until = time.monotonic() + seconds

@@ -20,7 +20,7 @@ from tactful_streaming import (
 
 @pytest.fixture
 def log(kafka_servers: str) -> Iterator[KafkaLog]:
-    with new_log(kafka_servers, linger_ms=1, session_timeout_ms=2000) as log:
+    with new_log(kafka_servers, linger_ms=1, session_timeout_ms=10_000) as log:
         yield log
 
 
@@ -68,7 +68,7 @@ def filled(log: KafkaLog, count: int) -> dict[int, list[bytes]]:
 
 
 def finish(workers: Sequence[Worker], expected: dict[int, list[bytes]]) -> None:
-    until = time.monotonic() + 40
+    until = time.monotonic() + 120
     while {number: run for worker in workers for number, run in worker.state.items()} != expected:
         assert time.monotonic() < until
         for worker in workers:
@@ -128,7 +128,7 @@ def test_partitions_move_between_members_and_no_record_is_lost_or_repeated(log: 
     first = Worker(log, state)
     finish([first], expected)
     second = Worker(log, state)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     turn = 0
     while len(second.group.partitions) < 2:
         assert time.monotonic() < until
@@ -277,7 +277,7 @@ def test_kill_9_of_a_worker_leaves_exact_state(log: KafkaLog, tmp_path: Path) ->
         expected = filled(log, 3000)
         for turn in range(3):
             before = done()
-            patiently(lambda before=before: done() > before, 60)
+            patiently(lambda before=before: done() > before)
             victim = workers.pop(0)
             victim.kill()
             victim.wait()
@@ -287,7 +287,7 @@ def test_kill_9_of_a_worker_leaves_exact_state(log: KafkaLog, tmp_path: Path) ->
             log.append(payloads, keys)
             for payload, key in zip(payloads, keys, strict=True):
                 expected[log.partition_of(key)].append(payload)
-        patiently(lambda: done() >= 9000, 90)
+        patiently(lambda: done() >= 9000)
     finally:
         for worker in workers:
             worker.kill()
