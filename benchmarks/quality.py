@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from benchmarks import _quality_peers as peers
 from benchmarks._quality_cold import COLD_FIGURES, cold_users
+from benchmarks._quality_cold_items import COLD_ITEM_FIGURES, cold_items
 from benchmarks._quality_peers import Lists, Peer
 from benchmarks._quality_questions import Trial, earlier_trial, final_trial
 from benchmarks._quality_served import served_lists
@@ -227,7 +228,8 @@ PARTS: tuple[Part, ...] = (
         {"completejourney_recall20": "1", "completejourney_best_baseline_recall20": "1"},
         _completejourney,
     ),
-    Part({**COLD_FIGURES, "cold_item_recall20_ratio": "1"}, cold_users),
+    Part(COLD_FIGURES, cold_users),
+    Part(COLD_ITEM_FIGURES, cold_items),
 )
 """What the benchmark measures, part by part."""
 

@@ -45,12 +45,13 @@ def with_demanded(
             row = catalogue.rows.get(rule.pin)
             found.append(np.array([] if row is None else [row], np.int64))
         elif rule.at_least is not None:
-            rows = _target(rule, catalogue, learned)
-            rows = rows[allowed[rows]]
             count = _CHOICE * rule.at_least
             if rule.new:
-                found.append(_nearest(rows[-_NEWEST:], candidates, search, count))
+                fresh = learned + np.flatnonzero(allowed[learned:])[-_NEWEST:]
+                found.append(_nearest(fresh, candidates, search, count))
             else:
+                rows = catalogue.in_campaign if rule.campaign else np.flatnonzero(allowed)
+                rows = rows[allowed[rows] & _of_target(rule, catalogue, learned, rows)]
                 found.append(popular.best(rows, count))
     if not found:
         return candidates
@@ -90,7 +91,7 @@ def bounds_of(
             else:
                 pins[rule.position - 1] = (rule.name, place)
         elif rule.per_day is None:
-            members = np.isin(rows, _target(rule, catalogue, learned, rows), assume_unique=True)
+            members = _of_target(rule, catalogue, learned, rows)
             within, least = rule.within or 0, rule.at_least or 0
             if rule.new and not members.any():
                 continue  # a shop without new items lacks nothing
@@ -101,27 +102,19 @@ def bounds_of(
     return Bounds(groups, pins, tuple(missing))
 
 
-def _target(
-    rule: PlacementRule,
-    catalogue: Catalogue,
-    learned: int,
-    rows: NDArray[np.int64] | None = None,
-) -> NDArray[np.int64]:
-    """Rows of a rule's target; only those of `rows`, if given."""
+def _of_target(
+    rule: PlacementRule, catalogue: Catalogue, learned: int, rows: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether each of some rows belongs to a rule's target, shape of `rows`."""
     if rule.new:
-        return np.arange(learned, len(catalogue)) if rows is None else rows[rows >= learned]
+        return rows >= learned
+    if rule.campaign == ANY:
+        return catalogue.campaign[rows] >= 0
     if rule.campaign is not None:
-        inside = catalogue.in_campaign
-        if rows is not None:
-            inside = rows[catalogue.campaign[rows] >= 0]
-        if rule.campaign == ANY:
-            return inside
         number = catalogue.campaign_numbers.get(rule.campaign, -2)
-        return np.compress(catalogue.campaign[inside] == number, inside)
+        return np.equal(catalogue.campaign[rows], number)
     number = catalogue.category_numbers.get(rule.category or "", -2)
-    if rows is None:
-        return np.flatnonzero(catalogue.category == number)
-    return np.compress(catalogue.category[rows] == number, rows)
+    return np.equal(catalogue.category[rows], number)
 
 
 def _nearest(
@@ -131,5 +124,7 @@ def _nearest(
     anchor = candidates.session_vector
     if not anchor.any():
         anchor = candidates.history_vector
+    if not len(rows):
+        return rows
     near = search.vectors_of(rows) @ anchor
     return rows[np.lexsort((-rows, -near))[:count]]
