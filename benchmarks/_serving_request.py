@@ -39,7 +39,7 @@ _LIST = 20
 
 @contextmanager
 def serving(data: Path, workers: int = 0) -> Iterator[Served]:
-    """A server of its own process on a data directory, ready."""
+    """A server of its own process on a data directory, with all items in its lists."""
     with (data / "server.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks._serving_server", str(data), str(workers)],
@@ -52,7 +52,7 @@ def serving(data: Path, workers: int = 0) -> Iterator[Served]:
         if not line:
             raise RuntimeError(f"the server did not start: see {data / 'server.log'}")
         served = Served(json.loads(line)["port"], process.pid)
-        while served.get("/readyz") != 200:
+        while served.get("/readyz") != 200 or served.recommend(0) != _LIST:
             time.sleep(0.1)
         yield served
     finally:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful.item_ids import ItemIds
 from tactful_streaming import Item
+
+T = TypeVar("T")
 
 _REMEMBERED = 200_000
 _DAY_MS = 86_400_000.0
@@ -43,10 +45,13 @@ class CatalogueIds(Sequence[str]):
         return self._known[row] if row < known else self._others[row - known]
 
     def of_rows(self, rows: NDArray[np.int64]) -> list[str]:
-        """The items of many rows, which ascend; faster than one by one."""
-        known = int(np.searchsorted(rows, len(self._known)))
-        found = self._known.of_rows(rows[:known])
-        return found + [self._others[row - len(self._known)] for row in rows[known:].tolist()]
+        """The items of many rows; faster than one by one."""
+        known = len(self._known)
+        if not len(rows) or rows.max() < known:
+            return self._known.of_rows(rows)
+        return [
+            self._known[row] if row < known else self._others[row - known] for row in rows.tolist()
+        ]
 
     def __iter__(self) -> Iterator[str]:
         """The items in row order."""
@@ -56,17 +61,30 @@ class CatalogueIds(Sequence[str]):
 class CatalogueRows(Mapping[str, int]):
     """Row of each item. Items that were looked up are remembered, for a few are asked for often."""
 
-    def __init__(self, known: ItemIds, others: Mapping[str, int]) -> None:
-        """Look up `others` first, then `known`."""
+    def __init__(
+        self,
+        known: ItemIds,
+        others: Mapping[str, int],
+        remembered: dict[str, int] | None = None,
+    ) -> None:
+        """Look up `others` first, then `known`.
+
+        Args:
+            known: of the rows of an index.
+            others: rows behind those.
+            remembered: what was looked up before in rows that have not moved since.
+        """
         self._known = known
         self._others = others
-        self._remembered: dict[str, int] = {}
+        self._remembered: dict[str, int] = {} if remembered is None else remembered
+        self._count = len(known) + len(others)
 
     def row(self, item_id: str) -> int | None:
         """The row of an item; None if there is no such item."""
         row = self._remembered.get(item_id)
         if row is not None:
-            return row
+            # Later catalogues remember, too, and know more items.
+            return row if row < self._count else None
         row = self._others.get(item_id)
         if row is None:
             row = self._known.row(item_id)
@@ -75,6 +93,15 @@ class CatalogueRows(Mapping[str, int]):
                 self._remembered.clear()
             self._remembered[item_id] = row
         return row
+
+    @overload
+    def get(self, item_id: str, default: None = None, /) -> int | None: ...
+    @overload
+    def get(self, item_id: str, default: int | T, /) -> int | T: ...
+    def get(self, item_id: str, default: object = None, /) -> object:
+        """The row of an item, or a default; without the exceptions that a mapping goes through."""
+        row = self.row(item_id)
+        return default if row is None else row
 
     def __getitem__(self, item_id: str) -> int:
         """The row of an item.
@@ -180,7 +207,7 @@ class Catalogue:
         rows = {item_id: row for row, item_id in enumerate(others, len(ids))}
         count = len(ids) + len(others)
         made = object.__new__(Catalogue)
-        lookup = CatalogueRows(ids, rows)
+        lookup = CatalogueRows(ids, rows, self.rows._remembered)
         made._fill(
             ids,
             others,
@@ -195,6 +222,7 @@ class Catalogue:
             dict(self.campaign_numbers),
             ((lookup[item.item_id], item) for item in changed),
         )
+        made.rows = lookup
         return made
 
     def _fill(
@@ -225,7 +253,7 @@ class Catalogue:
         self._ids = ids
         self._others = others
         self.item_ids = CatalogueIds(ids, others)
-        self.rows: Mapping[str, int] = CatalogueRows(ids, rows)
+        self.rows = CatalogueRows(ids, rows)
         self.price: NDArray[np.float32] = price
         self.category: NDArray[np.int32] = category
         self.available: NDArray[np.bool_] = available

@@ -220,12 +220,13 @@ class Recommender:
         )
         order = arranged.order
         items = [
-            RecommendedItem(
-                item_id=view.catalogue.item_ids[candidates.rows[place]],
-                score=float(values[place]),
-                channel=CHANNELS[candidates.channel[place]],
+            RecommendedItem(item_id=item_id, score=score, channel=CHANNELS[channel])
+            for item_id, score, channel in zip(
+                view.catalogue.item_ids.of_rows(candidates.rows[order]),
+                values[order].tolist(),
+                candidates.channel[order].tolist(),
+                strict=True,
             )
-            for place in order.tolist()
         ]
         answer = Recommendation(
             recommendation_id=recommendation_id,

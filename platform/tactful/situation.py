@@ -115,7 +115,8 @@ def observe(
     user: Values = source.read("user", subject, at) if subject is not None else {}
     visit: Values = source.read("session", session_id, at) if session_id is not None else {}
     rows = catalogue.rows
-    session = [rows[item] for item, _ in visit.get("session_items", ()) if item in rows]
+    visited = [rows.get(item) for item, _ in visit.get("session_items", ())]
+    session = [row for row in visited if row is not None]
     seen = set(session)
     history: list[int] = []
     for item, _ in user.get("recent_items", ()):
