@@ -32,8 +32,8 @@ _TRANSACTION_TIMEOUT_MS = 300_000
 class TransactionalProducer:
     """Appends to topics of one cluster, all or nothing between two commits.
 
-    Readers that read only what is committed, as all of ours do, see records when :meth:`commit`
-    returns. One thread uses it.
+    Readers that read only what is committed, as all of ours do, see records once :meth:`commit` has
+    returned: brokers tell their partitions of it a moment later. One thread uses it.
     """
 
     def __init__(
