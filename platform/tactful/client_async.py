@@ -16,6 +16,7 @@ from tactful.client_exchange import Call, Pause, Policy, Send, Work, headers, li
 from tactful.client_queue import OfflineQueue
 from tactful.messages import (
     EventsAccepted,
+    Explanation,
     Health,
     Recommendation,
     RecommendBatch,
@@ -118,6 +119,10 @@ class AsyncClient:
     async def recommend_batch(self, requests: Sequence[RecommendRequest]) -> RecommendBatch:
         """Ask for up to a hundred recommendations at once."""
         return await self._run(self._calls.recommend_batch(requests))
+
+    async def explain(self, recommendation_id: str) -> Explanation:
+        """How a list came about that was given lately; needs a key with the scope ``admin``."""
+        return await self._run(self._calls.explain(recommendation_id))
 
     async def features(self, user_id: str, *, at: int | str | None = None) -> UserFeatures:
         """The features of one user, now or as of `at` (epoch milliseconds or RFC 3339)."""

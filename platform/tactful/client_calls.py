@@ -17,6 +17,7 @@ from tactful.client_queue import OfflineQueue, Waiting
 from tactful.errors import ApiError, ClientError, QueueError
 from tactful.messages import (
     EventsAccepted,
+    Explanation,
     Health,
     Recommendation,
     RecommendBatch,
@@ -182,6 +183,10 @@ class Calls:
         body = msgspec.json.encode({"requests": [_compact(request) for request in requests]})
         send = Send("POST", "/v1/recommend/batch", content=body)
         return exchange(self._policy, send, RecommendBatch)
+
+    def explain(self, recommendation_id: str) -> Call[Explanation]:
+        """How a list came about."""
+        return self._get(f"/v1/explain/{_segment(recommendation_id)}", Explanation)
 
     def features(self, user_id: str, at: int | str | None) -> Call[UserFeatures]:
         """The features of one user."""

@@ -315,6 +315,7 @@ def test_a_request_struct_sends_only_what_was_set(scripted: Script) -> None:
             "/v1/users/a%2F..%2Fb%3Fc/features?at=3",
         ),
         (lambda client: client.report("../x"), "/v1/reports/..%2Fx"),
+        (lambda client: client.explain("../users"), "/v1/explain/..%2Fusers"),
     ],
 )
 def test_ids_cannot_change_the_path(

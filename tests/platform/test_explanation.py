@@ -18,6 +18,7 @@ from tests.platform.shop import definitions, engine_at, entries, make_shop, writ
 from tests.platform.support import Live, build, wait_until
 from tests.platform.test_registry import make_model
 
+from tactful.client import Client
 from tactful.config import Settings
 from tactful.errors import ModelError
 from tactful.explanation import Explainer, contributions_of
@@ -245,6 +246,9 @@ def test_it_is_asked_for_over_http_also_after_a_restart(settings: Settings) -> N
         given = live.http.post("/v1/recommend", json={"user_id": "u", "explain": True}).json()
         path = f"/v1/explain/{given['recommendation_id']}"
         assert live.http.get(path).json() == given["explanation"]
+        with Client(live.url) as client:
+            told = client.explain(given["recommendation_id"])
+        assert msgspec.to_builtins(told) == given["explanation"]
         assert live.http.get("/v1/explain/nobody").json()["code"] == "not_found"
     with Live(Platform.open(settings, build)) as again:
         assert again.http.get(path).json() == given["explanation"]
