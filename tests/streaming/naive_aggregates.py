@@ -56,7 +56,6 @@ class Naive:
     def merge(self, source: str, target: str) -> None:
         for f in self.features:
             self.rows.setdefault((f.name, target), []).extend(self.rows.pop((f.name, source), []))
-            self._evict(f, target)
             for name, key, group in [*self.sessions]:
                 if (name, key) == (f.name, source):
                     assert isinstance(f.window, SessionWindow)
@@ -65,6 +64,7 @@ class Naive:
                     self._open(f.window.gap_ms, (name, target, group))
                     for one in ones:
                         self._join(f.window.gap_ms, (name, target, group), one)
+            self._evict(f, target)
 
     def read(self, f: Feature, key: str, at: int) -> Any:
         rows = self.rows.get((f.name, key), [])

@@ -294,9 +294,23 @@ def test_any_of_them(seed: int, texts: list[str], lateness: int, delay: int) -> 
 )
 @settings(max_examples=30, deadline=None)
 @example(634, [next(text for text in every_text() if "max_groups: 3" in text)], 0)
+@example(14, [next(text for text in every_text() if "max_groups: 3, window: {gap" in text)], 0)
 def test_commits_restarts_spills_and_merges_change_nothing(
     seed: int, texts: list[str], lateness: int
 ) -> None:
+    check_changes(seed, texts, lateness)
+
+
+@pytest.mark.slow
+def test_bounded_groups_merge_over_many_streams() -> None:
+    bounded = [text for text in every_text() if "max_groups" in text]
+    for seed in range(300):
+        texts = bounded[:6] if seed % 2 else [bounded[seed // 2 % len(bounded)]]
+        check_changes(seed, texts, [0, 90_000][seed % 3 == 0], merges=0.3)
+
+
+def check_changes(seed: int, texts: list[str], lateness: int, merges: float = 0.1) -> None:
+    """Commits, restarts, spills and one merge at random, against brute force."""
     rng = random.Random(seed)
     features = features_of(texts)
     events = random_stream(rng, 300)
@@ -315,7 +329,7 @@ def test_commits_restarts_spills_and_merges_change_nothing(
             driver.table.shrink(rng.choice([0, driver.table.nbytes // 2]))
         if chance > 0.7:
             driver.reopen(lazily=rng.random() < 0.5)
-        if rng.random() < 0.1 and not alias:
+        if rng.random() < merges and not alias:
             driver.table.merge("u0", "u1")
             naive.merge("u0", "u1")
             alias["u0"] = "u1"
