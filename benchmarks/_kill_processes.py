@@ -17,7 +17,7 @@ from tactful.worker_cli import FENCED
 TACTFUL = (sys.executable, "-m", "tactful")
 """What starts the command line; a test puts a broken one in its place."""
 
-_STARTING_S = 60.0
+_STARTING_S = 180.0
 _POLL_S = 0.02
 _WHILE_STARTING = 0.2
 _ALL_AT_ONCE = 0.1
@@ -65,7 +65,7 @@ class Process:
         """Wait until it has printed something.
 
         Raises:
-            RuntimeError: if it ends or says nothing for a minute.
+            RuntimeError: if it ends or says nothing for three minutes.
         """
         until = time.monotonic() + _STARTING_S
         while not self.said():
@@ -92,7 +92,7 @@ class Process:
             self._process.kill()
             self._process.wait()
 
-    def stop(self, timeout_s: float = 60.0) -> int:
+    def stop(self, timeout_s: float = 180.0) -> int:
         """SIGTERM; the exit code.
 
         Raises:

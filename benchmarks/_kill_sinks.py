@@ -27,7 +27,7 @@ from tactful_streaming.sink_sql import SqlRows
 
 _PARTITIONS = 4
 _FAR_MS = 7_200_000
-_ARRIVAL_S = 60.0
+_ARRIVAL_S = 180.0
 _PAUSE_S = 0.1
 _ROWS = 50
 _SESSION_MS = 1500

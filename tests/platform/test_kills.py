@@ -17,6 +17,8 @@ from benchmarks._kill_servers import on_embedded_log, on_kafka, with_workers
 from benchmarks._kill_sinks import on_target
 from benchmarks._kill_truth import Comparison, Outcome
 
+pytestmark = pytest.mark.timeout(1200)
+
 # In each combination; `scripts/bench streaming` makes twenty.
 KILLS = 6
 SINK_KILLS = 3
@@ -54,32 +56,27 @@ def test_the_server_on_its_own_log(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("durability", ["power", "process"])
 def test_the_server_on_its_own_log_often(folder: Path, durability: str) -> None:
     check(on_embedded_log(KILLS, folder, 2, durability=durability), KILLS)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_the_server_with_a_copy_in_redis(folder: Path, redis_url: str) -> None:
     check(on_embedded_log(KILLS, folder, 3, redis_url=redis_url), KILLS)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_the_server_on_kafka(folder: Path, kafka_servers: str) -> None:
     check(on_kafka(KILLS, folder, 4, kafka_servers), KILLS)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_server_and_workers(folder: Path, kafka_servers: str, redis_url: str) -> None:
     check(with_workers(KILLS, folder, 5, kafka_servers, redis_url), KILLS)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_sink_to_sqlite(folder: Path, kafka_servers: str, tmp_path: Path) -> None:
     check(
         on_target(SINK_KILLS, folder, 6, kafka_servers, f"sqlite:///{tmp_path / 'rows.db'}"),
@@ -88,13 +85,11 @@ def test_a_sink_to_sqlite(folder: Path, kafka_servers: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_sink_to_mariadb(folder: Path, kafka_servers: str, empty_mysql: str) -> None:
     check(on_target(SINK_KILLS, folder, 7, kafka_servers, empty_mysql), SINK_KILLS)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_sink_to_redis(folder: Path, kafka_servers: str, redis_url: str) -> None:
     check(on_target(SINK_KILLS, folder, 8, kafka_servers, redis_url), SINK_KILLS)
 
