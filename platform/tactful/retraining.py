@@ -103,7 +103,8 @@ async def _run(command: list[str], environ: Mapping[str, str]) -> tuple[int, str
     )
     try:
         with contextlib.suppress(ProcessLookupError):  # it ended at once
-            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+            ours = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, process.pid, max(ours, _NICENESS))
         _, said = await process.communicate()
     except asyncio.CancelledError:
         # It goes on where it was when the server is there again.
