@@ -131,21 +131,7 @@ def _shop(films: _Films, asked: NDArray[np.int64], scratch: Path) -> Recommender
     """A trained recommender that has seen everybody but those to be asked."""
     settings = Settings(storage=StorageSettings(data=scratch))
     definitions = load_definitions(settings.features)
-    entries: list[Entry] = [*films.items, *films.people]
-    cold = set(asked.tolist())
-    for number, (who, what, at) in enumerate(
-        zip(films.person.tolist(), films.item.tolist(), films.at.tolist(), strict=True)
-    ):
-        if who not in cold:
-            entries.append(
-                Event(
-                    event_id=f"e{number}",
-                    type="add_to_cart",
-                    timestamp=at,
-                    user_id=films.people[who].user_id,
-                    item_id=films.items[what].item_id,
-                )
-            )
+    entries = _entries(films, asked)
     log = EmbeddedLog(scratch / "log", durability="process")
     for start in range(0, len(entries), _BATCH):
         log.append([encode_entry(entry) for entry in entries[start : start + _BATCH]])
@@ -157,6 +143,25 @@ def _shop(films: _Films, asked: NDArray[np.int64], scratch: Path) -> Recommender
         engine.apply(log.read(engine.offset, _BATCH))
     log.close()
     return build(engine=engine, settings=settings)
+
+
+def _entries(films: _Films, asked: NDArray[np.int64]) -> list[Entry]:
+    """What the shop's log holds: all films and people, and the likes of those who are not asked."""
+    entries: list[Entry] = [*films.items, *films.people]
+    cold = set(asked.tolist())
+    likes = zip(films.person.tolist(), films.item.tolist(), films.at.tolist(), strict=True)
+    entries += [
+        Event(
+            event_id=f"e{number}",
+            type="add_to_cart",
+            timestamp=at,
+            user_id=films.people[who].user_id,
+            item_id=films.items[what].item_id,
+        )
+        for number, (who, what, at) in enumerate(likes)
+        if who not in cold
+    ]
+    return entries
 
 
 def _fetch(directory: Path) -> Path:
