@@ -103,7 +103,7 @@ class Projection:
             return []
         decode = self._from_json if is_json(payloads[0]) else self._from_msgpack
         try:
-            return [decode(payload) for payload in payloads]
+            return list(map(decode, payloads))
         except ENTRY_ERRORS:
             return [self._decode_one(payload) for payload in payloads]
 
