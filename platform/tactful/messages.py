@@ -217,7 +217,8 @@ class RecommendedItem(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         item_id: the item.
-        score: what the list is ordered by, best first; comparable within one answer only.
+        score: what the item is worth in this list, comparable within one answer only. The list is
+            in this order, best first, but for what diversity, placement rules and exploration move.
         channel: which recall channel found it.
     """
 

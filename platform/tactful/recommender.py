@@ -517,5 +517,8 @@ def _fallback(
         by = "what people like them take" if candidates.lift is not None else "popularity"
         reasons.append(f"nothing is known of this person yet: ordered by {by}")
     if found < request.count:
-        reasons.append(f"only {found} items passed the filters or were found by any recall channel")
+        reasons.append(
+            f"only {found} items passed the filters and placement rules, or were found by any "
+            "recall channel"
+        )
     return "; ".join(reasons) or None
