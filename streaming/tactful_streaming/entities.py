@@ -28,7 +28,7 @@ _SWEEP = 4096
 _NOBODY = 0
 """Row of keys nobody has seen: always empty."""
 
-_ROW_BYTES = 190
+_ROW_BYTES = 210
 """Memory of a row beside its state: key, dictionary, columns."""
 
 _SHRINK_TO = 0.9
