@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from tactful import browser, problems
-from tactful.keys import ApiKey
 from tactful.problems import ProblemError
+from tactful.valid_keys import ApiKey, ValidKeys
 
 if TYPE_CHECKING:
     from tactful.config import Settings
-    from tactful.keys import KeyStore
     from tactful.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -56,7 +55,7 @@ class Host(Protocol):
         """Checked settings."""
 
     @property
-    def keys(self) -> KeyStore:
+    def keys(self) -> ValidKeys:
         """The API keys."""
 
     @property

@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from tactful.scores import Scores
 from tactful.situation import Situation
@@ -102,6 +101,8 @@ class Cohorts:
             count: number of items.
             most: lifts to keep for each cohort: those that move most people.
         """
+        from scipy import sparse  # only learning needs it: 20 MB in every process that serves
+
         active = np.unique(person)
         if len(active) < FEWEST_PEOPLE:
             return cls.nobody()

@@ -12,14 +12,16 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.linalg import lsmr
 
 from tactful_streaming import Item
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 _WORD = re.compile(r"\w+")
 _BUCKETS = 1 << 13
@@ -49,6 +51,8 @@ class ContentVectors:
             vectors: learned ones, zero where nothing was learned, shape (len(items), dimensions).
             buckets: how many words are told apart.
         """
+        from scipy.sparse.linalg import lsmr
+
         taught = [row for row, item in enumerate(items) if item is not None and vectors[row].any()]
         dimensions = vectors.shape[1]
         if not taught:
@@ -82,6 +86,8 @@ class ContentVectors:
 
 def _words(items: Sequence[Item], buckets: int) -> sparse.csr_matrix:
     """One row an item, of length 1; its words by their hashes."""
+    from scipy import sparse  # only who writes an index needs it: 20 MB
+
     columns: list[int] = []
     starts = [0]
     for item in items:

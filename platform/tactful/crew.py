@@ -34,6 +34,7 @@ from tactful.link import (
     Forward,
     Frames,
     Hello,
+    Keys,
     Note,
     Question,
     Reach,
@@ -118,6 +119,8 @@ class Keeper:
             case Note(recommendation_id, impression):
                 platform.note(recommendation_id, impression)
                 return None
+            case Keys():
+                return platform.keys.valid
             case Hello():
                 return self._orders
         raise TypeError(f"not answered at once: {type(question).__name__}")

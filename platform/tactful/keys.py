@@ -1,63 +1,27 @@
-"""API keys: made once, shown once, kept only as a hash.
-
-A key is ``tactful_<id>_<secret>``: eight hexadecimal digits to find it by and 256 random bits. The
-store keeps SHA-256 of the whole key. A fast hash is enough here, because a secret of 256 bits
-cannot be guessed; slow password hashes protect secrets that can.
-"""
+"""API keys: made once, shown once, kept only as a hash (`tactful.valid_keys` says which)."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
-import hmac
-import re
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from tactful.errors import ApiKeyError, StorageError
 from tactful.metadata import MetadataStore, api_keys, open_metadata
+from tactful.valid_keys import SCOPES, ApiKey, ValidKeys, digest
 
-SCOPES = ("ingest", "recommend", "browser", "analyst", "monitor", "admin")
-"""What a key may do; ``admin`` may do everything, ``browser`` what any visitor of a page may."""
-
-_KEY = re.compile(r"tactful_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
-_NOBODY = bytes(32)
+__all__ = ["SCOPES", "ApiKey", "KeyStore"]
 
 
-@dataclass(frozen=True)
-class ApiKey:
-    """What is known of a key; the key itself is not.
-
-    Attributes:
-        id: public part, for `revoke`.
-        scopes: what it may do.
-        note: who has it or what for.
-        created_at: epoch milliseconds.
-        revoked_at: epoch milliseconds; None while it is valid.
-    """
-
-    id: str
-    scopes: frozenset[str]
-    note: str
-    created_at: int
-    revoked_at: int | None
-
-    def allows(self, scope: str) -> bool:
-        """Whether the key may be used where `scope` is needed."""
-        return scope in self.scopes or "admin" in self.scopes
-
-
-class KeyStore:
+class KeyStore(ValidKeys):
     """The keys of one installation, in its metadata.
 
-    Valid keys are held in memory, so that a check costs two microseconds and needs no database;
-    `refresh` picks up what other processes changed.
+    Valid keys are held in memory; `refresh` picks up what other processes changed.
     """
 
     def __init__(
@@ -84,7 +48,7 @@ class KeyStore:
         self._metadata = (
             open_metadata(metadata, clock=clock) if isinstance(metadata, Path) else metadata
         )
-        self._valid: dict[str, tuple[bytes, ApiKey]] = {}
+        super().__init__()
         self.refresh()
 
     def create(self, scopes: Iterable[str], *, note: str = "") -> tuple[str, ApiKey]:
@@ -115,7 +79,7 @@ class KeyStore:
         about = ApiKey(identifier, chosen, note, self._clock(), None)
         insert = sa.insert(api_keys).values(
             id=identifier,
-            digest=_digest(key),
+            digest=digest(key),
             scopes=" ".join(sorted(chosen)),
             note=note,
             created_at=about.created_at,
@@ -143,23 +107,13 @@ class KeyStore:
         """All keys, oldest first, revoked ones included."""
         return [key for _, key in self._rows()]
 
-    def check(self, key: str) -> ApiKey | None:
-        """The valid key that `key` is, or None. Digests are compared in constant time."""
-        form = _KEY.fullmatch(key)
-        if form is None:
-            return None
-        digest, about = self._valid.get(form[1], (_NOBODY, None))
-        return about if hmac.compare_digest(digest, _digest(key)) else None
-
     def refresh(self) -> None:
         """Load what other processes changed; one query.
 
         Raises:
             StorageError: if the database cannot be reached; the keys stay as they were.
         """
-        self._valid = {
-            key.id: (digest, key) for digest, key in self._rows() if key.revoked_at is None
-        }
+        self.replace(self._rows())
 
     def adopt(self, path: Path) -> int:
         """Take over the keys of an SQLite file of its own, and rename it to ``….moved``.
@@ -207,10 +161,6 @@ class KeyStore:
         for row in self._metadata.fetch(query):
             scopes = frozenset(row.scopes.split())
             yield row.digest, ApiKey(row.id, scopes, row.note, row.created_at, row.revoked_at)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
 
 
 def _urlsafe(token: bytes) -> str:

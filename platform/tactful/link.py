@@ -63,6 +63,10 @@ class Changes(_Question, frozen=True, array_like=True, tag=True):
     start: int
 
 
+class Keys(_Question, frozen=True, array_like=True, tag=True):
+    """Which API keys are valid? Answered with hashes and what is known of each."""
+
+
 class Reach(_Question, frozen=True, array_like=True, tag=True):
     """Answer when the log is applied up to a position."""
 
@@ -95,7 +99,7 @@ class Forward(_Question, frozen=True, array_like=True, tag=True):
     body: bytes
 
 
-Question = Hello | Ready | Read | ReadColumns | Changes | Reach | Note | Count | Forward
+Question = Hello | Ready | Keys | Read | ReadColumns | Changes | Reach | Note | Count | Forward
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True):

@@ -11,9 +11,9 @@ import msgspec
 
 from tactful import browser
 from tactful.asgi import Endpoint
-from tactful.keys import SCOPES
 from tactful.messages import Problem
 from tactful.problems import KINDS, ProblemError
+from tactful.valid_keys import SCOPES
 
 _REFERENCE = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)\}")

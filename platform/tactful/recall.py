@@ -18,12 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from tactful.cold_start import Cohorts
 from tactful.content_vectors import ContentVectors
@@ -34,6 +33,9 @@ from tactful.sealed import check_seal, sealing
 from tactful.session_neighbours import SessionNeighbours
 from tactful.vector_index import Queries, VectorIndex
 from tactful_streaming import Item
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 CHANNELS = (
     "next",
@@ -251,6 +253,8 @@ def _following(seen: Interactions, count: int) -> sparse.csr_matrix:
 
     Items of one session that carry the same timestamp have no order and count both ways.
     """
+    from scipy import sparse  # only learning needs it: 20 MB in every process that serves
+
     order = np.argsort(seen.session, kind="stable")
     session, item, timestamp = seen.session[order], seen.item[order], seen.timestamp[order]
     total = sparse.csr_matrix((count, count), dtype=np.float32)
@@ -273,6 +277,8 @@ def _together(seen: Interactions, count: int) -> sparse.csr_matrix:
     In a history of more than a million pairs, those that met only once are left out: they are most
     of the pairs and next to none of the evidence.
     """
+    from scipy import sparse  # only learning needs it: 20 MB in every process that serves
+
     _, session = np.unique(seen.session, return_inverse=True)
     presence = sparse.coo_matrix(
         (np.ones(len(session), np.float32), (session, seen.item)),
@@ -291,6 +297,8 @@ def _together(seen: Interactions, count: int) -> sparse.csr_matrix:
 
 def _cosine(together: sparse.csr_matrix) -> sparse.csr_matrix:
     """Divide by the square root of both items' totals, so that what is everywhere does not win."""
+    from scipy import sparse  # only learning needs it: 20 MB in every process that serves
+
     totals = np.maximum(np.asarray(together.sum(axis=1)).ravel(), 1.0)
     scale = sparse.diags(1.0 / np.sqrt(totals))
     return sparse.csr_matrix(scale @ together @ scale)
@@ -322,7 +330,8 @@ def _vectors(together: sparse.csr_matrix, dimensions: int, seed: int) -> NDArray
     is what item2vec approximates, with a deterministic result and no epochs to choose. Singular
     values enter by their square root (their section 3.3).
     """
-    # Only training needs it, and it brings pandas: 85 MB in every process that serves.
+    # Only learning needs them, and they bring pandas: 85 MB in every process that serves.
+    from scipy import sparse
     from sklearn.utils.extmath import randomized_svd
 
     count = together.shape[0]

@@ -28,12 +28,10 @@ from prometheus_client import CollectorRegistry
 from tactful import browser, logs
 from tactful.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
 from tactful.config import Settings
-from tactful.connections import open_keys
 from tactful.endpoints import ENDPOINTS
 from tactful.http import route
 from tactful.interpreter import keep_what_is, short_delays
-from tactful.keys import KeyStore
-from tactful.link import Asker, Caller, Count, Forward, Hello, Note, Reach, Ready, Told
+from tactful.link import Asker, Caller, Count, Forward, Hello, Keys, Note, Reach, Ready, Told
 from tactful.messages import (
     BatchResult,
     Recommendation,
@@ -45,6 +43,7 @@ from tactful.metrics import Metrics
 from tactful.problems import ProblemError
 from tactful.server import Server, loop_factory, make_server
 from tactful.turnstile import Turnstile
+from tactful.valid_keys import ApiKey, ValidKeys
 from tactful.worker_source import WorkerSource
 from tactful_streaming import Definitions
 
@@ -87,19 +86,29 @@ class ServingWorker:
         self,
         settings: Settings,
         *,
-        keys: KeyStore,
         recommender: Any,
         source: WorkerSource,
         caller: Caller,
+        refreshing: Asker,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        """Serve with `recommender`, which reads from `source`; `caller` reaches the keeper."""
+        """Prepare to serve.
+
+        Args:
+            settings: as ordered.
+            recommender: reads from `source`.
+            source: the features.
+            caller: reaches the keeper from the event loop.
+            refreshing: reaches it from the thread that follows keys, models and items.
+            clock: now in epoch milliseconds.
+        """
         self.settings = settings
-        self.keys = keys
+        self.keys = ValidKeys()
         self.metrics = Metrics(CollectorRegistry())
         self._recommender = recommender
         self._source = source
         self._caller = caller
+        self._refreshing = refreshing
         self._clock = clock
         self._nothing = contextlib.nullcontext()
         server = settings.server
@@ -162,7 +171,7 @@ class ServingWorker:
         counted = 0.0
         while True:
             await asyncio.sleep(_REFRESH_S)
-            for refresh in (self.keys.refresh, lambda: self._recommender.refresh(self._nothing)):
+            for refresh in (self.follow_keys, self._follow_items):
                 try:
                     await asyncio.to_thread(refresh)
                 except Exception as error:
@@ -172,6 +181,13 @@ class ServingWorker:
             if time.monotonic() - counted >= _COUNT_S:
                 counted = time.monotonic()
                 self.count()
+
+    def follow_keys(self) -> None:
+        """Take over which keys are valid."""
+        self.keys.replace(self._refreshing.ask(Keys(), list[tuple[bytes, ApiKey]]))
+
+    def _follow_items(self) -> None:
+        self._recommender.refresh(self._nothing)
 
     def count(self) -> None:
         """Tell what was counted."""
@@ -244,19 +260,15 @@ def main(numbers: list[int]) -> int:
     build = getattr(importlib.import_module(module), name)
     counts = {"shown": source} if orders.counts_shown else {}
     recommender = build(engine=source, settings=settings, **counts)
-    with (
-        open_keys(settings) as (_, keys),
-        short_delays(),
-        asyncio.Runner(loop_factory=loop_factory()) as runner,
-    ):
-        return runner.run(_serve(settings, keys, recommender, source, listener, calls))
+    with short_delays(), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_serve(settings, recommender, source, refreshing, listener, calls))
 
 
 async def _serve(
     settings: Settings,
-    keys: KeyStore,
     recommender: Any,
     source: WorkerSource,
+    refreshing: Asker,
     listener: socket.socket,
     calls: socket.socket,
 ) -> int:
@@ -269,8 +281,9 @@ async def _serve(
 
     caller = Caller(lost)
     worker = ServingWorker(
-        settings, keys=keys, recommender=recommender, source=source, caller=caller
+        settings, recommender=recommender, source=source, caller=caller, refreshing=refreshing
     )
+    worker.follow_keys()
     server: Server = make_server(make_worker_application(worker), settings.server, lifespan=False)
     await caller.open(calls)
     following = asyncio.create_task(worker.follow())

@@ -20,6 +20,8 @@ import msgspec
 import pytest
 from tests.platform.shop import definitions, entries, make_shop, write_log
 
+from tactful.config import Settings, StorageSettings
+from tactful.connections import open_keys
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 from tactful.training import TrainingOptions, train
 
@@ -32,12 +34,13 @@ CALLERS = 6
 class Server:
     """``tactful serve`` on a data directory of its own."""
 
-    def __init__(self, data: Path, *, workers: int) -> None:
+    def __init__(self, data: Path, *, workers: int, dev: bool = True) -> None:
         self._errors = (data / "errors.log").open("ab")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "tactful", "serve", "--dev", "--json", "--port", "0"),
+                *(sys.executable, "-m", "tactful", "serve", "--json", "--port", "0"),
                 *("--data", str(data), "--workers", str(workers)),
+                *(["--dev"] if dev else []),
             ],
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -122,10 +125,39 @@ def answer_of(server: Server, person: str | None) -> list[Any]:
     return [answer[key] for key in ("items", "model_version", "variant", "fallback")]
 
 
+def test_a_worker_imports_nothing_that_only_the_keeper_or_training_needs() -> None:
+    code = (
+        "import sys; import tactful.serving_worker; "
+        "print(*{m.partition('.')[0] for m in sys.modules})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    heavy = {"alembic", "mlflow", "scipy", "sklearn", "sqlalchemy", "torch", "xgboost", "pandas"}
+    assert not heavy & {*loaded.decode().split()}
+
+
+def test_keys_hold_in_workers_and_end_when_they_are_revoked(data: Path) -> None:
+    with open_keys(Settings(storage=StorageSettings(data=data))) as (_, store):
+        key, about = store.create(["recommend"])
+        server = Server(data, workers=1, dev=False)
+        try:
+            server.http.headers["authorization"] = f"Bearer {key}"
+            assert server.recommend(count=1)["items"]
+            refused = server.http.post("/v1/events", json={})
+            assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope")
+            assert server.http.get("/v1/recommend").status_code == 405
+            store.revoke(about.id)
+            until(lambda: server.http.post("/v1/recommend", json={}).status_code == 401)
+        finally:
+            assert server.stop() == 0
+
+
 def test_workers_answer_as_one_process_does(data: Path, tmp_path: Path) -> None:
     write_pointer(data / "models", Pointer(version="1"))
-    # What is popular is counted at the start: from then on the state has to be there.
-    assert Server(data, workers=0).stop() == 0
+    # What is popular is counted at the start and from time to time, as of the newest event: so the
+    # state has to be there, and a list of today in it, before anything is compared.
+    first = Server(data, workers=0)
+    first.recommend(user_id="somebody")
+    assert first.stop() == 0
     alone = Server(Path(shutil.copytree(data, tmp_path / "other")), workers=0)
     several = Server(data, workers=2)
     try:
