@@ -12,9 +12,10 @@ from tactful_streaming import Tick, encode_entry
 Records = dict[int, list[tuple[int, bytes]]]
 """Offsets and values, by partition."""
 
-_ANSWER_S = 30.0
+_ANSWER_S = 60.0
 _OPEN_S = 60.0
 _LOOK_S = 0.2
+_ENDED = 4
 _MARK = b"to-end-transactions"
 
 
@@ -28,19 +29,19 @@ def read_topic(servers: str, topic: str) -> Records:
         RuntimeError: if the broker does not answer, or a transaction stays open.
     """
     ends, _ = _read(servers, topic, "read_uncommitted")
-    reached = dict.fromkeys(ends, -1)
-    until = time.monotonic() + _OPEN_S
+    before: dict[int, int] = {}
+    until = 0.0
     while True:
-        before = reached
         reached, records = _read(servers, topic, "read_committed")
         hidden = [number for number, end in ends.items() if reached[number] < end]
         if not hidden:
             return records
-        if time.monotonic() > until:
+        if reached != before:
+            before, until = reached, time.monotonic() + _OPEN_S
+        elif time.monotonic() > until:
             raise RuntimeError(f"a transaction stays open in partitions {hidden} of {topic!r}")
-        if reached == before:
-            end_transactions(servers, topic, hidden)
         time.sleep(_LOOK_S)
+        end_transactions(servers, topic, hidden)
 
 
 def values_of(servers: str, topic: str) -> list[bytes]:
@@ -54,7 +55,7 @@ def end_transactions(servers: str, topic: str, partitions: Collection[int]) -> N
     Where transactions of several producers overlap in a partition, it shows none of them before all
     have ended. It looks for them only when one ends, and of each transactional id only at the
     oldest one. After a producer was replaced in the midst of a transaction, more than one may wait;
-    what comes after them is hidden, until enough others have ended there. This makes one that ends.
+    what comes after them is hidden, until enough others have ended there. This makes some that end.
     On Kafka it changes nothing: there a transaction waits for nobody.
 
     Its records are ticks that move no clock: they do no harm in a log, and :func:`read_topic`
@@ -64,11 +65,12 @@ def end_transactions(servers: str, topic: str, partitions: Collection[int]) -> N
 
     producer = Producer({"bootstrap.servers": servers, "transactional.id": f"end-{uuid.uuid4()}"})
     producer.init_transactions(_ANSWER_S)
-    producer.begin_transaction()
-    for number in partitions:
-        tick = encode_entry(Tick(timestamp=0), "json")
-        producer.produce(topic, tick, _MARK, partition=number)
-    producer.commit_transaction(_ANSWER_S)
+    for _ in range(_ENDED):
+        producer.begin_transaction()
+        for number in partitions:
+            tick = encode_entry(Tick(timestamp=0), "json")
+            producer.produce(topic, tick, _MARK, partition=number)
+        producer.commit_transaction(_ANSWER_S)
 
 
 class Committed:
