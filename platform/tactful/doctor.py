@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from tactful.config import Settings, is_loopback
-from tactful.errors import TactfulError
+from tactful.errors import ConfigError, TactfulError
 
 State = Literal["ok", "warning", "failed"]
 
@@ -54,6 +54,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _features(settings)
     if settings.engine.rules != Path():
         yield _rules(settings.engine.rules)
+    yield _lists(settings)
     yield _disk(settings.storage.data)
     yield _room(settings.storage.data)
     yield _holder(settings)
@@ -179,6 +180,19 @@ def _rules(path: Path) -> Check:
     except (OSError, RuleError) as error:
         return Check("rules", "failed", str(error))
     return Check("rules", "ok", f"{count} in {path.name}")
+
+
+def _lists(settings: Settings) -> Check:
+    """The files that say how lists are made."""
+    from tactful.placement import load_placement
+    from tactful.policy import Policy, policies, ranking_experiment
+
+    try:
+        arms = policies(ranking_experiment(settings.experiments), default=Policy())
+        rules = load_placement(settings.placement)
+    except ConfigError as error:
+        return Check("lists", "failed", str(error))
+    return Check("lists", "ok", f"{len(arms)} arms, {len(rules)} placement rules")
 
 
 def _kafka(settings: Settings) -> Check:

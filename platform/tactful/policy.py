@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from tactful.candidates import Quotas
@@ -10,7 +11,9 @@ from tactful.diversity import Diversity
 from tactful.errors import ConfigError
 from tactful.exploration import Exploration
 from tactful.objective import Objective
-from tactful_bandits import Experiment
+from tactful_bandits import DefinitionError, Experiment, load_experiments
+
+RANKING_EXPERIMENT = "ranking"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,24 @@ class Policy:
             said["temperature"] = self.exploration.temperature
             said["pool"] = self.exploration.pool
         return said
+
+
+def ranking_experiment(path: Path) -> Experiment:
+    """The experiment on how lists are ranked.
+
+    Args:
+        path: file of the experiments.
+
+    Raises:
+        ConfigError: if it cannot be read, is wrong, or holds no such experiment.
+    """
+    try:
+        experiments = {each.key: each for each in load_experiments(path)}
+    except (OSError, DefinitionError) as error:
+        raise ConfigError(str(error)) from error
+    if RANKING_EXPERIMENT not in experiments:
+        raise ConfigError(f"{path}: there is no experiment {RANKING_EXPERIMENT!r}")
+    return experiments[RANKING_EXPERIMENT]
 
 
 def policies(experiment: Experiment, *, default: Policy) -> dict[str, Policy]:

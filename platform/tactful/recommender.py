@@ -39,17 +39,17 @@ from tactful.messages import (
 )
 from tactful.placement import PlacementRule, load_placement, on_page
 from tactful.placing import bounds_of, with_demanded
-from tactful.policy import Policy, policies
+from tactful.policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
+from tactful.policy import Policy, policies, ranking_experiment
 from tactful.problems import ProblemError
 from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
 from tactful.recall import CHANNELS, empty_index
 from tactful.situation import FeatureSource, Situation, observe
-from tactful_bandits import Assignment, DefinitionError, Experiment, assign, load_experiments
+from tactful_bandits import Assignment, Experiment, assign
 from tactful_streaming import Event, encode_entry
 
 _LOG = logging.getLogger(__name__)
 
-RANKING_EXPERIMENT = "ranking"
 HEURISTIC = "heuristic"
 LEARNED = "learned"
 
@@ -431,18 +431,11 @@ def build(*, engine: Any, settings: Settings, shown: Shown | None = None) -> Rec
     Raises:
         ConfigError: if a file is wrong, or holds no experiment on the ranking.
     """
-    path = settings.experiments
-    try:
-        experiments = {e.key: e for e in load_experiments(path)}
-    except (OSError, DefinitionError) as error:
-        raise ConfigError(str(error)) from error
-    if RANKING_EXPERIMENT not in experiments:
-        raise ConfigError(f"{path}: there is no experiment {RANKING_EXPERIMENT!r}")
     return Recommender(
         engine,
         models=settings.models,
         definitions=engine.definitions.fingerprint,
-        experiment=experiments[RANKING_EXPERIMENT],
+        experiment=ranking_experiment(settings.experiments),
         placement=load_placement(settings.placement),
         shown=shown,
     )

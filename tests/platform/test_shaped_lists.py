@@ -16,6 +16,7 @@ from tests.platform.shop import DAY, definitions, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings, wait_until
 
 from tactful.config import EngineSettings, RecommendSettings, Settings
+from tactful.doctor import examine
 from tactful.errors import ConfigError
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recall import RecallIndex
@@ -295,6 +296,20 @@ def test_a_wrong_arm_stops_the_start(shop: Shop, parameters: str, said: str) -> 
     shop.settings.experiments.write_text("- key: other\n  arms: [{name: a}, {name: b}]\n")
     with pytest.raises(ConfigError, match="no experiment 'ranking'"), serving(shop):
         pass
+
+
+def test_the_doctor_reads_what_lists_are_made_by(shop: Shop) -> None:
+    def told() -> tuple[str, str]:
+        check = next(it for it in examine(shop.settings) if it.name == "lists")
+        return check.state, check.said
+
+    shop.settings.placement.write_text(RULES)
+    assert told() == ("ok", "5 arms, 6 placement rules")
+    shop.settings.placement.write_text("- {name: a, category: tea, at_least: 4, within: 3}")
+    assert told() == (
+        "failed",
+        f"{shop.settings.placement}:1: rule 'a': at_least 4 do not fit within 3 positions",
+    )
 
 
 # Rules
