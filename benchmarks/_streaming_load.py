@@ -174,7 +174,7 @@ class _Load:
         self._warm_up = Observed(seconds=0.0)
         self._posting = _Connections(url, CONNECTIONS)
         self._probing = _Connections(url, _PROBE_CONNECTIONS)
-        self._batches = _batches()
+        self._batches = _batches(_prepare())
         self._probes = 0
         self._rng = random.Random(11)
 
@@ -260,11 +260,10 @@ class _Load:
         return msgspec.json.decode(answer)
 
 
-def _batches() -> Iterator[bytes]:
-    """Batches of events as lines, with the times of now."""
+def _prepare() -> list[bytes]:
+    """Events but for id and time: this process shall take little of the server's cores."""
     encode = msgspec.json.Encoder().encode
-    # All but id and time is ready: this process shall take little of the server's cores.
-    ends = [
+    return [
         b'","type":"%b","timestamp":%%d,"user_id":"%b","item_id":"%b","session_id":"%b",'
         b'"properties":%b,"context":%b}'
         % (
@@ -277,15 +276,19 @@ def _batches() -> Iterator[bytes]:
         )
         for event in events(_PREPARED)
     ]
+
+
+def _batches(prepared: list[bytes]) -> Iterator[bytes]:
+    """Batches of events as lines, with the times of now."""
     place = 0
     while True:
         now = time.time_ns()
         stamp = now // 1_000_000
         lines = [
             b'{"event_id":"%x-%d' % (now, n) + end % stamp
-            for n, end in enumerate(ends[place : place + BATCH])
+            for n, end in enumerate(prepared[place : place + BATCH])
         ]
-        place = (place + BATCH) % len(ends)
+        place = (place + BATCH) % len(prepared)
         yield b"\n".join(lines)
 
 

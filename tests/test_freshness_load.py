@@ -73,12 +73,14 @@ def test_the_load_is_offered_and_every_part_of_it_observed() -> None:
 
 
 def test_a_server_that_stalls_delays_all_that_is_due_meanwhile() -> None:
-    began = time.monotonic()
+    began: list[float] = []
 
     def behave() -> tuple[float, int]:
-        """Between the first and the second second nothing is answered."""
-        at = time.monotonic() - began
-        return max(2.0 - at, 0.0) if at > 1.0 else 0.0, 202
+        """For the second after the first half second nothing is answered."""
+        now = time.monotonic()
+        began.append(now)
+        at = now - began[0]
+        return max(1.5 - at, 0.0) if at > 0.5 else 0.0, 202
 
     observed = asyncio.run(Stub(behave).observe(1.8))
     # One request after the other would have met the stall once.
