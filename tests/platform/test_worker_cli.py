@@ -88,6 +88,7 @@ def offsets(data: Path, topic: str) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.service("kafka")
 def test_a_topic_that_vanished_is_told_and_the_state_of_it_stays(
     kafka_servers: str, tmp_path: Path
@@ -95,18 +96,18 @@ def test_a_topic_that_vanished_is_told_and_the_state_of_it_stays(
     topic = topic_name()
     config = configured(tmp_path, kafka_servers, topic)
     with started(config, tmp_path / "first") as first:
-        wait_until(lambda: "partitions" in (tmp_path / "first").read_text(), 60)
+        wait_until(lambda: "partitions" in (tmp_path / "first").read_text(), 120)
         produce(kafka_servers, topic, EVENTS)
-        wait_until(lambda: applied(tmp_path / "first") == EVENTS, 60)
+        wait_until(lambda: applied(tmp_path / "first") == EVENTS, 120)
         delete(kafka_servers, topic)
-        ended = first.wait(60)
+        ended = first.wait(120)
     # The client library itself may crash over it.
     said = (tmp_path / "first.err").read_text()
     assert ended == -signal.SIGSEGV or (ended == 1 and "If it was deleted" in said), said
 
     with started(config, tmp_path / "second") as second:
         # The topic is made anew by whoever comes first, here the worker.
-        assert second.wait(60) == 1
+        assert second.wait(120) == 1
     (reason,) = [
         line
         for line in (tmp_path / "second.err").read_text().splitlines()
@@ -120,9 +121,9 @@ def test_a_topic_that_vanished_is_told_and_the_state_of_it_stays(
     (tmp_path / "data").rename(tmp_path / "before")
     produce(kafka_servers, topic, 10)
     with started(config, tmp_path / "third") as third:
-        wait_until(lambda: applied(tmp_path / "third") == 10, 60)
+        wait_until(lambda: applied(tmp_path / "third") == 10, 120)
         third.terminate()
-        assert third.wait(60) == 0
+        assert third.wait(120) == 0
     assert offsets(tmp_path / "data", topic) == [5, 5]
 
 

@@ -137,7 +137,8 @@ def by_flink(
     )
     for topic in (options.features_topic, options.matches_topic):
         make_topic(servers, topic)
-    flink.run(compile_flink(definitions, options).text, timeout=240)
+    # A guard against hanging; how long it takes is nobody's promise.
+    flink.run(compile_flink(definitions, options).text, timeout=800)
     results = Results()
     features = {feature.name: feature for feature in definitions.features}
     for row in read_rows(servers, options.features_topic, len(expected.fired)):
