@@ -149,7 +149,10 @@ def with_workers(
         outcome, kills, beside, lambda: values_of(servers, topic), closing, victims=victims
     )
     place.check_state(outcome, truth, ("item", "category"))
-    outcome.comparison.same_all("window", table(values_of(servers, fired)), truth.fired())
+    # The broker may never end a transaction of a worker that was killed, and hide what comes after.
+    # It shows what was given up in any case: rows that come again with the same values.
+    rows = values_of(servers, fired, uncommitted=True)
+    outcome.comparison.same_all("window", table(rows), truth.fired())
     return outcome
 
 

@@ -19,16 +19,23 @@ _ENDED = 4
 _MARK = b"to-end-transactions"
 
 
-def read_topic(servers: str, topic: str) -> Records:
+def read_topic(servers: str, topic: str, *, uncommitted: bool = False) -> Records:
     """All committed records of a topic as it is now.
 
     A broker hides what comes after an open transaction: this waits until nothing is hidden, and
     helps with :func:`end_transactions`.
 
+    Args:
+        servers: address of the broker.
+        topic: which topic.
+        uncommitted: also what is in transactions that were given up, or are open.
+
     Raises:
         RuntimeError: if the broker does not answer, or a transaction stays open.
     """
-    ends, _ = _read(servers, topic, "read_uncommitted")
+    ends, everything = _read(servers, topic, "read_uncommitted")
+    if uncommitted:
+        return everything
     before: dict[int, int] = {}
     until = 0.0
     while True:
@@ -44,9 +51,10 @@ def read_topic(servers: str, topic: str) -> Records:
         end_transactions(servers, topic, hidden)
 
 
-def values_of(servers: str, topic: str) -> list[bytes]:
+def values_of(servers: str, topic: str, *, uncommitted: bool = False) -> list[bytes]:
     """What :func:`read_topic` finds, partition by partition, without offsets."""
-    return [value for records in read_topic(servers, topic).values() for _, value in records]
+    found = read_topic(servers, topic, uncommitted=uncommitted)
+    return [value for records in found.values() for _, value in records]
 
 
 def end_transactions(servers: str, topic: str, partitions: Collection[int]) -> None:

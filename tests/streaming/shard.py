@@ -94,25 +94,33 @@ def append(shard: Shard, entries: Sequence[Entry]) -> Mapping[int, int]:
     return shard.log.append(payloads, [route_key(entry) for entry in entries])
 
 
-def read_topic(settings: KafkaSettings) -> dict[int, list[tuple[int, bytes]]]:
-    """All records of a topic, with their offsets, by partition."""
-    return topics.read_topic(settings.servers, settings.topic)
+def read_topic(
+    settings: KafkaSettings, *, uncommitted: bool = False
+) -> dict[int, list[tuple[int, bytes]]]:
+    """All records of a topic, with their offsets, by partition.
+
+    Where a producer was replaced while the broker still had requests of its transaction, the broker
+    of the tests may never end that transaction, and so hide what others commit after it.
+    `uncommitted` reads this, too. It shows the records that were given up in any case: rows that
+    come again with the same values.
+    """
+    return topics.read_topic(settings.servers, settings.topic, uncommitted=uncommitted)
 
 
-def fired_table(shard: Shard) -> Rows:
+def fired_table(shard: Shard, *, uncommitted: bool = False) -> Rows:
     """The last row of each feature, entity, group and window."""
     assert shard.options.features_topic is not None
     topic = replace(shard.kafka, topic=shard.options.features_topic)
     rows: Rows = {}
-    for records in read_topic(topic).values():
+    for records in read_topic(topic, uncommitted=uncommitted).values():
         add_fired(rows, [value for _, value in records])
     return rows
 
 
-def match_table(shard: Shard) -> set[str]:
+def match_table(shard: Shard, *, uncommitted: bool = False) -> set[str]:
     assert shard.options.matches_topic is not None
     topic = replace(shard.kafka, topic=shard.options.matches_topic)
-    found = read_topic(topic).values()
+    found = read_topic(topic, uncommitted=uncommitted).values()
     return {value.decode() for records in found for _, value in records}
 
 

@@ -53,7 +53,8 @@ def test_a_worker_writes_late_events_with_the_features_they_miss(
             )
             engine.apply(records)
         found: set[tuple[int, int, str]] = set()
-        for records in read_topic(replace(shard.kafka, topic=late_topic)).values():
+        late_rows = read_topic(replace(shard.kafka, topic=late_topic), uncommitted=True)
+        for records in late_rows.values():
             for _, value in records:
                 row = json.loads(value)
                 place = (row["partition"], row["offset"])
