@@ -6,7 +6,7 @@ a shop; the people of the fifth are only described, by age, gender and occupatio
 the four parts answers the same question.
 
 The data's clock says when somebody typed in their ratings, and nothing of taste: all of it is moved
-into four weeks, so that the shop's windows hold the whole history for both.
+into twenty days, which the shop's windows of 28 days, in steps of seven, hold whole.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _FOLDS = 5
 _LIKED = 4.0
 _DAY = 86_400_000
 _BEGIN = 20_000 * _DAY
-_SPAN = 27 * _DAY
+_SPAN = 20 * _DAY
 _BATCH = 2_000
 _RESAMPLES = 2_000
 
