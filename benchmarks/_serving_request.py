@@ -24,9 +24,9 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
+from benchmarks._serving_build import CANDIDATES
 from benchmarks._serving_overload import closed
 from benchmarks._serving_ranking import forest
-from benchmarks._serving_server import CANDIDATES
 from benchmarks._serving_shop import PEOPLE, VIEWS, person
 from benchmarks.figures import Figure, interleave
 from tactful.ranking import version_directory

@@ -9,18 +9,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-from tactful.candidates import Quotas
+from benchmarks._serving_build import build
 from tactful.config import EngineSettings, ServerSettings, Settings, StorageSettings
 from tactful.crew import run_crew
 from tactful.http import make_application
-from tactful.recommender import RANKING_EXPERIMENT, Recommender
 from tactful.server import listen, make_server, run
 from tactful.service import Platform
-from tactful_bandits import Arm, Experiment
-
-CANDIDATES = 1_000
 
 
 def settings(data: Path, workers: int) -> Settings:
@@ -29,18 +24,6 @@ def settings(data: Path, workers: int) -> Settings:
         server=ServerSettings(port=0, dev=True, workers=workers),
         storage=StorageSettings(data=data, reports=data / "reports", durability="process"),
         engine=EngineSettings(),
-    )
-
-
-def build(*, engine: Any, settings: Settings, **_: Any) -> Recommender:
-    """The product's recommender, all of whose lists are ranked by the model from 1,000 items."""
-    arms = (Arm("learned", 0.5), Arm("the-same", 0.5))
-    return Recommender(
-        engine,
-        models=settings.models,
-        definitions=engine.definitions.fingerprint,
-        experiment=Experiment(RANKING_EXPERIMENT, arms),
-        quotas=Quotas(vectors=CANDIDATES, total=CANDIDATES),
     )
 
 
@@ -58,7 +41,7 @@ def main(data: Path, workers: int) -> None:
             run_crew(
                 platform,
                 listener,
-                build="benchmarks._serving_server:build",
+                build="benchmarks._serving_build:build",
                 count=workers,
                 started=started,
             )
