@@ -66,10 +66,11 @@ def route(endpoints: Sequence[Endpoint], host: Host) -> Application:
         if "{" in path
     ]
     router = Router(routes, redirect_slashes=False, default=_nothing_here)
+    fixed = {path: resource for path, resource in resources.items() if "{" not in path}
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await resources.get(scope["path"], router)(scope, receive, send)
+            await fixed.get(scope["path"], router)(scope, receive, send)
 
     return application
 

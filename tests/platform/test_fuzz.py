@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import string
 from collections.abc import Iterator
@@ -101,8 +102,9 @@ def test_no_request_fails_the_server(fuzzed: Live, data: st.DataObject) -> None:
         .map(lambda text: quote(text, safe=""))
     )
     path = endpoint.path
-    for name in ("{user_id}", "{name}"):
-        path = path.replace(name, data.draw(piece | st.sampled_from(["..%2f..", "%00", "%ff"])))
+    for name in re.findall(r"\{\w+\}", path):
+        odd = st.sampled_from(["..%2f..", "%00", "%ff", name])
+        path = path.replace(name, data.draw(piece | odd))
     query = data.draw(
         st.sampled_from(["", "at=5", "limit=2&cursor=x", "limit=0", "since=-1"])
         | st.text(string.printable, max_size=20).map(quote)
