@@ -196,7 +196,7 @@ class _Union:
         places = np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)])
         channels = np.repeat(np.array(self._channels, np.int8), sizes)
         # Of a row that several channels placed alike, the channel asked first has it.
-        order = np.lexsort((np.arange(len(rows)), places, rows))
+        order = np.argsort(rows << 32 | places, kind="stable")
         rows, places, channels = rows[order], places[order], channels[order]
         first = np.diff(rows, prepend=-1) > 0
         rows, places, channels = rows[first], places[first], channels[first]

@@ -15,6 +15,9 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+_BETWEEN = 0xFF
+"""A byte that UTF-8 never holds, to lay texts one behind the other."""
+
 
 class ItemIds(Sequence[str]):
     """Ids in row order, each once.
@@ -104,13 +107,17 @@ class ItemIds(Sequence[str]):
         Args:
             rows: each at least 0 and below the number of ids.
         """
-        text = memoryview(self._text.data)
-        ends = self._ends[rows]
+        if not len(rows) or not len(self._text):
+            return [""] * len(rows)
         starts = np.where(rows > 0, self._ends[rows - 1], 0)
-        return [
-            str(text[start:end], "utf-8")
-            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-        ]
+        lengths = self._ends[rows] - starts + 1
+        after = np.cumsum(lengths)
+        places = np.arange(after[-1]) + np.repeat(starts - after + lengths, lengths)
+        text = self._text.take(places, mode="clip")
+        text[after - 1] = _BETWEEN
+        # All of them are decoded at once: one by one costs five times as much.
+        decoded = text[:-1].tobytes().decode("utf-8", "surrogateescape")
+        return decoded.split(chr(0xDC00 + _BETWEEN))
 
     def __len__(self) -> int:
         """Number of ids."""

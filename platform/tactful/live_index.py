@@ -128,8 +128,10 @@ class Snapshot:
 
     def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows, shape (len(rows), dimensions); zero where there is none."""
-        found = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
         built = rows < len(self.ids)
+        if self.kept is None and built.all():
+            return self.index.vectors[rows]
+        found = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
         if self.kept is not None:
             built[built] = self.kept[rows[built]]
         found[built] = self.index.vectors[rows[built]]

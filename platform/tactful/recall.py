@@ -104,9 +104,7 @@ class Neighbours:
         chosen, weights = chosen[known], weights[known]
         items = self.items[chosen].ravel()
         added = (self.weights[chosen] * weights[:, None]).ravel()
-        rows, places = np.unique(items[items >= 0], return_inverse=True)
-        totals = np.bincount(places, weights=added[items >= 0], minlength=len(rows))
-        return Scores(rows.astype(np.int64), totals.astype(np.float32))
+        return Scores.summed(items[items >= 0], added[items >= 0])
 
 
 @dataclass(frozen=True)

@@ -131,10 +131,7 @@ class SessionNeighbours:
             strength = np.abs(distance.astype(np.float64)) ** -_DISTANCE_POWER
         strength[distance < 0] *= _BEFORE
         strength[distance == 0] = 0.0
-        rows, places = np.unique(items, return_inverse=True)
-        totals = np.bincount(places, weights=strength * np.repeat(votes, lengths))
-        voted = totals > 0
-        return Scores(rows[voted].astype(np.int64), totals[voted].astype(np.float32))
+        return Scores.summed(items, strength * np.repeat(votes, lengths))
 
     def beside(self, row: int, step: int) -> Scores:
         """How often items stood so many places after an item, or before it, in its latest visits.
@@ -156,9 +153,10 @@ class SessionNeighbours:
         at = self.session_starts[visits] + self.visit_places[span] + step
         inside = (at >= self.session_starts[visits]) & (at < self.session_starts[visits + 1])
         items = self.session_items[at[inside]]
-        rows, counts = np.unique(items[items != row], return_counts=True)
-        shares = counts / (len(visits) + _DOUBT)
-        return Scores(rows.astype(np.int64), shares.astype(np.float32))
+        others = items[items != row]
+        counted = Scores.summed(others, np.ones(len(others)))
+        shares = counted.values.astype(np.float64) / (len(visits) + _DOUBT)
+        return Scores(counted.rows, shares.astype(np.float32))
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """What to save, by name."""

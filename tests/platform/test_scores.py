@@ -1,0 +1,38 @@
+"""Scores of a few rows: the same as a dictionary."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful.scores import Scores
+
+pairs = st.lists(
+    st.tuples(st.integers(0, 12), st.floats(-1.0, 3.0, width=32).filter(lambda it: it == it)),
+    max_size=40,
+)
+
+
+@given(pairs, st.lists(st.integers(0, 14), max_size=10))
+@settings(deadline=None)
+def test_sums_are_those_of_a_dictionary(values: list[tuple[int, float]], asked: list[int]) -> None:
+    sums: dict[int, float] = defaultdict(float)
+    for row, value in values:
+        sums[row] += value
+    expected = {row: np.float32(total) for row, total in sums.items() if total > 0}
+
+    made = Scores.summed(
+        np.array([row for row, _ in values], np.int32),
+        np.array([value for _, value in values], np.float64),
+    )
+
+    assert dict(zip(made.rows.tolist(), made.values, strict=True)) == expected
+    assert made.rows.tolist() == sorted(expected)
+    assert made.of(np.array(asked, np.int64)).tolist() == [expected.get(row, 0) for row in asked]
+    best = sorted(expected, key=lambda row: (-expected[row], row))
+    assert made.best().tolist() == best
+    assert made.rows.dtype == np.int64
+    assert made.values.dtype == np.float32
