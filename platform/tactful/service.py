@@ -209,6 +209,7 @@ class Platform:
         self._impressions: set[asyncio.Future[Offsets]] = set()
         self._recent = RecentImpressions()
         self._status = "starting"
+        self._current = False
         self._guard = contextlib.ExitStack()
         self._add_gauges()
 
@@ -278,6 +279,7 @@ class Platform:
         self._follow = refresh or partial(self.recommender.refresh, self.lock)
         self._loop = asyncio.get_running_loop()
         self._follower.start()
+        await self._take_in()
         if self._webhooks is not None:
             self._webhooks.start()
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._trim())]
@@ -319,7 +321,8 @@ class Platform:
         can: it stays ready.
         """
         follower = self._follower
-        engine = follower.failure or ("catching up" if follower.recovering else "ok")
+        behind = follower.recovering or not self._current
+        engine = follower.failure or ("catching up" if behind else "ok")
         status = self._status
         if status == "ok" and engine != "ok":
             status = "failed" if follower.failure else "starting"
@@ -344,6 +347,8 @@ class Platform:
         """
         started = time.perf_counter()
         self._follower.check()
+        if not self._current:
+            raise ProblemError("not_ready", "the items of the log are being read", retry_after=1)
         if not trusted and (request.force or request.timestamp is not None or request.explain):
             raise ProblemError(
                 "missing_scope",
@@ -507,10 +512,16 @@ class Platform:
                 logger.warning("API keys are as they were: %s", error)
             if self.backend.shared is not None:
                 await self._look_at_marks(self._follower.applied)
-            try:
-                await asyncio.to_thread(self._follow)
-            except Exception as error:
-                logger.exception("refresh failed with %s; the old state is kept", error)
+            await self._take_in()
+
+    async def _take_in(self) -> None:
+        """Let lists know the models and items of now; the first time makes the server ready."""
+        recovered = not self._follower.recovering
+        try:
+            await asyncio.to_thread(self._follow)
+        except Exception as error:
+            logger.exception("refresh failed with %s; the old state is kept", error)
+        self._current |= recovered
 
     async def _trim(self) -> None:
         """Forget what retention gives up, as far as nobody needs it any more."""

@@ -221,6 +221,26 @@ def test_until_it_has_caught_up_it_is_not_ready(settings: Settings) -> None:
         assert live.http.post("/v1/events", json=view(1)).json()["duplicates"] == 1
 
 
+def test_until_lists_know_the_items_of_the_log_it_is_not_ready(settings: Settings) -> None:
+    first = Platform.open(settings, build)
+    first.backend.partitions()[0].append([encode_entry(it) for it in events(20)])
+    first.close()
+
+    platform = Platform.open(settings, build)
+    with blocked(platform.engine, "apply") as applying, Live(platform, ready=False) as live:
+        with blocked(platform, "_follow") as refreshing:
+            # One that began while the engine was behind may end; it saw too little.
+            applying.set()
+            wait_until(lambda: platform.position == 20)
+            assert live.http.get("/readyz").status_code == 503
+            refused = live.http.post("/v1/recommend", json={"user_id": "u"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+            assert int(refused.headers["retry-after"]) >= 1
+            refreshing.set()
+        wait_until(lambda: live.http.get("/readyz").status_code == 200)
+        assert live.http.post("/v1/recommend", json={"user_id": "u"}).status_code == 200
+
+
 def test_a_stop_during_recovery_goes_on_at_the_next_start(settings: Settings) -> None:
     first = Platform.open(settings, build)
     first.backend.partitions()[0].append([encode_entry(it) for it in events(3000)])
