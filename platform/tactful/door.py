@@ -13,7 +13,7 @@ import collections
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -64,6 +64,7 @@ class Door:
         show: Callable[[Offsets], Position],
         format: EntryFormat = "msgpack",
         stamps: bool = False,
+        actions: Collection[str] = (),
     ) -> None:
         """Open the door.
 
@@ -79,6 +80,8 @@ class Door:
             show: a position as it goes over the wire.
             format: how entries are written in the log.
             stamps: note in the context of each event when it came, for rules about clocks.
+            actions: types of events that are made here, and that nobody may send: what they set
+                off, such as a coupon, is promised to whom the engine found.
         """
         self._ends = ends
         self._engine = engine
@@ -92,6 +95,7 @@ class Door:
         self._show = show
         self._format = format
         self._stamps = stamps
+        self._actions = frozenset(actions)
         self._pending: dict[str, asyncio.Future[Offsets]] = {}
         self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
 
@@ -121,8 +125,9 @@ class Door:
             )
         except PayloadError as error:
             raise _bad_body(error) from None
-        if forbidden is not None:
-            decoded, refused = _without(decoded, refused, forbidden)
+        for reason in (forbidden, self._made_here if self._actions else None):
+            if reason is not None:
+                decoded, refused = _without(decoded, refused, reason)
         fresh: dict[str, Event] = {}
         writes: set[asyncio.Future[Offsets]] = set()
         pending, seen = self._pending, self._engine.seen
@@ -144,6 +149,14 @@ class Door:
             duplicates=duplicates,
             rejected=_told(refused),
             position=position,
+        )
+
+    def _made_here(self, event: Event) -> str | None:
+        if event.type not in self._actions:
+            return None
+        return (
+            f"{event.type!r} is the action of a sequence or a join: such events are made here and "
+            "cannot be sent"
         )
 
     async def items(self, body: bytes, content_type: str | None = None) -> Upserted:

@@ -196,6 +196,7 @@ class Platform:
             show=backend.show,
             format=backend.format,
             stamps=backend.rules is not None,
+            actions=emitted_types(backend.engine.definitions).values(),
         )
         self._turnstile = Turnstile(
             queue=server.recommend_queue,

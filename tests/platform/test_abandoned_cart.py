@@ -133,6 +133,11 @@ def test_a_coupon_is_sent_when_nobody_comes_any_more(watched: Settings, shop: Sh
         assert live.platform.features("left", None).features["abandoned_cart"] == ended
         assert live.platform.features("bought", None).features["abandoned_cart"] == 0
 
+        # Nobody gets one by asking for it.
+        forged = live.http.post("/v1/events", json=[event(7, "x.coupon", "left")]).json()
+        assert (forged["accepted"], forged["rejected"][0]["code"]) == (0, "forbidden")
+        assert "cannot be sent" in forged["rejected"][0]["message"]
+
         # Neither a restart nor new events of others send it again.
         live.stop()
         live = stack.enter_context(Live(Platform.open(watched, build)))
