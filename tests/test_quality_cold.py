@@ -36,8 +36,10 @@ def test_cold_people_gain_from_what_they_are(tmp_path: Path) -> None:
     learned, heuristic, popular = _precisions(planted(), asked, tmp_path).T
 
     # All eight likes lie among the twenty films of one's own side: 0.4 is the most there is.
-    assert 0.36 <= learned.mean() <= 0.4
-    assert 0.36 <= heuristic.mean() <= 0.4
+    assert learned.max() <= 0.4
+    assert heuristic.max() <= 0.4
+    assert learned.mean() >= 0.36
+    assert heuristic.mean() >= 0.36
     assert 0.1 < popular.mean() < 0.3
 
 
