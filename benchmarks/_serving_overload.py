@@ -126,7 +126,11 @@ async def _ask(port: int, pool: list[_Wire], due: float, load: Load) -> None:
     load.late.append(time.perf_counter() - due)
     body = json.dumps({"user_id": f"u-{int(due * 1e6) % _PEOPLE}", "count": 20}).encode()
     try:
-        wire = pool.pop() if pool else await asyncio.open_connection("127.0.0.1", port)
+        wire = pool.pop() if pool else None
+        while wire is not None and wire[0].at_eof():  # idle for so long that the server closed it
+            wire[1].close()
+            wire = pool.pop() if pool else None
+        wire = wire or await asyncio.open_connection("127.0.0.1", port)
         reader, writer = wire
         writer.write(
             b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b"
