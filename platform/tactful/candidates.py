@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tactful.catalogue import Catalogue
 from tactful.cold_start import coldness
 from tactful.errors import ConfigError
+from tactful.plain_values import is_whole_number
 from tactful.recall import CHANNELS, FADE, RecallIndex, direction
 from tactful.scores import Scores
 from tactful.situation import FeatureSource, Situation
@@ -81,7 +82,7 @@ class Quotas:
                 raise ConfigError(
                     f"{where}: there is no quota {name!r}; there are {', '.join(known)}"
                 )
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1_000:
+            if not is_whole_number(value) or not 0 <= value <= 1_000:
                 raise ConfigError(f"{where}.{name}: must be a whole number from 0 to 1000")
         return cls(**changes)
 

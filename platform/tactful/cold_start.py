@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.plain_values import is_number
 from tactful.scores import Scores
 from tactful.situation import Situation
 
@@ -190,7 +191,7 @@ def _lay_out(people: Sequence[Properties]) -> tuple[_Layout, list[list[int]]]:
     numbers: dict[str, list[float]] = defaultdict(list)
     for properties in people:
         for name, value in properties.items():
-            if _is_number(value):
+            if is_number(value):
                 numbers[name].append(float(value))
     edges = {}
     for name, found in numbers.items():
@@ -219,12 +220,8 @@ def _values(value: Any, edges: Sequence[float] | None) -> list[str]:
     """The values a property stands for, as texts; a number by its bin."""
     if isinstance(value, list):
         return sorted({text for each in value for text in _values(each, edges)})
-    if _is_number(value):
+    if is_number(value):
         return [] if edges is None else [f"#{int(np.searchsorted(edges, value, side='right'))}"]
     if isinstance(value, bool):
         return ["yes" if value else "no"]
     return [f"={value}"] if isinstance(value, str) and value else []
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ConfigError
+from tactful.plain_values import is_number
 
 MOST_STRENGTH = 100.0
 
@@ -46,9 +47,9 @@ class Diversity:
         if not isinstance(options, Mapping) or not options.keys() <= {"strength", "places"}:
             raise ConfigError(f"{where}: must be `strength` and `places` by name")
         strength, places = options.get("strength", 0.0), options.get("places", 20)
-        if not _is_number(strength) or not 0.0 <= strength <= MOST_STRENGTH:
+        if not is_number(strength) or not 0.0 <= strength <= MOST_STRENGTH:
             raise ConfigError(f"{where}.strength: must be a number from 0 to {MOST_STRENGTH:g}")
-        if not _is_number(places) or places != int(places) or not 1 <= places <= 100:
+        if not is_number(places) or places != int(places) or not 1 <= places <= 100:
             raise ConfigError(f"{where}.places: must be a whole number from 1 to 100")
         return cls(float(strength), int(places))
 
@@ -80,7 +81,3 @@ class Likeness:
             cosine = np.clip(self._vectors @ self._vectors[item], 0.0, 1.0)
             alike = np.where(self._placed, cosine, alike)
         np.maximum(self.nearest, alike, out=self.nearest)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

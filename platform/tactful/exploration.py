@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ConfigError
+from tactful.plain_values import is_number, is_whole_number
 
 _NODES = 64
 
@@ -60,12 +61,11 @@ class Exploration:
         }:
             raise ConfigError(f"{where}: must be `temperature`, `places` and `pool` by name")
         temperature = options.get("temperature", 0.0)
-        number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-        if not number or not (temperature == 0 or 0.001 <= temperature <= 100.0):
+        if not is_number(temperature) or not (temperature == 0 or 0.001 <= temperature <= 100.0):
             raise ConfigError(f"{where}.temperature: must be 0, or a number from 0.001 to 100")
         for name, low, high in (("places", 1, 100), ("pool", 2, 1_000)):
             value = options.get(name, low)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            if not is_whole_number(value) or not low <= value <= high:
                 raise ConfigError(f"{where}.{name}: must be a whole number from {low} to {high}")
         return cls(**{**options, "temperature": float(temperature)})
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tactful.candidates import Popularity
 from tactful.catalogue import Catalogue
 from tactful.errors import ConfigError
+from tactful.plain_values import is_number
 from tactful.situation import Situation
 
 MOST_WEIGHT = 10.0
@@ -72,8 +73,7 @@ class Objective:
                 raise ConfigError(
                     f"{where}: there is no weight {name!r}; there are {', '.join(known)}"
                 )
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0.0 <= value <= MOST_WEIGHT:
+            if not is_number(value) or not 0.0 <= value <= MOST_WEIGHT:
                 raise ConfigError(f"{where}.{name}: must be a number from 0 to {MOST_WEIGHT:g}")
         made = cls(**{name: float(value) for name, value in weights.items()})
         if not made.told():
