@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tactful.cli import main
 from tactful_streaming.group_commit import GroupCommit
@@ -72,7 +73,10 @@ def actions_stay_in_the_outbox() -> None:
 def rows_after_state() -> None:
     """What fired is published some time after the state that will not fire it again."""
     write = TransactionalProducer.write
-    held: list[tuple[float, Any]] = []
+    # By producer: the rows of one that lost its partition are gone with it.
+    held: WeakKeyDictionary[TransactionalProducer, list[tuple[float, str, Sequence[Any]]]] = (
+        WeakKeyDictionary()
+    )
 
     def planted(
         self: TransactionalProducer, topic: str, rows: Sequence[Any], partition: int | None = None
@@ -80,11 +84,11 @@ def rows_after_state() -> None:
         if partition is not None:  # histories on their way to other partitions, and no rows
             write(self, topic, rows, partition)
             return
-        held.append((time.monotonic() + 4.0, (self, topic, rows, partition)))
-        due = [arguments for at, arguments in held if at <= time.monotonic()]
-        del held[: len(due)]
-        for arguments in due:
-            write(*arguments)
+        waiting = held.setdefault(self, [])
+        waiting.append((time.monotonic() + 4.0, topic, rows))
+        while waiting and waiting[0][0] <= time.monotonic():
+            _, name, late = waiting.pop(0)
+            write(self, name, late)
 
     TransactionalProducer.write = planted  # type: ignore[method-assign]
 
