@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -61,6 +61,7 @@ _BLOCK = 500
 _BATCH = 50
 _WRITERS = 2
 _RETRY_S = 0.05
+_WATCH_S = 1.0
 
 
 class Stream:
@@ -125,21 +126,26 @@ class Load:
         positions: behind all that was acknowledged.
     """
 
-    def __init__(self, url: str, seed: int, *, rate: float) -> None:
+    def __init__(
+        self, url: str, seed: int, *, rate: float, watch: Callable[[], None] = lambda: None
+    ) -> None:
         """Post to `url`.
 
         Args:
             url: of the server, which may come and go.
             seed: of the stream.
             rate: most events a second.
+            watch: called while the load waits at its end for what is under way; raises to give up.
         """
         self.stream = Stream(seed)
         self.upserts: list[Item] = []
         self.acknowledged = 0
         self.positions: list[Position] = []
         self._url = url
+        self._watch = watch
         self._pause_s = _BATCH * _WRITERS / rate
         self._stopping = threading.Event()
+        self._over = threading.Event()
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._threads = [
@@ -161,10 +167,15 @@ class Load:
     ) -> None:
         """Stop when what is under way is acknowledged."""
         self._stopping.set()
-        if kind is None:
-            for thread in self._threads:
-                thread.join()
-            self.check()
+        try:
+            if kind is None:
+                for thread in self._threads:
+                    while thread.is_alive():
+                        thread.join(_WATCH_S)
+                        self._watch()
+                self.check()
+        finally:
+            self._over.set()
 
     @property
     def position(self) -> Position:
@@ -183,7 +194,7 @@ class Load:
     def close_windows(self, events: Sequence[Event]) -> None:
         """Post events of another time, after all others."""
         with Client(self._url, timeout=30.0, retries=0) as client:
-            self._post(client, "events", events)
+            self._post(client, "events", events, self._watch)
         self.stream.given += events
 
     def _run(self, number: int, seed: int) -> None:
@@ -213,8 +224,14 @@ class Load:
         with self._lock:
             self.upserts.append(item)
 
-    def _post(self, client: Client, kind: str, records: Sequence[Event | Item]) -> None:
-        """Send until it is acknowledged."""
+    def _post(
+        self,
+        client: Client,
+        kind: str,
+        records: Sequence[Event | Item],
+        watch: Callable[[], None] | None = None,
+    ) -> None:
+        """Send until it is acknowledged, or nobody waits for it any more."""
         bodies: list[dict[str, Any]] = [msgspec.to_builtins(record) for record in records]
         for body in bodies:
             del body["kind"]
@@ -223,6 +240,10 @@ class Load:
                 answer: Any = client.events(bodies) if kind == "events" else client.items(bodies)
                 break
             except (ConnectionFailed, Busy):
+                if watch is not None:
+                    watch()
+                elif self._over.is_set():
+                    raise
                 time.sleep(_RETRY_S)
         told = answer.accepted + (answer.duplicates if kind == "events" else 0)
         if answer.rejected or told != len(bodies):

@@ -196,6 +196,7 @@ class _Place:
         self._seed = seed
         self._launcher = launcher
         self._rate = rate
+        self._running: tuple[Process, ...] = ()
         self._environment = {
             "TACTFUL_ENGINE__FEATURES": str(features),
             "TACTFUL_ENGINE__WATERMARK_DELAY_MS": str(DELAY_MS),
@@ -237,7 +238,8 @@ class _Place:
             server.await_word()
             for other in others:
                 other.start()
-            load = Load(url, self._seed, rate=self._rate)
+            self._running = (server, *others)
+            load = Load(url, self._seed, rate=self._rate, watch=self._check)
             targets = [Victim(server, lambda: load.acknowledged)]
             targets += [Victim(other, partial(_entries, other)) for other in others]
             with load:
@@ -297,6 +299,11 @@ class _Place:
                 outcome.comparison.same_all(f"{kind} {key} in Redis:", found, expected)
         store.close()
 
+    def _check(self) -> None:
+        """See that all processes run: what is waited for does not come from one that has ended."""
+        for process in self._running:
+            process.check()
+
     def _ask(self, outcome: Outcome, url: str, load: Load, closing: Sequence[str]) -> Truth:
         """Compare the features of all people, before and after all windows have ended."""
         truth = Truth(self._definitions)
@@ -304,7 +311,7 @@ class _Place:
         truth.apply(load.stream.given)
         now = load.stream.newest
         with Client(url, timeout=30.0) as client:
-            _await_position(client, load.position)
+            _await_position(client, load.position, self._check)
             for at in (now, now + 200_000):
                 self._compare_people(outcome, client, truth, at)
             end = now + _FAR_MS
@@ -314,7 +321,7 @@ class _Place:
             ]
             load.close_windows(last)
             truth.apply(last)
-            _await_position(client, load.position)
+            _await_position(client, load.position, self._check)
             self._compare_people(outcome, client, truth, end)
         return truth
 
@@ -322,6 +329,7 @@ class _Place:
         """Compare the features of all people, once what goes between partitions has arrived."""
         fewest, until = math.inf, 0.0
         while True:
+            self._check()
             comparison = Comparison()
             for person in PEOPLE:
                 found = client.features(person, at=at).features
@@ -341,6 +349,7 @@ class _Place:
         """The log once it holds as many actions as it should, and had time for more."""
         most, until = -1, 0.0
         while (count := len(_actions(log()))) < len(truth.actions()):
+            self._check()
             if count > most:
                 most, until = count, time.monotonic() + _ACTIONS_S
             elif time.monotonic() > until:
@@ -370,17 +379,24 @@ def _told(worker: Process) -> dict[str, Any]:
     return dict(json.loads(said[-1])) if said else {}
 
 
-def _await_position(client: Client, position: Position) -> None:
-    until = time.monotonic() + _ARRIVAL_S
+def _await_position(client: Client, position: Position, check: Callable[[], None]) -> None:
+    """Wait until the features cover `position`, as long as they come closer to it."""
+    before, until = None, 0.0
     while True:
+        check()
+        reached, problem = before, None
         try:
-            if covers(client.features(PEOPLE[0]).position, position):
-                return
-        except ClientError:
-            if time.monotonic() > until:
-                raise
-        if time.monotonic() > until:
-            raise RuntimeError(f"what was acknowledged does not show: position {position}")
+            reached = client.features(PEOPLE[0]).position
+        except ClientError as error:
+            problem = error
+        if reached is not None and covers(reached, position):
+            return
+        if reached != before or not until:
+            before, until = reached, time.monotonic() + _ARRIVAL_S
+        elif time.monotonic() > until:
+            raise RuntimeError(
+                f"what was acknowledged does not show: features are at {reached}, not at {position}"
+            ) from problem
         time.sleep(0.05)
 
 

@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -69,7 +69,7 @@ def on_target(
         victim = Victim(sink, committed)
         with Rows(servers, topic, seed) as rows:
             outcome.kills = kill_at_random([victim], kills, random.Random(seed), check=rows.check)
-        _await_end(committed, rows.ends)
+        _await_end(committed, rows.ends, sink.check)
         outcome.comparison.same("exit code", sink.stop(), 0)
     finally:
         sink.kill()
@@ -183,9 +183,14 @@ class Rows:
         self.ends[number] = max(self.ends[number], message.offset() + 1)
 
 
-def _await_end(committed: Committed, ends: Sequence[int]) -> None:
-    until = time.monotonic() + _ARRIVAL_S
-    while [max(at, 0) for at in committed()] != list(ends):
-        if time.monotonic() > until:
-            raise RuntimeError(f"the sink comes to {committed()}, not to {ends}")
+def _await_end(committed: Committed, ends: Sequence[int], check: Callable[[], None]) -> None:
+    """Wait until the sink has committed all rows, as long as it goes on."""
+    before: list[int] = []
+    until = 0.0
+    while (reached := [max(at, 0) for at in committed()]) != list(ends):
+        check()
+        if reached != before:
+            before, until = reached, time.monotonic() + _ARRIVAL_S
+        elif time.monotonic() > until:
+            raise RuntimeError(f"the sink stays at {reached} and does not come to {ends}")
         time.sleep(0.05)

@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 from tests.platform import planted_bugs
 
+from benchmarks._kill_load import Load
+from benchmarks._kill_processes import Process
 from benchmarks._kill_servers import on_embedded_log, on_kafka, with_workers
 from benchmarks._kill_sinks import on_target
 from benchmarks._kill_truth import Comparison, Outcome
+from benchmarks._streaming_events import free_port
+from tactful.worker_cli import FENCED
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -162,6 +166,36 @@ def test_rows_that_are_committed_too_early_are_missed(
 ) -> None:
     location = f"sqlite:///{tmp_path / 'rows.db'}"
     assert on_target(3, folder, 1, kafka_servers, location, launcher=planted).lost > 0
+
+
+def test_the_load_does_not_wait_for_a_server_that_has_ended(folder: Path) -> None:
+    folder.mkdir()
+    server = Process(
+        ["-c", "raise SystemExit('it is over')"],
+        folder,
+        "server",
+        environment={},
+        launcher=[sys.executable],
+    )
+    server.start()
+    load = Load(f"http://127.0.0.1:{free_port()}", 1, rate=100.0, watch=server.check)
+    with pytest.raises(RuntimeError, match="server ended with 1: it is over"), load:
+        pass
+
+
+def test_a_process_that_asks_for_it_is_started_again(folder: Path) -> None:
+    folder.mkdir()
+    script = (
+        "import pathlib, time\n"
+        "try: pathlib.Path('been').mkdir()\n"
+        "except FileExistsError: print('again', flush=True); time.sleep(300)\n"
+        f"raise SystemExit({FENCED})\n"
+    )
+    worker = Process(["-c", script], folder, "worker", environment={}, launcher=[sys.executable])
+    worker.start()
+    worker.await_word()
+    worker.check()
+    worker.kill()
 
 
 def test_numbers_are_compared_as_they_should_be() -> None:
