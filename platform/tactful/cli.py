@@ -23,6 +23,7 @@ from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
 from tactful.features_cli import features
 from tactful.flink_cli import flink
 from tactful.model_cli import demo, models, train
+from tactful.privacy_cli import privacy
 from tactful.rules_cli import rules
 from tactful.sink_cli import sink
 from tactful.worker_cli import worker
@@ -92,7 +93,7 @@ def main() -> None:
     """Real-time personalisation that does not hold people's data hostage."""
 
 
-for _command in (train, models, demo, features, rules, worker, sink, flink):
+for _command in (train, models, demo, features, privacy, rules, worker, sink, flink):
     main.add_command(_command)
 
 
