@@ -73,7 +73,8 @@ def actions_stay_in_the_outbox() -> None:
 def rows_after_state() -> None:
     """What fired is published some time after the state that will not fire it again."""
     write = TransactionalProducer.write
-    # By producer: the rows of one that lost its partition are gone with it.
+    # By producer: a transaction begun for another partition stays open where that one has nothing
+    # more to commit, and readers of what is committed wait for its end.
     held: WeakKeyDictionary[TransactionalProducer, list[tuple[float, str, Sequence[Any]]]] = (
         WeakKeyDictionary()
     )
