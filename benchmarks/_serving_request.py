@@ -104,7 +104,7 @@ class Served:
 
     def cpu_s(self) -> float:
         """Processor seconds of it and its children so far."""
-        return sum(_cpu_s(pid) for pid in (self.pid, *self.workers()))
+        return sum(cpu_s(pid) for pid in (self.pid, *self.workers()))
 
     def _ask(self, method: str, path: str, body: str | None) -> tuple[int, bytes]:
         self._wire.request(method, path, body, {"content-type": "application/json"})
@@ -207,6 +207,7 @@ def _ratio(
     ]
 
 
-def _cpu_s(process: int) -> float:
+def cpu_s(process: int) -> float:
+    """Processor seconds of a process so far."""
     fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / 100

@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from benchmarks._serving_index import index_figures
+from benchmarks._serving_ingest import ingest_figures
 from benchmarks._serving_load import load_figures
 from benchmarks._serving_overload import overload_figures
 from benchmarks._serving_ranking import ranking_figures
@@ -21,7 +22,7 @@ from benchmarks.figures import Figure, Part, main, measure
 from tactful.config import Settings
 from tactful_streaming import load_definitions
 
-PARTS = ("ranking", "overload", "index", "request", "memory", "load")
+PARTS = ("ranking", "overload", "ingest", "index", "request", "memory", "load")
 _MINUTES = 5.0
 _QUICK_MINUTES = 0.5
 
@@ -75,6 +76,11 @@ def _parts(quick: bool, scratch: Path, minutes: float | None) -> list[Part]:
         Part("ranking", named("scores_bit_identical_share"), partial(ranking_figures, quick)),
         Part(
             "overload", [("overload_failed_requests", "requests")], partial(overload_figures, quick)
+        ),
+        Part(
+            "ingest",
+            named("durable_vs_memory_ingest", "ingest_events_per_s"),
+            partial(ingest_figures, quick),
         ),
         Part(
             "index", named("recall_at_1000", "fresh_item_visible_s"), partial(index_figures, quick)
