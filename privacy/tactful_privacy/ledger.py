@@ -60,6 +60,16 @@ _releases = sa.Table(
     sa.Column("released_at", sa.BigInteger, nullable=False),
     mysql_engine="InnoDB",
 )
+_noise = sa.Table(
+    "privacy_noise",
+    _tables,
+    # Noise that several releases share. Secret, and drawn once like they are.
+    sa.Column("statistic", sa.String(128), sa.ForeignKey(_statistics.c.name), primary_key=True),
+    sa.Column("period_start", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("part", sa.String(64), primary_key=True),
+    sa.Column("noise", sa.LargeBinary(2**32 - 1), nullable=False),
+    mysql_engine="InnoDB",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +243,62 @@ class Ledger:
             with self._reading() as connection:
                 stored |= _load_releases(connection, statistic, missing)
         return [stored[start] for start in draws]
+
+    def noise_once(
+        self, statistic: Statistic, period_start: int, draws: Mapping[str, Draw]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Return the stored noise of some parts of a period; draw and store what is missing first.
+
+        For releases that share noise, as running totals do: a part that was drawn again after a
+        crash would be two draws of one secret. What is returned is secret.
+
+        Args:
+            statistic: A registered statistic.
+            period_start: What the noise belongs to, e.g. the day; epoch milliseconds.
+            draws: Name of each part, at most 64 characters, and its draw, int64 ``[keys]``.
+
+        Returns:
+            The stored noise of every part.
+
+        Raises:
+            LedgerError: Not registered like this, or a draw of wrong shape.
+        """
+        here = sa.and_(_noise.c.statistic == statistic.name, _noise.c.period_start == period_start)
+
+        def load(connection: sa.Connection, parts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+            query = sa.select(_noise).where(here, _noise.c.part.in_(parts))
+            rows = connection.execute(query)
+            return {row.part: np.frombuffer(row.noise, "<i8").astype(np.int64) for row in rows}
+
+        with self._reading() as connection:
+            _check_registered(connection, statistic)
+            stored = load(connection, list(draws))
+        missing = sorted(draws.keys() - stored.keys())
+        if missing:
+            rows = [
+                {
+                    "statistic": statistic.name,
+                    "period_start": period_start,
+                    "part": part,
+                    "noise": _pack(draws[part](), statistic),
+                }
+                for part in missing
+            ]
+            self._write(lambda connection: _insert_where_absent(connection, _noise, rows))
+            with self._reading() as connection:
+                stored |= load(connection, missing)
+        return {part: stored[part] for part in draws}
+
+    def forget_noise(self, statistic: Statistic, before: int) -> None:
+        """Delete the noise of periods that start before a time, once all of them is released."""
+        old = sa.delete(_noise).where(
+            _noise.c.statistic == statistic.name, _noise.c.period_start < before
+        )
+
+        def forget(connection: sa.Connection) -> None:
+            connection.execute(old)
+
+        self._write(forget)
 
     def read(
         self,

@@ -9,10 +9,12 @@ from fractions import Fraction
 from functools import cached_property
 
 from tactful_privacy._exact import fraction
+from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.laplace import DiscreteLaplace, Entropy, noise_scale
 
 DAY_MS = 86_400_000
+PANES, RUNNING_TOTALS = "panes", "running_totals"
 UNIT = "one user, one UTC day"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -38,6 +40,8 @@ class Statistic:
             floats refused).
         cell_cap: Most contributions of one user to one (pane, key) cell; default `cap`. It does
             not lower the noise, it keeps one burst from eating a user's day.
+        kind: What is released for a pane: ``panes``, its own counts, or ``running_totals``, the
+            counts since midnight (UTC) up to its end.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Statistic:
     cap: int
     epsilon: Fraction
     cell_cap: int | None = None
+    kind: str = PANES
 
     def __post_init__(self) -> None:
         """Check and normalise.
@@ -74,24 +79,40 @@ class Statistic:
         _positive(self.cap, f"{where}: cap")
         if self.cell_cap is not None:
             _positive(self.cell_cap, f"{where}: cell_cap")
-        noise_scale(self.cap, self.epsilon)
+        if self.kind not in (PANES, RUNNING_TOTALS):
+            raise ParameterError(
+                f"{where}: kind is {self.kind!r}: give {PANES!r} or {RUNNING_TOTALS!r}"
+            )
+        noise_scale(self.sensitivity, self.epsilon)
+
+    @cached_property
+    def sensitivity(self) -> int:
+        """L1 sensitivity of what is noised.
+
+        Of panes it is `cap`. Running totals are sums of noisy nodes of a tree; a contribution lies
+        in one node of each level, so it is `cap` times the number of levels.
+        """
+        if self.kind == PANES:
+            return self.cap
+        return self.cap * best_tree(DAY_MS // self.pane_ms).levels
 
     def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
-        """Return the noise of this statistic: sensitivity `cap`, privacy loss `epsilon`."""
-        return DiscreteLaplace(self.cap, self.epsilon, entropy=entropy)
+        """Return the noise of one cell, or of one node of the tree: sensitivity and `epsilon`."""
+        return DiscreteLaplace(self.sensitivity, self.epsilon, entropy=entropy)
 
     def to_json(self) -> str:
         """Return the definition as JSON, from which `from_json` makes an equal one."""
-        return json.dumps(
-            {
-                "name": self.name,
-                "keys": self.keys,
-                "pane_ms": self.pane_ms,
-                "cap": self.cap,
-                "epsilon": str(self.epsilon),
-                "cell_cap": self.cell_cap,
-            }
-        )
+        fields = {
+            "name": self.name,
+            "keys": self.keys,
+            "pane_ms": self.pane_ms,
+            "cap": self.cap,
+            "epsilon": str(self.epsilon),
+            "cell_cap": self.cell_cap,
+        }
+        if self.kind != PANES:  # ledgers were written before there was another kind
+            fields["kind"] = self.kind
+        return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> "Statistic":
