@@ -20,6 +20,7 @@ from tactful_privacy.release import (
     sum_released,
 )
 from tactful_privacy.statistic import Statistic
+from tactful_privacy.wide_laplace import WideLaplace
 
 __all__ = [
     "BoundedCounts",
@@ -39,6 +40,7 @@ __all__ = [
     "StateError",
     "Statistic",
     "UnknownStatisticError",
+    "WideLaplace",
     "read_released",
     "sum_released",
 ]

@@ -13,7 +13,7 @@ from scipy import stats
 
 from tactful_privacy import DiscreteLaplace, ParameterError
 from tactful_privacy._exact import exp_bounds, fraction
-from tactful_privacy.laplace import Entropy
+from tactful_privacy._table import Entropy
 
 SETTINGS = [(1, "1"), (5, "1"), (5, "1/24"), (1, "1/10"), (20, "1"), (3, "2.5"), (1, "10")]
 
@@ -23,7 +23,7 @@ def seeded(seed: int) -> Entropy:
 
 
 def weights(noise: DiscreteLaplace) -> dict[int, Fraction]:
-    reach = range(-noise._largest, noise._largest + 1)
+    reach = range(-noise._table.highest, noise._table.highest + 1)
     return {k: noise.probability(k) for k in reach}
 
 
@@ -104,14 +104,14 @@ def test_neighbouring_weights_never_differ_by_more_than_a_unit_of_epsilon(
     sensitivity: int, epsilon: Fraction
 ) -> None:
     noise = DiscreteLaplace(sensitivity, epsilon)
-    side = noise._weight[noise._largest :].tolist()
+    side = noise._table.weights[noise._table.highest :].tolist()
     one_unit = exp_bounds(epsilon / sensitivity, 192)[0]
     assert all(
         after <= before and before << 192 <= after * one_unit for before, after in pairwise(side)
     )
     # The end of the table is flat for `sensitivity` cells: all that delta consists of.
     assert len(set(side[-sensitivity:])) == 1
-    assert noise.delta(epsilon) == Fraction(sensitivity * side[-1], noise._total)
+    assert noise.delta(epsilon) == Fraction(sensitivity * side[-1], noise._table.total)
 
 
 @pytest.mark.parametrize("spread", [(3,), (2, 1), (1, 1, 1)])
@@ -122,7 +122,7 @@ def test_no_spread_of_a_change_over_cells_exceeds_delta(spread: tuple[int, ...])
     factor = Fraction(exp_bounds(Fraction(12), 192)[0], 2**192)
     joint: dict[tuple[int, ...], Fraction] = {(): Fraction(1)}
     moved = dict(joint)
-    reach = range(-noise._largest, noise._largest + 4)
+    reach = range(-noise._table.highest, noise._table.highest + 4)
     for change in spread:
         joint = {(*y, k): w * p.get(k, 0) for y, w in joint.items() for k in reach}
         moved = {(*y, k): w * p.get(k - change, 0) for y, w in moved.items() for k in reach}
@@ -198,17 +198,17 @@ def test_every_draw_is_what_its_64_bits_say() -> None:
     """The guide by 16-bit prefix gives the same as a search over all 64 bits."""
     source = np.random.default_rng(5)
     noise = DiscreteLaplace(40, 1)
-    index = source.integers(0, len(noise._cumulative), 2_000)
-    edges = noise._cumulative[index] - source.integers(0, 2, 2_000).astype(np.uint64)
+    index = source.integers(0, len(noise._table.cumulative), 2_000)
+    edges = noise._table.cumulative[index] - source.integers(0, 2, 2_000).astype(np.uint64)
     for edge in edges.tolist():
         parts = iter(
             [(edge >> 48).to_bytes(2, "little"), ((edge << 16) % 2**64).to_bytes(8, "little")]
         )
         fixed = DiscreteLaplace.__new__(DiscreteLaplace)
         fixed.__dict__ = noise.__dict__ | {"_entropy": lambda n, parts=parts: next(parts)}
-        expected = int(np.searchsorted(noise._cumulative, np.uint64(edge), side="right"))
-        if expected < len(noise._cumulative):
-            assert fixed.sample(1).tolist() == [expected - noise._largest]
+        expected = int(np.searchsorted(noise._table.cumulative, np.uint64(edge), side="right"))
+        if expected < len(noise._table.cumulative):
+            assert fixed.sample(1).tolist() == [expected - noise._table.highest]
 
 
 # -- freshness --------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ def test_quantile_is_the_smallest_that_holds_the_probability(probability: str) -
 @pytest.mark.parametrize("confidence", ["0.5", "0.95", "0.999"])
 def test_interval_of_sum_equals_exact_convolution(n: int, confidence: str) -> None:
     noise = DiscreteLaplace(2, "0.8")
-    one = [int(w) for w in noise._weight]
+    one = [int(w) for w in noise._table.weights]
     total = one
     for _ in range(n - 1):
         summed = [0] * (len(total) + len(one) - 1)
