@@ -5,11 +5,23 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Machine code is compiled once for all tests and the processes that they start.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
+
+# No test asserts on time, Hypothesis's neither; in CI it brings a profile of its own that says so.
+if os.environ.get("CI") != "true":
+    settings.register_profile(
+        "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("patient")
+
+# The name of this process among those that pytest-xdist runs the tests in; None in one alone.
+_PROCESS = os.environ.get("PYTEST_XDIST_WORKER")
 
 # What `scripts/test` exports for each service it could start.
 _SERVICES = {
@@ -53,8 +65,21 @@ def redis_url() -> str:
 
 @pytest.fixture(scope="session")
 def mysql_url() -> str:
-    """SQLAlchemy URL of a MariaDB or MySQL database: a test drops the tables it makes."""
-    return _service("mysql")
+    """SQLAlchemy URL of a MariaDB or MySQL database: a test drops the tables it makes.
+
+    The tables have the names of the product, so each process of the tests has its own database.
+    """
+    url = _service("mysql")
+    if _PROCESS is None:
+        return url
+    place = sa.make_url(url)
+    engine = sa.create_engine(place)
+    own = place.set(database=f"{place.database}_{_PROCESS}")
+    statement = f"CREATE DATABASE IF NOT EXISTS {own.database} CHARACTER SET utf8mb4"
+    with engine.begin() as connection:
+        connection.execute(sa.text(statement))
+    engine.dispose()
+    return own.render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")
