@@ -9,6 +9,7 @@ from tactful_privacy.errors import (
     StateError,
     UnknownStatisticError,
 )
+from tactful_privacy.gaussian import DiscreteGaussian
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Page, Release
 from tactful_privacy.release import (
@@ -25,6 +26,7 @@ from tactful_privacy.wide_laplace import WideLaplace
 __all__ = [
     "BoundedCounts",
     "BudgetError",
+    "DiscreteGaussian",
     "DiscreteLaplace",
     "Ledger",
     "LedgerError",
