@@ -191,10 +191,8 @@ def test_workers_see_events_items_and_models_and_count_together(server: Server, 
     answer = server.recommend(user_id="newcomer", after=sent.json()["position"])
     assert answer["position"] >= sent.json()["position"]
 
-    began = time.monotonic()
     server.http.put("/v1/items", json=[{"item_id": "fresh", "category": "fresh"}])
     until(lambda: [i["item_id"] for i in server.recommend(category="fresh")["items"]] == ["fresh"])
-    assert time.monotonic() - began < 60
 
     write_pointer(data / "models", Pointer(version="1"))
     people = sorted({*SHOP.person})
