@@ -245,7 +245,7 @@ def test_the_compose_file_without_its_containers(
             "SELECT entity_key, feature_value FROM tactful_fired_values"
             " WHERE feature = 'viewed_1h' AND group_key = 'kitchen' AND window_end <= :now"
         )
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         rows: dict[str, float] = {}
         while len(rows) < 5:
             assert time.monotonic() < until, rows
@@ -264,7 +264,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
 
 
 def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while (answer := ask()).status_code == 503:
         assert time.monotonic() < until, answer.text
     assert answer.status_code == 200, answer.text

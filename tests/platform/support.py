@@ -132,7 +132,7 @@ class Live:
         self._thread = threading.Thread(
             target=self._server.run, args=([self._listener],), daemon=True
         )
-        self.http = httpx.Client(base_url=self.url, timeout=20)
+        self.http = httpx.Client(base_url=self.url, timeout=60)
 
     def __enter__(self) -> Live:
         self._thread.start()
@@ -204,7 +204,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
     """Wait for something that is about to happen in another thread."""
     end = time.monotonic() + seconds
     while not holds():

@@ -139,7 +139,7 @@ def test_no_request_fails_the_server(fuzzed: Live, data: st.DataObject) -> None:
 )
 @EXAMPLES
 def test_no_bytes_take_the_server_down(fuzzed: Live, raw: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", fuzzed.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", fuzzed.port), timeout=60) as connection:
         connection.sendall(raw)
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(0.02)

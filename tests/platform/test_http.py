@@ -226,7 +226,7 @@ def test_what_is_left_of_a_refused_body_is_not_read_for_ever(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tactful.server._DISCARD_BYTES", 1024 * 1024)
-    with socket.create_connection(("127.0.0.1", live.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", live.port), timeout=60) as connection:
         connection.sendall(
             b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999\r\n\r\n"
         )

@@ -73,7 +73,7 @@ def records(settings: Settings, count: int) -> list[bytes]:
     """What the topic holds, once there are so many records."""
     with contextlib.closing(MergedLog(kafka_settings(settings.log), 4)) as log:
         found: list[bytes] = []
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while len(found) < count and time.monotonic() < until:
             found += [payload for _, payload in log.read(len(found), 1000)]
         return found + [payload for _, payload in log.read(len(found), 1000)]

@@ -64,7 +64,7 @@ def test_sigterm_ends_it_well(kafka_servers: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tactful", "sink", "--kafka", kafka_servers]
     command += ["--topic", topic, "--to", where, "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     target = SqlRows(where)
     while target.read(["u1"]) == [{}]:
         assert time.monotonic() < deadline, "nothing arrives"

@@ -91,7 +91,7 @@ def pages(bundle: Path) -> Iterator[str]:
 def gate(upstream: str) -> Iterator[Gate]:
     """A gate before `upstream`, on an origin of its own."""
     state = Gate(upstream)
-    http = httpx.Client(base_url=upstream, timeout=20, trust_env=False)
+    http = httpx.Client(base_url=upstream, timeout=60, trust_env=False)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -19,7 +19,7 @@ import sys
 from confluent_kafka import Producer
 
 cluster = Producer({"bootstrap.servers": "unused:1", "test.mock.num.brokers": 1, "log_level": 0})
-(broker,) = cluster.list_topics(timeout=10).brokers.values()
+(broker,) = cluster.list_topics(timeout=60).brokers.values()
 print(f"{broker.host}:{broker.port}", flush=True)
 sys.stdin.read()
 """

@@ -132,7 +132,7 @@ def read_rows(servers: str, topic: str, expected: int) -> list[dict[str, Any]]:
     consumer.assign([TopicPartition(topic, 0, 0)])
     rows: list[dict[str, Any]] = []
     # The broker of the tests does not say where a topic ends.
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         records = consumer.consume(5000, 0.5)
         values = [value for r in records if r.error() is None and (value := r.value()) is not None]

@@ -478,7 +478,7 @@ def test_a_topic_made_anew_does_not_hold_the_old_offset() -> None:
 
     with mock_cluster() as servers:
         settings = KafkaSettings(servers=servers, topic=topic_name(), linger_ms=1)
-        AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=10)
+        AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=60)
         with KafkaLog(settings) as log:
             log.append_to(0, [b"x"] * 3)
             partition = log.partition(0)

@@ -213,7 +213,7 @@ def test_an_absent_topic(kafka_servers: str) -> None:
 def test_a_state_that_is_ahead_of_the_log() -> None:
     with mock_cluster() as servers:
         settings = KafkaSettings(servers=servers, topic=topic_name(), linger_ms=1)
-        AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=10)
+        AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=60)
         with KafkaLog(settings) as log:
             log.append([b"x"], [None])
             group = PartitionGroup(

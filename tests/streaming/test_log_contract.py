@@ -49,7 +49,7 @@ def open_log(
     settings = KafkaSettings(servers=servers, topic=topic_name(), linger_ms=1)
     from confluent_kafka.admin import AdminClient
 
-    AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=10)
+    AdminClient({"bootstrap.servers": servers}).list_topics(settings.topic, timeout=60)
     return lambda: kafka_partition(KafkaLog(settings))
 
 

@@ -99,12 +99,12 @@ def browser(executable: str | Path, profile: Path) -> Iterator[Page]:
             yield Page(connection)
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 def _debugging_port(process: subprocess.Popen[bytes], profile: Path) -> int:
     told = profile / "DevToolsActivePort"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"Chromium ended at once with status {process.returncode}")

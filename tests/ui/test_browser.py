@@ -43,7 +43,7 @@ def dashboard(fake: FakePlatform, folder: Path) -> Iterator[str]:
             yield address
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
 
 def free_port() -> int:
