@@ -12,8 +12,8 @@ from tactful_privacy.errors import (
 from tactful_privacy.gaussian import DiscreteGaussian
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Page, Release
-from tactful_privacy.release import (
-    Publisher,
+from tactful_privacy.release import Publisher
+from tactful_privacy.released import (
     ReleasedPage,
     ReleasedPane,
     ReleasedSum,

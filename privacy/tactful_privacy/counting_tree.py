@@ -8,6 +8,8 @@ in one node of each level only. (Andersson, Pagh, Steiner, Torkamani, "Count on 
 FORC 2025, arXiv:2408.07021.)
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,16 +17,21 @@ from typing import NamedTuple
 
 
 class Node(NamedTuple):
-    """One step of the walk: the ``index``-th stretch of base^level panes, added or taken off."""
+    """One step of the walk: the ``place``-th stretch of base^level panes, added or taken off."""
 
     level: int
-    index: int
+    place: int
     sign: int
 
     @property
     def name(self) -> str:
         """Name of the node without its sign, under which its noise is kept."""
-        return f"{self.level}.{self.index}"
+        return f"{self.level}.{self.place}"
+
+    @property
+    def unsigned(self) -> Node:
+        """The node itself, whichever way it is walked."""
+        return self._replace(sign=1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,14 @@ class CountingTree:
 
     def is_past(self, node: Node, t: int) -> bool:
         """Whether no total of t panes or more uses the node: its parent has ended by then."""
-        return (node.index // self.base + 1) * self.base ** (node.level + 1) <= t
+        end_of_parent: int = (node.place // self.base + 1) * self.base ** (node.level + 1)
+        return end_of_parent <= t
+
+    @property
+    def size(self) -> int:
+        """How many nodes the totals of a period use at most."""
+        widths = [self.base**level for level in range(self.levels)]
+        return sum(-(-self.length // width) + self.base // 2 for width in widths)
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,239 @@
+"""Released numbers with what is known about their noise: free to be shown and computed with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from tactful_privacy._exact import Exact, fraction
+from tactful_privacy.counting_tree import best_tree
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.laplace import DiscreteLaplace
+from tactful_privacy.ledger import Ledger, Release
+from tactful_privacy.statistic import DAY_MS, PANES, RUNNING_TOTALS, UNIT, Statistic
+
+CONFIDENCE = Fraction(95, 100)
+
+_METHODS = {
+    PANES: "discrete Laplace, exact 64-bit table",
+    RUNNING_TOTALS: "signed nodes of a tree, each with discrete Laplace, exact 64-bit table",
+}
+
+
+@dataclass(frozen=True)
+class ReleasedPane:
+    """Noisy counts of one pane with their uncertainty.
+
+    Guarantee: all released panes of a UTC day together, every key, are (epsilon, delta)-private
+    for one user's contributions of that day (see `Statistic`). What is
+    computed from released panes costs nothing more (post-processing). A user who contributes on
+    several days loses at most epsilon on each.
+
+    Attributes:
+        statistic: Name of the statistic.
+        start: First millisecond of the pane (epoch).
+        end: First millisecond after it.
+        values: Noisy count of every key of the catalogue; unbiased, so it may be negative.
+        half_width: Each true bounded count lies within value ± half_width with at least
+            `confidence`. It covers the noise, not the contributions cut off by the cap.
+        confidence: 0.95.
+        epsilon: Privacy loss of one user and one UTC day.
+        delta: Computed bound, far below one in the number of people alive.
+        cap: Most contributions of one user and one UTC day.
+        sensitivity: What one user and day changes what is noised by at most, in L1; together with
+            epsilon it says what the noise is.
+        unit: The unit of privacy.
+        method: The mechanism.
+        kind: ``panes``, or ``running_totals``: then values count from `counted_from` on.
+        noise_terms: How many independent draws are in each value.
+    """
+
+    statistic: str
+    start: int
+    end: int
+    values: dict[str, int]
+    half_width: int
+    confidence: float
+    epsilon: Fraction
+    delta: float
+    cap: int
+    sensitivity: int
+    unit: str = UNIT
+    method: str = _METHODS[PANES]
+    kind: str = PANES
+    noise_terms: int = 1
+
+    def interval(self, key: str) -> tuple[int, int]:
+        """Return the lowest and highest count that the confidence admits for a key."""
+        value = self.values[key]
+        return value - self.half_width, value + self.half_width
+
+    @property
+    def counted_from(self) -> int:
+        """First millisecond that the values count: the pane's, or midnight before a total."""
+        return self.start if self.kind == PANES else self.start - self.start % DAY_MS
+
+
+@dataclass(frozen=True)
+class ReleasedSum:
+    """Sum of released counts.
+
+    Attributes:
+        value: The sum.
+        half_width: The true bounded sum lies within value ± half_width with at least `confidence`.
+        confidence: Of the interval.
+        cells: How many released counts were added; each brought its own noise.
+    """
+
+    value: int
+    half_width: int
+    confidence: float
+    cells: int
+
+
+@dataclass(frozen=True)
+class ReleasedPage:
+    """Some released panes in time order, and the cursor that continues after them."""
+
+    panes: tuple[ReleasedPane, ...]
+    cursor: str | None
+
+
+def read_released(
+    ledger: Ledger,
+    name: str,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    cursor: str | None = None,
+    limit: int = 100,
+) -> ReleasedPage:
+    """Return published panes from the ledger; arguments and errors as of `Ledger.read`."""
+    page = ledger.read(name, start=start, end=end, cursor=cursor, limit=limit)
+    statistic = ledger.statistic(name)
+    panes = [describe(statistic, release) for release in page.releases]
+    return ReleasedPage(tuple(panes), page.cursor)
+
+
+def sum_released(
+    panes: Sequence[ReleasedPane],
+    keys: str | Collection[str] | None = None,
+    confidence: Exact = CONFIDENCE,
+) -> ReleasedSum:
+    """Add released counts over panes and keys, with the exact interval of the added noise.
+
+    Args:
+        panes: Panes of one statistic, each once.
+        keys: One key, several, or None for the whole catalogue.
+        confidence: Of the interval, exact (``"0.95"``).
+
+    Raises:
+        ParameterError: No pane, a pane twice (its noise would not be independent of itself), panes
+            of different statistics, running totals (they overlap), or a key that is none of the
+            catalogue.
+    """
+    first = check_addable(panes)
+    wanted = [keys] if isinstance(keys, str) else list(first.values if keys is None else keys)
+    check_keys(first, wanted)
+    cells = len(panes) * len(wanted)
+    share = fraction(confidence, "confidence")
+    return ReleasedSum(
+        value=sum(pane.values[key] for pane in panes for key in wanted),
+        half_width=half_width(first.sensitivity, first.epsilon, cells, share),
+        confidence=float(share),
+        cells=cells,
+    )
+
+
+def check_addable(panes: Sequence[ReleasedPane]) -> ReleasedPane:
+    """Return the first pane, having checked that the noise of all of them is independent.
+
+    Raises:
+        ParameterError: See `sum_released`.
+    """
+    if not panes:
+        raise ParameterError("there is no pane to add")
+    first = panes[0]
+    if len({(pane.statistic, pane.sensitivity, pane.epsilon) for pane in panes}) > 1:
+        raise ParameterError("panes of different statistics cannot be added")
+    if first.kind != PANES and len(panes) > 1:
+        raise ParameterError(
+            f"{first.statistic!r} publishes running totals, which overlap: read the last one"
+            " instead of adding them"
+        )
+    if len({pane.start for pane in panes}) < len(panes):
+        raise ParameterError("a pane is given twice: its noise would be counted as independent")
+    return first
+
+
+def check_keys(pane: ReleasedPane, keys: Sequence[str]) -> None:
+    """Check that keys are of the catalogue, one or more and each once.
+
+    Raises:
+        ParameterError: They are not.
+    """
+    unknown = [key for key in keys if key not in pane.values]
+    if unknown or not keys or len(set(keys)) < len(keys):
+        raise ParameterError(
+            f"keys must be of the catalogue of {pane.statistic!r}, each once;"
+            f" unknown: {unknown or 'none'}"
+        )
+
+
+def describe(statistic: Statistic, release: Release) -> ReleasedPane:
+    """Return a stored release with its uncertainty."""
+    terms = _noise_terms(statistic, release.start)
+    return ReleasedPane(
+        statistic=statistic.name,
+        start=release.start,
+        end=release.start + statistic.pane_ms,
+        values=dict(zip(statistic.keys, release.noisy_counts.tolist(), strict=True)),
+        half_width=half_width(statistic.sensitivity, statistic.epsilon, terms, CONFIDENCE),
+        confidence=float(CONFIDENCE),
+        epsilon=statistic.epsilon,
+        delta=float(delta_of(statistic)),
+        cap=statistic.cap,
+        sensitivity=statistic.sensitivity,
+        method=_METHODS[statistic.kind],
+        kind=statistic.kind,
+        noise_terms=terms,
+    )
+
+
+def delta_of(statistic: Statistic) -> Fraction:
+    """Return the delta of a whole day of a statistic's releases.
+
+    Of panes it is that of the noise table. Running totals use the noise of a node before anything
+    is counted in it, so that somebody who reacts to totals might prefer nodes whose noise lies at
+    the table's end: the union bound over all nodes and keys covers it.
+    """
+    delta = _delta(statistic.sensitivity, statistic.epsilon)
+    if statistic.kind == PANES:
+        return delta
+    return delta * best_tree(DAY_MS // statistic.pane_ms).size * len(statistic.keys)
+
+
+def _noise_terms(statistic: Statistic, start: int) -> int:
+    if statistic.kind == PANES:
+        return 1
+    tree = best_tree(DAY_MS // statistic.pane_ms)
+    return len(tree.nodes(start % DAY_MS // statistic.pane_ms + 1))
+
+
+@lru_cache(maxsize=64)
+def _delta(sensitivity: int, epsilon: Fraction) -> Fraction:
+    return noise_table(sensitivity, epsilon).delta(epsilon)
+
+
+@lru_cache(maxsize=1024)
+def half_width(sensitivity: int, epsilon: Fraction, terms: int, confidence: Fraction) -> int:
+    """Return h with P(|sum of that many independent draws| <= h) >= confidence."""
+    return noise_table(sensitivity, epsilon).interval_of_sum(terms, confidence)
+
+
+@lru_cache(maxsize=64)
+def noise_table(sensitivity: int, epsilon: Fraction) -> DiscreteLaplace:
+    """Return the noise, to compute with and not to draw from."""
+    return DiscreteLaplace(sensitivity, epsilon)

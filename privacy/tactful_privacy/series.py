@@ -1,0 +1,180 @@
+"""What closed panes are turned into before they leave: sums of periods, running totals.
+
+Secret side of a release. A series takes the exact panes in time order and says which release each
+of them makes due, as a function that draws it; the ledger calls that only when nothing is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy.bounding import Pane
+from tactful_privacy.counting_tree import Node, best_tree
+from tactful_privacy.errors import StateError
+from tactful_privacy.laplace import Entropy
+from tactful_privacy.ledger import Draw, Ledger
+from tactful_privacy.statistic import DAY_MS, RUNNING_TOTALS, Statistic
+
+
+class Series(Protocol):
+    """Turns the panes of one counter into the releases of one statistic."""
+
+    statistic: Statistic
+
+    def take(self, pane: Pane) -> tuple[int, Draw] | None:
+        """Add the next closed pane; return start and draw of the release that it makes due."""
+
+    def stored(self, start: int) -> None:
+        """Learn that every release up to the one of this start is in the ledger."""
+
+    def snapshot(self) -> bytes:
+        """Return what is not yet released; exact, so it stays inside."""
+
+    def restore(self, snapshot: bytes) -> None:
+        """Continue from a snapshot.
+
+        Raises:
+            StateError: It belongs to another catalogue.
+        """
+
+
+def open_series(statistic: Statistic, ledger: Ledger, entropy: Entropy) -> Series:
+    """Return the series of a statistic's kind."""
+    if statistic.kind == RUNNING_TOTALS:
+        return RunningTotals(statistic, ledger, entropy)
+    return Sums(statistic, entropy)
+
+
+class _Partial(msgspec.Struct, array_like=True):
+    """Counts since the start of a period."""
+
+    start: int
+    counts: bytes
+
+
+class _Accumulated:
+    """Exact counts of the period that is running, ``[keys]``."""
+
+    def __init__(self, keys: int, period_ms: int) -> None:
+        self._keys = keys
+        self._period_ms = period_ms
+        self.start = -1
+        self.counts: NDArray[np.int64] = np.zeros(keys, dtype=np.int64)
+
+    def add(self, pane: Pane) -> None:
+        start = pane.start - pane.start % self._period_ms
+        same = start == self.start
+        self.counts = self.counts + pane.counts if same else pane.counts
+        self.start = start
+
+    def snapshot(self) -> bytes:
+        return msgspec.msgpack.encode(_Partial(self.start, self.counts.astype("<i8").tobytes()))
+
+    def restore(self, snapshot: bytes) -> None:
+        partial = msgspec.msgpack.decode(snapshot, type=_Partial)
+        counts = np.frombuffer(partial.counts, "<i8").astype(np.int64)
+        if counts.shape != (self._keys,):
+            raise StateError(
+                f"the snapshot holds sums of {counts.size} keys where there are {self._keys}:"
+                " it belongs to another statistic"
+            )
+        self.start, self.counts = partial.start, counts
+
+
+class Sums:
+    """Counts of each period of ``pane_ms``, which may be as long as a pane or several of them.
+
+    Noise is added to the exact sum once, when its last pane has closed.
+    """
+
+    def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
+        """Begin with nothing."""
+        self.statistic = statistic
+        self._noise = statistic.mechanism(entropy)
+        self._sum = _Accumulated(len(statistic.keys), statistic.pane_ms)
+
+    def take(self, pane: Pane) -> tuple[int, Draw] | None:
+        """Add a pane; the sum is due when it was the last one of its period."""
+        self._sum.add(pane)
+        if pane.end % self.statistic.pane_ms:
+            return None
+        exact = self._sum.counts
+        return self._sum.start, lambda: exact + self._noise.sample(len(exact))
+
+    def stored(self, start: int) -> None:
+        """See `Series`; there is nothing to forget."""
+
+    def snapshot(self) -> bytes:
+        """See `Series`."""
+        return self._sum.snapshot()
+
+    def restore(self, snapshot: bytes) -> None:
+        """See `Series`."""
+        self._sum.restore(snapshot)
+
+
+class RunningTotals:
+    """Counts since midnight (UTC) at the end of each pane.
+
+    The total after t panes is released as the exact total plus the signed noise of the nodes that
+    cover t panes (`counting_tree`). The noise of a node is drawn when it is first used and kept in
+    the ledger until the day is over: totals share it, so a second draw after a crash would be one
+    too many. `docs/explanation/running-totals.md` proves the guarantee, line by line.
+    """
+
+    def __init__(self, statistic: Statistic, ledger: Ledger, entropy: Entropy) -> None:
+        """Begin with nothing."""
+        self.statistic = statistic
+        self._ledger = ledger
+        self._noise = statistic.mechanism(entropy)
+        self._tree = best_tree(DAY_MS // statistic.pane_ms)
+        self._total = _Accumulated(len(statistic.keys), DAY_MS)
+        self._kept: dict[tuple[int, Node], NDArray[np.int64]] = {}
+        self._day = -1
+
+    def take(self, pane: Pane) -> tuple[int, Draw] | None:
+        """Add a pane; the total up to its end is due at once."""
+        self._total.add(pane)
+        exact, day = self._total.counts, self._total.start
+        panes = (pane.end - day) // self.statistic.pane_ms
+        return pane.start, lambda: exact + self._noise_of_total(day, panes)
+
+    def stored(self, start: int) -> None:
+        """Destroy the noise of the days whose totals are all stored, and of past nodes."""
+        day = start - start % DAY_MS
+        if day != self._day:
+            self._ledger.forget_noise(self.statistic, day)
+            self._day = day
+        panes = (start - day) // self.statistic.pane_ms + 1
+        self._kept = {
+            (of, node): noise
+            for (of, node), noise in self._kept.items()
+            if of == day and not self._tree.is_past(node, panes)
+        }
+
+    def snapshot(self) -> bytes:
+        """See `Series`."""
+        return self._total.snapshot()
+
+    def restore(self, snapshot: bytes) -> None:
+        """See `Series`."""
+        self._total.restore(snapshot)
+
+    def _noise_of_total(self, day: int, panes: int) -> NDArray[np.int64]:
+        nodes = self._tree.nodes(panes)
+        missing = {node.name: node for node in nodes if (day, node.unsigned) not in self._kept}
+        if missing:
+            draws = dict.fromkeys(missing, self._draw)
+            for name, noise in self._ledger.noise_once(self.statistic, day, draws).items():
+                self._kept[day, missing[name].unsigned] = noise
+        total = np.zeros(len(self.statistic.keys), dtype=np.int64)
+        for node in nodes:
+            total += node.sign * self._kept[day, node.unsigned]
+        return total
+
+    def _draw(self) -> NDArray[np.int64]:
+        return self._noise.sample(len(self.statistic.keys))

@@ -1,0 +1,354 @@
+"""Totals since midnight and sums of periods: released once, their noise never drawn again."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tactful_privacy import (
+    BoundedCounts,
+    BudgetError,
+    Ledger,
+    ParameterError,
+    Publisher,
+    StateError,
+    Statistic,
+    read_released,
+    sum_released,
+)
+from tactful_privacy.counting_tree import best_tree
+from tactful_privacy.released import delta_of
+from tactful_privacy.statistic import DAY_MS, RUNNING_TOTALS
+
+MINUTE, HOUR = 60_000, 3_600_000
+KEYS = ("bread", "milk", "tea")
+SECRET = b"a secret of tests only"
+TOTALS = Statistic("totals", KEYS, 15 * MINUTE, 5, Fraction(1), kind=RUNNING_TOTALS)
+QUARTERS = Statistic("quarters", KEYS, 15 * MINUTE, 5, Fraction(1, 3))
+HOURS = replace(QUARTERS, name="hours", pane_ms=HOUR)
+DAYS = replace(QUARTERS, name="days", pane_ms=DAY_MS)
+
+
+def makes_every_draw_zero(n: int) -> bytes:
+    return bytes([0, 0x80] * (n // 2))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
+    yield opened
+    opened.close()
+
+
+def counting(statistic: Statistic) -> BoundedCounts:
+    return BoundedCounts(statistic, secret=SECRET, start=0)
+
+
+def contributions(seed: int, days: int = 2) -> list[tuple[str, int, str]]:
+    rng = random.Random(seed)
+    times = sorted(rng.randrange(days * DAY_MS) for _ in range(300))
+    return [(f"u{rng.randrange(40)}", time, rng.choice(KEYS)) for time in times]
+
+
+def recount(what: list[tuple[str, int, str]], cap: int = 5) -> list[tuple[int, str]]:
+    """Time and key of what counts: the first ones of a person and day."""
+    spent: dict[tuple[str, int], int] = {}
+    counted = []
+    for who, time, key in what:
+        unit = who, time // DAY_MS
+        spent[unit] = spent.get(unit, 0) + 1
+        if spent[unit] <= cap:
+            counted.append((time, key))
+    return counted
+
+
+def read_all(ledger: Ledger, name: str) -> dict[int, dict[str, int]]:
+    return {p.start: p.values for p in read_released(ledger, name, limit=1_000).panes}
+
+
+# -- what is released ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_noise_totals_and_periods_are_the_bounded_recount(
+    tmp_path: Path, seed: int
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=2)
+    totals = replace(TOTALS, epsilon=Fraction(1))
+    counts = counting(QUARTERS)
+    further = [HOURS, DAYS, totals]
+    publisher = Publisher(counts, ledger, further=further, entropy=makes_every_draw_zero)
+    rng = random.Random(seed)
+    what = contributions(seed)
+    for at, (who, time, key) in enumerate(what):
+        counts.add(who, time, key, watermark=time)
+        if rng.random() < 0.1:
+            publisher.publish(time)
+        if rng.random() < 0.1:  # the process is started anew
+            ledger.close()
+            ledger = Ledger(tmp_path / "ledger.db")
+            states = counts.snapshot(), publisher.snapshot()
+            counts = counting(QUARTERS)
+            counts.restore(states[0])
+            publisher = Publisher(counts, ledger, further=further, entropy=makes_every_draw_zero)
+            publisher.restore(states[1])
+        assert at < len(what)
+    publisher.publish(2 * DAY_MS)
+
+    counted = recount(what)
+    for statistic in (QUARTERS, HOURS, DAYS):
+        wanted = {
+            start: dict.fromkeys(KEYS, 0) for start in range(0, 2 * DAY_MS, statistic.pane_ms)
+        }
+        for time, key in counted:
+            wanted[time - time % statistic.pane_ms][key] += 1
+        assert read_all(ledger, statistic.name) == wanted
+    for start, values in read_all(ledger, "totals").items():
+        end, midnight = start + 15 * MINUTE, start - start % DAY_MS
+        for key in KEYS:
+            assert values[key] == sum(midnight <= t < end and k == key for t, k in counted)
+    ledger.close()
+
+
+def test_a_total_says_since_when_it_counts_and_how_sure_it_is(ledger: Ledger) -> None:
+    pages = Publisher(counting(TOTALS), ledger).publish(DAY_MS + HOUR)
+    tree = best_tree(96)
+    first, eighth, last, next_day = pages[0], pages[7], pages[95], pages[96]
+    assert (first.start, first.end, first.counted_from) == (0, 15 * MINUTE, 0)
+    assert last.counted_from == 0
+    assert next_day.counted_from == DAY_MS
+    assert [p.noise_terms for p in (first, eighth, last)] == [1, 8, len(tree.nodes(96))]
+    assert first.half_width == next_day.half_width < eighth.half_width
+    assert first.sensitivity == 5 * tree.levels == TOTALS.sensitivity
+    assert first.delta == float(delta_of(TOTALS)) < 1e-12
+
+
+def test_totals_are_not_added_up(ledger: Ledger) -> None:
+    pages = Publisher(counting(TOTALS), ledger).publish(2 * HOUR)
+    with pytest.raises(ParameterError, match="overlap"):
+        sum_released(pages)
+
+
+def test_intervals_of_totals_cover_as_often_as_they_say(tmp_path: Path) -> None:
+    """800 keys at four times of a day: fewer than 725 covered of 800 has probability 1e-6."""
+    keys = tuple(f"item {n}" for n in range(800))
+    statistic = replace(TOTALS, keys=keys)
+    ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
+    pages = Publisher(counting(statistic), ledger).publish(DAY_MS)
+    for page in (pages[0], pages[8], pages[50], pages[95]):
+        covered = sum(abs(value) <= page.half_width for value in page.values.values())
+        assert covered >= 725
+    ledger.close()
+
+
+def test_noise_of_totals_is_that_of_the_tree(tmp_path: Path) -> None:
+    """Second moments: a total's variance, and what two totals of one block share.
+
+    Over 4,000 keys; the tolerance is seven standard errors.
+    """
+    keys = tuple(f"item {n}" for n in range(4_000))
+    statistic = replace(TOTALS, keys=keys)
+    ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
+    pages = Publisher(counting(statistic), ledger).publish(3 * HOUR)
+    noise = [np.array(list(page.values.values())) for page in pages]
+    variance = float(statistic.mechanism().variance)
+    tree = best_tree(96)
+    for t in (1, 7, 12):
+        assert np.var(noise[t - 1]) / variance == pytest.approx(len(tree.nodes(t)), rel=0.35)
+    for s, t in ((3, 7), (9, 12)):
+        shared = {n[:2]: n.sign for n in tree.nodes(s)}
+        terms = sum(n.sign * shared.get(n[:2], 0) for n in tree.nodes(t))
+        covariance = np.mean(noise[s - 1] * noise[t - 1]) / variance
+        assert covariance == pytest.approx(terms, abs=1.5)
+    ledger.close()
+
+
+# -- once only -------------------------------------------------------------------------------------
+
+
+def test_leak_1_a_node_is_not_redrawn_after_a_crash(ledger: Ledger) -> None:
+    """A total is stored, the process dies before its state is, and the next one goes on.
+
+    With the same noise, two totals of one block differ by the noise of the panes between them and
+    nothing else. Had the nodes been drawn again, the difference would be as wide as two totals.
+    """
+    wide = replace(TOTALS, keys=tuple(f"item {n}" for n in range(2_000)))
+    counts = counting(wide)
+    saved = counts.snapshot()
+    publisher = Publisher(counts, ledger)
+    sums = publisher.snapshot()
+    before = publisher.publish(5 * 15 * MINUTE)[-1]
+    restored = counting(wide)
+    restored.restore(saved)
+    publisher = Publisher(restored, ledger)
+    publisher.restore(sums)
+    pages = publisher.publish(6 * 15 * MINUTE)
+    assert pages[4] == before
+    steps = [a - b for a, b in zip(pages[5].values.values(), before.values.values(), strict=True)]
+    noise = wide.mechanism()
+    zeros = stats.binomtest(steps.count(0), 2_000, float(noise.probability(0)))
+    assert zeros.pvalue > 1e-6
+
+
+def test_planted_redrawing_of_nodes_is_caught(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Ledger, "noise_once", lambda self, statistic, day, draws: {n: d() for n, d in draws.items()}
+    )
+    with pytest.raises(AssertionError):
+        test_leak_1_a_node_is_not_redrawn_after_a_crash(ledger)
+
+
+def test_a_failing_ledger_costs_no_pane_and_no_node(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = counting(TOTALS)
+    publisher = Publisher(counts, ledger, entropy=makes_every_draw_zero)
+    counts.add("u", 0, "tea")
+    broken = pytest.MonkeyPatch()
+    broken.setattr(Ledger, "release_many", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        publisher.publish(HOUR)
+    broken.undo()
+    counts.add("v", HOUR, "tea")
+    pages = publisher.publish(2 * HOUR)
+    assert [page.values["tea"] for page in pages] == [1, 1, 1, 1, 2, 2, 2, 2]
+
+
+def test_noise_is_drawn_once_whoever_asks_and_forgotten_with_its_day(ledger: Ledger) -> None:
+    ledger.register(TOTALS)
+    drawn = []
+
+    def draw() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        drawn.append(1)
+        return np.array([len(drawn), 0, 0], dtype=np.int64)
+
+    first = ledger.noise_once(TOTALS, 0, {"0.0": draw, "0.1": draw})
+    again = ledger.noise_once(TOTALS, 0, {"0.1": draw, "0.2": draw})
+    assert (again["0.1"] == first["0.1"]).all()
+    assert len(drawn) == 3
+    other_day = ledger.noise_once(TOTALS, DAY_MS, {"0.0": draw})
+    ledger.forget_noise(TOTALS, DAY_MS)
+    assert (ledger.noise_once(TOTALS, DAY_MS, {"0.0": draw})["0.0"] == other_day["0.0"]).all()
+    assert len(drawn) == 4
+    ledger.noise_once(TOTALS, 0, {"0.0": draw})
+    assert len(drawn) == 5, "it was forgotten"
+
+
+_KILLED = """
+import sys
+from tactful_privacy import BoundedCounts, Ledger, Publisher, Statistic
+totals = Statistic.from_json(sys.argv[2])
+counts = BoundedCounts(totals, secret=b"a secret of tests only", start=0)
+publisher = Publisher(counts, Ledger(sys.argv[1], daily_epsilon=1))
+for pane in range(1, 97):
+    publisher.publish(pane * totals.pane_ms)
+    print(pane, flush=True)
+"""
+
+
+def test_kill_9_leaves_every_shown_total_and_node_as_it_was(tmp_path: Path) -> None:
+    """Several lives, each killed somewhere; shown totals stay, and so does the noise of nodes."""
+    path = tmp_path / "ledger.db"
+    seen: dict[int, dict[str, int]] = {}
+    noise: dict[str, bytes] = {}
+    for panes in (3, 20, 41):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _KILLED, str(path), TOTALS.to_json()],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        while int(process.stdout.readline()) < panes:
+            pass
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        ledger = Ledger(path)
+        stored = read_all(ledger, "totals")
+        assert {start: stored[start] for start in seen} == seen
+        seen = stored
+
+        def refuse() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+            raise AssertionError("a node of a stored total has no stored noise")
+
+        for t in range(1, len(stored) + 1):
+            nodes = best_tree(96).nodes(t)
+            kept = ledger.noise_once(TOTALS, 0, {node.name: refuse for node in nodes})
+            assert seen[(t - 1) * 15 * MINUTE]["tea"] == sum(
+                node.sign * int(kept[node.name][2]) for node in nodes
+            )
+            kept_bytes = {name: values.tobytes() for name, values in kept.items()}
+            assert {n: kept_bytes[n] for n in kept_bytes if n in noise} == {
+                n: noise[n] for n in kept_bytes if n in noise
+            }
+            noise |= kept_bytes
+        ledger.close()
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(HOURS, keys=("bread",)),
+        replace(HOURS, cap=4),
+        replace(HOURS, cell_cap=1),
+        replace(HOURS, pane_ms=10 * MINUTE),
+        replace(TOTALS, pane_ms=HOUR, epsilon=Fraction(1, 3)),
+    ],
+)
+def test_statistics_that_do_not_fit_the_counts_are_refused(
+    ledger: Ledger, other: Statistic
+) -> None:
+    with pytest.raises(ParameterError, match=other.name):
+        Publisher(counting(QUARTERS), ledger, further=[other])
+    assert ledger.statistics() == {}
+
+
+def test_all_periods_together_must_fit_the_budget(ledger: Ledger) -> None:
+    with pytest.raises(BudgetError, match="totals"):
+        Publisher(counting(QUARTERS), ledger, further=[HOURS, TOTALS])
+
+
+def test_a_kind_that_is_none_is_refused() -> None:
+    with pytest.raises(ParameterError, match="kind"):
+        replace(TOTALS, kind="windows")
+
+
+def test_totals_of_too_many_keys_are_refused() -> None:
+    many = tuple(str(n) for n in range(200_000))
+    with pytest.raises(ParameterError, match="delta"):
+        statistic = Statistic("many", many, MINUTE, 100, Fraction(1), kind=RUNNING_TOTALS)
+        ledger: Ledger = None  # type: ignore[assignment]
+        Publisher(counting(statistic), ledger)
+
+
+def test_sums_of_another_moment_are_refused(ledger: Ledger) -> None:
+    """With them a contribution would be counted twice, once in the sum and once again."""
+    counts = counting(HOURS)
+    publisher = Publisher(counts, ledger)
+    early = publisher.snapshot()
+    publisher.publish(HOUR)
+    with pytest.raises(StateError, match="another moment"):
+        publisher.restore(early)
+    with pytest.raises(StateError, match="damaged"):
+        publisher.restore(b"\xc1")
+    other = Publisher(counting(replace(HOURS, keys=("a",), name="other")), ledger)
+    with pytest.raises(StateError, match="another statistic"):
+        Publisher(counting(HOURS), ledger).restore(other.snapshot())
+
+
+def test_the_definition_tells_the_kind() -> None:
+    assert Statistic.from_json(TOTALS.to_json()) == TOTALS
+    assert TOTALS.fingerprint != replace(TOTALS, kind="panes").fingerprint
+    assert "kind" not in QUARTERS.to_json(), "ledgers of before keep their fingerprints"
