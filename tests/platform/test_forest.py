@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError, UnsupportedForest
 from tactful.forest import BAND, BinnedForest, bin_forest
-from tactful.forest_kernel import BLOCK, Kernel, load_kernel
+from tactful.forest_code import BLOCK
+from tactful.forest_kernel import Kernel, load_kernel
 
 COLUMNS = 5
 TINY = np.finfo(np.float32).smallest_subnormal
@@ -448,3 +450,27 @@ def test_reading_a_forest_needs_no_xgboost(tmp_path: Path, kernel: Kernel) -> No
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_any_processor_gives_the_same_bits(tmp_path: Path, kernel: Kernel) -> None:
+    generator = np.random.default_rng(12)
+    forest = some_forest(generator, max_depth=6, rounds=30)
+    binned = bin_forest(forest, kernel)
+    binned.save(tmp_path / "forest.npz", source="abc")
+    rows = questions(generator, forest, 1_000)
+    np.save(tmp_path / "rows.npy", rows)
+    code = (
+        "import numpy; from pathlib import Path\n"
+        "from tactful.forest import BinnedForest; from tactful import forest_code, forest_kernel\n"
+        "forest = BinnedForest.load(Path('forest.npz'), source='abc')\n"
+        "rows, kernel = numpy.load('rows.npy'), forest_kernel.load_kernel(Path('kernels'))\n"
+        "assert not forest_code._TABLES\n"
+        "numpy.save('margins.npy', forest.margins(rows, kernel))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "NUMBA_CPU_NAME": "generic"},
+    )
+    assert np.load(tmp_path / "margins.npy").tobytes() == binned.margins(rows, kernel).tobytes()
