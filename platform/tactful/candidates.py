@@ -49,6 +49,7 @@ class Quotas:
         intent: by what is popular in the categories the request intends.
         campaign: by what a running campaign shows, the most popular first.
         cohort: by what people like this one take, while next to nothing else is known.
+        trending: by what rises in published statistics.
         total: of all channels together; those that a channel placed highest stay.
     """
 
@@ -61,6 +62,7 @@ class Quotas:
     intent: int = 60
     campaign: int = 20
     cohort: int = 100
+    trending: int = 60
     total: int = 1_000
 
     @classmethod
@@ -217,6 +219,7 @@ def gather(
     quotas: Quotas,
     allowed: NDArray[np.bool_],
     intent: Mapping[str, float] | None = None,
+    trending: NDArray[np.int64] | None = None,
     least: int = 0,
 ) -> Candidates:
     """Ask every channel and merge what they bring.
@@ -231,6 +234,7 @@ def gather(
         allowed: which rows may be recommended to this request, shape (len(catalogue),). A
             read-only array is prepared once and kept for the next search.
         intent: weight by category, where the request says what it is looking for.
+        trending: rows of what rises, the first to be proposed first; None where nothing does.
         least: so many candidates are found if as many are allowed, whatever the quotas: the most
             popular fill up.
 
@@ -270,6 +274,8 @@ def gather(
     if lift is not None and coldness(situation) and quotas.cohort:
         expected = index.cohorts.expected(lift)
         union.add("cohort", expected, quotas.cohort)
+    if trending is not None and len(trending):
+        union.add("trending", trending, quotas.trending)
 
     rows, channel = union.merged(max(quotas.total, least))
     if len(rows) < least:

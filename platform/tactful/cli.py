@@ -146,12 +146,13 @@ def serve(
         try:
             statistics = open_statistics(settings)
             consumers: dict[str, Any] = {} if statistics is None else {"statistics": statistics}
+            trends = None if statistics is None else statistics.trends()
             shown = open_shown(settings)
             if shown is not None:
                 consumers["shown"] = shown
             platform = Platform.open(
                 settings,
-                partial(build, shown=shown),
+                partial(build, shown=shown, rising=None if trends is None else trends.look),
                 consumers=consumers,
                 statistics=statistics,
                 rebuild=rebuild,
@@ -183,6 +184,7 @@ def serve(
                 count=server.workers,
                 started=started,
                 shown=shown,
+                trends=trends,
             )
         else:
             served = run(make_server(make_application(platform), server), listener, started=started)

@@ -41,6 +41,7 @@ from tactful.link import (
     Read,
     ReadColumns,
     Ready,
+    Rises,
     Seen,
     Told,
     answer,
@@ -52,6 +53,7 @@ from tactful.server import loop_factory
 from tactful.service import Platform
 from tactful.serving_worker import Orders
 from tactful.situation import described
+from tactful.trending import Trends
 
 logger = logging.getLogger(__name__)
 
@@ -66,20 +68,29 @@ _ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {(e.method, e.path): e for e in
 class Keeper:
     """Answers what workers ask, on the event loop of the platform."""
 
-    def __init__(self, platform: Platform, build: str, shown: Shown | None) -> None:
+    def __init__(
+        self, platform: Platform, build: str, shown: Shown | None, trends: Trends | None
+    ) -> None:
         """Answer from `platform`.
 
         Args:
             platform: started.
             build: module and name of what makes the recommender of a worker, as ``module:name``.
             shown: how often each item was shown today, where that is counted.
+            trends: what rises in published statistics, where they are read for that; `platform`'s
+                own recommender looks.
         """
         self._platform = platform
         self._source = platform.backend.source
         self._changes = ChangeList(self._source)
         self._shown = shown
+        self._trends = trends
         orders = Orders(
-            platform.settings, build, self._source.definitions, counts_shown=shown is not None
+            platform.settings,
+            build,
+            self._source.definitions,
+            counts_shown=shown is not None,
+            tells_rises=trends is not None,
         )
         self._orders = pickle.dumps(orders)
 
@@ -116,6 +127,8 @@ class Keeper:
                 return Changed(
                     now, following, items, source.watermark, source.offset, platform.position
                 )
+            case Rises():
+                return () if self._trends is None else self._trends.latest
             case Note(recommendation_id, impression):
                 platform.note(recommendation_id, impression)
                 return None
@@ -337,6 +350,7 @@ def run_crew(
     count: int,
     started: Callable[[], None],
     shown: Shown | None = None,
+    trends: Trends | None = None,
 ) -> bool:
     """Serve with several processes until a signal says stop.
 
@@ -347,6 +361,7 @@ def run_crew(
         count: how many workers.
         started: called when all answer.
         shown: how often each item was shown today, where that is counted.
+        trends: what rises in published statistics, where they are read for that.
 
     Returns:
         Whether it came to serving at all.
@@ -357,7 +372,7 @@ def run_crew(
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, stop.set)
-        keeper = Keeper(platform, build, shown)
+        keeper = Keeper(platform, build, shown, trends)
         await platform.start(refresh=keeper.refresh)
         crew = Crew(platform, keeper, listener, count=count)
         try:

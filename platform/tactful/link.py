@@ -67,6 +67,10 @@ class Keys(_Question, frozen=True, array_like=True, tag=True):
     """Which API keys are valid? Answered with hashes and what is known of each."""
 
 
+class Rises(_Question, frozen=True, array_like=True, tag=True):
+    """What rises in published statistics? Answered with a list of `tactful.trending.Rise`."""
+
+
 class Reach(_Question, frozen=True, array_like=True, tag=True):
     """Answer when the log is applied up to a position."""
 
@@ -99,7 +103,9 @@ class Forward(_Question, frozen=True, array_like=True, tag=True):
     body: bytes
 
 
-Question = Hello | Ready | Keys | Read | ReadColumns | Changes | Reach | Note | Count | Forward
+Question = (
+    Hello | Ready | Keys | Read | ReadColumns | Changes | Rises | Reach | Note | Count | Forward
+)
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True):

@@ -27,6 +27,7 @@ from tactful.item_feed import ItemFeed, feed_of
 from tactful.live_index import LiveIndex, Snapshot
 from tactful.recall import RecallIndex
 from tactful.situation import FeatureSource
+from tactful.trending import Rising, Trending
 from tactful_streaming import Item
 
 _LOG = logging.getLogger(__name__)
@@ -43,12 +44,14 @@ class View:
         search: search over the vectors of the catalogue's first rows.
         catalogue: the items; its first rows are those of `search`.
         popular: what everybody takes.
+        trending: what rises in published statistics.
     """
 
     index: RecallIndex
     search: VectorSearch
     catalogue: Catalogue
     popular: Popularity
+    trending: Trending
 
 
 class LiveCatalogue:
@@ -60,6 +63,7 @@ class LiveCatalogue:
         directory: Path | None,
         *,
         writes: bool = True,
+        rising: Rising | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with the index alone.
@@ -69,9 +73,11 @@ class LiveCatalogue:
             directory: where changes to its vectors are kept; None where it knows no item. It holds
                 nothing that cannot be made anew, so a damaged one is.
             writes: whether this process may keep the changes, if no other does.
+            rising: says what rises in published statistics, where they are read for that.
             monotonic: seconds that never go back; what is popular is counted anew every so often.
         """
         self._index = index
+        self._rising = rising
         self._monotonic = monotonic
         self._live = None if directory is None else _open(directory, index, writes)
         self._feed: ItemFeed | None = None
@@ -79,7 +85,7 @@ class LiveCatalogue:
         self._merging: threading.Thread | None = None
         catalogue = Catalogue(index.item_ids, {})
         nothing = Popularity.of(np.zeros(0, np.int64), len(catalogue))
-        self._view = View(index, self._search(), catalogue, nothing)
+        self._view = View(index, self._search(), catalogue, nothing, Trending.nothing())
 
     @property
     def view(self) -> View:
@@ -154,7 +160,17 @@ class LiveCatalogue:
             self._popular_at = now
         elif catalogue is not held.catalogue:
             popular = popular.grown(catalogue.available)
-        return View(self._index, search, catalogue, popular)
+        return View(self._index, search, catalogue, popular, self._trending(catalogue))
+
+    def _trending(self, catalogue: Catalogue) -> Trending:
+        held, rises = self._view, self._view.trending.rises
+        try:
+            rises = () if self._rising is None else tuple(self._rising())
+        except Exception as error:  # lists go on without news of it
+            _LOG.warning("what is trending stays as it was: %s", type(error).__name__)
+        if catalogue is held.catalogue and rises == held.trending.rises:
+            return held.trending
+        return Trending.of(rises, catalogue)
 
     def _taken_in(
         self,

@@ -4,8 +4,9 @@ What a shopper may want next is found by cheap, complementary channels, each of 
 something else: what followed these items before (``next``), what was bought together with them
 (``together``), what people with similar visits went on to (``sessions``), what lies near them in
 vector space (``vectors``), what this person buys again and again (``repeat``), what everybody buys
-now (``popular``), what sells best in the categories a device says it looks for (``intent``), and
-what a running campaign shows (``campaign``). The ranker decides between them. For somebody of whom
+now (``popular``), what sells best in the categories a device says it looks for (``intent``), what
+a running campaign shows (``campaign``), and what rises in published statistics (``trending``). The
+ranker decides between them. For somebody of whom
 next to nothing is known come what people like them take (``cohort``), and what placement rules ask
 for (``rule``).
 
@@ -48,6 +49,7 @@ CHANNELS = (
     "campaign",
     "rule",
     "cohort",
+    "trending",
 )
 
 FADE = 0.9

@@ -45,6 +45,7 @@ from tactful.problems import ProblemError
 from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
 from tactful.recall import CHANNELS, empty_index
 from tactful.situation import FeatureSource, Situation, observe
+from tactful.trending import Rising
 from tactful_bandits import Assignment, Experiment, assign
 from tactful_streaming import Event, encode_entry
 
@@ -52,6 +53,7 @@ _LOG = logging.getLogger(__name__)
 
 HEURISTIC = "heuristic"
 LEARNED = "learned"
+TRENDING = "trending"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Recommender:
         quotas: Quotas | None = None,
         placement: Sequence[PlacementRule] = (),
         shown: Shown | None = None,
+        rising: Rising | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -90,6 +93,7 @@ class Recommender:
             quotas: how many candidates each channel may bring where an arm does not say.
             placement: what has to stand where in a list, and what must not.
             shown: how often each item was shown today; rules with a cap need it.
+            rising: says what rises in published statistics, where they are read for that.
             new_id: makes recommendation ids.
             monotonic: seconds that never go back; what is popular is counted anew every so often.
 
@@ -106,6 +110,7 @@ class Recommender:
         self._policies = policies(experiment, default=self._default_policy)
         self._placement = placement
         self._shown = shown
+        self._rising = rising
         if shown is None and (capped := [rule.name for rule in placement if rule.per_day]):
             raise ConfigError(
                 f"placement rule {capped[0]!r}: caps a day, but lists are not counted here"
@@ -114,7 +119,7 @@ class Recommender:
         self._monotonic = monotonic
         self._refused = ""
         self._told: str | None = None
-        live = LiveCatalogue(empty_index(), None, monotonic=monotonic)
+        live = LiveCatalogue(empty_index(), None, rising=rising, monotonic=monotonic)
         self._loaded = _Loaded(version="", model=None, live=live, view=live.view)
         self.refresh()
 
@@ -161,6 +166,7 @@ class Recommender:
             quotas=policy.quotas,
             allowed=allowed,
             intent=request.intent,
+            trending=view.trending.rows,
             least=request.count,
         )
         if rules:
@@ -240,6 +246,9 @@ class Recommender:
             return answer, None
         shown = None if features is None else features[order]
         took_part = {**policy.told(), **_told(rules, arranged)}
+        here = candidates.channel[order] == CHANNELS.index(TRENDING)
+        if here.any():
+            took_part[TRENDING] = view.trending.told(candidates.rows[order][here])
         return answer, self._impression(request, answer, assignment, shown, at, took_part)
 
     def explain(self, impression: Event) -> Explanation:
@@ -267,6 +276,7 @@ class Recommender:
                 model.index,
                 self._vectors(version),
                 writes=not isinstance(self._source, GivesItems),
+                rising=self._rising,
                 monotonic=self._monotonic,
             )
         view = live.refresh(self._source, reading)
@@ -417,13 +427,20 @@ class Recommender:
         )
 
 
-def build(*, engine: Any, settings: Settings, shown: Shown | None = None) -> Recommender:
+def build(
+    *,
+    engine: Any,
+    settings: Settings,
+    shown: Shown | None = None,
+    rising: Rising | None = None,
+) -> Recommender:
     """Make the recommender that ``tactful serve`` runs.
 
     Args:
         engine: the feature engine.
         settings: where models, experiments and placement rules lie.
         shown: how often each item was shown today, counted by the same engine.
+        rising: says what rises in published statistics.
 
     Returns:
         The recommender, with the champion loaded when there is one.
@@ -438,6 +455,7 @@ def build(*, engine: Any, settings: Settings, shown: Shown | None = None) -> Rec
         experiment=ranking_experiment(settings.experiments),
         placement=load_placement(settings.placement),
         shown=shown,
+        rising=rising,
     )
 
 

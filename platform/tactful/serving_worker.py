@@ -65,12 +65,14 @@ class Orders:
         build: module and name of what makes the recommender.
         definitions: what the engine computes.
         counts_shown: whether it is counted how often each item was shown today.
+        tells_rises: whether statistics are read for what rises.
     """
 
     settings: Settings
     build: str
     definitions: Definitions
     counts_shown: bool
+    tells_rises: bool
 
 
 class ServingWorker:
@@ -258,8 +260,10 @@ def main(numbers: list[int]) -> int:
     source = WorkerSource(orders.definitions, Asker(requests), refreshing)
     module, _, name = orders.build.partition(":")
     build = getattr(importlib.import_module(module), name)
-    counts = {"shown": source} if orders.counts_shown else {}
-    recommender = build(engine=source, settings=settings, **counts)
+    known: dict[str, Any] = {"shown": source} if orders.counts_shown else {}
+    if orders.tells_rises:
+        known["rising"] = source.rises
+    recommender = build(engine=source, settings=settings, **known)
     with short_delays(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(settings, recommender, source, refreshing, listener, calls))
 

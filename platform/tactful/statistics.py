@@ -24,6 +24,7 @@ from msgspec import Meta
 from tactful.config import Settings
 from tactful.errors import ConfigError
 from tactful.messages import StatisticCell, StatisticInfo, StatisticsIndex, StatisticsPage
+from tactful.trending import Followed, Trends
 from tactful_privacy import (
     BoundedCounts,
     Ledger,
@@ -53,22 +54,24 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     Attributes:
         name: of the statistic.
         event: event type that is counted.
-        by: what of the item it is counted by: ``category`` or ``properties.<name>``.
+        by: what of the item it is counted by: ``category``, ``item_id`` or ``properties.<name>``.
         keys: the public list of what is counted; anything else is not counted.
         pane: length of a pane: 1m, 5m, 1h or 1d.
         cap: most contributions of one user and UTC day.
         epsilon: privacy loss of one user and UTC day, exact, as text.
         title: what it counts, in words.
+        trending: whether lists propose what rises in it; only of categories and items.
     """
 
     name: str
     event: str
-    by: Annotated[str, Meta(pattern=r"^(category|properties\.\w+)$")]
+    by: Annotated[str, Meta(pattern=r"^(category|item_id|properties\.\w+)$")]
     keys: tuple[str, ...]
     pane: str = "1h"
     cap: int = 20
     epsilon: _Exact = "1"
     title: str = ""
+    trending: bool = False
 
 
 class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,6 +102,11 @@ def load_statistics(path: Path) -> StatisticsFile:
             raise ConfigError(
                 f"{path}: {definition.name}: pane must be one of {', '.join(_PANES)}, "
                 f"not {definition.pane!r}"
+            )
+        if definition.trending and definition.by not in ("category", "item_id"):
+            raise ConfigError(
+                f"{path}: {definition.name}: only what is counted by category or item_id can be "
+                f"trending, not by {definition.by}"
             )
     names = [definition.name for definition in found.statistics]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -274,6 +282,20 @@ class PrivateStatistics:
             next_cursor=page.cursor,
         )
 
+    @property
+    def now(self) -> int:
+        """The public clock that closes panes, epoch milliseconds; 0 while it stands nowhere."""
+        return self._now()
+
+    def trends(self) -> Trends | None:
+        """What reads the published panes for what rises; None where no statistic is for that."""
+        followed = [
+            Followed(d.name, "category" if d.by == "category" else "item_id", _PANES[d.pane])
+            for d in self._definitions
+            if d.trending
+        ]
+        return Trends(self, followed) if followed else None
+
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()
@@ -362,5 +384,7 @@ def _key(by: str, item: Item | None) -> str | None:
         return None
     if by == "category":
         return item.category
+    if by == "item_id":
+        return item.item_id
     value: Any = item.properties.get(by.removeprefix("properties."))
     return value if isinstance(value, str) else None

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.item_feed import Reading
-from tactful.link import Asker, Changed, Changes, Read, ReadColumns, Seen
+from tactful.link import Asker, Changed, Changes, Read, ReadColumns, Rises, Seen
 from tactful.positions import Position
 from tactful.situation import Values
+from tactful.trending import Rise
 from tactful_streaming import Definitions, Item, User, decode_entry
 
 
@@ -121,6 +122,10 @@ class WorkerSource:
         """How often a person that the present request has read was shown each item today."""
         seen = None if subject is None else self._people.get(subject)
         return {} if seen is None else seen.shown or {}
+
+    def rises(self) -> Sequence[Rise]:
+        """What rises in published statistics, as the process that reads them found last."""
+        return self._refresh.ask(Rises(), list[Rise])
 
     def item_feed(self) -> _Feed:
         """The items, from the first."""

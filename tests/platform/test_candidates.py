@@ -240,7 +240,7 @@ def test_each_channel_keeps_to_its_quota_however_much_is_asked() -> None:
     by_channel = np.bincount(candidates.channel, minlength=len(CHANNELS)).tolist()
 
     # What followed and what was together are asked twice: for two spans of the past.
-    most = [2 * 4, 2 * 5, 6, 3, 7, 6, 0, 2, 0, 0]
+    most = [2 * 4, 2 * 5, 6, 3, 7, 6, 0, 2, 0, 0, 0]
     assert all(a <= b for a, b in zip(by_channel, most, strict=True))
 
 

@@ -1,0 +1,281 @@
+"""What rises, told by published statistics and by nothing else.
+
+A statistic that says ``trending: true`` is read as everybody may read it: pane by pane, with its
+noise (`Statistics.page`). What is computed here is post-processing of those values, which costs no
+privacy however often it is done (Dwork and Roth 2014, prop. 2.1). The engine's exact counts are not
+within reach: this module is given the published side only, and which items of a rising category
+stand first is decided by how new they are, which tells nothing of people.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.catalogue import Catalogue
+from tactful.messages import StatisticsPage
+
+By = Literal["category", "item_id"]
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+_BEFORE = 7
+_FEWEST_BEFORE = 2
+_DEVIATIONS = 3.0
+_GROWTH = 1.25
+_MOST_RISES = 100
+_OF_A_CATEGORY = 200
+_MOST_ROWS = 1_000
+_PAGE = 1_000
+_READ_EVERY_S = 30.0
+
+
+class Rise(msgspec.Struct, frozen=True, array_like=True):
+    """A category or item that takes a larger share of the latest panes than of those before.
+
+    Attributes:
+        by: what of an item the key is.
+        key: the category or item.
+        growth: how many times as large its share is, at the cautious end.
+    """
+
+    by: By
+    key: str
+    growth: float
+
+
+Rising = Callable[[], Sequence[Rise]]
+"""Gives what rises now, the strongest first; may read a database, so not on an event loop."""
+
+
+class Published(Protocol):
+    """Statistics as everybody may read them; see `tactful.service.Statistics`."""
+
+    @property
+    def now(self) -> int:
+        """The public clock that closes panes, epoch milliseconds."""
+
+    def page(
+        self, name: str, cursor: str | None, limit: int, since: int | None, until: int | None
+    ) -> StatisticsPage:
+        """One page of released panes that start in [since, until), oldest first."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A statistic that is read for what rises.
+
+    Attributes:
+        name: of the statistic.
+        by: what its keys are.
+        pane_ms: length of its panes, milliseconds.
+    """
+
+    name: str
+    by: By
+    pane_ms: int
+
+    @property
+    def recent(self) -> int:
+        """So many panes are the present: an hour of short ones, a day of others."""
+        return max((HOUR_MS if self.pane_ms < HOUR_MS else DAY_MS) // self.pane_ms, 1)
+
+    @property
+    def span_ms(self) -> int:
+        """The present and the time that it is compared with, milliseconds."""
+        return (1 + _BEFORE) * self.recent * self.pane_ms
+
+
+class Trends:
+    """Follows statistics from pane to pane and says what rises in them."""
+
+    def __init__(
+        self,
+        statistics: Published,
+        followed: Sequence[Followed],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            statistics: what is published.
+            followed: which of it is read.
+            monotonic: seconds that never go back; new panes are looked for every so often.
+        """
+        self._statistics = statistics
+        self._followed = tuple(followed)
+        self._monotonic = monotonic
+        self._due = -math.inf
+        self._panes: dict[str, dict[int, dict[str, float]]] = {it.name: {} for it in followed}
+        self._latest: tuple[Rise, ...] = ()
+
+    @property
+    def latest(self) -> tuple[Rise, ...]:
+        """What rose when it was last looked; at once."""
+        return self._latest
+
+    def look(self) -> tuple[Rise, ...]:
+        """What rises now, the strongest first; for one thread at a time.
+
+        Reads at most every half a minute, and only panes that are new.
+        """
+        if (now := self._monotonic()) >= self._due:
+            self._due = now + _READ_EVERY_S
+            found = [rise for followed in self._followed for rise in self._read(followed)]
+            found.sort(key=lambda rise: (-rise.growth, rise.by, rise.key))
+            self._latest = tuple(found[:_MOST_RISES])
+        return self._latest
+
+    def _read(self, followed: Followed) -> list[Rise]:
+        panes, cursor = self._panes[followed.name], None
+        since = max(panes) + 1 if panes else max(self._statistics.now - followed.span_ms, 0)
+        while True:
+            page = self._statistics.page(followed.name, cursor, _PAGE, since, None)
+            for cell in page.cells:
+                panes.setdefault(cell.pane_start, {})[cell.key] = cell.value
+            if (cursor := page.next_cursor) is None:
+                break
+        _forget(panes, followed)
+        variance = noise_variance(page.cap, page.epsilon)
+        return rises(followed, panes, variance=variance, cap=page.cap)
+
+
+def rises(
+    followed: Followed, panes: Mapping[int, Mapping[str, float]], *, variance: float, cap: int
+) -> list[Rise]:
+    """What takes a clearly larger share of the latest panes than of the ones before.
+
+    Shares, so that what everybody does more of, in the evening or before a feast, is no trend. A
+    key rises when its sum is above what its former share lets expect, by a quarter and by three
+    standard deviations: of the noise that was published with it, and of the counts, in which one
+    person may stand for up to `cap`.
+
+    Args:
+        followed: the statistic.
+        panes: released values by start and key.
+        variance: of the noise of one cell.
+        cap: most contributions of one user and day.
+
+    Returns:
+        In no order; none while there are too few panes to compare with.
+    """
+    if not panes:
+        return []
+    border = max(panes) - followed.recent * followed.pane_ms
+    recent = [values for start, values in panes.items() if start > border]
+    before = [values for start, values in panes.items() if start <= border]
+    if len(before) < _FEWEST_BEFORE * followed.recent:
+        return []
+    now, then = _sums(recent), _sums(before)
+    total_now, total_then = sum(now.values()), sum(then.values())
+    if total_now <= 0 or total_then <= 0:
+        return []
+    scale = total_now / total_then
+    found = []
+    for key, value in now.items():
+        expected = scale * max(then.get(key, 0.0), 0.0)
+        noise = variance * (len(recent) + scale**2 * len(before))
+        deviation = math.sqrt(noise + cap * (1.0 + scale) * expected)
+        growth = (value - _DEVIATIONS * deviation) / max(expected, deviation, 1.0)
+        if growth >= _GROWTH:
+            found.append(Rise(followed.by, key, round(growth, 2)))
+    return found
+
+
+def noise_variance(cap: int, epsilon: float) -> float:
+    """Variance of the discrete Laplace noise of scale cap / epsilon on one published cell.
+
+    With p = exp(-epsilon / cap) it is 2 p / (1 - p)^2 (Inusah and Kozubowski 2006, eq. 2.6).
+
+    Args:
+        cap: most contributions of one user and day, at least 1.
+        epsilon: privacy loss of one user and day, above 0.
+    """
+    rate = epsilon / cap
+    return 2.0 * math.exp(-rate) / math.expm1(-rate) ** 2
+
+
+@dataclass(frozen=True)
+class Trending:
+    """Rows of a catalogue that belong to what rises.
+
+    Attributes:
+        rises: what rises, the strongest first.
+        rows: rows of the catalogue, each once, the first to be proposed first.
+        reason: number in `rises` of what each of `rows` is there for.
+    """
+
+    rises: tuple[Rise, ...]
+    rows: NDArray[np.int64]
+    reason: NDArray[np.int32]
+
+    @classmethod
+    def nothing(cls) -> Trending:
+        """Nothing rises, or nobody tells."""
+        return cls((), np.zeros(0, np.int64), np.zeros(0, np.int32))
+
+    @classmethod
+    def of(cls, rises: Sequence[Rise], catalogue: Catalogue) -> Trending:
+        """What of the catalogue rises: of each in turn its best, then of each its next.
+
+        Of a category come the available items that were released last; where none says when it
+        was, those with the highest row, which came last.
+
+        Args:
+            rises: the strongest first.
+            catalogue: the items.
+        """
+        if not rises:
+            return cls.nothing()
+        groups = [_rows(rise, catalogue) for rise in rises]
+        rows = np.concatenate(groups)
+        places = np.concatenate([np.arange(len(group)) for group in groups])
+        reason = np.repeat(np.arange(len(groups), dtype=np.int32), [len(it) for it in groups])
+        order = np.lexsort((reason, places))
+        _, first = np.unique(rows[order], return_index=True)
+        kept = order[np.sort(first)][:_MOST_ROWS]
+        return cls(tuple(rises), rows[kept], reason[kept])
+
+    def told(self, rows: NDArray[np.int64]) -> list[str]:
+        """What rises, in words, of some of the rows; each once."""
+        if not len(self.rows):
+            return []
+        found = np.unique(self.reason[np.isin(self.rows, rows)])
+        rises = [self.rises[number] for number in found.tolist()]
+        return [f"{rise.by} {rise.key}: {rise.growth:g} x" for rise in rises]
+
+
+def _rows(rise: Rise, catalogue: Catalogue) -> NDArray[np.int64]:
+    if rise.by == "item_id":
+        row = catalogue.rows.get(rise.key)
+        return np.array([] if row is None else [row], np.int64)
+    number = catalogue.category_numbers.get(rise.key)
+    if number is None:
+        return np.zeros(0, np.int64)
+    rows = np.flatnonzero((catalogue.category == number) & catalogue.available)
+    newest = np.lexsort((-rows, -np.nan_to_num(catalogue.released[rows], nan=-np.inf)))
+    return rows[newest[:_OF_A_CATEGORY]]
+
+
+def _sums(panes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for values in panes:
+        for key, value in values.items():
+            sums[key] = sums.get(key, 0.0) + value
+    return sums
+
+
+def _forget(panes: dict[int, dict[str, float]], followed: Followed) -> None:
+    """Drop what lies before the time that is compared with."""
+    if panes:
+        first = max(panes) - followed.span_ms
+        for start in [start for start in panes if start <= first]:
+            del panes[start]
