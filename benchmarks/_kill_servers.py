@@ -24,7 +24,7 @@ from benchmarks._kill_load import (
 from benchmarks._kill_processes import TACTFUL, Process, Victim, kill_at_random
 from benchmarks._kill_topics import partitions_of, values_of
 from benchmarks._kill_truth import Comparison, Outcome, Truth, table
-from benchmarks._streaming_events import free_port
+from benchmarks._ports import free_port
 from tactful.client import Client
 from tactful.config import OnlineSettings
 from tactful.connections import open_redis

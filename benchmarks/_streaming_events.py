@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import socket
 import subprocess
 import time
 import zlib
@@ -20,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks._ports import await_port, free_port
 from tactful_streaming import Event
 
 START = 1_760_000_000_000
@@ -155,28 +155,6 @@ def broker(scratch: Path) -> Iterator[tuple[str, str]]:
     finally:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    """A free port of the loopback interface."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def await_port(port: int, seconds: float = 30.0) -> None:
-    """Return when something listens on `port`.
-
-    Raises:
-        TimeoutError: after so many seconds.
-    """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on port {port} after {seconds:g} s")
 
 
 def cpu_seconds(pid: int) -> float:

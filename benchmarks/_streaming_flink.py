@@ -15,7 +15,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from benchmarks._streaming_events import DELAY_MS, Topic, cpu_seconds, free_port
+from benchmarks._ports import free_port
+from benchmarks._streaming_events import DELAY_MS, Topic, cpu_seconds
 from tactful_streaming.flink_build import FLINK_VERSION, build_runner
 
 _ROOT = Path(__file__).resolve().parents[1]

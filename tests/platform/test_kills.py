@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 from tests.platform import planted_bugs
+from tests.platform.support import wait_until
 
 from benchmarks._kill_load import Load
 from benchmarks._kill_processes import Process
 from benchmarks._kill_servers import on_embedded_log, on_kafka, with_workers
 from benchmarks._kill_sinks import on_target
 from benchmarks._kill_truth import Comparison, Outcome
-from benchmarks._streaming_events import free_port
+from benchmarks._ports import free_port
 from tactful.worker_cli import FENCED
 
 pytestmark = pytest.mark.timeout(1200)
@@ -180,7 +181,7 @@ def test_the_load_does_not_wait_for_a_server_that_has_ended(folder: Path) -> Non
     server.start()
     load = Load(f"http://127.0.0.1:{free_port()}", 1, rate=100.0, watch=server.check)
     with pytest.raises(RuntimeError, match="server ended with 1: it is over"), load:
-        pass
+        wait_until(lambda: bool(load.stream.given))
 
 
 def test_a_process_that_asks_for_it_is_started_again(folder: Path) -> None:

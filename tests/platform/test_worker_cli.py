@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 from tests.platform.support import wait_until
-from tests.streaming.brokers import free_port, topic_name
+from tests.streaming.brokers import topic_name
 
+from benchmarks._ports import free_port
 from tactful import worker_cli
 from tactful.config import EngineSettings, LogSettings, Settings, WorkerSettings
 from tactful.errors import StorageError

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks._ports import free_port
 from tactful_streaming import KafkaLog, KafkaSettings, ensure_topic
 
 _MOCK = """
@@ -27,13 +28,6 @@ sys.stdin.read()
 
 def topic_name() -> str:
     return f"test-{uuid.uuid4().hex}"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def patiently(condition: object, seconds: float = 120.0) -> None:

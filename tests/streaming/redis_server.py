@@ -11,12 +11,7 @@ from types import TracebackType
 
 import pytest
 
-
-def free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
+from benchmarks._ports import free_port
 
 
 class RedisServer:

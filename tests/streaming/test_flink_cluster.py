@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.streaming.brokers import free_port, patiently, topic_name
+from tests.streaming.brokers import patiently, topic_name
 from tests.streaming.flink_cluster import append, make_topic, read_rows
 
+from benchmarks._ports import free_port
 from tactful_streaming import Entry, Event, FlinkOptions, compile_flink, load_definitions
 from tactful_streaming.flink_build import build_runner
 from tactful_streaming.flink_rest import FlinkCluster

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.streaming.brokers import Broker, free_port, patiently, topic_name
+from tests.streaming.brokers import Broker, patiently, topic_name
 
+from benchmarks._ports import free_port
 from tactful_streaming import (
     KafkaLog,
     KafkaSettings,

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.streaming.redis_server import RedisServer, free_port
+from tests.streaming.redis_server import RedisServer
 from tests.streaming.streams import definitions, random_entries, records
 
+from benchmarks._ports import free_port
 from tactful_streaming import (
     EmbeddedOnlineStore,
     Engine,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from tests.ui import sample
 from tests.ui.browser import browser
 from tests.ui.server import FakePlatform
 
+from benchmarks._ports import free_port
 from tactful_ui import ENTRY
 
 pytestmark = [pytest.mark.service("chromium"), pytest.mark.timeout(240)]
@@ -44,12 +44,6 @@ def dashboard(fake: FakePlatform, folder: Path) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_served(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
