@@ -20,12 +20,20 @@ from tactful_privacy.released import (
     read_released,
     sum_released,
 )
+from tactful_privacy.selection import (
+    Choice,
+    exponential_mechanism,
+    permute_and_flip,
+    report_noisy_max,
+)
 from tactful_privacy.statistic import Statistic
+from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.wide_laplace import WideLaplace
 
 __all__ = [
     "BoundedCounts",
     "BudgetError",
+    "Choice",
     "DiscreteGaussian",
     "DiscreteLaplace",
     "Ledger",
@@ -41,8 +49,12 @@ __all__ = [
     "ReleasedSum",
     "StateError",
     "Statistic",
+    "ThresholdRelease",
     "UnknownStatisticError",
     "WideLaplace",
+    "exponential_mechanism",
+    "permute_and_flip",
     "read_released",
+    "report_noisy_max",
     "sum_released",
 ]
