@@ -2,92 +2,44 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy.dialects import mysql, sqlite
 
-from tactful_privacy._exact import Exact, fraction
+from tactful_privacy import ledger_rows as rows
+from tactful_privacy import ledger_schema as schema
+from tactful_privacy._exact import Exact
+from tactful_privacy.budget import (
+    ANY,
+    Budget,
+    Charge,
+    date_of,
+    refuse_overspending,
+    total_budget,
+)
 from tactful_privacy.errors import (
     BudgetError,
     LedgerError,
     ParameterError,
-    UnknownStatisticError,
 )
-from tactful_privacy.sqlite import use_write_ahead_log
-from tactful_privacy.statistic import UNIT, Statistic
+from tactful_privacy.ledger_rows import MAX_PAGE
+from tactful_privacy.ledger_rows import Release as Release
+from tactful_privacy.query import Answer, Query
+from tactful_privacy.statistic import DAY_MS, Statistic
 
 logger = logging.getLogger(__name__)
 
 Draw = Callable[[], NDArray[np.int64]]
 
-MAX_PAGE = 1_000
 
-_LOCK_SECONDS = 30
-_ATTEMPTS = 5
-_MYSQL_LOCK_WAIT_TIMEOUT, _MYSQL_DEADLOCK = 1205, 1213
-
-_tables = sa.MetaData()
-_budget = sa.Table(
-    "privacy_budget",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("daily_epsilon", sa.String(128), nullable=False),
-    mysql_engine="InnoDB",
-)
-_statistics = sa.Table(
-    "privacy_statistics",
-    _tables,
-    sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("definition", sa.Text(2**24 - 1), nullable=False),
-    sa.Column("registered_at", sa.BigInteger, nullable=False),
-    mysql_engine="InnoDB",
-)
-_releases = sa.Table(
-    "privacy_releases",
-    _tables,
-    # This key is what forbids a second draw, whoever tries and whenever.
-    sa.Column("statistic", sa.String(128), sa.ForeignKey(_statistics.c.name), primary_key=True),
-    sa.Column("pane_start", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("noisy_counts", sa.LargeBinary(2**32 - 1), nullable=False),
-    sa.Column("released_at", sa.BigInteger, nullable=False),
-    mysql_engine="InnoDB",
-)
-_noise = sa.Table(
-    "privacy_noise",
-    _tables,
-    # Noise that several releases share. Secret, and drawn once like they are.
-    sa.Column("statistic", sa.String(128), sa.ForeignKey(_statistics.c.name), primary_key=True),
-    sa.Column("period_start", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("part", sa.String(64), primary_key=True),
-    sa.Column("noise", sa.LargeBinary(2**32 - 1), nullable=False),
-    mysql_engine="InnoDB",
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Release:
-    """Noisy counts of one pane as stored, free to be shown.
-
-    Attributes:
-        statistic: Name of the statistic.
-        start: Start of the pane, epoch milliseconds.
-        noisy_counts: One integer for every key of the catalogue in its order, ``[keys]``; may be
-            negative.
-        released_at: When it was stored, epoch milliseconds.
-    """
-
-    statistic: str
-    start: int
-    noisy_counts: NDArray[np.int64]
-    released_at: int
+_budget, _statistics, _releases = schema.budget, schema.statistics, schema.releases
+_noise, _queries = schema.noise, schema.queries
 
 
 @dataclass(frozen=True)
@@ -99,18 +51,18 @@ class Page:
 
 
 class Ledger:
-    """Releases and budget in SQLite (default) or MySQL/MariaDB.
+    """Releases and budgets in SQLite (default) or MySQL/MariaDB.
 
     What it holds to, also with many processes on one database and through ``kill -9``:
 
-    * One pane of one statistic has one release. It is committed before it is returned, and what is
-      returned is read back from the database. A draw that lost a race or was not committed never
-      leaves this class: two draws of one pane could be averaged, and the difference of two draws
-      around an erased user would tell who was erased.
-    * The registered statistics together cost at most `daily_epsilon` per user and UTC day (the sum
-      of sensitivity / scale over all of them: sequential composition, Dwork and Roth 2014, th.
-      3.16), because each costs its epsilon for the whole day's table of panes. A definition cannot
-      be changed afterwards.
+    * One pane of one statistic has one release, and one query one answer. It is committed before
+      it is returned, and what is returned is read back from the database. A draw that lost a race
+      or was not committed never leaves this class: two draws of one pane could be averaged, and
+      the difference of two draws around an erased user would tell who was erased.
+    * What is granted is within every budget on every UTC day, see `Budget`. A statistic takes its
+      loss of every day when it is registered, a query when it is asked, before the draw; whoever
+      dies between the two has spent it. Nothing granted is ever given back, and a definition
+      cannot be changed afterwards. A day is one of the data, not of the clock: no clock renews it.
 
     Durability: SQLite runs with a write-ahead log and ``synchronous=FULL``; on MySQL it rests on
     ``innodb_flush_log_at_trx_commit=1``, the server's default.
@@ -121,69 +73,138 @@ class Ledger:
         location: str | Path,
         *,
         daily_epsilon: Exact | None = None,
+        budgets: Iterable[Budget] = (),
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        """Open the ledger, creating its tables where they are missing.
+        """Open the ledger, creating its tables or upgrading those of an older version.
 
         Args:
             location: Path of an SQLite file, or a database URL (``mysql+pymysql://…``).
-            daily_epsilon: Budget of one user and one UTC day over all statistics; needed when the
+            daily_epsilon: Budget of one user and one UTC day over everything; needed when the
                 ledger is new, and must agree with the stored one later.
-            clock: Epoch milliseconds, for `released_at`.
+            budgets: Further ones, by tenant and purpose; one that covers everything may stand
+                for `daily_epsilon`. They are kept: one that is left out later still holds. A new
+                one must leave room for what is granted already.
+            clock: Epoch milliseconds, for what is written and to know which days are over.
 
         Raises:
             ParameterError: Not such a database, or the budget is missing or not positive.
-            BudgetError: The ledger was made with another budget.
+            BudgetError: The ledger was made with another budget, or has granted more than a new
+                one allows.
+            LedgerError: The ledger is damaged, out of reach, or of a newer version.
         """
-        self._engine = _connect(location)
+        given = list(budgets)
+        if daily_epsilon is not None:
+            given.append(total_budget(daily_epsilon))
+        if len({(budget.tenant, budget.purpose) for budget in given}) < len(given):
+            raise ParameterError("two budgets are given for the same tenant and purpose")
+        self._engine = schema.connect(location)
         self._clock = clock
-        with self._engine.begin() as connection:
-            for table in _tables.sorted_tables:
-                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-        self.daily_epsilon = self._agree_on_budget(daily_epsilon)
+        self._definitions: dict[str, Statistic] = {}
+        try:
+            with schema.explained():
+                schema.upgrade(self._engine)
+            self._agree_on_budgets(given)
+        except BaseException:
+            self._engine.dispose()
+            raise
 
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
 
+    @property
+    def daily_epsilon(self) -> Fraction:
+        """Epsilon of the budget over everything."""
+        return self.budgets[0].epsilon
+
     def register(self, statistic: Statistic) -> None:
-        """Reserve the statistic's epsilon of every day; again for an equal one does nothing.
+        """Do as `register_all` for one statistic."""
+        self.register_all([statistic])
+
+    def register_all(self, statistics: Iterable[Statistic], *, first_day: int = 0) -> None:
+        """Reserve the loss of every day for all of the statistics, or for none of them.
+
+        Registering an equal one again does nothing.
+
+        Args:
+            statistics: What is to be released.
+            first_day: UTC day from which it is reserved and may be released, days since
+                1970-01-01. Queries about days before do not stand in the way.
 
         Raises:
-            BudgetError: With it, the registered statistics would exceed the budget of a day.
-            LedgerError: The name is registered with another definition.
+            BudgetError: With them, a budget would be exceeded. The message lists who takes what.
+            LedgerError: A name is registered with another definition, or was retired.
         """
+        wanted = list(statistics)
 
         def reserve(connection: sa.Connection) -> None:
-            # The lock makes two registrations at once look at each other's sum.
-            connection.execute(sa.select(_budget).with_for_update())
-            registered = _load_statistics(connection)
-            if statistic.name in registered:
-                _check_registered(connection, statistic)
-                return
-            spent = sum((other.epsilon for other in registered.values()), Fraction(0))
-            if spent + statistic.epsilon > self.daily_epsilon:
-                raise BudgetError(
-                    f"statistic {statistic.name!r} costs epsilon {statistic.epsilon} a day, but of"
-                    f" {self.daily_epsilon} for {UNIT} {spent} is taken by"
-                    f" {', '.join(sorted(registered)) or 'none'}: lower its epsilon"
+            schema.lock(connection)
+            known = connection.execute(sa.select(_statistics.c.name)).scalars().all()
+            for statistic in wanted:
+                if statistic.name in known:
+                    _, last_day = rows.check_registered(connection, statistic)
+                    if last_day < schema.FOREVER:
+                        raise LedgerError(
+                            f"statistic {statistic.name!r} was retired on {date_of(last_day)}:"
+                            " give what follows it a new name"
+                        )
+            new = [statistic for statistic in wanted if statistic.name not in known]
+            asked = [rows.charge(statistic, first_day, schema.FOREVER) for statistic in new]
+            taken = rows.load_charges(connection, first_day)
+            refuse_overspending(self.budgets, taken, asked)
+            for statistic in new:
+                connection.execute(
+                    sa.insert(_statistics).values(
+                        name=statistic.name,
+                        fingerprint=statistic.fingerprint,
+                        definition=statistic.to_json(),
+                        registered_at=self._clock(),
+                        first_day=first_day,
+                        last_day=schema.FOREVER,
+                    )
                 )
-            connection.execute(
-                sa.insert(_statistics).values(
-                    name=statistic.name,
-                    fingerprint=statistic.fingerprint,
-                    definition=statistic.to_json(),
-                    registered_at=self._clock(),
-                )
-            )
-            logger.info("registered statistic %s, epsilon %s", statistic.name, statistic.epsilon)
+                logger.info("registered statistic %s, %s", statistic.name, statistic.loss)
 
         self._write(reserve)
 
-    def statistics(self) -> dict[str, Statistic]:
-        """Return every registered statistic by name."""
+    def retire(self, name: str) -> int:
+        """End a statistic: what it takes of the days after the last one is free again.
+
+        Processes must have stopped counting it. What was released stays.
+
+        Returns:
+            The last UTC day on which it takes part of the budget: today, or that of its last
+            release.
+
+        Raises:
+            UnknownStatisticError: There is none of that name.
+        """
+
+        def end(connection: sa.Connection) -> None:
+            schema.lock(connection)
+            rows.load_statistic(connection, name)
+            newest = connection.scalar(
+                sa.select(sa.func.max(_releases.c.pane_start)).where(_releases.c.statistic == name)
+            )
+            last = max(self._clock(), newest or 0) // DAY_MS
+            connection.execute(
+                sa.update(_statistics)
+                .where(_statistics.c.name == name, _statistics.c.last_day > last)
+                .values(last_day=last)
+            )
+
+        self._write(end)
+        column = _statistics.c.last_day
         with self._reading() as connection:
-            return _load_statistics(connection)
+            found = connection.scalar(sa.select(column).where(_statistics.c.name == name))
+        return int(found or 0)
+
+    def statistics(self) -> dict[str, Statistic]:
+        """Return every registered statistic by name, retired ones too."""
+        with self._reading() as connection:
+            found = connection.execute(rows.select_statistics).all()
+        return {row.name: rows.definition(row) for row in found}
 
     def statistic(self, name: str) -> Statistic:
         """Return one registered statistic.
@@ -191,8 +212,124 @@ class Ledger:
         Raises:
             UnknownStatisticError: There is none of that name.
         """
+        if name not in self._definitions:  # a definition never changes
+            with self._reading() as connection:
+                self._definitions[name] = rows.load_statistic(connection, name)
+        return self._definitions[name]
+
+    def charges(self) -> list[Charge]:
+        """Return what statistics have reserved and queries have spent."""
         with self._reading() as connection:
-            return _load_statistic(connection, name)
+            return rows.load_charges(connection)
+
+    def released_days(self, first_day: int, last_day: int) -> dict[str, list[int]]:
+        """Return the UTC days of which each statistic has released anything, by name.
+
+        Args:
+            first_day: First day to look at, days since 1970-01-01.
+            last_day: The last one.
+        """
+        day = (_releases.c.pane_start // DAY_MS).label("day")
+        query = (
+            sa.select(_releases.c.statistic, day)
+            .where(_releases.c.pane_start.between(first_day * DAY_MS, (last_day + 1) * DAY_MS - 1))
+            .distinct()
+            .order_by(_releases.c.statistic, day)
+        )
+        found: dict[str, list[int]] = {}
+        with self._reading() as connection:
+            for row in connection.execute(query):
+                found.setdefault(row.statistic, []).append(int(row.day))
+        return found
+
+    def last_pane(self, name: str) -> int | None:
+        """Return the start of the newest released pane of a statistic, None if there is none."""
+        query = sa.select(sa.func.max(_releases.c.pane_start)).where(_releases.c.statistic == name)
+        with self._reading() as connection:
+            found = connection.scalar(query)
+        return None if found is None else int(found)
+
+    def answer_once(self, query: Query, draw: Draw) -> Answer:
+        """Return the stored answer of a query; charge, draw and store it first if there is none.
+
+        The charge is committed before the draw. Whoever dies in between has spent it, and may ask
+        again: the draw that died was seen by nobody, so the next one is the first.
+
+        Args:
+            query: What is asked. Asked by the same name, it must be the same in all.
+            draw: Runs the mechanism, int64 ``[n]``; called only when no answer is stored.
+
+        Raises:
+            BudgetError: A budget would be exceeded on one of the days.
+            LedgerError: The name stands for another query, one of the days is not over by the
+                clock, or a draw of wrong shape.
+        """
+        stored = self._answer(query)
+        if stored is None:
+            self._write(lambda connection: self._reserve(connection, query))
+        elif stored.values is not None:
+            return stored
+        values = draw()
+        if values.dtype != np.int64 or values.ndim != 1:
+            raise LedgerError(
+                f"the answer of {query.name!r} is {values.dtype} {values.shape}: it must be int64,"
+                " of one dimension"
+            )
+        answer = (
+            sa.update(_queries)
+            .where(_queries.c.name == query.name, _queries.c.answered_at.is_(None))
+            .values(answer=values.astype("<i8").tobytes(), answered_at=self._clock())
+        )
+
+        def store(connection: sa.Connection) -> None:
+            connection.execute(answer)
+
+        self._write(store)
+        found = self._answer(query)
+        if found is None or found.values is None:
+            raise LedgerError(f"the answer of {query.name!r} was not stored: nothing is shown")
+        return found
+
+    def answers(self, first_day: int, last_day: int) -> list[Answer]:
+        """Return the queries about any of the days, answered or not, in the order of asking."""
+        query = (
+            sa.select(_queries)
+            .where(_queries.c.first_day <= last_day, _queries.c.last_day >= first_day)
+            .order_by(_queries.c.reserved_at, _queries.c.name)
+        )
+        with self._reading() as connection:
+            return [rows.unpack_answer(row) for row in connection.execute(query)]
+
+    def _answer(self, query: Query) -> Answer | None:
+        with self._reading() as connection:
+            return rows.load_answer(connection, query)
+
+    def _reserve(self, connection: sa.Connection, query: Query) -> None:
+        schema.lock(connection)
+        if rows.load_answer(connection, query) is not None:
+            return  # another process reserved it
+        now = self._clock()
+        if query.last_day >= now // DAY_MS:
+            raise LedgerError(
+                f"query {query.name!r} is about {date_of(query.last_day)}, which is not over by the"
+                " clock: ask later, or check the clock"
+            )
+        if query.within is None:
+            taken = rows.load_charges(connection, query.first_day, query.last_day)
+            refuse_overspending(self.budgets, taken, [rows.query_charge(query)])
+        else:
+            rows.refuse_beyond_reservation(connection, query)
+        connection.execute(
+            sa.insert(_queries).values(
+                name=query.name,
+                fingerprint=query.fingerprint,
+                definition=query.to_json(),
+                first_day=query.first_day,
+                last_day=query.last_day,
+                reserved_at=now,
+            )
+        )
+        logger.info("reserved query %s, %s", query.name, query.loss)
 
     def release_once(self, statistic: Statistic, start: int, draw: Draw) -> Release:
         """Return the stored release of a pane; draw and store it first if there is none.
@@ -226,22 +363,28 @@ class Ledger:
                     " released twice"
                 )
         with self._reading() as connection:
-            _check_registered(connection, statistic)
-            stored = _load_releases(connection, statistic, draws)
+            first_day, last_day = rows.check_registered(connection, statistic)
+            stored = rows.load_releases(connection, statistic, draws)
         missing = sorted(draws.keys() - stored.keys())
+        for start in missing:
+            if not first_day <= start // DAY_MS <= last_day:
+                raise LedgerError(
+                    f"statistic {statistic.name!r} has nothing reserved for"
+                    f" {date_of(start // DAY_MS)}: it begins later or is retired"
+                )
         if missing:
-            rows = [
+            new = [
                 {
                     "statistic": statistic.name,
                     "pane_start": start,
-                    "noisy_counts": _pack(draws[start](), statistic),
+                    "noisy_counts": rows.pack(draws[start](), statistic),
                     "released_at": self._clock(),
                 }
                 for start in missing
             ]
-            self._write(lambda connection: _insert_where_absent(connection, _releases, rows))
+            self._write(lambda connection: schema.insert_where_absent(connection, _releases, new))
             with self._reading() as connection:
-                stored |= _load_releases(connection, statistic, missing)
+                stored |= rows.load_releases(connection, statistic, missing)
         return [stored[start] for start in draws]
 
     def noise_once(
@@ -267,24 +410,24 @@ class Ledger:
 
         def load(connection: sa.Connection, parts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
             query = sa.select(_noise).where(here, _noise.c.part.in_(parts))
-            rows = connection.execute(query)
-            return {row.part: np.frombuffer(row.noise, "<i8").astype(np.int64) for row in rows}
+            found = connection.execute(query)
+            return {row.part: np.frombuffer(row.noise, "<i8").astype(np.int64) for row in found}
 
         with self._reading() as connection:
-            _check_registered(connection, statistic)
+            rows.check_registered(connection, statistic)
             stored = load(connection, list(draws))
         missing = sorted(draws.keys() - stored.keys())
         if missing:
-            rows = [
+            new = [
                 {
                     "statistic": statistic.name,
                     "period_start": period_start,
                     "part": part,
-                    "noise": _pack(draws[part](), statistic),
+                    "noise": rows.pack(draws[part](), statistic),
                 }
                 for part in missing
             ]
-            self._write(lambda connection: _insert_where_absent(connection, _noise, rows))
+            self._write(lambda connection: schema.insert_where_absent(connection, _noise, new))
             with self._reading() as connection:
                 stored |= load(connection, missing)
         return {part: stored[part] for part in draws}
@@ -332,151 +475,59 @@ class Ledger:
             query = query.where(column < end)
         if cursor is not None:
             query = query.where(column > _parse_cursor(cursor))
+        statistic = self.statistic(name)
         with self._reading() as connection:
-            statistic = _load_statistic(connection, name)
-            rows = connection.execute(query.order_by(column).limit(limit + 1)).all()
-        releases = tuple(_unpack(row, statistic) for row in rows[:limit])
-        return Page(releases, str(releases[-1].start) if len(rows) > limit else None)
+            found = connection.execute(query.order_by(column).limit(limit + 1)).all()
+        releases = tuple(rows.unpack(row, statistic) for row in found[:limit])
+        return Page(releases, str(releases[-1].start) if len(found) > limit else None)
 
-    def _agree_on_budget(self, given: Exact | None) -> Fraction:
-        budget = None if given is None else fraction(given, "daily_epsilon")
-        if budget is not None:
-            if budget <= 0:
-                raise ParameterError(f"daily_epsilon is {budget}: it must be above 0")
-            row = {"id": 1, "daily_epsilon": str(budget)}
-            self._write(lambda connection: _insert_where_absent(connection, _budget, [row]))
+    def _agree_on_budgets(self, given: Sequence[Budget]) -> None:
+        def agree(connection: sa.Connection) -> None:
+            schema.lock(connection)
+            stored = rows.load_budgets(connection)
+            for budget in given:
+                before = stored.get((budget.tenant, budget.purpose))
+                if before is not None and before != budget:
+                    raise BudgetError(
+                        f"the ledger was made with {rows.terms(before)}, not {rows.terms(budget)},"
+                        f" as {budget}: the promise to the users stands; open it without it or with"
+                        " the same"
+                    )
+            new = [b for b in given if (b.tenant, b.purpose) not in stored]
+            taken = rows.load_charges(connection)
+            for budget in new:
+                if (budget.tenant, budget.purpose) == (ANY, ANY):
+                    if rows.holds_anything(connection):
+                        raise LedgerError(
+                            "the ledger holds releases but no budget: it is damaged, restore it"
+                            " from a backup"
+                        )
+                    row = {"id": 1, "daily_epsilon": str(budget.epsilon)}
+                    schema.insert_where_absent(connection, _budget, [row])
+                refuse_overspending([budget], [], taken)
+                connection.execute(sa.insert(schema.budgets).values(rows.budget_row(budget)))
+
+        if given:
+            self._write(agree)
         with self._reading() as connection:
-            text = connection.execute(sa.select(_budget.c.daily_epsilon)).scalar_one_or_none()
-        if text is None:
+            stored = rows.load_budgets(connection)
+        total = stored.pop((ANY, ANY), None)
+        if total is None:
             raise ParameterError("the ledger is new: give daily_epsilon, the budget of a user-day")
-        stored = Fraction(text)
-        if budget is not None and budget != stored:
-            raise BudgetError(
-                f"the ledger was made with daily_epsilon {stored}, not {budget}: the promise to"
-                " the users stands; open it without daily_epsilon or with the same"
-            )
-        return stored
+        self.budgets = (total, *stored.values())
+        """What holds, the budget over everything first."""
 
-    def _reading(self) -> sa.Connection:
-        return self._engine.connect().execution_options(reads_only=True)
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with (
+            schema.explained(),
+            self._engine.connect().execution_options(reads_only=True) as connection,
+        ):
+            yield connection
 
     def _write(self, work: Callable[[sa.Connection], None]) -> None:
-        """Run one transaction; again if MySQL chose it as the victim of a deadlock."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                with self._engine.begin() as connection:
-                    work(connection)
-                return
-            except sa.exc.OperationalError as error:
-                if attempt == _ATTEMPTS or not _may_retry(error):
-                    raise
-
-
-def _connect(location: str | Path) -> sa.Engine:
-    text = str(location)
-    url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
-    backend = url.get_backend_name()
-    if backend in ("mysql", "mariadb"):
-        return sa.create_engine(url, pool_pre_ping=True)
-    if backend != "sqlite":
-        raise ParameterError(f"{backend} is not supported: give an SQLite path or a MySQL URL")
-    if url.database in (None, "", ":memory:"):
-        raise ParameterError("an SQLite ledger in memory forgets what it released: give a path")
-    engine = sa.create_engine(url, connect_args={"timeout": _LOCK_SECONDS})
-
-    # The driver's own transactions begin at the first write, too late to read and then write
-    # without another writer in between; so it is told to begin none, and we begin them.
-    @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        use_write_ahead_log(connection, timeout_s=_LOCK_SECONDS)
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        reads_only = connection.get_execution_options().get("reads_only")
-        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _may_retry(error: sa.exc.OperationalError) -> bool:
-    code = error.orig.args[0] if error.orig and error.orig.args else None
-    return code in (_MYSQL_LOCK_WAIT_TIMEOUT, _MYSQL_DEADLOCK)
-
-
-def _insert_where_absent(
-    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]
-) -> None:
-    """Insert rows, leaving those whose primary key exists as they are."""
-    if connection.dialect.name == "sqlite":
-        connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
-    else:
-        # Not INSERT IGNORE, which would let truncated values pass as warnings.
-        key = next(iter(table.primary_key))
-        connection.execute(mysql.insert(table).on_duplicate_key_update({key.name: key}), rows)
-
-
-def _load_statistics(connection: sa.Connection) -> dict[str, Statistic]:
-    rows = connection.execute(sa.select(_statistics.c.name, _statistics.c.definition))
-    return {row.name: Statistic.from_json(row.definition) for row in rows}
-
-
-def _load_statistic(connection: sa.Connection, name: str) -> Statistic:
-    query = sa.select(_statistics.c.definition).where(_statistics.c.name == name)
-    definition = connection.execute(query).scalar_one_or_none()
-    if definition is None:
-        raise _unknown(name)
-    return Statistic.from_json(definition)
-
-
-def _unknown(name: str) -> UnknownStatisticError:
-    return UnknownStatisticError(f"no statistic {name!r} in the ledger: register it first")
-
-
-def _check_registered(connection: sa.Connection, statistic: Statistic) -> None:
-    query = sa.select(_statistics.c.fingerprint).where(_statistics.c.name == statistic.name)
-    fingerprint = connection.execute(query).scalar_one_or_none()
-    if fingerprint is None:
-        raise _unknown(statistic.name)
-    if fingerprint != statistic.fingerprint:
-        raise LedgerError(
-            f"statistic {statistic.name!r} is registered with another definition: a changed"
-            " statistic needs a new name, and its own part of the budget"
-        )
-
-
-def _load_releases(
-    connection: sa.Connection, statistic: Statistic, starts: Iterable[int]
-) -> dict[int, Release]:
-    wanted, found = list(starts), {}
-    for begin in range(0, len(wanted), MAX_PAGE):
-        query = sa.select(_releases).where(
-            _releases.c.statistic == statistic.name,
-            _releases.c.pane_start.in_(wanted[begin : begin + MAX_PAGE]),
-        )
-        for row in connection.execute(query):
-            found[row.pane_start] = _unpack(row, statistic)
-    return found
-
-
-def _pack(noisy_counts: NDArray[np.int64], statistic: Statistic) -> bytes:
-    if noisy_counts.dtype != np.int64 or noisy_counts.shape != (len(statistic.keys),):
-        raise LedgerError(
-            f"a draw of {statistic.name!r} is {noisy_counts.dtype} {noisy_counts.shape}:"
-            f" it must be int64 ({len(statistic.keys)},), one count for every key"
-        )
-    return noisy_counts.astype("<i8").tobytes()
-
-
-def _unpack(row: sa.Row[Any], statistic: Statistic) -> Release:
-    noisy_counts = np.frombuffer(row.noisy_counts, dtype="<i8").astype(np.int64)
-    if noisy_counts.shape != (len(statistic.keys),):
-        raise LedgerError(
-            f"pane {row.pane_start} of {statistic.name!r} holds {noisy_counts.size} counts for"
-            f" {len(statistic.keys)} keys: the ledger is damaged, restore it from a backup"
-        )
-    return Release(row.statistic, row.pane_start, noisy_counts, row.released_at)
+        with schema.explained():
+            schema.write(self._engine, work)
 
 
 def _parse_cursor(cursor: str) -> int:

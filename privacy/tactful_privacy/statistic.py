@@ -4,18 +4,25 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
 from tactful_privacy._exact import fraction
+from tactful_privacy.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
+from tactful_privacy.budget import UNIT as UNIT
+from tactful_privacy.cap_choice import CapChoice
 from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.laplace import DiscreteLaplace, Entropy, noise_scale
 
 DAY_MS = 86_400_000
 PANES, RUNNING_TOTALS = "panes", "running_totals"
-UNIT = "one user, one UTC day"
+HOUR_MS = 3_600_000
+
+# Left out of the definition where they are not used: older ledgers do not know them, and the
+# fingerprint of an unchanged statistic must stay what it was.
+_LATER_FIELDS = {"hour_cap": None, "tenant": DEFAULT_TENANT, "purpose": DEFAULT_PURPOSE}
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
@@ -37,11 +44,16 @@ class Statistic:
         pane_ms: Length of a pane in milliseconds; it divides 24 hours, so no pane spans two days.
         cap: Most contributions of one user and one UTC day.
         epsilon: Privacy loss of one user and one UTC day; a Fraction (int and text are converted,
-            floats refused).
+            floats refused). What the choice of a cap costs comes on top, see `loss`.
         cell_cap: Most contributions of one user to one (pane, key) cell; default `cap`. It does
             not lower the noise, it keeps one burst from eating a user's day.
         kind: What is released for a pane: ``panes``, its own counts, or ``running_totals``, the
             counts since midnight (UTC) up to its end.
+        hour_cap: Most contributions of one user and one hour; default `cap`. Like `cell_cap` it
+            does not lower the noise.
+        tenant: Whose people are counted.
+        purpose: What for; budgets can be set by tenant and purpose.
+        cap_choice: How each day's cap is chosen, at most `cap`; None: it is always `cap`.
     """
 
     name: str
@@ -51,6 +63,10 @@ class Statistic:
     epsilon: Fraction
     cell_cap: int | None = None
     kind: str = PANES
+    hour_cap: int | None = None
+    tenant: str = DEFAULT_TENANT
+    purpose: str = DEFAULT_PURPOSE
+    cap_choice: CapChoice | None = None
 
     def __post_init__(self) -> None:
         """Check and normalise.
@@ -79,6 +95,19 @@ class Statistic:
         _positive(self.cap, f"{where}: cap")
         if self.cell_cap is not None:
             _positive(self.cell_cap, f"{where}: cell_cap")
+        if self.hour_cap is not None:
+            _positive(self.hour_cap, f"{where}: hour_cap")
+            if HOUR_MS % self.pane_ms and self.pane_ms % HOUR_MS:
+                raise ParameterError(
+                    f"{where}: with hour_cap a pane must divide an hour, or be whole hours"
+                )
+        check_name(self.tenant, f"{where}: tenant")
+        check_name(self.purpose, f"{where}: purpose")
+        if self.cap_choice is not None and self.cap_choice.candidates[-1] != self.cap:
+            raise ParameterError(
+                f"{where}: cap is {self.cap}: it must be the largest candidate of cap_choice,"
+                f" {self.cap_choice.candidates[-1]}"
+            )
         if self.kind not in (PANES, RUNNING_TOTALS):
             raise ParameterError(
                 f"{where}: kind is {self.kind!r}: give {PANES!r} or {RUNNING_TOTALS!r}"
@@ -96,13 +125,24 @@ class Statistic:
             return self.cap
         return self.cap * best_tree(DAY_MS // self.pane_ms).levels
 
+    @property
+    def loss(self) -> Loss:
+        """What it costs one user and one UTC day: its tables, and the choice of the cap."""
+        if self.cap_choice is None:
+            return Loss(self.epsilon, sensitivity=self.sensitivity)
+        return Loss(self.epsilon + self.cap_choice.epsilon)
+
+    def with_cap(self, cap: int) -> "Statistic":
+        """Return it as on a day whose cap was chosen: the noise of that day is that of this one."""
+        return replace(self, cap=cap, cap_choice=None)
+
     def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
         """Return the noise of one cell, or of one node of the tree: sensitivity and `epsilon`."""
         return DiscreteLaplace(self.sensitivity, self.epsilon, entropy=entropy)
 
     def to_json(self) -> str:
         """Return the definition as JSON, from which `from_json` makes an equal one."""
-        fields = {
+        fields: dict[str, object] = {
             "name": self.name,
             "keys": self.keys,
             "pane_ms": self.pane_ms,
@@ -112,13 +152,20 @@ class Statistic:
         }
         if self.kind != PANES:  # ledgers were written before there was another kind
             fields["kind"] = self.kind
+        for field, default in _LATER_FIELDS.items():
+            if (value := getattr(self, field)) != default:
+                fields[field] = value
+        if self.cap_choice is not None:
+            fields["cap_choice"] = self.cap_choice.to_dict()
         return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> "Statistic":
         """Return the statistic that `to_json` wrote."""
         fields = json.loads(text)
-        return cls(**fields | {"epsilon": Fraction(fields["epsilon"])})
+        if choice := fields.get("cap_choice"):
+            fields["cap_choice"] = CapChoice(**choice)
+        return cls(**fields)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -631,7 +631,7 @@ def test_a_promise_made_cannot_be_changed_by_a_file(tmp_path: Path) -> None:
     for content, said in (
         ({**GOOD, "daily_epsilon": "2"}, "made with daily_epsilon 1"),
         (changed(cap=7), "'a'"),
-        (changed(name="c"), "'c' costs epsilon 1/2 a day"),
+        (changed(name="c"), "'c' costs epsilon 1/2 more every day"),
     ):
         with pytest.raises(ConfigError, match=said) as caught:
             open_statistics(configured(tmp_path, content))

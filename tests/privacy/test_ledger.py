@@ -23,8 +23,9 @@ from tactful_privacy import (
     ParameterError,
     Statistic,
     UnknownStatisticError,
+    ledger_schema,
 )
-from tactful_privacy import ledger as ledger_module
+from tactful_privacy.ledger_rows import MAX_PAGE
 
 HOUR = 3_600_000
 HOURLY = Statistic("hourly", ("bread", "milk", "tea"), HOUR, 5, Fraction(1))
@@ -40,9 +41,9 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield str(tmp_path / "ledger.db")
         return
     engine = sa.create_engine(MYSQL)
-    ledger_module._tables.drop_all(engine)
+    ledger_schema.tables.drop_all(engine)
     yield MYSQL
-    ledger_module._tables.drop_all(engine)
+    ledger_schema.tables.drop_all(engine)
     engine.dispose()
 
 
@@ -93,7 +94,7 @@ def test_many_panes_keep_what_is_stored_and_the_order_asked(ledger: Ledger) -> N
 
 
 def test_more_panes_than_a_query_holds(ledger: Ledger) -> None:
-    n = 2 * ledger_module.MAX_PAGE + 7
+    n = 2 * MAX_PAGE + 7
     first = ledger.release_many(HOURLY, {i * HOUR: draws_of(i, 0, 0) for i in range(n)})
     again = ledger.release_many(HOURLY, {i * HOUR: never for i in range(n)})
     assert [int(r.noisy_counts[0]) for r in first] == list(range(n))
@@ -161,7 +162,10 @@ def test_statistics_fill_the_budget_exactly_and_no_further(location: str) -> Non
     for name in ("a", "b", "c"):
         ledger.register(costing(name, "0.1"))
         ledger.register(costing(name, "0.1"))
-    with pytest.raises(BudgetError, match=r"of 3/10 .* 3/10 is taken by a, b, c"):
+    with pytest.raises(
+        BudgetError,
+        match=r"epsilon 3/10 .*'d' costs epsilon 1/1000.* 301/1000; .* 'b' costs epsilon 1/10, 'c'",
+    ):
         ledger.register(costing("d", "1/1000"))
     assert set(ledger.statistics()) == {"a", "b", "c"}
     ledger.close()
@@ -224,7 +228,7 @@ def test_wrong_questions_are_refused(ledger: Ledger) -> None:
 def test_a_damaged_row_is_reported_not_shown(ledger: Ledger) -> None:
     ledger.release_once(HOURLY, 0, draws_of(1, 2, 3))
     with ledger._engine.begin() as connection:
-        connection.execute(sa.update(ledger_module._releases).values(noisy_counts=bytes(16)))
+        connection.execute(sa.update(ledger_schema.releases).values(noisy_counts=bytes(16)))
     with pytest.raises(LedgerError, match="damaged"):
         ledger.read("hourly")
 

@@ -1,0 +1,262 @@
+"""How much one person's day may lose, and whether what is asked still fits."""
+
+import datetime
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from tactful_privacy._exact import Exact, fraction
+from tactful_privacy.errors import BudgetError, ParameterError
+
+ANY = "*"
+UNIT = "one user, one UTC day"
+DEFAULT_TENANT = "default"
+DEFAULT_PURPOSE = "statistics"
+
+Composition = Literal["basic", "zcdp"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_ROUNDED_UP = 1 + 1e-12
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one mechanism costs one user and one UTC day.
+
+    Attributes:
+        epsilon: The mechanism is (epsilon, delta)-private.
+        delta: As declared, 0 for a pure mechanism. What the noise tables add (computed, at most
+            1e-12 a statistic) comes on top.
+        rho: It is also rho-zCDP (Bun and Steinke, TCC 2016), as Gaussian noise is; None: not
+            known. A pure mechanism is (epsilon^2 / 2)-zCDP (there, prop. 1.4).
+        sensitivity: L1 sensitivity where the noise is discrete Laplace of scale
+            sensitivity / epsilon; it makes tight composition tighter. None: any mechanism.
+    """
+
+    epsilon: Fraction
+    delta: Fraction = Fraction(0)
+    rho: Fraction | None = None
+    sensitivity: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check and normalise.
+
+        Raises:
+            ParameterError: epsilon is not above 0, delta not in [0, 1), or rho not above 0.
+        """
+        object.__setattr__(self, "epsilon", fraction(self.epsilon, "epsilon"))
+        object.__setattr__(self, "delta", fraction(self.delta, "delta"))
+        if self.epsilon <= 0:
+            raise ParameterError(f"epsilon is {self.epsilon}: it must be above 0")
+        if not 0 <= self.delta < 1:
+            raise ParameterError(f"delta is {self.delta}: it must lie in [0, 1)")
+        if self.rho is not None:
+            object.__setattr__(self, "rho", fraction(self.rho, "rho"))
+            if self.rho <= 0:
+                raise ParameterError(f"rho is {self.rho}: it must be above 0")
+
+    def __str__(self) -> str:
+        """Say what it is, in the field's letters."""
+        parts = [f"epsilon {self.epsilon}"]
+        if self.delta:
+            parts.append(f"delta {float(self.delta):g}")
+        return ", ".join(parts)
+
+    @property
+    def zcdp(self) -> Fraction | None:
+        """The rho for which it is zCDP; None if it is not known to be."""
+        if self.rho is not None:
+            return self.rho
+        return None if self.delta else self.epsilon**2 / 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on the loss of one user and one UTC day; what exceeds it is refused.
+
+    It holds for everything that its tenant and purpose match. All budgets of a ledger hold at
+    once: a statistic is charged to every one that it matches.
+
+    Attributes:
+        epsilon: The limit.
+        delta: The limit on delta. Under zCDP, where the limit on epsilon is to hold.
+        tenant: Whose people; ``*`` matches all.
+        purpose: What for; ``*`` matches all.
+        composition: ``basic`` adds up epsilons and deltas (Dwork and Roth 2014, th. 3.16).
+            ``zcdp`` adds up rhos, and epsilon is ``rho + 2 sqrt(rho ln(1/delta))`` (Bun and
+            Steinke, TCC 2016, prop. 1.3). Both stay true when what is asked next depends on former
+            answers (Rogers, Roth, Ullman, Vadhan, NIPS 2016; Feldman and Zrnic, NeurIPS 2021).
+    """
+
+    epsilon: Fraction
+    delta: Fraction = Fraction(0)
+    tenant: str = ANY
+    purpose: str = ANY
+    composition: Composition = "basic"
+
+    def __post_init__(self) -> None:
+        """Check and normalise.
+
+        Raises:
+            ParameterError: One of the attributes is outside its range; the message names it.
+        """
+        object.__setattr__(self, "epsilon", fraction(self.epsilon, "epsilon"))
+        object.__setattr__(self, "delta", fraction(self.delta, "delta"))
+        for what, name in (("tenant", self.tenant), ("purpose", self.purpose)):
+            if name != ANY:
+                check_name(name, f"a budget's {what}")
+        if self.epsilon <= 0:
+            raise ParameterError(f"{self}: daily_epsilon is {self.epsilon}: it must be above 0")
+        if not 0 <= self.delta < 1:
+            raise ParameterError(f"{self}: delta is {self.delta}: it must lie in [0, 1)")
+        if self.composition not in ("basic", "zcdp"):
+            raise ParameterError(f"{self}: composition is {self.composition!r}: basic or zcdp")
+        if self.composition == "zcdp" and not self.delta:
+            raise ParameterError(f"{self}: with zcdp give the delta at which epsilon is to hold")
+
+    def __str__(self) -> str:
+        """Name it by what it covers."""
+        if self.tenant == self.purpose == ANY:
+            return "the budget"
+        return f"the budget of tenant {self.tenant!r}, purpose {self.purpose!r}"
+
+    def covers(self, tenant: str, purpose: str) -> bool:
+        """Whether what has this tenant and purpose is charged to it."""
+        return self.tenant in (ANY, tenant) and self.purpose in (ANY, purpose)
+
+    def spent(self, losses: Mapping[str, Loss]) -> tuple[Fraction, Fraction]:
+        """Return the (epsilon, delta) of losses together, never too small.
+
+        Raises:
+            BudgetError: Under zCDP, one of the losses is not known to be zCDP.
+        """
+        if self.composition == "basic":
+            added = losses.values()
+            return (
+                sum((loss.epsilon for loss in added), Fraction(0)),
+                sum((loss.delta for loss in added), Fraction(0)),
+            )
+        rho = Fraction(0)
+        for name, loss in losses.items():
+            if loss.zcdp is None:
+                raise BudgetError(
+                    f"{name!r} is ({loss.epsilon}, {loss.delta})-private, but not known to be zCDP,"
+                    f" by which {self} adds up: state its rho"
+                )
+            rho += loss.zcdp
+        return Fraction(epsilon_of_zcdp(rho, self.delta)), self.delta if rho else Fraction(0)
+
+    def refuse_more_than_fits(
+        self, taken: Mapping[str, Loss], asked: Mapping[str, Loss], when: str
+    ) -> None:
+        """Raise if what is asked, with what is taken, exceeds the limit.
+
+        Args:
+            taken: What was granted before, by name.
+            asked: What is wanted, by name.
+            when: Which days are meant, for the message.
+
+        Raises:
+            BudgetError: It does not fit; the message lists who takes what.
+        """
+        epsilon, delta = self.spent({**taken, **asked})
+        if epsilon <= self.epsilon and delta <= self.delta:
+            return
+        limit = f"epsilon {self.epsilon}" + (f", delta {float(self.delta):g}" if self.delta else "")
+        raise BudgetError(
+            f"{self} is {limit} for {UNIT}: {_listed(asked)} more {when} would make it"
+            f" epsilon {_number(epsilon)}" + (f", delta {float(delta):g}" if delta else "") + ";"
+            f" taken before: {_listed(taken) or 'nothing'}."
+            " Lower an epsilon, or leave something out"
+        )
+
+
+def epsilon_of_zcdp(rho: Fraction, delta: Fraction) -> float:
+    """Return an epsilon for which rho-zCDP implies (epsilon, delta), rounded up.
+
+    ``rho + 2 sqrt(rho ln(1/delta))`` (Bun and Steinke, TCC 2016, prop. 1.3).
+    """
+    return (float(rho) + 2 * math.sqrt(float(rho) * -math.log(float(delta)))) * _ROUNDED_UP
+
+
+def check_name(name: str, what: str) -> None:
+    """Raise `ParameterError` unless it is a name of a tenant or purpose."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ParameterError(
+            f"{what} is {name!r}: give 1 to 64 of a-z, 0-9, '.', '_' and '-',"
+            " beginning with a letter or digit"
+        )
+
+
+def _listed(losses: Mapping[str, Loss]) -> str:
+    return ", ".join(f"{name!r} costs {losses[name]}" for name in sorted(losses))
+
+
+def _number(value: Fraction) -> str:
+    return str(value) if value.denominator < 10**6 else f"{float(value):.6g}"
+
+
+def total_budget(daily_epsilon: Exact) -> Budget:
+    """Return the budget that covers everything."""
+    return Budget(fraction(daily_epsilon, "daily_epsilon"))
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What somebody takes of the budgets on each day of a span.
+
+    Attributes:
+        name: Who takes it.
+        tenant: Whose people.
+        purpose: What for.
+        first_day: First UTC day, days since 1970-01-01.
+        last_day: The last one.
+        loss: On each day.
+    """
+
+    name: str
+    tenant: str
+    purpose: str
+    first_day: int
+    last_day: int
+    loss: Loss
+
+    def on(self, day: int) -> bool:
+        """Whether it takes something on a day."""
+        return self.first_day <= day <= self.last_day
+
+
+def refuse_overspending(
+    budgets: Iterable[Budget], taken: Sequence[Charge], asked: Sequence[Charge]
+) -> None:
+    """Raise unless what is asked fits all budgets on all of its days.
+
+    Raises:
+        BudgetError: It does not; the message says where and lists who takes what.
+    """
+    for budget in budgets:
+        here = [charge for charge in asked if budget.covers(charge.tenant, charge.purpose)]
+        if not here:
+            continue
+        others = [charge for charge in taken if budget.covers(charge.tenant, charge.purpose)]
+        first = min(charge.first_day for charge in here)
+        last = max(charge.last_day for charge in here)
+        # The sum can only rise on a day on which somebody begins.
+        days = {first} | {c.first_day for c in (*here, *others) if first < c.first_day <= last}
+        for day in sorted(days):
+            budget.refuse_more_than_fits(
+                {charge.name: charge.loss for charge in others if charge.on(day)},
+                {charge.name: charge.loss for charge in here if charge.on(day)},
+                f"on {date_of(day)}" if day else "every day",
+            )
+
+
+def date_of(day: int) -> str:
+    """Return a UTC day as text, such as ``2026-03-01``."""
+    try:
+        return (datetime.date(1970, 1, 1) + datetime.timedelta(days=day)).isoformat()
+    except OverflowError:
+        return f"day {day}"

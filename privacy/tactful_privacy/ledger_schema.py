@@ -1,0 +1,263 @@
+"""The ledger's tables, how they came to be, and how their database is opened."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, sqlite
+
+from tactful_privacy.errors import LedgerError, ParameterError
+from tactful_privacy.sqlite import use_write_ahead_log
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 2
+"""1: budget, statistics, releases. 2: more budgets, queries, shared noise, days of statistics."""
+
+FOREVER = 2**62
+"""Last day of a statistic that is not retired."""
+
+_LOCK_SECONDS = 60
+_ATTEMPTS = 8
+# A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
+_MYSQL_TRY_AGAIN = (1205, 1213, 1020)
+_INNODB: dict[str, Any] = {"mysql_engine": "InnoDB"}
+_long_text = sa.Text(2**24 - 1)
+
+tables = sa.MetaData()
+budget = sa.Table(
+    "privacy_budget",
+    tables,
+    # One row: who changes what is granted locks it, so that two of them see each other.
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("daily_epsilon", sa.String(128), nullable=False),
+    **_INNODB,
+)
+budgets = sa.Table(
+    "privacy_budgets",
+    tables,
+    sa.Column("tenant", sa.String(64), primary_key=True),
+    sa.Column("purpose", sa.String(64), primary_key=True),
+    sa.Column("epsilon", sa.String(128), nullable=False),
+    sa.Column("delta", sa.String(128), nullable=False),
+    sa.Column("composition", sa.String(16), nullable=False),
+    **_INNODB,
+)
+statistics = sa.Table(
+    "privacy_statistics",
+    tables,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("definition", _long_text, nullable=False),
+    sa.Column("registered_at", sa.BigInteger, nullable=False),
+    sa.Column("first_day", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("last_day", sa.BigInteger, nullable=False, server_default=str(FOREVER)),
+    **_INNODB,
+)
+releases = sa.Table(
+    "privacy_releases",
+    tables,
+    # This key is what forbids a second draw, whoever tries and whenever.
+    sa.Column("statistic", sa.String(128), sa.ForeignKey(statistics.c.name), primary_key=True),
+    sa.Column("pane_start", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("noisy_counts", sa.LargeBinary(2**32 - 1), nullable=False),
+    sa.Column("released_at", sa.BigInteger, nullable=False),
+    **_INNODB,
+)
+noise = sa.Table(
+    "privacy_noise",
+    tables,
+    # Noise that several releases share. Secret, and drawn once like they are.
+    sa.Column("statistic", sa.String(128), sa.ForeignKey(statistics.c.name), primary_key=True),
+    sa.Column("period_start", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("part", sa.String(64), primary_key=True),
+    sa.Column("noise", sa.LargeBinary(2**32 - 1), nullable=False),
+    **_INNODB,
+)
+queries = sa.Table(
+    "privacy_queries",
+    tables,
+    sa.Column("name", sa.String(190), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("definition", _long_text, nullable=False),
+    sa.Column("first_day", sa.BigInteger, nullable=False, index=True),
+    sa.Column("last_day", sa.BigInteger, nullable=False),
+    sa.Column("reserved_at", sa.BigInteger, nullable=False),
+    sa.Column("answer", sa.LargeBinary(2**32 - 1)),
+    sa.Column("answered_at", sa.BigInteger),
+    mysql_collate="utf8mb4_bin",
+    mysql_charset="utf8mb4",
+    **_INNODB,
+)
+_version = sa.Table(
+    "privacy_schema",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    **_INNODB,
+)
+
+
+def connect(location: str | Path) -> sa.Engine:
+    """Return an engine whose transactions on SQLite begin with the lock that a writer needs.
+
+    Connections with the execution option ``reads_only`` take none.
+
+    Raises:
+        ParameterError: Not a database that ledgers are kept in.
+    """
+    text = str(location)
+    url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
+    backend = url.get_backend_name()
+    if backend in ("mysql", "mariadb"):
+        return sa.create_engine(url, pool_pre_ping=True)
+    if backend != "sqlite":
+        raise ParameterError(f"{backend} is not supported: give an SQLite path or a MySQL URL")
+    if url.database in (None, "", ":memory:"):
+        raise ParameterError("an SQLite ledger in memory forgets what it released: give a path")
+    engine = sa.create_engine(url, connect_args={"timeout": _LOCK_SECONDS})
+
+    # The driver's own transactions begin at the first write, too late to read and then write
+    # without another writer in between; so it is told to begin none, and we begin them.
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        use_write_ahead_log(connection, timeout_s=_LOCK_SECONDS)
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        reads_only = connection.get_execution_options().get("reads_only")
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Make the tables, or bring those of an older version up to date; releases stay as they are.
+
+    Each step makes only what is missing: MySQL commits table by table, so an upgrade may have
+    broken off anywhere.
+
+    Raises:
+        LedgerError: A newer version of tactful wrote it.
+    """
+    with engine.connect().execution_options(reads_only=True) as connection:
+        if _found(connection) == SCHEMA:
+            return
+    with _alone(engine) as connection:
+        found = _found(connection)
+        if found == SCHEMA:
+            return
+        if found is not None and found > SCHEMA:
+            raise LedgerError(
+                f"the ledger has schema {found}, and this version of tactful knows none above"
+                f" {SCHEMA}: start the newer version that wrote it"
+            )
+        for table in tables.sorted_tables:
+            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+        present = {column["name"] for column in sa.inspect(connection).get_columns(statistics.name)}
+        for name, default in (("first_day", 0), ("last_day", FOREVER)):
+            if name not in present:
+                connection.exec_driver_sql(
+                    f"ALTER TABLE {statistics.name} ADD COLUMN {name} BIGINT NOT NULL"
+                    f" DEFAULT {default}"
+                )
+        for row in connection.execute(sa.select(budget)).all():
+            total = {"tenant": "*", "purpose": "*", "epsilon": row.daily_epsilon}
+            insert_where_absent(
+                connection, budgets, [{**total, "delta": "0", "composition": "basic"}]
+            )
+        connection.execute(sa.delete(_version))
+        connection.execute(sa.insert(_version).values(id=1, version=SCHEMA))
+        logger.info("the ledger has schema %s", SCHEMA)
+
+
+def _found(connection: sa.Connection) -> int | None:
+    if not sa.inspect(connection).has_table(_version.name):
+        return None
+    found = connection.execute(sa.select(_version.c.version)).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
+@contextlib.contextmanager
+def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that no other process upgrades beside."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":  # BEGIN IMMEDIATE let nobody else in
+            yield connection
+            return
+        # MySQL commits at every CREATE TABLE, so a transaction would not keep others away.
+        name = connection.scalar(sa.text("SELECT SHA1(CONCAT('privacy ledger ', DATABASE()))"))
+        lock = {"name": name, "seconds": _LOCK_SECONDS}
+        if connection.execute(sa.text("SELECT GET_LOCK(:name, :seconds)"), lock).scalar() != 1:
+            raise LedgerError("another process does not finish its upgrade of the ledger")
+        try:
+            yield connection
+        finally:
+            connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": name})
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn what the database raises into `LedgerError`, without the statement and its values."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or type(error).__name__
+        raise LedgerError(
+            f"the ledger cannot be used, and nothing is released without it: {cause}."
+            " If it is damaged, restore it from its latest backup"
+        ) from error
+
+
+def write(engine: sa.Engine, work: Callable[[sa.Connection], None]) -> None:
+    """Run one transaction; again if MySQL chose it as the victim of a deadlock."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with engine.begin() as connection:
+                work(connection)
+            return
+        except sa.exc.OperationalError as error:
+            if attempt == _ATTEMPTS or not _may_retry(error):
+                raise
+
+
+def lock(connection: sa.Connection) -> None:
+    """Let one transaction at a time change what is granted; on SQLite it holds the lock already."""
+    connection.execute(sa.select(budget).with_for_update())
+
+
+def _may_retry(error: sa.exc.OperationalError) -> bool:
+    code = error.orig.args[0] if error.orig and error.orig.args else None
+    return code in _MYSQL_TRY_AGAIN
+
+
+def insert_where_absent(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]
+) -> None:
+    """Insert rows, leaving those whose primary key exists as they are."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+    else:
+        # Not INSERT IGNORE, which would let truncated values pass as warnings.
+        key = next(iter(table.primary_key))
+        connection.execute(mysql.insert(table).on_duplicate_key_update({key.name: key}), rows)
+
+
+def exact(text: str, what: str) -> Fraction:
+    """Return a stored number.
+
+    Raises:
+        LedgerError: It is none.
+    """
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError, TypeError) as error:
+        raise LedgerError(
+            f"the ledger is damaged: its {what} is no number: restore it from a backup"
+        ) from error

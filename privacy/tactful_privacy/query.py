@@ -1,0 +1,111 @@
+"""A question that is asked once about some days and answered with noise, once."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy._exact import fraction
+from tactful_privacy.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
+from tactful_privacy.errors import ParameterError
+
+MAX_DAYS = 400
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked, and what the answer costs: public.
+
+    Unit of privacy: one user, one UTC day. The mechanism that answers must be
+    (`epsilon`, `delta`)-private for the contributions of one user on *each one* of the days, and
+    every day is charged with it.
+
+    Attributes:
+        name: Of this very question, days included: asked again, the stored answer is returned.
+            1 to 190 characters.
+        first_day: First UTC day that is asked about, days since 1970-01-01.
+        last_day: The last one.
+        epsilon: Privacy loss on each of the days; a Fraction (int and text are converted).
+        delta: The same of delta.
+        rho: It is also rho-zCDP; None if it is not, or pure.
+        tenant: Whose people.
+        purpose: What for.
+        mechanism: How it is answered, in words.
+        within: Name of a registered statistic that has reserved this already for each day, as the
+            daily choice of its cap; None: a charge of its own.
+    """
+
+    name: str
+    first_day: int
+    last_day: int
+    epsilon: Fraction
+    delta: Fraction = Fraction(0)
+    rho: Fraction | None = None
+    tenant: str = DEFAULT_TENANT
+    purpose: str = DEFAULT_PURPOSE
+    mechanism: str = ""
+    within: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check and normalise.
+
+        Raises:
+            ParameterError: One of the attributes is outside its range; the message names it.
+        """
+        object.__setattr__(self, "epsilon", fraction(self.epsilon, "epsilon"))
+        object.__setattr__(self, "delta", fraction(self.delta, "delta"))
+        if self.rho is not None:
+            object.__setattr__(self, "rho", fraction(self.rho, "rho"))
+        if not isinstance(self.name, str) or not 1 <= len(self.name) <= 190:
+            raise ParameterError(f"query {self.name!r}: a name has 1 to 190 characters")
+        if not self.first_day <= self.last_day < self.first_day + MAX_DAYS:
+            raise ParameterError(
+                f"query {self.name!r} is about the days {self.first_day} to {self.last_day}:"
+                f" give a first and a last one, at most {MAX_DAYS} in all"
+            )
+        check_name(self.tenant, f"query {self.name!r}: tenant")
+        check_name(self.purpose, f"query {self.name!r}: purpose")
+        _ = self.loss
+
+    @property
+    def loss(self) -> Loss:
+        """What it costs on each day."""
+        return Loss(self.epsilon, self.delta, self.rho)
+
+    def to_json(self) -> str:
+        """Return it as JSON, from which `from_json` makes an equal one."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        for name in ("epsilon", "delta", "rho"):
+            fields[name] = None if fields[name] is None else str(fields[name])
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Query":
+        """Return the query that `to_json` wrote."""
+        return cls(**json.loads(text))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what is asked, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The stored answer of a query, free to be shown.
+
+    Attributes:
+        query: What was asked.
+        values: What the mechanism returned, int64 ``[n]``; None: charged, not answered yet.
+        reserved_at: When it was charged, epoch milliseconds.
+        answered_at: When the answer was stored, epoch milliseconds.
+    """
+
+    query: Query
+    values: NDArray[np.int64] | None
+    reserved_at: int
+    answered_at: int | None
