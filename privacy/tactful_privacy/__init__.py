@@ -12,6 +12,8 @@ from tactful_privacy.errors import (
 from tactful_privacy.gaussian import DiscreteGaussian
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Page, Release
+from tactful_privacy.quantiles import ReleasedQuantile, quantile_released
+from tactful_privacy.ranking import RankedKey, top_released
 from tactful_privacy.release import Publisher
 from tactful_privacy.released import (
     ReleasedPage,
@@ -26,6 +28,7 @@ from tactful_privacy.selection import (
     permute_and_flip,
     report_noisy_max,
 )
+from tactful_privacy.shares import ReleasedShare, share_released
 from tactful_privacy.statistic import Statistic
 from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.wide_laplace import WideLaplace
@@ -43,9 +46,12 @@ __all__ = [
     "ParameterError",
     "PrivacyError",
     "Publisher",
+    "RankedKey",
     "Release",
     "ReleasedPage",
     "ReleasedPane",
+    "ReleasedQuantile",
+    "ReleasedShare",
     "ReleasedSum",
     "StateError",
     "Statistic",
@@ -54,7 +60,10 @@ __all__ = [
     "WideLaplace",
     "exponential_mechanism",
     "permute_and_flip",
+    "quantile_released",
     "read_released",
     "report_noisy_max",
+    "share_released",
     "sum_released",
+    "top_released",
 ]

@@ -1,0 +1,170 @@
+"""Shares of released counts, with intervals by inverting an exact test.
+
+A share is estimated from two disjoint sets of cells, such as clicks and impressions that were not
+clicked. If it is r, then ``(1 - r) * part - r * rest`` of the true counts is zero, and what is seen
+of it is noise alone, whose distribution is known. Every r at which it would be too rare is ruled
+out (Fieller, 1954, with the exact distribution in place of the normal one).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy._exact import Exact
+from tactful_privacy._table import open_share
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.released import (
+    CONFIDENCE,
+    ReleasedPane,
+    check_addable,
+    check_keys,
+    noise_table,
+)
+
+# More than the rounding of the convolutions: what is near the limit is not ruled out.
+_MARGIN = 1e-9
+_COARSE, _FINE, _HALVINGS = 41, 121, 8
+
+
+@dataclass(frozen=True)
+class ReleasedShare:
+    """Share of a part in a whole.
+
+    Attributes:
+        value: The estimate, within 0 and 1; 0 where the noisy whole is not positive.
+        low: Lower end of the interval.
+        high: Upper end. From 0 to 1 where the noise drowns the whole.
+        confidence: The share of the true bounded counts lies within with at least this.
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+
+
+def share_released(
+    panes: Sequence[ReleasedPane],
+    part: str | Collection[str],
+    rest: str | Collection[str],
+    confidence: Exact = CONFIDENCE,
+) -> ReleasedShare:
+    """Estimate ``part / (part + rest)`` over some panes.
+
+    Args:
+        panes: Panes of one statistic, each once.
+        part: Keys of the part, such as clicks.
+        rest: Keys of what belongs to the whole and not to the part, such as non-clicks.
+        confidence: Of the interval, exact (``"0.95"``).
+
+    Raises:
+        ParameterError: As of `sum_released`, or part and rest have a key in common.
+    """
+    first = check_addable(panes)
+    parts = [part] if isinstance(part, str) else list(part)
+    rests = [rest] if isinstance(rest, str) else list(rest)
+    check_keys(first, parts)
+    check_keys(first, rests)
+    if common := sorted(set(parts) & set(rests)):
+        raise ParameterError(
+            f"part and rest of a share have {', '.join(common)} in common: give disjoint keys"
+        )
+    alpha = 1 - open_share(confidence, "confidence")
+    noise = TwoNoises.of(first, len(panes) * len(parts), len(panes) * len(rests))
+    a = sum(pane.values[key] for pane in panes for key in parts)
+    b = sum(pane.values[key] for pane in panes for key in rests)
+    value = min(1.0, max(0.0, a / (a + b))) if a + b > 0 else 0.0
+    low, high = _accepted(a, b, value, noise, float(alpha))
+    return ReleasedShare(value, min(low, value), max(high, value), float(1 - alpha))
+
+
+@dataclass(frozen=True, eq=False)
+class TwoNoises:
+    """Independent noise of two sums of released cells.
+
+    Attributes:
+        mass: Probabilities of the noise of the first sum, around 0, ``[2 R + 1]``.
+        below: Probabilities that the noise of the second is at most -Q, ..., Q, ``[2 Q + 1]``.
+        variances: Of both.
+    """
+
+    mass: NDArray[np.float64]
+    below: NDArray[np.float64]
+    variances: tuple[float, float]
+
+    @classmethod
+    def of(cls, pane: ReleasedPane, first: int, second: int) -> TwoNoises:
+        """Return the noise of sums of so many cells of a pane's statistic."""
+        key = pane.sensitivity, pane.epsilon
+        terms = first * pane.noise_terms, second * pane.noise_terms
+        variance = float(noise_table(*key).variance)
+        return cls(
+            _mass(*key, terms[0]),
+            np.cumsum(_mass(*key, terms[1])),
+            (terms[0] * variance, terms[1] * variance),
+        )
+
+    def tails(self, a: int, b: int, r: float) -> tuple[float, float]:
+        """Return how rare ``t = (1 - r) a - r b`` is if the true counts have share r.
+
+        Args:
+            a: Noisy count of the part.
+            b: Noisy count of the rest.
+            r: Share, 0 to 1.
+
+        Returns:
+            P(noise >= t) and P(noise <= t), neither of them too small.
+        """
+        reach, last = len(self.mass) // 2, len(self.below) - 1
+        of_part = np.arange(-reach, reach + 1)
+        if r == 0:
+            return float(self.mass[of_part >= a].sum()), float(self.mass[of_part <= a].sum())
+        # The noise of the rest at which both sides are equal, given that of the part.
+        turn = b + (1 - r) / r * (of_part - a)
+        at_most = np.floor(turn + 1e-7) + last // 2
+        at_least = np.ceil(turn - 1e-7) + last // 2
+        below = np.concatenate([[0.0], self.below])
+        cut = np.clip(at_most + 1, 0, last + 1).astype(np.int64)
+        over = np.clip(at_least, 0, last + 1).astype(np.int64)
+        return float(self.mass @ below[cut]), float(self.mass @ (self.below[-1] - below[over]))
+
+
+def _accepted(a: int, b: int, value: float, noise: TwoNoises, alpha: float) -> tuple[float, float]:
+    """Ends of the smallest interval of candidates that holds every share that is not ruled out."""
+
+    def is_kept(r: float) -> bool:
+        return min(noise.tails(a, b, r)) > alpha / 2 - _MARGIN
+
+    def end(inside: float, outside: float) -> float:
+        """What lies between two candidates is searched, and the side of the ruled-out one told."""
+        for _ in range(_HALVINGS):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if is_kept(middle) else (inside, middle)
+        return outside
+
+    one, other = noise.variances
+    whole = max(1.0, float(a + b))
+    spread = 8 * math.sqrt((1 - value) ** 2 * one + value**2 * other) / whole
+    near = np.linspace(value - spread, value + spread, _FINE).clip(0, 1)
+    candidates = np.unique(np.concatenate([np.linspace(0, 1, _COARSE), near])).tolist()
+    kept = [index for index, r in enumerate(candidates) if is_kept(r)]
+    if not kept:
+        return value, value
+    low, high = candidates[kept[0]], candidates[kept[-1]]
+    if kept[0] > 0:
+        low = end(low, candidates[kept[0] - 1])
+    if kept[-1] < len(candidates) - 1:
+        high = end(high, candidates[kept[-1] + 1])
+    return low, high
+
+
+@lru_cache(maxsize=32)
+def _mass(sensitivity: int, epsilon: Fraction, terms: int) -> NDArray[np.float64]:
+    return noise_table(sensitivity, epsilon).mass_of_sum(terms)
