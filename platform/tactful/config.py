@@ -303,6 +303,18 @@ class IdentitySettings:
 
 
 @dataclass(frozen=True)
+class ConsentSettings:
+    """What people may be used for who said nothing.
+
+    Attributes:
+        default: ``deny`` uses them for nothing, ``assume`` for every purpose; ``auto`` assumes with
+            `server.dev`, where no real people are, and denies otherwise.
+    """
+
+    default: Literal["auto", "deny", "assume"] = "auto"
+
+
+@dataclass(frozen=True)
 class RecommendSettings:
     """What lists are made by.
 
@@ -378,6 +390,7 @@ class Settings:
     limits: LimitSettings = field(default_factory=LimitSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     identity: IdentitySettings = field(default_factory=IdentitySettings)
+    consent: ConsentSettings = field(default_factory=ConsentSettings)
     actions: ActionSettings = field(default_factory=ActionSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     recommend: RecommendSettings = field(default_factory=RecommendSettings)

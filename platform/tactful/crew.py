@@ -112,7 +112,7 @@ class Keeper:
         """
         platform, source = self._platform, self._source
         match question:
-            case Read(entity, key, at):
+            case Read(entity, key, at, device):
                 platform.check()
                 with platform.lock:
                     seen = Seen(
@@ -123,6 +123,8 @@ class Keeper:
                 with platform.lock:
                     return source.read_columns(entity, keys, names, at).tobytes()
             case Changes(epoch, start):
+                    if entity == "user" and not platform.permissions.reads_history(key, device, at):
+                        return Seen({}, source.offset, platform.position, personal=False)
                 now, following, items = self._changes.read(epoch, start)
                 return Changed(
                     now, following, items, source.watermark, source.offset, platform.position

@@ -13,7 +13,7 @@ import collections
 import functools
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -41,10 +41,16 @@ from tactful_streaming import (
     decode_users,
     encode_entry,
     route_key,
+    subject_key,
 )
 from tactful_streaming import Rejection as Refusal
 
 logger = logging.getLogger(__name__)
+
+_NO_CONSENT = (
+    "this person has not agreed that anything of them is kept: send what they said with "
+    "PUT /v1/users/{user_id}/consent; consent.default says what holds for who said nothing"
+)
 
 
 class Door:
@@ -65,6 +71,8 @@ class Door:
         format: EntryFormat = "msgpack",
         stamps: bool = False,
         actions: Collection[str] = (),
+        permit: Callable[[Event], Entry | None] = lambda event: event,
+        described: Callable[[Sequence[User]], Awaitable[None]] | None = None,
     ) -> None:
         """Open the door.
 
@@ -82,6 +90,9 @@ class Door:
             stamps: note in the context of each event when it came, for rules about clocks.
             actions: types of events that are made here, and that nobody may send: what they set
                 off, such as a coupon, is promised to whom the engine found.
+            permit: the entry to keep of an event, by what the person has agreed to; None where
+                nothing of it may be kept.
+            described: told of users before they are appended.
         """
         self._ends = ends
         self._engine = engine
@@ -96,6 +107,8 @@ class Door:
         self._format = format
         self._stamps = stamps
         self._actions = frozenset(actions)
+        self._permit = permit
+        self._described = described
         self._pending: dict[str, asyncio.Future[Offsets]] = {}
         self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
 
@@ -128,21 +141,28 @@ class Door:
         for reason in (forbidden, self._made_here if self._actions else None):
             if reason is not None:
                 decoded, refused = _without(decoded, refused, reason)
-        fresh: dict[str, Event] = {}
+        fresh: dict[str, Entry] = {}
         writes: set[asyncio.Future[Offsets]] = set()
         pending, seen = self._pending, self._engine.seen
-        for _, event in decoded:
+        unwanted: list[Refusal] = []
+        for index, event in decoded:
+            entry = self._permit(_stamped(event, now) if self._stamps else event)
+            if entry is None:
+                unwanted.append(Refusal(index=index, code="no_consent", message=_NO_CONSENT))
+                continue
             identifier = event.event_id
             if identifier in pending:
                 writes.add(pending[identifier])
             elif identifier not in fresh and not seen(identifier):
-                fresh[identifier] = _stamped(event, now) if self._stamps else event
+                fresh[identifier] = entry
         if fresh:
             written = self._append([*fresh.values()], tuple(fresh))
             pending.update(dict.fromkeys(fresh, written))
             writes.add(written)
         position = await self._written(writes)
-        duplicates = len(decoded) - len(fresh)
+        duplicates = len(decoded) - len(unwanted) - len(fresh)
+        if unwanted:
+            refused = sorted([*refused, *unwanted], key=lambda refusal: refusal.index)
         self._count("event", len(fresh), duplicates, len(refused))
         return EventsAccepted(
             accepted=len(fresh),
@@ -191,7 +211,10 @@ class Door:
             raise _bad_body(error) from None
         writes: set[asyncio.Future[Offsets]] = set()
         if decoded:
-            writes.add(self._append([entry for _, entry in decoded], ()))
+            entries = [entry for _, entry in decoded]
+            if self._described is not None:
+                await self._described([entry for entry in entries if isinstance(entry, User)])
+            writes.add(self._append(entries, ()))
         position = await self._written(writes)
         self._count(kind, len(decoded), 0, len(refused))
         return Upserted(accepted=len(decoded), rejected=_told(refused), position=position)
@@ -202,7 +225,15 @@ class Door:
         Returns:
             The write; nobody needs to wait for it.
         """
-        written = self._append([decode_entry(payload)], ())
+        entry = decode_entry(payload)
+        if isinstance(entry, Event) and subject_key(entry) is not None:
+            permitted = self._permit(entry)
+            if permitted is None:  # withdrawn since the list was asked for
+                nothing: asyncio.Future[Offsets] = asyncio.get_running_loop().create_future()
+                nothing.set_result({})
+                return nothing
+            entry = permitted
+        written = self._append([entry], ())
         written.add_done_callback(self._count_lost)
         return written
 

@@ -12,14 +12,17 @@ from msgspec import Meta
 
 from tactful import browser, metrics
 from tactful.asgi import Call, Endpoint, Reply, json_reply
+from tactful.consent_endpoints import get_consent, put_consent
 from tactful.messages import (
     BatchResult,
+    Consent,
     EventsAccepted,
     Explanation,
     Health,
     ModelChangeInfo,
     ModelChanges,
     Moment,
+    NewConsent,
     NewEvent,
     NewItem,
     NewUser,
@@ -242,6 +245,26 @@ _RECOMMENDATION = {
     "took_ms": 2.4,
     "explanation": None,
 }
+_CONSENT = {
+    "person": "u-17",
+    "allowed": ["measurement", "personalisation", "service"],
+    "said": {"personalisation": True, "measurement": True, "marketing": False},
+    "default": [],
+    "history": [
+        {
+            "version": 7,
+            "purposes": {"personalisation": True, "measurement": True},
+            "at": 1772366400000,
+            "source": "cookie dialogue",
+        },
+        {
+            "version": 9,
+            "purposes": {"marketing": False},
+            "at": 1772366500000,
+            "source": "settings page",
+        },
+    ],
+}
 _BATCH_MEDIA = ("application/json", "application/x-ndjson")
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -387,6 +410,39 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "features": {"views_5m": {"kitchen": 1.0}, "spend_30d": 12.5},
         },
         problems=("not_found", "not_ready"),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/users/{user_id}/consent",
+        "Read what a person has agreed to",
+        get_consent,
+        details=(
+            "Also all they ever said of it, with time and source. The id is a user id, or "
+            "`device:` and a device id."
+        ),
+        scope="admin",
+        query=NoQuery,
+        answer=Consent,
+        parameters_example={"user_id": "u-17"},
+        answer_example=_CONSENT,
+        problems=("not_found", "not_ready"),
+    ),
+    Endpoint(
+        "PUT",
+        "/v1/users/{user_id}/consent",
+        "Record what a person agrees to or refuses",
+        put_consent,
+        details=(
+            "Purposes that are not named stay as they were. It holds when the answer comes, and "
+            "within a second in the other servers of the installation."
+        ),
+        scope="ingest",
+        body=NewConsent,
+        answer=Consent,
+        parameters_example={"user_id": "u-17"},
+        request_example={"purposes": {"marketing": False}, "source": "settings page"},
+        answer_example=_CONSENT,
+        problems=("not_found", "invalid", "not_ready"),
     ),
     Endpoint(
         "GET",

@@ -8,6 +8,7 @@
     - TrainingBusy: another process trains the model
   x DatasetError (ValueError): a data set cannot be read
   x ApiKeyError (ValueError): an API key cannot be made or revoked
+  x NotPersonal: the history of a person must not be read
   x ProblemError: a request is answered with an RFC 9457 problem (``tactful.problems``)
   x ClientError: the client got no usable answer
     - ConnectionFailed (ConnectionError): nothing answered
@@ -50,6 +51,10 @@ class UnsupportedForest(ModelError):
 
 class TrainingBusy(ModelError):
     """Another process trains the same model; the message says where."""
+
+
+class NotPersonal(TactfulError):
+    """The person has not agreed that their history is read; it was not."""
 
 
 class DatasetError(TactfulError, ValueError):

@@ -35,6 +35,7 @@ from tactful_streaming import (
     LogError,
     StateError,
     Tick,
+    subject_key,
 )
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ class Follower:
         progressed: Callable[[], None],
         append: Callable[[Sequence[Entry]], None],
         letters: Letters | None = None,
+        permits: Callable[[str], bool] = lambda key: True,
         commit_idle: bool = False,
         tells_time: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -138,6 +140,7 @@ class Follower:
             progressed: called in the thread after every batch, and when the thread dies.
             append: appends actions and ticks to the log, durably.
             letters: dead letters that the engine notes.
+            permits: whether actions may address a person, by the key of their history.
             commit_idle: commit every ten seconds also while nothing comes, for passengers that act
                 by the clock: a private statistic appears on time whether or not somebody came.
             tells_time: write the time into the log when nothing comes and something waits for it.
@@ -152,6 +155,7 @@ class Follower:
         self._progressed = progressed
         self._append = append
         self._letters = letters or Letters(None)
+        self._permits = permits
         self._commit_idle = commit_idle
         self._tells_time = tells_time and settings.clock == "wall"
         self._clock = clock
@@ -311,7 +315,11 @@ class Follower:
 
     def _act(self) -> bool:
         """Append the actions that are committed; whether there were any."""
-        actions = self._engine.outbox()
+        waiting = self._engine.outbox()
+        # Actions address people; who agrees to none of that gets none, and later neither.
+        actions = [action for action in waiting if self._permits(subject_key(action) or "")]
+        if len(actions) < len(waiting):
+            self._engine.drop(action for action in waiting if action not in actions)
         if not actions:
             return False
         if self._to_log(actions):

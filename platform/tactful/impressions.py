@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming import Event, EventLog, StreamingError, decode_entry
+from tactful_streaming import (
+    PERSONALISATION,
+    Event,
+    EventLog,
+    StreamingError,
+    decode_entry,
+    event_for,
+)
 
 _CHUNK = 2_048
 
@@ -56,9 +63,8 @@ def decode_impression(payload: bytes, offset: int) -> Impression | None:
         entry = decode_entry(payload)
     except StreamingError:
         return None
-    if not isinstance(entry, Event):
-        return None
-    return as_impression(entry, offset)
+    event = event_for(entry, PERSONALISATION)
+    return None if event is None else as_impression(event, offset)
 
 
 def as_impression(event: Event, offset: int = 0) -> Impression | None:
@@ -168,4 +174,4 @@ class RecentImpressions:
         """The event of one list; None if it is not here any more."""
         payload = self._lists.get(recommendation_id)
         entry = None if payload is None else decode_entry(payload)
-        return entry if isinstance(entry, Event) else None
+        return None if entry is None else event_for(entry, PERSONALISATION)

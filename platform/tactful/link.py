@@ -40,11 +40,15 @@ class Ready(_Question, frozen=True, array_like=True, tag=True):
 
 
 class Read(_Question, frozen=True, array_like=True, tag=True):
-    """The features of one entity as of a time, epoch milliseconds. Answered with `Seen`."""
+    """The features of one entity as of a time, epoch milliseconds. Answered with `Seen`.
+
+    `device` is the id of the device that a person asks on: they may have refused on it.
+    """
 
     entity: str
     key: str
     at: int
+    device: str | None = None
 
 
 class ReadColumns(_Question, frozen=True, array_like=True, tag=True):
@@ -135,6 +139,7 @@ class Changed(msgspec.Struct, frozen=True, array_like=True):
         items: encoded.
         watermark: event time up to which events are expected to be complete, epoch milliseconds.
         offset: log offset before which everything is applied, as `FeatureSource.offset`.
+        personal: False: this person has not agreed that their history is read, and it was not.
         position: the same as it goes over the wire.
     """
 
@@ -142,6 +147,7 @@ class Changed(msgspec.Struct, frozen=True, array_like=True):
     next: int
     items: list[bytes]
     watermark: int
+    personal: bool = True
     offset: int | None
     position: Position
 

@@ -92,6 +92,58 @@ class NewUser(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     properties: dict[str, Scalar | list[Scalar]] = {}
 
 
+Said = Annotated[str, Meta(max_length=255)]
+
+
+class NewConsent(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What a person said of some purposes; those that are not named stay as they were.
+
+    Attributes:
+        purposes: whether each is agreed to: service, personalisation, measurement,
+            federated_training, marketing.
+        source: where it was said: a dialogue, a form, a letter.
+        at: when it was said; now, if not given.
+    """
+
+    purposes: Annotated[dict[str, bool], Meta(min_length=1, max_length=16)]
+    source: Said = ""
+    at: Moment | None = None
+
+
+class ConsentDecision(msgspec.Struct, kw_only=True, frozen=True):
+    """What a person said at one time.
+
+    Attributes:
+        version: number of the decision in the installation.
+        purposes: whether each that was spoken of is agreed to.
+        at: when it was said, epoch milliseconds.
+        source: where.
+    """
+
+    version: int
+    purposes: dict[str, bool]
+    at: int
+    source: str
+
+
+class Consent(msgspec.Struct, kw_only=True, frozen=True):
+    """What a person has agreed to.
+
+    Attributes:
+        person: user id, or ``device:`` and a device id.
+        allowed: purposes that they may be used for now.
+        said: whether each that they spoke of is agreed to; the default holds for the others.
+        default: purposes that who said nothing may be used for.
+        history: all decisions, oldest first.
+    """
+
+    person: str
+    allowed: list[str]
+    said: dict[str, bool]
+    default: list[str]
+    history: list[ConsentDecision]
+
+
 class Problem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """An error, as RFC 9457 problem details.
 

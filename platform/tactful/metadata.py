@@ -1,7 +1,8 @@
 """What an installation knows about itself: API keys, definitions, backfills, changes of models.
 
-One database, SQLite or MySQL/MariaDB, shared by all processes of the installation. Its schema is
-brought up to date when it is opened, by the migrations in ``tactful/migrations``.
+It also holds what people agreed to, and erasures. One database, SQLite or MySQL/MariaDB, shared by
+all processes of the installation. Its schema is brought up to date when it is opened, by the
+migrations in ``tactful/migrations``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tactful_privacy.sqlite import use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """The newest migration: the schema that this version reads and writes."""
 
 VERSION_TABLE = "tactful_schema"
@@ -99,6 +100,38 @@ model_changes = sa.Table(
     sa.Column("begun_at", sa.BigInteger, nullable=False),
     sa.Column("ended_at", sa.BigInteger),
     sa.Column("error", sa.Text),
+    **_OPTIONS,
+)
+consent_decisions = sa.Table(
+    "consent_decisions",
+    tables,
+    sa.Column("version", _number, primary_key=True, autoincrement=False),
+    sa.Column("person", sa.String(300), nullable=False, index=True),
+    sa.Column("purposes", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("recorded_at", sa.BigInteger, nullable=False),
+    sa.Column("source", sa.String(255), nullable=False),
+    **_OPTIONS,
+)
+suppressions = sa.Table(
+    "suppressions",
+    tables,
+    sa.Column("number", _number, primary_key=True, autoincrement=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("digest", _digest, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    **_OPTIONS,
+)
+erasures = sa.Table(
+    "erasures",
+    tables,
+    sa.Column("receipt", sa.String(32), primary_key=True),
+    sa.Column("person", sa.String(300)),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("requested_at", sa.BigInteger, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("done_at", sa.BigInteger),
+    sa.Column("report", sa.Text, nullable=False),
     **_OPTIONS,
 )
 

@@ -17,7 +17,14 @@ from tactful.features import RANKING_FEATURES
 from tactful.impressions import Impression, decode_impression
 from tactful.training_options import TrainingOptions
 from tactful.training_rows import Progress, Rows
-from tactful_streaming import Event, EventLog, StreamingError, decode_entry
+from tactful_streaming import (
+    PERSONALISATION,
+    Event,
+    EventLog,
+    StreamingError,
+    decode_entry,
+    event_for,
+)
 
 _CHUNK = 2_048
 _HOUR = 3_600_000
@@ -157,7 +164,8 @@ def _outcome(payload: bytes, types: Collection[str]) -> Event | None:
         entry = decode_entry(payload)
     except StreamingError:
         return None
-    return entry if isinstance(entry, Event) and entry.type in types else None
+    event = event_for(entry, PERSONALISATION)
+    return event if event is not None and event.type in types else None
 
 
 def _joined(

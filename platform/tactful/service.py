@@ -14,7 +14,7 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib import metadata
@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry
 from tactful.backends import Backend, open_backend
 from tactful.config import Settings
 from tactful.connections import open_keys
+from tactful.consent_store import ConsentStore, default_purposes
 from tactful.door import Door
 from tactful.errors import ModelError, StorageError
 from tactful.follower import Follower
@@ -45,17 +46,20 @@ from tactful.messages import (
 from tactful.metrics import Metrics
 from tactful.model_log import ModelLog
 from tactful.positions import Offsets, Position, parse, reaches
+from tactful.permissions import NOT_PERSONALISED, Permissions, for_everybody
 from tactful.problems import ProblemError
 from tactful.retraining import retrain
 from tactful.turnstile import Turnstile
 from tactful.webhooks import Webhooks
 from tactful_streaming import (
+from tactful_privacy import Purpose
     Consumer,
     Engine,
     Event,
     Limits,
     StreamingError,
     dump_definitions,
+    User,
     emitted_types,
     load_definitions,
 )
@@ -124,6 +128,8 @@ class Platform:
         metrics: what it counts.
         keys: its API keys.
         backend: its log, and who computes its features.
+        consents: what people have agreed to.
+        permissions: what follows from that for an event or a request.
         engine: its feature engine; read it with `lock` held.
         lock: what readers of the engine hold.
         door: where events come in.
@@ -141,6 +147,7 @@ class Platform:
         keys: KeyStore,
         recommender: Recommender,
         statistics: Statistics | None = None,
+        consents: ConsentStore,
         webhooks: Webhooks | None = None,
         model_log: ModelLog | None = None,
         clock: Callable[[], int],
@@ -153,6 +160,7 @@ class Platform:
             keys: API keys.
             recommender: who recommends.
             statistics: published statistics, if any.
+            consents: what people have agreed to.
             webhooks: who tells others of actions, if anybody does.
             model_log: who changed which model, where that is kept.
             clock: now in epoch milliseconds.
@@ -163,6 +171,8 @@ class Platform:
         self.keys = keys
         self.backend = backend
         self.engine: Engine = backend.engine
+        self.consents = consents
+        self.permissions = Permissions(consents.consents, backend.engine.resolve)
         self.lock = threading.Lock()
         self.recommender = recommender
         self.statistics = statistics
@@ -181,6 +191,7 @@ class Platform:
             letters=backend.letters,
             commit_idle=statistics is not None,
             tells_time=settings.statistics.clock == "wall",
+            permits=lambda key: self.permissions.person_allows(key, Purpose.MARKETING),
         )
         self.door = Door(
             ends=backend.ends,
@@ -199,6 +210,8 @@ class Platform:
             actions=emitted_types(backend.engine.definitions).values(),
         )
         self._turnstile = Turnstile(
+            permit=self.permissions.restricted,
+            described=self._take_decisions,
             queue=server.recommend_queue,
             wait_s=server.recommend_wait_s,
             standing_s=server.recommend_standing_s,
@@ -265,6 +278,7 @@ class Platform:
                 recommender=recommender,
                 statistics=statistics,
                 webhooks=webhooks,
+                consents=ConsentStore(metadata, default_purposes(settings), clock=_now),
                 model_log=ModelLog(metadata, clock=_now),
                 clock=_now,
             )
@@ -372,8 +386,13 @@ class Platform:
             explanation = await self.explain(answer.recommendation_id)
             answer = msgspec.structs.replace(answer, explanation=explanation)
         took = (time.perf_counter() - started) * 1000
+                asked_by = request
+                if not self.permissions.personalises(request, now):
+                    request = for_everybody(request)
         return msgspec.structs.replace(answer, position=position, took_ms=round(took, 3))
 
+            if request is not asked_by:
+                answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
     async def explain(self, recommendation_id: str) -> Explanation:
         """Say how a list came about that was given lately.
 
@@ -508,9 +527,9 @@ class Platform:
         while True:
             await asyncio.sleep(_REFRESH_S)
             try:
-                await asyncio.to_thread(self.keys.refresh)
+                await asyncio.to_thread(self._follow_metadata)
             except Exception as error:
-                logger.warning("API keys are as they were: %s", error)
+                logger.warning("API keys and consent are as they were: %s", error)
             if self.backend.shared is not None:
                 await self._look_at_marks(self._follower.applied)
             await self._take_in()
@@ -523,6 +542,28 @@ class Platform:
         except Exception as error:
             logger.exception("refresh failed with %s; the old state is kept", error)
         self._current |= recovered
+    def _follow_metadata(self) -> None:
+        self.consents.refresh()
+        self.keys.refresh()
+
+    async def _take_decisions(self, users: Sequence[User]) -> None:
+        """Record what descriptions of people say of consent, before anybody reads them.
+
+        Raises:
+            ProblemError: if that cannot be kept: then the descriptions are not taken, either.
+        """
+        news = self.consents.news({user.user_id: user.properties for user in users})
+        if not news:
+            return
+        record = partial(self.consents.record_many, news, source="users")
+        try:
+            await asyncio.to_thread(record)
+        except StorageError as error:
+            logger.error("consent cannot be recorded: %s", error)
+            raise ProblemError(
+                "not_ready", "consent cannot be recorded now; send it again", retry_after=2
+            ) from None
+
 
     async def _trim(self) -> None:
         """Forget what retention gives up, as far as nobody needs it any more."""

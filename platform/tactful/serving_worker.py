@@ -29,6 +29,7 @@ from tactful import browser, logs
 from tactful.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
 from tactful.config import Settings
 from tactful.endpoints import ENDPOINTS
+from tactful.errors import NotPersonal
 from tactful.http import route
 from tactful.interpreter import keep_what_is, short_delays
 from tactful.link import Asker, Caller, Count, Forward, Hello, Keys, Note, Reach, Ready, Told
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 _REFRESH_S = 0.25
 _COUNT_S = 1.0
 
+from tactful.permissions import NOT_PERSONALISED, for_everybody
 _one = msgspec.json.Decoder(RecommendRequest)
 _many = msgspec.json.Decoder(RecommendBatchRequest)
 
@@ -135,8 +137,13 @@ class ServingWorker:
         if request.after is not None:
             await self._caller.ask(Reach(request.after), type(None))
         async with self._turnstile:
-            self._source.begin()
-            answer, impression = self._recommender.recommend(request, now=self._clock())
+            self._source.begin(request.device_id)
+            try:
+                answer, impression = self._recommender.recommend(request, now=self._clock())
+            except NotPersonal:
+                request = for_everybody(request)
+                answer, impression = self._recommender.recommend(request, now=self._clock())
+                answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
             position = self._source.position
         if impression is not None:
             self._caller.tell(Note(answer.recommendation_id, impression))

@@ -30,6 +30,7 @@ from tactful_privacy import (
     Ledger,
     PrivacyError,
     Publisher,
+    Purpose,
     Statistic,
     UnknownStatisticError,
     read_released,
@@ -129,7 +130,12 @@ class PrivateStatistics:
     costs accuracy, not privacy.
 
     Unit of privacy, guarantee and assumptions: `tactful_privacy.Statistic`.
+
+    Attributes:
+        purpose: only events count that may be used for it.
     """
+
+    purpose = Purpose.MEASUREMENT
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from tactful.evaluation import list_metrics
 from tactful.features import layout
 from tactful.linking import identity_of
 from tactful.model_log import ModelLog, whoever_runs_this
+from tactful.permitted_log import PermittedLog, training_permissions
 from tactful.ranking import load_trees, read_manifest, read_pointer, version_directory
 from tactful.registry import Registry
 from tactful.retraining import why_due
@@ -48,7 +49,7 @@ def open_model_log(settings: Settings) -> Iterator[ModelLog]:
     """
     settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.closing(open_installation(settings)) as metadata:
-        yield ModelLog(metadata, clock=lambda: time.time_ns() // 1_000_000)
+        yield ModelLog(metadata, clock=_now)
 
 
 @contextlib.contextmanager
@@ -219,7 +220,7 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
 
 
 @contextlib.contextmanager
-def _open_log(settings: Settings) -> Iterator[tuple[EmbeddedLog, Definitions]]:
+def _open_log(settings: Settings) -> Iterator[tuple[PermittedLog, Definitions]]:
     try:
         definitions = load_definitions(settings.features)
         log = EmbeddedLog(settings.storage.data / "log", read_only=True)
@@ -230,8 +231,12 @@ def _open_log(settings: Settings) -> Iterator[tuple[EmbeddedLog, Definitions]]:
             f"nothing to train from: {error}; send events to `tactful serve` first, or name its "
             "data directory with --data"
         ) from error
-    with contextlib.closing(log):
-        yield log, definitions
+    with contextlib.closing(log), training_permissions(settings, clock=_now) as allows:
+        yield PermittedLog(log, allows), definitions
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _parameters(options: TrainingOptions) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.errors import NotPersonal
 from tactful.item_feed import Reading
 from tactful.link import Asker, Changed, Changes, Read, ReadColumns, Rises, Seen
 from tactful.positions import Position
@@ -41,6 +42,7 @@ class WorkerSource:
         self._people: dict[str, Seen] = {}
         self._changed: Changed | None = None
         self._serving = threading.get_ident()
+        self._device: str | None = None
 
     @property
     def definitions(self) -> Definitions:
@@ -74,18 +76,22 @@ class WorkerSource:
         """Event time up to which events are expected to be complete, epoch milliseconds."""
         return 0 if self._changed is None else self._changed.watermark
 
-    def begin(self) -> None:
-        """Begin a request: what it reads first says what it is as of."""
+    def begin(self, device: str | None = None) -> None:
+        """Begin a request on a device: what it reads first says what it is as of."""
         self._seen, self._serving = None, threading.get_ident()
+        self._device = device
         self._people = {}
 
     def read(self, entity: str, key: str, at: int) -> Values:
         """All features of one entity as of `at` (epoch milliseconds).
 
         Raises:
+            NotPersonal: if the history of this person must not be read.
             ProblemError: if the engine does not answer or is not ready.
         """
-        seen = self._requests.ask(Read(entity, key, at), Seen)
+        seen = self._requests.ask(Read(entity, key, at, self._device), Seen)
+        if not seen.personal:
+            raise NotPersonal("the history of this person must not be read")
         if self._seen is None:
             self._seen = seen
         if entity == "user":

@@ -1,6 +1,24 @@
 """Private statistics: exact noise, bounded contributions, a durable ledger of releases."""
 
 from tactful_privacy.bounding import BoundedCounts, Pane
+from tactful_privacy.budget import (
+    Budget,
+    Charge,
+    Loss,
+    refuse_overspending,
+)
+from tactful_privacy.cap_choice import (
+    CapChoice,
+)
+from tactful_privacy.consent import (
+    EVERYTHING,
+    NOTHING,
+    Consents,
+    Decision,
+    Purpose,
+    parse_purposes,
+)
+from tactful_privacy.consistency import ConsistentPeriod, consistent
 from tactful_privacy.errors import (
     BudgetError,
     LedgerError,
@@ -40,12 +58,20 @@ __all__ = [
     "DiscreteGaussian",
     "DiscreteLaplace",
     "Ledger",
+    "EVERYTHING",
+    "NOTHING",
+    "Answer",
+    "BackendError",
     "LedgerError",
     "Page",
     "Pane",
     "ParameterError",
     "PrivacyError",
     "Publisher",
+    "Consents",
+    "ConsistentPeriod",
+    "Decision",
+    "DiffprivlibGeometric",
     "RankedKey",
     "Release",
     "ReleasedPage",
@@ -58,6 +84,8 @@ __all__ = [
     "ThresholdRelease",
     "UnknownStatisticError",
     "WideLaplace",
+    "Purpose",
+    "Query",
     "exponential_mechanism",
     "permute_and_flip",
     "quantile_released",
@@ -67,3 +95,5 @@ __all__ = [
     "sum_released",
     "top_released",
 ]
+    "laplace_noise",
+    "parse_purposes",

@@ -24,17 +24,21 @@ from tactful_streaming.definitions import (
 from tactful_streaming.engine import Applied, Engine, LateEvent
 from tactful_streaming.entities import read_packed
 from tactful_streaming.entries import (
+    DEVICE_PREFIX,
+    PERSONALISATION,
     Entry,
     EntryFormat,
     Event,
     Forwarded,
     Item,
     Link,
+    Restricted,
     Tick,
     Transfer,
     User,
     decode_entry,
     encode_entry,
+    event_for,
     route_key,
     subject_key,
 )
@@ -148,8 +152,10 @@ from tactful_streaming.write_behind import WriteBehind
 __all__ = [
     "AGGREGATES",
     "CONSENT_PROPERTY",
+    "DEVICE_PREFIX",
     "ENTITIES",
     "EVENT_TYPES",
+    "PERSONALISATION",
     "Answer",
     "AnyWindow",
     "Applied",
@@ -228,6 +234,7 @@ __all__ = [
     "RedisOnlineStore",
     "RedisRows",
     "Rejection",
+    "Restricted",
     "RetryPolicy",
     "RocksState",
     "RowSource",
@@ -273,6 +280,7 @@ __all__ = [
     "encode_fired",
     "encode_matches",
     "ensure_topic",
+    "event_for",
     "load_definitions",
     "load_rules",
     "make_operators",

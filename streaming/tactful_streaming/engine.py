@@ -522,6 +522,10 @@ class Engine:
     def close(self) -> None:
         """Close the store. What was not committed is applied again after the next opening."""
         self._broken = True
+    def drop(self, actions: Iterable[Event]) -> None:
+        """Give up actions of :meth:`outbox`: the next commit forgets them."""
+        self._outbox.meet([action.event_id for action in actions])
+
         self._store.close()
 
     def _aggregate(self, columns: Columns, before: int) -> tuple[dict[str, list[int]], int]:

@@ -1,5 +1,7 @@
 """What the log holds: events, item and user upserts, ticks of the clock, and who holds a device.
 
+Events that may not be used for everything are wrapped, so that who does not ask passes them over.
+
 A payload is one entry, in msgpack (compact, for the embedded log) or in JSON (for topics that other
 programs read, too). Both carry the same fields; JSON is told by its opening brace, which no msgpack
 map begins with.
@@ -25,6 +27,9 @@ DEVICE_PREFIX = "device:"
 
 APART = "\x1f"
 """What the key of those events of a device ends with that can never be joined to a person."""
+
+PERSONALISATION = "personalisation"
+"""The purpose that features, sequences and joins serve, and consumers that name no other."""
 
 Timestamp = Annotated[int, Meta(ge=0, le=LATEST_TIMESTAMP)]
 
@@ -154,7 +159,23 @@ class Forwarded(Struct, kw_only=True, frozen=True, tag="forwarded", tag_field="k
     event: Event
 
 
-Entry = Event | Item | User | Tick | Link | Transfer | Forwarded
+class Restricted(Struct, kw_only=True, frozen=True, tag="restricted", tag_field="kind"):
+    """An event that may not be used for every purpose.
+
+    It is an entry of its own, so that a reader that knows nothing of purposes passes it over.
+
+    Attributes:
+        timestamp: when it happened, epoch milliseconds.
+        purposes: what it may be used for.
+        event: the event as it was sent.
+    """
+
+    timestamp: Timestamp
+    purposes: tuple[str, ...]
+    event: Event
+
+
+Entry = Event | Item | User | Tick | Link | Transfer | Forwarded | Restricted
 """One entry of the log."""
 
 EntryFormat = Literal["msgpack", "json"]
@@ -204,6 +225,15 @@ def is_json(payload: bytes) -> bool:
     return payload[:1] == b"{"
 
 
+def event_for(entry: Entry, purpose: str) -> Event | None:
+    """The event of an entry, if it is one and may be used for `purpose`."""
+    if type(entry) is Event:
+        return entry
+    if type(entry) is Restricted and purpose in entry.purposes:
+        return entry.event
+    return None
+
+
 def subject_key(event: Event) -> str | None:
     """Key of the person behind an event: the user id, else ``device:<device_id>``."""
     if event.user_id is not None:
@@ -222,6 +252,8 @@ def route_key(entry: Entry) -> str | None:
     """
     if type(entry) is Event:
         return subject_key(entry) or entry.event_id
+    if type(entry) is Restricted:
+        return subject_key(entry.event) or entry.event.event_id
     if type(entry) is Link:
         return DEVICE_PREFIX + entry.device_id
     return entry.target if isinstance(entry, Transfer | Forwarded) else None

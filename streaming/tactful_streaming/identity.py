@@ -32,13 +32,14 @@ from numpy.typing import NDArray
 from tactful_streaming.entries import (
     APART,
     DEVICE_PREFIX,
+    PERSONALISATION,
     Entry,
-    Event,
     Forwarded,
     Link,
     Transfer,
     User,
     decode_entry,
+    event_for,
 )
 from tactful_streaming.errors import EngineError
 from tactful_streaming.layout import CONSENT, RECEIVED
@@ -240,8 +241,8 @@ class Resolver:
         if user_id is None and linkable:
             owner = self._owner(device_id, timestamp, newest)
             if owner is not None and self._is_elsewhere(owner):
-                whole = decode_entry(payload)
-                assert isinstance(whole, Event)
+                whole = event_for(decode_entry(payload), PERSONALISATION)
+                assert whole is not None
                 self._leaving.append(Forwarded(target=owner, timestamp=timestamp, event=whole))
                 key = ""
             else:

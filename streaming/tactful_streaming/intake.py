@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol
@@ -11,7 +11,15 @@ import numpy as np
 
 from tactful_streaming.dead_letters import UNREADABLE
 from tactful_streaming.dedupe import Deduplicator
-from tactful_streaming.entries import Event, Item, Link, Transfer, User, subject_key
+from tactful_streaming.entries import (
+    PERSONALISATION,
+    Event,
+    Item,
+    Link,
+    Transfer,
+    User,
+    subject_key,
+)
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity import Move, Resolver
 from tactful_streaming.joins import ItemVersions
@@ -21,7 +29,11 @@ from tactful_streaming.selection import Batch, Plan
 
 
 class Consumer(Protocol):
-    """A stateful passenger: its state commits together with the offset of the log."""
+    """A stateful passenger: its state commits together with the offset of the log.
+
+    It gets the events that may be used for its `purpose`, an attribute that it may have; without
+    one it is :data:`PERSONALISATION`.
+    """
 
     def apply(self, event: Event, item: Item | None) -> None:
         """Count an accepted event; `item` is what the catalogue says about it now."""
@@ -119,7 +131,10 @@ class Intake:
         self._delay = watermark_delay_ms
         self._reads_ids = reads_ids or dedupe.enabled
         self._cleaner = cleaner
-        self._consumers = tuple(consumers.values())
+        self._consumers = [
+            (consumer, getattr(consumer, "purpose", PERSONALISATION))
+            for consumer in consumers.values()
+        ]
         self._resolver = resolver
         self.newest = 0
         self.watermark = 0
@@ -136,6 +151,7 @@ class Intake:
         decoded = self._projection.decode(payloads)
         event_class = self._projection.event_class
         targets: dict[int, str] = {}
+        purposes: dict[int, Collection[str]] = {}
         known: Mapping[str, int] | None = None
         ids: list[str] = []
         if not self._cleaner and not self._consumers and set(map(type, decoded)) == {event_class}:
@@ -147,12 +163,12 @@ class Intake:
                 if not known and len(set(ids)) == len(ids):
                     return self._admit_all(decoded, users, ids, payloads)
         else:
-            targets = self._unwrap(decoded)
+            targets, purposes = self._unwrap(decoded)
         if not ids and self._reads_ids:
             ids = [entry.event_id for entry in decoded if type(entry) is event_class]
         if known is None:
             known = self._dedupe.seen_many(ids) if self._dedupe.enabled else {}
-        return self._admit_each(decoded, targets, ids, known, payloads)
+        return self._admit_each(decoded, targets, purposes, ids, known, payloads)
 
     def _admit_all(
         self,
@@ -190,6 +206,7 @@ class Intake:
         self,
         decoded: Sequence[Any],
         targets: Mapping[int, str],
+        purposes: Mapping[int, Collection[str]],
         ids: Sequence[str],
         known: Mapping[str, int],
         payloads: Sequence[bytes],
@@ -234,7 +251,11 @@ class Intake:
                     dedupe.remember(event_id, self.watermark)
                 if entry is None:
                     continue
-                if position in targets:
+                if position in purposes and PERSONALISATION not in purposes[position]:
+                    # Who it is of is not asked for: no history gets it, and no device is linked.
+                    self._show(entry, item, purposes[position])
+                    entry, item = self._projection.tick(entry.timestamp), None
+                elif position in targets:
                     assert resolver is not None
                     user = resolver.forwarded(targets[position], entry)
                 else:
@@ -276,8 +297,7 @@ class Intake:
             positions.append(position)
             watermarks.append(self.watermark)
             if user is not None:
-                for consumer in self._consumers:
-                    consumer.apply(entry, item)
+                self._show(entry, item, purposes.get(position))
         admitted.batch = Batch(
             events,
             users,
@@ -288,20 +308,31 @@ class Intake:
         )
         return admitted
 
-    def _unwrap(self, decoded: list[Any]) -> dict[int, str]:
-        """Put events that were sent on in the place of what carries them.
+    def _show(self, event: Any, item: Item | None, purposes: Collection[str] | None) -> None:
+        """Let the consumers count an event that may be used for `purposes`, or for everything."""
+        for consumer, purpose in self._consumers:
+            if purposes is None or purpose in purposes:
+                consumer.apply(event, item)
+
+    def _unwrap(self, decoded: list[Any]) -> tuple[dict[int, str], dict[int, Collection[str]]]:
+        """Put events in the place of what carries them.
 
         Returns:
-            Whose each is, by its position. An engine that reads the whole log has met them before:
-            for it there is nothing in their place.
+            By position, whose each event is that was sent on, and what each may be used for that
+            is restricted. An engine that reads the whole log has met those before that were sent
+            on: for it there is nothing in their place.
         """
         targets: dict[int, str] = {}
+        purposes: dict[int, Collection[str]] = {}
         for position, entry in enumerate(decoded):
-            if type(entry) is self._projection.forwarded_class:
+            if type(entry) is self._projection.restricted_class:
+                decoded[position] = entry.event
+                purposes[position] = entry.purposes
+            elif type(entry) is self._projection.forwarded_class:
                 counts = self._resolver is not None and self._resolver.is_partitioned
                 decoded[position] = entry.event if counts else None
                 targets[position] = entry.target
-        return targets
+        return targets, purposes
 
     def _subject(self, event: Any, payload: bytes, admitted: Admitted) -> str | None:
         """Key of the person behind an event; None if it is left to another partition."""

@@ -21,6 +21,7 @@ from tactful_streaming.entries import (
     Item,
     Link,
     Property,
+    Restricted,
     Tick,
     Timestamp,
     Transfer,
@@ -64,6 +65,7 @@ class Projection:
     Attributes:
         event_class: class of the events it makes.
         forwarded_class: class of events sent on by other partitions.
+        restricted_class: class of events that may not be used for everything.
     """
 
     def __init__(self, sources: Iterable[str] | None) -> None:
@@ -81,17 +83,20 @@ class Projection:
             self._properties = {name: f"p{number}" for number, name in enumerate(names)}
             self.event_class = self._narrow_class([f for f in _OPTIONAL_FIELDS if f in wanted])
         self.forwarded_class: type[Any] = Forwarded
+        self.restricted_class: type[Any] = Restricted
         if sources is not None:
-            self.forwarded_class = msgspec.defstruct(
-                "NarrowForwarded",
-                [("target", str), ("timestamp", Timestamp), ("event", self.event_class)],
-                tag="forwarded",
-                tag_field="kind",
-                kw_only=True,
-                frozen=True,
-            )
+            event = [("timestamp", Timestamp), ("event", self.event_class)]
+            self.forwarded_class = _wrapper("forwarded", [("target", str), *event])
+            self.restricted_class = _wrapper("restricted", [("purposes", tuple[str, ...]), *event])
         entries: Any = (
-            self.event_class | Item | User | Tick | Link | Transfer | self.forwarded_class
+            self.event_class
+            | Item
+            | User
+            | Tick
+            | Link
+            | Transfer
+            | self.forwarded_class
+            | self.restricted_class
         )
         self._from_msgpack = msgspec.msgpack.Decoder(entries).decode
         self._from_json = msgspec.json.Decoder(entries).decode
@@ -164,3 +169,10 @@ class Projection:
             frozen=True,
             gc=False,
         )
+
+
+def _wrapper(kind: str, fields: Sequence[tuple[str, Any]]) -> type[Any]:
+    """The class of entries that carry an event."""
+    return msgspec.defstruct(
+        f"Narrow{kind.title()}", fields, tag=kind, tag_field="kind", kw_only=True, frozen=True
+    )

@@ -1,0 +1,55 @@
+"""What people agreed to, whose data may not come back, and erasures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import mysql
+
+revision = "0003"
+down_revision = "0002"
+
+_OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    # MySQL commits table by table: an upgrade that broke off has made it already.
+    "if_not_exists": True,
+}
+
+
+def upgrade() -> None:
+    """Make the tables."""
+    number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+    op.create_table(
+        "consent_decisions",
+        sa.Column("version", number, primary_key=True, autoincrement=False),
+        sa.Column("person", sa.String(300), nullable=False, index=True),
+        sa.Column("purposes", sa.Text, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("recorded_at", sa.BigInteger, nullable=False),
+        sa.Column("source", sa.String(255), nullable=False),
+        **_OPTIONS,
+    )
+    op.create_table(
+        "suppressions",
+        sa.Column("number", number, primary_key=True, autoincrement=False),
+        sa.Column("epoch", sa.Integer, nullable=False),
+        sa.Column("digest", digest, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        **_OPTIONS,
+    )
+    op.create_table(
+        "erasures",
+        sa.Column("receipt", sa.String(32), primary_key=True),
+        sa.Column("person", sa.String(300)),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("requested_at", sa.BigInteger, nullable=False),
+        sa.Column("due_at", sa.BigInteger, nullable=False),
+        sa.Column("done_at", sa.BigInteger),
+        sa.Column("report", sa.Text, nullable=False),
+        **_OPTIONS,
+    )

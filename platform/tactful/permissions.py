@@ -1,0 +1,79 @@
+"""What an event or a request may be used for, by all that is known of whom it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from tactful.consent_store import keys_of
+from tactful.messages import RecommendRequest
+from tactful_privacy import Consents, Purpose
+from tactful_streaming import DEVICE_PREFIX, Entry, Event, Restricted
+
+_WHOLE = frozenset({Purpose.PERSONALISATION, Purpose.MEASUREMENT})
+
+NOT_PERSONALISED = "this person has not agreed to personalisation: the list everybody gets"
+"""Said with a list for somebody whose history must not be read."""
+
+
+class Permissions:
+    """Answers for events and requests of one installation; costs a microsecond."""
+
+    def __init__(
+        self, consents: Consents, holder: Callable[[str, int], str] = lambda key, at: key
+    ) -> None:
+        """Answer by what people said.
+
+        Args:
+            consents: their decisions.
+            holder: key of the person whom ``device:<device_id>`` stands for at a time, epoch
+                milliseconds; the same key where none is known.
+        """
+        self._consents = consents
+        self._holder = holder
+
+    def of(self, user_id: str | None, device_id: str | None, at: int) -> frozenset[Purpose]:
+        """What may be done with what somebody does; the default for nobody in particular.
+
+        A device that is known to be somebody's counts as that person, too: what they refused is
+        refused on it.
+        """
+        keys = keys_of(user_id, device_id)
+        if user_id is None and device_id is not None:
+            holder = self._holder(keys[0], at)
+            if holder != keys[0]:
+                keys = (holder, *keys)
+        return self._consents.allowed(*keys)
+
+    def restricted(self, event: Event) -> Entry | None:
+        """The entry to keep of an event; None if nothing of it may be kept."""
+        allowed = self.of(event.user_id, event.device_id, event.timestamp)
+        if allowed >= _WHOLE:
+            return event
+        if Purpose.SERVICE not in allowed:
+            return None
+        return Restricted(
+            timestamp=event.timestamp, purposes=tuple(sorted(map(str, allowed))), event=event
+        )
+
+    def person_allows(self, key: str, purpose: Purpose) -> bool:
+        """Whether somebody, by the key of their history, may be used for a purpose."""
+        return purpose in self._consents.allowed(key)
+
+    def personalises(self, request: RecommendRequest, at: int) -> bool:
+        """Whether the history of whoever asks may be read; for nobody there is none to read."""
+        return request.subject is None or (
+            Purpose.PERSONALISATION in self.of(request.user_id, request.device_id, at)
+        )
+
+    def reads_history(self, key: str, device_id: str | None, at: int) -> bool:
+        """Whether the history under `key` may be read for somebody who asks on a device."""
+        if key.startswith(DEVICE_PREFIX):
+            return Purpose.PERSONALISATION in self.of(None, key.removeprefix(DEVICE_PREFIX), at)
+        return Purpose.PERSONALISATION in self.of(key, device_id, at)
+
+
+def for_everybody(request: RecommendRequest) -> RecommendRequest:
+    """The same request by nobody in particular: page and filters count, no history is read."""
+    return msgspec.structs.replace(request, user_id=None, device_id=None, session_id=None)

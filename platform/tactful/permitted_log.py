@@ -1,0 +1,113 @@
+"""The log as training may read it: without whoever does not agree to that now.
+
+What somebody did while they agreed stays in the log when they change their mind, until retention or
+an erasure removes it. Here it is passed over. So whatever learns from the log, by whichever path,
+learns from those who agree on the day of the training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from tactful.config import Settings
+from tactful.connections import open_installation
+from tactful.consent_store import ConsentStore
+from tactful.permissions import Permissions
+from tactful_privacy import EVERYTHING, NOTHING, Purpose
+from tactful_streaming import EventLog, Tick, encode_entry
+
+BLANK = encode_entry(Tick(timestamp=0))
+"""A record that says nothing: it keeps the place of one that is not shown."""
+
+Allows = Callable[[str | None, str | None, int], bool]
+"""Whether an event may be learned from: by user id, device id and time."""
+
+
+class _Narrow(msgspec.Struct, frozen=True):
+    """As much of an entry as tells whose it is."""
+
+    kind: str
+    timestamp: int = 0
+    user_id: str | None = None
+    device_id: str | None = None
+    event: msgspec.Raw = msgspec.Raw()
+    purposes: tuple[str, ...] = ()
+
+
+_decode = msgspec.msgpack.Decoder(_Narrow).decode
+
+
+class PermittedLog:
+    """An `EventLog` to read, in which some records are blank; offsets stay as they are."""
+
+    def __init__(self, log: EventLog, allows: Allows) -> None:
+        """Read `log`, whose records are msgpack, as far as `allows` says."""
+        self._log = log
+        self._allows = allows
+
+    @property
+    def begin(self) -> int:
+        """Offset of the oldest record."""
+        return self._log.begin
+
+    @property
+    def end(self) -> int:
+        """Offset the next record will get."""
+        return self._log.end
+
+    def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
+        """Up to `limit` records from `offset` on; those that are not shown are `BLANK`."""
+        return [(at, self._shown(payload)) for at, payload in self._log.read(offset, limit)]
+
+    def append(self, payloads: object) -> int:
+        """Never: it is there to be read."""
+        raise TypeError("a permitted log is read only")
+
+    def offset_at(self, timestamp: int) -> int:
+        """Offset of the first record received at or after `timestamp`, epoch milliseconds."""
+        return self._log.offset_at(timestamp)
+
+    def close(self) -> None:
+        """Close the log."""
+        self._log.close()
+
+    def _shown(self, payload: bytes) -> bytes:
+        try:
+            entry = _decode(payload)
+        except msgspec.MsgspecError:
+            return payload  # whoever reads it counts it as damaged
+        if entry.kind == "restricted":
+            if Purpose.PERSONALISATION not in entry.purposes:
+                return BLANK
+            return self._shown(bytes(entry.event))
+        if entry.kind not in ("event", "user"):
+            return payload
+        if entry.user_id is None and entry.device_id is None:
+            return payload
+        allowed = self._allows(entry.user_id, entry.device_id, entry.timestamp)
+        return payload if allowed else BLANK
+
+
+@contextlib.contextmanager
+def training_permissions(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Allows]:
+    """Whether an event may be learned from, by what people say now.
+
+    A device counts under its own decisions and under those of the user whom an event names. Of who
+    said nothing, the log holds what the door let in by the default of its time; that is learned
+    from unless the settings say ``deny`` now.
+
+    Raises:
+        StorageError: if the metadata cannot be used.
+    """
+    with contextlib.closing(open_installation(settings)) as metadata:
+        default = NOTHING if settings.consent.default == "deny" else EVERYTHING
+        consents = ConsentStore(metadata, default, clock=clock).consents
+        permissions = Permissions(consents)
+
+        def allows(user_id: str | None, device_id: str | None, at: int) -> bool:
+            return Purpose.PERSONALISATION in permissions.of(user_id, device_id, at)
+
+        yield allows
