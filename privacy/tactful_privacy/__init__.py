@@ -1,23 +1,6 @@
 """Private statistics: exact noise, bounded contributions, a durable ledger of releases."""
 
 from tactful_privacy.bounding import BoundedCounts, Pane
-from tactful_privacy.budget import (
-    Budget,
-    Charge,
-    Loss,
-    refuse_overspending,
-)
-from tactful_privacy.cap_choice import (
-    CapChoice,
-)
-from tactful_privacy.consent import (
-    EVERYTHING,
-    NOTHING,
-    Consents,
-    Decision,
-    Purpose,
-    parse_purposes,
-)
 from tactful_privacy.consistency import ConsistentPeriod, consistent
 from tactful_privacy.errors import (
     BudgetError,
@@ -55,23 +38,16 @@ __all__ = [
     "BoundedCounts",
     "BudgetError",
     "Choice",
+    "ConsistentPeriod",
     "DiscreteGaussian",
     "DiscreteLaplace",
     "Ledger",
-    "EVERYTHING",
-    "NOTHING",
-    "Answer",
-    "BackendError",
     "LedgerError",
     "Page",
     "Pane",
     "ParameterError",
     "PrivacyError",
     "Publisher",
-    "Consents",
-    "ConsistentPeriod",
-    "Decision",
-    "DiffprivlibGeometric",
     "RankedKey",
     "Release",
     "ReleasedPage",
@@ -84,8 +60,7 @@ __all__ = [
     "ThresholdRelease",
     "UnknownStatisticError",
     "WideLaplace",
-    "Purpose",
-    "Query",
+    "consistent",
     "exponential_mechanism",
     "permute_and_flip",
     "quantile_released",
@@ -95,5 +70,3 @@ __all__ = [
     "sum_released",
     "top_released",
 ]
-    "laplace_noise",
-    "parse_purposes",

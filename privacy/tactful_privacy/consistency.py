@@ -1,0 +1,186 @@
+"""Periods that agree: released minutes, hours and days made to add up, and better by it.
+
+Each level of a calendar was released with noise of its own, so the panes of an hour do not add up
+to the hour. Weighted least squares finds the closest numbers that do; among all unbiased linear
+estimates it has the smallest variance (Hay, Rastogi, Miklau, Suciu, "Boosting the accuracy of
+differentially private histograms through consistency", PVLDB 3, 2010; here with a variance of its
+own for each level). Nothing but released numbers goes in, so it costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy._exact import Exact, fraction
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.mixtures import NoiseTerms, half_width_of_mixture
+from tactful_privacy.released import CONFIDENCE, ReleasedPane, noise_table
+from tactful_privacy.statistic import PANES
+
+
+@dataclass(frozen=True)
+class ConsistentPeriod:
+    """Estimates of one period.
+
+    Attributes:
+        start: First millisecond of the period (epoch).
+        end: First millisecond after it.
+        values: Estimate of every key, no integers any more; those of a period are the sums of those
+            of its parts.
+        half_width: Each true bounded count lies within value ± half_width with at least
+            `confidence`.
+        confidence: Of the interval.
+    """
+
+    start: int
+    end: int
+    values: dict[str, float]
+    half_width: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class _Level:
+    """What the estimates of one level of a calendar depend on."""
+
+    parts: int  # periods of it in one of the next level up; 1 on top
+    sensitivity: int
+    epsilon: Fraction
+
+    @property
+    def variance(self) -> float:
+        return float(noise_table(self.sensitivity, self.epsilon).variance)
+
+
+def consistent(
+    levels: Sequence[Sequence[ReleasedPane]], confidence: Exact = CONFIDENCE
+) -> list[list[ConsistentPeriod]]:
+    """Make the releases of a calendar add up.
+
+    Args:
+        levels: Released panes of each level, the finest first, e.g. 24 hours and their day. All
+            come from one counter, and every period above the finest level is wholly covered.
+        confidence: Of the intervals, exact.
+
+    Returns:
+        The estimates, in the shape of `levels`, each level in time order.
+
+    Raises:
+        ParameterError: The levels do not cover each other, have different keys, or are totals.
+    """
+    ordered = [sorted(level, key=lambda pane: pane.start) for level in levels]
+    shape = _shape(ordered)
+    released = [
+        np.array([list(pane.values.values()) for pane in level], dtype=np.float64)
+        for level in ordered
+    ]
+    share = fraction(confidence, "confidence")
+    estimates = _least_squares(released, shape)
+    widths = _half_widths(shape, share)
+    return [
+        [
+            ConsistentPeriod(
+                pane.start,
+                pane.end,
+                dict(zip(pane.values, row.tolist(), strict=True)),
+                width,
+                float(share),
+            )
+            for pane, row in zip(level, rows, strict=True)
+        ]
+        for level, rows, width in zip(ordered, estimates, widths, strict=True)
+    ]
+
+
+def _shape(levels: Sequence[Sequence[ReleasedPane]]) -> tuple[_Level, ...]:
+    """Check that the levels tile each other; return what the estimates depend on."""
+    if not levels or not all(levels):
+        raise ParameterError("each level of a calendar needs released panes: none are given")
+    keys = list(levels[0][0].values)
+    for level in levels:
+        first = level[0]
+        for pane in level:
+            if pane.kind != PANES or list(pane.values) != keys:
+                raise ParameterError(
+                    f"{pane.statistic!r} cannot be made to agree with {levels[0][0].statistic!r}:"
+                    " give counts of periods with the same keys, no running totals"
+                )
+            if (pane.statistic, pane.sensitivity, pane.epsilon) != (
+                first.statistic,
+                first.sensitivity,
+                first.epsilon,
+            ):
+                raise ParameterError("panes of one level are of different statistics")
+    shape = []
+    for level, above in zip(levels, [*levels[1:], None], strict=True):
+        parts = 1
+        if above is not None:
+            length = level[0].end - level[0].start
+            parts = (above[0].end - above[0].start) // length
+            wanted = [
+                start for period in above for start in range(period.start, period.end, length)
+            ]
+            if [pane.start for pane in level] != wanted:
+                raise ParameterError(
+                    f"panes of {level[0].statistic!r} do not cover those of"
+                    f" {above[0].statistic!r}: give every one of them, and no others"
+                )
+        shape.append(_Level(parts, level[0].sensitivity, level[0].epsilon))
+    return tuple(shape)
+
+
+def _least_squares(
+    released: Sequence[NDArray[np.float64]], shape: Sequence[_Level]
+) -> list[NDArray[np.float64]]:
+    """Two passes over the levels, ``[periods, keys]`` each.
+
+    Upwards, a period's own release and the sum of its parts' estimates are averaged by the inverse
+    of their variances. Downwards, what a period differs from the sum of its parts by is shared out
+    among them equally.
+    """
+    upward = [released[0]]
+    variance = shape[0].variance
+    for below, (own, level) in zip(shape, zip(released[1:], shape[1:], strict=True), strict=False):
+        summed = upward[-1].reshape(len(own), below.parts, -1).sum(axis=1)
+        variance_of_sum = below.parts * variance
+        weight = variance_of_sum / (level.variance + variance_of_sum)
+        upward.append(weight * own + (1 - weight) * summed)
+        variance = weight * level.variance
+    final = [upward[-1]]
+    for estimate, below in zip(upward[-2::-1], shape[-2::-1], strict=True):
+        above = final[-1]
+        summed = estimate.reshape(len(above), below.parts, -1).sum(axis=1)
+        missing = (above - summed) / below.parts
+        final.append(estimate + np.repeat(missing, below.parts, axis=0))
+    return final[::-1]
+
+
+@lru_cache(maxsize=64)
+def _half_widths(shape: tuple[_Level, ...], confidence: Fraction) -> tuple[float, ...]:
+    """Half widths by level: those of the estimates' exact weights on every release.
+
+    The weights are found by estimating from unit releases under one period of the top level; all
+    periods of a level have the same ones, in another order.
+    """
+    sizes = [1]
+    for level in reversed(shape[:-1]):
+        sizes.insert(0, sizes[0] * level.parts)
+    total = sum(sizes)
+    units = np.split(np.eye(total), np.cumsum(sizes)[:-1])
+    widths = []
+    for rows in _least_squares(units, shape):
+        parts = []
+        for weights, level in zip(np.split(rows[0], np.cumsum(sizes)[:-1]), shape, strict=True):
+            different, times = np.unique(weights.round(12), return_counts=True)
+            parts += [
+                NoiseTerms(float(weight), int(terms), level.sensitivity, level.epsilon)
+                for weight, terms in zip(different, times, strict=True)
+            ]
+        widths.append(half_width_of_mixture(parts, confidence))
+    return tuple(widths)

@@ -1,0 +1,124 @@
+"""Intervals of weighted sums of independent noise, where weights are no integers.
+
+Estimates that combine releases of several periods are weighted sums. Their exact distribution
+function comes from the characteristic function by numerical inversion (Davies, "Numerical inversion
+of a characteristic function", Biometrika 60, 1973).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy._exact import Exact
+from tactful_privacy._table import open_share
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.released import CONFIDENCE, noise_table
+
+_MAX_FREQUENCIES = 2_000_000
+
+
+@dataclass(frozen=True)
+class NoiseTerms:
+    """Independent draws of one noise with one weight.
+
+    Attributes:
+        weight: What each draw is multiplied by.
+        terms: How many draws.
+        sensitivity: Of the discrete Laplace noise.
+        epsilon: Of the same.
+    """
+
+    weight: float
+    terms: int
+    sensitivity: int
+    epsilon: Fraction
+
+    @property
+    def variance(self) -> float:
+        """Variance of the sum."""
+        one = float(noise_table(self.sensitivity, self.epsilon).variance)
+        return self.weight**2 * self.terms * one
+
+
+def half_width_of_mixture(parts: Sequence[NoiseTerms], confidence: Exact = CONFIDENCE) -> float:
+    """Return h with P(|weighted sum| <= h) >= confidence.
+
+    The sum may have atoms, at which the inversion would be slow, so a little Gaussian noise S is
+    added in thought: ``P(|X| <= h + s) >= P(|X + S| <= h) - P(|S| > s)``. That makes h too large by
+    at most a fiftieth of the sum's standard deviation, and never too small.
+
+    Args:
+        parts: What is added up, at least one with a weight other than 0.
+        confidence: Exact, at most 1 - 1e-6.
+
+    Raises:
+        ParameterError: Nothing is added up, or the confidence is out of range.
+    """
+    p = open_share(confidence, "confidence")
+    if p > 1 - Fraction(1, 10**6):
+        raise ParameterError(f"confidence {p} is too near 1 for a weighted sum: at most 1 - 1e-6")
+    parts = [part for part in parts if part.weight and part.terms]
+    deviation = math.sqrt(sum(part.variance for part in parts))
+    if not deviation:
+        raise ParameterError("a sum of no noise has no interval")
+    smoothing = deviation / 300
+    slack = 6 * smoothing  # P(|S| > s) < 2e-9
+    # Aliasing is at most the mass beyond half a period; exp(-32) of the smoothing is what lies
+    # beyond the last frequency.
+    reach = _reach(parts, deviation)
+    step = 2 * math.pi / (2 * reach)
+    count = math.ceil(8 / smoothing / step)
+    if count > _MAX_FREQUENCIES:
+        raise ParameterError("the parts differ too much in size for their sum to be inverted")
+    half_steps = np.arange(count, dtype=np.float64) + 0.5
+    frequency = half_steps * np.float64(step)
+    transform = _characteristic(parts, frequency) * np.exp(-((smoothing * frequency) ** 2) / 2)
+    factor = 2 / math.pi * transform / half_steps
+
+    low, high = 0.0, reach / 2
+    wanted = float(p) + 1e-8
+    while high - low > slack / 20:
+        middle = (low + high) / 2
+        enough = float(factor @ np.sin(frequency * middle)) >= wanted
+        low, high = (low, middle) if enough else (middle, high)
+    return high + slack
+
+
+def _characteristic(
+    parts: Sequence[NoiseTerms], frequency: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Characteristic function of the sum; that of discrete Laplace noise is known in closed form.
+
+    ``(1 - q)^2 / (1 - 2 q cos w + q^2)`` with q = e^(-1/scale): what is drawn from the table
+    differs from it by less than 1e-12 in all.
+    """
+    product = np.ones_like(frequency)
+    for part in parts:
+        q = math.exp(-float(part.epsilon / part.sensitivity))
+        waves = 1 - 2 * q * np.cos(part.weight * frequency) + q * q
+        product *= ((1 - q) ** 2 / waves) ** part.terms
+    return product
+
+
+def _reach(parts: Sequence[NoiseTerms], deviation: float) -> float:
+    """Return R with P(|sum| > R) <= 1e-12, by Chernoff's bound at several rates."""
+    bounds = []
+    for exponent in range(-3, 12):
+        rate = 2.0**-exponent / deviation
+        logarithm = 0.0
+        for part in parts:
+            q = math.exp(-float(part.epsilon / part.sensitivity))
+            tilt = rate * abs(part.weight)
+            waves = 1 - 2 * q * math.cosh(tilt) + q * q
+            if waves <= 0 or tilt > 50:
+                break
+            logarithm += part.terms * math.log((1 - q) ** 2 / waves)
+        else:
+            bounds.append((math.log(2e12) + logarithm) / rate)
+    return max(1.0, min(bounds)) * 2
