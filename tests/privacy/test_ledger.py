@@ -31,22 +31,6 @@ HOUR = 3_600_000
 HOURLY = Statistic("hourly", ("bread", "milk", "tea"), HOUR, 5, Fraction(1))
 
 
-MYSQL = os.environ.get("TACTFUL_TEST_MYSQL")  # URL of an empty database
-
-
-@pytest.fixture(params=["sqlite", "mysql"] if MYSQL else ["sqlite"])
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where an empty ledger may be made."""
-    if request.param == "sqlite" or MYSQL is None:
-        yield str(tmp_path / "ledger.db")
-        return
-    engine = sa.create_engine(MYSQL)
-    ledger_schema.tables.drop_all(engine)
-    yield MYSQL
-    ledger_schema.tables.drop_all(engine)
-    engine.dispose()
-
-
 @pytest.fixture
 def ledger(location: str) -> Iterator[Ledger]:
     opened = Ledger(location, daily_epsilon="1", clock=lambda: 1_700_000_000_000)

@@ -1,0 +1,375 @@
+"""What the ledger grants: never more than any budget, whoever asks, in whatever order."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tactful_privacy import (
+    Budget,
+    BudgetError,
+    CapChoice,
+    Charge,
+    Ledger,
+    LedgerError,
+    Loss,
+    ParameterError,
+    Query,
+    Statistic,
+    UnknownStatisticError,
+    refuse_overspending,
+)
+from tactful_privacy.budget import ANY, epsilon_of_zcdp
+
+DAY = 86_400_000
+HOUR = 3_600_000
+TODAY = 20_000
+
+
+def costing(name: str, epsilon: str, **further: Any) -> Statistic:
+    return Statistic(name, ("bread",), HOUR, 5, Fraction(epsilon), **further)
+
+
+def asking(name: str, epsilon: str, first: int = -1, last: int = -1, **further: Any) -> Query:
+    """A query about days relative to today."""
+    return Query(name, TODAY + first, TODAY + last, Fraction(epsilon), **further)
+
+
+def seven() -> NDArray[np.int64]:
+    return np.array([7], dtype=np.int64)
+
+
+def never() -> NDArray[np.int64]:
+    raise AssertionError("drawn although it is stored or refused")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = TODAY * DAY + HOUR
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(location: str, clock: Clock) -> Iterator[Ledger]:
+    opened = Ledger(location, daily_epsilon="1", clock=clock)
+    yield opened
+    opened.close()
+
+
+# -- budgets by tenant and purpose --------------------------------------------------------------
+
+BUDGETS = (
+    Budget(Fraction(1, 2), tenant="north"),
+    Budget(Fraction(1, 4), purpose="research"),
+    Budget(Fraction(1, 8), tenant="north", purpose="research"),
+)
+
+
+def test_every_budget_that_matches_holds(location: str) -> None:
+    ledger = Ledger(location, daily_epsilon=1, budgets=BUDGETS)
+    ledger.register(costing("a", "1/8", tenant="north", purpose="research"))
+    for name, epsilon, tenant, purpose, said in (
+        ("b", "1/8", "north", "research", "tenant 'north', purpose 'research' is epsilon 1/8"),
+        ("c", "1/2", "south", "research", r"tenant '\*', purpose 'research' is epsilon 1/4"),
+        ("d", "1/2", "north", "reports", r"tenant 'north', purpose '\*' is epsilon 1/2"),
+    ):
+        with pytest.raises(BudgetError, match=said):
+            ledger.register(costing(name, epsilon, tenant=tenant, purpose=purpose))
+    ledger.register(costing("e", "3/8", tenant="north", purpose="reports"))
+    ledger.register(costing("f", "1/2", tenant="south", purpose="reports"))
+    with pytest.raises(BudgetError, match="the budget is epsilon 1 "):
+        ledger.register(costing("g", "1/1000", tenant="west", purpose="reports"))
+    ledger.close()
+
+
+def test_budgets_are_kept_and_cannot_be_changed(location: str) -> None:
+    Ledger(location, daily_epsilon=1, budgets=BUDGETS).close()
+    reopened = Ledger(location)
+    assert set(reopened.budgets) == {Budget(Fraction(1)), *BUDGETS}
+    assert reopened.budgets[0] == Budget(Fraction(1))
+    with pytest.raises(BudgetError, match="north"):
+        reopened.register(costing("a", "1", tenant="north"))
+    reopened.close()
+    with pytest.raises(BudgetError, match="the promise to the users stands"):
+        Ledger(location, budgets=[Budget(Fraction(3, 4), tenant="north")])
+    with pytest.raises(ParameterError, match="two budgets"):
+        Ledger(location, daily_epsilon=1, budgets=[Budget(Fraction(1))])
+
+
+def test_a_new_budget_must_leave_room_for_what_is_granted(location: str) -> None:
+    ledger = Ledger(location, daily_epsilon=1)
+    ledger.register(costing("a", "1/2", purpose="research"))
+    ledger.close()
+    with pytest.raises(BudgetError, match="'a' costs epsilon 1/2"):
+        Ledger(location, budgets=[Budget(Fraction(1, 4), purpose="research")])
+    Ledger(location, budgets=[Budget(Fraction(1, 2), purpose="research")]).close()
+
+
+def test_statistics_are_registered_all_or_none(ledger: Ledger) -> None:
+    with pytest.raises(BudgetError, match=r"'a' costs epsilon 1/2, 'b' costs epsilon 2/3 more"):
+        ledger.register_all([costing("a", "1/2"), costing("b", "2/3")])
+    assert ledger.statistics() == {}
+    ledger.register_all([costing("a", "1/2"), costing("b", "1/2")])
+    assert set(ledger.statistics()) == {"a", "b"}
+
+
+def test_the_choice_of_a_cap_costs_too(ledger: Ledger) -> None:
+    choice = CapChoice((1, 5), Fraction(1, 10))
+    with pytest.raises(BudgetError, match="11/10"):
+        ledger.register(costing("a", "1", cap_choice=choice))
+    ledger.register(costing("a", "9/10", cap_choice=choice))
+
+
+@pytest.mark.parametrize("epsilon", ["0", "-1", "nan", "inf", "", 1.0, float("nan"), None, True])
+def test_an_epsilon_that_is_none_is_refused(ledger: Ledger, epsilon: Any) -> None:
+    for make in (
+        lambda: Budget(epsilon),
+        lambda: Loss(epsilon),
+        lambda: Query("q", TODAY - 1, TODAY - 1, epsilon),
+        lambda: costing("a", "1", cap_choice=CapChoice((5,), epsilon)),
+        lambda: Statistic("a", ("x",), HOUR, 5, epsilon),
+    ):
+        with pytest.raises(ParameterError, match="epsilon"):
+            make()
+    assert ledger.charges() == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"delta": "-1/2"}, "delta"),
+        ({"delta": "1"}, "delta"),
+        ({"composition": "hope"}, "composition"),
+        ({"composition": "zcdp"}, "delta at which"),
+        ({"tenant": "A B"}, "tenant"),
+        ({"purpose": ""}, "purpose"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParameterError, match=said):
+        Budget(Fraction(1), **wrong)
+
+
+# -- the rule itself, against a plain sum for each day ------------------------------------------
+
+tenants = st.sampled_from(["north", "south"])
+purposes = st.sampled_from(["reports", "research"])
+tenths = st.integers(1, 12).map(lambda n: Fraction(n, 10))
+
+
+@st.composite
+def charges(draw: st.DrawFn) -> list[Charge]:
+    found = []
+    for n in range(draw(st.integers(0, 6))):
+        first = draw(st.integers(0, 6))
+        last = draw(st.integers(first, 7) | st.just(2**62))
+        delta = draw(st.sampled_from([Fraction(0), Fraction(1, 10**7)]))
+        loss = Loss(draw(tenths), delta)
+        found.append(Charge(str(n), draw(tenants), draw(purposes), first, last, loss))
+    return found
+
+
+budgets = st.builds(
+    Budget,
+    st.integers(5, 40).map(lambda n: Fraction(n, 10)),
+    st.sampled_from([Fraction(0), Fraction(1, 10**7), Fraction(1) / 10**6]),
+    tenants | st.just(ANY),
+    purposes | st.just(ANY),
+)
+
+
+@given(charges(), charges(), st.lists(budgets, max_size=3))
+@settings(max_examples=300, deadline=None)
+def test_what_is_refused_is_what_exceeds_a_budget_on_some_day(
+    taken: list[Charge], asked: list[Charge], limits: list[Budget]
+) -> None:
+    taken = [Charge(f"t{c.name}", *list(vars(c).values())[1:]) for c in taken]
+
+    def matching(some: list[Charge], budget: Budget, day: int) -> list[Charge]:
+        return [
+            c
+            for c in some
+            if c.first_day <= day <= c.last_day
+            and budget.tenant in (ANY, c.tenant)
+            and budget.purpose in (ANY, c.purpose)
+        ]
+
+    exceeded = False
+    for budget in limits:
+        for day in range(12):
+            new = matching(asked, budget, day)
+            both = [c.loss for c in new + matching(taken, budget, day)]
+            exceeded |= bool(new) and (
+                sum(loss.epsilon for loss in both) > budget.epsilon
+                or sum(loss.delta for loss in both) > budget.delta
+            )
+    if exceeded:
+        with pytest.raises(BudgetError):
+            refuse_overspending(limits, taken, asked)
+    else:
+        refuse_overspending(limits, taken, asked)
+
+
+def test_zcdp_lets_many_small_losses_in_where_addition_does_not() -> None:
+    delta = Fraction(1, 10**6)
+    small = Loss(Fraction(1, 100))
+    many = {str(n): small for n in range(400)}
+    adding, zcdp = Budget(Fraction(2), delta), Budget(Fraction(2), delta, composition="zcdp")
+    with pytest.raises(BudgetError):
+        adding.refuse_more_than_fits({}, many, "today")
+    zcdp.refuse_more_than_fits({}, many, "today")
+    exact = epsilon_of_zcdp(Fraction(400, 2 * 100**2), delta)
+    assert float(zcdp.spent(many)[0]) == exact
+    # 0.02 + 2 sqrt(0.02 ln 10^6)
+    assert exact == pytest.approx(1.07130, abs=1e-5)
+    with pytest.raises(BudgetError):
+        Budget(Fraction(107, 100), delta, composition="zcdp").refuse_more_than_fits({}, many, "")
+    with pytest.raises(BudgetError, match="state its rho"):
+        zcdp.spent({"a": Loss(Fraction(1), delta)})
+    assert zcdp.spent({"a": Loss(Fraction(1), delta, rho=Fraction(1, 100))})[0] < 1
+
+
+def test_the_whole_ledger_can_add_up_by_zcdp(location: str) -> None:
+    whole = Budget(Fraction(2), Fraction(1, 10**6), composition="zcdp")
+    ledger = Ledger(location, budgets=[whole])
+    ledger.register_all([costing(f"s{n}", "1/20") for n in range(45)])  # 2.25 by addition
+    with pytest.raises(BudgetError):
+        ledger.register_all([costing(f"t{n}", "1/20") for n in range(45)])
+    ledger.close()
+    assert Ledger(location).budgets == (whole,)
+
+
+# -- queries ------------------------------------------------------------------------------------
+
+
+def test_a_query_is_drawn_once_and_charged_once(ledger: Ledger) -> None:
+    query = asking("most viewed", "1/2")
+    first = ledger.answer_once(query, seven)
+    again = ledger.answer_once(query, never)
+    for answer in (first, again):
+        assert answer.query == query
+        assert answer.values is not None
+        assert answer.values.tolist() == [7]
+    ledger.answer_once(asking("least viewed", "1/2"), seven)
+    with pytest.raises(BudgetError, match="'query least viewed' costs epsilon 1/2"):
+        ledger.answer_once(asking("third", "1/100"), never)
+
+
+def test_each_day_of_a_query_is_charged(ledger: Ledger) -> None:
+    ledger.register(costing("a", "1/2"))
+    ledger.answer_once(asking("week", "1/4", -7, -1), seven)
+    ledger.answer_once(asking("monday", "1/4", -7, -7), seven)
+    for first, last in ((-7, -7), (-9, -7), (-7, -5)):
+        with pytest.raises(BudgetError, match="more on 20"):
+            ledger.answer_once(asking(f"{first} {last}", "1/8", first, last), never)
+    ledger.answer_once(asking("later", "1/4", -6, -1), seven)
+    ledger.answer_once(asking("before", "1/2", -9, -8), seven)
+    assert [answer.query.name for answer in ledger.answers(TODAY - 8, TODAY - 8)] == ["before"]
+
+
+def test_a_statistic_registered_later_finds_the_days_before_taken(ledger: Ledger) -> None:
+    ledger.answer_once(asking("q", "1/2"), seven)
+    with pytest.raises(BudgetError, match="'query q' costs epsilon 1/2"):
+        ledger.register(costing("a", "2/3"))
+    ledger.register_all([costing("a", "2/3")], first_day=TODAY)
+    with pytest.raises(LedgerError, match="nothing reserved for"):
+        ledger.release_once(costing("a", "2/3"), TODAY * DAY - HOUR, never)
+    ledger.release_once(costing("a", "2/3"), TODAY * DAY, seven)
+    with pytest.raises(BudgetError):
+        ledger.answer_once(asking("r", "2/3"), never)  # the day of q
+    ledger.answer_once(asking("s", "1/2"), seven)
+
+
+def test_a_failing_draw_has_spent_its_charge_and_may_be_asked_again(ledger: Ledger) -> None:
+    query = asking("q", "1")
+    with pytest.raises(AssertionError):
+        ledger.answer_once(query, never)
+    (unanswered,) = ledger.answers(TODAY - 1, TODAY - 1)
+    assert unanswered.values is None
+    with pytest.raises(BudgetError):
+        ledger.answer_once(asking("r", "1/100"), never)
+    assert ledger.answer_once(query, seven).values is not None
+
+
+def test_a_name_stands_for_one_query(ledger: Ledger) -> None:
+    ledger.answer_once(asking("q", "1/2"), seven)
+    for other in (asking("q", "1/4"), asking("q", "1/2", -2, -2), asking("q", "1/2", rho="1/8")):
+        with pytest.raises(LedgerError, match="another query"):
+            ledger.answer_once(other, never)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 1), np.int64), np.zeros(1), np.int64(3)])
+def test_an_answer_of_wrong_shape_is_not_stored(ledger: Ledger, wrong: Any) -> None:
+    with pytest.raises(LedgerError, match="int64"):
+        ledger.answer_once(asking("q", "1/2"), lambda: wrong)
+    assert ledger.answers(TODAY - 1, TODAY - 1)[0].values is None
+
+
+def test_a_clock_that_goes_back_over_midnight_renews_nothing(ledger: Ledger, clock: Clock) -> None:
+    ledger.answer_once(asking("q", "1"), seven)
+    clock.now -= DAY
+    with pytest.raises(LedgerError, match="not over by the clock"):
+        ledger.answer_once(asking("r", "1"), never)
+    ledger.answer_once(asking("r", "1", -2, -2), seven)
+    clock.now += DAY
+    for day in (-1, -2):
+        with pytest.raises(BudgetError):
+            ledger.answer_once(asking(f"again {day}", "1/100", day, day), never)
+    with pytest.raises(LedgerError, match="not over by the clock"):
+        ledger.answer_once(asking("today", "1/100", 0, 0), never)
+
+
+# -- reservations of a statistic ----------------------------------------------------------------
+
+
+def test_what_a_statistic_reserved_for_queries_is_a_limit_too(ledger: Ledger) -> None:
+    ledger.register(costing("a", "1/2", cap_choice=CapChoice((1, 5), Fraction(1, 10))))
+    ledger.register(costing("b", "2/5"))
+    ledger.answer_once(asking("cap", "1/10", within="a"), seven)  # although the budget is full
+    with pytest.raises(BudgetError):
+        ledger.answer_once(asking("cap again", "1/10", within="a"), never)
+    ledger.answer_once(asking("cap of the day before", "1/10", -2, -2, within="a"), seven)
+    with pytest.raises(LedgerError, match="reserved nothing"):
+        ledger.answer_once(asking("other", "1/10", within="b"), never)
+    with pytest.raises(UnknownStatisticError):
+        ledger.answer_once(asking("other", "1/10", within="c"), never)
+
+
+def test_a_retired_statistic_frees_the_days_to_come(ledger: Ledger) -> None:
+    a = costing("a", "1")
+    ledger.register(a)
+    ledger.release_once(a, TODAY * DAY, seven)
+    assert ledger.retire("a") == ledger.retire("a") == TODAY
+    with pytest.raises(BudgetError):
+        ledger.register_all([costing("b", "1")], first_day=TODAY)
+    ledger.register_all([costing("b", "1")], first_day=TODAY + 1)
+    ledger.release_once(a, TODAY * DAY + HOUR, seven)  # the rest of its last day
+    with pytest.raises(LedgerError, match="retired"):
+        ledger.release_once(a, (TODAY + 1) * DAY, never)
+    with pytest.raises(LedgerError, match="was retired on 2024-10-04"):
+        ledger.register(a)
+    assert ledger.read("a").releases
+    with pytest.raises(UnknownStatisticError):
+        ledger.retire("nothing")
+
+
+def test_a_statistic_that_released_tomorrow_is_not_retired_before(ledger: Ledger) -> None:
+    a = costing("a", "1")
+    ledger.register(a)
+    ledger.release_once(a, (TODAY + 3) * DAY, seven)  # a replay whose clock is ahead
+    assert ledger.retire("a") == TODAY + 3
+    assert ledger.last_pane("a") == (TODAY + 3) * DAY
+    assert ledger.released_days(TODAY, TODAY + 9) == {"a": [TODAY + 3]}
+    assert ledger.released_days(TODAY, TODAY + 2) == {}
