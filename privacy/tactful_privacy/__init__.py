@@ -1,8 +1,26 @@
 """Private statistics: exact noise, bounded contributions, a durable ledger of releases."""
 
 from tactful_privacy.bounding import BoundedCounts, Pane
+from tactful_privacy.budget import (
+    Budget,
+    Charge,
+    Loss,
+    refuse_overspending,
+)
+from tactful_privacy.cap_choice import (
+    CapChoice,
+)
+from tactful_privacy.consent import (
+    EVERYTHING,
+    NOTHING,
+    Consents,
+    Decision,
+    Purpose,
+    parse_purposes,
+)
 from tactful_privacy.consistency import ConsistentPeriod, consistent
 from tactful_privacy.errors import (
+    BackendError,
     BudgetError,
     LedgerError,
     ParameterError,
@@ -13,7 +31,12 @@ from tactful_privacy.errors import (
 from tactful_privacy.gaussian import DiscreteGaussian
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Page, Release
+from tactful_privacy.noise import DiffprivlibGeometric, Noise, OpenDPLaplace, laplace_noise
 from tactful_privacy.quantiles import ReleasedQuantile, quantile_released
+from tactful_privacy.query import (
+    Answer,
+    Query,
+)
 from tactful_privacy.ranking import RankedKey, top_released
 from tactful_privacy.release import Publisher
 from tactful_privacy.released import (
@@ -35,19 +58,34 @@ from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.wide_laplace import WideLaplace
 
 __all__ = [
+    "EVERYTHING",
+    "NOTHING",
+    "Answer",
+    "BackendError",
     "BoundedCounts",
+    "Budget",
     "BudgetError",
+    "CapChoice",
+    "Charge",
     "Choice",
+    "Consents",
     "ConsistentPeriod",
+    "Decision",
+    "DiffprivlibGeometric",
     "DiscreteGaussian",
     "DiscreteLaplace",
     "Ledger",
     "LedgerError",
+    "Loss",
+    "Noise",
+    "OpenDPLaplace",
     "Page",
     "Pane",
     "ParameterError",
     "PrivacyError",
     "Publisher",
+    "Purpose",
+    "Query",
     "RankedKey",
     "Release",
     "ReleasedPage",
@@ -62,9 +100,12 @@ __all__ = [
     "WideLaplace",
     "consistent",
     "exponential_mechanism",
+    "laplace_noise",
+    "parse_purposes",
     "permute_and_flip",
     "quantile_released",
     "read_released",
+    "refuse_overspending",
     "report_noisy_max",
     "share_released",
     "sum_released",
