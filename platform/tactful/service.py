@@ -45,21 +45,21 @@ from tactful.messages import (
 )
 from tactful.metrics import Metrics
 from tactful.model_log import ModelLog
-from tactful.positions import Offsets, Position, parse, reaches
 from tactful.permissions import NOT_PERSONALISED, Permissions, for_everybody
+from tactful.positions import Offsets, Position, parse, reaches
 from tactful.problems import ProblemError
 from tactful.retraining import retrain
 from tactful.turnstile import Turnstile
 from tactful.webhooks import Webhooks
-from tactful_streaming import (
 from tactful_privacy import Purpose
+from tactful_streaming import (
     Consumer,
     Engine,
     Event,
     Limits,
     StreamingError,
-    dump_definitions,
     User,
+    dump_definitions,
     emitted_types,
     load_definitions,
 )
@@ -127,9 +127,9 @@ class Platform:
         settings: as given.
         metrics: what it counts.
         keys: its API keys.
-        backend: its log, and who computes its features.
         consents: what people have agreed to.
         permissions: what follows from that for an event or a request.
+        backend: its log, and who computes its features.
         engine: its feature engine; read it with `lock` held.
         lock: what readers of the engine hold.
         door: where events come in.
@@ -145,9 +145,9 @@ class Platform:
         *,
         backend: Backend,
         keys: KeyStore,
+        consents: ConsentStore,
         recommender: Recommender,
         statistics: Statistics | None = None,
-        consents: ConsentStore,
         webhooks: Webhooks | None = None,
         model_log: ModelLog | None = None,
         clock: Callable[[], int],
@@ -158,9 +158,9 @@ class Platform:
             settings: checked settings.
             backend: log and engine.
             keys: API keys.
+            consents: what people have agreed to.
             recommender: who recommends.
             statistics: published statistics, if any.
-            consents: what people have agreed to.
             webhooks: who tells others of actions, if anybody does.
             model_log: who changed which model, where that is kept.
             clock: now in epoch milliseconds.
@@ -169,10 +169,10 @@ class Platform:
         self.settings = settings
         self.metrics = Metrics(CollectorRegistry())
         self.keys = keys
-        self.backend = backend
-        self.engine: Engine = backend.engine
         self.consents = consents
         self.permissions = Permissions(consents.consents, backend.engine.resolve)
+        self.backend = backend
+        self.engine: Engine = backend.engine
         self.lock = threading.Lock()
         self.recommender = recommender
         self.statistics = statistics
@@ -189,9 +189,9 @@ class Platform:
             progressed=self._progressed,
             append=backend.append,
             letters=backend.letters,
+            permits=lambda key: self.permissions.person_allows(key, Purpose.MARKETING),
             commit_idle=statistics is not None,
             tells_time=settings.statistics.clock == "wall",
-            permits=lambda key: self.permissions.person_allows(key, Purpose.MARKETING),
         )
         self.door = Door(
             ends=backend.ends,
@@ -208,10 +208,10 @@ class Platform:
             format=backend.format,
             stamps=backend.rules is not None,
             actions=emitted_types(backend.engine.definitions).values(),
-        )
-        self._turnstile = Turnstile(
             permit=self.permissions.restricted,
             described=self._take_decisions,
+        )
+        self._turnstile = Turnstile(
             queue=server.recommend_queue,
             wait_s=server.recommend_wait_s,
             standing_s=server.recommend_standing_s,
@@ -275,10 +275,10 @@ class Platform:
                 settings,
                 backend=backend,
                 keys=keys,
+                consents=ConsentStore(metadata, default_purposes(settings), clock=_now),
                 recommender=recommender,
                 statistics=statistics,
                 webhooks=webhooks,
-                consents=ConsentStore(metadata, default_purposes(settings), clock=_now),
                 model_log=ModelLog(metadata, clock=_now),
                 clock=_now,
             )
@@ -378,21 +378,21 @@ class Platform:
             await self.reach(request.after)
         async with self._turnstile:
             with self.lock:
+                asked_by = request
+                if not self.permissions.personalises(request, now):
+                    request = for_everybody(request)
                 answer, impression = self.recommender.recommend(request, now=now)
                 position = self.position
+            if request is not asked_by:
+                answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
             if impression is not None:
                 self.note(answer.recommendation_id, impression)
         if request.explain and impression is not None:
             explanation = await self.explain(answer.recommendation_id)
             answer = msgspec.structs.replace(answer, explanation=explanation)
         took = (time.perf_counter() - started) * 1000
-                asked_by = request
-                if not self.permissions.personalises(request, now):
-                    request = for_everybody(request)
         return msgspec.structs.replace(answer, position=position, took_ms=round(took, 3))
 
-            if request is not asked_by:
-                answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
     async def explain(self, recommendation_id: str) -> Explanation:
         """Say how a list came about that was given lately.
 
@@ -534,14 +534,6 @@ class Platform:
                 await self._look_at_marks(self._follower.applied)
             await self._take_in()
 
-    async def _take_in(self) -> None:
-        """Let lists know the models and items of now; the first time makes the server ready."""
-        recovered = not self._follower.recovering
-        try:
-            await asyncio.to_thread(self._follow)
-        except Exception as error:
-            logger.exception("refresh failed with %s; the old state is kept", error)
-        self._current |= recovered
     def _follow_metadata(self) -> None:
         self.consents.refresh()
         self.keys.refresh()
@@ -564,6 +556,14 @@ class Platform:
                 "not_ready", "consent cannot be recorded now; send it again", retry_after=2
             ) from None
 
+    async def _take_in(self) -> None:
+        """Let lists know the models and items of now; the first time makes the server ready."""
+        recovered = not self._follower.recovering
+        try:
+            await asyncio.to_thread(self._follow)
+        except Exception as error:
+            logger.exception("refresh failed with %s; the old state is kept", error)
+        self._current |= recovered
 
     async def _trim(self) -> None:
         """Forget what retention gives up, as far as nobody needs it any more."""
