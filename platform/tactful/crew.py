@@ -115,6 +115,8 @@ class Keeper:
             case Read(entity, key, at, device):
                 platform.check()
                 with platform.lock:
+                    if entity == "user" and not platform.permissions.reads_history(key, device, at):
+                        return Seen({}, source.offset, platform.position, personal=False)
                     seen = Seen(
                         dict(source.read(entity, key, at)), source.offset, platform.position
                     )
@@ -123,8 +125,6 @@ class Keeper:
                 with platform.lock:
                     return source.read_columns(entity, keys, names, at).tobytes()
             case Changes(epoch, start):
-                    if entity == "user" and not platform.permissions.reads_history(key, device, at):
-                        return Seen({}, source.offset, platform.position, personal=False)
                 now, following, items = self._changes.read(epoch, start)
                 return Changed(
                     now, following, items, source.watermark, source.offset, platform.position

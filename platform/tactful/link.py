@@ -121,6 +121,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
         position: the same as it goes over the wire.
         properties: how a person is described; None for nobody, or who is not.
         shown: how often a person was shown each item today, where that is counted.
+        personal: False: this person has not agreed that their history is read, and it was not.
     """
 
     values: dict[str, Any]
@@ -128,6 +129,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     position: Position
     properties: dict[str, Any] | None = None
     shown: dict[str, int] | None = None
+    personal: bool = True
 
 
 class Changed(msgspec.Struct, frozen=True, array_like=True):
@@ -139,7 +141,6 @@ class Changed(msgspec.Struct, frozen=True, array_like=True):
         items: encoded.
         watermark: event time up to which events are expected to be complete, epoch milliseconds.
         offset: log offset before which everything is applied, as `FeatureSource.offset`.
-        personal: False: this person has not agreed that their history is read, and it was not.
         position: the same as it goes over the wire.
     """
 
@@ -147,7 +148,6 @@ class Changed(msgspec.Struct, frozen=True, array_like=True):
     next: int
     items: list[bytes]
     watermark: int
-    personal: bool = True
     offset: int | None
     position: Position
 

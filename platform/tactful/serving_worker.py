@@ -41,6 +41,7 @@ from tactful.messages import (
     RecommendRequest,
 )
 from tactful.metrics import Metrics
+from tactful.permissions import NOT_PERSONALISED, for_everybody
 from tactful.problems import ProblemError
 from tactful.server import Server, loop_factory, make_server
 from tactful.turnstile import Turnstile
@@ -53,7 +54,6 @@ logger = logging.getLogger(__name__)
 _REFRESH_S = 0.25
 _COUNT_S = 1.0
 
-from tactful.permissions import NOT_PERSONALISED, for_everybody
 _one = msgspec.json.Decoder(RecommendRequest)
 _many = msgspec.json.Decoder(RecommendBatchRequest)
 
