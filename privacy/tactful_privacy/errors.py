@@ -6,6 +6,7 @@
     * ``StateError``: a snapshot does not belong here or is damaged
     * ``LedgerError``: the ledger cannot do what was asked
         * ``UnknownStatisticError``: no statistic of that name is registered
+    * ``BackendError``: a library that was asked for is not installed
 """
 
 
@@ -31,3 +32,7 @@ class LedgerError(PrivacyError, RuntimeError):
 
 class UnknownStatisticError(LedgerError, LookupError):
     """No statistic of that name is registered in the ledger."""
+
+
+class BackendError(PrivacyError, ImportError):
+    """A library that was asked for is not installed."""

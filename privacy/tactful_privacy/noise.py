@@ -1,0 +1,211 @@
+"""One contract for the noise of a count, and three libraries that keep it."""
+
+from __future__ import annotations
+
+import math
+import os
+from fractions import Fraction
+from importlib import import_module
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy._exact import Exact, fraction
+from tactful_privacy._table import DEFAULT_CONFIDENCE, MAX_EPSILON, Entropy
+from tactful_privacy.errors import BackendError, ParameterError
+from tactful_privacy.laplace import MAX_SCALE, DiscreteLaplace, checked_scale
+from tactful_privacy.wide_laplace import MAX_WIDE_SCALE, WideLaplace
+
+Backend = Literal["table", "opendp", "diffprivlib"]
+
+
+class Noise(Protocol):
+    """Integer noise for the cells of a table, discrete Laplace of scale sensitivity / epsilon.
+
+    Whoever adds independent draws to every cell of an integer table gets a release that is
+    (epsilon, delta(epsilon))-private for tables up to `sensitivity` apart in L1.
+    """
+
+    sensitivity: int
+    epsilon: Fraction
+    scale: Fraction
+
+    def sample(self, n: int) -> NDArray[np.int64]:
+        """Return n fresh independent draws, ``[n]``; a negative n raises `ParameterError`."""
+
+    def probability(self, k: int) -> Fraction:
+        """Return P(Z = k)."""
+
+    def delta(self, epsilon: Exact) -> Fraction:
+        """Return a delta that goes with a privacy loss of `epsilon` or more."""
+
+    def interval(self, confidence: Exact = DEFAULT_CONFIDENCE) -> int:
+        """Return the smallest h with P(|Z| <= h) >= confidence."""
+
+
+def laplace_noise(
+    sensitivity: int,
+    epsilon: Exact,
+    backend: Backend = "table",
+    *,
+    entropy: Entropy = os.urandom,
+) -> Noise:
+    """Return discrete Laplace noise, also called the two-sided geometric mechanism.
+
+    Args:
+        sensitivity: L1 sensitivity, a positive integer.
+        epsilon: Exact; floats are refused.
+        backend: ``table``, the default, is `DiscreteLaplace` or, beyond its largest scale,
+            `WideLaplace`: delta is computed from what is drawn. ``opendp`` and ``diffprivlib`` are
+            `OpenDPLaplace` and `DiffprivlibGeometric`.
+        entropy: See `DiscreteLaplace`. The other libraries have their own, and take none.
+
+    Raises:
+        ParameterError: A parameter is out of range, there is no such backend, or it was given
+            entropy that it cannot take.
+        BackendError: The library is not installed.
+    """
+    if backend == "table":
+        scale = checked_scale(sensitivity, epsilon, largest=MAX_WIDE_SCALE)
+        kind = DiscreteLaplace if scale <= MAX_SCALE else WideLaplace
+        return kind(sensitivity, epsilon, entropy=entropy)
+    if entropy is not os.urandom:
+        raise ParameterError(f"the backend {backend!r} draws entropy itself: give it none")
+    if backend == "opendp":
+        return OpenDPLaplace(sensitivity, epsilon)
+    if backend == "diffprivlib":
+        return DiffprivlibGeometric(sensitivity, epsilon)
+    raise ParameterError(f"there is no noise backend {backend!r}: table, opendp or diffprivlib")
+
+
+class _Library:
+    """What noise of another library shares: its distribution is the ideal one."""
+
+    def __init__(self, sensitivity: int, epsilon: Exact) -> None:
+        self.scale = checked_scale(sensitivity, epsilon, largest=MAX_SCALE)
+        self.sensitivity = sensitivity
+        self.epsilon = fraction(epsilon, "epsilon")
+        self._distribution = DiscreteLaplace(sensitivity, epsilon)
+
+    def probability(self, k: int) -> Fraction:
+        """Return P(Z = k) of the ideal distribution, to within 2^-59."""
+        return self._distribution.probability(k)
+
+    def interval(self, confidence: Exact = DEFAULT_CONFIDENCE) -> int:
+        """Return the smallest h with P(|Z| <= h) >= confidence."""
+        return self._distribution.interval(confidence)
+
+    def _covered(self, epsilon: Exact) -> Fraction:
+        value = fraction(epsilon, "epsilon")
+        if not self.epsilon <= value <= MAX_EPSILON:
+            raise ParameterError(
+                f"epsilon is {value}: this noise promises {self.epsilon} or more, up to"
+                f" {MAX_EPSILON}"
+            )
+        return value
+
+
+class OpenDPLaplace(_Library):
+    """Discrete Laplace noise by OpenDP's ``make_laplace``, which has a proof of its own.
+
+    Guarantee: pure epsilon, as OpenDP's privacy map computes it. The reference for the table: some
+    hundred times slower, and independent of it in theory and code. Needs the extra ``noise``.
+    """
+
+    def __init__(self, sensitivity: int, epsilon: Exact) -> None:
+        """Build the measurement.
+
+        Args:
+            sensitivity: L1 sensitivity, a positive integer.
+            epsilon: Exact; floats are refused.
+
+        Raises:
+            ParameterError: A parameter is out of range.
+            BackendError: OpenDP is not installed.
+        """
+        super().__init__(sensitivity, epsilon)
+        dp = _library("opendp.prelude", "OpenDP")
+        dp.enable_features("contrib")
+        space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l1_distance(T="i64")
+        scale = float(self.scale)
+        # A scale rounded down would cost a little more than epsilon.
+        while Fraction((measurement := dp.m.make_laplace(*space, scale)).map(sensitivity)) > (
+            self.epsilon
+        ):
+            scale = math.nextafter(scale, math.inf)
+        self._measurement = measurement
+
+    def sample(self, n: int) -> NDArray[np.int64]:
+        """Return n fresh independent draws, ``[n]``.
+
+        Raises:
+            ParameterError: n is negative.
+        """
+        return np.array(self._measurement([0] * _checked(n)), dtype=np.int64).reshape(n)
+
+    def delta(self, epsilon: Exact) -> Fraction:
+        """Return 0.
+
+        Raises:
+            ParameterError: epsilon is below the one that the noise was made for, or above 40.
+        """
+        self._covered(epsilon)
+        return Fraction(0)
+
+
+class DiffprivlibGeometric(_Library):
+    """Two-sided geometric noise by diffprivlib's ``Geometric``.
+
+    Guarantee: (epsilon, delta). It rounds a logarithm of a 53-bit uniform number, so each of the
+    some 75 * scale possible values is off by a few units of 2^-53, and there are none beyond 37 *
+    scale; `delta` states what that comes to. Unlike the table's it is not computed from what is
+    drawn, and rests on the C library's logarithm being right to the last place. Its other
+    mechanisms draw floats whose low bits tell the count, and are not offered here. Needs the extra
+    ``noise``.
+    """
+
+    def __init__(self, sensitivity: int, epsilon: Exact) -> None:
+        """Build the mechanism; parameters and errors as of `OpenDPLaplace`."""
+        super().__init__(sensitivity, epsilon)
+        mechanisms = _library("diffprivlib.mechanisms", "diffprivlib")
+        self._mechanism = mechanisms.Geometric(
+            epsilon=math.nextafter(float(self.epsilon), 0.0), sensitivity=sensitivity
+        )
+
+    def sample(self, n: int) -> NDArray[np.int64]:
+        """Return n fresh independent draws, ``[n]``, some 80,000 a second.
+
+        Raises:
+            ParameterError: n is negative.
+        """
+        draws = (self._mechanism.randomise(0) for _ in range(_checked(n)))
+        return np.fromiter(draws, dtype=np.int64, count=n)
+
+    def delta(self, epsilon: Exact) -> Fraction:
+        """Return (1 + e^epsilon) * sensitivity * 150 * scale * 2^-53 at its own epsilon.
+
+        Each of the at most `sensitivity` cells that differ is within 150 * scale * 2^-53 of the
+        ideal distribution in total variation.
+
+        Raises:
+            ParameterError: epsilon is below the one that the noise was made for, or above 40.
+        """
+        self._covered(epsilon)
+        cells = Fraction(math.ceil(1 + math.exp(self.epsilon))) * self.sensitivity
+        return cells * 150 * max(Fraction(1), self.scale) / 2**53
+
+
+def _checked(n: int) -> int:
+    if n < 0:
+        raise ParameterError(f"{n} draws were asked for: give 0 or more")
+    return n
+
+
+def _library(module: str, name: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise BackendError(
+            f"{name} is not installed: `pip install 'tactful[noise]'`, or use the table"
+        ) from error
