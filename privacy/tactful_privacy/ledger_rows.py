@@ -162,7 +162,7 @@ def _decoded(kind: type[_T], row: Any) -> _T:
     """Return what a row defines, if it is what was written."""
     try:
         found = kind.from_json(row.definition)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise LedgerError(
             f"the definition of {row.name!r} is damaged: restore the ledger from a backup"
         ) from error
