@@ -16,7 +16,7 @@ from tactful.errors import ConfigError
 from tactful.plain_values import is_whole_number
 from tactful.recall import CHANNELS, FADE, RecallIndex, direction
 from tactful.scores import Scores
-from tactful.situation import FeatureSource, Situation
+from tactful.situation import FeatureSource, Situation, read_placed
 from tactful.vector_index import Nearest
 
 _PART = 4_096
@@ -347,11 +347,10 @@ def popular_rows(
     count = len(catalogue)
     sold, at = np.empty(count), source.watermark
     for start in range(0, count, _PART):
-        items = catalogue.item_ids[start : start + _PART]
+        rows = np.arange(start, min(start + _PART, count))
         with reading or nullcontext():
-            sold[start : start + _PART] = source.read_columns("item", items, ("sold_28d",), at)[
-                :, 0
-            ]
+            found = read_placed(source, "item", catalogue.item_places, rows, ("sold_28d",), at)
+        sold[rows] = found[:, 0]
     before = np.full(count, count)
     before[index.popular] = np.arange(len(index.popular))
     order = np.lexsort((np.arange(count), before, -sold))

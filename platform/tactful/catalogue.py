@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar, overload
 
@@ -14,6 +14,9 @@ from tactful.item_ids import ItemIds
 from tactful_streaming import Item
 
 T = TypeVar("T")
+
+_KeysAt = Callable[[NDArray[np.int64]], Sequence[str]]
+_PlaceOf = Callable[[str], int | None]
 
 _REMEMBERED = 200_000
 _DAY_MS = 86_400_000.0
@@ -127,6 +130,26 @@ class CatalogueRows(Mapping[str, int]):
         return chain(self._known, self._others)
 
 
+class Places:
+    """Keys by number, for a catalogue and all that grow from it: what has a number keeps it."""
+
+    def __init__(self, keys_at: _KeysAt, place_of: _PlaceOf) -> None:
+        """Look up in both directions."""
+        self._looks_up = keys_at, place_of
+
+    def keys_at(self, places: NDArray[np.int64]) -> Sequence[str]:
+        """The keys of some numbers."""
+        return self._looks_up[0](places)
+
+    def place_of(self, key: str) -> int | None:
+        """The number of a key; None if it has none."""
+        return self._looks_up[1](key)
+
+    def grow(self, keys_at: _KeysAt, place_of: _PlaceOf) -> None:
+        """Know more keys; all that were known have the same numbers as before."""
+        self._looks_up = keys_at, place_of
+
+
 class Catalogue:
     """Items as columns, immutable once made.
 
@@ -146,6 +169,8 @@ class Catalogue:
         campaign: number of the property ``campaign`` of each row, -1 where there is none.
         campaigns: names of the campaigns, by number.
         in_campaign: rows of the items that are in a campaign, ascending.
+        item_places: the items by row, to read features of many of them at once.
+        category_places: the categories by number, likewise.
     """
 
     def __init__(
@@ -177,6 +202,8 @@ class Catalogue:
             {},
             ((row, items[it]) for row, it in enumerate(chain(ids, others)) if it in items),
         )
+        self.item_places = Places(self.item_ids.of_rows, self.rows.row)
+        self.category_places = Places(self._categories_at, self.category_numbers.get)
 
     def updated(
         self, known: Sequence[str], changed: Sequence[Item], *, then: Sequence[str] = ()
@@ -223,6 +250,9 @@ class Catalogue:
             ((lookup[item.item_id], item) for item in changed),
         )
         made.rows = lookup
+        made.item_places, made.category_places = self.item_places, self.category_places
+        made.item_places.grow(made.item_ids.of_rows, lookup.row)
+        made.category_places.grow(made._categories_at, made.category_numbers.get)
         return made
 
     def _fill(
@@ -269,6 +299,9 @@ class Catalogue:
     def __len__(self) -> int:
         """Number of items."""
         return len(self.item_ids)
+
+    def _categories_at(self, numbers: NDArray[np.int64]) -> list[str]:
+        return [self.categories[number] for number in numbers.tolist()]
 
 
 def _grown(column: NDArray[Any], count: int, missing: object) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tactful.candidates import Candidates
 from tactful.catalogue import Catalogue
 from tactful.scores import Scores
-from tactful.situation import FeatureSource, Situation
+from tactful.situation import FeatureSource, Situation, read_placed
 
 RANKING_FEATURES: tuple[str, ...] = (
     "next_last",
@@ -192,8 +192,8 @@ def _of_items(
 def _everybody(
     source: FeatureSource, catalogue: Catalogue, rows: NDArray[np.int64], at: int
 ) -> dict[str, NDArray[np.float32] | float]:
-    item_ids = catalogue.item_ids.of_rows(rows)
-    sold = source.read_columns("item", item_ids, ("sold_7d", "sold_28d", "sold_84d"), at)
+    names = ("sold_7d", "sold_28d", "sold_84d")
+    sold = read_placed(source, "item", catalogue.item_places, rows, names, at)
     week, month, quarter = sold.astype(np.float32).T
     return {
         "sold_7d": week,
@@ -211,14 +211,17 @@ def _categories(
 ) -> dict[str, NDArray[np.float32] | float]:
     """What the person, the visit and everybody do with the category of each item."""
     category = catalogue.category[rows]
-    present = np.unique(category[category >= 0]).tolist()
-    names = [catalogue.categories[number] for number in present]
     size = len(catalogue.categories) + 1
-    sold = np.full(size, np.nan, np.float32)
-    if names:
-        sold[present] = source.read_columns(
-            "category", names, ("category_sold_28d",), situation.at
-        )[:, 0]
+    known = category >= 0
+    sold = np.full(len(rows), np.nan, np.float32)
+    sold[known] = read_placed(
+        source,
+        "category",
+        catalogue.category_places,
+        category[known].astype(np.int64),
+        ("category_sold_28d",),
+        situation.at,
+    )[:, 0]
     mine = situation.grouped("categories_182d")
     total = max(sum(mine.values()), 1.0)
     own = _of_categories({name: value / total for name, value in mine.items()}, catalogue)
@@ -228,13 +231,11 @@ def _categories(
     visit[-1] = 0.0
     last = (situation.session or situation.history)[:1]
     same = (
-        ((category == catalogue.category[last[0]]) & (category >= 0)).astype(np.float32)
-        if last
-        else np.nan
+        ((category == catalogue.category[last[0]]) & known).astype(np.float32) if last else np.nan
     )
     # Number -1, an unknown category, reads the spare last element of each table.
     return {
-        "category_sold_28d": sold[category],
+        "category_sold_28d": sold,
         "category_share": own[category],
         "category_in_session": visit[category],
         "category_of_last": same,

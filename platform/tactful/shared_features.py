@@ -27,6 +27,7 @@ from tactful_streaming import (
     Value,
 )
 from tactful_streaming.entities import PackedReader
+from tactful_streaming.placed_rows import Placing
 
 SHARED = ("user", "session")
 """Kinds of entity that lie in one partition each, so that workers know them as a whole."""
@@ -147,6 +148,17 @@ class SharedFeatures:
         values = [reader.read(blob, at) for blob in blobs]
         rows = [[value[name] for name in names] for value in values]
         return np.array(rows, np.float64).reshape(len(keys), len(names))
+
+    def read_placed(
+        self,
+        entity: str,
+        placing: Placing,
+        places: NDArray[np.int64],
+        names: Sequence[str],
+        at: int,
+    ) -> NDArray[np.float64]:
+        """As `read_columns`, of items or categories at some places."""
+        return self._engine.read_placed(entity, placing, places, names, at)
 
     def resolve(self, key: str, at: int) -> str:
         """Key of the person whom ``device:<device_id>`` stands for at time `at`."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tactful.catalogue import Catalogue
 from tactful_streaming import Definitions, Item, User
+from tactful_streaming.placed_rows import Placing
 
 Values = Mapping[str, Any]
 
@@ -57,6 +58,21 @@ class KnowsPeople(Protocol):
 
     def resolve(self, key: str, at: int) -> str:
         """Key of the person whom ``device:<device_id>`` stands for at a time."""
+
+
+@runtime_checkable
+class ReadsPlaced(Protocol):
+    """A feature engine that remembers where it finds what has a place with the reader."""
+
+    def read_placed(
+        self,
+        entity: str,
+        placing: Placing,
+        places: NDArray[np.int64],
+        names: Sequence[str],
+        at: int,
+    ) -> NDArray[np.float64]:
+        """Ungrouped features of the entities at some places, shape (len(places), len(names))."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,32 @@ def observe(
         history=history,
         properties={} if subject is None else described(source, subject, at),
     )
+
+
+def read_placed(
+    source: FeatureSource,
+    entity: str,
+    placing: Placing,
+    places: NDArray[np.int64],
+    names: Sequence[str],
+    at: int,
+) -> NDArray[np.float64]:
+    """Ungrouped features of many entities, without their keys where the source can.
+
+    Args:
+        source: the feature engine.
+        entity: ``item`` or ``category``.
+        placing: which entity is where, such as `Catalogue.item_places`.
+        places: at least 0, shape (n,).
+        names: features.
+        at: the moment, epoch milliseconds.
+
+    Returns:
+        Shape (n, len(names)).
+    """
+    if isinstance(source, ReadsPlaced):
+        return source.read_placed(entity, placing, places, names, at)
+    return source.read_columns(entity, placing.keys_at(places), names, at)
 
 
 def described(source: FeatureSource, subject: str, at: int) -> Values:

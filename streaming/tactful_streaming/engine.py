@@ -61,7 +61,8 @@ from tactful_streaming.mirror import Mirror, stored_blobs
 from tactful_streaming.online import OnlineStore
 from tactful_streaming.operators import make_operators
 from tactful_streaming.outbox import Outbox
-from tactful_streaming.panes import Floats
+from tactful_streaming.panes import Floats, Rows
+from tactful_streaming.placed_rows import Placing
 from tactful_streaming.projection import Projection
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
@@ -353,6 +354,35 @@ class Engine:
                 columns[:, list(names).index(name)] = 0
         return columns
 
+    def read_placed(
+        self, entity: str, placing: Placing, places: Rows, names: Sequence[str], at: int
+    ) -> Floats:
+        """As :meth:`read_columns`, of entities that the reader knows by a place of its own.
+
+        It is several times as fast, once their keys have been looked up.
+
+        Args:
+            entity: kind of entity, not ``user``: devices change hands.
+            placing: whose places they are; what was looked up is remembered as long as it lives.
+            places: at least 0, shape ``(n,)``.
+            names: features, without group_by.
+            at: request time, epoch milliseconds.
+
+        Returns:
+            float64 of shape ``(n, len(names))``.
+
+        Raises:
+            EngineError: if a name is no such feature, or people are asked for.
+        """
+        table = self._table(entity)
+        if table is None or entity == "user":
+            raise EngineError(f"entities {entity!r} have no features that are read by place")
+        columns = table.read_placed(placing, places, names, at)
+        for name in self._missing:
+            if name in names:
+                columns[:, list(names).index(name)] = 0
+        return columns
+
     def resolve(self, key: str, at: int) -> str:
         """Key of the person whom ``device:<device_id>`` stands for at time `at`.
 
@@ -492,6 +522,10 @@ class Engine:
         """Note that actions were appended to the log, so that :meth:`outbox` leaves them out."""
         self._outbox.sent(action.event_id for action in actions)
 
+    def drop(self, actions: Iterable[Event]) -> None:
+        """Give up actions of :meth:`outbox`: the next commit forgets them."""
+        self._outbox.meet([action.event_id for action in actions])
+
     def handovers(self) -> dict[int, Entry]:
         """Entries for other partitions that are committed and not known to be there, by number.
 
@@ -522,10 +556,6 @@ class Engine:
     def close(self) -> None:
         """Close the store. What was not committed is applied again after the next opening."""
         self._broken = True
-    def drop(self, actions: Iterable[Event]) -> None:
-        """Give up actions of :meth:`outbox`: the next commit forgets them."""
-        self._outbox.meet([action.event_id for action in actions])
-
         self._store.close()
 
     def _aggregate(self, columns: Columns, before: int) -> tuple[dict[str, list[int]], int]:

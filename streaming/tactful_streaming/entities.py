@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
@@ -18,6 +19,7 @@ from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.firing import Fired, fire, fires, next_end, next_pending
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import Selection
+from tactful_streaming.placed_rows import PlacedRows, Placing
 from tactful_streaming.views import View
 
 Loader = Callable[[Sequence[str]], Sequence[bytes | None]]
@@ -93,6 +95,7 @@ class EntityTable:
         of_source = {feature.name: store for store in self.stores for feature in store.features}
         self._views = {f.name: View(f, of_source[f.name]) for f in self.features}
         self._kept: dict[str, ColumnCache] = {}
+        self._placed: WeakKeyDictionary[Placing, PlacedRows] = WeakKeyDictionary()
         self._firing = [view for view in self._views.values() if firing and fires(view)]
         self._load = load
         self._lateness_ms = allowed_lateness_ms
@@ -133,6 +136,7 @@ class EntityTable:
     def nbytes(self) -> int:
         """About how much memory the state takes."""
         kept = sum(cache.nbytes for cache in self._kept.values())
+        kept += sum(placed.nbytes for placed in self._placed.values())
         return _ROW_BYTES * len(self._rows) + sum(store.nbytes for store in self.stores) + kept
 
     def keys_of(self, name: str) -> tuple[str, ...]:
@@ -191,18 +195,41 @@ class EntityTable:
         Raises:
             EngineError: if a name is no feature with one number for each entity.
         """
-        views = [self._number(name) for name in names]
         rows = np.fromiter(map(self._rows.get, keys, repeat(-1)), np.int64, len(keys))
         absent = np.flatnonzero(rows < 0).tolist()
         rows[absent] = _NOBODY
-        columns = np.empty((len(names), len(keys)))
-        for column, view in zip(columns, views, strict=True):
-            cache = self._cache(view) if at >= self._horizon else None
-            column[:] = (cache or view).read_many(rows, at)
+        columns = self._read_rows(rows, names, at)
         if absent:
             table = self._fetched([keys[number] for number in absent])
             if table is not None:
-                columns.T[absent] = table.read_columns([keys[n] for n in absent], names, at)
+                columns[absent] = table.read_columns([keys[n] for n in absent], names, at)
+        return columns
+
+    def read_placed(self, placing: Placing, places: Rows, names: Sequence[str], at: int) -> Floats:
+        """As :meth:`read_columns`, of the keys at some places.
+
+        Args:
+            placing: whose places they are; what was looked up is remembered as long as it lives.
+            places: at least 0.
+            names: as there.
+            at: request time, epoch milliseconds.
+
+        Raises:
+            EngineError: if a name is no feature with one number for each entity.
+        """
+        if self._load is not None:  # rows come and go with what is asked for
+            return self.read_columns(placing.keys_at(places), names, at)
+        placed = self._placed.get(placing)
+        if placed is None:
+            placed = self._placed[placing] = PlacedRows()
+        return self._read_rows(placed.at(places, placing, self._rows, _NOBODY), names, at)
+
+    def _read_rows(self, rows: Rows, names: Sequence[str], at: int) -> Floats:
+        views = [self._number(name) for name in names]
+        columns = np.empty((len(names), len(rows)))
+        for column, view in zip(columns, views, strict=True):
+            cache = self._cache(view) if at >= self._horizon else None
+            column[:] = (cache or view).read_many(rows, at)
         return columns.T
 
     def next_fire(self, watermark: int) -> int | None:
@@ -404,6 +431,10 @@ class EntityTable:
         for cache in self._kept.values():
             cache.changed(rows)
 
+    def _note_moves(self, keys: Sequence[str]) -> None:
+        for placed in self._placed.values():
+            placed.moved(keys)
+
     def _number(self, name: str) -> View:
         view = self._views.get(name)
         if view is None or not view.is_number:
@@ -427,6 +458,7 @@ class EntityTable:
         self._touched[rows] = 0
         self._rows.update(zip(keys, rows, strict=True))
         self._dropped.difference_update(keys)
+        self._note_moves(keys)
         return rows
 
     def _forget(self, rows: Sequence[int]) -> list[str]:
@@ -445,6 +477,7 @@ class EntityTable:
             del self._rows[key]
             self._keys[row] = None
         self._free.extend(rows)
+        self._note_moves(keys)
         self._newest[gone] = 0
         self._touched[gone] = _FREE
         self._dirty[gone] = False

@@ -1,0 +1,81 @@
+"""Rows of entities by a place of the reader's own, so that many are read without their keys.
+
+Who reads the same thousands of entities again and again, a catalogue for each list of candidates,
+has an order of its own for them. To look up a thousand keys takes longer than to read a thousand
+numbers, so the row that a key has in the table is remembered by its place, until an entity comes or
+goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_streaming.panes import Rows
+
+_UNKNOWN: Final = -1
+_MOST_MOVED: Final = 10_000
+
+
+class Placing(Protocol):
+    """Keys in fixed places: one that has a place keeps it, and new ones come behind."""
+
+    def keys_at(self, places: Rows) -> Sequence[str]:
+        """The keys of some places."""
+
+    def place_of(self, key: str) -> int | None:
+        """The place of a key; None if it has none."""
+
+
+class PlacedRows:
+    """The rows that the keys of one placing have in one table."""
+
+    def __init__(self) -> None:
+        """Begin with nothing looked up."""
+        self._rows: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._moved: list[str] = []
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        return self._rows.nbytes
+
+    def moved(self, keys: Sequence[str]) -> None:
+        """Note that entities came or went."""
+        if not len(self._rows):
+            return
+        self._moved += keys
+        if len(self._moved) > _MOST_MOVED:
+            # To look them all up now could take longer than what reads them later is worth.
+            self._moved.clear()
+            self._rows[:] = _UNKNOWN
+
+    def at(self, places: Rows, placing: Placing, known: Mapping[str, int], nobody: int) -> Rows:
+        """The rows of the keys at `places`.
+
+        Args:
+            places: at least 0.
+            placing: which keys these are.
+            known: row of each key.
+            nobody: row of the others.
+        """
+        end = int(places.max(initial=-1)) + 1
+        if end > len(self._rows):
+            more = np.full(max(end, 3 * len(self._rows) // 2) - len(self._rows), _UNKNOWN, np.int32)
+            self._rows = np.concatenate([self._rows, more])
+        if self._moved:
+            for key in self._moved:
+                place = placing.place_of(key)
+                if place is not None and place < len(self._rows):
+                    self._rows[place] = _UNKNOWN
+            self._moved.clear()
+        rows = self._rows[places]
+        if rows.min(initial=0) < 0:
+            absent = places[rows < 0]
+            found = [known.get(key, nobody) for key in placing.keys_at(absent)]
+            self._rows[absent] = found
+            rows = self._rows[places]
+        return rows.astype(np.int64)

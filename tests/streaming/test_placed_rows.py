@@ -1,0 +1,122 @@
+"""What is read by place is what is read by key, whatever entities come and go."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tactful_streaming import Engine, EngineError, MemoryState, load_definitions, placed_rows
+from tactful_streaming.entities import EntityTable
+from tactful_streaming.parts import Selection
+from tactful_streaming.placed_rows import PlacedRows
+
+MINUTE = 60_000
+START = 1_700_000_000_000
+TEXT = """
+- {name: n5, entity: item, event: view, aggregate: count, window: {size: 5m, slide: 1m}}
+- {name: n20, entity: item, event: view, aggregate: count, window: {size: 20m, slide: 1m}}
+"""
+FEATURES = load_definitions(TEXT).features
+NAMES = [feature.name for feature in FEATURES]
+KEYS = [f"i{number}" for number in range(12)]
+
+
+class Growing:
+    """The first of `KEYS`, of which there are more and more; counts what is looked up."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.asked = 0
+
+    def keys_at(self, places: NDArray[np.int64]) -> Sequence[str]:
+        self.asked += len(places)
+        return [KEYS[place] for place in places.tolist()]
+
+    def place_of(self, key: str) -> int | None:
+        place = KEYS.index(key)
+        return place if place < self.size else None
+
+
+def feed(table: EntityTable, keys: Sequence[str], time: int, watermark: int) -> None:
+    timestamps = np.full(len(keys), time)
+    rows = table.touch(keys, timestamps)
+    before = np.full(len(keys), watermark, np.int64)
+    for number in range(len(table.stores)):
+        table.apply(number, Selection(rows, timestamps, before, None, None))
+
+
+def wrong(table: EntityTable, placing: Growing, places: NDArray[np.int64], at: int) -> int:
+    found = table.read_placed(placing, places, NAMES, at)
+    keys = [KEYS[place] for place in places.tolist()]
+    wanted = [[table.read(key, at)[name] for name in NAMES] for key in keys]
+    return int((found != np.array(wanted, np.float64).reshape(found.shape)).sum())
+
+
+def live(seed: int, *, spills: bool = False, rounds: int = 60) -> int:
+    """Events, silence, merges, new keys and reads in any order; counts what was read wrong."""
+    rng = random.Random(seed)
+    stored: dict[str, bytes | None] = {}
+    load = (lambda keys: [stored.get(key) for key in keys]) if spills else None
+    table = EntityTable(FEATURES, load, capacity=2)
+    placings = [Growing(rng.randrange(len(KEYS))) for _ in range(2)]
+    now = START
+    bad = 0
+    for _ in range(rounds):
+        what = rng.random()
+        if what < 0.35:
+            feed(table, rng.choices(KEYS, k=rng.randrange(1, 4)), now, now - 10 * MINUTE)
+        elif what < 0.5:
+            now += rng.choice([1_000, MINUTE, 40 * MINUTE])
+            table.expire(now - 10 * MINUTE)
+        elif what < 0.55:
+            table.merge(*rng.sample(KEYS, 2))
+        elif what < 0.6:
+            table.detach(rng.choice(KEYS))
+        elif what < 0.65 and spills:
+            stored |= table.pack_changes(now - 10 * MINUTE)
+            table.shrink(0)
+        else:
+            placing = rng.choice(placings)
+            placing.size = rng.randrange(placing.size, len(KEYS) + 1)
+            places = np.array(rng.choices(range(placing.size or 1), k=rng.randrange(5)), np.int64)
+            bad += wrong(table, placing, places[places < placing.size], now)
+    return bad
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32), st.booleans())
+def test_a_place_reads_what_its_key_reads(seed: int, spills: bool) -> None:
+    assert live(seed, spills=spills) == 0
+
+
+def test_so_it_does_when_more_move_than_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placed_rows, "_MOST_MOVED", 3)
+    assert sum(map(live, range(20))) == 0
+
+
+def test_forgetting_to_note_a_move_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PlacedRows, "moved", lambda self, keys: None)
+    assert sum(map(live, range(20))) > 0
+
+
+def test_keys_are_looked_up_once() -> None:
+    table, placing = EntityTable(FEATURES), Growing(len(KEYS))
+    everything = np.arange(len(KEYS))
+    feed(table, KEYS[:3], START, START)
+    for _ in range(3):
+        assert table.read_placed(placing, everything, NAMES, START)[:, 0].sum() == 3
+    feed(table, [KEYS[3], KEYS[0]], START, START)
+    assert table.read_placed(placing, everything, NAMES, START)[:, 0].sum() == 5
+    assert placing.asked == len(KEYS) + 1
+
+
+def test_people_are_not_read_by_place() -> None:
+    engine = Engine(load_definitions(TEXT.replace("item", "user")), MemoryState())
+    with pytest.raises(EngineError, match="by place"):
+        engine.read_placed("user", Growing(1), np.zeros(1, np.int64), ["n5"], START)
