@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -43,12 +44,14 @@ from tactful.link import (
     Ready,
     Rises,
     Seen,
+    Serves,
     Told,
     answer,
     decode_question,
     refusal,
 )
 from tactful.problems import ProblemError
+from tactful.roster import Roster, Serving, serving
 from tactful.server import loop_factory
 from tactful.service import Platform
 from tactful.serving_worker import Orders
@@ -93,6 +96,11 @@ class Keeper:
             tells_rises=trends is not None,
         )
         self._orders = pickle.dumps(orders)
+
+    @property
+    def serving(self) -> Serving:
+        """What lists would be made from here."""
+        return serving(self._platform.recommender.describe())
 
     def refresh(self) -> None:
         """Follow models and items; for one thread at a time.
@@ -181,10 +189,16 @@ class _Line:
     """One end of a socket pair to a worker: questions come in, answers go out."""
 
     def __init__(
-        self, keeper: Keeper, *, ready: Callable[[], None], count: Callable[[Count], None]
+        self,
+        keeper: Keeper,
+        *,
+        ready: Callable[[], None],
+        serves: Callable[[Serving], None],
+        count: Callable[[Count], None],
     ) -> None:
         self._keeper = keeper
         self._ready = ready
+        self._serves = serves
         self._count = count
         self._tasks: set[asyncio.Task[None]] = set()
         self.frames = Frames(self._arrived)
@@ -199,6 +213,9 @@ class _Line:
                 return
             case Ready():
                 self._ready()
+                value = None
+            case Serves(model, items):
+                self._serves(Serving(model, items))
                 value = None
             case Count():
                 self._count(question)
@@ -239,25 +256,31 @@ class Crew:
         self._clock = clock
         self._stopping = False
         self._processes: dict[int, asyncio.subprocess.Process] = {}
-        self._ready: dict[int, asyncio.Event] = {}
+        self._roster = Roster(count, lambda: keeper.serving, clock=clock)
         self._keeping: list[asyncio.Task[None]] = []
         self._started = 0
+        platform.workers = self._roster.health
         platform.metrics.gauge(
             "serving_workers", "Processes that answer requests now", lambda: self.serving
         )
         platform.metrics.gauge(
             "serving_workers_restarted", "Processes that had to be replaced", lambda: self.restarted
         )
+        platform.metrics.gauge(
+            "serving_workers_ready",
+            "Processes that answer requests from the model and the items of now",
+            lambda: sum(each.state == "ready" for each in self._roster.health()),
+        )
 
     @property
     def serving(self) -> int:
         """How many answer requests now."""
-        return sum(event.is_set() for event in self._ready.values())
+        return self._roster.serving
 
     @property
     def restarted(self) -> int:
         """How many had to be replaced."""
-        return max(self._started - self._count, 0)
+        return self._roster.restarted
 
     @property
     def processes(self) -> list[int]:
@@ -266,7 +289,7 @@ class Crew:
 
     async def start(self) -> bool:
         """Start all; whether all came to serve."""
-        self._keeping = [asyncio.create_task(self._keep()) for _ in range(self._count)]
+        self._keeping = [asyncio.create_task(self._keep(place)) for place in range(self._count)]
         until = self._clock() + _START_S
         while self.serving < self._count and self._clock() < until and not self._stopping:
             if self.restarted > self._count:
@@ -289,12 +312,12 @@ class Crew:
             if late:
                 await asyncio.wait(late)
 
-    async def _keep(self) -> None:
+    async def _keep(self, place: int) -> None:
         """Have one worker running, whatever happens to it."""
         pause = _FIRST_PAUSE_S
         while not self._stopping:
             began = self._clock()
-            code = await self._run_one()
+            code = await self._run_one(place)
             if self._stopping:
                 return
             pause = _FIRST_PAUSE_S if self._clock() - began > _CALM_S else pause
@@ -302,18 +325,23 @@ class Crew:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    async def _run_one(self) -> int:
+    async def _run_one(self, place: int) -> int:
         """Start a worker and wait for its end; its exit code."""
         number = self._started
         self._started += 1
-        ready = self._ready[number] = asyncio.Event()
+        self._roster.started(place)
         lines, theirs = [], []
         loop = asyncio.get_running_loop()
         try:
             for _ in range(3):
                 ours, end = socket.socketpair()
                 theirs.append(end)
-                line = _Line(self._keeper, ready=ready.set, count=self._counter(number))
+                line = _Line(
+                    self._keeper,
+                    ready=partial(self._roster.is_ready, place),
+                    serves=partial(self._roster.tells, place),
+                    count=self._counter(number),
+                )
                 await loop.create_unix_connection(lambda line=line: line.frames, sock=ours)  # type: ignore[misc]
                 lines.append(line)
             numbers = [self._listener.fileno(), *(end.fileno() for end in theirs)]
@@ -333,7 +361,7 @@ class Crew:
             return await process.wait()
         finally:
             self._processes.pop(number, None)
-            del self._ready[number]
+            self._roster.ended(place)
             self._platform.metrics.others.end(number)
             for line in lines:
                 line.frames.close()

@@ -71,6 +71,13 @@ class Keys(_Question, frozen=True, array_like=True, tag=True):
     """Which API keys are valid? Answered with hashes and what is known of each."""
 
 
+class Serves(_Question, frozen=True, array_like=True, tag=True):
+    """I make lists from this: version of the model, or nothing, and number of items."""
+
+    model: str
+    items: int
+
+
 class Rises(_Question, frozen=True, array_like=True, tag=True):
     """What rises in published statistics? Answered with a list of `tactful.trending.Rise`."""
 
@@ -108,7 +115,18 @@ class Forward(_Question, frozen=True, array_like=True, tag=True):
 
 
 Question = (
-    Hello | Ready | Keys | Read | ReadColumns | Changes | Rises | Reach | Note | Count | Forward
+    Hello
+    | Ready
+    | Serves
+    | Keys
+    | Read
+    | ReadColumns
+    | Changes
+    | Rises
+    | Reach
+    | Note
+    | Count
+    | Forward
 )
 
 

@@ -41,6 +41,7 @@ from tactful.messages import (
     StatisticsIndex,
     StatisticsPage,
     UserFeatures,
+    WorkerHealth,
     to_milliseconds,
 )
 from tactful.metrics import Metrics
@@ -137,6 +138,7 @@ class Platform:
         statistics: what is published, if anything.
         model_log: who changed which model, where that is kept.
         version: of the software.
+        workers: tells how the processes are that answer requests, where there are any.
     """
 
     def __init__(
@@ -225,6 +227,7 @@ class Platform:
         self._status = "starting"
         self._current = False
         self._guard = contextlib.ExitStack()
+        self.workers: Callable[[], list[WorkerHealth]] | None = None
         self._add_gauges()
 
     @classmethod
@@ -348,7 +351,12 @@ class Platform:
             checks["online"] = shared.problem
         if self.engine.missing:
             checks["features"] = f"{len(self.engine.missing)} are to be computed by a backfill"
-        return Health(status=status, version=self.version, checks=checks)
+        workers = None if self.workers is None else self.workers()
+        if workers is not None:
+            ready = sum(worker.state == "ready" for worker in workers)
+            of = len(workers)
+            checks["workers"] = "ok" if ready == of else f"{ready} of {of} ready"
+        return Health(status=status, version=self.version, checks=checks, workers=workers)
 
     async def recommend(self, request: RecommendRequest, *, trusted: bool) -> Recommendation:
         """Answer one request.

@@ -32,7 +32,19 @@ from tactful.endpoints import ENDPOINTS
 from tactful.errors import NotPersonal
 from tactful.http import route
 from tactful.interpreter import keep_what_is, short_delays
-from tactful.link import Asker, Caller, Count, Forward, Hello, Keys, Note, Reach, Ready, Told
+from tactful.link import (
+    Asker,
+    Caller,
+    Count,
+    Forward,
+    Hello,
+    Keys,
+    Note,
+    Reach,
+    Ready,
+    Serves,
+    Told,
+)
 from tactful.messages import (
     BatchResult,
     Recommendation,
@@ -43,6 +55,7 @@ from tactful.messages import (
 from tactful.metrics import Metrics
 from tactful.permissions import NOT_PERSONALISED, for_everybody
 from tactful.problems import ProblemError
+from tactful.roster import serving
 from tactful.server import Server, loop_factory, make_server
 from tactful.turnstile import Turnstile
 from tactful.valid_keys import ApiKey, ValidKeys
@@ -187,6 +200,7 @@ class ServingWorker:
                     logger.warning(
                         "refresh failed with %s; the old state is kept", type(error).__name__
                     )
+            self.tell()
             if time.monotonic() - counted >= _COUNT_S:
                 counted = time.monotonic()
                 self.count()
@@ -197,6 +211,10 @@ class ServingWorker:
 
     def _follow_items(self) -> None:
         self._recommender.refresh(self._nothing)
+
+    def tell(self) -> None:
+        """Tell what lists are made from here."""
+        self._caller.tell(Serves(*serving(self._recommender.describe())))
 
     def count(self) -> None:
         """Tell what was counted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -243,6 +244,58 @@ def test_a_killed_worker_fails_nobody_else_and_is_replaced(server: Server) -> No
     # A busy machine may turn somebody away, which is no failure.
     assert set(outcomes) <= {"200", "broken", "overloaded"}, outcomes
     assert server.metric("tactful_serving_workers_restarted") == kills
+
+
+def readiness(server: Server) -> dict[str, Any]:
+    """What ``/readyz`` says, asked of whoever takes a new connection."""
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.get(f"{server.url}/readyz", timeout=60)
+            assert answer.status_code == 200, answer.text
+            found: dict[str, Any] = answer.json()
+            return found
+
+
+def test_a_dead_worker_shows_in_readiness_until_another_has_its_place(
+    server: Server, data: Path
+) -> None:
+    write_pointer(data / "models", Pointer(version="1"))
+
+    def all_ready(*, restarts: list[int]) -> bool:
+        said = readiness(server)
+        fresh = {"state": "ready", "model_version": "1", "items_behind": 0}
+        wanted = [{"number": n, "restarts": count, **fresh} for n, count in enumerate(restarts)]
+        return bool(said["workers"] == wanted and said["checks"]["workers"] == "ok")
+
+    until(lambda: all_ready(restarts=[0, 0]))
+
+    os.kill(server.workers()[0], signal.SIGKILL)
+    until(lambda: readiness(server)["checks"]["workers"] == "1 of 2 ready")
+    said = readiness(server)
+    states = sorted(worker["state"] for worker in said["workers"])
+    assert said["status"] == "ok"
+    assert states in (["down", "ready"], ["ready", "starting"])
+    until(lambda: all_ready(restarts=[1, 0]) or all_ready(restarts=[0, 1]))
+    assert server.metric("tactful_serving_workers_ready") == 2
+
+
+def test_a_worker_that_hangs_is_told_from_one_that_serves(server: Server) -> None:
+    until(lambda: readiness(server)["checks"]["workers"] == "ok")
+    hanging = server.workers()[0]
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        # Only the keeper knows; the other worker asks it. A connection that the one that hangs has
+        # taken is never answered, so each is given up soon.
+        def silent() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                said = httpx.get(f"{server.url}/readyz", timeout=2).json()
+                return sorted(it["state"] for it in said["workers"]) == ["ready", "silent"]
+            return False
+
+        until(silent)
+    finally:
+        os.kill(hanging, signal.SIGCONT)
+    until(lambda: readiness(server)["checks"]["workers"] == "ok")
 
 
 def test_what_was_acknowledged_through_a_worker_outlives_the_keeper(data: Path) -> None:
