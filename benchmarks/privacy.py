@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from benchmarks import _privacy_ledger
 from benchmarks.figures import Figure, Timing, interleave, main
 from tactful_privacy import DiscreteLaplace
 
@@ -45,9 +46,9 @@ def run(quick: bool) -> list[Figure]:
                 ("release_1m_core_share", "1"),
                 ("erase_one_user_s", "s"),
                 ("erase_sentinel_hits", "1"),
-                ("ledger_overspends", "1"),
             ]
         ),
+        *_privacy_ledger.figures(quick),
     ]
 
 
