@@ -408,6 +408,9 @@ class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
         cap: how many events of one user count at most per unit.
         unit: what is protected, e.g. ``user-day``.
         title: what it counts, in words.
+        pane_ms: length of a pane, milliseconds.
+        kind: ``panes``, or ``running_totals`` since midnight (UTC).
+        method: the mechanism.
     """
 
     name: str
@@ -415,6 +418,9 @@ class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
     cap: int
     unit: str
     title: str = ""
+    pane_ms: int = 0
+    kind: str = "panes"
+    method: str = ""
 
 
 class StatisticsIndex(msgspec.Struct, kw_only=True, frozen=True):
@@ -433,6 +439,8 @@ class StatisticCell(msgspec.Struct, kw_only=True, frozen=True):
         value: the released (noisy) count.
         low: lower end of its confidence interval.
         high: upper end.
+        counted_from: since when it counts, epoch milliseconds: the start of the pane, or midnight
+            (UTC) before a running total.
     """
 
     pane_start: int
@@ -440,6 +448,7 @@ class StatisticCell(msgspec.Struct, kw_only=True, frozen=True):
     value: float
     low: float
     high: float
+    counted_from: int | None = None
 
 
 class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
@@ -452,6 +461,11 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
         unit: what is protected, e.g. ``user-day``.
         cells: released numbers.
         next_cursor: give it as ``cursor`` for the next page; None at the end.
+        delta: bound on the probability that epsilon does not hold, computed.
+        pane_ms: length of a pane, milliseconds.
+        kind: ``panes``, or ``running_totals`` since midnight (UTC).
+        method: the mechanism.
+        confidence: of the intervals.
     """
 
     name: str
@@ -460,6 +474,11 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
     unit: str
     cells: list[StatisticCell]
     next_cursor: str | None = None
+    delta: float = 0.0
+    pane_ms: int = 0
+    kind: str = "panes"
+    method: str = ""
+    confidence: float = 0.95
 
 
 class ReportInfo(msgspec.Struct, kw_only=True, frozen=True):

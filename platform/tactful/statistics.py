@@ -13,26 +13,26 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
 
 import msgspec
-import yaml
-from msgspec import Meta
 
 from tactful.config import Settings
 from tactful.errors import ConfigError
 from tactful.messages import StatisticCell, StatisticInfo, StatisticsIndex, StatisticsPage
+from tactful.statistic_definitions import PANES, StatisticDefinition, load_statistics
 from tactful.trending import Followed, Trends
 from tactful_privacy import (
+    CONFIDENCE,
+    UNIT,
     BoundedCounts,
     Ledger,
     PrivacyError,
     Publisher,
     Purpose,
-    Statistic,
     UnknownStatisticError,
+    delta_of,
+    method_of,
     read_released,
 )
 from tactful_streaming import Event, Item
@@ -44,76 +44,6 @@ DAY_MS = 86_400_000
 
 _SHOWN_AFTER_MS = 15_000
 """Longer than an idle server waits with a commit, so that who came does not decide when."""
-
-_PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
-_Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$")]
-
-
-class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A published count, as written in ``statistics.yaml``.
-
-    Attributes:
-        name: of the statistic.
-        event: event type that is counted.
-        by: what of the item it is counted by: ``category``, ``item_id`` or ``properties.<name>``.
-        keys: the public list of what is counted; anything else is not counted.
-        pane: length of a pane: 1m, 5m, 1h or 1d.
-        cap: most contributions of one user and UTC day.
-        epsilon: privacy loss of one user and UTC day, exact, as text.
-        title: what it counts, in words.
-        trending: whether lists propose what rises in it; only of categories and items.
-    """
-
-    name: str
-    event: str
-    by: Annotated[str, Meta(pattern=r"^(category|item_id|properties\.\w+)$")]
-    keys: tuple[str, ...]
-    pane: str = "1h"
-    cap: int = 20
-    epsilon: _Exact = "1"
-    title: str = ""
-    trending: bool = False
-
-
-class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What ``statistics.yaml`` holds.
-
-    Attributes:
-        daily_epsilon: budget of one user and UTC day over all statistics, exact, as text.
-        statistics: what is published.
-    """
-
-    daily_epsilon: _Exact
-    statistics: tuple[StatisticDefinition, ...]
-
-
-def load_statistics(path: Path) -> StatisticsFile:
-    """Read ``statistics.yaml``.
-
-    Raises:
-        ConfigError: if it cannot be read or an entry is wrong; the message names file and entry.
-    """
-    try:
-        document = yaml.safe_load(path.read_text("utf-8"))
-        found = msgspec.convert(document, type=StatisticsFile)
-    except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    for definition in found.statistics:
-        if definition.pane not in _PANES:
-            raise ConfigError(
-                f"{path}: {definition.name}: pane must be one of {', '.join(_PANES)}, "
-                f"not {definition.pane!r}"
-            )
-        if definition.trending and definition.by not in ("category", "item_id"):
-            raise ConfigError(
-                f"{path}: {definition.name}: only what is counted by category or item_id can be "
-                f"trending, not by {definition.by}"
-            )
-    names = [definition.name for definition in found.statistics]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ConfigError(f"{path}: these names are given twice: {', '.join(repeated)}")
-    return found
 
 
 class PrivateStatistics:
@@ -165,18 +95,11 @@ class PrivateStatistics:
         self._allowance = allowance_ms
         self._replayed = 0
         self._tracks: dict[str, tuple[BoundedCounts, Publisher]] = {}
-        self._statistics = {
-            d.name: Statistic(
-                name=d.name,
-                keys=d.keys,
-                pane_ms=_PANES[d.pane],
-                cap=d.cap,
-                epsilon=Fraction(d.epsilon),
-            )
-            for d in self._definitions
-        }
-        for statistic in self._statistics.values():
-            ledger.register(statistic)
+        made = {d.name: d.statistics() for d in self._definitions}
+        self._bases = {name: statistics[0] for name, statistics in made.items()}
+        self._further = {name: statistics[1:] for name, statistics in made.items()}
+        self._statistics = {it.name: it for statistics in made.values() for it in statistics}
+        ledger.register_all(self._statistics.values())
 
     def apply(self, event: Event, item: Item | None) -> None:
         """Count one event for every statistic it belongs to."""
@@ -188,11 +111,9 @@ class PrivateStatistics:
             return
         watermark = self._watermark()
         for definition in self._definitions:
-            if event.type == definition.event:
-                key = _key(definition.by, item)
-                if key is not None:
-                    counts, _ = self._tracks[definition.name]
-                    counts.add(unit, event.timestamp, key, watermark=watermark)
+            if (key := definition.key(event, item)) is not None:
+                counts, _ = self._tracks[definition.name]
+                counts.add(unit, event.timestamp, key, watermark=watermark)
 
     def snapshot(self) -> bytes | None:
         """Release what is due, then return the state; None when nothing changed."""
@@ -203,9 +124,10 @@ class PrivateStatistics:
         if not any(counts.changed for counts, _ in self._tracks.values()):
             return None
         return msgspec.msgpack.encode(
-            (
+            _State(
                 self._replayed,
                 {name: counts.snapshot() for name, (counts, _) in self._tracks.items()},
+                {name: publisher.snapshot() for name, (_, publisher) in self._tracks.items()},
             )
         )
 
@@ -215,23 +137,31 @@ class PrivateStatistics:
         Raises:
             StateError: if it is damaged, or a definition or the secret changed.
         """
-        self._replayed, tracks = msgspec.msgpack.decode(state, type=tuple[int, dict[str, bytes]])
-        for name, snapshot in tracks.items():
-            if name in self._statistics:
-                self._begin(name, start=0)[0].restore(snapshot)
+        found = msgspec.msgpack.decode(state, type=_State)
+        self._replayed = found.replayed
+        for name, snapshot in found.counts.items():
+            if name in self._bases:
+                counts, publisher = self._begin(name, start=0)
+                counts.restore(snapshot)
+                if name in found.sums:
+                    publisher.restore(found.sums[name])
 
     def index(self) -> StatisticsIndex:
         """What is published."""
         return StatisticsIndex(
             statistics=[
                 StatisticInfo(
-                    name=d.name,
-                    epsilon=float(self._statistics[d.name].epsilon),
-                    cap=d.cap,
-                    unit="one user, one UTC day",
+                    name=statistic.name,
+                    epsilon=float(statistic.epsilon),
+                    cap=statistic.cap,
+                    unit=UNIT,
                     title=d.title,
+                    pane_ms=statistic.pane_ms,
+                    kind=statistic.kind,
+                    method=method_of(statistic),
                 )
                 for d in self._definitions
+                for statistic in (self._bases[d.name], *self._further[d.name])
             ]
         )
 
@@ -273,10 +203,16 @@ class PrivateStatistics:
             name=name,
             epsilon=float(statistic.epsilon),
             cap=statistic.cap,
-            unit="one user, one UTC day",
+            unit=UNIT,
+            delta=float(delta_of(statistic)),
+            pane_ms=statistic.pane_ms,
+            kind=statistic.kind,
+            method=method_of(statistic),
+            confidence=float(CONFIDENCE),
             cells=[
                 StatisticCell(
                     pane_start=pane.start,
+                    counted_from=pane.counted_from,
                     key=key,
                     value=value,
                     low=value - pane.half_width,
@@ -296,7 +232,7 @@ class PrivateStatistics:
     def trends(self) -> Trends | None:
         """What reads the published panes for what rises; None where no statistic is for that."""
         followed = [
-            Followed(d.name, "category" if d.by == "category" else "item_id", _PANES[d.pane])
+            Followed(d.name, "category" if d.by == "category" else "item_id", PANES[d.pane])
             for d in self._definitions
             if d.trending
         ]
@@ -314,7 +250,7 @@ class PrivateStatistics:
 
     def _begun(self) -> bool:
         """Whether counting has begun; begins as soon as the clock stands somewhere."""
-        missing = self._statistics.keys() - self._tracks.keys()
+        missing = self._bases.keys() - self._tracks.keys()
         if missing and self._now():
             for name in missing:
                 self._begin(name, start=self._first_pane(name))
@@ -327,9 +263,18 @@ class PrivateStatistics:
         return now + DAY_MS - now % DAY_MS if released else now
 
     def _begin(self, name: str, *, start: int) -> tuple[BoundedCounts, Publisher]:
-        counts = BoundedCounts(self._statistics[name], secret=self._secret, start=start)
-        track = self._tracks[name] = (counts, Publisher(counts, self._ledger))
+        counts = BoundedCounts(self._bases[name], secret=self._secret, start=start)
+        publisher = Publisher(counts, self._ledger, further=self._further[name])
+        track = self._tracks[name] = (counts, publisher)
         return track
+
+
+class _State(msgspec.Struct, array_like=True):
+    """What a snapshot holds, by name of the statistic."""
+
+    replayed: int
+    counts: dict[str, bytes]
+    sums: dict[str, bytes] = {}
 
 
 def open_statistics(settings: Settings) -> PrivateStatistics | None:
@@ -383,14 +328,3 @@ def _unit(event: Event) -> str | None:
     if event.user_id is not None:
         return f"user:{event.user_id}"
     return None if event.device_id is None else f"device:{event.device_id}"
-
-
-def _key(by: str, item: Item | None) -> str | None:
-    if item is None:
-        return None
-    if by == "category":
-        return item.category
-    if by == "item_id":
-        return item.item_id
-    value: Any = item.properties.get(by.removeprefix("properties."))
-    return value if isinstance(value, str) else None

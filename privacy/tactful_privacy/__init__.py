@@ -40,9 +40,12 @@ from tactful_privacy.query import (
 from tactful_privacy.ranking import RankedKey, top_released
 from tactful_privacy.release import Publisher
 from tactful_privacy.released import (
+    CONFIDENCE,
     ReleasedPage,
     ReleasedPane,
     ReleasedSum,
+    delta_of,
+    method_of,
     read_released,
     sum_released,
 )
@@ -53,13 +56,15 @@ from tactful_privacy.selection import (
     report_noisy_max,
 )
 from tactful_privacy.shares import ReleasedShare, share_released
-from tactful_privacy.statistic import Statistic
+from tactful_privacy.statistic import UNIT, Statistic
 from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.wide_laplace import WideLaplace
 
 __all__ = [
+    "CONFIDENCE",
     "EVERYTHING",
     "NOTHING",
+    "UNIT",
     "Answer",
     "BackendError",
     "BoundedCounts",
@@ -99,8 +104,10 @@ __all__ = [
     "UnknownStatisticError",
     "WideLaplace",
     "consistent",
+    "delta_of",
     "exponential_mechanism",
     "laplace_noise",
+    "method_of",
     "parse_purposes",
     "permute_and_flip",
     "quantile_released",

@@ -61,8 +61,7 @@ class Publisher:
             _check_fits(statistic, counts.statistic)
         for statistic in statistics:
             _check_delta(statistic)
-        for statistic in statistics:
-            ledger.register(statistic)
+        ledger.register_all(statistics)
         self._series = [open_series(statistic, ledger, entropy) for statistic in statistics]
         self._due: list[dict[int, Draw]] = [{} for _ in statistics]
         self._counts = counts
@@ -100,8 +99,9 @@ class Publisher:
         """Return what was counted in periods that are not over, beside the counter's snapshot.
 
         It belongs to the counter's snapshot taken at the same moment: store both in one write.
+        A statistic that it does not hold yet begins in the middle of its period.
         """
-        held = [series.snapshot() for series in self._series]
+        held = {series.statistic.name: series.snapshot() for series in self._series}
         return msgspec.msgpack.encode((self._counts.open_from, held))
 
     def restore(self, snapshot: bytes) -> None:
@@ -112,14 +112,15 @@ class Publisher:
                 would be counted twice.
         """
         try:
-            open_from, held = msgspec.msgpack.decode(snapshot, type=tuple[int, list[bytes]])
-            if open_from != self._counts.open_from or len(held) != len(self._series):
+            open_from, held = msgspec.msgpack.decode(snapshot, type=tuple[int, dict[str, bytes]])
+            if open_from != self._counts.open_from:
                 raise StateError(
                     f"the sums of {self._counts.statistic.name!r} belong to another moment than"
-                    " its counts, or to other statistics: restore both from one snapshot"
+                    " its counts: restore both from one snapshot"
                 )
-            for series, state in zip(self._series, held, strict=True):
-                series.restore(state)
+            for series in self._series:
+                if series.statistic.name in held:
+                    series.restore(held[series.statistic.name])
         except msgspec.DecodeError as error:
             raise StateError(
                 f"the sums of {self._counts.statistic.name!r} are damaged: {error}"

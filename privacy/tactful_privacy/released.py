@@ -196,10 +196,15 @@ def describe(statistic: Statistic, release: Release) -> ReleasedPane:
         delta=float(delta_of(statistic)),
         cap=statistic.cap,
         sensitivity=statistic.sensitivity,
-        method=_METHODS[statistic.kind],
+        method=method_of(statistic),
         kind=statistic.kind,
         noise_terms=terms,
     )
+
+
+def method_of(statistic: Statistic) -> str:
+    """Return the mechanism of a statistic in words."""
+    return _METHODS[statistic.kind]
 
 
 def delta_of(statistic: Statistic) -> Fraction:

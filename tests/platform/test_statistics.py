@@ -22,11 +22,10 @@ from tactful.config import EngineSettings, Settings, StatisticsSettings, Storage
 from tactful.errors import ConfigError
 from tactful.recommender import build
 from tactful.service import Platform
+from tactful.statistic_definitions import StatisticDefinition, load_statistics
 from tactful.statistics import (
     CLOCK_EVENT,
     PrivateStatistics,
-    StatisticDefinition,
-    load_statistics,
     open_statistics,
 )
 from tactful_privacy import BudgetError, Ledger, LedgerError, Publisher, Statistic
@@ -600,6 +599,15 @@ def test_a_good_file_opens_again_with_the_same_secret(tmp_path: Path) -> None:
         ({**GOOD, "daily_epsilon": "0"}, "daily_epsilon"),
         (changed(pane="2h"), "a: pane must be one of 1m, 5m, 1h, 1d, not '2h'"),
         (changed(by="title"), r"statistics\[0\].by"),
+        (changed(periods={"1h": "1/4"}), "1h must be longer than the pane"),
+        (changed(periods={"1w": "1/4"}), "pane must be one of"),
+        (changed(periods={"1d": "0"}), "epsilon is 0"),
+        (changed(running_total="1"), "'a.total' costs epsilon 1"),
+        (changed(count="people"), r"statistics\[0\].count"),
+        (changed(edges=[1, 2]), "a: edges are rising numbers"),
+        (changed(keys=[], by="price", edges=[2, 1]), "a: edges are rising numbers"),
+        (changed(by="price"), "by price needs edges"),
+        (changed(by="any"), "by any has no keys"),
         (changed(epsilon=0.5), r"statistics\[0\].epsilon"),
         (changed(epsilon="1/0"), r"statistics\[0\].epsilon"),
         (changed(epsilon="0"), "epsilon is 0"),
@@ -684,3 +692,130 @@ def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> N
     opened.close()
 
     assert found == recount(SHOP, LINES.cap)
+
+
+# More than panes
+
+
+def event_of(**what: Any) -> Event:
+    return Event(**{"event_id": "e", "type": "view", "timestamp": MONDAY, "user_id": "u", **what})
+
+
+@pytest.mark.parametrize(
+    ("definition", "what", "item", "key"),
+    [
+        ({"by": "any"}, {}, None, "all"),
+        ({"by": "any"}, {"type": "click"}, None, None),
+        ({"by": "type", "event": ["view", "click"]}, {"type": "click"}, None, "click"),
+        ({"by": "type", "event": ["view", "click"]}, {"type": "search"}, None, None),
+        ({"by": "category"}, {}, {"category": "tea"}, "tea"),
+        ({"by": "category"}, {}, None, None),
+        ({"by": "item_id"}, {}, {}, "x"),
+        ({"by": "properties.colour"}, {}, {"properties": {"colour": "red"}}, "red"),
+        ({"by": "properties.colour"}, {}, {"properties": {"colour": 3}}, None),
+        ({"by": "event.place"}, {"properties": {"place": "home"}}, None, "home"),
+        ({"by": "price", "edges": [5, 10]}, {}, {"price": 4.99}, "below 5"),
+        ({"by": "price", "edges": [5, 10]}, {}, {"price": 5}, "5 to 10"),
+        ({"by": "price", "edges": [5, 10]}, {}, {"price": 10}, "10 or more"),
+        ({"by": "price", "edges": [5, 10]}, {}, {}, None),
+        (
+            {"by": "event.dwell_ms", "edges": [1.5]},
+            {"properties": {"dwell_ms": 1}},
+            None,
+            "below 1.5",
+        ),
+        ({"by": "event.dwell_ms", "edges": [1.5]}, {"properties": {"dwell_ms": True}}, None, None),
+        ({"by": "event.dwell_ms", "edges": [1.5]}, {"properties": {"dwell_ms": "1"}}, None, None),
+    ],
+)
+def test_what_an_event_is_counted_as(
+    definition: dict[str, Any], what: dict[str, Any], item: dict[str, Any] | None, key: str | None
+) -> None:
+    made = msgspec.convert({"name": "s", "event": "view", **definition}, StatisticDefinition)
+    about = None if item is None else Item(**{"item_id": "x", "timestamp": 0, **item})
+    found = made.key(event_of(**what), about)
+    assert found == key
+    assert key is None or not made.catalogue or key in made.catalogue
+
+
+def test_periods_and_totals_are_released_beside_the_panes(quiet: None, tmp_path: Path) -> None:
+    """Hours, days and totals since midnight from one count of each event, through crashes."""
+    wanted = msgspec.structs.replace(
+        LINES, epsilon="1/4", periods={"1d": "1/4"}, running_total="1/2"
+    )
+    draw = random.Random(5)
+    for life in range(5):
+        ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
+        counts = passenger(ledger, wanted)
+        engine = engine_with(counts, RocksState(tmp_path / "state"))
+        if life == 4:
+            run(engine, SHOP, 5)
+            hours = recount(SHOP, LINES.cap)
+            assert released(counts) == hours
+            totals, days = released(counts, "lines.total"), released(counts, "lines.1d")
+            assert {it.name: it.kind for it in counts.index().statistics} == {
+                "lines": "panes",
+                "lines.1d": "panes",
+                "lines.total": "running_totals",
+            }
+        stop = min(len(SHOP), engine.offset + draw.randint(1, len(SHOP) // 3))
+        while engine.offset < stop:
+            end = min(stop, engine.offset + draw.randint(1, 60))
+            engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, end)])
+            if draw.random() < 0.4:
+                engine.commit()
+        engine.close()
+        ledger.close()
+
+    def of_day(start: int, before: int) -> dict[str, int]:
+        midnight = start - start % DAY
+        inside = [cells for at, cells in hours.items() if midnight <= at < before]
+        return {key: sum(cells[key] for cells in inside) for key in FAMILIES}
+
+    assert days == {start: of_day(start, start + DAY) for start in days}
+    assert len(days) > 5
+    assert totals == {start: of_day(start, start + HOUR) for start in hours}
+
+
+def test_users_are_counted_once_a_pane_and_key(quiet: None, ledger: Ledger) -> None:
+    visitors = StatisticDefinition(
+        name="visitors", event="view", by="any", count="users", pane="1d", cap=1
+    )
+    counts = passenger(ledger, visitors)
+    events = [
+        Event(
+            event_id=f"{who}-{n}",
+            type="view",
+            timestamp=MONDAY - MONDAY % DAY + DAY + n * HOUR,
+            user_id=who,
+        )
+        for n in range(5)
+        for who in ("ann", "bea", f"guest {n}")
+    ]
+    morning = MONDAY - MONDAY % DAY + DAY
+    run(engine_with(counts), [tick(morning), *events, tick(morning + DAY + HOUR)], 0)
+    assert released(counts, "visitors")[morning] == {"all": 7}
+
+
+def test_every_number_says_what_it_is(ledger: Ledger) -> None:
+    wanted = msgspec.structs.replace(LINES, epsilon="1/2", running_total="1/2")
+    counts = passenger(ledger, wanted)
+    run(engine_with(counts), SHOP, 0)
+    page = counts.page("lines.total", None, 100, None, None)
+    assert page.unit == "one user, one UTC day"
+    assert (page.epsilon, page.confidence, page.pane_ms) == (0.5, 0.95, HOUR)
+    assert page.kind == "running_totals"
+    assert "tree" in page.method
+    assert 0 < page.delta < 1e-9
+    for cell in page.cells:
+        assert cell.counted_from == cell.pane_start - cell.pane_start % DAY
+        assert cell.low < cell.value < cell.high
+
+
+def test_a_state_of_before_there_were_sums_is_read(ledger: Ledger) -> None:
+    counts = passenger(ledger)
+    counts.apply(tick(MONDAY), None)
+    state = counts.snapshot()
+    assert state is not None
+    older = msgspec.msgpack.encode(msgspec.msgpack.decode(state)[:2])
+    passenger(ledger).restore(older)

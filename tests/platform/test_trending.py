@@ -20,7 +20,8 @@ from tactful.catalogue import Catalogue
 from tactful.errors import ConfigError
 from tactful.messages import RecommendRequest, StatisticCell, StatisticsPage
 from tactful.recommender import Recommender
-from tactful.statistics import CLOCK_EVENT, PrivateStatistics, StatisticDefinition, load_statistics
+from tactful.statistic_definitions import StatisticDefinition, load_statistics
+from tactful.statistics import CLOCK_EVENT, PrivateStatistics
 from tactful.trending import Followed, Rise, Trending, Trends, noise_variance, rises
 from tactful_bandits import Arm, Experiment
 from tactful_privacy import DiscreteLaplace, Ledger, Statistic

@@ -333,7 +333,7 @@ def test_totals_of_too_many_keys_are_refused() -> None:
         Publisher(counting(statistic), ledger)
 
 
-def test_sums_of_another_moment_are_refused(ledger: Ledger) -> None:
+def test_sums_of_another_moment_are_refused(ledger: Ledger, tmp_path: Path) -> None:
     """With them a contribution would be counted twice, once in the sum and once again."""
     counts = counting(HOURS)
     publisher = Publisher(counts, ledger)
@@ -343,9 +343,11 @@ def test_sums_of_another_moment_are_refused(ledger: Ledger) -> None:
         publisher.restore(early)
     with pytest.raises(StateError, match="damaged"):
         publisher.restore(b"\xc1")
-    other = Publisher(counting(replace(HOURS, keys=("a",), name="other")), ledger)
+    other = Ledger(tmp_path / "other.db", daily_epsilon=1)
+    fewer = Publisher(counting(replace(HOURS, keys=("a",))), other)
     with pytest.raises(StateError, match="another statistic"):
-        Publisher(counting(HOURS), ledger).restore(other.snapshot())
+        Publisher(counting(HOURS), ledger).restore(fewer.snapshot())
+    other.close()
 
 
 def test_the_definition_tells_the_kind() -> None:

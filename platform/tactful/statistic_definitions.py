@@ -1,0 +1,202 @@
+"""What ``statistics.yaml`` says: what is counted, by what, how often it is released."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from tactful.errors import ConfigError
+from tactful_privacy import Statistic
+from tactful_streaming import Event, Item
+
+PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
+
+EVERYTHING = "all"
+"""The one key of what is counted by ``any``."""
+
+Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$")]
+
+_OF_EVENT = "event."
+
+
+class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A published count, as written in ``statistics.yaml``.
+
+    Attributes:
+        name: of the statistic.
+        event: event type that is counted, or several.
+        by: what it is counted by: ``category``, ``item_id``, ``price`` or ``properties.<name>`` of
+            the item; ``event.<name>``, a property of the event; ``type``, its type; or ``any``, all
+            of it together.
+        keys: the public list of what is counted; anything else is not counted.
+        edges: instead of keys: rising numbers between which a number falls, for quantiles.
+        count: ``events``, or ``users``: each person once for a pane and key.
+        pane: length of a pane: 1m, 5m, 1h or 1d.
+        cap: most contributions of one user and UTC day.
+        epsilon: privacy loss of one user and UTC day, exact, as text.
+        periods: longer periods that are released as well, and the epsilon of each, on top.
+        running_total: epsilon of the totals since midnight after each pane, on top; none without.
+        title: what it counts, in words.
+        trending: whether lists propose what rises in it; only of categories and items.
+    """
+
+    name: str
+    event: str | tuple[str, ...]
+    by: Annotated[
+        str, Meta(pattern=r"^(any|type|category|item_id|price|properties\.\w+|event\.\w+)$")
+    ]
+    keys: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
+    count: Literal["events", "users"] = "events"
+    pane: str = "1h"
+    cap: int = 20
+    epsilon: Exact = "1"
+    periods: dict[str, Exact] = {}
+    running_total: Exact | None = None
+    title: str = ""
+    trending: bool = False
+
+    @property
+    def catalogue(self) -> tuple[str, ...]:
+        """Every key that is released."""
+        if self.by == "any":
+            return (EVERYTHING,)
+        if not self.edges:
+            return self.keys
+        return tuple(_bucket(self.edges, index) for index in range(len(self.edges) + 1))
+
+    def statistics(self) -> list[Statistic]:
+        """What is released: the panes first, then longer periods and totals.
+
+        Raises:
+            ParameterError: if one of them is not publishable.
+        """
+        panes = Statistic(
+            name=self.name,
+            keys=self.catalogue,
+            pane_ms=PANES[self.pane],
+            cap=self.cap,
+            epsilon=Fraction(self.epsilon),
+            cell_cap=1 if self.count == "users" else None,
+        )
+
+        def another(suffix: str, epsilon: str, pane: str, **changes: Any) -> Statistic:
+            return Statistic(
+                name=f"{self.name}.{suffix}",
+                keys=panes.keys,
+                pane_ms=PANES[pane],
+                cap=panes.cap,
+                epsilon=Fraction(epsilon),
+                cell_cap=panes.cell_cap,
+                **changes,
+            )
+
+        found = [panes, *(another(it, epsilon, it) for it, epsilon in self.periods.items())]
+        if self.running_total is not None:
+            found.append(another("total", self.running_total, self.pane, kind="running_totals"))
+        return found
+
+    def key(self, event: Event, item: Item | None) -> str | None:
+        """What an event is counted as; None if it is not counted."""
+        wanted = self.event
+        if event.type != wanted if isinstance(wanted, str) else event.type not in wanted:
+            return None
+        value = _value(self.by, event, item)
+        if not self.edges:
+            return value if isinstance(value, str) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            return None
+        return _bucket(self.edges, bisect.bisect_right(self.edges, value))
+
+
+class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``statistics.yaml`` holds.
+
+    Attributes:
+        daily_epsilon: budget of one user and UTC day over all statistics, exact, as text.
+        statistics: what is published.
+    """
+
+    daily_epsilon: Exact
+    statistics: tuple[StatisticDefinition, ...]
+
+
+def load_statistics(path: Path) -> StatisticsFile:
+    """Read ``statistics.yaml``.
+
+    Raises:
+        ConfigError: if it cannot be read or an entry is wrong; the message names file and entry.
+    """
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+        found = msgspec.convert(document, type=StatisticsFile)
+    except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for definition in found.statistics:
+        if (wrong := _wrong(definition)) is not None:
+            raise ConfigError(f"{path}: {definition.name}: {wrong}")
+    names = [
+        name
+        for definition in found.statistics
+        for name in (
+            definition.name,
+            *(f"{definition.name}.{it}" for it in definition.periods),
+            *([f"{definition.name}.total"] if definition.running_total is not None else []),
+        )
+    ]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"{path}: these names are given twice: {', '.join(repeated)}")
+    return found
+
+
+def _wrong(definition: StatisticDefinition) -> str | None:
+    """What is wrong with a definition by itself, in words."""
+    for pane in (definition.pane, *definition.periods):
+        if pane not in PANES:
+            return f"pane must be one of {', '.join(PANES)}, not {pane!r}"
+    for period in definition.periods:
+        if PANES[period] <= PANES[definition.pane]:
+            return f"the period {period} must be longer than the pane, {definition.pane}"
+    if definition.edges:
+        rising = all(low < high for low, high in itertools.pairwise(definition.edges))
+        if definition.keys or not rising or definition.by in ("any", "type", "category", "item_id"):
+            return "edges are rising numbers, without keys, of a price or property"
+    elif definition.by == "price":
+        return "what is counted by price needs edges"
+    if definition.by == "any" and definition.keys:
+        return "what is counted by any has no keys"
+    if definition.trending and definition.by not in ("category", "item_id"):
+        return (
+            f"only what is counted by category or item_id can be trending, not by {definition.by}"
+        )
+    return None
+
+
+def _bucket(edges: tuple[float, ...], index: int) -> str:
+    if index == 0:
+        return f"below {edges[0]:g}"
+    if index == len(edges):
+        return f"{edges[-1]:g} or more"
+    return f"{edges[index - 1]:g} to {edges[index]:g}"
+
+
+def _value(by: str, event: Event, item: Item | None) -> Any:
+    if by == "any":
+        return EVERYTHING
+    if by == "type":
+        return event.type
+    if by.startswith(_OF_EVENT):
+        return event.properties.get(by.removeprefix(_OF_EVENT))
+    if item is None:
+        return None
+    if by in ("category", "item_id", "price"):
+        return getattr(item, by)
+    return item.properties.get(by.removeprefix("properties."))
