@@ -1,5 +1,11 @@
 """Private statistics: exact noise, bounded contributions, a durable ledger of releases."""
 
+from tactful_privacy.accounting import (
+    Composed,
+    compose,
+    largest_belief,
+    tightest,
+)
 from tactful_privacy.bounding import BoundedCounts, Pane
 from tactful_privacy.budget import (
     Budget,
@@ -22,6 +28,7 @@ from tactful_privacy.consistency import ConsistentPeriod, consistent
 from tactful_privacy.errors import (
     BackendError,
     BudgetError,
+    KeyringError,
     LedgerError,
     ParameterError,
     PrivacyError,
@@ -32,6 +39,13 @@ from tactful_privacy.gaussian import DiscreteGaussian
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Page, Release
 from tactful_privacy.noise import DiffprivlibGeometric, Noise, OpenDPLaplace, laplace_noise
+from tactful_privacy.odometer import (
+    Odometer,
+    Room,
+    Spend,
+    read_odometer,
+)
+from tactful_privacy.pseudonyms import Keyring, Pseudonym, Suppressed
 from tactful_privacy.quantiles import ReleasedQuantile, quantile_released
 from tactful_privacy.query import (
     Answer,
@@ -73,21 +87,26 @@ __all__ = [
     "CapChoice",
     "Charge",
     "Choice",
+    "Composed",
     "Consents",
     "ConsistentPeriod",
     "Decision",
     "DiffprivlibGeometric",
     "DiscreteGaussian",
     "DiscreteLaplace",
+    "Keyring",
+    "KeyringError",
     "Ledger",
     "LedgerError",
     "Loss",
     "Noise",
+    "Odometer",
     "OpenDPLaplace",
     "Page",
     "Pane",
     "ParameterError",
     "PrivacyError",
+    "Pseudonym",
     "Publisher",
     "Purpose",
     "Query",
@@ -98,23 +117,30 @@ __all__ = [
     "ReleasedQuantile",
     "ReleasedShare",
     "ReleasedSum",
+    "Room",
+    "Spend",
     "StateError",
     "Statistic",
+    "Suppressed",
     "ThresholdRelease",
     "UnknownStatisticError",
     "WideLaplace",
+    "compose",
     "consistent",
     "delta_of",
     "exponential_mechanism",
     "laplace_noise",
+    "largest_belief",
     "method_of",
     "parse_purposes",
     "permute_and_flip",
     "quantile_released",
+    "read_odometer",
     "read_released",
     "refuse_overspending",
     "report_noisy_max",
     "share_released",
     "sum_released",
+    "tightest",
     "top_released",
 ]
