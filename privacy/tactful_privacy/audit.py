@@ -1,0 +1,193 @@
+"""The audit: attack the whole pipeline, and prove that the attack would have found a leak.
+
+A test of privacy that never failed says little. So each audit also runs against planted bugs, and
+is worth something only if it finds every one of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from tactful_privacy._exact import Exact, fraction
+from tactful_privacy.audit_checks import (
+    Finding,
+    check_freshness,
+    check_loss,
+    check_noise,
+    check_sensitivity,
+)
+from tactful_privacy.audit_pipeline import Pipeline
+from tactful_privacy.audit_planted import planted_bugs
+
+ALPHA = 1e-6
+_RANDOM_CHECKS = 4
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard an audit tries.
+
+    Attributes:
+        canaries: Trials of the attack on the pipeline.
+        canaries_of_bug: Trials of the attack on each planted bug.
+        streams: Random streams of the sensitivity check.
+        draws: Draws of noise that are compared with its probabilities.
+        keys: Keys of the freshness check.
+    """
+
+    canaries: int
+    canaries_of_bug: int
+    streams: int
+    draws: int
+    keys: int
+
+
+QUICK = Effort(canaries=60_000, canaries_of_bug=5_000, streams=40, draws=50_000, keys=500)
+THOROUGH = Effort(canaries=300_000, canaries_of_bug=20_000, streams=300, draws=500_000, keys=2_000)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What was found out about one pipeline."""
+
+    name: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(finding.passed for finding in self.findings)
+
+    @property
+    def failed_layers(self) -> list[int]:
+        """Layers with a check that failed."""
+        return sorted({finding.layer for finding in self.findings if not finding.passed})
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """Result of an audit.
+
+    Attributes:
+        cap: Most contributions of one user and day.
+        epsilon: What is claimed for one user and day.
+        alpha: Probability that a right pipeline fails, at most, over all its checks.
+        effort: How hard was tried.
+        pipeline: The real pipeline.
+        planted: Pipelines with a planted bug.
+    """
+
+    cap: int
+    epsilon: Fraction
+    alpha: float
+    effort: Effort
+    pipeline: Audited
+    planted: tuple[Audited, ...]
+
+    @property
+    def trustworthy(self) -> bool:
+        """Whether every planted bug was found."""
+        return not any(bug.passed for bug in self.planted)
+
+    @property
+    def epsilon_lower_bound(self) -> float:
+        """The privacy loss that the attack on the real pipeline proved."""
+        return next(f.measured for f in self.pipeline.findings if f.layer == 3)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return asdict(self) | {
+            "epsilon": str(self.epsilon),
+            "passed": self.pipeline.passed,
+            "trustworthy": self.trustworthy,
+            "epsilon_lower_bound": self.epsilon_lower_bound,
+            "planted_bugs": len(self.planted),
+            "planted_bugs_caught": sum(not bug.passed for bug in self.planted),
+        }
+
+    def __str__(self) -> str:
+        """Return it as text of some twenty lines."""
+        lines = [
+            f"Claimed: epsilon {self.epsilon} for one user and one UTC day, cap {self.cap}.",
+            f"A right pipeline fails with probability {self.alpha:g} at most.",
+            "",
+        ]
+        for finding in self.pipeline.findings:
+            verdict = "pass" if finding.passed else "FAIL"
+            lines += [
+                f"{verdict}  {finding.layer} {finding.check}: {finding.measured:.4g}"
+                f" (allowed {finding.allowed:.4g})",
+                f"        {finding.detail}",
+            ]
+        lines += ["", "Planted bugs, each of which has to fail:"]
+        for bug in self.planted:
+            verdict = "MISSED" if bug.passed else "found "
+            proved = next(f.measured for f in bug.findings if f.layer == 3)
+            layers = ", ".join(map(str, bug.failed_layers)) or "none"
+            lines.append(
+                f"{verdict}  {bug.name}: failed in layer {layers}; epsilon proved {proved:.2f}"
+            )
+        return "\n".join(lines)
+
+
+def examine(pipeline: Pipeline, effort: Effort, canaries: int, alpha: float = ALPHA) -> Audited:
+    """Put one pipeline through all four layers.
+
+    Args:
+        pipeline: The real one or a planted bug.
+        effort: How hard to try.
+        canaries: Trials of the attack.
+        alpha: Probability that a right pipeline fails, split over the random checks (Bonferroni).
+    """
+    share = alpha / _RANDOM_CHECKS
+
+    def findings(directory: Path) -> Iterator[Finding]:
+        yield from check_noise(pipeline, effort.draws, share)
+        yield check_sensitivity(pipeline, effort.streams, seed=effort.streams)
+        yield check_loss(pipeline, canaries, share, directory)
+        yield from check_freshness(pipeline, effort.keys, share, directory)
+
+    with tempfile.TemporaryDirectory(prefix="tactful-audit-") as directory:
+        return Audited(pipeline.name, tuple(findings(Path(directory))))
+
+
+def audit(
+    cap: int = 5,
+    epsilon: Exact = 1,
+    effort: Effort = QUICK,
+    *,
+    alpha: float = ALPHA,
+    progress: Callable[[str], None] = lambda name: None,
+) -> AuditReport:
+    """Audit the pipeline of counts as it is installed, and the audit itself.
+
+    `BoundedCounts`, `Publisher`, `Ledger` and `read_released` run as they do in service, over
+    synthetic users. What a deployment adds around them, such as a log or a dashboard, is not
+    attacked here.
+
+    Args:
+        cap: Most contributions of one user and day.
+        epsilon: Claimed for one user and day; exact.
+        effort: How hard to try.
+        alpha: Probability that a right pipeline fails.
+        progress: Called with the name of each pipeline that is done, `planted` ones after the real
+            one.
+
+    Raises:
+        ParameterError: The statistic cannot be published at all.
+    """
+    claim = fraction(epsilon, "epsilon")
+
+    def examined(pipeline: Pipeline, canaries: int) -> Audited:
+        result = examine(pipeline, effort, canaries, alpha)
+        progress(pipeline.name)
+        return result
+
+    real = examined(Pipeline(cap, claim), effort.canaries)
+    planted = [examined(bug, effort.canaries_of_bug) for bug in planted_bugs(cap, claim)]
+    return AuditReport(cap, claim, alpha, effort, real, tuple(planted))

@@ -1,0 +1,124 @@
+"""What outputs alone prove about a privacy loss: a lower bound that is wrong with stated odds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+_THRESHOLDS = 60
+_CERTIFIED = 3
+
+
+@dataclass(frozen=True)
+class LowerBound:
+    """A privacy loss that was proved.
+
+    Attributes:
+        epsilon: The loss is at least this, unless an event of probability `alpha` occurred.
+        event: The set of outputs that proves it, in words.
+        probability_with: Confidence limit of its probability with the person, the lower or upper
+            one, whichever the bound uses.
+        probability_without: The same without the person.
+    """
+
+    epsilon: float
+    event: str
+    probability_with: float
+    probability_without: float
+
+
+NOTHING_PROVED = LowerBound(0.0, "none", 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class _Event:
+    """Outputs whose score is at least (or below) a threshold."""
+
+    score: str
+    threshold: float
+    below: bool
+
+    def count(self, scores: Mapping[str, NDArray[Any]], part: slice) -> int:
+        values = scores[self.score][part]
+        reached = int((values >= self.threshold).sum())
+        return len(values) - reached if self.below else reached
+
+    def __str__(self) -> str:
+        return f"{self.score} {'<' if self.below else '>='} {self.threshold:g}"
+
+
+def clopper_pearson(successes: int, trials: int, alpha: float) -> tuple[float, float]:
+    """Return confidence limits of a probability, each wrong with probability at most alpha.
+
+    Clopper and Pearson, Biometrika 1934: exact, from quantiles of the beta distribution.
+    """
+    low = special.betaincinv(successes, trials - successes + 1, alpha) if successes else 0.0
+    failures = trials - successes
+    high = special.betaincinv(successes + 1, failures, 1 - alpha) if failures else 1.0
+    return float(low), float(high)
+
+
+def prove_loss(
+    present: Mapping[str, NDArray[Any]],
+    absent: Mapping[str, NDArray[Any]],
+    *,
+    alpha: float,
+    delta: float = 0.0,
+) -> LowerBound:
+    """Return the largest epsilon that independent outputs with and without a person prove.
+
+    A mechanism that is (epsilon, delta)-private has P(event | with) <= e^epsilon P(event | without)
+    + delta for every event, and the other way round. The first third of the outputs picks the three
+    most promising events; the others, which had no say in it, certify them by Clopper-Pearson
+    limits. Both limits of the three events share alpha (Bonferroni).
+
+    Args:
+        present: Scores of outputs with the person, by name, each ``[trials]``, numbers or bools.
+        absent: The same without the person.
+        alpha: Probability that the result is above the true loss.
+        delta: That the mechanism is allowed.
+    """
+    trials = min(len(scores) for scores in (*present.values(), *absent.values()))
+    picking = trials // 3
+    share = alpha / (2 * _CERTIFIED)
+
+    def proved(event: _Event, part: slice, scale: float) -> LowerBound:
+        """Return the bound that an event gives on a part of the outputs, as if it were larger."""
+        seen = (part.stop - part.start) * scale
+        (low1, high1), (low0, high0) = (
+            clopper_pearson(round(event.count(scores, part) * scale), round(seen), share)
+            for scores in (present, absent)
+        )
+        with_more = _log_ratio(low1 - delta, high0), low1, high0
+        with_less = _log_ratio(low0 - delta, high1), high1, low0
+        epsilon, shown1, shown0 = max(with_more, with_less)
+        return LowerBound(epsilon, str(event), shown1, shown0)
+
+    expected = (trials - picking) / picking
+    events = sorted(
+        _events(present, absent, picking),
+        key=lambda event: proved(event, slice(0, picking), expected).epsilon,
+    )
+    certified = (proved(event, slice(picking, trials), 1.0) for event in events[-_CERTIFIED:])
+    best = max(certified, key=lambda bound: bound.epsilon)
+    return best if best.epsilon > 0 else NOTHING_PROVED
+
+
+def _log_ratio(more: float, less: float) -> float:
+    return max(0.0, math.log(more / less)) if more > 0 else 0.0
+
+
+def _events(
+    present: Mapping[str, NDArray[Any]], absent: Mapping[str, NDArray[Any]], picking: int
+) -> Iterator[_Event]:
+    for score, values in present.items():
+        seen = np.concatenate([values[:picking], absent[score][:picking]]).astype(np.float64)
+        for threshold in np.unique(np.quantile(seen, np.linspace(0.001, 0.999, _THRESHOLDS))):
+            yield _Event(score, float(threshold), below=False)
+            yield _Event(score, float(threshold), below=True)

@@ -1,0 +1,294 @@
+"""The four layers of the audit: each asks one pipeline one question and says what it found."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from tactful_privacy._exact import exp_bounds
+from tactful_privacy._table import BITS
+from tactful_privacy.audit_bounds import NOTHING_PROVED, LowerBound, prove_loss
+from tactful_privacy.audit_pipeline import PANES, Contribution, Output, Pipeline
+from tactful_privacy.noise import Noise
+
+MAX_DELTA = Fraction(1, 10**12)
+
+_EXCESS = 3
+"""How many contributions beyond the cap a canary tries."""
+
+_CHUNK = 50_000
+_SPREADS = ("together", "spread")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        layer: 1 exact noise, 2 sensitivity, 3 attack, 4 freshness.
+        check: What was asked.
+        passed: Whether the pipeline does what is claimed.
+        measured: The number that decided.
+        allowed: What it was held against.
+        detail: In words.
+    """
+
+    layer: int
+    check: str
+    passed: bool
+    measured: float
+    allowed: float
+    detail: str
+
+
+# -- layer 1 --------------------------------------------------------------------------------------
+
+
+def check_noise(pipeline: Pipeline, draws: int, alpha: float) -> Iterator[Finding]:
+    """Whether the noise is private by its own probabilities, and drawn with these.
+
+    delta is computed from the stated probabilities by the definition, not by the noise's own code:
+    sum_k max(0, P(k) - e^epsilon P(k - cap)), in fractions.
+    """
+    noise = pipeline.noise()
+    factor = Fraction(exp_bounds(pipeline.epsilon, BITS)[0], 1 << BITS)
+    reach = _reach(noise)
+    p = {k: noise.probability(k) for k in range(-reach, reach + 1)}
+    delta = sum(
+        (max(Fraction(0), v - factor * p.get(k - pipeline.cap, 0)) for k, v in p.items()),
+        1 - sum(p.values()),
+    )
+    yield Finding(
+        layer=1,
+        check="delta of the noise",
+        passed=delta <= MAX_DELTA,
+        measured=float(delta),
+        allowed=float(MAX_DELTA),
+        detail=f"at epsilon {pipeline.epsilon} and a change of {pipeline.cap}, computed in"
+        " fractions from its probabilities",
+    )
+    drawn: NDArray[Any] = noise.sample(draws)
+    if not np.issubdtype(drawn.dtype, np.integer):
+        detail = f"draws are {drawn.dtype}: their low bits tell about the count"
+        yield Finding(1, "draws as stated", False, 0.0, alpha, detail)
+        return
+    chance = _chi_square(drawn, p)
+    yield Finding(
+        layer=1,
+        check="draws as stated",
+        passed=chance > alpha,
+        measured=chance,
+        allowed=alpha,
+        detail=f"p-value of {draws:,} draws against the probabilities (chi-square)",
+    )
+
+
+def _reach(noise: Noise) -> int:
+    """Return beyond which value the probabilities sum to less than 1e-13."""
+    reach = 1
+    while noise.probability(reach) > Fraction(1, 10**16):
+        reach *= 2
+    return reach * 2
+
+
+def _chi_square(draws: NDArray[Any], p: dict[int, Fraction]) -> float:
+    edge = 0
+    while p.get(edge + 1, 0) * len(draws) > 50:
+        edge += 1
+    observed = np.bincount(np.clip(draws, -edge - 1, edge + 1) + edge + 1, minlength=2 * edge + 3)
+    inner = [float(p[k]) for k in range(-edge, edge + 1)]
+    expected = np.array([(1 - sum(inner)) / 2, *inner, (1 - sum(inner)) / 2]) * len(draws)
+    statistic = float((((observed - expected) ** 2) / expected).sum())
+    return float(special.chdtrc(len(expected) - 1, statistic))
+
+
+# -- layer 2 --------------------------------------------------------------------------------------
+
+
+def check_sensitivity(pipeline: Pipeline, streams: int, seed: int) -> Finding:
+    """How far the removal of any one user moves what would be published without noise.
+
+    Random streams of up to four users, some of them more active than the cap allows, interrupted
+    by a restart from the counter's snapshot at a random place.
+    """
+    generator = np.random.default_rng(seed)
+    worst = 0
+    for _ in range(streams):
+        length, users = int(generator.integers(1, 12 * pipeline.cap)), int(generator.integers(1, 5))
+        stream = [
+            Contribution(f"user {generator.integers(users)}", int(pane), int(key))
+            for pane, key in generator.integers((0, 0), (PANES, 4), (length, 2))
+        ]
+        whole = pipeline.exact(stream, 4, restart_after=int(generator.integers(length)))
+        for user in {contribution.user for contribution in stream}:
+            rest = [contribution for contribution in stream if contribution.user != user]
+            worst = max(worst, int(np.abs(whole - pipeline.exact(rest, 4)).sum()))
+    return Finding(
+        layer=2,
+        check="L1 sensitivity",
+        passed=worst <= pipeline.cap,
+        measured=worst,
+        allowed=pipeline.cap,
+        detail=f"largest change of the exact table by one user, over {streams} random streams",
+    )
+
+
+# -- layer 3 --------------------------------------------------------------------------------------
+
+
+def attack(
+    pipeline: Pipeline,
+    canaries: int,
+    alpha: float,
+    directory: Path,
+    spreads: Sequence[str] = _SPREADS,
+) -> Iterator[tuple[str, LowerBound]]:
+    """Prove as large a privacy loss as possible from what anybody may read.
+
+    The pipeline runs once with and once without canaries: one user with more contributions than the
+    cap allows, alone on each key. So every key is a trial of its own. The canary's contributions
+    fall into one pane (``together``) or over all of them (``spread``). Which scores and thresholds
+    tell most is found out on a third of the keys, and certified on the others.
+    """
+    for spread in spreads:
+        tried = range(pipeline.cap + _EXCESS)
+        panes = [PANES // 2 if spread == "together" else i % PANES for i in tried]
+        expected = (
+            pipeline.exact([Contribution("canary", pane, 0) for pane in panes], 1)[:, 0],
+            pipeline.exact([], 1)[:, 0],
+        )
+        scores = [
+            _scores(_publish(pipeline, canaries, shown, directory), expected)
+            for shown in (panes, [])
+        ]
+        yield (
+            spread,
+            prove_loss(
+                *scores,
+                alpha=alpha / len(spreads),
+                delta=float(MAX_DELTA),
+            ),
+        )
+
+
+def check_loss(pipeline: Pipeline, canaries: int, alpha: float, directory: Path) -> Finding:
+    """Whether the privacy loss that an attack proves stays within the claim."""
+    where, best = "", NOTHING_PROVED
+    for spread, bound in attack(pipeline, canaries, alpha, directory):
+        if bound.epsilon >= best.epsilon:
+            where, best = spread, bound
+    return Finding(
+        layer=3,
+        check="epsilon proved by attack",
+        passed=best.epsilon <= pipeline.epsilon,
+        measured=best.epsilon,
+        allowed=float(pipeline.epsilon),
+        detail=f"{canaries:,} canaries, contributions {where}: {best.event} has probability"
+        f" {best.probability_with:.3g} with one, {best.probability_without:.3g} without",
+    )
+
+
+def _publish(
+    pipeline: Pipeline, canaries: int, panes: list[int], directory: Path
+) -> Iterator[Output]:
+    """Publish so many keys, some at a time."""
+    for start in range(0, canaries, _CHUNK):
+        keys = min(_CHUNK, canaries - start)
+        stream = (Contribution(f"canary {key}", p, key) for key in range(keys) for p in panes)
+        ledger = directory / f"{secrets.token_hex(8)}.db"
+        yield pipeline.publish(stream, keys, ledger)
+        for file in directory.glob(f"{ledger.name}*"):
+            file.unlink()
+
+
+def _scores(
+    outputs: Iterator[Output], expected: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> dict[str, NDArray[Any]]:
+    """Reduce what is read of each key to numbers that may tell whether a canary was there."""
+    parts: list[dict[str, NDArray[Any]]] = []
+    present, absent = (counts[:, None] for counts in expected)
+    moved = int(np.argmax(np.abs(present - absent)))
+    for output in outputs:
+        y = output.values
+        part: dict[str, NDArray[Any]] = {
+            "likelihood": (np.abs(y - absent) - np.abs(y - present)).sum(axis=0),
+            "zeros": (y == 0).sum(axis=0),
+            "listed": output.listed,
+        }
+        if np.issubdtype(y.dtype, np.floating):
+            for bits in range(50, 55):
+                scaled = np.ldexp(y[moved], bits)
+                part[f"not a multiple of 2^-{bits}"] = scaled != np.floor(scaled)
+        parts.append(part)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+# -- layer 4 --------------------------------------------------------------------------------------
+
+
+def check_freshness(
+    pipeline: Pipeline, keys: int, alpha: float, directory: Path
+) -> Iterator[Finding]:
+    """Whether noise is drawn once for each cell: neither twice for one nor once for two."""
+    ledger = directory / f"{secrets.token_hex(8)}.db"
+    first = pipeline.publish([], keys, ledger).values
+    again = pipeline.publish([Contribution("late", 0, 0)], keys, ledger).values
+    changed = int((first != again).sum())
+    yield Finding(
+        layer=4,
+        check="published once",
+        passed=changed == 0,
+        measured=changed,
+        allowed=0,
+        detail="cells that change when a day is published again, after more was counted",
+    )
+    other = pipeline.publish([], keys, directory / f"{secrets.token_hex(8)}.db").values
+    noise = pipeline.noise()
+    p = [float(noise.probability(k)) for k in range(_reach(noise))]
+    same = p[0] ** 2 + 2 * sum(value**2 for value in p[1:])
+    if np.issubdtype(first.dtype, np.floating):
+        same = 2.0**-40
+    equal, cells = int((first == other).sum()), first.size
+    chance = 2 * min(
+        float(special.bdtr(equal, cells, same)),
+        float(special.bdtrc(equal - 1, cells, same)) if equal else 1.0,
+        0.5,
+    )
+    yield Finding(
+        layer=4,
+        check="fresh for each run",
+        passed=chance > alpha,
+        measured=chance,
+        allowed=alpha,
+        detail=f"p-value of {equal:,} equal cells of {cells:,} in two runs over equal data",
+    )
+    drawn = np.concatenate([first.ravel(), other.ravel()])
+    # Each equality costs at most the largest probability, so that many in a row do not happen.
+    length = max(4, math.ceil(math.log(drawn.size**2 / alpha) / -math.log(min(p[0], 0.99))))
+    repeated = _repeated(drawn, length)
+    yield Finding(
+        layer=4,
+        check="no block used twice",
+        passed=repeated == 0,
+        measured=repeated,
+        allowed=0,
+        detail=f"runs of {length} cells that occur more than once among {drawn.size:,}",
+    )
+
+
+def _repeated(values: NDArray[Any], length: int) -> int:
+    """Return how many windows of a length equal another one."""
+    if len(values) < length:
+        return 0
+    windows = np.lib.stride_tricks.sliding_window_view(values, length)
+    rows = np.ascontiguousarray(windows).view(np.dtype((np.void, length * values.itemsize)))
+    return len(rows) - len(np.unique(rows))

@@ -1,0 +1,124 @@
+"""The system that is audited: from contributions to what anybody may read, by the real parts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy.bounding import BoundedCounts
+from tactful_privacy.ledger import Ledger
+from tactful_privacy.noise import Noise
+from tactful_privacy.release import Publisher
+from tactful_privacy.released import read_released
+from tactful_privacy.statistic import DAY_MS, Statistic
+
+PANES = 8
+
+
+class Contribution(NamedTuple):
+    """One event of one user."""
+
+    user: str
+    pane: int
+    key: int
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What anybody may read.
+
+    Attributes:
+        values: Published numbers, ``[panes, keys]``.
+        listed: Whether a key appears at all, ``[keys]``.
+    """
+
+    values: NDArray[Any]
+    listed: NDArray[np.bool_]
+
+
+class Pipeline:
+    """Bounded counts, publisher, ledger and reading, put together as the product does.
+
+    Planted bugs are subclasses that get one step wrong.
+    """
+
+    name = "pipeline"
+
+    def __init__(self, cap: int, epsilon: Fraction) -> None:
+        """Choose what is published: a day of eight panes.
+
+        Args:
+            cap: Most contributions of one user and day.
+            epsilon: What is claimed for it.
+        """
+        self.cap = cap
+        self.epsilon = epsilon
+
+    def statistic(self, keys: int) -> Statistic:
+        """Return the public definition with some number of keys."""
+        names = tuple(f"key {index}" for index in range(keys))
+        return Statistic("audited", names, DAY_MS // PANES, self.cap, self.epsilon)
+
+    def counter(self, statistic: Statistic, secret: bytes) -> BoundedCounts:
+        """Return what bounds contributions."""
+        return BoundedCounts(statistic, secret=secret, start=0)
+
+    def noise(self) -> Noise:
+        """Return the noise of one cell."""
+        return self.statistic(1).mechanism()
+
+    def exact(
+        self, contributions: Iterable[Contribution], keys: int, restart_after: int | None = None
+    ) -> NDArray[np.int64]:
+        """Return what would be published without noise, ``[panes, keys]``.
+
+        Args:
+            contributions: In the order of arrival.
+            keys: Number of keys.
+            restart_after: After how many contributions the counter is lost and restored from its
+                snapshot; None: never.
+        """
+        counter = self._filled(contributions, keys, restart_after)
+        return np.array([pane.counts for pane in counter.closed(DAY_MS)])
+
+    def publish(self, contributions: Iterable[Contribution], keys: int, ledger: Path) -> Output:
+        """Return what anybody may read of a day.
+
+        Args:
+            contributions: In the order of arrival.
+            keys: Number of keys.
+            ledger: File of the ledger, which may hold the day already.
+        """
+        counter = self._filled(contributions, keys)
+        opened = Ledger(ledger, daily_epsilon=self.epsilon)
+        try:
+            Publisher(counter, opened).publish(DAY_MS)
+            panes, cursor = [], None
+            while True:
+                page = read_released(opened, "audited", cursor=cursor, limit=1)
+                panes += [np.array(list(pane.values.values())) for pane in page.panes]
+                if (cursor := page.cursor) is None:
+                    break
+        finally:
+            opened.close()
+        return Output(np.array(panes), np.ones(keys, dtype=bool))
+
+    def _filled(
+        self, contributions: Iterable[Contribution], keys: int, restart_after: int | None = None
+    ) -> BoundedCounts:
+        statistic = self.statistic(keys)
+        secret = secrets.token_bytes(32)
+        counter = self.counter(statistic, secret)
+        for index, (user, pane, key) in enumerate(contributions):
+            if index == restart_after:
+                kept, counter = counter.snapshot(), self.counter(statistic, secret)
+                counter.restore(kept)
+            counter.add(user, pane * statistic.pane_ms, statistic.keys[key])
+        return counter

@@ -1,0 +1,196 @@
+"""Mistakes that the audit must find: each is the real pipeline with one step wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy._exact import Exact
+from tactful_privacy._table import Entropy
+from tactful_privacy.audit_pipeline import Contribution, Output, Pipeline
+from tactful_privacy.bounding import BoundedCounts, Pane
+from tactful_privacy.laplace import DiscreteLaplace
+from tactful_privacy.noise import Noise
+from tactful_privacy.statistic import Statistic
+
+_MakeNoise = Callable[[int, Fraction, Entropy], DiscreteLaplace]
+
+_OVERLAP = 4
+_BLOCK = 256
+_SEED = 42
+
+
+class _OtherNoise(Pipeline):
+    """The pipeline with noise of our choice for what the statistic claims."""
+
+    def __init__(self, cap: int, epsilon: Fraction, name: str, noise: _MakeNoise) -> None:
+        super().__init__(cap, epsilon)
+        self.name = name
+
+        class Planted(Statistic):
+            def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
+                return noise(self.sensitivity, self.epsilon, entropy)
+
+        self._kind = Planted
+
+    def statistic(self, keys: int) -> Statistic:
+        right = super().statistic(keys)
+        return self._kind(right.name, right.keys, right.pane_ms, right.cap, right.epsilon)
+
+
+def low_scale(cap: int, epsilon: Fraction, percent: int) -> Pipeline:
+    """Return the pipeline with noise of a scale some percent too low."""
+    spent = Fraction(100, 100 - percent)
+
+    def noise(sensitivity: int, claimed: Fraction, entropy: Entropy) -> DiscreteLaplace:
+        return DiscreteLaplace(sensitivity, claimed * spent, entropy=entropy)
+
+    return _OtherNoise(cap, epsilon, f"scale {percent} % low", noise)
+
+
+def _seeded(sensitivity: int, epsilon: Fraction, entropy: Entropy) -> DiscreteLaplace:
+    return DiscreteLaplace(sensitivity, epsilon, entropy=np.random.default_rng(_SEED).bytes)
+
+
+class _ReusedBlock(DiscreteLaplace):
+    """One block of noise for all: fresh at first, then the same again."""
+
+    def sample(self, n: int) -> NDArray[np.int64]:
+        block = super().sample(min(n, _BLOCK))
+        return np.tile(block, math.ceil(n / max(1, len(block))))[:n]
+
+
+def _reused(sensitivity: int, epsilon: Fraction, entropy: Entropy) -> DiscreteLaplace:
+    return _ReusedBlock(sensitivity, epsilon, entropy=entropy)
+
+
+class _ForgottenCap(Pipeline):
+    """Contributions are counted without limit, as when the id of a user changes all the time."""
+
+    name = "forgotten cap"
+
+    def counter(self, statistic: Statistic, secret: bytes) -> BoundedCounts:
+        return _Uncapped(statistic, secret=secret, start=0)
+
+
+class _Uncapped(BoundedCounts):
+    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+        another = f"{unit} {secrets.token_hex(8)}"
+        return super().add(another, timestamp, key, watermark=watermark)
+
+
+class _Overlap(Pipeline):
+    """Sliding windows are released like panes: a contribution is in several, but charged once."""
+
+    name = "overlapping windows"
+
+    def counter(self, statistic: Statistic, secret: bytes) -> BoundedCounts:
+        return _Windows(statistic, secret=secret, start=0)
+
+
+class _Windows(BoundedCounts):
+    """Hands over, at each pane, the sum of it and the former ones."""
+
+    def closed(self, watermark: int) -> list[Pane]:
+        panes = super().closed(watermark)
+        windows = [panes[max(0, i - _OVERLAP + 1) : i + 1] for i in range(len(panes))]
+        return [
+            Pane(w[-1].start, w[-1].end, np.sum([pane.counts for pane in w], axis=0))
+            for w in windows
+        ]
+
+
+class _FloatNoise(Pipeline):
+    """Laplace noise in floating point, published to the last bit; no integer ledger takes that."""
+
+    name = "float noise"
+
+    def noise(self) -> Noise:
+        return _FloatLaplace(self.cap, self.epsilon)
+
+    def publish(self, contributions: Iterable[Contribution], keys: int, ledger: Path) -> Output:
+        exact = self.exact(contributions, keys)
+        drawn = _FloatLaplace(self.cap, self.epsilon).floats(exact.size)
+        return Output(exact + drawn.reshape(exact.shape), np.ones(keys, dtype=bool))
+
+
+class _FloatLaplace(DiscreteLaplace):
+    """The right distribution, but for its lowest bits."""
+
+    def __init__(self, sensitivity: int, epsilon: Exact) -> None:
+        super().__init__(sensitivity, epsilon)
+        self._generator = np.random.default_rng()
+
+    def floats(self, n: int) -> NDArray[np.float64]:
+        return self._generator.laplace(0.0, float(self.scale), n)
+
+    def sample(self, n: int) -> NDArray[Any]:
+        return self.floats(n)
+
+
+class _SilentZeros(Pipeline):
+    """Cells in which nothing was counted are published as zeros, without noise."""
+
+    name = "empty cells without noise"
+
+    def publish(self, contributions: Iterable[Contribution], keys: int, ledger: Path) -> Output:
+        kept = list(contributions)
+        right, exact = super().publish(kept, keys, ledger), self.exact(kept, keys)
+        return replace(right, values=np.where(exact == 0, 0, right.values))
+
+
+class _DoubleFiring(Pipeline):
+    """A pane is drawn again, as after a failover to an empty ledger, and both are seen."""
+
+    name = "double firing"
+
+    def exact(
+        self, contributions: Iterable[Contribution], keys: int, restart_after: int | None = None
+    ) -> NDArray[np.int64]:
+        return np.tile(super().exact(contributions, keys, restart_after), (2, 1))
+
+    def publish(self, contributions: Iterable[Contribution], keys: int, ledger: Path) -> Output:
+        kept = list(contributions)
+        files = [ledger.with_name(f"{ledger.name}.{secrets.token_hex(8)}") for _ in range(2)]
+        first, second = (super(_DoubleFiring, self).publish(kept, keys, file) for file in files)
+        return replace(first, values=np.concatenate([first.values, second.values]))
+
+
+class _KeyLeak(Pipeline):
+    """A key is listed only where something was counted."""
+
+    name = "key leak"
+
+    def publish(self, contributions: Iterable[Contribution], keys: int, ledger: Path) -> Output:
+        kept = list(contributions)
+        right, exact = super().publish(kept, keys, ledger), self.exact(kept, keys)
+        return replace(right, listed=exact.sum(axis=0) > 0)
+
+
+def planted_bugs(cap: int, epsilon: Fraction) -> list[Pipeline]:
+    """Return every planted bug.
+
+    Args:
+        cap: Most contributions of one user and day, as of the pipeline under audit.
+        epsilon: What is claimed.
+    """
+    return [
+        low_scale(cap, epsilon, 50),
+        _ForgottenCap(cap, epsilon),
+        _Overlap(cap, epsilon),
+        _FloatNoise(cap, epsilon),
+        _SilentZeros(cap, epsilon),
+        _DoubleFiring(cap, epsilon),
+        _KeyLeak(cap, epsilon),
+        _OtherNoise(cap, epsilon, "seeded noise", _seeded),
+        _OtherNoise(cap, epsilon, "reused noise", _reused),
+    ]

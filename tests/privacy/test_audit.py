@@ -1,0 +1,186 @@
+"""The audit finds every planted bug, by the layers that should, and passes the real pipeline.
+
+A right pipeline fails an audit with probability 1e-6 at most, so these tests fail by chance as
+rarely. That a planted bug is missed by chance is less likely still: what is proved about each is
+far above the claim.
+"""
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tactful_privacy import BoundedCounts, ParameterError, Statistic
+from tactful_privacy.audit import QUICK, Audited, AuditReport, Effort, audit, examine
+from tactful_privacy.audit_checks import attack, check_freshness, check_noise, check_sensitivity
+from tactful_privacy.audit_pipeline import Contribution, Pipeline
+from tactful_privacy.audit_planted import low_scale, planted_bugs
+
+SMALL = Effort(canaries=6_000, canaries_of_bug=3_000, streams=20, draws=30_000, keys=300)
+ONE = Fraction(1)
+
+FOUND_BY = {
+    "scale 50 % low": {1, 3},
+    "forgotten cap": {2},
+    "overlapping windows": {2, 3},
+    "float noise": {1, 3},
+    "empty cells without noise": {3, 4},
+    "double firing": {2, 4},
+    "key leak": {3},
+    "seeded noise": {4},
+    "reused noise": {4},
+}
+
+
+@pytest.fixture(scope="module")
+def report() -> AuditReport:
+    return audit(5, 1, SMALL)
+
+
+def test_the_real_pipeline_passes_with_no_more_proved_than_claimed(report: AuditReport) -> None:
+    assert report.pipeline.passed, str(report)
+    assert {finding.layer for finding in report.pipeline.findings} == {1, 2, 3, 4}
+    assert 0.6 < report.epsilon_lower_bound <= 1
+
+
+def test_every_planted_bug_fails_in_the_layers_made_for_it(report: AuditReport) -> None:
+    assert {bug.name for bug in report.planted} == FOUND_BY.keys()
+    for bug in report.planted:
+        assert FOUND_BY[bug.name] <= set(bug.failed_layers), str(report)
+    assert report.trustworthy
+
+
+def test_the_report_says_all_of_it(report: AuditReport) -> None:
+    text = str(report)
+    assert text.count("pass  ") == len(report.pipeline.findings)
+    assert text.count("found   ") == 9
+    document = json.loads(json.dumps(report.to_dict()))
+    assert document["passed"] is document["trustworthy"] is True
+    assert document["planted_bugs_caught"] == document["planted_bugs"] == 9
+    assert document["epsilon"] == "1"
+    assert document["pipeline"]["findings"][0]["layer"] == 1
+
+
+def test_an_audit_that_misses_a_bug_says_that_it_is_worth_nothing(report: AuditReport) -> None:
+    missed = Audited("double firing", report.pipeline.findings)
+    blind = replace(report, planted=(*report.planted[1:], missed))
+    assert not blind.trustworthy
+    assert "MISSED  double firing" in str(blind)
+    assert blind.to_dict()["planted_bugs_caught"] == 8
+
+
+def test_a_leaking_pipeline_is_said_to_fail(report: AuditReport) -> None:
+    leaking = replace(report, pipeline=report.planted[0])
+    assert leaking.to_dict()["passed"] is False
+    assert "FAIL  1 delta of the noise" in str(leaking)
+
+
+@pytest.mark.parametrize(("cap", "epsilon"), [(1, "1/2"), (3, "2")])
+def test_other_caps_and_losses_pass_too(cap: int, epsilon: str) -> None:
+    result = examine(Pipeline(cap, Fraction(epsilon)), SMALL, canaries=2_000)
+    assert result.passed, result
+
+
+def test_a_statistic_that_cannot_be_published_is_refused() -> None:
+    with pytest.raises(ParameterError, match="epsilon"):
+        audit(5, 0, SMALL)
+
+
+# -- single checks --------------------------------------------------------------------------------
+
+
+def test_one_percent_of_scale_shows_in_the_computed_delta() -> None:
+    delta, drawn = check_noise(low_scale(5, ONE, 1), 1_000, 1e-6)
+    assert not delta.passed
+    assert 5e-3 < delta.measured < 6e-3
+    assert drawn.passed
+
+
+class CapPerKey(BoundedCounts):
+    """The counter of a user begins anew with each key."""
+
+    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+        return super().add(f"{unit} {key}", timestamp, key, watermark=watermark)
+
+
+class FirstComeOfAll(BoundedCounts):
+    """Takes every third contribution of the stream: whom it takes depends on the others."""
+
+    seen = 0
+
+    def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
+        self.seen += 1
+        return self.seen % 3 == 0 and super().add(unit, timestamp, key, watermark=watermark)
+
+
+class LostCounters(BoundedCounts):
+    """A restart forgets who contributed what."""
+
+    def restore(self, snapshot: bytes) -> None:
+        super().restore(snapshot)
+        self._state.spent.clear()
+
+
+@pytest.mark.parametrize("counter", [CapPerKey, FirstComeOfAll, LostCounters])
+def test_sensitivity_of_a_wrong_counter_is_caught(counter: type[BoundedCounts]) -> None:
+    class Wrong(Pipeline):
+        def counter(self, statistic: Statistic, secret: bytes) -> BoundedCounts:
+            return counter(statistic, secret=secret, start=0)
+
+    finding = check_sensitivity(Wrong(5, ONE), streams=60, seed=3)
+    assert not finding.passed
+    assert finding.measured > 5
+
+
+def test_sensitivity_of_the_real_counter_is_the_cap_and_reached() -> None:
+    finding = check_sensitivity(Pipeline(5, ONE), streams=60, seed=3)
+    assert finding.passed
+    assert finding.measured == 5
+
+
+def test_freshness_of_one_repeated_run_of_noise_is_caught(tmp_path: Path) -> None:
+    class Repeating(Pipeline):
+        def publish(self, contributions, keys, ledger):  # type: ignore[no-untyped-def]
+            output = super().publish(contributions, keys, ledger)
+            output.values[5, 40:60] = output.values[1, 7:27]
+            return output
+
+    findings = {f.check: f for f in check_freshness(Repeating(5, ONE), 300, 1e-6, tmp_path)}
+    assert not findings["no block used twice"].passed
+    assert findings["fresh for each run"].passed
+
+
+def test_what_is_published_is_what_was_counted_plus_noise(tmp_path: Path) -> None:
+    pipeline = Pipeline(2, Fraction(40))  # next to no noise
+    stream = [Contribution("u", 3, 1), Contribution("u", 3, 1), Contribution("u", 4, 0)]
+    exact = pipeline.exact(stream, 2)
+    assert exact.sum() == 2
+    assert exact[3, 1] == 2
+    output = pipeline.publish(stream, 2, tmp_path / "ledger.db")
+    assert np.abs(output.values - exact).max() <= 2  # false alarm below 1e-17
+    assert output.listed.all()
+
+
+# -- at length ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+def test_a_million_canaries_pass_the_right_scale_and_catch_one_five_percent_low(
+    tmp_path: Path,
+) -> None:
+    for pipeline, low, high in ((Pipeline(5, ONE), 0.95, 1.0), (low_scale(5, ONE, 5), 1.0, 1.06)):
+        ((_, bound),) = attack(pipeline, 1_000_000, 1e-6, tmp_path, spreads=["together"])
+        assert low < bound.epsilon <= high
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+def test_the_quick_audit_as_ci_runs_it() -> None:
+    report = audit(5, 1, QUICK)
+    assert report.pipeline.passed, str(report)
+    assert report.trustworthy, str(report)
+    assert len(report.planted) == len(planted_bugs(5, ONE))
