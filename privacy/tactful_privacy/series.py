@@ -50,9 +50,11 @@ def open_series(statistic: Statistic, ledger: Ledger, entropy: Entropy) -> Serie
 
 
 class _Partial(msgspec.Struct, array_like=True):
-    """Counts since the start of a period."""
+    """Counts since the start of a period; only keys that were counted at all."""
 
     start: int
+    keys: int
+    indices: bytes
     counts: bytes
 
 
@@ -62,26 +64,37 @@ class _Accumulated:
     def __init__(self, keys: int, period_ms: int) -> None:
         self._keys = keys
         self._period_ms = period_ms
-        self.start = -1
-        self.counts: NDArray[np.int64] = np.zeros(keys, dtype=np.int64)
+        self._none: NDArray[np.int64] = np.zeros(keys, dtype=np.int64)
+        self.start, self.counts = -1, self._none
 
     def add(self, pane: Pane) -> None:
         start = pane.start - pane.start % self._period_ms
-        same = start == self.start
-        self.counts = self.counts + pane.counts if same else pane.counts
+        self.counts = self.counts + pane.counts if start == self.start else pane.counts
         self.start = start
 
+    def clear(self) -> None:
+        self.start, self.counts = -1, self._none
+
     def snapshot(self) -> bytes:
-        return msgspec.msgpack.encode(_Partial(self.start, self.counts.astype("<i8").tobytes()))
+        indices = np.flatnonzero(self.counts)
+        return msgspec.msgpack.encode(
+            _Partial(
+                self.start,
+                self._keys,
+                indices.astype("<i8").tobytes(),
+                self.counts[indices].astype("<i8").tobytes(),
+            )
+        )
 
     def restore(self, snapshot: bytes) -> None:
         partial = msgspec.msgpack.decode(snapshot, type=_Partial)
-        counts = np.frombuffer(partial.counts, "<i8").astype(np.int64)
-        if counts.shape != (self._keys,):
+        if partial.keys != self._keys:
             raise StateError(
-                f"the snapshot holds sums of {counts.size} keys where there are {self._keys}:"
+                f"the snapshot holds sums of {partial.keys} keys where there are {self._keys}:"
                 " it belongs to another statistic"
             )
+        counts = np.zeros(self._keys, dtype=np.int64)
+        counts[np.frombuffer(partial.indices, "<i8")] = np.frombuffer(partial.counts, "<i8")
         self.start, self.counts = partial.start, counts
 
 
@@ -102,8 +115,9 @@ class Sums:
         self._sum.add(pane)
         if pane.end % self.statistic.pane_ms:
             return None
-        exact = self._sum.counts
-        return self._sum.start, lambda: exact + self._noise.sample(len(exact))
+        start, exact = self._sum.start, self._sum.counts
+        self._sum.clear()
+        return start, lambda: exact + self._noise.sample(len(exact))
 
     def stored(self, start: int) -> None:
         """See `Series`; there is nothing to forget."""
