@@ -465,7 +465,7 @@ def test_a_vanished_topic(kafka_servers: str) -> None:
     # own, which is begun again then, as a service manager would.
     for _ in range(10):
         command = [sys.executable, "-c", VANISH, kafka_servers, topic_name()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode != -signal.SIGSEGV:
             break
     reading, opening = done.stdout.splitlines()

@@ -270,6 +270,7 @@ def test_kill_9_of_a_worker_leaves_exact_state(log: KafkaLog, tmp_path: Path) ->
         return {int(it.stem): json.loads(it.read_text()) for it in tmp_path.glob("*.json")}
 
     def done() -> int:
+        assert all(worker.poll() is None for worker in workers), "a worker has ended by itself"
         return sum(state["offset"] for state in states().values())
 
     workers = [start(), start()]
