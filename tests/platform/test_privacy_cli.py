@@ -1,0 +1,91 @@
+"""``tactful privacy audit``: what it writes, and what its exit codes mean."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import tactful_privacy.audit
+from tactful.cli import main
+from tactful_privacy.audit import AuditReport, Effort, audit
+from tactful_privacy.audit_planted import planted_bugs
+
+TINY = Effort(canaries=3_000, canaries_of_bug=2_500, streams=15, draws=20_000, keys=300)
+
+
+@pytest.fixture(scope="module")
+def found() -> AuditReport:
+    return audit(5, 1, TINY)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["privacy", "audit", *map(str, arguments)])
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, report: AuditReport) -> list[tuple[object, ...]]:
+    """Let the command find what was found before; returns what it asked for."""
+    asked: list[tuple[object, ...]] = []
+
+    def answer(cap: int, epsilon: str, effort: Effort, *, progress: object) -> AuditReport:
+        asked.append((cap, epsilon, effort))
+        return report
+
+    monkeypatch.setattr(tactful_privacy.audit, "audit", answer)
+    return asked
+
+
+def test_it_reports_in_words_in_json_and_in_pictures(
+    found: AuditReport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = answering(monkeypatch, found)
+    file, pictures = tmp_path / "audit.json", tmp_path / "plots"
+    result = run("--quick", "--cap", 5, "--canaries", 2_000, "--json", file, "--plots", pictures)
+    assert result.exit_code == 0, result.output
+    assert "Claimed: epsilon 1 for one user and one UTC day, cap 5." in result.stdout
+    assert json.loads(file.read_bytes()) == json.loads(json.dumps(found.to_dict()))
+    assert {path.name for path in pictures.iterdir()} == {"epsilon.png", "noise.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.iterdir())
+    assert asked == [(5, "1", replace(tactful_privacy.audit.QUICK, canaries=2_000))]
+
+
+def test_json_on_standard_output_is_all_there_is(
+    found: AuditReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = answering(monkeypatch, found)
+    assert json.loads(run("--json", "-").stdout)["planted_bugs_caught"] == 9
+    assert asked[0][2] == tactful_privacy.audit.THOROUGH
+
+
+def test_a_leak_is_exit_code_1_and_a_blind_audit_5(
+    found: AuditReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaking = replace(found, pipeline=found.planted[0])
+    answering(monkeypatch, leaking)
+    assert run("--quick").exit_code == 1
+    blind = replace(found, planted=(found.pipeline, *found.planted))
+    answering(monkeypatch, blind)
+    result = run("--quick")
+    assert result.exit_code == 5
+    assert "MISSED  pipeline" in result.stdout
+
+
+@pytest.mark.parametrize("epsilon", ["0", "-1", "nan", "one"])
+def test_an_impossible_claim_is_wrong_usage(epsilon: str) -> None:
+    result = run("--quick", "--epsilon", epsilon)
+    assert result.exit_code == 2
+    assert "epsilon" in result.stderr
+
+
+def test_the_real_audit_runs_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tactful_privacy.audit, "QUICK", TINY)
+    monkeypatch.setattr(tactful_privacy.audit, "planted_bugs", lambda *of: planted_bugs(*of)[:1])
+    result = run("--quick", "--cap", "2", "--epsilon", "1.5", "--json", "-")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert Fraction(document["epsilon"]) == Fraction(3, 2)
+    assert document["epsilon_lower_bound"] <= 1.5
