@@ -10,6 +10,8 @@ import pytest
 from benchmarks._streaming_freshness import as_figure
 from benchmarks._streaming_load import BATCH, PROBES_PER_S, RATE, Observed, offer
 
+pytestmark = pytest.mark.alone  # a load at a rate needs the machine
+
 
 class Stub:
     """A server that answers as ours does, late or wrongly where `behave` says so."""
