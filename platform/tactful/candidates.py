@@ -15,7 +15,7 @@ from tactful.cold_start import coldness
 from tactful.errors import ConfigError
 from tactful.plain_values import is_whole_number
 from tactful.recall import CHANNELS, FADE, RecallIndex, direction
-from tactful.scores import Scores
+from tactful.scores import Scores, kernels
 from tactful.situation import FeatureSource, Situation, read_placed
 from tactful.vector_index import Nearest
 
@@ -194,19 +194,12 @@ class _Union:
 
     def merged(self, total: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """At most `total` rows, ascending, and the channel of each."""
-        sizes = [len(rows) for rows in self._rows]
-        rows = np.concatenate([np.zeros(0, np.int64), *self._rows])
-        places = np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)])
-        channels = np.repeat(np.array(self._channels, np.int8), sizes)
-        # Of a row that several channels placed alike, the channel asked first has it.
-        order = np.argsort(rows << 32 | places, kind="stable")
-        rows, places, channels = rows[order], places[order], channels[order]
-        first = np.diff(rows, prepend=-1) > 0
-        rows, places, channels = rows[first], places[first], channels[first]
-        if len(rows) > total:
-            kept = np.sort(np.argsort(places, kind="stable")[:total])
-            rows, channels = rows[kept], channels[kept]
-        return rows, channels
+        sizes = np.array([len(rows) for rows in self._rows], np.int64)
+        channels = np.array(self._channels, np.int8)
+        merged: tuple[NDArray[np.int64], NDArray[np.int8]] = kernels().merge(
+            np.concatenate([np.zeros(0, np.int64), *self._rows]), sizes, channels, total
+        )
+        return merged
 
 
 def gather(

@@ -7,7 +7,7 @@ does, so a feature cannot mean one thing to the model and another to the server.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tactful.candidates import Candidates
 from tactful.catalogue import Catalogue
-from tactful.scores import Scores
+from tactful.scores import Scores, kernels
 from tactful.situation import FeatureSource, Situation, read_placed
 
 RANKING_FEATURES: tuple[str, ...] = (
@@ -73,6 +73,20 @@ def layout(definitions: str) -> str:
 
 _DAY = 86_400_000.0
 
+_SCORES = (
+    "next_last",
+    "next_three",
+    "next_session",
+    "after_last",
+    "after_second",
+    "before_last",
+    "similar_sessions",
+    "together_last",
+    "together_session",
+    "together_history",
+)
+"""Columns that are scores of the candidates, under the same names."""
+
 
 def assemble(
     candidates: Candidates,
@@ -94,50 +108,49 @@ def assemble(
         where a value does not exist, such as the days since an item was taken that never was.
     """
     rows = candidates.rows
-    columns: dict[str, NDArray[np.float32] | float] = {}
-
-    columns["next_last"] = candidates.next_last.of(rows)
-    columns["next_three"] = candidates.next_three.of(rows)
-    columns["next_session"] = candidates.next_session.of(rows)
-    columns["next_place"] = _places(candidates.next_three, rows)
-    columns["after_last"] = candidates.after_last.of(rows)
-    columns["after_second"] = candidates.after_second.of(rows)
-    columns["before_last"] = candidates.before_last.of(rows)
-    columns["similar_sessions"] = candidates.similar_sessions.of(rows)
-    columns["similar_place"] = _places(candidates.similar_sessions, rows)
-    columns["together_last"] = candidates.together_last.of(rows)
-    columns["together_session"] = candidates.together_session.of(rows)
-    columns["together_history"] = candidates.together_history.of(rows)
-    columns.update(_nearness(candidates))
-    columns.update(_own(situation, catalogue, rows))
-    columns.update(_everybody(source, catalogue, rows, situation.at))
-    columns.update(_categories(source, situation, catalogue, rows))
-
-    columns["in_session"] = np.isin(rows, situation.session).astype(np.float32)
-    price = catalogue.price[rows]
-    columns["price"] = price
-    columns["price_to_session"] = price / _usual_price(situation, catalogue)
-    columns["session_length"] = float(len(situation.session))
-    columns["cohort_lift"] = np.nan if candidates.lift is None else candidates.lift.of(rows)
-
     features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
-    for column, name in zip(features, RANKING_FEATURES, strict=True):
-        column[:] = columns[name]
+    columns = dict(zip(RANKING_FEATURES, features, strict=True))
+    for name in _SCORES:
+        _look_up(getattr(candidates, name), rows, columns[name])
+    look_up_places = kernels().look_up_places
+    # Places among all that are scored, so that they depend on nothing but the situation.
+    for name, scores in (
+        ("next_place", candidates.next_three),
+        ("similar_place", candidates.similar_sessions),
+    ):
+        look_up_places(rows, scores.rows, scores.values, columns[name])
+    if candidates.lift is None:
+        columns["cohort_lift"][:] = np.nan
+    else:
+        _look_up(candidates.lift, rows, columns["cohort_lift"])
+    price = catalogue.price[rows]
+    others = {
+        **_nearness(candidates),
+        **_own(situation, catalogue, rows),
+        **_everybody(source, catalogue, rows, situation.at),
+        **_categories(source, situation, catalogue, rows),
+        "in_session": _among(rows, situation.session),
+        "price": price,
+        "price_to_session": price / _usual_price(situation, catalogue),
+        "session_length": float(len(situation.session)),
+    }
+    for name, value in others.items():
+        columns[name][:] = value
     return features.T
 
 
-def _places(scores: Scores, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Place of each row among all that are scored, 0 the best; NaN for a row without a score.
+def _look_up(scores: Scores, rows: NDArray[np.int64], column: NDArray[np.float32]) -> None:
+    kernels().look_up(rows, scores.rows, scores.values, column)
 
-    Among all and not among the candidates, so that it depends on nothing but the situation.
-    """
-    scored = scores.rows[scores.values > 0]
-    order = np.lexsort((scored, -scores.values[scores.values > 0]))
-    places = np.empty(len(scored), np.float32)
-    places[order] = np.arange(1, len(scored) + 1, dtype=np.float32)
-    found = Scores(scored, places).of(rows)
-    found[found == 0] = np.nan
-    return found - np.float32(1.0)
+
+def _among(rows: NDArray[np.int64], few: Sequence[int]) -> NDArray[np.float32]:
+    """1 for those of `rows`, which ascend, that are among a few others, 0 for the rest."""
+    found = np.zeros(len(rows), np.float32)
+    wanted = np.array(few, np.int64)
+    if len(rows) and len(wanted):
+        places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
+        found[places[rows[places] == wanted]] = 1.0
+    return found
 
 
 def _nearness(candidates: Candidates) -> dict[str, NDArray[np.float32] | float]:

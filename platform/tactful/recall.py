@@ -29,7 +29,7 @@ from tactful.cold_start import Cohorts
 from tactful.content_vectors import ContentVectors
 from tactful.errors import ModelError
 from tactful.item_ids import ItemIds
-from tactful.scores import Scores
+from tactful.scores import Scores, kernels
 from tactful.sealed import check_seal, sealing
 from tactful.session_neighbours import SessionNeighbours
 from tactful.vector_index import Queries, VectorIndex
@@ -100,13 +100,8 @@ class Neighbours:
         Returns:
             Scores of the neighbours.
         """
-        chosen = np.array(sources, np.int64)
-        weights = np.array(source_weights, np.float32)
-        known = chosen < len(self.items)
-        chosen, weights = chosen[known], weights[known]
-        items = self.items[chosen].ravel()
-        added = (self.weights[chosen] * weights[:, None]).ravel()
-        return Scores.summed(items[items >= 0], added[items >= 0])
+        chosen, weights = np.array(sources, np.int64), np.array(source_weights, np.float32)
+        return Scores(*kernels().neighbour_sums(self.items, self.weights, chosen, weights))
 
 
 @dataclass(frozen=True)

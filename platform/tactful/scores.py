@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tactful.row_kernels import RowKernels
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,7 @@ class Scores:
         """
         if not len(rows):
             return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        order = np.argsort(rows, kind="stable")
-        rows, values = rows[order], values[order]
-        first = np.empty(len(rows), np.bool_)
-        first[0] = True
-        np.not_equal(rows[1:], rows[:-1], out=first[1:])
-        totals = np.bincount(np.cumsum(first) - 1, weights=values)
-        positive = totals > 0
-        return cls(rows[first][positive].astype(np.int64), totals[positive].astype(np.float32))
+        return cls(*kernels().sums(np.asarray(rows, np.int64), np.asarray(values, np.float64)))
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores of `rows`, shape of `rows`."""
@@ -48,4 +45,12 @@ class Scores:
 
     def best(self) -> NDArray[np.int64]:
         """The rows, highest score first, ties by row."""
-        return self.rows[np.lexsort((self.rows, -self.values))]
+        return self.rows[kernels().best(self.values)]
+
+
+@functools.cache
+def kernels() -> RowKernels:
+    """The machine code of rows and scores; the first call takes long, as `row_kernels` says."""
+    from tactful.row_kernels import row_kernels  # numba takes a second, and many need no scores
+
+    return row_kernels()

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.scores import Scores
+from tactful.scores import Scores, kernels
 
 pairs = st.lists(
     st.tuples(st.integers(0, 12), st.floats(-1.0, 3.0, width=32).filter(lambda it: it == it)),
@@ -36,3 +36,82 @@ def test_sums_are_those_of_a_dictionary(values: list[tuple[int, float]], asked: 
     assert made.best().tolist() == best
     assert made.rows.dtype == np.int64
     assert made.values.dtype == np.float32
+
+
+@given(pairs, st.integers(1, 4), st.integers(0, 3))
+@settings(deadline=None)
+def test_neighbours_sum_as_numpy_does(
+    values: list[tuple[int, float]], width: int, sources: int
+) -> None:
+    generator = np.random.default_rng(len(values) + 10 * width + 100 * sources)
+    items = generator.integers(-1, 60, (8, width)).astype(np.int32)
+    weights = generator.standard_normal((8, width)).astype(np.float32)
+    chosen = generator.integers(0, 10, sources * 20)
+    shares = generator.standard_normal(len(chosen)).astype(np.float32)
+    known = chosen < len(items)
+    added = (weights[chosen[known]] * shares[known, None]).ravel().astype(np.float64)
+    found = items[chosen[known]].ravel()
+    totals = np.bincount(found[found >= 0], added[found >= 0], minlength=60)
+
+    rows, sums = kernels().neighbour_sums(items, weights, chosen, shares)
+
+    assert rows.tolist() == np.flatnonzero(totals > 0).tolist()
+    assert sums.tobytes() == totals[totals > 0].astype(np.float32).tobytes()
+
+
+@given(
+    st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38]), max_size=60),
+    st.integers(0, 2**32),
+)
+@settings(deadline=None)
+def test_the_best_come_first_and_ties_stay_in_order(odd: list[float], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    more = generator.standard_normal(generator.integers(0, 60)).astype(np.float32)
+    values = generator.permutation(np.concatenate([np.array(odd, np.float32), more]))
+
+    assert kernels().best(values).tolist() == np.argsort(-values, kind="stable").tolist()
+
+
+@given(st.integers(0, 2**32), st.integers(0, 80), st.sampled_from([40, 5_000, 2**40]))
+@settings(deadline=None)
+def test_channels_merge_by_place(seed: int, total: int, rows: int) -> None:
+    generator = np.random.default_rng(seed)
+    brought = [
+        generator.permutation(min(rows, 40))[: generator.integers(0, 30)] * (rows // 40)
+        for _ in range(generator.integers(0, 6))
+    ]
+    channels = generator.permutation(10)[: len(brought)].astype(np.int8)
+    best: dict[int, tuple[int, int]] = {}
+    for channel, theirs in zip(channels.tolist(), brought, strict=True):
+        for place, row in enumerate(theirs.tolist()):
+            if row not in best or place < best[row][0]:
+                best[row] = (place, channel)
+    kept = sorted(sorted(best, key=lambda row: (best[row][0], row))[:total])
+
+    merged, of = kernels().merge(
+        np.concatenate([np.zeros(0, np.int64), *brought]),
+        np.array([len(theirs) for theirs in brought], np.int64),
+        channels,
+        total,
+    )
+
+    assert merged.tolist() == kept
+    assert of.tolist() == [best[row][1] for row in kept]
+
+
+@given(pairs, st.sets(st.integers(0, 14)))
+@settings(deadline=None)
+def test_columns_are_looked_up(values: list[tuple[int, float]], asked: set[int]) -> None:
+    scored = {row: np.float32(value) for row, value in values}
+    rows = np.array(sorted(scored), np.int64)
+    of = np.array([scored[row] for row in sorted(scored)], np.float32)
+    wanted = np.array(sorted(asked), np.int64)
+    ranked = sorted((row for row in scored if scored[row] > 0), key=lambda it: (-scored[it], it))
+    found, places = np.empty((2, len(wanted)), np.float32)
+
+    kernels().look_up(wanted, rows, of, found)
+    kernels().look_up_places(wanted, rows, of, places)
+
+    assert found.tolist() == [scored.get(row, 0.0) for row in wanted.tolist()]
+    expected = [ranked.index(row) if row in ranked else np.nan for row in wanted.tolist()]
+    assert np.array_equal(places, np.array(expected, np.float32), equal_nan=True)

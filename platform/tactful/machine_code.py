@@ -1,0 +1,62 @@
+"""Functions made into machine code by numba, and kept for the next process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import types
+
+_LOG = logging.getLogger(__name__)
+
+Kernel = Callable[..., Any]
+
+
+def compiled(function: Kernel, signature: Any, cache: Path | None = None) -> Kernel:
+    """The machine code of a function for one signature; it is compiled or loaded here.
+
+    Args:
+        function: what numba can compile; all that it calls is in its module.
+        signature: of numba's types; a call with other arrays raises `TypeError`.
+        cache: directory that keeps the machine code for the next process on a processor of this
+            kind; the variable ``NUMBA_CACHE_DIR`` wins. None: where numba keeps it by itself.
+            Who can write there can run code here, as in the directory of the package.
+
+    Returns:
+        What never compiles when it is called, and may be called from several threads.
+    """
+    started = time.perf_counter()
+    kernel = _dispatcher(function, cache)
+    try:
+        kernel.compile(signature)
+    except Exception as error:  # a damaged file of the cache may raise anything
+        _LOG.warning("kept machine code is of no use, it is compiled anew: %r", error)
+        kernel = numba.njit(error_model="numpy")(function)
+        kernel.compile(signature)
+    kernel.disable_compile()
+    _LOG.info("%s ready after %.1f s", function.__name__, time.perf_counter() - started)
+    made: Kernel = kernel
+    return made
+
+
+def array(kind: Any, dimensions: int = 1, *, written: bool = False) -> Any:
+    """The type of a contiguous array, which is only read unless it is said."""
+    return types.Array(kind, dimensions, "C", readonly=not written)
+
+
+def _dispatcher(function: Kernel, cache: Path | None) -> Any:
+    settings: Any = numba.config
+    held = settings.CACHE_DIR
+    try:
+        if cache is not None and not held:
+            settings.CACHE_DIR = str(cache)
+        return numba.njit(error_model="numpy", cache=True)(function)
+    except (RuntimeError, OSError) as error:
+        _LOG.warning("%s is compiled at each start: %s", function.__name__, error)
+        return numba.njit(error_model="numpy")(function)
+    finally:
+        settings.CACHE_DIR = held

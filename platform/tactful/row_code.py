@@ -1,0 +1,220 @@
+"""What recall does to rows and scores, written to become machine code.
+
+Each list of candidates takes a dozen sums, orders and look-ups of some hundred rows. In numpy each
+of these is several calls, and the calls cost more than the work. Rows are sorted by counting their
+digits (radix sort), which is stable and takes no comparison.
+
+Numba keeps machine code until this file changes, so that all of its source has to be in here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+_DIGIT = 11
+_FEW = 24
+
+_compiled: Any = numba.njit(error_model="numpy")
+
+
+def _order_code(keys: Rows) -> Rows:
+    """What sorts keys of at least 0, ties in the order they come in."""
+    count = len(keys)
+    order = np.arange(count)
+    if count <= _FEW:
+        for end in range(1, count):
+            moved, place = order[end], end
+            while place and keys[order[place - 1]] > keys[moved]:
+                order[place] = order[place - 1]
+                place -= 1
+            order[place] = moved
+        return order
+    largest = np.int64(0)
+    for place in range(count):
+        largest = max(largest, keys[place])
+    other = np.empty(count, np.int64)
+    mask = np.int64((1 << _DIGIT) - 1)
+    shift = np.int64(0)
+    while largest >> shift:
+        starts = np.zeros((1 << _DIGIT) + 1, np.int64)
+        for place in range(count):
+            starts[((keys[place] >> shift) & mask) + 1] += 1
+        for digit in range(1 << _DIGIT):
+            starts[digit + 1] += starts[digit]
+        for place in range(count):
+            digit = (keys[order[place]] >> shift) & mask
+            other[starts[digit]] = order[place]
+            starts[digit] += 1
+        order, other = other, order
+        shift += _DIGIT
+    return order
+
+
+_order: Any = _compiled(_order_code)
+
+
+def _sums_code(rows: Rows, values: NDArray[np.float64]) -> tuple[Rows, Floats]:
+    """Rows that sum to more than 0, ascending, and their sums, added up in the order they come."""
+    order = _order(rows)
+    found, sums = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+    count = place = 0
+    while place < len(rows):
+        row, total = rows[order[place]], 0.0
+        while place < len(rows) and rows[order[place]] == row:
+            total += values[order[place]]
+            place += 1
+        if total > 0:
+            found[count], sums[count] = row, total
+            count += 1
+    return found[:count], sums[:count]
+
+
+sums: Any = _compiled(_sums_code)
+
+
+def neighbour_sums(
+    items: NDArray[np.int32], weights: Floats, sources: Rows, shares: Floats
+) -> tuple[Rows, Floats]:
+    """Summed weights of the neighbours of several items, and the rows they are of.
+
+    Args:
+        items: neighbours of each row, -1 for none.
+        weights: of each neighbour.
+        sources: rows; those beyond `items` have no neighbours.
+        shares: what each source counts.
+    """
+    width = items.shape[1]
+    rows = np.empty(len(sources) * width, np.int64)
+    values = np.empty(len(sources) * width, np.float64)
+    count = 0
+    for source in range(len(sources)):
+        of = sources[source]
+        if of >= len(items):
+            continue
+        for place in range(width):
+            if items[of, place] >= 0:
+                rows[count] = items[of, place]
+                values[count] = np.float64(weights[of, place] * shares[source])
+                count += 1
+    found: tuple[Rows, Floats] = sums(rows[:count], values[:count])
+    return found
+
+
+def _best_code(values: Floats) -> Rows:
+    """What sorts values in descending order, ties in the order they come in."""
+    keys = np.empty(len(values), np.int64)
+    bits = (values + np.float32(0.0)).view(np.int32)  # of two zeros one
+    for place in range(len(values)):
+        # The bits of floats are in order as integers are; those of negative ones in reverse.
+        rank = np.int64(bits[place])
+        if rank < 0:
+            rank = np.int64(-0x80000000) - rank - 1
+        keys[place] = np.int64(0x7FFFFFFF) - rank
+    found: Rows = _order(keys)
+    return found
+
+
+best: Any = _compiled(_best_code)
+
+
+def merge(
+    rows: Rows, sizes: Rows, channels: NDArray[np.int8], total: int
+) -> tuple[Rows, NDArray[np.int8]]:
+    """At most `total` rows of several channels, ascending, and the channel of each.
+
+    A row belongs to the channel that placed it highest, of two the one that comes first. If there
+    are more rows than `total`, those placed highest stay, of equal places the lower rows.
+
+    Args:
+        rows: of all channels, one channel after the other, each with its best first.
+        sizes: how many each channel brings.
+        channels: their numbers.
+        total: how many to keep.
+    """
+    count = len(rows)
+    places, of = np.empty(count, np.int64), np.empty(count, np.int8)
+    at = most = 0
+    for number in range(len(sizes)):
+        most = max(most, sizes[number])
+        for place in range(sizes[number]):
+            places[at], of[at] = place, channels[number]
+            at += 1
+    order = _order(rows)
+    kept, kept_at = np.empty(count, np.int64), np.empty(count, np.int64)
+    kept_of = np.empty(count, np.int8)
+    found = 0
+    for number in range(count):
+        one = order[number]
+        if found and kept[found - 1] == rows[one]:
+            if places[one] < kept_at[found - 1]:
+                kept_at[found - 1], kept_of[found - 1] = places[one], of[one]
+        else:
+            kept[found], kept_at[found], kept_of[found] = rows[one], places[one], of[one]
+            found += 1
+    if found <= total:
+        return kept[:found], kept_of[:found]
+    at_place = np.zeros(most + 1, np.int64)
+    for number in range(found):
+        at_place[kept_at[number]] += 1
+    last = 0
+    before = np.int64(0)
+    while before + at_place[last] <= total:
+        before += at_place[last]
+        last += 1
+    left = total - before
+    count = 0
+    for number in range(found):
+        if kept_at[number] < last or (kept_at[number] == last and left > 0):
+            left -= np.int64(kept_at[number] == last)
+            kept[count], kept_of[count] = kept[number], kept_of[number]
+            count += 1
+    return kept[:count], kept_of[:count]
+
+
+def look_up(rows: Rows, scored: Rows, values: Floats, found: Floats) -> None:
+    """``found[i]`` becomes the value of ``rows[i]``, 0 for one that is not among `scored`.
+
+    Args:
+        rows: ascending.
+        scored: ascending, each once.
+        values: of `scored`.
+        found: of the length of `rows`.
+    """
+    place = 0
+    for number in range(len(rows)):
+        row = rows[number]
+        while place < len(scored) and scored[place] < row:
+            place += 1
+        here = place < len(scored) and scored[place] == row
+        found[number] = values[place] if here else np.float32(0.0)
+
+
+def look_up_places(rows: Rows, scored: Rows, values: Floats, found: Floats) -> None:
+    """``found[i]`` becomes the place of ``rows[i]`` among `scored` by value, 0 the best.
+
+    NaN for a row that is not among them or whose value is not above 0.
+
+    Args:
+        rows: ascending.
+        scored: ascending, each once.
+        values: of `scored`.
+        found: of the length of `rows`.
+    """
+    order = best(values)
+    places = np.empty(len(scored), np.int64)
+    for place in range(len(order)):
+        places[order[place]] = place
+    place = 0
+    for number in range(len(rows)):
+        row = rows[number]
+        while place < len(scored) and scored[place] < row:
+            place += 1
+        here = place < len(scored) and scored[place] == row and values[place] > 0
+        found[number] = np.float32(places[place]) if here else np.float32(np.nan)

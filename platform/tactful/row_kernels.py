@@ -1,0 +1,41 @@
+"""The compiled forms of what `tactful.row_code` does to rows and scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numba import types
+
+from tactful import row_code
+from tactful.machine_code import Kernel, array, compiled
+
+
+@dataclass(frozen=True)
+class RowKernels:
+    """Called as the functions of `tactful.row_code` of the same names."""
+
+    sums: Kernel
+    neighbour_sums: Kernel
+    best: Kernel
+    merge: Kernel
+    look_up: Kernel
+    look_up_places: Kernel
+
+
+def row_kernels() -> RowKernels:
+    """Load the kernels, which takes a while, or compile them, which takes several seconds."""
+    rows, floats = array(types.int64), array(types.float32)
+    numbers = array(types.int8)
+    found: Any = (rows, rows, floats, array(types.float32, written=True))
+    return RowKernels(
+        sums=compiled(row_code.sums.py_func, (rows, array(types.float64))),
+        neighbour_sums=compiled(
+            row_code.neighbour_sums,
+            (array(types.int32, 2), array(types.float32, 2), rows, floats),
+        ),
+        best=compiled(row_code.best.py_func, (floats,)),
+        merge=compiled(row_code.merge, (rows, rows, numbers, types.int64)),
+        look_up=compiled(row_code.look_up, found),
+        look_up_places=compiled(row_code.look_up_places, found),
+    )
