@@ -11,7 +11,6 @@ from tactful.asgi import Call, Reply, json_reply
 from tactful.errors import StorageError
 from tactful.messages import Consent, ConsentDecision, NewConsent, to_milliseconds
 from tactful.problems import ProblemError
-from tactful_privacy import ParameterError, Purpose, parse_purposes
 
 if TYPE_CHECKING:
     from tactful.service import Platform
@@ -27,6 +26,9 @@ async def get_consent(platform: Platform, call: Call) -> Reply:
 async def put_consent(platform: Platform, call: Call) -> Reply:
     """Record what a person said; it holds when the answer comes."""
     person = person_of(call)
+    # Here, because the processes that only pass requests on know these endpoints, too.
+    from tactful_privacy import ParameterError, Purpose, parse_purposes
+
     given = await call.json(_decoder)
     try:
         parse_purposes(given.purposes)

@@ -31,6 +31,7 @@ from tactful.consent_store import ConsentStore, default_purposes
 from tactful.door import Door
 from tactful.errors import ModelError, StorageError
 from tactful.follower import Follower
+from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.impressions import RecentImpressions, find_impression
 from tactful.keys import KeyStore
 from tactful.messages import (
@@ -46,7 +47,7 @@ from tactful.messages import (
 )
 from tactful.metrics import Metrics
 from tactful.model_log import ModelLog
-from tactful.permissions import NOT_PERSONALISED, Permissions, for_everybody
+from tactful.permissions import Permissions
 from tactful.positions import Offsets, Position, parse, reaches
 from tactful.problems import ProblemError
 from tactful.retraining import retrain

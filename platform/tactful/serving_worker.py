@@ -31,6 +31,7 @@ from tactful.config import Settings
 from tactful.endpoints import ENDPOINTS
 from tactful.errors import NotPersonal
 from tactful.http import route
+from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.interpreter import keep_what_is, short_delays
 from tactful.link import (
     Asker,
@@ -53,7 +54,6 @@ from tactful.messages import (
     RecommendRequest,
 )
 from tactful.metrics import Metrics
-from tactful.permissions import NOT_PERSONALISED, for_everybody
 from tactful.problems import ProblemError
 from tactful.roster import serving
 from tactful.server import Server, loop_factory, make_server
