@@ -12,13 +12,15 @@ from operator import itemgetter
 
 from tactful_streaming.definitions import Sequence
 from tactful_streaming.pattern import ENDED, compile_pattern
-from tactful_streaming.reorder import Waiting
 
 MAX_EVENTS = 1000
 """Most events of one match, where a step repeats without limit."""
 
 Beginning = tuple[int, int, int, int, tuple[str, ...], str | None]
 """Timestamp and place of the first and of the last event, all ids, and who caused the last."""
+
+Shown = tuple[int, int, int, int, str, str | None]
+"""An event: timestamp, place in the log, row of its partition, code of its type, id, subject."""
 
 Groups = dict[int, list[Beginning]]
 """Beginnings by state, each list in their order."""
@@ -74,7 +76,7 @@ class Search:
         self._past_last = sequence.skip == "past_last"
         self._max_beginnings = max_beginnings
 
-    def show(self, partition: Partition, event: Waiting) -> None:
+    def show(self, partition: Partition, event: Shown) -> None:
         """Show the next event to every beginning, and let it begin a match itself."""
         timestamp, place, _, code, event_id, subject = event
         automaton, groups = self.automaton, partition.groups
@@ -149,7 +151,7 @@ class Search:
                 self.evicted += len(those) - most
                 del those[:-most]
 
-    def _move(self, partition: Partition, event: Waiting, horizon: int) -> None:
+    def _move(self, partition: Partition, event: Shown, horizon: int) -> None:
         """Show an event to every beginning; those up to `horizon` are too old to take it."""
         timestamp, place, _, code, event_id, subject = event
         automaton = self.automaton

@@ -2,97 +2,129 @@
 
 from __future__ import annotations
 
-import heapq
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from operator import itemgetter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
-PartitionKey = str | tuple[str, str]
-"""Key of the entity, or of the entity and what else its events have in common."""
+import numpy as np
+from numpy.typing import NDArray
 
-Waiting = tuple[int, int, PartitionKey, int, str, str | None]
-"""Timestamp, place in the log, partition, code of the type, event id, subject."""
+_SHORT: Final = 256
+"""Runs of fewer events are joined, so that few have to be looked at."""
 
-_BUCKET_BITS = 6
-_timestamp = itemgetter(0)
+_PLACE_BITS: Final = 22
+"""A timestamp of up to the year 3000 and a place of so many bits fit one number."""
+
+_LATEST: Final = 1 << 41
 
 
-def key_of(partition: PartitionKey) -> str:
-    """The entity of a partition."""
-    return partition if isinstance(partition, str) else partition[0]
+class Arrivals(NamedTuple):
+    """Events as columns of equal length.
+
+    Attributes:
+        times: when each happened, epoch milliseconds.
+        places: its place in the log.
+        rows: row of its partition.
+        codes: code of its type.
+        ids: its id.
+        subjects: key of the person behind it, or None.
+    """
+
+    times: NDArray[np.int64]
+    places: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    ids: NDArray[np.object_]
+    subjects: NDArray[np.object_]
+
+    def take(self, index: Any) -> Arrivals:
+        """Those at the positions, under the mask or in the slice `index`."""
+        return Arrivals(*(column[index] for column in self))
+
+    def ordered(self) -> Arrivals:
+        """The same, in the order of timestamp, then of place in the log."""
+        if len(self.times) < 2:
+            return self
+        first = int(self.places.min())
+        # One number tells both where it can: it is sorted several times as fast.
+        if int(self.places.max()) - first < 1 << _PLACE_BITS and int(self.times.max()) < _LATEST:
+            return self.take(np.argsort((self.times << _PLACE_BITS) + (self.places - first)))
+        return self.take(np.lexsort((self.places, self.times)))
+
+
+def arrivals_of(
+    events: Iterable[tuple[int, int, int, int, str, str | None]],
+) -> Arrivals:
+    """Columns of (timestamp, place, row, code, id, subject)."""
+    events = list(events)
+    numbers = np.array([event[:4] for event in events], np.int64).reshape(-1, 4)
+    texts = np.empty((len(events), 2), np.object_)
+    for position, event in enumerate(events):
+        texts[position] = event[4:]
+    return Arrivals(*numbers.T, *texts.T)
+
+
+def joined(runs: Sequence[Arrivals]) -> Arrivals:
+    """A copy of all of `runs`, at least one, after each other."""
+    return Arrivals(*map(np.concatenate, zip(*runs, strict=True)))
 
 
 class ReorderBuffer:
     """A queue ordered by timestamp, then by place in the log.
 
-    Events wait in buckets of a sixteenth of a second, so that only those about to leave are sorted,
-    and few at a time.
+    What arrives together is sorted once and waits as a run; of each run the beginning leaves.
     """
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._buckets: dict[int, list[Waiting]] = {}
-        self._order: list[int] = []
+        self._runs: list[Arrivals] = []
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def waiting(self) -> Arrivals:
         """All that wait, in no order."""
-        for bucket in self._buckets.values():
-            yield from bucket
+        return joined(self._runs) if self._runs else arrivals_of(())
 
-    def extend(self, events: Iterable[Waiting]) -> None:
+    def extend(self, events: Arrivals) -> None:
         """Let `events` wait."""
-        buckets = self._buckets
-        for event in events:
-            try:
-                buckets[event[0] >> _BUCKET_BITS].append(event)
-            except KeyError:
-                number = event[0] >> _BUCKET_BITS
-                buckets[number] = [event]
-                heapq.heappush(self._order, number)
+        if not len(events.times):
+            return
+        if self._runs and len(self._runs[-1].times) + len(events.times) <= _SHORT:
+            events = joined([self._runs.pop(), events])
+        self._runs.append(events.ordered())
 
-    def release(self, watermark: int) -> list[Waiting]:
-        """Remove and return, in order, the events before `watermark`."""
-        released: list[Waiting] = []
-        last = watermark >> _BUCKET_BITS
-        while self._order and self._order[0] <= last:
-            number = self._order[0]
-            bucket = self._buckets[number]
-            bucket.sort()
-            if number == last:
-                cut = bisect_left(bucket, watermark, key=_timestamp)
-                released += bucket[:cut]
-                del bucket[:cut]
-                if bucket:
-                    break
-            else:
-                released += bucket
-            heapq.heappop(self._order)
-            del self._buckets[number]
-        return released
+    def release(self, watermark: int) -> Arrivals | None:
+        """Remove and return, in order, the events before `watermark`; None if there are none."""
+        released: list[Arrivals] = []
+        kept: list[Arrivals] = []
+        short: list[Arrivals] = []
+        for run in self._runs:
+            if run.times[0] < watermark:
+                cut = int(np.searchsorted(run.times, watermark))
+                released.append(run.take(slice(cut)))
+                run = run.take(slice(cut, None))
+            (short if len(run.times) < _SHORT else kept).append(run)
+        if not released:
+            return None
+        # Copied, for what is left of a long run would keep all of it in memory.
+        rest = joined(short).ordered() if short else None
+        if rest is not None and len(rest.times):
+            kept.append(rest)
+        self._runs = kept
+        return joined(released).ordered() if len(released) > 1 else released[0]
 
     def earliest(self) -> int | None:
         """The lowest timestamp that waits."""
-        if not self._order:
-            return None
-        return min(self._buckets[self._order[0]])[0]
+        return min((int(run.times[0]) for run in self._runs), default=None)
 
-    def remove(self, key: str) -> list[Waiting]:
-        """Remove and return what waits for a key, in no order."""
-        removed: list[Waiting] = []
-        for number, bucket in list(self._buckets.items()):
-            taken = [event for event in bucket if key_of(event[2]) == key]
-            if taken:
-                removed += taken
-                bucket[:] = [event for event in bucket if key_of(event[2]) != key]
-                if not bucket:
-                    del self._buckets[number]
-        self._order = sorted(self._buckets)
-        return removed
+    def remove(self, rows: Sequence[int]) -> Arrivals:
+        """Remove and return what waits for partitions, in no order."""
+        waiting = self.waiting()
+        leaves = np.isin(waiting.rows, rows)
+        self._runs = []
+        self.extend(waiting.take(~leaves))
+        return waiting.take(leaves)
 
-    def rename(self, source_key: str, target_key: str) -> None:
-        """Give what waits for one key to another."""
-        for bucket in self._buckets.values():
-            for place, event in enumerate(bucket):
-                if key_of(event[2]) == source_key:
-                    renamed = target_key if isinstance(event[2], str) else (target_key, event[2][1])
-                    bucket[place] = (*event[:2], renamed, *event[3:])
+    def rename(self, rows: Sequence[int], others: Sequence[int]) -> None:
+        """Give what waits for each of `rows` to the one of `others` in its place."""
+        for run in self._runs:
+            before = run.rows.copy()
+            for row, other in zip(rows, others, strict=True):
+                run.rows[before == row] = other

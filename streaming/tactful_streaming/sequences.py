@@ -12,9 +12,9 @@ watermark passes it, whoever moved the watermark: other people's events, or a ti
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from itertools import compress, count, repeat
-from operator import attrgetter, itemgetter
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -22,12 +22,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming import definitions
-from tactful_streaming.beginnings import TAKEN, Beginning, Groups, Partition, Search, add_to
+from tactful_streaming.beginnings import (
+    TAKEN,
+    Beginning,
+    Groups,
+    Partition,
+    Search,
+    Shown,
+    add_to,
+)
 from tactful_streaming.entries import Item
 from tactful_streaming.errors import StateError
 from tactful_streaming.matches import Happening, Match, Texts
+from tactful_streaming.partitions import (
+    PartitionKey,
+    Partitions,
+    key_of,
+    partition_key,
+    same_of,
+)
 from tactful_streaming.pattern import ENDED
-from tactful_streaming.reorder import PartitionKey, ReorderBuffer, Waiting, key_of
+from tactful_streaming.reorder import Arrivals, ReorderBuffer, arrivals_of
 
 REMEMBERED_MS = 30 * 86_400_000
 """How long the time of a key's last match can be read."""
@@ -35,16 +50,16 @@ REMEMBERED_MS = 30 * 86_400_000
 MAX_BEGINNINGS = 1000
 """Most beginnings of one key that wait at the same step; the oldest give way."""
 
-_Alone = tuple[int, Beginning]
-"""All of a partition that has a single beginning: its state, and it."""
-
 _SWEEP_MS = 60_000
 _encoder = msgspec.msgpack.Encoder()
+
+_PackedEvent = tuple[int, int, PartitionKey, int, str, str | None]
+"""An event that waits: timestamp, place in the log, partition, code of its type, id, subject."""
 
 _PackedPartition = tuple[str | None, Groups, list[Beginning]]
 """What the events have in common, the beginnings that wait, and the matches that do."""
 
-_PackedKey = tuple[int, list[Waiting], list[_PackedPartition]]
+_PackedKey = tuple[int, list[_PackedEvent], list[_PackedPartition]]
 """Time of the last match, events that wait, and partitions."""
 
 _decoder = msgspec.msgpack.Decoder(_PackedKey)
@@ -90,8 +105,7 @@ class SequenceOperator:
             for complete, pending in zip(automaton.complete, automaton.pending, strict=True)
         )
         self._buffer = ReorderBuffer()
-        self._partitions: dict[PartitionKey, Partition | _Alone] = {}
-        self._sames: dict[str, set[str]] = {}
+        self._partitions = Partitions(automaton, self._within)
         self._last: dict[str, int] = {}
         self._timers: list[tuple[int, PartitionKey]] = []
         self._dirty: set[str] = set()
@@ -116,7 +130,8 @@ class SequenceOperator:
 
         An event before the watermark is late: it is counted in `late` and does not count.
         """
-        if not len(events):
+        count = len(events)
+        if not count:
             return
         codes, other = self._automaton.codes, self._automaton.other
         partitions: Sequence[PartitionKey | None] = keys
@@ -125,27 +140,24 @@ class SequenceOperator:
                 (key, same) if key is not None and same is not None else None
                 for key, same in zip(keys, texts(self._same), strict=True)
             ]
-        subjects: Sequence[str | None] = keys if self.entity == "user" else texts("user_id")
-        times = list(map(attrgetter("timestamp"), events))
-        seen = list(map(codes.get, map(attrgetter("type"), events), repeat(other)))
-        ids = map(attrgetter("event_id"), events)
-        waiting: Any = zip(times, count(self._place), partitions, seen, ids, subjects)
-        if None in seen or None in partitions:
-            counts = [code is not None for code in seen]
-            if None in partitions:
-                counts = [
-                    wanted and partition is not None
-                    for wanted, partition in zip(counts, partitions, strict=True)
-                ]
-            waiting = compress(waiting, counts)
-        accepted: list[Waiting] = list(waiting)
-        if min(times) < watermarks[-1]:
-            before, first = watermarks.tolist(), self._place
-            in_time = [event for event in accepted if event[0] >= before[event[1] - first]]
-            self.late += len(accepted) - len(in_time)
-            accepted = in_time
-        self._place += len(events)
-        self._buffer.extend(accepted)
+        subjects = keys if self.entity == "user" else texts("user_id")
+        types = map(attrgetter("type"), events)
+        unnamed = -1 if other is None else other
+        seen = np.fromiter(map(codes.get, types, repeat(unnamed)), np.int64, count)
+        rows = self._partitions.find(partitions, seen >= 0)
+        arrived = Arrivals(
+            np.fromiter(map(attrgetter("timestamp"), events), np.int64, count),
+            np.arange(self._place, self._place + count),
+            rows,
+            seen,
+            np.fromiter(map(attrgetter("event_id"), events), np.object_, count),
+            np.fromiter(subjects, np.object_, count),
+        )
+        counts = (seen >= 0) & (rows >= 0)
+        late = counts & (arrived.times < watermarks)
+        self.late += int(late.sum())
+        self._place += count
+        self._buffer.extend(arrived.take(counts & ~late))
         self.advance(int(watermarks[-1]))
 
     def apply_items(self, items: Sequence[Item], watermarks: NDArray[np.int64]) -> None:
@@ -153,7 +165,9 @@ class SequenceOperator:
 
     def advance(self, watermark: int) -> None:
         """Run the events before `watermark`, and what follows from nothing else coming."""
-        self._run(self._buffer.release(watermark))
+        released = self._buffer.release(watermark)
+        if released is not None:
+            self._run(released)
         self._fire(watermark)
         if watermark >= self._next_sweep:
             self._sweep(watermark)
@@ -180,15 +194,19 @@ class SequenceOperator:
         """Packed state of each key changed since the last call; None for one with none left."""
         dirty, self._dirty = self._dirty, set()
         since, self._packed_place = self._packed_place, self._place
-        if not dirty and since == self._packed_place:
+        partitions, waiting = self._partitions, self._buffer.waiting()
+        partitions.changed[waiting.rows[waiting.places >= since]] = True
+        changed = np.flatnonzero(partitions.changed)
+        partitions.changed[changed] = False
+        dirty |= partitions.names(changed.tolist())
+        if not dirty:
             return {}
-        dirty.update(key_of(event[2]) for event in self._buffer if event[1] >= since)
-        waiting: dict[str, list[Waiting]] = {}
-        for event in self._buffer:
-            key = key_of(event[2])
-            if key in dirty:
-                waiting.setdefault(key, []).append(event)
-        return {key: self._pack_key(key, waiting.get(key, [])) for key in dirty}
+        wanted = np.zeros(len(partitions.states), np.bool_)
+        wanted[[row for key in dirty for row in partitions.rows_of(key)]] = True
+        events: dict[str, list[_PackedEvent]] = {}
+        for event in self._named(waiting.take(wanted[waiting.rows])):
+            events.setdefault(key_of(event[2]), []).append(event)
+        return {key: self._pack_key(key, events.get(key, [])) for key in dirty}
 
     def unpack(self, key: str, blob: bytes) -> None:
         """Restore the state of a key that :meth:`pack_changes` gave.
@@ -201,19 +219,23 @@ class SequenceOperator:
         except msgspec.MsgspecError as error:
             raise StateError(f"the packed state of {self.name} is damaged: {error}") from error
         states, codes = len(self._automaton.rows), len(self._automaton.first)
-        if any(event[3] >= codes for event in waiting) or any(
-            state >= states for _, groups, _ in partitions for state in groups
+        if any(not 0 <= event[3] < codes for event in waiting) or any(
+            not 0 <= state < states for _, groups, _ in partitions for state in groups
         ):
             raise StateError(f"the packed state of {self.name} is one of another sequence")
         if last:
             self._last[key] = last
-        self._buffer.extend(waiting)
+        row_of = self._partitions.row_of
+        self._buffer.extend(
+            arrivals_of((*event[:2], row_of(event[2]), *event[3:]) for event in waiting)
+        )
         places = [event[1] for event in waiting]
         for same, groups, matched in partitions:
-            partition_key = _joined(key, same)
-            partition = self._partition(partition_key)
+            row = row_of(partition_key(key, same))
+            partition = self._partition(row)
             partition.groups, partition.matched = groups, matched
-            self._set_timer(partition_key, partition)
+            self._set_timer(row, partition)
+            self._put_back(row)
             places += [run[3] for runs in (*groups.values(), matched) for run in runs]
         after = max([self._place, *(place + 1 for place in places)])
         if self._packed_place == self._place:
@@ -225,17 +247,23 @@ class SequenceOperator:
 
         The beginnings of both stay as they are, and events from now on count for all of them.
         """
-        for partition_key in self._partitions_of(source_key):
-            source = self._partition(partition_key)
-            self._forget(partition_key)
-            target_partition = _joined(target_key, _split(partition_key)[1])
-            target = self._partition(target_partition)
-            for state, runs in source.groups.items():
-                add_to(target.groups, state, runs)
-            target.matched = sorted(target.matched + source.matched)
-            self._search.bound(target)
-            self._set_timer(target_partition, target)
-        self._buffer.rename(source_key, target_key)
+        rows, others = self._partitions.rows_of(source_key), list[int]()
+        for row in rows:
+            key = self._partitions.keys[row]
+            assert key is not None
+            other = self._partitions.row_of(partition_key(target_key, same_of(key)))
+            others.append(other)
+            source = self._partition(row)
+            if not source.is_empty:
+                target = self._partition(other)
+                for state, runs in source.groups.items():
+                    add_to(target.groups, state, runs)
+                target.matched = sorted(target.matched + source.matched)
+                self._search.bound(target)
+                self._set_timer(other, target)
+                self._put_back(other)
+            self._partitions.release(row)
+        self._buffer.rename(rows, others)
         last = self._last.pop(source_key, 0)
         if last:
             self._last[target_key] = max(last, self._last.get(target_key, 0))
@@ -243,85 +271,99 @@ class SequenceOperator:
 
     def detach(self, key: str) -> bytes | None:
         """Remove what is known of a key and give it packed; None if nothing is."""
-        packed = self._pack_key(key, self._buffer.remove(key))
-        for partition_key in self._partitions_of(key):
-            self._forget(partition_key)
+        rows = self._partitions.rows_of(key)
+        packed = self._pack_key(key, self._named(self._buffer.remove(rows)))
+        for row in rows:
+            self._partitions.release(row)
         self._last.pop(key, None)
         self._dirty.add(key)
         return packed
 
-    def _run(self, events: list[Waiting]) -> None:
-        """Show events to the beginnings of their partitions.
+    def _run(self, events: Arrivals) -> None:
+        """Show events, in their order, to the beginnings of their partitions."""
+        self._partitions.changed[events.rows] = True
+        self._partitions.move(events, self._show)
 
-        Most partitions have one beginning at most, and it waits or ends: that case is done here.
+    def _show(self, arrived: Arrivals) -> None:
+        """Show events to partitions that are objects, or have to be.
+
+        Many have one beginning at most, and it waits or ends: that case is done here.
         """
-        partitions, timers = self._partitions, self._timers
+        events = [*_shown(arrived)]
+        columns, timers = self._partitions, self._timers
+        held = columns.held
         first, rows, plain = self._automaton.first, self._automaton.rows, self._plain
         within = self._within
         for event in events:
-            timestamp, place, partition_key, code, event_id, subject = event
+            timestamp, place, row, code, event_id, subject = event
             if timers and timers[0][0] <= timestamp:
                 self._fire(timestamp)
             begun = first[code]
-            partition = partitions.get(partition_key)
+            partition = held.get(row)
+            if partition is None:
+                partition = columns.alone(row)
+                if partition is not None:
+                    held[row] = partition
             if type(partition) is Partition:
-                self._step(partition, event)
+                self._step(row, partition, event)
                 continue
             if type(partition) is tuple:
                 state, run = partition
                 after = rows[state][code] if run[0] > timestamp - within else ENDED
                 if after != ENDED:
                     if begun != ENDED or not plain[after >> 1]:
-                        self._step(self._partition(partition_key), event)
+                        self._step(row, self._partition(row), event)
                     elif after & TAKEN:
                         ids = (*run[4], event_id)
                         run = (run[0], run[1], timestamp, place, ids, subject)
-                        partitions[partition_key] = (after >> 1, run)
+                        held[row] = (after >> 1, run)
                     elif after >> 1 != state:
-                        partitions[partition_key] = (after >> 1, run)
+                        held[row] = (after >> 1, run)
                     continue
                 if begun == ENDED:
-                    self._forget(partition_key)
+                    self._partitions.release(row)
                     continue
             if begun != ENDED:
                 if not plain[begun >> 1]:
-                    self._step(self._partition(partition_key), event)
+                    self._step(row, self._partition(row), event)
                     continue
                 run = (timestamp, place, timestamp, place, (event_id,), subject)
-                if partition is None:
-                    self._remember(partition_key)
-                partitions[partition_key] = (begun >> 1, run)
-        self._mark(events)
+                held[row] = (begun >> 1, run)
+        for row in {event[2] for event in events}:
+            self._put_back(row)
 
-    def _step(self, partition: Partition, event: Waiting) -> None:
+    def _step(self, row: int, partition: Partition, event: Shown) -> None:
         self._search.show(partition, event)
         if partition.matched:
-            self._tell(event[2], partition, event[0])
+            self._tell(row, partition, event[0])
         if partition.is_empty:
-            self._forget(event[2])
+            self._partitions.release(row)
         elif partition.matched or self._needs_time:
-            self._set_timer(event[2], partition)
+            self._set_timer(row, partition)
 
     def _fire(self, until: int) -> None:
         """Let what waits in vain come to its end: everything with a time up to `until`."""
         timers = self._timers
         while timers and timers[0][0] <= until:
-            now, partition_key = heapq.heappop(timers)
-            partition = self._partitions.get(partition_key)
+            now, key = heapq.heappop(timers)
+            row = self._partitions.known(key)
+            partition = self._partitions.held.get(row)
             if not isinstance(partition, Partition) or partition.timer != now:
                 continue  # replaced by an earlier one, or its partition is gone
             partition.timer = None
-            self._dirty.add(key_of(partition_key))
+            self._dirty.add(key_of(key))
             self._search.settle(partition, now)
-            self._tell(partition_key, partition, now)
+            self._tell(row, partition, now)
             if partition.is_empty:
-                self._forget(partition_key)
+                self._partitions.release(row)
             else:
-                self._set_timer(partition_key, partition)
+                self._set_timer(row, partition)
 
-    def _tell(self, partition_key: PartitionKey, partition: Partition, now: int) -> None:
+    def _tell(self, row: int, partition: Partition, now: int) -> None:
         """Report the matches that are certain at event time `now`."""
-        key, same = _split(partition_key)
+        of = self._partitions.keys[row]
+        assert of is not None
+        key, same = key_of(of), same_of(of)
         for start, _, end, _, ids, subject in self._search.certain(partition):
             self._matches.append(
                 Match(
@@ -338,33 +380,45 @@ class SequenceOperator:
             )
             self._last[key] = max(end, self._last.get(key, 0))
 
-    def _set_timer(self, partition_key: PartitionKey, partition: Partition) -> None:
+    def _set_timer(self, row: int, partition: Partition) -> None:
         """Come back when time alone decides something."""
         due = self._search.due(partition)
         if due is not None and (partition.timer is None or due < partition.timer):
             partition.timer = due
-            heapq.heappush(self._timers, (due, partition_key))
+            key = self._partitions.keys[row]
+            assert key is not None
+            heapq.heappush(self._timers, (due, key))
 
-    def _pack_key(self, key: str, waiting: list[Waiting]) -> bytes | None:
+    def _pack_key(self, key: str, waiting: list[_PackedEvent]) -> bytes | None:
         """All that is known of a key; None if nothing is."""
         last = self._last.get(key, 0)
-        partitions = [self._pack(partition) for partition in self._partitions_of(key)]
+        packed = (self._pack(row) for row in self._partitions.rows_of(key))
+        partitions = [partition for partition in packed if partition is not None]
         if not (last or partitions or waiting):
             return None
         return _encoder.encode((last, waiting, partitions))
 
-    def _pack(self, partition_key: PartitionKey) -> _PackedPartition:
-        partition, same = self._partitions[partition_key], _split(partition_key)[1]
+    def _pack(self, row: int) -> _PackedPartition | None:
+        key = self._partitions.keys[row]
+        assert key is not None
+        partition = self._partitions.held.get(row) or self._partitions.alone(row)
+        if partition is None:
+            return None
         if isinstance(partition, Partition):
-            return same, partition.groups, partition.matched
+            return same_of(key), partition.groups, partition.matched
         state, run = partition
-        return same, {state: [run]}, []
+        return same_of(key), {state: [run]}, []
+
+    def _named(self, events: Arrivals) -> list[_PackedEvent]:
+        """Events with their partitions."""
+        keys: list[Any] = self._partitions.keys
+        return [(*event[:2], keys[event[2]], *event[3:]) for event in _shown(events)]
 
     def _sweep(self, watermark: int) -> None:
         """Forget beginnings that can end in nothing, and matches of long ago."""
         self._next_sweep = watermark + max(self._within // 2, _SWEEP_MS)
         horizon = watermark - self._within
-        for partition_key, partition in list(self._partitions.items()):
+        for row, partition in list(self._partitions.held.items()):
             if isinstance(partition, Partition):
                 before = sum(map(len, partition.groups.values()))
                 self._search.settle(partition, watermark)
@@ -373,56 +427,37 @@ class SequenceOperator:
             else:
                 changed = over = partition[1][0] <= horizon
             if changed:
-                self._dirty.add(key_of(partition_key))
+                self._partitions.changed[row] = True
             if over:
-                self._forget(partition_key)
+                self._partitions.release(row)
+        self._partitions.sweep(horizon, self._buffer.waiting().rows)
         old = [k for k, last in self._last.items() if watermark - last >= self._remembered_ms]
         for key in old:
             del self._last[key]
         self._dirty.update(old)
 
-    def _mark(self, events: list[Waiting]) -> None:
-        """Note that the state of the keys of `events` changes, which wait no longer."""
-        if self._same is None:
-            alone: Any = map(itemgetter(2), events)
-            self._dirty.update(alone)
-        else:
-            self._dirty.update([event[2][0] for event in events])
-
-    def _partitions_of(self, key: str) -> list[PartitionKey]:
-        if self._same is not None:
-            return [(key, same) for same in sorted(self._sames.get(key, ()))]
-        return [key] if key in self._partitions else []
-
-    def _partition(self, partition_key: PartitionKey) -> Partition:
-        """The partition, made if need be."""
-        found = self._partitions.get(partition_key)
+    def _partition(self, row: int) -> Partition:
+        """The partition as an object, made if need be."""
+        found = self._partitions.held.get(row) or self._partitions.alone(row)
         if isinstance(found, Partition):
             return found
-        partition = self._partitions[partition_key] = Partition()
-        if found is None:
-            self._remember(partition_key)
-        else:
+        partition = Partition()
+        if found is not None:
             state, run = found
             partition.groups[state] = [run]
+        self._partitions.put(row, partition)
         return partition
 
-    def _remember(self, partition_key: PartitionKey) -> None:
-        if isinstance(partition_key, tuple):
-            self._sames.setdefault(partition_key[0], set()).add(partition_key[1])
-
-    def _forget(self, partition_key: PartitionKey) -> None:
-        del self._partitions[partition_key]
-        if isinstance(partition_key, tuple):
-            key, same = partition_key
-            self._sames[key].discard(same)
-            if not self._sames[key]:
-                del self._sames[key]
+    def _put_back(self, row: int) -> None:
+        """Let a partition be columns again, if it has become one that can."""
+        found = self._partitions.held.get(row)
+        if isinstance(found, Partition) and len(found.groups) == 1 and not found.matched:
+            ((state, runs),) = found.groups.items()
+            if len(runs) == 1 and self._plain[state]:
+                found = state, runs[0]
+        if found is not None:
+            self._partitions.put(row, found)
 
 
-def _split(partition_key: PartitionKey) -> tuple[str, str | None]:
-    return (partition_key, None) if isinstance(partition_key, str) else partition_key
-
-
-def _joined(key: str, same: str | None) -> PartitionKey:
-    return key if same is None else (key, same)
+def _shown(events: Arrivals) -> Iterator[Shown]:
+    return zip(*(column.tolist() for column in events), strict=True)

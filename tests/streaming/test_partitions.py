@@ -1,0 +1,113 @@
+"""Partitions of a sequence in columns, beside the same partitions as objects."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+from tests.streaming.test_sequences_oracle import E, watermarks_of
+
+from tactful_streaming import load_definitions
+from tactful_streaming.partitions import Partitions
+from tactful_streaming.reorder import Arrivals
+from tactful_streaming.sequences import SequenceOperator
+
+PATTERNS = [
+    # Whoever begins ends what waits: columns take up again what was left to objects.
+    "sequence: [view, add_to_cart, leave], within: 30s, contiguity: strict",
+    "sequence: [view, add_to_cart, leave], within: 30s, contiguity: strict, same: item_id",
+    "sequence: [[view, click], leave, leave], within: 5s, contiguity: strict",
+    "sequence: [view], within: 30s",
+    # Beginnings wait beside each other.
+    "sequence: [view, add_to_cart, leave], within: 30s",
+    "sequence: [view, view, leave], within: 30s, contiguity: strict",
+    "sequence: [view, {not: purchase}, leave], within: 30s",
+    "sequence: [view, {event: click, times: [1, null]}, leave], within: 30s, skip: to_next",
+    # Time alone decides.
+    "sequence: [view, leave, {not: purchase, for: 3s}], within: 30s",
+    "sequence: [view, {not: any}], within: 4s, contiguity: strict",
+]
+
+
+def operator(pattern: str) -> SequenceOperator:
+    text = f"- {{name: found, entity: user, {pattern}, emit: coupon}}"
+    (sequence,) = load_definitions(text).sequences
+    return SequenceOperator(sequence)
+
+
+def stream(seed: int, count: int) -> list[E]:
+    rng = random.Random(seed)
+    types = ["view", "view", "click", "add_to_cart", "leave", "purchase"]
+    return [
+        E(
+            event_id=f"e{number}",
+            type=rng.choice(types),
+            timestamp=1_000_000 + number * 100 - rng.randrange(2_000),
+            key=f"u{min(rng.randrange(12), rng.randrange(12))}",
+            same=rng.choice(["a", "b", None]),
+        )
+        for number in range(count)
+    ]
+
+
+def texts_of(events: list[E]) -> Callable[[str], list[str | None]]:
+    return lambda source: [e.key if source == "user_id" else e.same for e in events]
+
+
+def run(
+    shop: SequenceOperator, events: list[E], sizes: Callable[[], int]
+) -> tuple[list[object], dict[str, bytes | None]]:
+    watermarks = watermarks_of(events, 1_500)
+    matches: list[object] = []
+    state: dict[str, bytes | None] = {}
+    begin = 0
+    while begin < len(events):
+        part = slice(begin, begin + sizes())
+        batch, begin = events[part], part.stop
+        keys = [event.key for event in batch]
+        shop.apply(batch, keys, np.array(watermarks[part], np.int64), texts_of(batch))
+        matches += [*shop.take(), shop.next_timer()] if begin >= len(events) else shop.take()
+        state |= shop.pack_changes()
+    shop.advance(2_000_000)
+    return [*matches, *shop.take(), shop.late, shop.evicted], {**state, **shop.pack_changes()}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_columns_find_what_objects_find(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(3):
+        events = stream(seed, 1_500)
+        sizes = partial(random.Random(seed).choice, [1, 40, 700])
+        columns = run(operator(pattern), events, sizes)
+        with monkeypatch.context() as patched:
+            patched.setattr(Partitions, "move", lambda self, events, show: show(events))
+            objects = run(operator(pattern), events, lambda: 1)
+        assert columns == objects
+        assert len(columns[0]) > 10, "something is found"
+
+
+@pytest.mark.parametrize("pattern", PATTERNS[:3])
+def test_most_events_are_left_to_nobody(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    show = SequenceOperator._show
+
+    def count(self: SequenceOperator, events: Arrivals) -> None:
+        shown.append(len(events.times))
+        show(self, events)
+
+    monkeypatch.setattr(SequenceOperator, "_show", count)
+    run(operator(pattern), stream(1, 1_500), lambda: 500)
+    assert 0 < sum(shown) < 900
+
+
+def test_rows_of_partitions_that_are_over_are_used_again() -> None:
+    shop = operator(PATTERNS[0])
+    for number in range(40):
+        begin = 1_000_000 + number * 100_000
+        events = [E(f"e{n}", "view", begin + n, f"u{number}-{n}") for n in range(100)]
+        keys = [event.key for event in events]
+        shop.apply(events, keys, np.full(100, begin), texts_of(events))
+        shop.pack_changes()
+    assert len(shop._partitions.keys) < 1_000, "of 4,000 partitions"

@@ -1,0 +1,64 @@
+"""The buffer that puts events in order, beside a sorted list."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful_streaming.reorder import ReorderBuffer, arrivals_of
+
+Steps = list[tuple[list[int], int]]
+"""Timestamps that arrive, and the watermark then."""
+
+
+def rows(arrivals: object) -> list[tuple[object, ...]]:
+    return [] if arrivals is None else [*zip(*(c.tolist() for c in arrivals), strict=True)]  # type: ignore[attr-defined]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.lists(st.integers(0, 300), max_size=400), st.integers(0, 320))),
+    start=st.sampled_from([0, 1 << 30]),
+    gap=st.sampled_from([1, 1 << 21]),
+)
+def test_events_leave_in_order_once_the_watermark_has_passed_them(
+    steps: Steps, start: int, gap: int
+) -> None:
+    buffer, waiting = ReorderBuffer(), list[tuple[int, int, int, int, str, str | None]]()
+    place = start
+    for times, watermark in steps:
+        arrived = []
+        for time in times:
+            arrived.append((time, place, place % 5, place % 3, f"e{place}", None))
+            place += gap
+        buffer.extend(arrivals_of(arrived))
+        waiting = sorted([*waiting, *arrived])
+        assert buffer.earliest() == min((event[0] for event in waiting), default=None)
+        expected = [event for event in waiting if event[0] < watermark]
+        assert rows(buffer.release(watermark)) == expected
+        waiting = waiting[len(expected) :]
+        assert sorted(rows(buffer.waiting())) == waiting
+
+
+def test_partitions_leave_or_change_their_name() -> None:
+    buffer = ReorderBuffer()
+    buffer.extend(arrivals_of((n % 7, n, n % 3, 0, f"e{n}", None) for n in range(30)))
+    buffer.rename([0, 1], [1, 5])
+    assert {row[2] for row in rows(buffer.waiting())} == {1, 2, 5}
+    assert len(rows(buffer.remove([2, 5]))) == 20
+    assert [row[:3] for row in rows(buffer.release(3))] == sorted(
+        (n % 7, n, 1) for n in range(0, 30, 3) if n % 7 < 3
+    )
+
+
+def test_what_is_left_of_a_run_keeps_nothing_else_in_memory() -> None:
+    buffer = ReorderBuffer()
+    for n in range(50):
+        late = [(10**9, 1000 * n, 0, 0, "late", None)]
+        buffer.extend(
+            arrivals_of([*late, *((n, 1000 * n + k, 0, 0, "e", None) for k in range(999))])
+        )
+        buffer.release(n + 1)
+    assert len(buffer._runs) == 1
+    assert len(buffer.waiting().times) == 50
+    assert buffer._runs[0].ids.base is None or len(buffer._runs[0].ids.base) <= 50
