@@ -10,7 +10,7 @@ meanwhile does not know of it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -99,6 +99,18 @@ class ShownToday:
         self._people = OrderedDict(msgspec.msgpack.decode(state, type=kind))
         self._held = sum(len(counts) for _, counts in self._people.values())
         self._changed = 0
+
+
+def without_people(state: bytes, people: Collection[str]) -> bytes:
+    """A snapshot of `ShownToday` as if nothing had been shown to some people.
+
+    Args:
+        state: the snapshot.
+        people: keys of their histories.
+    """
+    kind = list[tuple[str, tuple[int, dict[str, int]]]]
+    held = msgspec.msgpack.decode(state, type=kind)
+    return msgspec.msgpack.encode([(who, counts) for who, counts in held if who not in people])
 
 
 def exhausted(

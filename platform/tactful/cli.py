@@ -26,6 +26,7 @@ from tactful.model_cli import demo, models, train
 from tactful.privacy_cli import privacy
 from tactful.rules_cli import rules
 from tactful.sink_cli import sink
+from tactful.user_cli import user
 from tactful.worker_cli import worker
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -93,7 +94,7 @@ def main() -> None:
     """Real-time personalisation that does not hold people's data hostage."""
 
 
-for _command in (train, models, demo, features, privacy, rules, worker, sink, flink):
+for _command in (train, models, demo, features, privacy, rules, user, worker, sink, flink):
     main.add_command(_command)
 
 

@@ -309,9 +309,17 @@ class ConsentSettings:
     Attributes:
         default: ``deny`` uses them for nothing, ``assume`` for every purpose; ``auto`` assumes with
             `server.dev`, where no real people are, and denies otherwise.
+        keyring: file with the keys by which erased people are recognised; all servers of an
+            installation need the same. Empty means ``keyring.json`` in the data directory.
+        tombstones: file to which every erasure adds a line, to be kept apart from backups: after
+            one was restored, who is in it is erased again. Empty for none.
+        erase_days: within how many days an erasure is to be complete.
     """
 
     default: Literal["auto", "deny", "assume"] = "auto"
+    keyring: Path = Path()
+    tombstones: Path = Path()
+    erase_days: Annotated[float, Meta(gt=0, le=365)] = 30.0
 
 
 @dataclass(frozen=True)
@@ -409,6 +417,12 @@ class Settings:
         """File of the feature definitions."""
         chosen = self.engine.features
         return Path(__file__).with_name("features.yaml") if chosen == Path() else chosen
+
+    @property
+    def keyring(self) -> Path:
+        """File of the keys of pseudonyms."""
+        chosen = self.consent.keyring
+        return self.storage.data / "keyring.json" if chosen == Path() else chosen
 
     @property
     def experiments(self) -> Path:

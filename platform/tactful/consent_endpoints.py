@@ -35,6 +35,10 @@ async def put_consent(platform: Platform, call: Call) -> Reply:
         at = None if given.at is None else to_milliseconds(given.at)
     except (ParameterError, ValueError) as error:
         raise ProblemError("invalid", str(error), field="$") from None
+    if platform.permissions.is_erased(person):
+        raise ProblemError(
+            "invalid", "this person was erased: who comes back needs a new id"
+        )
     purposes = {Purpose(name): agrees for name, agrees in given.purposes.items()}
     try:
         await asyncio.to_thread(
@@ -67,7 +71,7 @@ async def _told(platform: Platform, person: str) -> Consent:
         raise ProblemError("not_ready", "consent cannot be read now", retry_after=2) from None
     return Consent(
         person=person,
-        allowed=sorted(consents.allowed(person)),
+        allowed=sorted(platform.permissions.of_key(person)),
         said={str(purpose): agrees for purpose, agrees in consents.said(person).items()},
         default=sorted(consents.default),
         history=[

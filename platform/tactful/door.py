@@ -48,8 +48,8 @@ from tactful_streaming import Rejection as Refusal
 logger = logging.getLogger(__name__)
 
 _NO_CONSENT = (
-    "this person has not agreed that anything of them is kept: send what they said with "
-    "PUT /v1/users/{user_id}/consent; consent.default says what holds for who said nothing"
+    "this person has not agreed that anything of them is kept, or was erased: send what they say "
+    "with PUT /v1/users/{user_id}/consent; consent.default says what holds for who said nothing"
 )
 
 
@@ -72,7 +72,7 @@ class Door:
         stamps: bool = False,
         actions: Collection[str] = (),
         permit: Callable[[Event], Entry | None] = lambda event: event,
-        described: Callable[[Sequence[User]], Awaitable[None]] | None = None,
+        described: Callable[[Sequence[User]], Awaitable[Collection[str]]] | None = None,
     ) -> None:
         """Open the door.
 
@@ -92,7 +92,7 @@ class Door:
                 off, such as a coupon, is promised to whom the engine found.
             permit: the entry to keep of an event, by what the person has agreed to; None where
                 nothing of it may be kept.
-            described: told of users before they are appended.
+            described: told of users before they are appended; says of whom nothing may be kept.
         """
         self._ends = ends
         self._engine = engine
@@ -210,14 +210,23 @@ class Door:
         except PayloadError as error:
             raise _bad_body(error) from None
         writes: set[asyncio.Future[Offsets]] = set()
-        if decoded:
-            entries = [entry for _, entry in decoded]
-            if self._described is not None:
-                await self._described([entry for entry in entries if isinstance(entry, User)])
+        refusals = list(refused)
+        entries = [entry for _, entry in decoded]
+        if entries and self._described is not None:
+            users = [entry for entry in entries if isinstance(entry, User)]
+            unwanted = await self._described(users) if users else ()
+            entries = []
+            for index, entry in decoded:
+                if isinstance(entry, User) and entry.user_id in unwanted:
+                    refusals.append(Refusal(index=index, code="no_consent", message=_NO_CONSENT))
+                else:
+                    entries.append(entry)
+            refusals.sort(key=lambda refusal: refusal.index)
+        if entries:
             writes.add(self._append(entries, ()))
         position = await self._written(writes)
-        self._count(kind, len(decoded), 0, len(refused))
-        return Upserted(accepted=len(decoded), rejected=_told(refused), position=position)
+        self._count(kind, len(entries), 0, len(refusals))
+        return Upserted(accepted=len(entries), rejected=_told(refusals), position=position)
 
     def note(self, payload: bytes) -> asyncio.Future[Offsets]:
         """Append an entry of the platform's own; one that finds no room is dropped and counted.

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import functools
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from tactful import browser, metrics
 from tactful.asgi import Call, Endpoint, Reply, json_reply
-from tactful.consent_endpoints import get_consent, put_consent
+from tactful.consent_endpoints import get_consent, person_of, put_consent
+from tactful.errors import StorageError
 from tactful.messages import (
     BatchResult,
     Consent,
+    Erasure,
     EventsAccepted,
     Explanation,
     Health,
@@ -44,6 +47,7 @@ from tactful.reports import list_reports, report_path
 if TYPE_CHECKING:
     from tactful.service import Platform
 
+T = TypeVar("T")
 Cursor = Annotated[str, Meta(max_length=512)]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 
@@ -120,10 +124,35 @@ async def _get_explanation(platform: Platform, call: Call) -> Reply:
 
 async def _get_features(platform: Platform, call: Call) -> Reply:
     at = _moment(call.query(FeaturesQuery).at)
-    user = call.path["user_id"]
-    if not 1 <= len(user) <= 256:
-        raise ProblemError("not_found", "a user id has 1 to 256 characters")
+    user = person_of(call)
+    if platform.permissions.is_erased(user):
+        raise ProblemError("not_found", "this person was erased")
     return json_reply(platform.features(user, at))
+
+
+async def _delete_user(platform: Platform, call: Call) -> Reply:
+    person = person_of(call)
+
+    def request() -> Erasure:
+        platform.suppression.suppress([person])
+        return platform.erasures.request(person)
+
+    return json_reply(await _stored(request), 202)
+
+
+async def _get_erasure(platform: Platform, call: Call) -> Reply:
+    call.query(NoQuery)
+    found = await _stored(lambda: platform.erasures.find(call.path["receipt"]))
+    if found is None:
+        raise ProblemError("not_found", "no erasure has this receipt")
+    return json_reply(found)
+
+
+async def _stored(work: Callable[[], T]) -> T:
+    try:
+        return await asyncio.to_thread(work)
+    except StorageError:
+        raise ProblemError("not_ready", "erasures cannot be kept now", retry_after=2) from None
 
 
 async def _get_statistics(platform: Platform, call: Call) -> Reply:
@@ -244,6 +273,45 @@ _RECOMMENDATION = {
     "fallback": None,
     "took_ms": 2.4,
     "explanation": None,
+}
+_ERASURE = {
+    "receipt": "3f0c9f4e5a0b4b0f8f3a4a6f7c1d2e3b",
+    "state": "requested",
+    "requested_at": 1772366400000,
+    "due_at": 1774958400000,
+    "done_at": None,
+    "steps": [],
+}
+_LEDGER = {
+    "month": "2026-03",
+    "today": "2026-03-17",
+    "unit": "one user, one UTC day",
+    "delta": 1e-6,
+    "spends": [
+        {
+            "tenant": "*",
+            "purpose": "*",
+            "epsilon_each_day": 1.0,
+            "days": 17,
+            "epsilon_spent": 17.0,
+            "epsilon_spent_composed": 16.8,
+            "epsilon_forecast": 31.0,
+            "epsilon_forecast_composed": 28.6,
+        }
+    ],
+    "budgets": [
+        {
+            "tenant": "*",
+            "purpose": "*",
+            "epsilon": 1.0,
+            "delta": 0.0,
+            "composition": "basic",
+            "reserved": 1.0,
+            "largest_day": 1.0,
+        }
+    ],
+    "queries": [],
+    "in_words": "One day of one person: …",
 }
 _CONSENT = {
     "person": "u-17",
@@ -443,6 +511,41 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         request_example={"purposes": {"marketing": False}, "source": "settings page"},
         answer_example=_CONSENT,
         problems=("not_found", "invalid", "not_ready"),
+    ),
+    Endpoint(
+        "DELETE",
+        "/v1/users/{user_id}",
+        "Erase a person",
+        _delete_user,
+        details=(
+            "From the answer on nothing is taken of the person and nothing of them is read. What "
+            "they left is removed at the next start of the server, by the date in the receipt at "
+            "the latest. The id is a user id, or `device:` and a device id."
+        ),
+        scope="admin",
+        answer=Erasure,
+        status=202,
+        parameters_example={"user_id": "u-17"},
+        answer_example=_ERASURE,
+        problems=("not_found", "not_ready"),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/erasures/{receipt}",
+        "Read the receipt of an erasure",
+        _get_erasure,
+        details="It says what was removed where, and names nobody.",
+        scope="admin",
+        query=NoQuery,
+        answer=Erasure,
+        parameters_example={"receipt": _ERASURE["receipt"]},
+        answer_example={
+            **_ERASURE,
+            "state": "done",
+            "done_at": 1772452800000,
+            "steps": [{"place": "log", "removed": 112, "note": "", "sha256": "5f70…"}],
+        },
+        problems=("not_found", "not_ready"),
     ),
     Endpoint(
         "GET",

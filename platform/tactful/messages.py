@@ -144,6 +144,43 @@ class Consent(msgspec.Struct, kw_only=True, frozen=True):
     history: list[ConsentDecision]
 
 
+class ErasureStep(msgspec.Struct, kw_only=True, frozen=True):
+    """What was done in one place to erase a person.
+
+    Attributes:
+        place: log, state, online store and others.
+        removed: how many records, keys or files of the person were removed there.
+        note: what else is to be known of it.
+        sha256: hash of what the place holds since, for the files of the log.
+    """
+
+    place: str
+    removed: int
+    note: str = ""
+    sha256: str = ""
+
+
+class Erasure(msgspec.Struct, kw_only=True, frozen=True):
+    """The receipt of an erasure. It names nobody.
+
+    Attributes:
+        receipt: number of it.
+        state: ``requested``: nothing is taken and read of the person any more, and nothing was
+            removed yet; ``purging``; ``done``.
+        requested_at: epoch milliseconds.
+        due_at: when it is to be complete at the latest, epoch milliseconds.
+        done_at: when it was complete, epoch milliseconds.
+        steps: what was done so far.
+    """
+
+    receipt: str
+    state: str
+    requested_at: int
+    due_at: int
+    done_at: int | None
+    steps: list[ErasureStep]
+
+
 class Problem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """An error, as RFC 9457 problem details.
 

@@ -117,7 +117,7 @@ suppressions = sa.Table(
     "suppressions",
     tables,
     sa.Column("number", _number, primary_key=True, autoincrement=False),
-    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("key_id", sa.Integer, nullable=False),
     sa.Column("digest", _digest, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
     **_OPTIONS,
@@ -314,6 +314,22 @@ class MetadataStore:
         table = backfill_jobs.c
         rows = self.fetch(sa.select(backfill_jobs).order_by(table.started_at.desc(), table.id))
         return [_job(row) for row in rows]
+
+    def compact(self) -> None:
+        """Remove from an SQLite file what was deleted in it; other databases see to that.
+
+        Raises:
+            StorageError: if the database cannot be used.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        with _explained(self._engine):
+            raw = self._engine.raw_connection()
+            try:
+                for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                    raw.cursor().execute(statement).fetchall()
+            finally:
+                raw.close()
 
     def close(self) -> None:
         """Close the connections."""

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+
+import msgspec
 
 from tactful.consent_store import keys_of
 from tactful.messages import RecommendRequest
-from tactful_privacy import Consents, Purpose
+from tactful_privacy import NOTHING, Consents, Purpose
 from tactful_streaming import DEVICE_PREFIX, Entry, Event, Restricted
 
 _WHOLE = frozenset({Purpose.PERSONALISATION, Purpose.MEASUREMENT})
+
+NOT_PERSONALISED = "this person has not agreed to personalisation: the list everybody gets"
+"""Said with a list for somebody whose history must not be read."""
 
 
 class Permissions:
     """Answers for events and requests of one installation; costs a microsecond."""
 
     def __init__(
-        self, consents: Consents, holder: Callable[[str, int], str] = lambda key, at: key
+        self,
+        consents: Consents,
+        holder: Callable[[str, int], str] = lambda key, at: key,
+        suppressed: Container[str] = (),
     ) -> None:
         """Answer by what people said.
 
         Args:
             consents: their decisions.
+            suppressed: those who were erased: nothing may be done with what comes of them.
             holder: key of the person whom ``device:<device_id>`` stands for at a time, epoch
                 milliseconds; the same key where none is known.
         """
         self._consents = consents
         self._holder = holder
+        self._suppressed = suppressed
 
     def of(self, user_id: str | None, device_id: str | None, at: int) -> frozenset[Purpose]:
         """What may be done with what somebody does; the default for nobody in particular.
@@ -39,6 +49,19 @@ class Permissions:
             holder = self._holder(keys[0], at)
             if holder != keys[0]:
                 keys = (holder, *keys)
+        return self._of_keys(*keys)
+
+    def of_key(self, key: str) -> frozenset[Purpose]:
+        """What somebody may be used for, by the key of their history."""
+        return self._of_keys(key)
+
+    def is_erased(self, key: str) -> bool:
+        """Whether somebody was erased, or is being."""
+        return key in self._suppressed
+
+    def _of_keys(self, *keys: str) -> frozenset[Purpose]:
+        if any(key in self._suppressed for key in keys):
+            return NOTHING
         return self._consents.allowed(*keys)
 
     def restricted(self, event: Event) -> Entry | None:
@@ -52,10 +75,6 @@ class Permissions:
             timestamp=event.timestamp, purposes=tuple(sorted(map(str, allowed))), event=event
         )
 
-    def person_allows(self, key: str, purpose: Purpose) -> bool:
-        """Whether somebody, by the key of their history, may be used for a purpose."""
-        return purpose in self._consents.allowed(key)
-
     def personalises(self, request: RecommendRequest, at: int) -> bool:
         """Whether the history of whoever asks may be read; for nobody there is none to read."""
         return request.subject is None or (
@@ -67,3 +86,8 @@ class Permissions:
         if key.startswith(DEVICE_PREFIX):
             return Purpose.PERSONALISATION in self.of(None, key.removeprefix(DEVICE_PREFIX), at)
         return Purpose.PERSONALISATION in self.of(key, device_id, at)
+
+
+def for_everybody(request: RecommendRequest) -> RecommendRequest:
+    """The same request by nobody in particular: page and filters count, no history is read."""
+    return msgspec.structs.replace(request, user_id=None, device_id=None, session_id=None)

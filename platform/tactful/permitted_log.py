@@ -17,10 +17,7 @@ from tactful.connections import open_installation
 from tactful.consent_store import ConsentStore
 from tactful.permissions import Permissions
 from tactful_privacy import EVERYTHING, NOTHING, Purpose
-from tactful_streaming import EventLog, Tick, encode_entry
-
-BLANK = encode_entry(Tick(timestamp=0))
-"""A record that says nothing: it keeps the place of one that is not shown."""
+from tactful_streaming import BLANK, EventLog
 
 Allows = Callable[[str | None, str | None, int], bool]
 """Whether an event may be learned from: by user id, device id and time."""

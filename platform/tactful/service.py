@@ -14,7 +14,7 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib import metadata
@@ -29,9 +29,10 @@ from tactful.config import Settings
 from tactful.connections import open_keys
 from tactful.consent_store import ConsentStore, default_purposes
 from tactful.door import Door
+from tactful.erasure import Installation, complete_erasures
+from tactful.erasure_jobs import ErasureJobs
 from tactful.errors import ModelError, StorageError
 from tactful.follower import Follower
-from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.impressions import RecentImpressions, find_impression
 from tactful.keys import KeyStore
 from tactful.messages import (
@@ -47,10 +48,11 @@ from tactful.messages import (
 )
 from tactful.metrics import Metrics
 from tactful.model_log import ModelLog
-from tactful.permissions import Permissions
+from tactful.permissions import NOT_PERSONALISED, Permissions, for_everybody
 from tactful.positions import Offsets, Position, parse, reaches
 from tactful.problems import ProblemError
 from tactful.retraining import retrain
+from tactful.suppression import SuppressionStore, open_suppression
 from tactful.turnstile import Turnstile
 from tactful.webhooks import Webhooks
 from tactful_privacy import Purpose
@@ -130,6 +132,8 @@ class Platform:
         metrics: what it counts.
         keys: its API keys.
         consents: what people have agreed to.
+        suppression: people who were erased.
+        erasures: what is to be removed of them, and receipts.
         permissions: what follows from that for an event or a request.
         backend: its log, and who computes its features.
         engine: its feature engine; read it with `lock` held.
@@ -149,6 +153,8 @@ class Platform:
         backend: Backend,
         keys: KeyStore,
         consents: ConsentStore,
+        suppression: SuppressionStore,
+        erasures: ErasureJobs,
         recommender: Recommender,
         statistics: Statistics | None = None,
         webhooks: Webhooks | None = None,
@@ -162,6 +168,8 @@ class Platform:
             backend: log and engine.
             keys: API keys.
             consents: what people have agreed to.
+            suppression: people who were erased.
+            erasures: what is to be removed of them, and receipts.
             recommender: who recommends.
             statistics: published statistics, if any.
             webhooks: who tells others of actions, if anybody does.
@@ -173,7 +181,11 @@ class Platform:
         self.metrics = Metrics(CollectorRegistry())
         self.keys = keys
         self.consents = consents
-        self.permissions = Permissions(consents.consents, backend.engine.resolve)
+        self.suppression = suppression
+        self.permissions = Permissions(
+            consents.consents, backend.engine.resolve, suppression.suppressed
+        )
+        self.erasures = erasures
         self.backend = backend
         self.engine: Engine = backend.engine
         self.lock = threading.Lock()
@@ -192,7 +204,7 @@ class Platform:
             progressed=self._progressed,
             append=backend.append,
             letters=backend.letters,
-            permits=lambda key: self.permissions.person_allows(key, Purpose.MARKETING),
+            permits=lambda key: Purpose.MARKETING in self.permissions.of_key(key),
             commit_idle=statistics is not None,
             tells_time=settings.statistics.clock == "wall",
         )
@@ -260,6 +272,10 @@ class Platform:
             data = settings.storage.data
             stack.enter_context(exclusive(data))
             metadata, keys = stack.enter_context(open_keys(settings))
+            installation = Installation(
+                settings, metadata, open_suppression(settings, metadata, clock=_now), _now
+            )
+            complete_erasures(installation)
             backend = open_backend(
                 settings, definitions, stack, consumers=consumers or {}, rebuild=rebuild
             )
@@ -280,6 +296,8 @@ class Platform:
                 backend=backend,
                 keys=keys,
                 consents=ConsentStore(metadata, default_purposes(settings), clock=_now),
+                suppression=installation.suppression,
+                erasures=installation.jobs,
                 recommender=recommender,
                 statistics=statistics,
                 webhooks=webhooks,
@@ -544,26 +562,33 @@ class Platform:
             await self._take_in()
 
     def _follow_metadata(self) -> None:
+        self.suppression.refresh()
         self.consents.refresh()
         self.keys.refresh()
 
-    async def _take_decisions(self, users: Sequence[User]) -> None:
+    async def _take_decisions(self, users: Sequence[User]) -> Collection[str]:
         """Record what descriptions of people say of consent, before anybody reads them.
+
+        Returns:
+            Ids of those of whom nothing may be kept.
 
         Raises:
             ProblemError: if that cannot be kept: then the descriptions are not taken, either.
         """
-        news = self.consents.news({user.user_id: user.properties for user in users})
-        if not news:
-            return
+        erased = self.permissions.is_erased
+        described = {u.user_id: u.properties for u in users if not erased(u.user_id)}
+        news = self.consents.news(described)
         record = partial(self.consents.record_many, news, source="users")
         try:
-            await asyncio.to_thread(record)
+            if news:
+                await asyncio.to_thread(record)
         except StorageError as error:
             logger.error("consent cannot be recorded: %s", error)
             raise ProblemError(
                 "not_ready", "consent cannot be recorded now; send it again", retry_after=2
             ) from None
+        of_key = self.permissions.of_key
+        return {user.user_id for user in users if Purpose.SERVICE not in of_key(user.user_id)}
 
     async def _take_in(self) -> None:
         """Let lists know the models and items of now; the first time makes the server ready."""

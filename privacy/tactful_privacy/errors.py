@@ -4,6 +4,7 @@
     * ``ParameterError``: a parameter is outside what the guarantee was proved for
     * ``BudgetError``: the day's privacy budget does not allow it
     * ``StateError``: a snapshot does not belong here or is damaged
+    * ``KeyringError``: keys of pseudonyms are missing or damaged
     * ``LedgerError``: the ledger cannot do what was asked
         * ``UnknownStatisticError``: no statistic of that name is registered
     * ``BackendError``: a library that was asked for is not installed
@@ -24,6 +25,10 @@ class BudgetError(PrivacyError, ValueError):
 
 class StateError(PrivacyError, ValueError):
     """A snapshot is damaged, or was made with another secret or another definition."""
+
+
+class KeyringError(PrivacyError, RuntimeError):
+    """The keys of pseudonyms are missing, damaged or of another installation."""
 
 
 class LedgerError(PrivacyError, RuntimeError):

@@ -78,6 +78,7 @@ from tactful_streaming.evolution import EvolutionPlan, plan_evolution
 from tactful_streaming.fired_rows import encode_fired, encode_matches
 from tactful_streaming.firing import Fired
 from tactful_streaming.flink_sql import FlinkOptions, FlinkScript, compile_flink
+from tactful_streaming.forgetting import Traces, devices_of, forget
 from tactful_streaming.group_commit import (
     Commit,
     GroupCommit,
@@ -111,6 +112,7 @@ from tactful_streaming.operators import make_operators
 from tactful_streaming.partition_job import JobOptions, PartitionJob
 from tactful_streaming.partition_online import FencedRedisStore, PartitionView, redis_online
 from tactful_streaming.partition_state import PartitionState
+from tactful_streaming.redaction import BLANK, Redacted, matching_records, redact
 from tactful_streaming.rescaling import rescale
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
@@ -151,6 +153,7 @@ from tactful_streaming.write_behind import WriteBehind
 
 __all__ = [
     "AGGREGATES",
+    "BLANK",
     "CONSENT_PROPERTY",
     "DEVICE_PREFIX",
     "ENTITIES",
@@ -231,6 +234,7 @@ __all__ = [
     "PartitionedLog",
     "PayloadError",
     "Positions",
+    "Redacted",
     "RedisOnlineStore",
     "RedisRows",
     "Rejection",
@@ -256,6 +260,7 @@ __all__ = [
     "StreamingError",
     "Tick",
     "TopicError",
+    "Traces",
     "TransactionalProducer",
     "Transfer",
     "User",
@@ -274,6 +279,7 @@ __all__ = [
     "decode_events",
     "decode_items",
     "decode_users",
+    "devices_of",
     "dump_definitions",
     "emitted_types",
     "encode_entry",
@@ -281,13 +287,16 @@ __all__ = [
     "encode_matches",
     "ensure_topic",
     "event_for",
+    "forget",
     "load_definitions",
     "load_rules",
     "make_operators",
+    "matching_records",
     "new_event_id",
     "open_rows",
     "plan_evolution",
     "read_packed",
+    "redact",
     "redis_online",
     "rescale",
     "restore_checkpoint",

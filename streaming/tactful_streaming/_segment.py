@@ -54,6 +54,21 @@ def encode_records(payloads: Sequence[bytes], received: int) -> tuple[bytes, lis
     return b"".join(parts), positions
 
 
+def parse_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Each record in the bytes of a segment, whole and its payload; ends where none is intact."""
+    at = 0
+    while (record := _parse(data, at)) is not None:
+        yield data[at : record.end], data[at + _HEADER.size : record.end]
+        at = record.end
+
+
+def rewrite_record(record: bytes, payload: bytes) -> bytes:
+    """A record with another payload, received when and as it was."""
+    _, flags, _, received, _ = _HEADER.unpack_from(record)
+    fields = _FIELDS.pack(_MARKER, flags, len(payload), received)
+    return fields + _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(fields))) + payload
+
+
 class _Mark(NamedTuple):
     offset: int
     position: int

@@ -152,7 +152,7 @@ class EmbeddedLog:
         self._received = 0
         if not read_only:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock_file = _lock(path / "lock")
+            self._lock_file = lock_directory(path)
         try:
             self._open_segments()
             if self._segments:
@@ -505,11 +505,16 @@ def _sync_directory(path: Path) -> None:
         os.close(directory)
 
 
-def _lock(path: Path) -> int:
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def lock_directory(path: Path) -> int:
+    """Take the lock of the writer of the log in a directory; closing the descriptor releases it.
+
+    Raises:
+        LogLockedError: if another process has it.
+    """
+    file = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(file)
-        raise LogLockedError(f"{path.parent}: another process writes to this log") from None
+        raise LogLockedError(f"{path}: another process writes to this log") from None
     return file

@@ -207,6 +207,22 @@ class RocksState:
         with self._explained():
             self._db.delete_range(b"", _AFTER_EVERY_KEY)
 
+    def purge(self) -> None:
+        """Remove from disk what was deleted: keys and values, and the names of keys in lists.
+
+        Takes as long as it takes to write everything once. A checkpoint that was made before keeps
+        what it holds.
+
+        Raises:
+            StateError: if the disk refused; it may be done again.
+        """
+        with self._explained():
+            self._db.flush()
+            self._db.compact_range(None, None)
+            self._db.close()
+        # Opening writes the list of files anew, in which the first and last keys of files stand.
+        self._open()
+
     def checkpoint(self, path: Path) -> None:
         """Write what is stored now into the new directory `path`, while others go on writing.
 

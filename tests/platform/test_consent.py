@@ -9,16 +9,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from tests.platform.support import Live, TinyRecommender, build, now_ms, small_settings, view, wait_until
+from tests.platform.support import (
+    Live,
+    TinyRecommender,
+    build,
+    now_ms,
+    small_settings,
+    view,
+    wait_until,
+)
 
 from tactful.config import ConsentSettings, Settings
 from tactful.consent_store import ConsentStore
 from tactful.impressions import decode_impression
 from tactful.metadata import open_metadata
-from tactful.permitted_log import BLANK, PermittedLog
+from tactful.permitted_log import PermittedLog
 from tactful.service import Platform
 from tactful_privacy import NOTHING, Purpose
 from tactful_streaming import (
+    BLANK,
     EVENT_TYPES,
     EmbeddedLog,
     Event,

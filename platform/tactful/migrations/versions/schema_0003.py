@@ -37,7 +37,7 @@ def upgrade() -> None:
     op.create_table(
         "suppressions",
         sa.Column("number", number, primary_key=True, autoincrement=False),
-        sa.Column("epoch", sa.Integer, nullable=False),
+        sa.Column("key_id", sa.Integer, nullable=False),
         sa.Column("digest", digest, nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
         **_OPTIONS,

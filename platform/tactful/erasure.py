@@ -1,0 +1,411 @@
+"""Erases people from everything that an installation keeps in its data directory and in Redis.
+
+A person is suppressed first, for good, so nothing comes back: what is sent later is refused, and
+lists read nothing of them. Then, while no server uses the data directory, what they have left is
+found, and removed place by place. Each place may be done again, so a job that was killed goes on
+where it was. When all is done the job forgets whose it was, and what remains is a receipt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from tactful.caps import without_people
+from tactful.checkpoints import Checkpoint
+from tactful.config import Settings
+from tactful.connections import open_redis
+from tactful.consent_store import ConsentStore
+from tactful.erasure_jobs import ErasureJobs
+from tactful.erasure_traces import Found, find_traces, needles_of
+from tactful.errors import StorageError, TrainingBusy
+from tactful.messages import Erasure, ErasureStep
+from tactful.metadata import MetadataStore
+from tactful.suppression import SuppressionStore
+from tactful_privacy import NOTHING
+from tactful_streaming import (
+    BLANK,
+    DEVICE_PREFIX,
+    DeadLetter,
+    Definitions,
+    EmbeddedLog,
+    RocksState,
+    StreamingError,
+    forget,
+    load_definitions,
+    redact,
+)
+
+_LETTERS = ("dead-letters", "late")
+_SHORTEST_NAME = 6
+_CHUNK = 1 << 20
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What an erasure works on; nobody else may use the data directory meanwhile.
+
+    Attributes:
+        settings: checked.
+        metadata: of the installation.
+        suppression: its erased people.
+        clock: now in epoch milliseconds.
+    """
+
+    settings: Settings
+    metadata: MetadataStore
+    suppression: SuppressionStore
+    clock: Callable[[], int]
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.settings.storage.data
+
+    @property
+    def jobs(self) -> ErasureJobs:
+        """Erasures that were asked for."""
+        return ErasureJobs(self.metadata, clock=self.clock, days=self.settings.consent.erase_days)
+
+
+def request_erasure(installation: Installation, person: str) -> Erasure:
+    """Suppress a person and note that what they left is to be removed; the receipt of that.
+
+    Raises:
+        StorageError: if that cannot be kept.
+    """
+    installation.suppression.suppress([person])
+    return installation.jobs.request(person)
+
+
+def request_suppressed(installation: Installation) -> int:
+    """Ask for the erasure of all who are suppressed and of whom there is something in the log.
+
+    To be done where what is stored was restored from a backup.
+
+    Returns:
+        How many people there were.
+    """
+    log = installation.data / "log"
+    if not log.is_dir():
+        return 0
+    EmbeddedLog(log).close()  # cuts off the torn tail of a crash
+    people: set[str] = set()
+    with contextlib.closing(EmbeddedLog(log, read_only=True)) as opened:
+        position = opened.begin
+        while records := opened.read(position, 4_096):
+            position = records[-1][0] + 1
+            people.update(*map(_named, (payload for _, payload in records)))
+    found = installation.suppression.found_among(people)
+    for person in sorted(found):
+        installation.jobs.request(person)
+    return len(found)
+
+
+def complete_erasures(installation: Installation, *, say: Say = lambda stage: None) -> None:
+    """Do what waits, before the data directory is used; also what a restored backup brought back.
+
+    Raises:
+        StorageError: if it cannot be done.
+    """
+    if installation.suppression.take_tombstones():
+        request_suppressed(installation)
+    run_erasures(installation, say=say)
+
+
+def look_up(installation: Installation, person: str) -> list[ErasureStep]:
+    """What an erasure would remove, for a dry run; nothing is changed."""
+    found = _find(installation, person)
+    traces = found.traces
+    return [
+        ErasureStep(place="log", removed=found.records),
+        ErasureStep(
+            place="names",
+            removed=len(traces.event_ids) + len(traces.sessions) + len(traces.devices),
+            note=f"{len(traces.event_ids)} events, {len(traces.sessions)} visits, "
+            f"{len(traces.devices)} devices of their own, {len(traces.shared)} shared",
+        ),
+    ]
+
+
+def run_erasures(
+    installation: Installation, *, rebuild: bool = False, say: Say = lambda stage: None
+) -> list[Erasure]:
+    """Do all erasures that wait, also those that were broken off.
+
+    Args:
+        installation: whose data directory this process holds.
+        rebuild: throw the engine's state away instead of removing people from it; the next start
+            computes it again from the log, as if they had never been there.
+        say: told of each stage.
+
+    Returns:
+        The receipts.
+
+    Raises:
+        StorageError: if something cannot be used; what was done is done, and the rest waits.
+    """
+    receipts = []
+    for receipt, person in installation.jobs.waiting():
+        try:
+            _erase(installation, receipt, person, rebuild=rebuild, say=say)
+        except StreamingError as error:
+            raise StorageError(f"erasure {receipt} is not complete: {error}") from error
+        found = installation.jobs.find(receipt)
+        assert found is not None
+        receipts.append(found)
+    if receipts:
+        installation.metadata.compact()
+    return receipts
+
+
+def _erase(
+    installation: Installation, receipt: str, person: str, *, rebuild: bool, say: Say
+) -> None:
+    jobs, work = installation.jobs, installation.data / "erasures" / receipt
+    say("find")
+    found = _load(work)
+    if found is None:
+        found = _find(installation, person)
+        _save(work, found)
+    own = [DEVICE_PREFIX + device for device in found.traces.devices]
+    installation.suppression.suppress([person, *own])
+    told = jobs.find(receipt)
+    before = {step.place: step for step in told.steps} if told is not None else {}
+    steps: list[ErasureStep] = []
+    for step in _purge(installation, found, rebuild):
+        # What a run that was killed has removed is not there to be counted again.
+        done = before.get(step.place, step)
+        steps.append(done if done.removed > step.removed else step)
+        jobs.note(receipt, steps)
+        say(step.place)
+    consents = ConsentStore(installation.metadata, NOTHING, clock=installation.clock)
+    decisions = sum(consents.erase(key) for key in (person, *own))
+    steps.append(ErasureStep(place="consent", removed=decisions))
+    say("verify")
+    work.unlink(missing_ok=True)
+    steps.append(_verified(installation, found))
+    jobs.finish(receipt, steps)
+
+
+def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[ErasureStep]:
+    """Remove what was found, place by place."""
+    settings, data = installation.settings, installation.data
+    if settings.log.kind == "kafka":
+        yield ErasureStep(
+            place="log", removed=0, note="stays in the topic until its retention"
+        )
+    else:
+        yield _log(data / "log", found)
+    for name in _LETTERS:
+        yield _letters(data / name, found)
+    yield _webhooks(data / "webhooks", found)
+    definitions = load_definitions(settings.features)
+    yield _rebuilt(data) if rebuild else _state(data / "state", found, definitions)
+    if settings.online.kind == "redis":
+        yield _online(settings, definitions, found)
+    yield _training(settings)
+
+
+def _log(path: Path, found: Found) -> ErasureStep:
+    if path.is_dir():
+        EmbeddedLog(path).close()  # cuts off the torn tail of a crash
+    hashes = hashlib.sha256()
+
+    def replace(offset: int, payload: bytes) -> bytes | None:
+        return BLANK if found.owns_payload(offset, payload) else None
+
+    def written(segment: Path) -> None:
+        hashes.update(hashlib.sha256(segment.read_bytes()).digest())
+
+    done = redact(path, found.needles, replace, written=written)
+    return ErasureStep(
+        place="log",
+        removed=found.records,
+        note=f"{len(done.segments)} segments were written anew",
+        sha256=hashes.hexdigest() if done.segments else "",
+    )
+
+
+def _letters(path: Path, found: Found) -> ErasureStep:
+    def replace(offset: int, payload: bytes) -> bytes | None:
+        try:
+            letter = msgspec.msgpack.decode(payload, type=DeadLetter)
+        except msgspec.MsgspecError:
+            return None
+        if not found.owns_payload(letter.offset, letter.payload):
+            return None
+        erased = DeadLetter(
+            payload=BLANK,
+            rule=letter.rule,
+            reason="erased",
+            partition=letter.partition,
+            offset=letter.offset,
+        )
+        return msgspec.msgpack.encode(erased)
+
+    if path.is_dir():
+        EmbeddedLog(path).close()
+    done = redact(path, found.needles, replace)
+    return ErasureStep(place=path.name, removed=done.records)
+
+
+def _webhooks(path: Path, found: Found) -> ErasureStep:
+    removed = 0
+    for directory in sorted(path.glob("*")) if path.is_dir() else ():
+        with contextlib.closing(RocksState(directory)) as store:
+            gone = [
+                key
+                for key, value in store.scan(b"")
+                if any(needle in value for needle in found.needles)
+                or any(event_id.encode() in key for event_id in found.traces.event_ids)
+            ]
+            if gone:
+                store.write([(key, None) for key in gone])
+                store.purge()
+            removed += len(gone)
+    return ErasureStep(place="webhooks", removed=removed)
+
+
+def _state(path: Path, found: Found, definitions: Definitions) -> ErasureStep:
+    if not path.is_dir():
+        return ErasureStep(place="state", removed=0)
+    with contextlib.closing(RocksState(path)) as store:
+        snapshots = {"shown": partial(without_people, people=found.traces.people)}
+        removed = forget(store, found.traces, definitions, snapshots)
+        store.purge()
+    return ErasureStep(place="state", removed=removed)
+
+
+def _rebuilt(data: Path) -> ErasureStep:
+    with contextlib.closing(EmbeddedLog(data / "log", read_only=True)) as log:
+        if log.begin:
+            raise StorageError(
+                f"{data}: the log does not reach back to its beginning, so the state cannot be "
+                "computed again from it: erase without --rebuild"
+            )
+    shutil.rmtree(data / "state", ignore_errors=True)
+    return ErasureStep(place="state", removed=0, note="computed again from the log at the start")
+
+
+def _online(settings: Settings, definitions: Definitions, found: Found) -> ErasureStep:
+    online = open_redis(settings.online, definitions)
+    try:
+        online.put_many(dict.fromkeys(found.traces.people), kind="user")
+        online.put_many(dict.fromkeys(found.traces.sessions), kind="session")
+    finally:
+        online.close()
+    return ErasureStep(
+        place="online store", removed=len(found.traces.people) + len(found.traces.sessions)
+    )
+
+
+def _training(settings: Settings) -> ErasureStep:
+    directory = settings.models / "training"
+    note = "the next training is without this person"
+    if not directory.is_dir():
+        return ErasureStep(place="models", removed=0, note=note)
+    try:
+        with Checkpoint.hold(directory) as checkpoint:
+            files = sum(1 for file in directory.rglob("*") if file.is_file())
+            checkpoint.clear()
+    except TrainingBusy as error:
+        raise StorageError(f"{error}; then run the erasure again") from error
+    return ErasureStep(place="models", removed=files, note=note)
+
+
+def _verified(installation: Installation, found: Found) -> ErasureStep:
+    """Look for every name in every file, and in what is compressed in them."""
+    traces = found.traces
+    names = traces.users | traces.devices | traces.sessions | traces.event_ids
+    needles = [n for n in needles_of(names) if len(n) >= _SHORTEST_NAME]
+    hits = [
+        str(path.relative_to(installation.data))
+        for path in sorted(installation.data.rglob("*"))
+        # The database of the metadata knows whose job this is until the job is finished.
+        if path.is_file() and "metadata" not in path.name and _occurs(path, needles)
+    ]
+    for path in sorted(installation.data.rglob("CURRENT")):
+        with contextlib.closing(RocksState(path.parent)) as store:
+            for key, value in store.scan(b""):
+                if any(needle in key or needle in value for needle in needles):
+                    hits.append(str(path.parent.relative_to(installation.data)))
+                    break
+    short = sum(len(name.encode()) < _SHORTEST_NAME for name in names)
+    note = f"{len(names) - short} names were looked for in every file of the data directory"
+    if short:
+        note += f", {short} are too short to be told from others"
+    if hits:
+        note += f"; still there in: {', '.join(sorted(set(hits)))}: erase with --rebuild"
+    return ErasureStep(place="verification", removed=len(set(hits)), note=note)
+
+
+def _occurs(path: Path, needles: Sequence[bytes]) -> bool:
+    if not needles:
+        return False
+    keep = max(map(len, needles)) - 1
+    before = b""
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK):
+            data = before + block
+            if any(needle in data for needle in needles):
+                return True
+            before = data[-keep:] if keep else b""
+    return False
+
+
+def _find(installation: Installation, person: str) -> Found:
+    data = installation.data
+    log, state = data / "log", data / "state"
+    with contextlib.ExitStack() as stack:
+        store = None
+        if state.is_dir():
+            store = RocksState(state, read_only=True)
+            stack.callback(store.close)
+        return find_traces(log, store, [person])
+
+
+def _load(path: Path) -> Found | None:
+    return msgspec.msgpack.decode(path.read_bytes(), type=Found) if path.exists() else None
+
+
+def _save(path: Path, found: Found) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    draft = path.with_name(f".{path.name}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(msgspec.msgpack.encode(found))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+class _Named(msgspec.Struct):
+    user_id: str | None = None
+    device_id: str | None = None
+    event: _Named | None = None
+
+
+def _named(payload: bytes) -> set[str]:
+    """Keys of the people whom a record names."""
+    try:
+        entry = msgspec.msgpack.decode(payload, type=_Named)
+    except msgspec.MsgspecError:
+        return set()
+    named = _named_by(entry)
+    return named if entry.event is None else named | _named_by(entry.event)
+
+
+def _named_by(entry: _Named) -> set[str]:
+    keys = {entry.user_id} if entry.user_id is not None else set()
+    return keys | ({DEVICE_PREFIX + entry.device_id} if entry.device_id is not None else set())

@@ -1,0 +1,121 @@
+"""Erasures that were asked for: what is to be done, what was done, and receipts of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+
+import msgspec
+import sqlalchemy as sa
+
+from tactful.messages import Erasure, ErasureStep
+from tactful.metadata import MetadataStore, erasures
+
+_table = erasures.c
+_DAY_MS = 86_400_000
+_steps = msgspec.json.Decoder(list[ErasureStep])
+
+
+class ErasureJobs:
+    """The erasures of one installation.
+
+    The id of the person is kept until the erasure is complete, and deleted then.
+    """
+
+    def __init__(
+        self, metadata: MetadataStore, *, clock: Callable[[], int], days: float = 30.0
+    ) -> None:
+        """Use a database whose schema is up to date.
+
+        Args:
+            metadata: of the installation.
+            clock: now in epoch milliseconds.
+            days: within how many days an erasure is to be complete.
+        """
+        self._metadata = metadata
+        self._clock = clock
+        self._days = days
+
+    def request(self, person: str) -> Erasure:
+        """Note that a person is to be erased; one that waits already keeps its receipt.
+
+        Raises:
+            StorageError: if the database cannot be used.
+        """
+        now = self._clock()
+        waiting = sa.select(erasures).where(_table.person == person, _table.state != "done")
+
+        def insert(connection: sa.Connection) -> str:
+            found = connection.execute(waiting.with_for_update()).first()
+            if found is not None:
+                return str(found.receipt)
+            receipt = uuid.uuid4().hex
+            connection.execute(
+                sa.insert(erasures).values(
+                    receipt=receipt,
+                    person=person,
+                    state="requested",
+                    requested_at=now,
+                    due_at=now + round(self._days * _DAY_MS),
+                    done_at=None,
+                    report="[]",
+                )
+            )
+            return receipt
+
+        receipt = self._metadata.change(insert)
+        found = self.find(receipt)
+        assert found is not None
+        return found
+
+    def find(self, receipt: str) -> Erasure | None:
+        """One erasure by its receipt."""
+        rows = self._metadata.fetch(sa.select(erasures).where(_table.receipt == receipt))
+        return _erasure(rows[0]) if rows else None
+
+    def waiting(self) -> Sequence[tuple[str, str]]:
+        """Receipts and people of erasures that are not complete, in the order they were asked."""
+        query = sa.select(_table.receipt, _table.person).where(_table.state != "done")
+        rows = self._metadata.fetch(query.order_by(_table.requested_at, _table.receipt))
+        return [(row.receipt, row.person) for row in rows]
+
+    def overdue(self) -> int:
+        """How many erasures should be complete by now and are not."""
+        count = sa.select(sa.func.count()).where(
+            _table.state != "done", _table.due_at < self._clock()
+        )
+        return int(self._metadata.fetch(count)[0][0])
+
+    def latest(self) -> int:
+        """When an erasure was completed last, epoch milliseconds; 0 for never."""
+        return int(self._metadata.fetch(sa.select(sa.func.max(_table.done_at)))[0][0] or 0)
+
+    def note(self, receipt: str, steps: Sequence[ErasureStep]) -> None:
+        """Note how far an erasure has come."""
+        report = msgspec.json.encode(list(steps)).decode()
+        change = sa.update(erasures).where(_table.receipt == receipt)
+        self._metadata.change(
+            lambda connection: connection.execute(change.values(state="purging", report=report))
+        )
+
+    def finish(self, receipt: str, steps: Sequence[ErasureStep]) -> None:
+        """Note that an erasure is complete, and forget whose it was."""
+        values = {
+            "person": None,
+            "state": "done",
+            "done_at": self._clock(),
+            "report": msgspec.json.encode(list(steps)).decode(),
+        }
+        change = sa.update(erasures).where(_table.receipt == receipt).values(**values)
+        self._metadata.change(lambda connection: connection.execute(change))
+
+
+def _erasure(row: sa.Row[tuple[object, ...]]) -> Erasure:
+    return Erasure(
+        receipt=row.receipt,
+        state=row.state,
+        requested_at=row.requested_at,
+        due_at=row.due_at,
+        done_at=row.done_at,
+        steps=_steps.decode(row.report),
+    )

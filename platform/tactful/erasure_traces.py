@@ -1,0 +1,175 @@
+"""Finds what people have left in a log in files, and tells which records are theirs."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tactful_streaming import (
+    DEVICE_PREFIX,
+    Entry,
+    Event,
+    Forwarded,
+    Link,
+    Restricted,
+    StateStore,
+    StreamingError,
+    Traces,
+    Transfer,
+    User,
+    decode_entry,
+    devices_of,
+    matching_records,
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What people have left, and where.
+
+    Attributes:
+        traces: names of theirs.
+        offsets: of anonymous records on devices that they shared with others.
+        records: how many records of the log are theirs.
+    """
+
+    traces: Traces
+    offsets: frozenset[int]
+    records: int
+
+    @property
+    def needles(self) -> frozenset[bytes]:
+        """What occurs in a record that is theirs, as bytes."""
+        named = self.traces.users | self.traces.devices | self.traces.shared
+        return needles_of(named)
+
+    def owns(self, offset: int, entry: Entry) -> bool:
+        """Whether a record of the log is theirs."""
+        traces = self.traces
+        if isinstance(entry, Event | Restricted):
+            event = entry.event if isinstance(entry, Restricted) else entry
+            if event.user_id is not None:
+                return event.user_id in traces.users
+            return event.device_id in traces.devices or offset in self.offsets
+        if isinstance(entry, User):
+            return entry.user_id in traces.users
+        if isinstance(entry, Link):
+            return entry.user_id in traces.users or entry.device_id in traces.devices
+        if isinstance(entry, Transfer):
+            device = entry.source.removeprefix(DEVICE_PREFIX)
+            return entry.target in traces.users or device in traces.devices
+        if isinstance(entry, Forwarded):
+            return entry.target in traces.users
+        return False
+
+    def owns_payload(self, offset: int, payload: bytes) -> bool:
+        """The same of a record as written; one that cannot be read is theirs if it names them."""
+        try:
+            return self.owns(offset, decode_entry(payload))
+        except StreamingError:
+            return any(needle in payload for needle in self.needles)
+
+
+def needles_of(names: Iterable[str]) -> frozenset[bytes]:
+    """Names as they occur in records, in msgpack and in JSON."""
+    forms = [name.encode() for name in names]
+    for name in names:
+        forms.append(msgspec.json.encode(name)[1:-1])
+        forms.append(json.dumps(name)[1:-1].encode())
+    return frozenset(forms)
+
+
+def find_traces(log: Path, store: StateStore | None, people: Collection[str]) -> Found:
+    """Find what people have left.
+
+    An anonymous event belongs to who used its device alone. On a device that several have used, it
+    belongs to who logged in there last before it, or to the first where nobody had.
+
+    Args:
+        log: directory of the log, to which nobody writes.
+        store: the state of the engine, which knows devices that the log has forgotten; None if
+            there is none.
+        people: user ids, or ``device:`` and device ids of people without one.
+
+    Raises:
+        LogCorruptedError: if a record in the midst of the log is damaged.
+    """
+    users = frozenset(p for p in people if not p.startswith(DEVICE_PREFIX))
+    given = frozenset(people) - users
+    devices = {device.removeprefix(DEVICE_PREFIX) for device in given}
+    sessions: set[str] = set()
+    event_ids: set[str] = set()
+    records = 0
+    for _, payload in matching_records(log, needles_of(users)):
+        event = _event(payload)
+        if event is None:
+            records += _names(payload, users)
+        elif event.user_id in users:
+            records += 1
+            event_ids.add(event.event_id)
+            devices |= {event.device_id} - {None}  # type: ignore[arg-type]
+            sessions |= {event.session_id} - {None}  # type: ignore[arg-type]
+    if store is not None:
+        for user in users:
+            devices.update(devices_of(store, user))
+    logins: dict[str, list[tuple[int, bool]]] = defaultdict(list)
+    anonymous: dict[str, list[tuple[int, Event]]] = defaultdict(list)
+    for offset, payload in matching_records(log, needles_of(devices)):
+        event = _event(payload)
+        if event is not None and event.device_id in devices:
+            if event.user_id is None:
+                anonymous[event.device_id].append((offset, event))
+            else:
+                logins[event.device_id].append((offset, event.user_id in users))
+    shared = {device for device, by in logins.items() if not all(theirs for _, theirs in by)}
+    shared -= {device.removeprefix(DEVICE_PREFIX) for device in given}
+    offsets: set[int] = set()
+    for device, events in anonymous.items():
+        for offset, event in events:
+            if device not in shared or _held(logins[device], offset):
+                records += 1
+                event_ids.add(event.event_id)
+                sessions |= {event.session_id} - {None}  # type: ignore[arg-type]
+                if device in shared:
+                    offsets.add(offset)
+    return Found(
+        Traces(
+            users=users,
+            devices=frozenset(devices - shared),
+            shared=frozenset(shared),
+            sessions=frozenset(sessions),
+            event_ids=frozenset(event_ids),
+        ),
+        frozenset(offsets),
+        records,
+    )
+
+
+def _event(payload: bytes) -> Event | None:
+    try:
+        entry = decode_entry(payload)
+    except StreamingError:
+        return None
+    if isinstance(entry, Restricted | Forwarded):
+        return entry.event
+    return entry if isinstance(entry, Event) else None
+
+
+def _names(payload: bytes, users: Collection[str]) -> bool:
+    try:
+        entry = decode_entry(payload)
+    except StreamingError:
+        return False
+    return isinstance(entry, User) and entry.user_id in users
+
+
+def _held(logins: list[tuple[int, bool]], offset: int) -> bool:
+    """Whether it was theirs whose device it was when a record was written."""
+    place = bisect.bisect_left(logins, (offset, False)) - 1
+    return logins[max(place, 0)][1]

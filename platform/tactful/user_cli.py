@@ -1,0 +1,185 @@
+"""``tactful user``: what one person has agreed to, all there is of them, and their erasure.
+
+These commands work on the installation itself, not over HTTP: on its metadata, which a running
+server follows, and on its data directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from tactful.config import Settings, load_settings
+from tactful.errors import ConfigError, StorageError
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group()
+def user() -> None:
+    """What one person has agreed to, and their erasure."""
+
+
+def _options(command: F) -> F:
+    """Options that all of these commands have."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--data", type=click.Path(path_type=Path), help="Data directory."),
+        click.option("--config", type=click.Path(path_type=Path), help="Settings file."),
+    ):
+        command = option(command)
+    return command
+
+
+@user.command("consent")
+@_options
+@click.argument("person")
+@click.option("--allow", "allowed", multiple=True, metavar="PURPOSE", help="They agree to it.")
+@click.option("--deny", "denied", multiple=True, metavar="PURPOSE", help="They refuse it.")
+@click.option("--source", default="tactful user consent", help="Where they said so.")
+def consent(
+    person: str,
+    config: Path | None,
+    data: Path | None,
+    as_json: bool,
+    allowed: tuple[str, ...],
+    denied: tuple[str, ...],
+    source: str,
+) -> None:
+    """Show what PERSON has agreed to; with --allow and --deny, record what they say first.
+
+    PERSON is a user id, or device: and a device id.
+    """
+    from tactful.consent_store import ConsentStore, default_purposes
+    from tactful.suppression import open_suppression
+    from tactful_privacy import ParameterError, parse_purposes
+
+    try:
+        agreed, refused = parse_purposes(allowed), parse_purposes(denied)
+    except ParameterError as error:
+        raise ConfigError(str(error)) from error
+    if both := sorted(agreed & refused):
+        raise ConfigError(f"--allow and --deny both name {both[0]}: say one of them")
+    with _installation(config, data) as (settings, metadata):
+        store = ConsentStore(metadata, default_purposes(settings), clock=_now)
+        suppressed = open_suppression(settings, metadata, clock=_now).suppressed
+        if person in suppressed:
+            raise StorageError("this person was erased: who comes back needs a new id")
+        if agreed or refused:
+            said = dict.fromkeys(agreed, True) | dict.fromkeys(refused, False)
+            store.record(person, said, source=source)
+        history = store.history(person)
+        holds = sorted(store.consents.allowed(person))
+    if as_json:
+        _print({"person": person, "allowed": holds, "history": history})
+        return
+    click.echo(f"may be used for: {', '.join(holds) or 'nothing'}")
+    for decision in history:
+        words = ", ".join(f"{p} {'yes' if y else 'no'}" for p, y in decision.purposes.items())
+        click.echo(f"{decision.version:>8}  {_day(decision.at)}  {words}  ({decision.source})")
+
+
+@user.command("erase")
+@_options
+@click.argument("person", required=False)
+@click.option("--dry-run", is_flag=True, help="Only say what there is of them.")
+@click.option("--rebuild", is_flag=True, help="Compute the state anew, as if they never came.")
+@click.option("--again", is_flag=True, help="Erase all once more who were erased: after a restore.")
+def erase(
+    person: str | None,
+    config: Path | None,
+    data: Path | None,
+    as_json: bool,
+    dry_run: bool,
+    rebuild: bool,
+    again: bool,
+) -> None:
+    """Erase PERSON, and finish every erasure that waits.
+
+    From now on nothing is taken of them. What they left is removed at once if no server uses the
+    data directory, else at the next start of the server. Without PERSON, only finishes what waits.
+    PERSON is a user id, or device: and a device id.
+    """
+    from tactful.erasure import (
+        Installation,
+        look_up,
+        request_erasure,
+        request_suppressed,
+        run_erasures,
+    )
+    from tactful.service import exclusive
+    from tactful.suppression import open_suppression
+
+    if dry_run and person is None:
+        raise ConfigError("--dry-run needs to know who: name a person")
+    with _installation(config, data) as (settings, metadata):
+        suppression = open_suppression(settings, metadata, clock=_now)
+        installation = Installation(settings, metadata, suppression, _now)
+        receipt = None
+        if person is not None and not dry_run:
+            receipt = request_erasure(installation, person)
+        held = contextlib.ExitStack()
+        try:
+            held.enter_context(exclusive(settings.storage.data))
+        except StorageError:
+            if receipt is None:
+                raise
+            if as_json:
+                _print([receipt])
+            else:
+                click.echo(
+                    f"{receipt.receipt}: a server uses {settings.storage.data}. Nothing is taken "
+                    f"or read of them any more; what they left is removed at its next start, by "
+                    f"{_day(receipt.due_at)} at the latest"
+                )
+            return
+        with held:
+            if dry_run and person is not None:
+                steps = look_up(installation, person)
+                if as_json:
+                    _print(steps)
+                for step in () if as_json else steps:
+                    click.echo(f"{step.place:<14} {step.removed:>9}  {step.note}")
+                return
+            if again:
+                request_suppressed(installation)
+            done = run_erasures(installation, rebuild=rebuild)
+    if as_json:
+        _print(done)
+        return
+    for erasure in done:
+        click.echo(f"{erasure.receipt}: {erasure.state}")
+        for step in erasure.steps:
+            click.echo(f"  {step.place:<14} {step.removed:>9}  {step.note}")
+    if not done:
+        click.echo("no erasure waits")
+
+
+@contextlib.contextmanager
+def _installation(config: Path | None, data: Path | None) -> Iterator[tuple[Settings, Any]]:
+    from tactful.connections import open_installation
+
+    settings = load_settings(config, overrides={"storage.data": data})
+    if not settings.storage.data.is_dir():
+        raise StorageError(f"{settings.storage.data}: there is no data directory here")
+    with contextlib.closing(open_installation(settings)) as metadata:
+        yield settings, metadata
+
+
+def _day(at: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(at / 1000)) + " UTC"
+
+
+def _print(value: Any) -> None:
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,233 @@
+"""Pseudonyms: what stands for a person where their id must not, under keys that change.
+
+A pseudonym is HMAC-SHA256 of the tenant and the id under the key of an epoch (RFC 2104). Without
+the key it can neither be computed from an id nor be tried out against a list of ids. A person has
+another pseudonym in each epoch; once the key of an epoch is destroyed, nobody can tell which.
+
+Pseudonyms are personal data still: they are a measure, not anonymity. Keys belong apart from what
+bears the pseudonyms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from tactful_privacy.errors import KeyringError
+
+_SECRET_BYTES = 32
+
+
+class Pseudonym(NamedTuple):
+    """A person, as of one epoch.
+
+    Attributes:
+        key_id: number of the epoch's key.
+        digest: 32 bytes.
+    """
+
+    key_id: int
+    digest: bytes
+
+
+class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The key of a time.
+
+    Attributes:
+        key_id: its number, computed from it: two keys that differ hardly ever share one.
+        secret: 32 bytes.
+        begins_at: when it came into use, epoch milliseconds.
+    """
+
+    key_id: int
+    secret: bytes
+    begins_at: int
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    epochs: tuple[Epoch, ...]
+
+
+class Keyring:
+    """The keys of an installation, in a file that only its owner may read.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], int]) -> None:
+        """Open a keyring; a new one is made, with one key, if there is none.
+
+        Args:
+            path: of the file; all servers of an installation need the same.
+            clock: now in epoch milliseconds.
+
+        Raises:
+            KeyringError: if the file is damaged, holds no key, or cannot be used.
+        """
+        self.path = path
+        self._clock = clock
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file, which another process may have changed.
+
+        Raises:
+            KeyringError: if it is damaged, holds no key, or cannot be used.
+        """
+        path = self.path
+        try:
+            if not path.exists():
+                self._write((_new_epoch(self._clock()),), only_new=True)
+            self._epochs = msgspec.json.decode(path.read_bytes(), type=_File).epochs
+        except msgspec.MsgspecError as error:
+            raise KeyringError(
+                f"{path}: not a keyring: {error}; restore it from where keys are kept"
+            ) from error
+        except OSError as error:
+            raise KeyringError(f"{path}: the keyring cannot be used: {error}") from error
+        wrong = [e.key_id for e in self._epochs if e.key_id != key_id_of(e.secret)]
+        if wrong or not self._epochs:
+            raise KeyringError(f"{path}: a key is damaged or missing; restore the keyring")
+
+    @property
+    def current(self) -> int:
+        """Number of the key that new pseudonyms are made by."""
+        return self._epochs[-1].key_id
+
+    @property
+    def key_ids(self) -> tuple[int, ...]:
+        """Numbers of all keys, oldest first."""
+        return tuple(epoch.key_id for epoch in self._epochs)
+
+    def pseudonym(self, person: str, *, tenant: str = "", key_id: int | None = None) -> Pseudonym:
+        """What stands for a person.
+
+        Args:
+            person: key of the person.
+            tenant: whose customer they are: the same id at two tenants is two people.
+            key_id: of the epoch; None: the current one.
+
+        Raises:
+            KeyringError: if there is no such key, or not any more.
+        """
+        wanted = self.current if key_id is None else key_id
+        for epoch in self._epochs:
+            if epoch.key_id == wanted:
+                return Pseudonym(wanted, _digest(epoch.secret, tenant, person))
+        raise KeyringError(
+            f"{self.path}: there is no key {wanted}: it was destroyed, or is another"
+        )
+
+    def rotate(self) -> int:
+        """Begin an epoch; the number of its key."""
+        self._store((*self._epochs, _new_epoch(self._clock())))
+        return self.current
+
+    def destroy(self, key_id: int) -> None:
+        """Destroy the key of an epoch that is over: its pseudonyms cannot be computed any more.
+
+        Raises:
+            KeyringError: if there is no such key, or it is the current one.
+        """
+        if key_id == self.current:
+            raise KeyringError(f"{self.path}: key {key_id} is in use: begin another epoch first")
+        left = tuple(epoch for epoch in self._epochs if epoch.key_id != key_id)
+        if len(left) == len(self._epochs):
+            raise KeyringError(f"{self.path}: there is no key {key_id}")
+        self._store(left)
+
+    def _store(self, epochs: tuple[Epoch, ...]) -> None:
+        self._write(epochs, only_new=False)
+        self._epochs = epochs
+
+    def _write(self, epochs: tuple[Epoch, ...], *, only_new: bool) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode(_File(epochs)))
+            file.flush()
+            os.fsync(file.fileno())
+        if only_new:
+            # Linked when whole: of processes that start at once, one makes it.
+            with suppress(FileExistsError):
+                self.path.hardlink_to(draft)
+            draft.unlink()
+        else:
+            draft.replace(self.path)
+
+
+class Suppressed:
+    """People whose data may not come back, known by their pseudonyms alone."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        """Nobody is suppressed yet."""
+        self._keyring = keyring
+        self._digests: dict[int, set[bytes]] = {}
+        self._known: dict[str, bool] = {}
+
+    def __len__(self) -> int:
+        """How many pseudonyms are suppressed."""
+        return sum(map(len, self._digests.values()))
+
+    def add(self, pseudonyms: Iterable[Pseudonym]) -> None:
+        """Suppress people.
+
+        Raises:
+            KeyringError: if the key of a pseudonym is not in the keyring: nobody would be found.
+        """
+        for key_id, digest in pseudonyms:
+            if key_id not in self._keyring.key_ids:
+                self._keyring.reload()
+            if key_id not in self._keyring.key_ids:
+                raise KeyringError(
+                    f"{self._keyring.path}: people were erased under key {key_id}, which is not in "
+                    "this keyring, so what comes back of them would not be recognised: use the "
+                    "keyring of the installation"
+                )
+            self._digests.setdefault(key_id, set()).add(digest)
+        self._known.clear()
+
+    def __contains__(self, person: object) -> bool:
+        """Whether a person is suppressed; remembers the latest answers."""
+        if not self._digests or not isinstance(person, str):
+            return False
+        known = self._known.get(person)
+        if known is None:
+            known = any(
+                self._keyring.pseudonym(person, key_id=key_id).digest in digests
+                for key_id, digests in self._digests.items()
+            )
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[person] = known
+        return known
+
+
+_REMEMBERED = 10_000
+
+
+def key_id_of(secret: bytes) -> int:
+    """Number of a key: 31 bits of a hash of it, from which it cannot be found."""
+    return int.from_bytes(hashlib.sha256(b"key id\0" + secret).digest()[:4]) >> 1
+
+
+def _new_epoch(now: int) -> Epoch:
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    return Epoch(key_id_of(secret), secret, now)
+
+
+def _digest(secret: bytes, tenant: str, person: str) -> bytes:
+    # The length of the tenant stands first, so that no two pairs give the same bytes.
+    name = tenant.encode()
+    message = len(name).to_bytes(4) + name + person.encode()
+    return hmac.digest(secret, message, "sha256")

@@ -1,0 +1,148 @@
+"""Removes people from the stored state of an engine that is not running.
+
+What is kept under the key of a person, of their devices and of their visits goes, and so do their
+event ids, the links to their devices and the actions made for them. Counts of items and categories,
+to which many people contributed, name nobody and stay; to have those as if the person had never
+been there, the state is rebuilt from the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from tactful_streaming.definitions import Definitions
+from tactful_streaming.entries import DEVICE_PREFIX, Event, decode_entry
+from tactful_streaming.layout import (
+    CLEANER,
+    CONSENT,
+    CONSUMER,
+    DEVICE,
+    DEVICES_OF,
+    EVENT_ID,
+    ID_CHUNK,
+    OUTBOX,
+    OWNER,
+    USER,
+    entity_prefix,
+    operator_prefix,
+)
+from tactful_streaming.state import Change, StateStore
+
+_ids = msgspec.msgpack.Decoder(list[str])
+_PIECE = 10_000
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What people have left in a log.
+
+    Attributes:
+        users: their ids.
+        devices: ids of devices that are theirs alone …
+        shared: … and of those that others have used, too: who held them is forgotten.
+        sessions: ids of their visits.
+        event_ids: ids of their events.
+    """
+
+    users: frozenset[str] = frozenset()
+    devices: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
+    sessions: frozenset[str] = frozenset()
+    event_ids: frozenset[str] = frozenset()
+
+    @property
+    def people(self) -> frozenset[str]:
+        """Keys under which features are kept."""
+        return self.users | {DEVICE_PREFIX + device for device in self.devices}
+
+
+def devices_of(store: StateStore, user_id: str) -> Iterator[str]:
+    """Devices that a stored state knows to be or to have been of a user."""
+    for key, blob in store.scan(DEVICE):
+        if user_id.encode() in blob:
+            yield key[len(DEVICE) :].decode()
+
+
+def forget(
+    store: StateStore,
+    traces: Traces,
+    definitions: Definitions,
+    snapshots: Mapping[str, Callable[[bytes], bytes]],
+) -> int:
+    """Remove people from the state in `store`, in batches; again from the start after a crash.
+
+    Args:
+        store: of an engine that is closed.
+        traces: what to remove.
+        definitions: what the state was computed by.
+        snapshots: by name of a passenger, makes its snapshot without these people.
+
+    Returns:
+        How many keys were removed.
+    """
+    removed = 0
+    waiting: list[Change] = []
+    for key in _keys(traces, definitions):
+        if store.get(key) is not None:
+            waiting.append((key, None))
+    waiting += [(key, None) for key in _outbox(store, traces)]
+    waiting += [(key, None) for key in _cleaner(store, traces)]
+    removed = len(waiting)
+    waiting += _chunks(store, traces)
+    for name, without in snapshots.items():
+        snapshot = store.get(CONSUMER + name.encode())
+        if snapshot is not None and (left := without(snapshot)) != snapshot:
+            waiting.append((CONSUMER + name.encode(), left))
+    for start in range(0, len(waiting), _PIECE):
+        store.write(waiting[start : start + _PIECE])
+    return removed
+
+
+def _keys(traces: Traces, definitions: Definitions) -> Iterator[bytes]:
+    owners = [*traces.people, *traces.sessions]
+    for entity, keys in (("user", traces.people), ("session", traces.sessions)):
+        for key in keys:
+            yield entity_prefix(entity) + key.encode()
+    names = [sequence.name for sequence in definitions.sequences]
+    names += [join.name for join in definitions.joins]
+    for name in names:
+        for key in owners:
+            yield operator_prefix(name) + key.encode()
+    for session in traces.sessions:
+        yield OWNER + session.encode()
+    for user in traces.users:
+        for prefix in (USER, CONSENT, DEVICES_OF):
+            yield prefix + user.encode()
+    for device in traces.devices | traces.shared:
+        yield DEVICE + device.encode()
+    for event_id in traces.event_ids:
+        yield EVENT_ID + event_id.encode()
+
+
+def _outbox(store: StateStore, traces: Traces) -> Iterator[bytes]:
+    for key, payload in store.scan(OUTBOX):
+        action = decode_entry(payload)
+        if isinstance(action, Event) and (
+            action.user_id in traces.users or action.device_id in traces.devices
+        ):
+            yield key
+
+
+def _cleaner(store: StateStore, traces: Traces) -> Iterator[bytes]:
+    needles = [name.encode() for name in traces.users | traces.devices | traces.event_ids]
+    for key, _ in store.scan(CLEANER):
+        if any(needle in key for needle in needles):
+            yield key
+
+
+def _chunks(store: StateStore, traces: Traces) -> Iterator[Change]:
+    if not traces.event_ids:
+        return
+    for key, blob in store.scan(ID_CHUNK):
+        ids = _ids.decode(blob)
+        if not traces.event_ids.isdisjoint(ids):
+            kept = [event_id for event_id in ids if event_id not in traces.event_ids]
+            yield key, msgspec.msgpack.encode(kept)

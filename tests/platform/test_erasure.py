@@ -1,0 +1,409 @@
+"""A person leaves: suppressed at once, removed from every file, and never back."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.platform.support import Live, build, now_ms, small_settings, view
+
+from tactful.config import ConsentSettings, Settings
+from tactful.connections import open_installation
+from tactful.erasure import (
+    Installation,
+    look_up,
+    request_erasure,
+    run_erasures,
+)
+from tactful.metadata import MetadataStore
+from tactful.service import Platform
+from tactful.suppression import open_suppression
+from tactful_streaming import (
+    BLANK,
+    DeadLetter,
+    DeadLetters,
+    EmbeddedLog,
+    Event,
+    RocksState,
+    decode_entry,
+    encode_entry,
+)
+
+FEATURES = """
+- {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
+- {name: recent, entity: user, event: view, aggregate: last_n, of: item_id, n: 5}
+- {name: queries, entity: user, event: search, aggregate: last_n, of: properties.query, n: 5}
+- {name: visit, entity: session, event: view, aggregate: last_n, of: item_id, n: 5}
+- {name: item_views, entity: item, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
+- {name: heat, entity: category, event: view, aggregate: distinct_users, sketch: hll,
+   window: {size: 364d, slide: 28d}}
+- {name: hot, entity: user, sequence: [view, add_to_cart], within: 5m, emit: coupon}
+"""
+
+
+def settings_of(directory: Path) -> Settings:
+    settings = small_settings(directory)
+    settings.features.write_text(FEATURES)
+    return settings
+
+
+class Tokens:
+    """Texts that occur nowhere else, one for each field that can name a person."""
+
+    def __init__(self, *fields: str) -> None:
+        self.of = {field: f"zq{uuid.uuid4().hex}" for field in fields}
+
+    def __getitem__(self, field: str) -> str:
+        return self.of[field]
+
+    def needles(self) -> list[bytes]:
+        """The tokens, and as other encodings would show them."""
+        found = []
+        for token in self.of.values():
+            raw = token.encode()
+            found += [raw, raw.hex().encode(), raw[::-1], token.encode("utf-16-le")]
+            # Base64 has three phases; the middle of each is independent of what stands around.
+            for pad in range(3):
+                encoded = base64.b64encode(b"\0" * pad + raw)
+                found.append(encoded[4 : len(encoded) // 4 * 4 - 4])
+        return found
+
+
+FIELDS = ("user", "device", "session", "event", "recommendation", "query", "page", "email", "item")
+
+
+def leave_traces(live: Live, tokens: Tokens) -> Any:
+    """The whole life of a person: described, anonymous, logged in, shown a list, given a coupon."""
+    http, at = live.http, now_ms()
+    person = {"user_id": tokens["user"], "properties": {"email": tokens["email"]}}
+    assert http.put("/v1/users", json=[person]).json()["accepted"] == 1
+    common = {
+        "timestamp": at - 5_000,
+        "item_id": "i-1",
+        "session_id": tokens["session"],
+        "recommendation_id": tokens["recommendation"],
+        "context": {"page": tokens["page"]},
+    }
+    device = {**common, "device_id": tokens["device"]}
+    known = {**device, "user_id": tokens["user"]}
+    sent = [
+        {**device, "type": "view", "event_id": f"{tokens['event']}-0"},
+        {**known, "type": "x.login", "event_id": f"{tokens['event']}-1"},
+        {**device, "type": "view", "event_id": f"{tokens['event']}-2"},
+        {**known, "type": "view", "event_id": f"{tokens['event']}-3"},
+        {
+            **known,
+            "type": "search",
+            "event_id": f"{tokens['event']}-4",
+            "properties": {"query": tokens["query"]},
+        },
+        {**known, "type": "add_to_cart", "event_id": f"{tokens['event']}-5", "timestamp": at},
+    ]
+    told = http.post("/v1/events", json=sent).json()
+    assert told["accepted"] == len(sent), told
+    asked = {"user_id": tokens["user"], "session_id": tokens["session"], "after": told["position"]}
+    assert http.post("/v1/recommend", json=asked).status_code == 200
+    return told["position"]
+
+
+def others(live: Live) -> Any:
+    told = None
+    for number in range(20):
+        told = live.http.post(
+            "/v1/events",
+            json=[view(number, f"other-{number % 3}", device_id=f"od-{number % 3}")],
+        ).json()
+        assert told["accepted"] == 1
+    return told["position"]
+
+
+def scan(directory: Path, needles: list[bytes]) -> dict[str, int]:
+    """In which files, and in which values of state stores, how many needles occur."""
+    hits: dict[str, int] = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            count = sum(needle in data for needle in needles)
+            if count:
+                hits[str(path.relative_to(directory))] = count
+    for path in sorted(directory.rglob("CURRENT")):
+        store = RocksState(path.parent, read_only=True)
+        data = b"\0".join(part for pair in store.scan(b"") for part in pair)
+        store.close()
+        count = sum(needle in data for needle in needles)
+        if count:
+            hits[f"{path.parent.name}: values"] = count
+    return hits
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_of(tmp_path)
+
+
+@pytest.fixture
+def metadata(settings: Settings) -> Iterator[MetadataStore]:
+    settings.storage.data.mkdir(exist_ok=True)
+    opened = open_installation(settings)
+    yield opened
+    opened.close()
+
+
+def installation_of(settings: Settings, metadata: MetadataStore) -> Installation:
+    suppression = open_suppression(settings, metadata, clock=now_ms)
+    return Installation(settings, metadata, suppression, now_ms)
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_sentinels_are_found_nowhere_after_an_erasure(
+    tmp_path: Path, settings: Settings, metadata: MetadataStore, rebuild: bool
+) -> None:
+    tokens = Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live:
+        live.http.put("/v1/items", json=[{"item_id": "i-1", "category": "kitchen"}])
+        leave_traces(live, tokens)
+        others(live)
+        live.http.put(f"/v1/users/{tokens['user']}/consent", json={"purposes": {"marketing": True}})
+    names = scan(tmp_path, tokens.needles())
+    # The test would be worth nothing if the tokens had not been everywhere.
+    assert {name.split("/")[1].split(":")[0] for name in names if "/" in name} >= {"log"}
+    assert "state: values" in names
+    assert any("metadata" in name for name in names)
+
+    installation = installation_of(settings, metadata)
+    request_erasure(installation, tokens["user"])
+    (receipt,) = run_erasures(installation, rebuild=rebuild)
+    metadata.close()
+
+    assert receipt.state == "done"
+    assert scan(tmp_path, tokens.needles()) == {}
+    verification = receipt.steps[-1]
+    assert (verification.place, verification.removed) == ("verification", 0)
+    removed = {step.place: step.removed for step in receipt.steps}
+    # Six events, the description, the impression and the coupon.
+    assert removed["log"] >= 8
+    assert removed["consent"] == 1
+
+    with Live(Platform.open(settings, build)) as live:
+        live.http.post("/v1/recommend", json={})
+        assert live.http.get("/v1/users/other-1/features").json()["features"]["views"] == 7
+        for person in (tokens["user"], f"device:{tokens['device']}"):
+            assert live.http.get(f"/v1/users/{person}/features").status_code == 404
+    assert scan(tmp_path, tokens.needles()) == {}
+
+
+def test_nothing_comes_back(settings: Settings) -> None:
+    """Late events, an offline queue, a description, a decision: all after the erasure."""
+    tokens = Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live:
+        position = leave_traces(live, tokens)
+        live.http.post("/v1/recommend", json={"after": position})
+        receipt = live.http.delete(f"/v1/users/{tokens['user']}").json()
+        assert receipt["state"] == "requested"
+        again = live.http.delete(f"/v1/users/{tokens['user']}").json()
+        assert again["receipt"] == receipt["receipt"]
+        refused_by(live, tokens, devices=())
+    with Live(Platform.open(settings, build)) as live:
+        done = live.http.get(f"/v1/erasures/{receipt['receipt']}").json()
+        assert (done["state"], done["done_at"] is not None) == ("done", True)
+        assert tokens["user"] not in json.dumps(done)
+        refused_by(live, tokens, devices=(tokens["device"],))
+        assert live.http.get("/v1/erasures/none").status_code == 404
+    (log,) = [EmbeddedLog(settings.storage.data / "log", read_only=True)]
+    assert all(tokens["user"].encode() not in payload for _, payload in log.read(log.begin, 999))
+    log.close()
+
+
+def refused_by(live: Live, tokens: Tokens, devices: tuple[str, ...]) -> None:
+    sent: list[dict[str, Any]] = [view(1, tokens["user"], timestamp=now_ms() - 86_400_000)]
+    for device in devices:
+        offline = view(2, device_id=device)
+        del offline["user_id"]
+        sent += [offline, view(3, "other-1", device_id=device)]
+    told = live.http.post("/v1/events", json=sent).json()
+    assert told["accepted"] == 0, told
+    assert {refusal["code"] for refusal in told["rejected"]} == {"no_consent"}
+    person = {"user_id": tokens["user"], "properties": {"consent.service": True}}
+    told = live.http.put("/v1/users", json=[person, {"user_id": "other-1"}]).json()
+    assert (told["accepted"], [r["index"] for r in told["rejected"]]) == (1, [0])
+    said = live.http.put(
+        f"/v1/users/{tokens['user']}/consent", json={"purposes": {"service": True}}
+    )
+    assert said.status_code == 422
+    list_ = live.http.post("/v1/recommend", json={"user_id": tokens["user"]}).json()
+    assert "personalisation" in list_["fallback"]
+
+
+def test_a_dry_run_changes_nothing(settings: Settings, metadata: MetadataStore) -> None:
+    tokens = Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live:
+        leave_traces(live, tokens)
+    before = scan(settings.storage.data, tokens.needles())
+    installation = installation_of(settings, metadata)
+    steps = look_up(installation, tokens["user"])
+
+    assert steps[0].removed >= 7
+    assert tokens["user"] not in str(steps)
+    assert scan(settings.storage.data, tokens.needles()) == before
+    assert tokens["user"] not in installation.suppression.suppressed
+
+
+def test_a_shared_device_keeps_what_others_did_on_it(
+    settings: Settings, metadata: MetadataStore
+) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        http = live.http
+
+        def send(number: int, type_: str, user: str | None) -> Any:
+            event = view(number, "x", type=type_, device_id="family-tablet")
+            event["user_id"] = user
+            told = http.post("/v1/events", json=[event]).json()
+            assert told["accepted"] == 1
+            return told["position"]
+
+        for number, (type_, user) in enumerate(
+            [
+                ("x.login", "ada-the-first"),
+                ("view", None),
+                ("x.login", "bob-the-second"),
+                ("view", None),
+            ]
+        ):
+            position = send(number, type_, user)
+        http.post("/v1/recommend", json={"after": position})
+    installation = installation_of(settings, metadata)
+    request_erasure(installation, "ada-the-first")
+    run_erasures(installation)
+
+    with EmbeddedLog(settings.storage.data / "log") as log:
+        left = [payload != BLANK for _, payload in log.read(0, 4)]
+    assert left == [False, False, True, True]
+    assert "device:family-tablet" not in installation.suppression.suppressed
+
+
+JOB = """
+import os, pickle, signal, sys, time
+from pathlib import Path
+from tactful.connections import open_installation
+from tactful.erasure import Installation, run_erasures
+from tactful.suppression import open_suppression
+
+settings = pickle.loads(Path(sys.argv[1]).read_bytes())
+count = int(sys.argv[2])
+
+def say(stage):
+    global count
+    count -= 1
+    if count < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def clock():
+    return time.time_ns() // 1_000_000
+
+metadata = open_installation(settings)
+suppression = open_suppression(settings, metadata, clock=clock)
+run_erasures(Installation(settings, metadata, suppression, clock), say=say)
+"""
+
+
+def test_a_job_killed_at_any_stage_is_finished_by_the_next(tmp_path: Path) -> None:
+    tokens = Tokens(*FIELDS)
+    settings = settings_of(tmp_path)
+    with Live(Platform.open(settings, build)) as live:
+        leave_traces(live, tokens)
+        others(live)
+    metadata = open_installation(settings)
+    receipt = request_erasure(installation_of(settings, metadata), tokens["user"])
+    written = tmp_path / "settings.pickle"
+    written.write_bytes(pickle.dumps(settings))
+    kills = 0
+    for stage in range(20):
+        ended = subprocess.run(
+            [sys.executable, "-c", JOB, str(written), str(stage)],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        kills += 1
+    assert kills >= 6
+    found = installation_of(settings, metadata).jobs.find(receipt.receipt)
+    metadata.close()
+    assert found is not None
+    assert found.state == "done"
+    removed = {step.place: step.removed for step in found.steps}
+    assert removed["log"] >= 7
+    assert removed["state"] > 0
+    assert scan(tmp_path, tokens.needles()) == {}
+
+
+def test_a_restored_backup_is_erased_again(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    consent = ConsentSettings(tombstones=tmp_path / "apart" / "tombstones")
+    (tmp_path / "apart").mkdir()
+    settings = replace(
+        settings, consent=replace(consent, keyring=tmp_path / "apart" / "keyring.json")
+    )
+    tokens = Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live:
+        leave_traces(live, tokens)
+    shutil.copytree(settings.storage.data, tmp_path / "backup")
+    with Live(Platform.open(settings, build)) as live:
+        live.http.delete(f"/v1/users/{tokens['user']}")
+    Platform.open(settings, build).close()
+    assert scan(settings.storage.data, tokens.needles()) == {}
+
+    shutil.rmtree(settings.storage.data)
+    shutil.copytree(tmp_path / "backup", settings.storage.data)
+    assert scan(settings.storage.data, tokens.needles()) != {}
+    Platform.open(settings, build).close()
+
+    assert scan(settings.storage.data, tokens.needles()) == {}
+
+
+def test_another_keyring_is_refused(settings: Settings, metadata: MetadataStore) -> None:
+    installation_of(settings, metadata).suppression.suppress(["ada"])
+    settings.keyring.unlink()
+    with pytest.raises(OSError, match="not in this keyring"):
+        installation_of(settings, metadata)
+
+
+def test_dead_letters_of_a_person_say_nothing(settings: Settings, metadata: MetadataStore) -> None:
+    directory = settings.storage.data / "dead-letters"
+    letters = DeadLetters.open(directory)
+    for number, user in enumerate(("erased-person", "other-person")):
+        event = Event(event_id=f"e-{user}", type="view", timestamp=1, user_id=user)
+        letters.add(
+            [
+                DeadLetter(
+                    payload=encode_entry(event), rule="r", reason="why", partition=0, offset=number
+                )
+            ]
+        )
+    letters.close()
+    Platform.open(settings, build).close()
+    installation = installation_of(settings, metadata)
+    request_erasure(installation, "erased-person")
+    run_erasures(installation)
+
+    letters = DeadLetters.open(directory, read_only=True)
+    found = [letter for _, letter in letters.each()]
+    letters.close()
+    assert [letter.reason for letter in found] == ["erased", "why"]
+    assert found[0].payload == BLANK
+    kept = decode_entry(found[1].payload)
+    assert isinstance(kept, Event)
+    assert kept.user_id == "other-person"

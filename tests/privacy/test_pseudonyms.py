@@ -1,0 +1,115 @@
+"""Pseudonyms by epochs, and the list of those who may not come back."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tactful_privacy import Keyring, KeyringError, Pseudonym, Suppressed
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    return Keyring(tmp_path / "keys" / "keyring.json", clock=lambda: 7)
+
+
+def secret_of(keyring: Keyring) -> bytes:
+    document = msgspec.json.decode(keyring.path.read_bytes())
+    return bytes(msgspec.convert(document["epochs"][-1]["secret"], bytes))
+
+
+def test_a_pseudonym_is_hmac_sha256(keyring: Keyring) -> None:
+    message = b"\x00\x00\x00\x04shop" + b"ada"
+    wanted = hmac.new(secret_of(keyring), message, hashlib.sha256).digest()
+
+    assert keyring.pseudonym("ada", tenant="shop") == Pseudonym(keyring.current, wanted)
+
+
+names = st.tuples(st.text(), st.text())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names, names)
+def test_no_two_people_share_one(
+    keyring: Keyring, one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    pair = [keyring.pseudonym(person, tenant=tenant) for tenant, person in (one, other)]
+
+    assert (pair[0] == pair[1]) is (one == other)
+
+
+def test_the_file_is_its_owners_alone_and_is_read_again(keyring: Keyring) -> None:
+    assert stat.S_IMODE(keyring.path.stat().st_mode) == 0o600
+    again = Keyring(keyring.path, clock=lambda: 8)
+
+    assert again.pseudonym("ada") == keyring.pseudonym("ada")
+
+
+def test_a_new_epoch_gives_new_pseudonyms_and_a_destroyed_one_none(keyring: Keyring) -> None:
+    first = keyring.current
+    before = keyring.pseudonym("ada")
+    keyring.rotate()
+
+    assert keyring.pseudonym("ada").digest != before.digest
+    assert keyring.pseudonym("ada", key_id=first) == before
+    with pytest.raises(KeyringError, match="in use"):
+        keyring.destroy(keyring.current)
+    keyring.destroy(first)
+    for ring in (keyring, Keyring(keyring.path, clock=lambda: 9)):
+        with pytest.raises(KeyringError, match="no key"):
+            ring.pseudonym("ada", key_id=first)
+    with pytest.raises(KeyringError, match="no key"):
+        keyring.destroy(first)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b'{"epochs": []}', b'{"epochs": [{"key_id": 1}]}', b"\xff"]
+)
+def test_a_damaged_keyring_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "keyring.json"
+    path.write_bytes(content)
+    with pytest.raises(KeyringError, match="restore"):
+        Keyring(path, clock=lambda: 0)
+
+
+def test_a_changed_key_is_noticed(keyring: Keyring) -> None:
+    document = msgspec.json.decode(keyring.path.read_bytes())
+    document["epochs"][0]["key_id"] ^= 1
+    keyring.path.write_bytes(msgspec.json.encode(document))
+    with pytest.raises(KeyringError, match="damaged"):
+        Keyring(keyring.path, clock=lambda: 0)
+
+
+def test_the_suppressed_are_known_in_every_epoch(keyring: Keyring) -> None:
+    suppressed = Suppressed(keyring)
+    assert "ada" not in suppressed
+    suppressed.add([keyring.pseudonym("ada")])
+    keyring.rotate()
+    suppressed.add([keyring.pseudonym("bob")])
+
+    assert ["ada" in suppressed, "bob" in suppressed, "cy" in suppressed] == [True, True, False]
+    assert 7 not in suppressed
+    assert len(suppressed) == 2
+    assert b"ada" not in keyring.path.read_bytes()
+
+
+def test_a_key_that_another_process_began_is_found(keyring: Keyring) -> None:
+    other = Keyring(keyring.path, clock=lambda: 9)
+    other.rotate()
+    suppressed = Suppressed(keyring)
+    suppressed.add([other.pseudonym("ada")])
+
+    assert "ada" in suppressed
+
+
+def test_a_keyring_of_another_installation_is_refused(keyring: Keyring, tmp_path: Path) -> None:
+    other = Keyring(tmp_path / "other.json", clock=lambda: 0)
+    with pytest.raises(KeyringError, match="not in this keyring"):
+        Suppressed(other).add([keyring.pseudonym("ada")])
