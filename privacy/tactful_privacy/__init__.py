@@ -38,6 +38,7 @@ from tactful_privacy.errors import (
 from tactful_privacy.gaussian import DiscreteGaussian
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Page, Release
+from tactful_privacy.local import Estimate, OneHotReport, RandomizedResponse
 from tactful_privacy.noise import DiffprivlibGeometric, Noise, OpenDPLaplace, laplace_noise
 from tactful_privacy.odometer import (
     Odometer,
@@ -94,6 +95,7 @@ __all__ = [
     "DiffprivlibGeometric",
     "DiscreteGaussian",
     "DiscreteLaplace",
+    "Estimate",
     "Keyring",
     "KeyringError",
     "Ledger",
@@ -101,6 +103,7 @@ __all__ = [
     "Loss",
     "Noise",
     "Odometer",
+    "OneHotReport",
     "OpenDPLaplace",
     "Page",
     "Pane",
@@ -110,6 +113,7 @@ __all__ = [
     "Publisher",
     "Purpose",
     "Query",
+    "RandomizedResponse",
     "RankedKey",
     "Release",
     "ReleasedPage",

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+
+from tactful_privacy._intervals import clopper_pearson
 
 _THRESHOLDS = 60
 _CERTIFIED = 3
@@ -51,17 +52,6 @@ class _Event:
 
     def __str__(self) -> str:
         return f"{self.score} {'<' if self.below else '>='} {self.threshold:g}"
-
-
-def clopper_pearson(successes: int, trials: int, alpha: float) -> tuple[float, float]:
-    """Return confidence limits of a probability, each wrong with probability at most alpha.
-
-    Clopper and Pearson, Biometrika 1934: exact, from quantiles of the beta distribution.
-    """
-    low = special.betaincinv(successes, trials - successes + 1, alpha) if successes else 0.0
-    failures = trials - successes
-    high = special.betaincinv(successes + 1, failures, 1 - alpha) if failures else 1.0
-    return float(low), float(high)
 
 
 def prove_loss(

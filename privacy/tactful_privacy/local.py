@@ -1,0 +1,255 @@
+"""Reports that are private before they leave the device: nobody needs to be trusted with the truth.
+
+The price is noise: of n reports at epsilon 1, a count is uncertain by about the square root of n,
+where a trusted counter adds a few units. So this is for answers that nobody should collect.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy._exact import Exact, exp_bounds, fraction
+from tactful_privacy._intervals import clopper_pearson
+from tactful_privacy._table import (
+    BITS,
+    DEFAULT_CONFIDENCE,
+    MASS,
+    MAX_EPSILON,
+    Entropy,
+    Table,
+    open_share,
+)
+from tactful_privacy.errors import ParameterError
+
+MAX_CATEGORIES = 100_000
+
+_WHOLE = 1 << 64
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """How many people hold each category, as far as their reports tell.
+
+    Attributes:
+        counts: Unbiased estimate for each category, ``[categories]``; may be negative.
+        low: Lower confidence limits, not below 0.
+        high: Upper confidence limits, not above the number of reports.
+        confidence: With which each category's count lies between its two limits, at least.
+        reports: Number of reports.
+    """
+
+    counts: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    confidence: float
+    reports: int
+
+
+class RandomizedResponse:
+    """One answer out of several: the true one with some probability, else any of the others.
+
+    Guarantee: pure epsilon-local differential privacy of one answer; the unit is one report, and
+    reports of one person add up (k-ary randomised response: Warner 1965; Kairouz, Bonawitz, Ramage,
+    ICML 2016). The true category weighs ``floor(w e^epsilon)`` where each other weighs w, in whole
+    numbers that fill 64 bits, so no ratio of probabilities exceeds e^epsilon and delta is 0.
+
+    It is what OpenDP calls ``make_randomized_response`` with ``prob=truth``. Best for few
+    categories, below about 3 e^epsilon + 2; beyond, `OneHotReport` tells more.
+
+    Attributes:
+        categories: Number of answers, 2 or more.
+        epsilon: Privacy loss of a report.
+        truth: Probability of the true category.
+        other: Probability of each other one.
+    """
+
+    def __init__(self, categories: int, epsilon: Exact, *, entropy: Entropy = os.urandom) -> None:
+        """Choose the probabilities.
+
+        Args:
+            categories: Number of answers, 2 to 100,000; they are 0, 1, ...
+            epsilon: Exact; floats are refused.
+            entropy: Of the device; see `DiscreteLaplace`.
+
+        Raises:
+            ParameterError: A parameter is out of range.
+        """
+        self.categories = _categories(categories)
+        self.epsilon = _epsilon(epsilon)
+        self._entropy = entropy
+        lower, upper = exp_bounds(self.epsilon, BITS)
+        weight = (MASS << BITS) // (upper + ((categories - 1) << BITS))
+        # Of how far the report lies behind the true category, round in a circle.
+        self._shift = Table([weight * lower >> BITS, *[weight] * (categories - 1)], 0)
+        self.truth, self.other = self._shift.probability(0), self._shift.probability(1)
+
+    def report(self, categories: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return one private report for each true category, ``[people]``.
+
+        Raises:
+            ParameterError: A category is none of those.
+        """
+        true = _checked(categories, self.categories)
+        return (true + self._shift.sample(len(true), self._entropy)) % self.categories
+
+    def estimate(
+        self, reports: Sequence[int] | NDArray[np.int64], confidence: Exact = DEFAULT_CONFIDENCE
+    ) -> Estimate:
+        """Return how many people hold each category.
+
+        Args:
+            reports: What people reported.
+            confidence: Of each category's interval, exact.
+
+        Raises:
+            ParameterError: There is no report, or one is of no category.
+        """
+        counted = np.bincount(_checked(reports, self.categories), minlength=self.categories)
+        return _estimate(counted, len(reports), self.truth, self.other, confidence)
+
+
+class OneHotReport:
+    """A row of bits, one for each category, each of them randomised.
+
+    Guarantee: pure epsilon-local differential privacy of one row; the unit is one report, and
+    reports of one person add up. A true category instead of another changes two bits. ``symmetric``
+    flips each bit with the same probability, ``1 / (1 + e^(epsilon/2))``: basic RAPPOR (Erlingsson,
+    Pihur, Korolova, CCS 2014), OpenDP's ``make_randomized_response_bitvec`` with ``f=2 *
+    flipped``. ``optimized`` tells the true bit by a fair coin and sets the others with ``1 / (1 +
+    e^epsilon)``, which has the least variance (Wang, Blocki, Li, Jha, USENIX Security 2017). The
+    probabilities are multiples of 2^-64, rounded to the private side, so delta is 0.
+
+    Attributes:
+        categories: Number of bits.
+        epsilon: Privacy loss of a report.
+        kept: Probability that the bit of the true category is set.
+        flipped: Probability that the bit of another category is set.
+    """
+
+    def __init__(
+        self,
+        categories: int,
+        epsilon: Exact,
+        *,
+        kind: Literal["symmetric", "optimized"] = "optimized",
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        """Choose the probabilities.
+
+        Args:
+            categories: Number of bits, 2 to 100,000.
+            epsilon: Exact; floats are refused.
+            kind: How true and other bits are treated.
+            entropy: Of the device; see `DiscreteLaplace`.
+
+        Raises:
+            ParameterError: A parameter is out of range.
+        """
+        self.categories = _categories(categories)
+        self.epsilon = _epsilon(epsilon)
+        self._entropy = entropy
+        if kind not in ("symmetric", "optimized"):
+            raise ParameterError(f"kind is {kind!r}: give 'symmetric' or 'optimized'")
+        loss = self.epsilon / 2 if kind == "symmetric" else self.epsilon
+        lower = exp_bounds(loss, BITS)[0]
+        self._other = -(-(_WHOLE << BITS) // ((1 << BITS) + lower))
+        self._true = _WHOLE - self._other if kind == "symmetric" else _WHOLE // 2
+        self.kept, self.flipped = Fraction(self._true, _WHOLE), Fraction(self._other, _WHOLE)
+
+    def report(self, categories: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return one private row for each true category, ``[people, categories]``.
+
+        Raises:
+            ParameterError: A category is none of those.
+        """
+        true = _checked(categories, self.categories)
+        drawn = np.frombuffer(self._entropy(8 * len(true) * self.categories), dtype="<u8")
+        drawn = drawn.reshape(len(true), self.categories)
+        rows = drawn < np.uint64(self._other)
+        people = np.arange(len(true))
+        rows[people, true] = drawn[people, true] < np.uint64(self._true)
+        return rows
+
+    def estimate(
+        self, set_bits: Sequence[int], reports: int, confidence: Exact = DEFAULT_CONFIDENCE
+    ) -> Estimate:
+        """Return how many people hold each category.
+
+        Args:
+            set_bits: In how many reports each bit was set, ``[categories]``.
+            reports: Number of reports.
+            confidence: Of each category's interval, exact.
+
+        Raises:
+            ParameterError: There is no report, or the counts cannot be of so many reports.
+        """
+        counted = np.asarray(set_bits)
+        if counted.shape != (self.categories,) or not (
+            (counted >= 0).all() and (counted <= reports).all()
+        ):
+            raise ParameterError(
+                f"set_bits must be {self.categories} numbers between 0 and {reports}, how often"
+                " each bit was set"
+            )
+        return _estimate(counted, reports, self.kept, self.flipped, confidence)
+
+
+def _estimate(
+    counted: NDArray[np.int64], reports: int, true: Fraction, other: Fraction, confidence: Exact
+) -> Estimate:
+    """Undo what randomising did to the counts, and to their confidence limits.
+
+    A count is a sum of independent coins, of probability `true` for those who hold the category and
+    `other` for the rest. Such a sum is no more spread than a binomial one of the same mean
+    (Hoeffding, Annals of Mathematical Statistics 1956), so Clopper-Pearson limits of the mean hold.
+    """
+    if reports < 1:
+        raise ParameterError("there is no report to estimate from")
+    share = open_share(confidence, "confidence")
+    limits = [clopper_pearson(int(c), reports, float(1 - share) / 2) for c in counted]
+    low, high = np.array(limits).T
+    p, q = float(true), float(other)
+
+    def debiased(mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        return reports * (mean - q) / (p - q)
+
+    return Estimate(
+        counts=debiased(counted / reports),
+        low=np.clip(debiased(low), 0, reports),
+        high=np.clip(debiased(high), 0, reports),
+        confidence=float(share),
+        reports=reports,
+    )
+
+
+def _checked(categories: Sequence[int] | NDArray[np.int64], number: int) -> NDArray[np.int64]:
+    values = np.asarray(categories)
+    if values.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise ParameterError("categories must be a sequence of integers")
+    if values.min() < 0 or values.max() >= number:
+        raise ParameterError(f"categories must lie between 0 and {number - 1}")
+    return values.astype(np.int64)
+
+
+def _categories(number: int) -> int:
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ParameterError(f"categories is {number!r}: give an integer")
+    if not 2 <= number <= MAX_CATEGORIES:
+        raise ParameterError(f"categories is {number}: give 2 to {MAX_CATEGORIES:,}")
+    return number
+
+
+def _epsilon(value: Exact) -> Fraction:
+    loss = fraction(value, "epsilon")
+    if not 0 < loss <= MAX_EPSILON:
+        raise ParameterError(f"epsilon is {loss}: it must lie above 0 and at most {MAX_EPSILON}")
+    return loss
