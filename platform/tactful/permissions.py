@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 
-import msgspec
-
 from tactful.consent_store import keys_of
 from tactful.messages import RecommendRequest
 from tactful_privacy import NOTHING, Consents, Purpose
 from tactful_streaming import DEVICE_PREFIX, Entry, Event, Restricted
 
 _WHOLE = frozenset({Purpose.PERSONALISATION, Purpose.MEASUREMENT})
-
-NOT_PERSONALISED = "this person has not agreed to personalisation: the list everybody gets"
-"""Said with a list for somebody whose history must not be read."""
 
 
 class Permissions:
@@ -86,8 +81,3 @@ class Permissions:
         if key.startswith(DEVICE_PREFIX):
             return Purpose.PERSONALISATION in self.of(None, key.removeprefix(DEVICE_PREFIX), at)
         return Purpose.PERSONALISATION in self.of(key, device_id, at)
-
-
-def for_everybody(request: RecommendRequest) -> RecommendRequest:
-    """The same request by nobody in particular: page and filters count, no history is read."""
-    return msgspec.structs.replace(request, user_id=None, device_id=None, session_id=None)

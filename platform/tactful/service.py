@@ -33,6 +33,7 @@ from tactful.erasure import Installation, complete_erasures
 from tactful.erasure_jobs import ErasureJobs
 from tactful.errors import ModelError, StorageError
 from tactful.follower import Follower
+from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.impressions import RecentImpressions, find_impression
 from tactful.keys import KeyStore
 from tactful.messages import (
@@ -48,7 +49,7 @@ from tactful.messages import (
 )
 from tactful.metrics import Metrics
 from tactful.model_log import ModelLog
-from tactful.permissions import NOT_PERSONALISED, Permissions, for_everybody
+from tactful.permissions import Permissions
 from tactful.positions import Offsets, Position, parse, reaches
 from tactful.problems import ProblemError
 from tactful.retraining import retrain
