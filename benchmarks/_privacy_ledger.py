@@ -30,6 +30,7 @@ from tactful_privacy import (
     BudgetError,
     Charge,
     Ledger,
+    LedgerError,
     Query,
     Release,
     Statistic,
@@ -55,6 +56,7 @@ class Outcome:
         killed: Processes that were killed with SIGKILL.
         shown: Releases and answers that were returned to a writer.
         refused: Requests that no longer fitted a budget.
+        busy: Requests that the database gave up, because too many others were waiting.
         drawn_twice: Panes or queries of which two values were shown, or one that is not stored.
         overspent: Budgets and days on which more was granted than the budget allows.
         failed: Writers that ended with an error of their own.
@@ -64,6 +66,7 @@ class Outcome:
     killed: int
     shown: int
     refused: int
+    busy: int
     drawn_twice: int
     overspent: int
     failed: int
@@ -81,7 +84,8 @@ def figures(quick: bool) -> list[Figure]:
         found = run_apart(str(Path(folder) / "ledger.db"), writers, kills, seed=1)
     note = (
         f"{found.writers} writers at once on SQLite, {found.killed} killed; {found.shown} values"
-        f" shown, {found.refused} requests refused, {found.failed} writers failed"
+        f" shown, {found.refused} requests refused, {found.busy} given up as busy,"
+        f" {found.failed} writers failed"
     )
     return [Figure("ledger_overspends", float(found.overspends), "1", runs=1, note=note)]
 
@@ -183,11 +187,12 @@ def _write_until_stopped(
 
         return draw
 
-    ledger = kind(location, daily_epsilon=_DAILY, budgets=_BUDGETS)
     stop = folder / "stop"
+    ledger = None
     while not stop.exists():
         tick = int((time.monotonic() - begin) / _TICK_S)
         try:
+            ledger = ledger or kind(location, daily_epsilon=_DAILY, budgets=_BUDGETS)
             if rng.random() < 0.5:
                 statistic = _statistic(rng.randrange(_STATISTICS))
                 ledger.register(statistic)
@@ -202,6 +207,10 @@ def _write_until_stopped(
                 record(query.name, query.first_day, answer.values.tolist())
         except BudgetError:
             record("refused")
+        except LedgerError as error:
+            if "locked" not in str(error):
+                raise
+            record("busy")
 
 
 def _die_sometimes(rng: random.Random) -> None:
@@ -222,12 +231,13 @@ def _query(tick: int, number: int) -> Query:
 
 def _judged(location: str, folder: Path, writers: int, killed: int, failed: int) -> Outcome:
     shown: dict[tuple[str, int], set[tuple[int, ...]]] = defaultdict(set)
-    count = refused = 0
+    count = refused = busy = 0
     for path in folder.glob("*.shown"):
         for line in path.read_bytes().split(b"\n")[:-1]:
             name, *rest = json.loads(line)
-            if name == "refused":
-                refused += 1
+            if name in ("refused", "busy"):
+                refused += name == "refused"
+                busy += name == "busy"
                 continue
             count += 1
             shown[name, rest[0]].add(tuple(rest[1]))
@@ -243,7 +253,7 @@ def _judged(location: str, folder: Path, writers: int, killed: int, failed: int)
         wrong += values != stored
     overspent = _overspent(ledger)
     ledger.close()
-    return Outcome(writers, killed, count, refused, wrong, overspent, failed)
+    return Outcome(writers, killed, count, refused, busy, wrong, overspent, failed)
 
 
 def _overspent(ledger: Ledger) -> int:

@@ -41,6 +41,7 @@ from tactful.messages import (
     to_milliseconds,
 )
 from tactful.openapi import document
+from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
 from tactful.reports import list_reports, report_path
 
@@ -159,6 +160,13 @@ async def _get_statistics(platform: Platform, call: Call) -> Reply:
     call.query(NoQuery)
     published = platform.statistics
     return json_reply(StatisticsIndex(statistics=[]) if published is None else published.index())
+
+
+async def _get_ledger(platform: Platform, call: Call) -> Reply:
+    call.query(NoQuery)
+    if platform.statistics is None:
+        raise ProblemError("not_found", "no statistics are published here")
+    return json_reply(await asyncio.to_thread(platform.statistics.ledger))
 
 
 async def _get_statistic(platform: Platform, call: Call) -> Reply:
@@ -558,6 +566,19 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answer_example={
             "statistics": [{"name": "views", "epsilon": 1.0, "cap": 20, "unit": "user-day"}]
         },
+    ),
+    Endpoint(
+        "GET",
+        "/v1/privacy/ledger",
+        "Tell what published numbers cost one person this month",
+        _get_ledger,
+        details="Spent so far, by tenant and purpose, and forecast to the end of the month, for "
+        "somebody who is active on every day.",
+        scope="analyst",
+        query=NoQuery,
+        answer=PrivacyLedger,
+        answer_example=_LEDGER,
+        problems=("not_found",),
     ),
     Endpoint(
         "GET",

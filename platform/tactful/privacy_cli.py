@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -11,6 +12,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.config import load_settings
 from tactful.errors import ConfigError
 
 _AUDIT_IN_VAIN = 5
@@ -67,3 +69,34 @@ def audit_command(
         raise SystemExit(1)
     if not report.trustworthy:
         raise SystemExit(_AUDIT_IN_VAIN)
+
+
+@privacy.command("ledger")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Tell of the month up to this day.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ledger_command(
+    config: Path | None, data: Path | None, day: datetime | None, as_json: bool
+) -> None:
+    """Tell what published numbers have cost one person this month, and will have cost."""
+    from tactful.privacy_ledger import as_text, day_of, tell
+    from tactful_privacy import Ledger, PrivacyError
+
+    settings = load_settings(config, overrides={"storage.data": data})
+    path = settings.storage.data / "ledger.db"
+    if not path.exists():
+        raise ConfigError(f"there is no ledger in {path.parent}: no statistics were published yet")
+    moment = datetime.now(UTC) if day is None else day.replace(tzinfo=UTC)
+    try:
+        ledger = Ledger(path)
+        try:
+            report = tell(ledger, day_of(int(moment.timestamp() * 1_000)))
+        finally:
+            ledger.close()
+    except PrivacyError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    else:
+        click.echo(as_text(report))

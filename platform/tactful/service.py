@@ -51,6 +51,7 @@ from tactful.metrics import Metrics
 from tactful.model_log import ModelLog
 from tactful.permissions import Permissions
 from tactful.positions import Offsets, Position, parse, reaches
+from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
 from tactful.retraining import retrain
 from tactful.suppression import SuppressionStore, open_suppression
@@ -123,6 +124,9 @@ class Statistics(Protocol):
             KeyError: if there is no such statistic.
             ValueError: if the cursor is not one of ours.
         """
+
+    def ledger(self) -> PrivacyLedger:
+        """What published numbers have cost this month."""
 
 
 class Platform:

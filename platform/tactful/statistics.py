@@ -20,6 +20,7 @@ import msgspec
 from tactful.config import Settings
 from tactful.errors import ConfigError
 from tactful.messages import StatisticCell, StatisticInfo, StatisticsIndex, StatisticsPage
+from tactful.privacy_ledger import PrivacyLedger, day_of, tell
 from tactful.statistic_definitions import PANES, StatisticDefinition, load_statistics
 from tactful.trending import Followed, Trends
 from tactful_privacy import (
@@ -120,7 +121,7 @@ class PrivateStatistics:
         if not self._begun():
             return None
         for _, publisher in self._tracks.values():
-            publisher.publish(self._watermark())
+            publisher.store(self._watermark())
         if not any(counts.changed for counts, _ in self._tracks.values()):
             return None
         return msgspec.msgpack.encode(
@@ -237,6 +238,10 @@ class PrivateStatistics:
             if d.trending
         ]
         return Trends(self, followed) if followed else None
+
+    def ledger(self) -> PrivacyLedger:
+        """What published numbers have cost this month, by the statistics' own clock."""
+        return tell(self._ledger, day_of(self._now()))
 
     def close(self) -> None:
         """Close the ledger."""

@@ -155,12 +155,12 @@ def _words(odometer: Odometer) -> str:
     day = float(max(odometer.rooms[0].largest_day, whole.each_day))
     month = whole.forecast_composed
     sentences = [
-        f"One day of one person: whoever thinks it as likely as not that somebody did a certain"
-        f" thing on a certain day, and then sees everything that is released, can become"
-        f" {_sure(day)} of it at most (epsilon {day:.3g} for {UNIT}).",
+        "One day of one person: whoever thinks it as likely as not that somebody did a certain"
+        " thing on a certain day, and then sees everything that is released, can become"
+        f" {_sure(day)} of it (epsilon {day:.3g} for {UNIT}).",
         f"All of {odometer.month}, for somebody active on every day of it: the same onlooker,"
-        f" asking about a habit that shows on all of these days, can become"
-        f" {_sure(month.epsilon)} at most (epsilon {month.epsilon:.3g}"
+        " asking about a habit that shows on all of these days, can become"
+        f" {_sure(month.epsilon)} (epsilon {month.epsilon:.3g}"
         + (f" at delta {month.delta:g}" if month.delta else "")
         + f"; {float(whole.forecast):.3g} by addition).",
     ]
@@ -177,4 +177,4 @@ def _words(odometer: Odometer) -> str:
 
 def _sure(epsilon: float) -> str:
     share = 100 * largest_belief(epsilon)
-    return "all but certain (above 99.9 %)" if share > 99.9 else f"{share:.0f} % sure"
+    return "all but certain (above 99.9 %)" if share > 99.9 else f"at most {share:.0f} % sure"

@@ -1,0 +1,234 @@
+"""What the ledger of published numbers tells: to a terminal, to a program and over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from tactful_privacy import Ledger, Odometer, Spend
+
+_DAY_MS = 86_400_000
+_QUERIES = 100
+_EVERYTHING = "*"
+
+
+class LedgerSpend(msgspec.Struct, kw_only=True, frozen=True):
+    """What one purpose of a tenant costs somebody who is active on every day of a month.
+
+    Attributes:
+        tenant: whose people; ``*`` in the line of everything together.
+        purpose: what for; ``*`` likewise.
+        epsilon_each_day: taken of each day from today on.
+        days: days of the month so far of which something was released.
+        epsilon_spent: of those days, added.
+        epsilon_spent_composed: the same by the tightest composition, at the report's delta.
+        epsilon_forecast: of the whole month if nothing is added to it, added.
+        epsilon_forecast_composed: the same by the tightest composition.
+    """
+
+    tenant: str
+    purpose: str
+    epsilon_each_day: float
+    days: int
+    epsilon_spent: float
+    epsilon_spent_composed: float
+    epsilon_forecast: float
+    epsilon_forecast_composed: float
+
+
+class LedgerBudget(msgspec.Struct, kw_only=True, frozen=True):
+    """A limit for one person and UTC day.
+
+    Attributes:
+        tenant: whose people; ``*`` matches all.
+        purpose: what for; ``*`` matches all.
+        epsilon: the limit.
+        delta: the limit on delta.
+        composition: how losses are added up, ``basic`` or ``zcdp``.
+        reserved: epsilon taken of each day from today on.
+        largest_day: largest epsilon granted on a day of the month so far.
+    """
+
+    tenant: str
+    purpose: str
+    epsilon: float
+    delta: float
+    composition: str
+    reserved: float
+    largest_day: float
+
+
+class LedgerQuery(msgspec.Struct, kw_only=True, frozen=True):
+    """A question that was asked once.
+
+    Attributes:
+        name: of the question.
+        first_day: first UTC day it is about.
+        last_day: the last one.
+        tenant: whose people.
+        purpose: what for.
+        epsilon: charged on each of the days.
+        delta: the same.
+        mechanism: how it was answered.
+        answered: whether the answer is stored; charged it is in either case.
+        reserved_by: the statistic that had reserved it, if one had.
+    """
+
+    name: str
+    first_day: str
+    last_day: str
+    tenant: str
+    purpose: str
+    epsilon: float
+    delta: float
+    mechanism: str
+    answered: bool
+    reserved_by: str | None
+
+
+class PrivacyLedger(msgspec.Struct, kw_only=True, frozen=True):
+    """What published numbers have cost this month, and will have cost at its end.
+
+    Attributes:
+        month: such as ``2026-03``.
+        today: the day up to which is told.
+        unit: what the figures of a day are about.
+        delta: at which composed figures hold.
+        spends: everything together first, then each tenant and purpose.
+        budgets: the one over everything first.
+        queries: questions about days of the month, at most the latest 100.
+        in_words: what the month means for one person.
+    """
+
+    month: str
+    today: str
+    unit: str
+    delta: float
+    spends: list[LedgerSpend]
+    budgets: list[LedgerBudget]
+    queries: list[LedgerQuery]
+    in_words: str
+
+
+def tell(ledger: Ledger, day: int) -> PrivacyLedger:
+    """Tell of the month of a UTC day, days since 1970-01-01."""
+    from tactful_privacy import read_odometer
+    from tactful_privacy.budget import UNIT, date_of
+
+    odometer = read_odometer(ledger, today=day)
+    first = day - int(odometer.today[-2:]) + 1
+    asked = ledger.answers(first, first + odometer.days_in_month - 1)
+    return PrivacyLedger(
+        month=odometer.month,
+        today=odometer.today,
+        unit=UNIT,
+        delta=float(odometer.delta),
+        spends=[_spend(spend) for spend in odometer.spends],
+        budgets=_budgets(odometer),
+        queries=[
+            LedgerQuery(
+                name=answer.query.name,
+                first_day=date_of(answer.query.first_day),
+                last_day=date_of(answer.query.last_day),
+                tenant=answer.query.tenant,
+                purpose=answer.query.purpose,
+                epsilon=float(answer.query.epsilon),
+                delta=float(answer.query.delta),
+                mechanism=answer.query.mechanism,
+                answered=answer.values is not None,
+                reserved_by=answer.query.within,
+            )
+            for answer in asked[-_QUERIES:]
+        ],
+        in_words=odometer.in_words(),
+    )
+
+
+def day_of(milliseconds: int) -> int:
+    """Return the UTC day of a time, days since 1970-01-01."""
+    return milliseconds // _DAY_MS
+
+
+def as_text(report: PrivacyLedger) -> str:
+    """Lay the report out for a terminal."""
+    lines = [
+        f"{report.month}, up to {report.today}; epsilon for {report.unit}",
+        "",
+        _row("tenant", "purpose", "a day", "days", "spent", "composed", "forecast", "composed"),
+    ]
+    lines += [
+        _row(
+            _all(spend.tenant),
+            _all(spend.purpose),
+            f"{spend.epsilon_each_day:.3g}",
+            str(spend.days),
+            f"{spend.epsilon_spent:.4g}",
+            f"{spend.epsilon_spent_composed:.4g}",
+            f"{spend.epsilon_forecast:.4g}",
+            f"{spend.epsilon_forecast_composed:.4g}",
+        )
+        for spend in report.spends
+    ]
+    lines += ["", _row("tenant", "purpose", "budget", "", "reserved", "largest day", "left", "")]
+    lines += [
+        _row(
+            _all(budget.tenant),
+            _all(budget.purpose),
+            f"{budget.epsilon:.4g}",
+            "",
+            f"{budget.reserved:.4g}",
+            f"{budget.largest_day:.4g}",
+            f"{budget.epsilon - max(budget.reserved, budget.largest_day):.4g}",
+            "",
+        )
+        for budget in report.budgets
+    ]
+    if report.queries:
+        lines += ["", "Asked once:"]
+    lines += [
+        f"  {query.name}: {query.first_day} to {query.last_day}, epsilon {query.epsilon:g} a day"
+        + (f", reserved by {query.reserved_by}" if query.reserved_by else "")
+        + ("" if query.answered else " (charged, not answered)")
+        for query in report.queries
+    ]
+    composed = f"Composed figures hold at delta {report.delta:g}."
+    return "\n".join([*lines, "", report.in_words, composed])
+
+
+def _spend(spend: Spend) -> LedgerSpend:
+    return LedgerSpend(
+        tenant=spend.tenant,
+        purpose=spend.purpose,
+        epsilon_each_day=float(spend.each_day),
+        days=spend.days,
+        epsilon_spent=float(spend.spent),
+        epsilon_spent_composed=spend.spent_composed.epsilon,
+        epsilon_forecast=float(spend.forecast),
+        epsilon_forecast_composed=spend.forecast_composed.epsilon,
+    )
+
+
+def _budgets(odometer: Odometer) -> list[LedgerBudget]:
+    return [
+        LedgerBudget(
+            tenant=room.budget.tenant,
+            purpose=room.budget.purpose,
+            epsilon=float(room.budget.epsilon),
+            delta=float(room.budget.delta),
+            composition=room.budget.composition,
+            reserved=float(room.taken),
+            largest_day=float(room.largest_day),
+        )
+        for room in odometer.rooms
+    ]
+
+
+def _all(name: str) -> str:
+    return "all" if name == _EVERYTHING else name
+
+
+def _row(*cells: str) -> str:
+    widths = (14, 14, 8, 6, 10, 12, 10, 10)
+    return "".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

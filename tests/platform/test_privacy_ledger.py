@@ -1,0 +1,142 @@
+"""What the ledger tells about a month: worked out by hand, on a terminal and over HTTP."""
+
+import json
+from collections.abc import Iterator
+from datetime import date
+from fractions import Fraction
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tactful.cli import main
+from tactful.privacy_ledger import PrivacyLedger, as_text, tell
+from tactful.statistic_definitions import StatisticDefinition
+from tactful.statistics import PrivateStatistics
+from tactful_privacy import Budget, Ledger, Query, Statistic, compose, read_odometer
+
+DAY = 86_400_000
+HOUR = 3_600_000
+FIRST = (date(2026, 3, 1) - date(1970, 1, 1)).days
+TODAY = FIRST + 9
+VIEWS = Statistic("views", ("x", "y"), HOUR, 20, Fraction(1, 2))
+SALES = Statistic("sales", ("x",), DAY, 5, Fraction(1, 4), tenant="north", purpose="research")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(
+        tmp_path / "ledger.db",
+        daily_epsilon=1,
+        budgets=[Budget(Fraction(1, 2), purpose="research")],
+        clock=lambda: (TODAY + 1) * DAY,
+    )
+    opened.register_all([VIEWS, SALES])
+    # Views on four days of March, the last of February and a pane after today; sales on two.
+    for day in (FIRST - 1, FIRST, FIRST + 1, FIRST + 5, TODAY, TODAY + 1):
+        for hour in (0, 7):
+            start = day * DAY + hour * HOUR
+            opened.release_once(VIEWS, start, lambda: np.zeros(2, np.int64))
+    for day in (FIRST, FIRST + 3):
+        opened.release_once(SALES, day * DAY, lambda: np.zeros(1, np.int64))
+    asked = Query("top", FIRST - 3, FIRST + 1, Fraction(1, 8), purpose="research", mechanism="m")
+    opened.answer_once(asked, lambda: np.zeros(1, np.int64))
+    yield opened
+    opened.close()
+
+
+def test_a_month_adds_up_by_hand(ledger: Ledger) -> None:
+    odometer = read_odometer(ledger, today=TODAY)
+    assert (odometer.month, odometer.today, odometer.days_in_month) == ("2026-03", "2026-03-10", 31)
+    by_line = {(spend.tenant, spend.purpose): spend for spend in odometer.spends}
+    assert list(by_line) == [
+        ("*", "*"),
+        ("default", "research"),
+        ("default", "statistics"),
+        ("north", "research"),
+    ]
+    views, sales = by_line["default", "statistics"], by_line["north", "research"]
+    assert (views.days, views.spent, views.each_day) == (4, Fraction(2), Fraction(1, 2))
+    assert views.forecast == Fraction(1, 2) * (3 + 22)  # three days before today, then all
+    assert (sales.days, sales.spent) == (2, Fraction(1, 2))
+    assert sales.forecast == Fraction(1, 4) * (2 + 22)
+    asked = by_line["default", "research"]
+    assert (asked.days, asked.spent, asked.each_day) == (2, Fraction(1, 4), Fraction(0))
+    assert asked.forecast == asked.spent
+    whole = odometer.spends[0]
+    assert whole.days == 5
+    assert whole.spent == views.spent + sales.spent + asked.spent
+    assert whole.forecast == views.forecast + sales.forecast + asked.forecast
+    parts = [(VIEWS.loss, 25), (SALES.loss, 24), (asking().loss, 2)]
+    assert whole.forecast_composed == compose(parts, method="pld")
+    assert whole.forecast_composed.epsilon < whole.forecast
+
+
+def asking() -> Query:
+    return Query("top", FIRST - 3, FIRST + 1, Fraction(1, 8), purpose="research", mechanism="m")
+
+
+def test_the_room_that_is_left_is_told_for_each_budget(ledger: Ledger) -> None:
+    whole, research = read_odometer(ledger, today=TODAY).rooms
+    assert (whole.taken, whole.largest_day) == (Fraction(3, 4), Fraction(7, 8))
+    assert (research.taken, research.largest_day) == (Fraction(1, 4), Fraction(3, 8))
+
+
+def test_a_month_of_nothing_says_so(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "empty.db", daily_epsilon=1)
+    report = tell(ledger, TODAY)
+    assert report.in_words == "Nothing is released in 2026-03, so nothing can be learnt from it."
+    assert "all" in as_text(report)
+    ledger.close()
+
+
+def test_words_say_what_a_day_and_a_month_mean(ledger: Ledger) -> None:
+    words = read_odometer(ledger, today=TODAY).in_words()
+    assert "at most 71 % sure" in words  # 1 / (1 + e^-0.875)
+    assert "All of 2026-03" in words
+    assert "no protection to speak of" in words
+    small = Statistic("small", ("x",), DAY, 5, Fraction(1, 100))
+    quiet = Ledger(Path(ledger._engine.url.database or "").with_name("q.db"), daily_epsilon=1)
+    quiet.register(small)
+    assert "no protection to speak of" not in read_odometer(quiet, today=TODAY).in_words()
+    quiet.close()
+
+
+def test_the_command_prints_and_writes_what_the_ledger_tells(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    arguments = ["privacy", "ledger", "--data", str(tmp_path), "--day", "2026-03-10"]
+    printed = CliRunner().invoke(main, arguments)
+    assert printed.exit_code == 0
+    assert "2026-03, up to 2026-03-10" in printed.output
+    assert "top: 2026-02-26 to 2026-03-02, epsilon 0.125 a day" in printed.output
+    written = CliRunner().invoke(main, [*arguments, "--json"])
+    assert msgspec.json.decode(written.output, type=PrivacyLedger) == tell(ledger, TODAY)
+    assert json.loads(written.output)["spends"][0]["epsilon_spent"] == 2.75
+
+
+def test_without_a_ledger_the_command_makes_none(tmp_path: Path) -> None:
+    failed = CliRunner().invoke(main, ["privacy", "ledger", "--data", str(tmp_path)])
+    assert failed.exit_code != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_ledger_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"no database at all, " * 500)
+    failed = CliRunner().invoke(main, ["privacy", "ledger", "--data", str(tmp_path)])
+    assert failed.exit_code != 0
+    assert "nothing is released without it" in failed.output
+
+
+def test_the_statistics_tell_by_their_own_clock(tmp_path: Path) -> None:
+    definition = StatisticDefinition(name="a", event="view", by="category", keys=("x",))
+    ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
+    statistics = PrivateStatistics(
+        [definition], ledger, secret=bytes(16), clock=lambda: TODAY * DAY + HOUR
+    )
+    report = statistics.ledger()
+    assert (report.month, report.spends[0].epsilon_each_day) == ("2026-03", 1.0)
+    assert report.spends[0].epsilon_forecast == 22.0
+    statistics.close()
