@@ -7,7 +7,7 @@ import os
 from fractions import Fraction
 
 from tactful_privacy._exact import Exact, exp_bounds, fraction
-from tactful_privacy._table import MASS, MAX_EPSILON, Entropy, TableNoise
+from tactful_privacy._table import MASS, MAX_EPSILON, Entropy, TableNoise, open_share
 from tactful_privacy.errors import ParameterError
 
 MAX_SIGMA_SQUARED = 10**10
@@ -15,6 +15,7 @@ MAX_SIGMA_SQUARED = 10**10
 _BITS = 256
 # Beyond e^-50 < 2^-72 a weight is below one, since the distribution's peak is at most 1.
 _FARTHEST_EXPONENT = 50
+_RHO_GRAIN = 1 << 30
 
 
 class DiscreteGaussian(TableNoise):
@@ -67,12 +68,17 @@ class DiscreteGaussian(TableNoise):
         # of MASS is what was moved, as a share of it.
         self.table_error = Fraction(MASS - self._table.total, MASS)
 
-    def delta(self, epsilon: Exact) -> Fraction:
+    def delta(self, epsilon: Exact, *, cells: int | None = None) -> Fraction:
         """Return a delta for which the release of a whole table is (epsilon, delta)-private.
 
         ``e^((a-1)(a rho - epsilon)) / (a-1) * (1 - 1/a)^a`` at the best order a > 1 (Canonne,
         Kamath, Steinke 2020, cor. 13), plus ``(1 + e^epsilon) * floor(S) * table_error``. Any order
         gives a bound, so it is none the worse for being searched with floats; it is rounded up.
+
+        Args:
+            epsilon: Exact, 0 to 40.
+            cells: Most cells that differ between neighbours, where that is fewer than floor(S): it
+                takes the place of floor(S).
 
         Raises:
             ParameterError: epsilon lies outside [0, 40].
@@ -82,6 +88,8 @@ class DiscreteGaussian(TableNoise):
             raise ParameterError(f"epsilon is {value}: it must lie between 0 and {MAX_EPSILON}")
         ideal = math.exp(min(0.0, _log_delta(float(self.rho), float(value)) + 1e-9))
         differing = self.sensitivity_squared.__floor__()
+        if cells is not None:
+            differing = min(differing, cells)
         error = (1 + Fraction(exp_bounds(value, 64)[1], 1 << 64)) * differing * self.table_error
         return Fraction(ideal) + error
 
@@ -92,6 +100,28 @@ class DiscreteGaussian(TableNoise):
         a change may be spread over, is `delta`; it is never below this.
         """
         return self._table.excess(epsilon, math.isqrt(self.sensitivity_squared.__floor__()))
+
+
+def largest_rho(epsilon: Exact, delta: Exact) -> Fraction:
+    """Return a rho for which rho-zCDP implies (epsilon, delta), the largest but for rounding down.
+
+    By the bound of `DiscreteGaussian.delta`, without what a table adds.
+
+    Raises:
+        ParameterError: epsilon lies outside (0, 40], or delta outside (0, 1).
+    """
+    value = _positive(epsilon, "epsilon")
+    if value > MAX_EPSILON:
+        raise ParameterError(f"epsilon is {value}: it must lie above 0 and at most {MAX_EPSILON}")
+    limit = math.log(float(open_share(delta, "delta")))
+    low, high = 0, math.ceil(value * _RHO_GRAIN)  # rho-zCDP never implies an epsilon below rho
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = _log_delta(middle / _RHO_GRAIN, float(value)) + 1e-9 <= limit
+        low, high = (middle, high) if fits else (low, middle)
+    if not low:
+        raise ParameterError(f"epsilon {value} at delta {float(Fraction(delta)):g} is too little")
+    return Fraction(low, _RHO_GRAIN)
 
 
 def _positive(value: Exact, name: str) -> Fraction:

@@ -12,7 +12,8 @@ from tactful_privacy.bounding import BoundedCounts
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.laplace import Entropy
 from tactful_privacy.ledger import Draw, Ledger
-from tactful_privacy.released import ReleasedPane, delta_of, describe
+from tactful_privacy.ledger_rows import MAX_PAGE
+from tactful_privacy.released import ReleasedPane, delta_of, read_released
 from tactful_privacy.series import open_series
 from tactful_privacy.statistic import PANES, Statistic
 
@@ -81,19 +82,38 @@ class Publisher:
         Returns:
             What was released, statistic by statistic, each in time order.
         """
+        published: list[ReleasedPane] = []
+        for statistic, starts in self.store(watermark).items():
+            cursor: str | None = None
+            while starts:
+                page = read_released(
+                    self._ledger,
+                    statistic,
+                    start=starts[0],
+                    end=starts[-1] + 1,
+                    cursor=cursor,
+                    limit=MAX_PAGE,
+                )
+                published += page.panes
+                if (cursor := page.cursor) is None:
+                    break
+        return published
+
+    def store(self, watermark: int) -> dict[str, list[int]]:
+        """Do as `publish`, and return only which panes are stored: the starts, by statistic."""
         for pane in self._counts.closed(watermark):
             for series, due in zip(self._series, self._due, strict=True):
                 if (release := series.take(pane)) is not None:
                     start, draw = release
                     due[start] = draw
-        published: list[ReleasedPane] = []
+        stored: dict[str, list[int]] = {}
         for series, due in zip(self._series, self._due, strict=True):
             if due:
-                stored = self._ledger.release_many(series.statistic, due)
+                self._ledger.release_many(series.statistic, due)
+                stored[series.statistic.name] = sorted(due)
                 series.stored(max(due))
                 due.clear()
-                published += [describe(series.statistic, release) for release in stored]
-        return published
+        return stored
 
     def snapshot(self) -> bytes:
         """Return what was counted in periods that are not over, beside the counter's snapshot.
@@ -146,7 +166,7 @@ def _check_fits(statistic: Statistic, counted: Statistic) -> None:
 
 
 def _check_delta(statistic: Statistic) -> None:
-    limit = MAX_DELTA if statistic.kind == PANES else MAX_DELTA_OF_TOTALS
+    limit = statistic.delta or (MAX_DELTA if statistic.kind == PANES else MAX_DELTA_OF_TOTALS)
     if (delta := delta_of(statistic)) > limit:
         raise ParameterError(
             f"statistic {statistic.name!r}: delta is {float(delta):.1e}, above"

@@ -17,7 +17,7 @@ from tactful_privacy.counting_tree import Node, best_tree
 from tactful_privacy.errors import StateError
 from tactful_privacy.laplace import Entropy
 from tactful_privacy.ledger import Draw, Ledger
-from tactful_privacy.statistic import DAY_MS, RUNNING_TOTALS, Statistic
+from tactful_privacy.statistic import DAY_MS, GAUSSIAN_TOTALS, RUNNING_TOTALS, Statistic
 
 
 class Series(Protocol):
@@ -46,6 +46,8 @@ def open_series(statistic: Statistic, ledger: Ledger, entropy: Entropy) -> Serie
     """Return the series of a statistic's kind."""
     if statistic.kind == RUNNING_TOTALS:
         return RunningTotals(statistic, ledger, entropy)
+    if statistic.kind == GAUSSIAN_TOTALS:
+        return FactorisedTotals(statistic, entropy)
     return Sums(statistic, entropy)
 
 
@@ -192,3 +194,70 @@ class RunningTotals:
 
     def _draw(self) -> NDArray[np.int64]:
         return self._noise.sample(len(self.statistic.keys))
+
+
+class _History(msgspec.Struct, array_like=True):
+    """Counts of the panes of a day that are not zero: pane, indices of keys, counts."""
+
+    day: int
+    keys: int
+    panes: list[tuple[int, bytes, bytes]]
+
+
+class FactorisedTotals:
+    """R x + z of each pane of a day, of which totals are computed afterwards (`toeplitz`).
+
+    Each pane has noise of its own, so one draw a pane is all that has to be kept, as for counts of
+    panes. What is exact and kept until midnight are the counts of the day's panes.
+    """
+
+    def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
+        """Begin with nothing."""
+        self.statistic = statistic
+        self._noise = statistic.gaussian.noise(entropy)
+        self._coefficients = statistic.gaussian.root.coefficients
+        self._day = -1
+        self._panes: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
+
+    def take(self, pane: Pane) -> tuple[int, Draw] | None:
+        """Add a pane; what its release adds to the totals is due at once."""
+        day = pane.start - pane.start % DAY_MS
+        if day != self._day:
+            self._day, self._panes = day, []
+        now = (pane.start - day) // self.statistic.pane_ms
+        indices = np.flatnonzero(pane.counts)
+        if indices.size:
+            self._panes.append((now, indices, pane.counts[indices]))
+        weighted = np.zeros(len(self.statistic.keys), dtype=np.int64)
+        for then, keys, counts in self._panes:
+            weighted[keys] += self._coefficients[now - then] * counts
+        return pane.start, lambda: weighted + self._noise.sample(len(weighted))
+
+    def stored(self, start: int) -> None:
+        """See `Series`; there is nothing to forget."""
+
+    def snapshot(self) -> bytes:
+        """See `Series`."""
+        panes = [
+            (then, keys.astype("<i8").tobytes(), counts.astype("<i8").tobytes())
+            for then, keys, counts in self._panes
+        ]
+        return msgspec.msgpack.encode(_History(self._day, len(self.statistic.keys), panes))
+
+    def restore(self, snapshot: bytes) -> None:
+        """See `Series`."""
+        history = msgspec.msgpack.decode(snapshot, type=_History)
+        if history.keys != len(self.statistic.keys):
+            raise StateError(
+                f"the snapshot holds panes of {history.keys} keys where there are"
+                f" {len(self.statistic.keys)}: it belongs to another statistic"
+            )
+        self._day = history.day
+        self._panes = [
+            (
+                then,
+                np.frombuffer(keys, "<i8").astype(np.int64),
+                np.frombuffer(counts, "<i8").astype(np.int64),
+            )
+            for then, keys, counts in history.panes
+        ]

@@ -9,15 +9,17 @@ from fractions import Fraction
 from functools import cached_property
 
 from tactful_privacy._exact import fraction
+from tactful_privacy._table import open_share
 from tactful_privacy.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
 from tactful_privacy.budget import UNIT as UNIT
 from tactful_privacy.cap_choice import CapChoice
 from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.laplace import DiscreteLaplace, Entropy, noise_scale
+from tactful_privacy.toeplitz import GaussianTotals, gaussian_totals
 
 DAY_MS = 86_400_000
-PANES, RUNNING_TOTALS = "panes", "running_totals"
+PANES, RUNNING_TOTALS, GAUSSIAN_TOTALS = "panes", "running_totals", "gaussian_totals"
 HOUR_MS = 3_600_000
 
 # Left out of the definition where they are not used: older ledgers do not know them, and the
@@ -48,12 +50,14 @@ class Statistic:
         cell_cap: Most contributions of one user to one (pane, key) cell; default `cap`. It does
             not lower the noise, it keeps one burst from eating a user's day.
         kind: What is released for a pane: ``panes``, its own counts, or ``running_totals``, the
-            counts since midnight (UTC) up to its end.
+            counts since midnight (UTC) up to its end, or ``gaussian_totals``, the same with
+            Gaussian noise: less of it where the cap is large, for a delta.
         hour_cap: Most contributions of one user and one hour; default `cap`. Like `cell_cap` it
             does not lower the noise.
         tenant: Whose people are counted.
         purpose: What for; budgets can be set by tenant and purpose.
         cap_choice: How each day's cap is chosen, at most `cap`; None: it is always `cap`.
+        delta: Of ``gaussian_totals``, for one user and one UTC day; they need it, others have none.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Statistic:
     tenant: str = DEFAULT_TENANT
     purpose: str = DEFAULT_PURPOSE
     cap_choice: CapChoice | None = None
+    delta: Fraction | None = None
 
     def __post_init__(self) -> None:
         """Check and normalise.
@@ -108,11 +113,18 @@ class Statistic:
                 f"{where}: cap is {self.cap}: it must be the largest candidate of cap_choice,"
                 f" {self.cap_choice.candidates[-1]}"
             )
-        if self.kind not in (PANES, RUNNING_TOTALS):
-            raise ParameterError(
-                f"{where}: kind is {self.kind!r}: give {PANES!r} or {RUNNING_TOTALS!r}"
-            )
-        noise_scale(self.sensitivity, self.epsilon)
+        kinds = (PANES, RUNNING_TOTALS, GAUSSIAN_TOTALS)
+        if self.kind not in kinds:
+            raise ParameterError(f"{where}: kind is {self.kind!r}: give one of {', '.join(kinds)}")
+        if (self.delta is None) == (self.kind == GAUSSIAN_TOTALS):
+            raise ParameterError(f"{where}: {GAUSSIAN_TOTALS} need a delta, other kinds have none")
+        if self.delta is None:
+            noise_scale(self.sensitivity, self.epsilon)
+            return
+        object.__setattr__(self, "delta", open_share(self.delta, f"{where}: delta"))
+        if self.cap_choice is not None:
+            raise ParameterError(f"{where}: {GAUSSIAN_TOTALS} need a fixed cap")
+        _ = self.gaussian
 
     @cached_property
     def sensitivity(self) -> int:
@@ -121,13 +133,27 @@ class Statistic:
         Of panes it is `cap`. Running totals are sums of noisy nodes of a tree; a contribution lies
         in one node of each level, so it is `cap` times the number of levels.
         """
-        if self.kind == PANES:
-            return self.cap
-        return self.cap * best_tree(DAY_MS // self.pane_ms).levels
+        if self.kind == RUNNING_TOTALS:
+            return self.cap * best_tree(DAY_MS // self.pane_ms).levels
+        return self.cap
+
+    @cached_property
+    def gaussian(self) -> GaussianTotals:
+        """How ``gaussian_totals`` are noised.
+
+        Raises:
+            ParameterError: It is of another kind, or the noise is outside what is tabulated.
+        """
+        if self.delta is None:
+            raise ParameterError(f"statistic {self.name!r} is no {GAUSSIAN_TOTALS}")
+        length, cell_cap = DAY_MS // self.pane_ms, self.cell_cap or self.cap
+        return gaussian_totals(length, self.cap, cell_cap, self.epsilon, self.delta)
 
     @property
     def loss(self) -> Loss:
         """What it costs one user and one UTC day: its tables, and the choice of the cap."""
+        if self.delta is not None:
+            return Loss(self.epsilon, self.delta, self.gaussian.rho)
         if self.cap_choice is None:
             return Loss(self.epsilon, sensitivity=self.sensitivity)
         return Loss(self.epsilon + self.cap_choice.epsilon)
@@ -137,7 +163,13 @@ class Statistic:
         return replace(self, cap=cap, cap_choice=None)
 
     def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
-        """Return the noise of one cell, or of one node of the tree: sensitivity and `epsilon`."""
+        """Return the noise of one cell, or of one node of the tree: sensitivity and `epsilon`.
+
+        Raises:
+            ParameterError: Its noise is Gaussian, see `gaussian`.
+        """
+        if self.delta is not None:
+            raise ParameterError(f"the noise of {self.name!r} is Gaussian")
         return DiscreteLaplace(self.sensitivity, self.epsilon, entropy=entropy)
 
     def to_json(self) -> str:
@@ -157,6 +189,8 @@ class Statistic:
                 fields[field] = value
         if self.cap_choice is not None:
             fields["cap_choice"] = self.cap_choice.to_dict()
+        if self.delta is not None:
+            fields["delta"] = str(self.delta)
         return json.dumps(fields)
 
     @classmethod
@@ -165,6 +199,8 @@ class Statistic:
         fields = json.loads(text)
         if choice := fields.get("cap_choice"):
             fields["cap_choice"] = CapChoice(**choice)
+        if delta := fields.get("delta"):
+            fields["delta"] = Fraction(delta)
         return cls(**fields)
 
     @cached_property

@@ -1,0 +1,165 @@
+"""The square root of summing: how running totals are noised with Gaussian noise.
+
+Summing over time is a matrix A of ones on and below the diagonal. Its square root is the Toeplitz
+matrix R with the coefficients ``binomial(2k, k) / 4^k``. Released is R x + z, and A x is estimated
+as A R^-1 (R x + z), with an error that only grows like ln T / pi (Fichtenberger, Henzinger,
+Upadhyay, "Constant matters", ICML 2023, arXiv:2202.11205; Henzinger, Upadhyay, Upadhyay, SODA
+2023).
+
+Here R is rounded to integers, so that R x is an integer vector and its noise exact. Any invertible
+R is right; a rounded one is a hair worse than the root, and its inverse is computed from what it
+is.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy.errors import ParameterError
+from tactful_privacy.gaussian import DiscreteGaussian, largest_rho
+from tactful_privacy.laplace import Entropy
+
+_GUARD_BITS = 64
+_MOST_BITS = 14
+_SHARES_OF_DELTA = (Fraction(999, 1000), Fraction(9, 10), Fraction(1, 2))
+_SIGMA_SQUARED = (1_000**2, 20_000**2)
+
+
+@dataclass(frozen=True)
+class RootOfSums:
+    """R for the panes of a period, in integers.
+
+    Attributes:
+        length: How many panes a period has.
+        bits: R is rounded at 2^-bits and multiplied by 2^bits.
+    """
+
+    length: int
+    bits: int
+
+    @cached_property
+    def coefficients(self) -> tuple[int, ...]:
+        """First column of R times 2^bits: not negative and never rising, ``[length]``."""
+        exact = 1 << (self.bits + _GUARD_BITS)
+        found = []
+        for k in range(self.length):
+            if k:
+                exact = exact * (2 * k - 1) // (2 * k)
+            found.append((exact + (1 << (_GUARD_BITS - 1))) >> _GUARD_BITS)
+        return tuple(found)
+
+    def sensitivity_squared(self, cap: int, cell_cap: int) -> int:
+        """Return the largest squared L2 change of R x by one user and period.
+
+        A contribution in pane i adds column i of R, for its key. Inner products of two columns fall
+        as the columns move apart or later, and none is negative; so the worst is to fill the first
+        panes of one key, `cell_cap` each. Where `cap` is no multiple of `cell_cap` it is rounded
+        up to one, and what one key does not hold goes to the next.
+
+        Args:
+            cap: Most contributions of one user and period, 1 or more.
+            cell_cap: Most of them in one pane and key.
+        """
+        weight = min(cap, cell_cap)
+        full, rest = divmod(-(-cap // weight), self.length)
+        return weight**2 * (full * self._norm_squared(self.length) + self._norm_squared(rest))
+
+    @cached_property
+    def decoder(self) -> NDArray[np.float64]:
+        """First column of A R^-1, ``[length]``: the weights of releases k panes back."""
+        ours = np.array(self.coefficients, dtype=np.float64)
+        inverse = np.zeros(self.length)
+        inverse[0] = 1 / ours[0]
+        for k in range(1, self.length):
+            inverse[k] = -(ours[1 : k + 1] @ inverse[k - 1 :: -1]) / ours[0]
+        return np.cumsum(inverse)
+
+    def _norm_squared(self, columns: int) -> int:
+        """Squared norm of the sum of the first columns."""
+        total, summed = 0, 0
+        for k, coefficient in enumerate(self.coefficients):
+            summed += coefficient
+            if k >= columns:
+                summed -= self.coefficients[k - columns]
+            total += summed**2
+        return total if columns else 0
+
+
+@dataclass(frozen=True)
+class GaussianTotals:
+    """R and the noise of R x for an (epsilon, delta).
+
+    Attributes:
+        root: R.
+        sensitivity_squared: Of R x, for one user and period.
+        rho: R x + z is rho-zCDP.
+        cells: Most cells of R x that one user and period changes.
+    """
+
+    root: RootOfSums
+    sensitivity_squared: int
+    rho: Fraction
+    cells: int
+
+    @property
+    def sigma_squared(self) -> Fraction:
+        """Of the noise of one cell of R x."""
+        return self.sensitivity_squared / (2 * self.rho)
+
+    def noise(self, entropy: Entropy = os.urandom) -> DiscreteGaussian:
+        """Return the noise of one cell of R x."""
+        return DiscreteGaussian(self.sensitivity_squared, self.rho, entropy=entropy)
+
+    def delta(self, epsilon: Fraction) -> Fraction:
+        """Return the delta of all totals of a period, computed with the very table."""
+        return self.noise().delta(epsilon, cells=self.cells)
+
+
+@lru_cache(maxsize=64)
+def gaussian_totals(
+    length: int, cap: int, cell_cap: int, epsilon: Fraction, delta: Fraction
+) -> GaussianTotals:
+    """Return how totals of a period are noised.
+
+    R is taken as fine as keeps the noise's table small: sigma is between 1,000 and 20,000 units.
+
+    Args:
+        length: Panes of a period.
+        cap: Most contributions of one user and period.
+        cell_cap: Most of them in one pane and key.
+        epsilon: For delta, of one user and period.
+        delta: What is allowed; the noise's table takes its part of it.
+
+    Raises:
+        ParameterError: A parameter is out of range, or the cap is too large for the epsilon.
+    """
+    for share in _SHARES_OF_DELTA:
+        found = _scaled(length, cap, cell_cap, largest_rho(epsilon, delta * share))
+        if found.delta(epsilon) <= delta:
+            return found
+    raise ParameterError(
+        f"the noise's table alone takes delta to {float(found.delta(epsilon)):.1e}: allow more than"
+        f" {float(delta):.1e}"
+    )
+
+
+def _scaled(length: int, cap: int, cell_cap: int, rho: Fraction) -> GaussianTotals:
+    for bits in range(_MOST_BITS, 1, -1):
+        root = RootOfSums(length, bits)
+        squared = root.sensitivity_squared(cap, cell_cap)
+        found = GaussianTotals(root, squared, rho, cap * length)
+        if found.sigma_squared <= _SIGMA_SQUARED[1]:
+            break
+    if not _SIGMA_SQUARED[0] <= found.sigma_squared <= _SIGMA_SQUARED[1]:
+        raise ParameterError(
+            f"totals with a cap of {cap} and rho {float(rho):.2g} need noise of sigma"
+            f" {float(found.sigma_squared) ** 0.5:.0f} units, outside what is tabulated: change the"
+            " cap or what is spent"
+        )
+    return found
