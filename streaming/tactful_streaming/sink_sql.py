@@ -19,6 +19,8 @@ from tactful_streaming.errors import OnlineStoreError
 from tactful_streaming.sink import FiredRow, FiredValue
 
 _ATTEMPTS = 5
+# Another sink may have the file for long: SQLite lets those who wait pass in no order.
+_SQLITE_WAIT_S = 60.0
 # A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
 _MYSQL_TRY_AGAIN = (1205, 1213, 1020)
 
@@ -160,7 +162,7 @@ def _connect(location: str) -> sa.Engine:
     url = sa.make_url(location)
     backend = url.get_backend_name()
     if backend == "sqlite":
-        engine = sa.create_engine(url)
+        engine = sa.create_engine(url, connect_args={"timeout": _SQLITE_WAIT_S})
 
         @sa.event.listens_for(engine, "connect")
         def configure(connection: Any, _record: Any) -> None:

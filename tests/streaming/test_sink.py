@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import uuid
 import zlib
@@ -475,6 +478,21 @@ def test_other_databases_are_refused_without_their_password(url: str, said: str)
     with pytest.raises(OnlineStoreError, match=said) as refusal:
         SqlRows(url)
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.slow
+def test_a_sink_waits_for_another_that_has_the_file_for_long(tmp_path: Path) -> None:
+    file = tmp_path / "rows.db"
+    SqlRows(f"sqlite:///{file}").close()
+    with contextlib.closing(sqlite3.connect(file, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        # Longer than the five seconds after which SQLite's driver gives up by itself.
+        release = threading.Timer(7.0, other.rollback)
+        release.start()
+        target = SqlRows(f"sqlite:///{file}")
+        target.write([row(1, 60_000)])
+        target.close()
+        release.join()
 
 
 def test_without_the_driver_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
