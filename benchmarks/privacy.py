@@ -1,16 +1,15 @@
 """Private statistics: the noise, the audit, the ledger, the release and the erasure."""
 
-from benchmarks import _privacy_ledger
+from benchmarks import _privacy_errors, _privacy_ledger, _privacy_release
 from benchmarks._privacy_audit import FIGURES as AUDIT
 from benchmarks._privacy_audit import audit_figures
 from benchmarks._privacy_noise import FIGURES as NOISE
 from benchmarks._privacy_noise import noise
 from benchmarks.figures import Figure, Part, main, measure
 
-PARTS = ("noise", "audit", "ledger")
+PARTS = ("noise", "audit", "ledger", "errors", "release")
 
 _LATER = (
-    ("release_1m_core_share", "1"),
     ("erase_one_user_s", "s"),
     ("erase_sentinel_hits", "1"),
 )
@@ -22,6 +21,8 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         Part("noise", NOISE, lambda: noise(quick)),
         Part("audit", AUDIT, lambda: audit_figures(quick)),
         Part("ledger", [("ledger_overspends", "1")], lambda: _privacy_ledger.figures(quick)),
+        Part("errors", _privacy_errors.FIGURES, lambda: _privacy_errors.figures(quick)),
+        Part("release", _privacy_release.FIGURES, lambda: _privacy_release.figures(quick)),
     ]
     missing = [Figure(name, None, unit, note="not measured yet") for name, unit in _LATER]
     return [*measure(parts, only), *(missing if only is None else [])]
