@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from tactful.config import (
+    ConsentSettings,
     EngineSettings,
     LimitSettings,
     ServerSettings,
@@ -115,6 +116,7 @@ def small_settings(directory: Path) -> Settings:
         ),
         limits=LimitSettings(body_bytes=256 * 1024),
         engine=EngineSettings(features=features, commit_ms=20),
+        consent=ConsentSettings(default="assume"),
     )
 
 
