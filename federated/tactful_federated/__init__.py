@@ -1,7 +1,8 @@
 """The on-device intent model and the rounds that train it without collecting histories.
 
-Importing this package needs numpy only. The model, the device, the Flower apps and the
-simulation are loaded when they are first used and need `pip install 'tactful[federated]'`.
+Importing this package needs numpy only. The model, the device, the Flower apps, the simulation and
+private training are loaded when they are first used; they need
+`pip install 'tactful[federated]'`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,20 @@ from tactful_federated.tokens import Vocabulary, Windows, split_by_time, windows
 from tactful_federated.vectors import clip_to_norm
 
 if TYPE_CHECKING:
+    from tactful_federated.central import (
+        CentralSettings,
+        CentralTraining,
+        epsilon_of,
+        train_privately,
+    )
     from tactful_federated.device import Device, LocalPopulation, TrainerSettings
     from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
     from tactful_federated.model import IntentModel
     from tactful_federated.simulation import SimulationReport, simulate
 
 __all__ = [
+    "CentralSettings",
+    "CentralTraining",
     "Device",
     "Difference",
     "FederatedError",
@@ -66,6 +75,7 @@ __all__ = [
     "apply_reports",
     "client_app",
     "clip_to_norm",
+    "epsilon_of",
     "fit_markov",
     "fit_popularity",
     "run_rounds",
@@ -73,10 +83,13 @@ __all__ = [
     "simulate",
     "split_by_time",
     "start",
+    "train_privately",
     "windows",
 ]
 
 _NEEDS_EXTRA = {
+    "CentralSettings": "central",
+    "CentralTraining": "central",
     "Device": "device",
     "FlowerPopulation": "flower",
     "IntentModel": "model",
@@ -85,7 +98,9 @@ _NEEDS_EXTRA = {
     "SimulationReport": "simulation",
     "TrainerSettings": "device",
     "client_app": "flower",
+    "epsilon_of": "central",
     "simulate": "simulation",
+    "train_privately": "central",
 }
 
 
