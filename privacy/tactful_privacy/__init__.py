@@ -25,6 +25,11 @@ from tactful_privacy.consent import (
     parse_purposes,
 )
 from tactful_privacy.consistency import ConsistentPeriod, consistent
+from tactful_privacy.daily_caps import (
+    cap_query,
+    chosen_caps,
+    decide_cap,
+)
 from tactful_privacy.errors import (
     BackendError,
     BudgetError,
@@ -129,8 +134,11 @@ __all__ = [
     "ThresholdRelease",
     "UnknownStatisticError",
     "WideLaplace",
+    "cap_query",
+    "chosen_caps",
     "compose",
     "consistent",
+    "decide_cap",
     "delta_of",
     "exponential_mechanism",
     "laplace_noise",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_privacy.errors import ParameterError, StateError
-from tactful_privacy.statistic import DAY_MS, Statistic
+from tactful_privacy.statistic import DAY_MS, HOUR_MS, Statistic
 
 MAX_PANES_AT_ONCE = 100_000
 
@@ -39,6 +39,10 @@ class _State(msgspec.Struct, array_like=True):
     counts: dict[int, dict[int, int]] = {}  # pane start -> key index -> count
     spent: dict[int, dict[bytes, int]] = {}  # day -> user -> contributions
     spent_in_cell: dict[int, dict[int, dict[bytes, int]]] = {}  # pane start -> key index -> user
+    spent_in_hour: dict[int, dict[bytes, int]] = {}  # hour -> user -> contributions
+    caps: dict[int, int] = {}  # day -> its cap, where caps are chosen
+    waiting: dict[int, list[tuple[bytes, int, int, bool]]] = {}  # day -> user, pane, key, late
+    closed_any: bool = False
 
 
 class BoundedCounts:
@@ -64,6 +68,14 @@ class BoundedCounts:
     * Each event is added once (de-duplicated upstream), and the snapshot is stored in the same
       atomic write as the position in the input.
     * `unit` is a person as far as one is known; two ids of one person are two units.
+
+    Hour cap: contributions of a user beyond it count nowhere and charge nothing else. It is asked
+    before the clock is, so that a replay against a later clock decides alike.
+
+    Chosen caps (`Statistic.cap_choice`): the cap of a day is fixed when the day before is over, see
+    `undecided` and `decide`. What comes before waits, in its order, and is counted then. A user's
+    counter goes on up to the largest candidate, so that the next cap can be larger; only what is
+    within the day's own cap is counted. So the bound above holds with the cap of each day.
 
     Users are kept under a keyed hash that differs from day to day; raw ids are not stored. A day's
     counters are forgotten when its last pane closes.
@@ -94,6 +106,8 @@ class BoundedCounts:
         self._seal_key = hmac.digest(secret, b"snapshot", "sha256")
         self._index = {key: index for index, key in enumerate(statistic.keys)}
         self._state = _State(open_from=start - start % statistic.pane_ms)
+        if statistic.cap_choice is not None:  # what came before is not known
+            self._state.caps[start // DAY_MS] = statistic.cap
         self._changed = True
 
     @property
@@ -105,6 +119,17 @@ class BoundedCounts:
     def changed(self) -> bool:
         """Whether anything changed since the last `snapshot` or `restore`."""
         return self._changed
+
+    @property
+    def closed_until(self) -> int | None:
+        """End of the newest pane that was handed over, None if none was."""
+        return self._state.open_from if self._state.closed_any else None
+
+    def cap_on(self, day: int) -> int | None:
+        """Return the cap of a UTC day that is open; None while it is undecided."""
+        if self.statistic.cap_choice is None:
+            return self.statistic.cap
+        return self._state.caps.get(day)
 
     def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
         """Count one contribution if the caps allow it and its pane is not over.
@@ -134,15 +159,36 @@ class BoundedCounts:
         late = pane < max(state.open_from, watermark - watermark % pane_ms)
         who = hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:_UNIT]
 
-        spent = state.spent.setdefault(day, {})
-        if spent.get(who, 0) >= self.statistic.cap:
+        cap = self.cap_on(day)
+        if cap is None:
+            state.waiting.setdefault(day, []).append((who, timestamp, index, late))
+            self._changed = True
             return False
-        if (cell_cap := self.statistic.cell_cap) is not None and not late:
+        return self._count(who, timestamp, index, late=late, cap=cap)
+
+    def _count(self, who: bytes, timestamp: int, index: int, *, late: bool, cap: int) -> bool:
+        state, statistic = self._state, self.statistic
+        spent = state.spent.setdefault(timestamp // DAY_MS, {})
+        before = spent.get(who, 0)
+        if before >= statistic.cap:
+            return False
+        if before >= cap:  # only for the choice of the next cap
+            spent[who] = before + 1
+            self._changed = True
+            return False
+        pane = timestamp - timestamp % statistic.pane_ms
+        in_hour: dict[bytes, int] = {}
+        if statistic.hour_cap is not None:
+            in_hour = state.spent_in_hour.setdefault(timestamp // HOUR_MS, {})
+            if in_hour.get(who, 0) >= statistic.hour_cap:
+                return False
+        if statistic.cell_cap is not None and not late:
             in_cell = state.spent_in_cell.setdefault(pane, {}).setdefault(index, {})
-            if in_cell.get(who, 0) >= cell_cap:
+            if in_cell.get(who, 0) >= statistic.cell_cap:
                 return False
             in_cell[who] = in_cell.get(who, 0) + 1
-        spent[who] = spent.get(who, 0) + 1
+        in_hour[who] = in_hour.get(who, 0) + 1
+        spent[who] = before + 1
         self._changed = True
         if late:
             return False
@@ -154,7 +200,8 @@ class BoundedCounts:
         """Close every pane that ends at or before the watermark and hand it over, once.
 
         Empty panes are handed over as well: that nobody came is information, and noise must cover
-        it. A watermark that falls behind an earlier one closes nothing.
+        it. A watermark that falls behind an earlier one closes nothing. Where caps are chosen, no
+        pane of a day is closed before its cap is decided: ask `undecided` and call again.
 
         Args:
             watermark: Epoch milliseconds below which nothing more is expected. Public; see the
@@ -168,21 +215,78 @@ class BoundedCounts:
         """
         state, pane_ms = self._state, self.statistic.pane_ms
         until = watermark - watermark % pane_ms
-        starts = range(state.open_from, until, pane_ms)
-        if len(starts) > MAX_PANES_AT_ONCE:
+        if (until - state.open_from) // pane_ms > MAX_PANES_AT_ONCE:
             raise StateError(
-                f"watermark {watermark} would close {len(starts)} panes of"
+                f"watermark {watermark} would close {(until - state.open_from) // pane_ms} panes of"
                 f" {self.statistic.name!r} at once (at most {MAX_PANES_AT_ONCE}):"
                 " check the clock, or begin with a later start"
             )
+        if self.statistic.cap_choice is not None:
+            today = state.open_from // DAY_MS
+            until = min(until, (today + (today in state.caps)) * DAY_MS)
+        starts = range(state.open_from, until, pane_ms)
         if not starts:
             return []
         panes = [Pane(start, start + pane_ms, self._take(start)) for start in starts]
-        for day in [day for day in state.spent if (day + 1) * DAY_MS <= until]:
-            del state.spent[day]
-        state.open_from = until
+        state.open_from, state.closed_any = until, True
+        for hour in [hour for hour in state.spent_in_hour if (hour + 1) * HOUR_MS <= until]:
+            del state.spent_in_hour[hour]
+        if self.statistic.cap_choice is None:
+            self._forget_days_before(until // DAY_MS)
         self._changed = True
         return panes
+
+    def undecided(self, watermark: int) -> int | None:
+        """Return the UTC day whose cap has to be decided before anything of it closes.
+
+        Args:
+            watermark: As of `closed`, and called after it.
+
+        Returns:
+            A day that has begun by the watermark, and whose day before is closed; or None.
+        """
+        open_from = self._state.open_from
+        day = open_from // DAY_MS
+        begun = open_from % DAY_MS == 0 and watermark >= open_from
+        return day if begun and self.cap_on(day) is None else None
+
+    def contributions(self, day: int) -> NDArray[np.int64]:
+        """Return how much each person contributed on an undecided day's day before. Secret.
+
+        Args:
+            day: What `undecided` returned.
+
+        Returns:
+            For each person with any, the number up to the largest candidate, ``[people]``.
+        """
+        return np.fromiter(self._state.spent.get(day - 1, {}).values(), dtype=np.int64)
+
+    def decide(self, day: int, cap: int) -> None:
+        """Fix the cap of a day, and count what waited for it.
+
+        Args:
+            day: What `undecided` returned.
+            cap: One of the candidates, computed from what is published.
+
+        Raises:
+            ParameterError: It is none of the candidates, or the day is decided or not at hand.
+        """
+        choice = self.statistic.cap_choice
+        if choice is None or cap not in choice.candidates:
+            raise ParameterError(f"{cap} is no candidate for the cap of {self.statistic.name!r}")
+        if self.undecided(day * DAY_MS) != day:
+            raise ParameterError(f"the cap of day {day} cannot be decided now")
+        state = self._state
+        state.caps[day] = cap
+        for who, timestamp, index, late in state.waiting.pop(day, []):
+            self._count(who, timestamp, index, late=late, cap=cap)
+        self._forget_days_before(day)
+        self._changed = True
+
+    def _forget_days_before(self, day: int) -> None:
+        for days in (self._state.spent, self._state.caps, self._state.waiting):
+            for past in [past for past in days if past < day]:
+                del days[past]
 
     def snapshot(self) -> bytes:
         """Return the whole state, counters included, sealed with a key derived from the secret.

@@ -8,14 +8,15 @@ from fractions import Fraction
 
 import msgspec
 
-from tactful_privacy.bounding import BoundedCounts
+from tactful_privacy.bounding import BoundedCounts, Pane
+from tactful_privacy.daily_caps import decide_cap
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.laplace import Entropy
 from tactful_privacy.ledger import Draw, Ledger
 from tactful_privacy.ledger_rows import MAX_PAGE
 from tactful_privacy.released import ReleasedPane, delta_of, read_released
 from tactful_privacy.series import open_series
-from tactful_privacy.statistic import PANES, Statistic
+from tactful_privacy.statistic import DAY_MS, PANES, Statistic
 
 MAX_DELTA = Fraction(1, 10**12)
 MAX_DELTA_OF_TOTALS = Fraction(1, 10**9)
@@ -62,7 +63,13 @@ class Publisher:
             _check_fits(statistic, counts.statistic)
         for statistic in statistics:
             _check_delta(statistic)
+        if counts.statistic.cap_choice is not None and further:
+            raise ParameterError(
+                f"statistic {counts.statistic.name!r}: where the cap is chosen each day, nothing"
+                " else can be published from the same counts"
+            )
         ledger.register_all(statistics)
+        self._entropy = entropy
         self._series = [open_series(statistic, ledger, entropy) for statistic in statistics]
         self._due: list[dict[int, Draw]] = [{} for _ in statistics]
         self._counts = counts
@@ -101,11 +108,12 @@ class Publisher:
 
     def store(self, watermark: int) -> dict[str, list[int]]:
         """Do as `publish`, and return only which panes are stored: the starts, by statistic."""
-        for pane in self._counts.closed(watermark):
-            for series, due in zip(self._series, self._due, strict=True):
-                if (release := series.take(pane)) is not None:
-                    start, draw = release
-                    due[start] = draw
+        while True:
+            for pane in self._counts.closed(watermark):
+                self._take(pane)
+            if (day := self._counts.undecided(watermark)) is None:
+                break
+            decide_cap(self._counts, self._ledger, day, entropy=self._entropy)
         stored: dict[str, list[int]] = {}
         for series, due in zip(self._series, self._due, strict=True):
             if due:
@@ -114,6 +122,13 @@ class Publisher:
                 series.stored(max(due))
                 due.clear()
         return stored
+
+    def _take(self, pane: Pane) -> None:
+        cap = self._counts.cap_on(pane.start // DAY_MS)
+        for series, due in zip(self._series, self._due, strict=True):
+            if (release := series.take(pane, cap)) is not None:
+                start, draw = release
+                due[start] = draw
 
     def snapshot(self) -> bytes:
         """Return what was counted in periods that are not over, beside the counter's snapshot.
@@ -148,10 +163,11 @@ class Publisher:
 
 
 def _check_fits(statistic: Statistic, counted: Statistic) -> None:
-    same = (statistic.keys, statistic.cap, statistic.cell_cap) == (
+    same = (statistic.keys, statistic.cap, statistic.cell_cap, statistic.hour_cap) == (
         counted.keys,
         counted.cap,
         counted.cell_cap,
+        counted.hour_cap,
     )
     if not same or statistic.pane_ms % counted.pane_ms:
         raise ParameterError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tactful_privacy._exact import Exact, fraction
 from tactful_privacy.counting_tree import best_tree
+from tactful_privacy.daily_caps import chosen_caps
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Release
@@ -135,9 +136,22 @@ def read_released(
     statistic = ledger.statistic(name)
     if statistic.kind == GAUSSIAN_TOTALS:
         panes = _decode(ledger, statistic, page.releases)
+    elif statistic.cap_choice is not None and page.releases:
+        panes = _with_chosen_caps(ledger, statistic, page.releases)
     else:
         panes = [describe(statistic, release) for release in page.releases]
     return ReleasedPage(tuple(panes), page.cursor)
+
+
+def _with_chosen_caps(
+    ledger: Ledger, statistic: Statistic, releases: Sequence[Release]
+) -> list[ReleasedPane]:
+    first, last = releases[0].start // DAY_MS, releases[-1].start // DAY_MS
+    caps = chosen_caps(ledger, statistic, first, last)
+    on_day = {
+        day: statistic.with_cap(caps.get(day, statistic.cap)) for day in range(first, last + 1)
+    }
+    return [describe(on_day[release.start // DAY_MS], release) for release in releases]
 
 
 def sum_released(
@@ -157,21 +171,39 @@ def sum_released(
             of different statistics, running totals (they overlap), or a key that is none of the
             catalogue.
     """
-    first = check_addable(panes)
+    first = check_addable(panes, of_other_caps=True)
     wanted = [keys] if isinstance(keys, str) else list(first.values if keys is None else keys)
     check_keys(first, wanted)
     cells = len(panes) * len(wanted)
     share = fraction(confidence, "confidence")
     return ReleasedSum(
         value=sum(pane.values[key] for pane in panes for key in wanted),
-        half_width=half_width(first.sensitivity, first.epsilon, cells * first.noise_terms, share),
+        half_width=_half_width_of_sum(panes, len(wanted), share),
         confidence=float(share),
         cells=cells,
     )
 
 
-def check_addable(panes: Sequence[ReleasedPane]) -> ReleasedPane:
+def _half_width_of_sum(panes: Sequence[ReleasedPane], keys: int, confidence: Fraction) -> int:
+    terms: dict[int, int] = {}
+    for pane in panes:
+        terms[pane.sensitivity] = terms.get(pane.sensitivity, 0) + keys * pane.noise_terms
+    epsilon = panes[0].epsilon
+    if len(terms) == 1:
+        ((sensitivity, count),) = terms.items()
+        return half_width(sensitivity, epsilon, count, confidence)
+    from tactful_privacy.mixtures import NoiseTerms, half_width_of_mixture
+
+    parts = [NoiseTerms(1, count, sensitivity, epsilon) for sensitivity, count in terms.items()]
+    return math.ceil(half_width_of_mixture(parts, confidence))
+
+
+def check_addable(panes: Sequence[ReleasedPane], *, of_other_caps: bool = False) -> ReleasedPane:
     """Return the first pane, having checked that the noise of all of them is independent.
+
+    Args:
+        panes: What is to be added.
+        of_other_caps: Whether their noise may differ, as of days whose caps were chosen.
 
     Raises:
         ParameterError: See `sum_released`.
@@ -179,8 +211,10 @@ def check_addable(panes: Sequence[ReleasedPane]) -> ReleasedPane:
     if not panes:
         raise ParameterError("there is no pane to add")
     first = panes[0]
-    if len({(pane.statistic, pane.sensitivity, pane.epsilon) for pane in panes}) > 1:
+    if len({(pane.statistic, pane.epsilon) for pane in panes}) > 1:
         raise ParameterError("panes of different statistics cannot be added")
+    if len({pane.sensitivity for pane in panes}) > 1 and not of_other_caps:
+        raise ParameterError("the panes are of days with different caps: conclude from each apart")
     if first.kind == GAUSSIAN_TOTALS:
         raise ParameterError(
             f"{first.statistic!r} publishes totals with Gaussian noise: read each with its own"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tactful_privacy.bounding import Pane
 from tactful_privacy.counting_tree import Node, best_tree
 from tactful_privacy.errors import StateError
-from tactful_privacy.laplace import Entropy
+from tactful_privacy.laplace import DiscreteLaplace, Entropy
 from tactful_privacy.ledger import Draw, Ledger
 from tactful_privacy.statistic import DAY_MS, GAUSSIAN_TOTALS, RUNNING_TOTALS, Statistic
 
@@ -25,8 +25,13 @@ class Series(Protocol):
 
     statistic: Statistic
 
-    def take(self, pane: Pane) -> tuple[int, Draw] | None:
-        """Add the next closed pane; return start and draw of the release that it makes due."""
+    def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
+        """Add the next closed pane; return start and draw of the release that it makes due.
+
+        Args:
+            pane: What was counted.
+            cap: That of its day, where it is chosen each day; None: that of the statistic.
+        """
 
     def stored(self, start: int) -> None:
         """Learn that every release up to the one of this start is in the ledger."""
@@ -109,17 +114,25 @@ class Sums:
     def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
         """Begin with nothing."""
         self.statistic = statistic
-        self._noise = statistic.mechanism(entropy)
+        self._entropy = entropy
+        self._cap, self._noise = statistic.cap, statistic.mechanism(entropy)
         self._sum = _Accumulated(len(statistic.keys), statistic.pane_ms)
 
-    def take(self, pane: Pane) -> tuple[int, Draw] | None:
+    def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Add a pane; the sum is due when it was the last one of its period."""
         self._sum.add(pane)
         if pane.end % self.statistic.pane_ms:
             return None
         start, exact = self._sum.start, self._sum.counts
         self._sum.clear()
-        return start, lambda: exact + self._noise.sample(len(exact))
+        noise = self._noise_for(self.statistic.cap if cap is None else cap)
+        return start, lambda: exact + noise.sample(len(exact))
+
+    def _noise_for(self, cap: int) -> DiscreteLaplace:
+        if cap != self._cap:
+            self._cap = cap
+            self._noise = self.statistic.with_cap(cap).mechanism(self._entropy)
+        return self._noise
 
     def stored(self, start: int) -> None:
         """See `Series`; there is nothing to forget."""
@@ -152,7 +165,7 @@ class RunningTotals:
         self._kept: dict[tuple[int, Node], NDArray[np.int64]] = {}
         self._day = -1
 
-    def take(self, pane: Pane) -> tuple[int, Draw] | None:
+    def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Add a pane; the total up to its end is due at once."""
         self._total.add(pane)
         exact, day = self._total.counts, self._total.start
@@ -219,7 +232,7 @@ class FactorisedTotals:
         self._day = -1
         self._panes: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
 
-    def take(self, pane: Pane) -> tuple[int, Draw] | None:
+    def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Add a pane; what its release adds to the totals is due at once."""
         day = pane.start - pane.start % DAY_MS
         if day != self._day:

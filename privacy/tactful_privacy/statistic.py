@@ -116,14 +116,14 @@ class Statistic:
         kinds = (PANES, RUNNING_TOTALS, GAUSSIAN_TOTALS)
         if self.kind not in kinds:
             raise ParameterError(f"{where}: kind is {self.kind!r}: give one of {', '.join(kinds)}")
+        if self.cap_choice is not None and self.kind != PANES:
+            raise ParameterError(f"{where}: {self.kind} need a fixed cap")
         if (self.delta is None) == (self.kind == GAUSSIAN_TOTALS):
             raise ParameterError(f"{where}: {GAUSSIAN_TOTALS} need a delta, other kinds have none")
         if self.delta is None:
             noise_scale(self.sensitivity, self.epsilon)
             return
         object.__setattr__(self, "delta", open_share(self.delta, f"{where}: delta"))
-        if self.cap_choice is not None:
-            raise ParameterError(f"{where}: {GAUSSIAN_TOTALS} need a fixed cap")
         _ = self.gaussian
 
     @cached_property
