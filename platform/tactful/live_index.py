@@ -130,11 +130,11 @@ class Snapshot:
         """Vectors of rows, shape (len(rows), dimensions); zero where there is none."""
         built = rows < len(self.ids)
         if self.kept is None and built.all():
-            return self.index.vectors[rows]
+            return self.index.vectors.take(rows, axis=0)
         found = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
         if self.kept is not None:
             built[built] = self.kept[rows[built]]
-        found[built] = self.index.vectors[rows[built]]
+        found[built] = self.index.vectors.take(rows[built], axis=0)
         if len(self.rows):
             places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
             fresh = self.rows[places] == rows

@@ -20,6 +20,7 @@ Floats = NDArray[np.float32]
 
 _DIGIT = 11
 _FEW = 24
+_FIRST_DIGITS = 13
 
 _compiled: Any = numba.njit(error_model="numpy")
 
@@ -107,21 +108,70 @@ def neighbour_sums(
     return found
 
 
+def _keys_code(values: Floats) -> Rows:
+    """Numbers from 0 to 2**32, the smaller the larger a value is; of two zeros one."""
+    # The bits of floats are in order as integers are; those of negative ones in reverse.
+    bits = (values + np.float32(0.0)).view(np.int32)
+    keys = np.empty(len(values), np.int64)
+    for place in range(len(values)):
+        rank = np.int64(bits[place])
+        reverse = np.int64(-0x80000000) - rank - np.int64(1)
+        keys[place] = np.int64(0x7FFFFFFF) - (rank if rank >= 0 else reverse)
+    return keys
+
+
+_keys: Any = _compiled(_keys_code)
+
+
 def _best_code(values: Floats) -> Rows:
     """What sorts values in descending order, ties in the order they come in."""
-    keys = np.empty(len(values), np.int64)
-    bits = (values + np.float32(0.0)).view(np.int32)  # of two zeros one
-    for place in range(len(values)):
-        # The bits of floats are in order as integers are; those of negative ones in reverse.
-        rank = np.int64(bits[place])
-        if rank < 0:
-            rank = np.int64(-0x80000000) - rank - 1
-        keys[place] = np.int64(0x7FFFFFFF) - rank
-    found: Rows = _order(keys)
+    found: Rows = _order(_keys(values))
     return found
 
 
 best: Any = _compiled(_best_code)
+
+
+def largest(rows: Rows, values: Floats, count: int) -> tuple[Rows, Floats]:
+    """The `count` rows with the largest values, the largest first, ties by row.
+
+    Args:
+        rows: each once, in any order.
+        values: of each of them, none NaN.
+        count: at least 1 and at most as many as there are.
+    """
+    # Most rows are ruled out by the first digits of their keys.
+    every = _keys(values)
+    shift = np.int64(32 - _FIRST_DIGITS)
+    sizes = np.zeros(1 << _FIRST_DIGITS, np.int32)
+    for place in range(len(rows)):
+        sizes[every[place] >> shift] += 1
+    last, taken = 0, sizes[0]
+    while taken < count:
+        last += 1
+        taken += sizes[last]
+    some, keys = np.empty(taken, np.int64), np.empty(taken, np.int64)
+    at = 0
+    for place in range(len(rows)):
+        if every[place] >> shift <= last:
+            some[at], keys[at] = place, every[place]
+            at += 1
+    order = _order(keys)
+    for end in range(1, taken):
+        moved, place = order[end], end
+        while (
+            place
+            and keys[order[place - 1]] == keys[moved]
+            and rows[some[order[place - 1]]] > rows[some[moved]]
+        ):
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = moved
+    found, theirs = np.empty(count, np.int64), np.empty(count, np.float32)
+    for place in range(count):
+        one = some[order[place]]
+        found[place], theirs[place] = rows[one], values[one]
+    return found, theirs
 
 
 def merge(

@@ -18,6 +18,7 @@ class RowKernels:
     sums: Kernel
     neighbour_sums: Kernel
     best: Kernel
+    largest: Kernel
     merge: Kernel
     look_up: Kernel
     look_up_places: Kernel
@@ -35,6 +36,7 @@ def row_kernels() -> RowKernels:
             (array(types.int32, 2), array(types.float32, 2), rows, floats),
         ),
         best=compiled(row_code.best.py_func, (floats,)),
+        largest=compiled(row_code.largest, (rows, floats, types.int64)),
         merge=compiled(row_code.merge, (rows, rows, numbers, types.int64)),
         look_up=compiled(row_code.look_up, found),
         look_up_places=compiled(row_code.look_up_places, found),

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
+from tactful.scores import kernels
 from tactful.sealed import check_seal, sealing
 
 _LOG = logging.getLogger(__name__)
@@ -197,20 +198,16 @@ class VectorIndex:
             return self._exact(query, count, selected)
         share = selected.count / self._size
         probes = min(self.tuning.cells, int(np.ceil(self.tuning.probes / share)))
-        scores, rows = self._cells.search(
-            np.ascontiguousarray(query, np.float32).reshape(1, -1),
-            count,
-            params=_probing(probes, selected.selector),
-        )
-        found = rows[0] >= 0
-        if not found.all():  # the cells near the query held too few that are allowed
-            return self._exact(query, count, selected)
-        return rows[0].astype(np.int64, copy=False), scores[0]
+        found = _in_cells(self._cells, query, count, _probing(probes, selected.selector))
+        # None where the cells near the query held too few that are allowed.
+        return self._exact(query, count, selected) if found is None else found
 
     def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows, shape (len(rows), dimensions); zero for rows the index does not have."""
-        found = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
         known = rows < len(self.vectors)
+        if known.all():
+            return self.vectors.take(rows, axis=0)
+        found = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
         found[known] = self.vectors[rows[known]]
         return found
 
@@ -327,6 +324,26 @@ def mixtures(index: VectorIndex, count: int, seed: int) -> Queries:
 
 def _any(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(vectors.any(axis=1))
+
+
+def _in_cells(
+    cells: _Cells, query: NDArray[np.float32], count: int, probing: Any
+) -> Nearest | None:
+    """The nearest of what lies in the cells probed; None if that is fewer than `count`.
+
+    Faiss would keep the best in a heap while it goes on, which for a thousand takes longer than to
+    take all and choose them at the end.
+    """
+    asked = np.ascontiguousarray(query, np.float32)
+    result: Any = faiss.RangeSearchResult(1)
+    cells.range_search_c(1, faiss.swig_ptr(asked), -np.inf, result, probing)
+    size = int(faiss.rev_swig_ptr(result.lims, 2)[1])
+    if size < count:
+        return None
+    # Views of the result, which lives as long as this call.
+    rows, scores = (faiss.rev_swig_ptr(it, size) for it in (result.labels, result.distances))
+    found: Nearest = kernels().largest(rows, scores, count)
+    return found
 
 
 def _probing(probes: int, selector: Any = None) -> Any:

@@ -115,3 +115,19 @@ def test_columns_are_looked_up(values: list[tuple[int, float]], asked: set[int])
     assert found.tolist() == [scored.get(row, 0.0) for row in wanted.tolist()]
     expected = [ranked.index(row) if row in ranked else np.nan for row in wanted.tolist()]
     assert np.array_equal(places, np.array(expected, np.float32), equal_nan=True)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 400), st.sampled_from([1, 3, 1_000_000]))
+@settings(deadline=None)
+def test_the_largest_come_first_and_ties_by_row(seed: int, size: int, different: int) -> None:
+    generator = np.random.default_rng(seed)
+    values = (generator.integers(0, different, size) - different // 2).astype(np.float32)
+    values *= np.float32(generator.choice([1e-6, 1.0, 1e30]))
+    rows = generator.permutation(10 * size)[:size]
+    count = int(generator.integers(1, size + 1))
+
+    found, theirs = kernels().largest(rows, values, count)
+
+    order = np.lexsort((rows, -values))[:count]
+    assert found.tolist() == rows[order].tolist()
+    assert theirs.tobytes() == values[order].tobytes()
