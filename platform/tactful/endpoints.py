@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -29,6 +29,7 @@ from tactful.messages import (
     NewEvent,
     NewItem,
     NewUser,
+    PersonExport,
     Recommendation,
     RecommendBatch,
     RecommendBatchRequest,
@@ -41,9 +42,11 @@ from tactful.messages import (
     to_milliseconds,
 )
 from tactful.openapi import document
+from tactful.person_export import export_page
 from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
 from tactful.reports import list_reports, report_path
+from tactful_streaming import StreamingError
 
 if TYPE_CHECKING:
     from tactful.service import Platform
@@ -71,6 +74,12 @@ class FeaturesQuery(msgspec.Struct, forbid_unknown_fields=True):
     """As of when."""
 
     at: Moment | None = None
+
+
+class ExportQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """As data, or as a page to read."""
+
+    format: Literal["json", "html"] = "json"
 
 
 class StatisticsQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -129,6 +138,19 @@ async def _get_features(platform: Platform, call: Call) -> Reply:
     if platform.permissions.is_erased(user):
         raise ProblemError("not_found", "this person was erased")
     return json_reply(platform.features(user, at))
+
+
+async def _get_export(platform: Platform, call: Call) -> Reply:
+    person, query = person_of(call), call.query(ExportQuery)
+    if platform.permissions.is_erased(person):
+        raise ProblemError("not_found", "this person was erased")
+    try:
+        found = await asyncio.to_thread(platform.export, person)
+    except (StorageError, StreamingError):
+        raise ProblemError("not_ready", "log or state cannot be read now", retry_after=2) from None
+    if query.format == "html":
+        return Reply(200, export_page(found).encode(), b"text/html; charset=utf-8")
+    return json_reply(found)
 
 
 async def _delete_user(platform: Platform, call: Call) -> Reply:
@@ -519,6 +541,36 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         request_example={"purposes": {"marketing": False}, "source": "settings page"},
         answer_example=_CONSENT,
         problems=("not_found", "invalid", "not_ready"),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/users/{user_id}/export",
+        "Export all there is of a person",
+        _get_export,
+        details=(
+            "Everything that an erasure would remove: what the log holds, what is computed, what "
+            "they decided. With `format=html` it is a page for them to read, complete in itself. "
+            "It reads the log, which takes its time where that is long."
+        ),
+        scope="admin",
+        query=ExportQuery,
+        answer=PersonExport,
+        parameters_example={"user_id": "u-17", "format": "json"},
+        answer_example={
+            "person": "u-17",
+            "made_at": 1772366400000,
+            "consent": _CONSENT["history"],
+            "description": {"country": "DE"},
+            "devices": ["d-17"],
+            "shared_devices": [],
+            "sessions": ["s-3"],
+            "records": [{"offset": 3, "kind": "event", **_EVENT, "timestamp": 1772366400000}],
+            "features": {"user u-17": {"views_5m": {"kitchen": 1.0}}},
+            "dead_letters": [],
+            "waiting_actions": [],
+            "notes": ["Published statistics carry noise, …"],
+        },
+        problems=("not_found", "not_ready"),
     ),
     Endpoint(
         "DELETE",

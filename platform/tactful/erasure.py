@@ -25,7 +25,7 @@ from tactful.config import Settings
 from tactful.connections import open_redis
 from tactful.consent_store import ConsentStore
 from tactful.erasure_jobs import ErasureJobs
-from tactful.erasure_traces import Found, find_traces, needles_of
+from tactful.erasure_traces import Found, find_traces, needles_of, search_files
 from tactful.errors import StorageError, TrainingBusy
 from tactful.messages import Erasure, ErasureStep
 from tactful.metadata import MetadataStore
@@ -202,9 +202,7 @@ def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[
     """Remove what was found, place by place."""
     settings, data = installation.settings, installation.data
     if settings.log.kind == "kafka":
-        yield ErasureStep(
-            place="log", removed=0, note="stays in the topic until its retention"
-        )
+        yield ErasureStep(place="log", removed=0, note="stays in the topic until its retention")
     else:
         yield _log(data / "log", found)
     for name in _LETTERS:
@@ -372,7 +370,7 @@ def _find(installation: Installation, person: str) -> Found:
         if state.is_dir():
             store = RocksState(state, read_only=True)
             stack.callback(store.close)
-        return find_traces(log, store, [person])
+        return find_traces(search_files(log), store, [person])
 
 
 def _load(path: Path) -> Found | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from tactful_streaming import (
     DEVICE_PREFIX,
     Entry,
     Event,
+    EventLog,
     Forwarded,
     Link,
     Restricted,
@@ -27,6 +29,9 @@ from tactful_streaming import (
     devices_of,
     matching_records,
 )
+
+_CHUNK = 4_096
+_APART = 1 << 48  # more than a partition has records
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,38 @@ def needles_of(names: Iterable[str]) -> frozenset[bytes]:
     return frozenset(forms)
 
 
-def find_traces(log: Path, store: StateStore | None, people: Collection[str]) -> Found:
+Search = Callable[[Collection[bytes]], Iterable[tuple[int, bytes]]]
+"""Finds the records in which any of some bytes occur, oldest first, with numbers of their own."""
+
+
+def search_files(log: Path) -> Search:
+    """Searches a log in files, also beside the process that writes it."""
+    return partial(matching_records, log)
+
+
+def search_partitions(partitions: Sequence[EventLog]) -> Search:
+    """Searches a log in partitions by reading all of it."""
+
+    def search(needles: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
+        for number, log in enumerate(partitions):
+            position = log.begin
+            while records := log.read(position, _CHUNK):
+                position = records[-1][0] + 1
+                for offset, payload in records:
+                    if any(needle in payload for needle in needles):
+                        yield number * _APART + offset, payload
+
+    return search
+
+
+def find_traces(log: Search, store: StateStore | None, people: Collection[str]) -> Found:
     """Find what people have left.
 
     An anonymous event belongs to who used its device alone. On a device that several have used, it
     belongs to who logged in there last before it, or to the first where nobody had.
 
     Args:
-        log: directory of the log, to which nobody writes.
+        log: searches the log.
         store: the state of the engine, which knows devices that the log has forgotten; None if
             there is none.
         people: user ids, or ``device:`` and device ids of people without one.
@@ -106,7 +135,7 @@ def find_traces(log: Path, store: StateStore | None, people: Collection[str]) ->
     sessions: set[str] = set()
     event_ids: set[str] = set()
     records = 0
-    for _, payload in matching_records(log, needles_of(users)):
+    for _, payload in log(needles_of(users)):
         event = _event(payload)
         if event is None:
             records += _names(payload, users)
@@ -120,7 +149,7 @@ def find_traces(log: Path, store: StateStore | None, people: Collection[str]) ->
             devices.update(devices_of(store, user))
     logins: dict[str, list[tuple[int, bool]]] = defaultdict(list)
     anonymous: dict[str, list[tuple[int, Event]]] = defaultdict(list)
-    for offset, payload in matching_records(log, needles_of(devices)):
+    for offset, payload in log(needles_of(devices)):
         event = _event(payload)
         if event is not None and event.device_id in devices:
             if event.user_id is None:

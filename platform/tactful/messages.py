@@ -144,6 +144,38 @@ class Consent(msgspec.Struct, kw_only=True, frozen=True):
     history: list[ConsentDecision]
 
 
+class PersonExport(msgspec.Struct, kw_only=True, frozen=True):
+    """All there is of a person.
+
+    Attributes:
+        person: user id, or ``device:`` and a device id.
+        made_at: epoch milliseconds.
+        consent: every decision of theirs, oldest first.
+        description: what the shop said of them last; None where it said nothing.
+        devices: devices that are theirs alone.
+        shared_devices: devices that others have used, too.
+        sessions: their visits.
+        records: what the log holds of them, oldest first, as it was sent, each with its `offset`.
+        features: what is computed of them, by whose history it is: theirs, a device's, a visit's.
+        dead_letters: events of theirs that did not count, with the reason.
+        waiting_actions: actions for them on their way to a webhook.
+        notes: what is not here, and why.
+    """
+
+    person: str
+    made_at: int
+    consent: list[ConsentDecision]
+    description: dict[str, Any] | None
+    devices: list[str]
+    shared_devices: list[str]
+    sessions: list[str]
+    records: list[dict[str, Any]]
+    features: dict[str, dict[str, Any]]
+    dead_letters: list[dict[str, Any]]
+    waiting_actions: list[dict[str, Any]]
+    notes: list[str]
+
+
 class ErasureStep(msgspec.Struct, kw_only=True, frozen=True):
     """What was done in one place to erase a person.
 

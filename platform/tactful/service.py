@@ -31,6 +31,7 @@ from tactful.consent_store import ConsentStore, default_purposes
 from tactful.door import Door
 from tactful.erasure import Installation, complete_erasures
 from tactful.erasure_jobs import ErasureJobs
+from tactful.erasure_traces import search_partitions
 from tactful.errors import ModelError, StorageError
 from tactful.follower import Follower
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
@@ -39,6 +40,7 @@ from tactful.keys import KeyStore
 from tactful.messages import (
     Explanation,
     Health,
+    PersonExport,
     Recommendation,
     RecommendRequest,
     StatisticsIndex,
@@ -47,9 +49,11 @@ from tactful.messages import (
     WorkerHealth,
     to_milliseconds,
 )
+from tactful.metadata import MetadataStore
 from tactful.metrics import Metrics
 from tactful.model_log import ModelLog
 from tactful.permissions import Permissions
+from tactful.person_export import export_person
 from tactful.positions import Offsets, Position, parse, reaches
 from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
@@ -160,6 +164,7 @@ class Platform:
         consents: ConsentStore,
         suppression: SuppressionStore,
         erasures: ErasureJobs,
+        database: MetadataStore,
         recommender: Recommender,
         statistics: Statistics | None = None,
         webhooks: Webhooks | None = None,
@@ -175,6 +180,7 @@ class Platform:
             consents: what people have agreed to.
             suppression: people who were erased.
             erasures: what is to be removed of them, and receipts.
+            database: the metadata, where all of these are kept.
             recommender: who recommends.
             statistics: published statistics, if any.
             webhooks: who tells others of actions, if anybody does.
@@ -191,6 +197,7 @@ class Platform:
             consents.consents, backend.engine.resolve, suppression.suppressed
         )
         self.erasures = erasures
+        self._metadata = database
         self.backend = backend
         self.engine: Engine = backend.engine
         self.lock = threading.Lock()
@@ -303,6 +310,7 @@ class Platform:
                 consents=ConsentStore(metadata, default_purposes(settings), clock=_now),
                 suppression=installation.suppression,
                 erasures=installation.jobs,
+                database=metadata,
                 recommender=recommender,
                 statistics=statistics,
                 webhooks=webhooks,
@@ -458,6 +466,20 @@ class Platform:
             features = self.backend.source.read("user", user, moment)
             position = self.position
         return UserFeatures(user_id=user, at=moment, position=position, features=dict(features))
+
+    def export(self, person: str) -> PersonExport:
+        """All there is of a person; called in a thread.
+
+        Raises:
+            StorageError: if the metadata cannot be used.
+            StreamingError: if log or state cannot be read.
+        """
+        search = None
+        if self.settings.log.kind == "kafka":
+            search = search_partitions(self.backend.partitions())
+        return export_person(
+            self.settings, self._metadata, person, clock=self._clock, search=search
+        )
 
     async def applied(self, position: Position, timeout: float) -> bool:
         """Wait until the log is applied up to `position`.

@@ -18,7 +18,6 @@ import msgspec
 from tactful.config import Settings, load_settings
 from tactful.errors import ConfigError, StorageError
 
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -84,6 +83,42 @@ def consent(
     for decision in history:
         words = ", ".join(f"{p} {'yes' if y else 'no'}" for p, y in decision.purposes.items())
         click.echo(f"{decision.version:>8}  {_day(decision.at)}  {words}  ({decision.source})")
+
+
+@user.command("export")
+@_options
+@click.argument("person")
+@click.option(
+    "--to", type=click.Path(path_type=Path, file_okay=False), help="Directory for the two files."
+)
+def export(
+    person: str, config: Path | None, data: Path | None, as_json: bool, to: Path | None
+) -> None:
+    """Write all there is of PERSON: export.json for programs, export.html to read.
+
+    Without --to the data goes to standard output. PERSON is a user id, or device: and a device id.
+    """
+    from tactful.person_export import export_page, export_person
+    from tactful_streaming import StreamingError
+
+    with _installation(config, data) as (settings, metadata):
+        if settings.log.kind == "kafka":
+            raise ConfigError("the log is in Kafka: ask a server, GET /v1/users/{user_id}/export")
+        try:
+            found = export_person(settings, metadata, person, clock=_now)
+        except StreamingError as error:
+            raise StorageError(str(error)) from error
+    encoded = msgspec.json.encode(found)
+    if to is None:
+        click.echo(encoded.decode())
+        return
+    to.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, content in (("export.json", encoded), ("export.html", export_page(found).encode())):
+        (to / name).write_bytes(content)
+    if as_json:
+        _print({"directory": str(to), "records": len(found.records)})
+    else:
+        click.echo(f"{len(found.records)} records: {to / 'export.json'}, {to / 'export.html'}")
 
 
 @user.command("erase")

@@ -78,7 +78,7 @@ from tactful_streaming.evolution import EvolutionPlan, plan_evolution
 from tactful_streaming.fired_rows import encode_fired, encode_matches
 from tactful_streaming.firing import Fired
 from tactful_streaming.flink_sql import FlinkOptions, FlinkScript, compile_flink
-from tactful_streaming.forgetting import Traces, devices_of, forget
+from tactful_streaming.forgetting import Traces, devices_of, forget, stored_of
 from tactful_streaming.group_commit import (
     Commit,
     GroupCommit,
@@ -302,6 +302,7 @@ __all__ = [
     "restore_checkpoint",
     "route_key",
     "run_sink",
+    "stored_of",
     "subject_key",
     "topic_id",
     "verify_signature",

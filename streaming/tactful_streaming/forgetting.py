@@ -66,6 +66,15 @@ def devices_of(store: StateStore, user_id: str) -> Iterator[str]:
             yield key[len(DEVICE) :].decode()
 
 
+def stored_of(store: StateStore, traces: Traces) -> Iterator[tuple[str, str, bytes]]:
+    """Kind of entity, key and packed state of what is kept of people and their visits."""
+    for entity, keys in (("user", traces.people), ("session", traces.sessions)):
+        for key in sorted(keys):
+            blob = store.get(entity_prefix(entity) + key.encode())
+            if blob is not None:
+                yield entity, key, blob
+
+
 def forget(
     store: StateStore,
     traces: Traces,

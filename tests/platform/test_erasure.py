@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.platform.support import Live, build, now_ms, small_settings, view
+from click.testing import CliRunner
+from tests.platform.support import Live, build, now_ms, small_settings, view, wait_until
 
+from tactful.cli import main
 from tactful.config import ConsentSettings, Settings
 from tactful.connections import open_installation
 from tactful.erasure import (
@@ -118,7 +120,7 @@ def leave_traces(live: Live, tokens: Tokens) -> Any:
 
 
 def others(live: Live) -> Any:
-    told = None
+    told: Any = None
     for number in range(20):
         told = live.http.post(
             "/v1/events",
@@ -407,3 +409,82 @@ def test_dead_letters_of_a_person_say_nothing(settings: Settings, metadata: Meta
     kept = decode_entry(found[1].payload)
     assert isinstance(kept, Event)
     assert kept.user_id == "other-person"
+
+
+def test_an_export_holds_everything_that_a_scan_finds(tmp_path: Path, settings: Settings) -> None:
+    tokens = Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live:
+        leave_traces(live, tokens)
+        live.http.post("/v1/recommend", json={"after": others(live)})
+        live.http.put(f"/v1/users/{tokens['user']}/consent", json={"purposes": {"marketing": True}})
+        told = live.http.get(f"/v1/users/{tokens['user']}/export")
+        assert told.status_code == 200, told.text
+        page = live.http.get(f"/v1/users/{tokens['user']}/export", params={"format": "html"})
+        assert page.headers["content-type"].startswith("text/html")
+    found = told.json()
+
+    with EmbeddedLog(settings.storage.data / "log", read_only=True) as log:
+        theirs = [
+            offset
+            for offset, payload in log.read(log.begin, 10_000)
+            if any(token.encode() in payload for token in tokens.of.values())
+        ]
+    assert [record["offset"] for record in found["records"]] == theirs
+    for token in set(tokens.of.values()) - {tokens["item"]}:
+        assert token in told.text
+        assert token in page.text
+    assert "other-1" not in told.text
+    assert found["devices"] == [tokens["device"]]
+    assert found["description"] == {"email": tokens["email"]}
+    assert found["features"][f"user {tokens['user']}"]["views"] == 3
+    assert [decision["purposes"] for decision in found["consent"]] == [{"marketing": True}]
+
+    data = ["--data", str(settings.storage.data)]
+    shown = CliRunner().invoke(
+        main,
+        ["user", "export", tokens["user"], "--to", str(tmp_path / "out"), *data],
+        env={"TACTFUL_ENGINE__FEATURES": str(settings.features)},
+    )
+    assert shown.exit_code == 0, shown.output
+    written = json.loads((tmp_path / "out" / "export.json").read_bytes())
+    assert written["records"] == found["records"]
+    assert tokens["query"] in (tmp_path / "out" / "export.html").read_text("utf-8")
+
+
+def test_a_page_shows_text_as_text(settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        evil = "<script>alert(1)</script>"
+        event = view(1, "ada", properties={evil: evil})
+        told = live.http.post("/v1/events", json=[event]).json()
+        live.http.post("/v1/recommend", json={"after": told["position"]})
+        page = live.http.get("/v1/users/ada/export", params={"format": "html"}).text
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+
+
+def test_the_command_suppresses_beside_a_server_and_purges_without_one(
+    settings: Settings,
+) -> None:
+    data = str(settings.storage.data)
+    environment = {"TACTFUL_ENGINE__FEATURES": str(settings.features)}
+
+    def run(*arguments: str) -> Any:
+        shown = CliRunner().invoke(
+            main, ["user", *arguments, "--data", data, "--json"], env=environment
+        )
+        assert shown.exit_code == 0, shown.output
+        return json.loads(shown.output)
+
+    with Live(Platform.open(settings, build)) as live:
+        assert live.http.post("/v1/events", json=[view(1, "ada-lovelace")]).json()["accepted"] == 1
+        assert run("consent", "bob", "--deny", "service")["allowed"] == []
+        (waiting,) = run("erase", "ada-lovelace")
+        assert waiting["state"] == "requested"
+        for person in ("ada-lovelace", "bob"):
+            event = [view(2, person)]
+            wait_until(lambda: not live.http.post("/v1/events", json=event).json()["accepted"])  # noqa: B023
+    before = run("erase", "ada-lovelace", "--dry-run")
+    assert before[0]["removed"] >= 1
+    (done,) = run("erase")
+    assert (done["receipt"], done["state"]) == (waiting["receipt"], "done")
+    assert run("erase") == []

@@ -1,0 +1,205 @@
+"""All there is of a person, for them: as data, and as a page to read.
+
+It is found by the same search as an erasure removes by, so what one gives the other takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tactful.config import Settings
+from tactful.consent_store import ConsentStore
+from tactful.erasure_traces import Found, Search, find_traces, needles_of, search_files
+from tactful.messages import ConsentDecision, PersonExport
+from tactful.metadata import MetadataStore
+from tactful_privacy import NOTHING
+from tactful_streaming import (
+    DEVICE_PREFIX,
+    DeadLetter,
+    Definitions,
+    RocksState,
+    StreamingError,
+    decode_entry,
+    load_definitions,
+    matching_records,
+    read_packed,
+    stored_of,
+)
+
+_LETTERS = ("dead-letters", "late")
+
+NOTES = (
+    "Counts of items and categories, to which you contributed together with others, name nobody.",
+    "Models were learned from what many people did; they hold no record of you.",
+    "Published statistics carry noise, so that nothing about you can be told from them.",
+)
+"""What is not in an export, and why."""
+
+
+def export_person(
+    settings: Settings,
+    metadata: MetadataStore,
+    person: str,
+    *,
+    clock: Callable[[], int],
+    search: Search | None = None,
+) -> PersonExport:
+    """Collect all there is of a person; works beside a running server, and changes nothing.
+
+    Args:
+        settings: of the installation.
+        metadata: of the installation.
+        person: user id, or ``device:`` and a device id.
+        clock: now in epoch milliseconds.
+        search: searches the log; None: that of the data directory.
+
+    Raises:
+        StorageError: if the metadata cannot be used.
+        StreamingError: if log or state cannot be read.
+    """
+    data, now = settings.storage.data, clock()
+    search = search_files(data / "log") if search is None else search
+    with contextlib.ExitStack() as stack:
+        store = None
+        if (data / "state").is_dir():
+            store = RocksState(data / "state", read_only=True)
+            stack.callback(store.close)
+        found = find_traces(search, store, [person])
+        features, described = {}, None
+        if store is not None:
+            features = dict(_features(store, found, load_definitions(settings.features), now))
+    traces = found.traces
+    records = list(_records(search, found))
+    for record in records:
+        if record["kind"] == "user":
+            described = record["properties"]
+    consents = ConsentStore(metadata, NOTHING, clock=clock)
+    own = [person, *(DEVICE_PREFIX + device for device in sorted(traces.devices))]
+    return PersonExport(
+        person=person,
+        made_at=now,
+        consent=[
+            ConsentDecision(
+                version=decision.version,
+                purposes={str(purpose): agrees for purpose, agrees in decision.purposes.items()},
+                at=decision.at,
+                source=decision.source,
+            )
+            for key in dict.fromkeys(own)
+            for decision in consents.history(key)
+        ],
+        description=described,
+        devices=sorted(traces.devices),
+        shared_devices=sorted(traces.shared),
+        sessions=sorted(traces.sessions),
+        records=records,
+        features=features,
+        dead_letters=[letter for name in _LETTERS for letter in _letters(data / name, found)],
+        waiting_actions=list(_actions(data / "webhooks", found)),
+        notes=list(NOTES),
+    )
+
+
+def _records(search: Search, found: Found) -> Iterator[dict[str, Any]]:
+    for offset, payload in search(found.needles):
+        try:
+            entry = decode_entry(payload)
+        except StreamingError:
+            continue
+        if found.owns(offset, entry):
+            yield {"offset": offset, **msgspec.to_builtins(entry)}
+
+
+def _features(
+    store: RocksState, found: Found, definitions: Definitions, now: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for entity, key, blob in stored_of(store, found.traces):
+        yield f"{entity} {key}", dict(read_packed(definitions.of_entity(entity), blob, now))
+
+
+def _letters(path: Path, found: Found) -> Iterator[dict[str, Any]]:
+    if not path.is_dir():
+        return
+    needles = found.needles
+    for _, record in matching_records(path, needles):
+        letter = msgspec.msgpack.decode(record, type=DeadLetter)
+        if found.owns_payload(letter.offset, letter.payload):
+            yield {
+                "reason": letter.reason,
+                "rule": letter.rule,
+                "offset": letter.offset,
+                "record": letter.payload.decode("utf-8", "backslashreplace"),
+            }
+
+
+def _actions(path: Path, found: Found) -> Iterator[dict[str, Any]]:
+    needles = needles_of(found.traces.users | found.traces.devices)
+    for directory in sorted(path.glob("*")) if path.is_dir() else ():
+        with contextlib.closing(RocksState(directory, read_only=True)) as store:
+            for _, value in store.scan(b""):
+                if any(needle in value for needle in needles):
+                    yield {"action": value.decode("utf-8", "backslashreplace")}
+
+
+def export_page(export: PersonExport) -> str:
+    """An export as a page to read, complete in itself: no scripts, nothing fetched."""
+    document = msgspec.to_builtins(export)
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width'>",
+        "<meta name=robots content=noindex><title>Your data</title><style>",
+        "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}",
+        "table{border-collapse:collapse;width:100%;font-size:.9rem}",
+        "th,td{border-bottom:1px solid #ccc;padding:.3rem .5rem;text-align:left;",
+        "vertical-align:top;overflow-wrap:anywhere}</style><h1>Your data</h1>",
+        f"<p>All there is of <b>{escape(export.person)}</b>.</p>",
+    ]
+    for title, name in _SECTIONS:
+        parts.append(f"<h2>{escape(title)}</h2>{_shown(document[name])}")
+    return "".join(parts)
+
+
+_SECTIONS = (
+    ("What you agreed to", "consent"),
+    ("How you are described", "description"),
+    ("Your devices", "devices"),
+    ("Devices you share with others", "shared_devices"),
+    ("What is computed of you", "features"),
+    ("What you did, and what you were shown", "records"),
+    ("Your visits", "sessions"),
+    ("What did not count, and why", "dead_letters"),
+    ("Messages on their way to you", "waiting_actions"),
+    ("What is not here", "notes"),
+)
+
+
+def _shown(value: Any) -> str:
+    """A value as HTML."""
+    if value in (None, [], {}):
+        return "<p>nothing</p>"
+    if isinstance(value, dict):
+        rows = "".join(f"<tr><th>{escape(k)}<td>{_cell(v)}" for k, v in value.items())
+        return f"<table>{rows}</table>"
+    if isinstance(value, list) and isinstance(value[0], dict):
+        names = list(dict.fromkeys(name for row in value for name in row))
+        head = "".join(f"<th>{escape(name)}" for name in names)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{_cell(row.get(name))}" for name in names) for row in value
+        )
+        return f"<table><tr>{head}{body}</table>"
+    if isinstance(value, list):
+        return "<ul>" + "".join(f"<li>{_cell(each)}" for each in value) + "</ul>"
+    return _cell(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return escape(text)
