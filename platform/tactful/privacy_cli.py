@@ -100,3 +100,35 @@ def ledger_command(
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
     else:
         click.echo(as_text(report))
+
+
+@privacy.command("release")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Directory of files.")
+@click.option("--topic", help="Kafka topic, in the cluster of the settings' log.")
+@click.option("--follow", is_flag=True, help="Go on, every 15 s, until SIGTERM or Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def release_command(
+    config: Path | None,
+    data: Path | None,
+    out: Path | None,
+    topic: str | None,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """Write published numbers from the ledger as JSON lines, to files or a Kafka topic.
+
+    Each number comes with its interval, epsilon, unit, pane and method.
+    """
+    from tactful.publishing import publish
+
+    if out is None and topic is None:
+        raise click.UsageError("give --out, --topic or both")
+    done = publish(
+        load_settings(config, overrides={"storage.data": data}), out, topic, follow=follow
+    )
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+    else:
+        click.echo(f"{done.files} files and {done.records} records written")

@@ -31,6 +31,7 @@ from tactful_privacy import (
     PrivacyError,
     Publisher,
     Purpose,
+    Statistic,
     UnknownStatisticError,
     delta_of,
     method_of,
@@ -42,6 +43,9 @@ CLOCK_EVENT = "x.clock"
 """Event type by which a replay tells its time to the statistics."""
 
 DAY_MS = 86_400_000
+
+ALLOWANCE_MS = 60_000
+"""How long a pane stays open after its end."""
 
 _SHOWN_AFTER_MS = 15_000
 """Longer than an idle server waits with a commit, so that who came does not decide when."""
@@ -75,7 +79,7 @@ class PrivateStatistics:
         *,
         secret: bytes,
         clock: Callable[[], int] | None,
-        allowance_ms: int = 60_000,
+        allowance_ms: int = ALLOWANCE_MS,
     ) -> None:
         """Prepare to count.
 
@@ -187,7 +191,7 @@ class PrivateStatistics:
         if statistic is None:
             raise KeyError(name)
         if self._clock is not None:
-            shown = self._watermark() - _SHOWN_AFTER_MS - statistic.pane_ms + 1
+            shown = shown_before(statistic, self._now(), self._allowance)
             until = shown if until is None else min(until, shown)
         try:
             page = read_released(
@@ -272,6 +276,17 @@ class PrivateStatistics:
         publisher = Publisher(counts, self._ledger, further=self._further[name])
         track = self._tracks[name] = (counts, publisher)
         return track
+
+
+def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_MS) -> int:
+    """The start, epoch milliseconds, before which panes are shown: by the clock alone.
+
+    Args:
+        statistic: what is shown.
+        now: the public clock, epoch milliseconds.
+        allowance_ms: how long a pane stays open after its end.
+    """
+    return max(0, now - allowance_ms) - _SHOWN_AFTER_MS - statistic.pane_ms + 1
 
 
 class _State(msgspec.Struct, array_like=True):

@@ -1,0 +1,212 @@
+"""Published statistics as files and as records of a topic: read from the ledger, never counted.
+
+Every number carries what is needed to use it: interval, epsilon, unit, pane, method. Each release
+is written as it is stored, so writing again writes the same.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tactful_privacy import Ledger, ReleasedPane, Statistic, read_released
+
+_DAY_MS = 86_400_000
+_PAGE = 100
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ReleasedCell(msgspec.Struct, frozen=True, kw_only=True):
+    """One published number, complete in itself.
+
+    Attributes:
+        statistic: name of the statistic.
+        key: what was counted.
+        value: the noisy count.
+        low: lower end of its confidence interval.
+        high: upper end.
+        confidence: of the interval.
+        pane_start: start of the pane, epoch milliseconds.
+        pane_end: its end.
+        counted_from: since when the value counts: the start of the pane, or midnight (UTC).
+        kind: ``panes``, ``running_totals`` or ``gaussian_totals``.
+        epsilon: privacy loss of one unit.
+        delta: probability bound that goes with it, computed.
+        cap: most contributions of one unit.
+        unit: what is protected.
+        method: the mechanism.
+    """
+
+    statistic: str
+    key: str
+    value: int
+    low: int
+    high: int
+    confidence: float
+    pane_start: int
+    pane_end: int
+    counted_from: int
+    kind: str
+    epsilon: float
+    delta: float
+    cap: int
+    unit: str
+    method: str
+
+
+def cells(pane: ReleasedPane) -> Iterator[ReleasedCell]:
+    """The numbers of one released pane, in the order of the catalogue."""
+    for key, value in pane.values.items():
+        yield ReleasedCell(
+            statistic=pane.statistic,
+            key=key,
+            value=value,
+            low=value - pane.half_width,
+            high=value + pane.half_width,
+            confidence=pane.confidence,
+            pane_start=pane.start,
+            pane_end=pane.end,
+            counted_from=pane.counted_from,
+            kind=pane.kind,
+            epsilon=float(pane.epsilon),
+            delta=pane.delta,
+            cap=pane.cap,
+            unit=pane.unit,
+            method=pane.method,
+        )
+
+
+def write_files(
+    ledger: Ledger,
+    statistics: Sequence[Statistic],
+    directory: Path,
+    *,
+    shown_before: Callable[[Statistic], int | None],
+    written: Callable[[Path], None] = lambda path: None,
+) -> int:
+    """Write ``<statistic>/<UTC day>.jsonl``, one line a number; go on where it was left.
+
+    A file is whole: it is written beside its place, synchronised to disk and then renamed. The
+    newest day that is there is written again, since more of it may have been released.
+
+    Args:
+        ledger: what is read.
+        statistics: which of it.
+        directory: where to; made if absent.
+        shown_before: start before which panes may be shown, epoch milliseconds; None: all.
+        written: told each file.
+
+    Returns:
+        How many files were written.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    count = 0
+    for statistic in statistics:
+        folder = directory / statistic.name
+        folder.mkdir(parents=True, exist_ok=True)
+        newest = max((it.stem for it in folder.glob("????-??-??.jsonl")), default=None)
+        until = shown_before(statistic)
+        panes = _panes(ledger, statistic.name, None if newest is None else _midnight(newest), until)
+        day: str | None = None
+        lines: list[bytes] = []
+        for pane in panes:
+            if (of := _day(pane.start)) != day:
+                if day is not None:
+                    _replace(folder / f"{day}.jsonl", lines)
+                    written(folder / f"{day}.jsonl")
+                    count += 1
+                day, lines = of, []
+            lines += [_encode(cell) for cell in cells(pane)]
+        if day is not None:
+            _replace(folder / f"{day}.jsonl", lines)
+            written(folder / f"{day}.jsonl")
+            count += 1
+    return count
+
+
+def write_topic(
+    ledger: Ledger,
+    statistics: Sequence[Statistic],
+    write: Callable[[Sequence[tuple[bytes, bytes]]], None],
+    *,
+    position: Path,
+    shown_before: Callable[[Statistic], int | None],
+) -> int:
+    """Write each number as a record; its key is ``<statistic>/<pane start>/<key>``.
+
+    What was written is noted after it is committed: a crash in between writes some of it again,
+    under the same keys and with the same values.
+
+    Args:
+        ledger: what is read.
+        statistics: which of it.
+        write: writes and commits records, all or none.
+        position: file that notes the last pane of each statistic.
+        shown_before: start before which panes may be shown, epoch milliseconds; None: all.
+
+    Returns:
+        How many records were written.
+
+    Raises:
+        OSError: if the position cannot be read or written.
+    """
+    last = _read_position(position)
+    count = 0
+    for statistic in statistics:
+        since = last[statistic.name] + 1 if statistic.name in last else None
+        for pane in _panes(ledger, statistic.name, since, shown_before(statistic)):
+            rows = [
+                (f"{cell.statistic}/{cell.pane_start}/{cell.key}".encode(), _encode(cell))
+                for cell in cells(pane)
+            ]
+            write(rows)
+            count += len(rows)
+            last = {**last, statistic.name: pane.start}
+            _replace(position, [_encode(last)])
+    return count
+
+
+def _panes(
+    ledger: Ledger, name: str, since: int | None, until: int | None
+) -> Iterator[ReleasedPane]:
+    cursor: str | None = None
+    while True:
+        page = read_released(ledger, name, start=since, end=until, cursor=cursor, limit=_PAGE)
+        yield from page.panes
+        if (cursor := page.cursor) is None:
+            return
+
+
+def _replace(path: Path, lines: Sequence[bytes]) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        for line in lines:
+            file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _read_position(path: Path) -> Mapping[str, int]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise OSError(f"{path} is damaged ({error}): delete it to write everything again") from None
+
+
+def _day(start: int) -> str:
+    return dt.datetime.fromtimestamp(start / 1_000, dt.UTC).strftime("%Y-%m-%d")
+
+
+def _midnight(day: str) -> int:
+    moment = dt.datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=dt.UTC)
+    return int(moment.timestamp() * 1_000) // _DAY_MS * _DAY_MS

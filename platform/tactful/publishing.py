@@ -1,0 +1,139 @@
+"""``tactful privacy release``: from an installation's ledger to files and topics."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from tactful.config import Settings
+from tactful.connections import kafka_settings
+from tactful.errors import ConfigError, StorageError
+from tactful.publication import write_files, write_topic
+from tactful.statistic_definitions import load_statistics
+from tactful.statistics import shown_before
+from tactful_privacy import Ledger, PrivacyError, Statistic, UnknownStatisticError
+from tactful_streaming import LogError, TransactionalProducer
+
+_EVERY_S = 15.0
+_NAME = "tactful-statistics"
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written.
+
+    Attributes:
+        files: how many files.
+        records: how many records of the topic.
+    """
+
+    files: int
+    records: int
+
+
+def publish(
+    settings: Settings,
+    out: Path | None,
+    topic: str | None,
+    *,
+    follow: bool = False,
+    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+) -> Published:
+    """Write what is published and shown by now.
+
+    Which panes are written is decided by the clock, as for ``GET /v1/statistics``.
+
+    Args:
+        settings: name the definitions, the clock, the data directory and the cluster.
+        out: directory of the files; None: no files.
+        topic: Kafka topic; None: no records.
+        follow: go on until SIGTERM or SIGINT.
+        clock: now, epoch milliseconds.
+
+    Returns:
+        What was written in all.
+
+    Raises:
+        ConfigError: if nothing is published here, or the definitions do not agree with the ledger.
+        StorageError: if it cannot be written.
+    """
+    definitions, path = settings.statistics.definitions, settings.storage.data / "ledger.db"
+    if definitions == Path():
+        raise ConfigError("statistics.definitions is empty: no statistics are published here")
+    if not path.exists():
+        raise ConfigError(f"there is no ledger in {path.parent}: nothing has been published yet")
+    wall = settings.statistics.clock == "wall"
+
+    def shown(statistic: Statistic) -> int | None:
+        return shown_before(statistic, clock()) if wall else None
+
+    files = records = 0
+    try:
+        with ExitStack() as stack:
+            ledger = Ledger(path)
+            stack.callback(ledger.close)
+            wanted = _registered(ledger, definitions)
+            write = None if topic is None else _writer(settings, topic, stack)
+            told = stack.enter_context(_told_to_stop()) if follow else None
+            while True:
+                if out is not None:
+                    files += write_files(ledger, wanted, out, shown_before=shown)
+                if write is not None:
+                    position = settings.storage.data / f"published.{topic}.json"
+                    records += write_topic(
+                        ledger, wanted, write, position=position, shown_before=shown
+                    )
+                if told is None or told.wait(_EVERY_S):
+                    return Published(files=files, records=records)
+    except PrivacyError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (LogError, OSError) as error:
+        raise StorageError(str(error)) from error
+
+
+def _registered(ledger: Ledger, definitions: Path) -> list[Statistic]:
+    """The statistics of the file that have begun to be published."""
+    found = []
+    for definition in load_statistics(definitions).statistics:
+        for statistic in definition.statistics():
+            with contextlib.suppress(UnknownStatisticError):
+                found.append(ledger.statistic(statistic.name))
+    return found
+
+
+def _writer(
+    settings: Settings, topic: str, stack: ExitStack
+) -> Callable[[Sequence[tuple[bytes, bytes]]], None]:
+    if settings.log.kind != "kafka":
+        raise ConfigError("--topic needs log.kind = 'kafka': the topic is in the log's cluster")
+    kafka = replace(kafka_settings(settings.log), topic=topic)
+    producer = TransactionalProducer(kafka, f"{_NAME}.{topic}")
+    stack.callback(producer.close)
+
+    def write(rows: Sequence[tuple[bytes, bytes]]) -> None:
+        producer.write(topic, rows)
+        producer.commit()
+
+    return write
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """Set by SIGTERM and SIGINT, so that what is being written is written whole."""
+    told = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: told.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
