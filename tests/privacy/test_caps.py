@@ -1,0 +1,526 @@
+"""Caps by hour and caps chosen each day: the bound holds for any stream, crash and replay.
+
+Noise is off: entropy is such that every draw of noise is 0, so what is counted is released.
+"""
+
+import hmac
+import json
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful_privacy import (
+    BoundedCounts,
+    CapChoice,
+    DiscreteLaplace,
+    Ledger,
+    ParameterError,
+    Publisher,
+    Statistic,
+    cap_query,
+    chosen_caps,
+    read_released,
+    sum_released,
+)
+from tactful_privacy.statistic import DAY_MS, HOUR_MS
+
+SECRET = b"sixteen bytes or more"
+KEYS = ("bread", "milk", "tea")
+CHOICE = CapChoice((1, 2, 4, 8), Fraction(1, 10))
+CHOSEN = Statistic("chosen", KEYS, HOUR_MS, 8, Fraction(1), cap_choice=CHOICE)
+
+Event = tuple[str, int, str]  # who, when, what
+
+
+def no_noise(n: int) -> bytes:
+    """The middle of every noise table."""
+    return b"\xff\x7f" * (n // 2)
+
+
+def test_the_noise_is_off() -> None:
+    for sensitivity in (1, 2, 4, 8):
+        assert not DiscreteLaplace(sensitivity, "1/10", entropy=no_noise).sample(100).any()
+
+
+def counting(statistic: Statistic, start: int = 0) -> BoundedCounts:
+    return BoundedCounts(statistic, secret=SECRET, start=start)
+
+
+# -- hours --------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("uv"), st.integers(0, DAY_MS - 1), st.sampled_from(KEYS)),
+        max_size=60,
+    ),
+    st.integers(1, 3),
+    st.sampled_from([HOUR_MS // 4, HOUR_MS, 6 * HOUR_MS]),
+)
+@settings(max_examples=80, deadline=None)
+def test_the_hour_cap_bounds_every_hour(events: list[Event], hour_cap: int, pane_ms: int) -> None:
+    counts = counting(Statistic("h", KEYS, pane_ms, 20, Fraction(1), hour_cap=hour_cap))
+    by_hour: dict[tuple[str, int], int] = defaultdict(int)
+    by_day: dict[str, int] = defaultdict(int)
+    for who, when, what in events:
+        wanted = by_hour[who, when // HOUR_MS] < hour_cap and by_day[who] < 20
+        assert counts.add(who, when, what) is wanted
+        by_hour[who, when // HOUR_MS] += wanted
+        by_day[who] += wanted
+
+
+@pytest.mark.parametrize("cell_cap", [None, 2])
+@pytest.mark.parametrize("pane_ms", [HOUR_MS // 4, HOUR_MS, 4 * HOUR_MS])
+def test_a_replay_against_another_clock_releases_no_more_than_the_caps(
+    cell_cap: int | None, pane_ms: int
+) -> None:
+    """Snapshots are older than releases; the input is replayed, and more of it is late."""
+    cap, hour_cap = 6, 2
+    statistic = Statistic("h", KEYS, pane_ms, cap, Fraction(1), cell_cap, hour_cap=hour_cap)
+    rng = random.Random(31)
+    reached = 0
+    for _ in range(300):
+        events = [(rng.randrange(8 * HOUR_MS), rng.choice(KEYS)) for _ in range(40)]
+        released: dict[int, int] = {}
+        counts = counting(statistic)
+        saved, position = counts.snapshot(), 0
+        for _crash in range(4):
+            until = rng.randrange(position, len(events) + 1)
+            clock = 0
+            for when, what in events[position:until]:
+                counts.add("u", when, what, watermark=clock)
+                if rng.random() < 0.2:
+                    clock = max(clock, rng.randrange(8 * HOUR_MS))
+                    for pane in counts.closed(clock):
+                        released.setdefault(pane.start, int(pane.counts.sum()))
+            if rng.random() < 0.4:
+                saved, position = counts.snapshot(), until
+            counts = counting(statistic)
+            counts.restore(saved)
+        for when, what in events[position:]:
+            counts.add("u", when, what)
+        for pane in counts.closed(DAY_MS):
+            released.setdefault(pane.start, int(pane.counts.sum()))
+        assert sum(released.values()) <= cap
+        reached += sum(released.values()) == cap
+    assert reached > 30
+
+
+def test_an_hour_that_is_not_over_is_still_capped_after_a_crash() -> None:
+    statistic = Statistic("h", KEYS, HOUR_MS // 4, 20, Fraction(1), hour_cap=3)
+    counts = counting(statistic)
+    assert [counts.add("u", n, "tea") for n in range(2)] == [True, True]
+    counts.closed(HOUR_MS // 2)  # half of the hour is released
+    restored = counting(statistic)
+    restored.restore(counts.snapshot())
+    later = [restored.add("u", HOUR_MS // 2 + n, "milk") for n in range(3)]
+    assert later == [True, False, False]
+    restored.closed(HOUR_MS)
+    assert restored.add("u", HOUR_MS, "milk")
+    assert len(restored._state.spent_in_hour) == 1
+
+
+def test_a_pane_that_straddles_hours_is_refused() -> None:
+    with pytest.raises(ParameterError, match="divide an hour"):
+        Statistic("h", KEYS, 3 * HOUR_MS // 2, 20, Fraction(1), hour_cap=3)
+    with pytest.raises(ParameterError, match="hour_cap"):
+        Statistic("h", KEYS, HOUR_MS, 20, Fraction(1), hour_cap=0)
+
+
+def test_a_snapshot_of_the_version_before_is_continued() -> None:
+    """Its state had four fields; a lost counter would be a second cap."""
+    statistic = Statistic("old", KEYS, HOUR_MS, 3, Fraction(1))
+    counts = counting(statistic)
+    for n in range(2):
+        counts.add("u", n, "tea")
+    now = msgspec.msgpack.decode(counts.snapshot()[32:])
+    assert now[0] == statistic.fingerprint
+    body = msgspec.msgpack.encode((now[0], now[1][:4]))
+    old = hmac.digest(counts._seal_key, body, "sha256") + body
+    restored = counting(statistic)
+    restored.restore(old)
+    assert [restored.add("u", 5, "tea") for _ in range(2)] == [True, False]
+    assert restored.closed_until is None
+    (pane,) = restored.closed(HOUR_MS)
+    assert pane.counts.tolist() == [0, 0, 3]
+    assert restored.closed_until == HOUR_MS
+
+
+# -- chosen caps --------------------------------------------------------------------------------
+
+
+class Run:
+    """Publishes a stream through one ledger, without noise, with crashes."""
+
+    def __init__(self, path: Path, statistic: Statistic = CHOSEN) -> None:
+        self.ledger = Ledger(path, daily_epsilon=2)
+        self.statistic = statistic
+        self.counts = counting(statistic)
+        self.publisher = self._publisher()
+
+    def _publisher(self) -> Publisher:
+        return Publisher(self.counts, self.ledger, entropy=no_noise)
+
+    def crash(self, snapshot: tuple[bytes, bytes]) -> None:
+        self.counts = counting(self.statistic)
+        self.publisher = self._publisher()
+        self.counts.restore(snapshot[0])
+        self.publisher.restore(snapshot[1])
+
+    def snapshot(self) -> tuple[bytes, bytes]:
+        return self.counts.snapshot(), self.publisher.snapshot()
+
+    def table(self) -> dict[tuple[int, str], int]:
+        found: dict[tuple[int, str], int] = {}
+        cursor = None
+        while True:
+            page = read_released(self.ledger, self.statistic.name, cursor=cursor, limit=1_000)
+            for pane in page.panes:
+                found |= {(pane.start, key): value for key, value in pane.values.items()}
+            if (cursor := page.cursor) is None:
+                return found
+
+
+def expected(events: list[Event], caps: dict[int, int]) -> dict[tuple[int, str], int]:
+    """A plain recount."""
+    spent: dict[tuple[str, int], int] = defaultdict(int)
+    table: dict[tuple[int, str], int] = defaultdict(int)
+    for who, when, what in events:
+        day = when // DAY_MS
+        if spent[who, day] < caps[day]:
+            table[when // HOUR_MS * HOUR_MS, what] += 1
+        spent[who, day] += 1
+    return table
+
+
+def busy_day(day: int, people: int, each: int, rng: random.Random) -> list[Event]:
+    found = [
+        (f"{n}", day * DAY_MS + rng.randrange(DAY_MS), rng.choice(KEYS))
+        for n in range(people)
+        for _ in range(each)
+    ]
+    return sorted(found, key=lambda event: event[1])
+
+
+def test_the_cap_follows_the_day_before_and_the_noise_follows_the_cap(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    days = [busy_day(day, 400, each, rng) for day, each in enumerate((2, 6, 1, 20, 1))]
+    run = Run(tmp_path / "ledger.db")
+    for day, events in enumerate(days):
+        run.publisher.publish(day * DAY_MS)
+        for who, when, what in events:
+            run.counts.add(who, when, what, watermark=when)
+    run.publisher.publish(5 * DAY_MS)
+    caps = chosen_caps(run.ledger, CHOSEN, 0, 9)
+    assert caps == {1: 2, 2: 8, 3: 1, 4: 8, 5: 1}
+    wanted = expected([event for events in days for event in events], {0: 8, **caps})
+    assert {cell: value for cell, value in run.table().items() if value} == wanted
+    by_day: dict[int, set[tuple[int, int]]] = defaultdict(set)
+    pages = read_released(run.ledger, "chosen", limit=1_000).panes
+    for pane in pages:
+        by_day[pane.start // DAY_MS].add((pane.cap, pane.half_width))
+    widths = {cap: DiscreteLaplace(cap, 1).interval() for cap in (1, 2, 8)}
+    assert by_day == {
+        day: {(cap, widths[cap])} for day, cap in {0: 8, 1: 2, 2: 8, 3: 1, 4: 8}.items()
+    }
+    exact = DiscreteLaplace(8, 1)
+    of_a_day = sum_released(pages[:24], "tea")
+    assert of_a_day.half_width == exact.interval_of_sum(24)
+    of_both = sum_released(pages[:48], "tea")
+    assert of_a_day.half_width < of_both.half_width < exact.interval_of_sum(48)
+
+
+def test_the_choice_is_charged_to_what_the_statistic_reserved(tmp_path: Path) -> None:
+    run = Run(tmp_path / "ledger.db")
+    run.publisher.publish(3 * DAY_MS)
+    answers = run.ledger.answers(0, 9)
+    assert [answer.query for answer in answers] == [cap_query(CHOSEN, day) for day in (1, 2, 3)]
+    assert {answer.query.within for answer in answers} == {"chosen"}
+    (charge,) = run.ledger.charges()
+    assert charge.loss.epsilon == Fraction(11, 10)
+    assert chosen_caps(run.ledger, CHOSEN, 0, 9) == {1: 8, 2: 8, 3: 8}  # nobody came
+
+
+events_of_days = st.lists(
+    st.tuples(st.sampled_from("uvw"), st.integers(0, 3 * DAY_MS - 1), st.sampled_from(KEYS)),
+    max_size=50,
+)
+
+
+@given(events_of_days, st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_removing_a_user_day_changes_no_day_by_more_than_its_cap(
+    tmp_path_factory: pytest.TempPathFactory, events: list[Event], seed: int
+) -> None:
+    """Caps are public: the neighbour's run is given the same ones, as the proof does."""
+    rng = random.Random(seed)
+    events = sorted(events, key=lambda event: event[1] + rng.randrange(2 * HOUR_MS))
+    caps = {1: rng.choice(CHOICE.candidates), 2: rng.choice(CHOICE.candidates)}
+    whole = counted(events, caps)
+    for who, day in {(who, when // DAY_MS) for who, when, _ in events}:
+        rest = [e for e in events if (e[0], e[1] // DAY_MS) != (who, day)]
+        without = counted(rest, caps)
+        change = {cell: abs(whole[cell] - without[cell]) for cell in whole}
+        assert sum(change.values()) <= {0: 8, **caps}[day]
+        assert not any(change[cell] for cell in change if cell[0] // DAY_MS != day)
+
+
+def counted(events: list[Event], caps: dict[int, int]) -> dict[tuple[int, int], int]:
+    """Count with given caps; the public clock ticks each hour of the input's place."""
+    counts = counting(CHOSEN)
+    table: dict[tuple[int, int], int] = {}
+
+    def close(clock: int) -> None:
+        while True:
+            for pane in counts.closed(clock):
+                for index, count in enumerate(pane.counts.tolist()):
+                    table[pane.start, index] = count
+            if (day := counts.undecided(clock)) is None:
+                return
+            counts.decide(day, caps.get(day, 8))
+
+    done = 0
+    for clock in range(0, 3 * DAY_MS + 1, HOUR_MS):
+        while done < len(events) and events[done][1] < clock:
+            counts.add(*events[done], watermark=clock - 2 * HOUR_MS)
+            done += 1
+        close(clock - 2 * HOUR_MS)
+    for event in events[done:]:
+        counts.add(*event, watermark=3 * DAY_MS)
+    close(3 * DAY_MS)
+    return table
+
+
+@given(events_of_days)
+@settings(max_examples=60, deadline=None)
+def test_one_person_is_in_one_bucket_of_the_histogram(events: list[Event]) -> None:
+    def histogram(some: list[Event]) -> Any:
+        counts = counting(CHOSEN)
+        for event in some:
+            counts.add(*event)
+        counts.closed(DAY_MS)
+        assert counts.undecided(DAY_MS) == 1
+        return CHOICE.histogram(counts.contributions(1))
+
+    whole = histogram(events)
+    assert whole.sum() == len({who for who, when, _ in events if when < DAY_MS})
+    for who in "uvw":
+        rest = histogram([e for e in events if e[0] != who])
+        assert np.abs(whole - rest).sum() <= 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_crashes_the_caps_and_counts_are_those_of_a_quiet_run(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    events = [e for day in range(3) for e in busy_day(day, 60, 1 + 3 * day, rng)]
+    quiet = Run(tmp_path / "quiet.db")
+    for event in events:
+        quiet.counts.add(*event)
+    quiet.publisher.publish(3 * DAY_MS)
+    run = Run(tmp_path / "crashing.db")
+    saved, position, crashes = (run.snapshot(), 0), 0, 0
+    while position < len(events):
+        run.counts.add(*events[position])
+        position += 1
+        if rng.random() < 0.05:
+            run.publisher.publish(events[position - 1][1])
+            if rng.random() < 0.5:
+                saved = run.snapshot(), position
+        if rng.random() < 0.02 and crashes < 25:
+            crashes += 1
+            run.crash(saved[0])
+            position = saved[1]
+    run.publisher.publish(3 * DAY_MS)
+    assert crashes > 3
+    assert chosen_caps(run.ledger, CHOSEN, 0, 3) == chosen_caps(quiet.ledger, CHOSEN, 0, 3)
+    assert run.table() == quiet.table()
+
+
+def test_what_comes_before_its_cap_is_chosen_waits_and_is_counted_in_order() -> None:
+    counts = counting(CHOSEN)
+    for n in range(4):
+        assert not counts.add("u", DAY_MS + n, "tea")
+    assert not counts.add("u", DAY_MS + HOUR_MS, "milk")
+    restored = counting(CHOSEN)
+    restored.restore(counts.snapshot())
+    assert len(restored.closed(DAY_MS + 2 * HOUR_MS)) == 24
+    assert restored.undecided(DAY_MS - 1) is None
+    assert restored.undecided(DAY_MS) == 1
+    assert restored.closed(DAY_MS + 2 * HOUR_MS) == []
+    restored.decide(1, 2)
+    first, second = restored.closed(DAY_MS + 2 * HOUR_MS)
+    assert (first.counts.tolist(), second.counts.tolist()) == ([0, 0, 2], [0, 0, 0])
+    assert not restored.add("u", DAY_MS + 3 * HOUR_MS, "tea")
+
+
+def test_what_was_late_when_it_came_stays_late_while_it_waits() -> None:
+    """When somebody else's event made a commit happen must not decide."""
+    counts = counting(CHOSEN)
+    counts.add("u", DAY_MS, "tea", watermark=DAY_MS + HOUR_MS)
+    counts.closed(DAY_MS)
+    counts.decide(1, 4)
+    (pane,) = counts.closed(DAY_MS + HOUR_MS)
+    assert not pane.counts.any()
+
+
+def test_a_cap_is_decided_once_and_is_a_candidate() -> None:
+    counts = counting(CHOSEN)
+    counts.closed(DAY_MS)
+    with pytest.raises(ParameterError, match="no candidate"):
+        counts.decide(1, 3)
+    with pytest.raises(ParameterError, match="cannot be decided now"):
+        counts.decide(2, 4)
+    counts.decide(1, 4)
+    with pytest.raises(ParameterError, match="cannot be decided now"):
+        counts.decide(1, 8)
+    with pytest.raises(ParameterError, match="no candidate"):
+        counting(Statistic("fixed", KEYS, HOUR_MS, 8, Fraction(1))).decide(1, 8)
+
+
+def test_nothing_else_is_published_from_chosen_caps(tmp_path: Path) -> None:
+    daily = Statistic("daily", KEYS, DAY_MS, 8, Fraction(1, 2))
+    with pytest.raises(ParameterError, match="nothing else"):
+        Publisher(counting(CHOSEN), Ledger(tmp_path / "l.db", daily_epsilon=2), further=[daily])
+    with pytest.raises(ParameterError, match="fixed cap"):
+        Statistic("t", KEYS, HOUR_MS, 8, Fraction(1), kind="running_totals", cap_choice=CHOICE)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"candidates": ()}, "positive integers"),
+        ({"candidates": (2, 2)}, "rise"),
+        ({"candidates": (0, 2)}, "positive integers"),
+        ({"candidates": (1.0, 2)}, "positive integers"),
+        ({"quantile": "1"}, "quantile"),
+        ({"quantile": 0.9}, "quantile"),
+        ({"epsilon": "0"}, "epsilon"),
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParameterError, match=said):
+        CapChoice(**{"candidates": (1, 2), "epsilon": Fraction(1), **wrong})
+
+
+def test_the_cap_must_be_the_largest_candidate() -> None:
+    with pytest.raises(ParameterError, match="largest candidate"):
+        Statistic("s", KEYS, HOUR_MS, 9, Fraction(1), cap_choice=CHOICE)
+    with pytest.raises(ParameterError, match="cap is None"):
+        Statistic("s", KEYS, HOUR_MS, None, Fraction(1))  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(1, 8), min_size=200, max_size=400))
+@settings(max_examples=60, deadline=None)
+def test_without_noise_the_cap_is_the_smallest_candidate_above_the_quantile(
+    contributions: list[int],
+) -> None:
+    chosen = CHOICE.cap(CHOICE.histogram(np.array(contributions)))
+    covered = {
+        cap: sum(n <= cap for n in contributions) >= 0.9 * len(contributions)
+        for cap in CHOICE.candidates
+    }
+    assert chosen == min(cap for cap, enough in covered.items() if enough)
+
+
+# -- kill -9 ------------------------------------------------------------------------------------
+
+CHILD = """
+import json, os, pickle, random, signal, sys
+from fractions import Fraction
+from tactful_privacy import *
+sys.path.insert(0, sys.argv[3])
+from test_caps import Run
+folder, seed = sys.argv[1], int(sys.argv[2])
+rng = random.Random(seed)
+events = json.loads(open(folder + "/events.json").read())
+run = Run(folder + "/ledger.db")
+path = folder + "/state"
+position = 0
+if os.path.exists(path):
+    position, *snapshot = pickle.loads(open(path, "rb").read())
+    run.crash(tuple(snapshot))
+doomed = rng.randrange(200, 900)
+for done in range(position, len(events)):
+    who, when, what = events[done]
+    run.counts.add(who, when, what)
+    if done - position > doomed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rng.random() < 0.02:
+        run.publisher.publish(when)
+        if rng.random() < 0.15:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open(path + ".new", "wb") as file:
+            file.write(pickle.dumps((done + 1, *run.snapshot())))
+        os.replace(path + ".new", path)
+run.publisher.publish(3 * 86_400_000)
+"""
+
+
+def test_processes_killed_at_random_release_what_a_quiet_one_does(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    events = [e for day in range(3) for e in busy_day(day, 60, 1 + 3 * day, rng)]
+    (tmp_path / "events.json").write_text(json.dumps(events))
+    killed, seed = 0, 0
+    here = str(Path(__file__).parent)
+    while True:
+        seed += 1
+        assert seed < 200
+        command = [sys.executable, "-c", textwrap.dedent(CHILD), str(tmp_path), str(seed), here]
+        code = subprocess.run(command, check=False).returncode
+        assert code in (0, -signal.SIGKILL)
+        if code == 0:
+            break
+        killed += 1
+    assert killed > 2
+    quiet = Run(tmp_path / "quiet.db")
+    for event in events:
+        quiet.counts.add(*event)
+    quiet.publisher.publish(3 * DAY_MS)
+    run = Run(tmp_path / "ledger.db")
+    assert run.table() == quiet.table()
+    assert chosen_caps(run.ledger, CHOSEN, 0, 3) == chosen_caps(quiet.ledger, CHOSEN, 0, 3)
+
+
+# -- planted mistakes ---------------------------------------------------------------------------
+
+
+class CounterStopsAtTheCap(BoundedCounts):
+    """Counts people's contributions only up to the day's cap: it could never rise again."""
+
+    def _count(self, who: bytes, timestamp: int, index: int, *, late: bool, cap: int) -> bool:
+        if self._state.spent.get(timestamp // DAY_MS, {}).get(who, 0) >= cap:
+            return False
+        return super()._count(who, timestamp, index, late=late, cap=cap)
+
+
+class LastCapOfAll(BoundedCounts):
+    """Uses the largest candidate although the noise is that of the chosen one."""
+
+    def cap_on(self, day: int) -> int | None:
+        return None if super().cap_on(day) is None else self.statistic.cap
+
+
+@pytest.mark.parametrize("mistake", [CounterStopsAtTheCap, LastCapOfAll])
+def test_planted_mistakes_are_caught(
+    mistake: Callable[..., BoundedCounts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sys.modules[__name__], "counting", lambda s, start=0: mistake(s, secret=SECRET, start=start)
+    )
+    with pytest.raises(AssertionError):
+        test_the_cap_follows_the_day_before_and_the_noise_follows_the_cap(tmp_path)
