@@ -189,7 +189,7 @@ class PartitionGroup:
         message_class = self._kafka.Message
         errors = list(map(message_class.error, messages))
         sound = messages
-        if set(map(type, errors)) - {type(None)}:
+        if errors.count(None) < len(errors):
             sound = [m for m, error in zip(messages, errors, strict=True) if error is None]
             for message, error in zip(messages, errors, strict=True):
                 if error is not None:

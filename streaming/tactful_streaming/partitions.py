@@ -92,12 +92,11 @@ class Partitions:
         self._rows_of: dict[str, dict[str, int]] = {}
         self._free: list[int] = []
 
-    def find(self, keys: Sequence[PartitionKey | None], wanted: NDArray[np.bool_]) -> Rows:
-        """Row of each partition that is `wanted`, made if it has none; -1 for None and others."""
+    def find(self, keys: Sequence[PartitionKey | None]) -> Rows:
+        """Row of each partition, made if it has none; -1 for None."""
         find: Any = self._rows.get  # of None nothing is known
         rows = np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
-        absent = np.flatnonzero((rows < 0) & wanted).tolist()
-        for position in absent:
+        for position in np.flatnonzero(rows < 0).tolist():
             key = keys[position]
             if key is not None:
                 rows[position] = self.row_of(key)

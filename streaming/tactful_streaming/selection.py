@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from operator import attrgetter
 from typing import Any
@@ -106,18 +107,22 @@ class Columns:
 
     def __init__(self, plan: Plan, projection: Projection, batch: Batch, before: int) -> None:
         """Lay out the events of `batch`; `before` is the watermark before the first of them."""
-        events, codes, other = batch.events, plan.codes, plan.other
-        count = len(events)
         self._plan = plan
         self._projection = projection
         self.batch = batch
         # An event is judged by what came before it: it may still join a session that it ends.
         self._watermarks = np.concatenate([np.array([before], np.int64), batch.watermarks[:-1]])
-        types = map(attrgetter("type"), events)
-        self._codes = np.fromiter(map(codes.get, types, repeat(other)), np.int64, count)
         self.timestamps = batch.timestamps
         self._texts: dict[str, list[str | None]] = {}
         self._amounts: dict[str, Floats] = {}
+
+    @cached_property
+    def _codes(self) -> NDArray[np.int64]:
+        """Code of the type of each event."""
+        events, plan = self.batch.events, self._plan
+        types = map(attrgetter("type"), events)
+        codes = map(plan.codes.get, types, repeat(plan.other))
+        return np.fromiter(codes, np.int64, len(events))
 
     def keys(self, entity: str) -> Sequence[str | None]:
         """Key of the `entity` of each event; None where no feature of it counts the event."""

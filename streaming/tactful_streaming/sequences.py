@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from itertools import compress, repeat
 from operator import attrgetter
 from typing import Any
 
@@ -130,34 +130,19 @@ class SequenceOperator:
 
         An event before the watermark is late: it is counted in `late` and does not count.
         """
-        count = len(events)
-        if not count:
+        if not len(events):
             return
         codes, other = self._automaton.codes, self._automaton.other
-        partitions: Sequence[PartitionKey | None] = keys
-        if self._same is not None:
-            partitions = [
-                (key, same) if key is not None and same is not None else None
-                for key, same in zip(keys, texts(self._same), strict=True)
-            ]
-        subjects = keys if self.entity == "user" else texts("user_id")
         types = map(attrgetter("type"), events)
         unnamed = -1 if other is None else other
-        seen = np.fromiter(map(codes.get, types, repeat(unnamed)), np.int64, count)
-        rows = self._partitions.find(partitions, seen >= 0)
-        arrived = Arrivals(
-            np.fromiter(map(attrgetter("timestamp"), events), np.int64, count),
-            np.arange(self._place, self._place + count),
-            rows,
-            seen,
-            np.fromiter(map(attrgetter("event_id"), events), np.object_, count),
-            np.fromiter(subjects, np.object_, count),
-        )
-        counts = (seen >= 0) & (rows >= 0)
-        late = counts & (arrived.times < watermarks)
-        self.late += int(late.sum())
-        self._place += count
-        self._buffer.extend(arrived.take(counts & ~late))
+        seen = np.fromiter(map(codes.get, types, repeat(unnamed)), np.int64, len(events))
+        arrived = self._arrived(events, keys, texts, seen)
+        late = arrived.times < watermarks[arrived.places - self._place]
+        if late.any():
+            self.late += int(late.sum())
+            arrived = arrived.take(~late)
+        self._place += len(events)
+        self._buffer.extend(arrived)
         self.advance(int(watermarks[-1]))
 
     def apply_items(self, items: Sequence[Item], watermarks: NDArray[np.int64]) -> None:
@@ -278,6 +263,41 @@ class SequenceOperator:
         self._last.pop(key, None)
         self._dirty.add(key)
         return packed
+
+    def _arrived(
+        self,
+        events: Sequence[Happening],
+        keys: Sequence[str | None],
+        texts: Texts,
+        codes: NDArray[np.int64],
+    ) -> Arrivals:
+        """The events that are of a type and a partition that count."""
+        subjects = keys if self.entity == "user" else texts("user_id")
+        partitions: Sequence[PartitionKey | None] = keys
+        if self._same is not None:
+            partitions = [
+                (key, same) if key is not None and same is not None else None
+                for key, same in zip(keys, texts(self._same), strict=True)
+            ]
+        places = np.arange(self._place, self._place + len(events))
+        named = codes >= 0
+        if not named.all():
+            chosen = named.tolist()
+            events = [*compress(events, chosen)]
+            partitions = [*compress(partitions, chosen)]
+            subjects = [*compress(subjects, chosen)]
+            places, codes = places[named], codes[named]
+        count = len(events)
+        rows = self._partitions.find(partitions)
+        arrived = Arrivals(
+            np.fromiter(map(attrgetter("timestamp"), events), np.int64, count),
+            places,
+            rows,
+            codes,
+            np.fromiter(map(attrgetter("event_id"), events), np.object_, count),
+            np.fromiter(subjects, np.object_, count),
+        )
+        return arrived if count == 0 or rows.min() >= 0 else arrived.take(rows >= 0)
 
     def _run(self, events: Arrivals) -> None:
         """Show events, in their order, to the beginnings of their partitions."""
