@@ -29,11 +29,6 @@ KILLS = 6
 SINK_KILLS = 3
 PLANTED = Path(planted_bugs.__file__)
 
-# Event time runs with the load. A machine that has no time for one of the partitions makes its
-# events late, and then they do not count.
-alone = pytest.mark.alone
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder whose name no other run has given to a topic."""
@@ -75,13 +70,11 @@ def test_the_server_with_a_copy_in_redis(folder: Path, redis_url: str) -> None:
     check(on_embedded_log(KILLS, folder, 3, redis_url=redis_url), KILLS)
 
 
-@alone
 @pytest.mark.slow
 def test_the_server_on_kafka(folder: Path, kafka_servers: str) -> None:
     check(on_kafka(KILLS, folder, 4, kafka_servers), KILLS)
 
 
-@alone
 @pytest.mark.slow
 def test_server_and_workers(folder: Path, kafka_servers: str, redis_url: str) -> None:
     check(with_workers(KILLS, folder, 5, kafka_servers, redis_url), KILLS)
@@ -135,7 +128,6 @@ def test_an_offset_ahead_of_its_state_shows(folder: Path, planted: Launcher) -> 
     assert outcome.comparison.wrong > 0
 
 
-@alone
 @pytest.mark.slow
 @with_mistake("offset_before_state")
 def test_an_offset_ahead_of_its_state_shows_in_workers(
@@ -156,7 +148,6 @@ def test_actions_that_are_taken_twice_show(folder: Path, planted: Launcher) -> N
     assert all("action" in it for it in outcome.comparison.examples)
 
 
-@alone
 @pytest.mark.slow
 @with_mistake("rows_after_state")
 def test_windows_that_are_fired_too_late_are_missed(
