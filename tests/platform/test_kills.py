@@ -29,6 +29,7 @@ KILLS = 6
 SINK_KILLS = 3
 PLANTED = Path(planted_bugs.__file__)
 
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder whose name no other run has given to a topic."""
