@@ -13,7 +13,7 @@ import yaml
 from msgspec import Meta
 
 from tactful.errors import ConfigError
-from tactful_privacy import Statistic
+from tactful_privacy import GAUSSIAN_TOTALS, RUNNING_TOTALS, Budget, Statistic
 from tactful_streaming import Event, Item
 
 PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
@@ -43,6 +43,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         epsilon: privacy loss of one user and UTC day, exact, as text.
         periods: longer periods that are released as well, and the epsilon of each, on top.
         running_total: epsilon of the totals since midnight after each pane, on top; none without.
+        running_total_delta: with it, totals have Gaussian noise; on top, too.
         title: what it counts, in words.
         trending: whether lists propose what rises in it; only of categories and items.
     """
@@ -60,6 +61,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     epsilon: Exact = "1"
     periods: dict[str, Exact] = {}
     running_total: Exact | None = None
+    running_total_delta: Exact | None = None
     title: str = ""
     trending: bool = False
 
@@ -100,7 +102,10 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
         found = [panes, *(another(it, epsilon, it) for it, epsilon in self.periods.items())]
         if self.running_total is not None:
-            found.append(another("total", self.running_total, self.pane, kind="running_totals"))
+            delta = self.running_total_delta
+            kind = RUNNING_TOTALS if delta is None else GAUSSIAN_TOTALS
+            bound = None if delta is None else Fraction(delta)
+            found.append(another("total", self.running_total, self.pane, kind=kind, delta=bound))
         return found
 
     def key(self, event: Event, item: Item | None) -> str | None:
@@ -122,10 +127,21 @@ class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         daily_epsilon: budget of one user and UTC day over all statistics, exact, as text.
         statistics: what is published.
+        daily_delta: the same of delta, for totals with Gaussian noise.
     """
 
     daily_epsilon: Exact
     statistics: tuple[StatisticDefinition, ...]
+    daily_delta: Exact = "0"
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of one user and UTC day.
+
+        Raises:
+            ParameterError: if it is not above 0.
+        """
+        return Budget(Fraction(self.daily_epsilon), Fraction(self.daily_delta))
 
 
 def load_statistics(path: Path) -> StatisticsFile:
@@ -171,6 +187,8 @@ def _wrong(definition: StatisticDefinition) -> str | None:
             return "edges are rising numbers, without keys, of a price or property"
     elif definition.by == "price":
         return "what is counted by price needs edges"
+    if definition.running_total_delta is not None and definition.running_total is None:
+        return "running_total_delta needs running_total, its epsilon"
     if definition.by == "any" and definition.keys:
         return "what is counted by any has no keys"
     if definition.trending and definition.by not in ("category", "item_id"):

@@ -319,7 +319,7 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
     try:
         return PrivateStatistics(
             wanted.statistics,
-            Ledger(data / "ledger.db", daily_epsilon=wanted.daily_epsilon),
+            Ledger(data / "ledger.db", budgets=[wanted.budget]),
             secret=_secret(data / "statistics.secret"),
             clock=(lambda: time.time_ns() // 1_000_000) if wall else None,
         )

@@ -76,14 +76,17 @@ from tactful_privacy.selection import (
     report_noisy_max,
 )
 from tactful_privacy.shares import ReleasedShare, share_released
-from tactful_privacy.statistic import UNIT, Statistic
+from tactful_privacy.statistic import GAUSSIAN_TOTALS, PANES, RUNNING_TOTALS, UNIT, Statistic
 from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.wide_laplace import WideLaplace
 
 __all__ = [
     "CONFIDENCE",
     "EVERYTHING",
+    "GAUSSIAN_TOTALS",
     "NOTHING",
+    "PANES",
+    "RUNNING_TOTALS",
     "UNIT",
     "Answer",
     "BackendError",

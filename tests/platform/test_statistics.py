@@ -608,6 +608,8 @@ def test_a_good_file_opens_again_with_the_same_secret(tmp_path: Path) -> None:
         (changed(keys=[], by="price", edges=[2, 1]), "a: edges are rising numbers"),
         (changed(by="price"), "by price needs edges"),
         (changed(by="any"), "by any has no keys"),
+        (changed(running_total_delta="0.000001"), "needs running_total"),
+        (changed(running_total="1/2", running_total_delta="0.000001"), "'a.total' costs"),
         (changed(epsilon=0.5), r"statistics\[0\].epsilon"),
         (changed(epsilon="1/0"), r"statistics\[0\].epsilon"),
         (changed(epsilon="0"), "epsilon is 0"),
@@ -819,3 +821,11 @@ def test_a_state_of_before_there_were_sums_is_read(ledger: Ledger) -> None:
     assert state is not None
     older = msgspec.msgpack.encode(msgspec.msgpack.decode(state)[:2])
     passenger(ledger).restore(older)
+
+
+def test_totals_with_gaussian_noise_need_a_delta_in_the_budget(tmp_path: Path) -> None:
+    allowed = {**changed(running_total="1/2", running_total_delta="1/1000000")}
+    opened = open_statistics(configured(tmp_path, {**allowed, "daily_delta": "1/1000000"}))
+    assert opened is not None
+    assert [it.kind for it in opened.index().statistics] == ["panes", "gaussian_totals"]
+    opened.close()
