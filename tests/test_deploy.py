@@ -175,7 +175,7 @@ def running(
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0, name
+        assert process.wait(120) == 0, name
 
 
 @pytest.fixture

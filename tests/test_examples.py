@@ -36,7 +36,7 @@ def server(data: Path) -> Iterator[str]:
         yield json.loads(process.stdout.readline())["url"]
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(120)
 
 
 def test_whoever_left_the_cart_gets_the_coupon() -> None:

@@ -149,7 +149,7 @@ class Live:
         """Stop gracefully; twice is harmless."""
         self.http.close()
         self._server.should_exit = True
-        self._thread.join(30)
+        self._thread.join(120)
         assert not self._thread.is_alive()
         self._listener.close()
 
@@ -195,7 +195,7 @@ def post_all(url: str, path: str, bodies: list[Any]) -> list[httpx.Response]:
     def post(body: Any) -> httpx.Response:
         with httpx.Client(base_url=url, timeout=30) as http:
             http.get("/healthz")
-            together.wait(30)
+            together.wait(120)
             return http.post(path, json=body)
 
     with ThreadPoolExecutor(len(bodies)) as pool:
@@ -221,7 +221,7 @@ def blocked(target: Any, name: str) -> Iterator[threading.Event]:
     original = getattr(target, name)
 
     def wait(*args: Any, **kwargs: Any) -> Any:
-        gate.wait(30)
+        gate.wait(120)
         return original(*args, **kwargs)
 
     setattr(target, name, wait)

@@ -81,7 +81,7 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         count = 0
-        with httpx.Client(timeout=10) as http:
+        with httpx.Client(timeout=60) as http:
             while not self.stopping:
                 batch = [
                     view(n, f"w{self._number}-{n % 3}", event_id=f"{self._number}:{n}")
@@ -162,7 +162,7 @@ def test_only_in_power_durability_an_answer_waits_for_the_disk(
         if durability == "power":
             assert not wait([answer], timeout=0.5).done
             disk.set()
-        assert answer.result(20).status_code == 202
+        assert answer.result(120).status_code == 202
 
 
 def test_the_torn_tail_of_a_crash_costs_nothing(settings: Settings) -> None:

@@ -99,7 +99,7 @@ def test_a_restart_a_merge_and_a_second_process_see_the_same(
         send(engine, item(f"new{number}", KINDS[number % 2]))
         writer.refresh(engine)
     assert writer._merging is not None
-    writer._merging.join(30)
+    writer._merging.join(120)
     writer.refresh(engine)
     assert writer.describe()["build"] == 1
     send(engine, item("last", "green tea"))

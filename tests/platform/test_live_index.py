@@ -184,7 +184,7 @@ def test_searches_and_updates_go_on_during_a_merge(
 
     def slow(*arguments: Any, **options: Any) -> VectorIndex:
         building.set()
-        assert go_on.wait(30)
+        assert go_on.wait(120)
         return build(*arguments, **options)
 
     with LiveIndex(tmp_path, *made, writes=True) as live:
@@ -192,7 +192,7 @@ def test_searches_and_updates_go_on_during_a_merge(
         monkeypatch.setattr(VectorIndex, "build", slow)
         merging = threading.Thread(target=live.merge)
         merging.start()
-        assert building.wait(30)
+        assert building.wait(120)
         reader = LiveIndex(tmp_path, *made, writes=False)
         live.update({"during": drawn(2), "i3": None, "before": drawn(3)})
         wanted = {**held(*made), "before": drawn(3), "during": drawn(2)}
@@ -202,7 +202,7 @@ def test_searches_and_updates_go_on_during_a_merge(
         reader.follow()
         check(reader.snapshot, wanted, 4, frozenset())
         go_on.set()
-        merging.join(30)
+        merging.join(120)
         assert live.build == 1
         check(live.snapshot, wanted, 4, frozenset())
         reader.follow()

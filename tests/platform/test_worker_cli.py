@@ -76,7 +76,7 @@ def delete(servers: str, topic: str) -> None:
     from confluent_kafka.admin import AdminClient
 
     admin = AdminClient({"bootstrap.servers": servers})
-    admin.delete_topics([topic], operation_timeout=10)[topic].result(30)
+    admin.delete_topics([topic], operation_timeout=10)[topic].result(120)
 
 
 def offsets(data: Path, topic: str) -> list[int]:

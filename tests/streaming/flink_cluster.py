@@ -84,7 +84,7 @@ def make_topic(servers: str, topic: str, partitions: int = 1) -> None:
 
     admin = AdminClient({"bootstrap.servers": servers})
     for future in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
-        future.result(30)
+        future.result(120)
 
 
 def append(

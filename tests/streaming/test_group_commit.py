@@ -31,7 +31,7 @@ class GatedLog:
         return len(self.payloads)
 
     def append(self, payloads: Sequence[bytes]) -> int:
-        assert self.gate.wait(10)
+        assert self.gate.wait(120)
         if self.failure is not None:
             raise self.failure
         self.payloads += payloads

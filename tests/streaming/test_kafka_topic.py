@@ -34,7 +34,7 @@ def test_each_making_of_a_topic_has_an_id_of_its_own(kafka_servers: str) -> None
     assert first is not None
     assert topic_id(settings) == first
     admin = AdminClient({"bootstrap.servers": kafka_servers})
-    admin.delete_topics([settings.topic], operation_timeout=10)[settings.topic].result(30)
+    admin.delete_topics([settings.topic], operation_timeout=10)[settings.topic].result(120)
     ensure_topic(settings, consumer_threads=1)
     assert topic_id(settings) not in (None, first)
 
