@@ -90,6 +90,16 @@ class RandomizedResponse:
         self._shift = Table([weight * lower >> BITS, *[weight] * (categories - 1)], 0)
         self.truth, self.other = self._shift.probability(0), self._shift.probability(1)
 
+    @property
+    def weights(self) -> dict[str, int | str]:
+        """What a device in another language needs: ``categories``, ``truth``, ``other``.
+
+        The weights are whole numbers as text, since JSON's readers round large numbers.
+        `randomizedResponse` of the browser client takes them as they are.
+        """
+        truth, other = (str(self._shift.weight(k)) for k in (0, 1))
+        return {"categories": self.categories, "truth": truth, "other": other}
+
     def report(self, categories: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         """Return one private report for each true category, ``[people]``.
 

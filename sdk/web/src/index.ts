@@ -6,6 +6,7 @@ import { Shelf } from "./storage.js";
 import { type Address, pauseMs, post, TactfulError } from "./transport.js";
 import type { PageEvent, Recommendation, RecommendRequest } from "./types.js";
 
+export { randomizedResponse, type Weights } from "./randomized.js";
 export { TactfulError } from "./transport.js";
 export type * from "./types.js";
 

@@ -1,0 +1,114 @@
+"""Randomised response in JavaScript: bit by bit what Python draws, and as often as stated."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tactful_privacy import RandomizedResponse
+
+pytestmark = [pytest.mark.service("web"), pytest.mark.timeout(120)]
+
+
+def run(bundle: Path, script: str, given: Any) -> Any:
+    """What a script prints as JSON; `given` is its input, and the client lies in `tactful`."""
+    code = (
+        f"import * as tactful from {json.dumps(bundle.joinpath('tactful.js').as_uri())};"
+        "import { readFileSync } from 'node:fs';"
+        "const given = JSON.parse(readFileSync(0, 'utf8'));" + script
+    )
+    done = subprocess.run(
+        ["node", "--input-type=module", "--eval", code],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("categories", "epsilon"), [(2, "1"), (7, "1/3"), (300, "5")])
+def test_the_same_bits_give_the_same_report(
+    web_client: Path, categories: int, epsilon: str
+) -> None:
+    generator = np.random.default_rng(5)
+    response = RandomizedResponse(categories, epsilon)
+    edges = response._shift.cumulative[generator.integers(0, categories, 400)]
+    drawn = np.concatenate(
+        [edges, edges - np.uint64(1), generator.integers(0, 2**64, 400, dtype=np.uint64)]
+    )
+    kept = drawn[drawn < np.uint64(response._shift.total)]
+    true = generator.integers(0, categories, len(kept))
+    shift = np.searchsorted(response._shift.cumulative, kept, side="right")
+    halves = [[int(bits) & 0xFFFFFFFF, int(bits) >> 32] for bits in kept]
+    found = run(
+        web_client,
+        "let at = 0; Object.defineProperty(globalThis, 'crypto', {value: {getRandomValues:"
+        " (into) => { into.set(given.halves[at++]); return into; }}});"
+        "console.log(JSON.stringify(given.true.map((it) =>"
+        " tactful.randomizedResponse(it, given.weights))));",
+        {"halves": halves, "true": true.tolist(), "weights": response.weights},
+    )
+    assert found == ((true + shift) % categories).tolist()
+
+
+def test_reports_have_the_stated_probabilities(web_client: Path) -> None:
+    """The browser's generator cannot be seeded: false alarm rate 1e-9."""
+    n, response = 50_000, RandomizedResponse(4, 1)
+    seen = run(
+        web_client,
+        "const seen = [0, 0, 0, 0];"
+        f"for (let i = 0; i < {n}; i++) seen[tactful.randomizedResponse(1, given)]++;"
+        "console.log(JSON.stringify(seen));",
+        response.weights,
+    )
+    p = [response.other, response.truth, response.other, response.other]
+    assert stats.chisquare(seen, [float(each) * n for each in p]).pvalue > 1e-9
+    # One percent less truth than claimed in the log odds would not do.
+    low = RandomizedResponse(4, Fraction(9, 10))
+    q = [low.other, low.truth, low.other, low.other]
+    assert stats.chisquare(seen, [float(each) * n for each in q]).pvalue < 1e-9
+
+
+def test_what_lies_beyond_the_weights_is_drawn_again(web_client: Path) -> None:
+    found = run(
+        web_client,
+        "let at = 0; const halves = [[0xffffffff, 0xffffffff], [0, 0]];"
+        "Object.defineProperty(globalThis, 'crypto', {value: {getRandomValues:"
+        " (into) => { into.set(halves[at++]); return into; }}});"
+        "console.log(JSON.stringify([tactful.randomizedResponse(2, given), at]));",
+        RandomizedResponse(3, 1).weights,
+    )
+    assert found == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("category", "weights"),
+    [
+        (4, {"categories": 4, "truth": "5", "other": "2"}),
+        (-1, {"categories": 4, "truth": "5", "other": "2"}),
+        (0.5, {"categories": 4, "truth": "5", "other": "2"}),
+        (0, {"categories": 4, "truth": "2", "other": "5"}),
+        (0, {"categories": 4, "truth": "2", "other": "0"}),
+        (0, {"categories": 2, "truth": str(2**64), "other": "1"}),
+    ],
+)
+def test_what_is_no_answer_or_no_weight_is_refused(
+    web_client: Path, category: float, weights: dict[str, Any]
+) -> None:
+    refused = run(
+        web_client,
+        "let refused = false; try { tactful.randomizedResponse(given[0], given[1]); }"
+        " catch (error) { refused = error instanceof RangeError; }"
+        "console.log(JSON.stringify(refused));",
+        [category, weights],
+    )
+    assert refused is True
