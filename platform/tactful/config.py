@@ -362,6 +362,8 @@ class TrainingSettings:
         name: registered model name.
         label_days: the last so many days before the end give the lists to learn from.
         lists: how many replayed lists to learn from at most.
+        vectors: how item vectors are learned, here and by `tactful train`: from ``co_occurrence``
+            alone, or from there on by ``two_tower``, which needs PyTorch.
     """
 
     every_hours: Annotated[float, Meta(ge=0)] = 0.0
@@ -371,6 +373,7 @@ class TrainingSettings:
     name: Annotated[str, Meta(min_length=1)] = "ranker"
     label_days: Annotated[float, Meta(ge=0.1)] = 35.0
     lists: Annotated[int, Meta(ge=20)] = 8_000
+    vectors: Literal["co_occurrence", "two_tower"] = "co_occurrence"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tactful.errors import TrainingBusy
 
 if TYPE_CHECKING:
     from tactful.registry import Registry
+    from tactful.training_options import Vectors
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 _name_option = click.option("--name", default="ranker", show_default=True, help="Model name.")
@@ -82,6 +83,11 @@ _by_option = click.option(
     show_default=True,
     help="Let items further down count more, by how seldom their place is looked at.",
 )
+@click.option(
+    "--vectors",
+    type=click.Choice(["co_occurrence", "two_tower"]),
+    help="How item vectors are learned; by default as [training] says. two_tower needs PyTorch.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--if-due",
@@ -109,6 +115,7 @@ def train(
     outcomes: tuple[str, ...],
     outcome_hours: float,
     debias: bool,
+    vectors: Vectors | None,
     seed: int,
     if_due: bool,
     if_better: bool,
@@ -141,6 +148,7 @@ def train(
         outcomes=outcomes,
         outcome_hours=outcome_hours,
         debias=debias,
+        vectors=vectors or settings.training.vectors,
         seed=seed,
     )
     try:

@@ -16,7 +16,7 @@ a sealed directory of arrays and loaded memory-mapped, so that processes share i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,6 +195,10 @@ class RecallIndex:
         }
 
 
+Improve = Callable[[Interactions, NDArray[np.float32]], NDArray[np.float32]]
+"""Unit vectors of items, zero for those that nobody touched, from others of the same shape."""
+
+
 def build_index(
     item_ids: Sequence[str],
     interactions: Interactions,
@@ -204,6 +208,7 @@ def build_index(
     neighbours: int = 60,
     dimensions: int = 64,
     popular_days: float = 28.0,
+    improve: Improve | None = None,
     threads: int = 1,
     seed: int = 0,
 ) -> RecallIndex:
@@ -218,6 +223,7 @@ def build_index(
         neighbours: how many neighbours of each item to keep.
         dimensions: length of the item vectors.
         popular_days: half-life of popularity, in days.
+        improve: makes better item vectors of those of co-occurrence; None keeps these.
         threads: to lay out the vectors with.
         seed: of all that is drawn.
 
@@ -227,6 +233,8 @@ def build_index(
     count = len(item_ids)
     together = _together(interactions, count)
     vectors = _vectors(together, dimensions, seed)
+    if improve is not None:
+        vectors = improve(interactions, vectors)
     queries = _visit_queries(interactions, vectors, seed)
     content = ContentVectors.fit(items, vectors)
     content.fill(items, vectors)

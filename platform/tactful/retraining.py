@@ -79,6 +79,7 @@ async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
         *(python, "-m", "tactful", "train", "--if-due", "--json", "--by", "tactful serve"),
         *("--name", training.name, "--label-days", str(training.label_days)),
         *("--lists", str(training.lists)),
+        *("--vectors", training.vectors),
         *(("--promote", "--if-better") if training.promote else ()),
     ]
     while True:

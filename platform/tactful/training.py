@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from tactful.history import History
 from tactful.outcomes import ShownLists, read_shown
 from tactful.position_bias import examination
 from tactful.ranking import Manifest, gains, save_model
-from tactful.recall import RecallIndex, build_index
+from tactful.recall import Improve, RecallIndex, build_index
 from tactful.training_options import TrainingOptions
 from tactful.training_plots import plot_training
 from tactful.training_rows import Progress, Question, Rows, collect, sample_questions
+from tactful.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful_streaming import Definitions, EventLog, Identity
 
 __all__ = [
@@ -100,6 +102,8 @@ def train(
     Raises:
         ModelError: if the log holds too little to learn from; the message says what is missing.
     """
+    if options.vectors == "two_tower":
+        require_torch()
     end, resumed = _begin(log, definitions, options, checkpoint)
     history = History.read(
         log, until=end, progress=lambda done, total: progress("read", done, total)
@@ -120,9 +124,9 @@ def train(
     meaning = layout(definitions.fingerprint)
     shown = read_shown(log, meaning, labels_from, until, options, end=end, progress=progress)
     progress("index", 0, 2)
-    past = _index(history, options, checkpoint, "past", before=questions[0].offset)
+    past = _index(history, options, checkpoint, "past", progress, before=questions[0].offset)
     progress("index", 1, 2)
-    index = _index(history, options, checkpoint, "index")
+    index = _index(history, options, checkpoint, "index", progress)
     progress("index", 2, 2)
 
     held_back = int(len(questions) * (1.0 - options.validation))
@@ -198,17 +202,27 @@ def _index(
     options: TrainingOptions,
     checkpoint: Checkpoint | None,
     name: str,
+    progress: Progress,
     *,
     before: int | None = None,
 ) -> RecallIndex:
     """The recall index of what the log holds before an offset, built once."""
     if checkpoint is not None and (place := checkpoint.place(name)).exists():
         return RecallIndex.load(place)
+    improve: Improve | None = None
+    if options.vectors == "two_tower":
+        improve = partial(
+            learn_vectors,
+            options=TowerOptions(threads=options.threads, seed=options.seed),
+            checkpoint=None if checkpoint is None else checkpoint.place(f"towers-{name}.pt"),
+            progress=partial(progress, f"vectors of {name}"),
+        )
     index = build_index(
         history.item_ids,
         history.interactions(before=before),
         items=history.descriptions(before=before),
         cohorts=history.cohorts(before=before),
+        improve=improve,
         threads=options.threads,
     )
     if checkpoint is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Vectors = Literal["co_occurrence", "two_tower"]
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -23,6 +25,8 @@ class TrainingOptions:
         outcomes: types of events that say an item of a shown list was taken.
         outcome_hours: how long after a list what follows from it counts. A list whose time is not
             over when the log ends is left out.
+        vectors: how item vectors are learned: from ``co_occurrence`` alone, or from there on by
+            ``two_tower``, which needs PyTorch.
         debias: whether items further down count more, by how seldom their place is looked at.
         rounds: most trees.
         patience: stop when so many trees brought nothing.
@@ -42,6 +46,7 @@ class TrainingOptions:
     outcomes: tuple[str, ...] = ("add_to_cart", "purchase")
     outcome_hours: float = 24.0
     debias: bool = True
+    vectors: Vectors = "co_occurrence"
     rounds: int = 300
     patience: int = 25
     depth: int = 6

@@ -1,0 +1,314 @@
+"""Item vectors by two towers, learned to put what is taken next near what was taken before.
+
+The tower of items is a table of unit vectors. The tower of a person is the faded sum of the items
+of the visit up to now, which is how a request asks (`tactful.recall.direction`), so what is learned
+here is searched and served as other vectors are, and serving needs no PyTorch. Learning maximises
+the sampled softmax of the next item among those of the same batch, corrected for how often each of
+them is drawn (logQ: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
+Recommendations", RecSys 2019). It begins with the vectors of co-occurrence.
+
+PyTorch is imported when it is used: ``pip install 'tactful[two-tower]'``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.errors import ModelError
+from tactful.recall import FADE, Interactions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CONTEXT = 20
+_JUDGED = 4_000
+_CUTOFF = 20
+_FEWEST = 20
+
+
+@dataclass(frozen=True)
+class TowerOptions:
+    """How to learn.
+
+    Attributes:
+        passes: most passes; one is over `steps` steps drawn from all visits.
+        steps: of a pass.
+        patience: stop when so many passes brought nothing on the latest visits.
+        batch: steps learned from at once; each has the items of the others as negatives.
+        learning_rate: of Adam.
+        temperature: by which inner products of unit vectors are divided.
+        held_back: share of the steps, the latest, by which to stop.
+        threads: used by PyTorch.
+        seed: of the order in which steps are learned from.
+    """
+
+    passes: int = 40
+    steps: int = 65_536
+    patience: int = 4
+    batch: int = 1_024
+    learning_rate: float = 0.005
+    temperature: float = 0.1
+    held_back: float = 0.05
+    threads: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Every item of a visit but its first, and what came before it there.
+
+    Attributes:
+        context: rows of the items before, the latest first, -1 for none, shape (n, 20).
+        target: row of the item, shape (n,).
+    """
+
+    context: NDArray[np.int64]
+    target: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.target)
+
+    def __getitem__(self, chosen: slice | NDArray[np.int64]) -> Steps:
+        """Some of them."""
+        return Steps(self.context[chosen], self.target[chosen])
+
+
+def require_torch() -> None:
+    """Make sure that PyTorch is there.
+
+    Raises:
+        ModelError: if it is not.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise ModelError(
+            "vectors by two towers are learned with PyTorch, which is not installed: "
+            "`pip install 'tactful[two-tower]'`, or train with --vectors co_occurrence"
+        )
+
+
+def learn_vectors(
+    seen: Interactions,
+    start: NDArray[np.float32],
+    options: TowerOptions,
+    *,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> NDArray[np.float32]:
+    """Improve item vectors by learning from visits.
+
+    Args:
+        seen: what happened, in time order.
+        start: vectors to begin with, shape (n_items, dimensions); zero where nothing is known.
+        options: how.
+        checkpoint: file in which each pass is kept, so that the same learning goes on there.
+        progress: told how many passes are done, of how many at most.
+
+    Returns:
+        Unit vectors of the items that met another in a visit, shape (n_items, dimensions), and
+        `start` for all others. With too little to learn from, `start`.
+
+    Raises:
+        ModelError: if PyTorch is not there, or the checkpoint is of another learning.
+    """
+    require_torch()
+    steps = steps_of(seen)
+    border = len(steps) - int(options.held_back * len(steps))
+    learn, judge = steps[:border], steps[border:][-_JUDGED:]
+    if len(judge) < _FEWEST:
+        return start
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        return _Towers(torch, learn, start, options).learn(judge, checkpoint, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def steps_of(seen: Interactions) -> Steps:
+    """What to learn from, in time order.
+
+    An item that stands among the 20 before it is left out: what a visit holds is not proposed.
+    """
+    order = np.argsort(seen.session, kind="stable")
+    session, item = seen.session[order], seen.item[order].astype(np.int64)
+    context = np.full((len(item), _CONTEXT), -1, np.int64)
+    for distance in range(1, min(_CONTEXT, len(item) - 1) + 1):
+        same = session[distance:] == session[:-distance]
+        context[distance:, distance - 1][same] = item[:-distance][same]
+    fresh = (context[:, 0] >= 0) & ~(context == item[:, None]).any(1)
+    chosen = np.flatnonzero(fresh)
+    chosen = chosen[np.argsort(order[chosen], kind="stable")]
+    return Steps(context[chosen], item[chosen])
+
+
+class _Towers:
+    """The table that is learned, and how."""
+
+    def __init__(
+        self,
+        torch: Any,
+        steps: Steps,
+        start: NDArray[np.float32],
+        options: TowerOptions,
+    ) -> None:
+        self._torch = torch
+        self._options = options
+        self._steps = steps
+        self._start = start
+        self._met = np.zeros(len(start), np.bool_)
+        self._met[steps.target] = True
+        self._met[steps.context[steps.context >= 0]] = True
+        # Items that met nobody begin somewhere, too: where is drawn once for all.
+        drawn = np.random.default_rng(options.seed).standard_normal(start.shape, np.float32)
+        first: NDArray[np.float32] = np.where(np.any(start, axis=1, keepdims=True), start, drawn)
+        first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)
+        self._table = torch.nn.Embedding.from_pretrained(
+            torch.from_numpy(first.copy()), freeze=False, sparse=True
+        )
+        self._optimizer = torch.optim.SparseAdam(self._table.parameters(), lr=options.learning_rate)
+        self._fade = torch.tensor([FADE**place for place in range(_CONTEXT)])
+
+    def learn(
+        self,
+        judge: Steps,
+        checkpoint: Path | None,
+        progress: Callable[[int, int], None],
+    ) -> NDArray[np.float32]:
+        """Pass by pass, until the latest visits are not foreseen better."""
+        passes, patience = self._options.passes, self._options.patience
+        best, best_vectors, done, waited = self._resumed(checkpoint)
+        if best_vectors is None:
+            best, best_vectors = self._hits(judge), self._vectors()
+        learn = self._steps
+        shares = np.bincount(learn.target, minlength=len(self._met)) / max(len(learn), 1)
+        log_q = self._torch.from_numpy(np.log(np.maximum(shares, 1e-12)).astype(np.float32))
+        while done < passes and waited < patience:
+            self._pass(learn, log_q, done)
+            done += 1
+            hits = self._hits(judge)
+            waited = 0 if hits > best else waited + 1
+            if hits > best:
+                best, best_vectors = hits, self._vectors()
+            self._keep(checkpoint, best, best_vectors, done, waited)
+            progress(done, passes)
+        return best_vectors
+
+    def _pass(self, learn: Steps, log_q: Tensor, number: int) -> None:
+        options = self._options
+        # By the number of the pass, so that a learning that goes on draws as one that never ended.
+        generator = np.random.default_rng([options.seed, number])
+        order = generator.permutation(len(learn))[: options.steps]
+        for begin in range(0, len(order), options.batch):
+            part = learn[order[begin : begin + options.batch]]
+            if len(part) < 2:
+                continue
+            self._optimizer.zero_grad()
+            self._loss(part, log_q).backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+
+    def _loss(self, part: Steps, log_q: Tensor) -> Tensor:
+        """Mean of -log of the sampled softmax of each target among the targets of all."""
+        torch = self._torch
+        target = torch.from_numpy(part.target)
+        asked = self._asked(torch.from_numpy(part.context))
+        items = torch.nn.functional.normalize(self._table(target))
+        logits = asked @ items.T / self._options.temperature - log_q[target]
+        # The same item in another row is no negative.
+        same = target[:, None] == target[None, :]
+        same.fill_diagonal_(False)
+        loss: Tensor = torch.nn.functional.cross_entropy(
+            logits.masked_fill(same, float("-inf")), torch.arange(len(part))
+        )
+        return loss
+
+    def _asked(self, context: Tensor) -> Tensor:
+        """Unit vectors of what people ask for after these items."""
+        torch = self._torch
+        asked: Tensor
+        there = context >= 0
+        items = torch.nn.functional.normalize(self._table(context.clamp(min=0)), dim=2)
+        weights = self._fade * there
+        asked = torch.nn.functional.normalize((items * weights[:, :, None]).sum(1))
+        return asked
+
+    def _hits(self, judge: Steps) -> float:
+        """Mean reciprocal rank among the first 20 of what came next in the latest visits."""
+        torch = self._torch
+        vectors = torch.from_numpy(self._vectors())
+        gained = 0.0
+        with torch.no_grad():
+            for begin in range(0, len(judge), 256):
+                part = judge[begin : begin + 256]
+                scores = self._asked(torch.from_numpy(part.context)) @ vectors.T
+                rows, places = np.nonzero(part.context >= 0)
+                scores[rows, part.context[rows, places]] = -2.0
+                own = scores.gather(1, torch.from_numpy(part.target)[:, None])
+                rank = (scores > own).sum(1) + 1
+                gained += float(torch.where(rank <= _CUTOFF, 1.0 / rank, 0.0).sum())
+        return gained / len(judge)
+
+    def _vectors(self) -> NDArray[np.float32]:
+        table: NDArray[np.float32] = self._table.weight.detach().numpy().copy()
+        table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
+        table[~self._met] = self._start[~self._met]
+        return table
+
+    def _resumed(
+        self, checkpoint: Path | None
+    ) -> tuple[float, NDArray[np.float32] | None, int, int]:
+        if checkpoint is None or not checkpoint.exists():
+            return 0.0, None, 0, 0
+        try:
+            held = self._torch.load(checkpoint, weights_only=True)
+            if held["about"] != self._about():
+                raise ValueError("it is of another history or of other options")
+            self._table.load_state_dict(held["table"])
+            self._optimizer.load_state_dict(held["optimizer"])
+            return held["best"], held["vectors"].numpy(), held["done"], held["waited"]
+        except Exception as error:  # whatever unpickling meets in a damaged file
+            raise ModelError(
+                f"{checkpoint}: cannot be gone on with: {error}; `tactful train --fresh` "
+                "starts again"
+            ) from error
+
+    def _keep(
+        self,
+        checkpoint: Path | None,
+        best: float,
+        vectors: NDArray[np.float32],
+        done: int,
+        waited: int,
+    ) -> None:
+        if checkpoint is None:
+            return
+        draft = checkpoint.with_name(f".{checkpoint.name}")
+        with draft.open("wb") as file:
+            self._torch.save(
+                {
+                    "about": self._about(),
+                    "table": self._table.state_dict(),
+                    "optimizer": self._optimizer.state_dict(),
+                    "best": best,
+                    "vectors": self._torch.from_numpy(vectors),
+                    "done": done,
+                    "waited": waited,
+                },
+                file,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(checkpoint)
+
+    def _about(self) -> str:
+        return f"{self._options} {int(self._met.sum())} of {len(self._met)}"
