@@ -242,8 +242,11 @@ def gather(
     together_session = index.together.scores(session, _fading(session))
     together_history = index.together.scores(history, _fading(history))
     similar_sessions = index.sessions.scores(session)
-    session_vector = _direction(search, session)
-    history_vector = _direction(search, history)
+    known = search.vectors_of(np.array([*last[:1], *session, *history], np.int64))
+    ends = len(last[:1]), len(last[:1]) + len(session)
+    last_vector = direction(known[: ends[0]], last[:1])
+    session_vector = direction(known[ends[0] : ends[1]], session)
+    history_vector = direction(known[ends[1] :], history)
 
     union = _Union(allowed)
     union.add("next", next_three.best(), quotas.following)
@@ -288,7 +291,7 @@ def gather(
         after_second=_beside(index, last[1:2], 2),
         before_last=_beside(index, last[:1], -1),
         together_last=index.together.scores(last[:1], [1.0] * len(last[:1])),
-        last_vector=_direction(search, last[:1]),
+        last_vector=last_vector,
         session_vector=session_vector,
         history_vector=history_vector,
         lift=lift,
@@ -399,7 +402,3 @@ def _repeated(
     strongest = [item for item, (_, amount) in taken.items() if amount >= least]
     strongest.sort(key=lambda item: (-taken[item][1], item))
     return np.array([taken[item][0] for item in strongest[:count]], np.int64)
-
-
-def _direction(search: VectorSearch, rows: Sequence[int]) -> NDArray[np.float32]:
-    return direction(search.vectors_of(np.array(rows, np.int64)), rows)

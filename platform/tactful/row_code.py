@@ -268,3 +268,33 @@ def look_up_places(rows: Rows, scored: Rows, values: Floats, found: Floats) -> N
             place += 1
         here = place < len(scored) and scored[place] == row and values[place] > 0
         found[number] = np.float32(places[place]) if here else np.float32(np.nan)
+
+
+def beside(
+    session_starts: Rows,
+    session_items: NDArray[np.int32],
+    visits: NDArray[np.int32],
+    places: NDArray[np.int32],
+    row: int,
+    step: int,
+) -> tuple[Rows, Floats]:
+    """How many of some visits have each item so many places after another one.
+
+    Args:
+        session_starts: where each visit begins in `session_items`, and the end.
+        session_items: items visit by visit.
+        visits: those to look at.
+        places: the place of the other item in each of them.
+        row: the other item, which is not counted itself.
+        step: how many places after it, or before it if it is below 0.
+    """
+    rows, ones = np.empty(len(visits), np.int64), np.ones(len(visits), np.float64)
+    count = 0
+    for number in range(len(visits)):
+        start, end = session_starts[visits[number]], session_starts[visits[number] + 1]
+        at = start + places[number] + step
+        if start <= at < end and session_items[at] != row:
+            rows[count] = session_items[at]
+            count += 1
+    found: tuple[Rows, Floats] = sums(rows[:count], ones[:count])
+    return found

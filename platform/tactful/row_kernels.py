@@ -17,6 +17,7 @@ class RowKernels:
 
     sums: Kernel
     neighbour_sums: Kernel
+    beside: Kernel
     best: Kernel
     largest: Kernel
     merge: Kernel
@@ -26,7 +27,7 @@ class RowKernels:
 
 def row_kernels() -> RowKernels:
     """Load the kernels, which takes a while, or compile them, which takes several seconds."""
-    rows, floats = array(types.int64), array(types.float32)
+    rows, items, floats = (array(kind) for kind in (types.int64, types.int32, types.float32))
     numbers = array(types.int8)
     found: Any = (rows, rows, floats, array(types.float32, written=True))
     return RowKernels(
@@ -35,6 +36,7 @@ def row_kernels() -> RowKernels:
             row_code.neighbour_sums,
             (array(types.int32, 2), array(types.float32, 2), rows, floats),
         ),
+        beside=compiled(row_code.beside, (rows, items, items, items, types.int64, types.int64)),
         best=compiled(row_code.best.py_func, (floats,)),
         largest=compiled(row_code.largest, (rows, floats, types.int64)),
         merge=compiled(row_code.merge, (rows, rows, numbers, types.int64)),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.scores import Scores
+from tactful.scores import Scores, kernels
 
 _FADE = 0.5
 _LOOKS_BACK = 10
@@ -150,13 +150,11 @@ class SessionNeighbours:
             return Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
         span = slice(int(self.visit_starts[row]), int(self.visit_starts[row + 1]))
         visits = self.visits[span]
-        at = self.session_starts[visits] + self.visit_places[span] + step
-        inside = (at >= self.session_starts[visits]) & (at < self.session_starts[visits + 1])
-        items = self.session_items[at[inside]]
-        others = items[items != row]
-        counted = Scores.summed(others, np.ones(len(others)))
-        shares = counted.values.astype(np.float64) / (len(visits) + _DOUBT)
-        return Scores(counted.rows, shares.astype(np.float32))
+        rows, counts = kernels().beside(
+            self.session_starts, self.session_items, visits, self.visit_places[span], row, step
+        )
+        shares = counts.astype(np.float64) / (len(visits) + _DOUBT)
+        return Scores(rows, shares.astype(np.float32))
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """What to save, by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,6 @@ class FeatureSource(Protocol):
         """Ungrouped features of several entities, shape (len(keys), len(names))."""
 
 
-@runtime_checkable
 class KnowsPeople(Protocol):
     """A feature engine that keeps descriptions of people."""
 
@@ -60,7 +59,6 @@ class KnowsPeople(Protocol):
         """Key of the person whom ``device:<device_id>`` stands for at a time."""
 
 
-@runtime_checkable
 class ReadsPlaced(Protocol):
     """A feature engine that remembers where it finds what has a place with the reader."""
 
@@ -170,8 +168,9 @@ def read_placed(
     Returns:
         Shape (n, len(names)).
     """
-    if isinstance(source, ReadsPlaced):
-        return source.read_placed(entity, placing, places, names, at)
+    # Asked for by name: to check a protocol takes longer than to read.
+    if hasattr(source, "read_placed"):
+        return cast(ReadsPlaced, source).read_placed(entity, placing, places, names, at)
     return source.read_columns(entity, placing.keys_at(places), names, at)
 
 
@@ -183,7 +182,8 @@ def described(source: FeatureSource, subject: str, at: int) -> Values:
         subject: key of the `user` entity.
         at: the moment, epoch milliseconds.
     """
-    if not isinstance(source, KnowsPeople):
+    if not hasattr(source, "users"):
         return {}
-    user = source.users.get(source.resolve(subject, at))
+    people = cast(KnowsPeople, source)
+    user = people.users.get(people.resolve(subject, at))
     return {} if user is None else user.properties

@@ -15,7 +15,7 @@ from tactful_streaming.panes import Floats, PanedWindow, Rows, window_at
 from tactful_streaming.parts import NumberPanes
 from tactful_streaming.views import View
 
-_ENTRY_BYTES: Final = 9
+_ENTRY_BYTES: Final = 8
 
 
 def keeps(view: View) -> bool:
@@ -37,13 +37,12 @@ class ColumnCache:
         self._window = view.feature.window
         self._panes: tuple[int, int] | None = None
         self._asked: tuple[int, int] | None = None
-        self._numbers = np.zeros(0)
-        self._known = np.zeros(0, np.bool_)
+        self._numbers = np.zeros(0)  # NaN where it has to be read, which no number is
 
     @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        return _ENTRY_BYTES * len(self._known)
+        return _ENTRY_BYTES * len(self._numbers)
 
     def read_many(self, rows: Rows, at: int) -> Floats:
         """The numbers of `rows` at time `at`, which is not before the horizon of the table."""
@@ -54,22 +53,23 @@ class ColumnCache:
                 self._asked = panes
                 return self._view.read_many(rows, at)
             self._panes = panes
-            self._known[:] = False
+            self._numbers[:] = np.nan
         self._asked = None
-        end = int(rows.max(initial=-1)) + 1
-        if end > len(self._known):
-            self._grow(max(end, 3 * len(self._known) // 2))
-        unknown = rows[~self._known[rows]]
-        if len(unknown):
-            self._numbers[unknown] = self._view.read_many(unknown, at)
-            self._known[unknown] = True
-        return self._numbers[rows]
+        try:
+            numbers = self._numbers.take(rows)
+        except IndexError:
+            self._grow(max(int(rows.max()) + 1, 3 * len(self._numbers) // 2))
+            numbers = self._numbers.take(rows)
+        unknown = np.isnan(numbers)
+        if unknown.any():
+            read = rows[unknown]
+            self._numbers[read] = numbers[unknown] = self._view.read_many(read, at)
+        return numbers
 
     def changed(self, rows: Rows) -> None:
         """Forget the numbers of `rows`."""
-        self._known[rows[rows < len(self._known)]] = False
+        self._numbers[rows[rows < len(self._numbers)]] = np.nan
 
     def _grow(self, capacity: int) -> None:
-        more = capacity - len(self._known)
-        self._numbers = np.concatenate([self._numbers, np.zeros(more)])
-        self._known = np.concatenate([self._known, np.zeros(more, np.bool_)])
+        more = np.full(capacity - len(self._numbers), np.nan)
+        self._numbers = np.concatenate([self._numbers, more])

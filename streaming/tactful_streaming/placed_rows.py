@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tactful_streaming.panes import Rows
 
@@ -35,7 +34,7 @@ class PlacedRows:
 
     def __init__(self) -> None:
         """Begin with nothing looked up."""
-        self._rows: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._rows: Rows = np.zeros(0, np.int64)
         self._moved: list[str] = []
 
     @property
@@ -62,20 +61,24 @@ class PlacedRows:
             known: row of each key.
             nobody: row of the others.
         """
-        end = int(places.max(initial=-1)) + 1
-        if end > len(self._rows):
-            more = np.full(max(end, 3 * len(self._rows) // 2) - len(self._rows), _UNKNOWN, np.int32)
-            self._rows = np.concatenate([self._rows, more])
         if self._moved:
             for key in self._moved:
                 place = placing.place_of(key)
                 if place is not None and place < len(self._rows):
                     self._rows[place] = _UNKNOWN
             self._moved.clear()
-        rows = self._rows[places]
-        if rows.min(initial=0) < 0:
-            absent = places[rows < 0]
-            found = [known.get(key, nobody) for key in placing.keys_at(absent)]
-            self._rows[absent] = found
-            rows = self._rows[places]
-        return rows.astype(np.int64)
+        try:
+            rows = self._rows.take(places)
+        except IndexError:
+            self._grow(max(int(places.max()) + 1, 3 * len(self._rows) // 2))
+            rows = self._rows.take(places)
+        unknown = rows < 0
+        if unknown.any():
+            absent = places[unknown]
+            rows[unknown] = [known.get(key, nobody) for key in placing.keys_at(absent)]
+            self._rows[absent] = rows[unknown]
+        return rows
+
+    def _grow(self, capacity: int) -> None:
+        more = np.full(capacity - len(self._rows), _UNKNOWN)
+        self._rows = np.concatenate([self._rows, more])
