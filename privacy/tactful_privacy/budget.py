@@ -13,6 +13,7 @@ from tactful_privacy.errors import BudgetError, ParameterError
 
 ANY = "*"
 UNIT = "one user, one UTC day"
+"""The unit of privacy of everything that is published."""
 DEFAULT_TENANT = "default"
 DEFAULT_PURPOSE = "statistics"
 

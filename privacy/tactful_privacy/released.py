@@ -29,6 +29,7 @@ from tactful_privacy.statistic import (
 from tactful_privacy.toeplitz import GaussianTotals
 
 CONFIDENCE = Fraction(95, 100)
+"""Of every interval that nothing else is asked for."""
 
 # Weighted sums of discrete Gaussian noise lie within 1.96 standard deviations as often as normal
 # noise does, but for less than 2e-9, if a fiftieth of a deviation is added: smoothed by normal

@@ -19,7 +19,12 @@ from tactful_privacy.laplace import DiscreteLaplace, Entropy, noise_scale
 from tactful_privacy.toeplitz import GaussianTotals, gaussian_totals
 
 DAY_MS = 86_400_000
-PANES, RUNNING_TOTALS, GAUSSIAN_TOTALS = "panes", "running_totals", "gaussian_totals"
+PANES = "panes"
+"""Kind of a statistic that releases the counts of each pane."""
+RUNNING_TOTALS = "running_totals"
+"""Kind of a statistic that releases totals since midnight, noised by the nodes of a tree."""
+GAUSSIAN_TOTALS = "gaussian_totals"
+"""Kind of a statistic that releases totals since midnight with Gaussian noise."""
 HOUR_MS = 3_600_000
 
 # Left out of the definition where they are not used: older ledgers do not know them, and the
