@@ -13,7 +13,14 @@ import yaml
 from msgspec import Meta
 
 from tactful.errors import ConfigError
-from tactful_privacy import GAUSSIAN_TOTALS, RUNNING_TOTALS, Budget, Statistic
+from tactful_privacy import (
+    GAUSSIAN_TOTALS,
+    RUNNING_TOTALS,
+    Budget,
+    CapChoice,
+    Statistic,
+)
+from tactful_privacy.budget import ANY, DEFAULT_PURPOSE, DEFAULT_TENANT
 from tactful_streaming import Event, Item
 
 PANES = {"1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
@@ -24,6 +31,60 @@ EVERYTHING = "all"
 Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$")]
 
 _OF_EVENT = "event."
+
+
+class CapChoiceDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the cap of each day follows what people did on the day before.
+
+    Attributes:
+        candidates: caps to choose from, rising; the last is the statistic's ``cap``.
+        epsilon: what the choice costs one user and UTC day, on top, exact, as text.
+        quantile: share of the people whose contributions should all count.
+    """
+
+    candidates: tuple[int, ...]
+    epsilon: Exact
+    quantile: Exact = "9/10"
+
+    def choice(self) -> CapChoice:
+        """The choice.
+
+        Raises:
+            ParameterError: if it makes no sense.
+        """
+        return CapChoice(self.candidates, Fraction(self.epsilon), Fraction(self.quantile))
+
+
+class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A limit for one user and UTC day, beside the one over everything.
+
+    Attributes:
+        epsilon: the limit, exact, as text.
+        delta: the limit on delta.
+        tenant: whose people; all unless given.
+        purpose: what for; all unless given.
+        composition: how losses add up: ``basic`` or ``zcdp``.
+    """
+
+    epsilon: Exact
+    delta: Exact = "0"
+    tenant: str = ANY
+    purpose: str = ANY
+    composition: Literal["basic", "zcdp"] = "basic"
+
+    def budget(self) -> Budget:
+        """The budget.
+
+        Raises:
+            ParameterError: if it makes no sense.
+        """
+        return Budget(
+            Fraction(self.epsilon),
+            Fraction(self.delta),
+            self.tenant,
+            self.purpose,
+            self.composition,
+        )
 
 
 class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +101,10 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         count: ``events``, or ``users``: each person once for a pane and key.
         pane: length of a pane: 1m, 5m, 1h or 1d.
         cap: most contributions of one user and UTC day.
+        hour_cap: most contributions of one user and hour; as many as ``cap`` unless given.
+        cap_choice: how the cap of each day is chosen, at most ``cap``; fixed unless given.
+        tenant: whose people are counted.
+        purpose: what for; budgets can be of a tenant and a purpose.
         epsilon: privacy loss of one user and UTC day, exact, as text.
         periods: longer periods that are released as well, and the epsilon of each, on top.
         running_total: epsilon of the totals since midnight after each pane, on top; none without.
@@ -58,6 +123,10 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     count: Literal["events", "users"] = "events"
     pane: str = "1h"
     cap: int = 20
+    hour_cap: int | None = None
+    cap_choice: CapChoiceDefinition | None = None
+    tenant: str = DEFAULT_TENANT
+    purpose: str = DEFAULT_PURPOSE
     epsilon: Exact = "1"
     periods: dict[str, Exact] = {}
     running_total: Exact | None = None
@@ -87,6 +156,10 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             cap=self.cap,
             epsilon=Fraction(self.epsilon),
             cell_cap=1 if self.count == "users" else None,
+            hour_cap=self.hour_cap,
+            tenant=self.tenant,
+            purpose=self.purpose,
+            cap_choice=None if self.cap_choice is None else self.cap_choice.choice(),
         )
 
         def another(suffix: str, epsilon: str, pane: str, **changes: Any) -> Statistic:
@@ -97,6 +170,9 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
                 cap=panes.cap,
                 epsilon=Fraction(epsilon),
                 cell_cap=panes.cell_cap,
+                hour_cap=panes.hour_cap,
+                tenant=panes.tenant,
+                purpose=panes.purpose,
                 **changes,
             )
 
@@ -128,20 +204,22 @@ class StatisticsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         daily_epsilon: budget of one user and UTC day over all statistics, exact, as text.
         statistics: what is published.
         daily_delta: the same of delta, for totals with Gaussian noise.
+        budgets: further limits, by tenant and purpose.
     """
 
     daily_epsilon: Exact
     statistics: tuple[StatisticDefinition, ...]
     daily_delta: Exact = "0"
+    budgets: tuple[BudgetDefinition, ...] = ()
 
-    @property
-    def budget(self) -> Budget:
-        """The budget of one user and UTC day.
+    def all_budgets(self) -> list[Budget]:
+        """The budget of one user and UTC day over everything, and the further ones.
 
         Raises:
-            ParameterError: if it is not above 0.
+            ParameterError: if one of them is not above 0, or makes no sense.
         """
-        return Budget(Fraction(self.daily_epsilon), Fraction(self.daily_delta))
+        whole = Budget(Fraction(self.daily_epsilon), Fraction(self.daily_delta))
+        return [whole, *(definition.budget() for definition in self.budgets)]
 
 
 def load_statistics(path: Path) -> StatisticsFile:
@@ -189,6 +267,8 @@ def _wrong(definition: StatisticDefinition) -> str | None:
         return "what is counted by price needs edges"
     if definition.running_total_delta is not None and definition.running_total is None:
         return "running_total_delta needs running_total, its epsilon"
+    if definition.cap_choice and (definition.periods or definition.running_total is not None):
+        return "with cap_choice there are no periods and no running_total: they need a fixed cap"
     if definition.by == "any" and definition.keys:
         return "what is counted by any has no keys"
     if definition.trending and definition.by not in ("category", "item_id"):

@@ -19,10 +19,25 @@ import msgspec
 
 from tactful.config import Settings
 from tactful.errors import ConfigError
-from tactful.messages import StatisticCell, StatisticInfo, StatisticsIndex, StatisticsPage
+from tactful.conclusions import (
+    CONCLUSIONS,
+    MAX_CELLS,
+    MAX_PANES,
+    ConclusionQuery,
+    conclude,
+)
+from tactful.messages import (
+    Conclusion,
+    StatisticCell,
+    StatisticInfo,
+    StatisticsIndex,
+    StatisticsPage,
+    to_milliseconds,
+)
 from tactful.privacy_ledger import PrivacyLedger, day_of, tell
 from tactful.statistic_definitions import PANES, StatisticDefinition, load_statistics
 from tactful.trending import Followed, Trends
+from tactful_privacy import PANES as KIND_OF_PANES
 from tactful_privacy import (
     CONFIDENCE,
     UNIT,
@@ -31,6 +46,7 @@ from tactful_privacy import (
     PrivacyError,
     Publisher,
     Purpose,
+    StateError,
     Statistic,
     UnknownStatisticError,
     delta_of,
@@ -104,7 +120,9 @@ class PrivateStatistics:
         self._bases = {name: statistics[0] for name, statistics in made.items()}
         self._further = {name: statistics[1:] for name, statistics in made.items()}
         self._statistics = {it.name: it for statistics in made.values() for it in statistics}
-        ledger.register_all(self._statistics.values())
+        # Questions about days that are over do not stand in the way of what begins today.
+        first_day = 0 if clock is None else day_of(clock())
+        ledger.register_all(self._statistics.values(), first_day=first_day)
 
     def apply(self, event: Event, item: Item | None) -> None:
         """Count one event for every statistic it belongs to."""
@@ -140,7 +158,8 @@ class PrivateStatistics:
         """Continue from a snapshot.
 
         Raises:
-            StateError: if it is damaged, or a definition or the secret changed.
+            StateError: if it is damaged, a definition or the secret changed, or the ledger does not
+                hold what was released by then.
         """
         found = msgspec.msgpack.decode(state, type=_State)
         self._replayed = found.replayed
@@ -148,6 +167,7 @@ class PrivateStatistics:
             if name in self._bases:
                 counts, publisher = self._begin(name, start=0)
                 counts.restore(snapshot)
+                self._refuse_older_ledger(counts)
                 if name in found.sums:
                     publisher.restore(found.sums[name])
 
@@ -229,6 +249,43 @@ class PrivateStatistics:
             next_cursor=page.cursor,
         )
 
+    def conclude(self, name: str, conclusion: str, query: ConclusionQuery) -> Conclusion:
+        """Conclude something from what is released and shown of a span.
+
+        Raises:
+            KeyError: if there is no such statistic or conclusion.
+            ValueError: if it cannot be drawn; the message says why.
+        """
+        if name not in self._statistics or conclusion not in CONCLUSIONS:
+            raise KeyError(name)
+        since, until = to_milliseconds(query.since), to_milliseconds(query.until)
+        if conclusion != "consistent":
+            return conclude(conclusion, [self._panes(name, since, until)], query)
+        further = [it for it in self._further.get(name, ()) if it.kind == KIND_OF_PANES]
+        levels = [name, *(it.name for it in sorted(further, key=lambda it: it.pane_ms))]
+        tops = self._panes(levels[-1], since, until)
+        span = (tops[0].start, tops[-1].end) if tops else (since, since)
+        return conclude(conclusion, [self._panes(level, *span) for level in levels], query)
+
+    def _panes(self, name: str, since: int, until: int) -> list[ReleasedPane]:
+        """Released panes that start in [since, until) and are shown, oldest first."""
+        statistic = self._statistics[name]
+        if self._clock is not None:
+            until = min(until, shown_before(statistic, self._now(), self._allowance))
+        found: list[ReleasedPane] = []
+        cursor: str | None = None
+        while until > since:
+            page = read_released(self._ledger, name, start=since, end=until, cursor=cursor)
+            found += page.panes
+            if len(found) > MAX_PANES or len(found) * len(statistic.keys) > MAX_CELLS:
+                raise ValueError(
+                    f"the span holds more than {MAX_PANES} panes or {MAX_CELLS} cells: ask about"
+                    " less, or publish longer periods"
+                )
+            if (cursor := page.cursor) is None:
+                break
+        return found
+
     @property
     def now(self) -> int:
         """The public clock that closes panes, epoch milliseconds; 0 while it stands nowhere."""
@@ -266,10 +323,24 @@ class PrivateStatistics:
         return bool(self._tracks)
 
     def _first_pane(self, name: str) -> int:
-        """Now, or the next UTC day where panes were released before and their caps are lost."""
-        now = self._now()
-        released = read_released(self._ledger, name, limit=1).panes
-        return now + DAY_MS - now % DAY_MS if released else now
+        """Now, or the next UTC day where panes were released before and their caps are lost.
+
+        The clock may have been set back: the day of the newest release counts, too.
+        """
+        now, last = self._now(), self._ledger.last_pane(name)
+        return now if last is None else (day_of(max(now, last)) + 1) * DAY_MS
+
+    def _refuse_older_ledger(self, counts: BoundedCounts) -> None:
+        closed, statistic = counts.closed_until, counts.statistic
+        if closed is None:
+            return
+        last = self._ledger.last_pane(statistic.name)
+        if last is None or last + statistic.pane_ms < closed:
+            raise StateError(
+                f"the ledger does not hold all releases of {statistic.name!r} that were made: it is"
+                " an older copy or another one, and would draw them a second time. Put the latest"
+                " ledger in its place"
+            )
 
     def _begin(self, name: str, *, start: int) -> tuple[BoundedCounts, Publisher]:
         counts = BoundedCounts(self._bases[name], secret=self._secret, start=start)
@@ -319,7 +390,7 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
     try:
         return PrivateStatistics(
             wanted.statistics,
-            Ledger(data / "ledger.db", budgets=[wanted.budget]),
+            Ledger(data / "ledger.db", budgets=wanted.all_budgets()),
             secret=_secret(data / "statistics.secret"),
             clock=(lambda: time.time_ns() // 1_000_000) if wall else None,
         )

@@ -251,8 +251,14 @@ def refuse_overspending(
             budget.refuse_more_than_fits(
                 {charge.name: charge.loss for charge in others if charge.on(day)},
                 {charge.name: charge.loss for charge in here if charge.on(day)},
-                f"on {date_of(day)}" if day else "every day",
+                _span(day, last),
             )
+
+
+def _span(day: int, last: int) -> str:
+    if date_of(last).startswith("day"):  # without end
+        return f"every day from {date_of(day)} on" if day else "every day"
+    return f"on {date_of(day)}"
 
 
 def date_of(day: int) -> str:

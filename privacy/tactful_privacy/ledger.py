@@ -514,7 +514,7 @@ class Ledger:
         total = stored.pop((ANY, ANY), None)
         if total is None:
             raise ParameterError("the ledger is new: give daily_epsilon, the budget of a user-day")
-        self.budgets = (total, *stored.values())
+        self.budgets = (total, *(stored[line] for line in sorted(stored)))
         """What holds, the budget over everything first."""
 
     @contextmanager

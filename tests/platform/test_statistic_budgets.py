@@ -1,0 +1,266 @@
+"""Budgets and caps in ``statistics.yaml``, and clocks and ledgers that are not the latest."""
+
+import shutil
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tactful.config import Settings, StatisticsSettings, StorageSettings
+from tactful.errors import ConfigError
+from tactful.statistic_definitions import (
+    CapChoiceDefinition,
+    StatisticDefinition,
+    load_statistics,
+)
+from tactful.statistics import PrivateStatistics, open_statistics
+from tactful_privacy import Budget, CapChoice, Ledger, LedgerError, StateError, read_released
+from tactful_streaming import Event, Item
+
+DAY = 86_400_000
+HOUR = 3_600_000
+NOW = 20_000 * DAY + 10 * HOUR
+SECRET = b"sixteen bytes or more"
+ITEM = Item(item_id="i", category="tea", timestamp=0)
+DEFINITION = StatisticDefinition(
+    name="views", event="view", by="category", keys=("tea", "milk"), cap=4, epsilon="1/2"
+)
+
+
+class Clock:
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def viewed(number: int, at: int, who: str = "u") -> Event:
+    return Event(event_id=f"{number}", type="view", timestamp=at, user_id=who, item_id="i")
+
+
+def opened(
+    ledger: Ledger, clock: Callable[[], int], definition: StatisticDefinition = DEFINITION
+) -> PrivateStatistics:
+    return PrivateStatistics([definition], ledger, secret=SECRET, clock=clock, allowance_ms=0)
+
+
+# -- the file -----------------------------------------------------------------------------------
+
+FILE: dict[str, Any] = {
+    "daily_epsilon": "1",
+    "budgets": [{"purpose": "research", "epsilon": "1/4"}, {"tenant": "north", "epsilon": "1/2"}],
+    "statistics": [
+        {
+            "name": "a",
+            "event": "view",
+            "by": "category",
+            "keys": ["x"],
+            "cap": 50,
+            "epsilon": "1/4",
+            "hour_cap": 3,
+            "tenant": "north",
+            "purpose": "reports",
+            "cap_choice": {"candidates": [5, 50], "epsilon": "1/8", "quantile": "4/5"},
+        }
+    ],
+}
+
+
+def configured(directory: Path, content: Any) -> Settings:
+    path = directory / "statistics.yaml"
+    path.write_bytes(msgspec.json.encode(content))
+    return Settings(
+        storage=StorageSettings(data=directory / "data"),
+        statistics=StatisticsSettings(definitions=path),
+    )
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {**FILE, "statistics": [{**FILE["statistics"][0], **changes}]}
+
+
+def test_budgets_and_caps_are_read_from_the_file(tmp_path: Path) -> None:
+    statistics = open_statistics(configured(tmp_path, FILE))
+    assert statistics is not None
+    (registered,) = statistics._ledger.statistics().values()
+    assert (registered.tenant, registered.purpose, registered.hour_cap) == ("north", "reports", 3)
+    assert registered.cap_choice == CapChoice((5, 50), Fraction(1, 8), Fraction(4, 5))
+    assert set(statistics._ledger.budgets) == {
+        Budget(Fraction(1)),
+        Budget(Fraction(1, 4), purpose="research"),
+        Budget(Fraction(1, 2), tenant="north"),
+    }
+    assert [budget.reserved for budget in statistics.ledger().budgets] == [0.375, 0.0, 0.375]
+    statistics.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (changed(purpose="research"), "'a' costs epsilon 3/8 more every day from"),
+        (changed(epsilon="1/2"), "tenant 'north'"),
+        (changed(hour_cap=0), "hour_cap"),
+        (changed(cap=40), "largest candidate"),
+        (changed(cap_choice={"candidates": [50, 5], "epsilon": "1"}), "rise"),
+        (changed(cap_choice={"candidates": [50], "epsilon": "0"}), "epsilon"),
+        (changed(cap_choice={"candidates": [50]}), "epsilon"),
+        (changed(periods={"1d": "1/8"}), "fixed cap"),
+        (changed(tenant="A B"), "tenant"),
+        ({**FILE, "budgets": [{"epsilon": "1/4", "purpose": "?"}]}, "purpose"),
+        ({**FILE, "budgets": [{"epsilon": "0", "purpose": "x"}]}, "above 0"),
+        ({**FILE, "budgets": [{"purpose": "x"}]}, "epsilon"),
+        ({**FILE, "budgets": [{"epsilon": "1"}]}, "two budgets"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, content: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        open_statistics(configured(tmp_path, content))
+    assert "statistics.yaml" in str(caught.value)
+
+
+def test_nothing_is_registered_where_one_statistic_does_not_fit(tmp_path: Path) -> None:
+    both = {**FILE, "statistics": [FILE["statistics"][0], {**FILE["statistics"][0], "name": "b"}]}
+    with pytest.raises(ConfigError, match="'a' costs epsilon 3/8, 'b' costs epsilon 3/8"):
+        open_statistics(configured(tmp_path, both))
+    statistics = open_statistics(configured(tmp_path, changed(name="c")))
+    assert statistics is not None
+    assert set(statistics._ledger.statistics()) == {"c"}
+    statistics.close()
+
+
+def test_the_example_of_the_guide_is_a_good_file(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "privacy-budget.md").read_text("utf-8")
+    example = guide.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "statistics.yaml").write_text(example, "utf-8")
+    found = load_statistics(tmp_path / "statistics.yaml")
+    assert len(found.all_budgets()) == 4
+
+
+# -- caps ---------------------------------------------------------------------------------------
+
+
+def test_caps_hold_for_what_the_engine_applies(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    definition = msgspec.structs.replace(DEFINITION, hour_cap=2)
+    statistics = opened(Ledger(tmp_path / "l.db", daily_epsilon=1), clock, definition)
+    for number in range(12):
+        statistics.apply(viewed(number, NOW + number // 4 * HOUR), ITEM)
+    counts, _ = statistics._tracks["views"]
+    panes = [int(pane.counts.sum()) for pane in counts.closed(NOW + 3 * HOUR)]
+    assert panes == [2, 2, 0]  # two an hour, four a day
+    statistics.close()
+
+
+def test_a_cap_that_is_chosen_is_the_same_after_a_crash(tmp_path: Path) -> None:
+    definition = msgspec.structs.replace(
+        DEFINITION, cap_choice=CapChoiceDefinition(candidates=(1, 2, 4), epsilon="1/4")
+    )
+    clock = Clock(NOW)
+    ledger = Ledger(tmp_path / "l.db", daily_epsilon=1, clock=clock)
+    statistics = opened(ledger, clock, definition)
+    for person in range(300):
+        for number in range(2):
+            statistics.apply(viewed(number, NOW + number, f"{person}"), ITEM)
+    saved = statistics.snapshot()
+    assert saved is not None
+    caps = []
+    for _ in range(2):
+        clock.now = NOW - NOW % DAY + DAY + HOUR
+        statistics = opened(ledger, clock, definition)
+        statistics.restore(saved)
+        statistics.apply(viewed(9, clock.now - 1), ITEM)
+        statistics.snapshot()  # and the process dies before it is stored
+        caps.append(statistics._tracks["views"][0].cap_on(20_001))
+    assert caps == [2, 2]
+    assert len(ledger.answers(20_000, 20_000)) == 1
+    page = statistics.page("views", None, 1_000, None, None)
+    assert page.cells
+    ledger.close()
+
+
+# -- clocks and copies --------------------------------------------------------------------------
+
+
+def test_a_clock_set_back_over_midnight_hands_out_no_second_cap(tmp_path: Path) -> None:
+    """The state is lost, and the clock stands on the day before the newest release."""
+    clock = Clock(NOW)
+    ledger = Ledger(tmp_path / "l.db", daily_epsilon=1, clock=clock)
+    statistics = opened(ledger, clock)
+    statistics.apply(viewed(1, NOW), ITEM)
+    clock.now += HOUR
+    statistics.snapshot()
+    today = NOW // DAY
+    for back in (0, DAY, 3 * DAY):
+        clock.now = NOW + 2 * HOUR - back
+        lost = opened(ledger, clock)
+        lost.apply(viewed(2, clock.now), ITEM)
+        counts, _ = lost._tracks["views"]
+        assert counts.open_from == (today + 1) * DAY
+    ledger.close()
+
+
+def test_a_clock_set_back_closes_nothing_and_draws_nothing(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    ledger = Ledger(tmp_path / "l.db", daily_epsilon=1, clock=clock)
+    statistics = opened(ledger, clock)
+    statistics.apply(viewed(1, NOW), ITEM)
+    clock.now += DAY
+    statistics.snapshot()
+    released = len(read_released(ledger, "views").panes)
+    clock.now -= 2 * DAY
+    statistics.apply(viewed(2, clock.now), ITEM)
+    statistics.snapshot()
+    assert len(read_released(ledger, "views").panes) == released == 24
+    clock.now += 2 * DAY + HOUR
+    statistics.snapshot()
+    assert len(read_released(ledger, "views").panes) == 25
+    ledger.close()
+
+
+def test_an_older_copy_of_the_ledger_is_refused(tmp_path: Path) -> None:
+    """It has forgotten draws, and would draw the same panes again."""
+    clock = Clock(NOW)
+    path = tmp_path / "l.db"
+    ledger = Ledger(path, daily_epsilon=1, clock=clock)
+    statistics = opened(ledger, clock)
+    statistics.apply(viewed(1, NOW), ITEM)
+    clock.now += HOUR
+    first = statistics.snapshot()
+    assert first is not None
+    ledger.close()
+    shutil.copy(path, tmp_path / "older.db")
+    ledger = Ledger(path, clock=clock)
+    statistics = opened(ledger, clock)
+    statistics.restore(first)
+    clock.now += DAY
+    statistics.apply(viewed(2, clock.now), ITEM)
+    clock.now += HOUR
+    saved = statistics.snapshot()
+    assert saved is not None
+    ledger.close()
+    for name in ("older.db", "empty.db"):
+        other = Ledger(tmp_path / name, daily_epsilon=1, clock=clock)
+        with pytest.raises(StateError, match="would draw them a second time"):
+            opened(other, clock).restore(saved)
+        other.close()
+    right = Ledger(path, clock=clock)
+    opened(right, clock).restore(saved)
+    right.close()
+
+
+def test_a_ledger_that_fails_stops_the_commit_and_shows_nothing(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    path = tmp_path / "l.db"
+    statistics = opened(Ledger(path, daily_epsilon=1, clock=clock), clock)
+    statistics.apply(viewed(1, NOW), ITEM)
+    statistics._ledger._engine.dispose()
+    for file in tmp_path.glob("l.db*"):
+        file.unlink()
+    path.write_bytes(b"no database any more " * 1_000)
+    clock.now += HOUR
+    with pytest.raises(LedgerError, match="nothing is released without it"):
+        statistics.snapshot()
