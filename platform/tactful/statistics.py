@@ -31,6 +31,7 @@ from tactful_privacy import (
     PrivacyError,
     Publisher,
     Purpose,
+    StateError,
     Statistic,
     UnknownStatisticError,
     delta_of,
@@ -45,7 +46,6 @@ CLOCK_EVENT = "x.clock"
 DAY_MS = 86_400_000
 
 ALLOWANCE_MS = 60_000
-    StateError,
 """How long a pane stays open after its end."""
 
 _SHOWN_AFTER_MS = 15_000
@@ -152,6 +152,7 @@ class PrivateStatistics:
             if name in self._bases:
                 counts, publisher = self._begin(name, start=0)
                 counts.restore(snapshot)
+                self._refuse_older_ledger(counts)
                 if name in found.sums:
                     publisher.restore(found.sums[name])
 
@@ -167,7 +168,6 @@ class PrivateStatistics:
                     title=d.title,
                     pane_ms=statistic.pane_ms,
                     kind=statistic.kind,
-                self._refuse_older_ledger(counts)
                     method=method_of(statistic),
                 )
                 for d in self._definitions
