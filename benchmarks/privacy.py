@@ -1,31 +1,26 @@
 """Private statistics: the noise, the audit, the ledger, the release and the erasure."""
 
-from benchmarks import _privacy_errors, _privacy_ledger, _privacy_release
+from benchmarks import _privacy_erasure, _privacy_errors, _privacy_ledger, _privacy_release
 from benchmarks._privacy_audit import FIGURES as AUDIT
 from benchmarks._privacy_audit import audit_figures
 from benchmarks._privacy_noise import FIGURES as NOISE
 from benchmarks._privacy_noise import noise
 from benchmarks.figures import Figure, Part, main, measure
 
-PARTS = ("noise", "audit", "ledger", "errors", "release")
-
-_LATER = (
-    ("erase_one_user_s", "s"),
-    ("erase_sentinel_hits", "1"),
-)
+PARTS = ("noise", "audit", "ledger", "errors", "release", "erasure")
 
 
 def run(quick: bool, only: str | None = None) -> list[Figure]:
-    """Measure part by part; what has no measurement yet is there without a value."""
+    """Measure part by part."""
     parts = [
         Part("noise", NOISE, lambda: noise(quick)),
         Part("audit", AUDIT, lambda: audit_figures(quick)),
         Part("ledger", [("ledger_overspends", "1")], lambda: _privacy_ledger.figures(quick)),
         Part("errors", _privacy_errors.FIGURES, lambda: _privacy_errors.figures(quick)),
         Part("release", _privacy_release.FIGURES, lambda: _privacy_release.figures(quick)),
+        Part("erasure", _privacy_erasure.FIGURES, lambda: _privacy_erasure.figures(quick)),
     ]
-    missing = [Figure(name, None, unit, note="not measured yet") for name, unit in _LATER]
-    return [*measure(parts, only), *(missing if only is None else [])]
+    return measure(parts, only)
 
 
 if __name__ == "__main__":

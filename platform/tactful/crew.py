@@ -120,10 +120,11 @@ class Keeper:
         """
         platform, source = self._platform, self._source
         match question:
-            case Read(entity, key, at, device):
+            case Read(entity, key, at, device, claim):
                 platform.check()
                 with platform.lock:
-                    if entity == "user" and not platform.permissions.reads_history(key, device, at):
+                    reads = platform.permissions.reads_history
+                    if entity == "user" and not reads(key, device, at, claim):
                         return Seen({}, source.offset, platform.position, personal=False)
                     seen = Seen(
                         dict(source.read(entity, key, at)), source.offset, platform.position

@@ -12,13 +12,14 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from tactful.byte_search import SHORTEST, Texts
 from tactful.caps import without_people
 from tactful.checkpoints import Checkpoint
 from tactful.config import Settings
@@ -45,8 +46,6 @@ from tactful_streaming import (
 )
 
 _LETTERS = ("dead-letters", "late")
-_SHORTEST_NAME = 6
-_CHUNK = 1 << 20
 
 Say = Callable[[str], None]
 
@@ -326,40 +325,24 @@ def _verified(installation: Installation, found: Found) -> ErasureStep:
     """Look for every name in every file, and in what is compressed in them."""
     traces = found.traces
     names = traces.users | traces.devices | traces.sessions | traces.event_ids
-    needles = [n for n in needles_of(names) if len(n) >= _SHORTEST_NAME]
+    texts = Texts(needle for needle in needles_of(names) if len(needle) >= SHORTEST)
     hits = [
         str(path.relative_to(installation.data))
         for path in sorted(installation.data.rglob("*"))
         # The database of the metadata knows whose job this is until the job is finished.
-        if path.is_file() and "metadata" not in path.name and _occurs(path, needles)
+        if path.is_file() and "metadata" not in path.name and texts.occur_in_file(path)
     ]
     for path in sorted(installation.data.rglob("CURRENT")):
         with contextlib.closing(RocksState(path.parent)) as store:
-            for key, value in store.scan(b""):
-                if any(needle in key or needle in value for needle in needles):
-                    hits.append(str(path.parent.relative_to(installation.data)))
-                    break
-    short = sum(len(name.encode()) < _SHORTEST_NAME for name in names)
+            if texts.occur_in_pairs(store.scan(b"")):
+                hits.append(str(path.parent.relative_to(installation.data)))
+    short = sum(len(name.encode()) < SHORTEST for name in names)
     note = f"{len(names) - short} names were looked for in every file of the data directory"
     if short:
         note += f", {short} are too short to be told from others"
     if hits:
         note += f"; still there in: {', '.join(sorted(set(hits)))}: erase with --rebuild"
     return ErasureStep(place="verification", removed=len(set(hits)), note=note)
-
-
-def _occurs(path: Path, needles: Sequence[bytes]) -> bool:
-    if not needles:
-        return False
-    keep = max(map(len, needles)) - 1
-    before = b""
-    with path.open("rb") as file:
-        while block := file.read(_CHUNK):
-            data = before + block
-            if any(needle in data for needle in needles):
-                return True
-            before = data[-keep:] if keep else b""
-    return False
 
 
 def _find(installation: Installation, person: str) -> Found:

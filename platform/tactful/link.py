@@ -42,13 +42,15 @@ class Ready(_Question, frozen=True, array_like=True, tag=True):
 class Read(_Question, frozen=True, array_like=True, tag=True):
     """The features of one entity as of a time, epoch milliseconds. Answered with `Seen`.
 
-    `device` is the id of the device that a person asks on: they may have refused on it.
+    `device` is the id of the device that a person asks on: they may have refused on it. `claim` is
+    what the request says of consent.
     """
 
     entity: str
     key: str
     at: int
     device: str | None = None
+    claim: str | None = None
 
 
 class ReadColumns(_Question, frozen=True, array_like=True, tag=True):

@@ -15,12 +15,18 @@ import msgspec
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.consent_store import ConsentStore
-from tactful.permissions import Permissions
+from tactful.permissions import Permissions, claimed
 from tactful_privacy import EVERYTHING, NOTHING, Purpose
 from tactful_streaming import BLANK, EventLog
 
-Allows = Callable[[str | None, str | None, int], bool]
-"""Whether an event may be learned from: by user id, device id and time."""
+Allows = Callable[[str | None, str | None, int, str | None], bool]
+"""Whether an event may be learned from: by user id, device id, time and what it says itself."""
+
+
+class _Context(msgspec.Struct, frozen=True):
+    """As much of a context as says what the person agrees to."""
+
+    consent: object = None
 
 
 class _Narrow(msgspec.Struct, frozen=True):
@@ -30,6 +36,7 @@ class _Narrow(msgspec.Struct, frozen=True):
     timestamp: int = 0
     user_id: str | None = None
     device_id: str | None = None
+    context: _Context = _Context()
     event: msgspec.Raw = msgspec.Raw()
     purposes: tuple[str, ...] = ()
 
@@ -84,7 +91,9 @@ class PermittedLog:
             return payload
         if entry.user_id is None and entry.device_id is None:
             return payload
-        allowed = self._allows(entry.user_id, entry.device_id, entry.timestamp)
+        claim = entry.context.consent
+        said = claim if isinstance(claim, str) else None
+        allowed = self._allows(entry.user_id, entry.device_id, entry.timestamp, said)
         return payload if allowed else BLANK
 
 
@@ -104,7 +113,7 @@ def training_permissions(settings: Settings, *, clock: Callable[[], int]) -> Ite
         consents = ConsentStore(metadata, default, clock=clock).consents
         permissions = Permissions(consents)
 
-        def allows(user_id: str | None, device_id: str | None, at: int) -> bool:
-            return Purpose.PERSONALISATION in permissions.of(user_id, device_id, at)
+        def allows(user_id: str | None, device_id: str | None, at: int, claim: str | None) -> bool:
+            return Purpose.PERSONALISATION in permissions.of(user_id, device_id, at, claimed(claim))
 
         yield allows

@@ -150,7 +150,7 @@ class ServingWorker:
         if request.after is not None:
             await self._caller.ask(Reach(request.after), type(None))
         async with self._turnstile:
-            self._source.begin(request.device_id)
+            self._source.begin(request.device_id, request.context.get("consent"))
             try:
                 answer, impression = self._recommender.recommend(request, now=self._clock())
             except NotPersonal:

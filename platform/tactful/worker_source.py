@@ -43,6 +43,7 @@ class WorkerSource:
         self._changed: Changed | None = None
         self._serving = threading.get_ident()
         self._device: str | None = None
+        self._claim: str | None = None
 
     @property
     def definitions(self) -> Definitions:
@@ -76,10 +77,16 @@ class WorkerSource:
         """Event time up to which events are expected to be complete, epoch milliseconds."""
         return 0 if self._changed is None else self._changed.watermark
 
-    def begin(self, device: str | None = None) -> None:
-        """Begin a request on a device: what it reads first says what it is as of."""
+    def begin(self, device: str | None = None, claim: object = None) -> None:
+        """Begin a request: what it reads first says what it is as of.
+
+        Args:
+            device: id of the device it comes from.
+            claim: what it says of consent.
+        """
         self._seen, self._serving = None, threading.get_ident()
         self._device = device
+        self._claim = claim if isinstance(claim, str) else None
         self._people = {}
 
     def read(self, entity: str, key: str, at: int) -> Values:
@@ -89,7 +96,7 @@ class WorkerSource:
             NotPersonal: if the history of this person must not be read.
             ProblemError: if the engine does not answer or is not ready.
         """
-        seen = self._requests.ask(Read(entity, key, at, self._device), Seen)
+        seen = self._requests.ask(Read(entity, key, at, self._device, self._claim), Seen)
         if not seen.personal:
             raise NotPersonal("the history of this person must not be read")
         if self._seen is None:

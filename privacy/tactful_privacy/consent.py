@@ -93,21 +93,27 @@ class Consents:
             purpose: bool(agreed & bit) for purpose, bit in _BIT.items() if (agreed | refused) & bit
         }
 
-    def allowed(self, *keys: str) -> frozenset[Purpose]:
+    def allowed(self, *keys: str, claimed: frozenset[Purpose] | None = None) -> frozenset[Purpose]:
         """What a person may be used for who is known under all of `keys`.
 
         Several keys stand for one person: a user id and the device in use. A refusal under any of
         them holds; an agreement under any of them is enough where none refuses.
+
+        Args:
+            keys: of the person.
+            claimed: what the person agrees to, by what comes along with an event or a request. It
+                stands in the place of the default: what they decided for good holds before it.
         """
+        default = self.default if claimed is None else claimed
         agreed = refused = 0
         for key in keys:
             said = self._said.get(key)
             if said is not None:
                 agreed |= said[0]
                 refused |= said[1]
-        if not agreed and not refused:
-            return self.default
-        return self._sets.allowed(agreed, refused, self.default)
+        if not agreed and not refused and claimed is None:
+            return default
+        return self._sets.allowed(agreed, refused, default)
 
 
 class _Sets:
@@ -115,15 +121,16 @@ class _Sets:
 
     def __init__(self) -> None:
         self._pairs: dict[tuple[int, int], tuple[int, int]] = {}
-        self._allowed: dict[tuple[int, int], frozenset[Purpose]] = {}
+        self._allowed: dict[tuple[int, int, frozenset[Purpose]], frozenset[Purpose]] = {}
 
     def pair(self, agreed: int, refused: int) -> tuple[int, int]:
         return self._pairs.setdefault((agreed, refused), (agreed, refused))
 
     def allowed(self, agreed: int, refused: int, default: frozenset[Purpose]) -> frozenset[Purpose]:
-        found = self._allowed.get((agreed, refused))
+        key = agreed, refused, default
+        found = self._allowed.get(key)
         if found is None:
-            found = self._allowed[agreed, refused] = _allowed(agreed, refused, default)
+            found = self._allowed[key] = _allowed(agreed, refused, default)
         return found
 
 

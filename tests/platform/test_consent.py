@@ -23,6 +23,7 @@ from tactful.config import ConsentSettings, Settings
 from tactful.consent_store import ConsentStore
 from tactful.impressions import decode_impression
 from tactful.metadata import open_metadata
+from tactful.permissions import claimed
 from tactful.permitted_log import PermittedLog
 from tactful.service import Platform
 from tactful_privacy import NOTHING, Purpose
@@ -163,8 +164,8 @@ def test_purposes_by_event_type_by_consumer(live: Live, counting: Counting) -> N
         for kind in kinds:
             assert features[f"n_{kind}"] == float(learned), (person, kind)
         counted = sorted(kind for who, kind in counting.seen if who == person)
-        wanted = purposes["service"] and purposes["measurement"]
-        assert counted == (kinds if wanted else []), person
+        measured = purposes["service"] and purposes["measurement"]
+        assert counted == (kinds if measured else []), person
 
     # Training reads the log: whatever is not for personalisation is not an event there.
     trainable = {entry.user_id for entry in logged(live) if isinstance(entry, Event)}
@@ -295,7 +296,7 @@ def test_training_passes_over_who_withdrew(tmp_path: Path) -> None:
     def event(number: int, **of: Any) -> Event:
         return Event(event_id=f"e-{number}", type="view", timestamp=number, **of)
 
-    entries = [
+    entries: list[Event | Restricted | Item] = [
         event(0, user_id="ada"),
         event(1, user_id="bob"),
         event(2, device_id="d"),
@@ -305,8 +306,8 @@ def test_training_passes_over_who_withdrew(tmp_path: Path) -> None:
         Item(item_id="i", timestamp=6),
     ]
     with EmbeddedLog(tmp_path) as log:
-        log.append([*map(encode_entry, entries), b"\xc1 damaged"])
-        permitted = PermittedLog(log, lambda user, device, at: user == "bob")
+        log.append([encode_entry(entry) for entry in entries] + [b"\xc1 damaged"])
+        permitted = PermittedLog(log, lambda user, device, at, claim: user == "bob")
         read = [payload for _, payload in permitted.read(0, 100)]
 
     whole = [entry.event if isinstance(entry, Restricted) else entry for entry in entries]
@@ -326,3 +327,42 @@ def test_a_list_that_may_not_be_learned_from_is_none() -> None:
     for purposes, found in ((("measurement",), False), (("personalisation",), True)):
         entry = Restricted(timestamp=1, purposes=purposes, event=shown)
         assert (decode_impression(encode_entry(entry), 0) is not None) is found
+
+
+def test_what_comes_along_stands_in_for_who_said_nothing(live: Live) -> None:
+    """As the browser sends it: the visitor has agreed on the page, and the server knows nothing."""
+    agrees = {"consent": "personalisation measurement whatever"}
+    anonymous = {**view(1, "d"), "user_id": None, "device_id": "d"}
+    assert send(live, anonymous)["accepted"] == 0
+    told = send(live, {**anonymous, "context": agrees})
+    assert told["accepted"] == 1
+    recommend(live, after=told["position"])
+    Watched.asked.clear()
+    recommend(live, device_id="d")
+    assert Watched.asked == []
+    recommend(live, device_id="d", context=agrees)
+    assert Watched.asked == ["user:device:d"]
+
+    # A decision holds before it, and what says less than the default takes away.
+    say(live, "device:d", personalisation=False)
+    Watched.asked.clear()
+    recommend(live, device_id="d", context=agrees)
+    assert Watched.asked == []
+    say(live, "ada", measurement=True)
+    send(live, {**view(1, "ada"), "context": {"consent": ""}})
+    (kept,) = [e for e in logged(live) if isinstance(e, Restricted)]
+    assert set(kept.purposes) == {"measurement", "service"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "means"),
+    [
+        (None, None),
+        (True, None),
+        ("", NOTHING),
+        ("nonsense", NOTHING),
+        ("marketing  service", {Purpose.MARKETING, Purpose.SERVICE}),
+    ],
+)
+def test_a_claim_is_names_with_blanks_between_them(claim: object, means: object) -> None:
+    assert claimed(claim) == means

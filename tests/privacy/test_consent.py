@@ -55,14 +55,23 @@ def naive(
     return frozenset(allowed | {Purpose.SERVICE}) if allowed else NOTHING
 
 
-@given(words, st.sampled_from([NOTHING, EVERYTHING]), st.lists(st.sampled_from(PEOPLE), max_size=3))
+@given(
+    words,
+    st.sampled_from([NOTHING, EVERYTHING]),
+    st.lists(st.sampled_from(PEOPLE), max_size=3),
+    st.none() | st.frozensets(st.sampled_from(list(Purpose))),
+)
 def test_what_is_allowed_is_what_was_said_last(
-    said: list[tuple[str, dict[Purpose, bool]]], default: frozenset[Purpose], keys: list[str]
+    said: list[tuple[str, dict[Purpose, bool]]],
+    default: frozenset[Purpose],
+    keys: list[str],
+    claimed: frozenset[Purpose] | None,
 ) -> None:
     consents = Consents(default)
     consents.take(decisions(said))
 
-    assert consents.allowed(*keys) == naive(said, default, keys)
+    wanted = naive(said, default if claimed is None else claimed, keys)
+    assert consents.allowed(*keys, claimed=claimed) == wanted
 
 
 @given(words, st.integers(0, 12))

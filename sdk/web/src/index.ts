@@ -18,6 +18,12 @@ export interface Options {
   key?: string;
   /** Whether this visitor has consented already, as your consent dialogue remembers it. */
   consent?: boolean;
+  /**
+   * What a visitor agrees to who consents, as names of purposes with blanks between them. It goes
+   * with every event and request, and counts for visitors of whom the server knows nothing else;
+   * `personalisation measurement` if left out.
+   */
+  purposes?: string;
   /** Send as soon as so many events wait; 20 if left out. */
   batchSize?: number;
   /** Send so long after an event, milliseconds; 5,000 if left out. */
@@ -81,6 +87,7 @@ export class Tactful {
         batchSize: this.options.batchSize ?? 20,
         flushAfterMs: this.options.flushAfterMs ?? 5_000,
         maxQueued: this.options.maxQueued ?? 500,
+        purposes: this.purposes,
         // Later, so that what a page throws there cannot hold its events up.
         onError: (error) => queueMicrotask(() => this.options.onError?.(error)),
       });
@@ -125,7 +132,8 @@ export class Tactful {
   async recommend(request: RecommendRequest = {}, options: CallOptions = {}): Promise<Recommendation> {
     const { timeoutMs = 3_000, signal, anonymous = false } = options;
     const whom = anonymous ? {} : this.whom();
-    const body = JSON.stringify({ ...request, ...whom });
+    const context = anonymous ? request.context : { ...request.context, consent: this.purposes };
+    const body = JSON.stringify({ ...request, ...whom, context });
     const end = Date.now() + timeoutMs;
     for (let failures = 1; ; failures += 1) {
       try {
@@ -149,6 +157,10 @@ export class Tactful {
   close(): void {
     this.stop(false);
     for (const stop of this.unlisten.splice(0)) stop();
+  }
+
+  private get purposes(): string {
+    return this.options.purposes ?? "personalisation measurement";
   }
 
   private stop(forget: boolean): void {

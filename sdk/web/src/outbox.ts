@@ -13,6 +13,7 @@ export interface OutboxOptions {
   batchSize: number;
   flushAfterMs: number;
   maxQueued: number;
+  purposes: string;
   onError: (error: TactfulError) => void;
 }
 
@@ -49,6 +50,7 @@ export class Outbox {
       timestamp: now,
       event_id: randomId(),
       ...event,
+      context: { ...event.context, consent: this.options.purposes },
       device_id: this.deviceId,
       session_id: this.shelf.sessionId(now),
     };

@@ -1,0 +1,219 @@
+"""How long it takes to erase one of many people, and what a search for them finds afterwards.
+
+The log and the state are made as the server makes them, by the features that ship. One person's
+every field is a random text that occurs nowhere else; after the erasure all files are searched for
+each of them, also in base64, hexadecimal and UTF-16, and so is what the state store holds
+compressed. How fast a withdrawal takes effect is measured from outside: another process records it,
+and events are sent until the server refuses one.
+"""
+
+import base64
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from benchmarks._streaming_server import Server
+from benchmarks.figures import Figure
+from tactful.config import Settings, StorageSettings
+from tactful.connections import open_installation
+from tactful.erasure import Installation, request_erasure, run_erasures
+from tactful.suppression import open_suppression
+from tactful_streaming import (
+    EmbeddedLog,
+    Engine,
+    Event,
+    Item,
+    RocksState,
+    User,
+    encode_entry,
+    load_definitions,
+)
+
+FIGURES = [
+    ("erase_one_user_s", "s"),
+    ("erase_sentinel_hits", "1"),
+    ("erase_sentinel_hits_before", "1"),
+    ("withdrawal_s", "s"),
+]
+
+_EVENTS = 100
+_ITEMS = 2_000
+_DAY_MS = 86_400_000
+_BATCH = 20_000
+_WITHDRAWALS = 5
+
+
+def figures(quick: bool) -> list[Figure]:
+    """Measure on a directory that is removed again."""
+    people = 2_000 if quick else 100_000
+    directory = Path(tempfile.mkdtemp(prefix="tactful-erasure-"))
+    try:
+        settings = Settings(
+            storage=StorageSettings(
+                data=directory / "data", reports=directory / "reports", durability="process"
+            )
+        )
+        tokens = _fill(settings, people)
+        before = sum(_hits(settings.storage.data, token) for token in tokens.values())
+        started = time.perf_counter()
+        done = _erase(settings, tokens["user"])
+        took = time.perf_counter() - started
+        after = sum(_hits(settings.storage.data, token) for token in tokens.values())
+        log = sum(f.stat().st_size for f in (settings.storage.data / "log").iterdir()) / 1e6
+        note = (
+            f"{people:,} people with {_EVENTS} events each, a log of {log:,.0f} MB; every place, "
+            f"the search of all files included; {done} records removed; nobody else on the disk"
+        )
+        return [
+            Figure("erase_one_user_s", took, "s", note=note),
+            Figure("erase_sentinel_hits", after, "1", note=f"{len(tokens)} texts of one person"),
+            Figure(
+                "erase_sentinel_hits_before", before, "1", note="what the same search found before"
+            ),
+            _withdrawal(directory),
+        ]
+    finally:
+        shutil.rmtree(directory)
+
+
+def _fill(settings: Settings, people: int) -> dict[str, str]:
+    """A log, its state and a database of metadata; the texts of one person."""
+    fields = ("user", "device", "session", "event", "recommendation", "page", "query", "email")
+    tokens = {field: f"zq{uuid.uuid4().hex}" for field in fields}
+    definitions = load_definitions(settings.features)
+    data = settings.storage.data
+    with (
+        EmbeddedLog(data / "log", durability="process") as log,
+        contextlib.closing(
+            Engine(definitions, RocksState(data / "state"), memory_bytes=1 << 30)
+        ) as engine,
+    ):
+        for batch in _batches(people, tokens):
+            first = log.end
+            log.append(batch)
+            engine.apply(list(enumerate(batch, first)))
+            engine.commit()
+    open_installation(settings).close()
+    return tokens
+
+
+def _batches(people: int, tokens: dict[str, str]) -> Iterator[list[bytes]]:
+    rng = np.random.default_rng(7)
+    now = time.time_ns() // 1_000_000
+    items = [
+        Item(item_id=f"i-{n}", timestamp=now, category=f"c-{n % 50}", price=float(n % 90))
+        for n in range(_ITEMS)
+    ]
+    yield [encode_entry(item) for item in items]
+    described = User(user_id=tokens["user"], timestamp=now, properties={"email": tokens["email"]})
+    yield [encode_entry(described)]
+    theirs = people // 2
+    total = people * _EVENTS
+    for start in range(0, total, _BATCH):
+        batch = []
+        chosen = rng.integers(0, _ITEMS, _BATCH).tolist()
+        for number in range(start, min(start + _BATCH, total)):
+            # People take turns, so that everybody's events lie all over the log.
+            person, turn = number % people, number // people
+            item = f"i-{chosen[number - start]}"
+            at = now - _DAY_MS + number * (_DAY_MS // total)
+            event = Event(
+                event_id=f"e-{number}",
+                type="view",
+                timestamp=at,
+                user_id=f"u-{person}",
+                session_id=f"s-{person}-{turn // 10}",
+                item_id=item,
+            )
+            if person == theirs:
+                event = Event(
+                    event_id=f"{tokens['event']}-{turn}",
+                    type=("x.login", "view", "search")[turn % 3],
+                    timestamp=at,
+                    user_id=None if turn % 5 == 1 else tokens["user"],
+                    device_id=tokens["device"],
+                    session_id=tokens["session"],
+                    item_id=item,
+                    recommendation_id=tokens["recommendation"],
+                    properties={"query": tokens["query"]},
+                    context={"page": tokens["page"]},
+                )
+            batch.append(encode_entry(event))
+        yield batch
+
+
+def _erase(settings: Settings, person: str) -> int:
+    with contextlib.closing(open_installation(settings)) as metadata:
+        suppression = open_suppression(settings, metadata, clock=_now)
+        installation = Installation(settings, metadata, suppression, _now)
+        request_erasure(installation, person)
+        (receipt,) = run_erasures(installation)
+    return next(step.removed for step in receipt.steps if step.place == "log")
+
+
+def _hits(directory: Path, token: str) -> int:
+    """In how many files and state stores a text occurs, in any of its encodings."""
+    raw = token.encode()
+    needles = [raw, raw.hex().encode(), token.encode("utf-16-le")]
+    for pad in range(3):
+        encoded = base64.b64encode(b"\0" * pad + raw)
+        needles.append(encoded[4 : len(encoded) // 4 * 4 - 4])
+    found = 0
+    for path in directory.rglob("*"):
+        if path.is_file():
+            found += any(needle in path.read_bytes() for needle in needles)
+    for path in directory.rglob("CURRENT"):
+        with contextlib.closing(RocksState(path.parent, read_only=True)) as store:
+            found += any(
+                needle in key or needle in value
+                for key, value in store.scan(b"")
+                for needle in needles
+            )
+    return found
+
+
+def _withdrawal(directory: Path) -> Figure:
+    """From the decision that another process records until the server refuses an event."""
+    data = directory / "withdrawal"
+    server = Server(data)
+    took = []
+    try:
+        with httpx.Client(base_url=server.url, timeout=30) as http:
+            for number in range(_WITHDRAWALS):
+                person = f"person-{number}"
+                command = [sys.executable, "-m", "tactful", "user", "consent", person]
+                command += ["--deny", "service", "--data", str(data), "--json"]
+                process = subprocess.run(command, check=True, capture_output=True)
+                ended = time.perf_counter()
+                assert process.stdout
+                while http.post("/v1/events", json=[_event(person)]).json()["accepted"]:
+                    pass
+                took.append(time.perf_counter() - ended)
+    finally:
+        server.stop()
+    return Figure(
+        "withdrawal_s",
+        max(took),
+        "s",
+        low=min(took),
+        high=max(took),
+        runs=len(took),
+        note="the longest, in a process other than the one that records it; there it is at once",
+    )
+
+
+def _event(person: str) -> dict[str, object]:
+    return {"type": "view", "user_id": person, "timestamp": _now(), "item_id": "i"}
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
