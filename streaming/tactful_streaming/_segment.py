@@ -26,6 +26,7 @@ MAX_PAYLOAD = 16 * 1024 * 1024
 _HEADER = struct.Struct("<2sHIqI")
 _FIELDS = struct.Struct("<2sHIq")
 _CHECKSUM = struct.Struct("<I")
+_LENGTH = struct.Struct("<2s2xI")
 _MARKER = b"\xf1T"
 _FIRST_OF_APPEND = 1
 _CHUNK = 1024 * 1024
@@ -54,12 +55,26 @@ def encode_records(payloads: Sequence[bytes], received: int) -> tuple[bytes, lis
     return b"".join(parts), positions
 
 
-def parse_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Each record in the bytes of a segment, whole and its payload; ends where none is intact."""
-    at = 0
-    while (record := _parse(data, at)) is not None:
-        yield data[at : record.end], data[at + _HEADER.size : record.end]
-        at = record.end
+def record_bounds(data: bytes) -> list[int]:
+    """Where each record in the bytes of a segment begins, and where the last one ends.
+
+    Only the lengths are followed, which is fast; whether a record is intact, `intact_payload` says.
+    """
+    unpack, size, end = _LENGTH.unpack_from, _HEADER.size, len(data)
+    bounds, at = [0], 0
+    while at + size <= end:
+        marker, length = unpack(data, at)
+        at += size + length
+        if marker != _MARKER or at > end:
+            break
+        bounds.append(at)
+    return bounds
+
+
+def intact_payload(data: bytes, at: int) -> bytes | None:
+    """The payload of the record at `at`; None if it is damaged."""
+    record = _parse(data, at)
+    return None if record is None else data[at + _HEADER.size : record.end]
 
 
 def rewrite_record(record: bytes, payload: bytes) -> bytes:

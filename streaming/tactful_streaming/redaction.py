@@ -8,13 +8,14 @@ reader that has an old file open goes on reading that.
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tactful_streaming._segment import parse_records, rewrite_record
+from tactful_streaming._segment import intact_payload, record_bounds, rewrite_record
 from tactful_streaming.entries import Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError
 from tactful_streaming.log import lock_directory
@@ -51,12 +52,8 @@ def matching_records(path: Path, needles: Collection[bytes]) -> Iterator[tuple[i
     if not needles:
         return
     for segment in _segments(path):
-        data = segment.read_bytes()
-        if not any(needle in data for needle in needles):
-            continue
-        for offset, _, payload in _records(segment, data):
-            if any(needle in payload for needle in needles):
-                yield offset, payload
+        for offset, _, _, payload in _matches(segment, segment.read_bytes(), needles):
+            yield offset, payload
 
 
 def redact(
@@ -87,22 +84,17 @@ def redact(
             leftover.unlink()
         for segment in _segments(path):
             data = segment.read_bytes()
-            if not any(needle in data for needle in needles):
-                continue
-            parts, replaced = [], 0
-            end = 0
-            for offset, record, payload in _records(segment, data):
-                new = None
-                if any(needle in payload for needle in needles):
-                    new = replace(offset, payload)
-                parts.append(record if new is None else rewrite_record(record, new))
-                replaced += new is not None
-                end += len(record)
-            parts.append(data[end:])  # the torn tail of a crash, which the log cuts off itself
-            if replaced:
-                _put(segment, b"".join(parts))
+            parts: list[bytes] = []
+            copied = 0
+            for offset, begin, end, payload in _matches(segment, data, needles):
+                new = replace(offset, payload)
+                if new is not None:
+                    parts += (data[copied:begin], rewrite_record(data[begin:end], new))
+                    copied = end
+            if parts:
+                _put(segment, b"".join((*parts, data[copied:])))
                 written(segment)
-                count += replaced
+                count += len(parts) // 2
                 names.append(segment.name)
     return Redacted(count, tuple(names))
 
@@ -111,20 +103,36 @@ def _segments(path: Path) -> list[Path]:
     return sorted(file for file in path.glob("*.log") if file.stem.isdecimal())
 
 
-def _records(segment: Path, data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Offset, bytes and payload of each record; ends at a torn tail."""
-    offset, end = int(segment.stem), 0
-    for record, payload in parse_records(data):
-        yield offset, record, payload
-        offset, end = offset + 1, end + len(record)
-    following = [
-        other for other in _segments(segment.parent) if int(other.stem) > int(segment.stem)
-    ]
-    if end < len(data) and following:
-        raise LogCorruptedError(
-            f"{segment}: record {offset} at byte {end} is damaged. Nothing was changed in this "
-            "segment; restore it from a backup"
-        )
+def _matches(
+    segment: Path, data: bytes, needles: Collection[bytes]
+) -> Iterator[tuple[int, int, int, bytes]]:
+    """Offset, begin, end and payload of the records in which any of `needles` occurs, in order."""
+    if not any(needle in data for needle in needles):
+        return
+    bounds = record_bounds(data)
+    if bounds[-1] < len(data) and segment != _segments(segment.parent)[-1]:
+        raise _damaged(segment, len(bounds) - 1, bounds[-1])
+    numbers: set[int] = set()
+    for needle in needles:
+        place = data.find(needle)
+        while 0 <= place < bounds[-1]:
+            number = bisect.bisect_right(bounds, place) - 1
+            numbers.add(number)
+            place = data.find(needle, max(place + 1, bounds[number + 1] - len(needle) + 1))
+    for number in sorted(numbers):
+        begin, end = bounds[number], bounds[number + 1]
+        payload = intact_payload(data, begin)
+        if payload is None:
+            raise _damaged(segment, number, begin)
+        if any(needle in payload for needle in needles):
+            yield int(segment.stem) + number, begin, end, payload
+
+
+def _damaged(segment: Path, number: int, begin: int) -> LogCorruptedError:
+    return LogCorruptedError(
+        f"{segment}: record {int(segment.stem) + number} at byte {begin} is damaged. Nothing was "
+        "changed in this segment; restore it from a backup"
+    )
 
 
 def _put(segment: Path, data: bytes) -> None:
