@@ -479,8 +479,22 @@ class KafkaPartition:
         try:
             low, high = self._consumer.get_watermark_offsets(self._tp(), timeout=self._timeout_s)
         except self._kafka.KafkaException as error:
-            raise explain(error.args[0], self._settings) from error
+            problem = explain(error.args[0], self._settings)
+            if isinstance(problem, TopicError) and self._is_there():
+                # Just after an outage the client may not know again what the broker has.
+                problem = LogUnreachableError(
+                    f"{self._where()} is there and cannot be asked yet", retry_after=2.0
+                )
+            raise problem from error
         return low, max(high, self._known_end())
+
+    def _is_there(self) -> bool:
+        """Whether the broker has the partition."""
+        try:
+            count = count_partitions(self._consumer, self._settings, self._timeout_s)
+        except self._kafka.KafkaException as error:
+            raise explain(error.args[0], self._settings) from error
+        return count is not None and self._number < count
 
     def _known_end(self) -> int:
         return max(self._read_end, self._log.known_end(self._number))

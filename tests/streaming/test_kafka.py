@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import dataclasses
 import random
 import signal
@@ -429,8 +430,39 @@ def test_a_record_that_is_known_and_not_delivered() -> None:
                 pass
             partition.read(0, 1)
         proxy.restore()
-        patiently(lambda: log.problem is None)
-        assert partition.read(1, 1) == [(1, b"y")]
+
+        def delivered() -> bool:
+            with contextlib.suppress(LogUnreachableError):
+                return partition.read(1, 1) == [(1, b"y")]
+            return False
+
+        patiently(delivered)
+        partition.close()
+
+
+def test_a_partition_that_the_client_does_not_know_is_asked_for_before_it_is_called_gone(
+    kafka_servers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from confluent_kafka import KafkaError, KafkaException
+
+    with new_log(kafka_servers, linger_ms=1) as log:
+        log.append_to(0, [b"x"])
+        partition = log.partition(0)
+        consumer = partition._consumer
+
+        class Forgetful:
+            def __getattr__(self, name: str) -> object:
+                return getattr(consumer, name)
+
+            def get_watermark_offsets(self, *_: object, **__: object) -> None:
+                raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
+
+        monkeypatch.setattr(partition, "_consumer", Forgetful())
+        with pytest.raises(LogUnreachableError, match="is there and cannot be asked yet"):
+            partition.read(0, 1)
+        monkeypatch.setattr("tactful_streaming.kafka.count_partitions", lambda *_: None)
+        with pytest.raises(TopicError, match="is not there"):
+            partition.read(0, 1)
         partition.close()
 
 
