@@ -16,6 +16,9 @@ from tactful_privacy.budget import (
 from tactful_privacy.cap_choice import (
     CapChoice,
 )
+from tactful_privacy.choices import (
+    choose_once,
+)
 from tactful_privacy.consent import (
     EVERYTHING,
     NOTHING,
@@ -138,6 +141,7 @@ __all__ = [
     "UnknownStatisticError",
     "WideLaplace",
     "cap_query",
+    "choose_once",
     "chosen_caps",
     "compose",
     "consistent",

@@ -104,6 +104,7 @@ class BoundedCounts:
         self.statistic = statistic
         self._unit_key = hmac.digest(secret, b"unit", "sha256")
         self._seal_key = hmac.digest(secret, b"snapshot", "sha256")
+        self._fixed_cap = None if statistic.cap_choice else statistic.cap
         self._index = {key: index for index, key in enumerate(statistic.keys)}
         self._state = _State(open_from=start - start % statistic.pane_ms)
         if statistic.cap_choice is not None:  # what came before is not known
@@ -127,9 +128,7 @@ class BoundedCounts:
 
     def cap_on(self, day: int) -> int | None:
         """Return the cap of a UTC day that is open; None while it is undecided."""
-        if self.statistic.cap_choice is None:
-            return self.statistic.cap
-        return self._state.caps.get(day)
+        return self._fixed_cap or self._state.caps.get(day)
 
     def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
         """Count one contribution if the caps allow it and its pane is not over.
@@ -159,7 +158,7 @@ class BoundedCounts:
         late = pane < max(state.open_from, watermark - watermark % pane_ms)
         who = hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:_UNIT]
 
-        cap = self.cap_on(day)
+        cap = self._fixed_cap or state.caps.get(day)
         if cap is None:
             state.waiting.setdefault(day, []).append((who, timestamp, index, late))
             self._changed = True
@@ -177,7 +176,7 @@ class BoundedCounts:
             self._changed = True
             return False
         pane = timestamp - timestamp % statistic.pane_ms
-        in_hour: dict[bytes, int] = {}
+        in_hour: dict[bytes, int] | None = None
         if statistic.hour_cap is not None:
             in_hour = state.spent_in_hour.setdefault(timestamp // HOUR_MS, {})
             if in_hour.get(who, 0) >= statistic.hour_cap:
@@ -187,7 +186,8 @@ class BoundedCounts:
             if in_cell.get(who, 0) >= statistic.cell_cap:
                 return False
             in_cell[who] = in_cell.get(who, 0) + 1
-        in_hour[who] = in_hour.get(who, 0) + 1
+        if in_hour is not None:
+            in_hour[who] = in_hour.get(who, 0) + 1
         spent[who] = before + 1
         self._changed = True
         if late:

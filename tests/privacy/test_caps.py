@@ -378,6 +378,48 @@ def test_what_was_late_when_it_came_stays_late_while_it_waits() -> None:
     assert not pane.counts.any()
 
 
+def test_a_replay_against_another_clock_releases_no_more_than_the_chosen_cap() -> None:
+    """Of each pane the first release counts, and of each day the first cap, as in the ledger."""
+    rng = random.Random(37)
+    at_the_cap = 0
+    for _ in range(200):
+        events = [(rng.randrange(2 * DAY_MS), rng.choice(KEYS)) for _ in range(40)]
+        released: dict[int, int] = {}
+        caps: dict[int, int] = {}
+
+        def close(counts: BoundedCounts, clock: int) -> None:
+            while True:
+                for pane in counts.closed(clock):
+                    released.setdefault(pane.start, int(pane.counts.sum()))  # noqa: B023
+                if (day := counts.undecided(clock)) is None:
+                    return
+                counts.decide(day, caps.setdefault(day, rng.choice(CHOICE.candidates)))  # noqa: B023
+
+        counts = counting(CHOSEN)
+        saved, position = counts.snapshot(), 0
+        for _crash in range(4):
+            until = rng.randrange(position, len(events) + 1)
+            clock = 0
+            for when, what in events[position:until]:
+                counts.add("u", when, what, watermark=clock)
+                if rng.random() < 0.2:
+                    clock = max(clock, rng.randrange(2 * DAY_MS))
+                    close(counts, clock)
+            if rng.random() < 0.4:
+                saved, position = counts.snapshot(), until
+            counts = counting(CHOSEN)
+            counts.restore(saved)
+        for when, what in events[position:]:
+            counts.add("u", when, what)
+        close(counts, 2 * DAY_MS)
+        for day in (0, 1):
+            total = sum(n for start, n in released.items() if start // DAY_MS == day)
+            cap = 8 if day == 0 else caps[1]
+            assert total <= cap
+            at_the_cap += total == cap
+    assert at_the_cap > 50
+
+
 def test_a_cap_is_decided_once_and_is_a_candidate() -> None:
     counts = counting(CHOSEN)
     counts.closed(DAY_MS)
@@ -511,8 +553,8 @@ class CounterStopsAtTheCap(BoundedCounts):
 class LastCapOfAll(BoundedCounts):
     """Uses the largest candidate although the noise is that of the chosen one."""
 
-    def cap_on(self, day: int) -> int | None:
-        return None if super().cap_on(day) is None else self.statistic.cap
+    def _count(self, who: bytes, timestamp: int, index: int, *, late: bool, cap: int) -> bool:
+        return super()._count(who, timestamp, index, late=late, cap=self.statistic.cap)
 
 
 @pytest.mark.parametrize("mistake", [CounterStopsAtTheCap, LastCapOfAll])
