@@ -27,13 +27,17 @@ def upgrade() -> None:
     op.create_table(
         "consent_decisions",
         sa.Column("version", number, primary_key=True, autoincrement=False),
-        sa.Column("person", sa.String(300), nullable=False, index=True),
+        sa.Column("person", sa.String(300), nullable=False),
         sa.Column("purposes", sa.Text, nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("recorded_at", sa.BigInteger, nullable=False),
         sa.Column("source", sa.String(255), nullable=False),
         **_OPTIONS,
     )
+    name = "ix_consent_decisions_person"
+    found = sa.inspect(op.get_bind()).get_indexes("consent_decisions")
+    if name not in [index["name"] for index in found]:
+        op.create_index(name, "consent_decisions", ["person"])
     op.create_table(
         "suppressions",
         sa.Column("number", number, primary_key=True, autoincrement=False),
