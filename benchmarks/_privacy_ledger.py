@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ _BUDGETS = (Budget(Fraction(3, 10), purpose="reports"), Budget(Fraction(3, 10), 
 _DAILY = Fraction(1, 2)
 _EACH = Fraction(1, 20)
 _STATISTICS, _QUERIES = 6, 12
-_TICK_S = 0.1  # what is written next changes that often, so that all writers want the same
+_A_DAY = 40  # after so many requests of all writers come the next day's: they want the same
 _LIMIT_S = 300.0
 
 
@@ -117,10 +118,12 @@ def run(location: str, writers: int, kills: int, seed: int, mistake: str = "none
         folder = Path(text)
         alive: list[ForkProcess] = []
         started = killed = failed = 0
+        # Without a lock, which one that is killed might hold: it need not count exactly.
+        requests = fork.Value("l", 0, lock=False)
         begin = time.monotonic()
         while killed < kills and time.monotonic() < begin + _LIMIT_S:
             while len(alive) < writers:
-                arguments = (location, folder, started, begin, rng.random(), MISTAKES[mistake])
+                arguments = (location, folder, started, requests, rng.random(), MISTAKES[mistake])
                 process = fork.Process(target=_write_until_stopped, args=arguments)
                 process.start()
                 alive.append(process)
@@ -172,7 +175,7 @@ MISTAKES: dict[str, type[Ledger]] = {
 
 
 def _write_until_stopped(
-    location: str, folder: Path, number: int, begin: float, seed: float, kind: type[Ledger]
+    location: str, folder: Path, number: int, requests: Any, seed: float, kind: type[Ledger]
 ) -> None:
     rng = random.Random(seed)
     handle = os.open(folder / f"{number}.shown", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -190,7 +193,8 @@ def _write_until_stopped(
     stop = folder / "stop"
     ledger = None
     while not stop.exists():
-        tick = int((time.monotonic() - begin) / _TICK_S)
+        requests.value += 1
+        tick = requests.value // _A_DAY
         try:
             ledger = ledger or kind(location, daily_epsilon=_DAILY, budgets=_BUDGETS)
             if rng.random() < 0.5:
