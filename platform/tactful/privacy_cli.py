@@ -83,10 +83,7 @@ def ledger_command(
     from tactful.privacy_ledger import as_text, day_of, tell
     from tactful_privacy import Ledger, PrivacyError
 
-    settings = load_settings(config, overrides={"storage.data": data})
-    path = settings.storage.data / "ledger.db"
-    if not path.exists():
-        raise ConfigError(f"there is no ledger in {path.parent}: no statistics were published yet")
+    path = _existing_ledger(config, data)
     moment = datetime.now(UTC) if day is None else day.replace(tzinfo=UTC)
     try:
         ledger = Ledger(path)
@@ -132,3 +129,34 @@ def release_command(
         click.echo(msgspec.json.encode(done))
     else:
         click.echo(f"{done.files} files and {done.records} records written")
+
+
+@privacy.command("retire")
+@click.argument("name")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+def retire_command(name: str, config: Path | None, data: Path | None) -> None:
+    """End the statistic NAME for good; from tomorrow on its part of the budget is free.
+
+    Take it out of statistics.yaml and stop the servers that count it before.
+    """
+    from tactful_privacy import Ledger, PrivacyError
+    from tactful_privacy.budget import date_of
+
+    path = _existing_ledger(config, data)
+    try:
+        ledger = Ledger(path)
+        try:
+            last = ledger.retire(name)
+        finally:
+            ledger.close()
+    except PrivacyError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    click.echo(f"{name} takes its part of the budget up to {date_of(last)}, and none afterwards")
+
+
+def _existing_ledger(config: Path | None, data: Path | None) -> Path:
+    path = load_settings(config, overrides={"storage.data": data}).storage.data / "ledger.db"
+    if not path.exists():
+        raise ConfigError(f"there is no ledger in {path.parent}: no statistics were published yet")
+    return path

@@ -16,6 +16,7 @@ from tactful.privacy_ledger import PrivacyLedger, as_text, tell
 from tactful.statistic_definitions import StatisticDefinition
 from tactful.statistics import PrivateStatistics
 from tactful_privacy import Budget, Ledger, Query, Statistic, compose, read_odometer
+from tactful_privacy.budget import date_of
 
 DAY = 86_400_000
 HOUR = 3_600_000
@@ -121,6 +122,18 @@ def test_without_a_ledger_the_command_makes_none(tmp_path: Path) -> None:
     failed = CliRunner().invoke(main, ["privacy", "ledger", "--data", str(tmp_path)])
     assert failed.exit_code != 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_statistic_is_retired_by_its_name(ledger: Ledger, tmp_path: Path) -> None:
+    at = ["--data", str(tmp_path)]
+    unknown = CliRunner().invoke(main, ["privacy", "retire", "nothing", *at])
+    assert unknown.exit_code != 0
+    assert "no statistic 'nothing'" in unknown.output
+    done = CliRunner().invoke(main, ["privacy", "retire", "views", *at])
+    assert done.exit_code == 0, done.output
+    last = {charge.name: charge.last_day for charge in ledger.charges()}["views"]
+    assert date_of(last) in done.output
+    assert last < 2**40
 
 
 def test_a_damaged_ledger_is_an_error_of_one_line(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 from tests.platform.shop import DAY, HOUR, definitions, entries, make_shop
-from tests.platform.support import Live, small_settings
+from tests.platform.support import Live, small_settings, wait_until
 
 from tactful import statistics
+from tactful.conclusions import ConclusionQuery
 from tactful.config import EngineSettings, Settings, StatisticsSettings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.recommender import build
@@ -689,6 +690,9 @@ def test_a_server_publishes_what_its_log_holds(quiet: None, tmp_path: Path) -> N
             if cursor is None:
                 break
         assert live.http.get("/v1/statistics/none").status_code == 404
+        told = live.http.get("/v1/privacy/ledger").json()
+        assert told["spends"][0]["days"] > 0
+        assert told["budgets"][0]["reserved"] == told["spends"][0]["epsilon_each_day"]
         wrong = live.http.get("/v1/statistics/lines", params={"cursor": "x"})
         assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_query")
     opened.close()
@@ -828,4 +832,127 @@ def test_totals_with_gaussian_noise_need_a_delta_in_the_budget(tmp_path: Path) -
     opened = open_statistics(configured(tmp_path, {**allowed, "daily_delta": "1/1000000"}))
     assert opened is not None
     assert [it.kind for it in opened.index().statistics] == ["panes", "gaussian_totals"]
+    opened.close()
+
+
+# What is concluded
+
+
+MORNING = MONDAY - MONDAY % DAY + DAY
+
+
+def asked(**what: Any) -> ConclusionQuery:
+    return msgspec.convert(
+        {"since": MORNING, "until": MORNING + DAY, **what}, ConclusionQuery, strict=False
+    )
+
+
+@pytest.fixture
+def concluding(ledger: Ledger) -> PrivateStatistics:
+    wanted = msgspec.structs.replace(
+        LINES, epsilon="1/2", periods={"1d": "1/2"}, running_total="1/2"
+    )
+    counts = passenger(ledger, wanted)
+    run(engine_with(counts), SHOP, 0)
+    return counts
+
+
+def test_conclusions_are_those_of_the_released_panes(concluding: PrivateStatistics) -> None:
+    day = [
+        cell
+        for cell in concluding.page("lines", None, 1000, MORNING, MORNING + DAY).cells
+        if cell.key == "family-1"
+    ]
+    each = concluding.conclude("lines", "sum", asked())
+    assert (each.panes, each.since, each.until) == (24, MORNING, MORNING + DAY)
+    assert (each.epsilon, each.cap, each.unit) == (0.5, 5, "one user, one UTC day")
+    assert [it.key for it in each.results] == list(FAMILIES)
+    assert each.results[1].value == sum(cell.value for cell in day)
+    both = concluding.conclude("lines", "sum", asked(keys="family-0,family-1", confidence="0.99"))
+    assert both.confidence == 0.99
+    (total,) = both.results
+    assert total.value == (each.results[0].value or 0) + (each.results[1].value or 0)
+    assert (total.high or 0) - (total.low or 0) > (each.results[0].high or 0) - (
+        each.results[0].low or 0
+    )
+    ranked = concluding.conclude("lines", "top", asked(k=2)).results
+    values = sorted((it.value or 0 for it in each.results), reverse=True)
+    assert [it.value for it in ranked] == values[:2]
+    assert all(1 <= (it.best or 0) <= (it.worst or 0) <= 3 for it in ranked)
+    share = concluding.conclude("lines", "share", asked(part="family-0", rest="family-1,family-2"))
+    assert 0 <= (share.results[0].low or 0) <= (share.results[0].high or 0) <= 1
+    quantile = concluding.conclude("lines", "quantile", asked(probability="1/2")).results[0]
+    assert {quantile.key, quantile.low_key, quantile.high_key} <= set(FAMILIES)
+
+
+def test_consistent_periods_add_up(concluding: PrivateStatistics) -> None:
+    found = concluding.conclude("lines", "consistent", asked()).results
+    hours = [it for it in found if (it.end or 0) - (it.start or 0) == HOUR]
+    days = [it for it in found if (it.end or 0) - (it.start or 0) == DAY]
+    assert (len(hours), len(days)) == (72, 3)
+    for day in days:
+        assert sum(it.value or 0 for it in hours if it.key == day.key) == pytest.approx(day.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "conclusion", "what", "said"),
+    [
+        ("lines", "sum", {"keys": "gin"}, "keys must be of the catalogue"),
+        ("lines", "share", {"part": "family-0"}, "needs part and rest"),
+        ("lines", "share", {"part": "family-0", "rest": "family-0"}, "in common"),
+        ("lines", "quantile", {"probability": "2"}, "probability is 2"),
+        ("lines", "sum", {"confidence": "1"}, "confidence is 1"),
+        ("lines.total", "sum", {}, "overlap"),
+        ("lines.1d", "consistent", {}, "no longer periods"),
+        ("lines", "sum", {"since": 1, "until": 2}, "nothing is released"),
+        ("lines", "sum", {"since": 2, "until": 1}, "nothing is released"),
+    ],
+)
+def test_what_cannot_be_concluded_is_said(
+    concluding: PrivateStatistics, name: str, conclusion: str, what: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        concluding.conclude(name, conclusion, asked(**what))
+
+
+def test_unknown_conclusions_and_spans_too_long_are_refused(
+    concluding: PrivateStatistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, conclusion in (("none", "sum"), ("lines", "mean")):
+        with pytest.raises(KeyError):
+            concluding.conclude(name, conclusion, asked())
+    monkeypatch.setattr(statistics, "MAX_PANES", 10)
+    with pytest.raises(ValueError, match="ask about less"):
+        concluding.conclude("lines", "sum", asked())
+
+
+def test_conclusions_are_answered_over_http(tmp_path: Path) -> None:
+    settings = replace(
+        small_settings(tmp_path),
+        statistics=configured(tmp_path, GOOD, clock="replay").statistics,
+    )
+    opened = open_statistics(settings)
+    assert opened is not None
+    platform = Platform.open(settings, build, consumers={"statistics": opened}, statistics=opened)
+    with Live(platform) as live:
+        begins = event_of(timestamp=MORNING)  # counting begins with what is counted first
+        happened = [tick(MORNING), begins, *(tick(MORNING + n * HOUR) for n in range(1, 4))]
+        sent = [
+            {
+                k: v
+                for k, v in msgspec.to_builtins(it).items()
+                if k != "kind" and v not in (None, {})
+            }
+            for it in happened
+        ]
+        assert live.http.post("/v1/events", json=sent).json()["rejected"] == []
+        wait_until(lambda: len(opened.page("a", None, 10, None, None).cells) == 2)
+        span = {"since": MORNING, "until": MORNING + DAY}
+        answer = live.http.get("/v1/statistics/a/sum", params=span)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["panes"] == 2
+        assert live.http.get("/v1/statistics/a/mean", params=span).status_code == 404
+        assert live.http.get("/v1/statistics/a/sum").status_code == 400
+        wrong = live.http.get("/v1/statistics/a/sum", params={**span, "keys": "y"})
+        assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_query")
     opened.close()
