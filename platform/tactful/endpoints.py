@@ -13,10 +13,12 @@ from msgspec import Meta
 
 from tactful import browser, metrics
 from tactful.asgi import Call, Endpoint, Reply, json_reply
+from tactful.conclusions import CONCLUSIONS, ConclusionQuery
 from tactful.consent_endpoints import get_consent, person_of, put_consent
 from tactful.errors import StorageError
 from tactful.messages import (
     BatchResult,
+    Conclusion,
     Consent,
     Erasure,
     EventsAccepted,
@@ -206,6 +208,23 @@ async def _get_statistic(platform: Platform, call: Call) -> Reply:
     except ValueError:
         raise ProblemError("bad_query", "give a cursor as it was returned") from None
     return json_reply(page)
+
+
+async def _get_conclusion(platform: Platform, call: Call) -> Reply:
+    query = call.query(ConclusionQuery)
+    if platform.statistics is None:
+        raise ProblemError("not_found", "no statistics are published here")
+    draw = platform.statistics.conclude
+    name, conclusion = call.path["name"], call.path["conclusion"]
+    try:
+        return json_reply(await asyncio.to_thread(draw, name, conclusion, query))
+    except KeyError:
+        known = ", ".join(CONCLUSIONS)
+        raise ProblemError(
+            "not_found", f"GET /v1/statistics lists what is published; conclusions are {known}"
+        ) from None
+    except ValueError as error:
+        raise ProblemError("bad_query", str(error)) from None
 
 
 async def _get_reports(platform: Platform, call: Call) -> Reply:
@@ -630,6 +649,44 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         query=NoQuery,
         answer=PrivacyLedger,
         answer_example=_LEDGER,
+        problems=("not_found",),
+    ),
+    # A parameter matches slashes, too: the longer path stands before the shorter one.
+    Endpoint(
+        "GET",
+        "/v1/statistics/{name}/{conclusion}",
+        "Conclude something from a published statistic",
+        _get_conclusion,
+        details=(
+            "A `sum`, a `share`, a `quantile`, the `top` keys, or periods that are `consistent`. "
+            "Only released numbers go in, so it costs no privacy; intervals are of the noise."
+        ),
+        scope="analyst",
+        query=ConclusionQuery,
+        answer=Conclusion,
+        parameters_example={
+            "name": "views",
+            "conclusion": "top",
+            "since": "2026-03-01T00:00:00Z",
+            "until": "2026-03-02T00:00:00Z",
+            "k": 1,
+        },
+        answer_example={
+            "name": "views",
+            "conclusion": "top",
+            "since": 1772323200000,
+            "until": 1772409600000,
+            "panes": 24,
+            "epsilon": 1.0,
+            "delta": 2.2e-17,
+            "cap": 20,
+            "unit": "one user, one UTC day",
+            "method": "discrete Laplace, exact 64-bit table",
+            "confidence": 0.95,
+            "results": [
+                {"key": "kitchen", "value": 9012, "low": 8620, "high": 9404, "best": 1, "worst": 1}
+            ],
+        },
         problems=("not_found",),
     ),
     Endpoint(

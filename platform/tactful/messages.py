@@ -550,6 +550,66 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
     confidence: float = 0.95
 
 
+class ConcludedNumber(msgspec.Struct, kw_only=True, frozen=True):
+    """One number concluded from released ones.
+
+    Attributes:
+        key: what it is about; keys that were taken together have commas between.
+        value: the estimate; None of a quantile, whose bucket is the key.
+        low: lower end of its interval.
+        high: upper end.
+        low_key: lowest bucket of a quantile's interval.
+        high_key: highest one.
+        best: best place of a key among the largest, 1 for the largest.
+        worst: worst place.
+        start: start of a period, epoch milliseconds.
+        end: its end.
+    """
+
+    key: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    low_key: str | None = None
+    high_key: str | None = None
+    best: int | None = None
+    worst: int | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+class Conclusion(msgspec.Struct, kw_only=True, frozen=True):
+    """What released numbers of a span amount to.
+
+    Attributes:
+        name: the statistic.
+        conclusion: what was concluded.
+        since: since when it counts, epoch milliseconds.
+        until: end of the last pane.
+        panes: how many panes went in.
+        epsilon: privacy loss of one user per unit; concluding cost nothing more.
+        delta: bound on the probability that epsilon does not hold, computed.
+        cap: how many events of one user count at most per unit.
+        unit: what is protected.
+        method: the mechanism.
+        confidence: of the intervals; of places, of all together.
+        results: what was concluded.
+    """
+
+    name: str
+    conclusion: str
+    since: int
+    until: int
+    panes: int
+    epsilon: float
+    delta: float
+    cap: int
+    unit: str
+    method: str
+    confidence: float
+    results: list[ConcludedNumber]
+
+
 class ReportInfo(msgspec.Struct, kw_only=True, frozen=True):
     """A report that can be read.
 

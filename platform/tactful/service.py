@@ -25,6 +25,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from tactful.backends import Backend, open_backend
+from tactful.conclusions import ConclusionQuery
 from tactful.config import Settings
 from tactful.connections import open_keys
 from tactful.consent_store import ConsentStore, default_purposes
@@ -38,6 +39,7 @@ from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.impressions import RecentImpressions, find_impression
 from tactful.keys import KeyStore
 from tactful.messages import (
+    Conclusion,
     Explanation,
     Health,
     PersonExport,
@@ -131,6 +133,14 @@ class Statistics(Protocol):
 
     def ledger(self) -> PrivacyLedger:
         """What published numbers have cost this month."""
+
+    def conclude(self, name: str, conclusion: str, query: ConclusionQuery) -> Conclusion:
+        """Conclude something from the panes of `name`.
+
+        Raises:
+            KeyError: if there is no such statistic or conclusion.
+            ValueError: if it cannot be drawn; the message says why.
+        """
 
 
 class Platform:

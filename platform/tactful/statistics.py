@@ -17,9 +17,23 @@ from pathlib import Path
 
 import msgspec
 
+from tactful.conclusions import (
+    CONCLUSIONS,
+    MAX_CELLS,
+    MAX_PANES,
+    ConclusionQuery,
+    conclude,
+)
 from tactful.config import Settings
 from tactful.errors import ConfigError
-from tactful.messages import StatisticCell, StatisticInfo, StatisticsIndex, StatisticsPage
+from tactful.messages import (
+    Conclusion,
+    StatisticCell,
+    StatisticInfo,
+    StatisticsIndex,
+    StatisticsPage,
+    to_milliseconds,
+)
 from tactful.privacy_ledger import PrivacyLedger, day_of, tell
 from tactful.statistic_definitions import PANES, StatisticDefinition, load_statistics
 from tactful.trending import Followed, Trends
@@ -31,6 +45,7 @@ from tactful_privacy import (
     PrivacyError,
     Publisher,
     Purpose,
+    ReleasedPane,
     StateError,
     Statistic,
     UnknownStatisticError,
@@ -38,6 +53,7 @@ from tactful_privacy import (
     method_of,
     read_released,
 )
+from tactful_privacy import PANES as KIND_OF_PANES
 from tactful_streaming import Event, Item
 
 CLOCK_EVENT = "x.clock"
@@ -233,6 +249,43 @@ class PrivateStatistics:
             ],
             next_cursor=page.cursor,
         )
+
+    def conclude(self, name: str, conclusion: str, query: ConclusionQuery) -> Conclusion:
+        """Conclude something from what is released and shown of a span.
+
+        Raises:
+            KeyError: if there is no such statistic or conclusion.
+            ValueError: if it cannot be drawn; the message says why.
+        """
+        if name not in self._statistics or conclusion not in CONCLUSIONS:
+            raise KeyError(name)
+        since, until = to_milliseconds(query.since), to_milliseconds(query.until)
+        if conclusion != "consistent":
+            return conclude(conclusion, [self._panes(name, since, until)], query)
+        further = [it for it in self._further.get(name, ()) if it.kind == KIND_OF_PANES]
+        levels = [name, *(it.name for it in sorted(further, key=lambda it: it.pane_ms))]
+        tops = self._panes(levels[-1], since, until)
+        span = (tops[0].start, tops[-1].end) if tops else (since, since)
+        return conclude(conclusion, [self._panes(level, *span) for level in levels], query)
+
+    def _panes(self, name: str, since: int, until: int) -> list[ReleasedPane]:
+        """Released panes that start in [since, until) and are shown, oldest first."""
+        statistic = self._statistics[name]
+        if self._clock is not None:
+            until = min(until, shown_before(statistic, self._now(), self._allowance))
+        found: list[ReleasedPane] = []
+        cursor: str | None = None
+        while until > since:
+            page = read_released(self._ledger, name, start=since, end=until, cursor=cursor)
+            found += page.panes
+            if len(found) > MAX_PANES or len(found) * len(statistic.keys) > MAX_CELLS:
+                raise ValueError(
+                    f"the span holds more than {MAX_PANES} panes or {MAX_CELLS} cells: ask about"
+                    " less, or publish longer periods"
+                )
+            if (cursor := page.cursor) is None:
+                break
+        return found
 
     @property
     def now(self) -> int:

@@ -84,7 +84,7 @@ def test_examples_work_on_a_running_server(live: Live) -> None:
         answer = live.http.request(
             endpoint.method, path, params=query, json=endpoint.request_example
         )
-        if endpoint.path in ("/v1/statistics/{name}", "/v1/privacy/ledger"):
+        if endpoint.path.startswith("/v1/statistics/") or endpoint.path == "/v1/privacy/ledger":
             assert answer.status_code == 404, "none is published on this server"
             continue
         if endpoint.path in ("/v1/explain/{recommendation_id}", "/v1/erasures/{receipt}"):

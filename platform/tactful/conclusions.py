@@ -1,0 +1,171 @@
+"""What may be concluded from released numbers, each with its interval.
+
+Post-processing: nothing but released numbers goes in, so it costs no privacy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from tactful.messages import ConcludedNumber, Conclusion, Moment
+from tactful_privacy import (
+    CONFIDENCE,
+    ParameterError,
+    ReleasedPane,
+    consistent,
+    quantile_released,
+    share_released,
+    sum_released,
+    top_released,
+)
+
+MAX_PANES, MAX_CELLS = 2_000, 2_000_000
+
+Levels = Sequence[Sequence[ReleasedPane]]
+
+_Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$", max_length=32)]
+_Keys = Annotated[str, Meta(min_length=1, max_length=4_096)]
+
+
+class ConclusionQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which panes, and what of them.
+
+    Attributes:
+        since: start of the first pane.
+        until: end of the span; panes start before it.
+        confidence: of the intervals.
+        keys: of a sum: these keys together, with commas between; else each key by itself.
+        part: of a share: keys of the part.
+        rest: of a share: keys of what else belongs to the whole.
+        probability: of a quantile.
+        k: how many of the largest keys.
+    """
+
+    since: Moment
+    until: Moment
+    confidence: _Exact = str(float(CONFIDENCE))
+    keys: _Keys | None = None
+    part: _Keys | None = None
+    rest: _Keys | None = None
+    probability: _Exact = "0.5"
+    k: Annotated[int, Meta(ge=1, le=1_000)] = 10
+
+
+def conclude(kind: str, levels: Levels, query: ConclusionQuery) -> Conclusion:
+    """Draw one conclusion.
+
+    Args:
+        kind: ``sum``, ``share``, ``quantile``, ``top`` or ``consistent``.
+        levels: released panes of the statistic and, of ``consistent``, of its longer periods.
+        query: what of them.
+
+    Raises:
+        KeyError: if there is no such conclusion.
+        ParameterError: if it cannot be drawn from these panes.
+    """
+    draw = _KINDS[kind]
+    panes = levels[0]
+    if not panes:
+        raise ParameterError("nothing is released in this span: give another since and until")
+    first = panes[0]
+    return Conclusion(
+        name=first.statistic,
+        conclusion=kind,
+        since=min(pane.counted_from for pane in panes),
+        until=max(pane.end for pane in panes),
+        panes=len(panes),
+        epsilon=float(first.epsilon),
+        delta=first.delta,
+        cap=first.cap,
+        unit=first.unit,
+        method=first.method,
+        confidence=_number(query.confidence),
+        results=draw(levels, query),
+    )
+
+
+def _sum(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
+    panes = levels[0]
+    wanted = [[key] for key in panes[0].values] if query.keys is None else [_split(query.keys)]
+    found = []
+    for keys in wanted:
+        total = sum_released(panes, keys, query.confidence)
+        found.append(
+            ConcludedNumber(
+                key=",".join(keys),
+                value=total.value,
+                low=total.value - total.half_width,
+                high=total.value + total.half_width,
+            )
+        )
+    return found
+
+
+def _share(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
+    if query.part is None or query.rest is None:
+        raise ParameterError("a share needs part and rest: keys with commas between")
+    share = share_released(levels[0], _split(query.part), _split(query.rest), query.confidence)
+    return [ConcludedNumber(key=query.part, value=share.value, low=share.low, high=share.high)]
+
+
+def _quantile(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
+    found = quantile_released(levels[0], query.probability, query.confidence)
+    return [ConcludedNumber(key=found.key, low_key=found.low, high_key=found.high)]
+
+
+def _top(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
+    k = min(query.k, len(levels[0][0].values))
+    return [
+        ConcludedNumber(
+            key=it.key,
+            value=it.value,
+            low=it.value - it.half_width,
+            high=it.value + it.half_width,
+            best=it.best,
+            worst=it.worst,
+        )
+        for it in top_released(levels[0], k, query.confidence)
+    ]
+
+
+def _consistent(levels: Levels, query: ConclusionQuery) -> list[ConcludedNumber]:
+    if len(levels) < 2:
+        raise ParameterError("the statistic has no longer periods to agree with")
+    return [
+        ConcludedNumber(
+            key=key,
+            value=value,
+            low=value - period.half_width,
+            high=value + period.half_width,
+            start=period.start,
+            end=period.end,
+        )
+        for level in consistent(levels, query.confidence)
+        for period in level
+        for key, value in period.values.items()
+    ]
+
+
+_KINDS: dict[str, Callable[[Levels, ConclusionQuery], list[ConcludedNumber]]] = {
+    "sum": _sum,
+    "share": _share,
+    "quantile": _quantile,
+    "top": _top,
+    "consistent": _consistent,
+}
+
+CONCLUSIONS = tuple(_KINDS)
+"""What can be concluded."""
+
+
+def _split(keys: str) -> list[str]:
+    return keys.split(",")
+
+
+def _number(text: str) -> float:
+    over, _, under = text.partition("/")
+    return float(over) / float(under) if under else float(over)
