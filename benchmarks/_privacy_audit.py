@@ -21,7 +21,12 @@ def audit_figures(quick: bool) -> list[Figure]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if not quick:
         report = audit(5, 1, THOROUGH)
-    failed = [f"{f.layer} {f.check}" for f in report.pipeline.findings if not f.passed]
+    failed = [
+        f"{pipeline.name}: {f.layer} {f.check}"
+        for pipeline in report.real
+        for f in pipeline.findings
+        if not f.passed
+    ]
     verdict = f"FAILED: {', '.join(failed)}" if failed else "all checks passed"
     proved = (
         f"epsilon 1 is claimed; {report.effort.canaries:,} canaries; false alarm below"

@@ -65,7 +65,7 @@ def audit_command(
         write_plots(report, plots)
     if not printed:
         click.echo(str(report))
-    if not report.pipeline.passed:
+    if not report.passed:
         raise SystemExit(1)
     if not report.trustworthy:
         raise SystemExit(_AUDIT_IN_VAIN)

@@ -39,8 +39,8 @@ def _epsilon(report: AuditReport) -> Figure:
     """What the attack proved about each pipeline, beside the claim."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    pipelines = [report.pipeline, *report.planted][::-1]
-    proved = [next(f.measured for f in p.findings if f.layer == 3) for p in pipelines]
+    pipelines = [*report.real, *report.planted][::-1]
+    proved = [pipeline.proved for pipeline in pipelines]
     colours = [_RIGHT if p.passed else _WRONG for p in pipelines]
     axes.barh([p.name for p in pipelines], proved, color=colours)
     axes.axvline(float(report.epsilon), color=_INK, linestyle="--", linewidth=1)

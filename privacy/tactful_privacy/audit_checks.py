@@ -17,16 +17,13 @@ from scipy import special
 from tactful_privacy._exact import exp_bounds
 from tactful_privacy._table import BITS
 from tactful_privacy.audit_bounds import NOTHING_PROVED, LowerBound, prove_loss
-from tactful_privacy.audit_pipeline import PANES, Contribution, Output, Pipeline
+from tactful_privacy.audit_pipeline import MAX_DELTA, Contribution, Output, Pipeline
 from tactful_privacy.noise import Noise
-
-MAX_DELTA = Fraction(1, 10**12)
 
 _EXCESS = 3
 """How many contributions beyond the cap a canary tries."""
 
 _CHUNK = 50_000
-_SPREADS = ("together", "spread")
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ def check_sensitivity(pipeline: Pipeline, streams: int, seed: int) -> Finding:
         length, users = int(generator.integers(1, 12 * pipeline.cap)), int(generator.integers(1, 5))
         stream = [
             Contribution(f"user {generator.integers(users)}", int(pane), int(key))
-            for pane, key in generator.integers((0, 0), (PANES, 4), (length, 2))
+            for pane, key in generator.integers((0, 0), (pipeline.panes, 4), (length, 2))
         ]
         whole = pipeline.exact(stream, 4, restart_after=int(generator.integers(length)))
         for user in {contribution.user for contribution in stream}:
@@ -150,7 +147,7 @@ def attack(
     canaries: int,
     alpha: float,
     directory: Path,
-    spreads: Sequence[str] = _SPREADS,
+    spreads: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, LowerBound]]:
     """Prove as large a privacy loss as possible from what anybody may read.
 
@@ -159,15 +156,17 @@ def attack(
     fall into one pane (``together``) or over all of them (``spread``). Which scores and thresholds
     tell most is found out on a third of the keys, and certified on the others.
     """
+    spreads = pipeline.spreads if spreads is None else spreads
     for spread in spreads:
         tried = range(pipeline.cap + _EXCESS)
-        panes = [PANES // 2 if spread == "together" else i % PANES for i in tried]
+        panes = [pipeline.panes // 2 if spread == "together" else i % pipeline.panes for i in tried]
         expected = (
             pipeline.exact([Contribution("canary", pane, 0) for pane in panes], 1)[:, 0],
             pipeline.exact([], 1)[:, 0],
         )
+        direction = pipeline.direction(*expected, directory)
         scores = [
-            _scores(_publish(pipeline, canaries, shown, directory), expected)
+            _scores(_publish(pipeline, canaries, shown, directory), expected, direction)
             for shown in (panes, [])
         ]
         yield (
@@ -175,7 +174,7 @@ def attack(
             prove_loss(
                 *scores,
                 alpha=alpha / len(spreads),
-                delta=float(MAX_DELTA),
+                delta=float(pipeline.delta),
             ),
         )
 
@@ -211,7 +210,9 @@ def _publish(
 
 
 def _scores(
-    outputs: Iterator[Output], expected: tuple[NDArray[np.int64], NDArray[np.int64]]
+    outputs: Iterator[Output],
+    expected: tuple[NDArray[np.int64], NDArray[np.int64]],
+    direction: NDArray[np.float64] | None,
 ) -> dict[str, NDArray[Any]]:
     """Reduce what is read of each key to numbers that may tell whether a canary was there."""
     parts: list[dict[str, NDArray[Any]]] = []
@@ -224,6 +225,8 @@ def _scores(
             "zeros": (y == 0).sum(axis=0),
             "listed": output.listed,
         }
+        if direction is not None:
+            part["discriminant"] = direction @ y
         if np.issubdtype(y.dtype, np.floating):
             for bits in range(50, 55):
                 scaled = np.ldexp(y[moved], bits)

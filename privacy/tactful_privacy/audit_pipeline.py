@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_privacy.bounding import BoundedCounts
+from tactful_privacy.budget import Budget
 from tactful_privacy.ledger import Ledger
 from tactful_privacy.noise import Noise
 from tactful_privacy.release import Publisher
 from tactful_privacy.released import read_released
 from tactful_privacy.statistic import DAY_MS, Statistic
 
-PANES = 8
+MAX_DELTA = Fraction(1, 10**12)
 
 
 class Contribution(NamedTuple):
@@ -49,10 +50,14 @@ class Pipeline:
     Planted bugs are subclasses that get one step wrong.
     """
 
-    name = "pipeline"
+    name = "panes"
+    panes = 8
+    delta = MAX_DELTA
+    shares_noise = False
+    spreads: tuple[str, ...] = ("together", "spread")
 
     def __init__(self, cap: int, epsilon: Fraction) -> None:
-        """Choose what is published: a day of eight panes.
+        """Choose what is published: a day of eight panes, the counts of each.
 
         Args:
             cap: Most contributions of one user and day.
@@ -64,7 +69,7 @@ class Pipeline:
     def statistic(self, keys: int) -> Statistic:
         """Return the public definition with some number of keys."""
         names = tuple(f"key {index}" for index in range(keys))
-        return Statistic("audited", names, DAY_MS // PANES, self.cap, self.epsilon)
+        return Statistic("audited", names, DAY_MS // self.panes, self.cap, self.epsilon)
 
     def counter(self, statistic: Statistic, secret: bytes) -> BoundedCounts:
         """Return what bounds contributions."""
@@ -73,6 +78,18 @@ class Pipeline:
     def noise(self) -> Noise:
         """Return the noise of one cell."""
         return self.statistic(1).mechanism()
+
+    def direction(
+        self, present: NDArray[np.int64], absent: NDArray[np.int64], directory: Path
+    ) -> NDArray[np.float64] | None:
+        """Return how to weigh what is read of a key so that it tells most; None: just as it is.
+
+        Args:
+            present: What would be published of a key with somebody, without noise, ``[panes]``.
+            absent: The same without.
+            directory: For files.
+        """
+        return None
 
     def exact(
         self, contributions: Iterable[Contribution], keys: int, restart_after: int | None = None
@@ -97,7 +114,8 @@ class Pipeline:
             ledger: File of the ledger, which may hold the day already.
         """
         counter = self._filled(contributions, keys)
-        opened = Ledger(ledger, daily_epsilon=self.epsilon)
+        loss = counter.statistic.loss
+        opened = Ledger(ledger, budgets=[Budget(loss.epsilon, loss.delta)])
         try:
             Publisher(counter, opened).publish(DAY_MS)
             panes, cursor = [], None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tactful_privacy._exact import Exact
 from tactful_privacy._table import Entropy
 from tactful_privacy.audit_pipeline import Contribution, Output, Pipeline
+from tactful_privacy.audit_totals import LevelsForgotten
 from tactful_privacy.bounding import BoundedCounts, Pane
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.noise import Noise
@@ -193,4 +194,5 @@ def planted_bugs(cap: int, epsilon: Fraction) -> list[Pipeline]:
         _KeyLeak(cap, epsilon),
         _OtherNoise(cap, epsilon, "seeded noise", _seeded),
         _OtherNoise(cap, epsilon, "reused noise", _reused),
+        LevelsForgotten(cap, epsilon),
     ]

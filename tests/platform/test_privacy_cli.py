@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -13,14 +14,29 @@ from click.testing import CliRunner, Result
 import tactful_privacy.audit
 from tactful.cli import main
 from tactful_privacy.audit import AuditReport, Effort, audit
+from tactful_privacy.audit_pipeline import Pipeline
 from tactful_privacy.audit_planted import planted_bugs
 
-TINY = Effort(canaries=3_000, canaries_of_bug=2_500, streams=15, draws=20_000, keys=300)
+TINY = Effort(
+    canaries=3_000,
+    canaries_of_totals=500,
+    canaries_of_bug=2_500,
+    streams=15,
+    draws=20_000,
+    keys=300,
+)
+
+
+def two_bugs(*of: Any) -> list[Pipeline]:
+    """Some planted bugs that a few trials find."""
+    return [bug for bug in planted_bugs(*of) if bug.name in ("scale 50 % low", "key leak")]
 
 
 @pytest.fixture(scope="module")
 def found() -> AuditReport:
-    return audit(5, 1, TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tactful_privacy.audit, "planted_bugs", two_bugs)
+        return audit(5, 1, TINY)
 
 
 def run(*arguments: object) -> Result:
@@ -57,21 +73,21 @@ def test_json_on_standard_output_is_all_there_is(
     found: AuditReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = answering(monkeypatch, found)
-    assert json.loads(run("--json", "-").stdout)["planted_bugs_caught"] == 9
+    assert json.loads(run("--json", "-").stdout)["planted_bugs_caught"] == 2
     assert asked[0][2] == tactful_privacy.audit.THOROUGH
 
 
 def test_a_leak_is_exit_code_1_and_a_blind_audit_5(
     found: AuditReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leaking = replace(found, pipeline=found.planted[0])
+    leaking = replace(found, real=found.planted[:1])
     answering(monkeypatch, leaking)
     assert run("--quick").exit_code == 1
-    blind = replace(found, planted=(found.pipeline, *found.planted))
+    blind = replace(found, planted=(found.real[0], *found.planted))
     answering(monkeypatch, blind)
     result = run("--quick")
     assert result.exit_code == 5
-    assert "MISSED  pipeline" in result.stdout
+    assert "MISSED  panes" in result.stdout
 
 
 @pytest.mark.parametrize("epsilon", ["0", "-1", "nan", "one"])
@@ -83,7 +99,7 @@ def test_an_impossible_claim_is_wrong_usage(epsilon: str) -> None:
 
 def test_the_real_audit_runs_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tactful_privacy.audit, "QUICK", TINY)
-    monkeypatch.setattr(tactful_privacy.audit, "planted_bugs", lambda *of: planted_bugs(*of)[:1])
+    monkeypatch.setattr(tactful_privacy.audit, "planted_bugs", two_bugs)
     result = run("--quick", "--cap", "2", "--epsilon", "1.5", "--json", "-")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)

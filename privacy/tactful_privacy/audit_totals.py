@@ -1,0 +1,72 @@
+"""Running totals under audit: their noise is shared from pane to pane."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy._table import Entropy
+from tactful_privacy.audit_pipeline import Contribution, Pipeline
+from tactful_privacy.laplace import DiscreteLaplace
+from tactful_privacy.statistic import RUNNING_TOTALS, Statistic
+
+_PILOT = 3_000
+
+
+class TotalsPipeline(Pipeline):
+    """The same path for totals since midnight: 96 panes, so that the tree has two levels."""
+
+    panes = 96
+    shares_noise = True
+    spreads = ("together",)
+
+    def __init__(self, cap: int, epsilon: Fraction) -> None:
+        """See `Pipeline`."""
+        super().__init__(cap, epsilon)
+        self.name = "running totals"
+
+    def statistic(self, keys: int) -> Statistic:
+        """See `Pipeline`."""
+        return replace(super().statistic(keys), kind=RUNNING_TOTALS)
+
+    def exact(
+        self, contributions: Iterable[Contribution], keys: int, restart_after: int | None = None
+    ) -> NDArray[np.int64]:
+        """See `Pipeline`: the totals at the end of each pane."""
+        return np.cumsum(super().exact(contributions, keys, restart_after), axis=0)
+
+    def direction(
+        self, present: NDArray[np.int64], absent: NDArray[np.int64], directory: Path
+    ) -> NDArray[np.float64]:
+        """Return Fisher's discriminant: the difference, weighed by the noise of a trial run."""
+        ledger = directory / f"{secrets.token_hex(8)}.db"
+        noise = self.publish([], _PILOT, ledger).values
+        return np.asarray(np.linalg.solve(np.cov(noise), (present - absent).astype(np.float64)))
+
+
+class LevelsForgotten(TotalsPipeline):
+    """A contribution is in a node of each level of the tree, but is charged once."""
+
+    def __init__(self, cap: int, epsilon: Fraction) -> None:
+        """See `Pipeline`."""
+        super().__init__(cap, epsilon)
+        self.name = "levels of totals forgotten"
+
+    def statistic(self, keys: int) -> Statistic:
+        """See `Pipeline`."""
+        right = super().statistic(keys)
+        return _OneLevel(
+            right.name, right.keys, right.pane_ms, right.cap, right.epsilon, kind=right.kind
+        )
+
+
+class _OneLevel(Statistic):
+    def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
+        return DiscreteLaplace(self.cap, self.epsilon, entropy=entropy)
