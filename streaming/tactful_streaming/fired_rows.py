@@ -6,8 +6,8 @@ entity and group.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import repeat
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
@@ -20,7 +20,31 @@ from tactful_streaming.matches import Match
 Row = tuple[bytes, bytes]
 """Key and value of a record."""
 
+TOGETHER = 2_000
+"""Rows that are made and sent on at once: few enough to stay in the processor's cache."""
+
 _encoder = msgspec.json.Encoder()
+
+
+class _Window(msgspec.Struct, frozen=True, gc=False):
+    """A row of a feature without groups, in the order in which it is written."""
+
+    feature: str
+    entity_key: str
+    window_start: int
+    window_end: int
+    feature_value: Any
+
+
+class _GroupWindow(msgspec.Struct, frozen=True, gc=False):
+    """A row of a feature with groups."""
+
+    feature: str
+    entity_key: str
+    group_key: str
+    window_start: int
+    window_end: int
+    feature_value: Any
 
 
 def encode_fired(fired: Iterable[Fired]) -> list[Row]:
@@ -28,22 +52,30 @@ def encode_fired(fired: Iterable[Fired]) -> list[Row]:
 
     A value is a number, a list, or null where a number is not finite.
     """
-    rows: list[Row] = []
+    return [*chain.from_iterable(encode_in_turn(fired))]
+
+
+def encode_in_turn(fired: Iterable[Fired]) -> Iterator[list[Row]]:
+    """The rows of :func:`encode_fired`, some of them at a time: those of everybody may be many."""
     for one in fired:
-        begin = b'{"feature":%b,"entity_key":' % _encoder.encode(one.feature)
-        window = b',"window_start":%d,"window_end":%d,"feature_value":' % (
-            one.window_start,
-            one.window_end,
-        )
-        pieces: list[Iterable[bytes]] = [repeat(begin), _each(one.keys)]
-        names: Iterable[str] = map("{}|".format, one.keys)
-        if one.groups is not None:
-            pieces += [repeat(b',"group_key":'), _each(one.groups)]
-            names = map("|".join, zip(one.keys, one.groups, strict=True))
-        pieces += [repeat(window), _each(one.values), repeat(b"}")]
-        # Joined by columns, without a step of Python for each row; only the constants never end.
-        rows += zip(map(str.encode, names), map(b"".join, zip(*pieces, strict=False)), strict=True)
-    return rows
+        for begin in range(0, len(one.keys), TOGETHER):
+            yield _encode(one, slice(begin, begin + TOGETHER))
+
+
+def _encode(one: Fired, part: slice) -> list[Row]:
+    keys, values = one.keys[part], one.values[part]
+    feature, ends = repeat(one.feature), (repeat(one.window_start), repeat(one.window_end))
+    windows: Iterable[Any]
+    if one.groups is None:
+        names = map("{}|".format, keys)
+        windows = map(_Window, feature, keys, *ends, values)
+    else:
+        groups = one.groups[part]
+        names = map("|".join, zip(keys, groups, strict=True))
+        windows = map(_GroupWindow, feature, keys, groups, *ends, values)
+    # No JSON text has a line break in it, so one call encodes all.
+    lines = _encoder.encode_lines([*windows]).split(b"\n")[:-1]
+    return [*zip(map(str.encode, names), lines, strict=True)]
 
 
 def encode_matches(matches: Iterable[Match]) -> list[Row]:
@@ -70,8 +102,3 @@ def encode_late(late: Iterable[LateEvent]) -> list[Row]:
         }
         rows.append(((route_key(entry) or "").encode(), _encoder.encode(row)))
     return rows
-
-
-def _each(values: Sequence[Any]) -> list[bytes]:
-    """JSON of each value. No JSON text has a line break in it, so one call does for all."""
-    return _encoder.encode_lines(values).split(b"\n")[:-1]

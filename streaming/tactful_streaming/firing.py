@@ -174,7 +174,7 @@ def _fired(
 
 
 def _names(keys: Sequence[str | None], rows: Sequence[int]) -> list[str]:
-    names = [keys[row] for row in rows]
+    names = list(map(keys.__getitem__, rows))
     assert None not in names
     return cast("list[str]", names)
 

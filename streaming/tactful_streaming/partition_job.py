@@ -19,7 +19,7 @@ from tactful_streaming.definitions import Definitions
 from tactful_streaming.engine import Applied, Engine, LateEvent
 from tactful_streaming.entries import Entry, Tick, encode_entry, route_key
 from tactful_streaming.errors import LogError, StateError
-from tactful_streaming.fired_rows import encode_fired, encode_late, encode_matches
+from tactful_streaming.fired_rows import encode_in_turn, encode_late, encode_matches
 from tactful_streaming.firing import Fired
 from tactful_streaming.identity import Identity
 from tactful_streaming.kafka_config import KafkaSettings
@@ -312,9 +312,9 @@ class PartitionJob:
 
     def _fired(self, fired: list[Fired]) -> None:
         assert self._producer is not None and self._options.features_topic is not None
-        rows = encode_fired(fired)
-        self.rows += len(rows)
-        self._producer.write(self._options.features_topic, rows)
+        for rows in encode_in_turn(fired):
+            self.rows += len(rows)
+            self._producer.write(self._options.features_topic, rows)
 
     def _came_late(self, late: list[LateEvent]) -> None:
         assert self._producer is not None and self._options.late_topic is not None

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from tactful_streaming.errors import FencedError, LogWriteError, TopicError
-from tactful_streaming.fired_rows import Row
+from tactful_streaming.fired_rows import TOGETHER, Row
 from tactful_streaming.kafka_config import (
     KafkaSettings,
     count_partitions,
@@ -99,19 +99,10 @@ class TransactionalProducer:
         if not rows:
             return
         self._begin()
-        # Where one of them is not delivered, the commit fails.
-        messages: list[dict[str, Any]] = [
-            {"key": key, "value": value} if key else {"value": value} for key, value in rows
-        ]
         until = self._clock() + self._timeout_s
         placed = {} if partition is None else {"partition": partition}
-        while messages:
-            with self._explained():
-                taken = self._producer.produce_batch(topic, messages, **placed)
-            messages = list(self._not_taken(messages)) if taken < len(messages) else []
-            self._producer.poll(0 if not messages and len(self._producer) < _MOST_WAITING else 0.05)
-            if messages and self._clock() > until:
-                raise LogWriteError(f"{self._where()}: the client has no room for more rows")
+        for begin in range(0, len(rows), TOGETHER):
+            self._produce(topic, rows[begin : begin + TOGETHER], placed, until)
 
     def commit(self) -> None:
         """Make what was written visible, durably; nothing was written: do nothing.
@@ -163,6 +154,21 @@ class TransactionalProducer:
             except self._kafka.KafkaException as error:
                 _logger.info("%s: the open transaction is left to time out: %s", self._name, error)
         self._producer.flush(0)
+
+    def _produce(
+        self, topic: str, rows: Sequence[Row], placed: dict[str, int], until: float
+    ) -> None:
+        # Where one of them is not delivered, the commit fails.
+        messages: list[dict[str, Any]] = [
+            {"key": key, "value": value} if key else {"value": value} for key, value in rows
+        ]
+        while messages:
+            with self._explained():
+                taken = self._producer.produce_batch(topic, messages, **placed)
+            messages = list(self._not_taken(messages)) if taken < len(messages) else []
+            self._producer.poll(0 if not messages and len(self._producer) < _MOST_WAITING else 0.05)
+            if messages and self._clock() > until:
+                raise LogWriteError(f"{self._where()}: the client has no room for more rows")
 
     def _begin(self) -> None:
         if not self._open:

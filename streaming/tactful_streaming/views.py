@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -97,11 +97,13 @@ class View:
         """Group of each cell; None where there are none."""
         if self.store.cells is None:
             return None
-        names = self.store.cells.groups
-        return [name for cell in cells.tolist() if (name := names[cell]) is not None]
+        names = list(map(self.store.cells.groups.__getitem__, cells.tolist()))
+        assert None not in names
+        return cast("list[str]", names)
 
     def _rows(self, cells: Rows, numbers: Floats) -> tuple[Rows, list[str] | None, list[Any]]:
-        rows, groups = np.array(self.rows_of(cells), np.int64), self.groups_of(cells)
+        rows = cells if self.store.cells is None else self.store.cells.rows[cells]
+        groups = self.groups_of(cells)
         values: list[Any] = numbers.tolist()
         if not self._by_value:
             return rows, groups, values
