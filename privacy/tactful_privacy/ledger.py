@@ -125,7 +125,8 @@ class Ledger:
     def register_all(self, statistics: Iterable[Statistic], *, first_day: int = 0) -> None:
         """Reserve the loss of every day for all of the statistics, or for none of them.
 
-        Registering an equal one again does nothing.
+        Registering an equal one again does nothing, or reserves the days from an earlier
+        `first_day` on as well.
 
         Args:
             statistics: What is to be released.
@@ -141,18 +142,27 @@ class Ledger:
         def reserve(connection: sa.Connection) -> None:
             schema.lock(connection)
             known = connection.execute(sa.select(_statistics.c.name)).scalars().all()
+            earlier: list[Charge] = []
             for statistic in wanted:
                 if statistic.name in known:
-                    _, last_day = rows.check_registered(connection, statistic)
+                    begins, last_day = rows.check_registered(connection, statistic)
                     if last_day < schema.FOREVER:
                         raise LedgerError(
                             f"statistic {statistic.name!r} was retired on {date_of(last_day)}:"
                             " give what follows it a new name"
                         )
+                    if first_day < begins:
+                        earlier.append(rows.charge(statistic, first_day, begins - 1))
             new = [statistic for statistic in wanted if statistic.name not in known]
             asked = [rows.charge(statistic, first_day, schema.FOREVER) for statistic in new]
             taken = rows.load_charges(connection, first_day)
-            refuse_overspending(self.budgets, taken, asked)
+            refuse_overspending(self.budgets, taken, [*earlier, *asked])
+            for charge in earlier:
+                connection.execute(
+                    sa.update(_statistics)
+                    .where(_statistics.c.name == charge.name)
+                    .values(first_day=first_day)
+                )
             for statistic in new:
                 connection.execute(
                     sa.insert(_statistics).values(

@@ -293,6 +293,21 @@ def test_a_statistic_registered_later_finds_the_days_before_taken(ledger: Ledger
     ledger.answer_once(asking("s", "1/2"), seven)
 
 
+def test_a_statistic_may_begin_earlier_after_all_if_there_is_room(ledger: Ledger) -> None:
+    """It was registered while the clock stood in the future."""
+    a = costing("a", "1/2")
+    ledger.register_all([a], first_day=TODAY + 300)
+    ledger.answer_once(asking("q", "2/3"), seven)
+    with pytest.raises(BudgetError, match="'query q' costs epsilon 2/3"):
+        ledger.register_all([a])
+    with pytest.raises(LedgerError, match="nothing reserved"):
+        ledger.release_once(a, TODAY * DAY, never)
+    ledger.register_all([a], first_day=TODAY)
+    ledger.register_all([a], first_day=TODAY + 300)  # does not take back
+    ledger.release_once(a, TODAY * DAY, seven)
+    assert next(charge.first_day for charge in ledger.charges()) == TODAY
+
+
 def test_a_failing_draw_has_spent_its_charge_and_may_be_asked_again(ledger: Ledger) -> None:
     query = asking("q", "1")
     with pytest.raises(AssertionError):
