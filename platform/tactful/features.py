@@ -7,7 +7,7 @@ does, so a feature cannot mean one thing to the model and another to the server.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
 
 import numpy as np
@@ -123,13 +123,13 @@ def assemble(
         columns["cohort_lift"][:] = np.nan
     else:
         _look_up(candidates.lift, rows, columns["cohort_lift"])
+    _look_up_own(situation, catalogue, rows, columns)
     price = catalogue.price[rows]
     others = {
         **_nearness(candidates),
-        **_own(situation, catalogue, rows),
+        **_own(situation),
         **_everybody(source, catalogue, rows, situation.at),
         **_categories(source, situation, catalogue, rows),
-        "in_session": _among(rows, situation.session),
         "price": price,
         "price_to_session": price / _usual_price(situation, catalogue),
         "session_length": float(len(situation.session)),
@@ -140,17 +140,7 @@ def assemble(
 
 
 def _look_up(scores: Scores, rows: NDArray[np.int64], column: NDArray[np.float32]) -> None:
-    kernels().look_up(rows, scores.rows, scores.values, column)
-
-
-def _among(rows: NDArray[np.int64], few: Sequence[int]) -> NDArray[np.float32]:
-    """1 for those of `rows`, which ascend, that are among a few others, 0 for the rest."""
-    found = np.zeros(len(rows), np.float32)
-    wanted = np.array(few, np.int64)
-    if len(rows) and len(wanted):
-        places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
-        found[places[rows[places] == wanted]] = 1.0
-    return found
+    kernels().look_up(rows, scores.rows, scores.values, 0.0, column)
 
 
 def _nearness(candidates: Candidates) -> dict[str, NDArray[np.float32] | float]:
@@ -162,44 +152,55 @@ def _nearness(candidates: Candidates) -> dict[str, NDArray[np.float32] | float]:
     }
 
 
-def _own(
-    situation: Situation, catalogue: Catalogue, rows: NDArray[np.int64]
-) -> dict[str, NDArray[np.float32] | float]:
-    """What the person did with each item, and how active they are."""
-    year = situation.grouped("taken_364d")
-    taken = _of_items(year, catalogue, rows)
-    last = _of_items(situation.grouped("taken_last"), catalogue, rows, absent=np.nan)
-    visits = situation.number("visits_364d")
+def _own(situation: Situation) -> dict[str, float]:
+    """How active the person is."""
     latest = situation.number("last_taken")
     return {
-        "taken_28d": _of_items(situation.grouped("taken_28d"), catalogue, rows).astype(np.float32),
-        "taken_364d": taken.astype(np.float32),
-        "taken_per_visit": taken.astype(np.float32) / np.float32(max(visits, 1.0)),
-        "taken_share": taken.astype(np.float32) / np.float32(max(sum(year.values()), 1.0)),
-        "days_since_taken": ((situation.at - last) / _DAY).astype(np.float32),
-        "history_items": float(len(year)),
-        "visits_364d": visits,
+        "history_items": float(len(situation.grouped("taken_364d"))),
+        "visits_364d": situation.number("visits_364d"),
         "spend_28d": situation.number("spend_28d"),
         "days_since_visit": (situation.at - latest) / _DAY if latest else np.nan,
     }
 
 
-def _of_items(
-    values: Mapping[str, float],
+def _look_up_own(
+    situation: Situation,
     catalogue: Catalogue,
     rows: NDArray[np.int64],
-    *,
-    absent: float = 0.0,
-) -> NDArray[np.float64]:
-    """The values of `rows`, which ascend. A person has fewer items than a list has candidates."""
-    found = np.full(len(rows), absent)
-    known = [(row, values[item]) for item in values if (row := catalogue.rows.get(item, -1)) >= 0]
-    if known and len(rows):
-        items = np.array([row for row, _ in known], np.int64)
-        places = np.minimum(np.searchsorted(rows, items), len(rows) - 1)
-        present = rows[places] == items
-        found[places[present]] = np.array([value for _, value in known])[present]
-    return found
+    columns: Mapping[str, NDArray[np.float32]],
+) -> None:
+    """What the person did with each item, who has fewer than a list has candidates."""
+    look_up, none = kernels().look_up, np.float32(0.0)
+    session = np.array(sorted({*situation.session}), np.int64)
+    look_up(rows, session, np.ones(len(session), np.float32), none, columns["in_session"])
+    lately, month = _of_items(situation.grouped("taken_28d"), catalogue)
+    look_up(rows, lately, month.astype(np.float32), none, columns["taken_28d"])
+    items = situation.grouped("taken_364d")
+    taken, amounts = _of_items(items, catalogue)
+    year = amounts.astype(np.float32)
+    for name, values in (
+        ("taken_364d", year),
+        ("taken_per_visit", year / np.float32(max(situation.number("visits_364d"), 1.0))),
+        ("taken_share", year / np.float32(max(sum(items.values()), 1.0))),
+    ):
+        look_up(rows, taken, values, none, columns[name])
+    ever, last = _of_items(situation.grouped("taken_last"), catalogue)
+    days = ((situation.at - last) / _DAY).astype(np.float32)
+    look_up(rows, ever, days, np.float32(np.nan), columns["days_since_taken"])
+
+
+def _of_items(
+    values: Mapping[str, float], catalogue: Catalogue
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Rows of the items that the catalogue has, ascending, and their values."""
+    find = catalogue.rows.get
+    known = sorted(
+        (row, value) for item, value in values.items() if (row := find(item)) is not None
+    )
+    return (
+        np.array([row for row, _ in known], np.int64),
+        np.array([value for _, value in known], np.float64),
+    )
 
 
 def _everybody(
@@ -226,15 +227,18 @@ def _categories(
     category = catalogue.category[rows]
     size = len(catalogue.categories) + 1
     known = category >= 0
-    sold = np.full(len(rows), np.nan, np.float32)
-    sold[known] = read_placed(
+    sold = read_placed(
         source,
         "category",
         catalogue.category_places,
         category[known].astype(np.int64),
         ("category_sold_28d",),
         situation.at,
-    )[:, 0]
+    )[:, 0].astype(np.float32)
+    if len(sold) < len(rows):
+        everywhere = np.full(len(rows), np.nan, np.float32)
+        everywhere[known] = sold
+        sold = everywhere
     mine = situation.grouped("categories_182d")
     total = max(sum(mine.values()), 1.0)
     own = _of_categories({name: value / total for name, value in mine.items()}, catalogue)

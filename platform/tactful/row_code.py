@@ -228,13 +228,14 @@ def merge(
     return kept[:count], kept_of[:count]
 
 
-def look_up(rows: Rows, scored: Rows, values: Floats, found: Floats) -> None:
-    """``found[i]`` becomes the value of ``rows[i]``, 0 for one that is not among `scored`.
+def look_up(rows: Rows, scored: Rows, values: Floats, absent: np.float32, found: Floats) -> None:
+    """``found[i]`` becomes the value of ``rows[i]``.
 
     Args:
         rows: ascending.
         scored: ascending, each once.
         values: of `scored`.
+        absent: of a row that is not among `scored`.
         found: of the length of `rows`.
     """
     place = 0
@@ -243,7 +244,7 @@ def look_up(rows: Rows, scored: Rows, values: Floats, found: Floats) -> None:
         while place < len(scored) and scored[place] < row:
             place += 1
         here = place < len(scored) and scored[place] == row
-        found[number] = values[place] if here else np.float32(0.0)
+        found[number] = values[place] if here else absent
 
 
 def look_up_places(rows: Rows, scored: Rows, values: Floats, found: Floats) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from numba import types
 
@@ -29,7 +28,7 @@ def row_kernels() -> RowKernels:
     """Load the kernels, which takes a while, or compile them, which takes several seconds."""
     rows, items, floats = (array(kind) for kind in (types.int64, types.int32, types.float32))
     numbers = array(types.int8)
-    found: Any = (rows, rows, floats, array(types.float32, written=True))
+    found = array(types.float32, written=True)
     return RowKernels(
         sums=compiled(row_code.sums.py_func, (rows, array(types.float64))),
         neighbour_sums=compiled(
@@ -40,6 +39,6 @@ def row_kernels() -> RowKernels:
         best=compiled(row_code.best.py_func, (floats,)),
         largest=compiled(row_code.largest, (rows, floats, types.int64)),
         merge=compiled(row_code.merge, (rows, rows, numbers, types.int64)),
-        look_up=compiled(row_code.look_up, found),
-        look_up_places=compiled(row_code.look_up_places, found),
+        look_up=compiled(row_code.look_up, (rows, rows, floats, types.float32, found)),
+        look_up_places=compiled(row_code.look_up_places, (rows, rows, floats, found)),
     )

@@ -109,10 +109,10 @@ def test_columns_are_looked_up(values: list[tuple[int, float]], asked: set[int])
     ranked = sorted((row for row in scored if scored[row] > 0), key=lambda it: (-scored[it], it))
     found, places = np.empty((2, len(wanted)), np.float32)
 
-    kernels().look_up(wanted, rows, of, found)
+    kernels().look_up(wanted, rows, of, np.float32(7.0), found)
     kernels().look_up_places(wanted, rows, of, places)
 
-    assert found.tolist() == [scored.get(row, 0.0) for row in wanted.tolist()]
+    assert found.tolist() == [scored.get(row, 7.0) for row in wanted.tolist()]
     expected = [ranked.index(row) if row in ranked else np.nan for row in wanted.tolist()]
     assert np.array_equal(places, np.array(expected, np.float32), equal_nan=True)
 
