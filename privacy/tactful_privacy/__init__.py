@@ -44,6 +44,7 @@ from tactful_privacy.errors import (
     UnknownStatisticError,
 )
 from tactful_privacy.gaussian import DiscreteGaussian
+from tactful_privacy.heavy_hitters import BoundedKeys, DiscoveredKeys, Discovery, read_discovered
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Page, Release
 from tactful_privacy.local import Estimate, OneHotReport, RandomizedResponse
@@ -94,6 +95,7 @@ __all__ = [
     "Answer",
     "BackendError",
     "BoundedCounts",
+    "BoundedKeys",
     "Budget",
     "BudgetError",
     "CapChoice",
@@ -104,6 +106,8 @@ __all__ = [
     "ConsistentPeriod",
     "Decision",
     "DiffprivlibGeometric",
+    "DiscoveredKeys",
+    "Discovery",
     "DiscreteGaussian",
     "DiscreteLaplace",
     "Estimate",
@@ -154,6 +158,7 @@ __all__ = [
     "parse_purposes",
     "permute_and_flip",
     "quantile_released",
+    "read_discovered",
     "read_odometer",
     "read_released",
     "refuse_overspending",
