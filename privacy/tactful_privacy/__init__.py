@@ -40,8 +40,10 @@ from tactful_privacy.errors import (
     LedgerError,
     ParameterError,
     PrivacyError,
+    SealError,
     StateError,
     UnknownStatisticError,
+    VaultError,
 )
 from tactful_privacy.gaussian import DiscreteGaussian
 from tactful_privacy.heavy_hitters import BoundedKeys, DiscoveredKeys, Discovery, read_discovered
@@ -82,6 +84,7 @@ from tactful_privacy.selection import (
 from tactful_privacy.shares import ReleasedShare, share_released
 from tactful_privacy.statistic import GAUSSIAN_TOTALS, PANES, RUNNING_TOTALS, UNIT, Statistic
 from tactful_privacy.threshold import ThresholdRelease
+from tactful_privacy.vault import Vault
 from tactful_privacy.wide_laplace import WideLaplace
 
 __all__ = [
@@ -137,12 +140,15 @@ __all__ = [
     "ReleasedShare",
     "ReleasedSum",
     "Room",
+    "SealError",
     "Spend",
     "StateError",
     "Statistic",
     "Suppressed",
     "ThresholdRelease",
     "UnknownStatisticError",
+    "Vault",
+    "VaultError",
     "WideLaplace",
     "cap_query",
     "choose_once",

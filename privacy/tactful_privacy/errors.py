@@ -5,6 +5,8 @@
     * ``BudgetError``: the day's privacy budget does not allow it
     * ``StateError``: a snapshot does not belong here or is damaged
     * ``KeyringError``: keys of pseudonyms are missing or damaged
+    * ``VaultError``: the vault of data keys cannot be used
+    * ``SealError``: sealed bytes cannot be opened: their key was deleted, or they were changed
     * ``LedgerError``: the ledger cannot do what was asked
         * ``UnknownStatisticError``: no statistic of that name is registered
     * ``BackendError``: a library that was asked for is not installed
@@ -29,6 +31,14 @@ class StateError(PrivacyError, ValueError):
 
 class KeyringError(PrivacyError, RuntimeError):
     """The keys of pseudonyms are missing, damaged or of another installation."""
+
+
+class VaultError(PrivacyError, RuntimeError):
+    """The vault cannot be used, or its master key is another one."""
+
+
+class SealError(PrivacyError, ValueError):
+    """Sealed bytes cannot be opened: their key was deleted, or they were changed or moved."""
 
 
 class LedgerError(PrivacyError, RuntimeError):

@@ -136,6 +136,22 @@ def test_a_worker_imports_nothing_that_only_the_keeper_or_training_needs() -> No
     assert not heavy & {*loaded.decode().split()}
 
 
+def test_workers_read_no_history_of_who_withdrew(server: Server) -> None:
+    person = str(SHOP.person[-1])
+    theirs = answer_of(server, person)
+    assert theirs != answer_of(server, None)
+    for key, device in ((person, None), ("device:tablet", "tablet")):
+        said = {"purposes": {"personalisation": False}}
+        assert server.http.put(f"/v1/users/{key}/consent", json=said).status_code == 200
+        asked = {"user_id": person} if device is None else {"user_id": person, "device_id": device}
+        given = server.recommend(session_id="s", count=20, **asked)
+        assert "not agreed to personalisation" in given["fallback"]
+        assert given["items"] == server.recommend(count=20)["items"]
+        again = {"purposes": {"personalisation": True}}
+        assert server.http.put(f"/v1/users/{key}/consent", json=again).status_code == 200
+    assert answer_of(server, person) == theirs
+
+
 def test_keys_hold_in_workers_and_end_when_they_are_revoked(data: Path) -> None:
     with open_keys(Settings(storage=StorageSettings(data=data))) as (_, store):
         key, about = store.create(["recommend"])

@@ -1,0 +1,246 @@
+"""A vault: what is sealed for a person can be opened until their key is deleted.
+
+Each person has a data key of their own, and what is sealed under it is lost when it is gone,
+wherever copies of the sealed bytes lie: so one erases what cannot be rewritten. It is a measure,
+not anonymity: the bytes stay, and stay personal data as long as a copy of the key may exist.
+Backups keep keys, too, so restore the vault together with the list of the erased.
+
+The data keys are wrapped by a master key that is kept elsewhere, so the file alone opens nothing.
+Data and keys are sealed by AES-256-GCM (NIST SP 800-38D), with random nonces of 96 bits: no more
+than 2**32 messages may be sealed for one person.
+
+In the file a person is a random reference. It is found by any of their pseudonyms, which makes this
+the only place where those of different epochs are joined.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from tactful_privacy.errors import ParameterError, SealError, VaultError
+from tactful_privacy.pseudonyms import Keyring
+from tactful_privacy.sqlite import use_write_ahead_log
+
+_T = TypeVar("_T")
+
+_VERSION = b"\x01"
+_REFERENCE = 16
+_NONCE = 12
+_TAG = 16
+_KEY = 32
+_HEAD = len(_VERSION) + _REFERENCE + _NONCE
+_WAIT_S = 60.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS people (
+    reference BLOB PRIMARY KEY, wrapped BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pseudonyms (
+    key_id INTEGER NOT NULL, digest BLOB NOT NULL, reference BLOB NOT NULL,
+    PRIMARY KEY (key_id, digest)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS pseudonyms_of ON pseudonyms (reference);
+"""
+
+
+class Vault:
+    """The data keys of people, in an SQLite file; for any number of threads and processes."""
+
+    def __init__(
+        self,
+        path: Path,
+        master: bytes,
+        keyring: Keyring,
+        *,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        """Open a vault, or make it.
+
+        Args:
+            path: of the file.
+            master: key that wraps the data keys, 32 bytes; keep it apart from the file.
+            keyring: makes the pseudonyms by which people are found.
+            random: cryptographically secure bytes.
+
+        Raises:
+            ParameterError: if the master key does not have 32 bytes.
+            VaultError: if the file cannot be used.
+        """
+        if len(master) != _KEY:
+            raise ParameterError(f"a master key has {_KEY} bytes, not {len(master)}")
+        self._path = path
+        self._master = _Cipher(master)
+        self._keyring = keyring
+        self._random = random
+        self._lock = threading.Lock()
+        with self._explained():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
+            )
+            use_write_ahead_log(self._connection)
+            # What is deleted is overwritten: a deleted key must not lie in a free page.
+            self._connection.execute("PRAGMA secure_delete=ON")
+            self._connection.executescript(_SCHEMA)
+            path.chmod(0o600)
+
+    def seal(self, person: str, content: bytes, *, context: bytes = b"") -> bytes:
+        """Seal `content` so that only this vault opens it, until the person is erased.
+
+        Args:
+            person: key of the person, who gets a data key if they have none.
+            content: what to seal.
+            context: where it belongs, such as a table and a row; the same has to be given to open
+                it, so that sealed bytes cannot be moved elsewhere.
+
+        Raises:
+            VaultError: if the file cannot be used, or the master key is another one.
+        """
+        reference, key = self._change(lambda: self._key_of(person))
+        head = _VERSION + reference + self._random(_NONCE)
+        return head + _Cipher(key).seal(head[-_NONCE:], content, head + context)
+
+    def open(self, sealed: bytes, *, context: bytes = b"") -> bytes:
+        """What was sealed.
+
+        Raises:
+            SealError: if its key was deleted, it was changed, or it belongs elsewhere.
+            VaultError: if the file cannot be used, or the master key is another one.
+        """
+        if len(sealed) < _HEAD + _TAG or sealed[:1] != _VERSION:
+            raise SealError("these bytes are not sealed by a vault of this version")
+        head = sealed[:_HEAD]
+        reference = head[1 : 1 + _REFERENCE]
+        with self._explained(), self._lock:
+            row = self._connection.execute(
+                "SELECT wrapped FROM people WHERE reference = ?", (reference,)
+            ).fetchone()
+        if row is None:
+            raise SealError("the key of these bytes was deleted, or is in another vault")
+        cipher = _Cipher(self._unwrapped(reference, row[0]))
+        content = cipher.open(head[-_NONCE:], sealed[_HEAD:], head + context)
+        if content is None:
+            raise SealError("these sealed bytes were changed, or belong elsewhere")
+        return content
+
+    def reference(self, person: str) -> bytes | None:
+        """What stands for a person in all epochs, 16 random bytes; None if they have no key.
+
+        A person who is found by the pseudonym of an earlier epoch is found by that of the current
+        one from then on.
+        """
+        return self._change(lambda: self._found(person))
+
+    def erase(self, person: str) -> bool:
+        """Delete the data key of a person and all that leads to it; whether there was one.
+
+        Raises:
+            VaultError: if the file cannot be used.
+        """
+
+        def delete() -> bool:
+            reference = self._found(person)
+            if reference is None:
+                return False
+            for table in ("people", "pseudonyms"):
+                self._connection.execute(f"DELETE FROM {table} WHERE reference = ?", (reference,))
+            return True
+
+        deleted = self._change(delete)
+        with self._explained(), self._lock:
+            # The write-ahead log holds the page as it was.
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return deleted
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def _found(self, person: str) -> bytes | None:
+        for key_id in reversed(self._keyring.key_ids):
+            row = self._connection.execute(
+                "SELECT reference FROM pseudonyms WHERE key_id = ? AND digest = ?",
+                self._keyring.pseudonym(person, key_id=key_id),
+            ).fetchone()
+            if row is not None:
+                if key_id != self._keyring.current:
+                    self._note(person, row[0])
+                return bytes(row[0])
+        return None
+
+    def _note(self, person: str, reference: bytes) -> None:
+        self._connection.execute(
+            "INSERT INTO pseudonyms (key_id, digest, reference) VALUES (?, ?, ?)",
+            (*self._keyring.pseudonym(person), reference),
+        )
+
+    def _key_of(self, person: str) -> tuple[bytes, bytes]:
+        reference = self._found(person)
+        if reference is not None:
+            (wrapped,) = self._connection.execute(
+                "SELECT wrapped FROM people WHERE reference = ?", (reference,)
+            ).fetchone()
+            return reference, self._unwrapped(reference, wrapped)
+        reference, key, nonce = self._random(_REFERENCE), self._random(_KEY), self._random(_NONCE)
+        wrapped = nonce + self._master.seal(nonce, key, reference)
+        self._connection.execute(
+            "INSERT INTO people (reference, wrapped) VALUES (?, ?)", (reference, wrapped)
+        )
+        self._note(person, reference)
+        return reference, key
+
+    def _unwrapped(self, reference: bytes, wrapped: bytes) -> bytes:
+        key = self._master.open(wrapped[:_NONCE], wrapped[_NONCE:], reference)
+        if key is None:
+            raise VaultError(
+                f"{self._path}: a data key cannot be unwrapped: this is not the master key of this "
+                "vault, or the file is damaged"
+            )
+        return key
+
+    def _change(self, work: Callable[[], _T]) -> _T:
+        with self._explained(), self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work()
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+            return result
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise VaultError(f"{self._path}: the vault cannot be used: {error}") from error
+
+
+class _Cipher:
+    """AES-256-GCM under one key."""
+
+    def __init__(self, key: bytes) -> None:
+        # Few processes have a vault: the others do not load the library for it.
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        self._cipher = AESGCM(key)
+
+    def seal(self, nonce: bytes, content: bytes, about: bytes) -> bytes:
+        return self._cipher.encrypt(nonce, content, about)
+
+    def open(self, nonce: bytes, sealed: bytes, about: bytes) -> bytes | None:
+        """The content; None if anything was changed."""
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            return self._cipher.decrypt(nonce, sealed, about)
+        except InvalidTag:
+            return None

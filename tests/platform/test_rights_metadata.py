@@ -1,0 +1,134 @@
+"""What the metadata keeps of people's rights, in SQLite and in MariaDB/MySQL; and Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.platform.databases import BACKENDS, Location, empty_database
+from tests.platform.support import Live, build, now_ms, small_settings, view
+
+from tactful.config import OnlineSettings
+from tactful.connections import open_installation, open_redis
+from tactful.consent_store import ConsentStore
+from tactful.erasure import Installation, request_erasure, run_erasures
+from tactful.erasure_jobs import ErasureJobs
+from tactful.messages import ErasureStep
+from tactful.metadata import MetadataStore, open_metadata
+from tactful.service import Platform
+from tactful.suppression import SuppressionStore, open_suppression
+from tactful_privacy import NOTHING, Keyring, Purpose
+from tactful_streaming import load_definitions
+
+
+@pytest.fixture(params=BACKENDS)
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
+    yield from empty_database(request, tmp_path)
+
+
+@pytest.fixture
+def store(location: Location) -> Iterator[MetadataStore]:
+    opened = open_metadata(location)
+    yield opened
+    opened.close()
+
+
+def test_decisions_of_many_writers_are_all_followed_in_order(store: MetadataStore) -> None:
+    writers = [ConsentStore(store, NOTHING, clock=now_ms) for _ in range(4)]
+
+    def decide(number: int) -> None:
+        said = {Purpose.MARKETING: number % 2 == 0, Purpose.MEASUREMENT: True}
+        writers[number % 4].record(f"person-{number % 5}", said, source="form")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(decide, range(40)))
+    late = ConsentStore(store, NOTHING, clock=now_ms)
+    for writer in writers:
+        writer.refresh()
+
+    assert late.consents.version == 40
+    for person in (f"person-{number}" for number in range(5)):
+        history = late.history(person)
+        assert len(history) == 8
+        last = history[-1].purposes[Purpose.MARKETING]
+        for each in (*writers, late):
+            assert each.consents.said(person)[Purpose.MARKETING] is last
+
+
+def test_the_suppressed_are_followed_and_kept_by_a_hash_alone(
+    store: MetadataStore, tmp_path: Path
+) -> None:
+    keyring = Keyring(tmp_path / "keyring.json", clock=now_ms)
+    one, other = (
+        SuppressionStore(store, keyring, tombstones=tmp_path / "stones", clock=now_ms)
+        for _ in range(2)
+    )
+    one.suppress(["ada", "bob"])
+    one.suppress(["ada"])
+    other.refresh()
+
+    assert other.found_among(["ada", "bob", "cyd"]) == {"ada", "bob"}
+    assert len(other.suppressed) == 2
+    assert other.take_tombstones() == 0
+    with (tmp_path / "stones").open("ab") as file:
+        file.write(b'{"key_id":')  # a process was killed while it wrote
+    assert other.take_tombstones() == 0
+    assert b"ada" not in (tmp_path / "stones").read_bytes()
+    with (tmp_path / "stones").open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(OSError, match="cannot be read"):
+        other.take_tombstones()
+
+
+def test_a_job_keeps_its_receipt_and_forgets_the_person(store: MetadataStore) -> None:
+    now = 1_000
+    jobs = ErasureJobs(store, clock=lambda: now, days=2.0)
+    asked = jobs.request("ada")
+    assert jobs.request("ada").receipt == asked.receipt
+    assert (asked.state, asked.due_at) == ("requested", 1_000 + 2 * 86_400_000)
+    assert jobs.waiting() == [(asked.receipt, "ada")]
+
+    jobs.note(asked.receipt, [ErasureStep(place="log", removed=3)])
+    found = jobs.find(asked.receipt)
+    assert found is not None
+    assert (found.state, found.steps[0].removed) == ("purging", 3)
+    assert jobs.overdue() == 0
+    now += 3 * 86_400_000
+    assert jobs.overdue() == 1
+    jobs.finish(asked.receipt, found.steps)
+    assert (jobs.overdue(), jobs.waiting(), jobs.latest()) == (0, [], now)
+    assert jobs.request("ada").receipt != asked.receipt
+    assert jobs.find("none") is None
+    store.compact()
+
+
+@pytest.mark.service("redis")
+def test_redis_forgets_who_was_erased(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TACTFUL_REDIS_URL", redis_url)
+    online = OnlineSettings(kind="redis", prefix=f"erasure-{tmp_path.name}:")
+    settings = replace(small_settings(tmp_path), online=online)
+    with Live(Platform.open(settings, build)) as live:
+        told = live.http.post(
+            "/v1/events", json=[view(1, "erased-person"), view(2, "other-person")]
+        ).json()
+        live.http.post("/v1/recommend", json={"after": told["position"]})
+    opened = open_redis(online, load_definitions(settings.features))
+    try:
+        before = opened.get_many(["erased-person", "other-person"])
+        assert None not in before
+        metadata = open_installation(settings)
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        installation = Installation(settings, metadata, suppression, now_ms)
+        request_erasure(installation, "erased-person")
+        (receipt,) = run_erasures(installation)
+        metadata.close()
+        assert "online store" in [step.place for step in receipt.steps]
+        assert opened.get_many(["erased-person", "other-person"]) == [None, before[1]]
+    finally:
+        opened.put_many({"other-person": None})
+        opened.close()

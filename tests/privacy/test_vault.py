@@ -1,0 +1,149 @@
+"""Sealed for a person, and lost when their key is deleted."""
+
+from __future__ import annotations
+
+import secrets
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tactful_privacy import Keyring, KeyringError, ParameterError, SealError, Vault, VaultError
+
+MASTER = bytes(range(32))
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    return Keyring(tmp_path / "keyring.json", clock=lambda: 0)
+
+
+@pytest.fixture
+def vault(tmp_path: Path, keyring: Keyring) -> Vault:
+    return Vault(tmp_path / "vault" / "vault.db", MASTER, keyring)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(), st.binary(max_size=200), st.binary(max_size=20))
+def test_what_is_sealed_is_opened(
+    vault: Vault, person: str, content: bytes, context: bytes
+) -> None:
+    sealed = vault.seal(person, content, context=context)
+
+    assert vault.open(sealed, context=context) == content
+    assert len(content) < 8 or content not in sealed
+    assert vault.seal(person, content, context=context) != sealed
+    with pytest.raises(SealError, match="changed, or belong"):
+        vault.open(sealed, context=context + b"elsewhere")
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_changed_bit_is_noticed(vault: Vault, data: st.DataObject) -> None:
+    sealed = bytearray(vault.seal("ada", b"content"))
+    place = data.draw(st.integers(0, len(sealed) * 8 - 1))
+    sealed[place // 8] ^= 1 << place % 8
+    with pytest.raises(SealError):
+        vault.open(bytes(sealed))
+    with pytest.raises(SealError):
+        vault.open(bytes(sealed[: place // 8]))
+
+
+def test_it_is_aes_256_gcm_under_a_wrapped_key(tmp_path: Path, keyring: Keyring) -> None:
+    drawn = []
+
+    def random(count: int) -> bytes:
+        drawn.append(secrets.token_bytes(count))
+        return drawn[-1]
+
+    vault = Vault(tmp_path / "vault.db", MASTER, keyring, random=random)
+    sealed = vault.seal("ada", b"content", context=b"row 7")
+    reference, key, wrapping, nonce = drawn
+
+    assert [len(each) for each in drawn] == [16, 32, 12, 12]
+    assert sealed[:29] == b"\x01" + reference + nonce
+    assert AESGCM(key).decrypt(nonce, sealed[29:], sealed[:29] + b"row 7") == b"content"
+    stored = (tmp_path / "vault.db").read_bytes() + (tmp_path / "vault.db-wal").read_bytes()
+    assert key not in stored
+    assert wrapping + AESGCM(MASTER).encrypt(wrapping, key, reference) in stored
+    vault.close()
+
+
+def test_after_an_erasure_nothing_opens_it_and_the_key_is_in_no_file(
+    tmp_path: Path, keyring: Keyring
+) -> None:
+    path = tmp_path / "v" / "vault.db"
+    vault = Vault(path, MASTER, keyring)
+    sealed, other = vault.seal("ada", b"content"), vault.seal("bob", b"other")
+    reference = sealed[1:17]
+    assert any(reference in file.read_bytes() for file in path.parent.iterdir())
+
+    assert vault.erase("ada")
+    assert not vault.erase("ada")
+    with pytest.raises(SealError, match="deleted"):
+        vault.open(sealed)
+    assert vault.open(other) == b"other"
+    assert not any(reference in file.read_bytes() for file in path.parent.iterdir())
+    # Somebody of the same id begins anew.
+    assert vault.seal("ada", b"again")[1:17] != reference
+    vault.close()
+
+
+def test_people_are_joined_across_epochs_here_alone(vault: Vault, keyring: Keyring) -> None:
+    sealed = vault.seal("ada", b"content")
+    vault.seal("bob", b"content")
+    first = keyring.current
+    keyring.rotate()
+
+    assert vault.reference("ada") == sealed[1:17]
+    assert vault.reference("cyd") is None
+    assert vault.seal("ada", b"more")[1:17] == sealed[1:17]
+    keyring.destroy(first)
+    # Ada was seen in the new epoch, and Bob was not: nobody can tell any more that he is known.
+    assert vault.reference("ada") == sealed[1:17]
+    assert vault.reference("bob") is None
+    assert vault.open(sealed) == b"content"
+    with pytest.raises(KeyringError):
+        keyring.pseudonym("bob", key_id=first)
+    assert vault.erase("ada")
+
+
+def test_another_master_key_is_refused(tmp_path: Path, keyring: Keyring) -> None:
+    path = tmp_path / "vault.db"
+    sealed = Vault(path, MASTER, keyring).seal("ada", b"content")
+    other = Vault(path, bytes(32), keyring)
+    with pytest.raises(VaultError, match="master key"):
+        other.open(sealed)
+    with pytest.raises(VaultError, match="master key"):
+        other.seal("ada", b"more")
+    with pytest.raises(ParameterError, match="32 bytes"):
+        Vault(path, b"short", keyring)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_no_vault_is_refused(tmp_path: Path, keyring: Keyring) -> None:
+    path = tmp_path / "vault.db"
+    path.write_bytes(b"this is no database, however long one looks at it" * 100)
+    with pytest.raises(VaultError, match="cannot be used"):
+        Vault(path, MASTER, keyring)
+
+
+def test_many_writers_give_a_person_one_key(tmp_path: Path, keyring: Keyring) -> None:
+    path = tmp_path / "vault.db"
+    vaults = [Vault(path, MASTER, keyring) for _ in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        sealed = list(pool.map(lambda n: vaults[n % 4].seal(f"p-{n % 3}", b"x"), range(48)))
+
+    assert len({each[1:17] for each in sealed}) == 3
+    assert all(vaults[0].open(each) == b"x" for each in sealed)
+
+
+def test_the_library_is_loaded_with_the_first_vault_only() -> None:
+    code = "import sys, tactful_privacy; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
