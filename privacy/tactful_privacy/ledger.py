@@ -12,6 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from tactful_privacy import ledger_grants as grants
 from tactful_privacy import ledger_rows as rows
 from tactful_privacy import ledger_schema as schema
 from tactful_privacy._exact import Exact
@@ -20,11 +21,9 @@ from tactful_privacy.budget import (
     Budget,
     Charge,
     date_of,
-    refuse_overspending,
     total_budget,
 )
 from tactful_privacy.errors import (
-    BudgetError,
     LedgerError,
     ParameterError,
 )
@@ -138,45 +137,8 @@ class Ledger:
             LedgerError: A name is registered with another definition, or was retired.
         """
         wanted = list(statistics)
-
-        def reserve(connection: sa.Connection) -> None:
-            schema.lock(connection)
-            known = connection.execute(sa.select(_statistics.c.name)).scalars().all()
-            earlier: list[Charge] = []
-            for statistic in wanted:
-                if statistic.name in known:
-                    begins, last_day = rows.check_registered(connection, statistic)
-                    if last_day < schema.FOREVER:
-                        raise LedgerError(
-                            f"statistic {statistic.name!r} was retired on {date_of(last_day)}:"
-                            " give what follows it a new name"
-                        )
-                    if first_day < begins:
-                        earlier.append(rows.charge(statistic, first_day, begins - 1))
-            new = [statistic for statistic in wanted if statistic.name not in known]
-            asked = [rows.charge(statistic, first_day, schema.FOREVER) for statistic in new]
-            taken = rows.load_charges(connection, first_day)
-            refuse_overspending(self.budgets, taken, [*earlier, *asked])
-            for charge in earlier:
-                connection.execute(
-                    sa.update(_statistics)
-                    .where(_statistics.c.name == charge.name)
-                    .values(first_day=first_day)
-                )
-            for statistic in new:
-                connection.execute(
-                    sa.insert(_statistics).values(
-                        name=statistic.name,
-                        fingerprint=statistic.fingerprint,
-                        definition=statistic.to_json(),
-                        registered_at=self._clock(),
-                        first_day=first_day,
-                        last_day=schema.FOREVER,
-                    )
-                )
-                logger.info("registered statistic %s, %s", statistic.name, statistic.loss)
-
-        self._write(reserve)
+        now = self._clock()
+        self._write(lambda connection: grants.register(connection, wanted, first_day, now))
 
     def retire(self, name: str) -> int:
         """End a statistic: what it takes of the days after the last one is free again.
@@ -190,21 +152,8 @@ class Ledger:
         Raises:
             UnknownStatisticError: There is none of that name.
         """
-
-        def end(connection: sa.Connection) -> None:
-            schema.lock(connection)
-            rows.load_statistic(connection, name)
-            newest = connection.scalar(
-                sa.select(sa.func.max(_releases.c.pane_start)).where(_releases.c.statistic == name)
-            )
-            last = max(self._clock(), newest or 0) // DAY_MS
-            connection.execute(
-                sa.update(_statistics)
-                .where(_statistics.c.name == name, _statistics.c.last_day > last)
-                .values(last_day=last)
-            )
-
-        self._write(end)
+        now = self._clock()
+        self._write(lambda connection: grants.retire(connection, name, now))
         column = _statistics.c.last_day
         with self._reading() as connection:
             found = connection.scalar(sa.select(column).where(_statistics.c.name == name))
@@ -276,7 +225,8 @@ class Ledger:
         """
         stored = self._answer(query)
         if stored is None:
-            self._write(lambda connection: self._reserve(connection, query))
+            now = self._clock()
+            self._write(lambda connection: grants.reserve(connection, query, now))
         elif stored.values is not None:
             return stored
         values = draw()
@@ -313,33 +263,6 @@ class Ledger:
     def _answer(self, query: Query) -> Answer | None:
         with self._reading() as connection:
             return rows.load_answer(connection, query)
-
-    def _reserve(self, connection: sa.Connection, query: Query) -> None:
-        schema.lock(connection)
-        if rows.load_answer(connection, query) is not None:
-            return  # another process reserved it
-        now = self._clock()
-        if query.last_day >= now // DAY_MS:
-            raise LedgerError(
-                f"query {query.name!r} is about {date_of(query.last_day)}, which is not over by the"
-                " clock: ask later, or check the clock"
-            )
-        if query.within is None:
-            taken = rows.load_charges(connection, query.first_day, query.last_day)
-            refuse_overspending(self.budgets, taken, [rows.query_charge(query)])
-        else:
-            rows.refuse_beyond_reservation(connection, query)
-        connection.execute(
-            sa.insert(_queries).values(
-                name=query.name,
-                fingerprint=query.fingerprint,
-                definition=query.to_json(),
-                first_day=query.first_day,
-                last_day=query.last_day,
-                reserved_at=now,
-            )
-        )
-        logger.info("reserved query %s, %s", query.name, query.loss)
 
     def release_once(self, statistic: Statistic, start: int, draw: Draw) -> Release:
         """Return the stored release of a pane; draw and store it first if there is none.
@@ -492,33 +415,8 @@ class Ledger:
         return Page(releases, str(releases[-1].start) if len(found) > limit else None)
 
     def _agree_on_budgets(self, given: Sequence[Budget]) -> None:
-        def agree(connection: sa.Connection) -> None:
-            schema.lock(connection)
-            stored = rows.load_budgets(connection)
-            for budget in given:
-                before = stored.get((budget.tenant, budget.purpose))
-                if before is not None and before != budget:
-                    raise BudgetError(
-                        f"the ledger was made with {rows.terms(before)}, not {rows.terms(budget)},"
-                        f" as {budget}: the promise to the users stands; open it without it or with"
-                        " the same"
-                    )
-            new = [b for b in given if (b.tenant, b.purpose) not in stored]
-            taken = rows.load_charges(connection)
-            for budget in new:
-                if (budget.tenant, budget.purpose) == (ANY, ANY):
-                    if rows.holds_anything(connection):
-                        raise LedgerError(
-                            "the ledger holds releases but no budget: it is damaged, restore it"
-                            " from a backup"
-                        )
-                    row = {"id": 1, "daily_epsilon": str(budget.epsilon)}
-                    schema.insert_where_absent(connection, _budget, [row])
-                refuse_overspending([budget], [], taken)
-                connection.execute(sa.insert(schema.budgets).values(rows.budget_row(budget)))
-
         if given:
-            self._write(agree)
+            self._write(lambda connection: grants.keep_budgets(connection, given))
         with self._reading() as connection:
             stored = rows.load_budgets(connection)
         total = stored.pop((ANY, ANY), None)

@@ -118,6 +118,14 @@ def test_a_new_budget_must_leave_room_for_what_is_granted(location: str) -> None
     Ledger(location, budgets=[Budget(Fraction(1, 2), purpose="research")]).close()
 
 
+def test_a_budget_that_another_process_added_holds_at_once(location: str) -> None:
+    ledger = Ledger(location, daily_epsilon=1)
+    Ledger(location, budgets=[Budget(Fraction(1, 4), purpose="research")]).close()
+    with pytest.raises(BudgetError, match="purpose 'research'"):
+        ledger.register(costing("a", "1/2", purpose="research"))
+    ledger.close()
+
+
 def test_statistics_are_registered_all_or_none(ledger: Ledger) -> None:
     with pytest.raises(BudgetError, match=r"'a' costs epsilon 1/2, 'b' costs epsilon 2/3 more"):
         ledger.register_all([costing("a", "1/2"), costing("b", "2/3")])

@@ -1,0 +1,140 @@
+"""What the ledger grants: budgets, statistics, queries, each within one transaction.
+
+Every function locks first, so that two who ask at once see each other, and reads what holds after
+that: budgets that another process has added count as well.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from tactful_privacy import ledger_rows as rows
+from tactful_privacy import ledger_schema as schema
+from tactful_privacy.budget import ANY, Budget, Charge, date_of, refuse_overspending
+from tactful_privacy.errors import BudgetError, LedgerError
+from tactful_privacy.query import Query
+from tactful_privacy.statistic import DAY_MS, Statistic
+
+logger = logging.getLogger(__name__)
+
+_statistics, _releases, _queries = schema.statistics, schema.releases, schema.queries
+
+
+def keep_budgets(connection: sa.Connection, given: Sequence[Budget]) -> None:
+    """Store budgets that are new.
+
+    Raises:
+        BudgetError: One is stored with other terms, or allows less than is granted.
+        LedgerError: Something was granted, but the budget over everything is gone.
+    """
+    schema.lock(connection)
+    stored = rows.load_budgets(connection)
+    for budget in given:
+        before = stored.get((budget.tenant, budget.purpose))
+        if before is not None and before != budget:
+            raise BudgetError(
+                f"the ledger was made with {rows.terms(before)}, not {rows.terms(budget)},"
+                f" as {budget}: the promise to the users stands; open it without it or with"
+                " the same"
+            )
+    taken = rows.load_charges(connection)
+    for budget in given:
+        if (budget.tenant, budget.purpose) in stored:
+            continue
+        if (budget.tenant, budget.purpose) == (ANY, ANY):
+            if rows.holds_anything(connection):
+                raise LedgerError(
+                    "the ledger holds releases but no budget: it is damaged, restore it from a"
+                    " backup"
+                )
+            row = {"id": 1, "daily_epsilon": str(budget.epsilon)}
+            schema.insert_where_absent(connection, schema.budget, [row])
+        refuse_overspending([budget], [], taken)
+        connection.execute(sa.insert(schema.budgets).values(rows.budget_row(budget)))
+
+
+def register(
+    connection: sa.Connection, wanted: Sequence[Statistic], first_day: int, now: int
+) -> None:
+    """Reserve what statistics cost, for all of them or none; see `Ledger.register_all`."""
+    schema.lock(connection)
+    known = set(connection.execute(sa.select(_statistics.c.name)).scalars())
+    earlier: list[Charge] = []
+    for statistic in wanted:
+        if statistic.name in known:
+            begins, last_day = rows.check_registered(connection, statistic)
+            if last_day < schema.FOREVER:
+                raise LedgerError(
+                    f"statistic {statistic.name!r} was retired on {date_of(last_day)}:"
+                    " give what follows it a new name"
+                )
+            if first_day < begins:
+                earlier.append(rows.charge(statistic, first_day, begins - 1))
+    new = [statistic for statistic in wanted if statistic.name not in known]
+    asked = [rows.charge(statistic, first_day, schema.FOREVER) for statistic in new]
+    if earlier or asked:
+        taken = rows.load_charges(connection, first_day)
+        refuse_overspending(rows.load_budgets(connection).values(), taken, [*earlier, *asked])
+    for charge in earlier:
+        begin = sa.update(_statistics).where(_statistics.c.name == charge.name)
+        connection.execute(begin.values(first_day=first_day))
+    for statistic in new:
+        connection.execute(
+            sa.insert(_statistics).values(
+                name=statistic.name,
+                fingerprint=statistic.fingerprint,
+                definition=statistic.to_json(),
+                registered_at=now,
+                first_day=first_day,
+                last_day=schema.FOREVER,
+            )
+        )
+        logger.info("registered statistic %s, %s", statistic.name, statistic.loss)
+
+
+def retire(connection: sa.Connection, name: str, now: int) -> None:
+    """End a statistic today, or with the day of its newest release; see `Ledger.retire`."""
+    schema.lock(connection)
+    rows.load_statistic(connection, name)
+    newest = sa.select(sa.func.max(_releases.c.pane_start)).where(_releases.c.statistic == name)
+    last = max(now, connection.scalar(newest) or 0) // DAY_MS
+    connection.execute(
+        sa.update(_statistics)
+        .where(_statistics.c.name == name, _statistics.c.last_day > last)
+        .values(last_day=last)
+    )
+
+
+def reserve(connection: sa.Connection, query: Query, now: int) -> None:
+    """Charge a query that is not charged yet.
+
+    Raises:
+        BudgetError: A budget would be exceeded on one of the days.
+        LedgerError: One of the days is not over, or the name stands for another query.
+    """
+    schema.lock(connection)
+    if rows.load_answer(connection, query) is not None:
+        return  # another process reserved it
+    if query.last_day >= now // DAY_MS:
+        raise LedgerError(
+            f"query {query.name!r} is about {date_of(query.last_day)}, which is not over by the"
+            " clock: ask later, or check the clock"
+        )
+    if query.within is None:
+        taken = rows.load_charges(connection, query.first_day, query.last_day)
+        budgets = rows.load_budgets(connection).values()
+        refuse_overspending(budgets, taken, [rows.query_charge(query)])
+    else:
+        rows.refuse_beyond_reservation(connection, query)
+    connection.execute(
+        sa.insert(_queries).values(
+            name=query.name,
+            fingerprint=query.fingerprint,
+            definition=query.to_json(),
+            first_day=query.first_day,
+            last_day=query.last_day,
+            reserved_at=now,
+        )
+    )
+    logger.info("reserved query %s, %s", query.name, query.loss)
