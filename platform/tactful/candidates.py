@@ -347,9 +347,10 @@ def popular_rows(
         with reading or nullcontext():
             found = read_placed(source, "item", catalogue.item_places, rows, ("sold_28d",), at)
         sold[rows] = found[:, 0]
-    before = np.full(count, count)
-    before[index.popular] = np.arange(len(index.popular))
-    order = np.lexsort((np.arange(count), before, -sold))
+    before = np.full(count, count, np.int32)
+    before[index.popular] = np.arange(len(index.popular), dtype=np.int32)
+    np.negative(sold, out=sold)
+    order = np.lexsort((before, sold))  # stable, so by row at last
     return Popularity.of(order[catalogue.available[order]], count)
 
 

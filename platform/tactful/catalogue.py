@@ -18,7 +18,7 @@ T = TypeVar("T")
 _KeysAt = Callable[[NDArray[np.int64]], Sequence[str]]
 _PlaceOf = Callable[[str], int | None]
 
-_REMEMBERED = 200_000
+_REMEMBERED = 65_536
 _DAY_MS = 86_400_000.0
 
 
@@ -88,14 +88,17 @@ class CatalogueRows(Mapping[str, int]):
         if row is not None:
             # Later catalogues remember, too, and know more items.
             return row if row < self._count else None
-        row = self._others.get(item_id)
-        if row is None:
-            row = self._known.row(item_id)
+        row = self.looked_up(item_id)
         if row is not None:
             if len(self._remembered) >= _REMEMBERED:
                 self._remembered.clear()
             self._remembered[item_id] = row
         return row
+
+    def looked_up(self, item_id: str) -> int | None:
+        """The row of an item that will hardly be asked for again; None if there is none."""
+        row = self._others.get(item_id)
+        return self._known.row(item_id) if row is None else row
 
     @overload
     def get(self, item_id: str, default: None = None, /) -> int | None: ...
@@ -247,7 +250,12 @@ class Catalogue:
             _grown(self.campaign, count, -1),
             dict(self.category_numbers),
             dict(self.campaign_numbers),
-            ((lookup[item.item_id], item) for item in changed),
+            # Every item passes here once, which is no reason to remember it.
+            (
+                (row, item)
+                for item in changed
+                if (row := lookup.looked_up(item.item_id)) is not None
+            ),
         )
         made.rows = lookup
         made.item_places, made.category_places = self.item_places, self.category_places

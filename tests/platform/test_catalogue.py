@@ -88,3 +88,14 @@ def test_rows_that_would_move_are_refused() -> None:
     assert list(merged.item_ids) == ["a", "tea", "mug"]
     assert merged.item_ids[1:3] == ("tea", "mug")
     assert merged.item_ids[-1] == "mug"
+
+
+def test_only_what_was_asked_for_is_remembered() -> None:
+    known = [f"k{number}" for number in range(10)]
+    items = [Item(item_id=item_id, timestamp=1, price=2.0) for item_id in [*known, "new"]]
+    updated = Catalogue(known, {}).updated(known, items)
+    assert updated is not None
+    assert updated.price.tolist() == [2.0] * 11
+    assert updated.rows._remembered == {}
+    assert (updated.rows["k3"], updated.rows.get("new"), updated.rows.get("none")) == (3, 10, None)
+    assert updated.rows._remembered == {"k3": 3, "new": 10}
