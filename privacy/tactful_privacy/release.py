@@ -116,11 +116,14 @@ class Publisher:
             decide_cap(self._counts, self._ledger, day, entropy=self._entropy)
         stored: dict[str, list[int]] = {}
         for series, due in zip(self._series, self._due, strict=True):
-            if due:
-                self._ledger.release_many(series.statistic, due)
-                stored[series.statistic.name] = sorted(due)
-                series.stored(max(due))
-                due.clear()
+            starts = sorted(due)
+            for some in [[start] for start in starts] if series.one_by_one else [starts]:
+                if some:
+                    self._ledger.release_many(series.statistic, {it: due[it] for it in some})
+                    series.stored(some[-1])
+                    stored.setdefault(series.statistic.name, []).extend(some)
+                    for start in some:
+                        del due[start]
         return stored
 
     def _take(self, pane: Pane) -> None:

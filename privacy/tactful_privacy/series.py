@@ -21,9 +21,15 @@ from tactful_privacy.statistic import DAY_MS, GAUSSIAN_TOTALS, RUNNING_TOTALS, S
 
 
 class Series(Protocol):
-    """Turns the panes of one counter into the releases of one statistic."""
+    """Turns the panes of one counter into the releases of one statistic.
+
+    Attributes:
+        statistic: What is released.
+        one_by_one: Whether a release builds on the one before, which has to be stored by then.
+    """
 
     statistic: Statistic
+    one_by_one: bool
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Add the next closed pane; return start and draw of the release that it makes due.
@@ -111,6 +117,8 @@ class Sums:
     Noise is added to the exact sum once, when its last pane has closed.
     """
 
+    one_by_one = False
+
     def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
         """Begin with nothing."""
         self.statistic = statistic
@@ -152,25 +160,31 @@ class RunningTotals:
     The total after t panes is released as the exact total plus the signed noise of the nodes that
     cover t panes (`counting_tree`). The noise of a node is drawn when it is first used and kept in
     the ledger until the day is over: totals share it, so a second draw after a crash would be one
-    too many. `docs/explanation/running-totals.md` proves the guarantee, line by line.
+    too many.
+
+    A total goes on from the one before as it was *released*: that one less its noise, plus the
+    pane. What is counted again after a crash may be less, since some of it comes too late now. A
+    total of that alone would take off again what the released ones had added, and a contribution
+    would weigh twice. `docs/explanation/running-totals.md` proves the guarantee, line by line.
     """
 
+    one_by_one = True
+
     def __init__(self, statistic: Statistic, ledger: Ledger, entropy: Entropy) -> None:
-        """Begin with nothing."""
+        """Begin with nothing; there is nothing to keep but what the ledger holds."""
         self.statistic = statistic
         self._ledger = ledger
         self._noise = statistic.mechanism(entropy)
         self._tree = best_tree(DAY_MS // statistic.pane_ms)
-        self._total = _Accumulated(len(statistic.keys), DAY_MS)
         self._kept: dict[tuple[int, Node], NDArray[np.int64]] = {}
         self._day = -1
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
-        """Add a pane; the total up to its end is due at once."""
-        self._total.add(pane)
-        exact, day = self._total.counts, self._total.start
-        panes = (pane.end - day) // self.statistic.pane_ms
-        return pane.start, lambda: exact + self._noise_of_total(day, panes)
+        """Say that the total up to the end of the pane is due."""
+        return (
+            pane.start,
+            lambda: self._released_before(pane.start) + pane.counts + self._noise_at(pane.start),
+        )
 
     def stored(self, start: int) -> None:
         """Destroy the noise of the days whose totals are all stored, and of past nodes."""
@@ -187,14 +201,26 @@ class RunningTotals:
 
     def snapshot(self) -> bytes:
         """See `Series`."""
-        return self._total.snapshot()
+        return b""
 
     def restore(self, snapshot: bytes) -> None:
         """See `Series`."""
-        self._total.restore(snapshot)
 
-    def _noise_of_total(self, day: int, panes: int) -> NDArray[np.int64]:
-        nodes = self._tree.nodes(panes)
+    def _released_before(self, start: int) -> NDArray[np.int64]:
+        """The exact total in the release before; zeros at midnight, or where none was released."""
+        before = start - self.statistic.pane_ms
+        nothing = np.zeros(len(self.statistic.keys), dtype=np.int64)
+        if before // DAY_MS < start // DAY_MS:
+            return nothing
+        page = self._ledger.read(self.statistic.name, start=before, end=start, limit=1)
+        if not page.releases:
+            return nothing
+        return page.releases[0].noisy_counts - self._noise_at(before)
+
+    def _noise_at(self, start: int) -> NDArray[np.int64]:
+        """Noise of the total up to the end of a pane."""
+        day = start - start % DAY_MS
+        nodes = self._tree.nodes((start - day) // self.statistic.pane_ms + 1)
         missing = {node.name: node for node in nodes if (day, node.unsigned) not in self._kept}
         if missing:
             draws = dict.fromkeys(missing, self._draw)
@@ -223,6 +249,8 @@ class FactorisedTotals:
     Each pane has noise of its own, so one draw a pane is all that has to be kept, as for counts of
     panes. What is exact and kept until midnight are the counts of the day's panes.
     """
+
+    one_by_one = False
 
     def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
         """Begin with nothing."""
