@@ -54,7 +54,7 @@ _WITHDRAWALS = 5
 
 def figures(quick: bool) -> list[Figure]:
     """Measure on a directory that is removed again."""
-    people = 2_000 if quick else 100_000
+    people = 2_000 if quick else 20_000
     directory = Path(tempfile.mkdtemp(prefix="tactful-erasure-"))
     try:
         settings = Settings(

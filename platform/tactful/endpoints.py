@@ -44,7 +44,6 @@ from tactful.messages import (
     to_milliseconds,
 )
 from tactful.openapi import document
-from tactful.person_export import export_page
 from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
 from tactful.reports import list_reports, report_path
@@ -151,6 +150,8 @@ async def _get_export(platform: Platform, call: Call) -> Reply:
     except (StorageError, StreamingError):
         raise ProblemError("not_ready", "log or state cannot be read now", retry_after=2) from None
     if query.format == "html":
+        from tactful.person_export import export_page  # with SQLAlchemy, which no worker needs
+
         return Reply(200, export_page(found).encode(), b"text/html; charset=utf-8")
     return json_reply(found)
 

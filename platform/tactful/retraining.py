@@ -35,6 +35,7 @@ def why_due(
     last: ModelChange | None,
     champion: str | None,
     drift: Callable[[], Drift | None],
+    erased_at: int = 0,
 ) -> str | None:
     """Whether it is time to train again, and why.
 
@@ -44,6 +45,7 @@ def why_due(
         last: the latest training of the model, however it ended.
         champion: the version that serves.
         drift: measures the drift of the champion; it may take a while.
+        erased_at: when somebody was erased last, epoch milliseconds; 0 for never.
 
     Returns:
         The reason in words; None where it is not time.
@@ -58,6 +60,8 @@ def why_due(
             return "no model was trained yet"
         if since >= training.every_hours * _HOUR:
             return f"{training.every_hours:g} hours have passed since the last training"
+    if last is not None and erased_at >= last.begun_at:
+        return "somebody was erased since the last training"
     # A version that waits to be promoted would not be another one if it were trained again.
     if training.drift_psi and champion and (last is None or last.version in ("", champion)):
         found = drift()

@@ -17,6 +17,7 @@ from tactful.checkpoints import Checkpoint
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.drift import Drift, measure_drift
+from tactful.erasure_jobs import ErasureJobs
 from tactful.errors import ConfigError, ModelError
 from tactful.evaluation import list_metrics
 from tactful.features import layout
@@ -216,7 +217,11 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
 
     with open_model_log(settings) as audit:
         last = audit.latest("train", training.name)
-    return why_due(training, now=now, last=last, champion=champion, drift=drift)
+    with contextlib.closing(open_installation(settings)) as metadata:
+        erased_at = ErasureJobs(metadata, clock=_now).latest()
+    return why_due(
+        training, now=now, last=last, champion=champion, drift=drift, erased_at=erased_at
+    )
 
 
 @contextlib.contextmanager

@@ -121,6 +121,29 @@ def test_drift_makes_it_due(
     assert found == ("drift: price has moved by 0.30" if due else None)
 
 
+@pytest.mark.parametrize(
+    ("last", "erased_hours_ago", "due"),
+    [
+        (change(2.0), 1.0, True),
+        (change(2.0), 3.0, False),
+        (change(0.5, "failed", ""), 0.2, False),
+        (None, 1.0, False),
+    ],
+)
+def test_an_erasure_makes_it_due(
+    last: ModelChange | None, erased_hours_ago: float, due: bool
+) -> None:
+    found = why_due(
+        TrainingSettings(),
+        now=NOW,
+        last=last,
+        champion="3",
+        drift=never,
+        erased_at=NOW - int(erased_hours_ago * HOUR),
+    )
+    assert found == ("somebody was erased since the last training" if due else None)
+
+
 # Drift
 
 
