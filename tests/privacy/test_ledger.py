@@ -374,6 +374,7 @@ def test_what_was_shown_before_kill_9_is_shown_again(location: str, tmp_path: Pa
         process = start(code, location, gate)
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(20 + 25 * run)]
+        assert all(lines), f"the process ended by itself, with {process.wait(60)}"
         process.kill()
         lines += finish(process)[1][:-1]  # the last may be cut
         for line in lines:
