@@ -37,7 +37,7 @@ class LocalFlink:
         self._answers: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def run(self, script: str, timeout: float = 120.0) -> None:
+    def run(self, script: str, timeout: float = 400.0) -> None:
         """Run a script whose sources end, to its end."""
         assert self._process.stdin is not None
         self._process.stdin.write(base64.b64encode(script.encode()) + b"\n")
@@ -72,7 +72,7 @@ def local_flink(flink_home: Path) -> Iterator[LocalFlink]:
             flink.close()
 
 
-def run_script(flink_home: Path, script: str, timeout: float = 120.0) -> None:
+def run_script(flink_home: Path, script: str, timeout: float = 400.0) -> None:
     """Run one script in a JVM of its own and wait for its end."""
     with local_flink(flink_home) as flink:
         flink.run(script, timeout)
