@@ -88,7 +88,8 @@ def read_odometer(ledger: Ledger, *, today: int, delta: Exact = DELTA) -> Odomet
     Args:
         ledger: What was granted and released.
         today: UTC day, days since 1970-01-01; its month is told.
-        delta: At which composed figures are to hold.
+        delta: At which composed figures are to hold; where the deltas declared for the month add up
+            to more, at their sum.
     """
     target = fraction(delta, "delta")
     date = _EPOCH + datetime.timedelta(days=today)
@@ -107,6 +108,10 @@ def read_odometer(ledger: Ledger, *, today: int, delta: Exact = DELTA) -> Odomet
     def whole(charge: Charge) -> set[int]:
         coming = {day for day in range(today, last + 1) if charge.on(day)}
         return past(charge) | (coming if charge.name in statistics else set())
+
+    # Below the sum of the declared deltas nothing could be said without knowing the mechanisms.
+    declared = sum((c.loss.delta * len(whole(c)) for c in charges), Fraction(0))
+    target = max(target, declared)
 
     def spend(tenant: str, purpose: str) -> Spend:
         line = Budget(Fraction(1), tenant=tenant, purpose=purpose)

@@ -85,6 +85,21 @@ def test_the_room_that_is_left_is_told_for_each_budget(ledger: Ledger) -> None:
     assert (research.taken, research.largest_day) == (Fraction(1, 4), Fraction(3, 8))
 
 
+def test_the_deltas_of_a_month_are_told_where_they_are_larger(tmp_path: Path) -> None:
+    ledger = Ledger(
+        tmp_path / "l.db",
+        budgets=[Budget(Fraction(1), Fraction(1, 1000))],
+        clock=lambda: (TODAY + 1) * DAY,
+    )
+    asked = Query("q", FIRST, FIRST + 4, Fraction(1, 2), Fraction(1, 10_000))
+    ledger.answer_once(asked, lambda: np.zeros(1, np.int64))
+    odometer = read_odometer(ledger, today=TODAY)
+    assert odometer.delta == Fraction(5, 10_000)
+    assert odometer.spends[0].spent_composed.epsilon <= 2.5
+    assert "at delta 0.0005; 2.5 by addition" in odometer.in_words()
+    ledger.close()
+
+
 def test_a_month_of_nothing_says_so(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "empty.db", daily_epsilon=1)
     report = tell(ledger, TODAY)
