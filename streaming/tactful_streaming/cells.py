@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
+from sys import intern
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -99,6 +100,8 @@ class Cells:
                 cells = of_row[row] = {}
             cell = cells.get(group)
             if cell is None:
+                # Many entities have the same groups: one text for all stays in the cache.
+                group = intern(group)
                 cell = cells[group] = self._new(group)
                 fresh.append((cell, row))
                 over = len(cells) > most
