@@ -171,7 +171,8 @@ def read_placed(
     # Asked for by name: to check a protocol takes longer than to read.
     if hasattr(source, "read_placed"):
         return cast(ReadsPlaced, source).read_placed(entity, placing, places, names, at)
-    return source.read_columns(entity, placing.keys_at(places), names, at)
+    distinct, of = np.unique(places, return_inverse=True)
+    return source.read_columns(entity, placing.keys_at(distinct), names, at)[of]
 
 
 def described(source: FeatureSource, subject: str, at: int) -> Values:

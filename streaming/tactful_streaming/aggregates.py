@@ -119,6 +119,7 @@ class Store:
         features: what they count for.
         parts: what is kept, by the key of its packed form.
         cells: cells of groups; None where each row is a cell.
+        memory_ms: how long after its newest event a cell may matter, milliseconds; None: for ever.
     """
 
     def __init__(self, source: Source, *, firing: bool) -> None:
@@ -128,6 +129,7 @@ class Store:
         self.features: list[Feature] = []
         self.parts: dict[str, AnyPart] = {}
         self.cells = Cells(source.max_groups) if source.grouped else None
+        self.memory_ms: int | None = None
         self._firing = firing
         self._parts_of: dict[str, tuple[AnyPart, ...]] = {}
         self._keys_of: dict[str, tuple[str, ...]] = {}
@@ -150,6 +152,9 @@ class Store:
         keys = tuple(self._part(kind, feature) for kind in kinds)
         self._keys_of[feature.name] = keys
         self._parts_of[feature.name] = tuple(self.parts[key] for key in keys)
+        spans = [part.memory_ms for part in self.parts.values()]
+        known = [span for span in spans if span is not None]
+        self.memory_ms = max(known) if len(known) == len(spans) else None
 
     def parts_of(self, feature: Feature) -> tuple[AnyPart, ...]:
         """What `feature` is read from."""
@@ -158,13 +163,6 @@ class Store:
     def keys_of(self, feature: Feature) -> tuple[str, ...]:
         """Keys of the parts that `feature` is read from."""
         return self._keys_of[feature.name]
-
-    @property
-    def memory_ms(self) -> int | None:
-        """How long after its newest event a cell may matter, milliseconds; None: for ever."""
-        spans = [part.memory_ms for part in self.parts.values()]
-        known = [span for span in spans if span is not None]
-        return max(known) if len(known) == len(spans) else None
 
     @property
     def nbytes(self) -> int:

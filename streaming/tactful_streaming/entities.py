@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import repeat
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -125,7 +126,7 @@ class EntityTable:
         """
         return {key: part.memory_ms for store in self.stores for key, part in store.parts.items()}
 
-    @property
+    @cached_property
     def memory_ms(self) -> int | None:
         """How long after its newest event an entity may matter, milliseconds; None: for ever."""
         spans = [store.memory_ms for store in self.stores]

@@ -192,9 +192,14 @@ class PaneTable:
             self._cleared += len(entries)
             entries = self._older[entries]
 
+    @property
+    def worth_expiring(self) -> bool:
+        """Whether there are so many entries that it is worth it to forget old ones."""
+        return self._size >= self._compact_at or 2 * self._cleared > self._compact_at
+
     def expire(self, oldest: int) -> None:
-        """Forget panes before `oldest`, once there are so many entries that it is worth it."""
-        if self._size >= self._compact_at or 2 * self._cleared > self._compact_at:
+        """Forget panes before `oldest`, if it is worth it."""
+        if self.worth_expiring:
             self._compact(oldest)
             self._compact_at = 2 * self._size + _FIRST_COMPACTION
 

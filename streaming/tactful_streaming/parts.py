@@ -243,7 +243,8 @@ class NumberPanes(PanedPart):
 
     def expire(self, horizon: int) -> None:
         """Forget panes whose last window is over."""
-        self.table.expire(int(self.oldest(np.array(horizon))))
+        if self.table.worth_expiring:  # asked first: this is called with every batch
+            self.table.expire(int(self.oldest(np.array(horizon))))
 
     def pack_records(self, cells: Rows, horizon: int) -> tuple[Rows, Floats]:
         """Panes of `cells`, each with its number."""
