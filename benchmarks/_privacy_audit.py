@@ -1,9 +1,15 @@
 """What the audit proves about the pipeline, and how many planted mistakes it finds."""
 
+import tempfile
 import time
+from fractions import Fraction
+from pathlib import Path
 
 from benchmarks.figures import Figure
-from tactful_privacy.audit import QUICK, THOROUGH, audit
+from tactful_privacy.audit import ALPHA, QUICK, THOROUGH, audit
+from tactful_privacy.audit_checks import attack
+from tactful_privacy.audit_pipeline import Pipeline
+from tactful_privacy.audit_planted import low_scale
 
 FIGURES = (
     ("audit_eps_lower_bound", "1"),
@@ -11,7 +17,11 @@ FIGURES = (
     ("audit_planted_bugs", "1"),
     ("audit_quick_s", "s"),
     ("audit_quick_cpu_s", "s"),
+    ("audit_eps_million", "1"),
+    ("audit_eps_scale_5_percent_low", "1"),
 )
+
+_MILLION = 1_000_000
 
 
 def audit_figures(quick: bool) -> list[Figure]:
@@ -43,4 +53,21 @@ def audit_figures(quick: bool) -> list[Figure]:
             "audit_quick_s", wall, "s", note=f"{QUICK.canaries:,} canaries, all planted bugs, wall"
         ),
         Figure("audit_quick_cpu_s", cpu, "s", note="the same, time of the processor"),
+        *_million(quick),
     ]
+
+
+def _million(quick: bool) -> list[Figure]:
+    """What a million canaries prove about the right scale, and one 5 % too low."""
+    names = ("audit_eps_million", "audit_eps_scale_5_percent_low")
+    if quick:
+        return [Figure(name, None, "1", note="not measured by a quick run") for name in names]
+    figures = []
+    for name, pipeline in zip(
+        names, (Pipeline(5, Fraction(1)), low_scale(5, Fraction(1), 5)), strict=True
+    ):
+        with tempfile.TemporaryDirectory(prefix="tactful-bench-") as directory:
+            ((_, bound),) = attack(pipeline, _MILLION, ALPHA, Path(directory), spreads=["together"])
+        note = f"epsilon 1 is claimed; {_MILLION:,} canaries; false alarm below {ALPHA:g}"
+        figures.append(Figure(name, bound.epsilon, "1", note=note))
+    return figures

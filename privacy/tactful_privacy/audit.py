@@ -52,7 +52,7 @@ class Effort:
 
 QUICK = Effort(
     canaries=60_000,
-    canaries_of_totals=30_000,
+    canaries_of_totals=20_000,
     canaries_of_bug=5_000,
     streams=40,
     draws=50_000,
@@ -165,9 +165,8 @@ class AuditReport:
 def examine(pipeline: Pipeline, effort: Effort, canaries: int, alpha: float = ALPHA) -> Audited:
     """Put one pipeline through all four layers.
 
-    Totals share noise from pane to pane, so what is asked of independent noise does not apply to
-    them; and their contributions are bounded by the same counter. They are attacked, and published
-    twice.
+    Totals share noise from pane to pane, so what is asked of published cells that are independent
+    does not apply to them, and their contributions are bounded by the same counter.
 
     Args:
         pipeline: The real one or a planted bug.
@@ -178,11 +177,11 @@ def examine(pipeline: Pipeline, effort: Effort, canaries: int, alpha: float = AL
     share = alpha / _RANDOM_CHECKS
 
     def findings(directory: Path) -> Iterator[Finding]:
+        yield from check_noise(pipeline, effort.draws, share)
         if pipeline.shares_noise:
             yield check_loss(pipeline, canaries, share, directory)
             yield next(check_freshness(pipeline, effort.keys, share, directory))
             return
-        yield from check_noise(pipeline, effort.draws, share)
         yield check_sensitivity(pipeline, effort.streams, seed=effort.streams)
         yield check_loss(pipeline, canaries, share, directory)
         yield from check_freshness(pipeline, effort.keys, share, directory)

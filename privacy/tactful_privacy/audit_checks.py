@@ -54,14 +54,15 @@ def check_noise(pipeline: Pipeline, draws: int, alpha: float) -> Iterator[Findin
     """Whether the noise is private by its own probabilities, and drawn with these.
 
     delta is computed from the stated probabilities by the definition, not by the noise's own code:
-    sum_k max(0, P(k) - e^epsilon P(k - cap)), in fractions.
+    sum_k max(0, P(k) - e^epsilon P(k - change)), in fractions, where the change is the cap for
+    counts by pane.
     """
-    noise = pipeline.noise()
+    noise, change = pipeline.noise(), pipeline.change()
     factor = Fraction(exp_bounds(pipeline.epsilon, BITS)[0], 1 << BITS)
     reach = _reach(noise)
     p = {k: noise.probability(k) for k in range(-reach, reach + 1)}
     delta = sum(
-        (max(Fraction(0), v - factor * p.get(k - pipeline.cap, 0)) for k, v in p.items()),
+        (max(Fraction(0), v - factor * p.get(k - change, 0)) for k, v in p.items()),
         1 - sum(p.values()),
     )
     yield Finding(
@@ -70,7 +71,7 @@ def check_noise(pipeline: Pipeline, draws: int, alpha: float) -> Iterator[Findin
         passed=delta <= MAX_DELTA,
         measured=float(delta),
         allowed=float(MAX_DELTA),
-        detail=f"at epsilon {pipeline.epsilon} and a change of {pipeline.cap}, computed in"
+        detail=f"at epsilon {pipeline.epsilon} and a change of {change}, computed in"
         " fractions from its probabilities",
     )
     drawn: NDArray[Any] = noise.sample(draws)

@@ -71,6 +71,10 @@ class Pipeline:
         names = tuple(f"key {index}" for index in range(keys))
         return Statistic("audited", names, DAY_MS // self.panes, self.cap, self.epsilon)
 
+    def change(self) -> int:
+        """Return by how much one user changes what is noised, in L1."""
+        return self.cap
+
     def counter(self, statistic: Statistic, secret: bytes) -> BoundedCounts:
         """Return what bounds contributions."""
         return BoundedCounts(statistic, secret=secret, start=0)

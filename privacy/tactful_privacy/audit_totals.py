@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tactful_privacy._table import Entropy
 from tactful_privacy.audit_pipeline import Contribution, Pipeline
+from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.statistic import RUNNING_TOTALS, Statistic
 
@@ -35,6 +36,20 @@ class TotalsPipeline(Pipeline):
     def statistic(self, keys: int) -> Statistic:
         """See `Pipeline`."""
         return replace(super().statistic(keys), kind=RUNNING_TOTALS)
+
+    def change(self) -> int:
+        """Return the cap times the most nodes of the tree, signs aside, that one pane lies in.
+
+        Counted over the nodes that the day's totals use, not taken from what the tree says of
+        itself.
+        """
+        tree = best_tree(self.panes)
+        used = {node.unsigned for t in range(1, self.panes + 1) for node in tree.nodes(t)}
+        within = np.zeros(self.panes, dtype=np.int64)
+        for node in used:
+            width = tree.base**node.level
+            within[max(0, node.place * width) : (node.place + 1) * width] += 1
+        return self.cap * int(within.max())
 
     def exact(
         self, contributions: Iterable[Contribution], keys: int, restart_after: int | None = None

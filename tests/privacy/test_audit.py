@@ -18,10 +18,11 @@ from tactful_privacy.audit import QUICK, Audited, AuditReport, Effort, audit, ex
 from tactful_privacy.audit_checks import attack, check_freshness, check_noise, check_sensitivity
 from tactful_privacy.audit_pipeline import Contribution, Pipeline
 from tactful_privacy.audit_planted import low_scale, planted_bugs
+from tactful_privacy.audit_totals import LevelsForgotten, TotalsPipeline
 
 SMALL = Effort(
     canaries=6_000,
-    canaries_of_totals=20_000,
+    canaries_of_totals=2_000,
     canaries_of_bug=3_000,
     streams=20,
     draws=30_000,
@@ -39,7 +40,7 @@ FOUND_BY = {
     "key leak": {3},
     "seeded noise": {4},
     "reused noise": {4},
-    "levels of totals forgotten": {3},
+    "levels of totals forgotten": {1},
 }
 
 
@@ -55,8 +56,8 @@ def test_what_the_product_publishes_passes_with_no_more_proved_than_claimed(
     assert report.passed, str(report)
     assert {finding.layer for finding in panes.findings} == {1, 2, 3, 4}
     assert 0.6 < panes.proved <= 1
-    assert {finding.layer for finding in totals.findings} == {3, 4}
-    assert 0.2 < totals.proved <= 1
+    assert {finding.layer for finding in totals.findings} == {1, 3, 4}
+    assert totals.proved <= 1
     assert report.epsilon_lower_bound == panes.proved
 
 
@@ -188,6 +189,17 @@ def test_a_million_canaries_pass_the_right_scale_and_catch_one_five_percent_low(
 ) -> None:
     for pipeline, low, high in ((Pipeline(5, ONE), 0.95, 1.0), (low_scale(5, ONE, 5), 1.0, 1.06)):
         ((_, bound),) = attack(pipeline, 1_000_000, 1e-6, tmp_path, spreads=["together"])
+        assert low < bound.epsilon <= high
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+def test_an_attack_on_totals_refutes_levels_that_were_forgotten(tmp_path: Path) -> None:
+    for pipeline, low, high in (
+        (TotalsPipeline(5, ONE), 0.4, 1.0),
+        (LevelsForgotten(5, ONE), 1, 2),
+    ):
+        ((_, bound),) = attack(pipeline, 60_000, 1e-6, tmp_path)
         assert low < bound.epsilon <= high
 
 
