@@ -45,7 +45,7 @@ _WINDOW = 5
 def figures(quick: bool) -> list[Figure]:
     """Return what was measured; the notes say what theory says."""
     keys = 100 if quick else 400
-    return [*_windows(keys * 500), *_totals(keys), *_calendar(keys * 2)]
+    return [*_windows(keys * 500), *_totals(keys), *_calendar(keys * 20)]
 
 
 def _windows(draws: int) -> list[Figure]:
