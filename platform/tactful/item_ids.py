@@ -15,6 +15,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+_FEW = 50
 _BETWEEN = 0xFF
 """A byte that UTF-8 never holds, to lay texts one behind the other."""
 
@@ -107,8 +108,10 @@ class ItemIds(Sequence[str]):
         Args:
             rows: each at least 0 and below the number of ids.
         """
-        if not len(rows) or not len(self._text):
+        if not len(self._text):
             return [""] * len(rows)
+        if len(rows) <= _FEW:
+            return [self._bytes(row).decode() for row in rows.tolist()]
         starts = np.where(rows > 0, self._ends[rows - 1], 0)
         lengths = self._ends[rows] - starts + 1
         after = np.cumsum(lengths)

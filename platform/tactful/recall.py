@@ -379,8 +379,8 @@ def direction(vectors: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.f
     if not len(rows):
         return np.zeros(vectors.shape[1], np.float32)
     total = np.array([FADE**place for place in range(len(rows))], np.float32) @ vectors
-    norm = float(np.linalg.norm(total))
-    return total / np.float32(norm) if norm > 0 else total
+    norm = np.sqrt(total.dot(total))
+    return total / norm if norm > 0 else total
 
 
 def _visit_queries(seen: Interactions, vectors: NDArray[np.float32], seed: int) -> Queries | None:

@@ -93,8 +93,9 @@ class _Selected:
     allowed: NDArray[np.bool_]
     count: int
     rows: NDArray[np.int64] | None
-    selector: Any
-    bits: NDArray[np.uint8] | None
+    probing: Any
+    selector: Any = None
+    bits: NDArray[np.uint8] | None = None
 
 
 class VectorIndex:
@@ -196,9 +197,7 @@ class VectorIndex:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         if self._cells is None or selected.rows is not None:
             return self._exact(query, count, selected)
-        share = selected.count / self._size
-        probes = min(self.tuning.cells, int(np.ceil(self.tuning.probes / share)))
-        found = _in_cells(self._cells, query, count, _probing(probes, selected.selector))
+        found = _in_cells(self._cells, query, count, selected.probing)
         # None where the cells near the query held too few that are allowed.
         return self._exact(query, count, selected) if found is None else found
 
@@ -257,7 +256,7 @@ class VectorIndex:
         if held is not None and held.allowed is allowed:
             return held
         if allowed is None:
-            return _Selected(self._present, self._size, None, None, None)
+            return _Selected(self._present, self._size, None, self._probing(self._size))
         passing = np.logical_and(allowed[: len(self._present)], self._present)
         count = int(np.count_nonzero(passing))
         rows, selector, bits = None, None, None
@@ -266,11 +265,19 @@ class VectorIndex:
         elif count < self._size:
             bits = np.packbits(passing, bitorder="little")
             selector = _bitmap(bits)
-        selected = _Selected(allowed, count, rows, selector, bits)
+        probing = None if rows is not None else self._probing(count, selector)
+        selected = _Selected(allowed, count, rows, probing, selector, bits)
         # An array that may still be written to could mean something else the next time.
         if not allowed.flags.writeable:
             self._selected = selected
         return selected
+
+    def _probing(self, count: int, selector: Any = None) -> Any:
+        """How the cells are searched where `count` rows may be found: the fewer, the more cells."""
+        if self._cells is None or not count:
+            return None
+        probes = int(np.ceil(self.tuning.probes / (count / self._size)))
+        return _probing(min(self.tuning.cells, probes), selector)
 
     def _exact(self, query: NDArray[np.float32], count: int, selected: _Selected) -> Nearest:
         rows = selected.rows
