@@ -103,7 +103,7 @@ losses = st.builds(
 
 
 @given(st.lists(st.tuples(losses, st.integers(0, 5)), min_size=1, max_size=3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_methods_agree_with_addition_and_with_each_other(
     spent: list[tuple[Loss, int]],
 ) -> None:

@@ -466,8 +466,8 @@ def test_the_cap_must_be_the_largest_candidate() -> None:
         Statistic("s", KEYS, HOUR_MS, None, Fraction(1))  # type: ignore[arg-type]
 
 
-@given(st.lists(st.integers(1, 8), min_size=200, max_size=400))
-@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 8), min_size=200, max_size=300))
+@settings(max_examples=20, deadline=None)
 def test_without_noise_the_cap_is_the_smallest_candidate_above_the_quantile(
     contributions: list[int],
 ) -> None:
