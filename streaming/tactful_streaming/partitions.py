@@ -28,7 +28,10 @@ NOTHING: Final = -1
 """State of a partition without a beginning."""
 
 HELD: Final = -2
-"""State of a partition that is kept as an object."""
+"""State of a partition whose beginning is kept as an object."""
+
+SEVERAL: Final = -3
+"""State of a partition with several beginnings, or a match that waits."""
 
 _FIRST_CAPACITY: Final = 256
 _FOR_EVER: Final = 1 << 62
@@ -57,7 +60,8 @@ class Partitions:
     Attributes:
         keys: partition of each row; None of a free one.
         held: partitions that are objects, by row.
-        states: state of the beginning of each row, :data:`NOTHING` or :data:`HELD`.
+        states: state of the beginning of each row, :data:`NOTHING`, :data:`HELD` or
+            :data:`SEVERAL`.
         changed: rows of which something has changed, to be set and cleared from outside.
     """
 
@@ -77,9 +81,9 @@ class Partitions:
         self._asks = (first != ENDED) & asks[self._begun]
         ends = (first != ENDED) & (after[~complete] == ENDED).all(axis=0)
         self._lone = bool((ends | (first == ENDED)).all() and not any(automaton.pending))
-        # What an event does, by state and code; the last two are HELD and NOTHING.
-        held = np.where(ends & self._lone, ENDED, 0)
-        self._after = np.vstack([after, held, np.full(len(first), ENDED)])
+        # What an event does, by state and code; the last three are SEVERAL, HELD and NOTHING.
+        several, nothing = np.zeros(len(first), np.int64), np.full(len(first), ENDED)
+        self._after = np.vstack([after, several, np.where(ends, ENDED, 0), nothing])
         self.keys: list[PartitionKey | None] = []
         self.held: dict[int, Partition | Alone] = {}
         self.states = np.full(_FIRST_CAPACITY, NOTHING, np.int64)
@@ -163,11 +167,13 @@ class Partitions:
         if not left.any():
             self._write(events, order, ~np.append(follows[1:], False), begun)
             return
-        stays = follows & (begun == NOTHING) if self._lone else follows
+        # Histories that were merged may wait for each other even so.
+        lone = self._lone and not (self.states[rows] == SEVERAL).any()
+        stays = follows & (begun == NOTHING) if lone else follows
         since_when = np.maximum.accumulate(np.where(stays, 0, numbers))
         left = np.maximum.accumulate(np.where(left, numbers, -1)) >= since_when
         rest = np.zeros(count, np.bool_)
-        if self._lone:
+        if lone:
             # With what is left goes the event before it that began what it goes on with.
             left[:-1] |= left[1:] & follows[1:] & (begun[:-1] != NOTHING)
             rest[order[left]] = True
@@ -204,7 +210,7 @@ class Partitions:
         """Keep a partition: in columns where only one event of it has been taken, else as it is."""
         if isinstance(partition, Partition) or len(partition[1][4]) > 1:
             self.held[row] = partition
-            self.states[row] = HELD
+            self.states[row] = SEVERAL if isinstance(partition, Partition) else HELD
             self._times[row] = _FOR_EVER
             return
         self.held.pop(row, None)

@@ -232,6 +232,8 @@ class SequenceOperator:
 
         The beginnings of both stay as they are, and events from now on count for all of them.
         """
+        if source_key == target_key:
+            return
         rows, others = self._partitions.rows_of(source_key), list[int]()
         for row in rows:
             key = self._partitions.keys[row]

@@ -20,6 +20,7 @@ PATTERNS = [
     "sequence: [view, add_to_cart, leave], within: 30s, contiguity: strict",
     "sequence: [view, add_to_cart, leave], within: 30s, contiguity: strict, same: item_id",
     "sequence: [[view, click], leave, leave], within: 5s, contiguity: strict",
+    "sequence: [view, click, click], within: 30s, contiguity: strict",
     "sequence: [view], within: 30s",
     # Beginnings wait beside each other.
     "sequence: [view, add_to_cart, leave], within: 30s",
@@ -57,19 +58,26 @@ def texts_of(events: list[E]) -> Callable[[str], list[str | None]]:
     return lambda source: [e.key if source == "user_id" else e.same for e in events]
 
 
+MERGED = 50
+"""After so many events the history of a person becomes part of another's."""
+
+
 def run(
     shop: SequenceOperator, events: list[E], sizes: Callable[[], int]
 ) -> tuple[list[object], dict[str, bytes | None]]:
+    """What is found, and the state at the end."""
     watermarks = watermarks_of(events, 1_500)
     matches: list[object] = []
     state: dict[str, bytes | None] = {}
     begin = 0
     while begin < len(events):
-        part = slice(begin, begin + sizes())
+        part = slice(begin, min(begin + sizes(), (begin // MERGED + 1) * MERGED))
         batch, begin = events[part], part.stop
         keys = [event.key for event in batch]
         shop.apply(batch, keys, np.array(watermarks[part], np.int64), texts_of(batch))
         matches += [*shop.take(), shop.next_timer()] if begin >= len(events) else shop.take()
+        if begin % MERGED == 0:
+            shop.merge(f"u{begin // MERGED % 7}", f"u{begin // MERGED % 5}")
         state |= shop.pack_changes()
     shop.advance(2_000_000)
     return [*matches, *shop.take(), shop.late, shop.evicted], {**state, **shop.pack_changes()}
