@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,7 @@ def open_backend(
     stack: contextlib.ExitStack,
     *,
     consumers: Mapping[str, Consumer],
+    suppressed: Container[str] = frozenset(),
     rebuild: bool = False,
 ) -> Backend:
     """Open log and engine as the settings say.
@@ -139,6 +140,7 @@ def open_backend(
         definitions: feature definitions.
         stack: closes what is opened.
         consumers: passengers of the engine.
+        suppressed: keys of people who were erased.
         rebuild: throw the engine's state away and compute it again from the log.
 
     Raises:
@@ -151,7 +153,9 @@ def open_backend(
         rules = load_rules(settings.engine.rules)
     letters = _open_letters(settings, _DEAD_LETTERS, stack)
     late = _open_letters(settings, _LATE, stack) if settings.engine.keep_late else None
-    opening = _Opening(settings, definitions, stack, consumers, rules, letters, late, rebuild)
+    opening = _Opening(
+        settings, definitions, stack, consumers, suppressed, rules, letters, late, rebuild
+    )
     return opening.kafka() if settings.log.kind == "kafka" else opening.embedded()
 
 
@@ -173,6 +177,7 @@ class _Opening:
     definitions: Definitions
     stack: contextlib.ExitStack
     consumers: Mapping[str, Consumer]
+    suppressed: Container[str]
     rules: Rules | None
     dead_letters: DeadLetters
     late: DeadLetters | None
@@ -330,6 +335,7 @@ class _Opening:
                 **engine_options(self.settings),
                 memory_bytes=engine.memory_mb * 1024 * 1024 or None,
                 consumers=consumers,
+                suppressed=self.suppressed,
                 cleaner=cleaner,
                 online=copied,
                 rebuild=self.rebuild,

@@ -299,7 +299,12 @@ class Platform:
             )
             complete_erasures(installation)
             backend = open_backend(
-                settings, definitions, stack, consumers=consumers or {}, rebuild=rebuild
+                settings,
+                definitions,
+                stack,
+                consumers=consumers or {},
+                suppressed=installation.suppression.suppressed,
+                rebuild=rebuild,
             )
             metadata.record_definitions(
                 definitions.fingerprint, dump_definitions(definitions), applied_by="tactful serve"

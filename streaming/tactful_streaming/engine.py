@@ -11,7 +11,7 @@ What comes out follows from the log alone, never from how it is cut into batches
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from types import MappingProxyType
@@ -138,6 +138,7 @@ class Engine:
         online: OnlineStore | None = None,
         partition: int = 0,
         identity: Identity | None = None,
+        suppressed: Container[str] = frozenset(),
         partition_of: Callable[[str], int] | None = None,
         rebuild: bool = False,
         memory_bytes: int | None = None,
@@ -167,6 +168,8 @@ class Engine:
             partition: number of the partition of the log, for dead letters and marks in `online`.
             identity: how devices are joined to people; None: an event is of whom it names, and
                 anonymous ones are of their device for ever.
+            suppressed: keys of people who were erased: what comes of them is a passing of time. It
+                may grow; an empty one is false and costs nothing.
             partition_of: which partition of the log a key is routed to, so that the histories of
                 devices find people who live elsewhere (:meth:`handovers`). None: there is one
                 partition.
@@ -244,6 +247,7 @@ class Engine:
             cleaner=cleaner,
             consumers=self._consumers,
             resolver=self._resolver,
+            suppressed=suppressed,
         )
         self._offset = 0
         self._items_version = 0

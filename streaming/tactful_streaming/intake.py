@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import numpy as np
 from tactful_streaming.dead_letters import UNREADABLE
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.entries import (
+    DEVICE_PREFIX,
     PERSONALISATION,
     Event,
     Item,
@@ -112,6 +113,7 @@ class Intake:
         cleaner: Cleaner | None,
         consumers: Mapping[str, Consumer],
         resolver: Resolver | None,
+        suppressed: Container[str] = frozenset(),
     ) -> None:
         """Begin before the first event.
 
@@ -124,6 +126,7 @@ class Intake:
             cleaner: judges each event that is no repetition.
             consumers: get each event that counts.
             resolver: says whose an event is; None: what it says itself.
+            suppressed: keys of people of whom nothing counts.
         """
         self._plan = plan
         self._projection = projection
@@ -136,6 +139,7 @@ class Intake:
             for consumer in consumers.values()
         ]
         self._resolver = resolver
+        self._suppressed = suppressed
         self.newest = 0
         self.watermark = 0
         self.catalogue: dict[str, Item] = {}
@@ -154,7 +158,8 @@ class Intake:
         purposes: dict[int, Collection[str]] = {}
         known: Mapping[str, int] | None = None
         ids: list[str] = []
-        if not self._cleaner and not self._consumers and set(map(type, decoded)) == {event_class}:
+        plain = not self._cleaner and not self._consumers and not self._suppressed
+        if plain and set(map(type, decoded)) == {event_class}:
             users = self._projection.column(decoded, "user_id")
             ids = self._projection.column(decoded, "event_id") if self._reads_ids else []
             if None not in users:
@@ -251,7 +256,9 @@ class Intake:
                     dedupe.remember(event_id, self.watermark)
                 if entry is None:
                     continue
-                if position in purposes and PERSONALISATION not in purposes[position]:
+                if self._suppressed and self._is_suppressed(entry):
+                    entry, item = self._projection.tick(entry.timestamp), None
+                elif position in purposes and PERSONALISATION not in purposes[position]:
                     # Who it is of is not asked for: no history gets it, and no device is linked.
                     self._show(entry, item, purposes[position])
                     entry, item = self._projection.tick(entry.timestamp), None
@@ -270,6 +277,8 @@ class Intake:
                 admitted.item_watermarks.append(self.watermark)
                 continue
             elif kind is User:
+                if self._suppressed and entry.user_id in self._suppressed:
+                    continue
                 admitted.users.append(entry)
                 if resolver is not None:
                     resolver.describe(entry, self.newest)
@@ -307,6 +316,12 @@ class Intake:
             versions,
         )
         return admitted
+
+    def _is_suppressed(self, event: Any) -> bool:
+        user, device = event.user_id, event.device_id
+        return (user is not None and user in self._suppressed) or (
+            device is not None and DEVICE_PREFIX + device in self._suppressed
+        )
 
     def _show(self, event: Any, item: Item | None, purposes: Collection[str] | None) -> None:
         """Let the consumers count an event that may be used for `purposes`, or for everything."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,12 +16,15 @@ from tactful_streaming import (
     Definitions,
     EmbeddedLog,
     Engine,
+    Entry,
     Event,
     Item,
     LogCorruptedError,
     LogLockedError,
     MemoryState,
+    Tick,
     Traces,
+    User,
     encode_entry,
     forget,
     load_definitions,
@@ -178,7 +182,7 @@ def run(
 
 
 def readings(opened: Engine, people: Sequence[str], at: int) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for entity, keys in ENTITIES.items():
         for key in keys:
             if entity in ("item", "category") or any(key.startswith(p) for p in people):
@@ -194,7 +198,7 @@ def test_a_replay_after_redaction_is_that_of_a_log_without_the_person(
     definitions: Definitions, drawn: list[tuple[str, str, int, int, int]], cuts: set[int]
 ) -> None:
     happened = entries(drawn)
-    whole = [*map(encode_entry, ITEMS)]
+    whole = [encode_entry(item) for item in ITEMS]
     redacted = whole + [BLANK if e.user_id == "ada" else encode_entry(e) for e in happened]
     without = whole + [encode_entry(e) for e in happened if e.user_id != "ada"]
     one = run(definitions, redacted, MemoryState(), sorted(cuts))
@@ -211,7 +215,7 @@ def test_a_state_that_forgot_somebody_holds_the_others_as_they_were(
     definitions: Definitions, drawn: list[tuple[str, str, int, int, int]], cuts: set[int]
 ) -> None:
     happened = entries(drawn)
-    payloads = [*map(encode_entry, [*ITEMS, *happened])]
+    payloads = [encode_entry(item) for item in ITEMS] + [encode_entry(e) for e in happened]
     store, kept = MemoryState(), MemoryState()
     run(definitions, payloads, store, sorted(cuts))
     untouched = run(definitions, payloads, kept, sorted(cuts))
@@ -233,3 +237,35 @@ def test_a_state_that_forgot_somebody_holds_the_others_as_they_were(
     fresh = engine(definitions, MemoryState())
     assert left.read("user", "ada", at) == fresh.read("user", "ada", at)
     assert not any(left.seen(event.event_id) for event in theirs)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events, st.booleans())
+def test_an_engine_counts_nothing_of_the_suppressed(
+    definitions: Definitions, drawn: list[tuple[str, str, int, int, int]], by_device: bool
+) -> None:
+    """A replay of a log that nobody can rewrite."""
+    happened = entries(drawn)
+    if by_device:
+        happened = [
+            msgspec.structs.replace(e, user_id=None, device_id="ada") if e.user_id == "ada" else e
+            for e in happened
+        ]
+    written: list[Entry] = [*ITEMS, User(user_id="ada", timestamp=0), *happened]
+    payloads = [encode_entry(entry) for entry in written]
+    suppressed = {"device:ada" if by_device else "ada", "ada"}
+    opened = Engine(definitions, MemoryState(), allowed_lateness_ms=0, suppressed=suppressed)
+    opened.apply(list(enumerate(payloads)))
+    # Time passes all the same, so the others are as with ticks in the place of the person.
+    ticks: list[Entry] = [
+        Tick(timestamp=e.timestamp) if "ada" in (e.user_id, e.device_id) else e for e in happened
+    ]
+    plain = [encode_entry(entry) for entry in [*ITEMS, *ticks]]
+    wanted = run(definitions, plain, MemoryState(), ())
+
+    at, others = 20 * MINUTE, ("bob", "cyd")
+    found, expected = readings(opened, others, at), readings(wanted, others, at)
+    assert {**found, "outbox": []} == {**expected, "outbox": []}
+    for person in ("ada", "device:ada"):
+        assert opened.read("user", person, at) == wanted.read("user", person, at)
+    assert "ada" not in opened.users
