@@ -36,9 +36,7 @@ async def put_consent(platform: Platform, call: Call) -> Reply:
     except (ParameterError, ValueError) as error:
         raise ProblemError("invalid", str(error), field="$") from None
     if platform.permissions.is_erased(person):
-        raise ProblemError(
-            "invalid", "this person was erased: who comes back needs a new id"
-        )
+        raise ProblemError("invalid", "this person was erased: who comes back needs a new id")
     purposes = {Purpose(name): agrees for name, agrees in given.purposes.items()}
     try:
         await asyncio.to_thread(
