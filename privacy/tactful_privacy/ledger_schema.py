@@ -209,6 +209,11 @@ def explained() -> Iterator[None]:
         yield
     except sa.exc.SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or type(error).__name__
+        if any(sign in str(cause).lower() for sign in ("locked", "lock wait", "deadlock")):
+            raise LedgerError(
+                f"the ledger was locked by others for too long, and nothing was written: {cause}."
+                " Try again; with many writers keep it in MySQL or MariaDB"
+            ) from error
         raise LedgerError(
             f"the ledger cannot be used, and nothing is released without it: {cause}."
             " If it is damaged, restore it from its latest backup"

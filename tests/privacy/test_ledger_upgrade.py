@@ -212,6 +212,22 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: Any) -> None:
         opened.release_many(HOURLY, {n * HOUR: never for n in range(500)})
 
 
+def test_a_ledger_that_others_hold_is_told_from_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "_LOCK_SECONDS", 0.2)
+    ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
+    ledger.register(HOURLY)
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerError, match="locked by others"):
+        ledger.release_once(HOURLY, 0, lambda: np.arange(3))
+    other.execute("ROLLBACK")
+    assert ledger.release_once(HOURLY, 0, lambda: np.arange(3)).noisy_counts.tolist() == [0, 1, 2]
+    other.close()
+    ledger.close()
+
+
 def test_a_database_out_of_reach_is_a_ledger_error(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot be used"):
         Ledger(tmp_path / "no folder" / "ledger.db", daily_epsilon=1)
