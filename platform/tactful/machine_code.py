@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,22 @@ _LOG = logging.getLogger(__name__)
 Kernel = Callable[..., Any]
 
 
-def compiled(function: Kernel, signature: Any, cache: Path | None = None) -> Kernel:
+def compiled(function: Kernel, signature: Any, *caches: Path | None) -> Kernel:
     """The machine code of a function for one signature; it is compiled or loaded here.
 
     Args:
         function: what numba can compile; all that it calls is in its module.
         signature: of numba's types; a call with other arrays raises `TypeError`.
-        cache: directory that keeps the machine code for the next process on a processor of this
-            kind; the variable ``NUMBA_CACHE_DIR`` wins. None: where numba keeps it by itself.
-            Who can write there can run code here, as in the directory of the package.
+        caches: directories that may keep the machine code for the next process on a processor of
+            this kind: the first that can is used; the variable ``NUMBA_CACHE_DIR`` wins. None is
+            where numba keeps it by itself, beside the module or with the user. Who can write there
+            can run code here, as in the directory of the package.
 
     Returns:
         What never compiles when it is called, and may be called from several threads.
     """
     started = time.perf_counter()
-    kernel = _dispatcher(function, cache)
+    kernel = _dispatcher(function, caches)
     try:
         kernel.compile(signature)
     except Exception as error:  # a damaged file of the cache may raise anything
@@ -48,15 +49,18 @@ def array(kind: Any, dimensions: int = 1, *, written: bool = False) -> Any:
     return types.Array(kind, dimensions, "C", readonly=not written)
 
 
-def _dispatcher(function: Kernel, cache: Path | None) -> Any:
+def _dispatcher(function: Kernel, caches: Sequence[Path | None]) -> Any:
     settings: Any = numba.config
     held = settings.CACHE_DIR
-    try:
-        if cache is not None and not held:
-            settings.CACHE_DIR = str(cache)
-        return numba.njit(error_model="numpy", cache=True)(function)
-    except (RuntimeError, OSError) as error:
-        _LOG.warning("%s is compiled at each start: %s", function.__name__, error)
-        return numba.njit(error_model="numpy")(function)
-    finally:
-        settings.CACHE_DIR = held
+    reason: Exception | None = None
+    for cache in caches:
+        try:
+            if cache is not None and not held:
+                settings.CACHE_DIR = str(cache)
+            return numba.njit(error_model="numpy", cache=True)(function)
+        except (RuntimeError, OSError) as error:
+            reason = error
+        finally:
+            settings.CACHE_DIR = held
+    _LOG.warning("%s is compiled at each start: %s", function.__name__, reason)
+    return numba.njit(error_model="numpy")(function)

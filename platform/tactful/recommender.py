@@ -44,7 +44,7 @@ from tactful.policy import Policy, policies, ranking_experiment
 from tactful.problems import ProblemError
 from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
 from tactful.recall import CHANNELS, empty_index
-from tactful.scores import kernels
+from tactful.scores import load_kernels
 from tactful.situation import FeatureSource, Situation, observe
 from tactful.trending import Rising
 from tactful_bandits import Assignment, Experiment, assign
@@ -120,7 +120,7 @@ class Recommender:
         self._monotonic = monotonic
         self._refused = ""
         self._told: str | None = None
-        kernels()  # now and not with the first request, which would wait for them
+        load_kernels(models / "kernels")  # or the first request would wait for them
         live = LiveCatalogue(empty_index(), None, rising=rising, monotonic=monotonic)
         self._loaded = _Loaded(version="", model=None, live=live, view=live.view)
         self.refresh()

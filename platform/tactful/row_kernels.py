@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from numba import types
 
@@ -24,21 +26,29 @@ class RowKernels:
     look_up_places: Kernel
 
 
-def row_kernels() -> RowKernels:
-    """Load the kernels, which takes a while, or compile them, which takes several seconds."""
+def row_kernels(cache: Path | None) -> RowKernels:
+    """Load the kernels, which takes a while, or compile them, which takes several seconds.
+
+    Args:
+        cache: directory that keeps the machine code where numba has no place of its own: packages
+            may lie in a directory that nobody may write to, and their user may have no home.
+    """
+
+    def made(function: Kernel, *signature: Any) -> Kernel:
+        return compiled(function, signature, None, cache)
+
     rows, items, floats = (array(kind) for kind in (types.int64, types.int32, types.float32))
     numbers = array(types.int8)
     found = array(types.float32, written=True)
     return RowKernels(
-        sums=compiled(row_code.sums.py_func, (rows, array(types.float64))),
-        neighbour_sums=compiled(
-            row_code.neighbour_sums,
-            (array(types.int32, 2), array(types.float32, 2), rows, floats),
+        sums=made(row_code.sums.py_func, rows, array(types.float64)),
+        neighbour_sums=made(
+            row_code.neighbour_sums, array(types.int32, 2), array(types.float32, 2), rows, floats
         ),
-        beside=compiled(row_code.beside, (rows, items, items, items, types.int64, types.int64)),
-        best=compiled(row_code.best.py_func, (floats,)),
-        largest=compiled(row_code.largest, (rows, floats, types.int64)),
-        merge=compiled(row_code.merge, (rows, rows, numbers, types.int64)),
-        look_up=compiled(row_code.look_up, (rows, rows, floats, types.float32, found)),
-        look_up_places=compiled(row_code.look_up_places, (rows, rows, floats, found)),
+        beside=made(row_code.beside, rows, items, items, items, types.int64, types.int64),
+        best=made(row_code.best.py_func, floats),
+        largest=made(row_code.largest, rows, floats, types.int64),
+        merge=made(row_code.merge, rows, rows, numbers, types.int64),
+        look_up=made(row_code.look_up, rows, rows, floats, types.float32, found),
+        look_up_places=made(row_code.look_up_places, rows, rows, floats, found),
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,9 +48,23 @@ class Scores:
         return self.rows[kernels().best(self.values)]
 
 
-@functools.cache
-def kernels() -> RowKernels:
-    """The machine code of rows and scores; the first call takes long, as `row_kernels` says."""
+_loaded: list[RowKernels] = []
+
+
+def load_kernels(cache: Path | None = None) -> None:
+    """Have the machine code of rows and scores ready, which takes long the first time.
+
+    Args:
+        cache: as of `tactful.row_kernels.row_kernels`.
+    """
     from tactful.row_kernels import row_kernels  # numba takes a second, and many need no scores
 
-    return row_kernels()
+    if not _loaded:
+        _loaded.append(row_kernels(cache))
+
+
+def kernels() -> RowKernels:
+    """The machine code of rows and scores; it is loaded where nobody did."""
+    if not _loaded:
+        load_kernels()
+    return _loaded[0]

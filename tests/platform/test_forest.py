@@ -16,12 +16,14 @@ import pytest
 import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import types
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError, UnsupportedForest
 from tactful.forest import BAND, BinnedForest, bin_forest
 from tactful.forest_code import BLOCK
 from tactful.forest_kernel import Kernel, load_kernel
+from tactful.machine_code import compiled
 
 COLUMNS = 5
 TINY = np.finfo(np.float32).smallest_subnormal
@@ -397,7 +399,7 @@ def test_a_call_never_compiles(kernel: Kernel) -> None:
 def test_the_code_is_kept_for_the_next_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(config, "CACHE_DIR", "")
     fresh = load_kernel.__wrapped__
     first: Any = fresh(tmp_path / "kernels")
     second: Any = fresh(tmp_path / "kernels")
@@ -474,3 +476,27 @@ def test_any_processor_gives_the_same_bits(tmp_path: Path, kernel: Kernel) -> No
         env={**os.environ, "NUMBA_CPU_NAME": "generic"},
     )
     assert np.load(tmp_path / "margins.npy").tobytes() == binned.margins(rows, kernel).tobytes()
+
+
+def test_machine_code_is_kept_where_numba_has_no_place_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    njit: Any = numba.njit
+    config: Any = numba.config
+
+    def homeless(**options: Any) -> Any:
+        if options.get("cache") and not config.CACHE_DIR:
+            raise RuntimeError("no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    monkeypatch.setattr(numba, "njit", homeless)
+
+    twice = compiled(_twice, (types.int64,), None, tmp_path)
+
+    assert twice(21) == 42
+    assert [*tmp_path.rglob("*.nbi")]
+
+
+def _twice(number: int) -> int:
+    return 2 * number
