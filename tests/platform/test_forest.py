@@ -399,7 +399,7 @@ def test_a_call_never_compiles(kernel: Kernel) -> None:
 def test_the_code_is_kept_for_the_next_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(config, "CACHE_DIR", "")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     fresh = load_kernel.__wrapped__
     first: Any = fresh(tmp_path / "kernels")
     second: Any = fresh(tmp_path / "kernels")
