@@ -18,7 +18,7 @@ from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.statistic import RUNNING_TOTALS, Statistic
 
-_PILOT = 3_000
+_PILOT = 2_000
 
 
 class TotalsPipeline(Pipeline):
