@@ -122,7 +122,7 @@ class Projection:
         if source in ("event_id", "item_id", "session_id"):
             return list(map(attrgetter(source), events))
         if source == "user_id":
-            users = list(map(attrgetter(source), events))
+            users = [event.user_id for event in events]
             if None not in users:
                 return users
             return [

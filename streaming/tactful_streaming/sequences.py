@@ -274,29 +274,31 @@ class SequenceOperator:
         codes: NDArray[np.int64],
     ) -> Arrivals:
         """The events that are of a type and a partition that count."""
-        subjects = keys if self.entity == "user" else texts("user_id")
         partitions: Sequence[PartitionKey | None] = keys
         if self._same is not None:
             partitions = [
                 (key, same) if key is not None and same is not None else None
                 for key, same in zip(keys, texts(self._same), strict=True)
             ]
+        subjects = keys if self.entity == "user" else texts("user_id")
         places = np.arange(self._place, self._place + len(events))
         named = codes >= 0
         if not named.all():
             chosen = named.tolist()
+            shared = subjects is partitions
             events = [*compress(events, chosen)]
-            partitions = [*compress(partitions, chosen)]
             subjects = [*compress(subjects, chosen)]
+            partitions = subjects if shared else [*compress(partitions, chosen)]
             places, codes = places[named], codes[named]
         count = len(events)
         rows = self._partitions.find(partitions)
+        # Comprehensions read a field in half the time of a mapped attrgetter.
         arrived = Arrivals(
-            np.fromiter(map(attrgetter("timestamp"), events), np.int64, count),
+            np.fromiter([event.timestamp for event in events], np.int64, count),
             places,
             rows,
             codes,
-            np.fromiter(map(attrgetter("event_id"), events), np.object_, count),
+            np.fromiter([event.event_id for event in events], np.object_, count),
             np.fromiter(subjects, np.object_, count),
         )
         return arrived if count == 0 or rows.min() >= 0 else arrived.take(rows >= 0)
