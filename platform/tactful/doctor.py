@@ -61,6 +61,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _port(settings.server.host, settings.server.port)
     yield _model(settings.models)
     yield _keys(settings)
+    yield from _erasures(settings)
     if settings.log.kind == "kafka":
         yield _kafka(settings)
     if settings.online.kind == "redis":
@@ -170,6 +171,25 @@ def _keys(settings: Settings) -> Check:
     if valid:
         return Check("API keys", "ok", f"{valid} valid")
     return Check("API keys", "warning", "none: `tactful keys create --scope admin` makes one")
+
+
+def _erasures(settings: Settings) -> Iterator[Check]:
+    from tactful.connections import open_keys
+    from tactful.erasure_jobs import ErasureJobs
+
+    try:
+        with open_keys(settings) as (metadata, _):
+            jobs = ErasureJobs(metadata, clock=lambda: time.time_ns() // 1_000_000)
+            waiting, overdue = len(jobs.waiting()), jobs.overdue()
+    except TactfulError:  # the check of the keys has said what is wrong
+        return
+    if overdue:
+        said = f"{overdue} of {waiting} are overdue: stop the server and run `tactful user erase`"
+        yield Check("erasures", "failed", said)
+    elif waiting:
+        yield Check("erasures", "warning", f"{waiting} wait for the next start of the server")
+    else:
+        yield Check("erasures", "ok", "none waits")
 
 
 def _rules(path: Path) -> Check:

@@ -22,12 +22,14 @@ from tests.platform.support import Live, build, now_ms, small_settings, view, wa
 from tactful.cli import main
 from tactful.config import ConsentSettings, Settings
 from tactful.connections import open_installation
+from tactful.doctor import examine
 from tactful.erasure import (
     Installation,
     look_up,
     request_erasure,
     run_erasures,
 )
+from tactful.erasure_jobs import ErasureJobs
 from tactful.metadata import MetadataStore
 from tactful.service import Platform
 from tactful.suppression import open_suppression
@@ -488,3 +490,18 @@ def test_the_command_suppresses_beside_a_server_and_purges_without_one(
     (done,) = run("erase")
     assert (done["receipt"], done["state"]) == (waiting["receipt"], "done")
     assert run("erase") == []
+
+
+def test_the_doctor_tells_of_erasures_that_wait(
+    settings: Settings, metadata: MetadataStore
+) -> None:
+    def said() -> tuple[str, str]:
+        (check,) = [check for check in examine(settings) if check.name == "erasures"]
+        return check.state, check.said
+
+    assert said() == ("ok", "none waits")
+    ErasureJobs(metadata, clock=now_ms).request("ada")
+    assert said()[0] == "warning"
+    ErasureJobs(metadata, clock=lambda: 1_000, days=1.0).request("bob")
+    state, text = said()
+    assert (state, "1 of 2 are overdue" in text) == ("failed", True)
