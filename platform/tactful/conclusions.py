@@ -6,14 +6,10 @@ Post-processing: nothing but released numbers goes in, so it costs no privacy.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
 
-import msgspec
-from msgspec import Meta
-
-from tactful.messages import ConcludedNumber, Conclusion, Moment
+from tactful.conclusion_query import ConclusionQuery
+from tactful.messages import ConcludedNumber, Conclusion
 from tactful_privacy import (
-    CONFIDENCE,
     ParameterError,
     ReleasedPane,
     consistent,
@@ -26,33 +22,6 @@ from tactful_privacy import (
 MAX_PANES, MAX_CELLS = 2_000, 2_000_000
 
 Levels = Sequence[Sequence[ReleasedPane]]
-
-_Exact = Annotated[str, Meta(pattern=r"^\d+(\.\d+|/0*[1-9]\d*)?$", max_length=32)]
-_Keys = Annotated[str, Meta(min_length=1, max_length=4_096)]
-
-
-class ConclusionQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Which panes, and what of them.
-
-    Attributes:
-        since: start of the first pane.
-        until: end of the span; panes start before it.
-        confidence: of the intervals.
-        keys: of a sum: these keys together, with commas between; else each key by itself.
-        part: of a share: keys of the part.
-        rest: of a share: keys of what else belongs to the whole.
-        probability: of a quantile.
-        k: how many of the largest keys.
-    """
-
-    since: Moment
-    until: Moment
-    confidence: _Exact = str(float(CONFIDENCE))
-    keys: _Keys | None = None
-    part: _Keys | None = None
-    rest: _Keys | None = None
-    probability: _Exact = "0.5"
-    k: Annotated[int, Meta(ge=1, le=1_000)] = 10
 
 
 def conclude(kind: str, levels: Levels, query: ConclusionQuery) -> Conclusion:
@@ -157,9 +126,6 @@ _KINDS: dict[str, Callable[[Levels, ConclusionQuery], list[ConcludedNumber]]] = 
     "top": _top,
     "consistent": _consistent,
 }
-
-CONCLUSIONS = tuple(_KINDS)
-"""What can be concluded."""
 
 
 def _split(keys: str) -> list[str]:

@@ -69,7 +69,7 @@ _START_S = 600.0
 # A column of a million items is taken and given back at every count of what is popular. Left to
 # itself, the C library soon serves such pieces from its heaps, which hardly ever shrink again.
 _ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
 }
 

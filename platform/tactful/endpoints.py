@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from tactful import browser, metrics
 from tactful.asgi import Call, Endpoint, Reply, json_reply
-from tactful.conclusions import CONCLUSIONS, ConclusionQuery
+from tactful.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.consent_endpoints import get_consent, person_of, put_consent
 from tactful.errors import StorageError
 from tactful.messages import (

@@ -25,7 +25,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from tactful.backends import Backend, open_backend
-from tactful.conclusions import ConclusionQuery
+from tactful.conclusion_query import ConclusionQuery
 from tactful.config import Settings
 from tactful.connections import open_keys
 from tactful.consent_store import ConsentStore, default_purposes

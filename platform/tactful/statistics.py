@@ -17,13 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.conclusions import (
-    CONCLUSIONS,
-    MAX_CELLS,
-    MAX_PANES,
-    ConclusionQuery,
-    conclude,
-)
+from tactful.conclusion_query import CONCLUSIONS, ConclusionQuery
+from tactful.conclusions import MAX_CELLS, MAX_PANES, conclude
 from tactful.config import Settings
 from tactful.errors import ConfigError
 from tactful.messages import (

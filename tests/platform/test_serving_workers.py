@@ -160,7 +160,7 @@ def test_workers_give_back_what_they_do_not_need_unless_told_otherwise(
     try:
         (worker,) = server.workers()
         environment = Path(f"/proc/{worker}/environ").read_text().split("\0")
-        assert "MALLOC_MMAP_THRESHOLD_=4194304" in environment
+        assert "MALLOC_MMAP_THRESHOLD_=1048576" in environment
         assert "MALLOC_TRIM_THRESHOLD_=12345" in environment
     finally:
         assert server.stop() == 0
