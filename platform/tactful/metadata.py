@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from tactful.errors import StorageError
+from tactful_privacy.named_lock import hold_named_lock
 from tactful_privacy.sqlite import use_write_ahead_log
 
 logger = logging.getLogger(__name__)
@@ -472,19 +473,18 @@ def _schema(connection: sa.Connection) -> str | None:
 @contextlib.contextmanager
 def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that no other process upgrades beside."""
-    with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":  # BEGIN IMMEDIATE let nobody else in
-            yield connection
-            return
-        # MySQL commits at every CREATE TABLE, so a transaction would not keep others away.
-        name = sa.text("SELECT SHA1(CONCAT('tactful schema ', DATABASE()))")
-        lock = {"name": connection.execute(name).scalar_one(), "seconds": _LOCK_SECONDS}
-        if connection.execute(sa.text("SELECT GET_LOCK(:name, :seconds)"), lock).scalar() != 1:
-            raise StorageError(f"{_name(engine)}: another process does not finish its upgrade")
-        try:
-            yield connection
-        finally:
-            connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": lock["name"]})
+    with contextlib.ExitStack() as stack:
+        if engine.dialect.name != "sqlite":  # there BEGIN IMMEDIATE lets nobody else in
+            # MySQL commits at every CREATE TABLE, so a transaction would not keep others away.
+            try:
+                stack.enter_context(
+                    hold_named_lock(engine, "tactful schema", timeout_s=_LOCK_SECONDS)
+                )
+            except TimeoutError as error:
+                raise StorageError(
+                    f"{_name(engine)}: another process does not finish its upgrade"
+                ) from error
+        yield stack.enter_context(engine.begin())
 
 
 @contextlib.contextmanager

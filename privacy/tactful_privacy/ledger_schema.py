@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 
 from tactful_privacy.errors import LedgerError, ParameterError
+from tactful_privacy.named_lock import hold_named_lock
 from tactful_privacy.sqlite import use_write_ahead_log
 
 logger = logging.getLogger(__name__)
@@ -22,7 +25,8 @@ FOREVER = 2**62
 """Last day of a statistic that is not retired."""
 
 _LOCK_SECONDS = 60
-_ATTEMPTS = 8
+_ATTEMPTS = 10
+_SHORTEST_WAIT_S = 0.005
 # A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
 _MYSQL_TRY_AGAIN = (1205, 1213, 1020)
 _INNODB: dict[str, Any] = {"mysql_engine": "InnoDB"}
@@ -187,19 +191,18 @@ def _found(connection: sa.Connection) -> int | None:
 @contextlib.contextmanager
 def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that no other process upgrades beside."""
-    with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":  # BEGIN IMMEDIATE let nobody else in
-            yield connection
-            return
-        # MySQL commits at every CREATE TABLE, so a transaction would not keep others away.
-        name = connection.scalar(sa.text("SELECT SHA1(CONCAT('privacy ledger ', DATABASE()))"))
-        lock = {"name": name, "seconds": _LOCK_SECONDS}
-        if connection.execute(sa.text("SELECT GET_LOCK(:name, :seconds)"), lock).scalar() != 1:
-            raise LedgerError("another process does not finish its upgrade of the ledger")
-        try:
-            yield connection
-        finally:
-            connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": name})
+    with contextlib.ExitStack() as stack:
+        if engine.dialect.name != "sqlite":  # there BEGIN IMMEDIATE lets nobody else in
+            # MySQL commits at every CREATE TABLE, so a transaction would not keep others away.
+            try:
+                stack.enter_context(
+                    hold_named_lock(engine, "privacy ledger", timeout_s=_LOCK_SECONDS)
+                )
+            except TimeoutError as error:
+                raise LedgerError(
+                    "another process does not finish its upgrade of the ledger"
+                ) from error
+        yield stack.enter_context(engine.begin())
 
 
 @contextlib.contextmanager
@@ -230,6 +233,8 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], None]) -> None:
         except sa.exc.OperationalError as error:
             if attempt == _ATTEMPTS or not _may_retry(error):
                 raise
+        # Those who deadlocked with each other must not meet again at the same moment.
+        time.sleep(random.uniform(0, _SHORTEST_WAIT_S * 2**attempt))
 
 
 def lock(connection: sa.Connection) -> None:
