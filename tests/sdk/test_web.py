@@ -407,7 +407,8 @@ def test_a_list_its_impressions_and_its_clicks(shop: Shop) -> None:
     assert [item["item_id"] for item in listed["items"]] == ["i-1", "i-2", "i-3"]
     request = shop.gate.seen[0]
     assert request.body["device_id"] == answer["device"]
-    assert set(request.body) == {"count", "exclude", "device_id", "session_id"}
+    assert set(request.body) == {"count", "exclude", "device_id", "session_id", "context"}
+    assert request.body["context"] == {"consent": "personalisation measurement"}
     said = [
         (each["type"], each["item_id"], each["properties"]["position"])
         for each in shop.gate.events()
