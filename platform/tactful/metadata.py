@@ -202,7 +202,7 @@ class MetadataStore:
             return reading.execute(query).all()
 
     def change(self, work: Callable[[sa.Connection], _T]) -> _T:
-        """Do `work` in one transaction; again from the start if the database broke a deadlock.
+        """Do `work` in one transaction, one at a time; again if the database broke a deadlock.
 
         Raises:
             StorageError: if the database cannot be reached or refuses; nothing was changed.
@@ -210,13 +210,19 @@ class MetadataStore:
         with _explained(self._engine):
             for _ in range(_ATTEMPTS - 1):
                 try:
-                    with self._engine.begin() as connection:
-                        return work(connection)
+                    return self._change(work)
                 except sa.exc.OperationalError as error:
                     if not _may_retry(error):
                         raise
-            with self._engine.begin() as connection:
-                return work(connection)
+            return self._change(work)
+
+    def _change(self, work: Callable[[sa.Connection], _T]) -> _T:
+        with self._engine.begin() as connection:
+            if self._engine.dialect.name != "sqlite":  # there BEGIN IMMEDIATE lets nobody else in
+                # A row that is always there. Of what is not there yet, MySQL gives all who ask the
+                # gap in which it belongs, and then lets none of them insert it.
+                connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE} FOR UPDATE"))
+            return work(connection)
 
     def record_definitions(self, fingerprint: str, definitions: str, *, applied_by: str) -> bool:
         """Note that definitions are in force from now on.

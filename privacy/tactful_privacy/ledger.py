@@ -415,10 +415,12 @@ class Ledger:
         return Page(releases, str(releases[-1].start) if len(found) > limit else None)
 
     def _agree_on_budgets(self, given: Sequence[Budget]) -> None:
-        if given:
-            self._write(lambda connection: grants.keep_budgets(connection, given))
         with self._reading() as connection:
             stored = rows.load_budgets(connection)
+        if any(stored.get((budget.tenant, budget.purpose)) != budget for budget in given):
+            self._write(lambda connection: grants.keep_budgets(connection, given))
+            with self._reading() as connection:
+                stored = rows.load_budgets(connection)
         total = stored.pop((ANY, ANY), None)
         if total is None:
             raise ParameterError("the ledger is new: give daily_epsilon, the budget of a user-day")

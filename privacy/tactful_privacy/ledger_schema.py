@@ -36,7 +36,7 @@ tables = sa.MetaData()
 budget = sa.Table(
     "privacy_budget",
     tables,
-    # One row: who changes what is granted locks it, so that two of them see each other.
+    # One row, of the budget over everything; older versions know no other.
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("daily_epsilon", sa.String(128), nullable=False),
     **_INNODB,
@@ -239,7 +239,9 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], None]) -> None:
 
 def lock(connection: sa.Connection) -> None:
     """Let one transaction at a time change what is granted; on SQLite it holds the lock already."""
-    connection.execute(sa.select(budget).with_for_update())
+    # This row is there from the upgrade on. Of an empty table MySQL would give every one the gap in
+    # which the first row belongs, and let none of them insert it.
+    connection.execute(sa.select(_version).with_for_update())
 
 
 def _may_retry(error: sa.exc.OperationalError) -> bool:

@@ -1,6 +1,5 @@
 """Where ledgers are kept in tests: every test that asks for a location runs on each database."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import sqlalchemy as sa
 
 from tactful_privacy import ledger_schema
 
-MYSQL = os.environ.get("TACTFUL_TEST_MYSQL")  # URL of an empty database
-
 
 @pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.service("mysql"))])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
@@ -18,9 +15,9 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield str(tmp_path / "ledger.db")
         return
-    assert MYSQL is not None
-    engine = sa.create_engine(MYSQL)
+    url: str = request.getfixturevalue("mysql_url")
+    engine = sa.create_engine(url)
     ledger_schema.tables.drop_all(engine)
-    yield MYSQL
+    yield url
     ledger_schema.tables.drop_all(engine)
     engine.dispose()
