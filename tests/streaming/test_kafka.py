@@ -492,14 +492,17 @@ print(*said, sep="\\n")
 """
 
 
+@pytest.mark.alone
 def test_a_vanished_topic(kafka_servers: str) -> None:
     # The client library itself can crash over a topic that vanishes, so this has a process of its
-    # own, which is begun again then, as a service manager would.
-    for _ in range(10):
+    # own, which is begun again then, as a service manager would. Beside others it nearly always does.
+    for _ in range(20):
         command = [sys.executable, "-c", VANISH, kafka_servers, topic_name()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        if done.returncode != -signal.SIGSEGV:
+        # What it does to memory that it has given back ends in one of these.
+        if done.returncode not in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS):
             break
+    assert done.returncode == 0, done.stderr
     reading, opening = done.stdout.splitlines()
     assert "If it was deleted, what was in it is lost" in reading
     assert "restore it from a backup" in opening
