@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tactful.errors import ConfigError, StorageError
 from tactful.publication import write_files, write_topic
 from tactful.statistic_definitions import load_statistics
 from tactful.statistics import shown_before
+from tactful.stop_signals import on_stop_signals
 from tactful_privacy import Ledger, PrivacyError, Statistic, UnknownStatisticError
 from tactful_streaming import LogError, TransactionalProducer
 
@@ -81,7 +81,9 @@ def publish(
             stack.callback(ledger.close)
             wanted = _registered(ledger, definitions)
             write = None if topic is None else _writer(settings, topic, stack)
-            told = stack.enter_context(_told_to_stop()) if follow else None
+            told = threading.Event()
+            if follow:  # what is being written is written whole
+                stack.enter_context(on_stop_signals(told.set))
             while True:
                 if out is not None:
                     files += write_files(ledger, wanted, out, shown_before=shown)
@@ -90,7 +92,7 @@ def publish(
                     records += write_topic(
                         ledger, wanted, write, position=position, shown_before=shown
                     )
-                if told is None or told.wait(_EVERY_S):
+                if not follow or told.wait(_EVERY_S):
                     return Published(files=files, records=records)
     except PrivacyError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -122,18 +124,3 @@ def _writer(
         producer.commit()
 
     return write
-
-
-@contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """Set by SIGTERM and SIGINT, so that what is being written is written whole."""
-    told = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: told.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ import click
 from tqdm import tqdm
 
 from tactful.errors import ConfigError, StorageError
+from tactful.stop_signals import on_stop_signals
 
 if TYPE_CHECKING:
     from tactful_streaming import KafkaSettings, RowTarget, SinkProgress
@@ -81,7 +79,8 @@ def sink(
     except (OnlineStoreError, LogError) as error:
         raise StorageError(str(error)) from error
     quiet = as_json or not sys.stderr.isatty()
-    with tqdm(unit=" rows", disable=quiet, desc=topic) as bar, _told_to_stop() as told:
+    told = threading.Event()  # a batch at hand is written and committed
+    with tqdm(unit=" rows", disable=quiet, desc=topic) as bar, on_stop_signals(told.set):
         idle = _Idle(idle_exit)
 
         def advanced(progress: SinkProgress) -> None:
@@ -127,21 +126,6 @@ class _Idle:
 
     def over(self) -> bool:
         return self._seconds is not None and time.monotonic() - self._since >= self._seconds
-
-
-@contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """Set by SIGTERM and SIGINT, so that a batch at hand is written and committed."""
-    told = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: told.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _open_target(location: str, prefix: str, ttl: float | None) -> RowTarget:

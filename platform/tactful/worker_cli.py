@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ import click
 
 from tactful.config import Settings, load_settings, secret
 from tactful.errors import ConfigError, StorageError
+from tactful.stop_signals import on_stop_signals
 
 if TYPE_CHECKING:
     from tactful_streaming import Definitions, Worker, WorkerProgress
@@ -81,7 +81,7 @@ def worker(
         raise StorageError(str(error)) from error
     metrics = _serve_metrics(settings)
     last, since, shown = None, time.monotonic(), False
-    with interpreter.short_delays(), _Signals(crew.stop):
+    with interpreter.short_delays(), on_stop_signals(crew.stop):
         while crew.wait(_SHOW_S):
             progress = crew.progress()
             if metrics is not None:
@@ -295,19 +295,3 @@ def _show(crew: Sequence[WorkerProgress], as_json: bool) -> None:
         f"{len(partitions)} partitions, {counts.get('entries', 0)} entries applied, {lag} to read, "
         f"{counts.get('rows', 0)} rows written, {counts.get('actions', 0)} actions"
     )
-
-
-class _Signals:
-    """SIGTERM and SIGINT call `stop` while the context lasts."""
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, lambda *_: self._stop())
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
