@@ -49,6 +49,7 @@ from tactful_privacy.gaussian import DiscreteGaussian
 from tactful_privacy.heavy_hitters import BoundedKeys, DiscoveredKeys, Discovery, read_discovered
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Page, Release
+from tactful_privacy.ledger_merge import merge_ledger
 from tactful_privacy.local import Estimate, OneHotReport, RandomizedResponse
 from tactful_privacy.noise import DiffprivlibGeometric, Noise, OpenDPLaplace, laplace_noise
 from tactful_privacy.odometer import (
@@ -85,6 +86,7 @@ from tactful_privacy.shares import ReleasedShare, share_released
 from tactful_privacy.statistic import GAUSSIAN_TOTALS, PANES, RUNNING_TOTALS, UNIT, Statistic
 from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.vault import Vault
+from tactful_privacy.wide_gaussian import WideGaussian
 from tactful_privacy.wide_laplace import WideLaplace
 
 __all__ = [
@@ -149,6 +151,7 @@ __all__ = [
     "UnknownStatisticError",
     "Vault",
     "VaultError",
+    "WideGaussian",
     "WideLaplace",
     "cap_query",
     "choose_once",
