@@ -1,12 +1,14 @@
 """What the server counts about itself, for Prometheus.
 
 Labels are routes, results and status classes. There is nothing of a person in them: no ids, no
-items, no categories. Exact totals stay inside the trusted zone, so reading them needs a key.
+items, no categories. Exact totals of what people did stay inside: `PublicMetrics` says what is read
+of them.
 """
 
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
@@ -14,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from tactful.public_metrics import PublicMetrics
 from tactful.summed_metrics import SummedRegistry, Told, samples
 from tactful_streaming import RuleReport
 
@@ -34,10 +37,13 @@ class Metrics:
         others: what other processes of the same server count.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Register the metrics in `registry`."""
+    def __init__(
+        self, registry: CollectorRegistry, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Register the metrics in `registry`; `clock` gives seconds that only grow."""
         self._registry = registry
         self.others = SummedRegistry(registry)
+        self._public = PublicMetrics(self.others, clock)
         self._ingested = Counter(
             "tactful_ingested_total",
             "Elements of ingestion requests, by kind and result",
@@ -111,36 +117,27 @@ class Metrics:
         Gauge(f"tactful_{name}", text, registry=self._registry).set_function(read)
 
     def rules(self, report: Callable[[], RuleReport]) -> None:
-        """Offer what rules did to events, by rule, as `report` says when the metrics are read."""
-        self._registry.register(_RuleCounts(report))
+        """Offer what rules set aside, as `report` says when the metrics are read."""
+        self._registry.register(_DeadLetters(report))
 
     def samples(self) -> list[Told]:
-        """Every number, to be told to another process."""
+        """Every number, exact, to be told to another process of the same server."""
         return samples(self._registry)
 
     def render(self) -> bytes:
         """The text Prometheus reads: of this process and of those in `others`."""
-        return generate_latest(self.others)
+        return generate_latest(self._public)
 
 
-class _RuleCounts(Collector):
-    """Counts that somebody else keeps, as Prometheus wants to see them."""
+class _DeadLetters(Collector):
+    """A count that somebody else keeps, as Prometheus wants to see it."""
 
     def __init__(self, report: Callable[[], RuleReport]) -> None:
         self._report = report
 
     def collect(self) -> Iterator[Metric]:
-        by_rule = CounterMetricFamily(
-            "tactful_rule_events",
-            "Events that a rule changed, dropped or set aside since the start",
-            labels=("rule",),
-        )
-        report = self._report()
-        for rule, count in report.by_rule.items():
-            by_rule.add_metric((rule,), count)
-        yield by_rule
         yield CounterMetricFamily(
             "tactful_dead_letters",
             "Events that rules set aside since the start",
-            value=report.dead_lettered,
+            value=self._report().dead_lettered,
         )

@@ -705,7 +705,6 @@ class Platform:
             )
         if webhooks is not None:
             for name, text in (
-                ("delivered", "Actions that arrived since the start"),
                 ("failed", "Attempts that failed and are repeated"),
                 ("buried", "Actions that were given up"),
             ):

@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from tactful.errors import ConfigError, StorageError
 from tactful.stop_signals import on_stop_signals
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Metric
+
     from tactful_streaming import Definitions, Worker, WorkerProgress
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,14 @@ FENCED = 75
 
 _FRESH_S = 0.004
 _SHOW_S = 1.0
+
+_RESULTS = {
+    "applied": "entries",
+    "duplicates": "duplicates",
+    "late": "late",
+    "invalid": "invalid",
+    "dropped": "dropped",
+}
 
 
 @click.command()
@@ -222,18 +232,35 @@ def _prepare(
     return make
 
 
+class _Counts:
+    """Exact totals of a worker process, which stay inside; Prometheus reads shares of them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.totals: Mapping[str, int] = {}
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily
+
+        family = CounterMetricFamily(
+            "tactful_engine_records", "Log records the engines have seen", labels=["result"]
+        )
+        for result, count in _RESULTS.items():
+            family.add_metric([result], self.totals.get(count, 0))
+        yield family
+
+
 @dataclass(frozen=True)
 class _Gauges:
-    """Metrics of a worker process; labels are numbers of partitions and names of counts."""
+    """Metrics of a worker process; labels are numbers of partitions."""
 
-    counts: Any
+    counts: _Counts
     lag: Any
     behind: Any
     watermark: Any
 
     def __call__(self, crew: Sequence[WorkerProgress]) -> None:
-        for name, value in _counts(crew).items():
-            self.counts.labels(name).set(value)
+        self.counts.totals = _counts(crew)
         for gauge in (self.lag, self.behind, self.watermark):
             gauge.clear()
         for number, at in _partitions(crew).items():
@@ -247,9 +274,12 @@ def _serve_metrics(settings: Settings) -> _Gauges | None:
         return None
     from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
-    registry = CollectorRegistry()
+    from tactful.public_metrics import PublicMetrics
+
+    registry, public = CollectorRegistry(), CollectorRegistry()
+    public.register(PublicMetrics(registry, time.monotonic))
     made = _Gauges(
-        Gauge("tactful_worker_count", "What this worker has done", ["what"], registry=registry),
+        _Counts(registry),
         Gauge("tactful_worker_lag_records", "Records to read", ["partition"], registry=registry),
         Gauge(
             "tactful_worker_behind_seconds",
@@ -266,7 +296,7 @@ def _serve_metrics(settings: Settings) -> _Gauges | None:
     )
     host, port = settings.worker.metrics_host, settings.worker.metrics_port
     try:
-        start_http_server(port, host, registry)
+        start_http_server(port, host, public)
     except OSError as error:
         raise StorageError(f"worker.metrics_port: {host}:{port}: {error.strerror}") from error
     return made

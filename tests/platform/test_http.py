@@ -473,12 +473,18 @@ def test_metrics_count_and_name_nobody(live: Live) -> None:
         for line in text.splitlines()
         if not line.startswith("#")
     }
-    assert values['tactful_ingested_total{kind="event",result="accepted"}'] == 2
-    assert values['tactful_ingested_total{kind="event",result="duplicate"}'] == 1
-    assert values['tactful_ingested_total{kind="event",result="rejected"}'] == 1
-    assert values['tactful_answers_total{route="/v1/events",status="202"}'] == 2
-    assert values['tactful_request_seconds_count{route="/v1/users/{user_id}/features"}'] == 1
-    assert values["tactful_freshness_seconds_count"] >= 2
+    inside = {
+        (name, *labels.values()): value for name, labels, value in live.platform.metrics.samples()
+    }
+    assert inside["tactful_ingested_total", "event", "accepted"] == 2
+    assert inside["tactful_ingested_total", "event", "duplicate"] == 1
+    assert inside["tactful_ingested_total", "event", "rejected"] == 1
+    assert inside["tactful_answers_total", "/v1/events", "202"] == 2
+    assert inside["tactful_request_seconds_count", "/v1/users/{user_id}/features"] == 1
+    assert inside["tactful_freshness_seconds_count",] >= 2
+    assert values['tactful_rejected_share{kind="event"}'] == 1, "1 of 4, rounded up"
+    assert 0 < values['tactful_request_seconds{quantile="0.99",route="/v1/events"}'] <= 5
+    assert 0 < values['tactful_freshness_seconds{quantile="0.5"}'] <= 30
     assert values["tactful_engine_lag"] == 0
     assert all(math.isfinite(value) for value in values.values())
     assert "alice" not in text

@@ -229,11 +229,10 @@ def test_workers_see_events_items_and_models_and_count_together(server: Server, 
     people = sorted({*SHOP.person})
     until(lambda: "1" in {server.recommend(user_id=it)["model_version"] for it in people})
 
-    asked = server.metric('tactful_answers_total{route="/v1/recommend",status="200"}')
-    server.recommend(user_id="newcomer")
-    until(
-        lambda: server.metric('tactful_answers_total{route="/v1/recommend",status="200"}') > asked
-    )
+    refused = 'tactful_answers_total{route="/v1/recommend",status="422"}'
+    before = server.metric(refused)
+    assert server.http.post("/v1/recommend", content=b"[").status_code == 422
+    until(lambda: server.metric(refused) > before)
     assert server.metric("tactful_serving_workers ") == 2
 
 

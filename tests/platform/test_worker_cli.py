@@ -142,7 +142,9 @@ def progress(**records: int) -> WorkerProgress:
         )
         for name, waiting in records.items()
     }
-    return WorkerProgress(entries=7, partitions=partitions, **dict.fromkeys(counts, 0))
+    return WorkerProgress(
+        entries=7, partitions=partitions, **{**dict.fromkeys(counts, 0), "late": 1}
+    )
 
 
 def test_prometheus_reads_how_far_each_partition_is_behind() -> None:
@@ -161,7 +163,9 @@ def test_prometheus_reads_how_far_each_partition_is_behind() -> None:
     assert found['tactful_worker_behind_seconds{partition="0"}'] == 1.7
     assert found['tactful_worker_lag_records{partition="3"}'] == 0
     assert found['tactful_worker_watermark_seconds{partition="3"}'] == 5
-    assert found['tactful_worker_count{what="entries"}'] == 14
+    assert found['tactful_engine_records_share{result="late"}'] == 1.0, "2 of 16, rounded up"
+    assert found['tactful_engine_records_share{result="invalid"}'] == 0.0
+    assert not {7, 14, 16} & set(found.values()), "no exact total of what people did"
     gauges([progress(p3=2)])
     found = scraped()
     assert found['tactful_worker_lag_records{partition="3"}'] == 2

@@ -1,0 +1,125 @@
+"""What Prometheus reads holds no exact total of what people did."""
+
+import functools
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tactful.metrics import Metrics
+from tactful.public_metrics import LEVELS, level
+from tactful_streaming import RuleReport
+
+
+def read(metrics: Metrics) -> dict[str, float]:
+    lines = metrics.render().decode().splitlines()
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in lines
+        if not line.startswith("#")
+    }
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def busy(metrics: Metrics, people: int) -> None:
+    """What so many people make a server count, each with ten events, one of which is refused."""
+    for _ in range(people):
+        metrics.ingested("event", "accepted", 9)
+        metrics.ingested("event", "rejected", 1)
+        metrics.applied("applied", 9)
+        metrics.applied("late", 1)
+        metrics.answered("/v1/events", 202, 0.004)
+        metrics.answered("/v1/recommend", 200, 0.004)
+        metrics.freshness.observe(0.004)
+        metrics.actions.inc()
+
+
+def test_leak_5_one_person_more_changes_nothing_that_prometheus_reads() -> None:
+    some, more = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+    letters = iter([200, 201])
+    for metrics, people in ((some, 200), (more, 201)):
+        busy(metrics, people)
+        report = RuleReport(
+            events=10 * people,
+            clean=9 * people,
+            changed=0,
+            dropped=people,
+            dead_lettered=next(letters),
+            by_rule={"bots": people},
+        )
+        metrics.rules(functools.partial(lambda it: it, report))
+    assert some.samples() != more.samples(), "they differ inside"
+    found = read(some)
+    assert found == read(more)
+    assert found['tactful_rejected_share{kind="event"}'] == 0.1
+    assert set(found.values()) <= {*LEVELS, 0.005, 0.0}
+
+
+def test_what_the_machine_failed_at_is_counted_exactly() -> None:
+    metrics = Metrics(CollectorRegistry())
+    for status in (200, 202, 404, 503, 503):
+        metrics.answered("/v1/recommend", status, 0.01)
+    metrics.commits_refused.inc(3)
+    metrics.impressions_lost.inc(2)
+    found = read(metrics)
+    assert found['tactful_answers_total{route="/v1/recommend",status="503"}'] == 2
+    assert found['tactful_answers_total{route="/v1/recommend",status="404"}'] == 1
+    assert not any('status="20' in name for name in found)
+    assert found["tactful_commits_refused_total"] == 3
+    assert found["tactful_impressions_lost_total"] == 2
+
+
+def test_quantiles_and_shares_are_of_the_last_minute() -> None:
+    clock = Clock()
+    metrics = Metrics(CollectorRegistry(), clock)
+    metrics.answered("/v1/events", 202, 4.0)
+    metrics.ingested("event", "rejected", 1)
+    slow = 'tactful_request_seconds{quantile="0.99",route="/v1/events"}'
+    found = read(metrics)
+    assert found[slow] == 5.0
+    assert found['tactful_rejected_share{kind="event"}'] == 1.0
+    clock.now += 30
+    assert read(metrics)[slow] == 5.0
+    clock.now += 61
+    assert slow not in read(metrics), "nobody asked since"
+    metrics.answered("/v1/events", 202, 0.9)
+    assert read(metrics)[slow] == 1.0
+    clock.now += 61
+    assert read(metrics)[slow] == 1.0, "a reading of a minute ago is older than that answer"
+    clock.now += 61
+    for _ in range(2_000):
+        metrics.answered("/v1/events", 202, 0.0007)
+    metrics.ingested("event", "accepted", 2_000)
+    found = read(metrics)
+    assert found[slow] == 0.001
+    assert found['tactful_rejected_share{kind="event"}'] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "expected"),
+    [
+        (0, 0, 0),
+        (0, 9, 0),
+        (1, 10_000, 0.001),
+        (1, 100, 0.01),
+        (2, 100, 0.1),
+        (11, 100, 1),
+        (9, 3, 1),
+    ],
+)
+def test_shares_are_rounded_up(part: float, whole: float, expected: float) -> None:
+    assert level(part, whole) == expected
+
+
+def test_a_counter_that_nobody_decided_about_stays_inside() -> None:
+    from prometheus_client import Counter
+
+    registry = CollectorRegistry()
+    Counter("tactful_orders", "Orders", registry=registry).inc(7)
+    metrics = Metrics(registry)
+    assert not any("orders" in name for name in read(metrics))
