@@ -10,11 +10,16 @@ Only randomised assignments may enter (`tactful_bandits.Assignment.randomised`).
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from scipy import special
 
 from tactful_bandits.errors import StatisticsError
 from tactful_bandits.samples import Sample
+
+Alternative = Literal["two-sided", "greater", "less"]
+"""What is asked: is there a difference, is the treatment above, is it below? The one-sided answers
+are one-sided intervals: of "greater" the upper end is infinite, of "less" the lower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,25 @@ def compare(
         StatisticsError: `alpha` or `tightest_at` is out of range, or a relative difference is
             asked from a control whose value is 0.
     """
-    estimate = difference(control, treatment, relative=relative)
+    return conclude(
+        difference(control, treatment, relative=relative),
+        relative=relative,
+        alpha=alpha,
+        tightest_at=tightest_at,
+    )
+
+
+def conclude(
+    estimate: Estimate,
+    *,
+    relative: bool = False,
+    alpha: float = 0.05,
+    tightest_at: float = 5000,
+) -> Comparison:
+    """Read out a difference however it was estimated: adjusted, stratified, of quantiles.
+
+    The arguments and errors are those of `compare`.
+    """
     return Comparison(
         estimate,
         relative,
@@ -139,7 +162,7 @@ def difference(control: Sample, treatment: Sample, *, relative: bool = False) ->
     """
     c, t = control.value, treatment.value
     var_c, var_t = control.variance / control.units, treatment.variance / treatment.units
-    freedom = _satterthwaite(var_c, control.units, var_t, treatment.units)
+    freedom = welch_freedom(var_c, control.units, var_t, treatment.units)
     units = control.units + treatment.units
     if not relative:
         return Estimate(t - c, math.sqrt(var_c + var_t), units, freedom)
@@ -151,85 +174,136 @@ def difference(control: Sample, treatment: Sample, *, relative: bool = False) ->
     return Estimate((t - c) / abs(c), error, units, freedom)
 
 
-def fixed_horizon_interval(estimate: Estimate, *, alpha: float = 0.05) -> Interval:
+def fixed_horizon_interval(
+    estimate: Estimate, *, alpha: float = 0.05, alternative: Alternative = "two-sided"
+) -> Interval:
     """Cover the truth with probability ``1 - alpha`` at one look that was planned beforehand.
 
     Where no variation was seen, it is the whole line: then nothing is known about the error.
 
     Raises:
-        StatisticsError: `alpha` is out of range.
+        StatisticsError: `alpha` is out of range, or there is no such alternative.
     """
     _require_alpha(alpha)
-    quantile = float(special.stdtrit(estimate.degrees_of_freedom, 1 - alpha / 2))
-    return _around(estimate, quantile * estimate.standard_error, alpha, "Welch, one planned look")
+    tail = alpha / 2 if _is_two_sided(alternative) else alpha
+    half = float(special.stdtrit(estimate.degrees_of_freedom, 1 - tail)) * estimate.standard_error
+    return _around(estimate, half, alpha, alternative, "Welch, one planned look")
 
 
-def fixed_horizon_p_value(estimate: Estimate) -> float:
-    """Test two-sided, by Student's t, that the truth is 0; for one planned look."""
+def fixed_horizon_p_value(estimate: Estimate, *, alternative: Alternative = "two-sided") -> float:
+    """Test by Student's t that the truth is 0, or on the other side; for one planned look.
+
+    Raises:
+        StatisticsError: There is no such alternative.
+    """
+    two_sided = _is_two_sided(alternative)
     if estimate.standard_error == 0:
         return 1.0
-    t = abs(estimate.value) / estimate.standard_error
-    return float(2 * special.stdtr(estimate.degrees_of_freedom, -t))
+    t = _towards(estimate, alternative)
+    return float((2 if two_sided else 1) * special.stdtr(estimate.degrees_of_freedom, -t))
 
 
 def confidence_sequence(
-    estimate: Estimate, *, alpha: float = 0.05, tightest_at: float = 5000
+    estimate: Estimate,
+    *,
+    alpha: float = 0.05,
+    tightest_at: float = 5000,
+    alternative: Alternative = "two-sided",
 ) -> Interval:
     """Cover the truth with probability ``1 - alpha`` at all looks at once, asymptotically.
 
     With ``t`` units, ``s² = t · standard_error²`` and ``ρ`` tuned for `tightest_at` units, half
-    the width is ``s · sqrt(2 (t ρ² + 1) / (t ρ)² · log(sqrt(t ρ² + 1) / alpha))``.
+    the width is ``s · sqrt(2 (t ρ² + 1) / (t ρ)² · log(sqrt(t ρ² + 1) / alpha))``. One-sided, ``ρ``
+    is tuned for ``2 alpha`` and the logarithm is ``log(1 + sqrt(t ρ² + 1) / (2 alpha))``.
 
     The theorem speaks of units that arrive one after another, each complete when it is counted.
     Where users come back and their later outcomes are added, it is silent; simulated A/A tests of
     that kind stay below `alpha` (`tests/bandits/test_comparison.py`).
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and
-    asymptotic confidence sequences", arXiv 2103.06476v7, equation 9; ρ by equation 161.
+    asymptotic confidence sequences", arXiv 2103.06476v7, equation 9, one-sided 134; ρ by 161.
 
     Raises:
-        StatisticsError: `alpha` or `tightest_at` is out of range.
+        StatisticsError: `alpha` or `tightest_at` is out of range, or there is no such alternative.
     """
-    growth = estimate.units * _mixture_variance(alpha, tightest_at)
-    z = math.sqrt(2 * (growth + 1) / growth * (0.5 * math.log1p(growth) - math.log(alpha)))
-    return _around(
-        estimate, z * estimate.standard_error, alpha, "asymptotic confidence sequence, any look"
-    )
+    growth = estimate.units * _mixture_variance(alpha, tightest_at, alternative)
+    if _is_two_sided(alternative):
+        log_term = 0.5 * math.log1p(growth) - math.log(alpha)
+    else:
+        log_term = math.log1p(math.sqrt(growth + 1) / (2 * alpha))
+    half = math.sqrt(2 * (growth + 1) / growth * log_term) * estimate.standard_error
+    return _around(estimate, half, alpha, alternative, "asymptotic confidence sequence, any look")
 
 
-def anytime_p_value(estimate: Estimate, *, alpha: float = 0.05, tightest_at: float = 5000) -> float:
+def anytime_p_value(
+    estimate: Estimate,
+    *,
+    alpha: float = 0.05,
+    tightest_at: float = 5000,
+    alternative: Alternative = "two-sided",
+) -> float:
     """Test that the truth is 0, at any number of looks, asymptotically.
 
     It is below `alpha` exactly when `confidence_sequence` of the same tuning excludes 0.
 
-    Source: arXiv 2103.06476v7, equation 155.
+    Source: arXiv 2103.06476v7, equation 155; one-sided, equation 134 solved for ``alpha``.
 
     Raises:
-        StatisticsError: `alpha` or `tightest_at` is out of range.
+        StatisticsError: `alpha` or `tightest_at` is out of range, or there is no such alternative.
     """
-    growth = estimate.units * _mixture_variance(alpha, tightest_at)
+    growth = estimate.units * _mixture_variance(alpha, tightest_at, alternative)
     if estimate.standard_error == 0:
         return 1.0
-    z = estimate.value / estimate.standard_error
-    log_e_value = z**2 * growth / (2 * (growth + 1)) - 0.5 * math.log1p(growth)
-    return math.exp(-max(log_e_value, 0.0))
+    z = _towards(estimate, alternative)
+    exponent = z**2 * growth / (2 * (growth + 1))  # 0 also where z is so small that z² is
+    if _is_two_sided(alternative):
+        return math.exp(-max(exponent - 0.5 * math.log1p(growth), 0.0))
+    if z <= 0 or exponent == 0:
+        return 1.0
+    # exp(-x) / -expm1(-x) is 1 / expm1(x) without its overflow.
+    return min(1.0, math.sqrt(growth + 1) / 2 * math.exp(-exponent) / -math.expm1(-exponent))
 
 
-def _mixture_variance(alpha: float, tightest_at: float) -> float:
+def _mixture_variance(alpha: float, tightest_at: float, alternative: Alternative) -> float:
     _require_alpha(alpha)
     if not 0 < tightest_at < math.inf:
         raise StatisticsError(f"tightest_at must be a number of units above 0, not {tightest_at}")
-    log_term = -2 * math.log(alpha)
-    return (log_term + math.log(log_term + 1)) / tightest_at
+    # One-sided at 0.5 would tune for no error at all: any tuning is valid, this one is finite.
+    log_term = -2 * math.log(alpha if _is_two_sided(alternative) else min(2 * alpha, 0.9999))
+    return (log_term + math.log1p(log_term)) / tightest_at
 
 
-def _around(estimate: Estimate, half: float, alpha: float, method: str) -> Interval:
+def _is_two_sided(alternative: Alternative) -> bool:
+    if alternative not in get_args(Alternative):
+        expected = ", ".join(get_args(Alternative))
+        raise StatisticsError(f"alternative must be one of {expected}, not {alternative!r}")
+    return alternative == "two-sided"
+
+
+def _towards(estimate: Estimate, alternative: Alternative) -> float:
+    """Standard errors by which the estimate speaks for the alternative."""
+    z = estimate.value / estimate.standard_error
+    return {"two-sided": abs(z), "greater": z, "less": -z}[alternative]
+
+
+def _around(
+    estimate: Estimate, half: float, alpha: float, alternative: Alternative, method: str
+) -> Interval:
     if estimate.standard_error == 0:
         half = math.inf
-    return Interval(estimate.value - half, estimate.value + half, 1 - alpha, method)
+    return Interval(
+        -math.inf if alternative == "less" else estimate.value - half,
+        math.inf if alternative == "greater" else estimate.value + half,
+        1 - alpha,
+        method,
+    )
 
 
-def _satterthwaite(var_a: float, units_a: int, var_b: float, units_b: int) -> float:
+def welch_freedom(var_a: float, units_a: int, var_b: float, units_b: int) -> float:
+    """Degrees of freedom of a difference by Welch and Satterthwaite.
+
+    The variances are squared standard errors of the two means.
+    """
     if var_a + var_b == 0:
         return float(units_a + units_b - 2)
     return (var_a + var_b) ** 2 / (var_a**2 / (units_a - 1) + var_b**2 / (units_b - 1))

@@ -92,7 +92,7 @@ class Mean:
     @classmethod
     def from_units(cls, values: ArrayLike) -> Self:
         """Sum up one value per unit, shape ``[units]``."""
-        (x,) = _columns(values)
+        (x,) = columns(values)
         return cls(len(x), float(x.sum()), float(x @ x))
 
     @property
@@ -145,7 +145,7 @@ class Ratio:
     @classmethod
     def from_units(cls, numerators: ArrayLike, denominators: ArrayLike) -> Self:
         """Sum up one numerator and one denominator per unit, each of shape ``[units]``."""
-        x, y = _columns(numerators, denominators)
+        x, y = columns(numerators, denominators)
         return cls(len(x), float(x.sum()), float(y.sum()), float(x @ x), float(y @ y), float(x @ y))
 
     @property
@@ -184,12 +184,17 @@ def _beyond_rounding(difference: float, scale: float) -> float:
     return difference if difference > 1e-3 * _ROUNDING * scale else 0.0
 
 
-def _columns(*arrays: ArrayLike) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    columns = [np.asarray(array, dtype=np.float64) for array in arrays]
-    if any(column.ndim != 1 or column.shape != columns[0].shape for column in columns):
-        shapes = ", ".join(str(column.shape) for column in columns)
+def columns(*arrays: ArrayLike) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    """Read one column of numbers per array, all of the same shape ``[units]``.
+
+    Raises:
+        StatisticsError: A shape is another.
+    """
+    read = [np.asarray(array, dtype=np.float64) for array in arrays]
+    if any(column.ndim != 1 or column.shape != read[0].shape for column in read):
+        shapes = ", ".join(str(column.shape) for column in read)
         raise StatisticsError(f"one value per unit is needed, shape [units], not {shapes}")
-    return columns
+    return read
 
 
 def _require_units(units: int) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tactful_bandits import (
+    Alternative,
     Estimate,
     Mean,
     Proportion,
@@ -20,6 +21,7 @@ from tactful_bandits import (
     confidence_sequence,
     difference,
     fixed_horizon_interval,
+    fixed_horizon_p_value,
     level,
 )
 
@@ -239,10 +241,10 @@ estimates = st.builds(
 
 @given(estimates, st.floats(1e-4, 0.5), st.floats(10, 1e6))
 def test_interval_and_p_value_agree(estimate: Estimate, alpha: float, tightest_at: float) -> None:
-    tuning = {"alpha": alpha, "tightest_at": tightest_at}
-    p = anytime_p_value(estimate, **tuning)
+    p = anytime_p_value(estimate, alpha=alpha, tightest_at=tightest_at)
     if not math.isclose(p, alpha, rel_tol=1e-9):
-        assert (p < alpha) == (0 not in confidence_sequence(estimate, **tuning))
+        interval = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at)
+        assert (p < alpha) == (0 not in interval)
 
 
 @given(estimates.filter(lambda e: e.units > 100))
@@ -304,3 +306,28 @@ def test_impossible_data_are_refused(make: Callable[[], object], message: str) -
 def test_units_all_alike_have_no_variance_but_rounding(value: float, units: int) -> None:
     assert Mean.from_units(np.full(units, value)).variance == 0
     assert Ratio.from_units(np.full(units, value), np.full(units, 3.0)).variance == 0
+
+
+@given(st.floats(-6, 6), st.floats(0.01, 0.49), st.sampled_from(["greater", "less"]))
+def test_a_one_sided_p_value_is_below_alpha_when_the_interval_excludes_zero(
+    z: float, alpha: float, side: Alternative
+) -> None:
+    estimate = Estimate(z * 0.1, 0.1, 3000, 2998)
+    fixed = fixed_horizon_interval(estimate, alpha=alpha, alternative=side)
+    assert (fixed_horizon_p_value(estimate, alternative=side) < alpha) == (0 not in fixed)
+    anytime = confidence_sequence(estimate, alpha=alpha, alternative=side)
+    assert (anytime_p_value(estimate, alpha=alpha, alternative=side) < alpha) == (0 not in anytime)
+    open_end, closed_end = anytime.high, anytime.low
+    if side == "less":
+        open_end, closed_end = -anytime.low, -anytime.high
+    assert open_end == math.inf
+    assert closed_end < (estimate.value if side == "greater" else -estimate.value)
+
+
+def test_one_side_is_decided_sooner_than_two() -> None:
+    estimate = Estimate(0.3, 0.1, 3000, 2998)
+    assert (
+        confidence_sequence(estimate, alternative="greater").low > confidence_sequence(estimate).low
+    )
+    with pytest.raises(StatisticsError, match="alternative must be one of"):
+        confidence_sequence(estimate, alternative="up")  # type: ignore[arg-type]

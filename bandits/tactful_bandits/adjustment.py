@@ -1,0 +1,195 @@
+"""The same difference with less noise: what is known from before the experiment is taken out.
+
+What units did before they were assigned cannot depend on their arm. CUPED subtracts what a
+regression on it predicts; post-stratification compares like with like, stratum by stratum. Both
+estimate the same difference as `tactful_bandits.compare`, with a smaller standard error.
+Winsorising is another matter: it caps the values of a few heavy spenders, and so answers a slightly
+different question, about capped values, much more precisely.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tactful_bandits.comparison import Estimate, difference, welch_freedom
+from tactful_bandits.errors import StatisticsError
+from tactful_bandits.samples import Mean, Sample, columns
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Outcomes of one arm beside a covariate of the same units from before the experiment.
+
+    Attributes:
+        outcome: Sums of the outcomes.
+        covariate: Sums of the covariate, over the same units.
+        products: Sum of outcome times covariate.
+
+    Raises:
+        StatisticsError: The two do not speak of the same number of units, or no values have these
+            sums.
+    """
+
+    outcome: Mean
+    covariate: Mean
+    products: float
+
+    def __post_init__(self) -> None:
+        """Refuse sums that no pairs can have."""
+        if self.outcome.units != self.covariate.units:
+            raise StatisticsError(
+                f"outcomes of {self.outcome.units} units beside a covariate of "
+                f"{self.covariate.units}: give a unit without history the covariate 0"
+            )
+        # Cauchy and Schwarz, with room for rounding.
+        bound = self.outcome.squares * self.covariate.squares
+        if not math.isfinite(self.products) or self.products**2 > bound * (1 + 1e-9):
+            raise StatisticsError(f"no units have these sums: the products are too large: {self}")
+
+    @classmethod
+    def from_units(cls, outcomes: ArrayLike, covariates: ArrayLike) -> Self:
+        """Sum up one outcome and one covariate per unit, each of shape ``[units]``."""
+        y, x = columns(outcomes, covariates)
+        return cls(Mean.from_units(y), Mean.from_units(x), float(x @ y))
+
+    @property
+    def units(self) -> int:
+        """How many independently randomised units there are."""
+        return self.outcome.units
+
+    @property
+    def covariance(self) -> float:
+        """Of outcome and covariate over units, with Bessel's correction."""
+        return _covariance(self.units, self.outcome.total, self.covariate.total, self.products)
+
+
+def regression_coefficient(control: Paired, treatment: Paired) -> float:
+    """Slope of the outcome on the covariate over the units of both arms; 0 for a constant one."""
+    units = control.units + treatment.units
+    x = control.covariate.total + treatment.covariate.total
+    y = control.outcome.total + treatment.outcome.total
+    squares = control.covariate.squares + treatment.covariate.squares
+    variance = _covariance(units, x, x, squares)
+    if variance <= 1e-12 * squares / units:
+        return 0.0
+    return _covariance(units, y, x, control.products + treatment.products) / variance
+
+
+def adjusted_difference(control: Paired, treatment: Paired, *, relative: bool = False) -> Estimate:
+    """Estimate treatment minus control, adjusted for the covariate (CUPED).
+
+    From each mean ``θ`` times the mean of the covariate is subtracted, ``θ`` being the slope over
+    both arms; the variance of a unit becomes ``Var y - 2 θ Cov(y, x) + θ² Var x``. A relative
+    difference divides by the control's unadjusted mean ``m``; with ``g`` the ratio of the two
+    unadjusted means, its variance by the delta method is
+    ``[Var_t / n_t + (g² Var y - 2 g θ Cov(y, x) + θ² Var x) / n_c] / m²``, the inner terms those of
+    the control.
+
+    Raises:
+        StatisticsError: A relative difference is asked from a control whose mean is 0.
+
+    Source: Deng, Xu, Kohavi, Walker, "Improving the Sensitivity of Online Controlled Experiments by
+    Utilizing Pre-Experiment Data" (WSDM 2013).
+    """
+    theta = regression_coefficient(control, treatment)
+    effect = (treatment.outcome.value - theta * treatment.covariate.value) - (
+        control.outcome.value - theta * control.covariate.value
+    )
+    var_c, var_t = _residual_variance(control, theta), _residual_variance(treatment, theta)
+    freedom = welch_freedom(
+        var_c / control.units, control.units, var_t / treatment.units, treatment.units
+    )
+    units = control.units + treatment.units
+    if not relative:
+        error = math.sqrt(var_c / control.units + var_t / treatment.units)
+        return Estimate(effect, error, units, freedom)
+    base = control.outcome.value
+    if base == 0:
+        raise StatisticsError(
+            "no relative difference from a control of 0; ask for the absolute difference"
+        )
+    scaled = _residual_variance(control, theta, treatment.outcome.value / base)
+    error = math.sqrt(var_t / treatment.units + scaled / control.units) / abs(base)
+    return Estimate(effect / abs(base), error, units, freedom)
+
+
+def stratified_difference(strata: Sequence[tuple[Sample, Sample]]) -> Estimate:
+    """Estimate treatment minus control as the average over strata, weighed by their units.
+
+    Strata follow from what was known before assignment, such as country or device. Beside the error
+    within strata, the variance holds ``Σ w (d - mean d)² / units``: which strata the units fell
+    into is chance as well.
+
+    Args:
+        strata: Control and treatment of each stratum.
+
+    Returns:
+        The absolute difference; its degrees of freedom are those of Welch and Satterthwaite over
+        all parts.
+
+    Raises:
+        StatisticsError: There is no stratum.
+
+    Source: Miratrix, Sekhon, Yu, "Adjusting treatment effect estimates by post-stratification in
+    randomized experiments", JRSS B 75 (2013).
+    """
+    if not strata:
+        raise StatisticsError("at least one stratum is needed")
+    counts = np.array([control.units + treatment.units for control, treatment in strata])
+    weights = counts / counts.sum()
+    effects = np.array([difference(control, treatment).value for control, treatment in strata])
+    effect = float(weights @ effects)
+    parts = np.array(
+        [
+            (weight**2 * arm.variance / arm.units, arm.units - 1)
+            for weight, pair in zip(weights, strata, strict=True)
+            for arm in pair
+        ]
+    )
+    within = float(parts[:, 0].sum())
+    between = float(weights @ (effects - effect) ** 2) / int(counts.sum())
+    spread = float((parts[:, 0] ** 2 / parts[:, 1]).sum())
+    freedom = within**2 / spread if spread > 0 else float(counts.sum() - 2 * len(strata))
+    error = math.sqrt(within + between) if within > 0 else 0.0
+    return Estimate(effect, error, int(counts.sum()), freedom)
+
+
+def winsorised(
+    control: ArrayLike, treatment: ArrayLike, *, share: float = 0.99
+) -> tuple[Mean, Mean]:
+    """Cap the values of both arms at one quantile of all of them, and sum up.
+
+    Args:
+        control: One value per unit, shape ``[units]``.
+        treatment: The same of the other arm.
+        share: Level of the quantile, in (0.5, 1]; 1 caps nothing.
+
+    Returns:
+        The capped arms. One cap holds for both: a cap for each would remove part of the effect.
+
+    Raises:
+        StatisticsError: The share is out of range, or the values are not one per unit.
+    """
+    if not 0.5 < share <= 1:
+        raise StatisticsError(f"share must be above 0.5 and at most 1, not {share}")
+    (c,), (t,) = columns(control), columns(treatment)
+    cap = float(np.quantile(np.concatenate([c, t]), share))
+    return Mean.from_units(np.minimum(c, cap)), Mean.from_units(np.minimum(t, cap))
+
+
+def _covariance(units: int, a: float, b: float, products: float) -> float:
+    return (products - a * b / units) / (units - 1)
+
+
+def _residual_variance(arm: Paired, theta: float, scale: float = 1.0) -> float:
+    """Variance of one unit's ``scale · y - θ x``."""
+    variance = (
+        scale**2 * arm.outcome.variance
+        - 2 * scale * theta * arm.covariance
+        + theta**2 * arm.covariate.variance
+    )
+    return max(variance, 0.0)

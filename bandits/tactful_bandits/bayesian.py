@@ -1,0 +1,122 @@
+"""The Bayesian read-out of a difference: how probably the treatment is better, and at what risk.
+
+The likelihood of an estimated difference is taken as normal with its standard error, the prior as
+normal too, so the posterior is normal and everything about it is a formula.
+
+A posterior is a statement about one look. Stopping as soon as the chance to win passes a bar calls
+differences that are not there just as repeated significance tests do; to look often, use
+`tactful_bandits.confidence_sequence`.
+"""
+
+import math
+from dataclasses import dataclass
+
+from scipy import special
+
+from tactful_bandits.comparison import Estimate, Interval
+from tactful_bandits.errors import StatisticsError
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is believed about a difference before the data, in the units of the difference.
+
+    Attributes:
+        mean: Expected difference.
+        standard_deviation: How far it may be off; infinity believes nothing.
+
+    Raises:
+        StatisticsError: The deviation is not above 0.
+    """
+
+    mean: float = 0.0
+    standard_deviation: float = math.inf
+
+    def __post_init__(self) -> None:
+        """Refuse beliefs that are none."""
+        if not math.isfinite(self.mean) or not self.standard_deviation > 0:
+            raise StatisticsError(
+                "a prior needs a finite mean and a standard deviation above 0, not "
+                f"{self.mean} and {self.standard_deviation}"
+            )
+
+    def scaled(self, factor: float) -> "Prior":
+        """The same belief in other units.
+
+        A belief about relative differences, times the absolute value of the control, is one about
+        absolute differences.
+        """
+        return Prior(self.mean * factor, self.standard_deviation * abs(factor))
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """What is believed about a difference after the data.
+
+    Attributes:
+        mean: Expected difference, treatment minus control.
+        standard_deviation: Of the belief.
+    """
+
+    mean: float
+    standard_deviation: float
+
+    def chance_to_win(self, *, higher_is_better: bool = True) -> float:
+        """Probability that the treatment is better than the control."""
+        z = self.mean / self.standard_deviation
+        return float(special.ndtr(z if higher_is_better else -z))
+
+    def risk(self, *, higher_is_better: bool = True) -> tuple[float, float]:
+        """What is lost on average by choosing the control, and by choosing the treatment.
+
+        The loss of the control is ``E max(d, 0)`` for the difference ``d``, that of the treatment
+        ``E max(-d, 0)``: each wrong choice weighed by how much it costs.
+        """
+        gain, loss = self._expected_positive(1.0), self._expected_positive(-1.0)
+        return (gain, loss) if higher_is_better else (loss, gain)
+
+    def credible_interval(self, *, alpha: float = 0.05) -> Interval:
+        """Hold the difference with probability ``1 - alpha``, equal tails.
+
+        Raises:
+            StatisticsError: `alpha` is not between 0 and 1.
+        """
+        if not 0 < alpha < 1:
+            raise StatisticsError(f"alpha must lie between 0 and 1, not {alpha}")
+        half = float(special.ndtri(1 - alpha / 2)) * self.standard_deviation
+        return Interval(
+            self.mean - half, self.mean + half, 1 - alpha, "Bayesian, equal tails, one look"
+        )
+
+    def _expected_positive(self, sign: float) -> float:
+        mean, sd = sign * self.mean, self.standard_deviation
+        z = mean / sd
+        density = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+        # Never below 0; far out the two terms cancel to rounding.
+        return max(0.0, mean * float(special.ndtr(z)) + sd * density)
+
+
+def posterior(estimate: Estimate, prior: Prior | None = None) -> Posterior:
+    """Update a belief about a difference by its estimate.
+
+    Args:
+        estimate: Of the difference, with a standard error above 0.
+        prior: In the same units, that is shares where the difference is relative; None believes
+            nothing beforehand.
+
+    Returns:
+        The normal posterior, each side weighed by its precision.
+
+    Raises:
+        StatisticsError: No variation was seen, so the data have no finite precision.
+    """
+    prior = prior or Prior()
+    if not estimate.standard_error > 0:
+        raise StatisticsError(
+            "no variation was seen, so the error of the difference is unknown; collect more units"
+        )
+    data_precision = estimate.standard_error**-2
+    prior_precision = prior.standard_deviation**-2
+    precision = data_precision + prior_precision
+    mean = (estimate.value * data_precision + prior.mean * prior_precision) / precision
+    return Posterior(mean, precision**-0.5)
