@@ -1,7 +1,7 @@
 """The on-device intent model and the rounds that train it without collecting histories.
 
-Importing this package needs numpy only. The model, the device, the Flower apps, the simulation and
-private training are loaded when they are first used; they need
+Importing this package needs numpy only; the rest is loaded when it is first used. The model, the
+device, the Flower apps, the simulation, plans and training on central data need
 `pip install 'tactful[federated]'`.
 """
 
@@ -41,17 +41,23 @@ if TYPE_CHECKING:
         epsilon_of,
         train_privately,
     )
+    from tactful_federated.correlated_noise import BandedRoot, CorrelatedNoise, NoiseMemory
     from tactful_federated.device import Device, LocalPopulation, TrainerSettings
+    from tactful_federated.fixed_point import FixedPoint
     from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
     from tactful_federated.model import IntentModel
+    from tactful_federated.plan import TrainingPlan, Wishes, plan_training
     from tactful_federated.simulation import SimulationReport, simulate
 
 __all__ = [
+    "BandedRoot",
     "CentralSettings",
     "CentralTraining",
+    "CorrelatedNoise",
     "Device",
     "Difference",
     "FederatedError",
+    "FixedPoint",
     "FlowerPopulation",
     "HistoryError",
     "IntentModel",
@@ -59,6 +65,7 @@ __all__ = [
     "LocalPopulation",
     "Markov",
     "MissingExtraError",
+    "NoiseMemory",
     "Population",
     "RoundResult",
     "RoundSettings",
@@ -68,16 +75,19 @@ __all__ = [
     "SimulationReport",
     "Tally",
     "TrainerSettings",
+    "TrainingPlan",
     "Vocabulary",
     "VocabularyError",
     "WeightsError",
     "Windows",
+    "Wishes",
     "apply_reports",
     "client_app",
     "clip_to_norm",
     "epsilon_of",
     "fit_markov",
     "fit_popularity",
+    "plan_training",
     "run_rounds",
     "sample_cohort",
     "simulate",
@@ -87,28 +97,35 @@ __all__ = [
     "windows",
 ]
 
-_NEEDS_EXTRA = {
+_LOADED_WHEN_USED = {
+    "BandedRoot": "correlated_noise",
     "CentralSettings": "central",
     "CentralTraining": "central",
+    "CorrelatedNoise": "correlated_noise",
     "Device": "device",
+    "FixedPoint": "fixed_point",
     "FlowerPopulation": "flower",
     "IntentModel": "model",
     "LocalGrid": "flower",
     "LocalPopulation": "device",
+    "NoiseMemory": "correlated_noise",
     "SimulationReport": "simulation",
     "TrainerSettings": "device",
+    "TrainingPlan": "plan",
+    "Wishes": "plan",
     "client_app": "flower",
     "epsilon_of": "central",
+    "plan_training": "plan",
     "simulate": "simulation",
     "train_privately": "central",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name whose module needs torch or flwr."""
-    if name not in _NEEDS_EXTRA:
+    """Load a public name whose module is not needed by all."""
+    if name not in _LOADED_WHEN_USED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_NEEDS_EXTRA[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_LOADED_WHEN_USED[name]}"), name)
 
 
 def __dir__() -> list[str]:

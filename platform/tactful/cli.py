@@ -21,6 +21,7 @@ import msgspec
 from tactful.config import Settings, load_settings
 from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
 from tactful.features_cli import features
+from tactful.federated_cli import federated
 from tactful.flink_cli import flink
 from tactful.model_cli import demo, models, train
 from tactful.privacy_cli import privacy
@@ -94,7 +95,10 @@ def main() -> None:
     """Real-time personalisation that does not hold people's data hostage."""
 
 
-for _command in (train, models, demo, features, privacy, rules, user, worker, sink, flink):
+for _command in (
+    *(train, models, demo, features, federated, privacy),
+    *(rules, user, worker, sink, flink),
+):
     main.add_command(_command)
 
 

@@ -20,7 +20,7 @@ from tactful.errors import ConfigError, TactfulError
 State = Literal["ok", "warning", "failed"]
 
 _EXTRAS = {
-    "federated": ("torch", "flwr", "opacus"),
+    "federated": ("torch", "flwr", "opacus", "dp_accounting"),
     "dashboard": ("streamlit", "altair"),
     "kafka": ("confluent_kafka",),
     "redis": ("redis",),

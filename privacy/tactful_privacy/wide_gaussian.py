@@ -20,9 +20,9 @@ from tactful_privacy.gaussian import DiscreteGaussian
 
 MAX_WIDE_SIGMA_SQUARED = 10**30
 
-_STEP = 256
+_STEP = 16
 _FINE = Fraction(4 * _STEP) ** 2
-_TABLE_LIMIT = Fraction(2048) ** 2
+_TABLE_LIMIT = Fraction(2 * 4 * _STEP) ** 2
 _SMOOTHING = Fraction(16)
 # 2 e^(-2 pi^2 tau^2) and all further terms of the theta series, at tau^2 = 12 or more.
 _SERIES_ERROR = Fraction(1, 2**300)
@@ -40,8 +40,8 @@ class WideGaussian:
     Why: rounding a continuous Gaussian of variance sigma^2 - 16 to n with probability proportional
     to e^(-(n - x)^2 / 32) gives n a probability proportional to e^(-n^2 / (2 sigma^2)), but for
     the normalising sums of these weights. By the theta series those are equal for all x up to a
-    factor of 1 +- 3 e^(-32 pi^2). By the same series 256 H + F is discrete Gaussian if H and F are
-    and F has sigma 1,024 = 4 * 256; F may in turn be the finest of several such steps. What the
+    factor of 1 +- 3 e^(-32 pi^2). By the same series 16 H + F is discrete Gaussian if H and F are
+    and F has sigma 64 = 4 * 16; F may in turn be the finest of several such steps. What the
     tables add is bounded by rational arithmetic (`DiscreteGaussian.table_error`).
 
     Assumed: as of `DiscreteGaussian`.
@@ -53,7 +53,7 @@ class WideGaussian:
     """
 
     def __init__(self, sigma_squared: Exact, *, entropy: Entropy = os.urandom) -> None:
-        """Build the tables, some 40 ms each.
+        """Build the tables, some milliseconds each.
 
         Args:
             sigma_squared: Exact, above 48 and at most 10^30.

@@ -1,0 +1,84 @@
+"""Commands around the model that learns on devices: ``tactful federated …``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+import msgspec
+
+from tactful.errors import ConfigError
+
+
+@click.group()
+def federated() -> None:
+    """Plan private training on devices."""
+
+
+@federated.command("plan")
+@click.option("--epsilon", type=float, default=2.0, show_default=True, help="For the whole run.")
+@click.option("--delta", type=float, help="Default: a tenth of 1 / population.")
+@click.option("--population", type=click.IntRange(1), required=True, help="Devices in all.")
+@click.option("--rounds", type=click.IntRange(1), default=500, show_default=True)
+@click.option("--report-goal", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--over-selection", type=float, default=1.3, show_default=True)
+@click.option("--availability", type=float, default=0.5, show_default=True)
+@click.option("--update-norm", type=float, default=2.0, show_default=True)
+@click.option("--parameters", type=click.IntRange(1), default=20_000, show_default=True)
+@click.option("--bands", type=click.IntRange(1), default=64, show_default=True, help="At most.")
+@click.option("--curvature", type=float, help="Of the loss, to foresee what the noise costs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan_command(
+    epsilon: float,
+    delta: float | None,
+    population: int,
+    rounds: int,
+    report_goal: int,
+    over_selection: float,
+    availability: float,
+    update_norm: float,
+    parameters: int,
+    bands: int,
+    curvature: float | None,
+    as_json: bool,
+) -> None:
+    """Say what a private training run costs and loses, before it begins."""
+    from tactful_federated import SettingsError, Wishes, plan_training
+
+    try:
+        plan = plan_training(
+            Wishes(
+                epsilon=epsilon,
+                delta=0.1 / population if delta is None else delta,
+                population=population,
+                rounds=rounds,
+                report_goal=report_goal,
+                over_selection=over_selection,
+                availability=availability,
+                update_norm=update_norm,
+                parameters=parameters,
+                most_bands=bands,
+            )
+        )
+    except SettingsError as error:
+        raise ConfigError(str(error)) from error
+    loss = None if curvature is None else plan.expected_loss(curvature)
+    if as_json:
+        document = asdict(plan) | {"expected_loss": loss}
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        return
+    rows = [
+        ("promise", f"epsilon {plan.epsilon:g} at delta {plan.delta:g}; rho {plan.rho:.4g}"),
+        ("unit", plan.unit),
+        ("rounds", f"{plan.rounds}, each asking {plan.cohort} devices for {plan.report_goal}"),
+        ("released from", f"{plan.minimum_reports} reports on"),
+        ("a device joins", f"{plan.participations} times at most, {plan.separation} rounds apart"),
+        ("noise multiplier", f"{plan.noise_multiplier:.4f}, {plan.bands} bands"),
+        ("noise of a step", f"{plan.step_noise:.3g} on each parameter"),
+        ("noise of the model", f"{plan.model_noise:.3g} on each parameter"),
+        ("were it independent", f"{plan.independent_model_noise:.3g}"),
+    ]
+    if loss is not None:
+        rows.append(("expected loss", f"+{loss:.3g} nats, to second order"))
+    for name, text in rows:
+        click.echo(f"{name:20} {text}")
