@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from types import MappingProxyType
 
 import msgspec
@@ -64,6 +63,7 @@ from tactful_streaming.outbox import Outbox
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.placed_rows import Placing
 from tactful_streaming.projection import Projection
+from tactful_streaming.records import Record, from_offset, payloads_of
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
 from tactful_streaming.state import Change, StateStore
@@ -72,8 +72,6 @@ from tactful_streaming.users import Users
 _logger = logging.getLogger(__name__)
 
 _SWEEP = 256
-
-_Record = tuple[int, bytes]
 
 
 @dataclass(frozen=True)
@@ -403,7 +401,7 @@ class Engine:
             return ()
         return self._resolver.devices_of(user_id, self._intake.newest)
 
-    def apply(self, records: Sequence[_Record]) -> Applied:
+    def apply(self, records: Sequence[Record]) -> Applied:
         """Count log records, in memory only; those below :attr:`offset` are skipped.
 
         An error of a consumer leaves the memory half changed: the engine then refuses to go on, and
@@ -413,9 +411,8 @@ class Engine:
         self._broken = True
         self._make_room()
         before = self.watermark
-        if records and records[0][0] < self._offset:
-            records = [record for record in records if record[0] >= self._offset]
-        admitted = self._intake.admit(list(map(itemgetter(1), records)))
+        records = from_offset(records, self._offset)
+        admitted = self._intake.admit(payloads_of(records))
         if records:
             self._offset = records[-1][0] + 1
         for item in admitted.items:
@@ -699,7 +696,7 @@ class Engine:
             self._on_match(found)
 
     def _report_late(
-        self, late: Mapping[str, Sequence[int]], admitted: Admitted, records: Sequence[_Record]
+        self, late: Mapping[str, Sequence[int]], admitted: Admitted, records: Sequence[Record]
     ) -> None:
         if not late or self._on_late is None:
             return
@@ -716,7 +713,7 @@ class Engine:
             ]
         )
 
-    def _report_refused(self, admitted: Admitted, records: Sequence[_Record]) -> None:
+    def _report_refused(self, admitted: Admitted, records: Sequence[Record]) -> None:
         if admitted.invalid:
             _logger.warning("skipped log records that are no entry, before offset %d", self._offset)
         if admitted.refused and self._on_dead_letter is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
 from tactful_streaming.kafka_config import KafkaSettings, explain, import_kafka
+from tactful_streaming.records import Records
 
 _logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class PartitionGroup:
         """The partitions that are ours."""
         return frozenset(self._next)
 
-    def poll(self, limit: int, wait_s: float) -> dict[int, list[tuple[int, bytes]]]:
+    def poll(self, limit: int, wait_s: float) -> dict[int, Records]:
         """Records by partition, in order within each; this is also when partitions come and go.
 
         Must be called often, every few seconds, also with nothing to read: silence means death.
@@ -132,7 +133,7 @@ class PartitionGroup:
             if number in self._next:
                 self._consumer.seek(self._tp(number, self._next[number]))
         for number, run in records.items():
-            self._next[number] = run[-1][0] + 1
+            self._next[number] = run.offsets[-1] + 1
         if self._problem is not None:
             problem, self._problem = self._problem, None
             raise problem
@@ -183,7 +184,7 @@ class PartitionGroup:
             problem, self._problem = self._problem, None
             raise problem
 
-    def _split(self, messages: Sequence[Any]) -> dict[int, list[tuple[int, bytes]]]:
+    def _split(self, messages: Sequence[Any]) -> dict[int, Records]:
         """Records by partition; messages come in runs of one partition each."""
         # Methods of the class, mapped, spare each record some steps of Python.
         message_class = self._kafka.Message
@@ -195,16 +196,24 @@ class PartitionGroup:
             for message, error in zip(messages, errors, strict=True):
                 if error is not None:
                     self._on_message_error(message)
-        records: dict[int, list[tuple[int, bytes]]] = {}
+        runs: dict[int, list[Any]] = {}
         for number, group in groupby(sound, message_class.partition):
-            run = list(group)
+            runs.setdefault(number, []).extend(group)
+        records = {}
+        for number, run in runs.items():
             values = list(map(message_class.value, run))
             if None in values:
                 values = [value or b"" for value in values]
-            offsets = map(message_class.offset, run)
-            records.setdefault(number, []).extend(zip(offsets, values, strict=True))
+            records[number] = Records(self._offsets(run), values)
             self._newest[number] = run[-1].timestamp()[1]
         return records
+
+    def _offsets(self, run: Sequence[Any]) -> Sequence[int]:
+        """Offset of each message of one partition, in which they only grow."""
+        first, last = run[0].offset(), run[-1].offset()
+        if last - first + 1 == len(run):
+            return range(first, last + 1)
+        return list(map(self._kafka.Message.offset, run))
 
     def _on_assign(self, consumer: Any, partitions: Sequence[Any]) -> None:
         numbers = [it.partition for it in partitions]

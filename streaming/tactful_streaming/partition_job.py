@@ -27,6 +27,7 @@ from tactful_streaming.kafka_topic import check_topic
 from tactful_streaming.matches import Match
 from tactful_streaming.partition_online import OpenOnline, PartitionView
 from tactful_streaming.partition_state import PartitionState
+from tactful_streaming.records import Record
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.transactional import TransactionalProducer
 
@@ -178,7 +179,7 @@ class PartitionJob:
         """The engine, to read features of."""
         return self._engine
 
-    def apply(self, records: list[tuple[int, bytes]]) -> Applied:
+    def apply(self, records: Sequence[Record]) -> Applied:
         """Count records of the log."""
         return self._engine.apply(records)
 
