@@ -4,6 +4,8 @@
     * DefinitionError (ValueError): an experiment as written cannot be run
     * AssignmentError (ValueError): this unit or this forced arm cannot be assigned
     * StatisticsError (ValueError): these totals cannot be compared
+    * PolicyError (ValueError): a policy cannot be made, asked or taught like this
+    * EvaluationError (ValueError): these logged decisions cannot be evaluated
 """
 
 
@@ -21,3 +23,11 @@ class AssignmentError(ExperimentError, ValueError):
 
 class StatisticsError(ExperimentError, ValueError):
     """The data given to a statistic are impossible or too few for it."""
+
+
+class PolicyError(ExperimentError, ValueError):
+    """A decision policy was given settings, features, rewards or a state that it cannot take."""
+
+
+class EvaluationError(ExperimentError, ValueError):
+    """Logged decisions do not fit each other, or the policy that is to be evaluated on them."""

@@ -1,0 +1,164 @@
+"""How a policy turns what it believes into an arm, and with what probability.
+
+A decision is only worth logging with its propensity: the probability, given all the policy knew,
+that this arm would be chosen. An upper confidence bound leaves nothing to chance, so its
+propensity is 1 unless a share of decisions explores uniformly. Thompson sampling is random, but
+the probability that an arm's draw is the largest has no closed form. Therefore several joint draws
+are made, and one of their winners is taken at random. Over all of it that *is* Thompson sampling;
+given the draws, the probability of each arm is its share of winners, exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_bandits.errors import PolicyError
+
+
+class Choice(NamedTuple):
+    """One decision, as it should be logged.
+
+    Attributes:
+        arm: Index of the arm.
+        propensity: Probability with which it was chosen.
+        propensity_kind: ``exact``: every arm that was allowed had a positive probability, and this
+            is the one of the chosen arm, so off-policy estimates are unbiased. ``estimated``: the
+            share of winners among the draws, with no exploration below it: arms without a winner
+            had no chance. ``deterministic``: nothing was left to chance, and nothing can be
+            learned about other arms.
+    """
+
+    arm: int
+    propensity: float
+    propensity_kind: Literal["exact", "estimated", "deterministic"]
+
+
+class UpperConfidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ucb"):
+    """Take the arm with the largest upper confidence bound.
+
+    Attributes:
+        width: Standard deviations above the mean, from 0.
+    """
+
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a width that is no width."""
+        if not 0 <= self.width < float("inf"):
+            raise PolicyError(f"width is {self.width}: it must be finite and at least 0")
+
+
+class Thompson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="thompson"):
+    """Take an arm with the probability that it is the best one.
+
+    Attributes:
+        scale: What the standard deviation of the posterior is multiplied by, from 0: for a linear
+            model, the standard deviation of the rewards around it.
+        draws: Joint draws from the posterior, from 1 to 4,096. More make propensities smoother,
+            and so off-policy estimates less variable; the policy stays the same.
+    """
+
+    scale: float = 1.0
+    draws: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        if not 0 <= self.scale < float("inf"):
+            raise PolicyError(f"scale is {self.scale}: it must be finite and at least 0")
+        if not 1 <= self.draws <= 4096:
+            raise PolicyError(f"draws is {self.draws}: it must lie between 1 and 4,096")
+
+
+Rule = UpperConfidence | Thompson
+
+
+def require_share(explore: float) -> float:
+    """Check the share of decisions that explore.
+
+    Raises:
+        PolicyError: It lies outside [0, 1].
+    """
+    if not 0 <= explore <= 1:
+        raise PolicyError(f"explore is {explore}: it must lie between 0 and 1")
+    return float(explore)
+
+
+def choose_best(
+    scores: NDArray[np.float64],
+    explore: float,
+    rng: np.random.Generator,
+    allowed: NDArray[np.bool_] | None = None,
+) -> Choice:
+    """Take the largest score, or with probability `explore` any allowed arm.
+
+    Args:
+        scores: ``[arms]``; of equal ones the first wins.
+        explore: From 0 to 1.
+        rng: Where chance comes from.
+        allowed: Which arms may be taken, ``[arms]``; None: all.
+
+    Raises:
+        PolicyError: No arm is allowed.
+    """
+    arms = _allowed_arms(allowed, len(scores))
+    if allowed is not None:
+        scores = np.where(allowed, scores, -np.inf)
+    best = int(scores.argmax())
+    if not explore:
+        return Choice(best, 1.0, "deterministic")
+    arm = _any(arms, rng) if rng.random() < explore else best
+    floor = explore / _count(arms)
+    return Choice(arm, floor + (1 - explore if arm == best else 0.0), "exact")
+
+
+def choose_winner(
+    draws: NDArray[np.float64],
+    explore: float,
+    rng: np.random.Generator,
+    allowed: NDArray[np.bool_] | None = None,
+) -> Choice:
+    """Take the winner of one of the draws, or with probability `explore` any allowed arm.
+
+    Args:
+        draws: Scores from the posterior, ``[draws, arms]``.
+        explore: From 0 to 1.
+        rng: Where chance comes from.
+        allowed: Which arms may be taken, ``[arms]``; None: all.
+
+    Raises:
+        PolicyError: No arm is allowed.
+    """
+    arms = _allowed_arms(allowed, draws.shape[1])
+    if allowed is not None:
+        draws = np.where(allowed, draws, -np.inf)
+    winners = draws.argmax(axis=1)
+    if explore and rng.random() < explore:
+        arm = _any(arms, rng)
+    else:
+        arm = int(winners[rng.integers(len(winners))])
+    share = np.count_nonzero(winners == arm) / len(winners)
+    propensity = (1 - explore) * share + explore / _count(arms)
+    return Choice(arm, propensity, "exact" if explore else "estimated")
+
+
+def _allowed_arms(allowed: NDArray[np.bool_] | None, arms: int) -> int | NDArray[np.intp]:
+    if allowed is None:
+        return arms
+    if allowed.shape != (arms,):
+        raise PolicyError(f"`allowed` has shape {allowed.shape}, not [{arms}]")
+    found = np.flatnonzero(allowed)
+    if not len(found):
+        raise PolicyError("no arm is allowed: keep one that always is, such as doing nothing")
+    return found
+
+
+def _count(arms: int | NDArray[np.intp]) -> int:
+    return arms if isinstance(arms, int) else len(arms)
+
+
+def _any(arms: int | NDArray[np.intp], rng: np.random.Generator) -> int:
+    return int(rng.integers(arms) if isinstance(arms, int) else rng.choice(arms))

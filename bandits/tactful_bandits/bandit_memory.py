@@ -1,0 +1,181 @@
+"""What a policy has learnt, as exact sums by period.
+
+Sums are kept as whole numbers on a fixed grid, so adding is exact and does not depend on the order,
+and what a person contributed can be taken out again to the bit. Kept by period, the same sums serve
+policies that forget: a sliding window drops the oldest period, discounting weighs a period that is
+k old by ``discount ** k``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tactful_bandits.errors import PolicyError
+
+GRID = 1 << 16
+"""Steps of the grid per unit: features and rewards are rounded to 1/65,536."""
+
+LARGEST = 8.0
+"""Features and rewards lie between -8 and 8."""
+
+# Products reach (8 * 2^16)^2 = 2^38; so many of them stay below 2^63.
+_MOST_PER_CELL = 1 << 24
+
+
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a policy remembers.
+
+    Attributes:
+        periods: How many periods, the current one included, are kept; None: everything, for ever.
+        discount: Weight of a period relative to the next younger one, above 0 and at most 1. What
+            is older than `periods` is dropped, so with 0.9, 60 periods lose 0.2 % of the weight.
+
+    Raises:
+        PolicyError: A value is out of range, or there is a discount without periods.
+    """
+
+    periods: int | None = None
+    discount: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no policy can keep."""
+        if self.periods is not None and not 1 <= self.periods <= 1000:
+            raise PolicyError(f"a memory of {self.periods} periods: give 1 to 1,000, or None")
+        if not 0 < self.discount <= 1:
+            raise PolicyError(f"discount is {self.discount}: it must lie above 0 and at most at 1")
+        if self.periods is None and self.discount != 1:
+            raise PolicyError("to discount, say how many periods are kept")
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One decision and what came of it.
+
+    Attributes:
+        arm: Index of the arm that was chosen.
+        features: As they were when it was chosen, ``[features]``; empty where there are none.
+        reward: What came of it.
+        period: The period it counts in; None: the current one.
+        propensity: Probability with which the arm had been chosen.
+    """
+
+    arm: int
+    features: NDArray[np.float64]
+    reward: float
+    period: int | None = None
+    propensity: float = 1.0
+
+
+class PeriodSums:
+    """Named arrays of whole numbers, one row per period that is remembered.
+
+    Attributes:
+        memory: How long they are kept.
+        newest: Number of the current period; it starts at 0.
+        rows: The sums by name, int64 ``[periods, ...]``; period p lies in row ``p % periods``.
+    """
+
+    def __init__(self, memory: Memory, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Start with nothing."""
+        self.memory = memory
+        self.newest = 0
+        self._length = memory.periods or 1
+        self.rows = {
+            name: np.zeros((self._length, *shape), dtype=np.int64) for name, shape in shapes.items()
+        }
+
+    def row(self, period: int | None) -> int | None:
+        """Row of a period; None if it is forgotten.
+
+        Raises:
+            PolicyError: The period has not begun.
+        """
+        if self.memory.periods is None:
+            return 0
+        number = self.newest if period is None else period
+        if number > self.newest:
+            raise PolicyError(f"period {number} has not begun: advance from {self.newest} first")
+        return number % self._length if number > self.newest - self._length else None
+
+    def weight(self, period: int | None) -> float:
+        """What the period counts now."""
+        if period is None or self.memory.periods is None:
+            return 1.0
+        return float(self.memory.discount ** (self.newest - period))
+
+    def advance(self, period: int) -> None:
+        """Begin a period; periods that are too old by then are forgotten.
+
+        Raises:
+            PolicyError: It lies before the current one.
+        """
+        if period < self.newest:
+            raise PolicyError(f"period {period} lies before {self.newest}, the current one")
+        if self.memory.periods is not None:
+            begun = range(max(self.newest + 1, period - self._length + 1), period + 1)
+            for array in self.rows.values():
+                array[[number % self._length for number in begun]] = 0
+        self.newest = period
+
+    def weighted(self, name: str) -> NDArray[np.float64]:
+        """The sum over the periods, each by its weight, in steps of the grid."""
+        array = self.rows[name]
+        if self.memory.periods is None:
+            only: NDArray[np.float64] = array[0].astype(np.float64)
+            return only
+        ages = (self.newest - np.arange(self._length)) % self._length
+        result: NDArray[np.float64] = np.tensordot(self.memory.discount**ages, array, axes=1)
+        return result
+
+    def to_bytes(self) -> dict[str, bytes]:
+        """The rows as little-endian int64."""
+        return {name: array.astype("<i8").tobytes() for name, array in self.rows.items()}
+
+    def read(self, newest: int, rows: Mapping[str, bytes]) -> None:
+        """Take over what `to_bytes` wrote.
+
+        Raises:
+            PolicyError: Names or sizes do not fit.
+        """
+        if rows.keys() != self.rows.keys() or newest < 0:
+            raise PolicyError("the state of this policy holds other sums than it should")
+        for name, array in self.rows.items():
+            if len(rows[name]) != array.nbytes:
+                raise PolicyError(
+                    f"the state holds {len(rows[name])} bytes of {name!r}, not"
+                    f" {array.nbytes}: it belongs to a policy of another shape"
+                )
+            array[...] = np.frombuffer(rows[name], dtype="<i8").reshape(array.shape)
+        self.newest = newest
+
+
+def on_grid(values: ArrayLike, what: str) -> NDArray[np.int64]:
+    """Round to the grid.
+
+    Raises:
+        PolicyError: A value is NaN, infinite or beyond `LARGEST`.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size and not np.abs(array).max() <= LARGEST:
+        raise PolicyError(
+            f"{what} must be finite and lie between -{LARGEST:g} and {LARGEST:g}: scale them"
+        )
+    return np.rint(array * GRID).astype(np.int64)
+
+
+def require_room(count: int) -> None:
+    """Refuse the observation that could make a sum overflow.
+
+    Raises:
+        PolicyError: There are 2^24 observations of one arm in one period.
+    """
+    if count >= _MOST_PER_CELL:
+        raise PolicyError(
+            f"{count:,} observations of one arm in one period are all that its sums can hold: use a"
+            " memory of periods, and advance"
+        )

@@ -1,0 +1,37 @@
+"""Policies as bytes: a mark with the version, a checksum, and the state as MessagePack."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TypeVar
+
+import msgspec
+
+from tactful_bandits.errors import PolicyError
+
+_MARK = b"tactful-policy-1"
+_State = TypeVar("_State", bound=msgspec.Struct)
+
+
+def pack(state: msgspec.Struct) -> bytes:
+    """Write a state."""
+    body = msgspec.msgpack.encode(state)
+    return _MARK + zlib.crc32(body).to_bytes(4, "big") + body
+
+
+def unpack(data: bytes, kind: type[_State]) -> _State:
+    """Read a state of the given kind.
+
+    Raises:
+        PolicyError: The bytes are damaged, of another version, or of another kind of policy.
+    """
+    head = len(_MARK) + 4
+    if data[: len(_MARK)] != _MARK:
+        raise PolicyError("these bytes are no policy, or one of a version that is not known here")
+    body = data[head:]
+    if zlib.crc32(body).to_bytes(4, "big") != data[len(_MARK) : head]:
+        raise PolicyError("the state of this policy is damaged: its checksum does not fit")
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise PolicyError(f"these bytes are no state of such a policy: {error}") from error

@@ -1,0 +1,195 @@
+"""Thompson sampling for rewards of 0 and 1 without features.
+
+The share of successes of each arm has a beta distribution (Thompson 1933; Chapelle, Li, "An
+Empirical Evaluation of Thompson Sampling", NIPS 2011). With a memory of several periods it follows
+shares that change: a sliding window, or discounted Thompson sampling (Raj, Kalyani 2017, arXiv
+1707.09727).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tactful_bandits.bandit_choice import Choice, choose_winner, require_share
+from tactful_bandits.bandit_memory import Memory, Observation, PeriodSums
+from tactful_bandits.bandit_state import pack, unpack
+from tactful_bandits.errors import PolicyError
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="beta"):
+    arms: int
+    prior: tuple[float, float]
+    explore: float
+    draws: int
+    memory: Memory
+    newest: int
+    sums: dict[str, bytes]
+
+
+class BetaBandit:
+    """Chooses among arms by the posterior of their success rates.
+
+    Attributes:
+        arms: How many.
+        prior: Successes and failures that are assumed of every arm beforehand, each above 0.
+        explore: Share of decisions that take any arm, from 0 to 1.
+        draws: Joint draws from the posterior per decision, see `Thompson`.
+    """
+
+    def __init__(
+        self,
+        arms: int,
+        *,
+        prior: tuple[float, float] = (1.0, 1.0),
+        explore: float = 0.0,
+        draws: int = 32,
+        memory: Memory | None = None,
+    ) -> None:
+        """Start from the prior.
+
+        Raises:
+            PolicyError: A value is out of range.
+        """
+        if not 1 <= arms <= 10_000:
+            raise PolicyError(f"{arms} arms: give 1 to 10,000")
+        if not all(0 < value < float("inf") for value in prior):
+            raise PolicyError(f"prior is {prior}: both numbers must be finite and above 0")
+        if not 1 <= draws <= 4096:
+            raise PolicyError(f"draws is {draws}: it must lie between 1 and 4,096")
+        self.arms, self.prior, self.draws = arms, prior, draws
+        self.explore = require_share(explore)
+        self._sums = PeriodSums(memory or Memory(), {"success": (arms,), "failure": (arms,)})
+        self._refresh()
+
+    @property
+    def memory(self) -> Memory:
+        """How long is remembered."""
+        return self._sums.memory
+
+    @property
+    def period(self) -> int:
+        """Number of the current period."""
+        return self._sums.newest
+
+    @property
+    def parameters(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Parameters of the beta distributions, each ``[arms]``."""
+        return self._alpha.copy(), self._beta.copy()
+
+    def choose(self, rng: np.random.Generator, *, allowed: ArrayLike | None = None) -> Choice:
+        """Choose an arm.
+
+        Args:
+            rng: Where chance comes from.
+            allowed: Which arms may be taken, ``[arms]``.
+
+        Raises:
+            PolicyError: No arm is allowed.
+        """
+        draws = rng.beta(self._alpha, self._beta, size=(self.draws, self.arms))
+        mask = None if allowed is None else np.asarray(allowed, dtype=np.bool_)
+        return choose_winner(draws, self.explore, rng, mask)
+
+    def update(self, arm: int, reward: float, *, period: int | None = None) -> bool:
+        """Learn from one decision.
+
+        Returns:
+            Whether it counts: False for a period that is forgotten.
+
+        Raises:
+            PolicyError: The arm does not exist, the reward is not 0 or 1, or the period has not
+                begun.
+        """
+        row = self._sums.row(period)
+        rows = self._rows_of(arm, reward)
+        if row is None:
+            return False
+        rows[row, arm] += 1
+        (self._alpha if reward else self._beta)[arm] += self._sums.weight(period)
+        return True
+
+    def learn(self, observations: Iterable[Observation]) -> int:
+        """Learn from many decisions; returns how many count.
+
+        Raises:
+            PolicyError: One cannot be taken; those before it are learnt.
+        """
+        return sum(self.update(seen.arm, seen.reward, period=seen.period) for seen in observations)
+
+    def forget(self, observations: Iterable[Observation]) -> int:
+        """Unlearn decisions, such as all those of one person, exactly.
+
+        Returns:
+            How many were taken out; those of forgotten periods have no trace left.
+
+        Raises:
+            PolicyError: One cannot have been learnt. Nothing is unlearnt then.
+        """
+        kept = {name: array.copy() for name, array in self._sums.rows.items()}
+        removed = 0
+        try:
+            for seen in observations:
+                row = self._sums.row(seen.period)
+                rows = self._rows_of(seen.arm, seen.reward)
+                if row is None:
+                    continue
+                if not rows[row, seen.arm]:
+                    raise PolicyError(f"an observation of arm {seen.arm} was never learnt")
+                rows[row, seen.arm] -= 1
+                removed += 1
+        except PolicyError:
+            self._sums.rows.update(kept)
+            raise
+        finally:
+            self._refresh()
+        return removed
+
+    def advance(self, period: int) -> None:
+        """Begin a period: older ones lose weight, the oldest are forgotten.
+
+        Raises:
+            PolicyError: It lies before the current one.
+        """
+        self._sums.advance(period)
+        self._refresh()
+
+    def to_bytes(self) -> bytes:
+        """The whole policy."""
+        sums = self._sums
+        parts = self.arms, self.prior, self.explore, self.draws, sums.memory, sums.newest
+        return pack(_State(*parts, sums.to_bytes()))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The policy that `to_bytes` wrote.
+
+        Raises:
+            PolicyError: The bytes are damaged or hold something else.
+        """
+        state = unpack(data, _State)
+        policy = cls(
+            state.arms,
+            prior=state.prior,
+            explore=state.explore,
+            draws=state.draws,
+            memory=state.memory,
+        )
+        policy._sums.read(state.newest, state.sums)
+        policy._refresh()
+        return policy
+
+    def _rows_of(self, arm: int, reward: float) -> NDArray[np.int64]:
+        if not 0 <= arm < self.arms:
+            raise PolicyError(f"arm {arm}: there are {self.arms}, counted from 0")
+        if reward not in (0, 1):
+            raise PolicyError(f"the reward is {reward}: here it is 0 or 1; see `LinearBandit`")
+        return self._sums.rows["success" if reward else "failure"]
+
+    def _refresh(self) -> None:
+        self._alpha = self._sums.weighted("success") + self.prior[0]
+        self._beta = self._sums.weighted("failure") + self.prior[1]

@@ -1,0 +1,127 @@
+"""Spend a budget for coupons evenly, and where it does most: a bandit with a knapsack.
+
+Every arm has a cost. The *price* of money, λ, turns it into a penalty on the arm's score: an arm is
+worth taking if what it gains exceeds ``λ cost``. After each decision λ moves by ``step * (spent -
+budget / horizon)``, never below 0: it rises while too much is spent and falls while too little is.
+For a bandit this is the primal-dual method for knapsacks (Agrawal, Devanur, NeurIPS 2016, arXiv
+1507.06738), for auctions adaptive pacing (Balseiro, Gur, Management Science 2019). The budget
+itself is a hard bound: what it does not cover is not allowed.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tactful_bandits.bandit_state import pack, unpack
+from tactful_bandits.errors import PolicyError
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pacing"):
+    budget: float
+    horizon: int
+    step: float
+    largest_price: float
+    price: float
+    spent: float
+    decisions: int
+
+
+class BudgetPacing:
+    """The price of money for the decisions that share a budget.
+
+    Attributes:
+        budget: What may be spent, above 0.
+        horizon: For how many decisions it should last; a forecast, at least 1.
+        step: How fast the price follows, in units of reward per squared unit of money.
+        largest_price: Where the price stops rising; a unit of money is never worth more reward.
+        price: λ, in reward per unit of money.
+        spent: So far.
+        decisions: So far.
+    """
+
+    def __init__(
+        self, budget: float, horizon: int, *, step: float, largest_price: float = 100.0
+    ) -> None:
+        """Start at price 0.
+
+        Raises:
+            PolicyError: A value is not positive.
+        """
+        for name, value in (("budget", budget), ("step", step), ("largest_price", largest_price)):
+            if not 0 < value < float("inf"):
+                raise PolicyError(f"{name} is {value}: it must be finite and above 0")
+        if horizon < 1:
+            raise PolicyError(f"horizon is {horizon}: it must be at least 1")
+        self.budget, self.horizon = float(budget), int(horizon)
+        self.step, self.largest_price = float(step), float(largest_price)
+        self.price = 0.0
+        self.spent = 0.0
+        self.decisions = 0
+
+    @property
+    def left(self) -> float:
+        """What is left to spend."""
+        return max(0.0, self.budget - self.spent)
+
+    def terms(self, costs: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Penalty of each arm, and whether what is left covers it, for `LinearBandit.choose`.
+
+        Args:
+            costs: The most that each arm can cost, ``[arms]``, from 0.
+
+        Raises:
+            PolicyError: A cost is negative or not finite.
+        """
+        money = np.asarray(costs, dtype=np.float64)
+        if not ((money >= 0) & np.isfinite(money)).all():
+            raise PolicyError("costs must be finite and at least 0")
+        return self.price * money, money <= self.left
+
+    def spend(self, cost: float) -> None:
+        """Book what a decision cost, 0 included; the price follows.
+
+        Raises:
+            PolicyError: The cost is negative, or more than is left: it was not allowed.
+        """
+        if not 0 <= cost <= self.left:
+            raise PolicyError(f"a cost of {cost} is not covered by the {self.left:g} that are left")
+        self.spent += cost
+        self.decisions += 1
+        moved = self.price + self.step * (cost - self.budget / self.horizon)
+        self.price = min(max(0.0, moved), self.largest_price)
+
+    def refund(self, cost: float) -> None:
+        """Give back what a decision did not cost after all, such as a coupon that was never used.
+
+        Raises:
+            PolicyError: It is more than was spent, or negative.
+        """
+        if not 0 <= cost <= self.spent:
+            raise PolicyError(f"{cost} cannot be given back: {self.spent:g} were spent")
+        self.spent -= cost
+        self.price = min(max(0.0, self.price - self.step * cost), self.largest_price)
+
+    def to_bytes(self) -> bytes:
+        """The whole state."""
+        parts = self.budget, self.horizon, self.step, self.largest_price
+        return pack(_State(*parts, self.price, self.spent, self.decisions))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """What `to_bytes` wrote.
+
+        Raises:
+            PolicyError: The bytes are damaged or hold something else.
+        """
+        state = unpack(data, _State)
+        if not (0 <= state.price <= state.largest_price and 0 <= state.spent <= state.budget):
+            raise PolicyError("the state of this pacing contradicts itself")
+        pacing = cls(
+            state.budget, state.horizon, step=state.step, largest_price=state.largest_price
+        )
+        pacing.price, pacing.spent, pacing.decisions = state.price, state.spent, state.decisions
+        return pacing

@@ -1,0 +1,98 @@
+"""Linear models of the arms' rewards, with what is uncertain about them, and the choice by them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tactful_bandits.bandit_choice import (
+    Choice,
+    Rule,
+    UpperConfidence,
+    choose_best,
+    choose_winner,
+)
+from tactful_bandits.bandit_memory import LARGEST
+from tactful_bandits.errors import PolicyError
+
+_MOST_CELLS = 20_000_000
+
+
+class LinearModels:
+    """One linear model per arm.
+
+    Attributes:
+        inverse: ``A⁻¹`` of each arm, ``[arms, features, features]``: the covariance of its
+            coefficients for noise of variance 1. It may be changed in place.
+        coefficients: ``θ`` of each arm, ``[arms, features]``.
+    """
+
+    def __init__(self, inverse: NDArray[np.float64], coefficients: NDArray[np.float64]) -> None:
+        """Take both as they are, without a copy; `inverse` is contiguous."""
+        self.inverse, self.coefficients = inverse, coefficients
+        self._arms, self._features = coefficients.shape
+        # A view: one product with a tall matrix is faster than one for each arm.
+        self._flat = inverse.reshape(self._arms * self._features, self._features)
+
+    def predict(self, features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Expected reward of each arm, and its standard deviation for noise of variance 1.
+
+        Raises:
+            PolicyError: The features have another shape or cannot be taken.
+        """
+        x = checked_features(features, self._features)
+        spread = (self._flat @ x).reshape(self._arms, self._features) @ x
+        # A variance is never negative, but what rounding leaves of a tiny one may be.
+        deviations: NDArray[np.float64] = np.sqrt(np.maximum(spread, 0.0))
+        means: NDArray[np.float64] = self.coefficients @ x
+        return means, deviations
+
+    def choose(
+        self,
+        features: ArrayLike,
+        rule: Rule,
+        explore: float,
+        rng: np.random.Generator,
+        penalties: ArrayLike | None,
+        allowed: ArrayLike | None,
+    ) -> Choice:
+        """Choose an arm; see `LinearBandit.choose`."""
+        means, deviations = self.predict(features)
+        if penalties is not None:
+            means = means - np.asarray(penalties, dtype=np.float64)
+        mask = None if allowed is None else np.asarray(allowed, dtype=np.bool_)
+        if isinstance(rule, UpperConfidence):
+            return choose_best(means + rule.width * deviations, explore, rng, mask)
+        draws = rng.standard_normal((rule.draws, self._arms))
+        draws *= rule.scale * deviations
+        draws += means
+        return choose_winner(draws, explore, rng, mask)
+
+
+def checked_features(features: ArrayLike, length: int) -> NDArray[np.float64]:
+    """A feature vector ``[length]``.
+
+    Raises:
+        PolicyError: It has another shape, or a value is NaN, infinite or beyond `LARGEST`.
+    """
+    x = np.asarray(features, dtype=np.float64)
+    if x.shape != (length,):
+        raise PolicyError(f"features have shape {x.shape}, not [{length}]")
+    if not np.abs(x).max() <= LARGEST:
+        raise PolicyError(f"features must be finite and lie between -{LARGEST:g} and {LARGEST:g}")
+    return x
+
+
+def require_shape(arms: int, features: int, ridge: float, periods: int = 1) -> None:
+    """Check what every linear policy is made of.
+
+    Raises:
+        PolicyError: There are no arms or features, too many, or the ridge is not positive.
+    """
+    if arms < 1 or features < 1 or arms * features**2 * periods > _MOST_CELLS:
+        raise PolicyError(
+            f"{arms} arms of {features} features in {periods} periods: give at least one of each,"
+            f" and at most {_MOST_CELLS:,} for arms * features² * periods"
+        )
+    if not 0 < ridge < float("inf"):
+        raise PolicyError(f"ridge is {ridge}: it must be finite and above 0")

@@ -1,0 +1,296 @@
+"""A linear contextual bandit whose models are differentially private.
+
+The sums that LinUCB learns from are released through a binary tree over batches, every node with
+discrete Gaussian noise that is drawn once (Shariff, Sheffet, "Differentially Private Contextual
+Linear Bandits", NeurIPS 2018, arXiv 1810.00068; Chan, Shi, Song 2011 for the tree). Choices are
+made from the released sums and the features of the person who asks, and from nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Self
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tactful_bandits.bandit_choice import Choice, Rule, Thompson, UpperConfidence, require_share
+from tactful_bandits.bandit_state import pack, unpack
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.linear_models import LinearModels, checked_features, require_shape
+from tactful_privacy import DiscreteGaussian
+
+_FINEST, _COARSEST = 1024, 16
+_LARGEST_SIGMA = 20_000  # so that the table of the noise is made within half a second
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="private-linear"):
+    arms: int
+    features: int
+    rho: tuple[int, int]
+    batches: int
+    contributions: int
+    rule: UpperConfidence | Thompson
+    ridge: float
+    explore: float
+    closed: int
+    counts: dict[str, int]
+    sums: dict[str, bytes]
+
+
+class PrivateLinearBandit:
+    """Chooses among arms by linear models that hide each contributor.
+
+    Guarantee: all choices together are rho-zCDP with respect to one contributor, joint differential
+    privacy: what everybody else is shown is nearly independent of all decisions and rewards of one
+    contributor. What the contributor is shown depends on own features, of course. Neighbours: the
+    same run with all of one contributor's decisions left out. Holds against people who adapt to
+    what they were shown, as every node has noise of its own (Denisov, McMahan, Rush, Smith,
+    Guha Thakurta, NeurIPS 2022, arXiv 2202.08312). `delta` has the noise's own error in it.
+
+    Assumed: batches are closed by a public clock, never by how many decisions they hold; the key of
+    a contributor is theirs alone; features and rewards reach nobody but this class; a state from
+    before a batch was closed is never taken up again, which would draw the noise of the batch anew:
+    write `to_bytes` down after `close` and before the next choice.
+
+    Features are scaled to norm 1 where they are longer, rewards clipped to [-1, 1].
+
+    Attributes:
+        arms: How many.
+        features: Length of the feature vector.
+        batches: How many can be closed, in all.
+        contributions: How many decisions of one contributor are learnt from, in all; others are
+            refused.
+        rho: Privacy loss of the whole run.
+        levels: Nodes that one decision is in.
+        sigma: Standard deviation of the noise of a sum, in units of one decision's largest part.
+        closed: Batches closed so far.
+    """
+
+    def __init__(
+        self,
+        arms: int,
+        features: int,
+        *,
+        rho: Fraction,
+        batches: int,
+        contributions: int = 1,
+        rule: Rule | None = None,
+        ridge: float = 1.0,
+        explore: float = 0.0,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Start without knowledge.
+
+        Args:
+            arms: At least 1.
+            features: At least 1.
+            rho: Above 0; `tactful_privacy.DiscreteGaussian` says which delta goes with an epsilon.
+            batches: At least 1.
+            contributions: At least 1.
+            rule: `UpperConfidence` or `Thompson`, the default.
+            ridge: Above 0.
+            explore: Share of decisions that take any arm.
+            entropy: Where the noise comes from.
+
+        Raises:
+            PolicyError: A value is out of range, or the noise would be too large to be of use.
+        """
+        require_shape(arms, features, ridge)
+        if batches < 1 or contributions < 1 or not rho > 0:
+            raise PolicyError("rho must be above 0, batches and contributions at least 1")
+        self.arms, self.features = arms, features
+        self.batches, self.contributions = int(batches), int(contributions)
+        self.rho = Fraction(rho)
+        self.rule: Rule = rule if rule is not None else Thompson()
+        self.ridge, self.explore = float(ridge), require_share(explore)
+        self.levels = self.batches.bit_length()
+        self.sigma = self.contributions * math.sqrt(self.levels / self.rho)
+        self._grid = _grid_for(self.sigma)
+        self._noise = DiscreteGaussian(self.sensitivity_squared, self.rho, entropy=entropy)
+        self.closed = 0
+        self._counts: dict[str, int] = {}
+        self._upper = np.triu_indices(features)
+        cells = len(self._upper[0]) + features
+        self._open = np.zeros((arms, cells), dtype=np.int64)
+        self._exact = np.zeros((self.levels, arms, cells), dtype=np.int64)
+        self._noisy = np.zeros((self.levels, arms, cells), dtype=np.int64)
+        self._models = self._release()
+
+    @property
+    def sensitivity_squared(self) -> int:
+        """Squared L2 distance, in steps, that one contributor makes in all nodes together, at most.
+
+        Products of one decision with ``|x| <= g`` and ``|r| <= g`` have the squared norm
+        ``(|x|⁴ + Σ x_i⁴) / 2 + r² |x|² <= 2 g⁴``; several of one person may point the same way and
+        fall into the same node, so they add up before they are squared; each lies in one node of
+        every level.
+        """
+        return 2 * self.contributions**2 * self._grid**4 * self.levels
+
+    def delta(self, epsilon: Fraction) -> Fraction:
+        """A delta for which the whole run is (epsilon, delta)-private for a contributor.
+
+        Raises:
+            tactful_privacy.ParameterError: epsilon lies outside [0, 40].
+        """
+        cells = self.contributions * self.levels * self._open.shape[1]
+        return self._noise.delta(epsilon, cells=cells)
+
+    def choose(
+        self,
+        features: ArrayLike,
+        rng: np.random.Generator,
+        *,
+        penalties: ArrayLike | None = None,
+        allowed: ArrayLike | None = None,
+    ) -> Choice:
+        """Choose an arm from what was released; as `LinearBandit.choose`."""
+        x = self._scaled(features)
+        return self._models.choose(x, self.rule, self.explore, rng, penalties, allowed)
+
+    def record(self, contributor: str, arm: int, features: ArrayLike, reward: float) -> bool:
+        """Take a decision into the open batch; nobody sees it before the batch is closed.
+
+        Args:
+            contributor: Key of the person whose decision it is, best a pseudonym.
+            arm: Which one was taken.
+            features: As they were when it was.
+            reward: What came of it.
+
+        Returns:
+            False where the contributor has had all `contributions`: nothing is learnt then.
+
+        Raises:
+            PolicyError: The arm does not exist or the values cannot be taken.
+        """
+        if not 0 <= arm < self.arms:
+            raise PolicyError(f"arm {arm}: there are {self.arms}, counted from 0")
+        if not math.isfinite(reward):
+            raise PolicyError("the reward is not finite")
+        terms = self._terms(features, reward)
+        count = self._counts.get(contributor, 0)
+        if count >= self.contributions:
+            return False
+        self._counts[contributor] = count + 1
+        self._open[arm] += terms
+        return True
+
+    def forget(self, contributor: str, decisions: list[tuple[int, ArrayLike, float]]) -> None:
+        """Take a contributor's decisions out of the open batch, exactly.
+
+        Those of closed batches stay inside their noise: to release the sums again without them
+        would tell the difference.
+
+        Args:
+            contributor: Key of the person.
+            decisions: Arm, features and reward of each decision in the open batch, as recorded.
+
+        Raises:
+            PolicyError: More than the contributor has in all.
+        """
+        if len(decisions) > self._counts.get(contributor, 0):
+            raise PolicyError("a contributor's decisions were never recorded: nothing is unlearnt")
+        for arm, features, reward in decisions:
+            self._open[arm] -= self._terms(features, reward)
+
+    def close(self) -> None:
+        """Close the batch and release it, with all before it.
+
+        Raises:
+            PolicyError: All `batches` are closed: the guarantee covers no more.
+        """
+        if self.closed >= self.batches:
+            raise PolicyError(f"all {self.batches} batches are closed: begin a policy anew")
+        self.closed += 1
+        level = (self.closed & -self.closed).bit_length() - 1
+        self._exact[level] = self._exact[:level].sum(axis=0) + self._open
+        noise = self._noise.sample(self._open.size).reshape(self._open.shape)
+        self._noisy[level] = self._exact[level] + noise
+        self._exact[:level] = 0
+        self._open[:] = 0
+        self._models = self._release()
+
+    def to_bytes(self) -> bytes:
+        """The whole policy, exact sums and contributors included: keep it where those may be."""
+        parts = self.batches, self.contributions, self.rule, self.ridge, self.explore, self.closed
+        sums = {name: array.astype("<i8").tobytes() for name, array in self._arrays().items()}
+        rho = self.rho.numerator, self.rho.denominator
+        return pack(_State(self.arms, self.features, rho, *parts, self._counts, sums))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, entropy: Callable[[int], bytes] = os.urandom) -> Self:
+        """The policy that `to_bytes` wrote.
+
+        Raises:
+            PolicyError: The bytes are damaged or hold something else.
+        """
+        state = unpack(data, _State)
+        policy = cls(
+            state.arms,
+            state.features,
+            rho=Fraction(*state.rho),
+            batches=state.batches,
+            contributions=state.contributions,
+            rule=state.rule,
+            ridge=state.ridge,
+            explore=state.explore,
+            entropy=entropy,
+        )
+        for name, array in policy._arrays().items():
+            raw = state.sums.get(name, b"")
+            if len(raw) != array.nbytes or not 0 <= state.closed <= state.batches:
+                raise PolicyError("the state of this policy does not fit its shape")
+            array[...] = np.frombuffer(raw, dtype="<i8").reshape(array.shape)
+        policy.closed, policy._counts = state.closed, dict(state.counts)
+        policy._models = policy._release()
+        return policy
+
+    def _arrays(self) -> dict[str, NDArray[np.int64]]:
+        return {"open": self._open, "exact": self._exact, "noisy": self._noisy}
+
+    def _release(self) -> LinearModels:
+        """Models of all closed batches: only what is noisy goes in."""
+        used = [level for level in range(self.levels) if self.closed >> level & 1]
+        total = self._noisy[used].sum(axis=0) / self._grid**2
+        split = len(self._upper[0])
+        gram = np.zeros((self.arms, self.features, self.features))
+        gram[:, self._upper[0], self._upper[1]] = total[:, :split]
+        gram[:, self._upper[1], self._upper[0]] = total[:, :split]
+        # The noise of a symmetric matrix has a norm of about twice sigma times the root of its
+        # size; shifted by that, and cut off where it was not enough, the matrix is positive.
+        shift = self.ridge + 2 * self.sigma * math.sqrt(len(used) * self.features)
+        values, vectors = np.linalg.eigh(gram)
+        values = np.maximum(values + shift, self.ridge)
+        inverse = np.einsum("aij,aj,akj->aik", vectors, 1 / values, vectors)
+        coefficients = np.einsum("aij,aj->ai", inverse, total[:, split:])
+        return LinearModels(np.ascontiguousarray(inverse), coefficients)
+
+    def _scaled(self, features: ArrayLike) -> NDArray[np.float64]:
+        x = checked_features(features, self.features)
+        return x / max(1.0, float(np.linalg.norm(x)))
+
+    def _terms(self, features: ArrayLike, reward: float) -> NDArray[np.int64]:
+        whole = np.rint(self._scaled(features) * self._grid).astype(np.int64)
+        while int(whole @ whole) > self._grid**2:  # rounded up beyond the norm that is promised
+            longest = int(np.abs(whole).argmax())
+            whole[longest] -= np.sign(whole[longest])
+        gain = round(min(max(reward, -1.0), 1.0) * self._grid)
+        products = whole[:, None] * whole
+        return np.concatenate([products[self._upper], whole * gain])
+
+
+def _grid_for(sigma: float) -> int:
+    grid = _FINEST
+    while grid**2 * sigma > _LARGEST_SIGMA:
+        grid //= 2
+    if grid < _COARSEST:
+        raise PolicyError(
+            f"the noise of a sum would be that of {sigma:.0f} decisions: spend more, close fewer"
+            " batches, or take fewer contributions"
+        )
+    return grid

@@ -1,0 +1,153 @@
+"""One linear model for many arms that have features of their own.
+
+Where arms come and go, as items and coupons do, a model per arm never learns enough. Here the
+features describe the person *and* the arm (their products, say), one ``θ`` serves all, and an arm
+that was never shown is judged by its features. The rules are those of `LinearBandit`; Thompson
+sampling draws ``θ`` itself, since the arms' scores depend on each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tactful_bandits.bandit_choice import (
+    Choice,
+    Rule,
+    UpperConfidence,
+    choose_best,
+    choose_winner,
+    require_share,
+)
+from tactful_bandits.bandit_memory import LARGEST, Memory, Observation
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.linear_bandit import LinearBandit
+
+
+class SharedLinearBandit:
+    """Chooses among any number of arms by their features.
+
+    Attributes:
+        features: Length of an arm's feature vector.
+        explore: Share of decisions that take any arm, from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        rule: Rule | None = None,
+        ridge: float = 1.0,
+        explore: float = 0.0,
+        memory: Memory | None = None,
+    ) -> None:
+        """Start without knowledge; the arguments are those of `LinearBandit`.
+
+        Raises:
+            PolicyError: A value is out of range.
+        """
+        self._model = LinearBandit(1, features, rule=rule, ridge=ridge, memory=memory)
+        self._model.explore = require_share(explore)
+
+    @property
+    def features(self) -> int:
+        """Length of an arm's feature vector."""
+        return self._model.features
+
+    @property
+    def explore(self) -> float:
+        """Share of decisions that take any arm."""
+        return self._model.explore
+
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        """``θ``, ``[features]``."""
+        coefficients: NDArray[np.float64] = self._model.coefficients[0]
+        return coefficients
+
+    def choose(
+        self,
+        arms: ArrayLike,
+        rng: np.random.Generator,
+        *,
+        penalties: ArrayLike | None = None,
+        allowed: ArrayLike | None = None,
+    ) -> Choice:
+        """Choose an arm.
+
+        Args:
+            arms: Features of each arm, ``[arms, features]``.
+            rng: Where chance comes from.
+            penalties: Taken off each arm's score, ``[arms]``.
+            allowed: Which arms may be taken, ``[arms]``.
+
+        Raises:
+            PolicyError: The features cannot be taken, or no arm is allowed.
+        """
+        x = np.asarray(arms, dtype=np.float64)
+        if x.ndim != 2 or not len(x) or x.shape[1] != self.features:
+            raise PolicyError(f"arms have shape {x.shape}, not [arms, {self.features}]")
+        if not np.abs(x).max() <= LARGEST:
+            raise PolicyError(
+                f"features must be finite and lie between -{LARGEST:g} and {LARGEST:g}"
+            )
+        means = x @ self._model.coefficients[0]
+        if penalties is not None:
+            means = means - np.asarray(penalties, dtype=np.float64)
+        mask = None if allowed is None else np.asarray(allowed, dtype=np.bool_)
+        rule, inverse = self._model.rule, self._model.inverse(0)
+        if isinstance(rule, UpperConfidence):
+            spread = np.einsum("ai,ij,aj->a", x, inverse, x, optimize=True)
+            bounds = means + rule.width * np.sqrt(np.maximum(spread, 0.0))
+            return choose_best(bounds, self.explore, rng, mask)
+        root = np.linalg.cholesky(inverse)
+        deviations = rng.standard_normal((rule.draws, self.features)) @ (x @ root).T
+        return choose_winner(means + rule.scale * deviations, self.explore, rng, mask)
+
+    def update(self, features: ArrayLike, reward: float, *, period: int | None = None) -> bool:
+        """Learn from one decision; `features` are those of the arm that was taken.
+
+        Returns:
+            Whether it counts: False for a period that is forgotten.
+
+        Raises:
+            PolicyError: The values cannot be taken, or the period has not begun.
+        """
+        return self._model.update(0, features, reward, period=period)
+
+    def learn(self, observations: Iterable[Observation]) -> int:
+        """Learn from many decisions at once, as `LinearBandit.learn`; `arm` is 0 in all of them."""
+        return self._model.learn(observations)
+
+    def forget(self, observations: Iterable[Observation]) -> int:
+        """Unlearn decisions exactly, as `LinearBandit.forget`; `arm` is 0 in all of them."""
+        return self._model.forget(observations)
+
+    def advance(self, period: int) -> None:
+        """Begin a period, as `LinearBandit.advance`."""
+        self._model.advance(period)
+
+    def refresh(self) -> None:
+        """Compute the model anew from its sums."""
+        self._model.refresh()
+
+    def to_bytes(self) -> bytes:
+        """The whole policy."""
+        return self._model.to_bytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The policy that `to_bytes` wrote.
+
+        Raises:
+            PolicyError: The bytes are damaged or hold something else.
+        """
+        model = LinearBandit.from_bytes(data)
+        if model.arms != 1:
+            raise PolicyError(f"this policy has a model for each of {model.arms} arms: not shared")
+        policy = cls.__new__(cls)
+        policy._model = model
+        return policy

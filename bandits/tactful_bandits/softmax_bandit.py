@@ -1,0 +1,203 @@
+"""A policy that learns by the gradient of its own reward, with a baseline.
+
+Arm a is taken with probability proportional to ``exp(θ_a · x)``; after a reward r, ``θ`` moves
+along ``w (r - b) ∇ log π(a | x)`` (Sutton and Barto, "Reinforcement Learning", 2nd edition, section
+2.8; Williams 1992). The baseline b does not change where the gradient points on average, only how
+much it varies. ``w = π(a | x) / propensity`` corrects for what the policy learnt between the choice
+and the reward, and for exploration; it is clipped.
+
+Propensities are exact without any draws. What is learnt depends on the order, so there is nothing
+to subtract: a person is unlearnt by `replayed`, from the log without him.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from tactful_bandits.bandit_choice import Choice, require_share
+from tactful_bandits.bandit_memory import LARGEST, Observation
+from tactful_bandits.bandit_state import pack, unpack
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.linear_models import checked_features
+
+Baseline = Literal["none", "mean", "linear"]
+
+_LARGEST_WEIGHT = 10.0
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="softmax"):
+    arms: int
+    features: int
+    learning_rate: float
+    baseline: Baseline
+    explore: float
+    updates: int
+    preferences: bytes
+    expected: bytes
+
+
+class SoftmaxBandit:
+    """Chooses among arms by a softmax of linear preferences.
+
+    Attributes:
+        arms: How many.
+        features: Length of the feature vector.
+        learning_rate: Step along the gradient, above 0.
+        baseline: ``none``; ``mean``, of the rewards so far; ``linear``, what a linear model expects
+            at these features.
+        explore: Share of decisions that take any arm, from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        arms: int,
+        features: int,
+        *,
+        learning_rate: float = 0.1,
+        baseline: Baseline = "linear",
+        explore: float = 0.0,
+    ) -> None:
+        """Start indifferent.
+
+        Raises:
+            PolicyError: A value is out of range.
+        """
+        if not 1 <= arms <= 10_000 or not 1 <= features <= 1_000:
+            raise PolicyError(
+                f"{arms} arms of {features} features: give 1 to 10,000 and 1 to 1,000"
+            )
+        if not 0 < learning_rate <= 10:
+            raise PolicyError(
+                f"learning_rate is {learning_rate}: it must lie above 0, at most at 10"
+            )
+        if baseline not in ("none", "mean", "linear"):
+            raise PolicyError(f"there is no baseline {baseline!r}: none, mean or linear")
+        self.arms, self.features = arms, features
+        self.learning_rate, self.baseline = float(learning_rate), baseline
+        self.explore = require_share(explore)
+        self._preferences = np.zeros((arms, features))
+        self._expected = np.zeros(features if baseline == "linear" else 1)
+        self._updates = 0
+
+    def propensities(self, features: ArrayLike) -> NDArray[np.float64]:
+        """Probability of each arm, ``[arms]``, exploration included.
+
+        Raises:
+            PolicyError: The features cannot be taken.
+        """
+        preferred = self._preferred(checked_features(features, self.features))
+        return (1 - self.explore) * preferred + self.explore / self.arms
+
+    def choose(self, features: ArrayLike, rng: np.random.Generator) -> Choice:
+        """Choose an arm at features ``[features]``.
+
+        Raises:
+            PolicyError: The features cannot be taken.
+        """
+        chances = self.propensities(features)
+        arm = int(np.searchsorted(chances.cumsum(), rng.random() * chances.sum(), side="right"))
+        return Choice(arm, float(chances[arm]), "exact")
+
+    def update(self, arm: int, features: ArrayLike, reward: float, *, propensity: float) -> None:
+        """Learn from one decision.
+
+        Args:
+            arm: Which one was taken.
+            features: As they were when it was.
+            reward: Between -8 and 8.
+            propensity: Probability with which it was taken.
+
+        Raises:
+            PolicyError: A value cannot be taken. Nothing is learnt then.
+        """
+        x = checked_features(features, self.features)
+        if not 0 <= arm < self.arms:
+            raise PolicyError(f"arm {arm}: there are {self.arms}, counted from 0")
+        if not -LARGEST <= reward <= LARGEST:
+            raise PolicyError(f"rewards must lie between -{LARGEST:g} and {LARGEST:g}: scale them")
+        if not 0 < propensity <= 1:
+            raise PolicyError(f"propensity is {propensity}: it must lie above 0 and at most at 1")
+        preferred = self._preferred(x)
+        weight = min(float(preferred[arm]) / propensity, _LARGEST_WEIGHT)
+        advantage = reward - self._baseline_at(x)
+        step = -preferred
+        step[arm] += 1
+        self._preferences += (self.learning_rate * weight * advantage) * step[:, None] * x
+        self._updates += 1
+        if self.baseline == "mean":
+            self._expected += (reward - self._expected) / self._updates
+        elif self.baseline == "linear":
+            # Normalised least mean squares: a step that cannot overshoot, whatever the features.
+            self._expected += (0.1 * advantage / (1.0 + x @ x)) * x
+
+    def replayed(self, observations: Iterable[Observation]) -> Self:
+        """A new policy of the same settings that saw these decisions, in their order.
+
+        To unlearn a person, leave his out: what comes back never saw him.
+
+        Raises:
+            PolicyError: One cannot be taken.
+        """
+        policy = type(self)(
+            self.arms,
+            self.features,
+            learning_rate=self.learning_rate,
+            baseline=self.baseline,
+            explore=self.explore,
+        )
+        for seen in observations:
+            policy.update(seen.arm, seen.features, seen.reward, propensity=seen.propensity)
+        return policy
+
+    def to_bytes(self) -> bytes:
+        """The whole policy."""
+        return pack(
+            _State(
+                self.arms,
+                self.features,
+                self.learning_rate,
+                self.baseline,
+                self.explore,
+                self._updates,
+                self._preferences.astype("<f8").tobytes(),
+                self._expected.astype("<f8").tobytes(),
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The policy that `to_bytes` wrote.
+
+        Raises:
+            PolicyError: The bytes are damaged or hold something else.
+        """
+        state = unpack(data, _State)
+        policy = cls(
+            state.arms,
+            state.features,
+            learning_rate=state.learning_rate,
+            baseline=state.baseline,
+            explore=state.explore,
+        )
+        own = (policy._preferences, state.preferences), (policy._expected, state.expected)
+        for array, raw in own:
+            if len(raw) != array.nbytes or not np.isfinite(np.frombuffer(raw, "<f8")).all():
+                raise PolicyError("the state of this policy does not fit its shape")
+            array[...] = np.frombuffer(raw, "<f8").reshape(array.shape)
+        policy._updates = state.updates
+        return policy
+
+    def _preferred(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        preferred: NDArray[np.float64] = special.softmax(self._preferences @ x)
+        return preferred
+
+    def _baseline_at(self, x: NDArray[np.float64]) -> float:
+        if self.baseline == "linear":
+            return float(self._expected @ x)
+        return float(self._expected[0]) if self.baseline == "mean" else 0.0
