@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 import click
 import msgspec
@@ -28,14 +27,14 @@ def privacy() -> None:
 @click.option("--cap", type=click.IntRange(1, 100), default=5, show_default=True)
 @click.option("--epsilon", default="1", show_default=True, help="Claimed; exact, as text.")
 @click.option("--canaries", type=click.IntRange(min=1_000), help="Trials of the attack.")
-@click.option("--json", "json_file", type=click.File("wb", lazy=True), help="Report; - prints it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="Pictures.")
 def audit_command(
     quick: bool,
     cap: int,
     epsilon: str,
     canaries: int | None,
-    json_file: IO[bytes] | None,
+    as_json: bool,
     plots: Path | None,
 ) -> None:
     """Attack published counts as they are installed, and check that the attack finds mistakes."""
@@ -55,15 +54,13 @@ def audit_command(
             report = audit(cap, epsilon, effort, progress=done)
     except ParameterError as error:
         raise ConfigError(str(error)) from error
-    printed = json_file is not None and json_file.name == "-"
-    if json_file is not None:
-        document = msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=2)
-        json_file.write(document + b"\n")
     if plots is not None:
         from tactful.privacy_plots import write_plots
 
         write_plots(report, plots)
-    if not printed:
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=2))
+    else:
         click.echo(str(report))
     if not report.passed:
         raise SystemExit(1)

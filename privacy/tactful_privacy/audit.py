@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,9 +22,11 @@ from tactful_privacy.audit_checks import (
     check_noise,
     check_sensitivity,
 )
+from tactful_privacy.audit_gaussian import GaussianPipeline
 from tactful_privacy.audit_pipeline import Pipeline
 from tactful_privacy.audit_planted import planted_bugs
 from tactful_privacy.audit_totals import TotalsPipeline
+from tactful_privacy.errors import ParameterError
 
 ALPHA = 1e-6
 _RANDOM_CHECKS = 4
@@ -100,7 +103,8 @@ class AuditReport:
         epsilon: What is claimed for one user and day.
         alpha: Probability that a right pipeline fails, at most, over all its checks.
         effort: How hard was tried.
-        real: What the product publishes: counts by pane, and totals since midnight.
+        real: What the product publishes: counts by pane, and totals since midnight by both kinds
+            of noise.
         planted: Pipelines with a planted bug.
     """
 
@@ -201,9 +205,8 @@ def audit(
     """Audit the pipeline of counts as it is installed, and the audit itself.
 
     `BoundedCounts`, `Publisher`, `Ledger` and `read_released` run as they do in service, over
-    synthetic users. Totals with Gaussian noise are not attacked: within the trials that can be
-    afforded, an attack on them would find no planted bug either. Nor is what a deployment adds
-    around, such as a log or a dashboard.
+    synthetic users. What a deployment adds around is not attacked, such as a log or a dashboard.
+    Totals with Gaussian noise are left out where the cap is too large for them to be published.
 
     Args:
         cap: Most contributions of one user and day.
@@ -217,6 +220,8 @@ def audit(
     """
     claim = fraction(epsilon, "epsilon")
     right = [Pipeline(cap, claim), TotalsPipeline(cap, claim)]
+    with suppress(ParameterError):
+        right.append(GaussianPipeline(cap, claim))
 
     def examined(pipeline: Pipeline, canaries: int) -> Audited:
         if pipeline.shares_noise:

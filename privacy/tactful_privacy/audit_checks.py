@@ -6,7 +6,6 @@ import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tactful_privacy._exact import exp_bounds
-from tactful_privacy._table import BITS
 from tactful_privacy.audit_bounds import NOTHING_PROVED, LowerBound, prove_loss
-from tactful_privacy.audit_pipeline import MAX_DELTA, Contribution, Output, Pipeline
-from tactful_privacy.noise import Noise
+from tactful_privacy.audit_noise import reach
+from tactful_privacy.audit_pipeline import Contribution, Output, Pipeline
 
 _EXCESS = 3
 """How many contributions beyond the cap a canary tries."""
@@ -53,33 +50,23 @@ class Finding:
 def check_noise(pipeline: Pipeline, draws: int, alpha: float) -> Iterator[Finding]:
     """Whether the noise is private by its own probabilities, and drawn with these.
 
-    delta is computed from the stated probabilities by the definition, not by the noise's own code:
-    sum_k max(0, P(k) - e^epsilon P(k - change)), in fractions, where the change is the cap for
-    counts by pane.
+    delta is computed from the stated probabilities by the definition, not by the noise's own code.
     """
-    noise, change = pipeline.noise(), pipeline.change()
-    factor = Fraction(exp_bounds(pipeline.epsilon, BITS)[0], 1 << BITS)
-    reach = _reach(noise)
-    p = {k: noise.probability(k) for k in range(-reach, reach + 1)}
-    delta = sum(
-        (max(Fraction(0), v - factor * p.get(k - change, 0)) for k, v in p.items()),
-        1 - sum(p.values()),
-    )
+    delta, how = pipeline.delta_of_noise()
     yield Finding(
         layer=1,
         check="delta of the noise",
-        passed=delta <= MAX_DELTA,
+        passed=delta <= pipeline.delta,
         measured=float(delta),
-        allowed=float(MAX_DELTA),
-        detail=f"at epsilon {pipeline.epsilon} and a change of {change}, computed in"
-        " fractions from its probabilities",
+        allowed=float(pipeline.delta),
+        detail=f"at epsilon {pipeline.epsilon}, {how}",
     )
-    drawn: NDArray[Any] = noise.sample(draws)
+    drawn: NDArray[Any] = pipeline.noise().sample(draws)
     if not np.issubdtype(drawn.dtype, np.integer):
         detail = f"draws are {drawn.dtype}: their low bits tell about the count"
         yield Finding(1, "draws as stated", False, 0.0, alpha, detail)
         return
-    chance = _chi_square(drawn, p)
+    chance = pipeline.chance_of(drawn)
     yield Finding(
         layer=1,
         check="draws as stated",
@@ -88,25 +75,6 @@ def check_noise(pipeline: Pipeline, draws: int, alpha: float) -> Iterator[Findin
         allowed=alpha,
         detail=f"p-value of {draws:,} draws against the probabilities (chi-square)",
     )
-
-
-def _reach(noise: Noise) -> int:
-    """Return beyond which value the probabilities sum to less than 1e-13."""
-    reach = 1
-    while noise.probability(reach) > Fraction(1, 10**16):
-        reach *= 2
-    return reach * 2
-
-
-def _chi_square(draws: NDArray[Any], p: dict[int, Fraction]) -> float:
-    edge = 0
-    while p.get(edge + 1, 0) * len(draws) > 50:
-        edge += 1
-    observed = np.bincount(np.clip(draws, -edge - 1, edge + 1) + edge + 1, minlength=2 * edge + 3)
-    inner = [float(p[k]) for k in range(-edge, edge + 1)]
-    expected = np.array([(1 - sum(inner)) / 2, *inner, (1 - sum(inner)) / 2]) * len(draws)
-    statistic = float((((observed - expected) ** 2) / expected).sum())
-    return float(special.chdtrc(len(expected) - 1, statistic))
 
 
 # -- layer 2 --------------------------------------------------------------------------------------
@@ -165,9 +133,8 @@ def attack(
             pipeline.exact([Contribution("canary", pane, 0) for pane in panes], 1)[:, 0],
             pipeline.exact([], 1)[:, 0],
         )
-        direction = pipeline.direction(*expected, directory)
         scores = [
-            _scores(_publish(pipeline, canaries, shown, directory), expected, direction)
+            _scores(pipeline, _publish(pipeline, canaries, shown, directory), expected)
             for shown in (panes, [])
         ]
         yield (
@@ -211,23 +178,20 @@ def _publish(
 
 
 def _scores(
+    pipeline: Pipeline,
     outputs: Iterator[Output],
     expected: tuple[NDArray[np.int64], NDArray[np.int64]],
-    direction: NDArray[np.float64] | None,
 ) -> dict[str, NDArray[Any]]:
     """Reduce what is read of each key to numbers that may tell whether a canary was there."""
     parts: list[dict[str, NDArray[Any]]] = []
-    present, absent = (counts[:, None] for counts in expected)
-    moved = int(np.argmax(np.abs(present - absent)))
+    moved = int(np.argmax(np.abs(expected[0] - expected[1])))
     for output in outputs:
         y = output.values
         part: dict[str, NDArray[Any]] = {
-            "likelihood": (np.abs(y - absent) - np.abs(y - present)).sum(axis=0),
+            "likelihood": pipeline.likelihood(y, *expected),
             "zeros": (y == 0).sum(axis=0),
             "listed": output.listed,
         }
-        if direction is not None:
-            part["discriminant"] = direction @ y
         if np.issubdtype(y.dtype, np.floating):
             for bits in range(50, 55):
                 scaled = np.ldexp(y[moved], bits)
@@ -257,7 +221,7 @@ def check_freshness(
     )
     other = pipeline.publish([], keys, directory / f"{secrets.token_hex(8)}.db").values
     noise = pipeline.noise()
-    p = [float(noise.probability(k)) for k in range(_reach(noise))]
+    p = [float(noise.probability(k)) for k in range(reach(noise))]
     same = p[0] ** 2 + 2 * sum(value**2 for value in p[1:])
     if np.issubdtype(first.dtype, np.floating):
         same = 2.0**-40

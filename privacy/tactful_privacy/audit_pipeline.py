@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_privacy.audit_noise import StatedNoise, chance_of, exact_delta
 from tactful_privacy.bounding import BoundedCounts
 from tactful_privacy.budget import Budget
 from tactful_privacy.ledger import Ledger
-from tactful_privacy.noise import Noise
 from tactful_privacy.release import Publisher
 from tactful_privacy.released import read_released
 from tactful_privacy.statistic import DAY_MS, Statistic
@@ -42,6 +42,14 @@ class Output:
 
     values: NDArray[Any]
     listed: NDArray[np.bool_]
+
+
+def laplace_likelihood(
+    values: NDArray[Any], present: NDArray[Any], absent: NDArray[Any]
+) -> NDArray[Any]:
+    """Return the logarithm of the ratio for independent Laplace noise, but for its scale."""
+    without, with_ = np.abs(values - absent[:, None]), np.abs(values - present[:, None])
+    return np.asarray((without - with_).sum(axis=0))
 
 
 class Pipeline:
@@ -79,21 +87,36 @@ class Pipeline:
         """Return what bounds contributions."""
         return BoundedCounts(statistic, secret=secret, start=0)
 
-    def noise(self) -> Noise:
+    def noise(self) -> StatedNoise:
         """Return the noise of one cell."""
         return self.statistic(1).mechanism()
 
-    def direction(
-        self, present: NDArray[np.int64], absent: NDArray[np.int64], directory: Path
-    ) -> NDArray[np.float64] | None:
-        """Return how to weigh what is read of a key so that it tells most; None: just as it is.
+    def delta_of_noise(self) -> tuple[Fraction | float, str]:
+        """Return the delta of what one user changes, from the noise's probabilities, and how."""
+        change = self.change()
+        delta = exact_delta(self.noise(), change, self.epsilon)
+        return delta, f"a change of {change}, computed in fractions from its probabilities"
+
+    def chance_of(self, draws: NDArray[Any]) -> float:
+        """Return the p-value of draws against the stated probabilities of one cell's noise."""
+        return chance_of(draws, self.noise())
+
+    def likelihood(
+        self, values: NDArray[Any], present: NDArray[np.int64], absent: NDArray[np.int64]
+    ) -> NDArray[Any]:
+        """Return how much more likely what is read of a key is with somebody than without.
+
+        Any increasing function of the ratio will do.
 
         Args:
+            values: What is read, ``[panes, keys]``.
             present: What would be published of a key with somebody, without noise, ``[panes]``.
             absent: The same without.
-            directory: For files.
+
+        Returns:
+            For each key, ``[keys]``.
         """
-        return None
+        return laplace_likelihood(values, present, absent)
 
     def exact(
         self, contributions: Iterable[Contribution], keys: int, restart_after: int | None = None
@@ -121,7 +144,7 @@ class Pipeline:
         loss = counter.statistic.loss
         opened = Ledger(ledger, budgets=[Budget(loss.epsilon, loss.delta)])
         try:
-            Publisher(counter, opened).publish(DAY_MS)
+            Publisher(counter, opened).store(DAY_MS)
             panes, cursor = [], None
             while True:
                 page = read_released(opened, "audited", cursor=cursor, limit=1)

@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 
 from tactful_privacy._exact import Exact
 from tactful_privacy._table import Entropy
+from tactful_privacy.audit_gaussian import ContributionsForgotten
 from tactful_privacy.audit_pipeline import Contribution, Output, Pipeline
 from tactful_privacy.audit_totals import LevelsForgotten
 from tactful_privacy.bounding import BoundedCounts, Pane
+from tactful_privacy.errors import ParameterError
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.noise import Noise
 from tactful_privacy.statistic import Statistic
@@ -184,7 +187,7 @@ def planted_bugs(cap: int, epsilon: Fraction) -> list[Pipeline]:
         cap: Most contributions of one user and day, as of the pipeline under audit.
         epsilon: What is claimed.
     """
-    return [
+    bugs = [
         low_scale(cap, epsilon, 50),
         _ForgottenCap(cap, epsilon),
         _Overlap(cap, epsilon),
@@ -196,3 +199,6 @@ def planted_bugs(cap: int, epsilon: Fraction) -> list[Pipeline]:
         _OtherNoise(cap, epsilon, "reused noise", _reused),
         LevelsForgotten(cap, epsilon),
     ]
+    with suppress(ParameterError):  # of this cap, totals with Gaussian noise are not published
+        bugs.append(ContributionsForgotten(cap, epsilon))
+    return bugs

@@ -16,6 +16,8 @@ import pytest
 from tactful_privacy import BoundedCounts, ParameterError, Statistic
 from tactful_privacy.audit import QUICK, Audited, AuditReport, Effort, audit, examine
 from tactful_privacy.audit_checks import attack, check_freshness, check_noise, check_sensitivity
+from tactful_privacy.audit_gaussian import ContributionsForgotten, GaussianPipeline
+from tactful_privacy.audit_noise import chance_of_normal
 from tactful_privacy.audit_pipeline import Contribution, Pipeline
 from tactful_privacy.audit_planted import low_scale, planted_bugs
 from tactful_privacy.audit_totals import LevelsForgotten, TotalsPipeline
@@ -41,6 +43,7 @@ FOUND_BY = {
     "seeded noise": {4},
     "reused noise": {4},
     "levels of totals forgotten": {1},
+    "Gaussian noise of a fifth": {1},
 }
 
 
@@ -52,12 +55,15 @@ def report() -> AuditReport:
 def test_what_the_product_publishes_passes_with_no_more_proved_than_claimed(
     report: AuditReport,
 ) -> None:
-    panes, totals = report.real
+    panes, *totals = report.real
     assert report.passed, str(report)
     assert {finding.layer for finding in panes.findings} == {1, 2, 3, 4}
     assert 0.6 < panes.proved <= 1
-    assert {finding.layer for finding in totals.findings} == {1, 3, 4}
-    assert totals.proved <= 1
+    assert [pipeline.name for pipeline in totals] == ["running totals", "Gaussian totals"]
+    for pipeline in totals:
+        assert {finding.layer for finding in pipeline.findings} == {1, 3, 4}
+        assert pipeline.proved <= 1
+    assert totals[0].proved > 0.1, "of some thousand canaries"
     assert report.epsilon_lower_bound == panes.proved
 
 
@@ -179,6 +185,39 @@ def test_what_is_published_is_what_was_counted_plus_noise(tmp_path: Path) -> Non
     assert output.listed.all()
 
 
+def test_the_nodes_of_a_day_are_computed_from_its_totals(tmp_path: Path) -> None:
+    pipeline = TotalsPipeline(2, Fraction(40))  # next to no noise
+    stream = [Contribution("u", 3, 1), Contribution("u", 3, 1)]
+    present, absent = pipeline.exact(stream, 2)[:, 1], pipeline.exact([], 2)[:, 1]
+    with_ = pipeline.likelihood(np.stack([present, absent], axis=1), present, absent)
+    # The canary is in one node of each level, twice; nothing else differs.
+    assert with_ == pytest.approx([4, -4])
+
+
+def test_the_largest_change_of_gaussian_totals_is_found_by_trying(tmp_path: Path) -> None:
+    for cap, epsilon in ((1, "1/2"), (3, "1"), (5, "2")):
+        pipeline = GaussianPipeline(cap, Fraction(epsilon))
+        totals = pipeline.statistic(1).gaussian
+        tried = max(float((pipeline._weighted(day) ** 2).sum()) for day in pipeline._days())
+        assert tried == totals.sensitivity_squared
+        assert pipeline.delta_of_noise()[0] <= pipeline.delta
+        wrong = ContributionsForgotten(cap, Fraction(epsilon))
+        assert wrong.delta_of_noise()[0] > 100 * wrong.delta
+
+
+def test_of_a_cap_that_gaussian_totals_do_not_take_they_are_left_out() -> None:
+    with pytest.raises(ParameterError):
+        GaussianPipeline(100, Fraction(1, 10))
+    assert "Gaussian noise of a fifth" not in {it.name for it in planted_bugs(100, Fraction(1, 10))}
+
+
+def test_normal_noise_of_another_width_is_told_apart() -> None:
+    draws = np.rint(np.random.default_rng(5).normal(0, 1_500, 50_000)).astype(np.int64)
+    assert chance_of_normal(draws, 1_500) > 1e-6
+    assert chance_of_normal(draws, 1_400) < 1e-6
+    assert chance_of_normal(draws + 100, 1_500) < 1e-6
+
+
 # -- at length ------------------------------------------------------------------------------------
 
 
@@ -194,10 +233,14 @@ def test_a_million_canaries_pass_the_right_scale_and_catch_one_five_percent_low(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-def test_an_attack_on_totals_refutes_levels_that_were_forgotten(tmp_path: Path) -> None:
+def test_attacks_on_totals_prove_most_of_what_is_claimed_and_refute_mistakes(
+    tmp_path: Path,
+) -> None:
     for pipeline, low, high in (
-        (TotalsPipeline(5, ONE), 0.4, 1.0),
-        (LevelsForgotten(5, ONE), 1, 2),
+        (TotalsPipeline(5, ONE), 0.85, 1.0),
+        (LevelsForgotten(5, ONE), 1.6, 2),
+        (GaussianPipeline(5, ONE), 0.1, 1.0),
+        (ContributionsForgotten(5, ONE), 1.5, 10),
     ):
         ((_, bound),) = attack(pipeline, 60_000, 1e-6, tmp_path)
         assert low < bound.epsilon <= high

@@ -1,0 +1,119 @@
+"""Totals with Gaussian noise under audit."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_privacy.audit_noise import chance_of_normal, gaussian_delta
+from tactful_privacy.audit_pipeline import Contribution, Pipeline
+from tactful_privacy.gaussian import DiscreteGaussian
+from tactful_privacy.statistic import GAUSSIAN_TOTALS, Statistic
+from tactful_privacy.toeplitz import GaussianTotals
+
+_RANDOM_DAYS = 300
+_SEED = 14
+_SHARE = 5
+
+
+class GaussianPipeline(Pipeline):
+    """The same path for totals since midnight with Gaussian noise: 24 panes, delta a millionth."""
+
+    panes = 24
+    delta = Fraction(1, 10**6)
+    shares_noise = True
+    spreads = ("together",)
+
+    def __init__(self, cap: int, epsilon: Fraction) -> None:
+        """See `Pipeline`.
+
+        Raises:
+            ParameterError: Totals of this cap cannot be noised for this epsilon.
+        """
+        super().__init__(cap, epsilon)
+        self.name = "Gaussian totals"
+        self._root = np.array(self.statistic(1).gaussian.root.coefficients, dtype=np.float64)
+
+    def statistic(self, keys: int) -> Statistic:
+        """See `Pipeline`."""
+        return replace(super().statistic(keys), kind=GAUSSIAN_TOTALS, delta=self.delta)
+
+    def noise(self) -> DiscreteGaussian:
+        """Return the noise of one cell of what is stored."""
+        return self.statistic(1).gaussian.noise()
+
+    def delta_of_noise(self) -> tuple[Fraction | float, str]:
+        """See `Pipeline`: for the largest change that is found by trying days of one user.
+
+        The change is measured, not taken from what the mechanism says of itself.
+        """
+        changes = (float(np.linalg.norm(self._weighted(day))) for day in self._days())
+        largest = max(changes)
+        distance = largest / self._sigma
+        delta = gaussian_delta(distance, float(self.epsilon))
+        return delta, f"a change of {distance:.4g} standard deviations, the largest of many days"
+
+    def chance_of(self, draws: NDArray[Any]) -> float:
+        """See `Pipeline`."""
+        return chance_of_normal(draws, self._sigma)
+
+    def exact(
+        self, contributions: Iterable[Contribution], keys: int, restart_after: int | None = None
+    ) -> NDArray[np.int64]:
+        """See `Pipeline`: the totals at the end of each pane."""
+        return np.cumsum(super().exact(contributions, keys, restart_after), axis=0)
+
+    def likelihood(
+        self, values: NDArray[Any], present: NDArray[np.int64], absent: NDArray[np.int64]
+    ) -> NDArray[Any]:
+        """See `Pipeline`: the totals turned back into what was stored, along what would change."""
+        change = self._weighted(np.diff(present - absent, prepend=0))
+        stored = np.apply_along_axis(self._weighted, 0, np.diff(values, axis=0, prepend=0))
+        return np.asarray(change @ stored)
+
+    @cached_property
+    def _sigma(self) -> float:
+        return math.sqrt(float(self.statistic(1).gaussian.sigma_squared))
+
+    def _weighted(self, counts: NDArray[Any]) -> NDArray[np.float64]:
+        """Return R x for counts by pane, ``[panes]``."""
+        return np.convolve(self._root, counts)[: self.panes]
+
+    def _days(self) -> Iterator[NDArray[np.int64]]:
+        """Days of one user on one key: all in one pane, panes in a row, and at random."""
+        generator = np.random.default_rng(_SEED)
+        for first, width in itertools.product(range(self.panes), range(1, self.cap + 1)):
+            day = np.zeros(self.panes, dtype=np.int64)
+            np.add.at(day, first + np.arange(self.cap) % min(width, self.panes - first), 1)
+            yield day
+        for _ in range(_RANDOM_DAYS):
+            yield np.bincount(generator.integers(self.panes, size=self.cap), minlength=self.panes)
+
+
+class ContributionsForgotten(GaussianPipeline):
+    """The noise is made for a fifth of what a user's contributions add up to."""
+
+    def __init__(self, cap: int, epsilon: Fraction) -> None:
+        """See `GaussianPipeline`."""
+        super().__init__(cap, epsilon)
+        self.name = "Gaussian noise of a fifth"
+
+    def statistic(self, keys: int) -> Statistic:
+        """See `Pipeline`."""
+        right = super().statistic(keys)
+        return _TooQuiet(**{field.name: getattr(right, field.name) for field in fields(right)})
+
+
+class _TooQuiet(Statistic):
+    @cached_property
+    def gaussian(self) -> GaussianTotals:
+        right = super().gaussian
+        return replace(right, sensitivity_squared=right.sensitivity_squared // _SHARE**2)

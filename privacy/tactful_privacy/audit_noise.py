@@ -1,0 +1,93 @@
+"""What noise is by its own stated probabilities, computed apart from the code that draws it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from statistics import NormalDist
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from tactful_privacy._exact import Exact, exp_bounds
+from tactful_privacy._table import BITS
+
+_BUCKETS = 40
+
+
+class StatedNoise(Protocol):
+    """Noise on the integers that says how likely each of them is."""
+
+    def probability(self, k: int) -> Fraction:
+        """Return P(Z = k)."""
+
+    def sample(self, n: int) -> NDArray[Any]:
+        """Return n independent draws, ``[n]``."""
+
+    def interval(self, confidence: Exact = ...) -> int:
+        """Return the smallest h with P(|Z| <= h) >= confidence."""
+
+
+def probabilities(noise: StatedNoise) -> dict[int, Fraction]:
+    """Return P(Z = k) for every k that matters."""
+    far = reach(noise)
+    return {k: noise.probability(k) for k in range(-far, far + 1)}
+
+
+def reach(noise: StatedNoise) -> int:
+    """Return beyond which value the probabilities sum to less than 1e-13."""
+    far = 1
+    while noise.probability(far) > Fraction(1, 10**16):
+        far *= 2
+    return far * 2
+
+
+def exact_delta(noise: StatedNoise, change: int, epsilon: Fraction) -> Fraction:
+    """Return delta by its definition: sum_k max(0, P(k) - e^epsilon P(k - change)), in fractions.
+
+    What lies beyond the reach of the probabilities counts as if it told everything.
+    """
+    factor = Fraction(exp_bounds(epsilon, BITS)[0], 1 << BITS)
+    p = probabilities(noise)
+    beyond = 1 - sum(p.values(), Fraction(0))
+    return sum((max(Fraction(0), v - factor * p.get(k - change, 0)) for k, v in p.items()), beyond)
+
+
+def gaussian_delta(distance: float, epsilon: float) -> float:
+    """Return delta of normal noise for a change of so many standard deviations.
+
+    The smallest one there is (Balle, Wang, ICML 2018, th. 8).
+    """
+    normal = NormalDist()
+    mean, shift = distance / 2, epsilon / distance
+    return normal.cdf(mean - shift) - math.exp(epsilon) * normal.cdf(-mean - shift)
+
+
+def chance_of(draws: NDArray[Any], noise: StatedNoise) -> float:
+    """Return the p-value of draws against the stated probabilities (chi-square)."""
+    p = probabilities(noise)
+    edge = 0
+    while p.get(edge + 1, 0) * len(draws) > 50:
+        edge += 1
+    inner = [float(p[k]) for k in range(-edge, edge + 1)]
+    tail = (1 - sum(inner)) / 2
+    observed = np.bincount(np.clip(draws, -edge - 1, edge + 1) + edge + 1, minlength=2 * edge + 3)
+    return _chi_square(observed, [tail, *inner, tail])
+
+
+def chance_of_normal(draws: NDArray[Any], sigma: float) -> float:
+    """Return the same against normal noise, for integers with sigma far above 1."""
+    normal = NormalDist(0, sigma)
+    edges = [math.floor(normal.inv_cdf(i / _BUCKETS)) for i in range(1, _BUCKETS)]
+    below = [0.0, *(normal.cdf(edge + 0.5) for edge in edges), 1.0]
+    observed = np.bincount(np.searchsorted(edges, draws), minlength=_BUCKETS)
+    return _chi_square(observed, np.diff(below).tolist())
+
+
+def _chi_square(observed: NDArray[Any], shares: Sequence[float]) -> float:
+    expected = np.array(shares) * observed.sum()
+    statistic = float((((observed - expected) ** 2) / expected).sum())
+    return float(special.chdtrc(len(expected) - 1, statistic))
