@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +24,21 @@ from tactful.byte_search import SHORTEST, Texts
 from tactful.caps import without_people
 from tactful.checkpoints import Checkpoint
 from tactful.config import Settings
-from tactful.connections import open_redis
+from tactful.connections import kafka_settings, make_topic, open_redis
 from tactful.consent_store import ConsentStore
 from tactful.erasure_jobs import ErasureJobs
-from tactful.erasure_traces import Found, find_traces, needles_of, search_files
+from tactful.erasure_traces import (
+    Found,
+    Search,
+    find_traces,
+    needles_of,
+    search_files,
+    search_partitions,
+)
 from tactful.errors import StorageError, TrainingBusy
 from tactful.messages import Erasure, ErasureStep
 from tactful.metadata import MetadataStore
+from tactful.partition_erasures import PartitionErasures
 from tactful.suppression import SuppressionStore
 from tactful_privacy import NOTHING
 from tactful_streaming import (
@@ -38,14 +47,17 @@ from tactful_streaming import (
     DeadLetter,
     Definitions,
     EmbeddedLog,
+    KafkaLog,
     RocksState,
     StreamingError,
+    Traces,
     forget,
     load_definitions,
     redact,
 )
 
 _LETTERS = ("dead-letters", "late")
+_VERIFICATION = "verification"
 
 Say = Callable[[str], None]
 
@@ -70,6 +82,11 @@ class Installation:
     def data(self) -> Path:
         """The data directory."""
         return self.settings.storage.data
+
+    @property
+    def partitions(self) -> PartitionErasures:
+        """What the owners of partitions have to do, and have done."""
+        return PartitionErasures(self.metadata, self.suppression, clock=self.clock)
 
     @property
     def jobs(self) -> ErasureJobs:
@@ -111,6 +128,36 @@ def request_suppressed(installation: Installation) -> int:
     return len(found)
 
 
+def settle_erasures(installation: Installation) -> list[Erasure]:
+    """Complete the erasures for which only the owners of partitions were still waited for.
+
+    Returns:
+        The receipts.
+
+    Raises:
+        StorageError: if the metadata cannot be used.
+    """
+    settled = []
+    for receipt, _ in installation.jobs.waiting():
+        if not _is_purged_here(installation, receipt):
+            continue
+        if installation.partitions.missing(receipt) == 0:
+            told = installation.jobs.find(receipt)
+            assert told is not None
+            installation.partitions.finish(receipt)
+            installation.jobs.finish(receipt, told.steps)
+            found = installation.jobs.find(receipt)
+            assert found is not None
+            settled.append(found)
+    return settled
+
+
+def _is_purged_here(installation: Installation, receipt: str) -> bool:
+    """Whether what is left to do is for the owners of partitions."""
+    told = installation.jobs.find(receipt)
+    return told is not None and bool(told.steps) and told.steps[-1].place == _VERIFICATION
+
+
 def complete_erasures(installation: Installation, *, say: Say = lambda stage: None) -> None:
     """Do what waits, before the data directory is used; also what a restored backup brought back.
 
@@ -119,6 +166,9 @@ def complete_erasures(installation: Installation, *, say: Say = lambda stage: No
     """
     if installation.suppression.take_tombstones():
         request_suppressed(installation)
+        if installation.settings.log.kind == "kafka":
+            # Whoever they are, the states of partitions may be as old as the database was.
+            installation.partitions.publish(uuid.uuid4().hex, Traces())
     run_erasures(installation, say=say)
 
 
@@ -154,8 +204,10 @@ def run_erasures(
     Raises:
         StorageError: if something cannot be used; what was done is done, and the rest waits.
     """
-    receipts = []
+    receipts = settle_erasures(installation)
     for receipt, person in installation.jobs.waiting():
+        if _is_purged_here(installation, receipt):
+            continue
         try:
             _erase(installation, receipt, person, rebuild=rebuild, say=say)
         except StreamingError as error:
@@ -191,10 +243,18 @@ def _erase(
     consents = ConsentStore(installation.metadata, NOTHING, clock=installation.clock)
     decisions = sum(consents.erase(key) for key in (person, *own))
     steps.append(ErasureStep(place="consent", removed=decisions))
+    missing = 0
+    if installation.settings.log.kind == "kafka":
+        missing, step = _ask_owners(installation, receipt, found)
+        steps.append(step)
     say("verify")
     work.unlink(missing_ok=True)
     steps.append(_verified(installation, found))
-    jobs.finish(receipt, steps)
+    if missing:
+        jobs.note(receipt, steps)
+    else:
+        installation.partitions.finish(receipt)
+        jobs.finish(receipt, steps)
 
 
 def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[ErasureStep]:
@@ -212,6 +272,19 @@ def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[
     if settings.online.kind == "redis":
         yield _online(settings, definitions, found)
     yield _training(settings)
+
+
+def _ask_owners(installation: Installation, receipt: str, found: Found) -> tuple[int, ErasureStep]:
+    """Ask workers to erase what they keep of partitions; how many have not done so yet."""
+    settings, partitions = installation.settings, installation.partitions
+    count = 0
+    if settings.online.kind == "redis":
+        count = make_topic(settings.log, kafka_settings(settings.log))
+    partitions.publish(receipt, found.traces, partitions=count)
+    missing = partitions.missing(receipt)
+    assert missing is not None
+    note = "the owner of each partition purges its state and its share of the online store"
+    return missing, ErasureStep(place="partitions", removed=0, note=note)
 
 
 def _log(path: Path, found: Found) -> ErasureStep:
@@ -342,18 +415,32 @@ def _verified(installation: Installation, found: Found) -> ErasureStep:
         note += f", {short} are too short to be told from others"
     if hits:
         note += f"; still there in: {', '.join(sorted(set(hits)))}: erase with --rebuild"
-    return ErasureStep(place="verification", removed=len(set(hits)), note=note)
+    return ErasureStep(place=_VERIFICATION, removed=len(set(hits)), note=note)
 
 
 def _find(installation: Installation, person: str) -> Found:
-    data = installation.data
-    log, state = data / "log", data / "state"
+    state = installation.data / "state"
     with contextlib.ExitStack() as stack:
+        search = stack.enter_context(_searched(installation))
         store = None
         if state.is_dir():
             store = RocksState(state, read_only=True)
             stack.callback(store.close)
-        return find_traces(search_files(log), store, [person])
+        return find_traces(search, store, [person])
+
+
+@contextlib.contextmanager
+def _searched(installation: Installation) -> Iterator[Search]:
+    settings = installation.settings
+    if settings.log.kind != "kafka":
+        yield search_files(installation.data / "log")
+        return
+    kafka = kafka_settings(settings.log)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(KafkaLog(kafka))
+        numbers = range(make_topic(settings.log, kafka))
+        opened = [stack.enter_context(contextlib.closing(log.partition(n))) for n in numbers]
+        yield search_partitions(opened)
 
 
 def _load(path: Path) -> Found | None:

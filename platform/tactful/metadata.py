@@ -26,7 +26,7 @@ from tactful_privacy.sqlite import use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The newest migration: the schema that this version reads and writes."""
 
 VERSION_TABLE = "tactful_schema"
@@ -133,6 +133,23 @@ erasures = sa.Table(
     sa.Column("due_at", sa.BigInteger, nullable=False),
     sa.Column("done_at", sa.BigInteger),
     sa.Column("report", sa.Text, nullable=False),
+    **_OPTIONS,
+)
+purges = sa.Table(
+    "purges",
+    tables,
+    sa.Column("number", _number, primary_key=True, autoincrement=False),
+    sa.Column("receipt", sa.String(32), nullable=False, unique=True),
+    sa.Column("traces", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
+    sa.Column("partitions", sa.Integer, nullable=False),
+    **_OPTIONS,
+)
+purged_partitions = sa.Table(
+    "purged_partitions",
+    tables,
+    sa.Column("name", sa.String(512), primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
     **_OPTIONS,
 )
 

@@ -30,7 +30,7 @@ from tactful.config import Settings
 from tactful.connections import open_keys
 from tactful.consent_store import ConsentStore, default_purposes
 from tactful.door import Door
-from tactful.erasure import Installation, complete_erasures
+from tactful.erasure import Installation, complete_erasures, settle_erasures
 from tactful.erasure_jobs import ErasureJobs
 from tactful.erasure_traces import search_partitions
 from tactful.errors import ModelError, StorageError
@@ -82,6 +82,7 @@ _REFRESH_S = 0.25  # a new item shows within a second, whatever else goes on
 _MARKS_S = 0.003
 _TRIM_S = 60.0
 _EXPLAINED_RECORDS = 200_000
+_SETTLE_S = 5.0
 
 
 class Recommender(Protocol):
@@ -349,6 +350,8 @@ class Platform:
             self._webhooks.start()
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._trim())]
         training = self.settings.training
+        if self.settings.log.kind == "kafka":
+            self._tasks.append(asyncio.create_task(self._settle()))
         if training.every_hours or training.drift_psi:
             self._tasks.append(asyncio.create_task(retrain(self.settings)))
         self._status = "ok"
@@ -651,6 +654,16 @@ class Platform:
                 logger.warning("nothing was trimmed: %s", error)
 
     def trim(self) -> None:
+    async def _settle(self) -> None:
+        """Complete erasures that waited for workers."""
+        installation = Installation(self.settings, self._metadata, self.suppression, self._clock)
+        while True:
+            await asyncio.sleep(_SETTLE_S)
+            try:
+                await asyncio.to_thread(settle_erasures, installation)
+            except StorageError as error:
+                logger.warning("no erasure was completed: %s", error)
+
         """Forget log records, dead letters and late events that retention gives up.
 
         What the engine has not committed stays, and what webhooks have not looked at.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -21,7 +22,8 @@ from tactful.stop_signals import on_stop_signals
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
 
-    from tactful_streaming import Definitions, Worker, WorkerProgress
+    from tactful.partition_erasures import PartitionErasures
+    from tactful_streaming import Definitions, Erasures, Worker, WorkerProgress
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ FENCED = 75
 
 _FRESH_S = 0.004
 _SHOW_S = 1.0
+_FOLLOW_S = 0.25
 
 _RESULTS = {
     "applied": "entries",
@@ -83,15 +86,18 @@ def worker(
 
     logs.configure(settings.logging)
     definitions = load_definitions(settings.features)
-    try:
-        make = _prepare(settings, definitions, matches_topic)
-        interpreter.keep_what_is()
-        crew = _Crew(settings.worker.threads, make)
-    except (LogError, OnlineStoreError) as error:
-        raise StorageError(str(error)) from error
-    metrics = _serve_metrics(settings)
-    last, since, shown = None, time.monotonic(), False
-    with interpreter.short_delays(), on_stop_signals(crew.stop):
+    with contextlib.ExitStack() as stack:
+        erasures = stack.enter_context(_followed_erasures(settings))
+        try:
+            make = _prepare(settings, definitions, matches_topic, erasures)
+            interpreter.keep_what_is()
+            crew = _Crew(settings.worker.threads, make)
+        except (LogError, OnlineStoreError) as error:
+            raise StorageError(str(error)) from error
+        stack.enter_context(interpreter.short_delays())
+        stack.enter_context(on_stop_signals(crew.stop))
+        metrics = _serve_metrics(settings)
+        last, since, shown = None, time.monotonic(), False
         while crew.wait(_SHOW_S):
             progress = crew.progress()
             if metrics is not None:
@@ -162,8 +168,40 @@ class _Crew:
             self._stopping.set()
 
 
+@contextlib.contextmanager
+def _followed_erasures(settings: Settings) -> Iterator[PartitionErasures]:
+    """Who was erased, followed as long as the context lasts."""
+    from tactful.connections import open_installation
+    from tactful.partition_erasures import PartitionErasures
+    from tactful.suppression import open_suppression
+
+    settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.closing(open_installation(settings)) as metadata:
+        suppression = open_suppression(settings, metadata, clock=_now)
+        erasures = PartitionErasures(metadata, suppression, clock=_now)
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(_FOLLOW_S):
+                try:
+                    erasures.refresh()
+                except Exception as error:
+                    logger.warning("erasures are as they were: %s", error)
+
+        thread = threading.Thread(target=follow, name="erasures", daemon=True)
+        thread.start()
+        try:
+            yield erasures
+        finally:
+            ended.set()
+            thread.join()
+
+
 def _prepare(
-    settings: Settings, definitions: Definitions, matches_topic: str | None
+    settings: Settings,
+    definitions: Definitions,
+    matches_topic: str | None,
+    erasures: Erasures | None = None,
 ) -> Callable[[int], Worker]:
     """Make the topics, and what makes a member of the group."""
     from tactful.connections import kafka_settings, make_topic, online_tag, retention_ms
@@ -221,6 +259,7 @@ def _prepare(
             options,
             online=online,
             cleaner=None if rules == Path() else lambda: load_rules(rules),
+            erasures=erasures,
             # What Redis shows is as old as the last commit.
             commit_interval_s=_FRESH_S if online is not None else settings.engine.commit_ms / 1000,
             checkpoint_interval_s=share.checkpoint_s,
@@ -325,3 +364,7 @@ def _show(crew: Sequence[WorkerProgress], as_json: bool) -> None:
         f"{len(partitions)} partitions, {counts.get('entries', 0)} entries applied, {lag} to read, "
         f"{counts.get('rows', 0)} rows written, {counts.get('actions', 0)} actions"
     )
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

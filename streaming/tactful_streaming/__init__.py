@@ -116,6 +116,7 @@ from tactful_streaming.redaction import BLANK, Redacted, matching_records, redac
 from tactful_streaming.rescaling import rescale
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
+from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.sequences import SequenceOperator
 from tactful_streaming.sink import (
     FiredRow,
@@ -191,6 +192,7 @@ __all__ = [
     "FencedRedisStore",
     "FingerprintError",
     "Fired",
+    "Erasures",
     "FiredRow",
     "FiredValue",
     "FlinkError",

@@ -8,13 +8,24 @@ been there, the state is rebuilt from the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from tactful_streaming.definitions import Definitions
-from tactful_streaming.entries import DEVICE_PREFIX, Event, decode_entry
+from tactful_streaming.entries import (
+    APART,
+    DEVICE_PREFIX,
+    Entry,
+    Event,
+    Forwarded,
+    Link,
+    Restricted,
+    Transfer,
+    decode_entry,
+)
+from tactful_streaming.entries import User as UserEntry
 from tactful_streaming.layout import (
     CLEANER,
     CONSENT,
@@ -22,6 +33,7 @@ from tactful_streaming.layout import (
     DEVICE,
     DEVICES_OF,
     EVENT_ID,
+    HANDOVER,
     ID_CHUNK,
     OUTBOX,
     OWNER,
@@ -29,6 +41,7 @@ from tactful_streaming.layout import (
     entity_prefix,
     operator_prefix,
 )
+from tactful_streaming.links import holders_of
 from tactful_streaming.state import Change, StateStore
 
 _ids = msgspec.msgpack.Decoder(list[str])
@@ -53,6 +66,17 @@ class Traces:
     sessions: frozenset[str] = frozenset()
     event_ids: frozenset[str] = frozenset()
 
+    def __or__(self, other: Traces) -> Traces:
+        """What both know; a device is shared if either has seen others use it."""
+        shared = self.shared | other.shared
+        return Traces(
+            users=self.users | other.users,
+            devices=(self.devices | other.devices) - shared,
+            shared=shared,
+            sessions=self.sessions | other.sessions,
+            event_ids=self.event_ids | other.event_ids,
+        )
+
     @property
     def people(self) -> frozenset[str]:
         """Keys under which features are kept."""
@@ -64,6 +88,68 @@ def devices_of(store: StateStore, user_id: str) -> Iterator[str]:
     for key, blob in store.scan(DEVICE):
         if user_id.encode() in blob:
             yield key[len(DEVICE) :].decode()
+
+
+def people_in(store: StateStore) -> Iterator[str]:
+    """Keys of the people of whom a state holds anything under their own name."""
+    for prefix, before in (
+        (entity_prefix("user"), ""),
+        (USER, ""),
+        (CONSENT, ""),
+        (DEVICES_OF, ""),
+        (DEVICE, DEVICE_PREFIX),
+    ):
+        for key, _ in store.scan(prefix):
+            # Beside what is of a device may lie what of it can never be joined to anybody.
+            yield before + key[len(prefix) :].decode().split(APART)[0]
+
+
+def drop_passenger(store: StateStore, name: str) -> None:
+    """Forget what a passenger had counted: with the next engine on this state it begins anew."""
+    store.write([(CONSUMER + name.encode(), None)])
+
+
+def stored_traces(store: StateStore, people: Container[str]) -> Traces:
+    """What a stored state shows by itself of people who are known by nothing but a yes or no.
+
+    It reads the key of every entity. Ids of their events are not among it: nothing in a state says
+    whose they are.
+
+    Args:
+        store: of an engine that is closed.
+        people: whether a key of :attr:`Traces.people` is one of them.
+    """
+    users, devices, shared, sessions = set[str](), set[str](), set[str](), set[str]()
+
+    def note(key: str) -> None:
+        # Beside what is of a device may lie what of it can never be joined to anybody.
+        if key.split(APART)[0] not in people:
+            return
+        if key.startswith(DEVICE_PREFIX):
+            devices.add(key.removeprefix(DEVICE_PREFIX))
+        else:
+            users.add(key)
+
+    for prefix in (entity_prefix("user"), USER, CONSENT, DEVICES_OF):
+        for key, _ in store.scan(prefix):
+            note(key[len(prefix) :].decode())
+    for key, blob in store.scan(DEVICE):
+        device = key[len(DEVICE) :].decode()
+        holders = holders_of(blob)
+        if DEVICE_PREFIX + device in people or (holders and all(h in people for h in holders)):
+            devices.add(device)
+        elif any(holder in people for holder in holders):
+            shared.add(device)
+        users.update(holder for holder in holders if holder in people)
+    for key, owner in store.scan(OWNER):
+        if owner.decode().split(APART)[0] in people:
+            sessions.add(key[len(OWNER) :].decode())
+    return Traces(
+        users=frozenset(users),
+        devices=frozenset(devices),
+        shared=frozenset(shared),
+        sessions=frozenset(sessions),
+    )
 
 
 def stored_of(store: StateStore, traces: Traces) -> Iterator[tuple[str, str, bytes]]:
@@ -97,7 +183,7 @@ def forget(
     for key in _keys(traces, definitions):
         if store.get(key) is not None:
             waiting.append((key, None))
-    waiting += [(key, None) for key in _outbox(store, traces)]
+    waiting += [(key, None) for key in _waiting_of(store, traces)]
     waiting += [(key, None) for key in _cleaner(store, traces)]
     removed = len(waiting)
     waiting += _chunks(store, traces)
@@ -131,13 +217,28 @@ def _keys(traces: Traces, definitions: Definitions) -> Iterator[bytes]:
         yield EVENT_ID + event_id.encode()
 
 
-def _outbox(store: StateStore, traces: Traces) -> Iterator[bytes]:
-    for key, payload in store.scan(OUTBOX):
-        action = decode_entry(payload)
-        if isinstance(action, Event) and (
-            action.user_id in traces.users or action.device_id in traces.devices
-        ):
-            yield key
+def _waiting_of(store: StateStore, traces: Traces) -> Iterator[bytes]:
+    for prefix in (OUTBOX, HANDOVER):
+        for key, payload in store.scan(prefix):
+            if is_of(decode_entry(payload), traces):
+                yield key
+
+
+def is_of(entry: Entry, traces: Traces) -> bool:
+    """Whether an entry names these people."""
+    if isinstance(entry, Restricted):
+        entry = entry.event
+    if isinstance(entry, Event):
+        return entry.user_id in traces.users or entry.device_id in traces.devices
+    if isinstance(entry, UserEntry):
+        return entry.user_id in traces.users
+    if isinstance(entry, Link):
+        return entry.user_id in traces.users or entry.device_id in traces.devices
+    if isinstance(entry, Transfer):
+        return entry.target in traces.users or entry.source in traces.people
+    if isinstance(entry, Forwarded):
+        return entry.target in traces.users or entry.event.device_id in traces.devices
+    return False
 
 
 def _cleaner(store: StateStore, traces: Traces) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from tactful_streaming.entries import (
     Event,
     Item,
     Link,
+    Tick,
     Transfer,
     User,
     subject_key,
@@ -169,6 +170,8 @@ class Intake:
                     return self._admit_all(decoded, users, ids, payloads)
         else:
             targets, purposes = self._unwrap(decoded)
+            if self._suppressed:
+                self._suppress(decoded, targets)
         if not ids and self._reads_ids:
             ids = [entry.event_id for entry in decoded if type(entry) is event_class]
         if known is None:
@@ -277,8 +280,6 @@ class Intake:
                 admitted.item_watermarks.append(self.watermark)
                 continue
             elif kind is User:
-                if self._suppressed and entry.user_id in self._suppressed:
-                    continue
                 admitted.users.append(entry)
                 if resolver is not None:
                     resolver.describe(entry, self.newest)
@@ -316,6 +317,30 @@ class Intake:
             versions,
         )
         return admitted
+
+    def _suppress(self, decoded: list[Any], targets: Mapping[int, str]) -> None:
+        """Leave nothing of who was erased: not even an id is remembered, or a record set aside.
+
+        Time passes all the same; but not where there are rules, which might not have believed it.
+        """
+        for position, entry in enumerate(decoded):
+            kind = type(entry)
+            if kind is self._projection.event_class:
+                of_theirs = self._is_suppressed(entry) or targets.get(position) in self._suppressed
+                if of_theirs and self._cleaner is None:
+                    decoded[position] = Tick(timestamp=entry.timestamp)
+                    continue
+            elif kind is User:
+                of_theirs = entry.user_id in self._suppressed
+            elif kind is Link:
+                names = (entry.user_id, DEVICE_PREFIX + entry.device_id)
+                of_theirs = any(name in self._suppressed for name in names)
+            elif kind is Transfer:
+                of_theirs = entry.target in self._suppressed or entry.source in self._suppressed
+            else:
+                continue
+            if of_theirs:
+                decoded[position] = None
 
     def _is_suppressed(self, event: Any) -> bool:
         user, device = event.user_id, event.device_id

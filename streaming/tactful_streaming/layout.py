@@ -43,6 +43,8 @@ RECEIVED = b"t"
 """``t<transfer id>``: a history that came from another partition, and when."""
 CHANGED_APART = b"b"
 """``b``: the log offset at which entities were changed by other means than the log."""
+ERASED = b"f"
+"""``f``: number of the last erasure that the state was purged by."""
 TOPIC = b"k"
 """``k``: id of the Kafka topic that the state is of."""
 

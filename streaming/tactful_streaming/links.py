@@ -282,6 +282,15 @@ def _decode_device(blob: bytes) -> DeviceMarks:
         raise StateError(f"the stored links of a device are damaged: {error}; {CURE}") from error
 
 
+def holders_of(blob: bytes) -> frozenset[str]:
+    """Who has logged in on a device, as its stored marks tell; :data:`SOMEBODY` may be among them.
+
+    Raises:
+        StateError: if `blob` is something else.
+    """
+    return frozenset(m.user_id for m in _decode_device(blob).marks if m.user_id is not None)
+
+
 def decode_devices(blob: bytes) -> dict[str, int]:
     """The stored devices of a user, each with the time of their last login on it.
 

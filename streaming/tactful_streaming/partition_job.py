@@ -9,7 +9,7 @@ stored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,20 @@ from tactful_streaming.entries import Entry, Tick, encode_entry, route_key
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.fired_rows import encode_in_turn, encode_late, encode_matches
 from tactful_streaming.firing import Fired
+from tactful_streaming.forgetting import Traces
 from tactful_streaming.identity import Identity
 from tactful_streaming.kafka_config import KafkaSettings
 from tactful_streaming.kafka_topic import check_topic
 from tactful_streaming.matches import Match
+from tactful_streaming.partition_erasure import (
+    Erasures,
+    is_erased,
+    note_purged,
+    purge_partition,
+    purged_number,
+    without_fired,
+    without_matches,
+)
 from tactful_streaming.partition_online import OpenOnline, PartitionView
 from tactful_streaming.partition_state import PartitionState
 from tactful_streaming.records import Record
@@ -86,6 +96,7 @@ class PartitionJob:
         *,
         online: OpenOnline | None = None,
         cleaner: Cleaner | None = None,
+        erasures: Erasures | None = None,
     ) -> None:
         """Open the state of partition `number`, and shut its former owners out.
 
@@ -96,6 +107,8 @@ class PartitionJob:
             online: opens the copy for processes that serve.
             cleaner: judges each event before it counts; of this partition alone. What it sets
                 aside is kept beside the state.
+            erasures: who was erased: what is stored of them is removed before anything else, and
+                nothing of them counts any more.
 
         Raises:
             StateError: if the state is damaged, or a process on this host keeps it.
@@ -104,6 +117,10 @@ class PartitionJob:
         """
         self._number = number
         self._options = options
+        self._suppressed: Container[str] = frozenset()
+        if erasures is not None:
+            self._suppressed = erasures.suppressed
+        self._purged = 0
         name = f"{options.kafka.topic}-{number}"
         folder = options.data / "partitions" / name
         checkpoints = None if options.checkpoints is None else options.checkpoints / name
@@ -125,6 +142,11 @@ class PartitionJob:
                 where=f"topic {options.kafka.topic!r} and the state in {folder}",
                 cure="move the state and its checkpoints away",
             )
+            purged = None
+            if erasures is not None:
+                self._purged = purged_number(self._state.store)
+                if self._purged < erasures.newest:
+                    purged = purge_partition(self._state.store, folder, definitions, erasures)
             if cleaner is not None:
                 self._dead_letters = DeadLetters.open(
                     folder / "dead-letters", retention_ms=options.dead_letter_ms
@@ -132,6 +154,10 @@ class PartitionJob:
             self._producer = TransactionalProducer(options.kafka, f"{options.group}.{name}")
             if online is not None:
                 self._online = online(number, self._state.store, self._state.offset)
+            if purged is not None:
+                self._finish_purge(*purged)
+            if erasures is not None:
+                erasures.purged(f"{options.group}.{name}", self._purged)
             self._partition_of: Callable[[str], int] | None = None
             if options.identity is not None:
                 self._partition_of = self._producer.partition_of(options.kafka.topic)
@@ -146,6 +172,7 @@ class PartitionJob:
                 partition=number,
                 memory_bytes=options.memory_bytes,
                 identity=options.identity,
+                suppressed=self._suppressed,
                 partition_of=self._partition_of,
                 on_fired=self._fired if options.features_topic is not None else None,
                 on_late=self._came_late if options.late_topic is not None else None,
@@ -178,6 +205,11 @@ class PartitionJob:
     def engine(self) -> Engine:
         """The engine, to read features of."""
         return self._engine
+
+    @property
+    def purged(self) -> int:
+        """Number of the last erasure of which nothing is kept here."""
+        return self._purged
 
     def apply(self, records: Sequence[Record]) -> Applied:
         """Count records of the log."""
@@ -219,7 +251,11 @@ class PartitionJob:
             return 0
         waiting = self._engine.outbox()
         # One that was in the same batch as its cause, in a replay, is in the log already.
-        actions = [action for action in waiting if not self._engine.seen(action.event_id)]
+        actions = [
+            action
+            for action in waiting
+            if not (self._engine.seen(action.event_id) or is_erased(action, self._suppressed))
+        ]
         if actions:
             self._append(actions)
         self._engine.sent(waiting)
@@ -240,6 +276,8 @@ class PartitionJob:
             return 0
         assert self._producer is not None and self._partition_of is not None
         for entry in waiting.values():
+            if is_erased(entry, self._suppressed):
+                continue
             key = route_key(entry)
             assert key is not None
             row = key.encode(), encode_entry(entry, "json")
@@ -298,6 +336,15 @@ class PartitionJob:
         finally:
             self._state.close()
 
+    def _finish_purge(self, number: int, traces: Traces) -> None:
+        """Remove from the copy and from checkpoints what was removed from the state."""
+        if self._online is not None:
+            self._online.remove(traces.people, kind="user")
+            self._online.remove(traces.sessions, kind="session")
+        self._state.replace_checkpoints()
+        note_purged(self._state.store, number)
+        self._purged = number
+
     def _find_end(self) -> int:
         """Where the log ended when the partition became ours.
 
@@ -313,7 +360,7 @@ class PartitionJob:
 
     def _fired(self, fired: list[Fired]) -> None:
         assert self._producer is not None and self._options.features_topic is not None
-        for rows in encode_in_turn(fired):
+        for rows in encode_in_turn(without_fired(fired, self._suppressed)):
             self.rows += len(rows)
             self._producer.write(self._options.features_topic, rows)
 
@@ -325,6 +372,6 @@ class PartitionJob:
 
     def _matched(self, matches: list[Match]) -> None:
         assert self._producer is not None and self._options.matches_topic is not None
-        rows = encode_matches(matches)
+        rows = encode_matches(without_matches(matches, self._suppressed))
         self.rows += len(rows)
         self._producer.write(self._options.matches_topic, rows)

@@ -146,6 +146,7 @@ class PartitionView:
         *,
         kinds: Collection[str] | None = None,
         fenced: Callable[[], bool] = lambda: False,
+        written: OnlineStore | None = None,
     ) -> None:
         """Look at `store` from a state.
 
@@ -155,6 +156,7 @@ class PartitionView:
             offset: next offset of the log that the state has to apply.
             kinds: entities to copy; None: all.
             fenced: whether `store` has refused us, because another process owns the partition.
+            written: where what is put into `store` ends up, if that takes a while.
 
         Raises:
             OnlineStoreError: if the store cannot be read.
@@ -163,6 +165,7 @@ class PartitionView:
         self._partition = partition
         self._kinds = kinds
         self._fenced = fenced
+        self._written = store if written is None else written
         marked = store.marked(partition)
         self._offset = offset
         self._ahead = marked if marked is not None and marked > offset else None
@@ -175,6 +178,16 @@ class PartitionView:
         """Store blobs by key, unless the copy is ahead of them."""
         if self._ahead is None and (self._kinds is None or kind in self._kinds):
             self._store.put_many(blobs, kind=kind)
+
+    def remove(self, keys: Collection[str], *, kind: str = "user") -> None:
+        """Remove blobs, even if the copy is ahead of the state; they are gone on return.
+
+        Raises:
+            FencedError: if another process owns the partition now.
+            OnlineStoreError: if the store refuses.
+        """
+        if self._kinds is None or kind in self._kinds:
+            self._written.put_many(dict.fromkeys(keys), kind=kind)
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
         """Note how far the partition has come.
@@ -233,7 +246,14 @@ def redis_online(
     def open_online(partition: int, state: StateStore, offset: int) -> PartitionView:
         store = FencedRedisStore(url, partition, prefix=prefix, tag=tag, ttl_s=ttl_s)
         behind = WriteBehind(store, lambda: _of_kinds(state, kinds))
-        return PartitionView(behind, partition, offset, kinds=kinds, fenced=lambda: store.fenced)
+        return PartitionView(
+            behind,
+            partition,
+            offset,
+            kinds=kinds,
+            fenced=lambda: store.fenced,
+            written=store,
+        )
 
     return open_online
 

@@ -83,6 +83,29 @@ class PartitionState:
         for old in _checkpoints(self._checkpoints)[:-_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
+    def replace_checkpoints(self) -> None:
+        """Let a checkpoint of what is committed take the place of all there are.
+
+        Raises:
+            StateError: if the disk refused.
+        """
+        old = _checkpoints(self._checkpoints)
+        if not old:
+            return
+        assert self._checkpoints is not None
+        draft = self._checkpoints / "new"
+        shutil.rmtree(draft, ignore_errors=True)
+        meta = read_meta(self.store)
+        if meta is not None:
+            self.store.checkpoint(draft)
+        try:
+            for checkpoint in old:
+                shutil.rmtree(checkpoint)
+            if meta is not None:
+                draft.rename(self._checkpoints / f"{meta.offset:020}")
+        except OSError as error:
+            raise StateError(f"{self._checkpoints}: cannot be replaced: {error}") from error
+
     def close(self) -> None:
         """Release the state to its next owner. Closing twice is harmless."""
         if self._lock < 0:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from tactful_streaming.definitions import Definitions
 from tactful_streaming.kafka_group import PartitionGroup
+from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob
 from tactful_streaming.partition_online import OpenOnline
 from tactful_streaming.rules import Cleaner
@@ -90,6 +91,7 @@ class Worker:
         *,
         online: OpenOnline | None = None,
         cleaner: Callable[[], Cleaner] | None = None,
+        erasures: Erasures | None = None,
         batch: int = 2_500,
         commit_interval_s: float = 1.0,
         checkpoint_interval_s: float = 60.0,
@@ -106,6 +108,7 @@ class Worker:
             options: where and how.
             online: opens the copy of a partition's entities for processes that serve.
             cleaner: makes what judges the events of a partition.
+            erasures: who was erased; None: nobody is.
             batch: most records applied at once.
             commit_interval_s: time between commits, seconds; 0 commits after every batch. Rows and
                 the online store are as old as that.
@@ -126,6 +129,7 @@ class Worker:
         self._options = options
         self._open_online = online
         self._make_cleaner = cleaner
+        self._erasures = erasures
         self._batch = batch
         self._commit_interval_s = commit_interval_s
         self._checkpoint_interval_s = checkpoint_interval_s
@@ -198,6 +202,7 @@ class Worker:
         due = self._clock() >= self._commit_at
         if due:
             self.commit()
+            self._purge()
         return due
 
     def commit(self) -> None:
@@ -250,17 +255,30 @@ class Worker:
         self._drop(list(self._jobs))
         self._group.close()
 
+    def _purge(self) -> None:
+        """Open the partitions anew that keep somebody who was erased: so they are purged."""
+        newest = 0 if self._erasures is None else self._erasures.newest
+        for number in [number for number, job in self._jobs.items() if job.purged < newest]:
+            job = self._jobs.pop(number)
+            self._counts["rows"] += job.rows
+            job.close()
+            self._jobs[number] = self._open_job(number)
+
     def _assigned(self, number: int) -> int:
-        job = PartitionJob(
+        job = self._open_job(number)
+        self._jobs[number] = job
+        self._heard[number] = self._clock()
+        return job.offset
+
+    def _open_job(self, number: int) -> PartitionJob:
+        return PartitionJob(
             number,
             self._definitions,
             self._options,
             online=self._open_online,
             cleaner=None if self._make_cleaner is None else self._make_cleaner(),
+            erasures=self._erasures,
         )
-        self._jobs[number] = job
-        self._heard[number] = self._clock()
-        return job.offset
 
     def _revoked(self, numbers: Sequence[int]) -> None:
         owned = [number for number in numbers if number in self._jobs]

@@ -1,0 +1,274 @@
+"""Workers forget who was erased: what Kafka still holds of them reaches nothing any more."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.platform.support import now_ms, wait_until
+from tests.platform.test_erasure import FEATURES, Tokens, scan
+from tests.streaming.brokers import Broker, running_broker, topic_name
+from tests.streaming.redis_server import RedisServer
+from tests.streaming.shard import read_topic
+
+from tactful.config import Settings, load_settings
+from tactful.connections import kafka_settings, make_topic, open_installation
+from tactful.erasure import (
+    Installation,
+    request_erasure,
+    run_erasures,
+    settle_erasures,
+)
+from tactful.suppression import open_suppression
+from tactful_streaming import Event, KafkaLog, User, encode_entry, route_key
+
+pytest.importorskip("confluent_kafka")
+
+DEADLINE_S = 120.0
+FIELDS = ("user", "device", "session", "event", "recommendation", "query", "page", "email")
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    with running_broker() as running:
+        yield running
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def config(
+    tmp_path: Path, broker: Broker, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    monkeypatch.setenv("TACTFUL_REDIS_URL", redis.url)
+    (tmp_path / "features.yaml").write_text(FEATURES)
+    topic = topic_name()
+    file = tmp_path / "tactful.toml"
+    file.write_text(
+        f'[engine]\nfeatures = "{tmp_path / "features.yaml"}"\n'
+        f'[storage]\ndata = "{tmp_path / "data"}"\n'
+        f'[log]\nkind = "kafka"\nbrokers = "{broker.servers}"\ntopic = "{topic}"\n'
+        "consumer_threads = 1\n"
+        '[online]\nkind = "redis"\n'
+        f'[worker]\ngroup = "{topic}"\nfired_topic = "{topic}-fired"\nidle_s = 0.2\n'
+        f'checkpoints = "{tmp_path / "data" / "checkpoints"}"\ncheckpoint_s = 1\n'
+    )
+    return file
+
+
+class Worker:
+    """``tactful worker`` as a process of its own."""
+
+    def __init__(self, config: Path, output: Path) -> None:
+        self._output = output
+        command = [sys.executable, "-m", "tactful", "worker", "--config", str(config), "--json"]
+        with output.open("wb") as out, output.with_suffix(".err").open("wb") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err)
+
+    def offsets(self) -> dict[str, int]:
+        lines = self._output.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        partitions = json.loads(whole[-1])["partitions"] if whole else {}
+        return {number: at["committed"] for number, at in partitions.items()}
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def working(config: Path, output: Path) -> Iterator[Worker]:
+    worker = Worker(config, output)
+    try:
+        yield worker
+    finally:
+        if worker.process.poll() is None:
+            worker.kill()
+
+
+def append(settings: Settings, entries: Sequence[Any]) -> dict[str, int]:
+    """Append to the log; the ends of the partitions."""
+    kafka = kafka_settings(settings.log)
+    make_topic(settings.log, kafka)
+    with KafkaLog(kafka) as log:
+        payloads = [encode_entry(entry, "json") for entry in entries]
+        ends = log.append(payloads, [route_key(entry) for entry in entries])
+    return {str(number): end for number, end in ends.items()}
+
+
+def work_to(worker: Worker, ends: dict[str, int]) -> None:
+    def there() -> bool:
+        assert worker.process.poll() is None, "the worker ended"
+        offsets = worker.offsets()
+        return all(offsets.get(number, 0) >= end for number, end in ends.items())
+
+    wait_until(there, DEADLINE_S)
+
+
+def life(tokens: Tokens, name: str, at: int) -> list[Any]:
+    """A person: described, anonymous, logged in, and given a coupon."""
+    context = {"page": tokens["page"]}
+    common = {
+        "session_id": tokens["session"],
+        "recommendation_id": tokens["recommendation"],
+        "context": context,
+        "item_id": "i-1",
+    }
+
+    def event(number: int, kind: str, user: bool, **more: Any) -> Event:
+        return Event(
+            event_id=f"{tokens['event']}-{name}-{number}",
+            type=kind,
+            timestamp=at + number,
+            user_id=tokens["user"] if user else None,
+            device_id=tokens["device"],
+            **{**common, **more},
+        )
+
+    return [
+        User(user_id=tokens["user"], timestamp=at, properties={"email": tokens["email"]}),
+        event(0, "view", False),
+        event(1, "x.login", True),
+        event(2, "view", False),
+        event(3, "view", True),
+        event(4, "search", True, properties={"query": tokens["query"]}),
+        event(5, "add_to_cart", True),
+    ]
+
+
+def others(name: str, at: int, count: int = 12) -> list[Any]:
+    return [
+        Event(
+            event_id=f"other-{name}-{number}",
+            type="view",
+            timestamp=at + number,
+            user_id=f"other-{number % 3}",
+            item_id="i-2",
+            session_id=f"visit-{number % 3}",
+        )
+        for number in range(count)
+    ]
+
+
+def redis_bytes(redis: RedisServer) -> bytes:
+    """All keys and values."""
+    import redis as client
+
+    with client.Redis.from_url(redis.url) as opened:
+        keys = list(opened.scan_iter())
+        return b"\0".join([*keys, *(opened.get(key) or b"" for key in keys)])
+
+
+def topic_bytes(settings: Settings, topic: str) -> bytes:
+    kafka = replace(kafka_settings(settings.log), topic=topic)
+    records = read_topic(kafka, uncommitted=True).values()
+    return b"\0".join(value for partition in records for _, value in partition)
+
+
+def hits(needles: list[bytes], data: bytes) -> int:
+    return sum(needle in data for needle in needles)
+
+
+@contextmanager
+def installed(settings: Settings) -> Iterator[Installation]:
+    settings.storage.data.mkdir(exist_ok=True)
+    metadata = open_installation(settings)
+    try:
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        yield Installation(settings, metadata, suppression, now_ms)
+    finally:
+        metadata.close()
+
+
+@pytest.mark.timeout(600)
+def test_what_kafka_holds_of_the_erased_reaches_nothing(
+    config: Path, redis: RedisServer, tmp_path: Path
+) -> None:
+    settings = load_settings(config)
+    data, topic = settings.storage.data, settings.log.topic
+    tokens = Tokens(*FIELDS)
+    needles = tokens.needles()
+    at = now_ms() - 60_000
+    ends = append(settings, [*life(tokens, "first", at), *others("first", at)])
+    with working(config, tmp_path / "one") as worker:
+        work_to(worker, ends)
+        wait_until(lambda: b"other-1" in redis_bytes(redis), DEADLINE_S)
+        wait_until(lambda: any((data / "checkpoints").rglob("CURRENT")), DEADLINE_S)
+        # The coupon follows: what people did reached the log again.
+        wait_until(lambda: b'"x.coupon"' in topic_bytes(settings, topic), DEADLINE_S)
+        worker.kill()
+    assert scan(data / "partitions", needles)
+    assert scan(data / "checkpoints", needles)
+    assert hits(needles, redis_bytes(redis))
+
+    with installed(settings) as installation:
+        receipt = request_erasure(installation, tokens["user"])
+        (told,) = run_erasures(installation)
+        assert (told.receipt, told.state) == (receipt.receipt, "purging")
+        assert {step.place: step.removed for step in told.steps}["partitions"] == 0
+        assert settle_erasures(installation) == []
+        # Killed again and again on the way; each attempt leaves it further or as it was.
+        for attempt in range(3):
+            with working(config, tmp_path / f"killed-{attempt}") as worker:
+                until = time.monotonic() + 0.8 + 0.5 * attempt
+                while time.monotonic() < until:
+                    time.sleep(0.05)
+                worker.kill()
+        with working(config, tmp_path / "two") as worker:
+            wait_until(lambda: bool(settle_erasures(installation)), DEADLINE_S)
+            done = installation.jobs.find(receipt.receipt)
+            assert done is not None
+            assert done.state == "done"
+            before = topic_bytes(settings, f"{topic}-fired")
+            # Late, from a queue on a device; and a day that lets windows end.
+            late = [*life(tokens, "late", at + 1_000), *others("late", at + 500 * 86_400_000)]
+            work_to(worker, append(settings, late))
+            worker.process.terminate()
+            assert worker.process.wait(60) == 0
+    assert scan(data, needles) == {}
+    assert hits(needles, redis_bytes(redis)) == 0
+    fired = topic_bytes(settings, f"{topic}-fired")
+    assert b"other-1" in fired[len(before) :]
+    assert hits(needles, fired) == hits(needles, before)
+    log = topic_bytes(settings, topic)
+    assert log.count(b'"x.coupon"') == 1
+    assert hits(needles, log), "Kafka holds them still"
+
+
+@pytest.mark.timeout(600)
+def test_a_replay_leaves_out_who_was_erased(
+    config: Path, redis: RedisServer, tmp_path: Path
+) -> None:
+    settings = load_settings(config)
+    tokens = Tokens(*FIELDS)
+    needles = tokens.needles()
+    at = now_ms() - 60_000
+    with installed(settings) as installation:
+        request_erasure(installation, tokens["user"])
+        installation.suppression.suppress([f"device:{tokens['device']}"])
+    everything = [*life(tokens, "all", at), *others("all", at)]
+    ends = append(settings, [*everything, *others("end", at + 500 * 86_400_000)])
+    with working(config, tmp_path / "replay") as worker:
+        work_to(worker, ends)
+        worker.process.terminate()
+        assert worker.process.wait(60) == 0
+    assert scan(settings.storage.data / "partitions", needles) == {}
+    assert hits(needles, redis_bytes(redis)) == 0
+    assert b"other-1" in redis_bytes(redis)
+    fired = topic_bytes(settings, f"{settings.log.topic}-fired")
+    assert b"other-1" in fired
+    assert hits(needles, fired) == 0
+    assert b'"x.coupon"' not in topic_bytes(settings, settings.log.topic)
