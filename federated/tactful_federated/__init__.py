@@ -14,6 +14,7 @@ from tactful_federated.errors import (
     FederatedError,
     HistoryError,
     MissingExtraError,
+    SecureSumError,
     SettingsError,
     VocabularyError,
     WeightsError,
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
     from tactful_federated.model import IntentModel
     from tactful_federated.plan import TrainingPlan, Wishes, plan_training
+    from tactful_federated.secure_device import SecureSumDevice
+    from tactful_federated.secure_messages import Enrolment, Session, enrol
+    from tactful_federated.secure_server import SecureSumServer, SecureTotal, sum_in_secret
     from tactful_federated.simulation import SimulationReport, simulate
 
 __all__ = [
@@ -56,6 +60,7 @@ __all__ = [
     "CorrelatedNoise",
     "Device",
     "Difference",
+    "Enrolment",
     "FederatedError",
     "FixedPoint",
     "FlowerPopulation",
@@ -70,7 +75,12 @@ __all__ = [
     "RoundResult",
     "RoundSettings",
     "Score",
+    "SecureSumDevice",
+    "SecureSumError",
+    "SecureSumServer",
+    "SecureTotal",
     "ServerState",
+    "Session",
     "SettingsError",
     "SimulationReport",
     "Tally",
@@ -84,6 +94,7 @@ __all__ = [
     "apply_reports",
     "client_app",
     "clip_to_norm",
+    "enrol",
     "epsilon_of",
     "fit_markov",
     "fit_popularity",
@@ -93,6 +104,7 @@ __all__ = [
     "simulate",
     "split_by_time",
     "start",
+    "sum_in_secret",
     "train_privately",
     "windows",
 ]
@@ -103,20 +115,27 @@ _LOADED_WHEN_USED = {
     "CentralTraining": "central",
     "CorrelatedNoise": "correlated_noise",
     "Device": "device",
+    "Enrolment": "secure_messages",
     "FixedPoint": "fixed_point",
     "FlowerPopulation": "flower",
     "IntentModel": "model",
     "LocalGrid": "flower",
     "LocalPopulation": "device",
     "NoiseMemory": "correlated_noise",
+    "SecureSumDevice": "secure_device",
+    "SecureSumServer": "secure_server",
+    "SecureTotal": "secure_server",
+    "Session": "secure_messages",
     "SimulationReport": "simulation",
     "TrainerSettings": "device",
     "TrainingPlan": "plan",
     "Wishes": "plan",
     "client_app": "flower",
+    "enrol": "secure_messages",
     "epsilon_of": "central",
     "plan_training": "plan",
     "simulate": "simulation",
+    "sum_in_secret": "secure_server",
     "train_privately": "central",
 }
 

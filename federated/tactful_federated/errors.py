@@ -40,3 +40,7 @@ def require(condition: bool, message: str) -> None:
     """Raise `SettingsError(message)` unless `condition` holds."""
     if not condition:
         raise SettingsError(message)
+
+
+class SecureSumError(FederatedError, RuntimeError):
+    """A secure sum was given up: too few devices, or somebody did not keep to the protocol."""

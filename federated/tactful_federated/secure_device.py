@@ -1,0 +1,254 @@
+"""The device's side of a secure sum: it answers five questions, each once, or falls silent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from tactful_federated.errors import SecureSumError
+from tactful_federated.fixed_point import IntegerVector
+from tactful_federated.secret_sharing import SHARE_BYTES, split
+from tactful_federated.secure_messages import (
+    Advert,
+    Agreement,
+    Agreements,
+    Boxes,
+    Enrolment,
+    Masked,
+    Opened,
+    Roster,
+    Session,
+    Survivors,
+    advert_text,
+    agree,
+    box_purpose,
+    check_advert,
+    decode,
+    encode,
+    index_rosters,
+    is_signed_by,
+    own_mask,
+    pair_mask,
+    roster_digest,
+    seed_commitment,
+    survivors_text,
+    threshold_of,
+)
+
+_NONCE = bytes(12)
+_ENDED = -9
+
+
+class SecureSumDevice:
+    """One device in one session; made anew for each.
+
+    Guarantee: whatever the server says, it learns of this device's vector no more than its sum
+    with the vectors of at least `fewest - 1` further enrolled devices, of which those that side
+    with the server may be subtracted. (In the model of Bonawitz et al. 2017, th. 6.5: the server
+    and fewer than a third of the roster's members may deviate at will.)
+
+    Assumed: enrolment is in other hands than the server; ChaCha20, X25519, Ed25519 and SHA-256
+    hold.
+
+    The methods are called in their order, each at most once. One that raises ends the session on
+    this device, and its keys are gone.
+
+    Args:
+        session: As invited to.
+        enrolment: Of this device.
+        identity: Its private key.
+        authority: Key that enrolments are checked with.
+        claim: Called with the session before anything is said; must raise if this device has been
+            in a session of the same nonce, or in this or a later round of the run.
+        fewest: Sums of fewer devices are refused, 3 or more.
+        random: Cryptographically secure bytes.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        enrolment: Enrolment,
+        identity: Ed25519PrivateKey,
+        authority: Ed25519PublicKey,
+        *,
+        claim: Callable[[Session], None],
+        fewest: int = 3,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Claim the session and draw its keys."""
+        if len(session.nonce) != 32 or session.size < 1:
+            raise SecureSumError("a session has a nonce of 32 bytes and at least one value")
+        claim(session)
+        self._session, self._enrolment, self._identity = session, enrolment, identity
+        self._authority, self._fewest, self._random = authority, max(3, fewest), random
+        self._box_key = X25519PrivateKey.from_private_bytes(random(32))
+        self._mask_key = X25519PrivateKey.from_private_bytes(random(32))
+        self._seed = random(32)
+        self._me = enrolment.device
+        self._members: dict[int, Advert] = {}
+        self._context = b""
+        self._dealers: frozenset[int] = frozenset()
+        self._survivors: frozenset[int] = frozenset()
+        self._shares: dict[int, tuple[bytes, bytes]] = {}
+        self._answered = 0
+
+    def advertise(self) -> bytes:
+        """First answer: this session's keys, signed."""
+        with self._turn(1):
+            advert = Advert(
+                self._enrolment,
+                self._box_key.public_key().public_bytes_raw(),
+                self._mask_key.public_key().public_bytes_raw(),
+                seed_commitment(self._session, self._seed),
+                b"",
+            )
+            signature = self._identity.sign(advert_text(self._session, advert))
+            self._advert = Advert(
+                advert.enrolment, advert.box_key, advert.mask_key, advert.seed_digest, signature
+            )
+            return encode(self._advert)
+
+    def share(self, roster: bytes) -> bytes:
+        """Second answer: shares of this device's secrets, sealed for each other member.
+
+        Raises:
+            SecureSumError: The roster is too small, does not hold this device as it spoke, or has
+                a member whose keys are not signed by an enrolled device.
+        """
+        with self._turn(2):
+            listed = decode(roster, Roster)
+            self._members = index_rosters(
+                listed, lambda advert: check_advert(advert, self._session, self._authority)
+            )
+            if self._members.get(self._me) != self._advert:
+                raise SecureSumError("the roster does not list this device with its own keys")
+            self._check_size(len(self._members), "the roster")
+            self._context = roster_digest(self._session, listed)
+            count = len(self._members)
+            secrets = (self._seed, self._mask_key.private_bytes_raw())
+            seeds, keys = (split(s, threshold_of(count), count, self._random) for s in secrets)
+            sealed = {}
+            for member, seed_share, key_share in zip(self._members, seeds, keys, strict=True):
+                if member == self._me:
+                    self._shares[member] = seed_share, key_share
+                else:
+                    sealed[member] = self._box(self._me, member, member).encrypt(
+                        _NONCE, seed_share + key_share, self._context
+                    )
+            return encode(Boxes(sealed))
+
+    def mask(self, boxes: bytes, vector: IntegerVector) -> bytes:
+        """Third answer: the vector under all masks, modulo 2^32.
+
+        Args:
+            boxes: What other members sealed for this device.
+            vector: int64 ``[size]``; a sum must lie within 31 bits to be read back.
+
+        Raises:
+            SecureSumError: Too few members dealt shares, or a stranger did.
+        """
+        with self._turn(3):
+            received = decode(boxes, Boxes).sealed
+            if self._me in received or not set(received) <= set(self._members):
+                raise SecureSumError("shares came from somebody who is not on the roster")
+            if vector.shape != (self._session.size,) or vector.dtype != np.int64:
+                raise SecureSumError(f"the session sums int64 of ({self._session.size},)")
+            self._dealers = frozenset({*received, self._me})
+            self._check_size(len(self._dealers), "those who dealt shares")
+            for sender, box in received.items():
+                try:
+                    shares = self._box(sender, self._me, sender).decrypt(_NONCE, box, self._context)
+                except InvalidTag:
+                    continue  # a spoilt share is one of many; the others can do without it
+                if len(shares) == 2 * SHARE_BYTES:
+                    self._shares[sender] = shares[:SHARE_BYTES], shares[SHARE_BYTES:]
+            # Wraps around by design.
+            total = vector.astype(np.uint32) + own_mask(self._seed, self._context, len(vector))
+            for sender in received:
+                public = self._members[sender].mask_key
+                pair = pair_mask(self._mask_key, public, self._context, len(vector))
+                total = total + pair if self._me < sender else total - pair
+            return encode(Masked(total.astype("<u4").tobytes()))
+
+    def confirm(self, survivors: bytes) -> bytes:
+        """Fourth answer: signs who survived.
+
+        Raises:
+            SecureSumError: Too few, or not this device, or somebody who dealt no shares.
+        """
+        with self._turn(4):
+            named = decode(survivors, Survivors).devices
+            self._survivors = frozenset(named)
+            if len(named) != len(self._survivors) or not self._survivors <= self._dealers:
+                raise SecureSumError("the survivors are not distinct members who dealt shares")
+            if self._me not in self._survivors:
+                raise SecureSumError("this device sent its vector and is not among the survivors")
+            self._check_size(len(self._survivors), "the survivors")
+            return encode(Agreement(self._identity.sign(self._survivors_text())))
+
+    def open(self, agreements: bytes) -> bytes:
+        """Fifth answer: what removes the masks, for each member of *one* kind or the other.
+
+        Raises:
+            SecureSumError: Too few survivors signed the very same survivors.
+        """
+        with self._turn(5):
+            signatures = decode(agreements, Agreements).signatures
+            text = self._survivors_text()
+            agreed = [
+                device
+                for device, signature in signatures.items()
+                if device in self._survivors
+                and is_signed_by(self._members[device].enrolment, signature, text)
+            ]
+            self._check_size(len(agreed), "those who agree on the survivors")
+            gone = self._dealers - self._survivors
+            opened = Opened(
+                {member: self._shares[member][0] for member in self._held(self._survivors)},
+                {member: self._shares[member][1] for member in self._held(gone)},
+            )
+            self._forget()
+            return encode(opened)
+
+    def _held(self, members: Iterable[int]) -> list[int]:
+        return sorted(member for member in members if member in self._shares)
+
+    def _survivors_text(self) -> bytes:
+        return survivors_text(self._context, self._dealers, self._survivors)
+
+    def _check_size(self, count: int, who: str) -> None:
+        needed = max(threshold_of(len(self._members)), self._fewest)
+        if count < needed:
+            raise SecureSumError(f"{who} are {count} devices, and {needed} are needed")
+
+    def _box(self, sender: int, receiver: int, other: int) -> ChaCha20Poly1305:
+        public = self._members[other].box_key
+        return ChaCha20Poly1305(
+            agree(self._box_key, public, box_purpose(sender, receiver), self._context)
+        )
+
+    @contextmanager
+    def _turn(self, number: int) -> Iterator[None]:
+        """Refuse what is out of turn; what raises ends the session."""
+        expected, self._answered = self._answered + 1, _ENDED
+        try:
+            if number != expected:
+                raise SecureSumError("a secure sum asks five questions in order, each once")
+            yield
+        except BaseException:
+            self._forget()
+            raise
+        self._answered = number
+
+    def _forget(self) -> None:
+        self._answered = _ENDED
+        self._shares.clear()
+        self._seed = b""
+        self._box_key, self._mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()

@@ -1,0 +1,247 @@
+"""The server's side of a secure sum: it carries messages, and in the end can read one sum."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from tactful_federated.errors import SecureSumError
+from tactful_federated.fixed_point import IntegerVector
+from tactful_federated.secret_sharing import SHARE_BYTES, join, weights_at_zero
+from tactful_federated.secure_messages import (
+    FEWEST_DEVICES,
+    Advert,
+    Agreement,
+    Agreements,
+    Boxes,
+    Masked,
+    Opened,
+    Roster,
+    Session,
+    Survivors,
+    check_advert,
+    decode,
+    encode,
+    is_signed_by,
+    own_mask,
+    pair_mask,
+    roster_digest,
+    seed_commitment,
+    survivors_text,
+    threshold_of,
+)
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+Exchange = Callable[[int, Mapping[int, bytes]], Mapping[int, bytes]]
+"""Carries a stage's question to each device and returns the answers that came in time."""
+
+
+@dataclass(frozen=True, eq=False)
+class SecureTotal:
+    """What a secure sum told.
+
+    Attributes:
+        values: Sum of the survivors' vectors, int64; exact if it lies within 31 bits.
+        devices: The survivors.
+    """
+
+    values: IntegerVector
+    devices: frozenset[int]
+
+
+class SecureSumServer:
+    """One session as the server leads it; the methods are called in order.
+
+    Devices may fall silent at every stage, as long as more than two thirds of the roster answer
+    each later one. An answer that is malformed, badly signed or sent for another is left out like
+    one that never came.
+
+    Args:
+        session: Of a fresh nonce.
+        authority: Key that enrolments are checked with; a stranger on the roster would make all
+            others refuse it.
+        fewest: With fewer devices the sum is given up, 3 or more.
+    """
+
+    def __init__(
+        self, session: Session, authority: Ed25519PublicKey, *, fewest: int = FEWEST_DEVICES
+    ) -> None:
+        """Begin with nobody."""
+        self._session, self._authority = session, authority
+        self._fewest = max(FEWEST_DEVICES, fewest)
+        self._members: dict[int, Advert] = {}
+        self._context = b""
+        self._sealed: dict[int, dict[int, bytes]] = {}
+        self._survivors: list[int] = []
+        self._total = np.zeros(session.size, dtype=np.uint32)
+
+    def list_members(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Take adverts; returns the roster for each member.
+
+        Raises:
+            SecureSumError: Too few devices answered.
+        """
+        for device, advert in self._readable(answers, Advert):
+            try:
+                check_advert(advert, self._session, self._authority)
+            except SecureSumError as error:
+                _log.warning("an advert was left out: %s", error)
+                continue
+            if advert.enrolment.device == device:
+                self._members[device] = advert
+        self._members = dict(sorted(self._members.items()))
+        if len(self._members) < self._fewest:
+            raise SecureSumError(
+                f"{len(self._members)} devices want to take part, and {self._fewest} are needed"
+            )
+        roster = Roster(list(self._members.values()))
+        self._context = roster_digest(self._session, roster)
+        data = encode(roster)
+        return dict.fromkeys(self._members, data)
+
+    def deliver(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Take sealed shares; returns for each who dealt what was sealed for it.
+
+        Raises:
+            SecureSumError: Too few devices answered.
+        """
+        for device, boxes in self._readable(answers, Boxes):
+            if set(boxes.sealed) == set(self._members) - {device}:
+                self._sealed[device] = boxes.sealed
+        self._check_size(len(self._sealed), "dealt shares")
+        return {
+            receiver: encode(
+                Boxes({s: box[receiver] for s, box in self._sealed.items() if s != receiver})
+            )
+            for receiver in self._sealed
+        }
+
+    def collect(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Take masked vectors; returns the survivors, for each of them.
+
+        Raises:
+            SecureSumError: Too few devices answered.
+        """
+        for device, masked in self._readable(answers, Masked):
+            if device in self._sealed and len(masked.values) == 4 * self._session.size:
+                self._total = self._total + np.frombuffer(masked.values, dtype="<u4")
+                self._survivors.append(device)
+        self._survivors.sort()
+        self._check_size(len(self._survivors), "sent a vector")
+        return dict.fromkeys(self._survivors, encode(Survivors(self._survivors)))
+
+    def gather(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Take agreements; returns them all, for each who agreed.
+
+        Raises:
+            SecureSumError: Too few devices answered.
+        """
+        text = survivors_text(self._context, self._sealed, self._survivors)
+        signatures = {
+            device: agreement.signature
+            for device, agreement in self._readable(answers, Agreement)
+            if device in self._survivors
+            and is_signed_by(self._members[device].enrolment, agreement.signature, text)
+        }
+        self._check_size(len(signatures), "agreed on the survivors")
+        return dict.fromkeys(signatures, encode(Agreements(signatures)))
+
+    def unmask(self, answers: Mapping[int, bytes]) -> SecureTotal:
+        """Take what opens the masks; returns the sum.
+
+        Raises:
+            SecureSumError: Too few devices answered, or shares do not give what was committed to.
+        """
+        alive, gone = set(self._survivors), set(self._sealed) - set(self._survivors)
+        opened = {
+            device: message
+            for device, message in self._readable(answers, Opened)
+            if device in alive and set(message.seeds) <= alive and set(message.mask_keys) <= gone
+        }
+        self._check_size(len(opened), "opened their shares")
+        joiner = _Joiner(self._members, threshold_of(len(self._members)))
+        total = self._total
+        for device in self._survivors:
+            seed = joiner.secret({h: m.seeds.get(device) for h, m in opened.items()})
+            if seed_commitment(self._session, seed) != self._members[device].seed_digest:
+                raise SecureSumError("shares of a seed do not give what its device committed to")
+            total = total - own_mask(seed, self._context, self._session.size)
+        for device in sorted(gone):
+            key = X25519PrivateKey.from_private_bytes(
+                joiner.secret({h: m.mask_keys.get(device) for h, m in opened.items()})
+            )
+            if key.public_key().public_bytes_raw() != self._members[device].mask_key:
+                raise SecureSumError("shares of a mask key do not give the key of its device")
+            for other in self._survivors:
+                public = self._members[other].mask_key
+                pair = pair_mask(key, public, self._context, self._session.size)
+                # Undone is what the survivor did.
+                total = total - pair if other < device else total + pair
+        return SecureTotal(total.view(np.int32).astype(np.int64), frozenset(self._survivors))
+
+    def _readable(self, answers: Mapping[int, bytes], kind: type[_T]) -> Iterator[tuple[int, _T]]:
+        for device, data in answers.items():
+            try:
+                yield device, decode(data, kind)
+            except SecureSumError as error:
+                _log.warning("an answer was left out: %s", error)
+
+    def _check_size(self, count: int, did: str) -> None:
+        needed = max(threshold_of(len(self._members)), self._fewest)
+        if count < needed:
+            raise SecureSumError(f"{count} devices {did}, and {needed} are needed")
+
+
+def sum_in_secret(
+    server: SecureSumServer, invited: Mapping[int, bytes], ask: Exchange
+) -> SecureTotal:
+    """Lead a session from invitations to the sum.
+
+    Args:
+        server: Of this session.
+        invited: Invitation to each device.
+        ask: Carries the questions of stages 1 to 5.
+
+    Raises:
+        SecureSumError: The sum had to be given up; nothing was learned.
+    """
+    rosters = server.list_members(ask(1, invited))
+    boxes = server.deliver(ask(2, rosters))
+    survivors = server.collect(ask(3, boxes))
+    agreements = server.gather(ask(4, survivors))
+    return server.unmask(ask(5, agreements))
+
+
+class _Joiner:
+    """Joins shares; most secrets are opened by the same holders, whose weights are kept."""
+
+    def __init__(self, members: Mapping[int, Advert], threshold: int) -> None:
+        self._places = {device: place for place, device in enumerate(members, 1)}
+        self._threshold = threshold
+        self._weights: dict[tuple[int, ...], list[int]] = {}
+
+    def secret(self, shares: Mapping[int, bytes | None]) -> bytes:
+        held = {
+            self._places[holder]: share
+            for holder, share in sorted(shares.items())
+            if share is not None and len(share) == SHARE_BYTES
+        }
+        if len(held) < self._threshold:
+            raise SecureSumError(
+                f"a secret has {len(held)} shares, and {self._threshold} are needed"
+            )
+        chosen = dict(list(held.items())[: self._threshold])
+        holders = tuple(chosen)
+        if holders not in self._weights:
+            self._weights[holders] = weights_at_zero(holders)
+        return join(chosen, self._weights[holders])

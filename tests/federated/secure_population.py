@@ -1,0 +1,92 @@
+"""Enrolled devices of the tests, and a wire that can lose, change and remember what it carries."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tactful_federated import SecureSumDevice, SecureSumError, SecureSumServer, Session
+from tactful_federated.secure_messages import Enrolment, encode, enrol
+from tactful_federated.secure_server import SecureTotal, sum_in_secret
+
+AUTHORITY = Ed25519PrivateKey.generate()
+
+Change = Callable[[int, int, bytes], bytes]
+
+
+def session(size: int, *, nonce: bytes = b"n" * 32, round_number: int = 1) -> Session:
+    return Session("run", round_number, nonce, size)
+
+
+def member(
+    number: int, of: Session, claim: Callable[[Session], None] = lambda _: None
+) -> SecureSumDevice:
+    identity = Ed25519PrivateKey.generate()
+    return SecureSumDevice(
+        of,
+        enrol(AUTHORITY, number, identity.public_key()),
+        identity,
+        AUTHORITY.public_key(),
+        claim=claim,
+    )
+
+
+def stranger(number: int, of: Session) -> SecureSumDevice:
+    identity = Ed25519PrivateKey.generate()
+    forged = Enrolment(number, identity.public_key().public_bytes_raw(), b"c" * 64)
+    return SecureSumDevice(of, forged, identity, AUTHORITY.public_key(), claim=lambda _: None)
+
+
+@dataclass
+class Wire:
+    """Carries questions and answers.
+
+    `silent` names for each stage the devices that fall silent from it on; `asked` and `answered`
+    may change what passes; everything the server receives is kept.
+    """
+
+    devices: Mapping[int, SecureSumDevice]
+    vectors: Mapping[int, np.ndarray]
+    silent: Mapping[int, set[int]] = field(default_factory=dict)
+    asked: Change = lambda stage, device, data: data
+    answered: Change = lambda stage, device, data: data
+    received: list[tuple[int, int, bytes]] = field(default_factory=list)
+    refusals: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def ask(self, stage: int, questions: Mapping[int, bytes]) -> dict[int, bytes]:
+        gone = set().union(*(self.silent.get(s, set()) for s in range(1, stage + 1)))
+        answers = {}
+        for number, question in questions.items():
+            if number in gone:
+                continue
+            device, data = self.devices[number], self.asked(stage, number, question)
+            try:
+                answer = self._answer(device, stage, number, data)
+            except SecureSumError as error:
+                self.refusals.append((stage, number, str(error)))
+                continue
+            answers[number] = self.answered(stage, number, answer)
+            self.received.append((stage, number, answers[number]))
+        return answers
+
+    def _answer(self, device: SecureSumDevice, stage: int, number: int, data: bytes) -> bytes:
+        if stage == 1:
+            return device.advertise()
+        if stage == 2:
+            return device.share(data)
+        if stage == 3:
+            return device.mask(data, self.vectors[number])
+        return device.confirm(data) if stage == 4 else device.open(data)
+
+
+def lead(wire: Wire, of: Session) -> SecureTotal:
+    server = SecureSumServer(of, AUTHORITY.public_key())
+    return sum_in_secret(server, dict.fromkeys(wire.devices, encode(of)), wire.ask)
+
+
+def wire(count: int, size: int = 8, **options: object) -> tuple[Wire, Session]:
+    of = session(size)
+    random = np.random.default_rng(count)
+    vectors = {i: random.integers(-(1 << 20), 1 << 20, size) for i in range(1, count + 1)}
+    return Wire({i: member(i, of) for i in vectors}, vectors, **options), of  # type: ignore[arg-type]

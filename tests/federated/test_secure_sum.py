@@ -1,0 +1,389 @@
+"""Secure sums: exact, whoever falls silent and when; and what a lying server gets: nothing."""
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.federated.secure_population import Wire, lead, member, session, stranger, wire
+
+from tactful_federated import SecureSumError
+from tactful_federated.secure_messages import (
+    Advert,
+    Agreement,
+    Agreements,
+    Boxes,
+    Masked,
+    Opened,
+    Roster,
+    Session,
+    Survivors,
+    decode,
+    encode,
+    threshold_of,
+)
+
+ANSWERS = {1: Advert, 2: Boxes, 3: Masked, 4: Agreement, 5: Opened}
+
+
+def sum_of(carried: Wire, devices: set[int] | frozenset[int]) -> list[int]:
+    return [int(v) for v in np.sum([carried.vectors[i] for i in devices], axis=0)]
+
+
+def test_the_sum_is_exact() -> None:
+    carried, of = wire(7, size=300)
+    total = lead(carried, of)
+    assert total.devices == set(range(1, 8))
+    assert total.values.tolist() == sum_of(carried, total.devices)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3, 4, 5])
+def test_devices_may_fall_silent_at_every_stage(stage: int) -> None:
+    carried, of = wire(10, silent={stage: {2, 7, 9}})
+    total = lead(carried, of)
+    gone = {2, 7, 9} if stage <= 3 else set()
+    assert total.devices == set(range(1, 11)) - gone
+    assert total.values.tolist() == sum_of(carried, total.devices)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.dictionaries(st.integers(1, 9), st.integers(1, 5)))
+def test_a_round_gives_the_survivors_sum_or_nothing(silent_from: dict[int, int]) -> None:
+    stages = {s: {d for d, at in silent_from.items() if at == s} for s in range(1, 6)}
+    carried, of = wire(9, silent=stages)
+    members = 9 - len(stages[1])
+    dealt = members - len(stages[2])
+    sent = dealt - len(stages[3])
+    enough = members >= 3 and sent - len(stages[4]) - len(stages[5]) >= threshold_of(members)
+    if enough:
+        total = lead(carried, of)
+        assert total.values.tolist() == sum_of(carried, total.devices)
+        assert len(total.devices) == sent
+    else:
+        with pytest.raises(SecureSumError):
+            lead(carried, of)
+
+
+def test_values_at_the_edge_of_the_field_come_back() -> None:
+    carried, of = wire(3, size=2)
+    carried.vectors = {1: np.array([2**31 - 1, -(2**31)]), 2: np.zeros(2, int), 3: np.zeros(2, int)}
+    assert lead(carried, of).values.tolist() == [2**31 - 1, -(2**31)]
+
+
+def test_every_byte_that_the_server_receives_is_a_declared_message() -> None:
+    """All of it is read back and written again: there is room for nothing else."""
+    carried, of = wire(6, size=50, silent={3: {4}})
+    lead(carried, of)
+    assert {stage for stage, _, _ in carried.received} == set(ANSWERS)
+    for stage, _, data in carried.received:
+        assert encode(msgspec.msgpack.decode(data, type=ANSWERS[stage])) == data
+    kinds = {kind: [d for s, _, d in carried.received if s == kind] for kind in ANSWERS}
+    masked = [decode(data, Masked).values for data in kinds[3]]
+    assert {len(values) for values in masked} == {200}
+
+
+def test_what_the_server_receives_holds_no_update() -> None:
+    """A vector of one repeated value is nowhere, and its masked form is like any other noise."""
+    size = 40_000
+    carried, of = wire(4, size=size)
+    carried.vectors = {i: np.full(size, 123_456_789 + i) for i in carried.vectors}
+    lead(carried, of)
+    everything = b"".join(data for _, _, data in carried.received)
+    for vector in carried.vectors.values():
+        for width in ("<i4", ">i4", "<i8", ">i8", "<f4", "<f8"):
+            assert vector[:1].astype(width).tobytes() * 2 not in everything
+    for stage, _, data in carried.received:
+        if stage == 3:
+            counts = np.bincount(
+                np.frombuffer(decode(data, Masked).values, np.uint8), minlength=256
+            )
+            chi_squared = float(((counts - counts.mean()) ** 2 / counts.mean()).sum())
+            assert 255 - 6 * 22.6 < chi_squared < 255 + 6 * 22.6  # six standard deviations
+
+
+def test_the_scan_for_updates_can_find_one() -> None:
+    carried, of = wire(4, size=4)
+    planted = np.full(4, 123_456_789).astype("<i4").tobytes()
+    carried.answered = lambda stage, device, data: (
+        encode(Masked(planted)) if stage == 3 and device == 2 else data
+    )
+    total = lead(carried, of)
+    assert planted[:8] in b"".join(data for _, _, data in carried.received)
+    # Without its masks nothing cancels.
+    assert total.values.tolist() != sum_of(carried, total.devices)
+
+
+def test_two_sessions_of_the_same_vectors_have_nothing_in_common() -> None:
+    first, of = wire(3, size=500)
+    lead(first, of)
+    second, _ = wire(3, size=500)
+    lead(second, of)
+    a, b = (
+        [np.frombuffer(decode(d, Masked).values, "<u4") for s, _, d in w.received if s == 3]
+        for w in (first, second)
+    )
+    assert all((x == y).sum() <= 2 for x, y in zip(a, b, strict=True))
+
+
+# A server that lies. Each of these must leave every device silent before anything is opened.
+
+
+def _opened(carried: Wire) -> list[Opened]:
+    return [decode(data, Opened) for stage, _, data in carried.received if stage == 5]
+
+
+def test_a_device_listed_as_alive_to_some_and_as_gone_to_others_is_not_opened() -> None:
+    carried, of = wire(7)
+
+    def lie(stage: int, device: int, data: bytes) -> bytes:
+        if stage == 4 and device <= 3:
+            return encode(Survivors([1, 2, 3, 4, 5, 6]))  # "7 dropped out"
+        return data
+
+    carried.asked = lie
+    with pytest.raises(SecureSumError):
+        lead(carried, of)
+    assert _opened(carried) == []
+
+
+@pytest.mark.parametrize("twice", ["repeated", "second set"])
+def test_no_device_answers_about_two_sets_of_survivors(twice: str) -> None:
+    carried, of = wire(5)
+    device = carried.devices[1]
+    lied: list[str] = []
+
+    def lie(stage: int, number: int, data: bytes) -> bytes:
+        if stage == 5 and number == 1:
+            other = encode(Survivors([1, 2, 3, 4])) if twice == "second set" else survivors[0]
+            with pytest.raises(SecureSumError, match="in order, each once"):
+                device.confirm(other)
+            lied.append(twice)
+        if stage == 4 and number == 1:
+            survivors.append(data)
+        return data
+
+    survivors: list[bytes] = []
+    carried.asked = lie
+    total = lead(carried, of)
+    assert lied and len(_opened(carried)) == 4  # device 1 ended its session; the others go on
+    assert total.values.tolist() == sum_of(carried, total.devices)
+
+
+def test_no_member_is_ever_opened_both_ways() -> None:
+    carried, of = wire(9, silent={3: {1, 2}})
+    lead(carried, of)
+    for opened in _opened(carried):
+        assert not set(opened.seeds) & set(opened.mask_keys)
+        assert set(opened.mask_keys) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "named",
+    [[1, 2, 3], [1, 1, 2, 3, 4], [2, 3, 4, 5], [1, 2, 3, 4, 99], []],
+    ids=["too few", "repeated", "without the asked one", "a stranger", "nobody"],
+)
+def test_impossible_survivors_are_not_signed(named: list[int]) -> None:
+    carried, of = wire(5)
+    carried.asked = lambda stage, device, data: (
+        encode(Survivors(named)) if stage == 4 and device == 1 else data
+    )
+    total = lead(carried, of)
+    assert carried.refusals[0][:2] == (4, 1)
+    assert total.values.tolist() == sum_of(carried, total.devices)
+
+
+def test_agreements_of_too_few_or_on_other_survivors_open_nothing() -> None:
+    carried, of = wire(6)
+    agreed: dict[int, bytes] = {}
+
+    def lie(stage: int, device: int, data: bytes) -> bytes:
+        if stage == 5:
+            agreed.update(decode(data, Agreements).signatures)
+            if device == 1:
+                few = dict(list(agreed.items())[: threshold_of(6) - 1])
+                return encode(Agreements(few))
+            if device == 2:
+                return encode(Agreements({d: agreed[1] for d in agreed}))  # one for all
+        return data
+
+    carried.asked = lie
+    lead_fails = pytest.raises(SecureSumError)
+    with lead_fails:
+        carried.silent = {5: {3}}
+        lead(carried, of)
+    assert {d for s, d, _ in carried.refusals if s == 5} == {1, 2}
+
+
+def _with_roster(change: Callable[[list[Advert]], list[Advert]]) -> Wire:
+    carried, of = wire(6)
+
+    def lie(stage: int, device: int, data: bytes) -> bytes:
+        if stage == 2 and device == 1:
+            return encode(Roster(change(list(decode(data, Roster).adverts))))
+        return data
+
+    carried.asked = lie
+    lead(carried, of)
+    return carried
+
+
+def _swap(adverts: list[Advert], **keys: bytes) -> list[Advert]:
+    adverts[3] = msgspec.structs.replace(adverts[3], **keys)
+    return adverts
+
+
+def _stranger_in(adverts: list[Advert]) -> list[Advert]:
+    advert = decode(stranger(4, session(8)).advertise(), Advert)
+    return [*adverts[:3], advert, *adverts[4:]]
+
+
+def _of_another_session(adverts: list[Advert]) -> list[Advert]:
+    old = member(4, session(8, nonce=b"o" * 32))
+    return [*adverts[:3], decode(old.advertise(), Advert), *adverts[4:]]
+
+
+def _two_members_of_one_key(adverts: list[Advert]) -> list[Advert]:
+    return [*adverts[:3], adverts[2], *adverts[4:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda a: _swap(a, mask_key=b"m" * 32), "not those that its device signed"),
+        (lambda a: _swap(a, box_key=b"b" * 32), "not those that its device signed"),
+        (lambda a: _swap(a, seed_digest=b"s" * 32), "not those that its device signed"),
+        (lambda a: _swap(a, mask_key=b"short"), "does not have 32 bytes"),
+        (_stranger_in, "was not enrolled"),
+        (_of_another_session, "not those that its device signed"),
+        (_two_members_of_one_key, "ascending order"),
+        (lambda a: a[::-1], "ascending order"),
+        (lambda a: a[1:], "with its own keys"),
+        (lambda a: a[:2], "takes 3 devices"),
+    ],
+    ids=[
+        *("mask", "box", "seed", "length", "stranger"),
+        *("replay", "repeated", "order", "missing", "two"),
+    ],
+)
+def test_swapped_replayed_and_invented_keys_are_refused(
+    change: Callable[[list[Advert]], list[Advert]], said: str
+) -> None:
+    carried = _with_roster(change)
+    assert carried.refusals[0][:2] == (2, 1)
+    assert said in carried.refusals[0][2]
+
+
+def test_two_rosters_for_two_groups_open_nothing() -> None:
+    """Each half hears of a roster of its own; what is sealed and signed then fits nowhere."""
+    carried, of = wire(8)
+
+    def lie(stage: int, device: int, data: bytes) -> bytes:
+        if stage == 2 and device > 4:
+            return encode(Roster(decode(data, Roster).adverts[1:]))
+        return data
+
+    carried.asked = lie
+    with pytest.raises(SecureSumError):
+        lead(carried, of)
+    assert _opened(carried) == []
+
+
+def test_a_session_is_claimed_before_anything_is_said() -> None:
+    seen: set[bytes] = set()
+
+    def claim(of: Session) -> None:
+        if of.nonce in seen:
+            raise SecureSumError("this session was joined before")
+        seen.add(of.nonce)
+
+    member(1, session(3), claim)
+    with pytest.raises(SecureSumError, match="joined before"):
+        member(1, session(3), claim)
+    member(1, session(3, nonce=b"m" * 32), claim)
+
+
+# Devices that lie or break.
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("rubbish", [b"", b"\xff" * 40, b"\x91\xc0", encode(Survivors([1]))])
+def test_malformed_answers_count_as_none(stage: int, rubbish: bytes) -> None:
+    carried, of = wire(5)
+    carried.answered = lambda s, device, data: rubbish if (s, device) == (stage, 2) else data
+    total = lead(carried, of)
+    assert total.devices == ({1, 3, 4, 5} if stage <= 3 else {1, 2, 3, 4, 5})
+    assert total.values.tolist() == sum_of(carried, total.devices)
+
+
+def test_spoilt_shares_void_the_sum_instead_of_falsifying_it() -> None:
+    carried, of = wire(4)
+
+    def spoil(stage: int, device: int, data: bytes) -> bytes:
+        if stage == 5 and device == 1:
+            opened = decode(data, Opened)
+            return encode(Opened({d: b"\0" * 33 for d in opened.seeds}, opened.mask_keys))
+        return data
+
+    carried.answered = spoil
+    with pytest.raises(SecureSumError, match="committed to"):
+        lead(carried, of)
+
+
+def test_a_device_cannot_speak_for_another() -> None:
+    carried, of = wire(5)
+    adverts: dict[int, bytes] = {}
+
+    def impersonate(stage: int, device: int, data: bytes) -> bytes:
+        if stage == 1:
+            adverts[device] = data
+            return adverts[1] if device == 2 else data
+        return data
+
+    carried.answered = impersonate
+    assert lead(carried, of).devices == {1, 3, 4, 5}
+
+
+def test_boxes_that_cannot_be_opened_cost_only_their_share() -> None:
+    carried, of = wire(6)
+
+    def spoil(stage: int, device: int, data: bytes) -> bytes:
+        if stage == 2 and device == 1:
+            sealed = dict(decode(data, Boxes).sealed)
+            sealed[4] = b"x" * len(sealed[4])
+            return encode(Boxes(sealed))
+        return data
+
+    carried.answered = spoil
+    total = lead(carried, of)
+    assert total.values.tolist() == sum_of(carried, set(range(1, 7)))
+
+
+def test_vectors_that_do_not_fit_are_refused_on_the_device() -> None:
+    carried, of = wire(4)
+    carried.vectors = {**carried.vectors, 2: np.zeros(9, int), 3: np.zeros(8)}
+    with pytest.raises(SecureSumError):
+        lead(carried, of)
+    assert {d for s, d, _ in carried.refusals if s == 3} == {2, 3}
+    with pytest.raises(SecureSumError, match="at least one value"):
+        member(1, msgspec.structs.replace(of, size=0))
+
+
+def test_masks_are_of_256_bits_and_bound_to_the_session() -> None:
+    """flwr folds its keys to 32 bits, so two keys may give one mask and all can be tried."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    from tactful_federated.secure_messages import own_mask, pair_mask
+
+    one, other = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+    key = other.public_key().public_bytes_raw()
+    mask = pair_mask(one, key, b"a" * 32, 64)
+    back = pair_mask(other, one.public_key().public_bytes_raw(), b"a" * 32, 64)
+    assert (mask == back).all()
+    assert (mask != pair_mask(one, key, b"b" * 32, 64)).any()
+    # Seeds that agree when folded by exclusive or, or in their first 32 bits, differ here.
+    seed = bytes(range(32))
+    folded_alike = bytes([*seed[4:8], *seed[:4], *seed[8:]])
+    masks = [own_mask(s, b"a" * 32, 64) for s in (seed, folded_alike, seed[:4] + bytes(28))]
+    assert all((masks[0] != m).any() for m in masks[1:])
