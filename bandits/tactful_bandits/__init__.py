@@ -37,9 +37,17 @@ from tactful_bandits.errors import (
     PolicyError,
     StatisticsError,
 )
+from tactful_bandits.guardrails import (
+    Better,
+    Guardrail,
+    GuardrailLook,
+    GuardrailVerdict,
+    check_guardrails,
+)
 from tactful_bandits.hashing import bucket
 from tactful_bandits.linear_bandit import LinearBandit
 from tactful_bandits.private_linear_bandit import PrivateLinearBandit
+from tactful_bandits.released_samples import RatioSums, ReleasedProportion, ReleasedRatio
 from tactful_bandits.sample_ratio import SampleRatio, check_sample_ratio
 from tactful_bandits.samples import Mean, Proportion, Ratio, Sample
 from tactful_bandits.shared_linear_bandit import SharedLinearBandit
@@ -51,6 +59,7 @@ __all__ = [
     "Assignment",
     "AssignmentError",
     "BetaBandit",
+    "Better",
     "BudgetPacing",
     "Choice",
     "Comparison",
@@ -59,6 +68,9 @@ __all__ = [
     "EvaluationError",
     "Experiment",
     "ExperimentError",
+    "Guardrail",
+    "GuardrailLook",
+    "GuardrailVerdict",
     "Interval",
     "LinearBandit",
     "Mean",
@@ -73,6 +85,9 @@ __all__ = [
     "PrivateLinearBandit",
     "Proportion",
     "Ratio",
+    "RatioSums",
+    "ReleasedProportion",
+    "ReleasedRatio",
     "Rule",
     "Sample",
     "SampleRatio",
@@ -86,6 +101,7 @@ __all__ = [
     "anytime_p_value",
     "assign",
     "bucket",
+    "check_guardrails",
     "check_sample_ratio",
     "compare",
     "conclude",

@@ -101,7 +101,7 @@ def adjusted_difference(control: Paired, treatment: Paired, *, relative: bool = 
     )
     var_c, var_t = _residual_variance(control, theta), _residual_variance(treatment, theta)
     freedom = welch_freedom(
-        var_c / control.units, control.units, var_t / treatment.units, treatment.units
+        var_c / control.units, control.units - 1, var_t / treatment.units, treatment.units - 1
     )
     units = control.units + treatment.units
     if not relative:
@@ -145,7 +145,7 @@ def stratified_difference(strata: Sequence[tuple[Sample, Sample]]) -> Estimate:
     effect = float(weights @ effects)
     parts = np.array(
         [
-            (weight**2 * arm.variance / arm.units, arm.units - 1)
+            (weight**2 * arm.variance / arm.units, arm.degrees_of_freedom)
             for weight, pair in zip(weights, strata, strict=True)
             for arm in pair
         ]

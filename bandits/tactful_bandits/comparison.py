@@ -143,7 +143,10 @@ def conclude(
 def level(sample: Sample) -> Estimate:
     """Estimate the value of one arm by itself."""
     return Estimate(
-        sample.value, math.sqrt(sample.variance / sample.units), sample.units, sample.units - 1
+        sample.value,
+        math.sqrt(sample.variance / sample.units),
+        sample.units,
+        sample.degrees_of_freedom,
     )
 
 
@@ -162,7 +165,7 @@ def difference(control: Sample, treatment: Sample, *, relative: bool = False) ->
     """
     c, t = control.value, treatment.value
     var_c, var_t = control.variance / control.units, treatment.variance / treatment.units
-    freedom = welch_freedom(var_c, control.units, var_t, treatment.units)
+    freedom = welch_freedom(var_c, control.degrees_of_freedom, var_t, treatment.degrees_of_freedom)
     units = control.units + treatment.units
     if not relative:
         return Estimate(t - c, math.sqrt(var_c + var_t), units, freedom)
@@ -299,14 +302,14 @@ def _around(
     )
 
 
-def welch_freedom(var_a: float, units_a: int, var_b: float, units_b: int) -> float:
+def welch_freedom(var_a: float, freedom_a: float, var_b: float, freedom_b: float) -> float:
     """Degrees of freedom of a difference by Welch and Satterthwaite.
 
-    The variances are squared standard errors of the two means.
+    The variances are squared standard errors of the two values, each with degrees of its own.
     """
     if var_a + var_b == 0:
-        return float(units_a + units_b - 2)
-    return (var_a + var_b) ** 2 / (var_a**2 / (units_a - 1) + var_b**2 / (units_b - 1))
+        return freedom_a + freedom_b
+    return (var_a + var_b) ** 2 / (var_a**2 / freedom_a + var_b**2 / freedom_b)
 
 
 def _require_alpha(alpha: float) -> None:

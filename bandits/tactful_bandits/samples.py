@@ -33,6 +33,10 @@ class Sample(Protocol):
     def variance(self) -> float:
         """Of one unit; divided by `units` it is the squared standard error of `value`."""
 
+    @property
+    def degrees_of_freedom(self) -> float:
+        """How well `variance` is known: those of the chi-square law it follows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
@@ -64,6 +68,11 @@ class Proportion:
     def variance(self) -> float:
         """``p (1 - p)``."""
         return self.value * (1 - self.value)
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """One less than `units`."""
+        return self.units - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,11 @@ class Mean:
         """The sample variance, with Bessel's correction."""
         spread = _beyond_rounding(self.squares - self.total**2 / self.units, self.squares)
         return spread / (self.units - 1)
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """One less than `units`."""
+        return self.units - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +180,11 @@ class Ratio:
         mean_denominator = self.denominator / self.units
         spread = _beyond_rounding(self._residual_squares, self._residual_scale)
         return spread / (self.units - 1) / mean_denominator**2
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """One less than `units`."""
+        return self.units - 1
 
     @property
     def _residual_squares(self) -> float:

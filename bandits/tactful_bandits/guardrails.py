@@ -1,0 +1,168 @@
+"""Guardrails: metrics that a change must not harm, judged at every look while it is tried out.
+
+A canary is looked at again and again, and rolled back at the first look that shows harm. A rule
+that compares what was measured ("roll back when clicks fell by 10 %"), or one that tests anew at
+every look, rolls back half and a third of the changes that harm nothing. Here harm is called by
+one-sided confidence sequences, whose chance of ever calling it without cause is bounded over all
+looks and all guardrails together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from tactful_bandits.comparison import Estimate, Interval, confidence_sequence, level, welch_freedom
+from tactful_bandits.errors import DefinitionError, StatisticsError
+from tactful_bandits.released_samples import ReleasedProportion
+from tactful_bandits.samples import Proportion, Sample
+
+Better = Literal["higher", "lower"]
+"""Which way a metric should go: clicks higher, latency and errors lower."""
+
+GuardrailVerdict = Literal["too few data", "harm", "undecided", "no harm"]
+"""What one look says of a guardrail. "no harm" is shown, not assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrail:
+    """A metric that the treatment must not harm.
+
+    Attributes:
+        metric: Its name, such as ``click_rate``.
+        better: Which way it should go.
+        critical: Harm rolls back; of a guardrail that is not critical it only warns.
+        margin: Loss that is put up with (non-inferiority), as a share of the control's value, in
+            [0, 1).
+        minimum_units: Units that each arm needs before anything is said.
+        minimum_outcomes: Of a share, how many units of each arm must have said yes, and how many
+            no: below some fifty the normal law does not hold.
+
+    Raises:
+        DefinitionError: An attribute is out of range; the message names the metric.
+    """
+
+    metric: str
+    better: Better = "higher"
+    critical: bool = True
+    margin: float = 0.0
+    minimum_units: int = 400
+    minimum_outcomes: int = 50
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot guard."""
+        where = f"guardrail {self.metric!r}"
+        if not self.metric:
+            raise DefinitionError("a guardrail needs the name of its metric")
+        if self.better not in get_args(Better):
+            expected = ", ".join(get_args(Better))
+            raise DefinitionError(f"{where}: better must be one of {expected}, not {self.better!r}")
+        if not 0 <= self.margin < 1:
+            raise DefinitionError(f"{where}: margin must lie in [0, 1), not {self.margin}")
+        if self.minimum_units < 2 or self.minimum_outcomes < 0:
+            raise DefinitionError(
+                f"{where}: minimum_units must be at least 2 and minimum_outcomes at least 0"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailLook:
+    """One guardrail at one look.
+
+    Attributes:
+        guardrail: What is guarded.
+        verdict: What this look says of it.
+        loss: Interval, right at all looks, of how much worse the treatment is than the margin
+            allows: above 0 is harm. None without enough data.
+    """
+
+    guardrail: Guardrail
+    verdict: GuardrailVerdict
+    loss: Interval | None
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether the change has to go."""
+        return self.verdict == "harm" and self.guardrail.critical
+
+
+def check_guardrails(
+    guardrails: Sequence[Guardrail],
+    samples: Mapping[str, tuple[Sample, Sample]],
+    *,
+    alpha: float = 0.05,
+    tightest_at: float = 20_000,
+) -> tuple[GuardrailLook, ...]:
+    """Judge every guardrail at one look, as often as wanted.
+
+    Args:
+        guardrails: What must not be harmed.
+        samples: Control and treatment by metric, all outcomes so far, exact or released.
+        alpha: Probability that a change which harms nothing is ever rolled back, over all looks and
+            all critical guardrails (each gets an equal part). The others share as much again.
+        tightest_at: Units of both arms at which harm is to be seen soonest; chosen beforehand.
+
+    Returns:
+        One judgement for each guardrail, in their order.
+
+    Raises:
+        StatisticsError: A metric has no samples, or `alpha` or `tightest_at` is out of range.
+    """
+    looks = []
+    for guardrail in guardrails:
+        if guardrail.metric not in samples:
+            raise StatisticsError(
+                f"guardrail {guardrail.metric!r}: no samples of this metric, there are those of "
+                f"{sorted(samples)}"
+            )
+        alike = sum(other.critical == guardrail.critical for other in guardrails)
+        control, treatment = samples[guardrail.metric]
+        looks.append(_look(guardrail, control, treatment, alpha / alike, tightest_at))
+    return tuple(looks)
+
+
+def _look(
+    guardrail: Guardrail, control: Sample, treatment: Sample, alpha: float, tightest_at: float
+) -> GuardrailLook:
+    if not all(_enough(guardrail, arm) for arm in (control, treatment)):
+        return GuardrailLook(guardrail, "too few data", None)
+    estimate = _loss(guardrail, control, treatment)
+    harm = confidence_sequence(
+        estimate, alpha=alpha, tightest_at=tightest_at, alternative="greater"
+    )
+    safe = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="less")
+    verdict: GuardrailVerdict = (
+        "harm" if harm.low > 0 else "no harm" if safe.high < 0 else "undecided"
+    )
+    both_ends = Interval(harm.low, safe.high, 1 - 2 * alpha, harm.method)
+    return GuardrailLook(guardrail, verdict, both_ends)
+
+
+def _loss(guardrail: Guardrail, control: Sample, treatment: Sample) -> Estimate:
+    """How much worse the treatment is than the margin allows, absolute.
+
+    The margin moves with the control's value, and so brings its error: for higher values better,
+    the loss is ``(1 - margin) c - t``.
+    """
+    c, t = level(control), level(treatment)
+    scale = 1 - guardrail.margin if guardrail.better == "higher" else 1 + guardrail.margin
+    allowed = c.value * scale
+    value = allowed - t.value if guardrail.better == "higher" else t.value - allowed
+    var_c, var_t = (scale * c.standard_error) ** 2, t.standard_error**2
+    return Estimate(
+        value,
+        (var_c + var_t) ** 0.5,
+        c.units + t.units,
+        welch_freedom(var_c, c.degrees_of_freedom, var_t, t.degrees_of_freedom),
+    )
+
+
+def _enough(guardrail: Guardrail, arm: Sample) -> bool:
+    if arm.units < guardrail.minimum_units:
+        return False
+    if isinstance(arm, Proportion):
+        counts: tuple[float, float] = (arm.successes, arm.units - arm.successes)
+    elif isinstance(arm, ReleasedProportion):
+        counts = (arm.successes, arm.failures)
+    else:
+        return True
+    return min(counts) >= guardrail.minimum_outcomes

@@ -1,0 +1,95 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import _experiments_coverage as simulated
+from tactful_bandits import (
+    Proportion,
+    Ratio,
+    RatioSums,
+    ReleasedProportion,
+    ReleasedRatio,
+    StatisticsError,
+    difference,
+    fixed_horizon_interval,
+)
+
+CASES = simulated.cases()
+EXACT = RatioSums(0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nominal_95_percent_are_between_93_and_97(name: str) -> None:
+    assert 0.93 <= simulated.coverage(*CASES[name], 1000) <= 0.97
+
+
+@pytest.mark.parametrize("name", ["released ratio at ε = 0.2", "released ratio at ε = 1"])
+def test_an_interval_that_forgets_the_noise_would_be_caught(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        simulated._Noise, "variance", property(lambda _: 0.0, lambda *_: None), False
+    )
+    assert simulated.coverage(*simulated.cases()[name], 300) < 0.9
+
+
+@given(st.integers(2, 10**6), st.floats(0, 1))
+def test_without_noise_it_is_the_exact_proportion(units: int, share: float) -> None:
+    exact = Proportion(units, round(units * share))
+    released = ReleasedProportion(exact.successes, units - exact.successes, 0, 0)
+    assert released.units == exact.units
+    assert released.value == exact.value
+    assert released.variance == pytest.approx(exact.variance)
+    assert released.degrees_of_freedom == exact.degrees_of_freedom
+
+
+def test_without_noise_it_is_the_exact_ratio() -> None:
+    rng = np.random.default_rng(1)
+    y = 1 + rng.poisson(3, 500)
+    exact = Ratio.from_units(rng.binomial(y, 0.2), y)
+    sums = RatioSums(
+        exact.numerator,
+        exact.denominator,
+        exact.numerator_squares,
+        exact.denominator_squares,
+        exact.products,
+    )
+    released = ReleasedRatio(exact.units, sums, EXACT)
+    assert released.value == exact.value
+    assert released.variance == pytest.approx(exact.variance * 499 / 500)
+    assert released.degrees_of_freedom == 499
+
+
+def test_noise_on_the_squares_leaves_fewer_degrees_of_freedom() -> None:
+    sums = RatioSums(120, 1000, 200, 5000, 500)
+    noisy = ReleasedRatio(1000, sums, RatioSums(50, 50, 1e4, 1e4, 1e4))
+    clear = ReleasedRatio(1000, sums, RatioSums(50, 50, 0, 0, 0))
+    assert noisy.variance == clear.variance
+    assert noisy.degrees_of_freedom < 50 < clear.degrees_of_freedom
+
+
+def test_a_share_below_zero_is_kept_and_still_has_an_interval() -> None:
+    drowned = ReleasedProportion(-3, 50, 200, 200)
+    assert drowned.value == -3 / 47
+    interval = fixed_horizon_interval(difference(ReleasedProportion(5, 45, 200, 200), drowned))
+    assert 0 in interval
+    assert interval.high - interval.low > 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ReleasedProportion(1, 0.5, 1, 1), "at least 2 units per arm, not 1.5 after noise"),
+        (lambda: ReleasedProportion(-9, 3, 1, 1), "at least 2 units per arm, not -6"),
+        (lambda: ReleasedProportion(9, 3, -1, 1), "variances of noise must be"),
+        (lambda: ReleasedProportion(9, 3, float("nan"), 1), "variances of noise must be"),
+        (lambda: ReleasedRatio(9, RatioSums(1, 0, 1, 1, 1), EXACT), "noise outweighs the data"),
+        (lambda: ReleasedRatio(1, RatioSums(1, 1, 1, 1, 1), EXACT), "at least 2 units"),
+    ],
+)
+def test_releases_that_say_nothing_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(StatisticsError, match=message):
+        make()
