@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 import click
 import msgspec
 
+from tactful.backup_cli import backup, restore
 from tactful.config import Settings, load_settings
 from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
 from tactful.features_cli import features
@@ -97,7 +98,7 @@ def main() -> None:
 
 for _command in (
     *(train, models, demo, features, federated, privacy),
-    *(rules, user, worker, sink, flink),
+    *(rules, user, backup, restore, worker, sink, flink),
 ):
     main.add_command(_command)
 
@@ -138,11 +139,13 @@ def serve(
     from tactful.http import make_application
     from tactful.recommender import build, open_shown
     from tactful.server import listen, make_server, run
-    from tactful.service import Platform
+    from tactful.service import Platform, exclusive
     from tactful.statistics import open_statistics
     from tactful_streaming import StreamingError
 
     server = settings.server
+    with exclusive(settings.storage.data):
+        pass  # a restore that was broken off is finished before anything is opened
     try:
         listener = listen(server.host, server.port)
     except OSError as error:

@@ -12,6 +12,7 @@ from tactful.config import LogSettings, OnlineSettings, Settings, secret
 from tactful.errors import ConfigError, StorageError
 from tactful.keys import KeyStore
 from tactful.metadata import MetadataStore, open_metadata
+from tactful.restored_files import refuse_unfinished
 
 if TYPE_CHECKING:
     from tactful_streaming import Definitions, KafkaSettings, RedisOnlineStore
@@ -127,6 +128,7 @@ def open_installation(
         ConfigError: if the settings name a variable that is not set.
         StorageError: if the database cannot be used.
     """
+    refuse_unfinished(settings.storage.data)
     url = secret("metadata.url_env", settings.metadata.url_env, environ=environ)
     return open_metadata(settings.storage.data / "metadata.db" if url is None else url)
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import msgspec
+import sqlalchemy as sa
 
 from tactful.byte_search import SHORTEST, Texts
 from tactful.caps import without_people
@@ -37,7 +39,7 @@ from tactful.erasure_traces import (
 )
 from tactful.errors import StorageError, TrainingBusy
 from tactful.messages import Erasure, ErasureStep
-from tactful.metadata import MetadataStore
+from tactful.metadata import MetadataStore, consent_decisions
 from tactful.partition_erasures import PartitionErasures
 from tactful.suppression import SuppressionStore
 from tactful_privacy import NOTHING
@@ -53,8 +55,12 @@ from tactful_streaming import (
     Traces,
     forget,
     load_definitions,
+    people_in,
     redact,
 )
+
+RESTORED = "restored.json"
+"""File that a restore leaves in the data directory until the erased are gone from what came."""
 
 _LETTERS = ("dead-letters", "late")
 _VERIFICATION = "verification"
@@ -105,27 +111,19 @@ def request_erasure(installation: Installation, person: str) -> Erasure:
 
 
 def request_suppressed(installation: Installation) -> int:
-    """Ask for the erasure of all who are suppressed and of whom there is something in the log.
+    """Ask for the erasure of all who are suppressed and of whom there is something.
 
     To be done where what is stored was restored from a backup.
 
     Returns:
         How many people there were.
     """
-    log = installation.data / "log"
-    if not log.is_dir():
-        return 0
-    EmbeddedLog(log).close()  # cuts off the torn tail of a crash
-    people: set[str] = set()
-    with contextlib.closing(EmbeddedLog(log, read_only=True)) as opened:
-        position = opened.begin
-        while records := opened.read(position, 4_096):
-            position = records[-1][0] + 1
-            people.update(*map(_named, (payload for _, payload in records)))
-    found = installation.suppression.found_among(people)
-    for person in sorted(found):
+    erased: set[str] = set()
+    for people in _people(installation):
+        erased |= installation.suppression.found_among(people)
+    for person in sorted(erased):
         installation.jobs.request(person)
-    return len(found)
+    return len(erased)
 
 
 def settle_erasures(installation: Installation) -> list[Erasure]:
@@ -158,18 +156,44 @@ def _is_purged_here(installation: Installation, receipt: str) -> bool:
     return told is not None and bool(told.steps) and told.steps[-1].place == _VERIFICATION
 
 
-def complete_erasures(installation: Installation, *, say: Say = lambda stage: None) -> None:
+def _people(installation: Installation) -> Iterator[Collection[str]]:
+    """Keys of all people of whom anything is kept, some at a time and more than once."""
+    if (log := installation.data / "log").is_dir():
+        EmbeddedLog(log).close()  # cuts off the torn tail of a crash
+        with contextlib.closing(EmbeddedLog(log, read_only=True)) as opened:
+            position = opened.begin
+            while records := opened.read(position, 4_096):
+                position = records[-1][0] + 1
+                yield set[str]().union(*map(_named, (payload for _, payload in records)))
+    if (state := installation.data / "state").is_dir():
+        with contextlib.closing(RocksState(state, read_only=True)) as store:
+            people = people_in(store)
+            while some := list(itertools.islice(people, 4_096)):
+                yield some
+    decided = sa.select(consent_decisions.c.person).distinct()
+    yield [row.person for row in installation.metadata.fetch(decided)]
+
+
+def complete_erasures(
+    installation: Installation, *, say: Say = lambda stage: None
+) -> list[Erasure]:
     """Do what waits, before the data directory is used; also what a restored backup brought back.
+
+    Returns:
+        The receipts.
 
     Raises:
         StorageError: if it cannot be done.
     """
-    if installation.suppression.take_tombstones():
+    restored = installation.data / RESTORED
+    if installation.suppression.take_tombstones() or restored.exists():
         request_suppressed(installation)
         if installation.settings.log.kind == "kafka":
             # Whoever they are, the states of partitions may be as old as the database was.
             installation.partitions.publish(uuid.uuid4().hex, Traces())
-    run_erasures(installation, say=say)
+    receipts = run_erasures(installation, say=say)
+    restored.unlink(missing_ok=True)
+    return receipts
 
 
 def look_up(installation: Installation, person: str) -> list[ErasureStep]:

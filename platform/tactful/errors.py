@@ -3,6 +3,7 @@
 * TactfulError
   x ConfigError (ValueError): a setting, an environment variable or a configuration file is wrong
   x StorageError (OSError): the data directory cannot be used
+    - BackupError: a backup cannot be made, is damaged, or does not fit what is there
   x ModelError (ValueError): a model or an index cannot be used
     - UnsupportedForest: a forest has something that only XGBoost evaluates
     - TrainingBusy: another process trains the model
@@ -39,6 +40,10 @@ class ConfigError(TactfulError, ValueError):
 
 class StorageError(TactfulError, OSError):
     """The data directory cannot be opened, or another process is using it."""
+
+
+class BackupError(StorageError):
+    """A backup cannot be made, is damaged or partial, or does not fit what is in its place."""
 
 
 class ModelError(TactfulError, ValueError):

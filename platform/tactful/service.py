@@ -59,6 +59,7 @@ from tactful.person_export import export_person
 from tactful.positions import Offsets, Position, parse, reaches
 from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
+from tactful.restored_files import finish_restore
 from tactful.retraining import retrain
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful.turnstile import Turnstile
@@ -81,8 +82,8 @@ logger = logging.getLogger(__name__)
 _REFRESH_S = 0.25  # a new item shows within a second, whatever else goes on
 _MARKS_S = 0.003
 _TRIM_S = 60.0
-_EXPLAINED_RECORDS = 200_000
 _SETTLE_S = 5.0
+_EXPLAINED_RECORDS = 200_000
 
 
 class Recommender(Protocol):
@@ -349,9 +350,9 @@ class Platform:
         if self._webhooks is not None:
             self._webhooks.start()
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._trim())]
-        training = self.settings.training
         if self.settings.log.kind == "kafka":
             self._tasks.append(asyncio.create_task(self._settle()))
+        training = self.settings.training
         if training.every_hours or training.drift_psi:
             self._tasks.append(asyncio.create_task(retrain(self.settings)))
         self._status = "ok"
@@ -653,7 +654,6 @@ class Platform:
             except (StreamingError, OSError) as error:
                 logger.warning("nothing was trimmed: %s", error)
 
-    def trim(self) -> None:
     async def _settle(self) -> None:
         """Complete erasures that waited for workers."""
         installation = Installation(self.settings, self._metadata, self.suppression, self._clock)
@@ -664,6 +664,7 @@ class Platform:
             except StorageError as error:
                 logger.warning("no erasure was completed: %s", error)
 
+    def trim(self) -> None:
         """Forget log records, dead letters and late events that retention gives up.
 
         What the engine has not committed stays, and what webhooks have not looked at.
@@ -744,6 +745,7 @@ def exclusive(directory: Path) -> Iterator[None]:
                 f"{directory}: another process uses this data directory; "
                 "stop it, or choose another one with --data"
             ) from None
+        finish_restore(directory)
         yield
 
 

@@ -59,6 +59,9 @@ DAY_MS = 86_400_000
 ALLOWANCE_MS = 60_000
 """How long a pane stays open after its end."""
 
+NOT_BEFORE = "statistics.not-before"
+"""File that a restore leaves in the data directory: when counting may begin, epoch milliseconds."""
+
 _SHOWN_AFTER_MS = 15_000
 """Longer than an idle server waits with a commit, so that who came does not decide when."""
 
@@ -92,6 +95,7 @@ class PrivateStatistics:
         secret: bytes,
         clock: Callable[[], int] | None,
         allowance_ms: int = ALLOWANCE_MS,
+        not_before: int = 0,
     ) -> None:
         """Prepare to count.
 
@@ -101,6 +105,8 @@ class PrivateStatistics:
             secret: keys the hash of users; the same for as long as the state is kept.
             clock: now in epoch milliseconds, or None to follow ``x.clock`` events.
             allowance_ms: how long a pane stays open after its end.
+            not_before: nothing is counted of panes before, epoch milliseconds, where counting
+                begins anew: of what was released of them a ledger that was restored may not know.
 
         Raises:
             PrivacyError: if a statistic is not publishable or the day's budget does not allow it.
@@ -110,6 +116,7 @@ class PrivateStatistics:
         self._secret = secret
         self._clock = clock
         self._allowance = allowance_ms
+        self._not_before = not_before
         self._replayed = 0
         self._tracks: dict[str, tuple[BoundedCounts, Publisher]] = {}
         made = {d.name: d.statistics() for d in self._definitions}
@@ -324,7 +331,8 @@ class PrivateStatistics:
         The clock may have been set back: the day of the newest release counts, too.
         """
         now, last = self._now(), self._ledger.last_pane(name)
-        return now if last is None else (day_of(max(now, last)) + 1) * DAY_MS
+        begins = now if last is None else (day_of(max(now, last)) + 1) * DAY_MS
+        return begins if self._clock is None else max(begins, self._not_before)
 
     def _refuse_older_ledger(self, counts: BoundedCounts) -> None:
         closed, statistic = counts.closed_until, counts.statistic
@@ -389,9 +397,23 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
             Ledger(data / "ledger.db", budgets=wanted.all_budgets()),
             secret=_secret(data / "statistics.secret"),
             clock=(lambda: time.time_ns() // 1_000_000) if wall else None,
+            not_before=_not_before(data / NOT_BEFORE),
         )
     except PrivacyError as error:
         raise ConfigError(f"{definitions}: {error}") from error
+
+
+def _not_before(path: Path) -> int:
+    """When counting may begin; a file that says nothing legible is refused, not passed over."""
+    try:
+        return int(path.read_text("ascii"))
+    except FileNotFoundError:
+        return 0
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: holds no time: restore the backup again, or write the epoch milliseconds of "
+            "a UTC day that is to come"
+        ) from error
 
 
 def _secret(path: Path) -> bytes:

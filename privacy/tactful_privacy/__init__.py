@@ -163,6 +163,7 @@ __all__ = [
     "exponential_mechanism",
     "laplace_noise",
     "largest_belief",
+    "merge_ledger",
     "method_of",
     "parse_purposes",
     "permute_and_flip",

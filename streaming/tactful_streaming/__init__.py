@@ -78,7 +78,14 @@ from tactful_streaming.evolution import EvolutionPlan, plan_evolution
 from tactful_streaming.fired_rows import encode_fired, encode_matches
 from tactful_streaming.firing import Fired
 from tactful_streaming.flink_sql import FlinkOptions, FlinkScript, compile_flink
-from tactful_streaming.forgetting import Traces, devices_of, forget, stored_of
+from tactful_streaming.forgetting import (
+    Traces,
+    devices_of,
+    drop_passenger,
+    forget,
+    people_in,
+    stored_of,
+)
 from tactful_streaming.group_commit import (
     Commit,
     GroupCommit,
@@ -109,6 +116,7 @@ from tactful_streaming.log import (
 from tactful_streaming.matches import Match, Operator
 from tactful_streaming.online import EmbeddedOnlineStore, OnlineStore, RedisOnlineStore
 from tactful_streaming.operators import make_operators
+from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob
 from tactful_streaming.partition_online import FencedRedisStore, PartitionView, redis_online
 from tactful_streaming.partition_state import PartitionState
@@ -116,7 +124,6 @@ from tactful_streaming.redaction import BLANK, Redacted, matching_records, redac
 from tactful_streaming.rescaling import rescale
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
-from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.sequences import SequenceOperator
 from tactful_streaming.sink import (
     FiredRow,
@@ -136,6 +143,7 @@ from tactful_streaming.state import (
     MemoryState,
     RocksState,
     StateStore,
+    copy_state,
     restore_checkpoint,
 )
 from tactful_streaming.transactional import TransactionalProducer
@@ -184,6 +192,7 @@ __all__ = [
     "Entry",
     "EntryError",
     "EntryFormat",
+    "Erasures",
     "Event",
     "EventLog",
     "EvolutionPlan",
@@ -192,7 +201,6 @@ __all__ = [
     "FencedRedisStore",
     "FingerprintError",
     "Fired",
-    "Erasures",
     "FiredRow",
     "FiredValue",
     "FlinkError",
@@ -277,11 +285,13 @@ __all__ = [
     "check_topic",
     "compile_flink",
     "compute_missing",
+    "copy_state",
     "decode_entry",
     "decode_events",
     "decode_items",
     "decode_users",
     "devices_of",
+    "drop_passenger",
     "dump_definitions",
     "emitted_types",
     "encode_entry",
@@ -296,6 +306,7 @@ __all__ = [
     "matching_records",
     "new_event_id",
     "open_rows",
+    "people_in",
     "plan_evolution",
     "read_packed",
     "redact",

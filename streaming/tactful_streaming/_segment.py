@@ -14,7 +14,7 @@ import os
 import struct
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,6 +181,28 @@ class Segment:
             offset += 1
             at = start + length
         return position + at
+
+    def copy(self, path: Path, size: int | None, copied: Callable[[int], None]) -> None:
+        """Write the first `size` bytes, or all, into the new file `path`, forced to disk.
+
+        Raises:
+            LogCorruptedError: if there are fewer.
+        """
+        wanted = os.fstat(self.file).st_size if size is None else size
+        position = 0
+        with path.open("xb") as file:
+            while position < wanted:
+                data = os.pread(self.file, min(_CHUNK, wanted - position), position)
+                if not data:
+                    raise LogCorruptedError(
+                        f"{self.path}: the file ends at byte {position}, before its last record. "
+                        "Restore it from a backup"
+                    )
+                file.write(data)
+                position += len(data)
+                copied(len(data))
+            file.flush()
+            os.fsync(file.fileno())
 
     def find_acknowledged_after(self, position: int) -> int | None:
         """Position of an intact first record of an append behind `position`."""

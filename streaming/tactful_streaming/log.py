@@ -313,6 +313,37 @@ class EmbeddedLog:
                 _sync_directory(self._path)
             return self.begin
 
+    def copy(
+        self, path: Path, *, copied: Callable[[int], None] = lambda size: None
+    ) -> tuple[int, int]:
+        """Copy what is acknowledged now into the new directory `path`, while others go on writing.
+
+        Segments that are open here are copied even if retention drops them meanwhile. The copy is
+        forced to disk, and is whole when this returns.
+
+        Args:
+            path: for the copy.
+            copied: told of every piece that was copied, in bytes.
+
+        Returns:
+            The copy's begin and end.
+
+        Raises:
+            LogCorruptedError: if a segment is shorter than its records.
+        """
+        end = self.end
+        segments = self._segments
+        path.mkdir(mode=0o700, parents=True)
+        for number, segment in enumerate(segments):
+            last = number + 1 == len(segments)
+            size = None
+            if last:
+                with self._index_lock:
+                    size = segment.seek(end)
+            segment.copy(path / segment.path.name, size, copied)
+        _sync_directory(path)
+        return segments[0].base, end
+
     def close(self) -> None:
         """Release files and the lock. Closing twice is harmless."""
         with self._append_lock:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,9 @@ Change = tuple[bytes, bytes | None]
 """A key and its new value; None deletes the key."""
 
 _AFTER_EVERY_KEY = b"\xff" * 8
+_COPIED_BYTES = 1 << 22
+_ATTEMPTS = 10
+_PAUSE_S = 0.1
 
 
 class StateStore(Protocol):
@@ -268,6 +272,55 @@ class RocksState:
                 "and try again; if it is well, move the directory away and rebuild the state by "
                 "replay from the log"
             ) from error
+
+
+def copy_state(
+    source: Path, target: Path, *, copied: Callable[[int], None] = lambda size: None
+) -> None:
+    """Copy the state in directory `source` into the new directory `target`, key by key.
+
+    The process that writes to it goes on: what is copied is what it had written at one moment. What
+    was deleted and still lies on disk is not copied.
+
+    Args:
+        source: directory of a state.
+        target: must not exist.
+        copied: told of every piece that was copied, in bytes.
+
+    Raises:
+        StateError: if `target` exists, or one of the two cannot be used.
+    """
+    if target.exists():
+        raise StateError(f"{target}: a copy needs a new directory; this one is there")
+    store = _opened_beside(source)
+    try:
+        copy = RocksState(target, sync=True)
+        try:
+            piece: list[Change] = []
+            size = 0
+            for key, value in store.scan(b""):
+                piece.append((key, value))
+                size += len(key) + len(value)
+                if size >= _COPIED_BYTES:
+                    copy.write(piece)
+                    copied(size)
+                    piece, size = [], 0
+            copy.write(piece)
+            copied(size)
+        finally:
+            copy.close()
+    finally:
+        store.close()
+
+
+def _opened_beside(source: Path) -> RocksState:
+    """A state as it is now; files may vanish between being listed and being opened."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return RocksState(source, read_only=True)
+        except StateError:
+            time.sleep(_PAUSE_S)
+    return RocksState(source, read_only=True)
 
 
 def restore_checkpoint(checkpoint: Path, path: Path) -> None:

@@ -1,0 +1,215 @@
+"""Backups: a consistent copy of a data directory, made beside the server that uses it.
+
+The order is what makes the parts belong together. The segments of the log are opened first, so that
+none is dropped before it is copied; then the state is copied, as it was at one moment; then the
+log, which reaches at least as far; then the ledger, which holds at least what the state says was
+released; then the metadata and all other files. What the state lacks, the server applies from the
+log when it starts on the copy.
+
+What is deleted and still lies in files of RocksDB or SQLite does not get into the copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+from tactful.backup_manifest import (
+    FILES,
+    FORMAT,
+    BackupFile,
+    Copied,
+    Manifest,
+    describe,
+    open_private,
+    sync_directory,
+    write_manifest,
+)
+from tactful.config import Settings
+from tactful.errors import BackupError
+from tactful.restored_files import refuse_unfinished
+from tactful_streaming import EmbeddedLog, RocksState, StreamingError, copy_state
+from tactful_streaming.layout import read_meta
+
+_LOGS = ("log", "dead-letters", "late", "spool")
+_SQLITE = b"SQLite format 3\0"
+_PIECE = 1 << 20
+_PAGES = 1024
+# Locks, drafts, what an erasure looks for, and a training's unfinished work: none outlives its job.
+_LEFT_OUT = ("backfill", "erasures")
+_CHATTER = ("LOCK", "LOG")
+
+
+def make_backup(
+    settings: Settings,
+    target: Path,
+    *,
+    clock: Callable[[], int],
+    copied: Copied = lambda size: None,
+) -> Manifest:
+    """Copy an installation into the new directory `target`, whether or not a server uses it.
+
+    The directory appears under its name when it is complete. What an attempt that was killed left
+    beside it is removed by the next.
+
+    Args:
+        settings: of the installation.
+        target: must not exist, and must not lie in the data directory.
+        clock: now in epoch milliseconds.
+        copied: told of every piece that was copied, in bytes.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        BackupError: if that is not possible; there is no `target` then.
+    """
+    data, target = settings.storage.data, target.absolute()
+    if not data.is_dir():
+        raise BackupError(f"{data}: there is no data directory here")
+    if target.exists():
+        raise BackupError(f"{target}: is there already: a backup needs a new directory")
+    if target.is_relative_to(data.absolute()):
+        raise BackupError(f"{target}: lies in the data directory, which it would not outlive")
+    refuse_unfinished(data)
+    begun = target.with_name(f".{target.name}.unfinished")
+    try:
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir(mode=0o700, parents=True)
+        manifest = _copy(settings, begun, clock, copied)
+        write_manifest(begun, manifest)
+        begun.rename(target)
+        sync_directory(target.parent)
+    except StreamingError as error:
+        raise BackupError(f"{target}: no backup was made: {error}") from error
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, BackupError):
+            raise
+        raise BackupError(f"{target}: no backup was made: {error}") from error
+    return manifest
+
+
+def _copy(settings: Settings, begun: Path, clock: Callable[[], int], copied: Copied) -> Manifest:
+    data, files = settings.storage.data, begun / FILES
+    began_at = clock()
+    spans: dict[str, tuple[int, int]] = {}
+    with contextlib.ExitStack() as stack:
+        logs = {
+            name: stack.enter_context(EmbeddedLog(data / name, read_only=True))
+            for name in _LOGS
+            if (data / name / "bounds").exists()
+        }
+        states = sorted({path.parent for path in _walk(data) if path.name == "CURRENT"})
+        for state in states:
+            copy_state(state, files / state.relative_to(data), copied=copied)
+        for name, log in logs.items():
+            spans[name] = log.copy(files / name, copied=copied)
+    files.mkdir(mode=0o700, exist_ok=True)
+    done = [*states, *(data / name for name in logs)]
+    # The ledger before the metadata: the names sort so, and nothing depends on what follows.
+    for path in sorted(_walk(data)):
+        if not any(path.is_relative_to(one) for one in done):
+            _copy_file(path, files / path.relative_to(data), copied)
+    offset = _offset(files / "state")
+    for state in states:
+        for path in (files / state.relative_to(data)).iterdir():
+            if path.name.startswith(_CHATTER):
+                path.unlink()
+    described = [describe(files, path) for path in files.rglob("*") if path.is_file()]
+    for directory in (*(path for path in files.rglob("*") if path.is_dir()), files):
+        sync_directory(directory)
+    return Manifest(
+        format=FORMAT,
+        version=metadata.version("tactful"),
+        begun_at=began_at,
+        ended_at=clock(),
+        log=spans.get("log"),
+        state=offset,
+        elsewhere=list(_elsewhere(settings)),
+        files=sorted(described, key=_by_path),
+    )
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """Files that are worth keeping; one that vanishes meanwhile was not."""
+    for path in directory.rglob("*"):
+        within = path.relative_to(directory).parts
+        if any(part.startswith(".") for part in within) or within[0] in _LEFT_OUT:
+            continue
+        if "training" in within[:2] or path.name == "lock" or path.name.endswith((".new", "-wal")):
+            continue
+        if path.name.endswith(("-shm", "-journal")):
+            continue
+        if path.is_file() and not path.is_symlink():
+            yield path
+
+
+def _copy_file(source: Path, target: Path, copied: Copied) -> None:
+    try:
+        with source.open("rb") as reading:
+            if reading.read(len(_SQLITE)) == _SQLITE:
+                copy_database(source, target)
+                copied(target.stat().st_size)
+                return
+            reading.seek(0)
+            with open_private(target) as writing:
+                while block := reading.read(_PIECE):
+                    writing.write(block)
+                    copied(len(block))
+    except FileNotFoundError:
+        return
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy an SQLite file as it is at one moment, beside those who use it, and check the copy.
+
+    Raises:
+        BackupError: if it is damaged.
+        sqlite3.Error: if it cannot be read.
+    """
+    open_private(target).close()
+    with (
+        contextlib.closing(sqlite3.connect(source, timeout=60.0)) as reading,
+        contextlib.closing(sqlite3.connect(target, isolation_level=None)) as writing,
+    ):
+        reading.backup(writing, pages=_PAGES)
+        # One file: without this, opening the copy would look for a log beside it.
+        writing.execute("PRAGMA journal_mode=DELETE")
+        writing.execute("VACUUM")
+        (said,) = writing.execute("PRAGMA quick_check(1)").fetchone()
+    if said != "ok":
+        raise BackupError(f"{source}: damaged: {said}; restore it from an earlier backup")
+
+
+def _offset(state: Path) -> int | None:
+    if not (state / "CURRENT").exists():
+        return None
+    with contextlib.closing(RocksState(state, read_only=True)) as store:
+        meta = read_meta(store)
+    return None if meta is None else meta.offset
+
+
+def _elsewhere(settings: Settings) -> Iterator[str]:
+    if settings.log.kind == "kafka":
+        yield f"the log: topic {settings.log.topic} in Kafka"
+    if settings.online.kind == "redis":
+        yield "the online store in Redis, which is filled again from the state"
+    if settings.metadata.url_env:
+        yield "the metadata: a database of its own, to be backed up with its own tools"
+    for name, path in (
+        ("the keyring", settings.keyring),
+        ("the models", settings.models),
+        ("the file of tombstones", settings.consent.tombstones),
+    ):
+        inside = path.absolute().is_relative_to(settings.storage.data.absolute())
+        if path != Path() and not inside:
+            yield f"{name}: {path}"
+    yield "settings, definitions of features and statistics, and MLflow's registry"
+
+
+def _by_path(file: BackupFile) -> str:
+    return file.path

@@ -1,0 +1,149 @@
+"""``tactful backup`` and ``tactful restore``: an installation copied, and put back in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from tactful.config import load_settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _options(command: F) -> F:
+    """Options that both commands have."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--data", type=click.Path(path_type=Path), help="Data directory."),
+        click.option("--config", type=click.Path(path_type=Path), help="Settings file."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_options
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--check", is_flag=True, help="Only check the backup that is there.")
+def backup(
+    target: Path, config: Path | None, data: Path | None, as_json: bool, check: bool
+) -> None:
+    """Copy the installation into the new directory TARGET, also while a server uses it.
+
+    TARGET is there when it is complete, with the checksum of every file. It holds what people did:
+    encrypt it where it is kept, and delete it when its time is over.
+    """
+    from tactful.backup import make_backup
+    from tactful.restore import check_backup
+
+    with _progress(target.name, quiet=as_json) as copied:
+        if check:
+            manifest = check_backup(target, copied=copied)
+        else:
+            settings = load_settings(config, overrides={"storage.data": data})
+            manifest = make_backup(settings, target, clock=_now, copied=copied)
+    if as_json:
+        _print({**msgspec.to_builtins(manifest), "files": len(manifest.files), **_sum(manifest)})
+        return
+    click.echo(f"{target}: {len(manifest.files)} files, {manifest.size / 1e6:,.1f} MB, all intact")
+    for line in manifest.elsewhere:
+        click.echo(f"not in it: {line}", err=True)
+
+
+@click.command()
+@_options
+@click.argument("source", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--replace", is_flag=True, help="Replace what is in the data directory.")
+@click.option(
+    "--tombstones",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of tombstones, if the settings name none.",
+)
+@click.option(
+    "--without-tombstones", is_flag=True, help="Nobody was erased since the backup was made."
+)
+@click.option("--finish", is_flag=True, help="Only go on with a restore that was broken off.")
+def restore(
+    source: Path | None,
+    config: Path | None,
+    data: Path | None,
+    as_json: bool,
+    replace: bool,
+    tombstones: Path | None,
+    without_tombstones: bool,
+    finish: bool,
+) -> None:
+    """Put the backup SOURCE in the place of the data directory, which no server may use.
+
+    Who was erased since the backup is erased from what was restored, before this ends or, if it is
+    broken off, before a server answers. What was spent of privacy budgets stays spent.
+    """
+    from tactful.connections import open_installation
+    from tactful.erasure import Installation, complete_erasures
+    from tactful.restore import restore_backup
+    from tactful.service import exclusive
+    from tactful.suppression import open_suppression
+
+    if (source is None) != finish:
+        raise click.UsageError("name the backup, or say --finish")
+    settings = load_settings(
+        config, overrides={"storage.data": data, "consent.tombstones": tombstones}
+    )
+    told: dict[str, Any] = {"data": str(settings.storage.data)}
+    with exclusive(settings.storage.data):
+        if source is not None:
+            with _progress(source.name, quiet=as_json) as copied:
+                manifest, parts = restore_backup(
+                    settings,
+                    source,
+                    clock=_now,
+                    replace=replace,
+                    without_tombstones=without_tombstones,
+                    copied=copied,
+                )
+            told |= {"begun_at": manifest.begun_at, "log": manifest.log, "state": manifest.state}
+            told |= {"files": len(manifest.files), **_sum(manifest), "parts": parts}
+        with contextlib.closing(open_installation(settings)) as metadata:
+            suppression = open_suppression(settings, metadata, clock=_now)
+            erased = complete_erasures(Installation(settings, metadata, suppression, _now))
+        told["erasures"] = len(erased)
+    if as_json:
+        _print(told)
+        return
+    click.echo(f"{settings.storage.data}: restored; {len(erased)} people were erased once more")
+    if source is not None:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(manifest.begun_at / 1000))
+        click.echo(f"what was acknowledged up to {at} UTC is there")
+        click.echo(f"ledger: {parts.ledger}, metadata: {parts.metadata}, keyring: {parts.keyring}")
+
+
+@contextlib.contextmanager
+def _progress(name: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    from tqdm import tqdm
+
+    hidden = quiet or not sys.stderr.isatty()
+    with tqdm(unit="B", unit_scale=True, disable=hidden, desc=name) as bar:
+
+        def copied(size: int) -> None:
+            bar.update(size)
+
+        yield copied
+
+
+def _sum(manifest: Any) -> dict[str, int]:
+    return {"bytes": manifest.size}
+
+
+def _print(value: Any) -> None:
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,198 @@
+"""What a backup consists of: its manifest, and whether the files are those that it names.
+
+A backup is a directory with ``manifest.json`` and ``files/``. The manifest is written last, so a
+directory without one is no backup but the beginning of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import msgspec
+
+from tactful.errors import BackupError
+
+FORMAT = 1
+"""Version of the layout that is written and read."""
+
+MANIFEST = "manifest.json"
+FILES = "files"
+
+_CHUNK = 1 << 20
+
+Copied = Callable[[int], None]
+
+
+class BackupFile(msgspec.Struct, kw_only=True, frozen=True):
+    """One file of a backup.
+
+    Attributes:
+        path: below ``files/``, and where it belongs in a data directory.
+        size: bytes.
+        sha256: of its content, hexadecimal.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, kw_only=True, frozen=True):
+    """What a backup holds.
+
+    Attributes:
+        format: version of the layout.
+        version: of the tactful that made it.
+        begun_at: what was acknowledged by then is in it, epoch milliseconds.
+        ended_at: when it was complete.
+        log: first and next offset of the log in files, None where the log is in Kafka.
+        state: next offset of the log that the state has to apply.
+        elsewhere: what belongs to the installation and is not in the backup, in words.
+        files: sorted by path.
+    """
+
+    format: int
+    version: str
+    begun_at: int
+    ended_at: int
+    log: tuple[int, int] | None
+    state: int | None
+    elsewhere: list[str]
+    files: list[BackupFile]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+class _Sealed(msgspec.Struct, frozen=True):
+    """The manifest as it is written, with the digest of its encoding."""
+
+    sha256: str
+    manifest: msgspec.Raw
+
+
+class _Version(msgspec.Struct, frozen=True):
+    format: int
+
+
+def write_manifest(backup: Path, manifest: Manifest) -> None:
+    """Write the manifest of a backup, forced to disk, as a whole or not at all."""
+    encoded = msgspec.json.encode(manifest)
+    sealed = _Sealed(hashlib.sha256(encoded).hexdigest(), msgspec.Raw(encoded))
+    draft = backup / f".{MANIFEST}"
+    with draft.open("wb") as file:
+        file.write(msgspec.json.encode(sealed))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(backup / MANIFEST)
+    sync_directory(backup)
+
+
+def read_manifest(backup: Path) -> Manifest:
+    """The manifest of a backup; its files are not looked at.
+
+    Raises:
+        BackupError: if there is none, or it is damaged or of a newer version.
+    """
+    path = backup / MANIFEST
+    try:
+        sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
+        encoded = bytes(sealed.manifest)
+        if hashlib.sha256(encoded).hexdigest() != sealed.sha256:
+            raise BackupError(f"{path}: damaged: it does not have its checksum; use another backup")
+        found = msgspec.json.decode(encoded, type=_Version).format
+        if found != FORMAT:
+            raise BackupError(
+                f"{path}: the backup has format {found}, this version of tactful reads {FORMAT}: "
+                "use the version that made it"
+            )
+        manifest = msgspec.json.decode(encoded, type=Manifest)
+    except FileNotFoundError:
+        raise BackupError(
+            f"{backup}: no backup: it has no {MANIFEST}, which is written last. If one was begun "
+            "here, it was broken off"
+        ) from None
+    except OSError as error:
+        raise BackupError(f"{path}: cannot be read: {error}") from error
+    except msgspec.MsgspecError as error:
+        raise BackupError(f"{path}: damaged: {error}; use another backup") from error
+    for file in manifest.files:
+        parts = PurePosixPath(file.path).parts
+        if not parts or ".." in parts or PurePosixPath(file.path).is_absolute():
+            raise BackupError(f"{path}: it names a file outside of the backup: {file.path!r}")
+    return manifest
+
+
+def describe(root: Path, path: Path) -> BackupFile:
+    """A file below `root` as the manifest names it; forced to disk."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+            size += len(block)
+        os.fsync(file.fileno())
+    return BackupFile(path=path.relative_to(root).as_posix(), size=size, sha256=digest.hexdigest())
+
+
+def copy_checked(backup: Path, file: BackupFile, target: Path | None, copied: Copied) -> None:
+    """Copy a file of a backup to a path, forced to disk; it is what the manifest says, or refused.
+
+    Args:
+        backup: directory of the backup.
+        file: which one.
+        target: the new file; None only checks.
+        copied: told of every piece, in bytes.
+
+    Raises:
+        BackupError: if the file is missing or damaged, or cannot be written.
+    """
+    source = backup / FILES / file.path
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with source.open("rb") as reading:
+            writing = None if target is None else open_private(target)
+            try:
+                while block := reading.read(_CHUNK):
+                    digest.update(block)
+                    size += len(block)
+                    if writing is not None:
+                        writing.write(block)
+                    copied(len(block))
+                if writing is not None:
+                    writing.flush()
+                    os.fsync(writing.fileno())
+            finally:
+                if writing is not None:
+                    writing.close()
+    except FileNotFoundError:
+        raise BackupError(f"{source}: is missing from the backup; use another one") from None
+    except OSError as error:
+        raise BackupError(f"{source}: cannot be copied: {error}") from error
+    if size != file.size or digest.hexdigest() != file.sha256:
+        raise BackupError(
+            f"{source}: damaged: {size} bytes of sha256 {digest.hexdigest()[:12]}…, and the "
+            f"manifest says {file.size} of {file.sha256[:12]}…; use another backup"
+        )
+
+
+def open_private(path: Path) -> BinaryIO:
+    """A new file that only its owner may read, in directories that are made."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def sync_directory(path: Path) -> None:
+    """Force the names in a directory to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

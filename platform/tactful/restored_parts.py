@@ -1,0 +1,248 @@
+"""What a restore must not take back: spent budgets, erasures, decisions, keys that are gone.
+
+==================  ==============================================================================
+``ledger.db``       both copies together: all that either says was released, asked and granted
+``metadata.db``     the one in place, if it is later than the backup's; it holds decisions, erasures
+                    and API keys; the backup's where there is none, or an empty one
+``keyring.json``    likewise: keys that were destroyed since stay destroyed
+``vault.db``        likewise; from the backup's, the keys of the erased are removed
+==================  ==============================================================================
+
+Where the data directory is lost, the backup's are all there is. Then only the file of tombstones
+says who was erased since, so without one a restore is refused; and of the ledger nobody knows what
+it granted since, so nothing is released of a day on which that may have been.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tactful.config import Settings, StorageSettings
+from tactful.errors import BackupError, StorageError
+from tactful.metadata import api_keys, consent_decisions, erasures, open_metadata, suppressions
+from tactful.statistics import NOT_BEFORE
+from tactful.suppression import open_suppression
+from tactful_privacy import Keyring, KeyringError, merge_ledger
+
+LEDGER = "ledger.db"
+METADATA = "metadata.db"
+KEYRING = "keyring.json"
+VAULT = "vault.db"
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts that never go back came from.
+
+    Attributes:
+        ledger: ``both``, ``backup`` or ``none``.
+        metadata: ``present``, ``backup`` or ``elsewhere``.
+        keyring: ``present``, ``backup`` or ``elsewhere``.
+        erased_since: people whose erasure the backup did not know of, as far as that is known.
+    """
+
+    ledger: str
+    metadata: str
+    keyring: str
+    erased_since: int
+
+
+def keep_what_never_goes_back(
+    settings: Settings,
+    staged: Path,
+    *,
+    clock: Callable[[], int],
+    without_tombstones: bool = False,
+) -> Parts:
+    """Replace, in what was gathered from a backup, what is known better in the data directory.
+
+    Args:
+        settings: of the installation, whose data directory this process holds.
+        staged: the files of the backup.
+        clock: now in epoch milliseconds.
+        without_tombstones: go on although nothing says who was erased since the backup.
+
+    Raises:
+        BackupError: if present and restored parts are not of one installation, or it cannot be
+            known who was erased.
+        StorageError: if one of them cannot be used.
+    """
+    data = settings.storage.data
+    keyring = _keyring(settings, staged)
+    metadata = _metadata(settings, staged, same=keyring != "backup")
+    stones = settings.consent.tombstones
+    known = metadata in ("present", "elsewhere") or (stones != Path() and stones.exists())
+    if not known and not without_tombstones:
+        raise BackupError(
+            f"nothing says who was erased since this backup: {data} has no metadata of it, and "
+            f"{stones if stones != Path() else 'consent.tombstones'} "
+            f"{'is not there' if stones != Path() else 'names no file'}. Give the file of "
+            "tombstones with --tombstones, or say --without-tombstones if nobody was"
+        )
+    ledger = _ledger(settings, staged)
+    if ledger != "none":
+        # Released of today it may have been by a ledger that is lost, or of events that are.
+        tomorrow = (clock() // _DAY_MS + 1) * _DAY_MS
+        (staged / NOT_BEFORE).write_text(f"{tomorrow}\n")
+    erased_since = _take_tombstones(settings, staged, clock)
+    _vault(settings, staged)
+    return Parts(ledger, metadata, keyring, erased_since)
+
+
+def _ledger(settings: Settings, staged: Path) -> str:
+    present, restored = settings.storage.data / LEDGER, staged / LEDGER
+    if not present.exists():
+        return "backup" if restored.exists() else "none"
+    # A copy of the one in place, so that this is untouched if anything fails.
+    merged = staged / f".{LEDGER}"
+    _copy_database(present, merged)
+    if restored.exists():
+        merge_ledger(merged, restored)
+        for path in (merged, restored):
+            _into_one_file(path)
+    merged.replace(restored)
+    return "both"
+
+
+def _metadata(settings: Settings, staged: Path, *, same: bool) -> str:
+    """Decide which metadata go on; `same` says that the keyring in place is of the backup's."""
+    if settings.metadata.url_env:
+        return "elsewhere"
+    present, restored = settings.storage.data / METADATA, staged / METADATA
+    if not present.exists():
+        return "backup"
+    copy = staged / f".{METADATA}"
+    _copy_database(present, copy)
+    if not restored.exists():
+        copy.replace(restored)
+        return "present"
+    mine, theirs = _identity(copy), _identity(restored)
+    if not any(mine.values()) and (any(theirs.values()) or not same):
+        copy.unlink()
+        return "backup"
+    if not all(theirs[name] <= mine[name] for name in ("keys", "erased")):
+        raise BackupError(
+            f"{present} is neither empty nor later than the backup's: it lacks API keys or erased "
+            "people that the backup knows. If it does not belong to this installation, move it away"
+        )
+    copy.replace(restored)
+    return "present"
+
+
+def _identity(path: Path) -> dict[str, set[object]]:
+    """Of whose installation a database is, and how far it has come."""
+    with contextlib.closing(open_metadata(path)) as metadata:
+
+        def rows(*columns: sa.Column[Any]) -> set[object]:
+            return {tuple(row) for row in metadata.fetch(sa.select(*columns))}
+
+        found = {
+            "keys": rows(api_keys.c.id),
+            "erased": rows(suppressions.c.key_id, suppressions.c.digest),
+            "decisions": rows(consent_decisions.c.version),
+            "erasures": rows(erasures.c.receipt),
+        }
+    _into_one_file(path)
+    return found
+
+
+def _keyring(settings: Settings, staged: Path) -> str:
+    present, restored = settings.keyring, staged / KEYRING
+    if not present.absolute().is_relative_to(settings.storage.data.absolute()):
+        return "elsewhere"
+    if not present.exists():
+        return "backup"
+    if restored.exists():
+        try:
+            kept = set(Keyring(present, clock=lambda: 0).key_ids)
+            if kept.isdisjoint(Keyring(restored, clock=lambda: 0).key_ids):
+                return "backup"
+        except KeyringError as error:
+            raise StorageError(str(error)) from error
+    shutil.copyfile(present, restored)
+    restored.chmod(0o600)
+    return "present"
+
+
+def _take_tombstones(settings: Settings, staged: Path, clock: Callable[[], int]) -> int:
+    """Let the restored metadata know of all who were erased since; how many there were."""
+    if settings.metadata.url_env:
+        return 0
+    moved = replace(
+        settings,
+        storage=StorageSettings(data=staged),
+        consent=replace(
+            settings.consent,
+            keyring=staged / KEYRING if _inside(settings) else settings.keyring,
+        ),
+    )
+    path = staged / METADATA
+    with contextlib.closing(open_metadata(path)) as metadata:
+        taken = open_suppression(moved, metadata, clock=clock).take_tombstones()
+    _into_one_file(path)
+    return taken
+
+
+def _inside(settings: Settings) -> bool:
+    return settings.keyring.absolute().is_relative_to(settings.storage.data.absolute())
+
+
+def _vault(settings: Settings, staged: Path) -> None:
+    """Keep the vault in place; from the backup's, remove the keys of all who are erased."""
+    present, restored = settings.storage.data / VAULT, staged / VAULT
+    if present.exists() and _count(present):
+        restored.unlink(missing_ok=True)
+        _copy_database(present, restored)
+    if not restored.exists() or settings.metadata.url_env:
+        return
+    with contextlib.closing(open_metadata(staged / METADATA)) as metadata:
+        erased = [
+            (row.key_id, bytes(row.digest))
+            for row in metadata.fetch(sa.select(suppressions.c.key_id, suppressions.c.digest))
+        ]
+    _into_one_file(staged / METADATA)
+    _drop_keys(restored, erased)
+
+
+def _count(vault: Path) -> int:
+    with contextlib.closing(sqlite3.connect(vault)) as connection:
+        return int(connection.execute("SELECT count(*) FROM people").fetchone()[0])
+
+
+def _drop_keys(vault: Path, erased: Iterable[tuple[int, bytes]]) -> None:
+    with contextlib.closing(sqlite3.connect(vault)) as connection:
+        connection.execute("PRAGMA secure_delete=ON")
+        with connection:
+            connection.execute("CREATE TEMP TABLE gone (key_id INTEGER, digest BLOB)")
+            connection.executemany("INSERT INTO gone VALUES (?, ?)", erased)
+            connection.execute(
+                "CREATE TEMP TABLE lost AS SELECT DISTINCT reference FROM pseudonyms p"
+                " JOIN gone g ON p.key_id = g.key_id AND p.digest = g.digest"
+            )
+            for table in ("people", "pseudonyms"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE reference IN (SELECT reference FROM lost)"
+                )
+        connection.execute("VACUUM")
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    from tactful.backup import copy_database
+
+    copy_database(source, target)
+
+
+def _into_one_file(path: Path) -> None:
+    """Fold what lies beside a database into its file, which is about to be moved."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")

@@ -1,0 +1,532 @@
+"""A backup is taken beside a running server, and a restore takes back nothing that was spent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tests.platform.support import Live, build, now_ms, view
+from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, scan, settings_of
+
+from tactful.backup import make_backup
+from tactful.backup_manifest import FILES, read_manifest
+from tactful.cli import main
+from tactful.config import Settings
+from tactful.connections import open_installation, open_keys
+from tactful.consent_store import ConsentStore
+from tactful.erasure import RESTORED, Installation, complete_erasures, request_erasure
+from tactful.errors import BackupError
+from tactful.restore import check_backup, restore_backup
+from tactful.restored_files import RESTORING, finish_restore
+from tactful.service import Platform
+from tactful.statistics import NOT_BEFORE
+from tactful.suppression import open_suppression
+from tactful_privacy import NOTHING, Keyring, Ledger, Purpose, SealError, Statistic, Vault
+from tactful_streaming import EmbeddedLog, RocksState
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    made = settings_of(tmp_path)
+    return replace(made, consent=replace(made.consent, tombstones=apart / "tombstones"))
+
+
+def others(live: Live, first: int = 0) -> Any:
+    told: Any = None
+    for number in range(first, first + 20):
+        event = view(number, f"other-{number % 3}", device_id=f"od-{number % 3}")
+        told = live.http.post("/v1/events", json=[event]).json()
+        assert told["accepted"] == 1
+    return told["position"]
+
+
+def restored(settings: Settings, backup: Path, **options: Any) -> Any:
+    return restore_backup(settings, backup, clock=now_ms, **options)
+
+
+def values_of(live: Live, people: int = 3) -> list[Any]:
+    return [
+        live.http.get(f"/v1/users/other-{n}/features").json()["features"] for n in range(people)
+    ]
+
+
+def log_of(settings: Settings) -> list[tuple[int, bytes]]:
+    with EmbeddedLog(settings.storage.data / "log", read_only=True) as log:
+        return log.read(log.begin, 100_000)
+
+
+def test_a_backup_of_a_running_server_holds_all_that_was_acknowledged(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """While events come in all the time; what is restored goes on as if nothing had happened."""
+    with Live(Platform.open(settings, build)) as live:
+        others(live)
+        manifest = make_backup(settings, tmp_path / "first", clock=now_ms)
+        position = others(live, 20)
+        live.http.post("/v1/recommend", json={"user_id": "other-0", "after": position})
+        second = make_backup(settings, tmp_path / "second", clock=now_ms)
+        values = values_of(live)
+    assert manifest.log == (0, 20)
+    assert second.log is not None
+    assert second.log[1] >= 40
+    assert second.state is not None
+    assert second.state <= second.log[1]
+    before = log_of(settings)
+
+    shutil.rmtree(settings.storage.data)
+    settings.storage.data.mkdir()
+    restored(settings, tmp_path / "second", without_tombstones=True)
+
+    assert log_of(settings) == before[: second.log[1]]
+    with Live(Platform.open(settings, build)) as live:
+        live.http.post("/v1/recommend", json={})
+        assert values_of(live) == values
+        assert live.http.post("/v1/events", json=[view(99, "other-1")]).json()["accepted"] == 1
+    assert not (settings.storage.data / RESTORED).exists()
+
+
+def test_the_log_in_a_backup_reaches_at_least_as_far_as_its_state(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """With a writer at work, each of several backups is one that a server starts on."""
+    with Live(Platform.open(settings, build)) as live:
+        for number in range(3):
+            others(live, 20 * number)
+            manifest = make_backup(settings, tmp_path / f"b{number}", clock=now_ms)
+            assert manifest.log is not None
+            assert (manifest.state or 0) <= manifest.log[1]
+            assert manifest.log[1] >= 20 * (number + 1)
+
+
+def damaged_by_a_bit(backup: Path) -> None:
+    path = next((backup / FILES / "log").glob("*.log"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_short(backup: Path) -> None:
+    path = next((backup / FILES / "log").glob("*.log"))
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def without_a_file(backup: Path) -> None:
+    (backup / FILES / "metadata.db").unlink()
+
+
+def without_manifest(backup: Path) -> None:
+    (backup / "manifest.json").unlink()
+
+
+def with_a_manifest_that_was_changed(backup: Path) -> None:
+    path = backup / "manifest.json"
+    path.write_text(path.read_text().replace('"path":"metadata.db"', '"path":"metadate.db"'))
+
+
+def of_a_newer_version(backup: Path) -> None:
+    import hashlib
+
+    path = backup / "manifest.json"
+    inner = json.dumps({**json.loads(path.read_text())["manifest"], "format": 99})
+    digest = hashlib.sha256(inner.encode()).hexdigest()
+    path.write_text(f'{{"sha256":"{digest}","manifest":{inner}}}')
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (damaged_by_a_bit, "damaged"),
+        (cut_short, "damaged"),
+        (without_a_file, "missing"),
+        (without_manifest, "no backup"),
+        (with_a_manifest_that_was_changed, "checksum"),
+        (of_a_newer_version, "format 99"),
+    ],
+)
+def test_a_damaged_or_partial_backup_is_refused_and_changes_nothing(
+    tmp_path: Path, settings: Settings, harm: Callable[[Path], None], said: str
+) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        others(live)
+    backup = tmp_path / "backup"
+    make_backup(settings, backup, clock=now_ms)
+    check_backup(backup)
+    harm(backup)
+    before = files_of(settings.storage.data)
+
+    with pytest.raises(BackupError, match=said):
+        check_backup(backup)
+    with pytest.raises(BackupError, match=said):
+        restored(settings, backup, replace=True)
+
+    assert files_of(settings.storage.data) == before
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and not path.name.startswith("LOG") and path.suffix != ".db-shm"
+    }
+
+
+def test_a_backup_is_no_place_for_another(tmp_path: Path, settings: Settings) -> None:
+    Platform.open(settings, build).close()
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    with pytest.raises(BackupError, match="there already"):
+        make_backup(settings, tmp_path / "backup", clock=now_ms)
+    with pytest.raises(BackupError, match="outlive"):
+        make_backup(settings, settings.storage.data / "backup", clock=now_ms)
+    with pytest.raises(BackupError, match="--replace"):
+        restored(settings, tmp_path / "backup")
+    assert list(tmp_path.glob(".*")) == []
+
+
+def erase(settings: Settings, person: str) -> None:
+    with contextlib.closing(open_installation(settings)) as metadata:
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        installation = Installation(settings, metadata, suppression, now_ms)
+        request_erasure(installation, person)
+        complete_erasures(installation)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_who_was_erased_since_is_erased_from_what_is_restored(
+    tmp_path: Path, settings: Settings, lost: bool
+) -> None:
+    tokens = Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live:
+        leave_traces(live, tokens)
+        others(live)
+    backup = tmp_path / "backup"
+    make_backup(settings, backup, clock=now_ms)
+    assert scan(backup, tokens.needles())
+    erase(settings, tokens["user"])
+    if lost:
+        keys = settings.storage.data / "keyring.json"
+        kept = keys.read_bytes()
+        shutil.rmtree(settings.storage.data)
+        settings.storage.data.mkdir()
+        keys.write_bytes(kept)
+
+    restored(settings, backup, replace=True)
+    assert (settings.storage.data / RESTORED).exists()
+    Platform.open(settings, build).close()
+
+    assert scan(settings.storage.data, tokens.needles()) == {}
+    with Live(Platform.open(settings, build)) as live:
+        told = live.http.post("/v1/events", json=[view(1, tokens["user"])]).json()
+        assert told["rejected"][0]["code"] == "no_consent"
+        assert values_of(live)[0]["views"] == 7
+
+
+def test_a_restore_that_cannot_know_who_was_erased_is_refused(
+    tmp_path: Path, settings: Settings
+) -> None:
+    Platform.open(settings, build).close()
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    shutil.rmtree(settings.storage.data)
+    settings.storage.data.mkdir()
+    with pytest.raises(BackupError, match="who was erased"):
+        restored(settings, tmp_path / "backup")
+    assert list(settings.storage.data.iterdir()) == []
+    restored(settings, tmp_path / "backup", without_tombstones=True)
+
+
+STATISTIC = Statistic(name="views", epsilon=Fraction(1), cap=5, keys=("a", "b"), pane_ms=60_000)
+
+
+def draw(settings: Settings, start: int, value: int) -> Any:
+    with contextlib.closing(Ledger(settings.storage.data / "ledger.db", daily_epsilon=2)) as ledger:
+        ledger.register(STATISTIC)
+        drawn = ledger.release_once(STATISTIC, start, lambda: np.array([value, value], np.int64))
+        return list(drawn.noisy_counts)
+
+
+def test_the_ledger_forgets_nothing_that_was_released(tmp_path: Path, settings: Settings) -> None:
+    """A pane that was drawn since the backup would be drawn a second time."""
+    Platform.open(settings, build).close()
+    assert draw(settings, 0, 10) == [10, 10]
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    assert draw(settings, 60_000, 20) == [20, 20]
+
+    _, parts = restored(settings, tmp_path / "backup", replace=True)
+
+    assert parts.ledger == "both"
+    assert draw(settings, 60_000, 99) == [20, 20]
+    assert draw(settings, 0, 99) == [10, 10]
+    # An older ledger in the place is completed by the backup's as well.
+    make_backup(settings, tmp_path / "later", clock=now_ms)
+    (settings.storage.data / "ledger.db").unlink()
+    draw(settings, 0, 10)
+    restored(settings, tmp_path / "later", replace=True)
+    assert draw(settings, 60_000, 99) == [20, 20]
+
+
+def test_two_ledgers_that_are_no_copies_of_each_other_are_refused(
+    tmp_path: Path, settings: Settings
+) -> None:
+    Platform.open(settings, build).close()
+    draw(settings, 0, 10)
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    (settings.storage.data / "ledger.db").unlink()
+    draw(settings, 0, 11)
+    before = files_of(settings.storage.data)
+    with pytest.raises(BackupError, match="no copies"):
+        restored(settings, tmp_path / "backup", replace=True)
+    assert files_of(settings.storage.data) == before
+
+
+def test_nothing_is_counted_of_the_day_of_a_restore(tmp_path: Path, settings: Settings) -> None:
+    """What people contributed to it since the backup is not known any more."""
+    Platform.open(settings, build).close()
+    draw(settings, 0, 10)
+    with contextlib.closing(RocksState(settings.storage.data / "state")) as store:
+        store.write([(b"cstatistics", b"counters of people")])
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    restore_backup(settings, tmp_path / "backup", clock=lambda: 20_000 * DAY_MS + 5, replace=True)
+    data = settings.storage.data
+    assert int((data / NOT_BEFORE).read_text()) == 20_001 * DAY_MS
+    with contextlib.closing(RocksState(data / "state", read_only=True)) as store:
+        assert store.get(b"cstatistics") is None
+
+
+def test_decisions_and_revoked_keys_outlive_a_restore(tmp_path: Path, settings: Settings) -> None:
+    with open_keys(settings) as (metadata, keys):
+        _, revoked = keys.create(["ingest"])
+        consents = ConsentStore(metadata, NOTHING, clock=now_ms)
+        consents.record("ada", {Purpose.PERSONALISATION: True}, source="test")
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    with open_keys(settings) as (metadata, keys):
+        keys.revoke(revoked.id)
+        consents = ConsentStore(metadata, NOTHING, clock=now_ms)
+        consents.record("ada", {Purpose.PERSONALISATION: False}, source="test")
+
+    _, parts = restored(settings, tmp_path / "backup", replace=True)
+
+    assert parts.metadata == "present"
+    with open_keys(settings) as (metadata, keys):
+        (key,) = keys.list()
+        assert key.revoked_at is not None
+        assert len(ConsentStore(metadata, NOTHING, clock=now_ms).history("ada")) == 2
+
+
+def test_a_database_of_another_installation_is_refused_an_empty_one_replaced(
+    tmp_path: Path, settings: Settings
+) -> None:
+    with open_keys(settings) as (_, keys):
+        keys.create(["ingest"])
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    (settings.storage.data / "metadata.db").unlink()
+    with open_keys(settings) as (_, keys):
+        pass
+    _, parts = restored(settings, tmp_path / "backup", replace=True, without_tombstones=True)
+    assert parts.metadata == "backup"
+    (settings.storage.data / "metadata.db").unlink()
+    with open_keys(settings) as (_, keys):
+        keys.create(["admin"])
+    with pytest.raises(BackupError, match="neither empty nor later"):
+        restored(settings, tmp_path / "backup", replace=True)
+
+
+def test_erased_keys_of_the_vault_are_not_brought_back(tmp_path: Path, settings: Settings) -> None:
+    data = settings.storage.data
+    data.mkdir()
+    keyring = Keyring(settings.keyring, clock=now_ms)
+
+    def vault() -> Vault:
+        return Vault(data / "vault.db", b"m" * 32, keyring)
+
+    with contextlib.closing(vault()) as made:
+        sealed = {name: made.seal(name, b"secret") for name in ("ada", "bob")}
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    with contextlib.closing(vault()) as made:
+        made.erase("ada")
+    with contextlib.closing(open_installation(settings)) as metadata:
+        open_suppression(settings, metadata, clock=now_ms).suppress(["ada"])
+    # Also where the vault in place is lost: then the list of the erased says whose keys go.
+    for lost in (False, True):
+        if lost:
+            (data / "vault.db").unlink()
+        restored(settings, tmp_path / "backup", replace=True)
+        with contextlib.closing(vault()) as made:
+            assert made.open(sealed["bob"]) == b"secret"
+            with pytest.raises(SealError):
+                made.open(sealed["ada"])
+
+
+WORK = """
+import os, pickle, signal, sys, time
+from pathlib import Path
+import tactful.backup as backup, tactful.restore as restore
+
+settings = pickle.loads(Path(sys.argv[1]).read_bytes())
+what, place = sys.argv[2], Path(sys.argv[3])
+
+def clock():
+    return time.time_ns() // 1_000_000
+
+def work(count):
+    def audit(event, arguments):
+        # Every change of a name, and every file that is opened to be written.
+        nonlocal count
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
+        if event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir") or writes:
+            count -= 1
+            if count < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
+    if what == "backup":
+        backup.make_backup(settings, place, clock=clock)
+    else:
+        restore.restore_backup(settings, place, clock=clock, replace=True)
+
+# A child for each attempt, so that what takes long is imported once.
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            work(int(line))
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def killed(settings: Settings, what: str, place: Path) -> Iterator[Callable[[int], bool]]:
+    """Tries the work in a process that dies at its n-th change of a file; whether it died."""
+    written = settings.storage.data.parent / "settings.pickle"
+    written.write_bytes(pickle.dumps(settings))
+    with subprocess.Popen(
+        [sys.executable, "-c", WORK, str(written), what, str(place)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        sent, told = process.stdin, process.stdout
+
+        def attempt(count: int) -> bool:
+            sent.write(f"{count}\n")
+            ended = int(told.readline())
+            assert ended in (0, -signal.SIGKILL)
+            return ended != 0
+
+        yield attempt
+        sent.close()
+
+
+def steps() -> Iterator[int]:
+    """Every change at first, then fewer: there are as many as files."""
+    count = 0
+    while count < 10_000:
+        yield count
+        count += 1 + count // 8
+
+
+def test_a_backup_killed_anywhere_is_none(tmp_path: Path, settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        others(live)
+    target = tmp_path / "backup"
+    kills = 0
+    with killed(settings, "backup", target) as killed_at:
+        for count in steps():
+            if not killed_at(count):
+                break
+            kills += 1
+            assert not target.exists()
+            with pytest.raises(BackupError):
+                read_manifest(target)
+    assert kills >= 3
+    check_backup(target)
+
+
+def test_a_restore_killed_anywhere_is_the_old_or_the_new(
+    tmp_path: Path, settings: Settings
+) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        others(live)
+    backup = tmp_path / "backup"
+    make_backup(settings, backup, clock=now_ms)
+    with Live(Platform.open(settings, build)) as live:
+        others(live, 20)
+    data, original = settings.storage.data, tmp_path / "original"
+    shutil.copytree(data, original)
+    old, new = log_of(settings), log_of(settings)[:20]
+    seen: set[str] = set()
+    kills = 0
+    with killed(settings, "restore", backup) as killed_at:
+        for count in steps():
+            shutil.rmtree(data)
+            shutil.copytree(original, data)
+            if not killed_at(count):
+                break
+            kills += 1
+            if (data / RESTORING / "ready").exists():
+                with pytest.raises(BackupError, match="broken off"):
+                    open_installation(settings)
+                with pytest.raises(BackupError, match="broken off"):
+                    make_backup(settings, tmp_path / "another", clock=now_ms)
+            finish_restore(data)
+            assert not (data / RESTORING).exists()
+            found = log_of(settings)
+            assert found in (old, new)
+            seen.add("old" if found == old else "new")
+            if found == new:
+                assert (data / RESTORED).exists()
+            open_installation(settings).close()
+    assert kills >= 5
+    assert seen == {"old", "new"}
+    Platform.open(settings, build).close()
+
+
+def test_the_commands_say_what_they_did(tmp_path: Path, settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        others(live)
+        data = ["--data", str(settings.storage.data), "--json"]
+        environment = {
+            "TACTFUL_ENGINE__FEATURES": str(settings.features),
+            "TACTFUL_CONSENT__TOMBSTONES": str(settings.consent.tombstones),
+        }
+
+        def run(*arguments: str) -> Any:
+            shown = CliRunner().invoke(main, [*arguments, *data], env=environment)
+            return shown.exit_code, shown.output
+
+        code, said = run("backup", str(tmp_path / "backup"))
+        assert code == 0, said
+        assert json.loads(said)["log"] == [0, 20]
+        code, said = run("restore", str(tmp_path / "backup"), "--replace")
+        assert (code, "another process uses" in said) == (1, True)
+    assert run("backup", str(tmp_path / "backup"), "--check")[0] == 0
+    code, said = run("restore", str(tmp_path / "backup"), "--replace")
+    assert code == 0, said
+    told = json.loads(said)
+    assert (told["erasures"], told["parts"]["metadata"]) == (0, "present")
+    damaged_by_a_bit(tmp_path / "backup")
+    code, said = run("backup", str(tmp_path / "backup"), "--check")
+    assert (code, "damaged" in said) == (1, True)
