@@ -19,7 +19,7 @@ import contextlib
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +36,7 @@ _TAG = 16
 _KEY = 32
 _HEAD = len(_VERSION) + _REFERENCE + _NONCE
 _WAIT_S = 60.0
+_TOGETHER = 500
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS people (
@@ -46,11 +47,17 @@ CREATE TABLE IF NOT EXISTS pseudonyms (
     PRIMARY KEY (key_id, digest)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pseudonyms_of ON pseudonyms (reference);
+CREATE TABLE IF NOT EXISTS erased (number INTEGER NOT NULL);
+INSERT INTO erased SELECT 0 WHERE NOT EXISTS (SELECT * FROM erased);
 """
 
 
 class Vault:
-    """The data keys of people, in an SQLite file; for any number of threads and processes."""
+    """The data keys of people, in an SQLite file; for any number of threads and processes.
+
+    The keys used last are remembered. Each call first looks whether anybody was erased since, here
+    or in another process, and forgets them all if so.
+    """
 
     def __init__(
         self,
@@ -59,6 +66,7 @@ class Vault:
         keyring: Keyring,
         *,
         random: Callable[[int], bytes] = secrets.token_bytes,
+        remembered: int = 20_000,
     ) -> None:
         """Open a vault, or make it.
 
@@ -67,6 +75,7 @@ class Vault:
             master: key that wraps the data keys, 32 bytes; keep it apart from the file.
             keyring: makes the pseudonyms by which people are found.
             random: cryptographically secure bytes.
+            remembered: how many keys to remember; each takes some 3 kB.
 
         Raises:
             ParameterError: if the master key does not have 32 bytes.
@@ -78,6 +87,10 @@ class Vault:
         self._master = _Cipher(master)
         self._keyring = keyring
         self._random = random
+        self._remembered = remembered
+        self._erased = 0
+        self._references: dict[str, bytes] = {}
+        self._ciphers: dict[bytes, _Cipher] = {}
         self._lock = threading.Lock()
         with self._explained():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -102,9 +115,27 @@ class Vault:
         Raises:
             VaultError: if the file cannot be used, or the master key is another one.
         """
-        reference, key = self._change(lambda: self._key_of(person))
-        head = _VERSION + reference + self._random(_NONCE)
-        return head + _Cipher(key).seal(head[-_NONCE:], content, head + context)
+        return self.seal_many([person], [content], context=context)[0]
+
+    def seal_many(
+        self, people: Sequence[str], contents: Sequence[bytes], *, context: bytes = b""
+    ) -> list[bytes]:
+        """Seal each of `contents` for the person at its place, as :meth:`seal`.
+
+        New keys are on disk before it returns.
+
+        Raises:
+            VaultError: if the file cannot be used, or the master key is another one.
+        """
+        ciphers = self._ciphers_of(people)
+        nonces = self._random(_NONCE * len(contents))
+        sealed = []
+        for number, (person, content) in enumerate(zip(people, contents, strict=True)):
+            reference, cipher = ciphers[person]
+            nonce = nonces[_NONCE * number : _NONCE * (number + 1)]
+            head = _VERSION + reference + nonce
+            sealed.append(head + cipher.seal(nonce, content, head + context))
+        return sealed
 
     def open(self, sealed: bytes, *, context: bytes = b"") -> bytes:
         """What was sealed.
@@ -113,21 +144,33 @@ class Vault:
             SealError: if its key was deleted, it was changed, or it belongs elsewhere.
             VaultError: if the file cannot be used, or the master key is another one.
         """
-        if len(sealed) < _HEAD + _TAG or sealed[:1] != _VERSION:
-            raise SealError("these bytes are not sealed by a vault of this version")
-        head = sealed[:_HEAD]
-        reference = head[1 : 1 + _REFERENCE]
-        with self._explained(), self._lock:
-            row = self._connection.execute(
-                "SELECT wrapped FROM people WHERE reference = ?", (reference,)
-            ).fetchone()
-        if row is None:
-            raise SealError("the key of these bytes was deleted, or is in another vault")
-        cipher = _Cipher(self._unwrapped(reference, row[0]))
-        content = cipher.open(head[-_NONCE:], sealed[_HEAD:], head + context)
+        content = self.open_many([sealed], context=context)[0]
         if content is None:
-            raise SealError("these sealed bytes were changed, or belong elsewhere")
+            raise SealError("the key of these bytes was deleted, or is in another vault")
         return content
+
+    def open_many(self, sealed: Sequence[bytes], *, context: bytes = b"") -> list[bytes | None]:
+        """What was sealed; None where the key was deleted or is in another vault.
+
+        Raises:
+            SealError: if something was changed, or belongs elsewhere.
+            VaultError: if the file cannot be used, or the master key is another one.
+        """
+        heads = [one[:_HEAD] for one in sealed]
+        if any(len(one) < _HEAD + _TAG or one[: len(_VERSION)] != _VERSION for one in sealed):
+            raise SealError("these bytes are not sealed by a vault of this version")
+        ciphers = self._ciphers_at({head[1 : 1 + _REFERENCE] for head in heads})
+        contents: list[bytes | None] = []
+        for head, one in zip(heads, sealed, strict=True):
+            cipher = ciphers.get(head[1 : 1 + _REFERENCE])
+            if cipher is None:
+                contents.append(None)
+                continue
+            content = cipher.open(head[-_NONCE:], one[_HEAD:], head + context)
+            if content is None:
+                raise SealError("these sealed bytes were changed, or belong elsewhere")
+            contents.append(content)
+        return contents
 
     def reference(self, person: str) -> bytes | None:
         """What stands for a person in all epochs, 16 random bytes; None if they have no key.
@@ -150,6 +193,7 @@ class Vault:
                 return False
             for table in ("people", "pseudonyms"):
                 self._connection.execute(f"DELETE FROM {table} WHERE reference = ?", (reference,))
+            self._connection.execute("UPDATE erased SET number = number + 1")
             return True
 
         deleted = self._change(delete)
@@ -180,6 +224,58 @@ class Vault:
             "INSERT INTO pseudonyms (key_id, digest, reference) VALUES (?, ?, ?)",
             (*self._keyring.pseudonym(person), reference),
         )
+
+    def _ciphers_of(self, people: Sequence[str]) -> dict[str, tuple[bytes, _Cipher]]:
+        """The ciphers of people, with their references; who has no key gets one."""
+        with self._explained(), self._lock:
+            self._forget_erased()
+            known = {p: r for p in people if (r := self._references.get(p)) is not None}
+            if len(known) == len(set(people)) and all(r in self._ciphers for r in known.values()):
+                return {person: (r, self._ciphers[r]) for person, r in known.items()}
+        erased, made = self._change(lambda: (self._count_erased(), self._keys_of(people)))
+        ciphers = {person: (reference, _Cipher(key)) for person, (reference, key) in made.items()}
+        with self._lock:
+            self._make_room(len(ciphers))
+            if erased == self._erased:  # else some of them may be gone already
+                for person, (reference, cipher) in ciphers.items():
+                    self._references[person] = reference
+                    self._ciphers[reference] = cipher
+        return ciphers
+
+    def _ciphers_at(self, references: set[bytes]) -> dict[bytes, _Cipher]:
+        """The ciphers of references, as far as there are keys."""
+        with self._explained(), self._lock:
+            self._forget_erased()
+            found = {r: c for r in references if (c := self._ciphers.get(r)) is not None}
+            absent = sorted(references - found.keys())
+            self._make_room(len(absent))
+            for start in range(0, len(absent), _TOGETHER):
+                some = absent[start : start + _TOGETHER]
+                marks = ",".join("?" * len(some))
+                for reference, wrapped in self._connection.execute(
+                    f"SELECT reference, wrapped FROM people WHERE reference IN ({marks})", some
+                ):
+                    cipher = _Cipher(self._unwrapped(reference, wrapped))
+                    found[reference] = self._ciphers[reference] = cipher
+        return found
+
+    def _forget_erased(self) -> None:
+        erased = self._count_erased()
+        if erased != self._erased:
+            self._references.clear()
+            self._ciphers.clear()
+            self._erased = erased
+
+    def _count_erased(self) -> int:
+        return int(self._connection.execute("SELECT number FROM erased").fetchone()[0])
+
+    def _keys_of(self, people: Sequence[str]) -> dict[str, tuple[bytes, bytes]]:
+        return {person: self._key_of(person) for person in set(people)}
+
+    def _make_room(self, count: int) -> None:
+        if len(self._ciphers) + count > self._remembered:
+            self._references.clear()
+            self._ciphers.clear()
 
     def _key_of(self, person: str) -> tuple[bytes, bytes]:
         reference = self._found(person)
@@ -229,18 +325,18 @@ class _Cipher:
 
     def __init__(self, key: bytes) -> None:
         # Few processes have a vault: the others do not load the library for it.
+        from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         self._cipher = AESGCM(key)
+        self._changed = InvalidTag
 
     def seal(self, nonce: bytes, content: bytes, about: bytes) -> bytes:
         return self._cipher.encrypt(nonce, content, about)
 
     def open(self, nonce: bytes, sealed: bytes, about: bytes) -> bytes | None:
         """The content; None if anything was changed."""
-        from cryptography.exceptions import InvalidTag
-
         try:
             return self._cipher.decrypt(nonce, sealed, about)
-        except InvalidTag:
+        except self._changed:
             return None

@@ -147,3 +147,50 @@ def test_many_writers_give_a_person_one_key(tmp_path: Path, keyring: Keyring) ->
 def test_the_library_is_loaded_with_the_first_vault_only() -> None:
     code = "import sys, tactful_privacy; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_many_are_sealed_at_once_and_opened_until_another_process_erases_one(
+    tmp_path: Path, keyring: Keyring
+) -> None:
+    here, there = (Vault(tmp_path / "vault.db", MASTER, keyring, remembered=3) for _ in range(2))
+    people = ["ada", "bob", "ada", "cyd", "dan", "eve"]
+    contents = [f"{number} of {person}".encode() for number, person in enumerate(people)]
+    sealed = here.seal_many(people, contents, context=b"log")
+    assert here.open_many(sealed, context=b"log") == contents
+    assert there.open_many(sealed, context=b"log") == contents
+    assert len({one[1:17] for one in sealed}) == 5
+    assert len({one[17:29] for one in sealed}) == 6
+
+    assert here.erase("ada")
+    without = [c if p != "ada" else None for p, c in zip(people, contents, strict=True)]
+    for vault in (here, there):
+        assert vault.open_many(sealed, context=b"log") == without
+    (again,) = there.seal_many(["ada"], [b"a new life"], context=b"log")
+    assert again[1:17] != sealed[0][1:17]
+    assert here.open_many([again, sealed[0]], context=b"log") == [b"a new life", None]
+    assert here.open_many([], context=b"log") == []
+    with pytest.raises(SealError, match="changed, or belong"):
+        here.open_many([again, sealed[1][:-1] + b"?"], context=b"log")
+    with pytest.raises(SealError, match="not sealed"):
+        here.open_many([again, b"{}"], context=b"log")
+
+
+def test_erasing_beside_many_readers_leaves_no_key_remembered(
+    tmp_path: Path, keyring: Keyring
+) -> None:
+    vault = Vault(tmp_path / "vault.db", MASTER, keyring)
+    other = Vault(tmp_path / "vault.db", MASTER, keyring)
+    people = [f"person {number}" for number in range(40)]
+    sealed = vault.seal_many(people, [b"content"] * 40)
+
+    def use(number: int) -> None:
+        if number % 5 == 0:
+            other.erase(people[number])
+        else:
+            vault.open_many(sealed)
+            vault.seal_many(people[1::5], [b"more"] * 8)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(use, range(40)))
+    opened = vault.open_many(sealed)
+    assert [content is None for content in opened] == [n % 5 == 0 for n in range(40)]
