@@ -375,3 +375,22 @@ class PartitionJob:
         rows = encode_matches(without_matches(matches, self._suppressed))
         self.rows += len(rows)
         self._producer.write(self._options.matches_topic, rows)
+
+
+def purge_idle(options: JobOptions, definitions: Definitions, erasures: Erasures) -> None:
+    """Erase people from states on this host that nobody uses: of partitions that went elsewhere.
+
+    Raises:
+        StateError: if one is damaged.
+    """
+    for folder in sorted((options.data / "partitions").glob(f"{options.kafka.topic}-*")):
+        try:
+            state = PartitionState(folder, patience_s=0.0)
+        except StateError:
+            continue  # its owner does it
+        try:
+            if purged_number(state.store) < erasures.newest:
+                # Not noted: its next owner has checkpoints and a copy to purge, too.
+                purge_partition(state.store, folder, definitions, erasures)
+        finally:
+            state.close()

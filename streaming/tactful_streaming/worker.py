@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tactful_streaming.definitions import Definitions
 from tactful_streaming.kafka_group import PartitionGroup
 from tactful_streaming.partition_erasure import Erasures
-from tactful_streaming.partition_job import JobOptions, PartitionJob
+from tactful_streaming.partition_job import JobOptions, PartitionJob, purge_idle
 from tactful_streaming.partition_online import OpenOnline
 from tactful_streaming.rules import Cleaner
 
@@ -143,6 +143,7 @@ class Worker:
         self._paused: set[int] = set()
         self._commit_at = self._checkpoint_at = self._tell_at = clock()
         self._counts = dict.fromkeys(_COUNTS, 0)
+        self._purged = 0
         self._group = PartitionGroup(
             options.kafka,
             options.group,
@@ -258,11 +259,16 @@ class Worker:
     def _purge(self) -> None:
         """Open the partitions anew that keep somebody who was erased: so they are purged."""
         newest = 0 if self._erasures is None else self._erasures.newest
+        if newest <= self._purged:
+            return
         for number in [number for number, job in self._jobs.items() if job.purged < newest]:
             job = self._jobs.pop(number)
             self._counts["rows"] += job.rows
             job.close()
             self._jobs[number] = self._open_job(number)
+        assert self._erasures is not None
+        purge_idle(self._options, self._definitions, self._erasures)
+        self._purged = newest
 
     def _assigned(self, number: int) -> int:
         job = self._open_job(number)
