@@ -18,6 +18,22 @@ import msgspec
 from tactful_streaming import Entry, encode_entry
 from tactful_streaming.flink_build import JVM_OPTIONS, RUNNER_CLASS, build_runner
 
+# Each job brings thousands of methods: after some jobs the 48 MB are full that a JVM without its
+# second compiler keeps for compiled code. It then compiles no more, and says so on standard output,
+# between our answers, unless it is told to say such things elsewhere.
+_JVM = [
+    "-Xmx1g",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:ReservedCodeCacheSize=256m",
+    "-XX:+DisplayVMOutputToStderr",
+    "-Xlog:disable",
+    "-Xlog:all=warning:stderr",
+]
+# A job that has failed would begin again and again, until nobody knows why any more.
+_ONCE = "SET 'restart-strategy.type' = 'none';\n\n"
+_LAST_WORDS = 1500
+
 
 class LocalFlink:
     """A JVM that runs one script after the other; the first takes longest."""
@@ -25,7 +41,7 @@ class LocalFlink:
     def __init__(self, flink_home: Path, log: Path) -> None:
         jar = build_runner(flink_home)
         self.log = log
-        command = ["java", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *JVM_OPTIONS]
+        command = ["java", *_JVM, *JVM_OPTIONS]
         command += ["-cp", f"{flink_home}/lib/*:{jar}", RUNNER_CLASS, "serve"]
         with log.open("wb") as written:
             self._process = subprocess.Popen(
@@ -35,21 +51,26 @@ class LocalFlink:
                 stderr=written,
             )
         self._answers: queue.Queue[bytes] = queue.Queue()
+        self._strays: list[bytes] = []
         threading.Thread(target=self._listen, daemon=True).start()
 
     def run(self, script: str, timeout: float = 400.0) -> None:
         """Run a script whose sources end, to its end."""
         assert self._process.stdin is not None
-        self._process.stdin.write(base64.b64encode(script.encode()) + b"\n")
-        self._process.stdin.flush()
         try:
+            self._process.stdin.write(base64.b64encode((_ONCE + script).encode()) + b"\n")
+            self._process.stdin.flush()
             answer = self._answers.get(timeout=timeout)
         except queue.Empty:
             self.close()
-            raise AssertionError(f"no end after {timeout:.0f} s, see {self.log}") from None
+            raise AssertionError(f"no end after {timeout:.0f} s: {self._last_words()}") from None
+        except OSError as error:
+            raise AssertionError(f"Flink's JVM is gone: {self._last_words()}") from error
+        if answer == b"failed":
+            raise AssertionError(f"Flink's JVM ended: {self._last_words()}")
         if answer != b"ok":
-            reason = base64.b64decode(answer.removeprefix(b"failed")).decode()
-            raise AssertionError(f"Flink refused the script:\n{reason or self.log.read_text()}")
+            reason = base64.b64decode(answer.removeprefix(b"failed "), validate=True).decode()
+            raise AssertionError(f"Flink refused the script: {reason[-_LAST_WORDS:]}")
 
     def close(self) -> None:
         self._process.kill()
@@ -57,9 +78,16 @@ class LocalFlink:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(line.strip())
+        for line in map(bytes.strip, self._process.stdout):
+            if line == b"ok" or line.startswith(b"failed "):
+                self._answers.put(line)
+            else:
+                self._strays.append(line)
         self._answers.put(b"failed")
+
+    def _last_words(self) -> str:
+        said = self.log.read_bytes() + b"".join(line + b"\n" for line in self._strays)
+        return said[-_LAST_WORDS:].decode(errors="replace")
 
 
 @contextmanager
