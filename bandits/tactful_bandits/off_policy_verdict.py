@@ -1,0 +1,236 @@
+"""Whether logged decisions show that a policy is better than the one that made them.
+
+An estimate alone decides nothing. Weights may be few and huge, propensities wrong, or the answer
+may hang on where weights are clipped. Then the verdict is "inconclusive", with the reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tactful_bandits.comparison import Interval
+from tactful_bandits.errors import EvaluationError
+from tactful_bandits.off_policy import (
+    LoggedDecisions,
+    OffPolicyEstimate,
+    clipped_ips,
+    direct_method,
+    doubly_robust,
+    ips,
+    logged_value,
+    self_normalised_doubly_robust,
+    shrunk_doubly_robust,
+    snips,
+    switch_doubly_robust,
+)
+
+_LIMITS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_ALPHA_OF_CHECK = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """How much the log says about the policy.
+
+    Attributes:
+        decisions: How many were logged.
+        effective: Effective sample size, ``(Σ w)² / Σ w²`` (Kish 1965): as many decisions of the
+            policy itself would tell as much, where rewards do not depend on the weights.
+        effective_rewards: The same over the decisions with a reward other than the most frequent
+            one, such as clicks.
+        largest_weight: Largest importance weight.
+        mean_weight: 1 on average, if propensities are right and the log covers the policy.
+        mean_weight_interval: At confidence 0.999; 1 outside it is a reason for distrust.
+        share_of_top: Share of all weight that the heaviest hundredth of the decisions carries.
+        never_logged: Share of decisions at which the policy gives the logged arm no chance.
+    """
+
+    decisions: int
+    effective: float
+    effective_rewards: float
+    largest_weight: float
+    mean_weight: float
+    mean_weight_interval: Interval
+    share_of_top: float
+    never_logged: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """The gain over the logging policy with weights clipped at a limit."""
+
+    limit: float
+    clipped: float
+    gain: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class PolicyEvaluation:
+    """What a log says about a policy.
+
+    Attributes:
+        estimates: Every estimator's estimate, by its name.
+        logged: What the logging policy earned.
+        gain: The policy over the logging policy, by `snips`, or with a model
+            `self_normalised_doubly_robust`.
+        interval: Of the gain.
+        overlap: How much the log says about the policy.
+        sensitivity: The gain with weights clipped at several limits.
+        verdict: ``better`` or ``worse`` than the logging policy, or ``inconclusive``.
+        reasons: Why it is inconclusive; empty otherwise.
+    """
+
+    estimates: dict[str, OffPolicyEstimate]
+    logged: OffPolicyEstimate
+    gain: float
+    interval: Interval
+    overlap: Overlap
+    sensitivity: tuple[Sensitivity, ...]
+    verdict: Literal["better", "worse", "inconclusive"]
+    reasons: tuple[str, ...]
+
+
+def measure_overlap(log: LoggedDecisions) -> Overlap:
+    """Diagnose the importance weights."""
+    w = log.weights
+    values, counts = np.unique(log.rewards, return_counts=True)
+    mean = OffPolicyEstimate(float(w.mean()), _weight_influence(log))
+    heaviest = np.sort(w)[::-1][: max(1, len(w) // 100)]
+    return Overlap(
+        decisions=len(w),
+        effective=_effective(w),
+        effective_rewards=_effective(w[log.rewards != values[counts.argmax()]]),
+        largest_weight=float(w.max()),
+        mean_weight=mean.value,
+        mean_weight_interval=mean.interval(1 - _ALPHA_OF_CHECK),
+        share_of_top=float(heaviest.sum() / w.sum()) if w.sum() else 0.0,
+        never_logged=float((w == 0).mean()),
+    )
+
+
+def evaluate_policy(
+    log: LoggedDecisions,
+    *,
+    confidence: float = 0.95,
+    limits: Sequence[float] = _LIMITS,
+    least_effective: float = 200,
+    least_effective_rewards: float = 30,
+) -> PolicyEvaluation:
+    """Evaluate a policy from a log, and say whether it beats the logging policy.
+
+    Args:
+        log: Decisions of one logging policy, or of several, each with its propensity.
+        confidence: Of the intervals.
+        limits: Where weights are clipped to see what depends on it.
+        least_effective: Effective decisions below which nothing is concluded.
+        least_effective_rewards: The same for decisions with a reward other than the usual one:
+            asymptotic intervals need some.
+
+    Raises:
+        EvaluationError: `confidence` or a limit is none, or there is no overlap at all.
+    """
+    if not limits:
+        raise EvaluationError(
+            "give at least one limit: what hangs on clipping is part of the answer"
+        )
+    logged = logged_value(log)
+    estimates = _estimates(log, limits)
+    name = "snips" if log.expected is None else "self_normalised_doubly_robust"
+    gain = estimates[name].minus(logged)
+    interval = gain.interval(confidence)
+    overlap = measure_overlap(log)
+    w = log.weights
+    sensitivity = []
+    for limit in limits:
+        # Without a model, clipped weights are divided by their mean: otherwise clipping would
+        # look like a loss.
+        clipped = _clipped(log, limit)
+        estimate = snips(clipped) if log.expected is None else doubly_robust(log, limit=limit)
+        difference = estimate.minus(logged)
+        share = float((w > limit).mean())
+        sensitivity.append(
+            Sensitivity(limit, share, difference.value, difference.interval(confidence))
+        )
+    reasons = _reasons(interval, gain.value, overlap, sensitivity, least_effective)
+    if overlap.effective_rewards < least_effective_rewards:
+        reasons.append(
+            f"only {overlap.effective_rewards:.0f} effective rewards, fewer than"
+            f" {least_effective_rewards:g}"
+        )
+    verdict: Literal["better", "worse", "inconclusive"] = "inconclusive"
+    if not reasons:
+        verdict = "better" if gain.value > 0 else "worse"
+    return PolicyEvaluation(
+        estimates,
+        logged,
+        gain.value,
+        interval,
+        overlap,
+        tuple(sensitivity),
+        verdict,
+        tuple(reasons),
+    )
+
+
+def _estimates(log: LoggedDecisions, limits: Sequence[float]) -> dict[str, OffPolicyEstimate]:
+    middle = limits[len(limits) // 2]
+    estimates = {"ips": ips(log), "clipped_ips": clipped_ips(log, middle), "snips": snips(log)}
+    if log.expected is not None:
+        estimates["direct_method"] = direct_method(log)
+        estimates["doubly_robust"] = doubly_robust(log)
+        estimates["self_normalised_doubly_robust"] = self_normalised_doubly_robust(log)
+        estimates["switch_doubly_robust"] = switch_doubly_robust(log, middle)
+        estimates["shrunk_doubly_robust"] = shrunk_doubly_robust(log, middle)
+    return estimates
+
+
+def _reasons(
+    interval: Interval,
+    gain: float,
+    overlap: Overlap,
+    sensitivity: Sequence[Sensitivity],
+    least_effective: float,
+) -> list[str]:
+    reasons = []
+    if interval.low <= 0 <= interval.high:
+        reasons.append("the interval of the gain covers 0")
+    if overlap.effective < least_effective:
+        reasons.append(
+            f"only {overlap.effective:.0f} effective decisions, fewer than {least_effective:g}"
+        )
+    mean = overlap.mean_weight_interval
+    if not mean.low <= 1 <= mean.high:
+        reasons.append(
+            f"weights have a mean of {overlap.mean_weight:.3g} where 1 is expected: propensities"
+            " are wrong, or the log does not cover the policy"
+        )
+    if any(look.gain * gain <= 0 for look in sensitivity):
+        reasons.append("the sign of the gain depends on where weights are clipped")
+    return reasons
+
+
+def _clipped(log: LoggedDecisions, limit: float) -> LoggedDecisions:
+    return LoggedDecisions(
+        log.rewards,
+        log.propensities,
+        np.minimum(log.target, limit * log.propensities),
+        units=log.units,
+        densities=log.densities,
+    )
+
+
+def _weight_influence(log: LoggedDecisions) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    as_rewards = LoggedDecisions(
+        log.weights, log.propensities, log.target, units=log.units, densities=log.densities
+    )
+    return logged_value(as_rewards).influence
+
+
+def _effective(w: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    squares = float((w**2).sum())
+    return float(w.sum()) ** 2 / squares if squares else 0.0
