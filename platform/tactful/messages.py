@@ -478,7 +478,8 @@ class StatisticInfo(msgspec.Struct, kw_only=True, frozen=True):
         unit: what is protected, e.g. ``user-day``.
         title: what it counts, in words.
         pane_ms: length of a pane, milliseconds.
-        kind: ``panes``, or ``running_totals`` since midnight (UTC).
+        kind: ``panes``; ``running_totals`` or ``gaussian_totals`` since midnight (UTC); or
+            ``found_keys``, of a day, shown from a number of people on.
         method: the mechanism.
     """
 
@@ -532,7 +533,8 @@ class StatisticsPage(msgspec.Struct, kw_only=True, frozen=True):
         next_cursor: give it as ``cursor`` for the next page; None at the end.
         delta: bound on the probability that epsilon does not hold, computed.
         pane_ms: length of a pane, milliseconds.
-        kind: ``panes``, or ``running_totals`` since midnight (UTC).
+        kind: ``panes``; ``running_totals`` or ``gaussian_totals`` since midnight (UTC); or
+            ``found_keys``, of a day, shown from a number of people on.
         method: the mechanism.
         confidence: of the intervals.
     """

@@ -14,12 +14,14 @@ from msgspec import Meta
 
 from tactful.errors import ConfigError
 from tactful_privacy import (
+    FOUND_KEYS,
     GAUSSIAN_TOTALS,
     RUNNING_TOTALS,
     Budget,
     CapChoice,
     Statistic,
 )
+from tactful_privacy import PANES as KIND_OF_PANES
 from tactful_privacy.budget import ANY, DEFAULT_PURPOSE, DEFAULT_TENANT
 from tactful_streaming import Event, Item
 
@@ -97,6 +99,8 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             the item; ``event.<name>``, a property of the event; ``type``, its type; or ``any``, all
             of it together.
         keys: the public list of what is counted; anything else is not counted.
+        threshold_delta: instead of keys: a key is shown from a noisy number of people on, by which
+            one person's is shown with at most this probability; exact, as text.
         edges: instead of keys: rising numbers between which a number falls, for quantiles.
         count: ``events``, or ``users``: each person once for a pane and key.
         pane: length of a pane: 1m, 5m, 1h or 1d.
@@ -119,6 +123,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         str, Meta(pattern=r"^(any|type|category|item_id|price|properties\.\w+|event\.\w+)$")
     ]
     keys: tuple[str, ...] = ()
+    threshold_delta: Exact | None = None
     edges: tuple[float, ...] = ()
     count: Literal["events", "users"] = "events"
     pane: str = "1h"
@@ -136,7 +141,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     @property
     def catalogue(self) -> tuple[str, ...]:
-        """Every key that is released."""
+        """Every key that is released; none where they are found out."""
         if self.by == "any":
             return (EVERYTHING,)
         if not self.edges:
@@ -149,12 +154,15 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         Raises:
             ParameterError: if one of them is not publishable.
         """
+        found_out = self.threshold_delta is not None
         panes = Statistic(
             name=self.name,
             keys=self.catalogue,
             pane_ms=PANES[self.pane],
             cap=self.cap,
             epsilon=Fraction(self.epsilon),
+            kind=FOUND_KEYS if found_out else KIND_OF_PANES,
+            delta=Fraction(self.threshold_delta) if self.threshold_delta is not None else None,
             cell_cap=1 if self.count == "users" else None,
             hour_cap=self.hour_cap,
             tenant=self.tenant,
@@ -265,6 +273,8 @@ def _wrong(definition: StatisticDefinition) -> str | None:
             return "edges are rising numbers, without keys, of a price or property"
     elif definition.by == "price":
         return "what is counted by price needs edges"
+    if definition.threshold_delta is not None and (wrong := _wrong_threshold(definition)):
+        return wrong
     if definition.running_total_delta is not None and definition.running_total is None:
         return "running_total_delta needs running_total, its epsilon"
     if definition.cap_choice and (definition.periods or definition.running_total is not None):
@@ -275,6 +285,19 @@ def _wrong(definition: StatisticDefinition) -> str | None:
         return (
             f"only what is counted by category or item_id can be trending, not by {definition.by}"
         )
+    return None
+
+
+def _wrong_threshold(definition: StatisticDefinition) -> str | None:
+    """What is wrong with a definition whose keys are found out."""
+    if definition.keys or definition.edges or definition.by in ("any", "price"):
+        return "with threshold_delta there are no keys and no edges: they are found out"
+    if definition.count != "users" or definition.pane != "1d":
+        return "with threshold_delta people of a day are counted: give count: users and pane: 1d"
+    if definition.hour_cap or definition.cap_choice or definition.trending:
+        return "with threshold_delta there is no hour_cap, no cap_choice and no trending"
+    if definition.periods or definition.running_total is not None:
+        return "with threshold_delta there are no periods and no running_total"
     return None
 
 

@@ -34,8 +34,11 @@ from tactful.statistic_definitions import PANES, StatisticDefinition, load_stati
 from tactful.trending import Followed, Trends
 from tactful_privacy import (
     CONFIDENCE,
+    FOUND_KEYS,
     UNIT,
     BoundedCounts,
+    BoundedKeys,
+    KeysPublisher,
     Ledger,
     PrivacyError,
     Publisher,
@@ -64,6 +67,10 @@ NOT_BEFORE = "statistics.not-before"
 
 _SHOWN_AFTER_MS = 15_000
 """Longer than an idle server waits with a commit, so that who came does not decide when."""
+
+
+_Track = tuple[BoundedCounts, Publisher] | tuple[BoundedKeys, KeysPublisher]
+"""What counts for a statistic, and what publishes it."""
 
 
 class PrivateStatistics:
@@ -118,7 +125,7 @@ class PrivateStatistics:
         self._allowance = allowance_ms
         self._not_before = not_before
         self._replayed = 0
-        self._tracks: dict[str, tuple[BoundedCounts, Publisher]] = {}
+        self._tracks: dict[str, _Track] = {}
         made = {d.name: d.statistics() for d in self._definitions}
         self._bases = {name: statistics[0] for name, statistics in made.items()}
         self._further = {name: statistics[1:] for name, statistics in made.items()}
@@ -223,7 +230,7 @@ class PrivateStatistics:
                 start=since,
                 end=until,
                 cursor=cursor,
-                limit=max(1, limit // len(statistic.keys)),
+                limit=max(1, limit // len(statistic.keys)) if statistic.keys else 1,
             )
         except UnknownStatisticError as error:
             raise KeyError(name) from error
@@ -334,7 +341,7 @@ class PrivateStatistics:
         begins = now if last is None else (day_of(max(now, last)) + 1) * DAY_MS
         return begins if self._clock is None else max(begins, self._not_before)
 
-    def _refuse_older_ledger(self, counts: BoundedCounts) -> None:
+    def _refuse_older_ledger(self, counts: BoundedCounts | BoundedKeys) -> None:
         closed, statistic = counts.closed_until, counts.statistic
         if closed is None:
             return
@@ -346,11 +353,16 @@ class PrivateStatistics:
                 " ledger in its place"
             )
 
-    def _begin(self, name: str, *, start: int) -> tuple[BoundedCounts, Publisher]:
-        counts = BoundedCounts(self._bases[name], secret=self._secret, start=start)
-        publisher = Publisher(counts, self._ledger, further=self._further[name])
-        track = self._tracks[name] = (counts, publisher)
-        return track
+    def _begin(self, name: str, *, start: int) -> _Track:
+        base = self._bases[name]
+        if base.kind == FOUND_KEYS:
+            keys = BoundedKeys(base, secret=self._secret, start=start)
+            self._tracks[name] = keys, KeysPublisher(keys, self._ledger)
+        else:
+            counts = BoundedCounts(base, secret=self._secret, start=start)
+            publisher = Publisher(counts, self._ledger, further=self._further[name])
+            self._tracks[name] = counts, publisher
+        return self._tracks[name]
 
 
 def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_MS) -> int:

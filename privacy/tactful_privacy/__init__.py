@@ -46,7 +46,7 @@ from tactful_privacy.errors import (
     VaultError,
 )
 from tactful_privacy.gaussian import DiscreteGaussian
-from tactful_privacy.heavy_hitters import BoundedKeys, DiscoveredKeys, Discovery, read_discovered
+from tactful_privacy.heavy_hitters import BoundedKeys, KeysPublisher
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Page, Release
 from tactful_privacy.ledger_merge import merge_ledger
@@ -83,7 +83,14 @@ from tactful_privacy.selection import (
     report_noisy_max,
 )
 from tactful_privacy.shares import ReleasedShare, share_released
-from tactful_privacy.statistic import GAUSSIAN_TOTALS, PANES, RUNNING_TOTALS, UNIT, Statistic
+from tactful_privacy.statistic import (
+    FOUND_KEYS,
+    GAUSSIAN_TOTALS,
+    PANES,
+    RUNNING_TOTALS,
+    UNIT,
+    Statistic,
+)
 from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.vault import Vault
 from tactful_privacy.wide_gaussian import WideGaussian
@@ -92,6 +99,7 @@ from tactful_privacy.wide_laplace import WideLaplace
 __all__ = [
     "CONFIDENCE",
     "EVERYTHING",
+    "FOUND_KEYS",
     "GAUSSIAN_TOTALS",
     "NOTHING",
     "PANES",
@@ -111,13 +119,12 @@ __all__ = [
     "ConsistentPeriod",
     "Decision",
     "DiffprivlibGeometric",
-    "DiscoveredKeys",
-    "Discovery",
     "DiscreteGaussian",
     "DiscreteLaplace",
     "Estimate",
     "Keyring",
     "KeyringError",
+    "KeysPublisher",
     "Ledger",
     "LedgerError",
     "Loss",
@@ -168,7 +175,6 @@ __all__ = [
     "parse_purposes",
     "permute_and_flip",
     "quantile_released",
-    "read_discovered",
     "read_odometer",
     "read_released",
     "refuse_overspending",

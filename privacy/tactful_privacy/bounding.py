@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_privacy.errors import ParameterError, StateError
-from tactful_privacy.statistic import DAY_MS, HOUR_MS, Statistic
+from tactful_privacy.statistic import DAY_MS, FOUND_KEYS, HOUR_MS, Statistic
 
 MAX_PANES_AT_ONCE = 100_000
 
@@ -93,8 +93,11 @@ class BoundedCounts:
                 current one are gone, so its cap could be exceeded.
 
         Raises:
-            ParameterError: The secret is too short or `start` is negative.
+            ParameterError: The secret is too short, `start` is negative, or the statistic has no
+                catalogue.
         """
+        if statistic.kind == FOUND_KEYS:
+            raise ParameterError(f"{statistic.name!r} has no catalogue: BoundedKeys counts it")
         if len(secret) < _SHORTEST_SECRET:
             raise ParameterError(
                 f"the secret has {len(secret)} bytes: give at least {_SHORTEST_SECRET} random ones"

@@ -3,124 +3,34 @@
 from __future__ import annotations
 
 import hmac
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import cached_property, partial
+from functools import partial
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from tactful_privacy._exact import fraction
 from tactful_privacy._table import Entropy
-from tactful_privacy.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, UNIT
 from tactful_privacy.errors import ParameterError, StateError
-from tactful_privacy.ledger import Ledger
-from tactful_privacy.query import Answer, Query
-from tactful_privacy.released import CONFIDENCE, half_width
-from tactful_privacy.statistic import DAY_MS
+from tactful_privacy.found_keys import stored_keys
+from tactful_privacy.ledger import Draw, Ledger
+from tactful_privacy.released import ReleasedPane, read_released
+from tactful_privacy.statistic import DAY_MS, FOUND_KEYS, Statistic
 from tactful_privacy.threshold import ThresholdRelease
 
 MAX_KEY = 128
 
+_MAX_DAYS_AT_ONCE = 4_000
 _SHORTEST_SECRET = 16
 _TAG = 32
-
-
-@dataclass(frozen=True)
-class Discovery:
-    """What is looked for: public.
-
-    Unit of privacy: one user, one UTC day. A user counts once for a key, and for the first `cap`
-    keys of a day. Keys are shown whose noisy number of users reaches the threshold of
-    `ThresholdRelease`, which computes what that a key is shown at all may tell: (epsilon, delta).
-
-    Attributes:
-        name: Of the releases, 1 to 128 characters.
-        cap: Most keys of one user and UTC day.
-        epsilon: Privacy loss of one user and UTC day; a Fraction (int and text are converted).
-        delta: The same of delta, well below one in the number of people.
-        tenant: Whose people.
-        purpose: What for.
-    """
-
-    name: str
-    cap: int
-    epsilon: Fraction
-    delta: Fraction
-    tenant: str = DEFAULT_TENANT
-    purpose: str = DEFAULT_PURPOSE
-
-    def __post_init__(self) -> None:
-        """Check and normalise.
-
-        Raises:
-            ParameterError: One of the attributes is outside its range.
-        """
-        if not isinstance(self.name, str) or not 1 <= len(self.name) <= 128:
-            raise ParameterError(f"discovery {self.name!r}: a name has 1 to 128 characters")
-        object.__setattr__(self, "epsilon", fraction(self.epsilon, "epsilon"))
-        object.__setattr__(self, "delta", fraction(self.delta, "delta"))
-        _ = self.threshold
-
-    @cached_property
-    def threshold(self) -> int:
-        """Least noisy number of users of a key that is shown."""
-        return self.mechanism().threshold
-
-    def mechanism(self, entropy: Entropy = os.urandom) -> ThresholdRelease:
-        """Return what draws."""
-        return ThresholdRelease(self.cap, self.epsilon, self.delta, cell_cap=1, entropy=entropy)
-
-    def query(self, day: int) -> Query:
-        """Return what the ledger is asked for a UTC day, days since 1970-01-01."""
-        return Query(
-            f"{self.name}/{day}",
-            day,
-            day,
-            self.epsilon,
-            self.delta,
-            tenant=self.tenant,
-            purpose=self.purpose,
-            mechanism=f"threshold {self.threshold} on noisy counts of users, cap {self.cap}",
-        )
-
-
-@dataclass(frozen=True)
-class DiscoveredKeys:
-    """What was found on one UTC day, free to be shown.
-
-    Attributes:
-        name: Of the discovery.
-        day: Days since 1970-01-01.
-        values: Noisy number of users of every key that is shown.
-        threshold: From which on keys are shown. What is not here may have had as many.
-        half_width: A true bounded number lies within value ± half_width with at least 95 %,
-            before it is known whether the key is shown; of keys near the threshold those are shown
-            whose noise was positive.
-        epsilon: Privacy loss of one user and one UTC day.
-        delta: The same of delta, as declared.
-        cap: Most keys of one user and day.
-        unit: The unit of privacy.
-    """
-
-    name: str
-    day: int
-    values: dict[str, int]
-    threshold: int
-    half_width: int
-    epsilon: Fraction
-    delta: Fraction
-    cap: int
-    unit: str = UNIT
 
 
 class _State(msgspec.Struct, array_like=True):
     open_from: int  # day
     keys: dict[int, dict[bytes, list[str]]] = {}  # day -> user -> first keys
+    closed_any: bool = False
 
 
 class BoundedKeys:
@@ -131,27 +41,41 @@ class BoundedKeys:
     kept under a keyed hash that differs from day to day. Memory grows with users times `cap`.
     """
 
-    def __init__(self, discovery: Discovery, *, secret: bytes, start: int) -> None:
+    def __init__(self, statistic: Statistic, *, secret: bytes, start: int) -> None:
         """Begin with no counts.
 
         Args:
-            discovery: What is looked for.
+            statistic: What is looked for, of the kind `FOUND_KEYS`.
             secret: Key of the hash of users, 16 bytes or more.
             start: Epoch milliseconds; the UTC day it lies in is the first one. Where a former state
                 was lost, begin with the next day.
 
         Raises:
-            ParameterError: The secret is too short or `start` is negative.
+            ParameterError: The secret is too short, `start` is negative, or the statistic has a
+                catalogue.
         """
         if len(secret) < _SHORTEST_SECRET or start < 0:
             raise ParameterError(
                 f"the secret has {len(secret)} bytes and start is {start}: give at least"
                 f" {_SHORTEST_SECRET} random bytes, and epoch milliseconds"
             )
-        self.discovery = discovery
+        if statistic.kind != FOUND_KEYS:
+            raise ParameterError(f"{statistic.name!r} has a catalogue: BoundedCounts counts it")
+        self.statistic = statistic
         self._unit_key = hmac.digest(secret, b"key users", "sha256")
         self._seal_key = hmac.digest(secret, b"key snapshot", "sha256")
         self._state = _State(start // DAY_MS)
+        self._changed = True
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything changed since the last `snapshot` or `restore`."""
+        return self._changed
+
+    @property
+    def closed_until(self) -> int | None:
+        """End of the newest day that was released, epoch milliseconds; None if none was."""
+        return self._state.open_from * DAY_MS if self._state.closed_any else None
 
     def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
         """Count one user of a key, if it is new for the user and the cap allows it.
@@ -175,98 +99,122 @@ class BoundedKeys:
             return False
         who = hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:16]
         mine = self._state.keys.setdefault(day, {}).setdefault(who, [])
-        if key in mine or len(mine) >= self.discovery.cap:
+        if key in mine or len(mine) >= self.statistic.cap:
             return False
         mine.append(key)
+        self._changed = True
         return True
 
-    def release(
-        self, ledger: Ledger, watermark: int, *, entropy: Entropy = os.urandom
-    ) -> list[DiscoveredKeys]:
-        """Release each day that is over by the watermark, empty ones too, once.
-
-        A day that the ledger holds already is returned as stored. When the ledger refuses or fails,
-        the day stays, and is tried again at the next call.
+    def due(self, watermark: int) -> dict[int, Counter[str]]:
+        """Return the exact numbers of users of each key, of each day that is over. Secret.
 
         Args:
-            ledger: Where releases are charged and kept.
             watermark: A public clock, epoch milliseconds.
-            entropy: See `DiscreteLaplace`; other than the default in tests only.
 
         Raises:
-            BudgetError: The budget of one of the days does not allow it.
+            StateError: More than 4,000 days are over, as after a clock set wrongly.
         """
-        mechanism = self.discovery.mechanism(entropy)
-        released = []
-        while self._state.open_from < watermark // DAY_MS:
-            day = self._state.open_from
-            counts = Counter(key for keys in self._state.keys.get(day, {}).values() for key in keys)
-            draw = partial(_draw, mechanism, counts)
-            answer = ledger.answer_once(self.discovery.query(day), draw)
-            released.append(_unpacked(self.discovery, day, answer))
-            self._state.keys.pop(day, None)
-            self._state.open_from = day + 1
-        return released
+        today, open_from = watermark // DAY_MS, self._state.open_from
+        if today - open_from > _MAX_DAYS_AT_ONCE:
+            raise StateError(
+                f"watermark {watermark} would release {today - open_from} days of"
+                f" {self.statistic.name!r} at once (at most {_MAX_DAYS_AT_ONCE}): check the clock,"
+                " or begin with a later start"
+            )
+        return {
+            day: Counter(key for keys in self._state.keys.get(day, {}).values() for key in keys)
+            for day in range(open_from, today)
+        }
+
+    def forget(self, day: int) -> None:
+        """Forget a day that was released, and those before it."""
+        for past in [past for past in self._state.keys if past <= day]:
+            del self._state.keys[past]
+        self._state.open_from, self._state.closed_any = day + 1, True
+        self._changed = True
 
     def snapshot(self) -> bytes:
         """Return the whole state, sealed; exact, so it stays inside."""
-        body = msgspec.msgpack.encode((self._identity, self._state))
+        body = msgspec.msgpack.encode((self.statistic.fingerprint, self._state))
+        self._changed = False
         return hmac.digest(self._seal_key, body, "sha256") + body
 
     def restore(self, snapshot: bytes) -> None:
         """Continue from a snapshot: wholly or not at all.
 
         Raises:
-            StateError: It is damaged, or was made for another discovery or with another secret.
+            StateError: It is damaged, or was made for another definition or with another secret.
         """
         tag, body = snapshot[:_TAG], snapshot[_TAG:]
         whole = hmac.compare_digest(tag, hmac.digest(self._seal_key, body, "sha256"))
-        identity, state = (
+        fingerprint, state = (
             msgspec.msgpack.decode(body, type=tuple[str, _State]) if whole else ("", None)
         )
-        if state is None or identity != self._identity:
+        if state is None or fingerprint != self.statistic.fingerprint:
             raise StateError(
-                f"the snapshot of {self.discovery.name!r} is damaged, or was made for another"
+                f"the snapshot of {self.statistic.name!r} is damaged, or was made for another"
                 " definition or with another secret: without it the day's caps are lost"
             )
         self._state = state
-
-    @property
-    def _identity(self) -> str:
-        return repr(self.discovery)
+        self._changed = False
 
 
-def read_discovered(ledger: Ledger, discovery: Discovery, day: int) -> DiscoveredKeys | None:
-    """Return what was found on a UTC day; None if it is not released."""
-    name = discovery.query(day).name
-    for answer in ledger.answers(day, day):
-        if answer.query.name == name and answer.values is not None:
-            return _unpacked(discovery, day, answer)
-    return None
+class KeysPublisher:
+    """Publishes the keys of each day that is over, empty days too, once.
+
+    Guarantee: (epsilon, delta) of the statistic for one user and one UTC day, see
+    `ThresholdRelease`, under the assumptions of `BoundedKeys` and `Ledger`. A day that the ledger
+    holds already is not drawn again.
+    """
+
+    def __init__(self, keys: BoundedKeys, ledger: Ledger, *, entropy: Entropy = os.urandom) -> None:
+        """Register the statistic.
+
+        Args:
+            keys: Where users of keys are counted.
+            ledger: Where releases are kept.
+            entropy: See `DiscreteLaplace`; other than the default in tests only.
+
+        Raises:
+            BudgetError: The day's budget does not allow it.
+        """
+        ledger.register(keys.statistic)
+        self._keys = keys
+        self._ledger = ledger
+        self._mechanism = keys.statistic.threshold_release(entropy)
+
+    def publish(self, watermark: int) -> list[ReleasedPane]:
+        """Store each day that is over by the watermark, and return it as stored.
+
+        Args:
+            watermark: A public clock, epoch milliseconds.
+        """
+        published: list[ReleasedPane] = []
+        for name, starts in self.store(watermark).items():
+            for start in starts:
+                published += read_released(self._ledger, name, start=start, end=start + 1).panes
+        return published
+
+    def store(self, watermark: int) -> dict[str, list[int]]:
+        """Do as `publish`, and return only which days are stored: the starts, by statistic.
+
+        When the ledger refuses or fails, the day stays, and is tried again at the next call.
+        """
+        statistic, starts = self._keys.statistic, []
+        for day, counts in self._keys.due(watermark).items():
+            draw: Draw = partial(_draw, self._mechanism, counts)
+            self._ledger.release_once(statistic, day * DAY_MS, draw)
+            self._keys.forget(day)
+            starts.append(day * DAY_MS)
+        return {statistic.name: starts} if starts else {}
+
+    def snapshot(self) -> bytes:
+        """Return nothing: what is not yet released is in the snapshot of the counts."""
+        return b""
+
+    def restore(self, snapshot: bytes) -> None:
+        """Do nothing, as there is nothing to restore."""
 
 
-def _draw(
-    mechanism: ThresholdRelease, counts: Mapping[str, int]
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return _packed(mechanism.release(counts))
-
-
-def _packed(values: Mapping[str, int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Text as the integers that a ledger keeps: one for each byte."""
-    return np.frombuffer(json.dumps(values).encode(), dtype=np.uint8).astype(np.int64)
-
-
-def _unpacked(discovery: Discovery, day: int, answer: Answer) -> DiscoveredKeys:
-    if answer.values is None:
-        raise StateError(f"day {day} of {discovery.name!r} was charged and is not answered yet")
-    values = json.loads(answer.values.astype(np.uint8).tobytes())
-    return DiscoveredKeys(
-        name=discovery.name,
-        day=day,
-        values=dict(sorted(values.items(), key=lambda item: (-item[1], item[0]))),
-        threshold=discovery.threshold,
-        half_width=half_width(discovery.cap, discovery.epsilon, 1, CONFIDENCE),
-        epsilon=discovery.epsilon,
-        delta=discovery.delta,
-        cap=discovery.cap,
-    )
+def _draw(mechanism: ThresholdRelease, counts: Mapping[str, int]) -> NDArray[np.int64]:
+    return stored_keys(mechanism.release(counts))

@@ -12,7 +12,7 @@ from tactful_privacy import ledger_schema as schema
 from tactful_privacy.budget import Budget, Charge, refuse_overspending
 from tactful_privacy.errors import LedgerError, ParameterError, UnknownStatisticError
 from tactful_privacy.query import Answer, Query
-from tactful_privacy.statistic import Statistic
+from tactful_privacy.statistic import FOUND_KEYS, Statistic
 
 MAX_PAGE = 1_000
 
@@ -31,7 +31,7 @@ class Release:
         statistic: Name of the statistic.
         start: Start of the pane, epoch milliseconds.
         noisy_counts: One integer for every key of the catalogue in its order, ``[keys]``; may be
-            negative.
+            negative. Of `FOUND_KEYS` it is what `found_values` reads.
         released_at: When it was stored, epoch milliseconds.
     """
 
@@ -217,7 +217,10 @@ def load_releases(
 
 
 def pack(noisy_counts: NDArray[np.int64], statistic: Statistic) -> bytes:
-    """Return a draw as it is stored."""
+    """Return a draw as it is stored; of `FOUND_KEYS` it has any length."""
+    wrong = noisy_counts.dtype != np.int64 or noisy_counts.ndim != 1
+    if statistic.kind == FOUND_KEYS and not wrong:
+        return noisy_counts.astype("<i8").tobytes()
     if noisy_counts.dtype != np.int64 or noisy_counts.shape != (len(statistic.keys),):
         raise LedgerError(
             f"a draw of {statistic.name!r} is {noisy_counts.dtype} {noisy_counts.shape}:"
@@ -229,7 +232,7 @@ def pack(noisy_counts: NDArray[np.int64], statistic: Statistic) -> bytes:
 def unpack(row: sa.Row[Any], statistic: Statistic) -> Release:
     """Return what a row of releases holds."""
     noisy_counts = np.frombuffer(row.noisy_counts, dtype="<i8").astype(np.int64)
-    if noisy_counts.shape != (len(statistic.keys),):
+    if statistic.kind != FOUND_KEYS and noisy_counts.shape != (len(statistic.keys),):
         raise LedgerError(
             f"pane {row.pane_start} of {statistic.name!r} holds {noisy_counts.size} counts for"
             f" {len(statistic.keys)} keys: the ledger is damaged, restore it from a backup"

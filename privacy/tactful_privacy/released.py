@@ -16,10 +16,12 @@ from tactful_privacy._exact import Exact, fraction
 from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.daily_caps import chosen_caps
 from tactful_privacy.errors import ParameterError
+from tactful_privacy.found_keys import found_values
 from tactful_privacy.laplace import DiscreteLaplace
 from tactful_privacy.ledger import Ledger, Release
 from tactful_privacy.statistic import (
     DAY_MS,
+    FOUND_KEYS,
     GAUSSIAN_TOTALS,
     PANES,
     RUNNING_TOTALS,
@@ -41,6 +43,7 @@ _METHODS = {
     PANES: "discrete Laplace, exact 64-bit table",
     RUNNING_TOTALS: "signed nodes of a tree, each with discrete Laplace, exact 64-bit table",
     GAUSSIAN_TOTALS: "square root of summing, discrete Gaussian, exact 64-bit table",
+    FOUND_KEYS: "discrete Laplace, exact 64-bit table, keys shown from",
 }
 
 
@@ -57,7 +60,9 @@ class ReleasedPane:
         statistic: Name of the statistic.
         start: First millisecond of the pane (epoch).
         end: First millisecond after it.
-        values: Noisy count of every key of the catalogue; unbiased, so it may be negative.
+        values: Noisy count of every key of the catalogue; unbiased, so it may be negative. Of
+            ``found_keys`` those that reached the threshold, the largest first: of keys near it
+            those are here whose noise was positive.
         half_width: Each true bounded count lies within value ± half_width with at least
             `confidence`. It covers the noise, not the contributions cut off by the cap.
         confidence: 0.95.
@@ -68,7 +73,7 @@ class ReleasedPane:
             epsilon it says what the noise is.
         unit: The unit of privacy.
         method: The mechanism.
-        kind: ``panes``, or one of totals: then values count from `counted_from` on.
+        kind: ``panes``, ``found_keys``, or one of totals: then values count from `counted_from` on.
         noise_terms: How many independent draws are in each value.
     """
 
@@ -95,7 +100,8 @@ class ReleasedPane:
     @property
     def counted_from(self) -> int:
         """First millisecond that the values count: the pane's, or midnight before a total."""
-        return self.start if self.kind == PANES else self.start - self.start % DAY_MS
+        whole_pane = self.kind in (PANES, FOUND_KEYS)
+        return self.start if whole_pane else self.start - self.start % DAY_MS
 
 
 @dataclass(frozen=True)
@@ -216,6 +222,11 @@ def check_addable(panes: Sequence[ReleasedPane], *, of_other_caps: bool = False)
         raise ParameterError("panes of different statistics cannot be added")
     if len({pane.sensitivity for pane in panes}) > 1 and not of_other_caps:
         raise ParameterError("the panes are of days with different caps: conclude from each apart")
+    if first.kind == FOUND_KEYS:
+        raise ParameterError(
+            f"{first.statistic!r} shows keys from a threshold on: what was not shown is not known,"
+            " so nothing is concluded from them together"
+        )
     if first.kind == GAUSSIAN_TOTALS:
         raise ParameterError(
             f"{first.statistic!r} publishes totals with Gaussian noise: read each with its own"
@@ -288,11 +299,15 @@ def _decode(ledger: Ledger, statistic: Statistic, wanted: Sequence[Release]) -> 
 def _pane(
     statistic: Statistic, start: int, values: NDArray[np.int64], half: int, terms: int
 ) -> ReleasedPane:
+    if statistic.kind == FOUND_KEYS:
+        counts = found_values(values, f"{statistic.name!r}, pane {start}")
+    else:
+        counts = dict(zip(statistic.keys, values.tolist(), strict=True))
     return ReleasedPane(
         statistic=statistic.name,
         start=start,
         end=start + statistic.pane_ms,
-        values=dict(zip(statistic.keys, values.tolist(), strict=True)),
+        values=counts,
         half_width=half,
         confidence=float(CONFIDENCE),
         epsilon=statistic.epsilon,
@@ -307,7 +322,8 @@ def _pane(
 
 def method_of(statistic: Statistic) -> str:
     """Return the mechanism of a statistic in words."""
-    return _METHODS[statistic.kind]
+    method = _METHODS[statistic.kind]
+    return f"{method} {statistic.threshold} on" if statistic.kind == FOUND_KEYS else method
 
 
 def delta_of(statistic: Statistic) -> Fraction:
@@ -319,6 +335,8 @@ def delta_of(statistic: Statistic) -> Fraction:
     """
     if statistic.kind == GAUSSIAN_TOTALS:
         return _delta_of_gaussian(statistic.gaussian, statistic.epsilon)
+    if statistic.kind == FOUND_KEYS:
+        return statistic.delta or Fraction(0)
     delta = _delta(statistic.sensitivity, statistic.epsilon)
     if statistic.kind == PANES:
         return delta
@@ -326,7 +344,7 @@ def delta_of(statistic: Statistic) -> Fraction:
 
 
 def _noise_terms(statistic: Statistic, start: int) -> int:
-    if statistic.kind == PANES:
+    if statistic.kind in (PANES, FOUND_KEYS):
         return 1
     tree = best_tree(DAY_MS // statistic.pane_ms)
     return len(tree.nodes(start % DAY_MS // statistic.pane_ms + 1))

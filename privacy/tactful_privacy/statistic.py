@@ -16,6 +16,7 @@ from tactful_privacy.cap_choice import CapChoice
 from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.errors import ParameterError
 from tactful_privacy.laplace import DiscreteLaplace, Entropy, noise_scale
+from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.toeplitz import GaussianTotals, gaussian_totals
 
 DAY_MS = 86_400_000
@@ -25,6 +26,8 @@ RUNNING_TOTALS = "running_totals"
 """Kind of a statistic that releases totals since midnight, noised by the nodes of a tree."""
 GAUSSIAN_TOTALS = "gaussian_totals"
 """Kind of a statistic that releases totals since midnight with Gaussian noise."""
+FOUND_KEYS = "found_keys"
+"""Kind of a statistic without a catalogue: keys are shown from a noisy number of users on."""
 HOUR_MS = 3_600_000
 
 # Left out of the definition where they are not used: older ledgers do not know them, and the
@@ -47,7 +50,7 @@ class Statistic:
     Attributes:
         name: Lower-case letters, digits, ``.``, ``_``, ``-``; at most 128 characters.
         keys: The public catalogue. It must not be learnt from the data that is counted: a key that
-            appears because somebody bought it tells that somebody did.
+            appears because somebody bought it tells that somebody did. None of ``found_keys``.
         pane_ms: Length of a pane in milliseconds; it divides 24 hours, so no pane spans two days.
         cap: Most contributions of one user and one UTC day.
         epsilon: Privacy loss of one user and one UTC day; a Fraction (int and text are converted,
@@ -56,13 +59,15 @@ class Statistic:
             not lower the noise, it keeps one burst from eating a user's day.
         kind: What is released for a pane: ``panes``, its own counts, or ``running_totals``, the
             counts since midnight (UTC) up to its end, or ``gaussian_totals``, the same with
-            Gaussian noise: less of it where the cap is large, for a delta.
+            Gaussian noise: less of it where the cap is large, for a delta. ``found_keys`` are the
+            keys of a day that no catalogue lists and enough users share, with their number.
         hour_cap: Most contributions of one user and one hour; default `cap`. Like `cell_cap` it
             does not lower the noise.
         tenant: Whose people are counted.
         purpose: What for; budgets can be set by tenant and purpose.
         cap_choice: How each day's cap is chosen, at most `cap`; None: it is always `cap`.
-        delta: Of ``gaussian_totals``, for one user and one UTC day; they need it, others have none.
+        delta: Of ``gaussian_totals`` and ``found_keys``, for one user and one UTC day; these need
+            it, others have none.
     """
 
     name: str
@@ -92,7 +97,9 @@ class Statistic:
                 f"{where}: a name is 1 to 128 of a-z, 0-9, '.', '_' and '-',"
                 " beginning with a letter or digit"
             )
-        if not self.keys or not all(isinstance(key, str) and key for key in self.keys):
+        if self.kind == FOUND_KEYS:
+            self._check_found_keys(where)
+        elif not self.keys or not all(isinstance(key, str) and key for key in self.keys):
             raise ParameterError(f"{where}: keys must be one or more non-empty strings")
         if len(set(self.keys)) < len(self.keys):
             raise ParameterError(f"{where}: a key is listed twice")
@@ -118,18 +125,26 @@ class Statistic:
                 f"{where}: cap is {self.cap}: it must be the largest candidate of cap_choice,"
                 f" {self.cap_choice.candidates[-1]}"
             )
-        kinds = (PANES, RUNNING_TOTALS, GAUSSIAN_TOTALS)
+        kinds = (PANES, RUNNING_TOTALS, GAUSSIAN_TOTALS, FOUND_KEYS)
         if self.kind not in kinds:
             raise ParameterError(f"{where}: kind is {self.kind!r}: give one of {', '.join(kinds)}")
         if self.cap_choice is not None and self.kind != PANES:
             raise ParameterError(f"{where}: {self.kind} need a fixed cap")
-        if (self.delta is None) == (self.kind == GAUSSIAN_TOTALS):
-            raise ParameterError(f"{where}: {GAUSSIAN_TOTALS} need a delta, other kinds have none")
+        if (self.delta is None) == (self.kind in (GAUSSIAN_TOTALS, FOUND_KEYS)):
+            raise ParameterError(
+                f"{where}: {GAUSSIAN_TOTALS} and {FOUND_KEYS} need a delta, other kinds have none"
+            )
         if self.delta is None:
             noise_scale(self.sensitivity, self.epsilon)
             return
         object.__setattr__(self, "delta", open_share(self.delta, f"{where}: delta"))
-        _ = self.gaussian
+        _ = self.gaussian if self.kind == GAUSSIAN_TOTALS else self.threshold
+
+    def _check_found_keys(self, where: str) -> None:
+        if self.keys or self.pane_ms != DAY_MS:
+            raise ParameterError(f"{where}: {FOUND_KEYS} have no keys, and a pane of a day")
+        if self.hour_cap is not None or self.cell_cap not in (None, 1):
+            raise ParameterError(f"{where}: {FOUND_KEYS} count users once for a key, up to the cap")
 
     @cached_property
     def sensitivity(self) -> int:
@@ -149,14 +164,35 @@ class Statistic:
         Raises:
             ParameterError: It is of another kind, or the noise is outside what is tabulated.
         """
-        if self.delta is None:
+        if self.delta is None or self.kind != GAUSSIAN_TOTALS:
             raise ParameterError(f"statistic {self.name!r} is no {GAUSSIAN_TOTALS}")
         length, cell_cap = DAY_MS // self.pane_ms, self.cell_cap or self.cap
         return gaussian_totals(length, self.cap, cell_cap, self.epsilon, self.delta)
 
+    @cached_property
+    def threshold(self) -> int:
+        """Least noisy number of users of a key of ``found_keys`` that is shown.
+
+        Raises:
+            ParameterError: It is of another kind, or its delta is below what the noise itself has.
+        """
+        return self.threshold_release().threshold
+
+    def threshold_release(self, entropy: Entropy = os.urandom) -> ThresholdRelease:
+        """Return what draws ``found_keys``.
+
+        Raises:
+            ParameterError: It is of another kind.
+        """
+        if self.delta is None or self.kind != FOUND_KEYS:
+            raise ParameterError(f"statistic {self.name!r} has a catalogue and no threshold")
+        return ThresholdRelease(self.cap, self.epsilon, self.delta, cell_cap=1, entropy=entropy)
+
     @property
     def loss(self) -> Loss:
         """What it costs one user and one UTC day: its tables, and the choice of the cap."""
+        if self.kind == FOUND_KEYS:
+            return Loss(self.epsilon, self.delta or Fraction(0))
         if self.delta is not None:
             return Loss(self.epsilon, self.delta, self.gaussian.rho)
         if self.cap_choice is None:
@@ -173,7 +209,7 @@ class Statistic:
         Raises:
             ParameterError: Its noise is Gaussian, see `gaussian`.
         """
-        if self.delta is not None:
+        if self.kind == GAUSSIAN_TOTALS:
             raise ParameterError(f"the noise of {self.name!r} is Gaussian")
         return DiscreteLaplace(self.sensitivity, self.epsilon, entropy=entropy)
 

@@ -21,6 +21,8 @@ from tactful import statistics
 from tactful.conclusion_query import ConclusionQuery
 from tactful.config import EngineSettings, Settings, StatisticsSettings, StorageSettings
 from tactful.errors import ConfigError
+from tactful.messages import StatisticsPage
+from tactful.publishing import publish
 from tactful.recommender import build
 from tactful.service import Platform
 from tactful.statistic_definitions import StatisticDefinition, load_statistics
@@ -956,3 +958,124 @@ def test_conclusions_are_answered_over_http(tmp_path: Path) -> None:
         wrong = live.http.get("/v1/statistics/a/sum", params={**span, "keys": "y"})
         assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_query")
     opened.close()
+
+
+# -- keys that nobody listed
+
+FOUND = {
+    "name": "searches.daily",
+    "event": "search",
+    "by": "event.query",
+    "threshold_delta": "0.000001",
+    "count": "users",
+    "pane": "1d",
+    "cap": 2,
+    "epsilon": "1/2",
+}
+
+
+def found_keys(**changes: Any) -> dict[str, Any]:
+    kept = {**FOUND, **changes}
+    return {
+        "daily_epsilon": "1",
+        "daily_delta": "0.000001",
+        "statistics": [GOOD["statistics"][0], kept],
+    }
+
+
+def _has_cells(page: Callable[[], StatisticsPage]) -> bool:
+    return bool(page().cells)
+
+
+def test_keys_that_nobody_listed_are_found_published_and_kept_through_a_restart(
+    tmp_path: Path,
+) -> None:
+    """From the definition over the engine and the ledger to HTTP and files."""
+    settings = replace(
+        small_settings(tmp_path),
+        statistics=configured(tmp_path, found_keys(), clock="replay").statistics,
+    )
+    day = MORNING // DAY * DAY
+    asked_for = {"tea": 150, "coffee": 130, "the only one of its kind": 1}
+
+    def searches(part: int) -> list[dict[str, Any]]:
+        """Half of the people each time; nobody has a third word counted."""
+        people = [
+            (f"{word} {n}", word) for word, many in asked_for.items() for n in range(part, many, 2)
+        ]
+        return [
+            {
+                "event_id": f"{who} {word} {n}",
+                "type": "search",
+                "timestamp": day + 2 * HOUR,
+                "user_id": who,
+                "properties": {"query": word},
+            }
+            for who, first in people
+            for n, word in enumerate((first, first, "salt", "pepper"))
+        ]
+
+    def clock(at: int) -> dict[str, Any]:
+        return {"event_id": f"t{at}", "type": CLOCK_EVENT, "timestamp": at, "device_id": "clock"}
+
+    for part in (0, 1):
+        opened = open_statistics(settings)
+        assert opened is not None
+        shown = partial(opened.page, "searches.daily", None, 10, None, None)
+        platform = Platform.open(
+            settings, build, consumers={"statistics": opened}, statistics=opened
+        )
+        with Live(platform) as live:
+            sent = [clock(day + HOUR + part), *searches(part)]
+            if part:
+                sent.append(clock(day + DAY + HOUR))
+            for begin in range(0, len(sent), 500):
+                answer = live.http.post("/v1/events", json=sent[begin : begin + 500])
+                assert answer.json()["rejected"] == []
+            if part:
+                wait_until(partial(_has_cells, shown))
+                told = live.http.get("/v1/statistics/searches.daily").json()
+                index = live.http.get("/v1/statistics").json()
+                month = live.http.get("/v1/privacy/ledger").json()
+                span = {"since": day, "until": day + DAY}
+                refused = live.http.get("/v1/statistics/searches.daily/top", params=span)
+        opened.close()
+    cells = {it["key"]: it for it in told["cells"]}
+    # The noise has scale 4; it is beyond 60 with probability 1e-7.
+    assert cells.keys() == {"tea", "coffee", "salt"}, "first two words of 281 people"
+    for word, many in (("tea", 150), ("coffee", 130), ("salt", 281)):
+        assert abs(cells[word]["value"] - many) < 60
+        assert cells[word]["low"] < cells[word]["value"] < cells[word]["high"]
+        assert cells[word]["pane_start"] == cells[word]["counted_from"] == day
+    assert (told["kind"], told["delta"], told["next_cursor"]) == ("found_keys", 1e-6, None)
+    assert "keys shown from" in told["method"]
+    kinds = {it["name"]: it["kind"] for it in index["statistics"]}
+    assert kinds == {"a": "panes", "searches.daily": "found_keys"}
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_query")
+    assert month["spends"][0]["epsilon_each_day"] == 1.0, "it is reserved, not only spent"
+    publish(settings, tmp_path / "out", None)
+    (file,) = (tmp_path / "out" / "searches.daily").glob("*.jsonl")
+    written = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+    assert [(it["key"], it["value"]) for it in written] == [
+        (it["key"], it["value"]) for it in told["cells"]
+    ]
+    assert {it["kind"] for it in written} == {"found_keys"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"keys": ["tea"]}, "no keys and no edges"),
+        ({"count": "events"}, "count: users and pane: 1d"),
+        ({"pane": "1h"}, "count: users and pane: 1d"),
+        ({"hour_cap": 1}, "no hour_cap"),
+        ({"running_total": "1/4"}, "no running_total"),
+        ({"threshold_delta": "0"}, "delta"),
+        ({"threshold_delta": "1/1000"}, "delta"),
+    ],
+)
+def test_mistakes_about_a_threshold_are_named(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        open_statistics(configured(tmp_path, found_keys(**changes)))

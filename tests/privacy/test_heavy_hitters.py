@@ -9,13 +9,30 @@ from pathlib import Path
 
 import pytest
 
-from tactful_privacy import Budget, BudgetError, Ledger, ParameterError, StateError
-from tactful_privacy.heavy_hitters import BoundedKeys, Discovery, read_discovered
+from tactful_privacy import (
+    FOUND_KEYS,
+    BoundedCounts,
+    BoundedKeys,
+    Budget,
+    BudgetError,
+    KeysPublisher,
+    Ledger,
+    LedgerError,
+    ParameterError,
+    StateError,
+    Statistic,
+    delta_of,
+    read_odometer,
+    read_released,
+    sum_released,
+    top_released,
+)
+from tactful_privacy.found_keys import found_values, stored_keys
 from tactful_privacy.statistic import DAY_MS
 
 SECRET = b"a secret of tests only"
 DELTA = Fraction(1, 10**6)
-TERMS = Discovery("terms", 3, Fraction(1), DELTA)
+TERMS = Statistic("terms", (), DAY_MS, 3, Fraction(1), kind=FOUND_KEYS, delta=DELTA)
 
 
 def makes_every_draw_zero(n: int) -> bytes:
@@ -29,8 +46,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-def counting(discovery: Discovery = TERMS) -> BoundedKeys:
-    return BoundedKeys(discovery, secret=SECRET, start=0)
+def counting(statistic: Statistic = TERMS) -> BoundedKeys:
+    return BoundedKeys(statistic, secret=SECRET, start=0)
 
 
 def test_without_noise_it_is_the_bounded_recount_above_the_threshold(ledger: Ledger) -> None:
@@ -51,15 +68,17 @@ def test_without_noise_it_is_the_bounded_recount_above_the_threshold(ledger: Led
             saved = keys.snapshot()
             keys = counting()
             keys.restore(saved)
-    found = keys.release(ledger, 2 * DAY_MS, entropy=makes_every_draw_zero)
+    publisher = KeysPublisher(keys, ledger, entropy=makes_every_draw_zero)
+    found = publisher.publish(2 * DAY_MS)
     for day, released in enumerate(found):
         counts = Counter(t for (d, _), mine in first.items() if d == day for t in mine)
         wanted = {term: n for term, n in counts.items() if n >= TERMS.threshold}
         assert released.values == wanted
         assert list(released.values.values()) == sorted(wanted.values(), reverse=True)
         assert 3 < len(wanted) < len(counts)
-        assert read_discovered(ledger, TERMS, day) == released
-        assert (released.epsilon, released.delta, released.cap) == (Fraction(1), DELTA, 3)
+        assert (released.start, released.kind) == (day * DAY_MS, FOUND_KEYS)
+        assert f"keys shown from {TERMS.threshold} on" in released.method
+        assert (released.epsilon, released.delta, released.cap) == (Fraction(1), float(DELTA), 3)
     assert len(found) == 2
 
 
@@ -88,7 +107,7 @@ def test_a_key_of_one_person_is_hardly_ever_shown(ledger: Ledger) -> None:
     keys = counting()
     for n in range(10_000):
         keys.add(f"u{n}", 0, f"the only {n}")
-    (found,) = keys.release(ledger, DAY_MS)
+    (found,) = KeysPublisher(keys, ledger).publish(DAY_MS)
     assert len(found.values) < 2
 
 
@@ -97,33 +116,78 @@ def test_a_day_is_released_once(ledger: Ledger) -> None:
     for n in range(60):
         keys.add(f"u{n}", 0, "tea")
     saved = keys.snapshot()
-    (found,) = keys.release(ledger, DAY_MS)
+    (found,) = KeysPublisher(keys, ledger).publish(DAY_MS)
     again = counting()
     again.restore(saved)
     again.add("somebody", 5, "tea")
-    assert again.release(ledger, DAY_MS) == [found]
-    assert again.release(ledger, DAY_MS) == []
+    publisher = KeysPublisher(again, ledger)
+    assert publisher.publish(DAY_MS) == [found]
+    assert publisher.publish(DAY_MS) == []
+    assert read_released(ledger, "terms").panes == (found,)
 
 
 def test_empty_days_are_released_and_late_ones_dropped(ledger: Ledger) -> None:
     keys = counting()
-    assert [it.values for it in keys.release(ledger, 2 * DAY_MS)] == [{}, {}]
+    assert keys.closed_until is None
+    assert [it.values for it in KeysPublisher(keys, ledger).publish(2 * DAY_MS)] == [{}, {}]
+    assert keys.closed_until == 2 * DAY_MS
     assert not keys.add("u", DAY_MS, "tea")
     assert not keys.add("u", 3 * DAY_MS, "tea", watermark=4 * DAY_MS)
     assert keys.add("u", 4 * DAY_MS, "tea", watermark=4 * DAY_MS)
-    assert read_discovered(ledger, TERMS, 9) is None
 
 
-def test_a_day_that_the_budget_does_not_allow_stays(ledger: Ledger, tmp_path: Path) -> None:
-    keys = counting(replace(TERMS, epsilon=Fraction(2)))
-    keys.add("u", 0, "tea")
-    for _ in range(2):
-        with pytest.raises(BudgetError):
-            keys.release(ledger, DAY_MS)
+def test_what_the_budget_does_not_allow_is_refused_before_anything_is_counted(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetError):
+        KeysPublisher(counting(replace(TERMS, epsilon=Fraction(2))), ledger)
     without = Ledger(tmp_path / "other.db", daily_epsilon=1)
     with pytest.raises(BudgetError, match="delta"):
-        counting().release(without, DAY_MS)
+        KeysPublisher(counting(), without)
     without.close()
+    KeysPublisher(counting(), ledger)
+    assert read_odometer(ledger, today=0).spends[0].each_day == 1
+    with pytest.raises(BudgetError):
+        ledger.register(Statistic("another", ("a",), DAY_MS, 1, Fraction(1, 100)))
+
+
+def test_a_day_that_the_ledger_cannot_store_stays(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = counting()
+    for n in range(60):
+        keys.add(f"u{n}", 0, "tea")
+    publisher = KeysPublisher(keys, ledger)
+
+    def fail(*_: object) -> None:
+        raise LedgerError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "release_many", fail)
+        with pytest.raises(LedgerError):
+            publisher.publish(DAY_MS)
+    (found,) = publisher.publish(DAY_MS)
+    assert "tea" in found.values
+
+
+def test_nothing_is_concluded_from_keys_above_a_threshold(ledger: Ledger) -> None:
+    keys = counting()
+    for n in range(90):
+        keys.add(f"u{n}", 0, "tea")
+    panes = KeysPublisher(keys, ledger).publish(DAY_MS)
+    for conclude in (sum_released, lambda it: top_released(it, 1)):
+        with pytest.raises(ParameterError, match="threshold"):
+            conclude(panes)
+
+
+def test_stored_keys_come_back_and_damaged_ones_are_told() -> None:
+    assert found_values(stored_keys({"b": 3, "a": 3, "grüße": 9}), "x") == {
+        "grüße": 9,
+        "a": 3,
+        "b": 3,
+    }
+    with pytest.raises(LedgerError, match="damaged"):
+        found_values(stored_keys({"a": 3})[:-1], "x")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 129])
@@ -138,9 +202,22 @@ def test_what_is_wrong_is_refused() -> None:
         counting().add("", 0, "tea")
     with pytest.raises(ParameterError, match="secret"):
         BoundedKeys(TERMS, secret=b"short", start=0)
-    for wrong in ({"name": ""}, {"cap": 0}, {"epsilon": 0}, {"delta": 0}, {"epsilon": 0.5}):
+    for wrong in (
+        *({"name": ""}, {"cap": 0}, {"epsilon": 0}, {"delta": 0}, {"epsilon": 0.5}),
+        *({"delta": None}, {"keys": ("a",)}, {"pane_ms": DAY_MS // 2}, {"hour_cap": 2}),
+        *({"delta": Fraction(1, 10**30)}, {"cell_cap": 2}, {"kind": "panes"}),
+    ):
         with pytest.raises(ParameterError):
             replace(TERMS, **wrong)
+    assert Statistic.from_json(TERMS.to_json()) == TERMS
+    assert delta_of(TERMS) == DELTA
+    with pytest.raises(ParameterError, match="BoundedKeys"):
+        BoundedCounts(TERMS, secret=SECRET, start=0)
+    listed = Statistic("listed", ("a",), DAY_MS, 3, Fraction(1))
+    with pytest.raises(ParameterError, match="BoundedCounts"):
+        counting(listed)
+    with pytest.raises(ParameterError, match="threshold"):
+        _ = listed.threshold
     saved = counting().snapshot()
     for other in (
         counting(replace(TERMS, cap=4)),
@@ -150,3 +227,5 @@ def test_what_is_wrong_is_refused() -> None:
             other.restore(saved)
     with pytest.raises(StateError):
         counting().restore(saved[:-1])
+    with pytest.raises(StateError, match="check the clock"):
+        counting().due(5_000 * DAY_MS)
