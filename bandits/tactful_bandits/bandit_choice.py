@@ -74,6 +74,7 @@ class Thompson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tho
 
 
 Rule = UpperConfidence | Thompson
+"""How beliefs become a choice."""
 
 
 def require_share(explore: float) -> float:
