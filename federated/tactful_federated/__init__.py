@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tactful_federated.errors import (
+    BudgetError,
+    CheckpointError,
     FederatedError,
     HistoryError,
     MissingExtraError,
@@ -20,6 +22,8 @@ from tactful_federated.errors import (
     WeightsError,
 )
 from tactful_federated.markov import Markov, fit_markov, fit_popularity
+from tactful_federated.optimizer import ModelState, Optimizer
+from tactful_federated.participation import Participation
 from tactful_federated.rounds import (
     Population,
     RoundResult,
@@ -36,27 +40,43 @@ from tactful_federated.tokens import Vocabulary, Windows, split_by_time, windows
 from tactful_federated.vectors import clip_to_norm
 
 if TYPE_CHECKING:
+    from tactful_federated.buffered import BufferedTraining
     from tactful_federated.central import (
         CentralSettings,
         CentralTraining,
         epsilon_of,
         train_privately,
     )
+    from tactful_federated.collectors import ClearCollector, SecureCollector, SecureTransport
     from tactful_federated.correlated_noise import BandedRoot, CorrelatedNoise, NoiseMemory
     from tactful_federated.device import Device, LocalPopulation, TrainerSettings
     from tactful_federated.fixed_point import FixedPoint
     from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
     from tactful_federated.model import IntentModel
-    from tactful_federated.plan import TrainingPlan, Wishes, plan_training
+    from tactful_federated.plan import (
+        TrainingPlan,
+        Wishes,
+        plan_noise_in_sum,
+        plan_training,
+        without_noise,
+    )
+    from tactful_federated.private_rounds import Collected, Collector, Outcome, PrivateTraining
     from tactful_federated.secure_device import SecureSumDevice
     from tactful_federated.secure_messages import Enrolment, Session, enrol
+    from tactful_federated.secure_round import SecureRounds
     from tactful_federated.secure_server import SecureSumServer, SecureTotal, sum_in_secret
     from tactful_federated.simulation import SimulationReport, simulate
 
 __all__ = [
     "BandedRoot",
+    "BudgetError",
+    "BufferedTraining",
     "CentralSettings",
     "CentralTraining",
+    "CheckpointError",
+    "ClearCollector",
+    "Collected",
+    "Collector",
     "CorrelatedNoise",
     "Device",
     "Difference",
@@ -70,15 +90,23 @@ __all__ = [
     "LocalPopulation",
     "Markov",
     "MissingExtraError",
+    "ModelState",
     "NoiseMemory",
+    "Optimizer",
+    "Outcome",
+    "Participation",
     "Population",
+    "PrivateTraining",
     "RoundResult",
     "RoundSettings",
     "Score",
+    "SecureCollector",
+    "SecureRounds",
     "SecureSumDevice",
     "SecureSumError",
     "SecureSumServer",
     "SecureTotal",
+    "SecureTransport",
     "ServerState",
     "Session",
     "SettingsError",
@@ -98,6 +126,7 @@ __all__ = [
     "epsilon_of",
     "fit_markov",
     "fit_popularity",
+    "plan_noise_in_sum",
     "plan_training",
     "run_rounds",
     "sample_cohort",
@@ -107,12 +136,17 @@ __all__ = [
     "sum_in_secret",
     "train_privately",
     "windows",
+    "without_noise",
 ]
 
 _LOADED_WHEN_USED = {
     "BandedRoot": "correlated_noise",
+    "BufferedTraining": "buffered",
     "CentralSettings": "central",
     "CentralTraining": "central",
+    "ClearCollector": "collectors",
+    "Collected": "private_rounds",
+    "Collector": "private_rounds",
     "CorrelatedNoise": "correlated_noise",
     "Device": "device",
     "Enrolment": "secure_messages",
@@ -122,9 +156,14 @@ _LOADED_WHEN_USED = {
     "LocalGrid": "flower",
     "LocalPopulation": "device",
     "NoiseMemory": "correlated_noise",
+    "Outcome": "private_rounds",
+    "PrivateTraining": "private_rounds",
+    "SecureCollector": "collectors",
+    "SecureRounds": "secure_round",
     "SecureSumDevice": "secure_device",
     "SecureSumServer": "secure_server",
     "SecureTotal": "secure_server",
+    "SecureTransport": "collectors",
     "Session": "secure_messages",
     "SimulationReport": "simulation",
     "TrainerSettings": "device",
@@ -133,10 +172,12 @@ _LOADED_WHEN_USED = {
     "client_app": "flower",
     "enrol": "secure_messages",
     "epsilon_of": "central",
+    "plan_noise_in_sum": "plan",
     "plan_training": "plan",
     "simulate": "simulation",
     "sum_in_secret": "secure_server",
     "train_privately": "central",
+    "without_noise": "plan",
 }
 
 

@@ -45,6 +45,8 @@ class TrainerSettings:
         scored: Questions per window, at least 1.
         context: Positions read before a window's first question, at least 0.
         held_out: Share of the device's latest baskets kept for evaluation, 0 to below 1.
+        proximal: How strongly training is drawn back to the weights it began from, 0 or more: the
+            mu of FedProx (Li et al., MLSys 2020). 0 is FedAvg.
     """
 
     epochs: int = 1
@@ -55,6 +57,7 @@ class TrainerSettings:
     scored: int = 24
     context: int = 8
     held_out: float = 0.2
+    proximal: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` on a setting outside its range."""
@@ -64,6 +67,7 @@ class TrainerSettings:
             value = getattr(self, name)
             require(value > 0 and np.isfinite(value), f"{name} must be finite and above 0")
         require(self.context >= 0, "context must be at least 0")
+        require(0 <= self.proximal < np.inf, "proximal must be finite and at least 0")
         require(0 <= self.held_out < 1, "held_out must be at least 0 and below 1")
 
 
@@ -119,6 +123,7 @@ class Device:
         """
         self._model.load_vector(weights)
         parameters = list(self._model.parameters())
+        begun = [parameter.detach().clone() for parameter in parameters]
         inputs, answers = self._training
         shuffle = np.random.default_rng((self._seed, round_number))
         for _ in range(self.settings.epochs):
@@ -129,7 +134,13 @@ class Device:
                     continue
                 logits = self._model(inputs[rows], asked)
                 loss = functional.cross_entropy(logits, answers[rows][asked] - FIRST_CATEGORY)
-                self._step(parameters, torch.autograd.grad(loss, parameters))
+                gradients = torch.autograd.grad(loss, parameters)
+                if self.settings.proximal:
+                    gradients = tuple(
+                        g + self.settings.proximal * (p.detach() - b)
+                        for g, p, b in zip(gradients, parameters, begun, strict=True)
+                    )
+                self._step(parameters, gradients)
         return clip_to_norm(self._model.vector() - weights, self.settings.update_norm)
 
     def evaluate(self, weights: Vector) -> Score:

@@ -44,3 +44,11 @@ def require(condition: bool, message: str) -> None:
 
 class SecureSumError(FederatedError, RuntimeError):
     """A secure sum was given up: too few devices, or somebody did not keep to the protocol."""
+
+
+class BudgetError(FederatedError, RuntimeError):
+    """What was asked for is not covered by the privacy budget of the run."""
+
+
+class CheckpointError(FederatedError, RuntimeError):
+    """A directory of a run is in use, damaged, older than its ledger, or of another run."""

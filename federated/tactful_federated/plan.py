@@ -8,7 +8,7 @@ cannot draw phones at random: instead it is bounded how often and how closely a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
@@ -95,11 +95,14 @@ class TrainingPlan:
         update_norm: Bound on the Euclidean norm of an update.
         units: That bound on the integer grid.
         parameters: Of the model.
-        sigma_squared: Variance of Z, a whole number; 0 is a run without noise and promise.
+        sigma_squared: Variance of Z, a whole number; 0 if the server adds none.
         step_noise: Standard deviation of one coordinate of a round's average.
         model_noise: Root mean square over the rounds of one coordinate of the sum of all averages
             so far: the noise that a model trained with plain averaging carries.
         independent_model_noise: The same with independent noise for the same promise.
+        device_sigma_squared: Variance of what each device adds to its update on the grid; 0 where
+            the server adds the noise.
+        unit: What the promise is for.
     """
 
     epsilon: float
@@ -120,6 +123,7 @@ class TrainingPlan:
     step_noise: float
     model_noise: float
     independent_model_noise: float
+    device_sigma_squared: int = 0
     unit: str = UNIT
 
     @property
@@ -181,6 +185,59 @@ def plan_training(wishes: Wishes) -> TrainingPlan:
     if not plans and refusal:
         raise refusal
     return min(plans, key=lambda plan: plan.model_noise)
+
+
+def plan_noise_in_sum(wishes: Wishes) -> TrainingPlan:
+    """Plan a run in which devices add the noise, for a server that is not trusted with a sum.
+
+    Each adds discrete Gaussian noise before its update enters a secure sum, as much as makes up the
+    whole once `minimum_reports` of them reported (Kairouz, Liu, Steinke, "The distributed discrete
+    Gaussian mechanism", ICML 2021; the series argument of `WideGaussian` bounds how far the sum
+    of such noises is from one). No server can take back noise that it does not know, so it is
+    independent in each round and costs the square root of the participations more.
+
+    Assumed: `minimum_reports` of the devices in each sum add their noise. Where some may not, wish
+    for a lower `minimum_reports` than is collected, and the rest may be anything.
+
+    Raises:
+        SettingsError: As `plan_training`.
+        MissingExtraError: dp-accounting is not installed.
+    """
+    plan = plan_training(replace(wishes, most_bands=1))
+    # Room for ten standard deviations of the sum's noise beside the updates themselves.
+    beside = 10 * plan.noise_multiplier * math.sqrt(plan.participations)
+    reach = plan.cohort * (1 + beside / plan.minimum_reports) + beside
+    units = min(plan.units, int((_FIELD // 2 - 1) / reach))
+    require(units >= 1, "so much noise does not fit a sum modulo 2^32: lower the report goal")
+    needed = Fraction(plan.noise_multiplier) ** 2 * plan.participations * units**2 + 16
+    share = math.ceil(needed / plan.minimum_reports) + 16
+    average = plan.update_norm / units / plan.report_goal
+    step = math.sqrt(share * plan.report_goal) * average
+    noise = step * _root_mean_square(plan.root, plan.rounds)
+    return replace(
+        plan,
+        units=units,
+        sigma_squared=0,
+        device_sigma_squared=share,
+        step_noise=step,
+        model_noise=noise,
+        independent_model_noise=noise,
+    )
+
+
+def without_noise(plan: TrainingPlan) -> TrainingPlan:
+    """The same run without noise and without any promise, to measure what the noise costs."""
+    return replace(
+        plan,
+        epsilon=math.inf,
+        delta=1.0,
+        rho=math.inf,
+        noise_multiplier=0.0,
+        sigma_squared=0,
+        device_sigma_squared=0,
+        step_noise=0.0,
+        model_noise=0.0,
+    )
 
 
 def _bands(most: int) -> list[int]:

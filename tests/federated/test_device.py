@@ -147,3 +147,19 @@ def test_rounds_learn_a_planted_chain_beyond_unigram_and_markov() -> None:
     assert results[-1].top1 > scores["markov"].top1_rate
     assert results[-1].loss < results[0].loss
     assert state.applied == 40
+
+
+def test_a_proximal_device_stays_closer_to_where_it_began() -> None:
+    """FedProx: a pull of mu to the broadcast weights, exact for one step from elsewhere."""
+    history = sample_history(1)
+    vocabulary = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
+
+    def moved(proximal: float) -> float:
+        settings = TrainerSettings(epochs=4, learning_rate=0.5, update_norm=1e6, proximal=proximal)
+        model = IntentModel(vocabulary.size)
+        return l2_norm(Device(history, vocabulary, model, settings).train(model.vector(), 1))
+
+    distances = [moved(mu) for mu in (0.0, 0.05, 0.5)]
+    assert distances == sorted(distances, reverse=True) and distances[0] > 1.2 * distances[2] > 0
+    with pytest.raises(SettingsError, match="proximal"):
+        TrainerSettings(proximal=-0.1)

@@ -1,0 +1,245 @@
+"""Rounds that keep to their plan: charged before asked, kept before told, whatever is killed."""
+
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.federated.private_run import SIZE, Devices, constant, small_plan, training
+
+from tactful_federated import (
+    BudgetError,
+    CheckpointError,
+    ClearCollector,
+    Optimizer,
+    Participation,
+    PrivateTraining,
+)
+from tactful_federated.plan import without_noise
+from tactful_federated.vectors import Vector
+
+BARE = without_noise(small_plan())
+PLAIN = Optimizer(momentum=0.0, averaging=0.0)
+ZERO: Vector = np.zeros(SIZE, dtype=np.float32)
+
+
+def test_the_denominator_is_the_goal_and_every_update_weighs_the_same(tmp_path: Path) -> None:
+    def six_report(device: int, round_number: int) -> Vector | None:
+        return constant(device, round_number) if device in cohort[:6] else None
+
+    class Once(Devices):
+        def train(self, ids, weights, round_number):  # type: ignore[no-untyped-def]
+            cohort.extend(ids)
+            return super().train(ids, weights, round_number)
+
+    cohort: list[int] = []
+    run = training(tmp_path, BARE)
+    outcome = run.run_round(ClearCollector(Once(60, six_report)))
+    assert outcome.released
+    # Silent devices do not raise the others' weight (flwr divides by those who replied).
+    assert np.allclose(run.weights, 6 * 0.25 / BARE.report_goal, atol=1e-4)
+
+
+def test_below_the_minimum_nothing_moves_and_devices_stay_charged(tmp_path: Path) -> None:
+    run = training(tmp_path, small_plan())
+    devices = Devices(60, lambda device, _: constant(device, 0) if device < 4 else None)
+    outcome = run.run_round(ClearCollector(devices))
+    assert (outcome.released, outcome.releases, outcome.reason) == (
+        False,
+        0,
+        "too few devices reported",
+    )
+    assert run.weights.tolist() == [0.0] * SIZE
+    assert not set(devices.asked[0]) & set(run.ledger.eligible(range(60), 0))
+
+
+def test_unfit_updates_count_as_reports_of_zeros(tmp_path: Path) -> None:
+    """Were they left out, whether a round is released would depend on what they hold."""
+    poisons: list[Any] = [
+        np.full(SIZE, np.nan, dtype=np.float32),
+        np.full(SIZE, np.inf, dtype=np.float32),
+        np.zeros(SIZE + 1, dtype=np.float32),
+        np.zeros(SIZE, dtype=np.float64),
+    ]
+
+    def poisoned(device: int, round_number: int) -> Vector:
+        poison: Vector = poisons[device % 4]
+        return poison if device % 2 else ZERO
+
+    run = training(tmp_path, BARE)
+    assert run.run_round(ClearCollector(Devices(60, poisoned))).released
+    assert run.weights.tolist() == [0.0] * SIZE
+
+
+def test_one_device_moves_the_sum_by_at_most_the_clip_whatever_it_sends() -> None:
+    # In flwr a device of weight 1,000 moves the model by a thousand times its share.
+    def greedy(device: int, round_number: int) -> Vector:
+        return np.full(SIZE, 1e20 if device == 3 else 0.0, dtype=np.float32)
+
+    collected = ClearCollector(Devices(8, greedy)).collect(range(8), ZERO, BARE, 1)
+    assert float(np.linalg.norm(collected.total)) <= BARE.units
+
+
+def test_strangers_and_repeated_updates_are_ignored_and_the_goal_closes_a_round() -> None:
+    class Eager(Devices):
+        def train(self, ids, weights, round_number):  # type: ignore[no-untyped-def]
+            yield 999, constant(0, 0)
+            yield ids[0], constant(0, 0)
+            yield ids[0], constant(0, 0)
+            for device in ids[1 : BARE.report_goal]:
+                yield device, constant(0, 0)
+            raise AssertionError("read on after the report goal")
+
+    collected = ClearCollector(Eager(60, constant)).collect(range(12), ZERO, BARE, 1)
+    assert collected.reports == BARE.report_goal
+    expected = BARE.grid.encode(constant(0, 0)) * BARE.report_goal
+    assert collected.total.tolist() == expected.tolist()
+
+
+def test_stragglers_after_the_deadline_are_left_out() -> None:
+    ticks = iter([0.0, 1.0, 2.0, 11.0])
+    collector = ClearCollector(Devices(60, constant), deadline=10.0, clock=lambda: next(ticks))
+    assert collector.collect(range(12), ZERO, BARE, 1).reports == 3
+
+
+def test_no_device_takes_part_more_often_or_closer_than_planned(tmp_path: Path) -> None:
+    plan = small_plan()
+    run, devices = training(tmp_path, plan), Devices(60, constant)
+    while run.releases < plan.rounds:
+        assert run.run_round(ClearCollector(devices)).released
+    when: dict[int, list[int]] = {}
+    for number, cohort in enumerate(devices.asked):
+        assert len(cohort) == plan.cohort
+        for device in cohort:
+            when.setdefault(device, []).append(number)
+    for rounds in when.values():
+        assert len(rounds) <= plan.participations
+        assert all(b - a >= plan.separation for a, b in pairwise(rounds))
+    with pytest.raises(BudgetError, match="all 20 releases"):
+        run.run_round(ClearCollector(devices))
+    assert max(Counter(d for c in devices.asked for d in c).values()) > 1
+
+
+def test_noise_of_a_run_has_the_planned_width(tmp_path: Path) -> None:
+    """The weights after each release, against the plan's own forecast."""
+    plan = replace(small_plan(parameters=4_000), rounds=6)
+    run = PrivateTraining(
+        tmp_path,
+        plan,
+        PLAIN,
+        np.zeros(4_000, dtype=np.float32),
+        entropy=np.random.default_rng(11).bytes,
+    )
+    errors = plan.root.prefix_errors(6)
+    for t in range(6):
+        assert run.release(np.zeros(4_000, dtype=np.int64)).released
+        assert run.weights.std() == pytest.approx(plan.step_noise * errors[t], rel=0.05)
+
+
+def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(tmp_path: Path) -> None:
+    def rounds(directory: Path, stop_after: int) -> Vector:
+        entropy = np.random.default_rng(4).bytes
+        weights = np.zeros(SIZE, dtype=np.float32)
+        run = PrivateTraining(directory, small_plan(), PLAIN, weights, entropy=entropy)
+        for number in range(6):
+            if number == stop_after:
+                run.close()
+                run = PrivateTraining(directory, small_plan(), PLAIN, weights, entropy=entropy)
+            run.run_round(ClearCollector(Devices(60, constant)))
+        return run.model
+
+    assert np.array_equal(rounds(tmp_path / "a", 99), rounds(tmp_path / "b", 3))
+
+
+@pytest.mark.parametrize("step", ["training", "saving", "recording"])
+def test_after_kill_9_the_budget_is_intact_and_nothing_is_told_twice(
+    tmp_path: Path, step: str
+) -> None:
+    died = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("private_run.py")), str(tmp_path), step],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert died.returncode == -9, died.stderr
+    told = [line.split() for line in died.stdout.splitlines()]
+    assert [line[0] for line in told] == ["1", "2"]
+    run = training(tmp_path, small_plan())
+    if step == "recording":  # kept but not yet told: the third release goes on from there
+        assert run.releases == run.ledger.released == 3
+    else:  # neither kept nor told: the weights are those that the world knows
+        assert run.releases == run.ledger.released == 2
+        assert run.weights.tolist() == pytest.approx([float(w) for w in told[-1][1:]])
+    # The third round's devices were asked, so they stay charged.
+    barred = 60 - len(run.ledger.eligible(range(60), run.releases))
+    assert barred >= min(3, run.plan.separation - 1) * run.plan.cohort - run.plan.cohort * (
+        step == "recording"
+    )
+    assert run.run_round(ClearCollector(Devices(60, constant))).released
+
+
+def test_an_older_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = training(tmp_path, small_plan())
+    run.run_round(ClearCollector(Devices(60, constant)))
+    old = (tmp_path / "state.npz").read_bytes()
+    run.run_round(ClearCollector(Devices(60, constant)))
+    run.close()
+    (tmp_path / "state.npz").write_bytes(old)
+    with pytest.raises(CheckpointError, match="older than the ledger"):
+        training(tmp_path, small_plan())
+    (tmp_path / "state.npz").unlink()
+    with pytest.raises(CheckpointError, match="older than the ledger"):
+        training(tmp_path, small_plan())
+    (tmp_path / "state.npz").write_bytes(old[: len(old) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        training(tmp_path, small_plan())
+
+
+def test_a_run_keeps_its_plan_and_its_directory_to_itself(tmp_path: Path) -> None:
+    run = training(tmp_path, small_plan())
+    with pytest.raises(CheckpointError, match="another server"):
+        training(tmp_path, small_plan())
+    run.close()
+    with pytest.raises(CheckpointError, match="another plan"):
+        training(tmp_path, small_plan(epsilon=8.0))
+    with pytest.raises(CheckpointError, match="6 parameters, not 2"):
+        PrivateTraining(tmp_path / "new", small_plan(), PLAIN, np.zeros(2, dtype=np.float32))
+    training(tmp_path, small_plan()).close()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sets(st.integers(0, 7)), st.integers(0, 2)), max_size=25))
+def test_the_ledger_agrees_with_a_naive_one(asked: list[tuple[set[int], int]]) -> None:
+    ledger = Participation(Path(":memory:"), times=2, separation=3)
+    took: dict[int, list[int]] = {}
+    release = 0
+    for devices, passed in asked:
+        release += passed
+        may = [
+            d
+            for d in range(8)
+            if len(took.get(d, [])) < 2 and all(release - r >= 3 for r in took.get(d, []))
+        ]
+        assert ledger.eligible(range(8), release) == may
+        if devices <= set(may):
+            ledger.charge(sorted(devices), release)
+            for device in devices:
+                took.setdefault(device, []).append(release)
+        else:
+            with pytest.raises(BudgetError):
+                ledger.charge(sorted(devices), release)
+            assert ledger.eligible(range(8), release) == may
+
+
+def test_the_ledger_takes_numbers_of_64_bits(tmp_path: Path) -> None:
+    ledger = Participation(tmp_path / "ledger.db", times=1, separation=1)
+    ledger.charge([2**64 - 1], 0)
+    assert ledger.eligible([2**64 - 1, 2**63], 5) == [2**63]
