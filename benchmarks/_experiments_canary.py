@@ -128,7 +128,8 @@ def _rolled_back_at(control: Any, canary: Any, added: Any, variance: float) -> i
             )
             for arm, (new, clicks) in enumerate(((_NEW_CONTROL, control), (_NEW_CANARY, canary)))
         )
-        (judged,) = check_guardrails([_GUARDRAIL], {"click_rate": (pair[0], pair[1])})
+        samples = {"click_rate": (pair[0], pair[1])}
+        (judged,) = check_guardrails([_GUARDRAIL], samples, last_look=look == LOOKS - 1)
         if judged.rolls_back:
             return _NEW_CANARY * (look + 1)
     return None

@@ -37,6 +37,14 @@ from tactful_bandits.errors import (
     PolicyError,
     StatisticsError,
 )
+from tactful_bandits.exact_sequences import exact_difference_sequence, proportion_sequence
+from tactful_bandits.group_sequential import (
+    Spending,
+    group_sequential_bounds,
+    obrien_fleming_spending,
+    pocock_spending,
+    repeated_interval,
+)
 from tactful_bandits.guardrails import (
     Better,
     Guardrail,
@@ -46,6 +54,7 @@ from tactful_bandits.guardrails import (
 )
 from tactful_bandits.hashing import bucket
 from tactful_bandits.linear_bandit import LinearBandit
+from tactful_bandits.multiplicity import benjamini_hochberg, holm
 from tactful_bandits.off_policy import (
     LoggedDecisions,
     OffPolicyEstimate,
@@ -67,8 +76,11 @@ from tactful_bandits.off_policy_verdict import (
     evaluate_policy,
     measure_overlap,
 )
+from tactful_bandits.power import Design, days_needed
 from tactful_bandits.private_linear_bandit import PrivateLinearBandit
+from tactful_bandits.quantiles import Quantile
 from tactful_bandits.released_samples import RatioSums, ReleasedProportion, ReleasedRatio
+from tactful_bandits.retention import retention, retention_curve
 from tactful_bandits.sample_ratio import SampleRatio, check_sample_ratio
 from tactful_bandits.samples import Mean, Proportion, Ratio, Sample
 from tactful_bandits.shared_linear_bandit import SharedLinearBandit
@@ -93,6 +105,7 @@ __all__ = [
     "Choice",
     "Comparison",
     "DefinitionError",
+    "Design",
     "Estimate",
     "EvaluationError",
     "Experiment",
@@ -117,6 +130,7 @@ __all__ = [
     "Prior",
     "PrivateLinearBandit",
     "Proportion",
+    "Quantile",
     "Ratio",
     "RatioSums",
     "ReleasedProportion",
@@ -127,6 +141,7 @@ __all__ = [
     "Sensitivity",
     "SharedLinearBandit",
     "SoftmaxBandit",
+    "Spending",
     "StatisticsError",
     "Status",
     "Thompson",
@@ -134,6 +149,7 @@ __all__ = [
     "adjusted_difference",
     "anytime_p_value",
     "assign",
+    "benjamini_hochberg",
     "bootstrap_interval",
     "bucket",
     "cascade_doubly_robust",
@@ -144,22 +160,32 @@ __all__ = [
     "compare",
     "conclude",
     "confidence_sequence",
+    "days_needed",
     "difference",
     "direct_method",
     "doubly_robust",
     "evaluate_policy",
+    "exact_difference_sequence",
     "fixed_horizon_interval",
     "fixed_horizon_p_value",
+    "group_sequential_bounds",
+    "holm",
     "independent_ips",
     "ips",
     "level",
     "load_experiments",
     "logged_value",
     "measure_overlap",
+    "obrien_fleming_spending",
+    "pocock_spending",
     "posterior",
+    "proportion_sequence",
     "pseudo_inverse",
     "pseudo_inverse_weights",
     "regression_coefficient",
+    "repeated_interval",
+    "retention",
+    "retention_curve",
     "self_normalised_doubly_robust",
     "shrunk_doubly_robust",
     "slate_ips",

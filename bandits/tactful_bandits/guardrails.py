@@ -4,14 +4,22 @@ A canary is looked at again and again, and rolled back at the first look that sh
 that compares what was measured ("roll back when clicks fell by 10 %"), or one that tests anew at
 every look, rolls back half and a third of the changes that harm nothing. Here harm is called by
 one-sided confidence sequences, whose chance of ever calling it without cause is bounded over all
-looks and all guardrails together.
+looks and all guardrails together. A part of that chance is kept for the last look, if one is
+planned: there an ordinary test sees what a confidence sequence saved for looks that never come.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tactful_bandits.comparison import Estimate, Interval, confidence_sequence, level, welch_freedom
+from tactful_bandits.comparison import (
+    Estimate,
+    Interval,
+    confidence_sequence,
+    fixed_horizon_p_value,
+    level,
+    welch_freedom,
+)
 from tactful_bandits.errors import DefinitionError, StatisticsError
 from tactful_bandits.released_samples import ReleasedProportion
 from tactful_bandits.samples import Proportion, Sample
@@ -21,6 +29,9 @@ Better = Literal["higher", "lower"]
 
 GuardrailVerdict = Literal["too few data", "harm", "undecided", "no harm"]
 """What one look says of a guardrail. "no harm" is shown, not assumed."""
+
+
+_KEPT_FOR_THE_LAST_LOOK = 0.2  # of alpha
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,7 @@ def check_guardrails(
     *,
     alpha: float = 0.05,
     tightest_at: float = 20_000,
+    last_look: bool = False,
 ) -> tuple[GuardrailLook, ...]:
     """Judge every guardrail at one look, as often as wanted.
 
@@ -100,6 +112,7 @@ def check_guardrails(
         alpha: Probability that a change which harms nothing is ever rolled back, over all looks and
             all critical guardrails (each gets an equal part). The others share as much again.
         tightest_at: Units of both arms at which harm is to be seen soonest; chosen beforehand.
+        last_look: Whether this is the look that was planned as the last, of which there is one.
 
     Returns:
         One judgement for each guardrail, in their order.
@@ -116,23 +129,33 @@ def check_guardrails(
             )
         alike = sum(other.critical == guardrail.critical for other in guardrails)
         control, treatment = samples[guardrail.metric]
-        looks.append(_look(guardrail, control, treatment, alpha / alike, tightest_at))
+        looks.append(_look(guardrail, control, treatment, alpha / alike, tightest_at, last_look))
     return tuple(looks)
 
 
 def _look(
-    guardrail: Guardrail, control: Sample, treatment: Sample, alpha: float, tightest_at: float
+    guardrail: Guardrail,
+    control: Sample,
+    treatment: Sample,
+    alpha: float,
+    tightest_at: float,
+    last_look: bool,
 ) -> GuardrailLook:
     if not all(_enough(guardrail, arm) for arm in (control, treatment)):
         return GuardrailLook(guardrail, "too few data", None)
     estimate = _loss(guardrail, control, treatment)
+    kept = _KEPT_FOR_THE_LAST_LOOK * alpha
+    alpha -= kept
     harm = confidence_sequence(
         estimate, alpha=alpha, tightest_at=tightest_at, alternative="greater"
     )
     safe = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="less")
-    verdict: GuardrailVerdict = (
-        "harm" if harm.low > 0 else "no harm" if safe.high < 0 else "undecided"
-    )
+    seen_at_last = last_look and fixed_horizon_p_value(estimate, alternative="greater") < kept
+    verdict: GuardrailVerdict = "undecided"
+    if harm.low > 0 or seen_at_last:
+        verdict = "harm"
+    elif safe.high < 0:
+        verdict = "no harm"
     both_ends = Interval(harm.low, safe.high, 1 - 2 * alpha, harm.method)
     return GuardrailLook(guardrail, verdict, both_ends)
 

@@ -1,0 +1,162 @@
+"""Planning: how many units an experiment needs, what it can see, and how long it takes.
+
+Plan before the first unit. An experiment stopped "when it is significant" has no power to speak of,
+only luck; one that could not have seen the effect says nothing by not seeing it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import special
+
+from tactful_bandits.comparison import Estimate, confidence_sequence
+from tactful_bandits.errors import StatisticsError
+
+_LARGEST = 10**12  # units; what needs more cannot be run
+_WEEK = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """An experiment of two arms before it starts.
+
+    Attributes:
+        variance: Of one unit of the metric, such as ``p (1 - p)`` of a share
+            (`tactful_bandits.Sample.variance` of a past period).
+        treatment_share: Share of the units that get the treatment, in (0, 1).
+        alpha: Probability of calling a difference that is not there, two-sided, in (0, 0.5].
+        noise_variance: Of private noise in the difference of all units, which does not shrink with
+            them relative to their number: variance of the noise on an arm's total, summed over both
+            arms as ``Var_t / share_t² + Var_c / share_c²``. 0 for exact data.
+        looks: ``"one"`` planned look, or ``"any"`` number of them.
+        tightest_at: As of `tactful_bandits.confidence_sequence`; None: at the planned size.
+
+    Raises:
+        StatisticsError: An attribute is out of range.
+    """
+
+    variance: float
+    treatment_share: float = 0.5
+    alpha: float = 0.05
+    noise_variance: float = 0.0
+    looks: str = "one"
+    tightest_at: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be planned."""
+        if not 0 < self.variance < math.inf or not 0 <= self.noise_variance < math.inf:
+            raise StatisticsError(
+                f"a plan needs a finite variance above 0, not {self.variance}, and a noise "
+                f"variance of at least 0, not {self.noise_variance}"
+            )
+        if not 0 < self.treatment_share < 1:
+            raise StatisticsError(
+                f"treatment_share must lie between 0 and 1, not {self.treatment_share}"
+            )
+        if not 0 < self.alpha <= 0.5:
+            raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {self.alpha}")
+        if self.looks not in ("one", "any"):
+            raise StatisticsError(f'looks must be "one" or "any", not {self.looks!r}')
+
+    def standard_error(self, units: int) -> float:
+        """Of the difference, with so many units in both arms together."""
+        share = self.treatment_share
+        sampling = self.variance * (1 / share + 1 / (1 - share)) / units
+        return math.sqrt(sampling + self.noise_variance / units**2)
+
+    def power(self, effect: float, units: int) -> float:
+        """Probability of calling a true absolute difference, with so many units.
+
+        With any number of looks it is that of calling it at the last; sooner counts as well, so
+        the truth is a little more.
+
+        Raises:
+            StatisticsError: Fewer than 4 units, or the effect is not finite.
+        """
+        if units < 4 or not math.isfinite(effect):
+            raise StatisticsError(
+                f"power needs a finite effect and at least 4 units, not {effect} and {units}"
+            )
+        error = self.standard_error(units)
+        z, bound = abs(effect) / error, self._bound(units)
+        return float(special.ndtr(z - bound) + special.ndtr(-z - bound))
+
+    def units_for(self, effect: float, *, power: float = 0.8) -> int:
+        """Smallest number of units, both arms together, that reaches a power.
+
+        Raises:
+            StatisticsError: The effect is 0, the power is out of range, or no number of units that
+                could exist reaches it.
+        """
+        _require_power(power, self.alpha)
+        if effect == 0:
+            raise StatisticsError("no number of units shows an effect of 0; state what matters")
+        low, high = 4, 8
+        while self.power(effect, high) < power:
+            low, high = high, 2 * high
+            if high > _LARGEST:
+                raise StatisticsError(f"more than {_LARGEST} units would be needed for {effect}")
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.power(effect, middle) < power else (low, middle)
+        return high
+
+    def detectable_effect(self, units: int, *, power: float = 0.8) -> float:
+        """Smallest absolute difference that is called with a power, with so many units.
+
+        Raises:
+            StatisticsError: Fewer than 4 units, or the power is out of range.
+        """
+        _require_power(power, self.alpha)
+        low, high = 0.0, 40 * self.standard_error(units)
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.power(middle, units) < power else (low, middle)
+        return high
+
+    def _bound(self, units: int) -> float:
+        """Standard errors from 0 at which a difference is called."""
+        if self.looks == "one":
+            return float(special.ndtri(1 - self.alpha / 2))
+        one = Estimate(0.0, 1.0, units, math.inf)
+        tightest_at = units if self.tightest_at is None else self.tightest_at
+        return confidence_sequence(one, alpha=self.alpha, tightest_at=tightest_at).high
+
+
+def days_needed(units: int, new_units: Sequence[float], *, whole_weeks: bool = True) -> int:
+    """Plan how many days pass until so many units have come.
+
+    Args:
+        units: How many are needed.
+        new_units: Units seen for the first time on each day of a past period, from its first day.
+            Returning units do not count again, so these numbers fall; beyond the period the mean of
+            its last week goes on.
+        whole_weeks: Round up to whole weeks, since weekdays differ from weekends.
+
+    Returns:
+        Days, at least one.
+
+    Raises:
+        StatisticsError: No day is given, a number is negative, or too few would ever come.
+    """
+    if not new_units or not all(0 <= day < math.inf for day in new_units):
+        raise StatisticsError("give the new units of at least one day, none of them negative")
+    missing, days = float(units), 0
+    for day in new_units:
+        days += 1
+        missing -= day
+        if missing <= 0:
+            break
+    if missing > 0:
+        last = list(new_units)[-_WEEK:]
+        rate = sum(last) / len(last)
+        if rate <= 0:
+            raise StatisticsError(f"{units} units never come: the last week brought no new ones")
+        days += math.ceil(missing / rate)
+    return math.ceil(days / _WEEK) * _WEEK if whole_weeks else days
+
+
+def _require_power(power: float, alpha: float) -> None:
+    if not alpha < power < 1:
+        raise StatisticsError(f"power must lie between alpha = {alpha} and 1, not {power}")
