@@ -1,6 +1,8 @@
 """What tests of every room may ask for: running services and the shared data sets."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,10 +84,36 @@ def mysql_url() -> str:
     return own.render_as_string(hide_password=False)
 
 
+@pytest.fixture(scope="module")
+def kafka_servers() -> Iterator[str]:
+    """Address of a broker that speaks Kafka's protocol: each test uses topics of its own.
+
+    Each module has a broker of its own, unless the environment names one: what a test leaves behind
+    in it, such as a transaction that it never ends, reaches no other module.
+    """
+    with _fresh_broker() as servers:
+        yield servers
+
+
 @pytest.fixture(scope="session")
-def kafka_servers() -> str:
-    """Address of a broker that speaks Kafka's protocol: each test uses topics of its own."""
-    return _service("kafka")
+def kafka_brokers() -> Callable[[], AbstractContextManager[str]]:
+    """Starts a broker that nobody has used, for as long as the context lasts; its address.
+
+    Where the environment names a broker it is that one.
+    """
+    return _fresh_broker
+
+
+@contextmanager
+def _fresh_broker() -> Iterator[str]:
+    named = _service("kafka")
+    if "TACTFUL_TEST_BROKER" not in os.environ:
+        yield named
+        return
+    from tests.streaming.brokers import running_broker
+
+    with running_broker() as broker:
+        yield broker.servers
 
 
 @pytest.fixture(scope="session")

