@@ -34,6 +34,7 @@ from tactful_bandits.errors import (
     DefinitionError,
     EvaluationError,
     ExperimentError,
+    MissingExtraError,
     PolicyError,
     StatisticsError,
 )
@@ -54,6 +55,7 @@ from tactful_bandits.guardrails import (
 )
 from tactful_bandits.hashing import bucket
 from tactful_bandits.linear_bandit import LinearBandit
+from tactful_bandits.market_simulator import MarketSettings, MarketSimulator, MarketStep
 from tactful_bandits.multiplicity import benjamini_hochberg, holm
 from tactful_bandits.off_policy import (
     LoggedDecisions,
@@ -93,6 +95,7 @@ from tactful_bandits.slate_evaluation import (
     slate_ips,
 )
 from tactful_bandits.softmax_bandit import SoftmaxBandit
+from tactful_bandits.weight_bounds import WeightBounds
 
 __all__ = [
     "Alternative",
@@ -116,8 +119,12 @@ __all__ = [
     "Interval",
     "LinearBandit",
     "LoggedDecisions",
+    "MarketSettings",
+    "MarketSimulator",
+    "MarketStep",
     "Mean",
     "Memory",
+    "MissingExtraError",
     "Namespace",
     "Observation",
     "OffPolicyEstimate",
@@ -146,6 +153,7 @@ __all__ = [
     "Status",
     "Thompson",
     "UpperConfidence",
+    "WeightBounds",
     "adjusted_difference",
     "anytime_p_value",
     "assign",

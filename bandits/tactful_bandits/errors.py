@@ -6,6 +6,7 @@
     * StatisticsError (ValueError): these totals cannot be compared
     * PolicyError (ValueError): a policy cannot be made, asked or taught like this
     * EvaluationError (ValueError): these logged decisions cannot be evaluated
+    * MissingExtraError (ImportError): a module needs an extra that is not installed
 """
 
 
@@ -31,3 +32,7 @@ class PolicyError(ExperimentError, ValueError):
 
 class EvaluationError(ExperimentError, ValueError):
     """Logged decisions do not fit each other, or the policy that is to be evaluated on them."""
+
+
+class MissingExtraError(ExperimentError, ImportError):
+    """A module needs packages of the extra ``tuner``, which is not installed."""

@@ -1,0 +1,199 @@
+"""The simulated shop by gymnasium's interface, alone and vectorised; needs the extra ``tuner``.
+
+Episodes are cut off after some hours and never end by themselves: what comes afterwards still has a
+value, so an agent must not take the cut for an end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_bandits.errors import MissingExtraError, PolicyError
+from tactful_bandits.market_simulator import STATE, MarketSettings, MarketSimulator, MarketStep
+from tactful_bandits.weight_bounds import WeightBounds
+
+try:
+    import gymnasium
+    from gymnasium import spaces
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        "the environment needs gymnasium: pip install 'tactful[tuner]'"
+    ) from error
+
+CHAMPION = (0.59, 0.12, 0.17, 0.06, 0.06)
+"""Weights that a shop without a tuner might use, in the order of `OBJECTIVES`."""
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What an hour is worth.
+
+    ``clicks * click_rate + purchases * (purchases - returns) / sessions + margin * max(0, margin)
+    - shortfall * max(0, least_margin - margin)``
+
+    Attributes:
+        clicks: Weight of the click rate.
+        purchases: Weight of kept purchases per session.
+        margin: Weight of the mean standardised margin of what was clicked.
+        shortfall: Price of each unit of margin below `least_margin`, a soft constraint.
+        least_margin: The constraint.
+    """
+
+    clicks: float = 1.0
+    purchases: float = 0.0
+    margin: float = 0.0
+    shortfall: float = 0.0
+    least_margin: float = 0.0
+
+    def of(self, step: MarketStep, sessions: int) -> NDArray[np.float64]:
+        """Rewards of a step, ``[environments]``."""
+        kept = (step.purchases - step.returns) / sessions
+        reward: NDArray[np.float64] = (
+            self.clicks * step.click_rate
+            + self.purchases * kept
+            + self.margin * np.maximum(step.margin, 0)
+            - self.shortfall * np.maximum(self.least_margin - step.margin, 0)
+        )
+        return reward
+
+
+class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
+    """One simulated shop. Actions are bounded changes of the champion's weights."""
+
+    def __init__(
+        self,
+        *,
+        settings: MarketSettings | None = None,
+        bounds: WeightBounds | None = None,
+        reward: Reward | None = None,
+        hours: int = 500,
+    ) -> None:
+        """Make it; `reset` opens it.
+
+        Args:
+            settings: What the shop is like.
+            bounds: How far weights may go.
+            reward: What an hour is worth; by default its click rate.
+            hours: Length of an episode.
+        """
+        self.settings = settings or MarketSettings()
+        self.bounds = bounds or WeightBounds(CHAMPION)
+        self.reward = reward or Reward()
+        self.hours = hours
+        self.observation_space = spaces.Box(-np.inf, np.inf, (len(STATE),), np.float64)
+        self.action_space = spaces.Box(-1, 1, (len(self.bounds.champion),), np.float64)
+        self._market: MarketSimulator | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """Open the shop anew."""
+        super().reset(seed=seed)
+        chosen = int(self.np_random.integers(2**63))
+        self._market = MarketSimulator(chosen, settings=self.settings)
+        self._weights = np.array(self.bounds.champion)
+        self._hour = 0
+        return self._market.state[0], {}
+
+    def step(
+        self, action: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        """Show lists for an hour; `info` holds what happened, and the weights.
+
+        Raises:
+            PolicyError: The shop is not open, or the action is none.
+        """
+        if self._market is None:
+            raise PolicyError("the environment must be reset before its first step")
+        self._weights = self.bounds.weights(action, self._weights)
+        step = self._market.step(self._weights)
+        self._hour += 1
+        info = {
+            "weights": self._weights,
+            "click_rate": float(step.click_rate[0]),
+            "expected_click_rate": float(step.expected_click_rate[0]),
+            "promotion": bool(step.promotion[0]),
+        }
+        reward = float(self.reward.of(step, self.settings.sessions)[0])
+        return self._market.state[0], reward, False, self._hour >= self.hours, info
+
+
+class MarketVectorEnv(
+    gymnasium.vector.VectorEnv[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]
+):
+    """Several simulated shops, moved on by one set of array operations.
+
+    All end together; the step after the last one opens them anew (`AutoresetMode.NEXT_STEP`).
+    """
+
+    def __init__(
+        self,
+        environments: int,
+        *,
+        settings: MarketSettings | None = None,
+        bounds: WeightBounds | None = None,
+        reward: Reward | None = None,
+        hours: int = 500,
+    ) -> None:
+        """Make them; the arguments are those of `MarketEnv`."""
+        one = MarketEnv(settings=settings, bounds=bounds, reward=reward, hours=hours)
+        self.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+        self.settings, self.bounds, self.reward = one.settings, one.bounds, one.reward
+        self.hours, self.num_envs = hours, environments
+        self.single_observation_space = one.observation_space
+        self.single_action_space = one.action_space
+        self.observation_space = gymnasium.vector.utils.batch_space(
+            one.observation_space, environments
+        )
+        self.action_space = gymnasium.vector.utils.batch_space(one.action_space, environments)
+        self._market: MarketSimulator | None = None
+
+    def reset(
+        self,
+        *,
+        seed: int | list[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """Open all shops anew; they share one seed."""
+        super().reset(seed=seed[0] if isinstance(seed, list) else seed)
+        chosen = int(self.np_random.integers(2**63))
+        self._market = MarketSimulator(chosen, environments=self.num_envs, settings=self.settings)
+        self._weights = np.tile(self.bounds.champion, (self.num_envs, 1))
+        self._hour = 0
+        return self._market.state, {}
+
+    def step(
+        self, actions: NDArray[np.float64]
+    ) -> tuple[
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.bool_],
+        NDArray[np.bool_],
+        dict[str, Any],
+    ]:
+        """Show lists for an hour in every shop.
+
+        Raises:
+            PolicyError: The shops are not open, or an action is none.
+        """
+        if self._market is None:
+            raise PolicyError("the environments must be reset before their first step")
+        no = np.zeros(self.num_envs, dtype=np.bool_)
+        if self._hour >= self.hours:
+            state, info = self.reset()
+            return state, np.zeros(self.num_envs), no, no.copy(), info
+        self._weights = self.bounds.weights(actions, self._weights)
+        step = self._market.step(self._weights)
+        self._hour += 1
+        info = {
+            "weights": self._weights,
+            "click_rate": step.click_rate,
+            "expected_click_rate": step.expected_click_rate,
+            "promotion": step.promotion,
+        }
+        reward = self.reward.of(step, self.settings.sessions)
+        return self._market.state, reward, no, np.full_like(no, self._hour >= self.hours), info
