@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks._kill_topics import Stalled
 from tactful.worker_cli import FENCED
 
 TACTFUL = (sys.executable, "-m", "tactful")
@@ -127,13 +128,14 @@ class Victim:
         """Wait until it does something.
 
         Raises:
-            RuntimeError: if it has ended, or does nothing for so long.
+            RuntimeError: if it has ended.
+            Stalled: if it does nothing for so long.
         """
         before, until = self.progress(), time.monotonic() + timeout_s
         while self.progress() == before:
             self.process.check()
             if time.monotonic() > until:
-                raise RuntimeError(f"{self.process.name} does nothing for {timeout_s:g} s")
+                raise Stalled(f"{self.process.name} does nothing for {timeout_s:g} s")
             time.sleep(_POLL_S)
 
     def kill_and_start(self) -> None:
@@ -166,7 +168,8 @@ def kill_at_random(
         How often any was killed.
 
     Raises:
-        RuntimeError: if one does not come back to work.
+        RuntimeError: if one ends.
+        Stalled: if one does not come back to work.
     """
     while (done := sum(victim.kills for victim in victims)) < times:
         check()

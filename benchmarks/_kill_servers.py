@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks._kill_faults import find_fault
 from benchmarks._kill_load import (
     ACTION,
     CATEGORIES,
@@ -22,7 +23,7 @@ from benchmarks._kill_load import (
     Load,
 )
 from benchmarks._kill_processes import TACTFUL, Process, Victim, kill_at_random
-from benchmarks._kill_topics import partitions_of, values_of
+from benchmarks._kill_topics import BrokerFault, Stalled, partitions_of, values_of
 from benchmarks._kill_truth import Comparison, Outcome, Truth, table
 from benchmarks._ports import free_port
 from tactful.client import Client
@@ -96,9 +97,14 @@ def on_embedded_log(
 def on_kafka(
     kills: int, folder: Path, seed: int, servers: str, *, launcher: Sequence[str] = TACTFUL
 ) -> Outcome:
-    """The server that follows all partitions of a topic by itself."""
+    """The server that follows all partitions of a topic by itself.
+
+    Raises:
+        BrokerFault: if the run stood still, and the broker is at fault.
+    """
     topic = f"killed-{folder.name}-{seed}"
-    place = _Place(folder, seed, _kafka(servers, topic), launcher, _RATE_KAFKA)
+    judge = partial(find_fault, servers, topic)
+    place = _Place(folder, seed, _kafka(servers, topic), launcher, _RATE_KAFKA, judge)
     outcome = Outcome("Kafka")
     closing = partitions_of(_PARTITIONS)
     truth = place.run(outcome, kills, {}, lambda: values_of(servers, topic), closing)
@@ -128,6 +134,9 @@ def with_workers(
         workers: how many processes share the partitions.
         victims: which kinds of process to kill.
         launcher: what starts the command line.
+
+    Raises:
+        BrokerFault: if the run stood still, and the broker is at fault.
     """
     topic, fired = (f"{kind}-{folder.name}-{seed}" for kind in ("killed", "fired"))
     environment = {
@@ -138,7 +147,10 @@ def with_workers(
         # By the clock all of the load is long ago: its time passes by its events alone.
         "TACTFUL_WORKER__IDLE_S": "86400",
     }
-    place = _Place(folder, seed, environment, launcher, _RATE_KAFKA)
+    # Workers write under a name for each partition: it comes from the group and the topic.
+    names = [f"{topic}.{topic}-{number}" for number in range(_PARTITIONS)]
+    judge = partial(find_fault, servers, topic, names=names, group=topic)
+    place = _Place(folder, seed, environment, launcher, _RATE_KAFKA, judge)
     beside = {
         f"worker-{number}": ["worker", "--json", "--data", str(folder / f"worker-{number}")]
         for number in range(workers)
@@ -187,7 +199,18 @@ class _Place:
         environment: Mapping[str, str],
         launcher: Sequence[str],
         rate: float,
+        judge: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """Lay the files out.
+
+        Args:
+            folder: for all files.
+            seed: of load and kills.
+            environment: of all processes.
+            launcher: what starts the command line.
+            rate: most events a second.
+            judge: what the broker does wrong, asked when all processes have died.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         features = folder / "features.yaml"
         features.write_text(_PACKAGED.read_text("utf-8") + DEFINITIONS, "utf-8")
@@ -196,6 +219,7 @@ class _Place:
         self._seed = seed
         self._launcher = launcher
         self._rate = rate
+        self._judge = judge
         self._running: tuple[Process, ...] = ()
         self._environment = {
             "TACTFUL_ENGINE__FEATURES": str(features),
@@ -227,6 +251,11 @@ class _Place:
             log: reads the whole log.
             closing: people of whom one lies in each partition.
             victims: the beginnings of the names of those to kill.
+
+        Raises:
+            BrokerFault: if the run stood still, and the broker is at fault.
+            Stalled: if it stood still, and the broker is not.
+            RuntimeError: if a process ended.
         """
         port = free_port()
         url = f"http://127.0.0.1:{port}"
@@ -258,6 +287,12 @@ class _Place:
                 partitions = _told(other)["partitions"].values()
                 left = [it["offset"] - it["committed"] for it in partitions]
                 outcome.comparison.same("applied and not committed", left, [0] * len(left))
+        except Stalled as stall:
+            for process in (server, *others):
+                process.kill()
+            if fault := self._judge():
+                raise BrokerFault(f"{fault}: {stall}") from stall
+            raise
         finally:
             for process in (server, *others):
                 process.kill()
@@ -394,7 +429,7 @@ def _await_position(client: Client, position: Position, check: Callable[[], None
         if reached != before or not until:
             before, until = reached, time.monotonic() + _ARRIVAL_S
         elif time.monotonic() > until:
-            raise RuntimeError(
+            raise Stalled(
                 f"what was acknowledged does not show: features are at {reached}, not at {position}"
             ) from problem
         time.sleep(0.05)

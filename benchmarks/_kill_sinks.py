@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from benchmarks._kill_faults import find_fault
 from benchmarks._kill_load import DEFINITIONS, Stream
 from benchmarks._kill_processes import TACTFUL, Process, Victim, kill_at_random
-from benchmarks._kill_topics import Committed
+from benchmarks._kill_topics import BrokerFault, Committed, Stalled
 from benchmarks._kill_truth import Outcome, Truth, served, table
 from tactful_streaming import (
     Event,
@@ -51,6 +52,9 @@ def on_target(
         servers: address of Kafka.
         location: address of the database; SQLite and MySQL without rows, Redis with any.
         launcher: what starts the command line.
+
+    Raises:
+        BrokerFault: if the run stood still, and the broker is at fault.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = location.partition(":")[0].partition("+")[0]
@@ -71,6 +75,11 @@ def on_target(
             outcome.kills = kill_at_random([victim], kills, random.Random(seed), check=rows.check)
         _await_end(committed, rows.ends, sink.check)
         outcome.comparison.same("exit code", sink.stop(), 0)
+    except Stalled as stall:
+        sink.kill()
+        if fault := find_fault(servers, topic, group=topic):
+            raise BrokerFault(f"{fault}: {stall}") from stall
+        raise
     finally:
         sink.kill()
         committed.close()
@@ -192,5 +201,5 @@ def _await_end(committed: Committed, ends: Sequence[int], check: Callable[[], No
         if reached != before:
             before, until = reached, time.monotonic() + _ARRIVAL_S
         elif time.monotonic() > until:
-            raise RuntimeError(f"the sink stays at {reached} and does not come to {ends}")
+            raise Stalled(f"the sink stays at {reached} and does not come to {ends}")
         time.sleep(0.05)

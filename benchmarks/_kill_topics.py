@@ -9,6 +9,15 @@ from typing import Any
 
 from tactful_streaming import Tick, encode_entry
 
+
+class Stalled(RuntimeError):
+    """What was waited for does not come, though it comes closer no more."""
+
+
+class BrokerFault(RuntimeError):
+    """The broker does not do what Kafka does: the run says nothing about our processes."""
+
+
 Records = dict[int, list[tuple[int, bytes]]]
 """Offsets and values, by partition."""
 
@@ -31,7 +40,8 @@ def read_topic(servers: str, topic: str, *, uncommitted: bool = False) -> Record
         uncommitted: also what is in transactions that were given up, or are open.
 
     Raises:
-        RuntimeError: if the broker does not answer, or a transaction stays open.
+        Stalled: if a transaction stays open.
+        BrokerFault: if the broker does not answer.
     """
     ends, everything = _read(servers, topic, "read_uncommitted")
     if uncommitted:
@@ -40,15 +50,26 @@ def read_topic(servers: str, topic: str, *, uncommitted: bool = False) -> Record
     until = 0.0
     while True:
         reached, records = _read(servers, topic, "read_committed")
-        hidden = [number for number, end in ends.items() if reached[number] < end]
-        if not hidden:
+        kept = [number for number, end in ends.items() if reached[number] < end]
+        if not kept:
             return records
         if reached != before:
             before, until = reached, time.monotonic() + _OPEN_S
         elif time.monotonic() > until:
-            raise RuntimeError(f"a transaction stays open in partitions {hidden} of {topic!r}")
+            raise Stalled(f"a transaction stays open in partitions {kept} of {topic!r}")
         time.sleep(_LOOK_S)
-        end_transactions(servers, topic, hidden)
+        end_transactions(servers, topic, kept)
+
+
+def hidden(servers: str, topic: str) -> list[int]:
+    """Partitions with records that readers of what is committed do not come to, as it is now.
+
+    Raises:
+        BrokerFault: if the broker does not answer.
+    """
+    ends, _ = _read(servers, topic, "read_uncommitted")
+    reached, _ = _read(servers, topic, "read_committed")
+    return [number for number, end in ends.items() if reached[number] < end]
 
 
 def values_of(servers: str, topic: str, *, uncommitted: bool = False) -> list[bytes]:
@@ -79,6 +100,15 @@ def end_transactions(servers: str, topic: str, partitions: Collection[int]) -> N
             tick = encode_entry(Tick(timestamp=0), "json")
             producer.produce(topic, tick, _MARK, partition=number)
         producer.commit_transaction(_ANSWER_S)
+
+
+def take_names(servers: str, names: Collection[str]) -> None:
+    """Become the producer of each transactional id: what is open under it ends."""
+    from confluent_kafka import Producer
+
+    for name in names:
+        producer = Producer({"bootstrap.servers": servers, "transactional.id": name})
+        producer.init_transactions(_ANSWER_S)
 
 
 class Committed:
@@ -125,7 +155,7 @@ def _read(servers: str, topic: str, isolation: str) -> tuple[dict[int, int], Rec
     while len(ends) < len(numbers):
         message = consumer.poll(_ANSWER_S)
         if message is None:
-            raise RuntimeError(f"the broker at {servers} does not answer")
+            raise BrokerFault(f"the broker at {servers} does not answer")
         number, offset = message.partition(), message.offset()
         if message.error() is None:
             if message.key() != _MARK:

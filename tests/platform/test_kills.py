@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from tests.platform import planted_bugs
 from tests.platform.support import wait_until
+from tests.streaming.brokers import topic_name
 
+from benchmarks._kill_faults import find_fault, on_sound_broker
 from benchmarks._kill_load import Load
-from benchmarks._kill_processes import Process
+from benchmarks._kill_processes import TACTFUL, Process
 from benchmarks._kill_servers import on_embedded_log, on_kafka, with_workers
 from benchmarks._kill_sinks import on_target
+from benchmarks._kill_topics import BrokerFault, Stalled, hidden
 from benchmarks._kill_truth import Comparison, Outcome
 from benchmarks._ports import free_port
 from tactful.worker_cli import FENCED
+from tactful_streaming import KafkaSettings, ensure_topic
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -30,21 +37,26 @@ SINK_KILLS = 3
 PLANTED = Path(planted_bugs.__file__)
 
 
+Brokers = Callable[[], AbstractContextManager[str]]
+Launcher = tuple[str, ...]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder whose name no other run has given to a topic."""
     return tmp_path / uuid.uuid4().hex[:12]
 
 
-@pytest.fixture
-def empty_mysql(mysql_url: str) -> str:
-    import sqlalchemy as sa
+def again(folder: Path, attempt: int) -> Path:
+    """Another such folder, for a run that is made again."""
+    return folder.with_name(f"{folder.name}-{attempt}")
 
-    engine = sa.create_engine(mysql_url)
+
+def drop_rows(url: str) -> None:
+    engine = sa.create_engine(url)
     with engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE IF EXISTS tactful_fired_values"))
     engine.dispose()
-    return mysql_url
 
 
 def check(outcome: Outcome, kills: int) -> None:
@@ -72,36 +84,78 @@ def test_the_server_with_a_copy_in_redis(folder: Path, redis_url: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_server_on_kafka(folder: Path, kafka_servers: str) -> None:
-    check(on_kafka(KILLS, folder, 4, kafka_servers), KILLS)
+def test_the_server_on_kafka(folder: Path, kafka_brokers: Brokers) -> None:
+    def run(servers: str, attempt: int) -> Outcome:
+        return on_kafka(KILLS, again(folder, attempt), 4, servers)
+
+    check(on_sound_broker(kafka_brokers, run), KILLS)
+
+
+def run_workers(
+    brokers: Brokers,
+    redis_url: str,
+    kills: int,
+    folder: Path,
+    seed: int,
+    *,
+    victims: Sequence[str] = ("server", "worker"),
+    launcher: Launcher = TACTFUL,
+) -> Outcome:
+    def run(servers: str, attempt: int) -> Outcome:
+        place = again(folder, attempt)
+        return with_workers(
+            kills, place, seed, servers, redis_url, victims=victims, launcher=launcher
+        )
+
+    return on_sound_broker(brokers, run)
 
 
 @pytest.mark.slow
-def test_server_and_workers(folder: Path, kafka_servers: str, redis_url: str) -> None:
-    check(with_workers(KILLS, folder, 5, kafka_servers, redis_url), KILLS)
+def test_server_and_workers(folder: Path, kafka_brokers: Brokers, redis_url: str) -> None:
+    check(run_workers(kafka_brokers, redis_url, KILLS, folder, 5), KILLS)
+
+
+def run_sink(
+    brokers: Brokers,
+    kills: int,
+    folder: Path,
+    seed: int,
+    location: Callable[[Path], str],
+    launcher: Launcher = TACTFUL,
+) -> Outcome:
+    """Kill a sink; `location` says where its rows go, given the folder of the run."""
+
+    def run(servers: str, attempt: int) -> Outcome:
+        place = again(folder, attempt)
+        return on_target(kills, place, seed, servers, location(place), launcher=launcher)
+
+    return on_sound_broker(brokers, run)
+
+
+def in_sqlite(place: Path) -> str:
+    return f"sqlite:///{place.with_suffix('.db')}"
 
 
 @pytest.mark.slow
-def test_a_sink_to_sqlite(folder: Path, kafka_servers: str, tmp_path: Path) -> None:
-    check(
-        on_target(SINK_KILLS, folder, 6, kafka_servers, f"sqlite:///{tmp_path / 'rows.db'}"),
-        SINK_KILLS,
-    )
+def test_a_sink_to_sqlite(folder: Path, kafka_brokers: Brokers) -> None:
+    check(run_sink(kafka_brokers, SINK_KILLS, folder, 6, in_sqlite), SINK_KILLS)
 
 
 @pytest.mark.slow
-def test_a_sink_to_mariadb(folder: Path, kafka_servers: str, empty_mysql: str) -> None:
-    check(on_target(SINK_KILLS, folder, 7, kafka_servers, empty_mysql), SINK_KILLS)
+def test_a_sink_to_mariadb(folder: Path, kafka_brokers: Brokers, mysql_url: str) -> None:
+    def emptied(place: Path) -> str:
+        drop_rows(mysql_url)
+        return mysql_url
+
+    check(run_sink(kafka_brokers, SINK_KILLS, folder, 7, emptied), SINK_KILLS)
 
 
 @pytest.mark.slow
-def test_a_sink_to_redis(folder: Path, kafka_servers: str, redis_url: str) -> None:
-    check(on_target(SINK_KILLS, folder, 8, kafka_servers, redis_url), SINK_KILLS)
+def test_a_sink_to_redis(folder: Path, kafka_brokers: Brokers, redis_url: str) -> None:
+    check(run_sink(kafka_brokers, SINK_KILLS, folder, 8, lambda _: redis_url), SINK_KILLS)
 
 
 # Whether it would be seen.
-
-Launcher = tuple[str, ...]
 
 
 @pytest.fixture
@@ -132,10 +186,10 @@ def test_an_offset_ahead_of_its_state_shows(folder: Path, planted: Launcher) -> 
 @pytest.mark.slow
 @with_mistake("offset_before_state")
 def test_an_offset_ahead_of_its_state_shows_in_workers(
-    folder: Path, planted: Launcher, kafka_servers: str, redis_url: str
+    folder: Path, planted: Launcher, kafka_brokers: Brokers, redis_url: str
 ) -> None:
-    outcome = with_workers(
-        4, folder, 1, kafka_servers, redis_url, victims=["worker"], launcher=planted
+    outcome = run_workers(
+        kafka_brokers, redis_url, 4, folder, 1, victims=["worker"], launcher=planted
     )
     assert outcome.lost == 0
     assert outcome.comparison.wrong > 0
@@ -152,10 +206,10 @@ def test_actions_that_are_taken_twice_show(folder: Path, planted: Launcher) -> N
 @pytest.mark.slow
 @with_mistake("rows_after_state")
 def test_windows_that_are_fired_too_late_are_missed(
-    folder: Path, planted: Launcher, kafka_servers: str, redis_url: str
+    folder: Path, planted: Launcher, kafka_brokers: Brokers, redis_url: str
 ) -> None:
-    outcome = with_workers(
-        4, folder, 1, kafka_servers, redis_url, victims=["worker"], launcher=planted
+    outcome = run_workers(
+        kafka_brokers, redis_url, 4, folder, 1, victims=["worker"], launcher=planted
     )
     assert any("window" in it for it in outcome.comparison.examples)
 
@@ -163,10 +217,50 @@ def test_windows_that_are_fired_too_late_are_missed(
 @pytest.mark.slow
 @with_mistake("sink_commits_before_it_writes")
 def test_rows_that_are_committed_too_early_are_missed(
-    folder: Path, planted: Launcher, kafka_servers: str, tmp_path: Path
+    folder: Path, planted: Launcher, kafka_brokers: Brokers
 ) -> None:
-    location = f"sqlite:///{tmp_path / 'rows.db'}"
-    assert on_target(3, folder, 1, kafka_servers, location, launcher=planted).lost > 0
+    assert run_sink(kafka_brokers, 3, folder, 1, in_sqlite, planted).lost > 0
+
+
+def test_an_open_transaction_is_no_fault_of_the_broker(kafka_servers: str) -> None:
+    from confluent_kafka import Producer
+
+    topic = topic_name()
+    ensure_topic(KafkaSettings(kafka_servers, topic), consumer_threads=1)
+    settings = {"bootstrap.servers": kafka_servers, "transactional.id": topic}
+    producer = Producer(settings)
+    producer.init_transactions(60)
+    producer.begin_transaction()
+    producer.produce(topic, b"a", partition=1)
+    producer.flush(60)
+    assert hidden(kafka_servers, topic) == [1]
+    assert find_fault(kafka_servers, topic, names=[topic], group=topic) is None
+    assert hidden(kafka_servers, topic) == []
+
+
+def test_a_run_is_made_again_where_the_broker_is_at_fault(kafka_brokers: Brokers) -> None:
+    used: list[str] = []
+
+    def run(servers: str, attempt: int) -> int:
+        used.append(servers)
+        if attempt < 2:
+            raise BrokerFault("nothing moves")
+        return attempt
+
+    with pytest.warns(UserWarning, match="nothing moves"):
+        assert on_sound_broker(kafka_brokers, run) == 2
+    assert len(used) == 3
+
+    def fail(error: type[Exception], servers: str, attempt: int) -> None:
+        used.append(servers)
+        raise error("it stands still")
+
+    used.clear()
+    with pytest.raises(Stalled):
+        on_sound_broker(kafka_brokers, partial(fail, Stalled))
+    assert len(used) == 1, "a fault of ours is not tried again"
+    with pytest.warns(UserWarning), pytest.raises(BrokerFault, match="3 brokers in a row"):
+        on_sound_broker(kafka_brokers, partial(fail, BrokerFault))
 
 
 def test_the_load_does_not_wait_for_a_server_that_has_ended(folder: Path) -> None:
