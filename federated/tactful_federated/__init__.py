@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         epsilon_of,
         train_privately,
     )
+    from tactful_federated.cohort import SimulatedPopulation
     from tactful_federated.collectors import ClearCollector, SecureCollector, SecureTransport
     from tactful_federated.correlated_noise import BandedRoot, CorrelatedNoise, NoiseMemory
     from tactful_federated.device import Device, LocalPopulation, TrainerSettings
@@ -110,6 +111,7 @@ __all__ = [
     "ServerState",
     "Session",
     "SettingsError",
+    "SimulatedPopulation",
     "SimulationReport",
     "Tally",
     "TrainerSettings",
@@ -165,6 +167,7 @@ _LOADED_WHEN_USED = {
     "SecureTotal": "secure_server",
     "SecureTransport": "collectors",
     "Session": "secure_messages",
+    "SimulatedPopulation": "cohort",
     "SimulationReport": "simulation",
     "TrainerSettings": "device",
     "TrainingPlan": "plan",

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tactful_federated.vectors import Vector
 SIZE = 6
 
 
+@cache
 def small_plan(**changes: float) -> TrainingPlan:
     wishes = {
         "epsilon": 4.0,
