@@ -7,7 +7,14 @@ from tactful_bandits.adjustment import (
     stratified_difference,
     winsorised,
 )
-from tactful_bandits.assignment import Arm, Assignment, Experiment, Namespace, Status, assign
+from tactful_bandits.assignment import (
+    Arm,
+    Assignment,
+    Experiment,
+    Status,
+    assign,
+    assign_all,
+)
 from tactful_bandits.bandit_choice import Choice, Rule, Thompson, UpperConfidence
 from tactful_bandits.bandit_memory import Memory, Observation
 from tactful_bandits.bayesian import Posterior, Prior, posterior
@@ -27,8 +34,10 @@ from tactful_bandits.comparison import (
     fixed_horizon_p_value,
     level,
 )
+from tactful_bandits.conditions import Condition, Groups, matches, require_condition
 from tactful_bandits.definitions import load_experiments
 from tactful_bandits.delayed_rewards import PendingRewards
+from tactful_bandits.eligibility import Holdout, Namespace, Prerequisite
 from tactful_bandits.errors import (
     AssignmentError,
     DefinitionError,
@@ -107,15 +116,18 @@ __all__ = [
     "BudgetPacing",
     "Choice",
     "Comparison",
+    "Condition",
     "DefinitionError",
     "Design",
     "Estimate",
     "EvaluationError",
     "Experiment",
     "ExperimentError",
+    "Groups",
     "Guardrail",
     "GuardrailLook",
     "GuardrailVerdict",
+    "Holdout",
     "Interval",
     "LinearBandit",
     "LoggedDecisions",
@@ -134,6 +146,7 @@ __all__ = [
     "PolicyError",
     "PolicyEvaluation",
     "Posterior",
+    "Prerequisite",
     "Prior",
     "PrivateLinearBandit",
     "Proportion",
@@ -157,6 +170,7 @@ __all__ = [
     "adjusted_difference",
     "anytime_p_value",
     "assign",
+    "assign_all",
     "benjamini_hochberg",
     "bootstrap_interval",
     "bucket",
@@ -183,6 +197,7 @@ __all__ = [
     "level",
     "load_experiments",
     "logged_value",
+    "matches",
     "measure_overlap",
     "obrien_fleming_spending",
     "pocock_spending",
@@ -192,6 +207,7 @@ __all__ = [
     "pseudo_inverse_weights",
     "regression_coefficient",
     "repeated_interval",
+    "require_condition",
     "retention",
     "retention_curve",
     "self_normalised_doubly_robust",

@@ -6,14 +6,22 @@ that is what makes a difference between arms a causal effect.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import msgspec
 
+from tactful_bandits.conditions import Condition, Groups, matches, require_condition
+from tactful_bandits.eligibility import (
+    Holdout,
+    Namespace,
+    Prerequisite,
+    require_name,
+    require_share,
+)
 from tactful_bandits.errors import AssignmentError, DefinitionError
-from tactful_bandits.hashing import BUCKETS, bucket, bucket_number, fnv1a_32
+from tactful_bandits.hashing import BUCKETS, bucket_number, fnv1a_32
 from tactful_bandits.ranges import bucket_ranges, buckets_within
 
 Status = Literal["draft", "running", "stopped"]
@@ -41,59 +49,8 @@ class Arm:
 
     def __post_init__(self) -> None:
         """Refuse what no experiment could use."""
-        _require_name("arm name", self.name)
-        _require_share(f"arm {self.name!r}: weight", self.weight)
-
-
-@dataclass(frozen=True, slots=True)
-class Namespace:
-    """A slice of all units, for experiments that must not overlap.
-
-    Experiments with disjoint slices of one namespace never share a unit.
-
-    Attributes:
-        name: Of the namespace; its seed is ``"__" + name``.
-        start: First place of the slice, in [0, 1].
-        end: Place after the slice, in (start, 1].
-        version: Of the hash. 1 only to agree with published vectors: it is biased.
-
-    Raises:
-        DefinitionError: The name is empty, the slice is, or the version is unknown.
-    """
-
-    name: str
-    start: float
-    end: float
-    version: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse slices that hold nobody or more than everybody."""
-        _require_name("namespace name", self.name)
-        _require_share(f"namespace {self.name!r}: start", self.start)
-        _require_share(f"namespace {self.name!r}: end", self.end)
-        if self.start >= self.end:
-            raise DefinitionError(
-                f"namespace {self.name!r}: start {self.start} must be below end {self.end}"
-            )
-        if self.version not in (1, 2):
-            raise DefinitionError(
-                f"namespace {self.name!r}: hash version must be 1 or 2, not {self.version!r}"
-            )
-
-    @property
-    def seed(self) -> str:
-        """What separates this namespace's buckets from every experiment's."""
-        return "__" + self.name
-
-    def holds(self, unit: str) -> bool:
-        """Say whether a unit falls into the slice."""
-        return self.start <= bucket(self.seed, unit, version=self.version) < self.end
-
-    def overlaps(self, other: "Namespace") -> bool:
-        """Say whether some unit may fall into both slices."""
-        if (self.name, self.version) != (other.name, other.version):
-            return True
-        return self.start < other.end and other.start < self.end
+        require_name("arm name", self.name)
+        require_share(f"arm {self.name!r}: weight", self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +68,9 @@ class Experiment:
             experiment, or a new text to draw afresh.
         namespace: Slice of the units that may take part; None for all.
         status: Only a running experiment draws units.
+        condition: On the unit's attributes, to take part (`tactful_bandits.matches`).
+        holdout: Units that are spared; None for none.
+        prerequisites: Other experiments whose arms let a unit in; all must.
 
     Raises:
         DefinitionError: The parts contradict each other; the message names the key.
@@ -122,6 +82,9 @@ class Experiment:
     seed: str | None = None
     namespace: Namespace | None = None
     status: Status = "running"
+    condition: Condition = field(default_factory=dict, hash=False)
+    holdout: Holdout | None = None
+    prerequisites: tuple[Prerequisite, ...] = ()
     # Derived once, for the hot path: the hash of the seed, and per arm its first bucket, the bucket
     # after its last, its name, and its probability among the units that take part.
     _prefix: int = field(init=False, repr=False, compare=False)
@@ -129,21 +92,25 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Check the parts against each other and lay out the buckets."""
-        _require_name("experiment key", self.key)
+        require_name("experiment key", self.key)
         where = f"experiment {self.key!r}"
         object.__setattr__(self, "arms", tuple(self.arms))
         _require_arms(where, self.arms)
-        _require_share(f"{where}: coverage", self.coverage)
+        require_share(f"{where}: coverage", self.coverage)
         if self.status not in get_args(Status):
             expected = ", ".join(get_args(Status))
             raise DefinitionError(f"{where}: status must be one of {expected}, not {self.status!r}")
         seed = self.key if self.seed is None else self.seed
-        _require_name(f"{where}: seed", seed)
+        require_name(f"{where}: seed", seed)
         if self.namespace is not None and self.namespace.seed == seed:
             raise DefinitionError(
                 f"{where}: seed {seed!r} is that of its namespace, so the slice would decide the "
                 "arm; choose another"
             )
+        require_condition(f"{where}: condition", self.condition)
+        object.__setattr__(self, "prerequisites", tuple(self.prerequisites))
+        if any(needed.experiment == self.key for needed in self.prerequisites):
+            raise DefinitionError(f"{where}: it cannot be its own prerequisite")
         object.__setattr__(self, "_prefix", fnv1a_32(seed))
         object.__setattr__(self, "_slots", _lay_out(where, self.arms, self.coverage))
 
@@ -170,8 +137,10 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
         arm: Name of the arm, or None: the unit does not take part.
         bucket: Place of the unit, in [0, 1).
         propensity: Probability of this arm among the units that take part, over the draw of the
-            bucket; None where no draw decided (no arm, or a forced one).
+            bucket; None where no draw of today decided (no arm, a forced one, or one kept from a
+            draw under other shares).
         forced: The arm was chosen by hand, for quality assurance.
+        kept: The unit had this arm from before and keeps it.
     """
 
     experiment: str
@@ -179,6 +148,7 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
     bucket: float
     propensity: float | None
     forced: bool
+    kept: bool = False
 
     @property
     def randomised(self) -> bool:
@@ -186,7 +156,16 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
         return self.arm is not None and not self.forced
 
 
-def assign(experiment: Experiment, unit: str, *, forced: str | None = None) -> Assignment:
+def assign(
+    experiment: Experiment,
+    unit: str,
+    *,
+    forced: str | None = None,
+    attributes: Mapping[str, object] | None = None,
+    groups: Groups | None = None,
+    given: Mapping[str, str | None] | None = None,
+    sticky: str | None = None,
+) -> Assignment:
     """Assign a unit to an arm of an experiment.
 
     Args:
@@ -194,6 +173,13 @@ def assign(experiment: Experiment, unit: str, *, forced: str | None = None) -> A
         unit: What is randomised, commonly a user id; not empty.
         forced: Name of an arm to give regardless of the draw, the coverage, the namespace and the
             status. The result is marked, and must not enter an analysis (`Assignment.randomised`).
+        attributes: Of the unit, for the experiment's condition; an attribute that is not given is
+            missing.
+        groups: Named lists for the condition.
+        given: Arms that the unit has from other experiments, by key, for the prerequisites.
+        sticky: Name of the arm that a draw gave the unit before. It keeps the arm while the
+            experiment runs, whatever became of coverage, weights, condition and prerequisites; it
+            is drawn anew if the experiment has no such arm any more. Holdouts come first.
 
     Returns:
         The assignment, the same on every call.
@@ -211,13 +197,90 @@ def assign(experiment: Experiment, unit: str, *, forced: str | None = None) -> A
     if forced is not None:
         _require_arm(experiment, forced)
         return Assignment(experiment.key, forced, place, None, True)
-    if experiment.status == "running" and (
-        experiment.namespace is None or experiment.namespace.holds(unit)
-    ):
-        for first, after, name, share in experiment._slots:
-            if first <= number < after:
-                return Assignment(experiment.key, name, place, share, False)
-    return Assignment(experiment.key, None, place, None, False)
+    nobody = Assignment(experiment.key, None, place, None, False)
+    if experiment.status != "running":
+        return nobody
+    if experiment.holdout is not None and experiment.holdout.holds(unit):
+        return nobody
+    if sticky is not None and any(name == sticky for _, _, name, _ in experiment._slots):
+        return _kept(experiment, sticky, number)
+    if experiment.namespace is not None and not experiment.namespace.holds(unit):
+        return nobody
+    if experiment.condition and not matches(experiment.condition, attributes or {}, groups):
+        return nobody
+    if experiment.prerequisites and not _fulfilled(experiment.prerequisites, given or {}):
+        return nobody
+    for first, after, name, share in experiment._slots:
+        if first <= number < after:
+            return Assignment(experiment.key, name, place, share, False)
+    return nobody
+
+
+def assign_all(
+    experiments: Sequence[Experiment],
+    unit: str,
+    *,
+    attributes: Mapping[str, object] | None = None,
+    groups: Groups | None = None,
+    sticky: Mapping[str, str] | None = None,
+) -> dict[str, Assignment]:
+    """Assign a unit in all experiments, prerequisites first.
+
+    Args:
+        experiments: Each key once; a prerequisite that is not among them lets nobody in.
+        unit: What is randomised.
+        attributes: Of the unit, for the conditions.
+        groups: Named lists for the conditions.
+        sticky: Arms that the unit had before, by experiment.
+
+    Returns:
+        One assignment for each experiment, in the order of `experiments`.
+
+    Raises:
+        AssignmentError: The unit is empty, or prerequisites form a circle.
+    """
+    given: dict[str, str | None] = {}
+    made: dict[str, Assignment] = {}
+    waiting = list(experiments)
+    while waiting:
+        keys = {experiment.key for experiment in waiting}
+        ready = [
+            experiment
+            for experiment in waiting
+            if not any(needed.experiment in keys for needed in experiment.prerequisites)
+        ]
+        if not ready:
+            raise AssignmentError(f"prerequisites form a circle among {sorted(keys)}; break it")
+        for experiment in ready:
+            made[experiment.key] = assign(
+                experiment,
+                unit,
+                attributes=attributes,
+                groups=groups,
+                given=given,
+                sticky=(sticky or {}).get(experiment.key),
+            )
+            given[experiment.key] = made[experiment.key].arm
+        waiting = [experiment for experiment in waiting if experiment.key not in given]
+    return {experiment.key: made[experiment.key] for experiment in experiments}
+
+
+def _kept(experiment: Experiment, arm: str, number: int) -> Assignment:
+    drawn = next(
+        (
+            (name, share)
+            for first, after, name, share in experiment._slots
+            if first <= number < after
+        ),
+        None,
+    )
+    # Under other shares the draw of today would be another, so today's probability is not its.
+    propensity = drawn[1] if drawn is not None and drawn[0] == arm else None
+    return Assignment(experiment.key, arm, number / BUCKETS, propensity, False, True)
+
+
+def _fulfilled(needed: Sequence[Prerequisite], given: Mapping[str, str | None]) -> bool:
+    return all(given.get(each.experiment) in each.arms for each in needed)
 
 
 def _lay_out(
@@ -258,17 +321,3 @@ def _require_arm(experiment: Experiment, name: str) -> None:
         raise AssignmentError(
             f"experiment {experiment.key!r}: cannot force {name!r}, its arms are {names}"
         )
-
-
-def _require_name(what: str, name: object) -> None:
-    if not isinstance(name, str):
-        raise DefinitionError(f"{what} must be text, not {name!r}; quote it")
-    if not name or name != name.strip() or not name.isprintable():
-        raise DefinitionError(
-            f"{what} must be printable text without spaces at its ends, not {name!r}"
-        )
-
-
-def _require_share(what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise DefinitionError(f"{what} must be a number from 0 to 1, not {value!r}")

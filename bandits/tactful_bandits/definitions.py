@@ -10,6 +10,9 @@
   coverage: 0.2
   namespace: {name: page, start: 0.0, end: 0.5}
   status: draft
+  condition: {country: {$in: [CH, AT]}}
+  holdout: {name: everything, share: 0.02}
+  prerequisites: [{experiment: ranking-model, arms: [challenger]}]
 ```
 
 JSON is YAML, so it is read too; so is the same structure of plain Python objects.
@@ -22,7 +25,8 @@ from typing import TypeVar
 
 import yaml
 
-from tactful_bandits.assignment import Arm, Experiment, Namespace
+from tactful_bandits.assignment import Arm, Experiment
+from tactful_bandits.eligibility import Holdout, Namespace, Prerequisite
 from tactful_bandits.errors import DefinitionError
 from tactful_bandits.ranges import equal_weights
 
@@ -71,16 +75,39 @@ class _Reader:
             conflict = _conflict(one, other)
             if conflict:
                 raise self._error((j,), f"{conflict} (the other is entry {i})")
+        for i, experiment in enumerate(experiments):
+            problem = _missing_prerequisite(experiment, experiments)
+            if problem:
+                raise self._error((i, "prerequisites"), problem)
         return experiments
 
     def _experiment(self, place: _Place, data: object) -> Experiment:
         fields = self._mapping(
-            place, data, ("key", "arms"), ("coverage", "seed", "namespace", "status")
+            place,
+            data,
+            ("key", "arms"),
+            ("coverage", "seed", "namespace", "status", "condition", "holdout", "prerequisites"),
         )
         fields["arms"] = self._arms((*place, "arms"), fields["arms"])
         if fields.get("namespace") is not None:
             fields["namespace"] = self._namespace((*place, "namespace"), fields["namespace"])
+        if fields.get("holdout") is not None:
+            holdout = (*place, "holdout")
+            parts = self._mapping(holdout, fields["holdout"], ("name", "share"), ())
+            fields["holdout"] = self._build(holdout, Holdout, parts)
+        if "prerequisites" in fields:
+            fields["prerequisites"] = self._prerequisites(
+                (*place, "prerequisites"), fields["prerequisites"]
+            )
         return self._build(place, Experiment, fields)
+
+    def _prerequisites(self, place: _Place, data: object) -> tuple[Prerequisite, ...]:
+        made = []
+        for i, entry in enumerate(self._list(place, data, "a list of prerequisites")):
+            fields = self._mapping((*place, i), entry, ("experiment", "arms"), ())
+            fields["arms"] = self._list((*place, i, "arms"), fields["arms"], "a list of arm names")
+            made.append(self._build((*place, i), Prerequisite, fields))
+        return tuple(made)
 
     def _arms(self, place: _Place, data: object) -> tuple[Arm, ...]:
         entries = [
@@ -164,6 +191,35 @@ def _conflict(one: Experiment, other: Experiment) -> str | None:
             "the same units alike; give one another seed"
         )
     return None
+
+
+def _missing_prerequisite(experiment: Experiment, others: Sequence[Experiment]) -> str | None:
+    """Say what an experiment's prerequisites lack among the experiments of one list."""
+    by_key = {other.key: other for other in others}
+    for needed in experiment.prerequisites:
+        other = by_key.get(needed.experiment)
+        if other is None:
+            return f"there is no experiment {needed.experiment!r}, there are {sorted(by_key)}"
+        names = [arm.name for arm in other.arms]
+        unknown = sorted(set(needed.arms) - set(names))
+        if unknown:
+            return f"experiment {other.key!r} has no arms {unknown}, its arms are {names}"
+    if _reaches_itself(experiment, by_key):
+        return f"experiment {experiment.key!r} needs itself through its prerequisites"
+    return None
+
+
+def _reaches_itself(experiment: Experiment, by_key: Mapping[str, Experiment]) -> bool:
+    seen: set[str] = set()
+    waiting = [needed.experiment for needed in experiment.prerequisites]
+    while waiting:
+        key = waiting.pop()
+        if key == experiment.key:
+            return True
+        if key not in seen and key in by_key:
+            seen.add(key)
+            waiting += [needed.experiment for needed in by_key[key].prerequisites]
+    return False
 
 
 def _read_yaml(text: str, name: str) -> _Reader:

@@ -1,0 +1,315 @@
+"""Whom an experiment is for: conditions on attributes, written as data.
+
+```yaml
+condition:
+  country: {$in: [CH, AT]}
+  age: {$gte: 18}
+  $not: {tags: {$elemMatch: {$eq: staff}}}
+```
+
+The language is GrowthBook's, which is MongoDB's query language without the database, so definitions
+can be moved between the two. Evaluation never fails: what cannot be compared does not match. Unlike
+JavaScript, a number is never above or below a text, nor anything above or below a missing attribute
+(three of GrowthBook's published cases expect JavaScript's conversion there).
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from tactful_bandits.errors import DefinitionError
+
+Condition = Mapping[str, object]
+"""Attribute paths (``a.b``) and ``$`` operators, from JSON or YAML."""
+
+Groups = Mapping[str, Sequence[object]]
+"""Named lists of values, for ``$inGroup``."""
+
+_LOGIC = ("$and", "$or", "$nor", "$not")
+_LISTS = ("$all", "$alli")
+_GROUPS = ("$inGroup", "$notInGroup")
+_DEEPEST = 32
+
+
+def matches(
+    condition: Condition, attributes: Mapping[str, object], groups: Groups | None = None
+) -> bool:
+    """Say whether attributes fulfil a condition; an empty one is fulfilled by all.
+
+    Args:
+        condition: What is asked.
+        attributes: Of the unit: texts, numbers, truth values, lists, mappings, None.
+        groups: Lists that ``$inGroup`` and ``$notInGroup`` name; an unknown group is empty.
+
+    Returns:
+        Whether every part is fulfilled. An operator that does not exist is fulfilled by nobody;
+        `require_condition` refuses it beforehand.
+    """
+    return _all(condition, attributes, groups or {})
+
+
+def require_condition(where: str, condition: object) -> None:
+    """Refuse a condition that could not mean what was meant.
+
+    Raises:
+        DefinitionError: It is no mapping, nested too deep, holds an unknown operator, an operand of
+            the wrong kind, or a regular expression that is none; the message names the place.
+    """
+    _require_mapping(where, condition, 0)
+
+
+def _part(key: str, asked: object, attributes: object, groups: Groups) -> bool:
+    if key in ("$and", "$or", "$nor"):
+        parts = asked if isinstance(asked, Sequence) else ()
+        fulfilled = (isinstance(c, Mapping) and _all(c, attributes, groups) for c in parts)
+        if key == "$and":
+            return all(fulfilled)
+        # Without alternatives there is nothing to choose from, and nothing to miss.
+        return (not parts or any(fulfilled)) == (key == "$or")
+    if key == "$not":
+        return not (isinstance(asked, Mapping) and _all(asked, attributes, groups))
+    return _value(asked, _look_up(attributes, key), groups, ignore_case=False)
+
+
+def _all(condition: Condition, attributes: object, groups: Groups) -> bool:
+    return all(_part(key, asked, attributes, groups) for key, asked in condition.items())
+
+
+def _look_up(attributes: object, path: str) -> object:
+    for step in path.split("."):
+        if not isinstance(attributes, Mapping) or step not in attributes:
+            return None
+        attributes = attributes[step]
+    return attributes
+
+
+def _value(asked: object, actual: object, groups: Groups, *, ignore_case: bool) -> bool:
+    """Fulfil what is asked of one value: operators, or the value itself, loosely by its kind."""
+    if isinstance(asked, str):
+        text = _as_text(actual)
+        return text.lower() == asked.lower() if ignore_case else text == asked
+    if isinstance(asked, bool):
+        return actual is not None and bool(actual) == asked
+    if isinstance(asked, int | float):
+        return _as_number(actual) == asked
+    if asked is None:
+        return actual is None
+    if isinstance(asked, Mapping) and _is_operators(asked):
+        return all(_operator(name, operand, actual, groups) for name, operand in asked.items())
+    return _as_json(actual) == _as_json(asked)
+
+
+def _operator(name: str, operand: object, actual: object, groups: Groups) -> bool:
+    if name in _OPERATORS:
+        return _OPERATORS[name](actual, operand)
+    if name in _GROUPS:
+        group = groups.get(operand, ()) if isinstance(operand, str) else ()
+        return _is_in(actual, group, _as_is) == (name == "$inGroup")
+    if name == "$not":
+        return not _value(operand, actual, groups, ignore_case=False)
+    if not isinstance(actual, list | tuple):
+        return False
+    if name == "$size":
+        return _value(operand, len(actual), groups, ignore_case=False)
+    if name == "$elemMatch":
+        return any(_element(operand, each, groups) for each in actual)
+    if name in _LISTS and isinstance(operand, list | tuple):
+        return all(
+            any(_value(each, one, groups, ignore_case=name == "$alli") for one in actual)
+            for each in operand
+        )
+    return False
+
+
+def _element(asked: object, element: object, groups: Groups) -> bool:
+    if isinstance(asked, Mapping) and not _is_operators(asked):
+        return _all(asked, element, groups)
+    return _value(asked, element, groups, ignore_case=False)
+
+
+def _is_operators(asked: Mapping[object, object]) -> bool:
+    return bool(asked) and all(str(key).startswith("$") for key in asked)
+
+
+def _same(one: object, other: object) -> bool:
+    """Equality that keeps truth values and numbers apart, as JSON does."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    return (type(one) is type(other) and one == other) or (
+        isinstance(one, int | float) and isinstance(other, int | float) and one == other
+    )
+
+
+def _is_in(actual: object, allowed: object, fold: Callable[[str], str]) -> bool:
+    def folded(value: object) -> object:
+        return fold(value) if isinstance(value, str) else value
+
+    if not isinstance(allowed, list | tuple):
+        return False
+    values = actual if isinstance(actual, list | tuple) else (actual,)
+    return any(_same(folded(value), folded(each)) for value in values for each in allowed)
+
+
+def _as_is(text: str) -> str:
+    return text
+
+
+def _ordered(actual: object, operand: object, holds: Callable[[int], bool]) -> bool:
+    """Compare two numbers or two texts, and nothing else."""
+    if isinstance(actual, str) and isinstance(operand, str):
+        return holds((actual > operand) - (actual < operand))
+    one, other = _comparable(actual), _comparable(operand)
+    return not math.isnan(one + other) and holds((one > other) - (one < other))
+
+
+def _comparable(value: object) -> float:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _versions(actual: object, operand: object, holds: Callable[[int], bool]) -> bool:
+    one, other = _version(actual), _version(operand)
+    return holds((one > other) - (one < other))
+
+
+def _version(value: object) -> str:
+    """A version as a text whose order is that of versions: ``1.10`` after ``1.9``."""
+    parts = re.split(r"[-.]", re.sub(r"^v|\+.*$", "", _as_text(value) if value else "0"))
+    if len(parts) == 3:
+        parts.append("~")  # after any text: a release follows its pre-releases
+    return "-".join(part.rjust(5) if part.isascii() and part.isdigit() else part for part in parts)
+
+
+def _found(actual: object, pattern: object, flags: re.RegexFlag) -> bool:
+    try:
+        return re.search(str(pattern), _as_text(actual), flags) is not None
+    except re.error:
+        return False
+
+
+def _kind(value: object) -> str:
+    for kinds, name in _KINDS:
+        if isinstance(value, kinds):
+            return name
+    return "null" if value is None else "unknown"
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return _as_json(value)
+
+
+def _as_json(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def _as_number(value: object) -> float:
+    if isinstance(value, str):
+        try:
+            return float(value) if value.strip() else 0.0
+        except ValueError:
+            return math.nan
+    if value is None:
+        return 0.0
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "boolean"),
+    ((int, float), "number"),
+    (str, "string"),
+    ((list, tuple), "array"),
+    (Mapping, "object"),
+)
+
+_ORDER: Mapping[str, Callable[[int], bool]] = {
+    "eq": lambda sign: sign == 0,
+    "ne": lambda sign: sign != 0,
+    "lt": lambda sign: sign < 0,
+    "lte": lambda sign: sign <= 0,
+    "gt": lambda sign: sign > 0,
+    "gte": lambda sign: sign >= 0,
+}
+
+
+def _comparing(
+    compare: Callable[[object, object, Callable[[int], bool]], bool], holds: Callable[[int], bool]
+) -> Callable[[object, object], bool]:
+    return lambda actual, operand: compare(actual, operand, holds)
+
+
+_OPERATORS: Mapping[str, Callable[[object, object], bool]] = {
+    "$eq": _same,
+    "$ne": lambda actual, operand: not _same(actual, operand),
+    **{f"${name}": _comparing(_ordered, _ORDER[name]) for name in ("lt", "lte", "gt", "gte")},
+    **{f"$v{name}": _comparing(_versions, holds) for name, holds in _ORDER.items()},
+    "$exists": lambda actual, operand: (actual is not None) == bool(operand),
+    "$in": lambda actual, operand: _is_in(actual, operand, _as_is),
+    "$ini": lambda actual, operand: _is_in(actual, operand, str.lower),
+    "$nin": lambda actual, operand: (
+        isinstance(operand, list | tuple) and not _is_in(actual, operand, _as_is)
+    ),
+    "$nini": lambda actual, operand: (
+        isinstance(operand, list | tuple) and not _is_in(actual, operand, str.lower)
+    ),
+    "$regex": lambda actual, operand: _found(actual, operand, re.NOFLAG),
+    "$regexi": lambda actual, operand: _found(actual, operand, re.IGNORECASE),
+    "$notRegex": lambda actual, operand: not _found(actual, operand, re.NOFLAG),
+    "$notRegexi": lambda actual, operand: not _found(actual, operand, re.IGNORECASE),
+    "$type": lambda actual, operand: _kind(actual) == operand,
+}
+
+
+def _require_mapping(where: str, condition: object, depth: int) -> None:
+    if not isinstance(condition, Mapping):
+        raise DefinitionError(f"{where}: expected a mapping of attributes or operators")
+    for key, asked in condition.items():
+        place = f"{where}.{key}"
+        if not isinstance(key, str):
+            raise DefinitionError(f"{place}: attributes are texts; quote it")
+        if key in ("$and", "$or", "$nor"):
+            if not isinstance(asked, list | tuple):
+                raise DefinitionError(f"{place}: expected a list of conditions")
+            for number, part in enumerate(asked):
+                _require_deeper(f"{place}[{number}]", part, depth)
+        elif key == "$not":
+            _require_deeper(place, asked, depth)
+        elif key.startswith("$"):
+            known = ", ".join(_LOGIC)
+            raise DefinitionError(f"{place}: unknown operator; here stand attributes or {known}")
+        else:
+            _require_value(place, asked, depth)
+
+
+def _require_deeper(where: str, condition: object, depth: int) -> None:
+    if depth >= _DEEPEST:
+        raise DefinitionError(f"{where}: nested more than {_DEEPEST} deep")
+    _require_mapping(where, condition, depth + 1)
+
+
+def _require_value(where: str, asked: object, depth: int) -> None:
+    if not isinstance(asked, Mapping) or not _is_operators(asked):
+        return
+    if depth >= _DEEPEST:
+        raise DefinitionError(f"{where}: nested more than {_DEEPEST} deep")
+    for name, operand in asked.items():
+        place = f"{where}.{name}"
+        if name in ("$in", "$nin", "$ini", "$nini", *_LISTS):
+            if not isinstance(operand, list | tuple):
+                raise DefinitionError(f"{place}: expected a list of values")
+        elif name in ("$regex", "$regexi", "$notRegex", "$notRegexi"):
+            try:
+                re.compile(str(operand))
+            except re.error as error:
+                raise DefinitionError(f"{place}: not a regular expression: {error}") from error
+        elif name == "$elemMatch" and isinstance(operand, Mapping) and not _is_operators(operand):
+            _require_deeper(place, operand, depth)
+        elif name in ("$not", "$size", "$elemMatch"):
+            _require_value(place, operand, depth + 1)
+        elif name not in _OPERATORS and name not in _GROUPS:
+            others = ("$not", "$size", "$elemMatch", *_LISTS, *_GROUPS)
+            expected = ", ".join(sorted((*_OPERATORS, *others)))
+            raise DefinitionError(f"{place}: unknown operator; expected one of {expected}")

@@ -1,0 +1,138 @@
+"""Who may take part in an experiment, before the draw: slices, holdouts, prerequisites."""
+
+from dataclasses import dataclass
+
+from tactful_bandits.errors import DefinitionError
+from tactful_bandits.hashing import bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A slice of all units, for experiments that must not overlap.
+
+    Experiments with disjoint slices of one namespace never share a unit.
+
+    Attributes:
+        name: Of the namespace; its seed is ``"__" + name``.
+        start: First place of the slice, in [0, 1].
+        end: Place after the slice, in (start, 1].
+        version: Of the hash. 1 only to agree with published vectors: it is biased.
+
+    Raises:
+        DefinitionError: The name is empty, the slice is, or the version is unknown.
+    """
+
+    name: str
+    start: float
+    end: float
+    version: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse slices that hold nobody or more than everybody."""
+        require_name("namespace name", self.name)
+        require_share(f"namespace {self.name!r}: start", self.start)
+        require_share(f"namespace {self.name!r}: end", self.end)
+        if self.start >= self.end:
+            raise DefinitionError(
+                f"namespace {self.name!r}: start {self.start} must be below end {self.end}"
+            )
+        if self.version not in (1, 2):
+            raise DefinitionError(
+                f"namespace {self.name!r}: hash version must be 1 or 2, not {self.version!r}"
+            )
+
+    @property
+    def seed(self) -> str:
+        """What separates this namespace's buckets from every experiment's."""
+        return "__" + self.name
+
+    def holds(self, unit: str) -> bool:
+        """Say whether a unit falls into the slice."""
+        return self.start <= bucket(self.seed, unit, version=self.version) < self.end
+
+    def overlaps(self, other: "Namespace") -> bool:
+        """Say whether some unit may fall into both slices."""
+        if (self.name, self.version) != (other.name, other.version):
+            return True
+        return self.start < other.end and other.start < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Holdout:
+    """Units that take part in no experiment, to measure what all of them bring together.
+
+    Experiments that name the same holdout spare the same units, for as long as its name and share
+    stay. A larger share holds out the same units and more.
+
+    Attributes:
+        name: Of the holdout; its seed is ``"__holdout:" + name``.
+        share: Of all units, in (0, 1).
+
+    Raises:
+        DefinitionError: The name is empty or the share holds out nobody or everybody.
+    """
+
+    name: str
+    share: float
+
+    def __post_init__(self) -> None:
+        """Refuse a holdout that is none."""
+        require_name("holdout name", self.name)
+        require_share(f"holdout {self.name!r}: share", self.share)
+        if not 0 < self.share < 1:
+            raise DefinitionError(
+                f"holdout {self.name!r}: share must lie between 0 and 1, not {self.share}"
+            )
+
+    def holds(self, unit: str) -> bool:
+        """Say whether a unit is held out."""
+        return bucket("__holdout:" + self.name, unit) < self.share
+
+
+@dataclass(frozen=True, slots=True)
+class Prerequisite:
+    """Another experiment that must have given the unit one of some arms.
+
+    Attributes:
+        experiment: Key of the other experiment.
+        arms: Names of the arms that let the unit in; at least one.
+
+    Raises:
+        DefinitionError: A name is empty or there is none.
+    """
+
+    experiment: str
+    arms: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a prerequisite that nobody could fulfil."""
+        require_name("prerequisite's experiment", self.experiment)
+        object.__setattr__(self, "arms", tuple(self.arms))
+        if not self.arms:
+            raise DefinitionError(f"prerequisite {self.experiment!r}: name the arms that let in")
+        for arm in self.arms:
+            require_name(f"prerequisite {self.experiment!r}: arm", arm)
+
+
+def require_name(what: str, name: object) -> None:
+    """Refuse a name that is no printable text.
+
+    Raises:
+        DefinitionError: It is not.
+    """
+    if not isinstance(name, str):
+        raise DefinitionError(f"{what} must be text, not {name!r}; quote it")
+    if not name or name != name.strip() or not name.isprintable():
+        raise DefinitionError(
+            f"{what} must be printable text without spaces at its ends, not {name!r}"
+        )
+
+
+def require_share(what: str, value: object) -> None:
+    """Refuse a share that is no number from 0 to 1.
+
+    Raises:
+        DefinitionError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise DefinitionError(f"{what} must be a number from 0 to 1, not {value!r}")
