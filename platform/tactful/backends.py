@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ class Backend:
         waiting_bytes: bytes accepted and not durable in the log yet.
         spooled: records that wait on disk for an absent broker.
         copied: the copy in the online store, where this process writes it.
+        written: logs in files that this process writes, by their names in the data directory.
     """
 
     engine: Engine
@@ -108,6 +109,7 @@ class Backend:
     rules: Rules | None = None
     shared: SharedFeatures | None = None
     copied: WriteBehind | None = None
+    written: Mapping[str, EmbeddedLog] = field(default_factory=dict)
 
 
 def engine_options(settings: Settings) -> dict[str, Any]:
@@ -236,7 +238,14 @@ class _Opening:
             waiting_bytes=lambda: commit.waiting_bytes,
             spooled=lambda: 0,
             copied=copied,
+            written=self._written(log),
         )
+
+    def _written(self, log: EmbeddedLog) -> Mapping[str, EmbeddedLog]:
+        letters = {_DEAD_LETTERS: self.dead_letters, _LATE: self.late}
+        kept = {name: one.log for name, one in letters.items() if one is not None}
+        found = {n: one for n, one in kept.items() if isinstance(one, EmbeddedLog)}
+        return {"log": log, **found}
 
     def kafka(self) -> Backend:
         settings, stack = self.settings, self.stack

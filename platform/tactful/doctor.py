@@ -187,7 +187,8 @@ def _erasures(settings: Settings) -> Iterator[Check]:
         said = f"{overdue} of {waiting} are overdue: stop the server and run `tactful user erase`"
         yield Check("erasures", "failed", said)
     elif waiting:
-        yield Check("erasures", "warning", f"{waiting} wait for the next start of the server")
+        said = f"{waiting} will be complete at the next start of the server"
+        yield Check("erasures", "warning", said)
     else:
         yield Check("erasures", "ok", "none waits")
 

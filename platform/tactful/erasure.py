@@ -62,10 +62,11 @@ from tactful_streaming import (
 RESTORED = "restored.json"
 """File that a restore leaves in the data directory until the erased are gone from what came."""
 
-_LETTERS = ("dead-letters", "late")
+LETTERS = ("dead-letters", "late")
 _VERIFICATION = "verification"
 
 Say = Callable[[str], None]
+Blank = Callable[[int, bytes], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def complete_erasures(
 
 def look_up(installation: Installation, person: str) -> list[ErasureStep]:
     """What an erasure would remove, for a dry run; nothing is changed."""
-    found = _find(installation, person)
+    found = find_person(installation, person)
     traces = found.traces
     return [
         ErasureStep(place="log", removed=found.records),
@@ -249,10 +250,11 @@ def _erase(
 ) -> None:
     jobs, work = installation.jobs, installation.data / "erasures" / receipt
     say("find")
-    found = _load(work)
-    if found is None:
-        found = _find(installation, person)
-        _save(work, found)
+    # Once more, although a run before has looked: a server may have been at work since.
+    found = find_person(installation, person)
+    if (before_that := load_found(work)) is not None:
+        found |= before_that
+    save_found(work, found)
     own = [DEVICE_PREFIX + device for device in found.traces.devices]
     installation.suppression.suppress([person, *own])
     told = jobs.find(receipt)
@@ -288,13 +290,13 @@ def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[
         yield ErasureStep(place="log", removed=0, note="stays in the topic until its retention")
     else:
         yield _log(data / "log", found)
-    for name in _LETTERS:
+    for name in LETTERS:
         yield _letters(data / name, found)
     yield _webhooks(data / "webhooks", found)
     definitions = load_definitions(settings.features)
     yield _rebuilt(data) if rebuild else _state(data / "state", found, definitions)
     if settings.online.kind == "redis":
-        yield _online(settings, definitions, found)
+        yield purge_online(settings, definitions, found)
     yield _training(settings)
 
 
@@ -316,13 +318,11 @@ def _log(path: Path, found: Found) -> ErasureStep:
         EmbeddedLog(path).close()  # cuts off the torn tail of a crash
     hashes = hashlib.sha256()
 
-    def replace(offset: int, payload: bytes) -> bytes | None:
-        return BLANK if found.owns_payload(offset, payload) else None
-
     def written(segment: Path) -> None:
         hashes.update(hashlib.sha256(segment.read_bytes()).digest())
 
-    done = redact(path, found.needles, replace, written=written)
+    with blanking(None, found) as (needles, replace):
+        done = redact(path, needles, replace, written=written)
     return ErasureStep(
         place="log",
         removed=found.records,
@@ -331,7 +331,21 @@ def _log(path: Path, found: Found) -> ErasureStep:
     )
 
 
-def _letters(path: Path, found: Found) -> ErasureStep:
+@contextlib.contextmanager
+def blanking(
+    installation: Installation | None, found: Found
+) -> Iterator[tuple[frozenset[bytes], Blank]]:
+    """What occurs in records of the log that are theirs, and what stands there afterwards."""
+
+    def replace(offset: int, payload: bytes) -> bytes | None:
+        return BLANK if found.owns_payload(offset, payload) else None
+
+    yield found.needles, replace
+
+
+def blank_letter(found: Found) -> Blank:
+    """What stands in the place of a dead letter that is theirs."""
+
     def replace(offset: int, payload: bytes) -> bytes | None:
         try:
             letter = msgspec.msgpack.decode(payload, type=DeadLetter)
@@ -348,9 +362,13 @@ def _letters(path: Path, found: Found) -> ErasureStep:
         )
         return msgspec.msgpack.encode(erased)
 
+    return replace
+
+
+def _letters(path: Path, found: Found) -> ErasureStep:
     if path.is_dir():
         EmbeddedLog(path).close()
-    done = redact(path, found.needles, replace)
+    done = redact(path, found.needles, blank_letter(found))
     return ErasureStep(place=path.name, removed=done.records)
 
 
@@ -392,7 +410,8 @@ def _rebuilt(data: Path) -> ErasureStep:
     return ErasureStep(place="state", removed=0, note="computed again from the log at the start")
 
 
-def _online(settings: Settings, definitions: Definitions, found: Found) -> ErasureStep:
+def purge_online(settings: Settings, definitions: Definitions, found: Found) -> ErasureStep:
+    """Delete what the online store has of them."""
     online = open_redis(settings.online, definitions)
     try:
         online.put_many(dict.fromkeys(found.traces.people), kind="user")
@@ -442,7 +461,8 @@ def _verified(installation: Installation, found: Found) -> ErasureStep:
     return ErasureStep(place=_VERIFICATION, removed=len(set(hits)), note=note)
 
 
-def _find(installation: Installation, person: str) -> Found:
+def find_person(installation: Installation, person: str) -> Found:
+    """What a person has left, also beside a server that is at work."""
     state = installation.data / "state"
     with contextlib.ExitStack() as stack:
         search = stack.enter_context(_searched(installation))
@@ -467,11 +487,13 @@ def _searched(installation: Installation) -> Iterator[Search]:
         yield search_partitions(opened)
 
 
-def _load(path: Path) -> Found | None:
+def load_found(path: Path) -> Found | None:
+    """What a job has noted before it changed anything, if it has."""
     return msgspec.msgpack.decode(path.read_bytes(), type=Found) if path.exists() else None
 
 
-def _save(path: Path, found: Found) -> None:
+def save_found(path: Path, found: Found) -> None:
+    """Note what a job looks for, before it changes anything."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     draft = path.with_name(f".{path.name}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

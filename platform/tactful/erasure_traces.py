@@ -48,6 +48,14 @@ class Found:
     offsets: frozenset[int]
     records: int
 
+    def __or__(self, other: Found) -> Found:
+        """What two searches have found, the second maybe after something was removed."""
+        return Found(
+            self.traces | other.traces,
+            self.offsets | other.offsets,
+            max(self.records, other.records),
+        )
+
     @property
     def needles(self) -> frozenset[bytes]:
         """What occurs in a record that is theirs, as bytes."""

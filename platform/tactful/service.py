@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib import metadata
@@ -54,6 +55,7 @@ from tactful.messages import (
 from tactful.metadata import MetadataStore
 from tactful.metrics import Metrics
 from tactful.model_log import ModelLog
+from tactful.online_erasure import OnlineErasures
 from tactful.permissions import Permissions
 from tactful.person_export import export_person
 from tactful.positions import Offsets, Position, parse, reaches
@@ -159,6 +161,7 @@ class Platform:
         backend: its log, and who computes its features.
         engine: its feature engine; read it with `lock` held.
         lock: what readers of the engine hold.
+        online_erasures: what removes erased people from a log in files while it is in use.
         door: where events come in.
         recommender: who recommends.
         statistics: what is published, if anything.
@@ -250,6 +253,11 @@ class Platform:
             permit=self.permissions.restricted,
             described=self._take_decisions,
         )
+        self.online_erasures: OnlineErasures | None = None
+        if settings.log.kind == "embedded":
+            self.online_erasures = OnlineErasures(
+                Installation(settings, database, suppression, clock), backend.written
+            )
         self._turnstile = Turnstile(
             queue=server.recommend_queue,
             wait_s=server.recommend_wait_s,
@@ -350,6 +358,8 @@ class Platform:
         if self._webhooks is not None:
             self._webhooks.start()
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._trim())]
+        if self.online_erasures is not None:
+            self._tasks.append(asyncio.create_task(self._erase(self.online_erasures)))
         if self.settings.log.kind == "kafka":
             self._tasks.append(asyncio.create_task(self._settle()))
         training = self.settings.training
@@ -360,6 +370,8 @@ class Platform:
     async def stop(self) -> None:
         """Write, apply and commit everything that was accepted, then close all stores."""
         self._status = "stopping"
+        if self.online_erasures is not None:
+            self.online_erasures.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._impressions, return_exceptions=True)
@@ -653,6 +665,15 @@ class Platform:
                 await asyncio.to_thread(self.trim)
             except (StreamingError, OSError) as error:
                 logger.warning("nothing was trimmed: %s", error)
+
+    async def _erase(self, erasures: OnlineErasures) -> None:
+        """Erase people from the log while it is in use; the rest is done at the next start."""
+        while True:
+            await asyncio.sleep(_SETTLE_S)
+            try:
+                await asyncio.to_thread(erasures.run)
+            except (StorageError, StreamingError, OSError, BrokenExecutor) as error:
+                logger.warning("no erasure went on: %s", error)
 
     async def _settle(self) -> None:
         """Complete erasures that waited for workers."""

@@ -139,7 +139,8 @@ def erase(
     """Erase PERSON, and finish every erasure that waits.
 
     From now on nothing is taken of them. What they left is removed at once if no server uses the
-    data directory, else at the next start of the server. Without PERSON, only finishes what waits.
+    data directory. A server that does removes them from its log while it runs, and from its state
+    at its next start. Without PERSON, only finishes what waits.
     PERSON is a user id, or device: and a device id.
     """
     from tactful.erasure import (
@@ -171,7 +172,8 @@ def erase(
             else:
                 click.echo(
                     f"{receipt.receipt}: a server uses {settings.storage.data}. Nothing is taken "
-                    f"or read of them any more; what they left is removed at its next start, by "
+                    "or read of them any more. It removes them from its log now, and from its "
+                    "state at its next start, by "
                     f"{_day(receipt.due_at)} at the latest"
                 )
             return

@@ -120,7 +120,13 @@ from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob
 from tactful_streaming.partition_online import FencedRedisStore, PartitionView, redis_online
 from tactful_streaming.partition_state import PartitionState
-from tactful_streaming.redaction import BLANK, Redacted, matching_records, redact
+from tactful_streaming.redaction import (
+    BLANK,
+    Redacted,
+    draft_segment,
+    matching_records,
+    redact,
+)
 from tactful_streaming.rescaling import rescale
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
@@ -291,6 +297,7 @@ __all__ = [
     "decode_items",
     "decode_users",
     "devices_of",
+    "draft_segment",
     "drop_passenger",
     "dump_definitions",
     "emitted_types",

@@ -146,6 +146,11 @@ class DeadLetters:
                     yield position, letter
             position += 1
 
+    @property
+    def log(self) -> EventLog:
+        """The log that they are kept in."""
+        return self._log
+
     def trim(self) -> None:
         """Forget what is older than the retention, as far as whole segments are."""
         if isinstance(self._log, EmbeddedLog):

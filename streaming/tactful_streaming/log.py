@@ -313,6 +313,56 @@ class EmbeddedLog:
                 _sync_directory(self._path)
             return self.begin
 
+    def seal(self) -> list[Path]:
+        """End the segment that is written to, if anything is in it; later appends begin another.
+
+        Returns:
+            The files of all segments that are ended, oldest first.
+
+        Raises:
+            LogWriteError: if the disk refused.
+            LogError: if the log is closed or read-only.
+        """
+        with self._append_lock:
+            self._check_writable()
+            if self._segments[-1].size:
+                self._add_segment(self._end)
+                self._write_bounds()
+            return [segment.path for segment in self._segments[:-1]]
+
+    def adopt(self, draft: Path) -> bool:
+        """Put what `tactful_streaming.draft_segment` wrote in the place of its segment.
+
+        Offsets stay. Readers in the midst of the old file finish undisturbed; those of other
+        processes take up the new one when they follow the log into its next segment.
+
+        Args:
+            draft: beside the segment, which :meth:`seal` named.
+
+        Returns:
+            Whether the segment was still there; else the draft is removed.
+
+        Raises:
+            LogError: if the log is closed or read-only.
+        """
+        target = draft.with_suffix("")
+        with self._append_lock:
+            self._check_writable()
+            for number, segment in enumerate(self._segments[:-1]):
+                if segment.path == target:
+                    draft.replace(target)
+                    _sync_directory(self._path)
+                    fresh = Segment(target, writable=True)
+                    self._segments = [
+                        *self._segments[:number],
+                        fresh,
+                        *self._segments[number + 1 :],
+                    ]
+                    self._cursors.clear()
+                    return True
+            draft.unlink(missing_ok=True)
+            return False
+
     def copy(
         self, path: Path, *, copied: Callable[[int], None] = lambda size: None
     ) -> tuple[int, int]:
@@ -504,7 +554,7 @@ class EmbeddedLog:
 
     def _follow_segments(self, last: int) -> None:
         """Open segments up to the one that begins at `last`, forget those that were trimmed."""
-        segments = [segment for segment in self._segments if segment.path.exists()]
+        segments = [s for segment in self._segments if (s := _as_it_is(segment)) is not None]
         newest = self._segments[-1].base
         for file in sorted(self._path.glob("*.log")):
             if file.stem.isdecimal() and newest < int(file.stem) <= last:
@@ -522,6 +572,16 @@ class EmbeddedLog:
             if file is not None:
                 os.close(file)
         self._bounds_file = self._lock_file = None
+
+
+def _as_it_is(segment: Segment) -> Segment | None:
+    """A segment, opened again if it was written anew; None if it was trimmed."""
+    try:
+        if segment.path.stat().st_ino == os.fstat(segment.file).st_ino:
+            return segment
+        return Segment(segment.path, writable=False)
+    except FileNotFoundError:
+        return None
 
 
 def _checksum(data: bytes) -> bytes:

@@ -2,8 +2,10 @@
 
 A segment in which something is to go is written anew beside its place, forced to disk and moved
 there in one step; so a process that dies on the way leaves each segment old or new, and doing it
-again ends the same. Nobody may have the log open meanwhile: the lock of its writer is held, and a
-reader that has an old file open goes on reading that.
+again ends the same. Where nobody writes to the log, `redact` does all of it under the writer's
+lock. A process that does write gives the segments that it has ended to `draft_segment`, best in a
+process of its own, and adopts what comes out. A reader that has an old file open goes on reading
+that.
 """
 
 from __future__ import annotations
@@ -83,20 +85,49 @@ def redact(
         for leftover in path.glob(f"*{_UNFINISHED}"):
             leftover.unlink()
         for segment in _segments(path):
-            data = segment.read_bytes()
-            parts: list[bytes] = []
-            copied = 0
-            for offset, begin, end, payload in _matches(segment, data, needles):
-                new = replace(offset, payload)
-                if new is not None:
-                    parts += (data[copied:begin], rewrite_record(data[begin:end], new))
-                    copied = end
-            if parts:
-                _put(segment, b"".join((*parts, data[copied:])))
+            draft, replaced = draft_segment(segment, needles, replace)
+            if draft is not None:
+                draft.replace(segment)
+                _sync(path)
                 written(segment)
-                count += len(parts) // 2
+                count += replaced
                 names.append(segment.name)
     return Redacted(count, tuple(names))
+
+
+def draft_segment(
+    segment: Path, needles: Collection[bytes], replace: Callable[[int, bytes], bytes | None]
+) -> tuple[Path | None, int]:
+    """Write a segment anew beside its place, with some of its records replaced.
+
+    Args:
+        segment: file of a segment that nobody appends to.
+        needles: a record in which none of them occurs stays.
+        replace: gets offset and payload of the others, and gives what shall stand there; None
+            leaves a record as it is.
+
+    Returns:
+        The draft, forced to disk, None where nothing is to be replaced; and how many records were.
+
+    Raises:
+        LogCorruptedError: if a record in it is damaged.
+    """
+    data = segment.read_bytes()
+    parts: list[bytes] = []
+    copied = 0
+    for offset, begin, end, payload in _matches(segment, data, needles):
+        new = replace(offset, payload)
+        if new is not None and new != payload:
+            parts += (data[copied:begin], rewrite_record(data[begin:end], new))
+            copied = end
+    if not parts:
+        return None, 0
+    draft = segment.with_name(segment.name + _UNFINISHED)
+    with draft.open("wb") as file:
+        file.writelines((*parts, data[copied:]))
+        file.flush()
+        os.fsync(file.fileno())
+    return draft, len(parts) // 2
 
 
 def _segments(path: Path) -> list[Path]:
@@ -135,14 +166,8 @@ def _damaged(segment: Path, number: int, begin: int) -> LogCorruptedError:
     )
 
 
-def _put(segment: Path, data: bytes) -> None:
-    draft = segment.with_name(segment.name + _UNFINISHED)
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(segment)
-    directory = os.open(segment.parent, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

@@ -1,0 +1,243 @@
+"""People are erased from the log of a server that is at work, and nobody else notices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.platform.support import Live, build, view
+from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, others, scan, settings_of
+
+from tactful.config import Settings
+from tactful.online_erasure import OnlineErasures
+from tactful.service import Platform
+from tactful_streaming import BLANK, EmbeddedLog, draft_segment, redact
+
+
+class AtOnce(Executor):
+    """Runs what it is given where it stands."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_of(tmp_path)
+
+
+def erase(platform: Platform, executor: Executor | None) -> None:
+    """Run the server's own job until it has nothing left to do."""
+    own = platform.online_erasures
+    assert own is not None
+    now = platform._clock()
+    installation = own._installation
+    for later in (0, 3_000, 6_000, 9_000):
+        clocked = type(installation)(
+            installation.settings,
+            installation.metadata,
+            installation.suppression,
+            lambda later=later: now + later,  # type: ignore[misc]
+        )
+        if later == 0:
+            mine = OnlineErasures(clocked, own._logs, executor=executor)
+        mine._installation = clocked
+        if mine.run():
+            return
+    pytest.fail("the job did not come to an end")
+
+
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_log_is_rewritten_while_events_come_in(
+    tmp_path: Path, settings: Settings, apart: bool
+) -> None:
+    tokens = Tokens(*FIELDS)
+    log = settings.storage.data / "log"
+    with Live(Platform.open(settings, build)) as live:
+        leave_traces(live, tokens)
+        others(live)
+        follower = EmbeddedLog(log, read_only=True)
+        before = follower.read(0, 1_000)
+        receipt = live.http.delete(f"/v1/users/{tokens['user']}").json()["receipt"]
+        stop = threading.Event()
+        accepted: list[int] = []
+
+        def send() -> None:
+            number = 1_000
+            while not stop.is_set():
+                event = view(number, "other-9", device_id="od-9")
+                told = live.http.post("/v1/events", json=[event]).json()
+                accepted.append(told["accepted"])
+                number += 1
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            erase(live.platform, None if apart else AtOnce())
+        finally:
+            stop.set()
+            sender.join()
+        assert scan(log, tokens.needles()) == {}
+        told = live.http.get(f"/v1/erasures/{receipt}").json()
+        assert told["state"] == "purging"
+        removed = {step["place"]: step["removed"] for step in told["steps"]}
+        assert removed["log"] >= 8
+
+        # Who followed the log follows it still, and sees what is there now.
+        after = follower.read(0, follower.end)
+        assert [offset for offset, _ in after] == list(range(len(after)))
+        follower.close()
+        kept = [payload for _, payload in before if tokens["user"].encode() not in payload]
+        assert [p for _, p in after[: len(before)] if p != BLANK] == [
+            p for p in kept if tokens["device"].encode() not in p
+        ]
+        assert set(accepted) == {1}
+        live.http.post("/v1/recommend", json={"after": len(after)})
+        views = live.http.get("/v1/users/other-9/features").json()["features"]["views"]
+        assert views == len(accepted)
+
+    with Live(Platform.open(settings, build)) as live:
+        told = live.http.get(f"/v1/erasures/{receipt}").json()
+        assert told["state"] == "done"
+        done = {step["place"]: step["removed"] for step in told["steps"]}
+        assert done["log"] >= removed["log"]
+        assert done["verification"] == 0
+        views = live.http.get("/v1/users/other-9/features").json()["features"]["views"]
+        assert views == len(accepted)
+    assert scan(tmp_path, tokens.needles()) == {}
+
+
+def test_a_segment_that_retention_removed_is_not_brought_back(tmp_path: Path) -> None:
+    now = [0]
+    with EmbeddedLog(
+        tmp_path, segment_bytes=1, retention_ms=10, durability="process", clock=lambda: now[0]
+    ) as log:
+        log.append([b"of ada"])
+        (first, *_) = log.seal()
+        draft, count = draft_segment(first, [b"ada"], lambda offset, payload: BLANK)
+        assert draft is not None
+        assert count == 1
+        log.append([b"of bob"])
+        log.append([b"of eve"])
+        now[0] = 1_000
+        log.trim(log.end)
+        assert log.begin > 0
+        assert not log.adopt(draft)
+        assert not draft.exists()
+        assert not first.exists()
+
+
+def test_readers_of_all_kinds_see_old_or_new_and_nothing_else(tmp_path: Path) -> None:
+    """While segments are rewritten again and again, each record is whole and at its offset."""
+    payloads = [b"record %d of %s" % (n, b"ada" if n % 3 else b"bob") for n in range(3_000)]
+    with EmbeddedLog(tmp_path, segment_bytes=4_096, durability="process") as log:
+        for start in range(0, len(payloads), 50):
+            log.append(payloads[start : start + 50])
+        problems: list[str] = []
+        stop = threading.Event()
+
+        def read(reader: EmbeddedLog) -> None:
+            rounds = 0
+            while not (stop.is_set() and rounds):
+                rounds += 1
+                for start in range(0, 3_000, 170):
+                    for offset, payload in reader.read(start, 200):
+                        if offset < 3_000 and payload not in (payloads[offset], BLANK):
+                            problems.append(f"{offset}: {payload!r}")
+
+        outside = EmbeddedLog(tmp_path, read_only=True)
+        threads = [threading.Thread(target=read, args=(reader,)) for reader in (log, outside)]
+        for thread in threads:
+            thread.start()
+        for needle in (b"ada", b"bob"):
+            for segment in log.seal():
+                draft, _ = draft_segment(segment, [needle], lambda offset, payload: BLANK)
+                if draft is not None:
+                    assert log.adopt(draft)
+            log.append([b"later"])
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert problems == []
+        assert [p for _, p in log.read(0, 3_000)] == [BLANK] * 3_000
+        assert outside.end == log.end  # which lets it follow
+        assert [p for _, p in outside.read(0, 3_000)] == [BLANK] * 3_000
+        outside.close()
+    with EmbeddedLog(tmp_path) as log:
+        assert [p for _, p in log.read(0, 3_000)] == [BLANK] * 3_000
+
+
+WORK = """
+import os, signal, sys
+from pathlib import Path
+from tactful_streaming import BLANK, EmbeddedLog, draft_segment
+
+path = Path(sys.argv[1])
+
+def work(count):
+    def audit(event, arguments):
+        nonlocal count
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
+        if event in ("os.rename", "os.remove") or writes:
+            count -= 1
+            if count < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
+    with EmbeddedLog(path) as log:
+        for segment in log.seal():
+            draft, _ = draft_segment(segment, [b"ada"], lambda offset, payload: BLANK)
+            if draft is not None:
+                log.adopt(draft)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        work(int(line))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_a_rewriting_that_is_killed_anywhere_leaves_a_whole_log(tmp_path: Path) -> None:
+    payloads = [b"record %d of %s" % (n, b"ada" if n % 3 else b"bob") for n in range(300)]
+    with EmbeddedLog(tmp_path, segment_bytes=2_048) as log:
+        for start in range(0, 300, 30):
+            log.append(payloads[start : start + 30])
+    wanted = [BLANK if b"ada" in payload else payload for payload in payloads]
+    kills = 0
+    with subprocess.Popen(
+        [sys.executable, "-c", WORK, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for count in growing():
+            process.stdin.write(f"{count}\n")
+            if int(process.stdout.readline()) == 0:
+                break
+            kills += 1
+            with EmbeddedLog(tmp_path, read_only=True) as log:
+                found = [payload for _, payload in log.read(0, 300)]
+            assert all(f in (p, w) for f, p, w in zip(found, payloads, wanted, strict=True))
+        process.stdin.close()
+    assert kills >= 8
+    with EmbeddedLog(tmp_path) as log:
+        assert [payload for _, payload in log.read(0, 300)] == wanted
+    redact(tmp_path, [b"nobody"], lambda offset, payload: None)
+    assert list(tmp_path.glob("*.redacting")) == []
+
+
+def growing() -> Iterator[int]:
+    yield from range(1_000)
