@@ -102,9 +102,10 @@ def test_a_topic_that_vanished_is_told_and_the_state_of_it_stays(
         wait_until(lambda: applied(tmp_path / "first") == EVENTS, 120)
         delete(kafka_servers, topic)
         ended = first.wait(120)
-    # The client library itself may crash over it.
+    # The client library itself may crash over it, in one of these ways.
     said = (tmp_path / "first.err").read_text()
-    assert ended == -signal.SIGSEGV or (ended == 1 and "If it was deleted" in said), said
+    crashed = ended in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
+    assert crashed or (ended == 1 and "If it was deleted" in said), said[-1500:]
 
     with started(config, tmp_path / "second") as second:
         # The topic is made anew by whoever comes first, here the worker.
