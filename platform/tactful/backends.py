@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from tactful.followed import Followed, MergedLog, Places, WholeLog
 from tactful.follower import Letters
 from tactful.linking import identity_of
 from tactful.positions import Offsets, Position, as_text, merged
+from tactful.record_seal import RecordSeal, open_seal
 from tactful.shared_features import SharedFeatures, own_definitions
 from tactful.situation import FeatureSource
 from tactful_streaming import (
@@ -46,6 +48,8 @@ from tactful_streaming import (
     PartitionedLog,
     RocksState,
     Rules,
+    SealedLog,
+    SealedPartitions,
     Spool,
     WriteBehind,
     check_topic,
@@ -155,8 +159,11 @@ def open_backend(
         rules = load_rules(settings.engine.rules)
     letters = _open_letters(settings, _DEAD_LETTERS, stack)
     late = _open_letters(settings, _LATE, stack) if settings.engine.keep_late else None
+    seal = open_seal(settings, clock=lambda: time.time_ns() // 1_000_000)
+    if seal is not None:
+        stack.callback(seal.close)
     opening = _Opening(
-        settings, definitions, stack, consumers, suppressed, rules, letters, late, rebuild
+        settings, definitions, stack, consumers, suppressed, rules, letters, late, rebuild, seal
     )
     return opening.kafka() if settings.log.kind == "kafka" else opening.embedded()
 
@@ -184,6 +191,7 @@ class _Opening:
     dead_letters: DeadLetters
     late: DeadLetters | None
     rebuild: bool
+    seal: RecordSeal | None
 
     def embedded(self) -> Backend:
         settings, stack = self.settings, self.stack
@@ -195,6 +203,7 @@ class _Opening:
             retention_bytes=settings.log.retention_bytes or None,
         )
         stack.callback(log.close)
+        sealed: EventLog = log if self.seal is None else SealedLog(log, self.seal)
         state = RocksState(data / "state")
         copied: WriteBehind | None = None
         if settings.online.kind == "redis":
@@ -211,10 +220,10 @@ class _Opening:
                 "the log is lost: restore it from a backup, or compute the features again "
                 "from what is left with `tactful serve --rebuild`"
             )
-        commit = GroupCommit(log, max_waiting_bytes=settings.limits.pending_bytes)
+        commit = GroupCommit(sealed, max_waiting_bytes=settings.limits.pending_bytes)
 
         def append(entries: Sequence[Entry]) -> None:
-            log.append([encode_entry(entry) for entry in entries])
+            sealed.append([encode_entry(entry) for entry in entries])
 
         def trim(needed: int) -> None:
             log.trim(needed)
@@ -222,13 +231,13 @@ class _Opening:
         return Backend(
             engine=engine,
             source=engine,
-            followed=WholeLog(log, max(engine.offset, log.begin)),
+            followed=WholeLog(sealed, max(engine.offset, log.begin)),
             commit=commit,
             append=append,
             ends=lambda: {0: log.end},
             show=lambda offsets: offsets.get(0, 0),
             format="msgpack",
-            partitions=lambda: [log],
+            partitions=lambda: [sealed],
             letters=letters,
             dead_letters=self.dead_letters,
             late=self.late,
@@ -264,6 +273,9 @@ class _Opening:
             )
             stack.callback(spool.close)
         target: PartitionedLog = log if spool is None else spool
+        if self.seal is not None:
+            target = SealedPartitions(target, self.seal)
+            stack.callback(target.close)
 
         shares = settings.online.kind == "redis"
         computed = own_definitions(self.definitions) if shares else self.definitions
@@ -283,7 +295,13 @@ class _Opening:
             where=f"topic {kafka.topic!r} and the state in {data}",
             cure="start `tactful serve --rebuild`",
         )
-        followed = MergedLog(kafka, count, begin=engine.offset, offsets=places.offsets())
+        followed = MergedLog(
+            kafka,
+            count,
+            begin=engine.offset,
+            offsets=places.offsets(),
+            opened=list if self.seal is None else self.seal.open,
+        )
         stack.callback(followed.close)
         places.offsets = lambda: followed.reached
         shared: SharedFeatures | None = None
@@ -304,7 +322,9 @@ class _Opening:
             opened = [log.partition(number) for number in range(count)]
             for partition in opened:
                 stack.callback(partition.close)
-            return opened
+            if self.seal is None:
+                return opened
+            return [SealedLog(partition, self.seal) for partition in opened]
 
         return Backend(
             engine=engine,

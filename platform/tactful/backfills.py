@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.errors import TactfulError
 from tactful.metadata import BackfillJob, MetadataStore
+from tactful.record_seal import log_in_files
 from tactful_streaming import (
     Definitions,
-    EmbeddedLog,
     RocksState,
     StreamingError,
     backfill,
@@ -65,9 +66,7 @@ class Backfill:
         self._job: BackfillJob | None = None
         self._scratch_path = settings.storage.data / "backfill"
         with contextlib.ExitStack() as stack:
-            self._log = stack.enter_context(
-                EmbeddedLog(settings.storage.data / "log", read_only=True)
-            )
+            self._log = stack.enter_context(log_in_files(settings, clock=_now))
             self._scratch = RocksState(self._scratch_path)
             stack.callback(self._scratch.close)
             self._opened = stack.pop_all()
@@ -192,3 +191,7 @@ def unfinished(settings: Settings, definitions: Definitions) -> list[BackfillJob
             for job in metadata.backfills()
             if job.state != "done" and job.fingerprint == definitions.fingerprint
         ]
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

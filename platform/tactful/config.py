@@ -323,6 +323,23 @@ class ConsentSettings:
 
 
 @dataclass(frozen=True)
+class PrivacySettings:
+    """How what is kept of people is sealed.
+
+    Attributes:
+        sealed_log: whether records of the log are sealed from now on, each under a key of its
+            person, which an erasure deletes. What was sealed before is read in any case.
+        master_key_env: environment variable with the key that wraps those of people: 32 bytes in
+            hexadecimal or Base64.
+        master_key_file: file with it, instead.
+    """
+
+    sealed_log: bool = False
+    master_key_env: str = ""
+    master_key_file: Path = Path()
+
+
+@dataclass(frozen=True)
 class RecommendSettings:
     """What lists are made by.
 
@@ -402,6 +419,7 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     identity: IdentitySettings = field(default_factory=IdentitySettings)
     consent: ConsentSettings = field(default_factory=ConsentSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
     actions: ActionSettings = field(default_factory=ActionSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     recommend: RecommendSettings = field(default_factory=RecommendSettings)
@@ -426,6 +444,11 @@ class Settings:
         """File of the keys of pseudonyms."""
         chosen = self.consent.keyring
         return self.storage.data / "keyring.json" if chosen == Path() else chosen
+
+    @property
+    def vault(self) -> Path:
+        """File of the keys that seal what is kept of people."""
+        return self.storage.data / "vault.db"
 
     @property
     def experiments(self) -> Path:

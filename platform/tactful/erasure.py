@@ -34,13 +34,14 @@ from tactful.erasure_traces import (
     Search,
     find_traces,
     needles_of,
-    search_files,
+    search_log,
     search_partitions,
 )
 from tactful.errors import StorageError, TrainingBusy
 from tactful.messages import Erasure, ErasureStep
 from tactful.metadata import MetadataStore, consent_decisions
 from tactful.partition_erasures import PartitionErasures
+from tactful.record_seal import log_in_files, open_seal
 from tactful.suppression import SuppressionStore
 from tactful_privacy import NOTHING
 from tactful_streaming import (
@@ -49,8 +50,10 @@ from tactful_streaming import (
     DeadLetter,
     Definitions,
     EmbeddedLog,
+    EventLog,
     KafkaLog,
     RocksState,
+    SealedLog,
     StreamingError,
     Traces,
     forget,
@@ -161,7 +164,7 @@ def _people(installation: Installation) -> Iterator[Collection[str]]:
     """Keys of all people of whom anything is kept, some at a time and more than once."""
     if (log := installation.data / "log").is_dir():
         EmbeddedLog(log).close()  # cuts off the torn tail of a crash
-        with contextlib.closing(EmbeddedLog(log, read_only=True)) as opened:
+        with log_in_files(installation.settings, clock=installation.clock) as opened:
             position = opened.begin
             while records := opened.read(position, 4_096):
                 position = records[-1][0] + 1
@@ -289,7 +292,8 @@ def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[
     if settings.log.kind == "kafka":
         yield ErasureStep(place="log", removed=0, note="stays in the topic until its retention")
     else:
-        yield _log(data / "log", found)
+        yield _log(installation, found)
+    yield from _keys(installation, found)
     for name in LETTERS:
         yield _letters(data / name, found)
     yield _webhooks(data / "webhooks", found)
@@ -313,7 +317,18 @@ def _ask_owners(installation: Installation, receipt: str, found: Found) -> tuple
     return missing, ErasureStep(place="partitions", removed=0, note=note)
 
 
-def _log(path: Path, found: Found) -> ErasureStep:
+def _keys(installation: Installation, found: Found) -> Iterator[ErasureStep]:
+    """Delete what sealed records are opened by, wherever copies of them lie."""
+    seal = open_seal(installation.settings, clock=installation.clock)
+    if seal is not None:
+        with contextlib.closing(seal):
+            deleted = seal.erase(found.traces.people)
+        note = "sealed records cannot be opened any more, in topics and backups, too"
+        yield ErasureStep(place="keys", removed=deleted, note=note)
+
+
+def _log(installation: Installation, found: Found) -> ErasureStep:
+    path = installation.data / "log"
     if path.is_dir():
         EmbeddedLog(path).close()  # cuts off the torn tail of a crash
     hashes = hashlib.sha256()
@@ -321,7 +336,7 @@ def _log(path: Path, found: Found) -> ErasureStep:
     def written(segment: Path) -> None:
         hashes.update(hashlib.sha256(segment.read_bytes()).digest())
 
-    with blanking(None, found) as (needles, replace):
+    with blanking(installation, found) as (needles, replace):
         done = redact(path, needles, replace, written=written)
     return ErasureStep(
         place="log",
@@ -332,15 +347,21 @@ def _log(path: Path, found: Found) -> ErasureStep:
 
 
 @contextlib.contextmanager
-def blanking(
-    installation: Installation | None, found: Found
-) -> Iterator[tuple[frozenset[bytes], Blank]]:
+def blanking(installation: Installation, found: Found) -> Iterator[tuple[frozenset[bytes], Blank]]:
     """What occurs in records of the log that are theirs, and what stands there afterwards."""
+    needles = found.needles
+    seal = open_seal(installation.settings, clock=installation.clock)
+    if seal is not None:
+        shared = {DEVICE_PREFIX + device for device in found.traces.shared}
+        needles |= seal.references(found.traces.people | shared)
 
     def replace(offset: int, payload: bytes) -> bytes | None:
+        if seal is not None:
+            (payload,) = seal.open([payload])
         return BLANK if found.owns_payload(offset, payload) else None
 
-    yield found.needles, replace
+    with contextlib.nullcontext() if seal is None else contextlib.closing(seal):
+        yield needles, replace
 
 
 def blank_letter(found: Found) -> Blank:
@@ -442,13 +463,14 @@ def _verified(installation: Installation, found: Found) -> ErasureStep:
     traces = found.traces
     names = traces.users | traces.devices | traces.sessions | traces.event_ids
     texts = Texts(needle for needle in needles_of(names) if len(needle) >= SHORTEST)
+    files = [path for path in sorted(installation.data.rglob("*")) if _is_ours(installation, path)]
     hits = [
         str(path.relative_to(installation.data))
-        for path in sorted(installation.data.rglob("*"))
+        for path in files
         # The database of the metadata knows whose job this is until the job is finished.
         if path.is_file() and "metadata" not in path.name and texts.occur_in_file(path)
     ]
-    for path in sorted(installation.data.rglob("CURRENT")):
+    for path in (path for path in files if path.name == "CURRENT"):
         with contextlib.closing(RocksState(path.parent)) as store:
             if texts.occur_in_pairs(store.scan(b"")):
                 hits.append(str(path.parent.relative_to(installation.data)))
@@ -459,6 +481,12 @@ def _verified(installation: Installation, found: Found) -> ErasureStep:
     if hits:
         note += f"; still there in: {', '.join(sorted(set(hits)))}: erase with --rebuild"
     return ErasureStep(place=_VERIFICATION, removed=len(set(hits)), note=note)
+
+
+def _is_ours(installation: Installation, path: Path) -> bool:
+    """Whether a file is not one of a worker on this host, which purges its own."""
+    workers = (installation.data / "partitions", installation.settings.worker.checkpoints)
+    return not any(path.is_relative_to(folder) for folder in workers if folder != Path())
 
 
 def find_person(installation: Installation, person: str) -> Found:
@@ -477,13 +505,20 @@ def find_person(installation: Installation, person: str) -> Found:
 def _searched(installation: Installation) -> Iterator[Search]:
     settings = installation.settings
     if settings.log.kind != "kafka":
-        yield search_files(installation.data / "log")
+        with search_log(settings, clock=installation.clock) as search:
+            yield search
         return
     kafka = kafka_settings(settings.log)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(KafkaLog(kafka))
         numbers = range(make_topic(settings.log, kafka))
-        opened = [stack.enter_context(contextlib.closing(log.partition(n))) for n in numbers]
+        opened: list[EventLog] = [
+            stack.enter_context(contextlib.closing(log.partition(n))) for n in numbers
+        ]
+        seal = open_seal(settings, clock=installation.clock)
+        if seal is not None:
+            stack.callback(seal.close)
+            opened = [SealedLog(partition, seal) for partition in opened]
         yield search_partitions(opened)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -12,14 +13,18 @@ from pathlib import Path
 
 import msgspec
 
+from tactful.config import Settings
+from tactful.record_seal import open_seal
 from tactful_streaming import (
     DEVICE_PREFIX,
+    EmbeddedLog,
     Entry,
     Event,
     EventLog,
     Forwarded,
     Link,
     Restricted,
+    SealedLog,
     StateStore,
     StreamingError,
     Traces,
@@ -120,6 +125,24 @@ def search_partitions(partitions: Sequence[EventLog]) -> Search:
                         yield number * _APART + offset, payload
 
     return search
+
+
+@contextlib.contextmanager
+def search_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Search]:
+    """Searches the log of the data directory, also one whose records are sealed.
+
+    Raises:
+        StorageError: if the vault cannot be used.
+    """
+    path = settings.storage.data / "log"
+    with contextlib.ExitStack() as stack:
+        seal = open_seal(settings, clock=clock) if path.is_dir() else None
+        if seal is None:
+            yield search_files(path)
+            return
+        stack.callback(seal.close)
+        log = stack.enter_context(contextlib.closing(EmbeddedLog(path, read_only=True)))
+        yield search_partitions([SealedLog(log, seal)])
 
 
 def find_traces(log: Search, store: StateStore | None, people: Collection[str]) -> Found:

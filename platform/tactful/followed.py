@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -143,6 +143,7 @@ class MergedLog:
         begin: int = 0,
         offsets: Offsets | None = None,
         bounded: bool = False,
+        opened: Callable[[Sequence[bytes]], list[bytes]] = list,
         wait_s: float = 0.1,
         timeout_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
@@ -155,6 +156,7 @@ class MergedLog:
             begin: number of the first record that is read.
             offsets: by partition, where to begin; those that are missing begin with their oldest.
             bounded: end where the partitions end now, instead of following them.
+            opened: what sealed payloads say.
             wait_s: how long a read at the end waits for a record.
             timeout_s: how long to wait for an answer of the broker.
             clock: monotonic seconds.
@@ -166,6 +168,7 @@ class MergedLog:
         self._settings = settings
         self._kafka = import_kafka()
         self._bounded = bounded
+        self._opened = opened
         self._wait_s = wait_s
         self._clock = clock
         self._problem: LogError | None = None
@@ -289,14 +292,15 @@ class MergedLog:
         if not messages and wait_s > 0:
             first = self._consumer.poll(wait_s)
             messages = [] if first is None else [first, *self._consumer.consume(_CONSUME, 0)]
-        for message in messages:
+        payloads = self._opened([message.value() or b"" for message in messages])
+        for message, payload in zip(messages, payloads, strict=True):
             number = message.partition()
             if message.error() is not None:
                 self._on_message_error(message)
             elif self._bounded and message.offset() >= self._bounds[number][1]:
                 self._find_end(number, self._bounds[number][1])
             else:
-                self._queue(number, message.offset(), message.value() or b"")
+                self._queue(number, message.offset(), payload)
         if self._problem is not None:
             problem, self._problem = self._problem, None
             raise problem

@@ -15,7 +15,7 @@ import msgspec
 
 from tactful.config import Settings
 from tactful.consent_store import ConsentStore
-from tactful.erasure_traces import Found, Search, find_traces, needles_of, search_files
+from tactful.erasure_traces import Found, Search, find_traces, needles_of, search_log
 from tactful.messages import ConsentDecision, PersonExport
 from tactful.metadata import MetadataStore
 from tactful_privacy import NOTHING
@@ -64,8 +64,9 @@ def export_person(
         StreamingError: if log or state cannot be read.
     """
     data, now = settings.storage.data, clock()
-    search = search_files(data / "log") if search is None else search
     with contextlib.ExitStack() as stack:
+        if search is None:
+            search = stack.enter_context(search_log(settings, clock=clock))
         store = None
         if (data / "state").is_dir():
             store = RocksState(data / "state", read_only=True)
@@ -74,8 +75,8 @@ def export_person(
         features, described = {}, None
         if store is not None:
             features = dict(_features(store, found, load_definitions(settings.features), now))
+        records = list(_records(search, found))
     traces = found.traces
-    records = list(_records(search, found))
     for record in records:
         if record["kind"] == "user":
             described = record["properties"]

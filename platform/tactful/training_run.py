@@ -25,6 +25,7 @@ from tactful.linking import identity_of
 from tactful.model_log import ModelLog, whoever_runs_this
 from tactful.permitted_log import PermittedLog, training_permissions
 from tactful.ranking import load_trees, read_manifest, read_pointer, version_directory
+from tactful.record_seal import log_in_files
 from tactful.registry import Registry
 from tactful.retraining import why_due
 from tactful.skew import Skew, measure_skew
@@ -33,7 +34,6 @@ from tactful.training_rows import Progress
 from tactful_streaming import (
     DefinitionError,
     Definitions,
-    EmbeddedLog,
     LogError,
     load_definitions,
 )
@@ -228,15 +228,17 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
 def _open_log(settings: Settings) -> Iterator[tuple[PermittedLog, Definitions]]:
     try:
         definitions = load_definitions(settings.features)
-        log = EmbeddedLog(settings.storage.data / "log", read_only=True)
     except DefinitionError as error:
         raise ConfigError(str(error)) from error
-    except LogError as error:
-        raise ModelError(
-            f"nothing to train from: {error}; send events to `tactful serve` first, or name its "
-            "data directory with --data"
-        ) from error
-    with contextlib.closing(log), training_permissions(settings, clock=_now) as allows:
+    with contextlib.ExitStack() as stack:
+        try:
+            log = stack.enter_context(log_in_files(settings, clock=_now))
+        except LogError as error:
+            raise ModelError(
+                f"nothing to train from: {error}; send events to `tactful serve` first, or name "
+                "its data directory with --data"
+            ) from error
+        allows = stack.enter_context(training_permissions(settings, clock=_now))
         yield PermittedLog(log, allows), definitions
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
 
     from tactful.partition_erasures import PartitionErasures
-    from tactful_streaming import Definitions, Erasures, Worker, WorkerProgress
+    from tactful_streaming import Definitions, Erasures, Seal, Worker, WorkerProgress
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def worker(
     if settings.log.kind != "kafka":
         raise ConfigError('log.kind is "embedded": workers share the partitions of a log in Kafka')
     from tactful import interpreter, logs
+    from tactful.record_seal import open_seal
     from tactful_streaming import (
         FencedError,
         LogError,
@@ -89,7 +90,10 @@ def worker(
     with contextlib.ExitStack() as stack:
         erasures = stack.enter_context(_followed_erasures(settings))
         try:
-            make = _prepare(settings, definitions, matches_topic, erasures)
+            seal = open_seal(settings, clock=_now)
+            if seal is not None:
+                stack.callback(seal.close)
+            make = _prepare(settings, definitions, matches_topic, erasures, seal)
             interpreter.keep_what_is()
             crew = _Crew(settings.worker.threads, make)
         except (LogError, OnlineStoreError) as error:
@@ -202,6 +206,7 @@ def _prepare(
     definitions: Definitions,
     matches_topic: str | None,
     erasures: Erasures | None = None,
+    seal: Seal | None = None,
 ) -> Callable[[int], Worker]:
     """Make the topics, and what makes a member of the group."""
     from tactful.connections import kafka_settings, make_topic, online_tag, retention_ms
@@ -260,6 +265,7 @@ def _prepare(
             online=online,
             cleaner=None if rules == Path() else lambda: load_rules(rules),
             erasures=erasures,
+            seal=seal,
             # What Redis shows is as old as the last commit.
             commit_interval_s=_FRESH_S if online is not None else settings.engine.commit_ms / 1000,
             checkpoint_interval_s=share.checkpoint_s,

@@ -172,6 +172,19 @@ class Vault:
             contents.append(content)
         return contents
 
+    def check(self) -> None:
+        """See whether the master key is that of this vault, as far as a key of anybody tells.
+
+        Raises:
+            VaultError: if it is another one, or the file cannot be used.
+        """
+        with self._explained(), self._lock:
+            row = self._connection.execute(
+                "SELECT reference, wrapped FROM people LIMIT 1"
+            ).fetchone()
+        if row is not None:
+            self._unwrapped(*row)
+
     def reference(self, person: str) -> bytes | None:
         """What stands for a person in all epochs, 16 random bytes; None if they have no key.
 

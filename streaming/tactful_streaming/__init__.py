@@ -130,6 +130,7 @@ from tactful_streaming.redaction import (
 from tactful_streaming.rescaling import rescale
 from tactful_streaming.rule_definitions import Rule
 from tactful_streaming.rules import Cleaner, Dropped, RuleReport, Rules, load_rules
+from tactful_streaming.sealing import Seal, SealedLog, SealedPartitions
 from tactful_streaming.sequences import SequenceOperator
 from tactful_streaming.sink import (
     FiredRow,
@@ -263,6 +264,9 @@ __all__ = [
     "RuleError",
     "RuleReport",
     "Rules",
+    "Seal",
+    "SealedLog",
+    "SealedPartitions",
     "Sent",
     "Sequence",
     "SequenceOperator",

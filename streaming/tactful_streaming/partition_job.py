@@ -37,8 +37,9 @@ from tactful_streaming.partition_erasure import (
 )
 from tactful_streaming.partition_online import OpenOnline, PartitionView
 from tactful_streaming.partition_state import PartitionState
-from tactful_streaming.records import Record
+from tactful_streaming.records import Record, Records, payloads_of
 from tactful_streaming.rules import Cleaner
+from tactful_streaming.sealing import Seal
 from tactful_streaming.transactional import TransactionalProducer
 
 _logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class PartitionJob:
         online: OpenOnline | None = None,
         cleaner: Cleaner | None = None,
         erasures: Erasures | None = None,
+        seal: Seal | None = None,
     ) -> None:
         """Open the state of partition `number`, and shut its former owners out.
 
@@ -109,6 +111,7 @@ class PartitionJob:
                 aside is kept beside the state.
             erasures: who was erased: what is stored of them is removed before anything else, and
                 nothing of them counts any more.
+            seal: opens what is sealed in the log, and seals what goes there.
 
         Raises:
             StateError: if the state is damaged, or a process on this host keeps it.
@@ -117,6 +120,7 @@ class PartitionJob:
         """
         self._number = number
         self._options = options
+        self._seal = seal
         self._suppressed: Container[str] = frozenset()
         if erasures is not None:
             self._suppressed = erasures.suppressed
@@ -213,6 +217,9 @@ class PartitionJob:
 
     def apply(self, records: Sequence[Record]) -> Applied:
         """Count records of the log."""
+        if self._seal is not None:
+            payloads = self._seal.open(payloads_of(records))
+            records = Records([offset for offset, _ in records], payloads)
         return self._engine.apply(records)
 
     def commit(self) -> int:
@@ -281,6 +288,8 @@ class PartitionJob:
             key = route_key(entry)
             assert key is not None
             row = key.encode(), encode_entry(entry, "json")
+            if self._seal is not None:
+                row = b"", self._seal.seal([row[1]])[0]
             self._producer.write(self._options.kafka.topic, [row], self._partition_of(key))
         self._producer.commit()
         self._engine.handed_over(waiting)
@@ -356,6 +365,8 @@ class PartitionJob:
     def _append(self, entries: Sequence[Entry]) -> int:
         assert self._producer is not None
         values = [encode_entry(entry, "json") for entry in entries]
+        if self._seal is not None:
+            values = self._seal.seal(values)
         return self._producer.append(self._options.kafka.topic, values, self._number)
 
     def _fired(self, fired: list[Fired]) -> None:

@@ -19,6 +19,7 @@ from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob, purge_idle
 from tactful_streaming.partition_online import OpenOnline
 from tactful_streaming.rules import Cleaner
+from tactful_streaming.sealing import Seal
 
 _logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Worker:
         online: OpenOnline | None = None,
         cleaner: Callable[[], Cleaner] | None = None,
         erasures: Erasures | None = None,
+        seal: Seal | None = None,
         batch: int = 2_500,
         commit_interval_s: float = 1.0,
         checkpoint_interval_s: float = 60.0,
@@ -109,6 +111,7 @@ class Worker:
             online: opens the copy of a partition's entities for processes that serve.
             cleaner: makes what judges the events of a partition.
             erasures: who was erased; None: nobody is.
+            seal: opens what is sealed in the log, and seals what goes there; None: nothing is.
             batch: most records applied at once.
             commit_interval_s: time between commits, seconds; 0 commits after every batch. Rows and
                 the online store are as old as that.
@@ -130,6 +133,7 @@ class Worker:
         self._open_online = online
         self._make_cleaner = cleaner
         self._erasures = erasures
+        self._seal = seal
         self._batch = batch
         self._commit_interval_s = commit_interval_s
         self._checkpoint_interval_s = checkpoint_interval_s
@@ -284,6 +288,7 @@ class Worker:
             online=self._open_online,
             cleaner=None if self._make_cleaner is None else self._make_cleaner(),
             erasures=self._erasures,
+            seal=self._seal,
         )
 
     def _revoked(self, numbers: Sequence[int]) -> None:

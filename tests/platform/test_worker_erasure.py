@@ -28,8 +28,9 @@ from tactful.erasure import (
     run_erasures,
     settle_erasures,
 )
+from tactful.record_seal import open_seal
 from tactful.suppression import open_suppression
-from tactful_streaming import Event, KafkaLog, User, encode_entry, route_key
+from tactful_streaming import Event, KafkaLog, Seal, SealedPartitions, User, encode_entry, route_key
 
 pytest.importorskip("confluent_kafka")
 
@@ -99,13 +100,21 @@ def working(config: Path, output: Path) -> Iterator[Worker]:
             worker.kill()
 
 
-def append(settings: Settings, entries: Sequence[Any]) -> dict[str, int]:
+def append(
+    settings: Settings, entries: Sequence[Any], *, seal: Seal | None = None
+) -> dict[str, int]:
     """Append to the log; the ends of the partitions."""
     kafka = kafka_settings(settings.log)
     make_topic(settings.log, kafka)
+    payloads = [encode_entry(entry, "json") for entry in entries]
+    keys = [route_key(entry) for entry in entries]
     with KafkaLog(kafka) as log:
-        payloads = [encode_entry(entry, "json") for entry in entries]
-        ends = log.append(payloads, [route_key(entry) for entry in entries])
+        if seal is None:
+            ends = log.append(payloads, keys)
+        else:
+            through = SealedPartitions(log, seal)
+            ends = through.submit(payloads, keys).result(60)
+            through.close()
     return {str(number): end for number, end in ends.items()}
 
 
@@ -176,6 +185,47 @@ def topic_bytes(settings: Settings, topic: str) -> bytes:
     kafka = replace(kafka_settings(settings.log), topic=topic)
     records = read_topic(kafka, uncommitted=True).values()
     return b"\0".join(value for partition in records for _, value in partition)
+
+
+def written_bytes(settings: Settings) -> bytes:
+    """Keys and values of the log's topic, as they lie there."""
+    from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.log.brokers,
+            "group.id": "scan",
+            "enable.partition.eof": True,
+        }
+    )
+    topic, parts = settings.log.topic, []
+    try:
+        consumer.assign([TopicPartition(topic, number, 0) for number in range(2)])
+        ends = 0
+        until = time.monotonic() + DEADLINE_S
+        while ends < 2:
+            assert time.monotonic() < until, "the topic has no end"
+            message = consumer.poll(1.0)
+            if message is not None and message.error() is None:
+                parts += [message.key() or b"", message.value() or b""]
+            elif message is not None:
+                ends += message.error().code() == KafkaError._PARTITION_EOF
+    finally:
+        consumer.close()
+    return b"\0".join(parts)
+
+
+class Passed:
+    """A seal in whose place the records are sealed already."""
+
+    def __init__(self, records: list[bytes]) -> None:
+        self._records = records
+
+    def seal(self, payloads: Sequence[bytes]) -> list[bytes]:
+        return self._records
+
+    def open(self, payloads: Sequence[bytes]) -> list[bytes]:
+        return list(payloads)
 
 
 def hits(needles: list[bytes], data: bytes) -> int:
@@ -272,3 +322,64 @@ def test_a_replay_leaves_out_who_was_erased(
     assert b"other-1" in fired
     assert hits(needles, fired) == 0
     assert b'"x.coupon"' not in topic_bytes(settings, settings.log.topic)
+
+
+@pytest.mark.timeout(600)
+def test_sealed_topics_say_nothing_of_the_erased(
+    config: Path, redis: RedisServer, tmp_path: Path
+) -> None:
+    key = tmp_path / "master.key"
+    key.write_text("5a" * 32)
+    # Rows of windows that fired are not sealed: others read them.
+    kept = [line for line in config.read_text().splitlines() if not line.startswith("fired_topic")]
+    text = "\n".join(kept)
+    config.write_text(f'{text}\n[privacy]\nsealed_log = true\nmaster_key_file = "{key}"\n')
+    settings = load_settings(config)
+    settings.storage.data.mkdir()
+    tokens = Tokens(*FIELDS)
+    needles = tokens.needles()
+    at = now_ms() - 60_000
+    seal = open_seal(settings, clock=now_ms)
+    assert seal is not None
+    # From a queue that was sealed before the erasure, and is sent after it.
+    late = life(tokens, "late", at + 1_000)
+    queued = seal.seal([encode_entry(entry, "json") for entry in late])
+    ends = append(settings, [*life(tokens, "first", at), *others("first", at)], seal=seal)
+    with working(config, tmp_path / "one") as worker:
+        work_to(worker, ends)
+        # The coupon comes back through the log, sealed as well.
+        wait_until(lambda: b"x.coupon" in opened_bytes(settings, seal), DEADLINE_S)
+        wait_until(lambda: hits(needles, redis_bytes(redis)) > 0, DEADLINE_S)
+        assert hits(needles, written_bytes(settings)) == 0
+        assert hits(needles, opened_bytes(settings, seal)) > 0
+        with installed(settings) as installation:
+            receipt = request_erasure(installation, tokens["user"])
+            (told,) = run_erasures(installation)
+            assert {step.place: step.removed for step in told.steps}["keys"] == 2
+            wait_until(
+                lambda: (
+                    bool(settle_erasures(installation))
+                    or getattr(installation.jobs.find(receipt.receipt), "state", "") == "done"
+                ),
+                DEADLINE_S,
+            )
+        ends = append(settings, late, seal=Passed(queued))
+        more = append(settings, others("more", at + 2_000), seal=seal)
+        work_to(worker, {**ends, **more})
+        worker.process.terminate()
+        assert worker.process.wait(60) == 0
+    opened = opened_bytes(settings, seal)
+    assert hits(needles, opened) == 0
+    assert b"other-1" in opened
+    assert hits(needles, written_bytes(settings)) == 0
+    assert b"other-1" not in written_bytes(settings)
+    assert scan(settings.storage.data, needles) == {}
+    assert hits(needles, redis_bytes(redis)) == 0
+    assert b"other-1" in redis_bytes(redis)
+    seal.close()
+
+
+def opened_bytes(settings: Settings, seal: Seal) -> bytes:
+    """The log's topic, as whoever has the vault and its key reads it."""
+    partitions = read_topic(kafka_settings(settings.log), uncommitted=True).values()
+    return b"\0".join(seal.open([value for records in partitions for _, value in records]))

@@ -149,6 +149,18 @@ def test_the_library_is_loaded_with_the_first_vault_only() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_another_master_key_is_noticed_before_anything_is_read(
+    tmp_path: Path, keyring: Keyring
+) -> None:
+    vault = Vault(tmp_path / "vault.db", MASTER, keyring)
+    other = Vault(tmp_path / "vault.db", bytes(32), keyring)
+    other.check()  # there is nothing yet that could tell
+    vault.seal("ada", b"content")
+    vault.check()
+    with pytest.raises(VaultError, match="not the master key"):
+        other.check()
+
+
 def test_many_are_sealed_at_once_and_opened_until_another_process_erases_one(
     tmp_path: Path, keyring: Keyring
 ) -> None:

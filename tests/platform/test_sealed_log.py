@@ -1,0 +1,249 @@
+"""Records of the log are sealed for their person: read by who has the vault, until an erasure."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from tests.platform.support import Live, build, now_ms, view
+from tests.platform.test_erasure import (
+    FIELDS,
+    Tokens,
+    installation_of,
+    leave_traces,
+    others,
+    scan,
+    settings_of,
+)
+
+from tactful.config import PrivacySettings, Settings
+from tactful.connections import open_installation
+from tactful.erasure import request_erasure, run_erasures
+from tactful.errors import ConfigError, StorageError
+from tactful.person_export import export_person
+from tactful.record_seal import RecordSeal, log_in_files, open_seal, person_of
+from tactful.service import Platform
+from tactful_privacy import Keyring, Vault
+from tactful_streaming import (
+    BLANK,
+    EmbeddedLog,
+    Entry,
+    Event,
+    Forwarded,
+    Item,
+    Link,
+    LogCorruptedError,
+    Restricted,
+    SealedLog,
+    SealedPartitions,
+    Tick,
+    Transfer,
+    User,
+    decode_entry,
+    encode_entry,
+)
+
+EVENT = Event(event_id="e", type="view", timestamp=5, user_id="ada", device_id="phone")
+ANONYMOUS = Event(event_id="e", type="view", timestamp=5, device_id="phone")
+ENTRIES: list[tuple[Entry, str | None]] = [
+    (EVENT, "ada"),
+    (ANONYMOUS, "device:phone"),
+    (Event(event_id="e", type="impression", timestamp=5), None),
+    (User(user_id="ada", timestamp=5), "ada"),
+    (Restricted(timestamp=5, purposes=("service",), event=ANONYMOUS), "device:phone"),
+    (Forwarded(target="ada", timestamp=5, event=ANONYMOUS), "ada"),
+    (Link(device_id="phone", timestamp=5, user_id="ada"), "ada"),
+    (Link(device_id="phone", timestamp=5), "device:phone"),
+    (
+        Transfer(transfer_id="t", timestamp=5, source="device:phone", target="ada", state=b"s"),
+        "ada",
+    ),
+    (Item(item_id="i", timestamp=5, properties={"user_id": "no one"}), None),
+    (Tick(timestamp=5), None),
+]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    key = tmp_path / "master.key"
+    key.write_text("a5" * 32 + "\n")
+    privacy = PrivacySettings(sealed_log=True, master_key_file=key)
+    return replace(settings_of(tmp_path), privacy=privacy)
+
+
+@pytest.fixture
+def seal(settings: Settings) -> Iterator[RecordSeal]:
+    settings.storage.data.mkdir(exist_ok=True)
+    opened = open_seal(settings, clock=now_ms)
+    assert opened is not None
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("format", ["json", "msgpack"])
+def test_an_entry_is_sealed_for_whom_it_is_of(seal: RecordSeal, format: str) -> None:
+    payloads = [encode_entry(entry, format) for entry, _ in ENTRIES]  # type: ignore[arg-type]
+    assert [person_of(payload) for payload in payloads] == [person for _, person in ENTRIES]
+
+    sealed = seal.seal([*payloads, b"\x93no entry", b""])
+
+    assert sealed[-2:] == [b"\x93no entry", b""]
+    for record, payload, (_, person) in zip(sealed, payloads, ENTRIES, strict=False):
+        assert (record == payload) is (person is None)
+        assert person is None or not any(name in record for name in (b"ada", b"phone"))
+    assert seal.open(sealed) == [*payloads, b"\x93no entry", b""]
+    assert seal.erase(["ada", "nobody"]) == 1
+    expected = [
+        BLANK if person == "ada" else payload
+        for payload, (_, person) in zip(payloads, ENTRIES, strict=True)
+    ]
+    assert seal.open(sealed[:-2]) == expected
+
+
+@examples(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=60), max_size=6), st.data())
+def test_a_changed_record_is_told_from_an_erased_one(
+    seal: RecordSeal, others: list[bytes], data: st.DataObject
+) -> None:
+    others = [payload for payload in others if payload[:1] != b"\x01"]
+    (sealed,) = seal.seal([encode_entry(EVENT)])
+    place = data.draw(st.integers(17, len(sealed) - 1))
+    bad = bytearray(sealed)
+    bad[place] ^= 1 << data.draw(st.integers(0, 7))
+    assert seal.open([*others, sealed]) == [*others, encode_entry(EVENT)]
+    with pytest.raises(LogCorruptedError, match="damaged"):
+        seal.open([*others, bytes(bad)])
+
+
+def test_a_server_reads_what_it_sealed_and_files_say_nothing(
+    settings: Settings, tmp_path: Path
+) -> None:
+    tokens = Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live:
+        others(live)
+        leave_traces(live, tokens)
+        before = live.http.get(f"/v1/users/{tokens['user']}/features").json()["features"]
+    assert before["recent"]
+    log = settings.storage.data / "log"
+    assert scan(log, tokens.needles()) == {}
+    copy = tmp_path / "backup-of-the-log"
+    shutil.copytree(log, copy)
+
+    # A replay computes the same, an export shows everything, training reads it.
+    with Live(Platform.open(settings, build, rebuild=True)) as live:
+        live.http.post("/v1/recommend", json={"after": more(live, 100)})
+        again = live.http.get(f"/v1/users/{tokens['user']}/features").json()["features"]
+    assert again["recent"] == before["recent"]
+    metadata = open_installation(settings)
+    exported = export_person(settings, metadata, tokens["user"], clock=now_ms)
+    assert tokens["query"] in str(exported.records)
+    assert tokens["email"] in str(exported.description)
+    with log_in_files(settings, clock=now_ms) as opened:
+        entries = [decode_entry(payload) for _, payload in opened.read(0, 10_000)]
+    assert tokens["user"] in str(entries)
+
+    # What is written unsealed from now on lies beside it.
+    unsealed = replace(settings, privacy=replace(settings.privacy, sealed_log=False))
+    with Live(Platform.open(unsealed, build)) as live:
+        more(live, 200)
+    assert b"other-1" in b"".join(path.read_bytes() for path in log.glob("*.log"))
+
+    installation = installation_of(settings, metadata)
+    request_erasure(installation, tokens["user"])
+    (receipt,) = run_erasures(installation)
+    removed = {step.place: step.removed for step in receipt.steps}
+    metadata.close()
+    assert receipt.state == "done"
+    assert removed["keys"] == 2
+    assert removed["log"] == len(exported.records)
+    assert removed["verification"] == 0
+    assert scan(settings.storage.data, tokens.needles()) == {}
+
+    # In the copy lie the sealed records still, and nothing opens them.
+    seal = open_seal(settings, clock=now_ms)
+    assert seal is not None
+    kept = SealedLog(EmbeddedLog(copy, read_only=True), seal)
+    payloads = [payload for _, payload in kept.read(0, 10_000)]
+    kept.close()
+    seal.close()
+    assert sum(payload == BLANK for payload in payloads) == removed["log"]
+    assert not any(needle in payload for needle in tokens.needles() for payload in payloads)
+    assert any(b"other-1" in payload for payload in payloads)
+
+
+def test_without_the_key_nothing_starts(settings: Settings, tmp_path: Path) -> None:
+    nothing = replace(settings, privacy=PrivacySettings(sealed_log=True))
+    with pytest.raises(ConfigError, match=r"privacy\.master_key_env or privacy\.master_key_file"):
+        Platform.open(nothing, build)
+    with Live(Platform.open(settings, build)) as live:
+        others(live)
+    # Sealing was switched off, but what is sealed has to be read.
+    with pytest.raises(ConfigError, match=r"privacy\.master_key_env"):
+        Platform.open(replace(settings, privacy=PrivacySettings()), build)
+    other = tmp_path / "other.key"
+    for text, error in (("00" * 32, StorageError), ("short", ConfigError)):
+        other.write_text(text)
+        privacy = replace(settings.privacy, master_key_file=other)
+        with pytest.raises(error, match="master key"):
+            Platform.open(replace(settings, privacy=privacy), build).close()
+
+
+def more(live: Live, number: int) -> Any:
+    told = live.http.post("/v1/events", json=[view(number, "other-1")]).json()
+    assert told["accepted"] == 1
+    return told["position"]
+
+
+class Partitions:
+    """A log in memory that notes what comes."""
+
+    partitions = 7
+
+    def __init__(self) -> None:
+        self.came: list[tuple[bytes, str | None]] = []
+
+    def partition_of(self, key: str) -> int:
+        return sum(key.encode()) % self.partitions
+
+    def submit(self, payloads, keys):  # type: ignore[no-untyped-def]
+        from concurrent.futures import Future
+
+        self.came += zip(payloads, keys, strict=True)
+        done: Future[dict[int, int]] = Future()
+        done.set_result({0: len(self.came)})
+        return done
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_key_beside_a_record_leads_to_the_same_partition_and_names_nobody(
+    tmp_path: Path,
+) -> None:
+    keyring = Keyring(tmp_path / "keyring.json", clock=lambda: 0)
+    vault = Vault(tmp_path / "vault.db", bytes(32), keyring)
+    seal = RecordSeal(vault, format="json", writes=True)
+    log = Partitions()
+    through = SealedPartitions(log, seal)
+    people = [f"person-{number}" for number in range(40)]
+    for person in people:
+        entry = Event(event_id=f"of-{person}", type="view", timestamp=1, user_id=person)
+        assert through.submit([encode_entry(entry, "json")], [person]).result(60)
+    item = encode_entry(Item(item_id="i", timestamp=1), "json")
+    through.submit([item], [None]).result(60)
+    through.close()
+    seal.close()
+
+    assert log.came.pop() == (item, None)
+    for person, (record, key) in zip(people, log.came, strict=True):
+        assert key is not None
+        assert log.partition_of(key) == log.partition_of(person)
+        assert b"person" not in record
+        assert "person" not in key
