@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from tactful_federated.device import Device, LocalPopulation, TrainerSettings
     from tactful_federated.fixed_point import FixedPoint
     from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
+    from tactful_federated.flower_secure import FlowerSecureTransport, secure_client_app
     from tactful_federated.model import IntentModel
     from tactful_federated.plan import (
         TrainingPlan,
@@ -85,6 +86,7 @@ __all__ = [
     "FederatedError",
     "FixedPoint",
     "FlowerPopulation",
+    "FlowerSecureTransport",
     "HistoryError",
     "IntentModel",
     "LocalGrid",
@@ -132,6 +134,7 @@ __all__ = [
     "plan_training",
     "run_rounds",
     "sample_cohort",
+    "secure_client_app",
     "simulate",
     "split_by_time",
     "start",
@@ -154,6 +157,7 @@ _LOADED_WHEN_USED = {
     "Enrolment": "secure_messages",
     "FixedPoint": "fixed_point",
     "FlowerPopulation": "flower",
+    "FlowerSecureTransport": "flower_secure",
     "IntentModel": "model",
     "LocalGrid": "flower",
     "LocalPopulation": "device",
@@ -177,6 +181,7 @@ _LOADED_WHEN_USED = {
     "epsilon_of": "central",
     "plan_noise_in_sum": "plan",
     "plan_training": "plan",
+    "secure_client_app": "flower_secure",
     "simulate": "simulation",
     "sum_in_secret": "secure_server",
     "train_privately": "central",

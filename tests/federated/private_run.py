@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -23,21 +24,23 @@ from tactful_federated.vectors import Vector
 SIZE = 6
 
 
+WISHES = Wishes(
+    epsilon=4.0,
+    delta=1e-4,
+    population=60,
+    rounds=20,
+    report_goal=8,
+    over_selection=1.5,
+    minimum_reports=5,
+    update_norm=1.0,
+    parameters=SIZE,
+    availability=1.0,
+)
+
+
 @cache
 def small_plan(**changes: float) -> TrainingPlan:
-    wishes = {
-        "epsilon": 4.0,
-        "delta": 1e-4,
-        "population": 60,
-        "rounds": 20,
-        "report_goal": 8,
-        "over_selection": 1.5,
-        "minimum_reports": 5,
-        "update_norm": 1.0,
-        "parameters": SIZE,
-        "availability": 1.0,
-    }
-    return plan_training(Wishes(**{**wishes, **changes}))  # type: ignore[arg-type]
+    return plan_training(replace(WISHES, **changes))  # type: ignore[arg-type]
 
 
 class Devices:

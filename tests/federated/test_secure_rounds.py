@@ -1,0 +1,177 @@
+"""Whole rounds in secret: the same model as in the clear, over Flower, and with noise inside."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import ConfigRecord, Message
+from tests.federated.private_run import SIZE, WISHES, Devices, small_plan, training
+
+from tactful_federated import (
+    ClearCollector,
+    FlowerSecureTransport,
+    LocalGrid,
+    PrivateTraining,
+    SecureCollector,
+    SecureRounds,
+    SecureSumError,
+    SecureTransport,
+    Session,
+    TrainingPlan,
+    enrol,
+    plan_noise_in_sum,
+    secure_client_app,
+)
+from tactful_federated.plan import without_noise
+from tactful_federated.secure_messages import encode
+from tactful_federated.vectors import Vector
+
+AUTHORITY = Ed25519PrivateKey.generate()
+BARE = without_noise(small_plan())
+ZERO: Vector = np.zeros(SIZE, dtype=np.float32)
+
+
+def own(device: int, round_number: int) -> Vector:
+    return np.full(SIZE, 0.01 * device, dtype=np.float32)
+
+
+def joins(
+    device: int, plan: TrainingPlan, claim: Callable[[Session], None] = lambda _: None
+) -> SecureRounds:
+    identity = Ed25519PrivateKey.generate()
+    return SecureRounds(
+        "intent",
+        plan,
+        lambda weights, number: own(device, number),
+        enrol(AUTHORITY, device, identity.public_key()),
+        identity,
+        AUTHORITY.public_key(),
+        claim=claim,
+    )
+
+
+def over_flower(
+    plan: TrainingPlan,
+    count: int,
+    drops: Callable[[int, Message], bool] = lambda node, message: False,
+) -> SecureTransport:
+    devices = {node: joins(node, plan) for node in range(1, count + 1)}
+    app = secure_client_app(lambda context: devices[context.node_id])
+    return FlowerSecureTransport(LocalGrid(app, count, drops=drops))
+
+
+def collector(transport: SecureTransport) -> SecureCollector:
+    return SecureCollector(transport, AUTHORITY.public_key(), run="intent")
+
+
+def test_a_round_in_secret_moves_the_model_as_one_in_the_clear(tmp_path: Path) -> None:
+    plan = replace(BARE, cohort=8, report_goal=8)
+    secret, clear = training(tmp_path / "secret", plan), training(tmp_path / "clear", plan)
+    assert secret.run_round(collector(over_flower(plan, 8))).released
+    whole = Devices(9, own)
+    whole.ids = lambda: range(1, 9)  # type: ignore[method-assign]
+    assert clear.run_round(ClearCollector(whole)).released
+    assert np.array_equal(secret.weights, clear.weights) and secret.weights.any()
+
+
+def test_devices_that_die_in_the_middle_leave_the_sum_of_the_others() -> None:
+    def drops(node: int, message: Message) -> bool:
+        asked = message.content["secure-sum"]
+        assert isinstance(asked, ConfigRecord)
+        return (node, asked["stage"]) in {(2, 2), (5, 3), (7, 5)}
+
+    found = collector(over_flower(BARE, 12, drops)).collect(range(1, 13), ZERO, BARE, 1)
+    assert found.reports == 10
+    expected = sum(BARE.grid.encode(own(d, 1)) for d in range(1, 13) if d not in (2, 5))
+    assert np.array_equal(found.total, expected)
+
+
+def test_too_few_devices_void_the_round_and_release_nothing(tmp_path: Path) -> None:
+    run = training(tmp_path, small_plan())
+    outcome = run.run_round(collector(over_flower(small_plan(), 12, lambda node, _: node > 4)))
+    assert (outcome.released, run.weights.tolist()) == (False, [0.0] * SIZE)
+
+
+def test_a_sum_that_honest_devices_cannot_have_made_voids_the_round() -> None:
+    class Poisoned(SecureRounds):
+        def answer(self, stage: int, question: bytes, weights: Vector | None) -> bytes:
+            if stage == 3 and self._update is not None:
+                self._update = self._update + (1 << 30)
+            return super().answer(stage, question, weights)
+
+    devices = {node: joins(node, BARE) for node in range(1, 9)}
+    devices[3].__class__ = Poisoned
+    app = secure_client_app(lambda context: devices[context.node_id])
+    transport = FlowerSecureTransport(LocalGrid(app, 8))
+    assert collector(transport).collect(range(1, 9), ZERO, BARE, 1).reports == 0
+
+
+def test_noise_inside_the_sum_has_the_planned_width() -> None:
+    """The server adds nothing, and what it decodes is already noisy, as much as it should be."""
+    size = 2_000
+    plan = plan_noise_in_sum(replace(WISHES, parameters=size))
+    assert plan.sigma_squared == 0 < plan.device_sigma_squared
+    count = plan.minimum_reports
+
+    def silent(device: int) -> SecureRounds:
+        rounds = joins(device, plan)
+        rounds._trainer = lambda weights, number: np.zeros(size, dtype=np.float32)
+        return rounds
+
+    devices = {node: silent(node) for node in range(1, count + 1)}
+    app = secure_client_app(lambda context: devices[context.node_id])
+    transport = FlowerSecureTransport(LocalGrid(app, count))
+    weights = np.zeros(size, dtype=np.float32)
+    found = collector(transport).collect(range(1, count + 1), weights, plan, 1)
+    assert found.reports == count
+    z = float(found.total.std()) / (plan.units * np.sqrt(plan.participations))
+    assert z == pytest.approx(plan.noise_multiplier, rel=0.07)
+
+
+def test_noise_in_the_sum_keeps_its_promise_and_its_room() -> None:
+    plan = plan_noise_in_sum(WISHES)
+    total = plan.device_sigma_squared * plan.minimum_reports
+    needed = plan.noise_multiplier**2 * plan.participations * plan.units**2
+    assert needed + 16 <= total <= needed * 1.001
+    everybody = plan.cohort * plan.units + 10 * np.sqrt(plan.cohort * plan.device_sigma_squared)
+    assert everybody < 1 << 31
+    assert plan.bands == 1 and plan.epsilon == WISHES.epsilon
+
+
+def test_a_device_agrees_to_its_own_plan_only(tmp_path: Path) -> None:
+    device = joins(1, BARE)
+    for session in (
+        Session("other", 1, b"n" * 32, SIZE),
+        Session("intent", 1, b"n" * 32, SIZE + 1),
+    ):
+        with pytest.raises(SecureSumError, match="did not agree"):
+            device.answer(1, encode(session), ZERO)
+    right = encode(Session("intent", 1, b"n" * 32, SIZE))
+    with pytest.raises(SecureSumError, match="did not agree"):
+        device.answer(1, right, None)
+    for stage in (2, 3, 4, 5):
+        with pytest.raises(SecureSumError, match="in no session"):
+            device.answer(stage, b"", None)
+    device.answer(1, right, ZERO)
+    with pytest.raises(SecureSumError, match="no stage 6"):
+        device.answer(6, b"", None)
+
+
+def test_nothing_is_trained_or_said_in_a_session_that_the_ledger_refuses() -> None:
+    def refuse(session: Session) -> None:
+        raise SecureSumError("joined before")
+
+    device = joins(1, BARE, refuse)
+    device._trainer = lambda weights, number: pytest.fail("trained")
+    with pytest.raises(SecureSumError, match="joined before"):
+        device.answer(1, encode(Session("intent", 1, b"n" * 32, SIZE)), ZERO)
+
+
+def test_private_training_takes_noise_from_devices(tmp_path: Path) -> None:
+    plan = plan_noise_in_sum(WISHES)
+    run = PrivateTraining(tmp_path, plan, training(tmp_path / "x", plan)._optimizer, ZERO)
+    assert run.run_round(collector(over_flower(plan, 14))).released
+    assert run.weights.any()
