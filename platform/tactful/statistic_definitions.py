@@ -127,7 +127,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     edges: tuple[float, ...] = ()
     count: Literal["events", "users"] = "events"
     pane: str = "1h"
-    cap: int = 20
+    cap: int
     hour_cap: int | None = None
     cap_choice: CapChoiceDefinition | None = None
     tenant: str = DEFAULT_TENANT

@@ -221,8 +221,9 @@ class BoundedCounts:
         if (until - state.open_from) // pane_ms > MAX_PANES_AT_ONCE:
             raise StateError(
                 f"watermark {watermark} would close {(until - state.open_from) // pane_ms} panes of"
-                f" {self.statistic.name!r} at once (at most {MAX_PANES_AT_ONCE}):"
-                " check the clock, or begin with a later start"
+                f" {self.statistic.name!r} at once (at most {MAX_PANES_AT_ONCE}): check the clock."
+                " If it is right, nothing was published for so long: take the statistic out,"
+                " retire it, and go on under a new name"
             )
         if self.statistic.cap_choice is not None:
             today = state.open_from // DAY_MS

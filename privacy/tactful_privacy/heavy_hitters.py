@@ -118,8 +118,7 @@ class BoundedKeys:
         if today - open_from > _MAX_DAYS_AT_ONCE:
             raise StateError(
                 f"watermark {watermark} would release {today - open_from} days of"
-                f" {self.statistic.name!r} at once (at most {_MAX_DAYS_AT_ONCE}): check the clock,"
-                " or begin with a later start"
+                f" {self.statistic.name!r} at once (at most {_MAX_DAYS_AT_ONCE}): check the clock"
             )
         return {
             day: Counter(key for keys in self._state.keys.get(day, {}).values() for key in keys)

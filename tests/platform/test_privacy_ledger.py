@@ -159,7 +159,7 @@ def test_a_damaged_ledger_is_an_error_of_one_line(tmp_path: Path) -> None:
 
 
 def test_the_statistics_tell_by_their_own_clock(tmp_path: Path) -> None:
-    definition = StatisticDefinition(name="a", event="view", by="category", keys=("x",))
+    definition = StatisticDefinition(name="a", event="view", by="category", keys=("x",), cap=20)
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
     statistics = PrivateStatistics(
         [definition], ledger, secret=bytes(16), clock=lambda: TODAY * DAY + HOUR

@@ -548,11 +548,12 @@ def test_what_is_not_published_is_not_found(ledger: Ledger) -> None:
 # Configuration
 
 
+LINE: dict[str, Any] = {"event": "view", "keys": ["x"], "cap": 20}
 GOOD = {
     "daily_epsilon": "1",
     "statistics": [
-        {"name": "a", "event": "view", "by": "category", "keys": ["x"], "epsilon": "1/2"},
-        {"name": "b", "event": "view", "by": "properties.colour", "keys": ["x"], "epsilon": "0.5"},
+        {**LINE, "name": "a", "by": "category", "epsilon": "1/2"},
+        {**LINE, "name": "b", "by": "properties.colour", "epsilon": "0.5"},
     ],
 }
 
@@ -568,6 +569,11 @@ def configured(directory: Path, content: Any, **changes: Any) -> Settings:
 
 def changed(**changes: Any) -> dict[str, Any]:
     return {**GOOD, "statistics": [{**GOOD["statistics"][0], **changes}]}  # type: ignore[dict-item]
+
+
+def without(field: str) -> dict[str, Any]:
+    kept = {key: value for key, value in GOOD["statistics"][0].items() if key != field}  # type: ignore[attr-defined]
+    return {**GOOD, "statistics": [kept]}
 
 
 def test_no_file_means_no_statistics(tmp_path: Path) -> None:
@@ -618,6 +624,13 @@ def test_a_good_file_opens_again_with_the_same_secret(tmp_path: Path) -> None:
         (changed(epsilon="0"), "epsilon is 0"),
         (changed(epsilon="2"), "'a' costs epsilon 2"),
         (changed(cap=0), "'a': cap"),
+        (changed(cap=-1), "'a': cap"),
+        (changed(cap="5"), r"statistics\[0\].cap"),
+        (without("cap"), "cap"),
+        (without("event"), "event"),
+        (changed(epsilon="-1"), r"statistics\[0\].epsilon"),
+        (changed(epsilon="nan"), r"statistics\[0\].epsilon"),
+        ({**GOOD, "daily_epsilon": "nan"}, "daily_epsilon"),
         (changed(keys=[]), "'a': keys"),
         (changed(keys=["x", "x"]), "'a': a key is listed twice"),
         (changed(name="A B"), "'A B': a name is"),
@@ -739,7 +752,9 @@ def event_of(**what: Any) -> Event:
 def test_what_an_event_is_counted_as(
     definition: dict[str, Any], what: dict[str, Any], item: dict[str, Any] | None, key: str | None
 ) -> None:
-    made = msgspec.convert({"name": "s", "event": "view", **definition}, StatisticDefinition)
+    made = msgspec.convert(
+        {"name": "s", "event": "view", "cap": 1, **definition}, StatisticDefinition
+    )
     about = None if item is None else Item(**{"item_id": "x", "timestamp": 0, **item})
     found = made.key(event_of(**what), about)
     assert found == key

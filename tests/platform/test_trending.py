@@ -24,7 +24,7 @@ from tactful.statistic_definitions import StatisticDefinition, load_statistics
 from tactful.statistics import CLOCK_EVENT, PrivateStatistics
 from tactful.trending import Followed, Rise, Trending, Trends, noise_variance, rises
 from tactful_bandits import Arm, Experiment
-from tactful_privacy import DiscreteLaplace, Ledger, Statistic
+from tactful_privacy import BoundedCounts, DiscreteLaplace, Ledger, Statistic
 from tactful_streaming import Engine, Event, Item, MemoryState, decode_entry
 
 KEYS = tuple(f"c-{number}" for number in range(40))
@@ -309,7 +309,9 @@ def test_exact_counts_do_not_reach_it(tmp_path: Path) -> None:
                     item_id="i",
                 )
                 published.apply(viewed, item)
-        counted = published._tracks["views"][0].closed(110 * DAY)[-1]
+        counts, _ = published._tracks["views"]
+        assert isinstance(counts, BoundedCounts)
+        counted = counts.closed(110 * DAY)[-1]
         assert counted.counts.tolist() == ([90, 0] if liked == "quiet" else [0, 90])
         assert trends.look() == (), "nothing is published yet"
         values = {start: [100, 900 if start >= 109 * DAY else 100] for start in starts}
@@ -326,7 +328,7 @@ def test_exact_counts_do_not_reach_it(tmp_path: Path) -> None:
 
 def test_without_a_statistic_for_it_there_is_nothing_to_read(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
-    silent = StatisticDefinition(name="views", event="view", by="category", keys=("a",))
+    silent = StatisticDefinition(name="views", event="view", by="category", keys=("a",), cap=20)
     assert PrivateStatistics([silent], ledger, secret=SECRET, clock=None).trends() is None
     ledger.close()
 
@@ -335,7 +337,7 @@ def test_only_what_a_catalogue_knows_can_be_trending(tmp_path: Path) -> None:
     path = tmp_path / "statistics.yaml"
     path.write_text(
         'daily_epsilon: "1"\nstatistics:\n'
-        "- {name: a, event: view, by: properties.brand, keys: [x], trending: true}\n"
+        "- {name: a, event: view, by: properties.brand, keys: [x], cap: 5, trending: true}\n"
     )
     with pytest.raises(ConfigError, match="a: only what is counted by category or item_id can"):
         load_statistics(path)

@@ -1,10 +1,12 @@
 """One test for each way in which a release leaks although its noise is right.
 
-Leaks 1 and 4 of running totals and of published files are in `test_running_totals` and
-`tests/platform/test_publication`, as is 5; those of bounding (3, 7, 8) in `test_bounding`.
+Leaks 1 and 3 of running totals are in `test_running_totals`; 4 of published files and 5 in
+`tests/platform`: `test_publication`, `test_public_metrics`. Others test the same at more length:
+`test_bounding` the counters, `test_ledger` what is drawn once.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,8 +16,13 @@ import pytest
 from scipy import stats
 
 from tactful_privacy import (
+    UNIT,
     BoundedCounts,
+    BoundedKeys,
+    Budget,
     DiscreteLaplace,
+    Keyring,
+    KeysPublisher,
     Ledger,
     Publisher,
     ReleasedPane,
@@ -23,7 +30,7 @@ from tactful_privacy import (
     ThresholdRelease,
     read_released,
 )
-from tactful_privacy.statistic import RUNNING_TOTALS
+from tactful_privacy.statistic import DAY_MS, FOUND_KEYS, RUNNING_TOTALS
 
 HOUR = 3_600_000
 SECRET = b"a secret of tests only"
@@ -93,6 +100,44 @@ def test_planted_noise_that_follows_from_the_pane_is_caught(tmp_path: Path) -> N
     assert not equal_by_chance(noise.sample(2_000).tolist(), again.sample(2_000).tolist(), noise)
 
 
+def count_until_killed(file: Path, dies_at: int, *, forgets: bool) -> None:
+    """Count somebody's contributions from where the file says; store; die of signal 9."""
+    counts = BoundedCounts(HOURS, secret=SECRET, start=0)
+    position = 0
+    if file.exists():
+        stored = file.read_bytes()
+        position = int.from_bytes(stored[:8])
+        counts.restore(stored[8:])
+        if forgets:
+            counts._state.spent.clear()
+    for event in range(position, dies_at):
+        counts.add("somebody", event, WIDE[event % 7])
+        if event % 3 == 2:
+            draft = file.with_suffix(".draft")
+            draft.write_bytes((event + 1).to_bytes(8) + counts.snapshot())
+            draft.replace(file)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("forgets", "expected"), [(False, 5), (True, 15)])
+def test_leak_3_kill_9_does_not_hand_out_a_second_cap(
+    tmp_path: Path, forgets: bool, expected: int
+) -> None:
+    """Counters are in one write with the position; counters that were forgotten would be seen."""
+    file = tmp_path / "state"
+    for dies_at in (7, 13, 20):
+        child = os.fork()
+        if child == 0:
+            try:
+                count_until_killed(file, dies_at, forgets=forgets)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    counts = BoundedCounts(HOURS, secret=SECRET, start=0)
+    counts.restore(file.read_bytes()[8:])
+    assert sum(int(pane.counts.sum()) for pane in counts.closed(HOUR)) == expected
+
+
 @pytest.mark.parametrize("statistic", [HOURS, TOTALS])
 def test_leak_4_keys_and_panes_are_there_whoever_came(tmp_path: Path, statistic: Statistic) -> None:
     shapes = []
@@ -105,6 +150,18 @@ def test_leak_4_keys_and_panes_are_there_whoever_came(tmp_path: Path, statistic:
         assert stats.binomtest(zeros, len(WIDE), expected).pvalue > 1e-7
         ledger.close()
     assert shapes[0] == shapes[1]
+
+
+def test_leak_4_a_day_without_found_keys_is_published_like_others(tmp_path: Path) -> None:
+    statistic = Statistic(
+        "terms", (), DAY_MS, 3, Fraction(1, 2), kind=FOUND_KEYS, delta=Fraction(1, 10**6)
+    )
+    ledger = Ledger(tmp_path / "ledger.db", budgets=[Budget(Fraction(1), Fraction(1, 10**6))])
+    keys = BoundedKeys(statistic, secret=SECRET, start=0)
+    keys.add("somebody", DAY_MS, "the only one")
+    panes = KeysPublisher(keys, ledger).publish(3 * DAY_MS)
+    ledger.close()
+    assert [(pane.start, pane.values) for pane in panes] == [(n * DAY_MS, {}) for n in range(3)]
 
 
 def test_leak_6_a_copied_process_does_not_copy_its_noise() -> None:
@@ -126,6 +183,29 @@ def test_leak_6_a_copied_process_does_not_copy_its_noise() -> None:
     os.waitpid(child, 0)
     theirs = np.frombuffer(data, "<i8").tolist()
     assert equal_by_chance(noise.sample(2_000).tolist(), theirs, noise)
+
+
+def test_leak_7_a_new_pseudonym_is_no_second_cap(tmp_path: Path) -> None:
+    """People are counted under a hash of their own, whatever pseudonym they have elsewhere."""
+    ring = Keyring(tmp_path / "keys.json", clock=lambda: 0)
+    by_id, by_pseudonym = (BoundedCounts(HOURS, secret=SECRET, start=0) for _ in range(2))
+    for n in range(20):
+        by_id.add("somebody", n, WIDE[0])
+        by_pseudonym.add(ring.pseudonym("somebody").digest.hex(), n, WIDE[0])
+        if n == 9:
+            ring.rotate()
+    assert [int(it.closed(HOUR)[0].counts.sum()) for it in (by_id, by_pseudonym)] == [5, 10]
+
+
+def test_leak_8_two_ids_of_a_person_are_two_units_and_that_is_said(ledger: Ledger) -> None:
+    """Each is bounded, both together by twice as much: the promise is for a user, an id."""
+    counts = BoundedCounts(HOURS, secret=SECRET, start=0)
+    for n in range(20):
+        counts.add(("phone", "laptop")[n % 2], n, WIDE[0])
+    assert int(counts.closed(HOUR)[0].counts.sum()) == 2 * HOURS.cap
+    assert {pane.unit for pane in publish(ledger)} == {UNIT} == {"one user, one UTC day"}
+    told = (Path(__file__).parents[2] / "docs/explanation/privacy.md").read_text("utf-8")
+    assert "Two ids of one person are two units" in told
 
 
 @pytest.mark.parametrize("statistic", [HOURS, TOTALS])
