@@ -7,14 +7,7 @@ from tactful_bandits.adjustment import (
     stratified_difference,
     winsorised,
 )
-from tactful_bandits.assignment import (
-    Arm,
-    Assignment,
-    Experiment,
-    Status,
-    assign,
-    assign_all,
-)
+from tactful_bandits.assignment import Arm, Assignment, Experiment, Status, assign, assign_all
 from tactful_bandits.bandit_choice import Choice, Rule, Thompson, UpperConfidence
 from tactful_bandits.bandit_memory import Memory, Observation
 from tactful_bandits.bayesian import Posterior, Prior, posterior
@@ -43,6 +36,7 @@ from tactful_bandits.errors import (
     DefinitionError,
     EvaluationError,
     ExperimentError,
+    LifecycleError,
     MissingExtraError,
     PolicyError,
     StatisticsError,
@@ -63,9 +57,19 @@ from tactful_bandits.guardrails import (
     check_guardrails,
 )
 from tactful_bandits.hashing import bucket
+from tactful_bandits.lifecycle import (
+    decide_rollout,
+    judge_rollout,
+    poolable_stages,
+    resume_rollout,
+    roll_back,
+    start_canary,
+    start_shadow,
+)
 from tactful_bandits.linear_bandit import LinearBandit
 from tactful_bandits.market_simulator import MarketSettings, MarketSimulator, MarketStep
 from tactful_bandits.multiplicity import benjamini_hochberg, holm
+from tactful_bandits.network_policy import NetworkPolicy
 from tactful_bandits.off_policy import (
     LoggedDecisions,
     OffPolicyEstimate,
@@ -91,7 +95,19 @@ from tactful_bandits.power import Design, days_needed
 from tactful_bandits.private_linear_bandit import PrivateLinearBandit
 from tactful_bandits.quantiles import Quantile
 from tactful_bandits.released_samples import RatioSums, ReleasedProportion, ReleasedRatio
+from tactful_bandits.replay import Batch, Replay
 from tactful_bandits.retention import retention, retention_curve
+from tactful_bandits.rollouts import (
+    Decision,
+    Rollout,
+    RolloutLook,
+    RolloutPlan,
+    RolloutState,
+    StageObservations,
+    Transition,
+    dump_rollout,
+    load_rollout,
+)
 from tactful_bandits.sample_ratio import SampleRatio, check_sample_ratio
 from tactful_bandits.samples import Mean, Proportion, Ratio, Sample
 from tactful_bandits.shared_linear_bandit import SharedLinearBandit
@@ -111,12 +127,14 @@ __all__ = [
     "Arm",
     "Assignment",
     "AssignmentError",
+    "Batch",
     "BetaBandit",
     "Better",
     "BudgetPacing",
     "Choice",
     "Comparison",
     "Condition",
+    "Decision",
     "DefinitionError",
     "Design",
     "Estimate",
@@ -129,6 +147,7 @@ __all__ = [
     "GuardrailVerdict",
     "Holdout",
     "Interval",
+    "LifecycleError",
     "LinearBandit",
     "LoggedDecisions",
     "MarketSettings",
@@ -138,6 +157,7 @@ __all__ = [
     "Memory",
     "MissingExtraError",
     "Namespace",
+    "NetworkPolicy",
     "Observation",
     "OffPolicyEstimate",
     "Overlap",
@@ -155,6 +175,11 @@ __all__ = [
     "RatioSums",
     "ReleasedProportion",
     "ReleasedRatio",
+    "Replay",
+    "Rollout",
+    "RolloutLook",
+    "RolloutPlan",
+    "RolloutState",
     "Rule",
     "Sample",
     "SampleRatio",
@@ -162,9 +187,11 @@ __all__ = [
     "SharedLinearBandit",
     "SoftmaxBandit",
     "Spending",
+    "StageObservations",
     "StatisticsError",
     "Status",
     "Thompson",
+    "Transition",
     "UpperConfidence",
     "WeightBounds",
     "adjusted_difference",
@@ -183,9 +210,11 @@ __all__ = [
     "conclude",
     "confidence_sequence",
     "days_needed",
+    "decide_rollout",
     "difference",
     "direct_method",
     "doubly_robust",
+    "dump_rollout",
     "evaluate_policy",
     "exact_difference_sequence",
     "fixed_horizon_interval",
@@ -194,13 +223,16 @@ __all__ = [
     "holm",
     "independent_ips",
     "ips",
+    "judge_rollout",
     "level",
     "load_experiments",
+    "load_rollout",
     "logged_value",
     "matches",
     "measure_overlap",
     "obrien_fleming_spending",
     "pocock_spending",
+    "poolable_stages",
     "posterior",
     "proportion_sequence",
     "pseudo_inverse",
@@ -208,12 +240,16 @@ __all__ = [
     "regression_coefficient",
     "repeated_interval",
     "require_condition",
+    "resume_rollout",
     "retention",
     "retention_curve",
+    "roll_back",
     "self_normalised_doubly_robust",
     "shrunk_doubly_robust",
     "slate_ips",
     "snips",
+    "start_canary",
+    "start_shadow",
     "stratified_difference",
     "switch_doubly_robust",
     "winsorised",

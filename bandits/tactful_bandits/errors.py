@@ -3,6 +3,7 @@
 * ExperimentError
     * DefinitionError (ValueError): an experiment as written cannot be run
     * AssignmentError (ValueError): this unit or this forced arm cannot be assigned
+    * LifecycleError (ValueError): a rollout cannot do this in its state
     * StatisticsError (ValueError): these totals cannot be compared
     * PolicyError (ValueError): a policy cannot be made, asked or taught like this
     * EvaluationError (ValueError): these logged decisions cannot be evaluated
@@ -20,6 +21,10 @@ class DefinitionError(ExperimentError, ValueError):
 
 class AssignmentError(ExperimentError, ValueError):
     """A unit cannot be assigned: it is empty, or the forced arm does not exist."""
+
+
+class LifecycleError(ExperimentError, ValueError):
+    """A rollout cannot do what was asked in the state it is in, or the data are none of one."""
 
 
 class StatisticsError(ExperimentError, ValueError):

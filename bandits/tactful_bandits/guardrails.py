@@ -98,7 +98,7 @@ class GuardrailLook:
 
 def check_guardrails(
     guardrails: Sequence[Guardrail],
-    samples: Mapping[str, tuple[Sample, Sample]],
+    samples: Mapping[str, tuple[Sample, Sample] | None],
     *,
     alpha: float = 0.05,
     tightest_at: float = 20_000,
@@ -108,7 +108,8 @@ def check_guardrails(
 
     Args:
         guardrails: What must not be harmed.
-        samples: Control and treatment by metric, all outcomes so far, exact or released.
+        samples: Control and treatment by metric, all outcomes so far, exact or released; None of a
+            metric of which an arm has fewer than two units yet.
         alpha: Probability that a change which harms nothing is ever rolled back, over all looks and
             all critical guardrails (each gets an equal part). The others share as much again.
         tightest_at: Units of both arms at which harm is to be seen soonest; chosen beforehand.
@@ -128,8 +129,11 @@ def check_guardrails(
                 f"{sorted(samples)}"
             )
         alike = sum(other.critical == guardrail.critical for other in guardrails)
-        control, treatment = samples[guardrail.metric]
-        looks.append(_look(guardrail, control, treatment, alpha / alike, tightest_at, last_look))
+        pair = samples[guardrail.metric]
+        if pair is None:
+            looks.append(GuardrailLook(guardrail, "too few data", None))
+        else:
+            looks.append(_look(guardrail, *pair, alpha / alike, tightest_at, last_look))
     return tuple(looks)
 
 

@@ -33,28 +33,13 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=8,
 )
-operators = st.sampled_from(
-    [
-        "$eq",
-        "$ne",
-        "$lt",
-        "$gte",
-        "$vgt",
-        "$exists",
-        "$in",
-        "$nini",
-        "$not",
-        "$size",
-        "$elemMatch",
-        "$all",
-        "$regex",
-        "$type",
-        "$and",
-        "$or",
-        "$x",
-        "$inGroup",
-    ]
+comparisons = st.sampled_from(
+    ["$eq", "$ne", "$lt", "$gte", "$vgt", "$in", "$nini", "$regex", "$type"]
 )
+others = st.sampled_from(
+    ["$exists", "$not", "$size", "$elemMatch", "$all", "$and", "$or", "$inGroup"]
+)
+operators = comparisons | others | st.just("$x")
 conditions = st.dictionaries(
     st.sampled_from("ab") | operators,
     values | st.dictionaries(operators, values, max_size=2),
