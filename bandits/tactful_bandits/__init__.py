@@ -69,7 +69,6 @@ from tactful_bandits.lifecycle import (
 from tactful_bandits.linear_bandit import LinearBandit
 from tactful_bandits.market_simulator import MarketSettings, MarketSimulator, MarketStep
 from tactful_bandits.multiplicity import benjamini_hochberg, holm
-from tactful_bandits.network_policy import NetworkPolicy
 from tactful_bandits.off_policy import (
     LoggedDecisions,
     OffPolicyEstimate,
@@ -95,7 +94,6 @@ from tactful_bandits.power import Design, days_needed
 from tactful_bandits.private_linear_bandit import PrivateLinearBandit
 from tactful_bandits.quantiles import Quantile
 from tactful_bandits.released_samples import RatioSums, ReleasedProportion, ReleasedRatio
-from tactful_bandits.replay import Batch, Replay
 from tactful_bandits.retention import retention, retention_curve
 from tactful_bandits.rollouts import (
     Decision,
@@ -127,7 +125,6 @@ __all__ = [
     "Arm",
     "Assignment",
     "AssignmentError",
-    "Batch",
     "BetaBandit",
     "Better",
     "BudgetPacing",
@@ -157,7 +154,6 @@ __all__ = [
     "Memory",
     "MissingExtraError",
     "Namespace",
-    "NetworkPolicy",
     "Observation",
     "OffPolicyEstimate",
     "Overlap",
@@ -175,7 +171,6 @@ __all__ = [
     "RatioSums",
     "ReleasedProportion",
     "ReleasedRatio",
-    "Replay",
     "Rollout",
     "RolloutLook",
     "RolloutPlan",
