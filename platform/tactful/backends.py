@@ -250,11 +250,11 @@ class _Opening:
             written=self._written(log),
         )
 
-    def _written(self, log: EmbeddedLog) -> Mapping[str, EmbeddedLog]:
+    def _written(self, log: EmbeddedLog | None = None) -> Mapping[str, EmbeddedLog]:
         letters = {_DEAD_LETTERS: self.dead_letters, _LATE: self.late}
         kept = {name: one.log for name, one in letters.items() if one is not None}
         found = {n: one for n, one in kept.items() if isinstance(one, EmbeddedLog)}
-        return {"log": log, **found}
+        return found if log is None else {"log": log, **found}
 
     def kafka(self) -> Backend:
         settings, stack = self.settings, self.stack
@@ -344,6 +344,7 @@ class _Opening:
             problem=lambda: None if log.problem is None else "the event log cannot be reached",
             waiting_bytes=lambda: log.waiting_bytes,
             spooled=lambda: 0 if spool is None else spool.waiting,
+            written=self._written(),
             shared=shared,
         )
 

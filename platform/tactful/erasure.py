@@ -141,7 +141,7 @@ def settle_erasures(installation: Installation) -> list[Erasure]:
     """
     settled = []
     for receipt, _ in installation.jobs.waiting():
-        if not _is_purged_here(installation, receipt):
+        if not is_purged_here(installation, receipt):
             continue
         if installation.partitions.missing(receipt) == 0:
             told = installation.jobs.find(receipt)
@@ -154,7 +154,7 @@ def settle_erasures(installation: Installation) -> list[Erasure]:
     return settled
 
 
-def _is_purged_here(installation: Installation, receipt: str) -> bool:
+def is_purged_here(installation: Installation, receipt: str) -> bool:
     """Whether what is left to do is for the owners of partitions."""
     told = installation.jobs.find(receipt)
     return told is not None and bool(told.steps) and told.steps[-1].place == _VERIFICATION
@@ -234,7 +234,7 @@ def run_erasures(
     """
     receipts = settle_erasures(installation)
     for receipt, person in installation.jobs.waiting():
-        if _is_purged_here(installation, receipt):
+        if is_purged_here(installation, receipt):
             continue
         try:
             _erase(installation, receipt, person, rebuild=rebuild, say=say)
@@ -274,7 +274,7 @@ def _erase(
     steps.append(ErasureStep(place="consent", removed=decisions))
     missing = 0
     if installation.settings.log.kind == "kafka":
-        missing, step = _ask_owners(installation, receipt, found)
+        missing, step = ask_owners(installation, receipt, found)
         steps.append(step)
     say("verify")
     work.unlink(missing_ok=True)
@@ -293,7 +293,7 @@ def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[
         yield ErasureStep(place="log", removed=0, note="stays in the topic until its retention")
     else:
         yield _log(installation, found)
-    yield from _keys(installation, found)
+    yield from delete_keys(installation, found)
     for name in LETTERS:
         yield _letters(data / name, found)
     yield _webhooks(data / "webhooks", found)
@@ -304,7 +304,7 @@ def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[
     yield _training(settings)
 
 
-def _ask_owners(installation: Installation, receipt: str, found: Found) -> tuple[int, ErasureStep]:
+def ask_owners(installation: Installation, receipt: str, found: Found) -> tuple[int, ErasureStep]:
     """Ask workers to erase what they keep of partitions; how many have not done so yet."""
     settings, partitions = installation.settings, installation.partitions
     count = 0
@@ -317,7 +317,7 @@ def _ask_owners(installation: Installation, receipt: str, found: Found) -> tuple
     return missing, ErasureStep(place="partitions", removed=0, note=note)
 
 
-def _keys(installation: Installation, found: Found) -> Iterator[ErasureStep]:
+def delete_keys(installation: Installation, found: Found) -> Iterator[ErasureStep]:
     """Delete what sealed records are opened by, wherever copies of them lie."""
     seal = open_seal(installation.settings, clock=installation.clock)
     if seal is not None:

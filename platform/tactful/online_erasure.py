@@ -1,5 +1,8 @@
 """Erases people from the log and the letters of a server that is at work.
 
+A log in Kafka stays as it is: there the keys of its sealed records go, and workers are asked to
+purge what they keep.
+
 Only the process that writes to a log may change it. It ends the segment that it writes to; another
 process, of low priority, looks through the ended ones and writes those anew in which something is
 to go, beside their place; then the first moves each into its place, in one step and between two
@@ -24,9 +27,12 @@ from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.erasure import (
     Installation,
+    ask_owners,
     blank_letter,
     blanking,
+    delete_keys,
     find_person,
+    is_purged_here,
     load_found,
     purge_online,
     save_found,
@@ -82,7 +88,7 @@ class OnlineErasures:
         waiting = [
             (receipt, person)
             for receipt, person in installation.jobs.waiting()
-            if receipt not in self._done
+            if receipt not in self._done and not is_purged_here(installation, receipt)
         ]
         count = 0
         with contextlib.ExitStack() as stack:
@@ -123,6 +129,9 @@ class OnlineErasures:
         if settings.online.kind == "redis":
             definitions = load_definitions(settings.features)
             steps.append(purge_online(settings, definitions, found))
+        steps += delete_keys(installation, found)
+        if settings.log.kind == "kafka":
+            steps.append(ask_owners(installation, receipt, found)[1])
         told = installation.jobs.find(receipt)
         if told is None or told.done_at is not None:
             return False

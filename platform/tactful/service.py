@@ -161,7 +161,7 @@ class Platform:
         backend: its log, and who computes its features.
         engine: its feature engine; read it with `lock` held.
         lock: what readers of the engine hold.
-        online_erasures: what removes erased people from a log in files while it is in use.
+        online_erasures: what removes erased people while the server is in use.
         door: where events come in.
         recommender: who recommends.
         statistics: what is published, if anything.
@@ -253,11 +253,9 @@ class Platform:
             permit=self.permissions.restricted,
             described=self._take_decisions,
         )
-        self.online_erasures: OnlineErasures | None = None
-        if settings.log.kind == "embedded":
-            self.online_erasures = OnlineErasures(
-                Installation(settings, database, suppression, clock), backend.written
-            )
+        self.online_erasures = OnlineErasures(
+            Installation(settings, database, suppression, clock), backend.written
+        )
         self._turnstile = Turnstile(
             queue=server.recommend_queue,
             wait_s=server.recommend_wait_s,
@@ -358,8 +356,7 @@ class Platform:
         if self._webhooks is not None:
             self._webhooks.start()
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._trim())]
-        if self.online_erasures is not None:
-            self._tasks.append(asyncio.create_task(self._erase(self.online_erasures)))
+        self._tasks.append(asyncio.create_task(self._erase(self.online_erasures)))
         if self.settings.log.kind == "kafka":
             self._tasks.append(asyncio.create_task(self._settle()))
         training = self.settings.training
@@ -370,8 +367,7 @@ class Platform:
     async def stop(self) -> None:
         """Write, apply and commit everything that was accepted, then close all stores."""
         self._status = "stopping"
-        if self.online_erasures is not None:
-            self.online_erasures.stop()
+        self.online_erasures.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._impressions, return_exceptions=True)

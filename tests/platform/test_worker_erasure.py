@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.platform.support import now_ms, wait_until
-from tests.platform.test_erasure import FEATURES, Tokens, scan
+from tests.platform.support import Live, build, now_ms, small_settings, wait_until
+from tests.platform.test_erasure import FEATURES, Tokens, leave_traces, scan
+from tests.platform.test_erasure import others as server_others
 from tests.streaming.brokers import Broker, running_broker, topic_name
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.shard import read_topic
@@ -29,6 +30,7 @@ from tactful.erasure import (
     settle_erasures,
 )
 from tactful.record_seal import open_seal
+from tactful.service import Platform
 from tactful.suppression import open_suppression
 from tactful_streaming import Event, KafkaLog, Seal, SealedPartitions, User, encode_entry, route_key
 
@@ -243,6 +245,7 @@ def installed(settings: Settings) -> Iterator[Installation]:
         metadata.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_what_kafka_holds_of_the_erased_reaches_nothing(
     config: Path, redis: RedisServer, tmp_path: Path
@@ -324,16 +327,20 @@ def test_a_replay_leaves_out_who_was_erased(
     assert b'"x.coupon"' not in topic_bytes(settings, settings.log.topic)
 
 
+def seal_log(config: Path, key: Path) -> None:
+    """Let the settings seal the log; rows of windows that fired are not sealed, so none do."""
+    key.write_text("5a" * 32)
+    kept = [line for line in config.read_text().splitlines() if not line.startswith("fired_topic")]
+    text = "\n".join(kept)
+    config.write_text(f'{text}\n[privacy]\nsealed_log = true\nmaster_key_file = "{key}"\n')
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sealed_topics_say_nothing_of_the_erased(
     config: Path, redis: RedisServer, tmp_path: Path
 ) -> None:
-    key = tmp_path / "master.key"
-    key.write_text("5a" * 32)
-    # Rows of windows that fired are not sealed: others read them.
-    kept = [line for line in config.read_text().splitlines() if not line.startswith("fired_topic")]
-    text = "\n".join(kept)
-    config.write_text(f'{text}\n[privacy]\nsealed_log = true\nmaster_key_file = "{key}"\n')
+    seal_log(config, tmp_path / "master.key")
     settings = load_settings(config)
     settings.storage.data.mkdir()
     tokens = Tokens(*FIELDS)
@@ -377,6 +384,53 @@ def test_sealed_topics_say_nothing_of_the_erased(
     assert hits(needles, redis_bytes(redis)) == 0
     assert b"other-1" in redis_bytes(redis)
     seal.close()
+
+
+@pytest.mark.timeout(600)
+def test_a_server_at_work_erases_from_kafka_and_its_workers(
+    config: Path, redis: RedisServer, tmp_path: Path
+) -> None:
+    seal_log(config, tmp_path / "master.key")
+    loaded = load_settings(config)
+    settings = replace(loaded, server=replace(small_settings(tmp_path).server, after_wait_s=50))
+    tokens = Tokens(*FIELDS, "item")
+    needles = tokens.needles()
+    with (
+        Live(Platform.open(settings, build)) as live,
+        working(config, tmp_path / "worker") as worker,
+    ):
+        server_others(live)
+        position = leave_traces(live, tokens)
+        told = live.http.post("/v1/recommend", json={"user_id": tokens["user"], "after": position})
+        assert told.status_code == 200, told.text
+        wait_until(lambda: hits(needles, redis_bytes(redis)) > 0, DEADLINE_S)
+        assert hits(needles, written_bytes(settings)) == 0
+        seal = open_seal(settings, clock=now_ms)
+        assert seal is not None
+        assert hits(needles, opened_bytes(settings, seal)) > 0
+
+        receipt = live.http.delete(f"/v1/users/{tokens['user']}").json()["receipt"]
+
+        def places() -> set[str]:
+            found = live.platform.erasures.find(receipt)
+            return set() if found is None else {step.place for step in found.steps}
+
+        wait_until(lambda: {"keys", "partitions"} <= places(), DEADLINE_S)
+        wait_until(lambda: hits(needles, redis_bytes(redis)) == 0, DEADLINE_S)
+        assert hits(needles, opened_bytes(settings, seal)) == 0
+        assert b"other-1" in opened_bytes(settings, seal)
+        seal.close()
+        with installed(settings) as installation:
+            wait_until(lambda: installation.partitions.missing(receipt) == 0, DEADLINE_S)
+        worker.process.terminate()
+        assert worker.process.wait(60) == 0
+    assert scan(settings.storage.data / "partitions", needles) == {}
+    # The server's own state is done at its next start, and the receipt is complete.
+    with Live(Platform.open(settings, build)) as live:
+        done = live.platform.erasures.find(receipt)
+        assert done is not None
+        assert done.state == "done"
+    assert scan(settings.storage.data, needles) == {}
 
 
 def opened_bytes(settings: Settings, seal: Seal) -> bytes:
