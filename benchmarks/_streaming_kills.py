@@ -7,9 +7,14 @@ nobody killed makes of the same load: features, fired windows, actions, items, r
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import sqlalchemy as sa
+
+from benchmarks._kill_faults import on_sound_broker
 from benchmarks._kill_servers import on_embedded_log, on_kafka, with_workers
 from benchmarks._kill_sinks import on_target
 from benchmarks._kill_truth import Outcome
@@ -24,29 +29,67 @@ def kills(quick: bool, scratch: Path) -> list[Figure]:
     """Kill in each combination 20 times, or 3 times, at moments that differ from run to run.
 
     Raises:
-        RuntimeError: if a process does not come back to work.
+        RuntimeError: if a process does not come back to work, or three brokers in a row are at
+            fault.
         FileNotFoundError: if a service is not installed.
     """
     count = _KILLS_QUICK if quick else _KILLS
     folder = scratch / "kills"
     folder.mkdir()
-    with broker(folder) as (kafka, _), redis(folder) as cache, mariadb(folder) as sql:
-        combinations: dict[str, Callable[[Path, int], Outcome]] = {
+    with redis(folder) as cache, mariadb(folder) as sql:
+        alone: dict[str, Callable[[Path, int], Outcome]] = {
             "embedded": lambda at, seed: on_embedded_log(count, at, seed),
             "embedded-redis": lambda at, seed: on_embedded_log(count, at, seed, redis_url=cache),
-            "kafka": lambda at, seed: on_kafka(count, at, seed, kafka),
-            "workers": lambda at, seed: with_workers(count, at, seed, kafka, cache),
-            "to-sqlite": lambda at, seed: on_target(
-                count, at, seed, kafka, f"sqlite:///{folder / 'rows.db'}"
+        }
+        beside: dict[str, Callable[[str, Path, int], Outcome]] = {
+            "kafka": lambda kafka, at, seed: on_kafka(count, at, seed, kafka),
+            "workers": lambda kafka, at, seed: with_workers(count, at, seed, kafka, cache),
+            "to-sqlite": lambda kafka, at, seed: on_target(
+                count, at, seed, kafka, f"sqlite:///{at.with_suffix('.db')}"
             ),
-            "to-mariadb": lambda at, seed: on_target(count, at, seed, kafka, sql),
-            "to-redis": lambda at, seed: on_target(count, at, seed, kafka, cache),
+            "to-mariadb": lambda kafka, at, seed: on_target(count, at, seed, kafka, _emptied(sql)),
+            "to-redis": lambda kafka, at, seed: on_target(count, at, seed, kafka, cache),
         }
         outcomes = []
-        for name, combination in combinations.items():
-            seed = random.SystemRandom().randrange(1_000_000)
+        for name, combination in alone.items():
+            seed = _seed()
             outcomes.append((seed, combination(folder / name, seed)))
+        for name, on_broker in beside.items():
+            seed = _seed()
+            run = partial(_run, on_broker, folder / name, seed)
+            outcomes.append((seed, on_sound_broker(partial(_broker, folder), run)))
     return _figures(outcomes)
+
+
+def _seed() -> int:
+    return random.SystemRandom().randrange(1_000_000)
+
+
+def _run(
+    combination: Callable[[str, Path, int], Outcome],
+    folder: Path,
+    seed: int,
+    servers: str,
+    attempt: int,
+) -> Outcome:
+    """One run on a broker, in a folder of its own."""
+    return combination(servers, folder.with_name(f"{folder.name}-{attempt}"), seed)
+
+
+@contextmanager
+def _broker(scratch: Path) -> Iterator[str]:
+    """A broker that nobody has used; its address."""
+    with broker(scratch) as (servers, _):
+        yield servers
+
+
+def _emptied(url: str) -> str:
+    """The database, without rows of a run before, which would hide that some are lost."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS tactful_fired_values"))
+    engine.dispose()
+    return url
 
 
 def _figures(outcomes: Sequence[tuple[int, Outcome]]) -> list[Figure]:
