@@ -52,3 +52,15 @@ class BudgetError(FederatedError, RuntimeError):
 
 class CheckpointError(FederatedError, RuntimeError):
     """A directory of a run is in use, damaged, older than its ledger, or of another run."""
+
+
+class ConsentError(FederatedError, PermissionError):
+    """The person did not agree to what was asked."""
+
+
+class StoreError(FederatedError, RuntimeError):
+    """A store on the device cannot be used: another key, damaged, or changed from outside."""
+
+
+class PackageError(FederatedError, ValueError):
+    """A model package is not signed by whom this device trusts, is older, or does not work."""

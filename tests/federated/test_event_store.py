@@ -1,0 +1,113 @@
+"""What a device remembers is sealed, limited, agreed to, and gone when it is wiped."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tactful_federated import ConsentError, EventStore, SettingsError, StoreError
+
+KEY = b"k" * 32
+DAY = 86_400.0
+
+
+class Clock:
+    now = 1000 * DAY
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def store(path: Path, clock: Clock | None = None, **more: Any) -> EventStore:
+    return EventStore(path / "events.db", KEY, now=clock or Clock(), **more)
+
+
+def test_without_consent_nothing_is_kept(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    assert not kept.consent
+    with pytest.raises(ConsentError):
+        kept.add(["tea"])
+    assert kept.visits() == []
+
+
+def test_visits_come_back_by_time_and_outlive_a_restart(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    kept.give_consent()
+    kept.add(["milk", "tea"])
+    kept.add(["bread"], at=999 * DAY)
+    kept.add(["late"], at=5000 * DAY)  # a time to come is now
+    kept.close()
+    again = store(tmp_path)
+    assert again.consent
+    assert again.visits() == [["bread"], ["milk", "tea"], ["late"]]
+
+
+def test_no_category_is_readable_in_the_file(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    kept.give_consent()
+    for _ in range(50):
+        kept.add(["marmalade", "hemlock"])
+    everything = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"marmalade" not in everything and b"hemlock" not in everything
+    sealed = kept._file.execute("SELECT sealed FROM visits").fetchall()
+    assert len({row[0] for row in sealed}) == 50  # equal visits do not look equal
+
+
+def test_visits_are_forgotten_after_their_time_and_beyond_their_number(tmp_path: Path) -> None:
+    clock = Clock()
+    kept = store(tmp_path, clock, retention_days=10, most_visits=3)
+    kept.give_consent()
+    kept.add(["old"], at=clock.now - 10 * DAY)
+    kept.add(["young"], at=clock.now - 9 * DAY)
+    assert kept.visits() == [["young"]]
+    for name in "abc":
+        kept.add([name])
+    assert kept.visits() == [["a"], ["b"], ["c"]]
+    clock.now += 10 * DAY
+    assert kept.visits() == []
+    assert kept._file.execute("SELECT count(*) FROM visits").fetchone() == (0,)
+
+
+def test_withdrawing_consent_wipes_the_file_and_its_old_pages(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    kept.give_consent()
+    for number in range(40):
+        kept.add([f"category {number}"] * 20)
+    path = tmp_path / "events.db"
+    sealed = [row[0] for row in kept._file.execute("SELECT sealed FROM visits")]
+    copy = path.read_bytes()
+    assert any(data in copy for data in sealed)
+    kept.withdraw_consent()
+    assert not kept.consent and kept.visits() == []
+    after = path.read_bytes()
+    assert not any(data[:24] in after for data in sealed)
+    kept.give_consent()
+    kept.add(["new"])
+    # A row that survived elsewhere cannot be brought back: the salt is another one.
+    kept._file.execute("INSERT INTO visits (day, sealed) VALUES (1000, ?)", (sealed[0],))
+    with pytest.raises(StoreError, match="changed outside"):
+        kept.visits()
+
+
+def test_changed_and_moved_rows_are_noticed(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    kept.give_consent()
+    kept.add(["tea"])
+    kept._file.execute("UPDATE visits SET day = day + 1")
+    with pytest.raises(StoreError):
+        kept.visits()
+
+
+def test_another_key_or_no_store_is_refused(tmp_path: Path) -> None:
+    store(tmp_path).close()
+    with pytest.raises(StoreError, match="another key"):
+        EventStore(tmp_path / "events.db", b"x" * 32, now=Clock())
+    (tmp_path / "rubbish").write_bytes(b"rubbish" * 999)
+    with pytest.raises(StoreError, match="no store"):
+        EventStore(tmp_path / "rubbish", KEY, now=Clock())
+    wrongs: list[dict[str, Any]] = [{"retention_days": 0}, {"most_visits": 0}]
+    for wrong in wrongs:
+        with pytest.raises(SettingsError):
+            store(tmp_path, **wrong)
+    with pytest.raises(SettingsError):
+        EventStore(tmp_path / "new.db", b"short", now=Clock())

@@ -1,0 +1,144 @@
+"""The model without torch: the same numbers; packages: signed, newer, working, or refused."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful_federated import (
+    IntentModel,
+    IntentPredictor,
+    ModelSlot,
+    PackageError,
+    SettingsError,
+    Vocabulary,
+    VocabularyError,
+    WeightsError,
+    fit_temperature,
+    pack_model,
+)
+from tactful_federated.sample import SAMPLE_CATALOGUE
+from tactful_federated.vectors import Vector
+
+VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
+SIZE = VOCABULARY.size
+MODEL = IntentModel(SIZE, seed=3)
+MODEL.load_vector(MODEL.vector() * 3)  # far from uniform
+HALF: Vector = (MODEL.vector() / 2).astype(np.float32)
+PREDICTOR = IntentPredictor(MODEL.vector(), SIZE)
+KEY = Ed25519PrivateKey.generate()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, SIZE - 1), max_size=300))
+def test_numpy_predicts_what_torch_predicts(history: list[int]) -> None:
+    ours, theirs = PREDICTOR.predict(history), MODEL.predict(history)
+    assert np.abs(ours - theirs).max() < 2e-5
+    assert ours.sum() == pytest.approx(1) and not ours[:3].any()
+
+
+def test_looking_ahead_agrees_with_the_sum_over_all_continuations() -> None:
+    history, wanted, steps = [1, 5], {4, 7}, 2
+    exact = 0.0
+    for path in product(range(3, SIZE), repeat=steps):
+        if wanted & set(path):
+            chance, read = 1.0, list(history)
+            for token in path:
+                chance *= PREDICTOR.predict(read)[token]
+                read.append(token)
+            exact += chance
+    drawn = PREDICTOR.likely_within(history, wanted, steps=steps, seed=1, continuations=20_000)
+    assert drawn == pytest.approx(exact, abs=4 * 0.5 / np.sqrt(20_000))
+    assert PREDICTOR.likely_within(history, range(3, SIZE), steps=1, seed=1) == 1
+    assert PREDICTOR.likely_within(history, [], steps=9, seed=1) == 0
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(4_000, 6))
+    likely = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    answers = (likely.cumsum(axis=1) < random.random((4_000, 1))).sum(axis=1).clip(0, 5)
+    assert fit_temperature(logits * 2.5, answers) == pytest.approx(2.5, rel=0.1)
+    flat = IntentPredictor(MODEL.vector(), SIZE, temperature=4.0).predict([5])
+    sharp = PREDICTOR.predict([5])
+    assert flat.max() < sharp.max() and flat.argmax() == sharp.argmax()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(WeightsError):
+        IntentPredictor(MODEL.vector()[:-1], SIZE)
+    with pytest.raises(SettingsError):
+        IntentPredictor(MODEL.vector(), SIZE, temperature=0.0)
+    with pytest.raises(VocabularyError):
+        PREDICTOR.predict([SIZE])
+    with pytest.raises(SettingsError):
+        PREDICTOR.likely_within([1], [4], steps=0, seed=1)
+    with pytest.raises(SettingsError):
+        fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
+
+
+def packed(version: int, weights: Vector | None = None, key: Ed25519PrivateKey = KEY) -> bytes:
+    return pack_model(MODEL.vector() if weights is None else weights, VOCABULARY, version, key)
+
+
+def test_a_signed_newer_model_is_used_and_the_one_before_kept(tmp_path: Path) -> None:
+    slot = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
+    assert slot.predictor() is None and slot.version == 0
+    slot.install(packed(1))
+    slot.install(packed(2, HALF))
+    assert ModelSlot(tmp_path, KEY.public_key(), VOCABULARY).version == 2
+    slot.roll_back()
+    found = slot.predictor()
+    assert slot.version == 1 and found is not None
+    assert np.array_equal(found.predict([5]), PREDICTOR.predict([5]))
+
+
+@pytest.mark.parametrize("place", [0, 63, 64, 70, -1])
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path, place: int) -> None:
+    slot = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
+    slot.install(packed(1))
+    bad = bytearray(packed(2))
+    bad[place] ^= 1
+    with pytest.raises(PackageError, match="not signed"):
+        slot.install(bytes(bad))
+    assert slot.version == 1
+
+
+def test_refused_models_leave_the_old_one_in_use(tmp_path: Path) -> None:
+    slot = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
+    slot.install(packed(5))
+
+    def breaks(predictor: IntentPredictor) -> bool:
+        raise ZeroDivisionError
+
+    refused = [
+        (packed(6, key=Ed25519PrivateKey.generate()), lambda p: True, "not signed"),
+        (packed(5), lambda p: True, "not newer"),
+        (packed(6, MODEL.vector() * np.float32(np.nan)), lambda p: True, "cannot be used"),
+        (packed(6, MODEL.vector()[:9]), lambda p: True, "cannot be used"),
+        (packed(6), lambda p: False, "did worse"),
+        (packed(6), breaks, "failed on this device"),
+        (b"", lambda p: True, "not signed"),
+    ]
+    for data, accept, said in refused:
+        with pytest.raises(PackageError, match=said):
+            slot.install(data, accept)
+        assert slot.version == 5
+    other = Vocabulary(("only",))
+    with pytest.raises(PackageError, match="another vocabulary"):
+        ModelSlot(tmp_path / "other", KEY.public_key(), other).install(packed(9))
+    with pytest.raises(PackageError, match="no earlier model"):
+        slot.roll_back()
+
+
+def test_a_damaged_file_gives_way_to_the_model_before(tmp_path: Path) -> None:
+    slot = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
+    slot.install(packed(1))
+    slot.install(packed(2, HALF))
+    (tmp_path / "current").write_bytes(b"half of it")
+    found = slot.predictor()
+    assert found is not None and np.array_equal(found.predict([5]), PREDICTOR.predict([5]))
