@@ -39,7 +39,7 @@ class LedgerSpend(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LedgerBudget(msgspec.Struct, kw_only=True, frozen=True):
-    """A limit for one person and UTC day.
+    """A limit for one person and UTC day, or for several days in a row.
 
     Attributes:
         tenant: whose people; ``*`` matches all.
@@ -47,8 +47,10 @@ class LedgerBudget(msgspec.Struct, kw_only=True, frozen=True):
         epsilon: the limit.
         delta: the limit on delta.
         composition: how losses are added up, ``basic`` or ``zcdp``.
-        reserved: epsilon taken of each day from today on.
-        largest_day: largest epsilon granted on a day of the month so far.
+        reserved: epsilon taken of each day from today on, or of so many days from today on.
+        largest_day: largest epsilon granted on a day of the month so far, or on so many days up to
+            one of them.
+        days: how many days in a row it is about.
     """
 
     tenant: str
@@ -58,6 +60,7 @@ class LedgerBudget(msgspec.Struct, kw_only=True, frozen=True):
     composition: str
     reserved: float
     largest_day: float
+    days: int = 1
 
 
 class LedgerQuery(msgspec.Struct, kw_only=True, frozen=True):
@@ -171,13 +174,13 @@ def as_text(report: PrivacyLedger) -> str:
         )
         for spend in report.spends
     ]
-    lines += ["", _row("tenant", "purpose", "budget", "", "reserved", "largest day", "left", "")]
+    lines += ["", _row("tenant", "purpose", "budget", "days", "reserved", "largest", "left", "")]
     lines += [
         _row(
             _all(budget.tenant),
             _all(budget.purpose),
             f"{budget.epsilon:.4g}",
-            "",
+            str(budget.days),
             f"{budget.reserved:.4g}",
             f"{budget.largest_day:.4g}",
             f"{budget.epsilon - max(budget.reserved, budget.largest_day):.4g}",
@@ -220,6 +223,7 @@ def _budgets(odometer: Odometer) -> list[LedgerBudget]:
             composition=room.budget.composition,
             reserved=float(room.taken),
             largest_day=float(room.largest_day),
+            days=room.budget.days,
         )
         for room in odometer.rooms
     ]

@@ -58,7 +58,7 @@ class CapChoiceDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
 
 class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A limit for one user and UTC day, beside the one over everything.
+    """A limit for one user and UTC day, or several in a row, beside the one over everything.
 
     Attributes:
         epsilon: the limit, exact, as text.
@@ -66,6 +66,7 @@ class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         tenant: whose people; all unless given.
         purpose: what for; all unless given.
         composition: how losses add up: ``basic`` or ``zcdp``.
+        days: for how many UTC days in a row the limit holds.
     """
 
     epsilon: Exact
@@ -73,6 +74,7 @@ class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     tenant: str = ANY
     purpose: str = ANY
     composition: Literal["basic", "zcdp"] = "basic"
+    days: int = 1
 
     def budget(self) -> Budget:
         """The budget.
@@ -86,6 +88,7 @@ class BudgetDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             self.tenant,
             self.purpose,
             self.composition,
+            self.days,
         )
 
 

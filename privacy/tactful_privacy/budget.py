@@ -17,6 +17,9 @@ UNIT = "one user, one UTC day"
 DEFAULT_TENANT = "default"
 DEFAULT_PURPOSE = "statistics"
 
+MAX_DAYS = 400
+"""Most days of one budget or query."""
+
 Composition = Literal["basic", "zcdp"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -76,7 +79,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on the loss of one user and one UTC day; what exceeds it is refused.
+    """A limit on the loss of one user and one UTC day, or several; what exceeds it is refused.
 
     It holds for everything that its tenant and purpose match. All budgets of a ledger hold at
     once: a statistic is charged to every one that it matches.
@@ -90,6 +93,9 @@ class Budget:
             ``zcdp`` adds up rhos, and epsilon is ``rho + 2 sqrt(rho ln(1/delta))`` (Bun and
             Steinke, TCC 2016, prop. 1.3). Both stay true when what is asked next depends on former
             answers (Rogers, Roth, Ullman, Vadhan, NIPS 2016; Feldman and Zrnic, NeurIPS 2021).
+        days: The limit holds for any so many UTC days in a row, for somebody who is active on all
+            of them: each day of each loss counts. What is reserved counts whether or not it is
+            released.
     """
 
     epsilon: Fraction
@@ -97,6 +103,7 @@ class Budget:
     tenant: str = ANY
     purpose: str = ANY
     composition: Composition = "basic"
+    days: int = 1
 
     def __post_init__(self) -> None:
         """Check and normalise.
@@ -115,30 +122,49 @@ class Budget:
             raise ParameterError(f"{self}: delta is {self.delta}: it must lie in [0, 1)")
         if self.composition not in ("basic", "zcdp"):
             raise ParameterError(f"{self}: composition is {self.composition!r}: basic or zcdp")
+        if type(self.days) is not int or not 1 <= self.days <= MAX_DAYS:
+            raise ParameterError(f"{self}: days is {self.days!r}: give 1 to {MAX_DAYS}")
         if self.composition == "zcdp" and not self.delta:
             raise ParameterError(f"{self}: with zcdp give the delta at which epsilon is to hold")
 
     def __str__(self) -> str:
         """Name it by what it covers."""
+        span = "" if self.days == 1 else f" of {self.days} days"
         if self.tenant == self.purpose == ANY:
-            return "the budget"
-        return f"the budget of tenant {self.tenant!r}, purpose {self.purpose!r}"
+            return f"the budget{span}"
+        return f"the budget{span} of tenant {self.tenant!r}, purpose {self.purpose!r}"
+
+    @property
+    def unit(self) -> str:
+        """The unit of privacy that it is about."""
+        return UNIT if self.days == 1 else f"one user, any {self.days} UTC days in a row"
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What it covers; a ledger has one budget of each."""
+        return self.tenant, self.purpose, self.days
 
     def covers(self, tenant: str, purpose: str) -> bool:
         """Whether what has this tenant and purpose is charged to it."""
         return self.tenant in (ANY, tenant) and self.purpose in (ANY, purpose)
 
-    def spent(self, losses: Mapping[str, Loss]) -> tuple[Fraction, Fraction]:
+    def spent(
+        self, losses: Mapping[str, Loss], days: Mapping[str, int] | None = None
+    ) -> tuple[Fraction, Fraction]:
         """Return the (epsilon, delta) of losses together, never too small.
+
+        Args:
+            losses: By name.
+            days: On how many days each is lost; None: each on one.
 
         Raises:
             BudgetError: Under zCDP, one of the losses is not known to be zCDP.
         """
+        times = {name: 1 if days is None else days[name] for name in losses}
         if self.composition == "basic":
-            added = losses.values()
             return (
-                sum((loss.epsilon for loss in added), Fraction(0)),
-                sum((loss.delta for loss in added), Fraction(0)),
+                sum((loss.epsilon * times[name] for name, loss in losses.items()), Fraction(0)),
+                sum((loss.delta * times[name] for name, loss in losses.items()), Fraction(0)),
             )
         rho = Fraction(0)
         for name, loss in losses.items():
@@ -147,11 +173,15 @@ class Budget:
                     f"{name!r} is ({loss.epsilon}, {loss.delta})-private, but not known to be zCDP,"
                     f" by which {self} adds up: state its rho"
                 )
-            rho += loss.zcdp
+            rho += loss.zcdp * times[name]
         return Fraction(epsilon_of_zcdp(rho, self.delta)), self.delta if rho else Fraction(0)
 
     def refuse_more_than_fits(
-        self, taken: Mapping[str, Loss], asked: Mapping[str, Loss], when: str
+        self,
+        taken: Mapping[str, Loss],
+        asked: Mapping[str, Loss],
+        when: str,
+        days: Mapping[str, int] | None = None,
     ) -> None:
         """Raise if what is asked, with what is taken, exceeds the limit.
 
@@ -159,16 +189,17 @@ class Budget:
             taken: What was granted before, by name.
             asked: What is wanted, by name.
             when: Which days are meant, for the message.
+            days: On how many of them each is lost, by name; None: each on one.
 
         Raises:
             BudgetError: It does not fit; the message lists who takes what.
         """
-        epsilon, delta = self.spent({**taken, **asked})
+        epsilon, delta = self.spent({**taken, **asked}, days)
         if epsilon <= self.epsilon and delta <= self.delta:
             return
         limit = f"epsilon {self.epsilon}" + (f", delta {float(self.delta):g}" if self.delta else "")
         raise BudgetError(
-            f"{self} is {limit} for {UNIT}: {_listed(asked)} more {when} would make it"
+            f"{self} is {limit} for {self.unit}: {_listed(asked)} more {when} would make it"
             f" epsilon {_number(epsilon)}" + (f", delta {float(delta):g}" if delta else "") + ";"
             f" taken before: {_listed(taken) or 'nothing'}."
             " Lower an epsilon, or leave something out"
@@ -229,6 +260,11 @@ class Charge:
         """Whether it takes something on a day."""
         return self.first_day <= day <= self.last_day
 
+    def days_in(self, first_day: int, days: int) -> int:
+        """On how many of some days in a row it takes something."""
+        last_day = min(self.last_day, first_day + days - 1)
+        return max(0, last_day - max(self.first_day, first_day) + 1)
+
 
 def refuse_overspending(
     budgets: Iterable[Budget], taken: Sequence[Charge], asked: Sequence[Charge]
@@ -243,6 +279,9 @@ def refuse_overspending(
         if not here:
             continue
         others = [charge for charge in taken if budget.covers(charge.tenant, charge.purpose)]
+        if budget.days > 1:
+            _refuse_days_in_a_row(budget, others, here)
+            continue
         first = min(charge.first_day for charge in here)
         last = max(charge.last_day for charge in here)
         # The sum can only rise on a day on which somebody begins.
@@ -253,6 +292,29 @@ def refuse_overspending(
                 {charge.name: charge.loss for charge in here if charge.on(day)},
                 _span(day, last),
             )
+
+
+def _refuse_days_in_a_row(budget: Budget, taken: Sequence[Charge], asked: Sequence[Charge]) -> None:
+    """Raise unless every row of days with one of what is asked fits.
+
+    What is lost in a row rises and falls linearly with its first day. It is largest at the ends, or
+    where something begins with the row or ends with it.
+    """
+    length = budget.days
+    first = min(charge.first_day for charge in asked) - length + 1
+    last = max(charge.last_day for charge in asked)
+    turns = {turn for c in (*taken, *asked) for turn in (c.first_day, c.last_day - length + 1)}
+    for day in sorted({first, last} | {turn for turn in turns if first < turn < last}):
+        days = {c.name: c.days_in(day, length) for c in (*taken, *asked)}
+        if not any(days[c.name] for c in asked):
+            continue
+        budget.refuse_more_than_fits(
+            {c.name: c.loss for c in taken if days[c.name]},
+            {c.name: c.loss for c in asked if days[c.name]},
+            f"a day, on {max(days[c.name] for c in asked)} of the {length} days from"
+            f" {date_of(day)} on,",
+            days,
+        )
 
 
 def _span(day: int, last: int) -> str:

@@ -81,7 +81,7 @@ class Ledger:
             location: Path of an SQLite file, or a database URL (``mysql+pymysql://…``).
             daily_epsilon: Budget of one user and one UTC day over everything; needed when the
                 ledger is new, and must agree with the stored one later.
-            budgets: Further ones, by tenant and purpose; one that covers everything may stand
+            budgets: Further ones, by tenant, purpose and days; one that covers everything may stand
                 for `daily_epsilon`. They are kept: one that is left out later still holds. A new
                 one must leave room for what is granted already.
             clock: Epoch milliseconds, for what is written and to know which days are over.
@@ -95,8 +95,8 @@ class Ledger:
         given = list(budgets)
         if daily_epsilon is not None:
             given.append(total_budget(daily_epsilon))
-        if len({(budget.tenant, budget.purpose) for budget in given}) < len(given):
-            raise ParameterError("two budgets are given for the same tenant and purpose")
+        if len({budget.key for budget in given}) < len(given):
+            raise ParameterError("two budgets are given for the same tenant, purpose and days")
         self._engine = schema.connect(location)
         self._clock = clock
         self._definitions: dict[str, Statistic] = {}
@@ -417,11 +417,11 @@ class Ledger:
     def _agree_on_budgets(self, given: Sequence[Budget]) -> None:
         with self._reading() as connection:
             stored = rows.load_budgets(connection)
-        if any(stored.get((budget.tenant, budget.purpose)) != budget for budget in given):
+        if any(stored.get(budget.key) != budget for budget in given):
             self._write(lambda connection: grants.keep_budgets(connection, given))
             with self._reading() as connection:
                 stored = rows.load_budgets(connection)
-        total = stored.pop((ANY, ANY), None)
+        total = stored.pop((ANY, ANY, 1), None)
         if total is None:
             raise ParameterError("the ledger is new: give daily_epsilon, the budget of a user-day")
         self.budgets = (total, *(stored[line] for line in sorted(stored)))

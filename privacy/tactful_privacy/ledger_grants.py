@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from tactful_privacy import ledger_rows as rows
 from tactful_privacy import ledger_schema as schema
-from tactful_privacy.budget import ANY, Budget, Charge, date_of, refuse_overspending
+from tactful_privacy.budget import ANY, MAX_DAYS, Budget, Charge, date_of, refuse_overspending
 from tactful_privacy.errors import BudgetError, LedgerError
 from tactful_privacy.query import Query
 from tactful_privacy.statistic import DAY_MS, Statistic
@@ -31,7 +31,7 @@ def keep_budgets(connection: sa.Connection, given: Sequence[Budget]) -> None:
     schema.lock(connection)
     stored = rows.load_budgets(connection)
     for budget in given:
-        before = stored.get((budget.tenant, budget.purpose))
+        before = stored.get(budget.key)
         if before is not None and before != budget:
             raise BudgetError(
                 f"the ledger was made with {rows.terms(before)}, not {rows.terms(budget)},"
@@ -40,9 +40,9 @@ def keep_budgets(connection: sa.Connection, given: Sequence[Budget]) -> None:
             )
     taken = rows.load_charges(connection)
     for budget in given:
-        if (budget.tenant, budget.purpose) in stored:
+        if budget.key in stored:
             continue
-        if (budget.tenant, budget.purpose) == (ANY, ANY):
+        if budget.key == (ANY, ANY, 1):
             if rows.holds_anything(connection):
                 raise LedgerError(
                     "the ledger holds releases but no budget: it is damaged, restore it from a"
@@ -51,7 +51,7 @@ def keep_budgets(connection: sa.Connection, given: Sequence[Budget]) -> None:
             row = {"id": 1, "daily_epsilon": str(budget.epsilon)}
             schema.insert_where_absent(connection, schema.budget, [row])
         refuse_overspending([budget], [], taken)
-        connection.execute(sa.insert(schema.budgets).values(rows.budget_row(budget)))
+        rows.insert_budget(connection, budget)
 
 
 def register(
@@ -74,7 +74,7 @@ def register(
     new = [statistic for statistic in wanted if statistic.name not in known]
     asked = [rows.charge(statistic, first_day, schema.FOREVER) for statistic in new]
     if earlier or asked:
-        taken = rows.load_charges(connection, first_day)
+        taken = rows.load_charges(connection, first_day - MAX_DAYS)
         refuse_overspending(rows.load_budgets(connection).values(), taken, [*earlier, *asked])
     for charge in earlier:
         begin = sa.update(_statistics).where(_statistics.c.name == charge.name)
@@ -122,7 +122,7 @@ def reserve(connection: sa.Connection, query: Query, now: int) -> None:
             " clock: ask later, or check the clock"
         )
     if query.within is None:
-        taken = rows.load_charges(connection, query.first_day, query.last_day)
+        taken = rows.load_charges(connection, query.first_day - MAX_DAYS, query.last_day + MAX_DAYS)
         budgets = rows.load_budgets(connection).values()
         refuse_overspending(budgets, taken, [rows.query_charge(query)])
     else:

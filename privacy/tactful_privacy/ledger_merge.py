@@ -11,7 +11,10 @@ from pathlib import Path
 from tactful_privacy import ledger_schema as schema
 from tactful_privacy.errors import LedgerError
 
-_WHOLE = (schema.budget, schema.budgets, schema.statistics, schema.releases, schema.noise)
+_WHOLE = (
+    *(schema.budget, schema.budgets, schema.span_budgets),
+    *(schema.statistics, schema.releases, schema.noise),
+)
 _OTHER = "other"
 
 

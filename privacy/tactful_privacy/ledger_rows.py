@@ -41,40 +41,48 @@ class Release:
     released_at: int
 
 
-def load_budgets(connection: sa.Connection) -> dict[tuple[str, str], Budget]:
-    """Return the stored budgets by tenant and purpose."""
-    rows = connection.execute(sa.select(schema.budgets)).all()
+def load_budgets(connection: sa.Connection) -> dict[tuple[str, str, int], Budget]:
+    """Return the stored budgets by tenant, purpose and days."""
+    of_a_day = connection.execute(sa.select(schema.budgets, sa.literal(1).label("days"))).all()
+    of_several = connection.execute(sa.select(schema.span_budgets)).all()
     try:
-        return {
-            (row.tenant, row.purpose): Budget(
+        budgets = [
+            Budget(
                 schema.exact(row.epsilon, "budget"),
                 schema.exact(row.delta, "budget"),
                 row.tenant,
                 row.purpose,
                 row.composition,
+                row.days,
             )
-            for row in rows
-        }
+            for row in (*of_a_day, *of_several)
+        ]
     except ParameterError as error:
         raise LedgerError(f"the ledger is damaged: {error}; restore it from a backup") from error
+    return {budget.key: budget for budget in budgets}
 
 
-def budget_row(budget: Budget) -> dict[str, str]:
-    """Return the row of a budget."""
-    return {
+def insert_budget(connection: sa.Connection, budget: Budget) -> None:
+    """Store a budget that is new."""
+    row = {
         "tenant": budget.tenant,
         "purpose": budget.purpose,
         "epsilon": str(budget.epsilon),
         "delta": str(budget.delta),
         "composition": budget.composition,
     }
+    if budget.days == 1:
+        connection.execute(sa.insert(schema.budgets).values(row))
+    else:
+        connection.execute(sa.insert(schema.span_budgets).values(row | {"days": budget.days}))
 
 
 def terms(budget: Budget) -> str:
     """Return what a budget allows, in words."""
     delta = f", delta {budget.delta}" if budget.delta else ""
     by = "" if budget.composition == "basic" else f" by {budget.composition}"
-    return f"daily_epsilon {budget.epsilon}{delta}{by}"
+    name = "daily_epsilon" if budget.days == 1 else "epsilon"
+    return f"{name} {budget.epsilon}{delta}{by}"
 
 
 def holds_anything(connection: sa.Connection) -> bool:

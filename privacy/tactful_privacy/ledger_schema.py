@@ -18,8 +18,9 @@ from tactful_privacy.sqlite import use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 2
-"""1: budget, statistics, releases. 2: more budgets, queries, shared noise, days of statistics."""
+SCHEMA = 3
+"""1: budget, statistics, releases. 2: more budgets, queries, shared noise, days of statistics.
+3: budgets of several days."""
 
 FOREVER = 2**62
 """Last day of a statistic that is not retired."""
@@ -46,6 +47,17 @@ budgets = sa.Table(
     tables,
     sa.Column("tenant", sa.String(64), primary_key=True),
     sa.Column("purpose", sa.String(64), primary_key=True),
+    sa.Column("epsilon", sa.String(128), nullable=False),
+    sa.Column("delta", sa.String(128), nullable=False),
+    sa.Column("composition", sa.String(16), nullable=False),
+    **_INNODB,
+)
+span_budgets = sa.Table(
+    "privacy_span_budgets",
+    tables,
+    sa.Column("tenant", sa.String(64), primary_key=True),
+    sa.Column("purpose", sa.String(64), primary_key=True),
+    sa.Column("days", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("epsilon", sa.String(128), nullable=False),
     sa.Column("delta", sa.String(128), nullable=False),
     sa.Column("composition", sa.String(16), nullable=False),

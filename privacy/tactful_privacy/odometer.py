@@ -44,9 +44,10 @@ class Room:
     """A budget, and what of it is left.
 
     Attributes:
-        budget: The limit on each day.
-        taken: Epsilon that is reserved of each day from today on.
-        largest_day: Largest epsilon granted on a day of the month so far.
+        budget: The limit on each day, or on so many days in a row.
+        taken: Epsilon that is reserved of each day from today on, or of so many days from today on.
+        largest_day: Largest epsilon granted on a day of the month so far, or on so many days up to
+            one of them.
     """
 
     budget: Budget
@@ -132,11 +133,13 @@ def read_odometer(ledger: Ledger, *, today: int, delta: Exact = DELTA) -> Odomet
     def room(budget: Budget) -> Room:
         here = [c for c in charges if budget.covers(c.tenant, c.purpose)]
 
-        def granted(day: int) -> Fraction:
-            return budget.spent({c.name: c.loss for c in here if c.on(day)})[0]
+        def granted(first_day: int, charged: Sequence[Charge]) -> Fraction:
+            days = {c.name: c.days_in(first_day, budget.days) for c in charged}
+            return budget.spent({c.name: c.loss for c in charged if days[c.name]}, days)[0]
 
-        standing = {c.name: c.loss for c in here if c.name in statistics and c.on(today)}
-        return Room(budget, budget.spent(standing)[0], max(map(granted, range(first, today + 1))))
+        standing = [c for c in here if c.name in statistics and c.on(today)]
+        past = (granted(day - budget.days + 1, here) for day in range(first, today + 1))
+        return Room(budget, granted(today, standing), max(past))
 
     lines = sorted({(c.tenant, c.purpose) for c in charges})
     return Odometer(

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from tactful_privacy._exact import fraction
 from tactful_privacy.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
+from tactful_privacy.budget import MAX_DAYS as MAX_DAYS
 from tactful_privacy.errors import ParameterError
-
-MAX_DAYS = 400
 
 
 @dataclass(frozen=True)

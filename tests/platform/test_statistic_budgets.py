@@ -52,7 +52,11 @@ def opened(
 
 FILE: dict[str, Any] = {
     "daily_epsilon": "1",
-    "budgets": [{"purpose": "research", "epsilon": "1/4"}, {"tenant": "north", "epsilon": "1/2"}],
+    "budgets": [
+        {"purpose": "research", "epsilon": "1/4"},
+        {"tenant": "north", "epsilon": "1/2"},
+        {"epsilon": "20", "days": 30},
+    ],
     "statistics": [
         {
             "name": "a",
@@ -93,8 +97,10 @@ def test_budgets_and_caps_are_read_from_the_file(tmp_path: Path) -> None:
         Budget(Fraction(1)),
         Budget(Fraction(1, 4), purpose="research"),
         Budget(Fraction(1, 2), tenant="north"),
+        Budget(Fraction(20), days=30),
     }
-    assert [budget.reserved for budget in statistics.ledger().budgets] == [0.375, 0.0, 0.375]
+    told = [(budget.days, budget.reserved) for budget in statistics.ledger().budgets]
+    assert told == [(1, 0.375), (30, 30 * 0.375), (1, 0.0), (1, 0.375)]
     statistics.close()
 
 
@@ -137,7 +143,7 @@ def test_the_example_of_the_guide_is_a_good_file(tmp_path: Path) -> None:
     example = guide.split("```yaml\n")[1].split("```")[0]
     (tmp_path / "statistics.yaml").write_text(example, "utf-8")
     found = load_statistics(tmp_path / "statistics.yaml")
-    assert len(found.all_budgets()) == 4
+    assert len(found.all_budgets()) == 5
 
 
 # -- caps ---------------------------------------------------------------------------------------

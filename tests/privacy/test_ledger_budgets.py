@@ -23,6 +23,7 @@ from tactful_privacy import (
     Statistic,
     UnknownStatisticError,
     choose_once,
+    read_odometer,
     refuse_overspending,
 )
 from tactful_privacy.budget import ANY, epsilon_of_zcdp
@@ -164,6 +165,9 @@ def test_an_epsilon_that_is_none_is_refused(ledger: Ledger, epsilon: Any) -> Non
         ({"composition": "zcdp"}, "delta at which"),
         ({"tenant": "A B"}, "tenant"),
         ({"purpose": ""}, "purpose"),
+        ({"days": 0}, "days"),
+        ({"days": 401}, "days"),
+        ({"days": "30"}, "days"),
     ],
 )
 def test_a_budget_that_makes_no_sense_is_refused(wrong: dict[str, Any], said: str) -> None:
@@ -196,6 +200,8 @@ budgets = st.builds(
     st.sampled_from([Fraction(0), Fraction(1, 10**7), Fraction(1) / 10**6]),
     tenants | st.just(ANY),
     purposes | st.just(ANY),
+    st.just("basic"),
+    st.integers(1, 4),
 )
 
 
@@ -217,9 +223,10 @@ def test_what_is_refused_is_what_exceeds_a_budget_on_some_day(
 
     exceeded = False
     for budget in limits:
-        for day in range(12):
-            new = matching(asked, budget, day)
-            both = [c.loss for c in new + matching(taken, budget, day)]
+        for first in range(-4, 12):
+            row = range(first, first + budget.days)
+            new = [c for day in row for c in matching(asked, budget, day)]
+            both = [c.loss for c in new + [c for day in row for c in matching(taken, budget, day)]]
             exceeded |= bool(new) and (
                 sum(loss.epsilon for loss in both) > budget.epsilon
                 or sum(loss.delta for loss in both) > budget.delta
@@ -229,6 +236,34 @@ def test_what_is_refused_is_what_exceeds_a_budget_on_some_day(
             refuse_overspending(limits, taken, asked)
     else:
         refuse_overspending(limits, taken, asked)
+
+
+def test_a_month_is_a_hard_limit_too(location: str, clock: Clock) -> None:
+    """What statistics reserve of every day and what was asked of some of them add up."""
+    month = Budget(Fraction(10), days=30)
+    ledger = Ledger(location, daily_epsilon=1, budgets=[month], clock=clock)
+    with pytest.raises(BudgetError, match=r"of 30 days is epsilon 10 .*any 30 UTC days in a row"):
+        ledger.register(costing("a", "1/2"))
+    ledger.answer_once(asking("before", "1/2", -12, -3), seven)
+    with pytest.raises(BudgetError, match="'query before' costs epsilon 1/2"):
+        ledger.register_all([costing("a", "1/3")], first_day=TODAY)
+    ledger.register_all([costing("a", "1/6")], first_day=TODAY)
+    ledger.close()
+
+    reopened = Ledger(location, clock=clock)
+    assert reopened.budgets == (Budget(Fraction(1)), month)
+    with pytest.raises(BudgetError, match="30 days"):  # 3 and 5 and 15 times 1/6
+        reopened.answer_once(asking("too much", "1", -15, -13), never)
+    reopened.answer_once(asking("just fits", "1", -2, -1), seven)  # 5 and 2 and 18 times 1/6
+    with pytest.raises(BudgetError, match=r"30 days .*'query just fits'"):
+        reopened.answer_once(asking("one more", "1/1000", -5, -5), never)
+    reopened.answer_once(asking("long before", "1/2", -60, -50), seven)
+    room = read_odometer(reopened, today=TODAY).rooms[1]
+    assert (room.budget, room.taken) == (month, Fraction(5))
+    assert room.largest_day == 7 + Fraction(1, 6)
+    reopened.close()
+    with pytest.raises(BudgetError, match="made with epsilon 10"):
+        Ledger(location, budgets=[Budget(Fraction(11), days=30)])
 
 
 def test_zcdp_lets_many_small_losses_in_where_addition_does_not() -> None:

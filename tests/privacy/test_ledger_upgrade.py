@@ -84,6 +84,22 @@ def test_an_older_ledger_loses_no_release(location: str) -> None:
     ledger.close()
 
 
+def test_a_ledger_of_before_there_were_months_takes_one(location: str) -> None:
+    Ledger(location, daily_epsilon=1).close()
+    engine = schema.connect(location)
+    with engine.begin() as connection:
+        schema.span_budgets.drop(connection)
+        connection.exec_driver_sql("UPDATE privacy_schema SET version = 2")
+    engine.dispose()
+    month = Budget(Fraction(20), days=30)
+    for budgets in ([month], []):
+        ledger = Ledger(location, budgets=budgets)
+        assert ledger.budgets == (Budget(Fraction(1)), month)
+        with pytest.raises(BudgetError, match="30 days"):
+            ledger.register(HOURLY)
+        ledger.close()
+
+
 @pytest.mark.parametrize("done", range(1, 4))
 def test_an_upgrade_that_broke_off_is_finished(location: str, done: int) -> None:
     """MySQL commits each change of a table by itself."""
