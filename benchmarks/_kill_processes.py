@@ -18,6 +18,9 @@ from tactful.worker_cli import FENCED
 TACTFUL = (sys.executable, "-m", "tactful")
 """What starts the command line; a test puts a broken one in its place."""
 
+NUDGE_S = 30.0
+"""How long nothing may happen before the broker of the tests is asked to show what it hides."""
+
 _STARTING_S = 180.0
 _POLL_S = 0.02
 _WHILE_STARTING = 0.2
@@ -118,11 +121,13 @@ class Victim:
         process: what is killed.
         progress: a value that changes while the process does what it is there for.
         kills: how often it was killed.
+        nudge: called now and then while it does nothing.
     """
 
     process: Process
     progress: Callable[[], object]
     kills: int = field(default=0)
+    nudge: Callable[[], None] = lambda: None
 
     def await_progress(self, timeout_s: float = _STARTING_S) -> None:
         """Wait until it does something.
@@ -132,8 +137,12 @@ class Victim:
             Stalled: if it does nothing for so long.
         """
         before, until = self.progress(), time.monotonic() + timeout_s
+        nudged = time.monotonic()
         while self.progress() == before:
             self.process.check()
+            if time.monotonic() > nudged + NUDGE_S:
+                self.nudge()
+                nudged = time.monotonic()
             if time.monotonic() > until:
                 raise Stalled(f"{self.process.name} does nothing for {timeout_s:g} s")
             time.sleep(_POLL_S)

@@ -22,8 +22,8 @@ from benchmarks._kill_load import (
     PEOPLE,
     Load,
 )
-from benchmarks._kill_processes import TACTFUL, Process, Victim, kill_at_random
-from benchmarks._kill_topics import BrokerFault, Stalled, partitions_of, values_of
+from benchmarks._kill_processes import NUDGE_S, TACTFUL, Process, Victim, kill_at_random
+from benchmarks._kill_topics import BrokerFault, Stalled, partitions_of, show, values_of
 from benchmarks._kill_truth import Comparison, Outcome, Truth, table
 from benchmarks._ports import free_port
 from tactful.client import Client
@@ -103,8 +103,8 @@ def on_kafka(
         BrokerFault: if the run stood still, and the broker is at fault.
     """
     topic = f"killed-{folder.name}-{seed}"
-    judge = partial(find_fault, servers, topic)
-    place = _Place(folder, seed, _kafka(servers, topic), launcher, _RATE_KAFKA, judge)
+    judge, nudge = partial(find_fault, servers, topic), partial(show, servers, topic)
+    place = _Place(folder, seed, _kafka(servers, topic), launcher, _RATE_KAFKA, judge, nudge)
     outcome = Outcome("Kafka")
     closing = partitions_of(_PARTITIONS)
     truth = place.run(outcome, kills, {}, lambda: values_of(servers, topic), closing)
@@ -150,7 +150,8 @@ def with_workers(
     # Workers write under a name for each partition: it comes from the group and the topic.
     names = [f"{topic}.{topic}-{number}" for number in range(_PARTITIONS)]
     judge = partial(find_fault, servers, topic, names=names, group=topic)
-    place = _Place(folder, seed, environment, launcher, _RATE_KAFKA, judge)
+    nudge = partial(show, servers, topic)
+    place = _Place(folder, seed, environment, launcher, _RATE_KAFKA, judge, nudge)
     beside = {
         f"worker-{number}": ["worker", "--json", "--data", str(folder / f"worker-{number}")]
         for number in range(workers)
@@ -200,6 +201,7 @@ class _Place:
         launcher: Sequence[str],
         rate: float,
         judge: Callable[[], str | None] = lambda: None,
+        nudge: Callable[[], None] = lambda: None,
     ) -> None:
         """Lay the files out.
 
@@ -210,6 +212,7 @@ class _Place:
             launcher: what starts the command line.
             rate: most events a second.
             judge: what the broker does wrong, asked when all processes have died.
+            nudge: called now and then while nothing happens.
         """
         folder.mkdir(parents=True, exist_ok=True)
         features = folder / "features.yaml"
@@ -220,6 +223,7 @@ class _Place:
         self._launcher = launcher
         self._rate = rate
         self._judge = judge
+        self._nudge = nudge
         self._running: tuple[Process, ...] = ()
         self._environment = {
             "TACTFUL_ENGINE__FEATURES": str(features),
@@ -270,7 +274,9 @@ class _Place:
             self._running = (server, *others)
             load = Load(url, self._seed, rate=self._rate, watch=self._check)
             targets = [Victim(server, lambda: load.acknowledged)]
-            targets += [Victim(other, partial(_entries, other)) for other in others]
+            targets += [
+                Victim(other, partial(_entries, other), nudge=self._nudge) for other in others
+            ]
             with load:
                 kill_at_random(
                     [one for one in targets if one.process.name.startswith(tuple(victims))],
@@ -346,7 +352,7 @@ class _Place:
         truth.apply(load.stream.given)
         now = load.stream.newest
         with Client(url, timeout=30.0) as client:
-            _await_position(client, load.position, self._check)
+            _await_position(client, load.position, self._check, self._nudge)
             for at in (now, now + 200_000):
                 self._compare_people(outcome, client, truth, at)
             end = now + _FAR_MS
@@ -356,7 +362,7 @@ class _Place:
             ]
             load.close_windows(last)
             truth.apply(last)
-            _await_position(client, load.position, self._check)
+            _await_position(client, load.position, self._check, self._nudge)
             self._compare_people(outcome, client, truth, end)
         return truth
 
@@ -414,11 +420,17 @@ def _told(worker: Process) -> dict[str, Any]:
     return dict(json.loads(said[-1])) if said else {}
 
 
-def _await_position(client: Client, position: Position, check: Callable[[], None]) -> None:
+def _await_position(
+    client: Client, position: Position, check: Callable[[], None], nudge: Callable[[], None]
+) -> None:
     """Wait until the features cover `position`, as long as they come closer to it."""
     before, until = None, 0.0
+    nudged = time.monotonic()
     while True:
         check()
+        if time.monotonic() > nudged + NUDGE_S:
+            nudge()
+            nudged = time.monotonic()
         reached, problem = before, None
         try:
             reached = client.features(PEOPLE[0]).position
@@ -428,6 +440,7 @@ def _await_position(client: Client, position: Position, check: Callable[[], None
             return
         if reached != before or not until:
             before, until = reached, time.monotonic() + _ARRIVAL_S
+            nudged = time.monotonic()
         elif time.monotonic() > until:
             raise Stalled(
                 f"what was acknowledged does not show: features are at {reached}, not at {position}"

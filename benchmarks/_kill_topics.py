@@ -102,6 +102,12 @@ def end_transactions(servers: str, topic: str, partitions: Collection[int]) -> N
         producer.commit_transaction(_ANSWER_S)
 
 
+def show(servers: str, topic: str) -> None:
+    """Let the broker of the tests show what it can, for those who wait; see `end_transactions`."""
+    if kept := hidden(servers, topic):
+        end_transactions(servers, topic, kept)
+
+
 def take_names(servers: str, names: Collection[str]) -> None:
     """Become the producer of each transactional id: what is open under it ends."""
     from confluent_kafka import Producer

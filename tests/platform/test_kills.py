@@ -29,7 +29,7 @@ from benchmarks._ports import free_port
 from tactful.worker_cli import FENCED
 from tactful_streaming import KafkaSettings, ensure_topic
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(2400)
 
 # In each combination; `scripts/bench streaming` makes twenty.
 KILLS = 6
