@@ -2,7 +2,12 @@
 
 import time
 
-from benchmarks import _experiments_canary, _experiments_coverage, _experiments_oracle
+from benchmarks import (
+    _experiments_asos,
+    _experiments_canary,
+    _experiments_coverage,
+    _experiments_oracle,
+)
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_bandits import Arm, Experiment, assign
 
@@ -15,7 +20,7 @@ _NOT_BUILT = {
     "tuner_worst_loss": ("1", "there is no tuner yet"),
 }
 
-PARTS = ("assignment", "oracle", "canary", "coverage", "missing")
+PARTS = ("assignment", "oracle", "canary", "coverage", "asos", "missing")
 
 
 def run(quick: bool, only: str | None = None) -> list[Figure]:
@@ -29,6 +34,7 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
             _experiments_coverage.FIGURES,
             lambda: _experiments_coverage.figures(quick),
         ),
+        Part("asos", _experiments_asos.FIGURES, _experiments_asos.figures),
         Part("missing", [], _missing),
     ]
     return measure(parts, only)

@@ -13,6 +13,7 @@ from tactful_bandits.bandit_memory import Memory, Observation
 from tactful_bandits.bayesian import Posterior, Prior, posterior
 from tactful_bandits.beta_bandit import BetaBandit
 from tactful_bandits.budget_pacing import BudgetPacing
+from tactful_bandits.cautions import Course, Trend, effect_trend, error_of_peeking
 from tactful_bandits.comparison import (
     Alternative,
     Comparison,
@@ -44,6 +45,7 @@ from tactful_bandits.errors import (
 from tactful_bandits.exact_sequences import exact_difference_sequence, proportion_sequence
 from tactful_bandits.group_sequential import (
     Spending,
+    crossing_probability,
     group_sequential_bounds,
     obrien_fleming_spending,
     pocock_spending,
@@ -57,6 +59,13 @@ from tactful_bandits.guardrails import (
     check_guardrails,
 )
 from tactful_bandits.hashing import bucket
+from tactful_bandits.heterogeneity import (
+    Heterogeneity,
+    SegmentEffect,
+    Uplift,
+    honest_uplift,
+    segment_effects,
+)
 from tactful_bandits.lifecycle import (
     decide_rollout,
     judge_rollout,
@@ -131,6 +140,7 @@ __all__ = [
     "Choice",
     "Comparison",
     "Condition",
+    "Course",
     "Decision",
     "DefinitionError",
     "Design",
@@ -142,6 +152,7 @@ __all__ = [
     "Guardrail",
     "GuardrailLook",
     "GuardrailVerdict",
+    "Heterogeneity",
     "Holdout",
     "Interval",
     "LifecycleError",
@@ -178,6 +189,7 @@ __all__ = [
     "Rule",
     "Sample",
     "SampleRatio",
+    "SegmentEffect",
     "Sensitivity",
     "SharedLinearBandit",
     "SoftmaxBandit",
@@ -187,6 +199,8 @@ __all__ = [
     "Status",
     "Thompson",
     "Transition",
+    "Trend",
+    "Uplift",
     "UpperConfidence",
     "WeightBounds",
     "adjusted_difference",
@@ -204,18 +218,22 @@ __all__ = [
     "compare",
     "conclude",
     "confidence_sequence",
+    "crossing_probability",
     "days_needed",
     "decide_rollout",
     "difference",
     "direct_method",
     "doubly_robust",
     "dump_rollout",
+    "effect_trend",
+    "error_of_peeking",
     "evaluate_policy",
     "exact_difference_sequence",
     "fixed_horizon_interval",
     "fixed_horizon_p_value",
     "group_sequential_bounds",
     "holm",
+    "honest_uplift",
     "independent_ips",
     "ips",
     "judge_rollout",
@@ -239,6 +257,7 @@ __all__ = [
     "retention",
     "retention_curve",
     "roll_back",
+    "segment_effects",
     "self_normalised_doubly_robust",
     "shrunk_doubly_robust",
     "slate_ips",

@@ -7,6 +7,8 @@ information it has seen; looks may shift, as long as the function stays.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ Spending = Callable[[float, float], float]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(160)
 _HALVINGS = 60
+_FARTHEST = 10.0  # standard errors, beyond which there is nothing to speak of
 
 
 def obrien_fleming_spending(alpha: float, seen: float) -> float:
@@ -78,20 +81,35 @@ def group_sequential_bounds(
     if not 0 < alpha <= 0.5:
         raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {alpha}")
     bounds: list[float] = []
-    # All paths start at a score of 0: one node that holds everything.
-    scores, masses = np.zeros(1), np.ones(1)
-    before, spent = 0.0, 0.0
+    paths, spent = _Paths.start(), 0.0
     for share in seen:
-        step = math.sqrt(share - before)
         target = spending(alpha, share) - spent
-        edge = _edge(scores, masses, step, target, 10 * math.sqrt(share))
-        bounds.append(edge / math.sqrt(share) if math.isfinite(edge) else math.inf)
-        inner = min(edge, 10 * math.sqrt(share))
-        after = inner * _NODES
-        density = np.exp(-(((after[:, None] - scores) / step) ** 2) / 2) @ masses
-        masses = density / (step * math.sqrt(2 * math.pi)) * inner * _WEIGHTS
-        scores, before, spent = after, share, spent + target
+        bounds.append(paths.bound(share, target))
+        paths, spent = paths.within(share, bounds[-1]), spent + target
     return tuple(bounds)
+
+
+def crossing_probability(information: Sequence[float], bounds: Sequence[float]) -> float:
+    """Probability that some look's absolute z-score is beyond its bound, with no difference there.
+
+    Args:
+        information: Units at each look, rising, in any scale.
+        bounds: One per look, above 0.
+
+    Raises:
+        StatisticsError: The looks do not rise, or there is not one bound for each.
+    """
+    seen = list(information)
+    if not seen or any(a >= b for a, b in zip([0.0, *seen], [*seen, math.inf], strict=True)):
+        raise StatisticsError(f"information must rise from above 0, look by look, not {seen}")
+    if len(bounds) != len(seen) or not all(bound > 0 for bound in bounds):
+        raise StatisticsError(f"{len(seen)} looks need as many bounds above 0, not {bounds}")
+    paths, crossed = _Paths.start(), 0.0
+    for look, bound in zip(seen, bounds, strict=True):
+        share = look / seen[-1]
+        crossed += paths.beyond(share, bound * math.sqrt(share))
+        paths = paths.within(share, bound)
+    return crossed
 
 
 def repeated_interval(estimate: Estimate, bound: float, *, alpha: float = 0.05) -> Interval:
@@ -110,23 +128,42 @@ def repeated_interval(estimate: Estimate, bound: float, *, alpha: float = 0.05) 
     return Interval(estimate.value - half, estimate.value + half, 1 - alpha, method)
 
 
-def _edge(
-    scores: NDArray[np.float64],
-    masses: NDArray[np.float64],
-    step: float,
-    target: float,
-    farthest: float,
-) -> float:
-    """The score beyond which, on both sides, there is as much mass as a look may spend."""
+@dataclass(frozen=True)
+class _Paths:
+    """Where the score is among the paths that have crossed no bound: nodes and their mass."""
 
-    def beyond(edge: float) -> float:
-        tails = special.ndtr((scores - edge) / step) + special.ndtr((-scores - edge) / step)
-        return float(tails @ masses)
+    scores: NDArray[np.float64]
+    masses: NDArray[np.float64]
+    share: float
 
-    if target <= beyond(farthest):
-        return math.inf
-    low, high = 0.0, farthest
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if beyond(middle) > target else (low, middle)
-    return high
+    @classmethod
+    def start(cls) -> Self:
+        """Everything at a score of 0."""
+        return cls(np.zeros(1), np.ones(1), 0.0)
+
+    def beyond(self, share: float, edge: float) -> float:
+        """Mass that lies beyond an edge, on either side, at the next look."""
+        step = math.sqrt(share - self.share)
+        tails = special.ndtr((self.scores - edge) / step)
+        tails += special.ndtr((-self.scores - edge) / step)
+        return float(tails @ self.masses)
+
+    def bound(self, share: float, target: float) -> float:
+        """The absolute z-score beyond which as much mass lies as a look may spend."""
+        low, high = 0.0, _FARTHEST
+        if target <= self.beyond(share, high * math.sqrt(share)):
+            return math.inf
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            more = self.beyond(share, middle * math.sqrt(share)) > target
+            low, high = (middle, high) if more else (low, middle)
+        return high
+
+    def within(self, share: float, bound: float) -> "_Paths":
+        """The paths that stay within a look's bound."""
+        step = math.sqrt(share - self.share)
+        edge = min(bound, _FARTHEST) * math.sqrt(share)
+        scores = edge * _NODES
+        density = np.exp(-(((scores[:, None] - self.scores) / step) ** 2) / 2) @ self.masses
+        masses = density / (step * math.sqrt(2 * math.pi)) * edge * _WEIGHTS
+        return _Paths(scores, masses, share)
