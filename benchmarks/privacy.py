@@ -1,13 +1,19 @@
 """Private statistics: the noise, the audit, the ledger, the release and the erasure."""
 
-from benchmarks import _privacy_erasure, _privacy_errors, _privacy_ledger, _privacy_release
+from benchmarks import (
+    _privacy_erasure,
+    _privacy_errors,
+    _privacy_ledger,
+    _privacy_release,
+    _privacy_sealing,
+)
 from benchmarks._privacy_audit import FIGURES as AUDIT
 from benchmarks._privacy_audit import audit_figures
 from benchmarks._privacy_noise import FIGURES as NOISE
 from benchmarks._privacy_noise import noise
 from benchmarks.figures import Figure, Part, main, measure
 
-PARTS = ("noise", "audit", "ledger", "errors", "release", "erasure")
+PARTS = ("noise", "audit", "ledger", "errors", "release", "erasure", "sealing")
 
 
 def run(quick: bool, only: str | None = None) -> list[Figure]:
@@ -19,6 +25,7 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         Part("errors", _privacy_errors.FIGURES, lambda: _privacy_errors.figures(quick)),
         Part("release", _privacy_release.FIGURES, lambda: _privacy_release.figures(quick)),
         Part("erasure", _privacy_erasure.FIGURES, lambda: _privacy_erasure.figures(quick)),
+        Part("sealing", _privacy_sealing.FIGURES, lambda: _privacy_sealing.figures(quick)),
     ]
     return measure(parts, only)
 

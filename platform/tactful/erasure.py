@@ -55,7 +55,9 @@ from tactful_streaming import (
     RocksState,
     SealedLog,
     StreamingError,
+    Tick,
     Traces,
+    encode_entry,
     forget,
     load_definitions,
     people_in,
@@ -291,6 +293,7 @@ def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[
     settings, data = installation.settings, installation.data
     if settings.log.kind == "kafka":
         yield ErasureStep(place="log", removed=0, note="stays in the topic until its retention")
+        yield purge_spool(data / "spool", found)
     else:
         yield _log(installation, found)
     yield from delete_keys(installation, found)
@@ -302,6 +305,22 @@ def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[
     if settings.online.kind == "redis":
         yield purge_online(settings, definitions, found)
     yield _training(settings)
+
+
+def purge_spool(path: Path, found: Found) -> ErasureStep:
+    """Blank what waits in files for an absent broker; it is sent on as ticks of nobody."""
+    blank = msgspec.msgpack.encode(("", encode_entry(Tick(timestamp=0), "json")))
+
+    def replace(offset: int, record: bytes) -> bytes | None:
+        try:
+            _, payload = msgspec.msgpack.decode(record, type=tuple[str | None, bytes])
+        except msgspec.MsgspecError:
+            return None
+        return blank if found.owns_payload(offset, payload) else None
+
+    if path.is_dir():
+        EmbeddedLog(path).close()  # cuts off the torn tail of a crash
+    return ErasureStep(place="spool", removed=redact(path, found.needles, replace).records)
 
 
 def ask_owners(installation: Installation, receipt: str, found: Found) -> tuple[int, ErasureStep]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
 from tests.platform.test_erasure import FEATURES, Tokens, leave_traces, scan
@@ -25,14 +26,27 @@ from tactful.config import Settings, load_settings
 from tactful.connections import kafka_settings, make_topic, open_installation
 from tactful.erasure import (
     Installation,
+    purge_spool,
     request_erasure,
     run_erasures,
     settle_erasures,
 )
+from tactful.erasure_traces import Found
 from tactful.record_seal import open_seal
 from tactful.service import Platform
 from tactful.suppression import open_suppression
-from tactful_streaming import Event, KafkaLog, Seal, SealedPartitions, User, encode_entry, route_key
+from tactful_streaming import (
+    EmbeddedLog,
+    Event,
+    KafkaLog,
+    Seal,
+    SealedPartitions,
+    Tick,
+    Traces,
+    User,
+    encode_entry,
+    route_key,
+)
 
 pytest.importorskip("confluent_kafka")
 
@@ -437,3 +451,24 @@ def opened_bytes(settings: Settings, seal: Seal) -> bytes:
     """The log's topic, as whoever has the vault and its key reads it."""
     partitions = read_topic(kafka_settings(settings.log), uncommitted=True).values()
     return b"\0".join(seal.open([value for records in partitions for _, value in records]))
+
+
+def test_what_waits_for_an_absent_broker_is_blanked(tmp_path: Path) -> None:
+    entries = [
+        Event(event_id=f"e-{person}", type="view", timestamp=5, user_id=person)
+        for person in ("erased-person", "other-person", "erased-person")
+    ]
+    spooled = [
+        msgspec.msgpack.encode((entry.user_id, encode_entry(entry, "json"))) for entry in entries
+    ]
+    with EmbeddedLog(tmp_path / "spool") as spool:
+        spool.append(spooled)
+    found = Found(Traces(users=frozenset({"erased-person"})), frozenset(), 2)
+
+    assert purge_spool(tmp_path / "spool", found).removed == 2
+    assert purge_spool(tmp_path / "none", found).removed == 0
+
+    with EmbeddedLog(tmp_path / "spool") as spool:
+        left = [msgspec.msgpack.decode(record) for _, record in spool.read(0, 10)]
+    assert left[1] == ["other-person", encode_entry(entries[1], "json")]
+    assert left[0] == left[2] == ["", encode_entry(Tick(timestamp=0), "json")]
