@@ -329,14 +329,35 @@ class PrivacySettings:
     Attributes:
         sealed_log: whether records of the log are sealed from now on, each under a key of its
             person, which an erasure deletes. What was sealed before is read in any case.
+        vault: file with the keys of people, for all processes of one host that read or write the
+            log. Empty means ``vault.db`` in the data directory.
         master_key_env: environment variable with the key that wraps those of people: 32 bytes in
             hexadecimal or Base64.
         master_key_file: file with it, instead.
     """
 
     sealed_log: bool = False
+    vault: Path = Path()
     master_key_env: str = ""
     master_key_file: Path = Path()
+
+
+@dataclass(frozen=True)
+class RetentionSettings:
+    """For how many days what people left is kept, counted from receipt; 0 is for ever.
+
+    Attributes:
+        personalisation_days: what lists are made from: events and descriptions of people in the
+            log, and, counted from their last event, what is computed of them.
+        measurement_days: events that may be counted and not be used for lists.
+        impressions_days: lists that were shown, which models learn from.
+        model_log_days: who changed which model, but the last change.
+    """
+
+    personalisation_days: Annotated[float, Meta(ge=0)] = 0.0
+    measurement_days: Annotated[float, Meta(ge=0)] = 0.0
+    impressions_days: Annotated[float, Meta(ge=0)] = 0.0
+    model_log_days: Annotated[float, Meta(ge=0)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -420,6 +441,7 @@ class Settings:
     identity: IdentitySettings = field(default_factory=IdentitySettings)
     consent: ConsentSettings = field(default_factory=ConsentSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     actions: ActionSettings = field(default_factory=ActionSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     recommend: RecommendSettings = field(default_factory=RecommendSettings)
@@ -448,7 +470,8 @@ class Settings:
     @property
     def vault(self) -> Path:
         """File of the keys that seal what is kept of people."""
-        return self.storage.data / "vault.db"
+        chosen = self.privacy.vault
+        return self.storage.data / "vault.db" if chosen == Path() else chosen
 
     @property
     def experiments(self) -> Path:
@@ -485,7 +508,12 @@ class Settings:
                 "training.every_hours and training.drift_psi need a log in files: with "
                 "log.kind = kafka, run `tactful train` where a copy of the log lies in files"
             )
-        for section, name in (("log", "password"), ("actions", "secret")):
+        self._check_retention()
+        for section, name in (
+            ("log", "password"),
+            ("actions", "secret"),
+            ("privacy", "master_key"),
+        ):
             settings = getattr(self, section)
             if getattr(settings, f"{name}_env") and getattr(settings, f"{name}_file") != Path():
                 raise ConfigError(
@@ -496,6 +524,25 @@ class Settings:
             address.scheme not in ("http", "https") or not address.hostname
         ):
             raise ConfigError("actions.webhook_url must be an http or https address")
+
+    def _check_retention(self) -> None:
+        kept = self.retention
+        if 0 < kept.impressions_days < self.training.label_days:
+            raise ConfigError(
+                f"retention.impressions_days ({kept.impressions_days:g}) is shorter than "
+                f"training.label_days ({self.training.label_days:g}): nothing were left to learn "
+                "from. Make one longer or the other shorter"
+            )
+        limits = (kept.personalisation_days, kept.measurement_days, kept.impressions_days)
+        shortest = min((days for days in limits if days), default=0.0)
+        if self.log.kind == "kafka" and shortest:
+            whole = self.log.retention_days
+            if not 0 < whole <= shortest:
+                raise ConfigError(
+                    "single records of a topic cannot be removed: with log.kind = kafka, "
+                    f"log.retention_days must be set and at most {shortest:g}, the shortest time "
+                    "in [retention]"
+                )
 
 
 def is_loopback(host: str) -> bool:

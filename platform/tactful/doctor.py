@@ -30,6 +30,8 @@ _EXTRAS = {
 _FREE_BYTES = 1024**3
 _SLOW_SYNC_MS = 50.0
 _PATIENCE_S = 5.0
+_DAY_MS = 86_400_000
+_RETENTION_LATE_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _model(settings.models)
     yield _keys(settings)
     yield from _erasures(settings)
+    yield _retention(settings)
     if settings.log.kind == "kafka":
         yield _kafka(settings)
     if settings.online.kind == "redis":
@@ -191,6 +194,30 @@ def _erasures(settings: Settings) -> Iterator[Check]:
         yield Check("erasures", "warning", said)
     else:
         yield Check("erasures", "ok", "none waits")
+
+
+def _retention(settings: Settings) -> Check:
+    """For how long what people left is kept, and whether the server keeps to it."""
+    from tactful.retention import PROGRESS, limits_of, read_progress
+
+    limits = limits_of(settings.retention)
+    if not limits:
+        said = "what people left is kept for ever: set [retention]"
+        return Check("retention", "warning", said)
+    said = ", ".join(f"{kind} {limit / _DAY_MS:g} days" for kind, limit in limits.items())
+    if settings.log.kind == "kafka":
+        return Check("retention", "ok", f"{said}; the topic {settings.log.retention_days:g} days")
+    try:
+        progress = read_progress(settings.storage.data / PROGRESS)
+    except TactfulError as error:
+        return Check("retention", "failed", str(error))
+    if not progress.at:
+        return Check("retention", "warning", f"{said}; no server has looked yet")
+    ago = time.time() - progress.at / 1000
+    said += f"; looked at {max(ago, 0) / 3600:.1f} hours ago"
+    if ago > _RETENTION_LATE_S:
+        return Check("retention", "failed", f"{said}: start the server, whose log says what fails")
+    return Check("retention", "ok", said)
 
 
 def _rules(path: Path) -> Check:

@@ -130,6 +130,23 @@ class ModelLog:
             query = query.where(model_changes.c.id < before)
         return [_change(row) for row in self._metadata.fetch(query)]
 
+    def forget(self, before: int) -> None:
+        """Forget changes that ended before a time, epoch milliseconds, but the last of each kind.
+
+        Raises:
+            StorageError: if the database cannot be used.
+        """
+        newest = sa.select(sa.func.max(model_changes.c.id)).group_by(
+            model_changes.c.action, model_changes.c.name
+        )
+
+        def delete(connection: sa.Connection) -> None:
+            kept = [row[0] for row in connection.execute(newest)]
+            old = sa.and_(model_changes.c.ended_at < before, model_changes.c.id.not_in(kept))
+            connection.execute(sa.delete(model_changes).where(old))
+
+        self._metadata.change(delete)
+
     def latest(self, action: Action, name: str) -> ModelChange | None:
         """The last entry of an action on a model, however it ended."""
         query = (

@@ -15,11 +15,9 @@ the person from the state and searches every file.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal
 
@@ -38,11 +36,11 @@ from tactful.erasure import (
     save_found,
 )
 from tactful.erasure_traces import Found
+from tactful.low_priority import low_priority
 from tactful.messages import ErasureStep
 from tactful.suppression import open_suppression
 from tactful_streaming import DEVICE_PREFIX, EmbeddedLog, draft_segment, load_definitions
 
-_NICE = 10
 _SETTLED_MS = 2_000
 """After so long, nothing of whom was suppressed is on its way any more, in no process."""
 
@@ -97,7 +95,7 @@ class OnlineErasures:
                 if not self._is_settled(receipt):
                     continue
                 if executor is None:
-                    executor = stack.enter_context(_low_priority())
+                    executor = stack.enter_context(low_priority())
                 count += self._erase(executor, receipt, person)
         return count
 
@@ -160,17 +158,6 @@ class OnlineErasures:
         removed = max(replaced, found.records) if kind == "log" else replaced
         note = f"{written} segments were written anew while the server ran"
         return ErasureStep(place=name, removed=removed, note=note)
-
-
-@contextlib.contextmanager
-def _low_priority() -> Iterator[Executor]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_give_way) as pool:
-        yield pool
-
-
-def _give_way() -> None:
-    os.nice(_NICE)
 
 
 def _find(settings: Settings, person: str) -> Found:

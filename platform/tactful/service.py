@@ -62,6 +62,7 @@ from tactful.positions import Offsets, Position, parse, reaches
 from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
 from tactful.restored_files import finish_restore
+from tactful.retention import Retention, expire_state
 from tactful.retraining import retrain
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful.turnstile import Turnstile
@@ -256,6 +257,9 @@ class Platform:
         self.online_erasures = OnlineErasures(
             Installation(settings, database, suppression, clock), backend.written
         )
+        self._retention: Retention | None = None
+        if (log := backend.written.get("log")) is not None:
+            self._retention = Retention(settings, log, models=model_log, clock=clock)
         self._turnstile = Turnstile(
             queue=server.recommend_queue,
             wait_s=server.recommend_wait_s,
@@ -306,6 +310,7 @@ class Platform:
                 settings, metadata, open_suppression(settings, metadata, clock=_now), _now
             )
             complete_erasures(installation)
+            expire_state(settings, clock=_now)
             backend = open_backend(
                 settings,
                 definitions,
@@ -368,6 +373,8 @@ class Platform:
         """Write, apply and commit everything that was accepted, then close all stores."""
         self._status = "stopping"
         self.online_erasures.stop()
+        if self._retention is not None:
+            self._retention.stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._impressions, return_exceptions=True)
@@ -659,7 +666,9 @@ class Platform:
             await asyncio.sleep(_TRIM_S)
             try:
                 await asyncio.to_thread(self.trim)
-            except (StreamingError, OSError) as error:
+                if self._retention is not None:
+                    await asyncio.to_thread(self._retention.run, self._needed)
+            except (StorageError, StreamingError, OSError, BrokenExecutor) as error:
                 logger.warning("nothing was trimmed: %s", error)
 
     async def _erase(self, erasures: OnlineErasures) -> None:
@@ -681,15 +690,17 @@ class Platform:
             except StorageError as error:
                 logger.warning("no erasure was completed: %s", error)
 
+    @property
+    def _needed(self) -> int:
+        needed = self._follower.committed
+        return needed if self._webhooks is None else min(needed, *self._webhooks.positions)
+
     def trim(self) -> None:
         """Forget log records, dead letters and late events that retention gives up.
 
         What the engine has not committed stays, and what webhooks have not looked at.
         """
-        needed = self._follower.committed
-        if self._webhooks is not None:
-            needed = min(needed, *self._webhooks.positions)
-        self.backend.trim(needed)
+        self.backend.trim(self._needed)
         for letters in (self.backend.dead_letters, self.backend.late):
             if letters is not None:
                 letters.trim()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from tactful_streaming.definitions import Definitions
+from tactful_streaming.entities import newest_packed
 from tactful_streaming.entries import (
     APART,
     DEVICE_PREFIX,
@@ -102,6 +103,32 @@ def people_in(store: StateStore) -> Iterator[str]:
         for key, _ in store.scan(prefix):
             # Beside what is of a device may lie what of it can never be joined to anybody.
             yield before + key[len(prefix) :].decode().split(APART)[0]
+
+
+def expire_people(store: StateStore, before: int) -> int:
+    """Remove what is kept of people and visits of whom nothing came since a time.
+
+    Args:
+        store: of an engine that is closed.
+        before: event time, epoch milliseconds.
+
+    Returns:
+        How many of them there were.
+    """
+    gone: list[Change] = []
+    count = 0
+    for entity, own in (("user", (USER, CONSENT, DEVICES_OF)), ("session", (OWNER,))):
+        prefix = entity_prefix(entity)
+        for key, blob in store.scan(prefix):
+            if newest_packed(blob) < before:
+                name = key[len(prefix) :]
+                gone += [(key, None), *((kind + name, None) for kind in own)]
+                count += 1
+                if len(gone) >= _PIECE:
+                    store.write(gone)
+                    gone = []
+    store.write(gone)
+    return count
 
 
 def drop_passenger(store: StateStore, name: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import struct
@@ -23,7 +24,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from tactful_streaming._segment import MAX_PAYLOAD, Segment, encode_records
 from tactful_streaming.errors import (
@@ -38,6 +39,7 @@ __all__ = [
     "MAX_PAYLOAD",
     "Durability",
     "EmbeddedLog",
+    "EndedSegment",
     "EventLog",
     "PartitionedLog",
     "Positions",
@@ -47,6 +49,7 @@ _logger = logging.getLogger(__name__)
 
 _BOUNDS = struct.Struct("<QQ")
 _MAX_CURSORS = 64
+_SHARE = 16
 
 Durability = Literal["power", "process"]
 
@@ -94,6 +97,20 @@ class PartitionedLog(Protocol):
 
     def close(self) -> None:
         """Finish what was submitted and release what is held."""
+
+
+class EndedSegment(NamedTuple):
+    """A file of a log that nothing is appended to any more.
+
+    Attributes:
+        path: of the file.
+        begin: offset of its first record.
+        end: offset behind its last one.
+    """
+
+    path: Path
+    begin: int
+    end: int
 
 
 class EmbeddedLog:
@@ -281,8 +298,10 @@ class EmbeddedLog:
     def trim(self, retain_from: int) -> int:
         """Drop segments that retention gives up; without retention settings, none.
 
-        Only whole segments go, oldest first, and never the one that is written to. Readers in the
-        midst of a dropped segment finish undisturbed.
+        Only whole segments go, oldest first, and never the one that is written to; that is ended
+        when its first record has a sixteenth of the age at which records go, so none stays for
+        longer than a sixteenth beyond it. Readers in the midst of a dropped segment finish
+        undisturbed.
 
         Args:
             retain_from: lowest offset that is still needed: what an engine has not committed, and
@@ -296,11 +315,15 @@ class EmbeddedLog:
         """
         with self._append_lock:
             self._check_writable()
+            if self._retention_ms is not None:
+                self._end_if_older(self._clock() - self._retention_ms // _SHARE)
             segments = self._segments
             count = 0
             size = sum(segment.size for segment in segments)
             while count + 1 < len(segments) and segments[count + 1].base <= retain_from:
-                if not (self._is_expired(segments[count + 1]) or self._is_excess(size)):
+                if not (
+                    self._is_expired(segments[count], segments[count + 1]) or self._is_excess(size)
+                ):
                     break
                 size -= segments[count].size
                 count += 1
@@ -312,6 +335,37 @@ class EmbeddedLog:
                     segment.path.unlink()
                 _sync_directory(self._path)
             return self.begin
+
+    def ended(self, *, older_than: int | None = None) -> list[EndedSegment]:
+        """The segments that are not written to, oldest first.
+
+        Args:
+            older_than: end the segment that is written to if its first record was received by
+                then, epoch milliseconds.
+
+        Raises:
+            LogError: if the log is closed, read-only, or the disk refused.
+        """
+        with self._append_lock:
+            self._check_writable()
+            if older_than is not None:
+                self._end_if_older(older_than)
+            return [
+                EndedSegment(segment.path, segment.base, following.base)
+                for segment, following in itertools.pairwise(self._segments)
+            ]
+
+    def received_by(self, segment: EndedSegment, time: int) -> bool:
+        """Whether all records of a segment were received by a time, epoch milliseconds.
+
+        Raises:
+            LogCorruptedError: if a record is damaged.
+        """
+        with self._append_lock:
+            for number, one in enumerate(self._segments[:-1]):
+                if one.path == segment.path:
+                    return self._received_by(one, self._segments[number + 1], time)
+        return False
 
     def seal(self) -> list[Path]:
         """End the segment that is written to, if anything is in it; later appends begin another.
@@ -413,11 +467,29 @@ class EmbeddedLog:
         if self._closed or self._read_only:
             raise LogError(f"{self._path}: the log is not open for writing")
 
-    def _is_expired(self, following: Segment) -> bool:
-        """Whether all records before a segment are too old: none is younger than its first."""
-        if self._retention_ms is None or following.base == self._end:
+    def _is_expired(self, segment: Segment, following: Segment) -> bool:
+        if self._retention_ms is None:
             return False
-        return following.first_received() <= self._clock() - self._retention_ms
+        return self._received_by(segment, following, self._clock() - self._retention_ms)
+
+    def _received_by(self, segment: Segment, following: Segment, time: int) -> bool:
+        """Whether all records of a segment were received by a time; it is read only in doubt."""
+        if following.base == self._end:
+            return self._received <= time
+        if following.first_received() <= time:
+            return True
+        if segment.first_received() > time:
+            return False
+        with self._index_lock:
+            self._build_index(segment, following.base)
+            return segment.received(following.base - 1) <= time
+
+    def _end_if_older(self, time: int) -> None:
+        """End the segment that is written to if its first record was received by then."""
+        active = self._segments[-1]
+        if active.size and active.first_received() <= time:
+            self._add_segment(self._end)
+            self._write_bounds()
 
     def _is_excess(self, size: int) -> bool:
         return self._retention_bytes is not None and size > self._retention_bytes

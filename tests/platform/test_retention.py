@@ -1,0 +1,333 @@
+"""What people left is forgotten when its time is over, by purpose, and nothing else is."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as settings_
+from hypothesis import strategies as st
+from tests.platform.support import Live, build, now_ms, view
+from tests.platform.test_erasure import settings_of
+
+from tactful.config import ConfigError, LogSettings, PrivacySettings, RetentionSettings, Settings
+from tactful.connections import open_installation
+from tactful.doctor import examine
+from tactful.model_log import ModelLog
+from tactful.retention import PROGRESS, Retention, expire_state, kind_of, read_progress
+from tactful.service import Platform
+from tactful_streaming import (
+    BLANK,
+    DeadLetter,
+    DeadLetters,
+    EmbeddedLog,
+    Event,
+    Item,
+    Link,
+    Restricted,
+    Tick,
+    User,
+    encode_entry,
+)
+
+DAY_MS = 86_400_000
+MEASUREMENT, IMPRESSIONS, PERSONALISATION = 16, 40, 60
+
+
+class AtOnce(Executor):
+    """Runs what it is given where it stands."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = settings_of(tmp_path)
+    kept = RetentionSettings(
+        personalisation_days=PERSONALISATION,
+        measurement_days=MEASUREMENT,
+        impressions_days=IMPRESSIONS,
+    )
+    made.storage.data.mkdir()
+    return replace(made, retention=kept)
+
+
+def event(day: int, type_: str = "view") -> Event:
+    return Event(event_id=f"{type_}-{day}", type=type_, timestamp=day * DAY_MS, user_id="ada")
+
+
+ENTRIES: list[tuple[Any, int | None]] = [
+    (lambda day: event(day), PERSONALISATION),
+    (lambda day: event(day, "impression"), IMPRESSIONS),
+    (
+        lambda day: Restricted(timestamp=1, purposes=("measurement",), event=event(day, "click")),
+        MEASUREMENT,
+    ),
+    (
+        lambda day: Restricted(
+            timestamp=1, purposes=("personalisation",), event=event(day, "purchase")
+        ),
+        PERSONALISATION,
+    ),
+    (lambda day: User(user_id="ada", timestamp=1), PERSONALISATION),
+    (lambda day: Link(user_id="ada", device_id="d", timestamp=1), PERSONALISATION),
+    (lambda day: Item(item_id="i", timestamp=1), None),
+    (lambda day: Tick(timestamp=day * DAY_MS), None),
+]
+
+
+def entry(number: int, day: int) -> bytes:
+    made: Any = ENTRIES[number][0](day)
+    return encode_entry(made)
+
+
+@settings_(max_examples=8, deadline=None)
+@given(
+    looks=st.lists(st.integers(0, 90), min_size=1, max_size=5).map(sorted),
+    days=st.lists(st.integers(0, 90), min_size=1, max_size=12).map(sorted),
+)
+def test_every_record_is_kept_for_its_time_and_a_sixteenth_more_at_most(
+    tmp_path_factory: pytest.TempPathFactory, looks: list[int], days: list[int]
+) -> None:
+    """Whenever the job looks, compared with what the age of each record alone says."""
+    directory = tmp_path_factory.mktemp("kept")
+    settings = settings_of(directory)
+    kept = RetentionSettings(
+        personalisation_days=PERSONALISATION,
+        measurement_days=MEASUREMENT,
+        impressions_days=IMPRESSIONS,
+    )
+    settings = replace(settings, retention=kept)
+    settings.storage.data.mkdir()
+    now = [0]
+    slack = MEASUREMENT / 16 + 1
+    received: list[tuple[int, int]] = []
+    moments = sorted({*((day, "look") for day in looks), *((day, "write") for day in days)})
+    with EmbeddedLog(
+        settings.storage.data / "log", durability="process", clock=lambda: now[0]
+    ) as log:
+        job = Retention(settings, log, executor=AtOnce(), clock=lambda: now[0])
+        for day in range(max(*looks, *days, 1) + 1):
+            now[0] = day * DAY_MS
+            if (day, "write") in moments:
+                for number in range(len(ENTRIES)):
+                    log.append([entry(number, day)])
+                    received.append((number, day))
+            job.run(log.end)
+            if (day, "look") in moments:
+                for (_, payload), (number, at) in zip(log.read(0, 10_000), received, strict=True):
+                    limit, age = ENTRIES[number][1], day - at
+                    if limit is None or age < limit:
+                        assert payload == entry(number, at)
+                    elif age > limit + slack:
+                        assert payload == BLANK
+
+
+def test_what_somebody_has_yet_to_read_stays(settings: Settings) -> None:
+    now = [0]
+    with EmbeddedLog(settings.storage.data / "log", clock=lambda: now[0]) as log:
+        log.append([entry(0, 0)])
+        job = Retention(settings, log, executor=AtOnce(), clock=lambda: now[0])
+        now[0] = 1_000 * DAY_MS
+        assert job.run(0) == 0
+        assert log.read(0, 9)[0][1] == entry(0, 0)
+        assert job.run(log.end) == 1
+        assert job.run(log.end) == 0
+        assert log.read(0, 9)[0][1] == BLANK
+    assert read_progress(settings.storage.data / PROGRESS).removed == 1
+
+
+def test_kinds_are_by_what_a_record_may_be_used_for() -> None:
+    names = {
+        PERSONALISATION: "personalisation",
+        IMPRESSIONS: "impressions",
+        MEASUREMENT: "measurement",
+    }
+    for number, (_, days) in enumerate(ENTRIES):
+        assert kind_of(entry(number, 1)) == (None if days is None else names[days])
+    assert kind_of(b"not a record") is None
+
+
+WORK = """
+import os, pickle, signal, sys
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from tactful.retention import Retention
+from tactful_streaming import EmbeddedLog
+
+settings = pickle.loads(Path(sys.argv[1]).read_bytes())
+NOW = 1_000 * 86_400_000
+
+class AtOnce(Executor):
+    def submit(self, fn, /, *args, **kwargs):
+        done = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+def work(count):
+    def audit(event, arguments):
+        nonlocal count
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
+        if event in ("os.rename", "os.remove") or writes:
+            count -= 1
+            if count < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
+    with EmbeddedLog(settings.storage.data / "log", clock=lambda: NOW) as log:
+        Retention(settings, log, executor=AtOnce(), clock=lambda: NOW).run(log.end)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        work(int(line))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_a_job_killed_anywhere_goes_on(tmp_path: Path, settings: Settings) -> None:
+    payloads = [entry(number % len(ENTRIES), number) for number in range(80)]
+    with EmbeddedLog(settings.storage.data / "log", segment_bytes=1_024, clock=lambda: 0) as log:
+        for payload in payloads:
+            log.append([payload])
+    wanted = [
+        payload if ENTRIES[number % len(ENTRIES)][1] is None else BLANK
+        for number, payload in enumerate(payloads)
+    ]
+    written = tmp_path / "settings.pickle"
+    written.write_bytes(pickle.dumps(settings))
+    kills = 0
+    with subprocess.Popen(
+        [sys.executable, "-c", WORK, str(written)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for count in range(500):
+            process.stdin.write(f"{count}\n")
+            if int(process.stdout.readline()) == 0:
+                break
+            kills += 1
+            with EmbeddedLog(settings.storage.data / "log", read_only=True) as log:
+                found = [payload for _, payload in log.read(0, 80)]
+            assert all(f in (p, w) for f, p, w in zip(found, payloads, wanted, strict=True))
+        process.stdin.close()
+    assert kills >= 5
+    with EmbeddedLog(settings.storage.data / "log", read_only=True) as log:
+        assert [payload for _, payload in log.read(0, 80)] == wanted
+
+
+def test_dead_letters_expire_although_none_comes_after_them(tmp_path: Path) -> None:
+    """The segment that is written to is ended when its time has come."""
+    now = [0]
+    log = EmbeddedLog(
+        tmp_path, retention_ms=30 * DAY_MS, durability="process", clock=lambda: now[0]
+    )
+    letters = DeadLetters(log)
+    for number in range(3):
+        letter = DeadLetter(payload=b"x", rule="r", reason="why", partition=0, offset=number)
+        letters.add([letter])
+        now[0] += DAY_MS
+        letters.trim()
+    assert len(list(letters.each())) == 3
+    now[0] = 29 * DAY_MS
+    letters.trim()
+    assert len(list(letters.each())) == 3
+    now[0] = 33 * DAY_MS
+    letters.trim()
+    letters.trim()
+    assert list(letters.each()) == []
+    assert letters.begin == letters.end == 3
+    letters.add([DeadLetter(payload=b"x", rule="r", reason="why", partition=0, offset=9)])
+    letters.close()
+    with EmbeddedLog(tmp_path, read_only=True) as again:
+        assert [offset for offset, _ in again.read(3, 9)] == [3]
+
+
+def test_the_state_forgets_who_has_not_come_for_long(settings: Settings) -> None:
+    at = now_ms()
+    with Live(Platform.open(settings, build)) as live:
+        for number, user in enumerate(("gone-long-ago", "still-here")):
+            age = 60 * DAY_MS if user == "gone-long-ago" else 0
+            sent = view(number, user, timestamp=at - age, device_id=f"d-{user}")
+            told = live.http.post("/v1/events", json=[sent]).json()
+            assert told["accepted"] == 1, told
+        live.http.post("/v1/recommend", json={"after": told["position"]})
+    shorter = replace(settings, retention=RetentionSettings(personalisation_days=50))
+    assert expire_state(shorter, clock=lambda: at) == 1
+    with Live(Platform.open(settings, build)) as live:
+        found = {
+            user: live.http.get(f"/v1/users/{user}/features").json()["features"]["views"]
+            for user in ("gone-long-ago", "still-here")
+        }
+        assert found == {"gone-long-ago": 0, "still-here": 1}
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_records_that_are_sealed_are_forgotten_like_others(
+    tmp_path: Path, settings: Settings, sealed: bool
+) -> None:
+    master = tmp_path / "master.key"
+    master.write_text("ab" * 32)
+    settings = replace(settings, privacy=PrivacySettings(sealed_log=sealed, master_key_file=master))
+    with Live(Platform.open(settings, build)) as live:
+        live.http.put("/v1/items", json=[{"item_id": "i-1", "category": "kitchen"}])
+        for number in range(5):
+            sent = [view(number, f"person-{number}", item_id="i-1")]
+            assert live.http.post("/v1/events", json=sent).json()["accepted"] == 1
+    later = now_ms() + 1_000 * DAY_MS
+    with EmbeddedLog(settings.storage.data / "log", clock=lambda: later) as log:
+        assert Retention(settings, log, executor=AtOnce(), clock=lambda: later).run(log.end) == 5
+        left = [payload for _, payload in log.read(0, 100) if payload != BLANK]
+    assert len(left) == 1
+    assert kind_of(left[0]) is None
+
+
+def test_changes_of_models_are_forgotten_but_the_last(settings: Settings) -> None:
+    now = [0]
+    metadata = open_installation(settings)
+    models = ModelLog(metadata, clock=lambda: now[0])
+    for version in ("1", "2", "3"):
+        with models.entry("promote", "ranker", by="me", reason="r", version=version):
+            now[0] += DAY_MS
+    models.forget(10 * DAY_MS)
+    assert [change.version for change in models.changes()] == ["3"]
+    metadata.close()
+
+
+def test_limits_that_cannot_be_kept_are_refused(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="label_days"):
+        replace(settings, retention=RetentionSettings(impressions_days=7))
+    kafka = LogSettings(kind="kafka", brokers="b:1")
+    with pytest.raises(ConfigError, match="retention_days"):
+        replace(settings, log=kafka)
+    replace(settings, log=replace(kafka, retention_days=16))
+
+
+def test_the_doctor_tells_for_how_long_what_is_kept(settings: Settings) -> None:
+    def said(one: Settings) -> tuple[str, str]:
+        (check,) = [check for check in examine(one) if check.name == "retention"]
+        return check.state, check.said
+
+    assert said(replace(settings, retention=RetentionSettings()))[0] == "warning"
+    assert said(settings)[0] == "warning"
+    with EmbeddedLog(settings.storage.data / "log") as log:
+        Retention(settings, log, executor=AtOnce(), clock=now_ms).run(0)
+        state, text = said(settings)
+        assert (state, "impressions 40 days" in text) == ("ok", True)
+        Retention(settings, log, clock=lambda: now_ms() - 3 * DAY_MS).run(0)
+        assert said(settings)[0] == "failed"
