@@ -88,7 +88,7 @@ def test_commands_and_variables_exist(name: str, monkeypatch: pytest.MonkeyPatch
         assert "TACTFUL_SINK_TARGET" in environment
         return
     for variable in (settings.metadata.url_env, settings.online.url_env, settings.log.password_env):
-        assert not variable or variable in environment or "worker" in name
+        assert not variable or variable in environment
     assert settings.log.kind == "kafka"
     assert settings.online.url_env in environment
 
@@ -116,7 +116,8 @@ def test_ports_probes_and_volumes_fit() -> None:
     assert named == set(compose()["volumes"])
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     assert "VOLUME /data" in dockerfile
-    assert {"server:/data", "workers:/data"} == {
+    assert "--mode 0700 /data /keys" in dockerfile
+    assert {"server:/data", "workers:/data", "keys:/keys"} == {
         volume for name in ("server", "worker") for volume in services[name]["volumes"]
     }
     manifests = kubernetes()
@@ -130,7 +131,11 @@ def test_ports_probes_and_volumes_fit() -> None:
             volumes = [it["name"] for it in spec.get("volumes", [])]
             mounted = {it["name"]: it["mountPath"] for it in container["volumeMounts"]}
             assert sorted(mounted) == sorted(claims + volumes)
-            assert settings_of(f"kubernetes {name}").storage.data == Path(mounted["data"])
+            settings = settings_of(f"kubernetes {name}")
+            assert settings.storage.data == Path(mounted["data"])
+            # What erases people finds them by the same keys, and in the same database.
+            assert settings.keyring.parent == Path(mounted["keys"])
+            assert settings.metadata.url_env in {it["name"] for it in container["env"]}
             labels = manifest["spec"]["template"]["metadata"]["labels"]
             assert manifest["spec"]["selector"]["matchLabels"].items() <= labels.items()
 

@@ -180,6 +180,12 @@ def _followed_erasures(settings: Settings) -> Iterator[PartitionErasures]:
     from tactful.suppression import open_suppression
 
     settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not settings.metadata.url_env:
+        logger.warning(
+            "the metadata is in %s: erasures reach this worker only if the server keeps its "
+            "metadata there, too; name the server's database by metadata.url_env",
+            settings.storage.data,
+        )
     with contextlib.closing(open_installation(settings)) as metadata:
         suppression = open_suppression(settings, metadata, clock=_now)
         erasures = PartitionErasures(metadata, suppression, clock=_now)
