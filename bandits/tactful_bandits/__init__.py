@@ -78,6 +78,7 @@ from tactful_bandits.lifecycle import (
 from tactful_bandits.linear_bandit import LinearBandit
 from tactful_bandits.market_simulator import MarketSettings, MarketSimulator, MarketStep
 from tactful_bandits.multiplicity import benjamini_hochberg, holm
+from tactful_bandits.network_policy import NetworkPolicy
 from tactful_bandits.off_policy import (
     LoggedDecisions,
     OffPolicyEstimate,
@@ -103,6 +104,7 @@ from tactful_bandits.power import Design, days_needed
 from tactful_bandits.private_linear_bandit import PrivateLinearBandit
 from tactful_bandits.quantiles import Quantile
 from tactful_bandits.released_samples import RatioSums, ReleasedProportion, ReleasedRatio
+from tactful_bandits.replay import Batch, Replay
 from tactful_bandits.retention import retention, retention_curve
 from tactful_bandits.rollouts import (
     Decision,
@@ -134,6 +136,7 @@ __all__ = [
     "Arm",
     "Assignment",
     "AssignmentError",
+    "Batch",
     "BetaBandit",
     "Better",
     "BudgetPacing",
@@ -165,6 +168,7 @@ __all__ = [
     "Memory",
     "MissingExtraError",
     "Namespace",
+    "NetworkPolicy",
     "Observation",
     "OffPolicyEstimate",
     "Overlap",
@@ -182,6 +186,7 @@ __all__ = [
     "RatioSums",
     "ReleasedProportion",
     "ReleasedRatio",
+    "Replay",
     "Rollout",
     "RolloutLook",
     "RolloutPlan",

@@ -1,0 +1,359 @@
+"""Deep deterministic policy gradient, with the switches of TD3; needs the extra ``tuner``.
+
+An actor proposes an action in ``[-1, 1]``, a critic says what it is worth, and the actor climbs the
+critic (Lillicrap et al., ICLR 2016, arXiv 1509.02971). Twin critics, delayed actors and smoothed
+targets are those of TD3 (Fujimoto, van Hoof, Meger, ICML 2018, arXiv 1802.09477). What keeps it
+from failing quietly on rewards of another scale or on an actor that saturates:
+
+- the actor's loss is divided by the mean size of the critic's values (Fujimoto, Gu, NeurIPS 2021,
+  arXiv 2106.06860), and what goes into its tanh is kept small;
+- states and rewards are normalised by statistics of the first, random steps. Then those are frozen,
+  and saved with the network: later drift cannot move the ground under it;
+- bootstrapping stops where an episode terminated, not where it was cut off;
+- the last layer of the actor starts at 0, so an untrained actor is action 0: the champion.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tactful_bandits.errors import MissingExtraError, PolicyError
+from tactful_bandits.network_policy import NetworkPolicy
+from tactful_bandits.replay import Replay
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ModuleNotFoundError as error:
+    raise MissingExtraError("DDPG needs torch: pip install 'tactful[tuner]'") from error
+
+_FORMAT = 1
+_WIDEST = 5.0  # as `NetworkPolicy` cuts off
+
+
+@dataclass(frozen=True)
+class DdpgSettings:
+    """How an agent learns.
+
+    Attributes:
+        hidden: Width of each hidden layer.
+        discount: Weight of the next step's value, from 0 to below 1.
+        learning_rate: Of Adam, for actor and critics.
+        batch: Transitions per update.
+        target_rate: How fast the target networks follow.
+        warm_up: Random steps at the start, after which normalisation is frozen.
+        warm_up_reach: They are uniform between minus and plus this.
+        noise: Standard deviation of exploration, added to the action before it is cut off.
+        twin: Two critics, of which the lower counts.
+        actor_delay: Critic updates per actor update.
+        smoothing: Standard deviation of the noise on target actions, cut off at half.
+        normalise_actor_loss: Divide it by the mean absolute value of the critic.
+        saturation_penalty: Weight of the squared values that go into the actor's tanh.
+        centre_rewards: Subtract the mean of the first rewards as well. Right only where episodes
+            never terminate: elsewhere it changes what ending is worth.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    discount: float = 0.98
+    learning_rate: float = 1e-3
+    batch: int = 128
+    target_rate: float = 0.005
+    warm_up: int = 1000
+    warm_up_reach: float = 1.0
+    noise: float = 0.1
+    twin: bool = False
+    actor_delay: int = 1
+    smoothing: float = 0.0
+    normalise_actor_loss: bool = True
+    saturation_penalty: float = 1e-2
+    centre_rewards: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot learn.
+
+        Raises:
+            PolicyError: A value is out of range.
+        """
+        if not self.hidden or min(*self.hidden, self.batch, self.actor_delay, self.warm_up) < 1:
+            raise PolicyError("layers, batch, actor_delay and warm_up must be at least 1")
+        if not (0 <= self.discount < 1 and 0 < self.target_rate <= 1 and self.learning_rate > 0):
+            raise PolicyError(
+                "discount lies in [0, 1), target_rate in (0, 1], learning_rate above 0"
+            )
+        if min(self.noise, self.smoothing, self.saturation_penalty) < 0:
+            raise PolicyError("noise, smoothing and saturation_penalty must be at least 0")
+        if not 0 < self.warm_up_reach <= 1:
+            raise PolicyError("warm_up_reach must lie above 0 and at most at 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """An action with what off-policy evaluation needs of it.
+
+    Attributes:
+        action: What is done, between -1 and 1.
+        drawn: The same before it was cut off to that range; log this one.
+        log_density: Of `drawn`, under the policy that drew it; NaN where nothing was drawn.
+    """
+
+    action: NDArray[np.float64]
+    drawn: NDArray[np.float64]
+    log_density: float
+
+
+class DdpgAgent:
+    """An actor, its critics and what they learn from.
+
+    Attributes:
+        settings: How it learns.
+        replay: What it lived through.
+        updates: How often the critics were updated.
+    """
+
+    def __init__(
+        self,
+        states: int,
+        actions: int,
+        *,
+        settings: DdpgSettings | None = None,
+        seed: int = 0,
+        capacity: int = 100_000,
+        replay_path: Path | None = None,
+    ) -> None:
+        """Make an agent that proposes action 0.
+
+        Args:
+            states: Length of a state.
+            actions: Length of an action.
+            settings: How it learns.
+            seed: Of everything random.
+            capacity: Of the replay.
+            replay_path: File of the replay; None: in memory.
+
+        Raises:
+            PolicyError: Sizes are not positive, or the file is of another use.
+        """
+        self.settings = s = settings or DdpgSettings()
+        self._sizes = states, actions
+        self.replay = Replay(states, actions, capacity=capacity, path=replay_path)
+        self._rng = np.random.default_rng(seed)
+        self._torch_rng = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._actor = _perceptron(states, actions, s.hidden)
+            critics = [_perceptron(states + actions, 1, s.hidden) for _ in range(1 + s.twin)]
+        for parameter in self._actor[-1].parameters():
+            nn.init.zeros_(parameter)
+        self._critics = nn.ModuleList(critics)
+        self._target_actor = copy.deepcopy(self._actor)
+        self._target_critics = copy.deepcopy(self._critics)
+        self._actor_steps = torch.optim.Adam(self._actor.parameters(), s.learning_rate)
+        self._critic_steps = torch.optim.Adam(self._critics.parameters(), s.learning_rate)
+        self.updates = 0
+        self._statistics = {
+            "mean": np.zeros(states, dtype=np.float32),
+            "deviation": np.ones(states, dtype=np.float32),
+            "lowest": np.full(states, -np.inf, dtype=np.float32),
+            "highest": np.full(states, np.inf, dtype=np.float32),
+            "reward": np.array([0.0, 1.0], dtype=np.float32),
+        }
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether actions are still random."""
+        return self.replay.added < self.settings.warm_up
+
+    def act(self, state: ArrayLike) -> NDArray[np.float64]:
+        """The actor's action, without noise."""
+        with torch.no_grad():
+            squeezed = torch.tanh(self._actor(self._normalised(np.asarray(state, np.float32))))
+        return np.asarray(squeezed.numpy(), dtype=np.float64)
+
+    def explore(self, state: ArrayLike) -> Proposal:
+        """An action with noise; a uniform one while warming up."""
+        size = self._sizes[1]
+        if self.warming_up:
+            reach = self.settings.warm_up_reach
+            drawn = self._rng.uniform(-reach, reach, size)
+            return Proposal(drawn, drawn, -size * math.log(2 * reach))
+        mean = self.act(state)
+        drawn = mean + self.settings.noise * self._rng.standard_normal(size)
+        density = (
+            gaussian_log_density(drawn, mean, self.settings.noise)
+            if self.settings.noise
+            else math.nan
+        )
+        return Proposal(np.clip(drawn, -1, 1), drawn, density)
+
+    def observe(
+        self,
+        state: ArrayLike,
+        action: ArrayLike,
+        reward: float,
+        next_state: ArrayLike,
+        *,
+        terminated: bool,
+    ) -> None:
+        """Take a transition in, and learn once if the warm-up is over.
+
+        Args:
+            state: Before the action.
+            action: What was done, between -1 and 1.
+            reward: What it brought.
+            next_state: After it.
+            terminated: Whether nothing can follow; an episode that was cut off did not terminate.
+
+        Raises:
+            PolicyError: A value is not finite.
+        """
+        values = (state, action, [reward], next_state)
+        if not all(np.isfinite(np.asarray(value)).all() for value in values):
+            raise PolicyError("a transition must be finite; some value is NaN or infinite")
+        self.replay.add(state, action, reward, next_state, terminated)
+        if self.replay.added == self.settings.warm_up:
+            self._freeze()
+        if not self.warming_up:
+            self._update()
+
+    def export(self) -> NetworkPolicy:
+        """The actor for serving.
+
+        It answers within the range of all states that the replay holds, and a tenth of it beyond.
+        """
+        layers = [
+            (part.weight.detach().numpy().T.copy(), part.bias.detach().numpy().copy())
+            for part in self._actor
+            if isinstance(part, nn.Linear)
+        ]
+        s = self._statistics
+        if not len(self.replay):
+            return NetworkPolicy(layers, s["mean"], s["deviation"], s["lowest"], s["highest"])
+        states = self.replay.all().states
+        low, high = states.min(axis=0), states.max(axis=0)
+        margin = 0.1 * (high - low)
+        return NetworkPolicy(layers, s["mean"], s["deviation"], low - margin, high + margin)
+
+    def save(self, path: Path) -> None:
+        """Write all but the replay's rows, which stay in their file; whole or not at all."""
+        self.replay.flush()
+        temporary = path.with_name(path.name + ".new")
+        torch.save(
+            {
+                "format": _FORMAT,
+                "sizes": list(self._sizes),
+                "networks": [network.state_dict() for network in self._networks()],
+                "steps": [self._actor_steps.state_dict(), self._critic_steps.state_dict()],
+                "statistics": {
+                    name: torch.from_numpy(array) for name, array in self._statistics.items()
+                },
+                "added": self.replay.added,
+                "updates": self.updates,
+                "rng": json.dumps(self._rng.bit_generator.state),
+                "torch_rng": self._torch_rng.get_state(),
+            },
+            temporary,
+        )
+        temporary.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on where `save` was called, on the same replay file.
+
+        Raises:
+            PolicyError: The file is of another agent.
+        """
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        if state.get("format") != _FORMAT or state.get("sizes") != list(self._sizes):
+            raise PolicyError(f"{path} holds no agent of this size and version")
+        try:
+            for network, saved in zip(self._networks(), state["networks"], strict=True):
+                network.load_state_dict(saved)
+        except (RuntimeError, ValueError) as error:
+            raise PolicyError(f"{path} is of an agent with other layers: {error}") from error
+        for steps, saved in zip(
+            (self._actor_steps, self._critic_steps), state["steps"], strict=True
+        ):
+            steps.load_state_dict(saved)
+        self._statistics = {name: part.numpy() for name, part in state["statistics"].items()}
+        self.replay.added, self.updates = state["added"], state["updates"]
+        self._rng.bit_generator.state = json.loads(state["rng"])
+        self._torch_rng.set_state(state["torch_rng"])
+
+    def _networks(self) -> Sequence[nn.Module]:
+        return self._actor, self._critics, self._target_actor, self._target_critics
+
+    def _freeze(self) -> None:
+        seen = self.replay.all()
+        s = self._statistics
+        s["mean"] = seen.states.mean(axis=0)
+        s["deviation"] = np.maximum(seen.states.std(axis=0), 1e-6).astype(np.float32)
+        mean = float(seen.rewards.mean()) if self.settings.centre_rewards else 0.0
+        s["reward"] = np.array([mean, max(float(seen.rewards.std()), 1e-9)], dtype=np.float32)
+
+    def _normalised(self, states: NDArray[np.float32]) -> Tensor:
+        s = self._statistics
+        return torch.from_numpy(np.clip((states - s["mean"]) / s["deviation"], -_WIDEST, _WIDEST))
+
+    def _update(self) -> None:
+        s = self.settings
+        batch = self.replay.sample(s.batch, self._rng)
+        states, following = self._normalised(batch.states), self._normalised(batch.next_states)
+        actions = torch.from_numpy(batch.actions)
+        mean, deviation = self._statistics["reward"]
+        rewards = torch.from_numpy((batch.rewards - mean) / deviation)
+        goes_on = torch.from_numpy(1 - batch.terminated)
+        with torch.no_grad():
+            next_actions = torch.tanh(self._target_actor(following))
+            if s.smoothing:
+                jitter = torch.randn(next_actions.shape, generator=self._torch_rng) * s.smoothing
+                next_actions = (next_actions + jitter.clamp(-0.5, 0.5)).clamp(-1, 1)
+            values = _values(self._target_critics, following, next_actions).min(dim=0).values
+            wanted = rewards + s.discount * goes_on * values
+        found = _values(self._critics, states, actions)
+        self._critic_steps.zero_grad()
+        ((found - wanted) ** 2).mean(dim=1).sum().backward()  # type: ignore[no-untyped-call]
+        self._critic_steps.step()
+        self.updates += 1
+        if self.updates % s.actor_delay:
+            return
+        raw = self._actor(states)
+        value = _values(self._critics[:1], states, torch.tanh(raw))[0]
+        size = value.abs().mean().detach().clamp_min(1e-3) if s.normalise_actor_loss else 1.0
+        loss = -value.mean() / size + s.saturation_penalty * (raw**2).mean()
+        self._actor_steps.zero_grad()
+        loss.backward()
+        self._actor_steps.step()
+        with torch.no_grad():
+            for network, target in (
+                (self._actor, self._target_actor),
+                (self._critics, self._target_critics),
+            ):
+                for own, slow in zip(network.parameters(), target.parameters(), strict=True):
+                    slow.lerp_(own, s.target_rate)
+
+
+def gaussian_log_density(drawn: ArrayLike, mean: ArrayLike, deviation: float) -> float:
+    """Log density of an action with independent normal noise, for off-policy evaluation."""
+    z = (np.asarray(drawn, np.float64) - np.asarray(mean, np.float64)) / deviation
+    return float(-0.5 * (z @ z) - len(z) * math.log(deviation * math.sqrt(2 * math.pi)))
+
+
+def _perceptron(inputs: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
+    parts: list[nn.Module] = []
+    for width in hidden:
+        parts += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*parts, nn.Linear(inputs, outputs))
+
+
+def _values(critics: nn.ModuleList, states: Tensor, actions: Tensor) -> Tensor:
+    together = torch.cat([states, actions], dim=1)
+    return torch.stack([critic(together).squeeze(1) for critic in critics])

@@ -1,0 +1,103 @@
+"""An agent that tunes objective weights around a champion's; needs the extra ``tuner``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_bandits.ddpg import DdpgAgent, DdpgSettings
+from tactful_bandits.market_simulator import MarketSimulator
+from tactful_bandits.weight_bounds import WeightBounds
+
+TUNER_SETTINGS = DdpgSettings(
+    discount=0.3,
+    warm_up=400,
+    warm_up_reach=0.3,
+    noise=0.1,
+    centre_rewards=True,
+)
+"""For weights of lists: what they do is over within hours, and a course never terminates."""
+
+
+@dataclass(frozen=True, eq=False)
+class TuningCourse:
+    """What happened while an agent learnt.
+
+    Attributes:
+        states: What it saw, ``[hours, states]``.
+        drawn: Actions before they were cut off, ``[hours, actions]``.
+        log_densities: Of `drawn` under what drew them, ``[hours]``.
+        weights: In service, ``[hours, weights]``.
+        rewards: As observed, ``[hours]``.
+        expected_click_rate: What the shop would expect, ``[hours]``.
+    """
+
+    states: NDArray[np.float64]
+    drawn: NDArray[np.float64]
+    log_densities: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    rewards: NDArray[np.float64]
+    expected_click_rate: NDArray[np.float64]
+
+
+def tune_in_market(
+    agent: DdpgAgent,
+    seed: int,
+    hours: int,
+    bounds: WeightBounds,
+    *,
+    reward_scale: float = 1.0,
+    market: MarketSimulator | None = None,
+) -> TuningCourse:
+    """Let an agent learn in a simulated shop.
+
+    Args:
+        agent: Which learns.
+        seed: Of the shop; never the one that it is evaluated with.
+        hours: How long.
+        bounds: How far weights may go.
+        reward_scale: What rewards are multiplied by; what is learnt should not depend on it.
+        market: A shop of other settings, in place of one of this seed.
+    """
+    shop = market if market is not None else MarketSimulator(seed)
+    weights = np.array(bounds.champion)
+    states, drawn, densities, used, rewards, expected = [], [], [], [], [], []
+    for _ in range(hours):
+        state = shop.state[0]
+        proposal = agent.explore(state)
+        weights = bounds.weights(proposal.action, weights)
+        step = shop.step(weights)
+        reward = reward_scale * float(step.click_rate[0])
+        agent.observe(state, proposal.action, reward, shop.state[0], terminated=False)
+        states.append(state)
+        drawn.append(proposal.drawn)
+        densities.append(proposal.log_density)
+        used.append(weights)
+        rewards.append(reward)
+        expected.append(float(step.expected_click_rate[0]))
+    return TuningCourse(
+        np.array(states),
+        np.array(drawn),
+        np.array(densities),
+        np.array(used),
+        np.array(rewards),
+        np.array(expected),
+    )
+
+
+def worst_loss(
+    expected: NDArray[np.float64], champion: NDArray[np.float64], window: int = 200
+) -> float:
+    """Largest relative loss against the champion over any `window` hours in a row; may be below 0.
+
+    Args:
+        expected: Click rates while learning, ``[hours]``.
+        champion: Those of the champion on the same course, ``[hours]``.
+        window: Over how many hours both are summed.
+    """
+    kernel = np.ones(min(window, len(expected)))
+    ours = np.convolve(expected, kernel, mode="valid")
+    theirs = np.convolve(champion, kernel, mode="valid")
+    return float((1 - ours / theirs).max())

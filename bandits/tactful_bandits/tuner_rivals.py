@@ -1,0 +1,158 @@
+"""What a tuner has to beat: the best fixed weights, and weights that are linear in the state.
+
+Both are found by the cross-entropy method (Rubinstein 1999; de Boer et al., Annals of Operations
+Research 2005): draw candidates from a normal distribution, keep the best quarter, fit the
+distribution to them, repeat. Candidates of a round see the same course, so that they differ by what
+they do alone. A tuner that does not beat these is not worth its risk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.market_simulator import STATE, MarketSettings, MarketSimulator
+from tactful_bandits.weight_bounds import WeightBounds
+
+Floats = NDArray[np.float64]
+StatePolicy = Callable[[Floats], Floats]
+"""From states ``[environments, 10]`` to actions ``[environments, 5]``."""
+
+
+def cross_entropy(
+    score: Callable[[Floats, int], Floats],
+    size: int,
+    rng: np.random.Generator,
+    *,
+    rounds: int = 10,
+    candidates: int = 16,
+    deviation: float = 0.5,
+) -> Floats:
+    """Maximise a noisy function of a vector.
+
+    Args:
+        score: Of candidates ``[candidates, size]`` in a round, ``[candidates]``.
+        size: Length of the vector.
+        rng: Where candidates come from.
+        rounds: At least 1.
+        candidates: Per round, at least 4.
+        deviation: Of the first candidates around 0.
+
+    Returns:
+        The mean of the last round's best, ``[size]``.
+
+    Raises:
+        PolicyError: There are too few rounds or candidates.
+    """
+    if rounds < 1 or candidates < 4:
+        raise PolicyError("the cross-entropy method needs a round and 4 candidates")
+    mean, spread = np.zeros(size), np.full(size, deviation)
+    for number in range(rounds):
+        drawn = mean + spread * rng.standard_normal((candidates, size))
+        best = drawn[np.argsort(score(drawn, number))[-(candidates // 4) :]]
+        # The floor keeps the search from freezing where luck made the best alike.
+        mean, spread = best.mean(axis=0), best.std(axis=0) + 0.05 * deviation
+    return mean
+
+
+def play(
+    policy: StatePolicy,
+    seed: int,
+    hours: int,
+    bounds: WeightBounds,
+    *,
+    environments: int = 1,
+    settings: MarketSettings | None = None,
+    common: bool = False,
+) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """Let a policy run shops.
+
+    Returns:
+        Expected click rates ``[hours, environments]``, whether there was a promotion, of the same
+        shape, and the weights ``[hours, environments, 5]``.
+    """
+    market = MarketSimulator(seed, environments=environments, settings=settings, common=common)
+    weights = np.tile(bounds.champion, (environments, 1))
+    rates, promotions, used = [], [], []
+    for _ in range(hours):
+        weights = bounds.weights(policy(market.state), weights)
+        step = market.step(weights)
+        rates.append(step.expected_click_rate)
+        promotions.append(step.promotion)
+        used.append(weights)
+    return np.array(rates), np.array(promotions), np.array(used)
+
+
+def best_static(
+    bounds: WeightBounds,
+    seed: int,
+    *,
+    settings: MarketSettings | None = None,
+    hours: int = 150,
+    rounds: int = 10,
+) -> Floats:
+    """The best action for all states, ``[5]``."""
+
+    def score(actions: Floats, number: int) -> Floats:
+        rates, _, _ = play(
+            lambda _: actions,
+            seed + number,
+            hours,
+            bounds,
+            environments=len(actions),
+            settings=settings,
+            common=True,
+        )
+        return _mean_by_environment(rates)
+
+    found = cross_entropy(score, len(bounds.champion), np.random.default_rng(seed), rounds=rounds)
+    return np.clip(found, -1, 1)
+
+
+def linear_contextual(
+    bounds: WeightBounds,
+    seed: int,
+    *,
+    settings: MarketSettings | None = None,
+    hours: int = 150,
+    rounds: int = 20,
+) -> Floats:
+    """The best ``tanh(L [state, 1])``; returns L, ``[5, 11]``."""
+    shape = (len(bounds.champion), len(STATE) + 1)
+
+    def score(vectors: Floats, number: int) -> Floats:
+        matrices = vectors.reshape(-1, *shape)
+        rates, _, _ = play(
+            lambda states: _linear(matrices, states),
+            seed + number,
+            hours,
+            bounds,
+            environments=len(vectors),
+            settings=settings,
+            common=True,
+        )
+        return _mean_by_environment(rates)
+
+    size = shape[0] * shape[1]
+    rng = np.random.default_rng(seed)
+    found = cross_entropy(score, size, rng, rounds=rounds, candidates=32, deviation=0.4)
+    return found.reshape(shape)
+
+
+def linear_policy(matrix: Floats) -> StatePolicy:
+    """The policy of a matrix of `linear_contextual`."""
+    return lambda states: _linear(np.broadcast_to(matrix, (len(states), *matrix.shape)), states)
+
+
+def _mean_by_environment(rates: Floats) -> Floats:
+    means: Floats = rates.mean(axis=0)
+    return means
+
+
+def _linear(matrices: Floats, states: Floats) -> Floats:
+    extended = np.column_stack([states, np.ones(len(states))])
+    actions: Floats = np.tanh(np.einsum("eas,es->ea", matrices, extended))
+    return actions

@@ -1,0 +1,231 @@
+"""The agent and what it is made of: replay, learning, resuming, export."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from tactful_bandits import NetworkPolicy, PolicyError, Replay
+from tactful_bandits.ddpg import DdpgAgent, DdpgSettings, gaussian_log_density
+
+SMALL = DdpgSettings(hidden=(16,), batch=32, warm_up=64, learning_rate=3e-3, target_rate=0.02)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on several, and far slower beside other tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_replay_keeps_the_latest(on_disk: bool, tmp_path: Path) -> None:
+    path = tmp_path / "replay" if on_disk else None
+    replay = Replay(2, 1, capacity=7, path=path)
+    kept: list[list[float]] = []
+    rng = np.random.default_rng(0)
+    for at in range(23):
+        row = [float(at), 0.5, 0.25, float(at) / 2, at + 1.0, 1.5, float(at % 3 == 0)]
+        replay.add(row[:2], row[2:3], row[3], row[4:6], bool(row[6]))
+        kept = [*kept, row][-7:]
+        seen = np.column_stack([np.atleast_2d(part.T).T for part in replay.all()])
+        assert sorted(seen.tolist()) == sorted(kept)
+        drawn = np.column_stack([np.atleast_2d(part.T).T for part in replay.sample(5, rng)])
+        assert all(row in kept for row in drawn.tolist())
+    assert len(replay) == 7
+    if path is not None:
+        replay.flush()
+        again = Replay(2, 1, capacity=7, path=path)
+        again.added = replay.added
+        np.testing.assert_array_equal(again.all().states, replay.all().states)
+        with pytest.raises(PolicyError, match="of other use"):
+            Replay(3, 1, capacity=7, path=path)
+    with pytest.raises(PolicyError, match="empty"):
+        Replay(2, 1).sample(1, rng)
+
+
+def _live(agent: DdpgAgent, steps: int, seed: int, scale: float = 1.0) -> None:
+    """Best is an action of half the state; nothing carries over."""
+    rng = np.random.default_rng(seed)
+    state = rng.uniform(-1, 1, 1)
+    for _ in range(steps):
+        proposal = agent.explore(state)
+        reward = -((proposal.action[0] - 0.5 * state[0]) ** 2)
+        following = rng.uniform(-1, 1, 1)
+        agent.observe(state, proposal.action, scale * reward, following, terminated=False)
+        state = following
+
+
+def test_an_untrained_agent_is_the_champion() -> None:
+    agent = DdpgAgent(3, 2)
+    for state in np.random.default_rng(0).normal(size=(5, 3)):
+        assert not agent.act(state).any()
+        assert not agent.export().act(state).any()
+
+
+@pytest.mark.parametrize("changes", [{}, {"twin": True, "actor_delay": 2, "smoothing": 0.1}])
+def test_it_finds_the_action_that_pays(changes: dict[str, float]) -> None:
+    settings = replace(SMALL, discount=0.0, centre_rewards=True, **changes)  # type: ignore[arg-type]
+    agent = DdpgAgent(1, 1, settings=settings, seed=1)
+    _live(agent, 1200, 5)
+    for state in (-0.8, 0.0, 0.8):
+        assert agent.act([state])[0] == pytest.approx(0.5 * state, abs=0.2)
+
+
+def test_what_is_learnt_does_not_depend_on_the_scale_of_rewards() -> None:
+    actions = []
+    for scale in (1.0, 20.0, 1e-3):
+        agent = DdpgAgent(1, 1, settings=replace(SMALL, centre_rewards=True), seed=2)
+        _live(agent, 150, 6, scale)
+        actions.append([agent.act([state])[0] for state in (-0.8, 0.3)])
+    assert np.abs(actions[0]).max() > 0.01, "it has learnt something"
+    np.testing.assert_allclose(actions[1], actions[0], atol=1e-3)
+    np.testing.assert_allclose(actions[2], actions[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_values_go_on_where_an_episode_was_only_cut_off(terminated: bool) -> None:
+    settings = replace(SMALL, discount=0.8, learning_rate=1e-2, target_rate=0.1)
+    agent = DdpgAgent(1, 1, settings=settings, seed=3)
+    rng = np.random.default_rng(3)
+    for at in range(900):
+        action = rng.uniform(-1, 1, 1)
+        agent.observe([rng.normal()], action, 2.0 * (at % 2), [rng.normal()], terminated=terminated)
+    states = torch.zeros((1, 1))
+    with torch.no_grad():
+        value = float(agent._critics[0](torch.cat([states, states], dim=1)))
+    # Rewards of mean 1 and deviation 1: worth 1 if nothing follows, 1 / (1 - 0.8) if it goes on.
+    assert value == pytest.approx(1.0 if terminated else 5.0, rel=0.2)
+
+
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    settings = replace(SMALL, twin=True, smoothing=0.1)
+
+    def make(name: str) -> DdpgAgent:
+        return DdpgAgent(1, 1, settings=settings, seed=4, capacity=100, replay_path=tmp_path / name)
+
+    whole, first = make("whole"), make("parts")
+    _live(whole, 120, 7)
+    _live(whole, 60, 8)
+    _live(first, 120, 7)
+    first.save(tmp_path / "agent")
+    second = make("parts")
+    second.load(tmp_path / "agent")
+    _live(second, 60, 8)
+    assert second.updates == whole.updates
+    for ours, theirs in zip(second._networks(), whole._networks(), strict=True):
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(one, other)
+    assert second.export().to_bytes() == whole.export().to_bytes()
+    with pytest.raises(PolicyError, match="no agent of this size"):
+        DdpgAgent(2, 1, settings=settings).load(tmp_path / "agent")
+    with pytest.raises(PolicyError, match="other layers"):
+        DdpgAgent(1, 1, settings=replace(settings, hidden=(8,))).load(tmp_path / "agent")
+
+
+def test_the_exported_network_is_the_actor_within_its_range() -> None:
+    agent = DdpgAgent(1, 1, settings=replace(SMALL, hidden=(16, 8)), seed=5)
+    _live(agent, 120, 9)
+    network = agent.export()
+    assert NetworkPolicy.from_bytes(network.to_bytes()).to_bytes() == network.to_bytes()
+    for state in np.linspace(-0.9, 0.9, 7):
+        np.testing.assert_allclose(network.act([state]), agent.act([state]), atol=1e-6)
+        assert network.act([state]).any()
+    for state in (-1.5, 30.0, math.nan, math.inf):
+        assert not network.covers([state])
+        assert not network.act([state]).any()
+    with pytest.raises(PolicyError):
+        network.act([0.0, 0.0])
+    data = network.to_bytes()
+    for at in range(0, len(data), 11):
+        damaged = bytearray(data)
+        damaged[at] ^= 4
+        with pytest.raises(PolicyError):
+            NetworkPolicy.from_bytes(bytes(damaged))
+
+
+def test_networks_that_do_not_fit_are_refused() -> None:
+    one = np.ones(2, dtype=np.float32)
+    layer = (np.ones((2, 3), dtype=np.float32), np.ones(3, dtype=np.float32))
+    NetworkPolicy([layer], one, one, -one, one)
+    for layers, deviation in (
+        ([layer, layer], one),
+        ([], one),
+        ([layer], 0 * one),
+        ([layer], one[:1]),
+        ([(layer[0] * np.nan, layer[1])], one),
+    ):
+        with pytest.raises(PolicyError):
+            NetworkPolicy(layers, one, deviation, -one, one)
+
+
+def test_proposals_carry_the_density_they_were_drawn_with() -> None:
+    agent = DdpgAgent(1, 2, settings=replace(SMALL, warm_up_reach=0.25, noise=0.7), seed=6)
+    first = agent.explore([0.0])
+    assert first.log_density == pytest.approx(-2 * math.log(0.5))
+    for _ in range(SMALL.warm_up):
+        agent.observe([0.1], [0.0, 0.0], float(agent._rng.normal()), [0.2], terminated=False)
+    proposal = agent.explore([0.1])
+    mean = agent.act([0.1])
+    expected = stats.norm(mean, 0.7).logpdf(proposal.drawn).sum()
+    assert proposal.log_density == pytest.approx(expected)
+    assert gaussian_log_density(proposal.drawn, mean, 0.7) == pytest.approx(expected)
+    np.testing.assert_array_equal(proposal.action, np.clip(proposal.drawn, -1, 1))
+    with pytest.raises(PolicyError, match="finite"):
+        agent.observe([math.nan], [0.0, 0.0], 0.0, [0.2], terminated=False)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for changes in (
+        {"hidden": ()},
+        {"discount": 1.0},
+        {"noise": -0.1},
+        {"batch": 0},
+        {"warm_up_reach": 0.0},
+        {"target_rate": 0.0},
+    ):
+        with pytest.raises(PolicyError):
+            DdpgSettings(**changes)
+
+
+def test_serving_loads_neither_torch_nor_gymnasium() -> None:
+    code = (
+        "import json, sys, tactful_bandits;"
+        "print(json.dumps([m in sys.modules for m in ('torch', 'gymnasium', 'mlflow')]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [False, False, False]
+
+
+@pytest.mark.slow
+def test_pendulum_swings_up() -> None:
+    gymnasium = pytest.importorskip("gymnasium")
+    env = gymnasium.make("Pendulum-v1")
+    agent = DdpgAgent(3, 1, seed=0)
+    state, _ = env.reset(seed=0)
+    for _ in range(12_000):
+        proposal = agent.explore(state)
+        following, reward, terminated, truncated, _ = env.step(2 * proposal.action)
+        agent.observe(state, proposal.action, float(reward), following, terminated=terminated)
+        state = following
+        if truncated:
+            state, _ = env.reset()
+    network, totals = agent.export(), []
+    for episode in range(100):
+        state, _ = env.reset(seed=10_000 + episode)
+        total = 0.0
+        for _ in range(200):
+            state, reward, *_ = env.step(2 * network.act(state))
+            total += float(reward)
+        totals.append(total)
+    assert np.mean(totals) > -200

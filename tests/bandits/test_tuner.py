@@ -1,0 +1,122 @@
+"""The tuner and its rivals in the simulated shop."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tactful_bandits import (
+    LoggedDecisions,
+    MarketSettings,
+    MarketSimulator,
+    PolicyError,
+    WeightBounds,
+    snips,
+)
+from tactful_bandits.ddpg import DdpgAgent, gaussian_log_density
+from tactful_bandits.market_environment import CHAMPION
+from tactful_bandits.tuner import TUNER_SETTINGS, tune_in_market, worst_loss
+from tactful_bandits.tuner_rivals import best_static, cross_entropy, linear_policy, play
+
+BOUNDS = WeightBounds(CHAMPION)
+
+
+def _champion(states: np.ndarray) -> np.ndarray:
+    return np.zeros((len(states), len(CHAMPION)))
+
+
+def test_the_cross_entropy_method_climbs() -> None:
+    goal = np.array([0.5, -0.2, 0.1])
+    rng = np.random.default_rng(0)
+
+    def score(candidates: np.ndarray, number: int) -> np.ndarray:
+        return np.asarray(-((candidates - goal) ** 2).sum(axis=1) + 0.01 * rng.normal())
+
+    found = cross_entropy(score, 3, rng, rounds=15, candidates=24)
+    np.testing.assert_allclose(found, goal, atol=0.05)
+    with pytest.raises(PolicyError):
+        cross_entropy(score, 3, rng, rounds=0)
+
+
+def test_fixed_weights_that_were_searched_for_beat_the_champion_elsewhere() -> None:
+    settings = MarketSettings(sessions=16)
+    action = best_static(BOUNDS, 500, settings=settings, hours=60, rounds=5)
+
+    def fixed(states: np.ndarray) -> np.ndarray:
+        return np.tile(action, (len(states), 1))
+
+    ours, theirs = (
+        play(policy, 9000, 150, BOUNDS, settings=settings)[0] for policy in (fixed, _champion)
+    )
+    assert ours.mean() > 1.03 * theirs.mean()
+
+
+def test_a_linear_policy_reads_the_state() -> None:
+    matrix = np.zeros((5, 11))
+    matrix[1, 0], matrix[0, 10] = 9.0, -9.0  # prices in promotions, relevance less always
+    states = np.zeros((2, 10))
+    states[1, 0] = 1
+    actions = linear_policy(matrix)(states)
+    np.testing.assert_allclose(actions[:, 1], [0, 1], atol=1e-6)
+    np.testing.assert_allclose(actions[:, 0], [-1, -1], atol=1e-6)
+
+
+def test_losses_are_the_worst_over_a_window() -> None:
+    champion = np.ones(10)
+    ours = np.array([1, 1, 0.5, 0.5, 1, 1, 2, 2, 1, 1.0])
+    assert worst_loss(ours, champion, window=2) == pytest.approx(0.5)
+    assert worst_loss(ours, champion, window=4) == pytest.approx(0.25)
+    assert worst_loss(ours, champion, window=100) == pytest.approx(-0.1)
+
+
+def test_a_course_is_logged_so_that_another_actor_can_be_judged() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    settings = MarketSettings(sessions=8)
+    noise, hours = 0.2, 400
+    rng = np.random.default_rng(3)
+    # The champion with noise, as in shadow; judged: a shift of every action by a tenth.
+    market = MarketSimulator(5, settings=settings)
+    rewards, logged, target = [], [], []
+    for _ in range(hours):
+        drawn = noise * rng.standard_normal(5)
+        step = market.step(BOUNDS.weights(drawn))
+        rewards.append(step.click_rate[0])
+        logged.append(math.exp(gaussian_log_density(drawn, np.zeros(5), noise)))
+        target.append(math.exp(gaussian_log_density(drawn, np.array([0, 0.1, 0, 0, 0]), noise)))
+    log = LoggedDecisions(np.array(rewards), np.array(logged), np.array(target), densities=True)
+    assert log.weights.mean() == pytest.approx(1, abs=0.15)
+    shifted = play(
+        lambda states: np.tile([0, 0.1, 0, 0, 0], (len(states), 1)),
+        5,
+        hours,
+        BOUNDS,
+        settings=settings,
+    )[0]
+    assert snips(log).value == pytest.approx(shifted.mean(), abs=0.03)
+    agent = DdpgAgent(10, 5, settings=TUNER_SETTINGS)
+    course = tune_in_market(agent, 1, 3, BOUNDS, reward_scale=20.0)
+    assert course.log_densities == pytest.approx([-5 * math.log(0.6)] * 3)
+    assert (course.rewards / 20 <= 1).all()
+    np.testing.assert_allclose(course.weights.sum(axis=1), 1)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+def test_the_tuner_beats_the_champion_and_raises_the_weight_of_prices_in_promotions() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    agent = DdpgAgent(10, 5, settings=TUNER_SETTINGS, seed=1)
+    tune_in_market(agent, 101, 2500, BOUNDS)
+    torch.set_num_threads(threads)
+    network = agent.export()
+
+    def tuned(states: Any) -> np.ndarray:
+        return np.array([network.act(state) for state in states])
+
+    ours, promotion, weights = play(tuned, 9000, 600, BOUNDS)
+    theirs, _, _ = play(_champion, 9000, 600, BOUNDS)
+    assert ours.mean() > 1.08 * theirs.mean()
+    assert weights[promotion][:, 1].mean() > 1.3 * weights[~promotion][:, 1].mean()
