@@ -184,6 +184,7 @@ class StatisticDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
                 hour_cap=panes.hour_cap,
                 tenant=panes.tenant,
                 purpose=panes.purpose,
+                cap_of=None if panes.cap_choice is None else panes.name,
                 **changes,
             )
 
@@ -280,8 +281,8 @@ def _wrong(definition: StatisticDefinition) -> str | None:
         return wrong
     if definition.running_total_delta is not None and definition.running_total is None:
         return "running_total_delta needs running_total, its epsilon"
-    if definition.cap_choice and (definition.periods or definition.running_total is not None):
-        return "with cap_choice there are no periods and no running_total: they need a fixed cap"
+    if definition.cap_choice and definition.running_total_delta is not None:
+        return "with cap_choice there is no running_total_delta: Gaussian totals need a fixed cap"
     if definition.by == "any" and definition.keys:
         return "what is counted by any has no keys"
     if definition.trending and definition.by not in ("category", "item_id"):

@@ -63,11 +63,6 @@ class Publisher:
             _check_fits(statistic, counts.statistic)
         for statistic in statistics:
             _check_delta(statistic)
-        if counts.statistic.cap_choice is not None and further:
-            raise ParameterError(
-                f"statistic {counts.statistic.name!r}: where the cap is chosen each day, nothing"
-                " else can be published from the same counts"
-            )
         ledger.register_all(statistics)
         self._entropy = entropy
         self._series = [open_series(statistic, ledger, entropy) for statistic in statistics]
@@ -176,6 +171,11 @@ def _check_fits(statistic: Statistic, counted: Statistic) -> None:
         raise ParameterError(
             f"statistic {statistic.name!r} cannot be made from the counts of {counted.name!r}:"
             " give the same keys and caps, and a pane of whole panes of it"
+        )
+    if statistic.cap_of != (counted.name if counted.cap_choice else None):
+        raise ParameterError(
+            f"statistic {statistic.name!r}: cap_of must name {counted.name!r} where that chooses"
+            " its cap each day, and nothing otherwise"
         )
     if statistic.kind != PANES and statistic.pane_ms != counted.pane_ms:
         raise ParameterError(

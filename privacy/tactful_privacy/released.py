@@ -143,7 +143,7 @@ def read_released(
     statistic = ledger.statistic(name)
     if statistic.kind == GAUSSIAN_TOTALS:
         panes = _decode(ledger, statistic, page.releases)
-    elif statistic.cap_choice is not None and page.releases:
+    elif (statistic.cap_choice or statistic.cap_of) and page.releases:
         panes = _with_chosen_caps(ledger, statistic, page.releases)
     else:
         panes = [describe(statistic, release) for release in page.releases]
@@ -154,7 +154,8 @@ def _with_chosen_caps(
     ledger: Ledger, statistic: Statistic, releases: Sequence[Release]
 ) -> list[ReleasedPane]:
     first, last = releases[0].start // DAY_MS, releases[-1].start // DAY_MS
-    caps = chosen_caps(ledger, statistic, first, last)
+    chooses = statistic if statistic.cap_of is None else ledger.statistic(statistic.cap_of)
+    caps = chosen_caps(ledger, chooses, first, last)
     on_day = {
         day: statistic.with_cap(caps.get(day, statistic.cap)) for day in range(first, last + 1)
     }

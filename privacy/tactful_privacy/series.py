@@ -174,17 +174,27 @@ class RunningTotals:
         """Begin with nothing; there is nothing to keep but what the ledger holds."""
         self.statistic = statistic
         self._ledger = ledger
-        self._noise = statistic.mechanism(entropy)
+        self._entropy = entropy
+        self._cap, self._noise = statistic.cap, statistic.mechanism(entropy)
         self._tree = best_tree(DAY_MS // statistic.pane_ms)
         self._kept: dict[tuple[int, Node], NDArray[np.int64]] = {}
         self._day = -1
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
         """Say that the total up to the end of the pane is due."""
-        return (
-            pane.start,
-            lambda: self._released_before(pane.start) + pane.counts + self._noise_at(pane.start),
-        )
+        of_day = self.statistic.cap if cap is None else cap
+
+        def draw() -> NDArray[np.int64]:
+            self._use_cap(of_day)
+            return self._released_before(pane.start) + pane.counts + self._noise_at(pane.start)
+
+        return pane.start, draw
+
+    def _use_cap(self, cap: int) -> None:
+        """Draw for a day of this cap; all of a day's nodes are, since it is fixed before."""
+        if cap != self._cap:
+            self._cap = cap
+            self._noise = self.statistic.with_cap(cap).mechanism(self._entropy)
 
     def stored(self, start: int) -> None:
         """Destroy the noise of the days whose totals are all stored, and of past nodes."""

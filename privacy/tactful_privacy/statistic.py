@@ -32,7 +32,12 @@ HOUR_MS = 3_600_000
 
 # Left out of the definition where they are not used: older ledgers do not know them, and the
 # fingerprint of an unchanged statistic must stay what it was.
-_LATER_FIELDS = {"hour_cap": None, "tenant": DEFAULT_TENANT, "purpose": DEFAULT_PURPOSE}
+_LATER_FIELDS = {
+    "hour_cap": None,
+    "tenant": DEFAULT_TENANT,
+    "purpose": DEFAULT_PURPOSE,
+    "cap_of": None,
+}
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
@@ -82,6 +87,7 @@ class Statistic:
     purpose: str = DEFAULT_PURPOSE
     cap_choice: CapChoice | None = None
     delta: Fraction | None = None
+    cap_of: str | None = None
 
     def __post_init__(self) -> None:
         """Check and normalise.
@@ -130,6 +136,12 @@ class Statistic:
             raise ParameterError(f"{where}: kind is {self.kind!r}: give one of {', '.join(kinds)}")
         if self.cap_choice is not None and self.kind != PANES:
             raise ParameterError(f"{where}: {self.kind} need a fixed cap")
+        if self.cap_of is not None and (
+            self.cap_choice or self.kind in (GAUSSIAN_TOTALS, FOUND_KEYS)
+        ):
+            raise ParameterError(
+                f"{where}: cap_of is for panes and running totals without a choice"
+            )
         if (self.delta is None) == (self.kind in (GAUSSIAN_TOTALS, FOUND_KEYS)):
             raise ParameterError(
                 f"{where}: {GAUSSIAN_TOTALS} and {FOUND_KEYS} need a delta, other kinds have none"
@@ -195,13 +207,13 @@ class Statistic:
             return Loss(self.epsilon, self.delta or Fraction(0))
         if self.delta is not None:
             return Loss(self.epsilon, self.delta, self.gaussian.rho)
-        if self.cap_choice is None:
-            return Loss(self.epsilon, sensitivity=self.sensitivity)
-        return Loss(self.epsilon + self.cap_choice.epsilon)
+        if self.cap_choice is not None:
+            return Loss(self.epsilon + self.cap_choice.epsilon)
+        return Loss(self.epsilon, sensitivity=None if self.cap_of else self.sensitivity)
 
     def with_cap(self, cap: int) -> "Statistic":
         """Return it as on a day whose cap was chosen: the noise of that day is that of this one."""
-        return replace(self, cap=cap, cap_choice=None)
+        return replace(self, cap=cap, cap_choice=None, cap_of=None)
 
     def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
         """Return the noise of one cell, or of one node of the tree: sensitivity and `epsilon`.

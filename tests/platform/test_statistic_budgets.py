@@ -114,7 +114,7 @@ def test_budgets_and_caps_are_read_from_the_file(tmp_path: Path) -> None:
         (changed(cap_choice={"candidates": [50, 5], "epsilon": "1"}), "rise"),
         (changed(cap_choice={"candidates": [50], "epsilon": "0"}), "epsilon"),
         (changed(cap_choice={"candidates": [50]}), "epsilon"),
-        (changed(periods={"1d": "1/8"}), "fixed cap"),
+        (changed(running_total="1/8", running_total_delta="1/1000"), "fixed cap"),
         (changed(tenant="A B"), "tenant"),
         ({**FILE, "budgets": [{"epsilon": "1/4", "purpose": "?"}]}, "purpose"),
         ({**FILE, "budgets": [{"epsilon": "0", "purpose": "x"}]}, "above 0"),
@@ -163,7 +163,10 @@ def test_caps_hold_for_what_the_engine_applies(tmp_path: Path) -> None:
 
 def test_a_cap_that_is_chosen_is_the_same_after_a_crash(tmp_path: Path) -> None:
     definition = msgspec.structs.replace(
-        DEFINITION, cap_choice=CapChoiceDefinition(candidates=(1, 2, 4), epsilon="1/4")
+        DEFINITION,
+        cap_choice=CapChoiceDefinition(candidates=(1, 2, 4), epsilon="1/4"),
+        periods={"1d": "1/8"},
+        running_total="1/8",
     )
     clock = Clock(NOW)
     ledger = Ledger(tmp_path / "l.db", daily_epsilon=1, clock=clock)
@@ -183,8 +186,8 @@ def test_a_cap_that_is_chosen_is_the_same_after_a_crash(tmp_path: Path) -> None:
         caps.append(statistics._tracks["views"][0].cap_on(20_001))
     assert caps == [2, 2]
     assert len(ledger.answers(20_000, 20_000)) == 1
-    page = statistics.page("views", None, 1_000, None, None)
-    assert page.cells
+    for name in ("views", "views.1d", "views.total"):
+        assert statistics.page(name, None, 1_000, None, None).cells
     ledger.close()
 
 

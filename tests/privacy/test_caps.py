@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from tactful_privacy import (
     read_released,
     sum_released,
 )
+from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.statistic import DAY_MS, HOUR_MS
 
 SECRET = b"sixteen bytes or more"
@@ -434,12 +436,88 @@ def test_a_cap_is_decided_once_and_is_a_candidate() -> None:
         counting(Statistic("fixed", KEYS, HOUR_MS, 8, Fraction(1))).decide(1, 8)
 
 
-def test_nothing_else_is_published_from_chosen_caps(tmp_path: Path) -> None:
-    daily = Statistic("daily", KEYS, DAY_MS, 8, Fraction(1, 2))
-    with pytest.raises(ParameterError, match="nothing else"):
-        Publisher(counting(CHOSEN), Ledger(tmp_path / "l.db", daily_epsilon=2), further=[daily])
+DAILY = Statistic("daily", KEYS, DAY_MS, 8, Fraction(1, 2), cap_of="chosen")
+TOTALS = Statistic(
+    "totals", KEYS, HOUR_MS, 8, Fraction(1, 4), kind="running_totals", cap_of="chosen"
+)
+
+
+def test_periods_and_totals_follow_the_cap_of_their_day_through_crashes(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    days = [busy_day(day, 300, each, rng) for day, each in enumerate((2, 6, 1, 5))]
+
+    class Several(Run):
+        def _publisher(self) -> Publisher:
+            further = [DAILY, TOTALS]
+            return Publisher(self.counts, self.ledger, further=further, entropy=no_noise)
+
+    run = Several(tmp_path / "ledger.db")
+    for day, events in enumerate(days):
+        run.publisher.publish(day * DAY_MS)
+        for n, (who, when, what) in enumerate(events):
+            if n == len(events) // 2:
+                kept = run.snapshot()
+                run.publisher.publish(when)  # stored, and lost with the process
+                run.crash(kept)
+            run.counts.add(who, when, what, watermark=when)
+    run.publisher.publish(4 * DAY_MS)
+    caps = {0: 8, **chosen_caps(run.ledger, CHOSEN, 1, 3)}
+    assert caps == {0: 8, 1: 2, 2: 8, 3: 1}
+    hours = {pane.start: pane for pane in read_released(run.ledger, "chosen", limit=1_000).panes}
+    daily = read_released(run.ledger, "daily").panes
+    totals = read_released(run.ledger, "totals", limit=1_000).panes
+    levels = best_tree(24).levels
+    for pane in daily:
+        inside = [it for at, it in hours.items() if pane.start <= at < pane.end]
+        assert pane.values == {key: sum(it.values[key] for it in inside) for key in KEYS}
+        cap = caps[pane.start // DAY_MS]
+        assert (pane.cap, pane.sensitivity) == (cap, cap)
+        assert pane.half_width == DiscreteLaplace(cap, Fraction(1, 2)).interval()
+        assert sum(pane.values.values()) <= 300 * cap
+    for pane in totals:
+        before = [it for at, it in hours.items() if pane.counted_from <= at < pane.end]
+        assert pane.values == {key: sum(it.values[key] for it in before) for key in KEYS}
+        cap = caps[pane.start // DAY_MS]
+        assert pane.sensitivity == cap * levels
+        noise = DiscreteLaplace(cap * levels, Fraction(1, 4))
+        assert pane.half_width == noise.interval_of_sum(pane.noise_terms)
+    assert (len(daily), len(totals)) == (4, 96)
+    assert DAILY.loss.epsilon == Fraction(1, 2), "the choice is paid for once"
+
+
+def test_the_noise_of_totals_has_the_scale_of_the_cap_of_the_day(tmp_path: Path) -> None:
+    """Nodes of two days: their noise is that of each day's cap; false alarm below 1e-9."""
+    keys = tuple(f"k{n}" for n in range(3_000))
+    chosen = replace(CHOSEN, keys=keys)
+    ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=2)
+    counts = counting(chosen)
+    publisher = Publisher(counts, ledger, further=[replace(TOTALS, keys=keys)])
+    for n in range(300):
+        counts.add(f"u{n}", 5, keys[0])
+    publisher.store(DAY_MS + HOUR_MS)
+    pages = read_released(ledger, "totals", limit=1_000).panes
+    for pane, cap in ((pages[0], 8), (pages[24], 1)):
+        noise = DiscreteLaplace(cap * best_tree(24).levels, Fraction(1, 4))
+        drawn = np.array(list(pane.values.values())[1:])
+        assert pane.cap == cap
+        assert 0.75 < drawn.std() / float(noise.variance) ** 0.5 < 1.25
+
+
+def test_whose_cap_is_followed_must_be_said(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.db", daily_epsilon=2)
+    for counted, further in (
+        (CHOSEN, replace(DAILY, cap_of=None)),
+        (CHOSEN, replace(DAILY, cap_of="another")),
+        (replace(CHOSEN, cap_choice=None), DAILY),
+    ):
+        with pytest.raises(ParameterError, match="cap_of"):
+            Publisher(counting(counted), ledger, further=[further])
+    with pytest.raises(ParameterError, match="cap_of"):
+        replace(DAILY, cap_choice=CHOICE)
     with pytest.raises(ParameterError, match="fixed cap"):
         Statistic("t", KEYS, HOUR_MS, 8, Fraction(1), kind="running_totals", cap_choice=CHOICE)
+    assert Statistic.from_json(DAILY.to_json()) == DAILY
+    assert ledger.statistics() == {}
 
 
 @pytest.mark.parametrize(
