@@ -21,6 +21,7 @@ import msgspec
 from tactful.backup_cli import backup, restore
 from tactful.config import Settings, load_settings
 from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
+from tactful.experiment_cli import experiment
 from tactful.features_cli import features
 from tactful.federated_cli import federated
 from tactful.flink_cli import flink
@@ -98,7 +99,7 @@ def main() -> None:
 
 for _command in (
     *(train, models, demo, features, federated, privacy),
-    *(rules, user, backup, restore, worker, sink, flink),
+    *(rules, experiment, user, backup, restore, worker, sink, flink),
 ):
     main.add_command(_command)
 

@@ -47,10 +47,13 @@ _decode = msgspec.msgpack.Decoder(_Narrow).decode
 class PermittedLog:
     """An `EventLog` to read, in which some records are blank; offsets stay as they are."""
 
-    def __init__(self, log: EventLog, allows: Allows) -> None:
-        """Read `log`, whose records are msgpack, as far as `allows` says."""
+    def __init__(
+        self, log: EventLog, allows: Allows, purpose: Purpose = Purpose.PERSONALISATION
+    ) -> None:
+        """Read `log`, whose records are msgpack, as far as `allows` says, for a purpose."""
         self._log = log
         self._allows = allows
+        self._purpose = purpose
 
     @property
     def begin(self) -> int:
@@ -84,7 +87,7 @@ class PermittedLog:
         except msgspec.MsgspecError:
             return payload  # whoever reads it counts it as damaged
         if entry.kind == "restricted":
-            if Purpose.PERSONALISATION not in entry.purposes:
+            if self._purpose not in entry.purposes:
                 return BLANK
             return self._shown(bytes(entry.event))
         if entry.kind not in ("event", "user"):
@@ -98,8 +101,13 @@ class PermittedLog:
 
 
 @contextlib.contextmanager
-def training_permissions(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Allows]:
-    """Whether an event may be learned from, by what people say now.
+def training_permissions(
+    settings: Settings,
+    *,
+    clock: Callable[[], int],
+    purpose: Purpose = Purpose.PERSONALISATION,
+) -> Iterator[Allows]:
+    """Whether an event may be learned from, or used for another purpose, by what people say now.
 
     A device counts under its own decisions and under those of the user whom an event names. Of who
     said nothing, the log holds what the door let in by the default of its time; that is learned
@@ -114,6 +122,6 @@ def training_permissions(settings: Settings, *, clock: Callable[[], int]) -> Ite
         permissions = Permissions(consents)
 
         def allows(user_id: str | None, device_id: str | None, at: int, claim: str | None) -> bool:
-            return Purpose.PERSONALISATION in permissions.of(user_id, device_id, at, claimed(claim))
+            return purpose in permissions.of(user_id, device_id, at, claimed(claim))
 
         yield allows

@@ -1,0 +1,200 @@
+"""Commands around experiments: ``tactful experiment check``, ``plan`` and ``report``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from tactful.config import load_settings
+from tactful.errors import ConfigError, StorageError
+
+_HOUR = 3_600_000
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def experiment() -> None:
+    """Check, plan and read out experiments."""
+
+
+@experiment.command("check")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_json_option
+def check(file: Path, as_json: bool) -> None:
+    """Check the experiments in FILE; the first thing that is wrong is named with its line."""
+    found = _experiments(file)
+    if as_json:
+        _print_json(
+            [
+                {"key": each.key, "status": each.status, "shares": dict(each.shares)}
+                for each in found
+            ]
+        )
+        return
+    for each in found:
+        arms = ", ".join(f"{name} {share:.2%}" for name, share in each.shares.items())
+        click.echo(f"{each.key}  {each.status}  {each.coverage:.2%} of all: {arms}")
+
+
+@experiment.command("plan")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    required=True,
+    help="Share of people who do it today.",
+)
+@click.option(
+    "--change",
+    type=float,
+    required=True,
+    help="Relative change that matters, such as 0.05 for five per cent.",
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of the people who get the change.",
+)
+@click.option(
+    "--people-per-day",
+    type=click.FloatRange(0, min_open=True),
+    help="New people a day; tells the days as well.",
+)
+@click.option("--power", type=float, default=0.8, show_default=True)
+@click.option(
+    "--looks",
+    type=click.Choice(["one", "any"]),
+    default="any",
+    show_default=True,
+    help="Looks that will be taken.",
+)
+@_json_option
+def plan(
+    rate: float,
+    change: float,
+    share: float,
+    people_per_day: float | None,
+    power: float,
+    looks: str,
+    as_json: bool,
+) -> None:
+    """Say how many people an experiment needs to see a change of a share."""
+    from tactful_bandits import Design, StatisticsError, days_needed
+
+    try:
+        design = Design(rate * (1 - rate), treatment_share=share, looks=looks)
+        people = design.units_for(rate * change, power=power)
+        days = None if people_per_day is None else days_needed(people, [people_per_day])
+    except StatisticsError as error:
+        raise ConfigError(str(error)) from error
+    if as_json:
+        _print_json({"people": people, "days": days})
+        return
+    words = f"{people:,} people in both arms together"
+    click.echo(words if days is None else f"{words}: {days} days, in whole weeks")
+
+
+@experiment.command("report")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@click.option("--key", default="ranking", show_default=True, help="Key of the experiment.")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True),
+    default=28.0,
+    show_default=True,
+    help="How far back lists count; no farther than the last change of the arms.",
+)
+@click.option(
+    "--outcome",
+    "outcomes",
+    multiple=True,
+    default=("click", "add_to_cart", "purchase"),
+    show_default=True,
+    help="Type of event that says an item of a list was taken; may be given repeatedly.",
+)
+@click.option(
+    "--outcome-hours",
+    type=click.FloatRange(min=0.01),
+    default=24.0,
+    show_default=True,
+    help="How long after a list what follows from it counts.",
+)
+@_json_option
+def report(
+    config: Path | None,
+    data: Path | None,
+    key: str,
+    days: float,
+    outcomes: tuple[str, ...],
+    outcome_hours: float,
+    as_json: bool,
+) -> None:
+    """Read out an experiment on lists from the log, as often as wanted.
+
+    Intervals are right however often one looks. Who does not agree to measurement is not counted.
+    """
+    from tactful.arm_outcomes import METRICS, plain, read_arm_outcomes, read_out, verdict
+    from tactful.permitted_log import PermittedLog, training_permissions
+    from tactful.record_seal import log_in_files
+    from tactful_privacy import Purpose
+    from tactful_streaming import LogError
+
+    settings = load_settings(config, overrides={"storage.data": data})
+    found = {each.key: each for each in _experiments(settings.experiments)}
+    if key not in found:
+        raise ConfigError(f"there is no experiment {key!r}; there are {', '.join(found)}")
+    now, purpose = _now(), Purpose.MEASUREMENT
+    try:
+        with (
+            log_in_files(settings, clock=_now) as log,
+            training_permissions(settings, clock=_now, purpose=purpose) as allows,
+        ):
+            seen = read_arm_outcomes(
+                PermittedLog(log, allows, purpose),
+                key,
+                since=now - int(days * 24 * _HOUR),
+                until=now,
+                types=outcomes,
+                lasts=int(outcome_hours * _HOUR),
+            )
+    except LogError as error:
+        raise StorageError(f"nothing to read out: {error}; name the data with --data") from error
+    read = read_out(seen, found[key])
+    if as_json:
+        _print_json(plain(read))
+        return
+    if read.sample_ratio is not None and read.sample_ratio.mismatch:
+        click.echo(
+            "The arms do NOT have the people they should: find out why before believing a number."
+        )
+    if not read.comparisons:
+        click.echo("No two arms have two people whose lists are over: nothing to compare yet.")
+    for (arm, metric), compared in read.comparisons.items():
+        low, high = compared.anytime.low, compared.anytime.high
+        click.echo(
+            f"{arm} minus {read.control}, {METRICS[metric]}: "
+            f"{compared.estimate.value:+.4f} [{low:+.4f}, {high:+.4f}], {verdict(compared)}"
+        )
+
+
+def _experiments(file: Path) -> Any:
+    from tactful_bandits import DefinitionError, load_experiments
+
+    try:
+        return load_experiments(file)
+    except (OSError, DefinitionError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _print_json(value: object) -> None:
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
