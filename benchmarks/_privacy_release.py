@@ -8,7 +8,12 @@ from pathlib import Path
 from benchmarks.figures import Figure
 from tactful_privacy import BoundedCounts, Ledger, Publisher, Statistic
 
-FIGURES = [("release_1m_core_share", "1"), ("counting_50k_core_share", "1")]
+FIGURES = [
+    ("release_1m_core_share", "1"),
+    ("counting_50k_core_share", "1"),
+    ("snapshot_1m_people_s", "s"),
+    ("snapshot_1m_people_mb", "MB"),
+]
 
 _CELLS, _MINUTE = 1_000_000, 60_000
 _EVENTS_PER_S = 50_000
@@ -60,4 +65,33 @@ def figures(quick: bool) -> list[Figure]:
             note="processor seconds to bound and count 50,000 events, per second, for one statistic"
             " of a million keys; not part of release_1m_core_share",
         ),
+        *_snapshot(quick),
+    ]
+
+
+def _snapshot(quick: bool) -> list[Figure]:
+    """Measure what each commit of the state takes when so many people came on a day."""
+    names = (("snapshot_1m_people_s", "s"), ("snapshot_1m_people_mb", "MB"))
+    if quick:
+        return [
+            Figure(name, None, unit, note="not measured by a quick run") for name, unit in names
+        ]
+    keys = tuple(f"item-{n}" for n in range(1_000))
+    statistic = Statistic("items", keys, _MINUTE, 20, Fraction(1))
+    counts = BoundedCounts(statistic, secret=b"a benchmark's secret", start=0)
+    for n in range(_CELLS):
+        counts.add(f"u{n}", n // 20, keys[n % len(keys)])
+    seconds, size = [], 0
+    for _ in range(5):
+        began = time.process_time()
+        size = len(counts.snapshot())
+        seconds.append(time.process_time() - began)
+    seconds.sort()
+    note = (
+        "processor seconds to pack the counters of one statistic for a commit, a million people so"
+        " far on the day; once a commit, engine.commit_ms"
+    )
+    return [
+        Figure(names[0][0], seconds[2], "s", seconds[0], seconds[-1], len(seconds), note),
+        Figure(names[1][0], size / 1e6, "MB", note="what that commit writes for it"),
     ]
