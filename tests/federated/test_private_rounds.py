@@ -243,3 +243,19 @@ def test_the_ledger_takes_numbers_of_64_bits(tmp_path: Path) -> None:
     ledger = Participation(tmp_path / "ledger.db", times=1, separation=1)
     ledger.charge([2**64 - 1], 0)
     assert ledger.eligible([2**64 - 1, 2**63], 5) == [2**63]
+
+
+def test_the_noise_is_for_the_norm_that_clips_and_neither_moves(tmp_path: Path) -> None:
+    """flwr adapts the norm the wrong way round, and scales the noise by the norm afterwards."""
+    plans = [small_plan(update_norm=norm) for norm in (0.1, 10.0)]
+    assert plans[1].step_noise == pytest.approx(100 * plans[0].step_noise)
+    assert plans[0].sigma_squared == plans[1].sigma_squared  # on the grid, both are one norm
+    for number, plan in enumerate(plans):
+        run = training(tmp_path / str(number), plan)
+        ones = Devices(60, lambda device, _: np.full(SIZE, 6**-0.5, dtype=np.float32))
+        for _ in range(3):
+            total = ClearCollector(ones).collect(range(8), ZERO, plan, 1).total
+            length = float(np.linalg.norm(plan.grid.decode(total))) / 8
+            assert length == pytest.approx(min(1.0, plan.update_norm), rel=1e-3)
+            run.run_round(ClearCollector(ones))
+        assert run.plan == plan
