@@ -59,7 +59,10 @@ def _parts(quick: bool, scratch: Path, contest: Contest) -> list[Part]:
         ((("hop_vs_quix", "1"),), contest.quix),
         ((("decay_vs_flink", "1"),), contest.decay),
         ((("cep_vs_flink", "1"),), contest.cep),
-        ((("six_windows_decode_share", "1"),), lambda: [six_windows(quick)]),
+        (
+            (("six_windows_decode_share", "1"), ("six_windows_read_share", "1")),
+            lambda: six_windows(quick),
+        ),
         ((("freshness_p99_ms_embedded", "ms"),), lambda: [_embedded(quick, scratch)]),
         ((("freshness_p99_ms_kafka_redis", "ms"),), lambda: [_kafka_redis(quick, scratch)]),
         (
