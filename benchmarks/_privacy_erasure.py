@@ -9,6 +9,7 @@ and events are sent until the server refuses one.
 
 import base64
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from tactful_streaming import (
 
 FIGURES = [
     ("erase_one_user_s", "s"),
+    ("erase_one_user_cpu_s", "s"),
     ("erase_sentinel_hits", "1"),
     ("erase_sentinel_hits_before", "1"),
     ("withdrawal_s", "s"),
@@ -64,17 +66,19 @@ def figures(quick: bool) -> list[Figure]:
         )
         tokens = _fill(settings, people)
         before = sum(_hits(settings.storage.data, token) for token in tokens.values())
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         done = _erase(settings, tokens["user"])
-        took = time.perf_counter() - started
+        took, cpu = time.perf_counter() - started, time.process_time() - worked
         after = sum(_hits(settings.storage.data, token) for token in tokens.values())
         log = sum(f.stat().st_size for f in (settings.storage.data / "log").iterdir()) / 1e6
         note = (
             f"{people:,} people with {_EVENTS} events each, a log of {log:,.0f} MB; every place, "
-            f"the search of all files included; {done} records removed; nobody else on the disk"
+            f"the search of all files included; {done} records removed; "
+            f"load {os.getloadavg()[0]:.1f}"
         )
         return [
             Figure("erase_one_user_s", took, "s", note=note),
+            Figure("erase_one_user_cpu_s", cpu, "s", note="processor time of that"),
             Figure("erase_sentinel_hits", after, "1", note=f"{len(tokens)} texts of one person"),
             Figure(
                 "erase_sentinel_hits_before", before, "1", note="what the same search found before"

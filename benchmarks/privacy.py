@@ -2,6 +2,7 @@
 
 from benchmarks import (
     _privacy_erasure,
+    _privacy_erasure_log,
     _privacy_errors,
     _privacy_ledger,
     _privacy_release,
@@ -13,7 +14,7 @@ from benchmarks._privacy_noise import FIGURES as NOISE
 from benchmarks._privacy_noise import noise
 from benchmarks.figures import Figure, Part, main, measure
 
-PARTS = ("noise", "audit", "ledger", "errors", "release", "erasure", "sealing")
+PARTS = ("noise", "audit", "ledger", "errors", "release", "erasure", "erasure-log", "sealing")
 
 
 def run(quick: bool, only: str | None = None) -> list[Figure]:
@@ -25,6 +26,11 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         Part("errors", _privacy_errors.FIGURES, lambda: _privacy_errors.figures(quick)),
         Part("release", _privacy_release.FIGURES, lambda: _privacy_release.figures(quick)),
         Part("erasure", _privacy_erasure.FIGURES, lambda: _privacy_erasure.figures(quick)),
+        Part(
+            "erasure-log",
+            _privacy_erasure_log.FIGURES,
+            lambda: _privacy_erasure_log.figures(quick),
+        ),
         Part("sealing", _privacy_sealing.FIGURES, lambda: _privacy_sealing.figures(quick)),
     ]
     return measure(parts, only)

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tests.platform.support import Live, build, now_ms, view
 from tests.platform.test_erasure import settings_of
 
-from tactful.config import ConfigError, LogSettings, PrivacySettings, RetentionSettings, Settings
+from tactful.config import LogSettings, PrivacySettings, RetentionSettings, Settings
 from tactful.connections import open_installation
 from tactful.doctor import examine
+from tactful.errors import ConfigError
 from tactful.model_log import ModelLog
 from tactful.retention import PROGRESS, Retention, expire_state, kind_of, read_progress
 from tactful.service import Platform
