@@ -1,5 +1,7 @@
 import inspect
 import pkgutil
+import subprocess
+import sys
 from importlib import import_module
 
 import tactful_bandits
@@ -18,3 +20,13 @@ def test_everything_public_is_documented() -> None:
             own = getattr(member, "__module__", None) == info.name
             if own and not name.startswith("_") and (inspect.isclass(member) or callable(member)):
                 assert inspect.getdoc(member), f"{info.name}.{name}"
+
+
+def test_what_every_request_needs_loads_no_statistics() -> None:
+    code = (
+        "import sys; import tactful_bandits; tactful_bandits.assign; "
+        "print(*{m.partition('.')[0] for m in sys.modules})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    heavy = {"scipy", "sklearn", "sqlalchemy", "tactful_privacy", "torch"}
+    assert not heavy & {*loaded.decode().split()}
