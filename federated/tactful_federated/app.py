@@ -4,6 +4,11 @@ A device reads its own baskets from the file its node configuration names (`hist
 list of baskets, each a list of categories) and the public catalogue from `catalogue-file` (one
 category per line). Without them a generated shopper takes part, so that the apps can be tried
 without data.
+
+With `epsilon` above 0 the run is private: `population`, `delta` and `directory` go with it, the
+server reads updates one by one (`ClearCollector`) and adds the noise, and a run that was stopped
+goes on in its directory. No device is evaluated then, since counts that arrive one by one are not
+private.
 """
 
 from __future__ import annotations
@@ -17,13 +22,18 @@ from typing import Any
 
 import numpy as np
 
-from tactful_federated.device import Device
+from tactful_federated.collectors import ClearCollector
+from tactful_federated.device import Device, TrainerSettings
 from tactful_federated.errors import HistoryError, missing_extra
 from tactful_federated.flower import FlowerPopulation, client_app
 from tactful_federated.model import IntentModel
+from tactful_federated.optimizer import Optimizer
+from tactful_federated.plan import Wishes, plan_training
+from tactful_federated.private_rounds import PrivateTraining
 from tactful_federated.rounds import RoundResult, RoundSettings, run_rounds, start
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.tokens import Vocabulary
+from tactful_federated.vectors import Vector
 
 try:
     from flwr.app import Context
@@ -33,6 +43,9 @@ except ModuleNotFoundError as error:
 
 # A child of Flower's own logger: only what reaches its handler shows up in `flwr log`.
 _log = logging.getLogger("flwr.tactful_federated")
+
+_ATTEMPTS = 3
+"""Rounds that are tried for each release before a private run gives up."""
 
 
 def device_of(context: Context) -> Device:
@@ -62,10 +75,14 @@ def main(grid: Grid, context: Context) -> None:
 
     Reads from the run configuration: `seed`, `rounds`, `cohort`, `report-goal`,
     `minimum-reports`, `timeout-s` (of one exchange, and of the wait for devices),
-    `catalogue-file` and `weights-file` (where the released weights go as .npy; empty: nowhere).
+    `catalogue-file` and `weights-file` (where the released weights go as .npy; empty: nowhere). For
+    a private run `epsilon`, `delta`, `directory` and `population` (devices that can ever take
+    part).
 
     Raises:
-        HistoryError: Too few devices appeared in time.
+        HistoryError: Too few devices appeared in time, or too many rounds were void.
+        SettingsError: The settings do not make a plan.
+        CheckpointError: The directory cannot be used.
     """
     config = context.run_config
     seed, timeout = int(config["seed"]), float(config["timeout-s"])
@@ -77,16 +94,56 @@ def main(grid: Grid, context: Context) -> None:
     vocabulary = _vocabulary(config)
     population = FlowerPopulation(grid, vocabulary, timeout=timeout)
     _wait_for(population, settings.minimum_reports, timeout)
-    state, _ = run_rounds(
-        population,
-        start(IntentModel(vocabulary.size, seed=seed).vector()),
-        settings,
-        rounds=int(config["rounds"]),
-        seed=seed,
-        progress=_report,
-    )
+    initial = IntentModel(vocabulary.size, seed=seed).vector()
+    if float(config.get("epsilon", 0.0)) > 0:
+        released = _run_privately(population, initial, config, timeout)
+    else:
+        state, _ = run_rounds(
+            population,
+            start(initial),
+            settings,
+            rounds=int(config["rounds"]),
+            seed=seed,
+            progress=_report,
+        )
+        released = state.release()
     if path := str(config["weights-file"]):
-        np.save(path, state.release())
+        np.save(path, released)
+
+
+def _run_privately(
+    population: FlowerPopulation, initial: Vector, config: Mapping[str, Any], timeout: float
+) -> Vector:
+    goal = int(config["report-goal"])
+    plan = plan_training(
+        Wishes(
+            epsilon=float(config["epsilon"]),
+            delta=float(config["delta"]),
+            population=int(config["population"]),
+            rounds=int(config["rounds"]),
+            report_goal=goal,
+            over_selection=int(config["cohort"]) / goal,
+            minimum_reports=int(config["minimum-reports"]),
+            update_norm=TrainerSettings().update_norm,
+            parameters=initial.size,
+        )
+    )
+    training = PrivateTraining(Path(str(config["directory"])), plan, Optimizer(), initial)
+    collector = ClearCollector(population, deadline=timeout)
+    try:
+        for _ in range(_ATTEMPTS * plan.rounds):
+            if training.releases == plan.rounds:
+                break
+            outcome = training.run_round(collector)
+            _log.info("round %d: %s", outcome.round, outcome.reason or "released")
+        if training.releases < plan.rounds:
+            raise HistoryError(
+                f"after {_ATTEMPTS * plan.rounds} rounds there are {training.releases} of"
+                f" {plan.rounds} releases: start again when more devices can be reached"
+            )
+        return training.model
+    finally:
+        training.close()
 
 
 def _report(result: RoundResult) -> None:

@@ -259,6 +259,35 @@ def test_the_apps_run_against_each_other(tmp_path: Path) -> None:
     assert not np.array_equal(released, initial) and np.isfinite(released).all()
 
 
+def test_a_private_run_goes_on_in_its_directory(tmp_path: Path) -> None:
+    config = _config(
+        **{
+            "rounds": 3,
+            "report-goal": 2,
+            "minimum-reports": 1,
+            "epsilon": 4.0,
+            "delta": 1e-3,
+            "population": 100,
+            "directory": str(tmp_path / "run"),
+            "weights-file": str(tmp_path / "weights.npy"),
+        }
+    )
+
+    def run(nodes: int) -> None:
+        server(LocalGrid(client, nodes, run_config=config), _context(config))
+
+    with pytest.raises(HistoryError, match="2 of 3 releases"):
+        run(8)  # four devices a round, and each only once: enough for two
+    run(12)
+    released = np.load(tmp_path / "weights.npy")
+    assert np.isfinite(released).all()
+    kept = np.load(tmp_path / "run" / "state.npz")
+    assert kept["counts"].tolist()[1] == 3
+    before = released.copy()
+    run(12)  # nothing is left to spend, so nothing moves
+    assert np.array_equal(np.load(tmp_path / "weights.npy"), before)
+
+
 def test_the_server_app_gives_up_without_devices() -> None:
     config = _config(**{"timeout-s": 0.0})
     with pytest.raises(HistoryError, match="fewer than 2 devices"):
