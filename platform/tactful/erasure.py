@@ -14,7 +14,7 @@ import itertools
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,7 @@ RESTORED = "restored.json"
 
 LETTERS = ("dead-letters", "late")
 _VERIFICATION = "verification"
+_WORK = "erasures"
 
 Say = Callable[[str], None]
 Blank = Callable[[int, bytes], bytes | None]
@@ -235,14 +236,21 @@ def run_erasures(
         StorageError: if something cannot be used; what was done is done, and the rest waits.
     """
     receipts = settle_erasures(installation)
+    removed: list[_Removed] = []
     for receipt, person in installation.jobs.waiting():
         if is_purged_here(installation, receipt):
             continue
         try:
-            _erase(installation, receipt, person, rebuild=rebuild, say=say)
+            removed.append(_remove(installation, receipt, person, rebuild=rebuild, say=say))
         except StreamingError as error:
             raise StorageError(f"erasure {receipt} is not complete: {error}") from error
-        found = installation.jobs.find(receipt)
+    if removed:
+        say("verify")
+    # All are looked for at once, since that reads every file; each for itself if that finds any.
+    clean = not _still_there(installation, [one.found for one in removed])
+    for one in removed:
+        _finish(installation, one, clean=clean, rebuild=rebuild, say=say)
+        found = installation.jobs.find(one.receipt)
         assert found is not None
         receipts.append(found)
     if receipts:
@@ -250,22 +258,52 @@ def run_erasures(
     return receipts
 
 
-def _erase(
-    installation: Installation, receipt: str, person: str, *, rebuild: bool, say: Say
-) -> None:
-    jobs, work = installation.jobs, installation.data / "erasures" / receipt
+@dataclass(frozen=True)
+class _Removed:
+    """What was removed of a person; what is left to do is to look whether anything remains.
+
+    Attributes:
+        receipt: of the job.
+        person: whose it is.
+        found: what was looked for.
+        steps: what was done.
+        missing: how many owners of partitions have not reported.
+        searched: whether the log was searched now, and not by the server that wrote it.
+    """
+
+    receipt: str
+    person: str
+    found: Found
+    steps: list[ErasureStep]
+    missing: int
+    searched: bool
+
+
+def _remove(
+    installation: Installation,
+    receipt: str,
+    person: str,
+    *,
+    rebuild: bool,
+    say: Say,
+    again: bool = False,
+) -> _Removed:
+    jobs, work = installation.jobs, work_of(installation, receipt)
     say("find")
-    # Once more, although a run before has looked: a server may have been at work since.
-    found = find_person(installation, person)
-    if (before_that := load_found(work)) is not None:
-        found |= before_that
+    told = jobs.find(receipt)
+    before = {step.place: step for step in told.steps} if told is not None else {}
+    found = load_found(work)
+    searched = again or found is None or "log" not in before
+    if searched:
+        # Also after a run that was broken off: a server may have been at work since.
+        now = find_person(installation, person)
+        found = now if found is None else found | now
+    assert found is not None
     save_found(work, found)
     own = [DEVICE_PREFIX + device for device in found.traces.devices]
     installation.suppression.suppress([person, *own])
-    told = jobs.find(receipt)
-    before = {step.place: step for step in told.steps} if told is not None else {}
-    steps: list[ErasureStep] = []
-    for step in _purge(installation, found, rebuild):
+    steps: list[ErasureStep] = [] if searched else [before["log"]]
+    for step in _purge(installation, found, rebuild, log=searched):
         # What a run that was killed has removed is not there to be counted again.
         done = before.get(step.place, step)
         steps.append(done if done.removed > step.removed else step)
@@ -278,23 +316,43 @@ def _erase(
     if installation.settings.log.kind == "kafka":
         missing, step = ask_owners(installation, receipt, found)
         steps.append(step)
-    say("verify")
-    work.unlink(missing_ok=True)
-    steps.append(_verified(installation, found))
-    if missing:
-        jobs.note(receipt, steps)
+    return _Removed(receipt, person, found, steps, missing, searched)
+
+
+def _finish(
+    installation: Installation, removed: _Removed, *, clean: bool, rebuild: bool, say: Say
+) -> None:
+    """Look whether anything is left of a person, and forget whose erasure it was."""
+    hits = [] if clean else _still_there(installation, [removed.found])
+    if "log" in {hit.split("/")[0] for hit in hits} and not removed.searched:
+        # It came while the server was at work, after it had searched.
+        removed = _remove(
+            installation, removed.receipt, removed.person, rebuild=rebuild, say=say, again=True
+        )
+        hits = _still_there(installation, [removed.found])
+    steps = [*removed.steps, _verified(removed.found, hits)]
+    work_of(installation, removed.receipt).unlink(missing_ok=True)
+    if removed.missing:
+        installation.jobs.note(removed.receipt, steps)
     else:
-        installation.partitions.finish(receipt)
-        jobs.finish(receipt, steps)
+        installation.partitions.finish(removed.receipt)
+        installation.jobs.finish(removed.receipt, steps)
 
 
-def _purge(installation: Installation, found: Found, rebuild: bool) -> Iterator[ErasureStep]:
-    """Remove what was found, place by place."""
+def work_of(installation: Installation, receipt: str) -> Path:
+    """File in which a job keeps what it looks for."""
+    return installation.data / _WORK / receipt
+
+
+def _purge(
+    installation: Installation, found: Found, rebuild: bool, *, log: bool
+) -> Iterator[ErasureStep]:
+    """Remove what was found, place by place; from a log in files if it was not done before."""
     settings, data = installation.settings, installation.data
     if settings.log.kind == "kafka":
         yield ErasureStep(place="log", removed=0, note="stays in the topic until its retention")
         yield purge_spool(data / "spool", found)
-    else:
+    elif log:
         yield _log(installation, found)
     yield from delete_keys(installation, found)
     for name in LETTERS:
@@ -477,35 +535,44 @@ def _training(settings: Settings) -> ErasureStep:
     return ErasureStep(place="models", removed=files, note=note)
 
 
-def _verified(installation: Installation, found: Found) -> ErasureStep:
-    """Look for every name in every file, and in what is compressed in them."""
-    traces = found.traces
-    names = traces.users | traces.devices | traces.sessions | traces.event_ids
-    texts = Texts(needle for needle in needles_of(names) if len(needle) >= SHORTEST)
-    files = [path for path in sorted(installation.data.rglob("*")) if _is_ours(installation, path)]
-    hits = [
+def _still_there(installation: Installation, found: Sequence[Found]) -> list[str]:
+    """Files and stores in which any name still occurs, also in what is compressed in them."""
+    if not found:
+        return []
+    texts = Texts(
+        needle for one in found for needle in needles_of(_names_of(one)) if len(needle) >= SHORTEST
+    )
+    hits = {
         str(path.relative_to(installation.data))
-        for path in files
-        # The database of the metadata knows whose job this is until the job is finished.
-        if path.is_file() and "metadata" not in path.name and texts.occur_in_file(path)
-    ]
-    for path in (path for path in files if path.name == "CURRENT"):
+        for path in sorted(installation.data.rglob("*"))
+        # The database of the metadata and what a job looks for know whose job it is until the end.
+        if path.is_file()
+        and "metadata" not in path.name
+        and path.parent.name != _WORK
+        and texts.occur_in_file(path)
+    }
+    for path in sorted(installation.data.rglob("CURRENT")):
         with contextlib.closing(RocksState(path.parent)) as store:
             if texts.occur_in_pairs(store.scan(b"")):
-                hits.append(str(path.parent.relative_to(installation.data)))
+                hits.add(str(path.parent.relative_to(installation.data)))
+    return sorted(hits)
+
+
+def _verified(found: Found, hits: Sequence[str]) -> ErasureStep:
+    """What the search of every file for every name has found."""
+    names = _names_of(found)
     short = sum(len(name.encode()) < SHORTEST for name in names)
     note = f"{len(names) - short} names were looked for in every file of the data directory"
     if short:
         note += f", {short} are too short to be told from others"
     if hits:
-        note += f"; still there in: {', '.join(sorted(set(hits)))}: erase with --rebuild"
-    return ErasureStep(place=_VERIFICATION, removed=len(set(hits)), note=note)
+        note += f"; still there in: {', '.join(hits)}: erase with --rebuild"
+    return ErasureStep(place=_VERIFICATION, removed=len(hits), note=note)
 
 
-def _is_ours(installation: Installation, path: Path) -> bool:
-    """Whether a file is not one of a worker on this host, which purges its own."""
-    workers = (installation.data / "partitions", installation.settings.worker.checkpoints)
-    return not any(path.is_relative_to(folder) for folder in workers if folder != Path())
+def _names_of(found: Found) -> frozenset[str]:
+    traces = found.traces
+    return traces.users | traces.devices | traces.sessions | traces.event_ids
 
 
 def find_person(installation: Installation, person: str) -> Found:

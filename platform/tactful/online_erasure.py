@@ -34,6 +34,7 @@ from tactful.erasure import (
     load_found,
     purge_online,
     save_found,
+    work_of,
 )
 from tactful.erasure_traces import Found
 from tactful.low_priority import low_priority
@@ -106,7 +107,7 @@ class OnlineErasures:
     def _erase(self, executor: Executor, receipt: str, person: str) -> bool:
         installation = self._installation
         settings = installation.settings
-        work = installation.data / "erasures" / receipt
+        work = work_of(installation, receipt)
         found = executor.submit(_find, settings, person).result()
         own = [DEVICE_PREFIX + device for device in found.traces.devices]
         known = load_found(work)

@@ -17,7 +17,14 @@ from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, others, sc
 from tactful.config import Settings
 from tactful.online_erasure import OnlineErasures
 from tactful.service import Platform
-from tactful_streaming import BLANK, EmbeddedLog, draft_segment, redact
+from tactful_streaming import (
+    BLANK,
+    EmbeddedLog,
+    Event,
+    draft_segment,
+    encode_entry,
+    redact,
+)
 
 
 class AtOnce(Executor):
@@ -241,3 +248,43 @@ def test_a_rewriting_that_is_killed_anywhere_leaves_a_whole_log(tmp_path: Path) 
 
 def growing() -> Iterator[int]:
     yield from range(1_000)
+
+
+def test_what_came_after_the_search_is_found_at_the_next_start(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """Another process may have accepted it: the last search sees it, and it goes, too."""
+    tokens = Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live:
+        leave_traces(live, tokens)
+        receipt = live.http.delete(f"/v1/users/{tokens['user']}").json()["receipt"]
+        erase(live.platform, AtOnce())
+    late = Event(event_id="late-one", type="view", timestamp=1, user_id=tokens["user"])
+    with EmbeddedLog(settings.storage.data / "log") as log:
+        log.append([encode_entry(late)])
+    with Live(Platform.open(settings, build)) as live:
+        told = live.http.get(f"/v1/erasures/{receipt}").json()
+    assert told["state"] == "done"
+    assert {step["place"]: step["removed"] for step in told["steps"]}["verification"] == 0
+    assert scan(tmp_path, tokens.needles()) == {}
+
+
+def test_several_people_are_verified_together_and_have_a_receipt_each(
+    tmp_path: Path, settings: Settings
+) -> None:
+    people = [Tokens(*FIELDS) for _ in range(3)]
+    with Live(Platform.open(settings, build)) as live:
+        for tokens in people:
+            leave_traces(live, tokens)
+        receipts = [
+            live.http.delete(f"/v1/users/{tokens['user']}").json()["receipt"] for tokens in people
+        ]
+    with Live(Platform.open(settings, build)) as live:
+        for receipt in receipts:
+            told = live.http.get(f"/v1/erasures/{receipt}").json()
+            removed = {step["place"]: step["removed"] for step in told["steps"]}
+            assert (told["state"], removed["verification"]) == ("done", 0)
+            assert removed["log"] >= 8
+    for tokens in people:
+        assert scan(tmp_path, tokens.needles()) == {}
+    assert list((settings.storage.data / "erasures").iterdir()) == []
