@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from tactful_bandits.errors import StatisticsError
 
 _ROUNDING = 1e-9  # relative error that honest sums may carry
+_NOTHING = 1e-300  # squares below it have lost their digits
 
 
 class Sample(Protocol):
@@ -227,8 +228,9 @@ def _require_finite(*sums: float) -> None:
 
 
 def _require_possible(units: int, total: float, squares: float) -> None:
-    # Cauchy and Schwarz; sums of a constant miss equality by rounding only.
-    if squares < 0 or squares - total**2 / units < -_ROUNDING * squares:
+    # Cauchy and Schwarz; sums of a constant miss equality by rounding only, and squares of what is
+    # smaller than any value of meaning by everything.
+    if squares < 0 or squares - total**2 / units < -_ROUNDING * squares - _NOTHING:
         raise StatisticsError(
             f"no {units} values sum to {total} and their squares to {squares}: the squares are "
             "too small"
