@@ -1,0 +1,299 @@
+"""What the owner of a partition keeps of people goes, found by the log or by the state itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tactful_streaming import (
+    BLANK,
+    DeadLetter,
+    DeadLetters,
+    Definitions,
+    Engine,
+    Entry,
+    Event,
+    Fired,
+    Forwarded,
+    Identity,
+    Item,
+    Link,
+    Match,
+    MemoryState,
+    PartitionState,
+    Restricted,
+    RocksState,
+    StateError,
+    Tick,
+    Traces,
+    Transfer,
+    User,
+    encode_entry,
+    load_definitions,
+)
+from tactful_streaming.partition_erasure import (
+    is_erased,
+    note_purged,
+    purge_partition,
+    purged_number,
+    without_fired,
+    without_matches,
+)
+
+FEATURES = """
+- {name: views, entity: user, event: view, aggregate: count, window: {size: 10m, slide: 1m}}
+- {name: recent, entity: user, event: view, aggregate: last_n, of: item_id, n: 5}
+- {name: visit, entity: session, event: view, aggregate: last_n, of: item_id, n: 5}
+- {name: item_views, entity: item, event: view, aggregate: count, window: {size: 10m, slide: 1m}}
+- {name: hot, entity: user, sequence: [view, add_to_cart], within: 5m, emit: coupon}
+"""
+MINUTE = 60_000
+ADA = {"ada", "device:ada-phone"}
+APART = {("bob", "ada-phone"), ("ada", "bob-phone")}
+
+
+class Erasures:
+    """A list of the erased in memory."""
+
+    def __init__(self, suppressed: Collection[str], *, newest: int = 7) -> None:
+        self.suppressed = frozenset(suppressed)
+        self.newest = newest
+        self.known = Traces()
+        self.reported: dict[str, int] = {}
+
+    def after(self, number: int) -> tuple[int, Traces]:
+        return self.newest, self.known if number < self.newest else Traces()
+
+    def purged(self, partition: str, number: int) -> None:
+        self.reported[partition] = number
+
+
+@pytest.fixture(scope="module")
+def definitions() -> Definitions:
+    return load_definitions(FEATURES)
+
+
+def engine(definitions: Definitions, store: object, suppressed: Collection[str] = ()) -> Engine:
+    return Engine(
+        definitions,
+        store,  # type: ignore[arg-type]
+        allowed_lateness_ms=0,
+        identity=Identity(),
+        partition_of=lambda key: 0,
+        suppressed=frozenset(suppressed),
+    )
+
+
+events = st.lists(
+    st.tuples(
+        st.sampled_from(["ada", "bob", None]),
+        st.sampled_from(["ada-phone", "bob-phone", "tablet", None]),
+        st.sampled_from(["view", "add_to_cart", "x.login", "x.logout"]),
+        st.integers(0, 20 * MINUTE),
+        st.integers(0, 1),
+    ).filter(lambda drawn: (drawn[0] or drawn[1]) and (drawn[0], drawn[1]) not in APART),
+    max_size=40,
+)
+
+
+def entries(drawn: list[tuple[str | None, str | None, str, int, int]]) -> list[Entry]:
+    items: list[Entry] = [Item(item_id="i0", timestamp=0), Item(item_id="i1", timestamp=0)]
+    return items + [
+        Event(
+            event_id=f"e{number}",
+            type=kind,
+            timestamp=at,
+            user_id=user,
+            device_id=device,
+            session_id=f"visit-{user or device}",
+            item_id=f"i{number % 2}",
+        )
+        for number, (user, device, kind, at, _) in enumerate(drawn)
+    ]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(events)
+def test_a_state_shows_by_itself_whose_it_is(
+    definitions: Definitions,
+    tmp_path_factory: pytest.TempPathFactory,
+    drawn: list[tuple[str | None, str | None, str, int, int]],
+) -> None:
+    """With nothing known from the log, as of a state that turns up long after the erasure."""
+    folder = tmp_path_factory.mktemp("partition")
+    payloads = [encode_entry(entry) for entry in entries(drawn)]
+    store = RocksState(folder / "state")
+    one = engine(definitions, store)
+    one.apply(list(enumerate(payloads)))
+    one.commit()
+    at = 20 * MINUTE
+    before = {key: one.read("user", key, at) for key in ("bob", "device:bob-phone")}
+    items = {key: one.read("item", key, at) for key in ("i0", "i1")}
+    one.close()
+    store = RocksState(folder / "state")
+    assert purged_number(store) == 0
+
+    for _ in range(2):  # as after a kill before it was noted
+        number, _ = purge_partition(store, folder, definitions, Erasures(ADA))
+    note_purged(store, number)
+
+    pairs = [b"\0".join(pair) for pair in store.scan(b"")]
+    # A tablet that somebody else used, too, is not theirs; who held it is forgotten.
+    assert [pair for pair in pairs if b"ada" in pair] == []
+    assert purged_number(store) == 7
+    left = engine(definitions, store, ADA)
+    assert left.offset == len(payloads)
+    assert {key: left.read("item", key, at) for key in items} == items
+    if not any(device == "tablet" for _, device, *_ in drawn):
+        assert {key: left.read("user", key, at) for key in before} == before
+    left.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(events, st.booleans())
+def test_what_the_log_holds_of_the_erased_leaves_no_trace(
+    definitions: Definitions,
+    drawn: list[tuple[str | None, str | None, str, int, int]],
+    apart: bool,
+) -> None:
+    happened = entries(drawn)
+    others: list[Entry] = [
+        *happened,
+        Link(device_id="tablet", timestamp=5, user_id="ada"),
+        Link(device_id="ada-phone", timestamp=5),
+        Transfer(
+            transfer_id="t", timestamp=5, source="device:tablet", target="ada", state=b"broken"
+        ),
+        User(user_id="ada", timestamp=5, properties={"consent.identity": True}),
+    ]
+
+    def theirs(entry: Entry) -> bool:
+        if isinstance(entry, Restricted):
+            entry = entry.event
+        return isinstance(entry, Event) and (
+            entry.user_id == "ada" or entry.device_id == "ada-phone"
+        )
+
+    if apart:
+        others = [
+            Restricted(timestamp=e.timestamp, purposes=("measurement",), event=e)
+            if theirs(e) and isinstance(e, Event)
+            else e
+            for e in others
+        ]
+    ticked = [
+        Tick(timestamp=entry.timestamp)
+        if theirs(entry)
+        else Tick(timestamp=0)
+        if isinstance(entry, Link | Transfer | User)
+        else entry
+        for entry in others
+    ]
+    stores = []
+    for log, suppressed in ((others, ADA), (ticked, set[str]())):
+        store = MemoryState()
+        opened = engine(definitions, store, suppressed)
+        applied = opened.apply(list(enumerate(map(encode_entry, log))))
+        assert applied.invalid == 0
+        opened.commit()
+        stores.append(dict(store.scan(b"")))
+    one, other = stores
+    assert {k: v for k, v in one.items() if k != b"meta"} == {
+        k: v for k, v in other.items() if k != b"meta"
+    }
+    assert not any(b"ada" in key + value for key, value in one.items())
+
+
+def test_dead_letters_beside_a_state_become_blank(definitions: Definitions, tmp_path: Path) -> None:
+    letters = DeadLetters.open(tmp_path / "dead-letters")
+    payloads = [
+        encode_entry(Event(event_id="e0", type="view", timestamp=1, user_id="ada"), "json"),
+        encode_entry(Event(event_id="e1", type="view", timestamp=1, user_id="bob"), "json"),
+        b'{"torn": "ada',
+    ]
+    letters.add(
+        [
+            DeadLetter(payload=payload, rule="r", reason="why", partition=0, offset=offset)
+            for offset, payload in enumerate(payloads)
+        ]
+    )
+    letters.close()
+    store = RocksState(tmp_path / "state")
+    erasures = Erasures({"ada"})
+    erasures.known = Traces(users=frozenset({"ada"}))
+    purge_partition(store, tmp_path, definitions, erasures)
+    store.close()
+
+    letters = DeadLetters.open(tmp_path / "dead-letters", read_only=True)
+    assert [(letter.reason, letter.payload) for _, letter in letters.each()] == [
+        ("erased", BLANK),
+        ("why", payloads[1]),
+        ("erased", BLANK),
+    ]
+    letters.close()
+
+
+def test_one_checkpoint_takes_the_place_of_all(definitions: Definitions, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    state = PartitionState(tmp_path / "own", checkpoints=checkpoints)
+    state.replace_checkpoints()
+    assert not checkpoints.exists()
+    for number in range(2):
+        opened = engine(definitions, state.store)
+        event = Event(event_id=f"e{number}", type="view", timestamp=1, user_id="ada")
+        opened.apply([(number, encode_entry(event))])
+        opened.commit()
+        state.checkpoint()
+    assert len(list(checkpoints.iterdir())) == 2
+    (checkpoints / "new").mkdir()  # of a process that was killed on the way
+    purge_partition(state.store, tmp_path / "own", definitions, Erasures({"ada"}))
+    state.replace_checkpoints()
+    state.close()
+
+    (left,) = checkpoints.iterdir()
+    assert left.name == f"{2:020}"
+    store = RocksState(left)
+    assert not any(b"ada" in key for key, _ in store.scan(b""))
+    store.close()
+
+
+def test_what_waits_is_screened() -> None:
+    device = Event(event_id="e", type="view", timestamp=1, device_id="ada-phone")
+    theirs: list[Entry] = [
+        Event(event_id="e", type="view", timestamp=1, user_id="ada"),
+        device,
+        Restricted(timestamp=1, purposes=(), event=device),
+        Forwarded(target="ada", timestamp=1, event=Event(event_id="e", type="v", timestamp=1)),
+        Link(device_id="d", timestamp=1, user_id="ada"),
+        Transfer(transfer_id="t", timestamp=1, source="d", target="ada", state=b""),
+        User(user_id="ada", timestamp=1),
+    ]
+    assert all(is_erased(entry, ADA) for entry in theirs)
+    assert not any(is_erased(entry, {"bob"}) for entry in theirs)
+    assert not is_erased(Tick(timestamp=1), ADA)
+    fired = [
+        Fired("n", "user", 0, 1, ["ada", "bob", "ada"], ["x", "y", "z"], [1, 2, 3]),
+        Fired("n", "item", 0, 1, ["ada"], None, [1]),
+        Fired("n", "user", 0, 1, ["bob"], None, [1]),
+    ]
+    assert without_fired(fired, ADA) == [
+        Fired("n", "user", 0, 1, ["bob"], ["y"], [2]),
+        *fired[1:],
+    ]
+    assert without_fired(fired, ()) == fired
+    matches = [
+        Match("m", "user", key, None, 0, 1, 1, (), subject=subject)
+        for key, subject in (("ada", None), ("bob", "bob"))
+    ] + [Match("m", "item", "ada", None, 0, 1, 1, (), subject="ada")]
+    assert without_matches(matches, ADA) == [matches[1]]
+
+
+def test_a_damaged_number_is_told() -> None:
+    store = MemoryState()
+    store.write([(b"f", b"many")])
+    with pytest.raises(StateError, match="last erasure"):
+        purged_number(store)
