@@ -202,6 +202,8 @@ def forget_segment(
             return None
         if seal is not None:
             (payload,) = seal.open([payload])
+            if payload == BLANK:
+                return BLANK  # nobody can open it any more
         return BLANK if kind_of(payload) in kinds else None
 
     needles = _EVERYTHING

@@ -18,10 +18,11 @@ from tactful.erasure import Installation, request_erasure, run_erasures
 from tactful.erasure_jobs import ErasureJobs
 from tactful.messages import ErasureStep
 from tactful.metadata import MetadataStore, open_metadata
+from tactful.partition_erasures import PartitionErasures
 from tactful.service import Platform
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful_privacy import NOTHING, Keyring, Purpose
-from tactful_streaming import load_definitions
+from tactful_streaming import Traces, load_definitions
 
 
 @pytest.fixture(params=BACKENDS)
@@ -103,6 +104,55 @@ def test_a_job_keeps_its_receipt_and_forgets_the_person(store: MetadataStore) ->
     assert jobs.request("ada").receipt != asked.receipt
     assert jobs.find("none") is None
     store.compact()
+
+
+def test_an_erasure_is_complete_when_every_partition_has_reported(
+    store: MetadataStore, tmp_path: Path
+) -> None:
+    keyring = Keyring(tmp_path / "keyring.json", clock=now_ms)
+    now = 5_000
+
+    def opened() -> PartitionErasures:
+        return PartitionErasures(store, SuppressionStore(store, keyring, clock=now_ms), clock=clock)
+
+    def clock() -> int:
+        return now
+
+    server, worker = opened(), opened()
+    names = [frozenset({f"{what}-é\0{n}" for n in range(2_000)}) for what in "udhse"]
+    traces = Traces(*names)
+    assert server.missing("one") is None
+    assert worker.newest == 0
+    SuppressionStore(store, keyring, clock=now_ms).suppress(["ada"])
+    server.publish("one", traces, partitions=3)
+    server.publish("one", Traces(), partitions=0)  # as after a kill: the first holds
+    assert "ada" not in worker.suppressed
+    worker.refresh()
+    assert "ada" in worker.suppressed
+    assert worker.newest == 5_000
+    assert worker.after(0) == (5_000, traces)
+    assert worker.after(5_000) == (5_000, Traces())
+
+    assert server.missing("one") == 3
+    for number, partition in enumerate(("g.log-0", "g.log-1", "g.log-0")):
+        worker.purged(partition, 5_000)
+        assert server.missing("one") == (2, 1, 1)[number]
+    worker.purged("g.log-2", 0)
+    assert server.missing("one") == 1
+    worker.purged("g.log-2", 5_000)
+    assert server.missing("one") == 0
+    server.finish("one")
+    assert opened().after(0) == (5_000, Traces())
+
+    now = 4_000  # a clock that was set back
+    server.publish("two", Traces(users=frozenset({"bob"})))
+    worker.refresh()
+    assert worker.newest == 5_001
+    assert server.missing("two") == 3
+    # A database from before knows less than the states: what is new has to be new for them, too.
+    now = 9_000
+    server.publish("three", Traces())
+    assert server.after(5_001)[0] == 9_000
 
 
 @pytest.mark.service("redis")
