@@ -1,26 +1,30 @@
-"""Experiments: assignment, statistics against reference numbers, the canary rule, coverage."""
+"""Experiments: assignment, statistics, the canary rule, policies, off-policy estimates, tuner."""
 
 import time
 
 from benchmarks import (
     _experiments_asos,
+    _experiments_bandits,
     _experiments_canary,
     _experiments_coverage,
+    _experiments_off_policy,
     _experiments_oracle,
+    _experiments_tuner,
 )
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_bandits import Arm, Experiment, assign
 
-# Of the same benchmark, and what each waits for.
-_NOT_BUILT = {
-    "bandit_decisions_per_s": ("1/s", "the bandits are not measured yet"),
-    "ddpg_pendulum_return_min": ("1", "there is no DDPG agent yet"),
-    "tuner_vs_static": ("1", "there is no tuner yet"),
-    "tuner_vs_linear": ("1", "there is no tuner yet"),
-    "tuner_worst_loss": ("1", "there is no tuner yet"),
-}
-
-PARTS = ("assignment", "oracle", "canary", "coverage", "asos", "missing")
+PARTS = (
+    "assignment",
+    "oracle",
+    "canary",
+    "coverage",
+    "asos",
+    "bandits",
+    "off-policy",
+    "tuner",
+    "pendulum",
+)
 
 
 def run(quick: bool, only: str | None = None) -> list[Figure]:
@@ -35,13 +39,16 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
             lambda: _experiments_coverage.figures(quick),
         ),
         Part("asos", _experiments_asos.FIGURES, _experiments_asos.figures),
-        Part("missing", [], _missing),
+        Part("bandits", _experiments_bandits.FIGURES, lambda: _experiments_bandits.figures(quick)),
+        Part(
+            "off-policy",
+            _experiments_off_policy.FIGURES,
+            lambda: _experiments_off_policy.figures(quick),
+        ),
+        Part("tuner", _experiments_tuner.FIGURES, lambda: _experiments_tuner.figures(quick)),
+        Part("pendulum", _experiments_tuner.PENDULUM, lambda: _experiments_tuner.pendulum(quick)),
     ]
     return measure(parts, only)
-
-
-def _missing() -> list[Figure]:
-    return [Figure(name, None, unit, note=why) for name, (unit, why) in _NOT_BUILT.items()]
 
 
 def _assignment(quick: bool) -> list[Figure]:

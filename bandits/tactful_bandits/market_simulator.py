@@ -11,7 +11,8 @@ novelty, in a promotion everybody looks at prices; tastes drift, campaigns tire.
 clicks after a while, and some come back.
 
 What happens to the shop (promotions, people, items) is drawn apart from what people then do, so one
-seed gives every policy the same course: policies are best compared hour by hour.
+seed gives every policy the same course: policies are best compared hour by hour. Shops of one seed
+with other people are the arms of an experiment.
 """
 
 from __future__ import annotations
@@ -137,22 +138,36 @@ class MarketSimulator:
 
     def __init__(
         self,
-        seed: int | np.random.SeedSequence,
+        seed: int,
         *,
+        people: int = 0,
         environments: int = 1,
         settings: MarketSettings | None = None,
         common: bool = False,
     ) -> None:
-        """Open the shops; the same seed gives the same course.
+        """Open the shops.
+
+        Args:
+            seed: Of the course: promotions, prices, tastes. From 0.
+            people: Of the people and what they do, from 0: shops of one seed and other people are
+                arms of one experiment.
+            environments: At least 1.
+            settings: What the shops are like.
+            common: Whether all see the same people as well.
 
         Raises:
-            PolicyError: There are no environments.
+            PolicyError: There are no environments, or a seed is negative.
         """
+        if seed < 0 or people < 0:
+            raise PolicyError("seeds are whole numbers from 0")
         if environments < 1:
             raise PolicyError("a simulator needs at least one environment")
         self.environments, self.common = environments, common
         self.settings = settings or MarketSettings()
-        self._course, self._luck = np.random.default_rng(seed).spawn(2)
+        self._course, self._people, self._luck = (
+            np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+            for key in ((0,), (1, people), (2, people))
+        )
         self._own = 1 if common else environments  # rows that chance is drawn for
         shape = (self._own,)
         self._hour = 0
@@ -183,8 +198,8 @@ class MarketSimulator:
         w = np.broadcast_to(given, (self.environments, len(OBJECTIVES))).astype(np.float32)
         s, luck = self.settings, self._luck
         size = (self._own, s.sessions, s.candidates, len(OBJECTIVES))
-        items = self._course.standard_normal(size, dtype=np.float32)
-        newcomer = self._course.random((self._own, s.sessions, 1)) < self._new[:, None, None]
+        items = self._people.standard_normal(size, dtype=np.float32)
+        newcomer = self._people.random((self._own, s.sessions, 1)) < self._new[:, None, None]
         scores = np.einsum("esif,ef->esi", np.broadcast_to(items, (len(w), *size[1:])), w)
         top = np.argpartition(-scores, s.shown, axis=2)[:, :, : s.shown]
         whole = np.broadcast_to(items, (len(w), *size[1:]))

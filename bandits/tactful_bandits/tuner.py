@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful_bandits.ddpg import DdpgAgent, DdpgSettings
-from tactful_bandits.market_simulator import MarketSimulator
+from tactful_bandits.errors import PolicyError
+from tactful_bandits.market_simulator import MarketSettings, MarketSimulator
 from tactful_bandits.weight_bounds import WeightBounds
 
 TUNER_SETTINGS = DdpgSettings(
     discount=0.3,
     warm_up=400,
-    warm_up_reach=0.3,
+    warm_up_reach=0.25,
     noise=0.1,
     centre_rewards=True,
 )
@@ -30,8 +31,9 @@ class TuningCourse:
         drawn: Actions before they were cut off, ``[hours, actions]``.
         log_densities: Of `drawn` under what drew them, ``[hours]``.
         weights: In service, ``[hours, weights]``.
-        rewards: As observed, ``[hours]``.
-        expected_click_rate: What the shop would expect, ``[hours]``.
+        rewards: What the agent learnt from, ``[hours]``.
+        expected_click_rate: What the shop would expect where the agent acts, ``[hours]``.
+        champion: The same where the champion does, ``[hours]``.
     """
 
     states: NDArray[np.float64]
@@ -40,6 +42,7 @@ class TuningCourse:
     weights: NDArray[np.float64]
     rewards: NDArray[np.float64]
     expected_click_rate: NDArray[np.float64]
+    champion: NDArray[np.float64]
 
 
 def tune_in_market(
@@ -48,28 +51,44 @@ def tune_in_market(
     hours: int,
     bounds: WeightBounds,
     *,
+    share: float = 0.2,
     reward_scale: float = 1.0,
-    market: MarketSimulator | None = None,
+    settings: MarketSettings | None = None,
 ) -> TuningCourse:
-    """Let an agent learn in a simulated shop.
+    """Let an agent learn in a simulated shop, on a share of its people.
+
+    All others are served by the champion at the same time. The reward is the click rate over
+    theirs: what moves both arms alike, such as a promotion, does not disturb what is learnt, and
+    the shop never loses more than `share` of what the agent loses.
 
     Args:
         agent: Which learns.
         seed: Of the shop; never the one that it is evaluated with.
         hours: How long.
         bounds: How far weights may go.
+        share: Of all people, above 0 and below 1; as many sessions as `settings` say.
         reward_scale: What rewards are multiplied by; what is learnt should not depend on it.
-        market: A shop of other settings, in place of one of this seed.
+        settings: What the shop is like.
+
+    Raises:
+        PolicyError: The share lies outside (0, 1).
     """
-    shop = market if market is not None else MarketSimulator(seed)
+    if not 0 < share < 1:
+        raise PolicyError(f"share is {share}: it must lie between 0 and 1")
+    own = settings or MarketSettings()
+    shop = MarketSimulator(seed, settings=own)
+    others = max(1, round(own.sessions * (1 - share) / share))
+    control = MarketSimulator(seed, people=1, settings=replace(own, sessions=others))
     weights = np.array(bounds.champion)
-    states, drawn, densities, used, rewards, expected = [], [], [], [], [], []
+    states, drawn, densities, used = [], [], [], []
+    rewards, expected, champion = [], [], []
     for _ in range(hours):
         state = shop.state[0]
         proposal = agent.explore(state)
         weights = bounds.weights(proposal.action, weights)
         step = shop.step(weights)
-        reward = reward_scale * float(step.click_rate[0])
+        beside = control.step(bounds.champion)
+        reward = reward_scale * float(step.click_rate[0] - beside.click_rate[0])
         agent.observe(state, proposal.action, reward, shop.state[0], terminated=False)
         states.append(state)
         drawn.append(proposal.drawn)
@@ -77,6 +96,7 @@ def tune_in_market(
         used.append(weights)
         rewards.append(reward)
         expected.append(float(step.expected_click_rate[0]))
+        champion.append(float(beside.expected_click_rate[0]))
     return TuningCourse(
         np.array(states),
         np.array(drawn),
@@ -84,6 +104,7 @@ def tune_in_market(
         np.array(used),
         np.array(rewards),
         np.array(expected),
+        np.array(champion),
     )
 
 

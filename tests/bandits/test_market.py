@@ -33,6 +33,17 @@ def test_what_happens_to_the_shop_does_not_depend_on_the_weights() -> None:
     assert not np.array_equal(ours[:, 7:], theirs[:, 7:])
 
 
+def test_arms_of_one_shop_share_its_course_but_no_person() -> None:
+    arms = [MarketSimulator(5, people=people) for people in (0, 1)]
+    for _ in range(30):
+        np.testing.assert_array_equal(arms[0].state[0, :7], arms[1].state[0, :7])
+        steps = [arm.step(CHAMPION) for arm in arms]
+        assert steps[0].expected_click_rate != steps[1].expected_click_rate
+    for seed, people in ((-1, 0), (0, -1)):
+        with pytest.raises(PolicyError):
+            MarketSimulator(seed, people=people)
+
+
 def test_environments_differ_by_chance_or_by_weights_alone() -> None:
     apart = MarketSimulator(1, environments=3).step(CHAMPION)
     assert len(set(apart.expected_click_rate)) == 3

@@ -75,7 +75,7 @@ def test_a_course_is_logged_so_that_another_actor_can_be_judged() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     settings = MarketSettings(sessions=8)
-    noise, hours = 0.2, 400
+    noise, hours = 0.2, 250
     rng = np.random.default_rng(3)
     # The champion with noise, as in shadow; judged: a shift of every action by a tenth.
     market = MarketSimulator(5, settings=settings)
@@ -98,8 +98,12 @@ def test_a_course_is_logged_so_that_another_actor_can_be_judged() -> None:
     assert snips(log).value == pytest.approx(shifted.mean(), abs=0.03)
     agent = DdpgAgent(10, 5, settings=TUNER_SETTINGS)
     course = tune_in_market(agent, 1, 3, BOUNDS, reward_scale=20.0)
-    assert course.log_densities == pytest.approx([-5 * math.log(0.6)] * 3)
-    assert (course.rewards / 20 <= 1).all()
+    assert course.log_densities == pytest.approx(
+        [-5 * math.log(2 * TUNER_SETTINGS.warm_up_reach)] * 3
+    )
+    assert (np.abs(course.rewards / 20) < 0.5).all(), "the gain over the champion beside it"
+    with pytest.raises(PolicyError):
+        tune_in_market(agent, 1, 3, BOUNDS, share=1.0)
     np.testing.assert_allclose(course.weights.sum(axis=1), 1)
     torch.set_num_threads(threads)
 

@@ -1,0 +1,152 @@
+"""The tuner in the simulated shop, beside its cheap rivals, and its agent on Pendulum.
+
+All of it is simulated (`MarketSimulator`, default settings): the figures say that the tuner learns
+what was put in, and nothing about people. Agents and shops have other seeds in every run; no shop
+that anything learnt in is evaluated in.
+"""
+
+import gymnasium
+import numpy as np
+import torch
+
+from benchmarks.figures import Figure
+from tactful_bandits import WeightBounds
+from tactful_bandits.ddpg import DdpgAgent
+from tactful_bandits.market_environment import CHAMPION
+from tactful_bandits.tuner import TUNER_SETTINGS, TuningCourse, tune_in_market, worst_loss
+from tactful_bandits.tuner_rivals import (
+    Floats,
+    StatePolicy,
+    best_static,
+    linear_contextual,
+    linear_policy,
+    play,
+)
+
+PENDULUM = [("ddpg_pendulum_return_min", "1")]
+FIGURES = [
+    ("tuner_vs_static", "1"),
+    ("tuner_vs_linear", "1"),
+    ("tuner_vs_champion", "1"),
+    ("tuner_worst_loss", "1"),
+    ("tuner_worst_loss_where_it_learns", "1"),
+    ("tuner_learning_vs_champion", "1"),
+    ("tuner_vs_static_rewards_x20", "1"),
+    ("tuner_price_weight_promotion_ratio", "1"),
+]
+
+_BOUNDS = WeightBounds(CHAMPION)
+_SHARE = 0.2
+_EVALUATED = 9000  # first seed of the shops that policies are evaluated in
+
+
+def pendulum(quick: bool) -> list[Figure]:
+    """The worst of the seeds' mean returns."""
+    seeds, steps = (1, 3000) if quick else (3, 12_000)
+    torch.set_num_threads(1)
+    means = sorted(_pendulum_return(seed, steps) for seed in range(seeds))
+    note = f"Pendulum-v1, mean of 100 episodes after {steps:,} steps, the worst of {seeds} seeds"
+    return [Figure("ddpg_pendulum_return_min", means[0], "1", means[0], means[-1], seeds, note)]
+
+
+def figures(quick: bool) -> list[Figure]:
+    """Train an agent per seed, and compare in shops that nothing learnt in."""
+    torch.set_num_threads(1)
+    seeds, hours = (1, 1000) if quick else (5, 4000)
+    static = best_static(_BOUNDS, 500)
+    matrix = linear_contextual(_BOUNDS, 600)
+    runs = [_run(seed, hours, static, matrix, scaled=not quick) for seed in range(seeds)]
+    columns = {name: sorted(run[name] for run in runs) for name in runs[0]}
+    what = f"{hours:,} hours of learning, {seeds} seeds of agent and shop, simulated"
+    notes = {
+        "tuner_vs_static": "click rate over that of the best fixed weights",
+        "tuner_vs_linear": "click rate over that of the best weights linear in the state",
+        "tuner_vs_champion": "click rate over that of the champion's weights",
+        "tuner_worst_loss": (
+            "worst 200 hours: loss of the whole shop against the champion while a fifth of its"
+            " people are learnt from; below 0: gain"
+        ),
+        "tuner_worst_loss_where_it_learns": "the same of that fifth alone",
+        "tuner_learning_vs_champion": "click rate of that fifth, exploration included",
+        "tuner_vs_static_rewards_x20": "as tuner_vs_static, rewards times 20",
+        "tuner_price_weight_promotion_ratio": "weight of price in promotions over that elsewhere",
+    }
+    found = []
+    for name, note in notes.items():
+        if name not in columns:
+            found.append(Figure(name, None, "1", note="not measured in a quick run"))
+            continue
+        values = columns[name]
+        value = values[-1] if "worst" in name else float(np.mean(values))
+        text = f"{note}; {what}"
+        found.append(Figure(name, value, "1", values[0], values[-1], seeds, text))
+    return found
+
+
+def _run(
+    seed: int, hours: int, static: Floats, matrix: Floats, *, scaled: bool
+) -> dict[str, float]:
+    tuned, course = _tuned(seed, hours, 1.0)
+    ours, promotion, weights = _evaluate(tuned, seed)
+    fixed, _, _ = _evaluate(lambda states: np.tile(static, (len(states), 1)), seed)
+    linear, _, _ = _evaluate(linear_policy(matrix), seed)
+    champion, _, _ = _evaluate(_champion, seed)
+    price = weights[..., 1]
+    lost = worst_loss(course.expected_click_rate, course.champion)
+    found = {
+        "tuner_vs_static": float(ours.mean() / fixed.mean()),
+        "tuner_vs_linear": float(ours.mean() / linear.mean()),
+        "tuner_vs_champion": float(ours.mean() / champion.mean()),
+        "tuner_worst_loss": _SHARE * lost,
+        "tuner_worst_loss_where_it_learns": lost,
+        "tuner_learning_vs_champion": float(
+            course.expected_click_rate.mean() / course.champion.mean()
+        ),
+        "tuner_price_weight_promotion_ratio": float(
+            price[promotion].mean() / price[~promotion].mean()
+        ),
+    }
+    if scaled:
+        again, _, _ = _evaluate(_tuned(seed, hours, 20.0)[0], seed)
+        found["tuner_vs_static_rewards_x20"] = float(again.mean() / fixed.mean())
+    return found
+
+
+def _tuned(seed: int, hours: int, scale: float) -> tuple[StatePolicy, TuningCourse]:
+    agent = DdpgAgent(10, 5, settings=TUNER_SETTINGS, seed=seed)
+    course = tune_in_market(agent, 100 + seed, hours, _BOUNDS, share=_SHARE, reward_scale=scale)
+    network = agent.export()
+    return (
+        lambda states: np.array([network.act(state) for state in states], dtype=np.float64),
+        course,
+    )
+
+
+def _evaluate(policy: StatePolicy, seed: int) -> tuple[Floats, np.ndarray, Floats]:
+    return play(policy, _EVALUATED + seed, 600, _BOUNDS, environments=4)
+
+
+def _champion(states: Floats) -> Floats:
+    return np.zeros((len(states), len(CHAMPION)))
+
+
+def _pendulum_return(seed: int, steps: int) -> float:
+    env = gymnasium.make("Pendulum-v1")
+    agent = DdpgAgent(3, 1, seed=seed)
+    state, _ = env.reset(seed=seed)
+    for _ in range(steps):
+        proposal = agent.explore(state)
+        following, reward, terminated, truncated, _ = env.step(2 * proposal.action)
+        agent.observe(state, proposal.action, float(reward), following, terminated=terminated)
+        state = following
+        if truncated:
+            state, _ = env.reset()
+    network, totals = agent.export(), []
+    for episode in range(100):
+        state, _ = env.reset(seed=10_000 + episode)
+        total = 0.0
+        for _ in range(200):
+            state, reward, *_ = env.step(2 * network.act(state))
+            total += float(reward)
+        totals.append(total)
+    return float(np.mean(totals))
