@@ -6,6 +6,8 @@ every look, rolls back half and a third of the changes that harm nothing. Here h
 one-sided confidence sequences, whose chance of ever calling it without cause is bounded over all
 looks and all guardrails together. A part of that chance is kept for the last look, if one is
 planned: there an ordinary test sees what a confidence sequence saved for looks that never come.
+Another part is for outcomes as rare as errors, where exact intervals take the place of asymptotic
+ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from tactful_bandits.comparison import (
     welch_freedom,
 )
 from tactful_bandits.errors import DefinitionError, StatisticsError
+from tactful_bandits.exact_sequences import proportion_sequence
 from tactful_bandits.released_samples import ReleasedProportion
 from tactful_bandits.samples import Proportion, Sample
 
@@ -31,7 +34,9 @@ GuardrailVerdict = Literal["too few data", "harm", "undecided", "no harm"]
 """What one look says of a guardrail. "no harm" is shown, not assumed."""
 
 
-_KEPT_FOR_THE_LAST_LOOK = 0.2  # of alpha
+# Of alpha: what the last look, and what exact intervals of rare outcomes may spend.
+_KEPT_FOR_THE_LAST_LOOK = 0.15
+_KEPT_FOR_RARE_OUTCOMES = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,8 @@ class Guardrail:
             [0, 1).
         minimum_units: Units that each arm needs before anything is said.
         minimum_outcomes: Of a share, how many units of each arm must have said yes, and how many
-            no: below some fifty the normal law does not hold.
+            no, for the normal law to hold; the treatment's count as if it did no harm. Below it,
+            exact counts are judged by exact, wider intervals, and released ones not at all.
 
     Raises:
         DefinitionError: An attribute is out of range; the message names the metric.
@@ -145,23 +151,32 @@ def _look(
     tightest_at: float,
     last_look: bool,
 ) -> GuardrailLook:
-    if not all(_enough(guardrail, arm) for arm in (control, treatment)):
+    if min(control.units, treatment.units) < guardrail.minimum_units:
         return GuardrailLook(guardrail, "too few data", None)
-    estimate = _loss(guardrail, control, treatment)
-    kept = _KEPT_FOR_THE_LAST_LOOK * alpha
-    alpha -= kept
-    harm = confidence_sequence(
-        estimate, alpha=alpha, tightest_at=tightest_at, alternative="greater"
-    )
-    safe = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="less")
-    seen_at_last = last_look and fixed_horizon_p_value(estimate, alternative="greater") < kept
+    kept, rare = _KEPT_FOR_THE_LAST_LOOK * alpha, _KEPT_FOR_RARE_OUTCOMES * alpha
+    if _is_normal(guardrail, control, treatment):
+        watched = alpha - kept - rare
+        estimate = _loss(guardrail, control, treatment)
+        loss = _ends(estimate, watched, tightest_at)
+        last_p = fixed_horizon_p_value(estimate, alternative="greater") if last_look else 1.0
+        seen_at_last = last_p < kept
+    elif isinstance(control, Proportion) and isinstance(treatment, Proportion):
+        loss, seen_at_last = _exact_loss(guardrail, control, treatment, rare), False
+    else:
+        return GuardrailLook(guardrail, "too few data", None)
     verdict: GuardrailVerdict = "undecided"
-    if harm.low > 0 or seen_at_last:
+    if loss.low > 0 or seen_at_last:
         verdict = "harm"
-    elif safe.high < 0:
+    elif loss.high < 0:
         verdict = "no harm"
-    both_ends = Interval(harm.low, safe.high, 1 - 2 * alpha, harm.method)
-    return GuardrailLook(guardrail, verdict, both_ends)
+    return GuardrailLook(guardrail, verdict, loss)
+
+
+def _ends(estimate: Estimate, alpha: float, tightest_at: float) -> Interval:
+    """Both one-sided intervals: each end is right at all looks with ``1 - alpha``."""
+    low = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="greater")
+    high = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="less")
+    return Interval(low.low, high.high, 1 - 2 * alpha, low.method)
 
 
 def _loss(guardrail: Guardrail, control: Sample, treatment: Sample) -> Estimate:
@@ -170,26 +185,64 @@ def _loss(guardrail: Guardrail, control: Sample, treatment: Sample) -> Estimate:
     The margin moves with the control's value, and so brings its error: for higher values better,
     the loss is ``(1 - margin) c - t``.
     """
-    c, t = level(control), level(treatment)
-    scale = 1 - guardrail.margin if guardrail.better == "higher" else 1 + guardrail.margin
+    c, scale = level(control), _scale(guardrail)
     allowed = c.value * scale
-    value = allowed - t.value if guardrail.better == "higher" else t.value - allowed
-    var_c, var_t = (scale * c.standard_error) ** 2, t.standard_error**2
+    value = allowed - treatment.value if guardrail.better == "higher" else treatment.value - allowed
+    var_c = (scale * c.standard_error) ** 2
+    var_t = _variance(guardrail, treatment, allowed) / treatment.units
     return Estimate(
         value,
         (var_c + var_t) ** 0.5,
-        c.units + t.units,
-        welch_freedom(var_c, c.degrees_of_freedom, var_t, t.degrees_of_freedom),
+        c.units + treatment.units,
+        welch_freedom(var_c, c.degrees_of_freedom, var_t, treatment.degrees_of_freedom),
     )
 
 
-def _enough(guardrail: Guardrail, arm: Sample) -> bool:
-    if arm.units < guardrail.minimum_units:
-        return False
-    if isinstance(arm, Proportion):
-        counts: tuple[float, float] = (arm.successes, arm.units - arm.successes)
-    elif isinstance(arm, ReleasedProportion):
-        counts = (arm.successes, arm.failures)
-    else:
+def _exact_loss(
+    guardrail: Guardrail, control: Proportion, treatment: Proportion, alpha: float
+) -> Interval:
+    c = proportion_sequence(control, alpha=alpha / 2)
+    t = proportion_sequence(treatment, alpha=alpha / 2)
+    scale = _scale(guardrail)
+    if guardrail.better == "higher":
+        return Interval(scale * c.low - t.high, scale * c.high - t.low, 1 - alpha, c.method)
+    return Interval(t.low - scale * c.high, t.high - scale * c.low, 1 - alpha, c.method)
+
+
+def _scale(guardrail: Guardrail) -> float:
+    return 1 - guardrail.margin if guardrail.better == "higher" else 1 + guardrail.margin
+
+
+def _is_normal(guardrail: Guardrail, control: Sample, treatment: Sample) -> bool:
+    """Whether there are outcomes enough of each kind for the normal law.
+
+    Of the treatment those count that it would have if it did no harm, if that is more: one that
+    breaks everything has no outcomes, and must not be waited for.
+    """
+    counts = _outcomes(control)
+    if counts is None:
         return True
-    return min(counts) >= guardrail.minimum_outcomes
+    allowed = min(max(control.value * _scale(guardrail), 0.0), 1.0)
+    expected = (treatment.units * allowed, treatment.units * (1 - allowed))
+    observed = _outcomes(treatment) or expected
+    enough = guardrail.minimum_outcomes
+    return min(counts) >= enough and max(min(expected), min(observed)) >= enough
+
+
+def _outcomes(arm: Sample) -> tuple[float, float] | None:
+    """How many units of a share said yes and no; None of what is no share."""
+    if isinstance(arm, Proportion):
+        return arm.successes, arm.units - arm.successes
+    return (arm.successes, arm.failures) if isinstance(arm, ReleasedProportion) else None
+
+
+def _variance(guardrail: Guardrail, treatment: Sample, allowed: float) -> float:
+    """Of one unit of the treatment; of a share with few outcomes, what it would be without harm.
+
+    The observed variance of hardly any outcomes is far too small: of none it is 0.
+    """
+    observed = _outcomes(treatment)
+    if observed is None or min(observed) >= guardrail.minimum_outcomes:
+        return treatment.variance
+    p, null = (min(max(share, 0.0), 1.0) for share in (treatment.value, allowed))
+    return treatment.variance + max(null * (1 - null) - p * (1 - p), 0.0)

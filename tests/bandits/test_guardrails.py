@@ -9,6 +9,7 @@ from tactful_bandits import (
     Guardrail,
     Mean,
     Proportion,
+    ReleasedProportion,
     Sample,
     StatisticsError,
     check_guardrails,
@@ -61,7 +62,6 @@ def test_each_verdict() -> None:
     assert verdict(CTR, control, Proportion(10_000, 1200)) == "undecided"
     assert verdict(CTR, control, Proportion(10_000, 1500)) == "no harm"
     assert verdict(CTR, control, Proportion(399, 60)) == "too few data"
-    assert verdict(CTR, control, Proportion(5000, 49)) == "too few data"
     lower = Guardrail("ctr", better="lower")
     assert verdict(lower, control, Proportion(10_000, 1500)) == "harm"
     assert verdict(lower, control, Proportion(10_000, 960)) == "no harm"
@@ -112,3 +112,42 @@ def test_the_last_look_sees_what_was_saved_for_it() -> None:
         samples = {"ctr": (control, Proportion(6000, clicks))}
         assert check_guardrails([CTR], samples)[0].verdict == "undecided"
         assert check_guardrails([CTR], samples, last_look=True)[0].verdict == at_last
+
+
+def test_a_change_that_breaks_everything_is_not_waited_for() -> None:
+    # No clicks at all: the counts that the normal law asks for would never come.
+    assert verdict(CTR, Proportion(4500, 540), Proportion(500, 0)) == "harm"
+    released = ReleasedProportion(540, 3960, 20, 20), ReleasedProportion(-3, 503, 20, 20)
+    assert verdict(CTR, *released) == "harm"
+
+
+def test_rare_outcomes_are_judged_exactly() -> None:
+    errors = Guardrail("errors", better="lower", margin=0.5)
+    control = Proportion(9000, 4)
+    assert verdict(errors, control, Proportion(1000, 0)) == "undecided"
+    assert verdict(errors, control, Proportion(1000, 2)) == "undecided"
+    assert verdict(errors, control, Proportion(1000, 60)) == "harm"
+    assert verdict(errors, control, Proportion(399, 60)) == "too few data"
+    plenty = Proportion(90_000, 40), Proportion(90_000, 0)
+    assert verdict(Guardrail("errors", better="lower", margin=0.9), *plenty) == "no harm"
+    released = ReleasedProportion(4, 8996, 2, 2), ReleasedProportion(60, 940, 2, 2)
+    assert verdict(errors, *released) == "too few data"
+
+
+def test_rare_errors_seldom_cry_wolf() -> None:
+    rng = np.random.default_rng(17)
+    errors = Guardrail("errors", better="lower")
+    rolled_back = 0
+    for _ in range(200):
+        control = np.cumsum(rng.binomial(450, 0.002, 60))
+        treatment = np.cumsum(rng.binomial(50, 0.002, 60))
+        rolled_back += any(
+            verdict(
+                errors,
+                Proportion(450 * (look + 1), int(control[look])),
+                Proportion(50 * (look + 1), int(treatment[look])),
+            )
+            == "harm"
+            for look in range(60)
+        )
+    assert rolled_back <= 10
