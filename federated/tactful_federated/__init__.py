@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         without_noise,
     )
     from tactful_federated.private_rounds import Collected, Collector, Outcome, PrivateTraining
+    from tactful_federated.private_simulation import PrivateSimulation, simulate_privately
     from tactful_federated.secure_device import SecureSumDevice
     from tactful_federated.secure_messages import Enrolment, Session, enrol
     from tactful_federated.secure_round import SecureRounds
@@ -114,6 +115,7 @@ __all__ = [
     "PackageError",
     "Participation",
     "Population",
+    "PrivateSimulation",
     "PrivateTraining",
     "RoundResult",
     "RoundSettings",
@@ -155,6 +157,7 @@ __all__ = [
     "sample_cohort",
     "secure_client_app",
     "simulate",
+    "simulate_privately",
     "split_by_time",
     "start",
     "sum_in_secret",
@@ -188,6 +191,7 @@ _LOADED_WHEN_USED = {
     "ModelSlot": "model_package",
     "NoiseMemory": "correlated_noise",
     "Outcome": "private_rounds",
+    "PrivateSimulation": "private_simulation",
     "PrivateTraining": "private_rounds",
     "SecureCollector": "collectors",
     "SecureRounds": "secure_round",
@@ -211,6 +215,7 @@ _LOADED_WHEN_USED = {
     "plan_training": "plan",
     "secure_client_app": "flower_secure",
     "simulate": "simulation",
+    "simulate_privately": "private_simulation",
     "sum_in_secret": "secure_server",
     "train_privately": "central",
     "without_noise": "plan",

@@ -1,0 +1,184 @@
+"""A private run in one process, on generated shoppers: a plan at work before it is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tactful_federated.cohort import SimulatedPopulation
+from tactful_federated.collectors import ClearCollector, SecureCollector
+from tactful_federated.device import Device, TrainerSettings
+from tactful_federated.errors import FederatedError, SettingsError
+from tactful_federated.model import IntentModel
+from tactful_federated.optimizer import Optimizer
+from tactful_federated.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
+from tactful_federated.private_rounds import Collector, Outcome, PrivateTraining
+from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.scores import Score
+from tactful_federated.secure_messages import enrol
+from tactful_federated.secure_round import SecureRounds
+from tactful_federated.tokens import Vocabulary, Windows, windows
+from tactful_federated.vectors import Vector
+
+Tier = Literal["clear", "secret", "noise-in-sum"]
+
+_RUN = "simulation"
+_JUDGES = 40
+_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class PrivateSimulation:
+    """What a private simulation came to.
+
+    Attributes:
+        plan: The plan.
+        releases: Releases in all, those of earlier starts included.
+        void: Rounds of this start that released nothing.
+        before: How the initial model answers shoppers who are not in the population.
+        after: How the trained one does.
+    """
+
+    plan: TrainingPlan
+    releases: int
+    void: int
+    before: Score
+    after: Score
+
+
+def simulate_privately(
+    directory: Path,
+    *,
+    devices: int,
+    rounds: int,
+    report_goal: int,
+    epsilon: float,
+    tier: Tier = "clear",
+    seed: int = 7,
+    progress: Callable[[Outcome], None] | None = None,
+) -> PrivateSimulation:
+    """Train on generated shoppers as a deployment would, and judge on others.
+
+    Started again with the same arguments, it goes on in its directory.
+
+    Args:
+        directory: Of the run.
+        devices: Population, all of which can be reached.
+        rounds: Releases.
+        report_goal: Updates of a round.
+        epsilon: For each device and the whole run; delta is a tenth of 1 / devices.
+        tier: Whether updates are read, summed in secret, or summed in secret with noise inside.
+        seed: Of shoppers and initial weights, never of noise.
+        progress: Called after each round.
+
+    Raises:
+        SettingsError: The numbers do not make a plan.
+        CheckpointError: The directory cannot be used.
+    """
+    if tier not in ("clear", "secret", "noise-in-sum"):
+        raise SettingsError(f"tier is {tier!r}: give clear, secret or noise-in-sum")
+    vocabulary = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
+    initial = IntentModel(vocabulary.size, seed=seed).vector()
+    wishes = Wishes(
+        epsilon=epsilon,
+        delta=0.1 / devices,
+        population=devices,
+        rounds=rounds,
+        report_goal=report_goal,
+        over_selection=1.2,
+        availability=1.0,
+        update_norm=_NORM,
+        parameters=initial.size,
+    )
+    plan = plan_noise_in_sum(wishes) if tier == "noise-in-sum" else plan_training(wishes)
+    settings = TrainerSettings(learning_rate=1.0, update_norm=_NORM)
+    questions = {device: _questions(device, seed, vocabulary) for device in range(1, devices + 1)}
+    population = SimulatedPopulation(questions, vocabulary.size, settings=settings, seed=seed)
+    collector = _collector(tier, plan, population)
+    training = PrivateTraining(directory, plan, Optimizer(momentum=0.5), initial)
+    void = 0
+    try:
+        while training.releases < plan.rounds and void < plan.rounds:
+            outcome = training.run_round(collector)
+            void += not outcome.released
+            if progress:
+                progress(outcome)
+        after = training.model
+        return PrivateSimulation(
+            plan,
+            training.releases,
+            void,
+            _judge(initial, vocabulary, devices, seed),
+            _judge(after, vocabulary, devices, seed),
+        )
+    finally:
+        training.close()
+
+
+def _questions(device: int, seed: int, vocabulary: Vocabulary) -> Windows:
+    return windows(vocabulary.sequence(sample_history(device, seed=seed)), context=8)
+
+
+def _judge(weights: Vector, vocabulary: Vocabulary, devices: int, seed: int) -> Score:
+    """Shoppers beyond the population; they are generated, so their exact counts tell of nobody."""
+    settings = TrainerSettings(held_out=0.5)
+    model = IntentModel(vocabulary.size)
+    total = Score()
+    for other in range(devices + 1, devices + 1 + _JUDGES):
+        history = sample_history(other, seed=seed)
+        total += Device(history, vocabulary, model, settings).evaluate(weights)
+    return total
+
+
+def _collector(tier: Tier, plan: TrainingPlan, population: SimulatedPopulation) -> Collector:
+    if tier == "clear":
+        return ClearCollector(population)
+    authority = Ed25519PrivateKey.generate()
+
+    def join(device: int) -> SecureRounds:
+        def train(weights: Vector, round_number: int) -> Vector:
+            return dict(population.train([device], weights, round_number))[device]
+
+        identity = Ed25519PrivateKey.generate()
+        return SecureRounds(
+            _RUN,
+            plan,
+            train,
+            enrol(authority, device, identity.public_key()),
+            identity,
+            authority.public_key(),
+            claim=lambda session: None,
+        )
+
+    devices = {device: join(device) for device in population.ids()}
+    return SecureCollector(LocalTransport(devices), authority.public_key(), run=_RUN)
+
+
+class LocalTransport:
+    """Devices of this process, asked one after the other; see `SecureTransport`."""
+
+    def __init__(self, devices: Mapping[int, SecureRounds]) -> None:
+        """Number the devices."""
+        self._devices = devices
+
+    def ids(self) -> Sequence[int]:
+        """Numbers of the devices."""
+        return list(self._devices)
+
+    def exchange(
+        self, stage: int, questions: Mapping[int, bytes], weights: Vector
+    ) -> Mapping[int, bytes]:
+        """Answers of the devices that gave one."""
+        answers = {}
+        for device, question in questions.items():
+            given = np.array(weights) if stage == 1 else None
+            try:
+                answers[device] = self._devices[device].answer(stage, question, given)
+            except FederatedError:
+                continue  # a device that gives up is one that fell silent
+        return answers

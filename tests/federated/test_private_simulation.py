@@ -1,0 +1,42 @@
+"""A whole private run in one process learns, in each tier, and goes on where it stopped."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tactful_federated import CheckpointError, Outcome, SettingsError, simulate_privately
+
+
+def test_enough_devices_learn_through_the_noise(tmp_path: Path) -> None:
+    seen: list[Outcome] = []
+    found = simulate_privately(
+        tmp_path, devices=1_200, rounds=12, report_goal=400, epsilon=10.0, progress=seen.append
+    )
+    assert found.releases == 12 and found.void == 0
+    assert [outcome.releases for outcome in seen] == list(range(1, 13))
+    assert found.after.mean_loss < found.before.mean_loss - 0.05
+
+
+@pytest.mark.parametrize("tier", ["secret", "noise-in-sum"])
+def test_the_secret_tiers_run_and_go_on(tmp_path: Path, tier: Any) -> None:
+    asked: dict[str, Any] = {"devices": 60, "rounds": 3, "report_goal": 8, "epsilon": 8.0}
+
+    def stop(outcome: Outcome) -> None:
+        if outcome.releases == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate_privately(tmp_path, tier=tier, progress=stop, **asked)
+    found = simulate_privately(tmp_path, tier=tier, **asked)
+    assert (found.releases, found.void) == (3, 0)
+    assert bool(found.plan.device_sigma_squared) == (tier == "noise-in-sum")
+    with pytest.raises(CheckpointError, match="another plan"):
+        simulate_privately(tmp_path, tier="clear", **{**asked, "epsilon": 4.0})
+
+
+def test_numbers_that_make_no_plan_are_refused(tmp_path: Path) -> None:
+    for wrong in ({"report_goal": 100}, {"tier": "open"}):
+        asked: dict[str, Any] = {"devices": 60, "rounds": 3, "report_goal": 8, "epsilon": 8.0}
+        with pytest.raises(SettingsError):
+            simulate_privately(tmp_path, **{**asked, **wrong})
