@@ -65,6 +65,8 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _keys(settings)
     yield from _erasures(settings)
     yield _retention(settings)
+    if settings.privacy.sealed_log or settings.vault.exists():
+        yield _sealing(settings)
     if settings.log.kind == "kafka":
         yield _kafka(settings)
     if settings.online.kind == "redis":
@@ -218,6 +220,20 @@ def _retention(settings: Settings) -> Check:
     if ago > _RETENTION_LATE_S:
         return Check("retention", "failed", f"{said}: start the server, whose log says what fails")
     return Check("retention", "ok", said)
+
+
+def _sealing(settings: Settings) -> Check:
+    from tactful.record_seal import open_seal
+
+    try:
+        seal = open_seal(settings, clock=lambda: time.time_ns() // 1_000_000)
+    except TactfulError as error:
+        return Check("sealing", "failed", str(error))
+    assert seal is not None
+    seal.close()
+    if settings.privacy.sealed_log:
+        return Check("sealing", "ok", f"records are sealed by {settings.vault.name}")
+    return Check("sealing", "ok", f"switched off; {settings.vault.name} opens earlier records")
 
 
 def _rules(path: Path) -> Check:

@@ -25,6 +25,7 @@ from tests.platform.test_erasure import (
 
 from tactful.config import PrivacySettings, Settings
 from tactful.connections import open_installation
+from tactful.doctor import examine
 from tactful.erasure import request_erasure, run_erasures
 from tactful.errors import ConfigError, StorageError
 from tactful.person_export import export_person
@@ -193,6 +194,21 @@ def test_without_the_key_nothing_starts(settings: Settings, tmp_path: Path) -> N
         privacy = replace(settings.privacy, master_key_file=other)
         with pytest.raises(error, match="master key"):
             Platform.open(replace(settings, privacy=privacy), build).close()
+
+
+def test_the_doctor_tells_whether_sealed_records_can_be_read(settings: Settings) -> None:
+    def told(privacy: PrivacySettings) -> tuple[str, str]:
+        checks = examine(replace(settings, privacy=privacy))
+        return next((it.state, it.said) for it in checks if it.name == "sealing")
+
+    with Live(Platform.open(settings, build)) as live:
+        others(live)
+    assert told(settings.privacy) == ("ok", "records are sealed by vault.db")
+    off = replace(settings.privacy, sealed_log=False)
+    assert told(off) == ("ok", "switched off; vault.db opens earlier records")
+    state, note = told(PrivacySettings())
+    assert state == "failed"
+    assert "privacy.master_key_env" in note
 
 
 def more(live: Live, number: int) -> Any:
