@@ -20,9 +20,9 @@ from tactful_privacy.statistic import RUNNING_TOTALS, Statistic
 
 
 class TotalsPipeline(Pipeline):
-    """The same path for totals since midnight: 96 panes, so that the tree has two levels."""
+    """The same path for totals since midnight: 40 panes, so that the tree has two levels."""
 
-    panes = 96
+    panes = 40
     shares_noise = True
     spreads = ("together",)
 
@@ -60,7 +60,7 @@ class TotalsPipeline(Pipeline):
     ) -> NDArray[Any]:
         """See `Pipeline`.
 
-        A day's 96 totals use 96 nodes, so what the nodes held is computed from the totals, noise
+        A day's 40 totals use 40 nodes, so what the nodes held is computed from the totals, noise
         and all; and of the nodes, each has noise of its own.
         """
         nodes = [np.linalg.solve(self._walks, it) for it in (values, present, absent)]
