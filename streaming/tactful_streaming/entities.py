@@ -21,7 +21,7 @@ from tactful_streaming.firing import Fired, fire, fires, next_end, next_pending
 from tactful_streaming.json_reader import NumberedTexts
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import Selection
-from tactful_streaming.placed_rows import PlacedRows, Placing
+from tactful_streaming.placed_rows import PlacedRows, Placing, rows_of_numbered
 from tactful_streaming.views import View
 
 Loader = Callable[[Sequence[str]], Sequence[bytes | None]]
@@ -161,7 +161,7 @@ class EntityTable:
             self._fetch(keys)
         find: Any = known.get  # of None nothing is known
         if isinstance(keys, NumberedTexts) and self._load is None:
-            rows = self._rows_of(keys)
+            rows = rows_of_numbered(keys, self._placed, known)
         else:
             rows = np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
         absent = np.flatnonzero(rows < 0).tolist()
@@ -177,19 +177,6 @@ class EntityTable:
         self._touched[touched] = self._touches
         self._dirty[touched] = True
         np.maximum.at(self._newest, touched, timestamps)
-        return rows
-
-    def _rows_of(self, keys: NumberedTexts) -> Rows:
-        """Row of each entity; -1 of None and of one that has none."""
-        placed = self._placed.get(keys.numbers)
-        if placed is None:
-            placed = self._placed[keys.numbers] = PlacedRows()
-        if not len(keys) or keys.places.min() >= 0:
-            return placed.at(keys.places, keys.numbers, self._rows, -1)
-        rows = np.full(len(keys), -1)
-        there = np.flatnonzero(keys.places >= 0)
-        if len(there):
-            rows[there] = placed.at(keys.places[there], keys.numbers, self._rows, -1)
         return rows
 
     def apply(self, number: int, events: Selection) -> Outcome:

@@ -63,6 +63,7 @@ class Numbers:
         self.table = (slots, ends, letters, self._count)
         self._ends, self._letters = ends, letters
         self._texts: list[str] = []
+        self._objects = np.full(most + 1, None, np.object_)  # the last, at -1, stays None
         self._numbers: dict[str, int] = {}
 
     @property
@@ -75,8 +76,15 @@ class Numbers:
             ends = (self._ends[known : count + 1] - begin).tolist()
             new = [letters[a:b].decode() for a, b in pairwise(ends)]
             self._texts += new
+            self._objects[known:count] = new
             self._numbers.update(zip(new, range(known, count), strict=True))
         return self._texts
+
+    @property
+    def objects(self) -> NDArray[np.object_]:
+        """Text of each number; None at -1."""
+        self.texts  # noqa: B018  # which notes the newest
+        return self._objects
 
     def number(self, text: str) -> int:
         """The number of a text, a new one if it has none; -1 where there is no room."""
@@ -110,9 +118,18 @@ class NumberedTexts(Sequence[str | None]):
         self.places = places
 
     @cached_property
+    def objects(self) -> NDArray[np.object_]:
+        """The texts in an array."""
+        return self.numbers.objects.take(self.places, mode="wrap")
+
+    @cached_property
     def _list(self) -> list[str | None]:
-        texts: list[str | None] = [*self.numbers.texts, None]  # the last is at -1
-        return list(map(texts.__getitem__, self.places.tolist()))
+        texts: list[str | None] = self.objects.tolist()
+        return texts
+
+    def chosen(self, mask: NDArray[np.bool_]) -> NumberedTexts:
+        """Those under `mask`."""
+        return NumberedTexts(self.numbers, self.places[mask])
 
     def where(self, wanted: NDArray[np.bool_]) -> NumberedTexts:
         """The same, with None where it is not `wanted`."""

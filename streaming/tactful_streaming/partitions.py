@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.beginnings import Beginning, Partition
+from tactful_streaming.json_reader import NumberedTexts
 from tactful_streaming.pattern import ENDED, Automaton
+from tactful_streaming.placed_rows import PlacedRows, Placing, rows_of_numbered
 from tactful_streaming.reorder import Arrivals
 
 PartitionKey = str | tuple[str, str]
@@ -93,13 +96,17 @@ class Partitions:
         self._ids = np.empty(_FIRST_CAPACITY, np.object_)
         self._subjects = np.empty(_FIRST_CAPACITY, np.object_)
         self._rows: dict[PartitionKey, int] = {}
+        self._placed: WeakKeyDictionary[Placing, PlacedRows] = WeakKeyDictionary()
         self._rows_of: dict[str, dict[str, int]] = {}
         self._free: list[int] = []
 
     def find(self, keys: Sequence[PartitionKey | None]) -> Rows:
         """Row of each partition, made if it has none; -1 for None."""
         find: Any = self._rows.get  # of None nothing is known
-        rows = np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
+        if isinstance(keys, NumberedTexts):
+            rows = rows_of_numbered(keys, self._placed, self._rows)
+        else:
+            rows = np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
         for position in np.flatnonzero(rows < 0).tolist():
             key = keys[position]
             if key is not None:
@@ -120,6 +127,7 @@ class Partitions:
             if row == len(self.states):
                 self._grow()
         self._rows[key] = row
+        self._note_move(key)
         if isinstance(key, tuple):
             self._rows_of.setdefault(key[0], {})[key[1]] = row
         return row
@@ -244,6 +252,7 @@ class Partitions:
 
     def _drop(self, row: int, key: PartitionKey) -> None:
         del self._rows[key]
+        self._note_move(key)
         self.keys[row] = None
         self._free.append(row)
         if isinstance(key, tuple):
@@ -251,6 +260,11 @@ class Partitions:
             del of_entity[key[1]]
             if not of_entity:
                 del self._rows_of[key[0]]
+
+    def _note_move(self, key: PartitionKey) -> None:
+        if isinstance(key, str):
+            for placed in self._placed.values():
+                placed.moved((key,))
 
     def _grow(self) -> None:
         more = len(self.states) // 2

@@ -33,7 +33,7 @@ from tactful_streaming.beginnings import (
 )
 from tactful_streaming.entries import Item
 from tactful_streaming.errors import StateError
-from tactful_streaming.json_reader import JsonEvents
+from tactful_streaming.json_reader import JsonEvents, NumberedTexts
 from tactful_streaming.matches import Happening, Match, Texts
 from tactful_streaming.partitions import (
     PartitionKey,
@@ -292,7 +292,10 @@ class SequenceOperator:
             chosen = named.tolist()
             shared = subjects is partitions
             times, ids = times[named], [*compress(ids, chosen)]
-            subjects = [*compress(subjects, chosen)]
+            if isinstance(subjects, NumberedTexts):
+                subjects = subjects.chosen(named)
+            else:
+                subjects = [*compress(subjects, chosen)]
             partitions = subjects if shared else [*compress(partitions, chosen)]
             places, codes = places[named], codes[named]
         count = len(places)
@@ -303,7 +306,9 @@ class SequenceOperator:
             rows,
             codes,
             np.fromiter(ids, np.object_, count),
-            np.fromiter(subjects, np.object_, count),
+            subjects.objects
+            if isinstance(subjects, NumberedTexts)
+            else np.fromiter(subjects, np.object_, count),
         )
         return arrived if count == 0 or rows.min() >= 0 else arrived.take(rows >= 0)
 

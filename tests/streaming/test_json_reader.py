@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,9 @@ from tactful_streaming import Engine, Event, MemoryState, Tick, encode_entry, lo
 from tactful_streaming import json_reader as module
 from tactful_streaming.entries import ENTRY_ERRORS
 from tactful_streaming.identity import Identity
-from tactful_streaming.json_reader import JsonEvents, JsonReader, Numbers
+from tactful_streaming.json_reader import JsonEvents, JsonReader, NumberedTexts, Numbers
+from tactful_streaming.partitions import Partitions
+from tactful_streaming.pattern import compile_pattern
 from tactful_streaming.projection import Projection
 
 SOURCES = ("event_id", "session_id", "item_id", "properties.category", "properties.price")
@@ -369,3 +372,21 @@ def test_an_engine_computes_and_stores_the_same(
         assert fired[True] == fired[False]
         assert [*states[True].scan(b"")] == [*states[False].scan(b"")]
     assert reads > 10
+
+
+def test_rows_of_partitions_are_found_by_number_while_they_come_and_go() -> None:
+    """Whatever was looked up before, a number finds the row that its text has now."""
+    sequence = load_definitions(DEFINITIONS).sequences[0]
+    partitions = Partitions(compile_pattern(sequence), 1000)
+    numbers = Numbers(256)
+    keys = [f"u{number}" for number in range(100)]
+    rng = random.Random(11)
+    for _ in range(60):
+        some = rng.choices([*keys, None], k=30)
+        places = np.array([-1 if key is None else numbers.number(key) for key in some])
+        found = partitions.find(NumberedTexts(numbers, places))
+        assert found.tolist() == [-1 if key is None else partitions.known(key) for key in some]
+        assert all((row < 0) == (key is None) for row, key in zip(found, some, strict=True))
+        assert len({*found.tolist()}) == len({*some})
+        needed = np.array([row for row in found.tolist() if row >= 0 and rng.random() < 0.5])
+        partitions.sweep(0, needed.astype(np.int64))
