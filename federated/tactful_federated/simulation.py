@@ -32,9 +32,10 @@ TASK: Final = (
 
 PRIVACY: Final = (
     "Histories never leave the device objects; the server receives one update per device and "
-    "round, clipped to a fixed norm, and counts of right answers. This version adds no noise and "
-    "does not hide single updates in a secure sum, so NO privacy guarantee is claimed for the "
-    "model: whoever sees an update or the model may learn about a household."
+    "round, clipped to a fixed norm, and counts of right answers. This simulation adds no noise "
+    "and does not hide single updates in a secure sum, so NO privacy guarantee is claimed for the "
+    "model: whoever sees an update or the model may learn about a household. A private run is "
+    "what `tactful federated plan` plans and `PrivateTraining` carries out."
 )
 
 
