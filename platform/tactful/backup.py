@@ -208,6 +208,8 @@ def _elsewhere(settings: Settings) -> Iterator[str]:
         inside = path.absolute().is_relative_to(settings.storage.data.absolute())
         if path != Path() and not inside:
             yield f"{name}: {path}"
+    if settings.privacy.sealed_log:
+        yield "the master key of the vault, without which sealed records cannot be read"
     yield "settings, definitions of features and statistics, and MLflow's registry"
 
 

@@ -39,11 +39,11 @@ from tactful.erasure_traces import (
 )
 from tactful.errors import StorageError, TrainingBusy
 from tactful.messages import Erasure, ErasureStep
-from tactful.metadata import MetadataStore, consent_decisions
+from tactful.metadata import MetadataStore, consent_decisions, suppressions
 from tactful.partition_erasures import PartitionErasures
 from tactful.record_seal import log_in_files, open_seal
 from tactful.suppression import SuppressionStore
-from tactful_privacy import NOTHING
+from tactful_privacy import NOTHING, Pseudonym, VaultError, drop_keys
 from tactful_streaming import (
     BLANK,
     DEVICE_PREFIX,
@@ -199,8 +199,23 @@ def complete_erasures(
             # Whoever they are, the states of partitions may be as old as the database was.
             installation.partitions.publish(uuid.uuid4().hex, Traces())
     receipts = run_erasures(installation, say=say)
-    restored.unlink(missing_ok=True)
+    if restored.exists():
+        _drop_restored_keys(installation)
+        restored.unlink()
     return receipts
+
+
+def _drop_restored_keys(installation: Installation) -> None:
+    """Delete the keys of all who are erased, which came back so that what came could be read."""
+    vault = installation.settings.vault
+    if not vault.exists():
+        return
+    query = sa.select(suppressions.c.key_id, suppressions.c.digest)
+    rows = installation.metadata.fetch(query)
+    try:
+        drop_keys(vault, (Pseudonym(row.key_id, bytes(row.digest)) for row in rows))
+    except VaultError as error:
+        raise StorageError(str(error)) from error
 
 
 def look_up(installation: Installation, person: str) -> list[ErasureStep]:

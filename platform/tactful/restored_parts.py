@@ -5,7 +5,7 @@
 ``metadata.db``     the one in place, if it is later than the backup's; it holds decisions, erasures
                     and API keys; the backup's where there is none, or an empty one
 ``keyring.json``    likewise: keys that were destroyed since stay destroyed
-``vault.db``        likewise; from the backup's, the keys of the erased are removed
+``vault.db``        both together, until the erased are gone from what came; then without their keys
 ==================  ==============================================================================
 
 Where the data directory is lost, the backup's are all there is. Then only the file of tombstones
@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from tactful.errors import BackupError, StorageError
 from tactful.metadata import api_keys, consent_decisions, erasures, open_metadata, suppressions
 from tactful.statistics import NOT_BEFORE
 from tactful.suppression import open_suppression
-from tactful_privacy import Keyring, KeyringError, merge_ledger
+from tactful_privacy import Keyring, KeyringError, merge_ledger, merge_vault
 
 LEDGER = "ledger.db"
 METADATA = "metadata.db"
@@ -198,42 +198,19 @@ def _inside(settings: Settings) -> bool:
 
 
 def _vault(settings: Settings, staged: Path) -> None:
-    """Keep the vault in place; from the backup's, remove the keys of all who are erased."""
-    present, restored = settings.storage.data / VAULT, staged / VAULT
-    if present.exists() and _count(present):
-        restored.unlink(missing_ok=True)
-        _copy_database(present, restored)
-    if not restored.exists() or settings.metadata.url_env:
+    """Keep the keys in place, and add the backup's, by which what came can be read and erased.
+
+    Those of the erased are dropped when that is done, see `tactful.erasure.complete_erasures`.
+    """
+    present, restored = settings.vault, staged / VAULT
+    if not present.exists():
         return
-    with contextlib.closing(open_metadata(staged / METADATA)) as metadata:
-        erased = [
-            (row.key_id, bytes(row.digest))
-            for row in metadata.fetch(sa.select(suppressions.c.key_id, suppressions.c.digest))
-        ]
-    _into_one_file(staged / METADATA)
-    _drop_keys(restored, erased)
-
-
-def _count(vault: Path) -> int:
-    with contextlib.closing(sqlite3.connect(vault)) as connection:
-        return int(connection.execute("SELECT count(*) FROM people").fetchone()[0])
-
-
-def _drop_keys(vault: Path, erased: Iterable[tuple[int, bytes]]) -> None:
-    with contextlib.closing(sqlite3.connect(vault)) as connection:
-        connection.execute("PRAGMA secure_delete=ON")
-        with connection:
-            connection.execute("CREATE TEMP TABLE gone (key_id INTEGER, digest BLOB)")
-            connection.executemany("INSERT INTO gone VALUES (?, ?)", erased)
-            connection.execute(
-                "CREATE TEMP TABLE lost AS SELECT DISTINCT reference FROM pseudonyms p"
-                " JOIN gone g ON p.key_id = g.key_id AND p.digest = g.digest"
-            )
-            for table in ("people", "pseudonyms"):
-                connection.execute(
-                    f"DELETE FROM {table} WHERE reference IN (SELECT reference FROM lost)"
-                )
-        connection.execute("VACUUM")
+    kept = staged / f".{VAULT}"
+    _copy_database(present, kept)
+    if restored.exists():
+        merge_vault(kept, restored)
+        _into_one_file(kept)
+    kept.replace(restored)
 
 
 def _copy_database(source: Path, target: Path) -> None:

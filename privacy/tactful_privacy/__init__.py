@@ -93,6 +93,7 @@ from tactful_privacy.statistic import (
 )
 from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.vault import Vault
+from tactful_privacy.vault_merge import drop_keys, merge_vault
 from tactful_privacy.wide_gaussian import WideGaussian
 from tactful_privacy.wide_laplace import WideLaplace
 
@@ -167,10 +168,12 @@ __all__ = [
     "consistent",
     "decide_cap",
     "delta_of",
+    "drop_keys",
     "exponential_mechanism",
     "laplace_noise",
     "largest_belief",
     "merge_ledger",
+    "merge_vault",
     "method_of",
     "parse_purposes",
     "permute_and_flip",

@@ -21,11 +21,12 @@ import pytest
 from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, view
 from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, scan, settings_of
+from tests.platform.test_statistics import LINES
 
 from tactful.backup import make_backup
 from tactful.backup_manifest import FILES, read_manifest
 from tactful.cli import main
-from tactful.config import Settings
+from tactful.config import PrivacySettings, Settings
 from tactful.connections import open_installation, open_keys
 from tactful.consent_store import ConsentStore
 from tactful.erasure import RESTORED, Installation, complete_erasures, request_erasure
@@ -33,10 +34,10 @@ from tactful.errors import BackupError
 from tactful.restore import check_backup, restore_backup
 from tactful.restored_files import RESTORING, finish_restore
 from tactful.service import Platform
-from tactful.statistics import NOT_BEFORE
+from tactful.statistics import NOT_BEFORE, PrivateStatistics
 from tactful.suppression import open_suppression
 from tactful_privacy import NOTHING, Keyring, Ledger, Purpose, SealError, Statistic, Vault
-from tactful_streaming import EmbeddedLog, RocksState
+from tactful_streaming import EmbeddedLog, Event, RocksState
 
 DAY_MS = 86_400_000
 
@@ -309,6 +310,30 @@ def test_nothing_is_counted_of_the_day_of_a_restore(tmp_path: Path, settings: Se
         assert store.get(b"cstatistics") is None
 
 
+@pytest.mark.parametrize("restored_today", [False, True])
+def test_where_counting_begins_anew_nothing_of_the_day_is_released(
+    tmp_path: Path, restored_today: bool
+) -> None:
+    today = 20_000
+    now = [today * DAY_MS + 3_600_000]
+    path = tmp_path / "ledger.db"
+    with contextlib.closing(Ledger(path, daily_epsilon=10)) as ledger:
+        counts = PrivateStatistics(
+            (LINES,),
+            ledger,
+            secret=b"a secret of these tests, 32 bytes",
+            clock=lambda: now[0],
+            not_before=(today + 1) * DAY_MS if restored_today else 0,
+        )
+        for hours in range(60):
+            counts.apply(
+                Event(event_id=f"e-{hours}", type="view", timestamp=now[0], user_id="a"), None
+            )
+            counts.snapshot()
+            now[0] += 3_600_000
+        assert min(ledger.released_days(0, 30_000)[LINES.name]) == today + restored_today
+
+
 def test_decisions_and_revoked_keys_outlive_a_restore(tmp_path: Path, settings: Settings) -> None:
     with open_keys(settings) as (metadata, keys):
         _, revoked = keys.create(["ingest"])
@@ -350,6 +375,9 @@ def test_a_database_of_another_installation_is_refused_an_empty_one_replaced(
 def test_erased_keys_of_the_vault_are_not_brought_back(tmp_path: Path, settings: Settings) -> None:
     data = settings.storage.data
     data.mkdir()
+    master = tmp_path / "apart" / "master.key"
+    master.write_text("6d" * 32)
+    settings = replace(settings, privacy=PrivacySettings(master_key_file=master))
     keyring = Keyring(settings.keyring, clock=now_ms)
 
     def vault() -> Vault:
@@ -367,10 +395,33 @@ def test_erased_keys_of_the_vault_are_not_brought_back(tmp_path: Path, settings:
         if lost:
             (data / "vault.db").unlink()
         restored(settings, tmp_path / "backup", replace=True)
+        with contextlib.closing(open_installation(settings)) as metadata:
+            suppression = open_suppression(settings, metadata, clock=now_ms)
+            complete_erasures(Installation(settings, metadata, suppression, now_ms))
         with contextlib.closing(vault()) as made:
             assert made.open(sealed["bob"]) == b"secret"
             with pytest.raises(SealError):
                 made.open(sealed["ada"])
+
+
+def test_sealed_records_of_who_was_erased_since_cannot_be_opened_after_a_restore(
+    tmp_path: Path, settings: Settings
+) -> None:
+    master = tmp_path / "apart" / "master.key"
+    master.write_text("ab" * 32)
+    settings = replace(settings, privacy=PrivacySettings(sealed_log=True, master_key_file=master))
+    tokens = Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live:
+        leave_traces(live, tokens)
+        others(live)
+    backup = tmp_path / "backup"
+    assert "master key" in str(make_backup(settings, backup, clock=now_ms).elsewhere)
+    erase(settings, tokens["user"])
+    restored(settings, backup, replace=True)
+    with Live(Platform.open(settings, build)) as live:
+        live.http.post("/v1/recommend", json={})
+        assert values_of(live)[0]["views"] == 7
+    assert scan(settings.storage.data, tokens.needles()) == {}
 
 
 WORK = """
