@@ -145,13 +145,13 @@ def serve(
     from tactful_streaming import StreamingError
 
     server = settings.server
-    with exclusive(settings.storage.data):
-        pass  # a restore that was broken off is finished before anything is opened
     try:
         listener = listen(server.host, server.port)
     except OSError as error:
         raise _Failure(f"{server.host}:{server.port}: {error.strerror or error}", 1) from error
     with listener:
+        with exclusive(settings.storage.data):
+            pass  # a restore that was broken off is finished before anything is opened
         try:
             statistics = open_statistics(settings)
             consumers: dict[str, Any] = {} if statistics is None else {"statistics": statistics}

@@ -496,7 +496,7 @@ def steps() -> Iterator[int]:
     count = 0
     while count < 10_000:
         yield count
-        count += 1 + count // 8
+        count += 1 + count // 4
 
 
 def test_a_backup_killed_anywhere_is_none(tmp_path: Path, settings: Settings) -> None:
