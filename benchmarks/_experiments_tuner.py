@@ -36,7 +36,7 @@ FIGURES = [
 ]
 
 _BOUNDS = WeightBounds(CHAMPION)
-_SHARE = 0.2
+_SHARE = 0.1
 _EVALUATED = 9000  # first seed of the shops that policies are evaluated in
 
 
@@ -63,11 +63,11 @@ def figures(quick: bool) -> list[Figure]:
         "tuner_vs_linear": "click rate over that of the best weights linear in the state",
         "tuner_vs_champion": "click rate over that of the champion's weights",
         "tuner_worst_loss": (
-            "worst 200 hours: loss of the whole shop against the champion while a fifth of its"
+            "worst 200 hours: loss of the whole shop against the champion while a tenth of its"
             " people are learnt from; below 0: gain"
         ),
-        "tuner_worst_loss_where_it_learns": "the same of that fifth alone",
-        "tuner_learning_vs_champion": "click rate of that fifth, exploration included",
+        "tuner_worst_loss_where_it_learns": "the same of that tenth alone",
+        "tuner_learning_vs_champion": "click rate of that tenth, exploration included",
         "tuner_vs_static_rewards_x20": "as tuner_vs_static, rewards times 20",
         "tuner_price_weight_promotion_ratio": "weight of price in promotions over that elsewhere",
     }

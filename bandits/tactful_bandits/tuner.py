@@ -22,6 +22,9 @@ TUNER_SETTINGS = DdpgSettings(
 """For weights of lists: what they do is over within hours, and a course never terminates."""
 
 
+_MOST_CONTROLS = 4
+
+
 @dataclass(frozen=True, eq=False)
 class TuningCourse:
     """What happened while an agent learnt.
@@ -51,7 +54,7 @@ def tune_in_market(
     hours: int,
     bounds: WeightBounds,
     *,
-    share: float = 0.2,
+    share: float = 0.1,
     reward_scale: float = 1.0,
     settings: MarketSettings | None = None,
 ) -> TuningCourse:
@@ -77,7 +80,8 @@ def tune_in_market(
         raise PolicyError(f"share is {share}: it must lie between 0 and 1")
     own = settings or MarketSettings()
     shop = MarketSimulator(seed, settings=own)
-    others = max(1, round(own.sessions * (1 - share) / share))
+    # More of them would cost time to simulate and hardly make their click rate any surer.
+    others = max(1, min(round(own.sessions * (1 - share) / share), _MOST_CONTROLS * own.sessions))
     control = MarketSimulator(seed, people=1, settings=replace(own, sessions=others))
     weights = np.array(bounds.champion)
     states, drawn, densities, used = [], [], [], []
