@@ -557,20 +557,27 @@ def _still_there(installation: Installation, found: Sequence[Found]) -> list[str
     texts = Texts(
         needle for one in found for needle in needles_of(_names_of(one)) if len(needle) >= SHORTEST
     )
+    files = [path for path in sorted(installation.data.rglob("*")) if _is_ours(installation, path)]
     hits = {
         str(path.relative_to(installation.data))
-        for path in sorted(installation.data.rglob("*"))
+        for path in files
         # The database of the metadata and what a job looks for know whose job it is until the end.
         if path.is_file()
         and "metadata" not in path.name
         and path.parent.name != _WORK
         and texts.occur_in_file(path)
     }
-    for path in sorted(installation.data.rglob("CURRENT")):
+    for path in (path for path in files if path.name == "CURRENT"):
         with contextlib.closing(RocksState(path.parent)) as store:
             if texts.occur_in_pairs(store.scan(b"")):
                 hits.add(str(path.parent.relative_to(installation.data)))
     return sorted(hits)
+
+
+def _is_ours(installation: Installation, path: Path) -> bool:
+    """Whether a file is not one of a worker on this host, which has it open and purges its own."""
+    workers = (installation.data / "partitions", installation.settings.worker.checkpoints)
+    return not any(path.is_relative_to(folder) for folder in workers if folder != Path())
 
 
 def _verified(found: Found, hits: Sequence[str]) -> ErasureStep:

@@ -349,7 +349,6 @@ def seal_log(config: Path, key: Path) -> None:
     config.write_text(f'{text}\n[privacy]\nsealed_log = true\nmaster_key_file = "{key}"\n')
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sealed_topics_say_nothing_of_the_erased(
     config: Path, redis: RedisServer, tmp_path: Path
