@@ -17,7 +17,15 @@ from tactful.statistic_definitions import (
     load_statistics,
 )
 from tactful.statistics import PrivateStatistics, open_statistics
-from tactful_privacy import Budget, CapChoice, Ledger, LedgerError, StateError, read_released
+from tactful_privacy import (
+    BoundedCounts,
+    Budget,
+    CapChoice,
+    Ledger,
+    LedgerError,
+    StateError,
+    read_released,
+)
 from tactful_streaming import Event, Item
 
 DAY = 86_400_000
@@ -149,13 +157,19 @@ def test_the_example_of_the_guide_is_a_good_file(tmp_path: Path) -> None:
 # -- caps ---------------------------------------------------------------------------------------
 
 
+def counted(statistics: PrivateStatistics) -> BoundedCounts:
+    counts, _ = statistics._tracks["views"]
+    assert isinstance(counts, BoundedCounts)
+    return counts
+
+
 def test_caps_hold_for_what_the_engine_applies(tmp_path: Path) -> None:
     clock = Clock(NOW)
     definition = msgspec.structs.replace(DEFINITION, hour_cap=2)
     statistics = opened(Ledger(tmp_path / "l.db", daily_epsilon=1), clock, definition)
     for number in range(12):
         statistics.apply(viewed(number, NOW + number // 4 * HOUR), ITEM)
-    counts, _ = statistics._tracks["views"]
+    counts = counted(statistics)
     panes = [int(pane.counts.sum()) for pane in counts.closed(NOW + 3 * HOUR)]
     assert panes == [2, 2, 0]  # two an hour, four a day
     statistics.close()
@@ -183,7 +197,7 @@ def test_a_cap_that_is_chosen_is_the_same_after_a_crash(tmp_path: Path) -> None:
         statistics.restore(saved)
         statistics.apply(viewed(9, clock.now - 1), ITEM)
         statistics.snapshot()  # and the process dies before it is stored
-        caps.append(statistics._tracks["views"][0].cap_on(20_001))
+        caps.append(counted(statistics).cap_on(20_001))
     assert caps == [2, 2]
     assert len(ledger.answers(20_000, 20_000)) == 1
     for name in ("views", "views.1d", "views.total"):
@@ -207,7 +221,7 @@ def test_a_clock_set_back_over_midnight_hands_out_no_second_cap(tmp_path: Path) 
         clock.now = NOW + 2 * HOUR - back
         lost = opened(ledger, clock)
         lost.apply(viewed(2, clock.now), ITEM)
-        counts, _ = lost._tracks["views"]
+        counts = counted(lost)
         assert counts.open_from == (today + 1) * DAY
     ledger.close()
 

@@ -222,10 +222,13 @@ def written_bytes(settings: Settings) -> bytes:
         while ends < 2:
             assert time.monotonic() < until, "the topic has no end"
             message = consumer.poll(1.0)
-            if message is not None and message.error() is None:
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
                 parts += [message.key() or b"", message.value() or b""]
-            elif message is not None:
-                ends += message.error().code() == KafkaError._PARTITION_EOF
+            else:
+                ends += error.code() == KafkaError._PARTITION_EOF
     finally:
         consumer.close()
     return b"\0".join(parts)
