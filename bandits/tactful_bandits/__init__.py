@@ -116,7 +116,7 @@ if TYPE_CHECKING:
     from tactful_bandits.quantiles import Quantile
     from tactful_bandits.released_samples import RatioSums, ReleasedProportion, ReleasedRatio
     from tactful_bandits.replay import Batch, Replay
-    from tactful_bandits.retention import retention, retention_curve
+    from tactful_bandits.return_rates import retention, retention_curve
     from tactful_bandits.rollouts import (
         Decision,
         Rollout,
@@ -390,8 +390,8 @@ _LOADED_WHEN_USED = {
     "regression_coefficient": "adjustment",
     "repeated_interval": "group_sequential",
     "resume_rollout": "lifecycle",
-    "retention": "retention",
-    "retention_curve": "retention",
+    "retention": "return_rates",
+    "retention_curve": "return_rates",
     "roll_back": "lifecycle",
     "segment_effects": "heterogeneity",
     "self_normalised_doubly_robust": "off_policy",

@@ -12,6 +12,12 @@ def test_every_public_name_exists_once_and_in_order() -> None:
     assert all(hasattr(tactful_bandits, name) for name in tactful_bandits.__all__)
 
 
+def test_no_module_hides_a_public_name() -> None:
+    # Importing a submodule binds its name in the package, over whatever is loaded when used.
+    modules = {info.name for info in pkgutil.iter_modules(tactful_bandits.__path__)}
+    assert not modules & {*tactful_bandits.__all__}
+
+
 def test_everything_public_is_documented() -> None:
     for info in pkgutil.iter_modules(tactful_bandits.__path__, "tactful_bandits."):
         module = import_module(info.name)
