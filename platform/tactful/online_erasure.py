@@ -152,8 +152,10 @@ class OnlineErasures:
         for segment in log.seal():
             if self._stopping:
                 return None
-            drafted = executor.submit(_draft, settings, kind, segment, found).result()
-            if drafted is not None and log.adopt(drafted[0]):
+            with log.rewriting:
+                drafted = executor.submit(_draft, settings, kind, segment, found).result()
+                adopted = drafted is not None and log.adopt(drafted[0])
+            if drafted is not None and adopted:
                 replaced += drafted[1]
                 written += 1
         removed = max(replaced, found.records) if kind == "log" else replaced

@@ -140,10 +140,12 @@ class Retention:
                 if self.stopping:
                     return removed
                 executor = executor or stack.enter_context(low_priority())
-                drafted = executor.submit(
-                    forget_segment, self._settings, segment.path, due
-                ).result()
-                if drafted is not None and self._log.adopt(drafted[0]):
+                with self._log.rewriting:
+                    drafted = executor.submit(
+                        forget_segment, self._settings, segment.path, due
+                    ).result()
+                    adopted = drafted is not None and self._log.adopt(drafted[0])
+                if drafted is not None and adopted:
                     removed += drafted[1]
                     progress.removed += drafted[1]
                 for kind in due:

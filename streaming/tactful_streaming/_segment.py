@@ -23,6 +23,9 @@ from tactful_streaming.errors import LogCorruptedError, LogError
 MAX_PAYLOAD = 16 * 1024 * 1024
 """Largest record, bytes."""
 
+UNFINISHED = ".redacting"
+"""What the name of a file ends with that is to take the place of a segment."""
+
 _HEADER = struct.Struct("<2sHIqI")
 _FIELDS = struct.Struct("<2sHIq")
 _CHECKSUM = struct.Struct("<I")

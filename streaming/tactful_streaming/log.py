@@ -26,7 +26,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from tactful_streaming._segment import MAX_PAYLOAD, Segment, encode_records
+from tactful_streaming._segment import MAX_PAYLOAD, UNFINISHED, Segment, encode_records
 from tactful_streaming.errors import (
     LogCorruptedError,
     LogError,
@@ -121,6 +121,10 @@ class EmbeddedLog:
 
     Other processes open it ``read_only`` and follow it: their `end` and `read` look for what the
     writer has acknowledged meanwhile.
+
+    Attributes:
+        rewriting: held from the reading of an ended segment until :meth:`adopt` has put what was
+            made of it in its place. Two that write one anew at once would undo each other's work.
     """
 
     def __init__(
@@ -157,6 +161,7 @@ class EmbeddedLog:
         self._retention_ms = retention_ms
         self._retention_bytes = retention_bytes
         self._clock = clock
+        self.rewriting = threading.Lock()
         self._append_lock = threading.Lock()
         self._index_lock = threading.Lock()
         self._failed: str | None = None
@@ -171,6 +176,9 @@ class EmbeddedLog:
             path.mkdir(parents=True, exist_ok=True)
             self._lock_file = lock_directory(path)
         try:
+            if not read_only:
+                for leftover in path.glob(f"*{UNFINISHED}"):
+                    leftover.unlink()
             self._open_segments()
             if self._segments:
                 self._open_last()
@@ -391,7 +399,7 @@ class EmbeddedLog:
         processes take up the new one when they follow the log into its next segment.
 
         Args:
-            draft: beside the segment, which :meth:`seal` named.
+            draft: beside the segment, which :meth:`seal` named; made with `rewriting` held.
 
         Returns:
             Whether the segment was still there; else the draft is removed.
@@ -399,7 +407,7 @@ class EmbeddedLog:
         Raises:
             LogError: if the log is closed or read-only.
         """
-        target = draft.with_suffix("")
+        target = draft.with_suffix("").with_suffix("")
         with self._append_lock:
             self._check_writable()
             for number, segment in enumerate(self._segments[:-1]):

@@ -17,15 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tactful_streaming._segment import intact_payload, record_bounds, rewrite_record
+from tactful_streaming._segment import UNFINISHED, intact_payload, record_bounds, rewrite_record
 from tactful_streaming.entries import Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError
 from tactful_streaming.log import lock_directory
 
 BLANK = encode_entry(Tick(timestamp=0))
 """What stands in the place of a record that was removed: a tick that moves no clock."""
-
-_UNFINISHED = ".redacting"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def redact(
         return Redacted(0, ())
     count, names = 0, []
     with _alone(path):
-        for leftover in path.glob(f"*{_UNFINISHED}"):
+        for leftover in path.glob(f"*{UNFINISHED}"):
             leftover.unlink()
         for segment in _segments(path):
             draft, replaced = draft_segment(segment, needles, replace)
@@ -122,7 +120,8 @@ def draft_segment(
             copied = end
     if not parts:
         return None, 0
-    draft = segment.with_name(segment.name + _UNFINISHED)
+    # Of this process alone: one whose server was killed may still be at work on the same segment.
+    draft = segment.with_name(f"{segment.name}.{os.getpid()}{UNFINISHED}")
     with draft.open("wb") as file:
         file.writelines((*parts, data[copied:]))
         file.flush()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,13 @@ import pytest
 from tests.platform.support import Live, build, view
 from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, others, scan, settings_of
 
-from tactful.config import Settings
+from tactful.config import RetentionSettings, Settings
+from tactful.connections import open_installation
+from tactful.erasure import Installation, request_erasure
 from tactful.online_erasure import OnlineErasures
+from tactful.retention import Retention
 from tactful.service import Platform
+from tactful.suppression import open_suppression
 from tactful_streaming import (
     BLANK,
     EmbeddedLog,
@@ -120,6 +126,64 @@ def test_the_log_is_rewritten_while_events_come_in(
         views = live.http.get("/v1/users/other-9/features").json()["features"]["views"]
         assert views == len(accepted)
     assert scan(tmp_path, tokens.needles()) == {}
+
+
+def test_retention_does_not_bring_back_whom_an_erasure_removes_meanwhile(
+    settings: Settings,
+) -> None:
+    day = 86_400_000
+    now = [0]
+    settings = replace(settings, retention=RetentionSettings(impressions_days=40))
+    settings.storage.data.mkdir()
+
+    class Overtaken(AtOnce):
+        """Hands on its draft when the erasure has had the time to make its own."""
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            done = super().submit(fn, *args, **kwargs)
+            eraser.start()
+            eraser.join(timeout=0.5)
+            return done
+
+    with (
+        EmbeddedLog(settings.storage.data / "log", clock=lambda: now[0]) as log,
+        contextlib.closing(open_installation(settings)) as metadata,
+    ):
+        for type_, user in (("impression", "bob"), ("view", "ada-1815")):
+            event = Event(event_id=f"{type_}-1", type=type_, timestamp=0, user_id=user)
+            log.append([encode_entry(event)])
+        suppression = open_suppression(settings, metadata, clock=lambda: now[0])
+        installation = Installation(settings, metadata, suppression, lambda: now[0])
+        request_erasure(installation, "ada-1815")
+        erasures = OnlineErasures(installation, {"log": log}, executor=AtOnce())
+        assert erasures.run() == 0
+        now[0] = 90 * day
+        counts: list[int] = []
+        eraser = threading.Thread(target=lambda: counts.append(erasures.run()))
+        retention = Retention(settings, log, executor=Overtaken(), clock=lambda: now[0])
+        assert retention.run(log.end) == 1
+        eraser.join()
+        assert counts == [1]
+        assert log.read(0, 9) == [(0, BLANK), (1, BLANK)]
+    assert scan(settings.storage.data / "log", [b"ada-1815", b"bob"]) == {}
+
+
+def test_drafts_of_processes_are_apart_and_none_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedLog(tmp_path, durability="process") as log:
+        log.append([b"of ada", b"of bob"])
+        (segment,) = log.seal()
+        orphaned, _ = draft_segment(segment, [b"bob"], lambda offset, payload: BLANK)
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        draft, _ = draft_segment(segment, [b"ada"], lambda offset, payload: BLANK)
+        assert draft is not None and orphaned is not None and draft != orphaned
+        assert log.adopt(draft)
+        assert log.read(0, 9) == [(0, BLANK), (1, b"of bob")]
+        assert orphaned.exists()
+    with EmbeddedLog(tmp_path) as log:
+        assert log.read(0, 9) == [(0, BLANK), (1, b"of bob")]
+        assert not orphaned.exists()
 
 
 def test_a_segment_that_retention_removed_is_not_brought_back(tmp_path: Path) -> None:
