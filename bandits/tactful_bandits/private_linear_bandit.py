@@ -40,6 +40,7 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="priva
     closed: int
     counts: dict[str, int]
     sums: dict[str, bytes]
+    recorded: dict[str, int] = {}
 
 
 class PrivateLinearBandit:
@@ -114,6 +115,7 @@ class PrivateLinearBandit:
         self._noise = DiscreteGaussian(self.sensitivity_squared, self.rho, entropy=entropy)
         self.closed = 0
         self._counts: dict[str, int] = {}
+        self._recorded: dict[str, int] = {}  # of the open batch, by contributor
         self._upper = np.triu_indices(features)
         cells = len(self._upper[0]) + features
         self._open = np.zeros((arms, cells), dtype=np.int64)
@@ -168,15 +170,12 @@ class PrivateLinearBandit:
         Raises:
             PolicyError: The arm does not exist or the values cannot be taken.
         """
-        if not 0 <= arm < self.arms:
-            raise PolicyError(f"arm {arm}: there are {self.arms}, counted from 0")
-        if not math.isfinite(reward):
-            raise PolicyError("the reward is not finite")
-        terms = self._terms(features, reward)
+        terms = self._terms(arm, features, reward)
         count = self._counts.get(contributor, 0)
         if count >= self.contributions:
             return False
         self._counts[contributor] = count + 1
+        self._recorded[contributor] = self._recorded.get(contributor, 0) + 1
         self._open[arm] += terms
         return True
 
@@ -184,19 +183,29 @@ class PrivateLinearBandit:
         """Take a contributor's decisions out of the open batch, exactly.
 
         Those of closed batches stay inside their noise: to release the sums again without them
-        would tell the difference.
+        would tell the difference. The key stays with its count: a contributor who comes back has
+        no more than what is left of `contributions`.
 
         Args:
             contributor: Key of the person.
             decisions: Arm, features and reward of each decision in the open batch, as recorded.
 
         Raises:
-            PolicyError: More than the contributor has in all.
+            PolicyError: More than the contributor has left in the open batch, or one that cannot
+                have been recorded. Nothing is unlearnt then: what is taken out twice, or out of a
+                batch that is closed, would move the sums by more than the noise hides.
         """
-        if len(decisions) > self._counts.get(contributor, 0):
-            raise PolicyError("a contributor's decisions were never recorded: nothing is unlearnt")
-        for arm, features, reward in decisions:
-            self._open[arm] -= self._terms(features, reward)
+        left = self._recorded.get(contributor, 0) - len(decisions)
+        if left < 0:
+            raise PolicyError(
+                "a contributor's decisions were never recorded in the open batch, or are taken out"
+                " already: nothing is unlearnt"
+            )
+        parts = [(arm, self._terms(arm, features, reward)) for arm, features, reward in decisions]
+        for arm, terms in parts:
+            self._open[arm] -= terms
+        if decisions:
+            self._recorded[contributor] = left
 
     def close(self) -> None:
         """Close the batch and release it, with all before it.
@@ -213,6 +222,7 @@ class PrivateLinearBandit:
         self._noisy[level] = self._exact[level] + noise
         self._exact[:level] = 0
         self._open[:] = 0
+        self._recorded = {}
         self._models = self._release()
 
     def to_bytes(self) -> bytes:
@@ -220,7 +230,8 @@ class PrivateLinearBandit:
         parts = self.batches, self.contributions, self.rule, self.ridge, self.explore, self.closed
         sums = {name: array.astype("<i8").tobytes() for name, array in self._arrays().items()}
         rho = self.rho.numerator, self.rho.denominator
-        return pack(_State(self.arms, self.features, rho, *parts, self._counts, sums))
+        counts = self._counts, sums, self._recorded
+        return pack(_State(self.arms, self.features, rho, *parts, *counts))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, entropy: Callable[[int], bytes] = os.urandom) -> Self:
@@ -247,6 +258,7 @@ class PrivateLinearBandit:
                 raise PolicyError("the state of this policy does not fit its shape")
             array[...] = np.frombuffer(raw, dtype="<i8").reshape(array.shape)
         policy.closed, policy._counts = state.closed, dict(state.counts)
+        policy._recorded = dict(state.recorded)
         policy._models = policy._release()
         return policy
 
@@ -274,7 +286,11 @@ class PrivateLinearBandit:
         x = checked_features(features, self.features)
         return x / max(1.0, float(np.linalg.norm(x)))
 
-    def _terms(self, features: ArrayLike, reward: float) -> NDArray[np.int64]:
+    def _terms(self, arm: int, features: ArrayLike, reward: float) -> NDArray[np.int64]:
+        if not 0 <= arm < self.arms:
+            raise PolicyError(f"arm {arm}: there are {self.arms}, counted from 0")
+        if not math.isfinite(reward):
+            raise PolicyError("the reward is not finite")
         whole = np.rint(self._scaled(features) * self._grid).astype(np.int64)
         while int(whole @ whole) > self._grid**2:  # rounded up beyond the norm that is promised
             longest = int(np.abs(whole).argmax())

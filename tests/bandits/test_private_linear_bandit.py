@@ -108,6 +108,25 @@ def test_what_is_forgotten_before_the_batch_closes_leaves_no_trace() -> None:
         policy.forget("c", [(1, [0.3, 0.4], 0.5)])
 
 
+def test_nothing_is_taken_out_twice_or_out_of_a_closed_batch_or_by_half() -> None:
+    policy = PrivateLinearBandit(2, 2, rho=Fraction(1), batches=3, contributions=2)
+    decision = (1, [0.3, 0.4], 0.5)
+    policy.record("a", *decision)
+    policy.close()
+    policy.record("a", *decision)
+    policy = PrivateLinearBandit.from_bytes(policy.to_bytes())
+    before = policy.to_bytes()
+    wrongs = (decision, decision), ((*decision[:2], math.nan),), ((2, *decision[1:]),)
+    for wrong in (*wrongs, (decision, (1, [0.3], 0.5))):
+        with pytest.raises(PolicyError):
+            policy.forget("a", list(wrong))
+        assert policy.to_bytes() == before
+    policy.forget("a", [decision])
+    assert not policy._open.any()
+    with pytest.raises(PolicyError, match="taken out already"):
+        policy.forget("a", [decision])
+
+
 def test_delta_follows_from_rho() -> None:
     policy = PrivateLinearBandit(5, 4, rho=Fraction(1, 8), batches=16)
     delta = policy.delta(Fraction(3))
