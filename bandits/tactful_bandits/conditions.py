@@ -164,7 +164,16 @@ def _ordered(actual: object, operand: object, holds: Callable[[int], bool]) -> b
 
 
 def _comparable(value: object) -> float:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return _as_double(value)
+
+
+def _as_double(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number beyond all doubles, which JSON may hold
+        return math.inf if value > 0 else -math.inf
 
 
 def _versions(actual: object, operand: object, holds: Callable[[int], bool]) -> bool:
@@ -214,7 +223,7 @@ def _as_number(value: object) -> float:
             return math.nan
     if value is None:
         return 0.0
-    return float(value) if isinstance(value, int | float) else math.nan
+    return _as_double(value) if isinstance(value, int | float) else math.nan
 
 
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (

@@ -29,7 +29,12 @@ def test_all_published_conditions_but_three(published: Callable[[str], Any], cor
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 9)
+    | st.sampled_from([10**400, -(10**400)])
+    | st.floats()
+    | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=8,
 )
@@ -55,6 +60,13 @@ def test_evaluation_never_fails_and_negation_negates(
     assert matches({"$not": condition}, attributes) is not got
     assert matches({"$and": [condition, {}]}, attributes) is got
     assert matches({"$nor": [condition]}, attributes) is not got
+
+
+def test_whole_numbers_may_have_any_size() -> None:
+    huge = {"a": 10**400}
+    assert matches({"a": {"$gt": 1}}, huge)
+    assert not matches({"a": {"$lt": -1.5}}, huge)
+    assert not matches({"a": 1}, huge)
 
 
 @given(conditions)
