@@ -49,7 +49,8 @@ class LoggedDecisions:
         target: Probability, or density, that the policy in question gives the logged arm, ``[n]``.
         expected: ``q`` of the logged arm, ``[n]``; None: no model.
         expected_target: ``v``, ``[n]``; None: no model.
-        units: Who made each decision, ``[n]``; None: every decision is a unit.
+        units: Who made each decision, ``[n]``; None: every decision is a unit. Whatever numbers
+            are given, they are kept as 0, 1, 2 and so on.
         densities: Whether `propensities` and `target` are densities.
     """
 
@@ -86,6 +87,9 @@ class LoggedDecisions:
             )
         if not ((self.target >= 0) & (self.target <= largest)).all():
             raise EvaluationError("probabilities of the target policy must lie between 0 and 1")
+        if self.units is not None:
+            numbered = np.unique(self.units, return_inverse=True)[1].astype(np.int64)
+            object.__setattr__(self, "units", numbered)
 
     @classmethod
     def from_policy(

@@ -199,6 +199,8 @@ def test_a_person_is_one_unit_however_many_decisions_they_made() -> None:
     }
     naive = LoggedDecisions(**thrice)
     clustered = LoggedDecisions(**thrice, units=np.repeat(np.arange(500), 3))
+    scattered = LoggedDecisions(**thrice, units=np.repeat(np.arange(500) * 10**12 - 7, 3))
+    assert snips(scattered).interval() == snips(clustered).interval()
     for name, estimator in _ESTIMATORS.items():
         one = estimator(once)
         assert estimator(clustered).value == pytest.approx(one.value), name
