@@ -176,9 +176,16 @@ def load_rollout(plain: object) -> Rollout:
         LifecycleError: The data are none of a rollout; the message names the place.
     """
     try:
-        return msgspec.convert(plain, Rollout)
+        rollout = msgspec.convert(plain, Rollout)
     except (msgspec.ValidationError, DefinitionError) as error:
         raise LifecycleError(f"these data are no rollout: {error}") from error
+    stages = len(rollout.plan.stages)
+    if not 0 <= rollout.stage < stages:
+        raise LifecycleError(
+            f"these data are no rollout: there is no stage {rollout.stage}, the plan has {stages},"
+            " counted from 0"
+        )
+    return rollout
 
 
 def share_of(

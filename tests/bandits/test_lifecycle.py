@@ -270,6 +270,7 @@ def test_plans_that_cannot_work_are_refused(options: dict[str, Any], message: st
 def test_data_that_are_no_rollout_are_refused() -> None:
     plain = dump_rollout(canary())
     wrongs: list[object] = [{}, [], {**plain, "state": "flying"}, {**plain, "plan": {}}]
+    wrongs += [{**plain, "stage": -1}, {**plain, "stage": 99}]
     for wrong in wrongs:
         with pytest.raises(LifecycleError, match="these data are no rollout"):
             load_rollout(wrong)
