@@ -101,7 +101,9 @@ class SoftmaxBandit:
             PolicyError: The features cannot be taken.
         """
         chances = self.propensities(features)
-        arm = int(np.searchsorted(chances.cumsum(), rng.random() * chances.sum(), side="right"))
+        upto = chances.cumsum()
+        # Its own last sum, for one that was added in another order may lie beyond it.
+        arm = int(np.searchsorted(upto, rng.random() * upto[-1], side="right"))
         return Choice(arm, float(chances[arm]), "exact")
 
     def update(self, arm: int, features: ArrayLike, reward: float, *, propensity: float) -> None:
