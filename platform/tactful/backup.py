@@ -32,15 +32,16 @@ from tactful.backup_manifest import (
 from tactful.config import Settings
 from tactful.errors import BackupError
 from tactful.restored_files import refuse_unfinished
+from tactful.retention import PROGRESS
 from tactful_streaming import EmbeddedLog, RocksState, StreamingError, copy_state
 from tactful_streaming.layout import read_meta
 
 _LOGS = ("log", "dead-letters", "late", "spool")
 _SQLITE = b"SQLite format 3\0"
 _PIECE = 1 << 20
-_PAGES = 1024
 # Locks, drafts, what an erasure looks for, and a training's unfinished work: none outlives its job.
-_LEFT_OUT = ("backfill", "erasures")
+# How far retention has come may be more than the log shows that was copied before.
+_LEFT_OUT = ("backfill", "erasures", PROGRESS)
 _CHATTER = ("LOCK", "LOG")
 
 
@@ -176,7 +177,8 @@ def copy_database(source: Path, target: Path) -> None:
         contextlib.closing(sqlite3.connect(source, timeout=60.0)) as reading,
         contextlib.closing(sqlite3.connect(target, isolation_level=None)) as writing,
     ):
-        reading.backup(writing, pages=_PAGES)
+        # In one step: between steps, whoever writes to it would let the copy begin again.
+        reading.backup(writing)
         # One file: without this, opening the copy would look for a log beside it.
         writing.execute("PRAGMA journal_mode=DELETE")
         writing.execute("VACUUM")

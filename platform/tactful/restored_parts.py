@@ -90,10 +90,9 @@ def keep_what_never_goes_back(
             "tombstones with --tombstones, or say --without-tombstones if nobody was"
         )
     ledger = _ledger(settings, staged)
-    if ledger != "none":
-        # Released of today it may have been by a ledger that is lost, or of events that are.
-        tomorrow = (clock() // _DAY_MS + 1) * _DAY_MS
-        (staged / NOT_BEFORE).write_text(f"{tomorrow}\n")
+    # Released of today it may have been by a ledger that is lost, or of events that are.
+    tomorrow = (clock() // _DAY_MS + 1) * _DAY_MS
+    (staged / NOT_BEFORE).write_text(f"{tomorrow}\n")
     erased_since = _take_tombstones(settings, staged, clock)
     _vault(settings, staged)
     return Parts(ledger, metadata, keyring, erased_since)

@@ -8,8 +8,10 @@ import os
 import pickle
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -23,7 +25,7 @@ from tests.platform.support import Live, build, now_ms, view
 from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, scan, settings_of
 from tests.platform.test_statistics import LINES
 
-from tactful.backup import make_backup
+from tactful.backup import copy_database, make_backup
 from tactful.backup_manifest import FILES, read_manifest
 from tactful.cli import main
 from tactful.config import PrivacySettings, Settings
@@ -33,6 +35,7 @@ from tactful.erasure import RESTORED, Installation, complete_erasures, request_e
 from tactful.errors import BackupError
 from tactful.restore import check_backup, restore_backup
 from tactful.restored_files import RESTORING, finish_restore
+from tactful.retention import PROGRESS
 from tactful.service import Platform
 from tactful.statistics import NOT_BEFORE, PrivateStatistics
 from tactful.suppression import open_suppression
@@ -308,6 +311,71 @@ def test_nothing_is_counted_of_the_day_of_a_restore(tmp_path: Path, settings: Se
     assert int((data / NOT_BEFORE).read_text()) == 20_001 * DAY_MS
     with contextlib.closing(RocksState(data / "state", read_only=True)) as store:
         assert store.get(b"cstatistics") is None
+
+
+def test_a_lost_ledger_of_which_the_backup_knows_nothing_may_have_released_today(
+    tmp_path: Path, settings: Settings
+) -> None:
+    Platform.open(settings, build).close()
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    data = settings.storage.data
+    assert not (data / "ledger.db").exists()
+    shutil.rmtree(data)  # with a ledger that was begun since
+    data.mkdir()
+    _, parts = restore_backup(
+        settings,
+        tmp_path / "backup",
+        clock=lambda: 20_000 * DAY_MS + 5,
+        without_tombstones=True,
+    )
+    assert parts.ledger == "none"
+    assert int((data / NOT_BEFORE).read_text()) == 20_001 * DAY_MS
+
+
+def test_how_far_retention_has_come_is_asked_of_the_log_again(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """It may have gone on after the log was copied, and the copy holds what it removed since."""
+    Platform.open(settings, build).close()
+    (settings.storage.data / PROGRESS).write_text('{"until": {"impressions": 9}}')
+    manifest = make_backup(settings, tmp_path / "backup", clock=now_ms)
+    assert PROGRESS not in {file.path for file in manifest.files}
+    restored(settings, tmp_path / "backup", replace=True)
+    assert not (settings.storage.data / PROGRESS).exists()
+
+
+def test_a_database_is_copied_while_others_write_to_it_all_the_time(tmp_path: Path) -> None:
+    """A copy that begins again with every change would not end."""
+    source, row = tmp_path / "source.db", b"x" * 4_096
+    with contextlib.closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE t (number INTEGER PRIMARY KEY, content BLOB)")
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO t VALUES (?, ?)", ((n, row) for n in range(4_000)))
+        connection.execute("COMMIT")
+    ended, written = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with contextlib.closing(sqlite3.connect(source, isolation_level=None)) as connection:
+            for number in range(4_000, 8_000):
+                connection.execute("INSERT INTO t VALUES (?, ?)", (number, b"new"))
+                written.set()
+                if ended.wait(0.005):
+                    break
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    written.wait(60)
+    copy_database(source, tmp_path / "copy.db")
+    assert writer.is_alive(), "the copy ended only when nobody wrote any more"
+    ended.set()
+    writer.join()
+    with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as connection:
+        (first, count, last) = connection.execute(
+            "SELECT min(number), count(*), max(number) FROM t"
+        ).fetchone()
+    assert first == 0
+    assert count == last + 1 > 4_000
 
 
 @pytest.mark.parametrize("restored_today", [False, True])
