@@ -65,6 +65,7 @@ class ReadOut:
         comparisons: by arm and metric (`METRICS`), where both arms have two people.
         adjusted_p: of the same, Holm's p-value over all of them, for any number of looks.
         crossed: share of the people who were left out because they saw several arms.
+        alpha: probability that any verdict calls a difference that is not there.
     """
 
     control: str
@@ -72,6 +73,13 @@ class ReadOut:
     comparisons: Mapping[tuple[str, str], Comparison]
     adjusted_p: Mapping[tuple[str, str], float]
     crossed: float
+    alpha: float
+
+    def verdict(self, arm: str, metric: str) -> str:
+        """In a word: ``higher``, ``lower`` or ``inconclusive``, over all comparisons (Holm)."""
+        if self.adjusted_p[arm, metric] >= self.alpha:
+            return "inconclusive"
+        return "higher" if self.comparisons[arm, metric].estimate.value > 0 else "lower"
 
 
 def read_arm_outcomes(
@@ -122,7 +130,8 @@ def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.
     Args:
         outcomes: of the experiment.
         experiment: as it was split while the lists were given.
-        alpha: probability that an interval ever misses the truth.
+        alpha: probability that an interval ever misses the truth, each by itself, and that any
+            verdict calls a difference that is not there, all together.
     """
     shares = {name: share for name, share in experiment.shares.items() if share > 0}
     people = {name: len(outcomes.arms.get(name, {})) for name in shares}
@@ -148,6 +157,7 @@ def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.
         comparisons,
         dict(zip(comparisons, adjusted, strict=True)),
         outcomes.crossed / total if total else 0.0,
+        alpha,
     )
 
 
@@ -167,18 +177,11 @@ def plain(found: ReadOut) -> dict[str, Any]:
                 "low": compared.anytime.low if np.isfinite(compared.anytime.low) else None,
                 "high": compared.anytime.high if np.isfinite(compared.anytime.high) else None,
                 "adjusted_p": found.adjusted_p[arm, metric],
-                "verdict": verdict(compared),
+                "verdict": found.verdict(arm, metric),
             }
             for (arm, metric), compared in found.comparisons.items()
         ],
     }
-
-
-def verdict(compared: Comparison) -> str:
-    """In a word: ``higher``, ``lower`` or ``inconclusive``."""
-    if not compared.conclusive:
-        return "inconclusive"
-    return "higher" if compared.estimate.value > 0 else "lower"
 
 
 def _arm(shown: Impression, experiment: str) -> str | None:

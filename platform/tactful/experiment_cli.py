@@ -108,7 +108,7 @@ def plan(
     type=click.FloatRange(min=0, min_open=True),
     default=28.0,
     show_default=True,
-    help="How far back lists count; no farther than the last change of the arms.",
+    help="How far back lists count; give no more than have passed since the arms were changed.",
 )
 @click.option(
     "--outcome",
@@ -137,9 +137,10 @@ def report(
 ) -> None:
     """Read out an experiment on lists from the log, as often as wanted.
 
-    Intervals are right however often one looks. Who does not agree to measurement is not counted.
+    Intervals are right however often one looks, each by itself. "higher" and "lower" are said only
+    of what holds over all comparisons together. Who does not agree to measurement is not counted.
     """
-    from tactful.arm_outcomes import METRICS, plain, read_arm_outcomes, read_out, verdict
+    from tactful.arm_outcomes import METRICS, plain, read_arm_outcomes, read_out
     from tactful.permitted_log import PermittedLog, training_permissions
     from tactful.record_seal import log_in_files
     from tactful_privacy import Purpose
@@ -179,7 +180,7 @@ def report(
         low, high = compared.anytime.low, compared.anytime.high
         click.echo(
             f"{arm} minus {read.control}, {METRICS[metric]}: "
-            f"{compared.estimate.value:+.4f} [{low:+.4f}, {high:+.4f}], {verdict(compared)}"
+            f"{compared.estimate.value:+.4f} [{low:+.4f}, {high:+.4f}], {read.verdict(arm, metric)}"
         )
 
 

@@ -123,6 +123,23 @@ def test_a_difference_is_called_and_equality_is_not() -> None:
     assert all(row["adjusted_p"] >= 0.05 for row in same["comparisons"])
 
 
+def test_a_difference_is_called_only_if_it_holds_over_all_comparisons() -> None:
+    arms = tuple(Arm(name, 0.1) for name in ("heuristic", *"abcdefghi"))
+    people = {arm.name: {f"{arm.name}{n}": (1, int(n < 200)) for n in range(1000)} for arm in arms}
+    people["a"] = {f"a{n}": (1, int(n < 265)) for n in range(1000)}
+    many = read_out(ArmOutcomes(people, 0), Experiment("ranking", arms))
+    pair = {name: people[name] for name in ("heuristic", "a")}
+    alone = read_out(
+        ArmOutcomes(pair, 0), Experiment("ranking", (Arm("heuristic", 0.5), Arm("a", 0.5)))
+    )
+    key = "a", "takers"
+    assert many.comparisons[key] == alone.comparisons[key]
+    assert many.comparisons[key].conclusive
+    assert alone.verdict(*key) == "higher"
+    assert many.verdict(*key) == "inconclusive"
+    assert {row["verdict"] for row in plain(many)["comparisons"]} == {"inconclusive"}
+
+
 def test_lost_people_are_noticed_and_no_number_of_people_is_told() -> None:
     found = read_out(outcomes(4000, 0.2, 0.2, tilt=0.4), EXPERIMENT)
     told = plain(found)
