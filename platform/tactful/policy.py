@@ -52,7 +52,8 @@ def ranking_experiment(path: Path) -> Experiment:
         path: file of the experiments.
 
     Raises:
-        ConfigError: if it cannot be read, is wrong, or holds no such experiment.
+        ConfigError: if it cannot be read, is wrong, holds no such experiment, or asks for what no
+            request tells.
     """
     try:
         experiments = {each.key: each for each in load_experiments(path)}
@@ -60,7 +61,14 @@ def ranking_experiment(path: Path) -> Experiment:
         raise ConfigError(str(error)) from error
     if RANKING_EXPERIMENT not in experiments:
         raise ConfigError(f"{path}: there is no experiment {RANKING_EXPERIMENT!r}")
-    return experiments[RANKING_EXPERIMENT]
+    found = experiments[RANKING_EXPERIMENT]
+    if found.condition or found.prerequisites:
+        raise ConfigError(
+            f"{path}: experiment {RANKING_EXPERIMENT!r} has a condition or prerequisites, and a "
+            "server knows neither attributes of people nor their other arms: leave them out, or "
+            "restrict it by coverage, namespace or holdout"
+        )
+    return found
 
 
 def policies(experiment: Experiment, *, default: Policy) -> dict[str, Policy]:

@@ -18,6 +18,7 @@ from tests.platform.support import Live, small_settings, wait_until
 from tactful.config import EngineSettings, RecommendSettings, Settings
 from tactful.doctor import examine
 from tactful.errors import ConfigError
+from tactful.policy import ranking_experiment
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recall import RecallIndex
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown
@@ -296,6 +297,19 @@ def test_a_wrong_arm_stops_the_start(shop: Shop, parameters: str, said: str) -> 
     shop.settings.experiments.write_text("- key: other\n  arms: [{name: a}, {name: b}]\n")
     with pytest.raises(ConfigError, match="no experiment 'ranking'"), serving(shop):
         pass
+
+
+@pytest.mark.parametrize(
+    "asked", ["condition: {country: CH}", "prerequisites: [{experiment: page, arms: [a]}]"]
+)
+def test_what_no_request_tells_is_refused(tmp_path: Path, asked: str) -> None:
+    path = tmp_path / "experiments.yaml"
+    arms = "arms: [{name: a}, {name: b}]"
+    path.write_text(
+        f"- {{key: ranking, {arms}, {asked}}}\n- {{key: page, {arms}, coverage: 0.5}}\n"
+    )
+    with pytest.raises(ConfigError, match="leave them out"):
+        ranking_experiment(path)
 
 
 def test_the_doctor_reads_what_lists_are_made_by(shop: Shop) -> None:
