@@ -256,6 +256,7 @@ class DdpgAgent:
                     name: torch.from_numpy(array) for name, array in self._statistics.items()
                 },
                 "added": self.replay.added,
+                "latest": torch.from_numpy(self.replay.latest),
                 "updates": self.updates,
                 "rng": json.dumps(self._rng.bit_generator.state),
                 "torch_rng": self._torch_rng.get_state(),
@@ -268,11 +269,12 @@ class DdpgAgent:
         """Go on where `save` was called, on the same replay file.
 
         Raises:
-            PolicyError: The file is of another agent.
+            PolicyError: The file is of another agent, or the replay is.
         """
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if state.get("format") != _FORMAT or state.get("sizes") != list(self._sizes):
             raise PolicyError(f"{path} holds no agent of this size and version")
+        self.replay.resume(state["added"], state["latest"].numpy())
         try:
             for network, saved in zip(self._networks(), state["networks"], strict=True):
                 network.load_state_dict(saved)
@@ -283,7 +285,7 @@ class DdpgAgent:
         ):
             steps.load_state_dict(saved)
         self._statistics = {name: part.numpy() for name, part in state["statistics"].items()}
-        self.replay.added, self.updates = state["added"], state["updates"]
+        self.updates = state["updates"]
         self._rng.bit_generator.state = json.loads(state["rng"])
         self._torch_rng.set_state(state["torch_rng"])
 

@@ -97,6 +97,29 @@ class Replay:
         states, actions, rewards, next_states, terminated = np.split(rows, self._cuts, axis=1)
         return Batch(states, actions, rewards[:, 0], next_states, terminated[:, 0])
 
+    @property
+    def latest(self) -> Floats32:
+        """The row that was added last; zeros before the first."""
+        row: Floats32 = np.array(self._rows[(self.added - 1) % self.capacity])
+        return row
+
+    def resume(self, added: int, latest: Floats32) -> None:
+        """Count on from where a ring was left that now lies in the file.
+
+        Args:
+            added: As it was then.
+            latest: As it was then.
+
+        Raises:
+            PolicyError: The ring holds another transition there: it is of another run, was in
+                memory, or went around once since.
+        """
+        if added and not np.array_equal(self._rows[(added - 1) % self.capacity], latest):
+            raise PolicyError(
+                "the replay is not the one that was saved: give the file that the agent had"
+            )
+        self.added = added
+
     def flush(self) -> None:
         """Write what lies in memory to the file."""
         if isinstance(self._rows, np.memmap):

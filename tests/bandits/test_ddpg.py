@@ -46,7 +46,7 @@ def test_replay_keeps_the_latest(on_disk: bool, tmp_path: Path) -> None:
     if path is not None:
         replay.flush()
         again = Replay(2, 1, capacity=7, path=path)
-        again.added = replay.added
+        again.resume(replay.added, replay.latest)
         np.testing.assert_array_equal(again.all().states, replay.all().states)
         with pytest.raises(PolicyError, match="of other use"):
             Replay(3, 1, capacity=7, path=path)
@@ -129,8 +129,12 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path
     assert second.export().to_bytes() == whole.export().to_bytes()
     with pytest.raises(PolicyError, match="no agent of this size"):
         DdpgAgent(2, 1, settings=settings).load(tmp_path / "agent")
+    with pytest.raises(PolicyError, match="not the one that was saved"):
+        DdpgAgent(1, 1, settings=settings, capacity=100).load(tmp_path / "agent")
+    settings = replace(settings, hidden=(8,))
+    first.save(tmp_path / "agent")
     with pytest.raises(PolicyError, match="other layers"):
-        DdpgAgent(1, 1, settings=replace(settings, hidden=(8,))).load(tmp_path / "agent")
+        make("parts").load(tmp_path / "agent")
 
 
 def test_the_exported_network_is_the_actor_within_its_range() -> None:
