@@ -163,6 +163,11 @@ def plan_training(wishes: Wishes) -> TrainingPlan:
         SettingsError: The population is too small for the cohort, or what is wished cannot be had.
         MissingExtraError: dp-accounting is not installed.
     """
+    return _planned(wishes, draws=1)
+
+
+def _planned(wishes: Wishes, *, draws: int) -> TrainingPlan:
+    """Plan a run whose noise is the sum of so many draws for each cell."""
     cohort = math.ceil(wishes.report_goal * wishes.over_selection)
     pool = math.ceil(cohort / wishes.availability)
     if wishes.population < pool:
@@ -179,7 +184,8 @@ def plan_training(wishes: Wishes) -> TrainingPlan:
     refusal: SettingsError | None = None
     for bands in _bands(min(separation, wishes.most_bands)):
         try:
-            plans.append(_noised(wishes, cohort, participations, separation, bands, units))
+            plan = _noised(wishes, cohort, participations, separation, bands, units, draws)
+            plans.append(plan)
         except SettingsError as error:
             refusal = error
     if not plans and refusal:
@@ -193,8 +199,9 @@ def plan_noise_in_sum(wishes: Wishes) -> TrainingPlan:
     Each adds discrete Gaussian noise before its update enters a secure sum, as much as makes up the
     whole once `minimum_reports` of them reported (Kairouz, Liu, Steinke, "The distributed discrete
     Gaussian mechanism", ICML 2021; the series argument of `WideGaussian` bounds how far the sum
-    of such noises is from one). No server can take back noise that it does not know, so it is
-    independent in each round and costs the square root of the participations more.
+    of such noises is from one). Each draw of theirs adds the error of its tables, and delta pays
+    for all. No server can take back noise that it does not know, so it is independent in each round
+    and costs the square root of the participations more.
 
     Assumed: `minimum_reports` of the devices in each sum add their noise. Where some may not, wish
     for a lower `minimum_reports` than is collected, and the rest may be anything.
@@ -203,7 +210,7 @@ def plan_noise_in_sum(wishes: Wishes) -> TrainingPlan:
         SettingsError: As `plan_training`.
         MissingExtraError: dp-accounting is not installed.
     """
-    plan = plan_training(replace(wishes, most_bands=1))
+    plan = _planned(replace(wishes, most_bands=1), draws=_fewest(wishes))
     # Room for ten standard deviations of the sum's noise beside the updates themselves.
     beside = 10 * plan.noise_multiplier * math.sqrt(plan.participations)
     reach = plan.cohort * (1 + beside / plan.minimum_reports) + beside
@@ -246,11 +253,17 @@ def _bands(most: int) -> list[int]:
 
 
 def _noised(
-    wishes: Wishes, cohort: int, participations: int, separation: int, bands: int, units: int
+    wishes: Wishes,
+    cohort: int,
+    participations: int,
+    separation: int,
+    bands: int,
+    units: int,
+    draws: int,
 ) -> TrainingPlan:
     root = BandedRoot(bands)
     sensitivity_squared = root.sensitivity_squared(participations, units)
-    cells = participations * bands * wishes.parameters
+    cells = draws * participations * bands * wishes.parameters
     # The tables' error hardly depends on the width, so that of a rough guess serves to subtract.
     guess = WideGaussian(Fraction(sensitivity_squared) * 4 + 64)
     spent = float(guess.error) * 1.5 * cells * (1 + math.exp(wishes.epsilon))
@@ -258,6 +271,7 @@ def _noised(
         raise SettingsError(
             f"the noise's tables alone take delta to {spent:.1e}, too much of {wishes.delta:g}:"
             " allow a larger delta, a smaller epsilon, fewer bands or fewer parameters"
+            + (", or fewer minimum_reports" if draws > 1 else "")
         )
     z = _noise_multiplier(wishes.epsilon, wishes.delta - spent)
     sigma_squared = math.ceil(sensitivity_squared * Fraction(z) ** 2) + 16
@@ -276,7 +290,7 @@ def _noised(
         rounds=wishes.rounds,
         cohort=cohort,
         report_goal=wishes.report_goal,
-        minimum_reports=wishes.minimum_reports or max(1, wishes.report_goal * 2 // 3),
+        minimum_reports=_fewest(wishes),
         update_norm=wishes.update_norm,
         units=units,
         parameters=wishes.parameters,
@@ -287,6 +301,10 @@ def _noised(
         * average
         * _root_mean_square(independent, wishes.rounds),
     )
+
+
+def _fewest(wishes: Wishes) -> int:
+    return wishes.minimum_reports or max(1, wishes.report_goal * 2 // 3)
 
 
 def _root_mean_square(root: BandedRoot, rounds: int) -> float:

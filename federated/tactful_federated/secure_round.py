@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from tactful_federated.errors import SecureSumError
+from tactful_federated.errors import SecureSumError, WeightsError
 from tactful_federated.fixed_point import IntegerVector
 from tactful_federated.plan import TrainingPlan
 from tactful_federated.secure_device import SecureSumDevice
 from tactful_federated.secure_messages import Enrolment, Session, decode
 from tactful_federated.vectors import Vector
 from tactful_privacy import WideGaussian
+
+_log = logging.getLogger(__name__)
 
 Trainer = Callable[[Vector, int], Vector]
 """Weights and number of a round to the change of the weights."""
@@ -23,8 +27,8 @@ class SecureRounds:
     """Answers a server's questions in the rounds of one run.
 
     What leaves is on the plan's grid, clipped, with this device's share of the noise if the plan
-    says so, and under masks. The plan is the device's own copy: a server that asks for another
-    size or run is refused.
+    says so, and under masks. A device whose training fails sends zeros: silence would tell of it.
+    The plan is the device's own copy: a server that asks for another size or run is refused.
 
     Args:
         run: Name of the run that this device agreed to.
@@ -67,7 +71,6 @@ class SecureRounds:
         Raises:
             SecureSumError: The question does not belong to this run or stage, or the session was
                 given up.
-            WeightsError: The weights do not fit, or training diverged.
         """
         if stage == 1:
             return self._begin(question, weights)
@@ -97,9 +100,16 @@ class SecureRounds:
             fewest=self._plan.minimum_reports,
             random=self._entropy,
         )
-        update = self._plan.grid.encode(self._trainer(weights, session.round))
+        update = self._train(weights, session.round)
         if self._plan.device_sigma_squared:
             noise = WideGaussian(self._plan.device_sigma_squared, entropy=self._entropy)
             update = update + noise.sample(len(update))
         self._update = update
         return self._session.advertise()
+
+    def _train(self, weights: Vector, round_number: int) -> IntegerVector:
+        try:
+            return self._plan.grid.encode(self._trainer(weights, round_number))
+        except WeightsError as error:
+            _log.warning("round %d: this device sends zeros: %s", round_number, error)
+            return np.zeros(self._plan.parameters, dtype=np.int64)

@@ -1,9 +1,11 @@
 """Whole rounds in secret: the same model as in the clear, over Flower, and with noise inside."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import dp_accounting
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,7 +22,10 @@ from tactful_federated import (
     SecureSumError,
     SecureTransport,
     Session,
+    SettingsError,
     TrainingPlan,
+    WeightsError,
+    Wishes,
     enrol,
     plan_noise_in_sum,
     secure_client_app,
@@ -28,6 +33,7 @@ from tactful_federated import (
 from tactful_federated.plan import without_noise
 from tactful_federated.secure_messages import encode
 from tactful_federated.vectors import Vector
+from tactful_privacy import WideGaussian
 
 AUTHORITY = Ed25519PrivateKey.generate()
 BARE = without_noise(small_plan())
@@ -139,6 +145,39 @@ def test_noise_in_the_sum_keeps_its_promise_and_its_room() -> None:
     everybody = plan.cohort * plan.units + 10 * np.sqrt(plan.cohort * plan.device_sigma_squared)
     assert everybody < 1 << 31
     assert plan.bands == 1 and plan.epsilon == WISHES.epsilon
+
+
+def test_the_tables_of_all_devices_are_paid_for() -> None:
+    """What enters a sum are as many draws as reports, and each misses its distribution by a bit."""
+    wishes = Wishes(epsilon=2.0, delta=1e-6, population=500_000, rounds=300, report_goal=1_000)
+    plan = plan_noise_in_sum(wishes)
+    error = float(WideGaussian(plan.device_sigma_squared).error)
+    cells = plan.minimum_reports * plan.participations * plan.parameters
+    tables = error * cells * (1 + math.exp(plan.epsilon))
+    assert tables > wishes.delta / 100  # not lost in rounding
+    z = plan.noise_multiplier
+    assert dp_accounting.get_epsilon_gaussian(z, plan.delta - tables) <= plan.epsilon
+    with pytest.raises(SettingsError, match="fewer minimum_reports"):
+        plan_noise_in_sum(replace(wishes, delta=1e-7, report_goal=5_000))
+
+
+@pytest.mark.parametrize("broken", [np.nan, None])
+def test_a_device_whose_training_fails_sends_zeros(broken: float | None) -> None:
+    """Were it silent, the number of reports, which is public, would tell of its history."""
+
+    def fails(weights: Vector, number: int) -> Vector:
+        if broken is None:
+            raise WeightsError("training diverged")
+        return np.full(SIZE, broken, dtype=np.float32)
+
+    devices = {node: joins(node, BARE) for node in range(1, 9)}
+    devices[3]._trainer = fails
+    app = secure_client_app(lambda context: devices[context.node_id])
+    transport = FlowerSecureTransport(LocalGrid(app, 8))
+    found = collector(transport).collect(range(1, 9), ZERO, BARE, 1)
+    assert found.reports == 8
+    expected = sum(BARE.grid.encode(own(node, 1)) for node in range(1, 9) if node != 3)
+    assert found.total.tolist() == np.asarray(expected).tolist()
 
 
 def test_a_device_agrees_to_its_own_plan_only(tmp_path: Path) -> None:
