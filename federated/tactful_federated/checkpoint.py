@@ -18,9 +18,14 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file by its new content; after a power cut it holds the old or the new one."""
+    """Replace a file by its new content; after a power cut it holds the old or the new one.
+
+    Only its owner can read it: a run's state holds what takes the noise away.
+    """
     beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
+    beside.unlink(missing_ok=True)
+    handle = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(handle, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

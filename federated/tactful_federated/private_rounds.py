@@ -132,7 +132,7 @@ class PrivateTraining:
             self.round, self.releases = 0, 0
             self._model, self._memory = ModelState.begin(weights), NoiseMemory.empty(weights.size)
             if self.ledger.released == 0:
-                self._save()
+                self._save(0, 0, self._model, self._memory)
         else:
             self._load(kept)
         if self.ledger.released > self.releases:
@@ -188,9 +188,7 @@ class PrivateTraining:
         estimate, memory = self._noise.release(total, self._memory)
         average = self.plan.grid.decode(estimate) / self.plan.report_goal
         model = step(self._model, average, self._optimizer)
-        self.round, self.releases = self.round + 1, self.releases + 1
-        self._model, self._memory = model, memory
-        self._save()
+        self._save(self.round + 1, self.releases + 1, model, memory)
         self.ledger.record_release(self.releases)
         return Outcome(self.round, self.releases, released=True)
 
@@ -200,8 +198,7 @@ class PrivateTraining:
         os.close(self._lock)
 
     def _void(self, reason: str) -> Outcome:
-        self.round += 1
-        self._save()
+        self._save(self.round + 1, self.releases, self._model, self._memory)
         _log.warning("round %d is void: %s", self.round, reason)
         return Outcome(self.round, self.releases, released=False, reason=reason)
 
@@ -210,12 +207,14 @@ class PrivateTraining:
         order = np.random.default_rng(seed).permutation(len(eligible))
         return [eligible[i] for i in order[: self.plan.cohort]]
 
-    def _save(self) -> None:
-        model, memory = self._model, self._memory
+    def _save(
+        self, round_number: int, releases: int, model: ModelState, memory: NoiseMemory
+    ) -> None:
+        """Keep a state on disk; only then is it what this run shows and goes on from."""
         save_arrays(
             self._path,
             {
-                "counts": np.array([self.round, self.releases, model.steps]),
+                "counts": np.array([round_number, releases, model.steps]),
                 "weights": model.weights,
                 "velocity": model.velocity,
                 "squares": model.squares,
@@ -224,6 +223,8 @@ class PrivateTraining:
                 "estimates": memory.estimates,
             },
         )
+        self.round, self.releases = round_number, releases
+        self._model, self._memory = model, memory
 
     def _load(self, kept: dict[str, NDArray[np.generic]]) -> None:
         try:

@@ -186,6 +186,25 @@ def test_after_kill_9_the_budget_is_intact_and_nothing_is_told_twice(
     assert run.run_round(ClearCollector(Devices(60, constant))).released
 
 
+def test_what_could_not_be_kept_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, devices = training(tmp_path, small_plan()), ClearCollector(Devices(60, constant))
+    run.run_round(devices)
+    before, memory = run.weights, run._memory
+    assert (tmp_path / "state.npz").stat().st_mode & 0o077 == 0
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+        patched.setattr("tactful_federated.checkpoint.write_whole", full)
+        run.run_round(devices)
+    assert (run.round, run.releases) == (1, 1)
+    assert np.array_equal(run.weights, before) and run._memory is memory
+    assert run.run_round(devices).releases == 2
+
+
 def test_an_older_checkpoint_is_refused(tmp_path: Path) -> None:
     run = training(tmp_path, small_plan())
     run.run_round(ClearCollector(Devices(60, constant)))
