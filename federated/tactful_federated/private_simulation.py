@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,14 +14,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tactful_federated.cohort import SimulatedPopulation
 from tactful_federated.collectors import ClearCollector, SecureCollector
 from tactful_federated.device import Device, TrainerSettings
-from tactful_federated.errors import FederatedError, SettingsError
+from tactful_federated.device_ledger import DeviceLedger
+from tactful_federated.errors import FederatedError, SettingsError, WeightsError
 from tactful_federated.model import IntentModel
 from tactful_federated.optimizer import Optimizer
 from tactful_federated.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.private_rounds import Collector, Outcome, PrivateTraining
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.scores import Score
-from tactful_federated.secure_messages import enrol
+from tactful_federated.secure_messages import Session, enrol
 from tactful_federated.secure_round import SecureRounds
 from tactful_federated.tokens import Vocabulary, Windows, windows
 from tactful_federated.vectors import Vector
@@ -64,7 +66,8 @@ def simulate_privately(
 ) -> PrivateSimulation:
     """Train on generated shoppers as a deployment would, and judge on others.
 
-    Started again with the same arguments, it goes on in its directory.
+    Started again with the same arguments, it goes on in its directory. Where sums are secret, each
+    device claims its sessions in a ledger of its own, in `devices` there.
 
     Args:
         directory: Of the run.
@@ -99,10 +102,10 @@ def simulate_privately(
     settings = TrainerSettings(learning_rate=1.0, update_norm=_NORM)
     questions = {device: _questions(device, seed, vocabulary) for device in range(1, devices + 1)}
     population = SimulatedPopulation(questions, vocabulary.size, settings=settings, seed=seed)
-    collector = _collector(tier, plan, population)
     training = PrivateTraining(directory, plan, Optimizer(momentum=0.5), initial)
     void = 0
     try:
+        collector = _collector(tier, plan, population, directory / "devices")
         while training.releases < plan.rounds and void < plan.rounds:
             outcome = training.run_round(collector)
             void += not outcome.released
@@ -135,14 +138,24 @@ def _judge(weights: Vector, vocabulary: Vocabulary, devices: int, seed: int) -> 
     return total
 
 
-def _collector(tier: Tier, plan: TrainingPlan, population: SimulatedPopulation) -> Collector:
+def _collector(
+    tier: Tier, plan: TrainingPlan, population: SimulatedPopulation, ledgers: Path
+) -> Collector:
     if tier == "clear":
         return ClearCollector(population)
     authority = Ed25519PrivateKey.generate()
+    ledgers.mkdir(parents=True, exist_ok=True)
 
     def join(device: int) -> SecureRounds:
         def train(weights: Vector, round_number: int) -> Vector:
-            return dict(population.train([device], weights, round_number))[device]
+            for _, update in population.train([device], weights, round_number):
+                return update
+            raise WeightsError("training diverged")
+
+        def claim(session: Session) -> None:
+            # Opened anew each time: thousands of devices would hold too many files.
+            with closing(DeviceLedger(ledgers / f"{device}.db")) as ledger:
+                ledger.claim(session, plan)
 
         identity = Ed25519PrivateKey.generate()
         return SecureRounds(
@@ -152,7 +165,7 @@ def _collector(tier: Tier, plan: TrainingPlan, population: SimulatedPopulation) 
             enrol(authority, device, identity.public_key()),
             identity,
             authority.public_key(),
-            claim=lambda session: None,
+            claim=claim,
         )
 
     devices = {device: join(device) for device in population.ids()}

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from tactful_federated import CheckpointError, Outcome, SettingsError, simulate_privately
+from tactful_federated import (
+    CheckpointError,
+    DeviceLedger,
+    Outcome,
+    SettingsError,
+    simulate_privately,
+)
 
 
 def test_enough_devices_learn_through_the_noise(tmp_path: Path) -> None:
@@ -31,6 +37,13 @@ def test_the_secret_tiers_run_and_go_on(tmp_path: Path, tier: Any) -> None:
     found = simulate_privately(tmp_path, tier=tier, **asked)
     assert (found.releases, found.void) == (3, 0)
     assert bool(found.plan.device_sigma_squared) == (tier == "noise-in-sum")
+    # Each device has charged its own account, not the server's alone, across the restart, too.
+    took = 0
+    for path in (tmp_path / "devices").iterdir():
+        ledger = DeviceLedger(path)
+        took += ledger.times("simulation")
+        ledger.close()
+    assert took == 3 * found.plan.cohort
     with pytest.raises(CheckpointError, match="another plan"):
         simulate_privately(tmp_path, tier="clear", **{**asked, "epsilon": 4.0})
 
