@@ -116,7 +116,7 @@ class SecureSumServer:
             SecureSumError: Too few devices answered.
         """
         for device, boxes in self._readable(answers, Boxes):
-            if set(boxes.sealed) == set(self._members) - {device}:
+            if device in self._members and set(boxes.sealed) == set(self._members) - {device}:
                 self._sealed[device] = boxes.sealed
         self._check_size(len(self._sealed), "dealt shares")
         return {

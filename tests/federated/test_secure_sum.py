@@ -1,15 +1,15 @@
 """Secure sums: exact, whoever falls silent and when; and what a lying server gets: nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.federated.secure_population import Wire, lead, member, session, stranger, wire
+from tests.federated.secure_population import AUTHORITY, Wire, lead, member, session, stranger, wire
 
-from tactful_federated import SecureSumError
+from tactful_federated import SecureSumError, SecureSumServer, sum_in_secret
 from tactful_federated.secure_messages import (
     Advert,
     Agreement,
@@ -343,6 +343,20 @@ def test_a_device_cannot_speak_for_another() -> None:
 
     carried.answered = impersonate
     assert lead(carried, of).devices == {1, 3, 4, 5}
+
+
+def test_answers_that_nobody_was_asked_for_count_as_none() -> None:
+    carried, of = wire(5)
+
+    def ask(stage: int, questions: Mapping[int, bytes]) -> dict[int, bytes]:
+        answers = carried.ask(stage, questions)
+        if stage == 2:
+            answers[99] = encode(Boxes({number: b"box" for number in range(1, 6)}))
+        return answers
+
+    server = SecureSumServer(of, AUTHORITY.public_key())
+    total = sum_in_secret(server, dict.fromkeys(carried.devices, encode(of)), ask)
+    assert total.values.tolist() == sum_of(carried, set(range(1, 6)))
 
 
 def test_boxes_that_cannot_be_opened_cost_only_their_share() -> None:
