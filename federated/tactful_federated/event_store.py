@@ -90,8 +90,7 @@ class EventStore:
 
     def withdraw_consent(self) -> None:
         """Keep nothing from now on, and wipe what there is."""
-        self._set("consent", b"no")
-        self.wipe()
+        self._wipe(withdrawn=True)
 
     def add(self, categories: Sequence[str], at: float | None = None) -> None:
         """Keep a visit.
@@ -140,15 +139,22 @@ class EventStore:
 
     def wipe(self) -> None:
         """Forget everything for good."""
-        with self._lock:
-            self._file.execute("DELETE FROM visits")
-            self._renew_salt()
-            self._open_seal()
-            self._file.execute("VACUUM")
+        self._wipe(withdrawn=False)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _wipe(self, *, withdrawn: bool) -> None:
+        with self._lock:
+            self._file.execute("BEGIN IMMEDIATE")
+            with self._file:  # all of it or nothing, whenever the process dies
+                if withdrawn:
+                    self._set("consent", b"no")
+                self._file.execute("DELETE FROM visits")
+                self._renew_salt()
+            self._open_seal()
+            self._file.execute("VACUUM")
 
     def _unseal(self, day: int, sealed: bytes) -> _Visit:
         try:

@@ -89,6 +89,30 @@ def test_withdrawing_consent_wipes_the_file_and_its_old_pages(tmp_path: Path) ->
         kept.visits()
 
 
+def test_a_wipe_that_breaks_off_leaves_all_or_nothing(tmp_path: Path) -> None:
+    clock = Clock()
+    kept = store(tmp_path, clock)
+    kept.give_consent()
+    kept.add(["tea"])
+
+    def breaks_off() -> None:
+        EventStore._renew_salt(kept)
+        raise KeyboardInterrupt
+
+    kept._renew_salt = breaks_off  # type: ignore[method-assign]
+    for wipe in (kept.withdraw_consent, kept.wipe):
+        with pytest.raises(KeyboardInterrupt):
+            wipe()
+    assert kept.consent and kept.visits() == [["tea"]]
+    kept.close()
+    kept = store(tmp_path, clock)
+    assert kept.consent and kept.visits() == [["tea"]]
+    kept.withdraw_consent()
+    kept.close()
+    kept = store(tmp_path, clock)
+    assert not kept.consent and kept.visits() == []
+
+
 def test_changed_and_moved_rows_are_noticed(tmp_path: Path) -> None:
     kept = store(tmp_path)
     kept.give_consent()
