@@ -69,6 +69,7 @@ RESTORED = "restored.json"
 
 LETTERS = ("dead-letters", "late")
 _VERIFICATION = "verification"
+_NOWHERE = -1  # what waits in the spool has no offset in the log yet
 _WORK = "erasures"
 
 Say = Callable[[str], None]
@@ -389,7 +390,7 @@ def purge_spool(path: Path, found: Found) -> ErasureStep:
             _, payload = msgspec.msgpack.decode(record, type=tuple[str | None, bytes])
         except msgspec.MsgspecError:
             return None
-        return blank if found.owns_payload(offset, payload) else None
+        return blank if found.owns_payload(_NOWHERE, payload) else None
 
     if path.is_dir():
         EmbeddedLog(path).close()  # cuts off the torn tail of a crash
