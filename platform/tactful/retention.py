@@ -13,7 +13,8 @@ Items stay. A segment of the log is looked at as a whole, once for each purpose:
 record in it is too old. The segment at hand is ended when a sixteenth of the shortest time has gone
 by, so nothing stays for longer than a sixteenth beyond its time. Age counts from receipt.
 
-The state forgets people of whom nothing came for so long at the next start of the server.
+The state forgets people of whom nothing came for so long, no description either, at the next start
+of the server.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def expire_state(settings: Settings, *, clock: Callable[[], int]) -> int:
     """Remove people from the state of whom nothing came for too long, before it is opened.
 
     Returns:
-        How many people and visits there were.
+        How many of them there were, as `tactful_streaming.expire_people` counts.
 
     Raises:
         StreamingError: if the state cannot be used.

@@ -108,25 +108,40 @@ def people_in(store: StateStore) -> Iterator[str]:
 def expire_people(store: StateStore, before: int) -> int:
     """Remove what is kept of people and visits of whom nothing came since a time.
 
+    A description is one of what came: one that came since stays, and a person of whom there is
+    nothing else goes with an old one.
+
     Args:
         store: of an engine that is closed.
         before: event time, epoch milliseconds.
 
     Returns:
-        How many of them there were.
+        How many of them there were: what is computed of people, visits, and descriptions.
     """
     gone: list[Change] = []
     count = 0
-    for entity, own in (("user", (USER, CONSENT, DEVICES_OF)), ("session", (OWNER,))):
-        prefix = entity_prefix(entity)
+
+    def remove(*keys: bytes) -> None:
+        nonlocal gone, count
+        gone += [(key, None) for key in keys]
+        count += 1
+        if len(gone) >= _PIECE:
+            store.write(gone)
+            gone = []
+
+    of_people = entity_prefix("user")
+    for prefix, own in ((of_people, DEVICES_OF), (entity_prefix("session"), OWNER)):
         for key, blob in store.scan(prefix):
             if newest_packed(blob) < before:
-                name = key[len(prefix) :]
-                gone += [(key, None), *((kind + name, None) for kind in own)]
-                count += 1
-                if len(gone) >= _PIECE:
-                    store.write(gone)
-                    gone = []
+                remove(key, own + key[len(prefix) :])
+    store.write(gone)
+    gone = []
+    for key, payload in store.scan(USER):
+        name = key[len(USER) :]
+        if store.get(of_people + name) is None:
+            entry = decode_entry(payload)
+            if isinstance(entry, UserEntry) and entry.timestamp < before:
+                remove(key, CONSENT + name)
     store.write(gone)
     return count
 

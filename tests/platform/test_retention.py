@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from tactful_streaming import (
     Item,
     Link,
     Restricted,
+    RocksState,
     Tick,
     User,
     encode_entry,
@@ -276,6 +278,29 @@ def test_the_state_forgets_who_has_not_come_for_long(settings: Settings) -> None
             for user in ("gone-long-ago", "still-here")
         }
         assert found == {"gone-long-ago": 0, "still-here": 1}
+
+
+def test_descriptions_are_forgotten_by_their_own_age(settings: Settings) -> None:
+    """Of people without any events, too; one that came lately outlives older events."""
+    at = now_ms()
+    old, new = at - 60 * DAY_MS, at - DAY_MS
+    with Live(Platform.open(settings, build)) as live:
+        sent = view(1, "described-lately", timestamp=old)
+        told = live.http.post("/v1/events", json=[sent]).json()
+        assert told["accepted"] == 1, told
+        users = [
+            {"user_id": "described-lately", "timestamp": new, "properties": {"age": 30}},
+            {"user_id": "never-came", "timestamp": old, "properties": {"age": 40}},
+        ]
+        told = live.http.put("/v1/users", json=users).json()
+        live.http.post("/v1/recommend", json={"after": told["position"]})
+    shorter = replace(settings, retention=RetentionSettings(personalisation_days=50))
+    assert expire_state(shorter, clock=lambda: at) == 2
+    with contextlib.closing(RocksState(settings.storage.data / "state", read_only=True)) as state:
+        left = [key for key, _ in state.scan(b"") if b"never-came" in key]
+        assert left == []
+        assert [key for key, _ in state.scan(b"udescribed-lately")] == [b"udescribed-lately"]
+    assert expire_state(shorter, clock=lambda: at) == 0
 
 
 @pytest.mark.parametrize("sealed", [False, True])
