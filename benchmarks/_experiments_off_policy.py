@@ -1,11 +1,10 @@
 """Off-policy estimates: published values, and how often intervals cover and verdicts err."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks._experiments_oracle import shared_file
 from benchmarks.figures import Figure
 from tactful_bandits import (
     LoggedDecisions,
@@ -34,8 +33,7 @@ def figures(quick: bool) -> list[Figure]:
 
 
 def _mismatches() -> Figure:
-    shared = Path(os.environ.get("TACTFUL_SHARED", Path(__file__).parents[2] / "shared"))
-    folder = shared / "data" / "ope_oracle"
+    folder = shared_file("ope_oracle")
     if not folder.exists():
         return Figure("off_policy_mismatches", None, "1", note=f"no reference values in {folder}")
     arrays = np.load(folder / "digits_ope_oracle.npz")
