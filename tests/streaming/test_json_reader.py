@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -265,6 +269,24 @@ def test_any_event_that_can_be_written_is_read_the_same(events: list[dict[str, A
         return
     sound = not any(isinstance(event, Exception) for event in plain.decode(payloads))
     assert compare(compiled, plain, payloads, SOURCES) == sound
+
+
+def test_no_byte_behind_the_padding_is_read() -> None:
+    """The text ends at a page that cannot be read, and a text that ends too late kills."""
+    script = str(Path(__file__).with_name("guarded_json.py"))
+    for taken in (0, len(module._PADDING)):
+        ended = subprocess.run(
+            [sys.executable, script, str(taken)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if taken:
+            assert ended.returncode in (-signal.SIGSEGV, -signal.SIGBUS), ended
+        else:
+            assert ended.returncode == 0, ended
+            assert 500 < int(ended.stdout) < 4_000  # some are read, and some are not
 
 
 def test_numbers_stay_when_there_are_many_and_begin_anew_when_there_are_too_many(
