@@ -204,6 +204,7 @@ def _elsewhere(settings: Settings) -> Iterator[str]:
         yield "the metadata: a database of its own, to be backed up with its own tools"
     for name, path in (
         ("the keyring", settings.keyring),
+        ("the vault", settings.vault if settings.vault.exists() else Path()),
         ("the models", settings.models),
         ("the file of tombstones", settings.consent.tombstones),
     ):

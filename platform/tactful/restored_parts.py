@@ -34,7 +34,6 @@ from tactful_privacy import Keyring, KeyringError, merge_ledger, merge_vault
 
 LEDGER = "ledger.db"
 METADATA = "metadata.db"
-KEYRING = "keyring.json"
 VAULT = "vault.db"
 
 _DAY_MS = 86_400_000
@@ -156,8 +155,8 @@ def _identity(path: Path) -> dict[str, set[object]]:
 
 
 def _keyring(settings: Settings, staged: Path) -> str:
-    present, restored = settings.keyring, staged / KEYRING
-    if not present.absolute().is_relative_to(settings.storage.data.absolute()):
+    present, restored = settings.keyring, _place_of(settings.keyring, settings, staged)
+    if restored is None:
         return "elsewhere"
     if not present.exists():
         return "backup"
@@ -168,8 +167,7 @@ def _keyring(settings: Settings, staged: Path) -> str:
                 return "backup"
         except KeyringError as error:
             raise StorageError(str(error)) from error
-    shutil.copyfile(present, restored)
-    restored.chmod(0o600)
+    _copy_file(present, restored)
     return "present"
 
 
@@ -177,23 +175,33 @@ def _take_tombstones(settings: Settings, staged: Path, clock: Callable[[], int])
     """Let the restored metadata know of all who were erased since; how many there were."""
     if settings.metadata.url_env:
         return 0
+    keyring = _place_of(settings.keyring, settings, staged) or settings.keyring
     moved = replace(
         settings,
         storage=StorageSettings(data=staged),
-        consent=replace(
-            settings.consent,
-            keyring=staged / KEYRING if _inside(settings) else settings.keyring,
-        ),
+        consent=replace(settings.consent, keyring=keyring),
     )
     path = staged / METADATA
     with contextlib.closing(open_metadata(path)) as metadata:
         taken = open_suppression(moved, metadata, clock=clock).take_tombstones()
     _into_one_file(path)
+    stones = settings.consent.tombstones
+    restored = None if stones == Path() else _place_of(stones, settings, staged)
+    if restored is not None and stones.exists():
+        _copy_file(stones, restored)
     return taken
 
 
-def _inside(settings: Settings) -> bool:
-    return settings.keyring.absolute().is_relative_to(settings.storage.data.absolute())
+def _place_of(path: Path, settings: Settings, staged: Path) -> Path | None:
+    """Where a file of the data directory is among the restored ones; None if it lies elsewhere."""
+    path, data = path.absolute(), settings.storage.data.absolute()
+    return staged / path.relative_to(data) if path.is_relative_to(data) else None
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o600)
 
 
 def _vault(settings: Settings, staged: Path) -> None:
@@ -201,14 +209,15 @@ def _vault(settings: Settings, staged: Path) -> None:
 
     Those of the erased are dropped when that is done, see `tactful.erasure.complete_erasures`.
     """
-    present, restored = settings.vault, staged / VAULT
-    if not present.exists():
+    present, restored = settings.vault, _place_of(settings.vault, settings, staged)
+    if restored is None or not present.exists():
         return
     kept = staged / f".{VAULT}"
     _copy_database(present, kept)
     if restored.exists():
         merge_vault(kept, restored)
         _into_one_file(kept)
+    restored.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept.replace(restored)
 
 

@@ -473,6 +473,39 @@ def test_erased_keys_of_the_vault_are_not_brought_back(tmp_path: Path, settings:
                 made.open(sealed["ada"])
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_keys_and_tombstones_are_where_the_settings_put_them(
+    tmp_path: Path, settings: Settings, inside: bool
+) -> None:
+    """A copy in another place would keep keys that an erasure deletes, or lose who was erased."""
+    data = settings.storage.data
+    secrets = (data if inside else tmp_path / "apart") / "secrets"
+    secrets.mkdir(parents=True)
+    consent = replace(
+        settings.consent, keyring=secrets / "ring.json", tombstones=secrets / "stones"
+    )
+    settings = replace(settings, consent=consent, privacy=PrivacySettings(vault=secrets / "v.db"))
+    keyring = Keyring(settings.keyring, clock=now_ms)
+    with contextlib.closing(Vault(settings.vault, b"m" * 32, keyring)) as vault:
+        vault.seal("ada", b"secret")
+    (data / "log").mkdir(parents=True, exist_ok=True)
+    manifest = make_backup(settings, tmp_path / "backup", clock=now_ms)
+    assert any("vault: " in line for line in manifest.elsewhere) is not inside
+    keyring.rotate()
+    with contextlib.closing(open_installation(settings)) as metadata:
+        open_suppression(settings, metadata, clock=now_ms).suppress(["ada"])
+    before = settings.consent.tombstones.read_bytes()
+
+    restored(settings, tmp_path / "backup", replace=True)
+
+    assert settings.consent.tombstones.read_bytes() == before
+    assert Keyring(settings.keyring, clock=now_ms).current == keyring.current
+    assert not (data / "vault.db").exists()
+    assert not (data / "keyring.json").exists()
+    with contextlib.closing(open_installation(settings)) as metadata:
+        assert "ada" in open_suppression(settings, metadata, clock=now_ms).suppressed
+
+
 def test_sealed_records_of_who_was_erased_since_cannot_be_opened_after_a_restore(
     tmp_path: Path, settings: Settings
 ) -> None:
