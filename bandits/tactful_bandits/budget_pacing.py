@@ -89,7 +89,7 @@ class BudgetPacing:
         """
         if not 0 <= cost <= self.left:
             raise PolicyError(f"a cost of {cost} is not covered by the {self.left:g} that are left")
-        self.spent += cost
+        self.spent = min(self.spent + cost, self.budget)  # the last bit may be rounded up
         self.decisions += 1
         moved = self.price + self.step * (cost - self.budget / self.horizon)
         self.price = min(max(0.0, moved), self.largest_price)

@@ -210,6 +210,15 @@ def test_a_budget_is_spent_evenly_and_where_it_does_most() -> None:
     assert gained > 1.15 * greedy
 
 
+def test_a_budget_that_is_spent_to_the_last_bit_can_be_read_again() -> None:
+    rng = np.random.default_rng(4)
+    for budget, share in rng.uniform(0, 1, (1000, 2)):
+        pacing = BudgetPacing(float(budget), 10, step=0.1)
+        pacing.spend(float(budget * share))
+        pacing.spend(pacing.left)
+        assert BudgetPacing.from_bytes(pacing.to_bytes()).left < 1e-15
+
+
 @settings(max_examples=50, deadline=None)
 @given(costs=st.lists(st.floats(0, 5), max_size=60), step=st.floats(1e-3, 10))
 def test_a_budget_is_never_overspent(costs: list[float], step: float) -> None:
