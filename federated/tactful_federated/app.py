@@ -24,7 +24,7 @@ import numpy as np
 
 from tactful_federated.collectors import ClearCollector
 from tactful_federated.device import Device, TrainerSettings
-from tactful_federated.errors import HistoryError, missing_extra
+from tactful_federated.errors import HistoryError, missing_extra, require
 from tactful_federated.flower import FlowerPopulation, client_app
 from tactful_federated.model import IntentModel
 from tactful_federated.optimizer import Optimizer
@@ -114,7 +114,8 @@ def main(grid: Grid, context: Context) -> None:
 def _run_privately(
     population: FlowerPopulation, initial: Vector, config: Mapping[str, Any], timeout: float
 ) -> Vector:
-    goal = int(config["report-goal"])
+    goal, directory = int(config["report-goal"]), str(config["directory"])
+    require(directory != "", "directory is empty: name one where a private run keeps its state")
     plan = plan_training(
         Wishes(
             epsilon=float(config["epsilon"]),
@@ -128,7 +129,7 @@ def _run_privately(
             parameters=initial.size,
         )
     )
-    training = PrivateTraining(Path(str(config["directory"])), plan, Optimizer(), initial)
+    training = PrivateTraining(Path(directory), plan, Optimizer(), initial)
     collector = ClearCollector(population, deadline=timeout)
     try:
         for _ in range(_ATTEMPTS * plan.rounds):

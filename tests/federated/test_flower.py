@@ -26,6 +26,7 @@ from tactful_federated import (
     LocalGrid,
     LocalPopulation,
     RoundSettings,
+    SettingsError,
     Vocabulary,
     client_app,
     run_rounds,
@@ -286,6 +287,12 @@ def test_a_private_run_goes_on_in_its_directory(tmp_path: Path) -> None:
     before = released.copy()
     run(12)  # nothing is left to spend, so nothing moves
     assert np.array_equal(np.load(tmp_path / "weights.npy"), before)
+
+
+def test_a_private_run_has_a_directory() -> None:
+    config = _config(epsilon=4.0, delta=1e-3, population=100, directory="")
+    with pytest.raises(SettingsError, match="directory is empty"):
+        server(LocalGrid(client, 4, run_config=config), _context(config))
 
 
 def test_the_server_app_gives_up_without_devices() -> None:
