@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.errors import WeightsError, require
+from tactful_federated.errors import require
 from tactful_federated.vectors import Vector, clip_to_norm
 
 IntegerVector = NDArray[np.int64]
@@ -66,24 +66,6 @@ class FixedPoint:
         if encoded.size and int(np.abs(encoded).max()) > self.units:
             return False
         return int(np.square(encoded).sum()) <= self.units**2
-
-    def check(self, encoded: NDArray[np.generic], size: int) -> IntegerVector:
-        """Return what a device sent if it is a vector that `encode` could have made.
-
-        Raises:
-            WeightsError: It is not.
-        """
-        if encoded.dtype != np.int64 or encoded.shape != (size,):
-            raise WeightsError(
-                f"expected int64 of shape ({size},), not {encoded.dtype} of {encoded.shape}"
-            )
-        vector: IntegerVector = encoded.astype(np.int64, copy=False)
-        # The least int64 has no absolute value, so it is looked at from both sides.
-        if vector.size and not -self.units <= int(vector.min()) <= int(vector.max()) <= self.units:
-            raise WeightsError("an update has a coordinate beyond the bound of its norm")
-        if not self.holds(vector):
-            raise WeightsError("the norm of an update exceeds the bound")
-        return vector
 
     def decode(self, total: NDArray[np.number]) -> NDArray[np.float64]:
         """Sum of updates from a sum on the grid, float64."""
