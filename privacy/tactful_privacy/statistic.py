@@ -73,6 +73,8 @@ class Statistic:
         cap_choice: How each day's cap is chosen, at most `cap`; None: it is always `cap`.
         delta: Of ``gaussian_totals`` and ``found_keys``, for one user and one UTC day; these need
             it, others have none.
+        cap_of: Name of the statistic that chooses the cap of each day, where this one is made from
+            its counts; None: the cap is `cap`.
     """
 
     name: str
