@@ -46,5 +46,6 @@ def test_a_device_without_questions_sends_zeros() -> None:
     padded = Windows(np.ones((1, 10), dtype=np.int64), np.zeros((1, 10), dtype=np.int64))
     population = SimulatedPopulation({1: empty, 2: padded}, VOCABULARY.size, settings=SETTINGS)
     weights = IntentModel(VOCABULARY.size, seed=9).vector()
-    for _, update in population.train([1, 2], weights, 1):
-        assert not update.any()
+    found = dict(population.train([1, 2], weights, 1))
+    assert set(found) == {1, 2}
+    assert not any(update.any() for update in found.values())
