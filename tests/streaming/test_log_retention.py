@@ -37,22 +37,24 @@ def test_age_drops_whole_closed_segments(tmp_path: Path) -> None:
             clock.now = number
             log.append(numbered(1, number))
         assert bases(tmp_path) == [0, 9, 18, 27, 36]
-        clock.now = 108
+        clock.now = 107
         assert log.trim(40) == 0
-        clock.now = 109
+        clock.now = 108  # the ninth came at 8
         assert log.trim(40) == log.begin == 9
         clock.now = 10**9
         assert log.trim(8) == 9
         assert log.trim(26) == 18
-        assert log.trim(40) == 36  # what is written to stays, however old
-        assert bases(tmp_path) == [36]
+        assert log.trim(39) == 36  # somebody has yet to read the last one
+        assert log.trim(40) == 40  # what was written to is ended when it is old
+        assert bases(tmp_path) == [40]
         assert log.append([b"more"]) == 41
-        with pytest.raises(OffsetError, match=r"offset 35 is outside the log \[36, 41\]"):
+        assert log.trim(41) == 40  # what is written to stays
+        with pytest.raises(OffsetError, match=r"offset 35 is outside the log \[40, 41\]"):
             log.read(35, 1)
     with EmbeddedLog(tmp_path, segment_bytes=300) as log:
-        assert (log.begin, log.end) == (36, 41)
-        assert [(n, b"payload %05d" % n) for n in range(36, 40)] == log.read(36, 4)
-        assert log.trim(41) == 36  # without settings nothing goes
+        assert (log.begin, log.end) == (40, 41)
+        assert log.read(40, 4) == [(40, b"more")]
+        assert log.trim(41) == 40  # without settings nothing goes
 
 
 def test_size_drops_the_oldest(tmp_path: Path) -> None:
