@@ -262,6 +262,8 @@ def other_values(of: Settings) -> Settings:
         changed[section.name] = replace(held, **values)
     changed["log"] = replace(changed["log"], kind="embedded", password_file=Path())
     changed["actions"] = replace(changed["actions"], secret_file=Path())
+    kept = 2 * changed["training"].label_days  # less would leave nothing to learn from
+    changed["retention"] = replace(changed["retention"], impressions_days=kept)
     return replace(of, **changed)
 
 
