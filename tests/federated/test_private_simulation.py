@@ -17,11 +17,11 @@ from tactful_federated import (
 def test_enough_devices_learn_through_the_noise(tmp_path: Path) -> None:
     seen: list[Outcome] = []
     found = simulate_privately(
-        tmp_path, devices=1_200, rounds=12, report_goal=400, epsilon=10.0, progress=seen.append
+        tmp_path, devices=1_000, rounds=6, report_goal=300, epsilon=10.0, progress=seen.append
     )
-    assert found.releases == 12 and found.void == 0
-    assert [outcome.releases for outcome in seen] == list(range(1, 13))
-    assert found.after.mean_loss < found.before.mean_loss - 0.05
+    assert found.releases == 6 and found.void == 0
+    assert [outcome.releases for outcome in seen] == list(range(1, 7))
+    assert found.after.mean_loss < found.before.mean_loss - 0.3
 
 
 @pytest.mark.parametrize("tier", ["secret", "noise-in-sum"])
