@@ -6,12 +6,12 @@ says so. From there on it only goes forward.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import msgspec
 
+from tactful.backup_manifest import sync_directory
 from tactful.errors import BackupError
 
 RESTORING = ".restoring"
@@ -62,9 +62,9 @@ def finish_restore(data: Path) -> bool:
             if (staged / name).exists():
                 _remove(data / name)
                 (staged / name).rename(data / name)
-        _sync(data)
+        sync_directory(data)
         shutil.rmtree(restoring)
-        _sync(data)
+        sync_directory(data)
     except OSError as error:
         raise BackupError(f"{data}: the restore cannot be finished: {error}") from error
     return True
@@ -88,11 +88,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@ restored database is erased once more.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -152,7 +153,11 @@ class SuppressionStore:
         try:
             handle = os.open(self._tombstones, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
-                os.write(handle, data)
+                size = os.fstat(handle).st_size
+                if os.write(handle, data) < len(data):
+                    # Half a line would spoil the next one, and nothing could read the file.
+                    os.ftruncate(handle, size)
+                    raise OSError(errno.ENOSPC, "only a part was written: the disk is full")
                 os.fsync(handle)
             finally:
                 os.close(handle)

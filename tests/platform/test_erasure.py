@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import pickle
 import shutil
 import signal
@@ -30,6 +31,7 @@ from tactful.erasure import (
     run_erasures,
 )
 from tactful.erasure_jobs import ErasureJobs
+from tactful.errors import StorageError
 from tactful.metadata import MetadataStore
 from tactful.service import Platform
 from tactful.suppression import open_suppression
@@ -376,6 +378,26 @@ def test_a_restored_backup_is_erased_again(tmp_path: Path) -> None:
     Platform.open(settings, build).close()
 
     assert scan(settings.storage.data, tokens.needles()) == {}
+
+
+def test_half_a_tombstone_is_none(
+    tmp_path: Path, settings: Settings, metadata: MetadataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up takes a part of what is written, and says so by a number only."""
+    stones = tmp_path / "stones"
+    settings = replace(settings, consent=replace(settings.consent, tombstones=stones))
+    store = open_suppression(settings, metadata, clock=now_ms)
+    store.suppress(["first"])
+    before, write = stones.read_bytes(), os.write
+    with monkeypatch.context() as patched:
+        patched.setattr("os.write", lambda handle, data: write(handle, data[:20]))
+        with pytest.raises(StorageError, match="disk is full"):
+            store.suppress(["second"])
+    assert stones.read_bytes() == before
+    assert "second" not in store.suppressed
+    store.suppress(["third"])
+    assert stones.read_bytes().count(b"\n") == 2
+    assert store.take_tombstones() == 0
 
 
 def test_another_keyring_is_refused(settings: Settings, metadata: MetadataStore) -> None:
