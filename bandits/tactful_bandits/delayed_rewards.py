@@ -7,6 +7,7 @@ nothing; counting it as 0 at once would make every fresh arm look bad.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
@@ -79,7 +80,12 @@ class PendingRewards:
         Returns:
             The decision with its reward, ready to be learnt; None if it is not known, was settled
             before, or its window was over at `at`. The last stays, for `expire`.
+
+        Raises:
+            PolicyError: The reward is not finite; the decision still waits.
         """
+        if not math.isfinite(reward):
+            raise PolicyError(f"reward is {reward}: it must be finite")
         waiting = self._waiting.get(decision_id)
         if waiting is None or at >= waiting.at + self.window:
             return None

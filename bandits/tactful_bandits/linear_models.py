@@ -56,10 +56,15 @@ class LinearModels:
         penalties: ArrayLike | None,
         allowed: ArrayLike | None,
     ) -> Choice:
-        """Choose an arm; see `LinearBandit.choose`."""
+        """Choose an arm; see `LinearBandit.choose`.
+
+        Raises:
+            PolicyError: The features or penalties have another shape or are not finite, or no arm
+                is allowed.
+        """
         means, deviations = self.predict(features)
         if penalties is not None:
-            means = means - np.asarray(penalties, dtype=np.float64)
+            means = means - checked_penalties(penalties, self._arms)
         mask = None if allowed is None else np.asarray(allowed, dtype=np.bool_)
         if isinstance(rule, UpperConfidence):
             return choose_best(means + rule.width * deviations, explore, rng, mask)
@@ -67,6 +72,19 @@ class LinearModels:
         draws *= rule.scale * deviations
         draws += means
         return choose_winner(draws, explore, rng, mask)
+
+
+def checked_penalties(penalties: ArrayLike, arms: int) -> NDArray[np.float64]:
+    """What is taken off each arm's score, ``[arms]``.
+
+    Raises:
+        PolicyError: It has another shape, or a value is not finite.
+    """
+    values = np.asarray(penalties, dtype=np.float64)
+    # One that is NaN would win every choice: no other is greater.
+    if values.shape != (arms,) or not np.isfinite(values).all():
+        raise PolicyError(f"penalties must be {arms} finite numbers, one for each arm")
+    return values
 
 
 def checked_features(features: ArrayLike, length: int) -> NDArray[np.float64]:

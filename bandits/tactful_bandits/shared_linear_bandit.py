@@ -25,6 +25,7 @@ from tactful_bandits.bandit_choice import (
 from tactful_bandits.bandit_memory import LARGEST, Memory, Observation
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.linear_bandit import LinearBandit
+from tactful_bandits.linear_models import checked_penalties
 
 
 class SharedLinearBandit:
@@ -85,7 +86,7 @@ class SharedLinearBandit:
             allowed: Which arms may be taken, ``[arms]``.
 
         Raises:
-            PolicyError: The features cannot be taken, or no arm is allowed.
+            PolicyError: The features or penalties cannot be taken, or no arm is allowed.
         """
         x = np.asarray(arms, dtype=np.float64)
         if x.ndim != 2 or not len(x) or x.shape[1] != self.features:
@@ -96,7 +97,7 @@ class SharedLinearBandit:
             )
         means = x @ self._model.coefficients[0]
         if penalties is not None:
-            means = means - np.asarray(penalties, dtype=np.float64)
+            means = means - checked_penalties(penalties, len(x))
         mask = None if allowed is None else np.asarray(allowed, dtype=np.bool_)
         rule, inverse = self._model.rule, self._model.inverse(0)
         if isinstance(rule, UpperConfidence):

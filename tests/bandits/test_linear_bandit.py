@@ -265,6 +265,9 @@ def test_values_that_cannot_be_taken_change_nothing(bad: float) -> None:
         lambda: policy.update(0, [1, 0, 0], 1.0),
         lambda: policy.choose([bad, 0], rng),
         lambda: policy.choose([1, 0], rng, allowed=[True]),
+        lambda: policy.choose([1, 0], rng, penalties=[math.nan, 0]),
+        lambda: policy.choose([1, 0], rng, penalties=[0.5]),
+        lambda: SharedLinearBandit(2).choose(np.eye(2), rng, penalties=[0, math.inf]),
     ):
         with pytest.raises(PolicyError):
             call()

@@ -148,6 +148,8 @@ def test_a_late_decision_comes_out_exactly_once() -> None:
         pending.add(f"d{at}", Observation(at, np.array([float(at)]), 9.0, 3, 0.5), float(at))
     with pytest.raises(PolicyError, match="waits already"):
         pending.add("d0", Observation(0, NOTHING, 0.0), 0.0)
+    with pytest.raises(PolicyError, match="must be finite"):
+        pending.settle("d1", float("nan"), 1.0)  # and it still waits
     settled = pending.settle("d1", 1.0, 10.9)
     assert settled is not None
     assert (settled.arm, settled.reward, settled.period, settled.propensity) == (1, 1.0, 3, 0.5)
