@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,15 @@ class Live:
         )
         assert answer.status_code == 200, answer.text
         return float(answer.json()["explanation"]["rules"]["views"])
+
+
+class AtOnce(Executor):
+    """Runs what it is given where it stands."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
 
 
 def view(number: int, user: str = "u", **changes: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.platform.support import Live, build, view
+from tests.platform.support import AtOnce, Live, build, view
 from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, others, scan, settings_of
 
 from tactful.config import RetentionSettings, Settings
@@ -31,15 +31,6 @@ from tactful_streaming import (
     encode_entry,
     redact,
 )
-
-
-class AtOnce(Executor):
-    """Runs what it is given where it stands."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
 
 
 @pytest.fixture

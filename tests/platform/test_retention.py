@@ -6,7 +6,6 @@ import contextlib
 import pickle
 import subprocess
 import sys
-from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as settings_
 from hypothesis import strategies as st
-from tests.platform.support import Live, build, now_ms, view
+from tests.platform.support import AtOnce, Live, build, now_ms, view
 from tests.platform.test_erasure import settings_of
 
 from tactful.config import LogSettings, PrivacySettings, RetentionSettings, Settings
@@ -42,15 +41,6 @@ from tactful_streaming import (
 
 DAY_MS = 86_400_000
 MEASUREMENT, IMPRESSIONS, PERSONALISATION = 16, 40, 60
-
-
-class AtOnce(Executor):
-    """Runs what it is given where it stands."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
 
 
 @pytest.fixture
