@@ -19,6 +19,7 @@ import click
 import msgspec
 
 from tactful.backup_cli import backup, restore
+from tactful.command_options import json_option
 from tactful.config import Settings, load_settings
 from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
 from tactful.experiment_cli import experiment
@@ -88,9 +89,6 @@ def _server_options(command: F) -> F:
     return command
 
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
 @click.group(cls=_Commands)
 @click.version_option(metadata.version("tactful"), prog_name="tactful")
 def main() -> None:
@@ -111,7 +109,7 @@ for _command in (
 @click.option("--dev", is_flag=True, default=None, help="No API keys; loopback only.")
 @click.option("--workers", type=int, help="Further processes that answer requests.")
 @click.option("--rebuild", is_flag=True, help="Compute all features again from the log.")
-@_json_option
+@json_option
 def serve(
     config: Path | None,
     data: Path | None,
@@ -219,7 +217,7 @@ def _key_store(config: Path | None, data: Path | None) -> Any:
 @_config_options
 @click.option("--scope", "scopes", multiple=True, required=True, help="May be given repeatedly.")
 @click.option("--note", default="", help="Who gets it or what for.")
-@_json_option
+@json_option
 def keys_create(
     config: Path | None, data: Path | None, scopes: tuple[str, ...], note: str, as_json: bool
 ) -> None:
@@ -235,7 +233,7 @@ def keys_create(
 
 @keys.command("list")
 @_config_options
-@_json_option
+@json_option
 def keys_list(config: Path | None, data: Path | None, as_json: bool) -> None:
     """List the keys, without the keys."""
     with _key_store(config, data) as (_, store):
@@ -266,7 +264,7 @@ def keys_revoke(config: Path | None, data: Path | None, key_id: str) -> None:
 @click.option("--batch", type=click.IntRange(1, 1000), default=500, show_default=True)
 @click.option("--restart", is_flag=True, help="Forget how far an earlier run came.")
 @_server_options
-@_json_option
+@json_option
 def ingest(
     file: Path,
     kind: str,
@@ -312,7 +310,7 @@ def ingest(
 @click.option("--after", help="Wait until the log is applied up to this position.")
 @click.option("--explain", is_flag=True, help="Show how it came about.")
 @_server_options
-@_json_option
+@json_option
 def recommend(
     user_id: str | None,
     device_id: str | None,
@@ -352,7 +350,7 @@ def recommend(
 @main.command()
 @_config_options
 @click.option("--port", type=int, help="Port to look at.")
-@_json_option
+@json_option
 def doctor(config: Path | None, data: Path | None, port: int | None, as_json: bool) -> None:
     """Check everything a server needs; fails when something needed is missing."""
     from tactful.doctor import examine

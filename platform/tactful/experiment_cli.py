@@ -9,11 +9,11 @@ from typing import Any
 import click
 import msgspec
 
+from tactful.command_options import config_option, data_option, json_option, outcome_hours_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError, StorageError
 
 _HOUR = 3_600_000
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -23,7 +23,7 @@ def experiment() -> None:
 
 @experiment.command("check")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_json_option
+@json_option
 def check(file: Path, as_json: bool) -> None:
     """Check the experiments in FILE; the first thing that is wrong is named with its line."""
     found = _experiments(file)
@@ -73,7 +73,7 @@ def check(file: Path, as_json: bool) -> None:
     show_default=True,
     help="Looks that will be taken.",
 )
-@_json_option
+@json_option
 def plan(
     rate: float,
     change: float,
@@ -100,8 +100,8 @@ def plan(
 
 
 @experiment.command("report")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
-@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@config_option
+@data_option
 @click.option("--key", default="ranking", show_default=True, help="Key of the experiment.")
 @click.option(
     "--days",
@@ -118,14 +118,8 @@ def plan(
     show_default=True,
     help="Type of event that says an item of a list was taken; may be given repeatedly.",
 )
-@click.option(
-    "--outcome-hours",
-    type=click.FloatRange(min=0.01),
-    default=24.0,
-    show_default=True,
-    help="How long after a list what follows from it counts.",
-)
-@_json_option
+@outcome_hours_option
+@json_option
 def report(
     config: Path | None,
     data: Path | None,

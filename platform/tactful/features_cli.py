@@ -12,6 +12,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.command_options import json_option
 from tactful.config import Settings, load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 
@@ -19,8 +20,6 @@ _KAFKA = (
     'log.kind is "kafka": changed definitions are computed beside the old ones, by workers with '
     "another worker.group and data directory, and by `tactful serve --rebuild`"
 )
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _state_options(command: Any) -> Any:
@@ -45,7 +44,7 @@ def features() -> None:
 
 @features.command("check")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_json_option
+@json_option
 def check(file: Path, as_json: bool) -> None:
     """Check the definitions in FILE; the first thing that is wrong is named with its line."""
     from tactful_streaming import dump_definitions
@@ -69,7 +68,7 @@ def check(file: Path, as_json: bool) -> None:
 
 @features.command("plan")
 @_state_options
-@_json_option
+@json_option
 def plan(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
     """Say what changed definitions mean for the state; changes nothing, beside a server or not."""
     from tactful.backfills import stored_state, unfinished
@@ -124,7 +123,7 @@ def plan(features: Path | None, config: Path | None, data: Path | None, as_json:
 
 @features.command("backfill")
 @_state_options
-@_json_option
+@json_option
 def backfill(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
     """Compute from the log what the state misses. Run it again to go on where it stopped.
 

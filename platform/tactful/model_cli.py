@@ -14,6 +14,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.command_options import config_option, data_option, outcome_hours_option
 from tactful.config import Settings, load_settings
 from tactful.errors import TrainingBusy
 
@@ -23,16 +24,14 @@ if TYPE_CHECKING:
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 _name_option = click.option("--name", default="ranker", show_default=True, help="Model name.")
-_config_option = click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
-_data_option = click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
 _by_option = click.option(
     "--by", help="Who does it, for the audit log; by default your login and host."
 )
 
 
 @click.command()
-@_config_option
-@_data_option
+@config_option
+@data_option
 @_name_option
 @click.option(
     "--label-days",
@@ -70,13 +69,7 @@ _by_option = click.option(
     show_default=True,
     help="Type of event that says an item of a shown list was taken; may be given repeatedly.",
 )
-@click.option(
-    "--outcome-hours",
-    type=click.FloatRange(min=0.01),
-    default=24.0,
-    show_default=True,
-    help="How long after a list what follows from it counts.",
-)
+@outcome_hours_option
 @click.option(
     "--debias/--no-debias",
     default=True,
@@ -198,8 +191,8 @@ def models() -> None:
 
 
 @models.command("list")
-@_config_option
-@_data_option
+@config_option
+@data_option
 @_name_option
 @_json_option
 def models_list(config: Path | None, data: Path | None, name: str, as_json: bool) -> None:
@@ -213,8 +206,8 @@ def models_list(config: Path | None, data: Path | None, name: str, as_json: bool
 
 
 @models.command("promote")
-@_config_option
-@_data_option
+@config_option
+@data_option
 @_name_option
 @click.option("--reason", default="", help="Why, for the audit log.")
 @_by_option
@@ -231,8 +224,8 @@ def models_promote(
 
 
 @models.command("rollback")
-@_config_option
-@_data_option
+@config_option
+@data_option
 @_name_option
 @click.option("--reason", required=True, help="Why, for the audit log.")
 @_by_option
@@ -248,8 +241,8 @@ def models_rollback(
 
 
 @models.command("log")
-@_config_option
-@_data_option
+@config_option
+@data_option
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @_json_option
 def models_log(config: Path | None, data: Path | None, limit: int, as_json: bool) -> None:
@@ -271,8 +264,8 @@ def models_log(config: Path | None, data: Path | None, limit: int, as_json: bool
 
 
 @models.command("pull")
-@_config_option
-@_data_option
+@config_option
+@data_option
 @_name_option
 @click.argument("version")
 def models_pull(config: Path | None, data: Path | None, name: str, version: str) -> None:

@@ -11,6 +11,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.command_options import config_option, data_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError
 
@@ -69,8 +70,8 @@ def audit_command(
 
 
 @privacy.command("ledger")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
-@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@config_option
+@data_option
 @click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Tell of the month up to this day.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ledger_command(
@@ -97,8 +98,8 @@ def ledger_command(
 
 
 @privacy.command("release")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
-@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@config_option
+@data_option
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Directory of files.")
 @click.option("--topic", help="Kafka topic, in the cluster of the settings' log.")
 @click.option("--follow", is_flag=True, help="Go on, every 15 s, until SIGTERM or Ctrl-C.")
@@ -130,8 +131,8 @@ def release_command(
 
 @privacy.command("retire")
 @click.argument("name")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
-@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@config_option
+@data_option
 def retire_command(name: str, config: Path | None, data: Path | None) -> None:
     """End the statistic NAME for good; from tomorrow on its part of the budget is free.
 

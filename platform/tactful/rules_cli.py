@@ -15,6 +15,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError, DatasetError
 
@@ -23,9 +24,6 @@ _LATE = "late"
 _PROGRESS = "redriven.json"
 _URL = "http://127.0.0.1:8420"
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_config_option = click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
-_data_option = click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
 _rule_option = click.option(
     "--rule", "rules", multiple=True, help="Only letters of this rule; may be given repeatedly."
 )
@@ -50,7 +48,7 @@ def rules() -> None:
 @click.option("--items", type=_file, help="Item upserts, for rules that look at item.*.")
 @click.option("--samples", type=click.IntRange(0, 100), default=3, show_default=True)
 @click.option("--expect-clean", is_flag=True, help="Fail if an event is dropped or set aside.")
-@_json_option
+@json_option
 def check(
     rules_file: Path,
     file: Path,
@@ -84,11 +82,11 @@ def check(
 
 
 @rules.command("letters")
-@_config_option
-@_data_option
+@config_option
+@data_option
 @_rule_option
 @click.option("--late", is_flag=True, help="The events that came too late, by feature, instead.")
-@_json_option
+@json_option
 def letters(
     config: Path | None, data: Path | None, rules: tuple[str, ...], late: bool, as_json: bool
 ) -> None:
@@ -110,8 +108,8 @@ def letters(
 
 
 @rules.command("redrive")
-@_config_option
-@_data_option
+@config_option
+@data_option
 @_rule_option
 @click.option("--mend", type=_file, help="Rules that mend each event before it is sent.")
 @click.option("--restart", is_flag=True, help="Forget how far earlier runs came.")
@@ -121,7 +119,7 @@ def letters(
     help="File with the API key; else TACTFUL_API_KEY is used.",
 )
 @click.option("--url", envvar="TACTFUL_URL", default=_URL, show_default=True)
-@_json_option
+@json_option
 def redrive(
     config: Path | None,
     data: Path | None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tactful.command_options import config_option, data_option
 from tactful.config import Settings, load_settings, secret
 from tactful.errors import ConfigError, StorageError
 from tactful.stop_signals import on_stop_signals
@@ -44,8 +45,8 @@ _RESULTS = {
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file.")
-@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@config_option
+@data_option
 @click.option("--threads", type=click.IntRange(1, 256), help="Members this process is.")
 @click.option("--fired-topic", help="Topic for windows that fire.")
 @click.option("--matches-topic", help="Topic for matches of sequences and pairs of joins.")
