@@ -273,9 +273,12 @@ class _Opening:
             )
             stack.callback(spool.close)
         target: PartitionedLog = log if spool is None else spool
+        waits: KafkaLog | SealedPartitions = log
         if self.seal is not None:
-            target = SealedPartitions(target, self.seal)
-            stack.callback(target.close)
+            target = waits = SealedPartitions(
+                target, self.seal, max_waiting_bytes=settings.limits.pending_bytes
+            )
+            stack.callback(waits.close)
 
         shares = settings.online.kind == "redis"
         computed = own_definitions(self.definitions) if shares else self.definitions
@@ -342,7 +345,7 @@ class _Opening:
             rules=self.rules,
             trim=lambda needed: None,
             problem=lambda: None if log.problem is None else "the event log cannot be reached",
-            waiting_bytes=lambda: log.waiting_bytes,
+            waiting_bytes=lambda: waits.waiting_bytes,
             spooled=lambda: 0 if spool is None else spool.waiting,
             written=self._written(),
             shared=shared,

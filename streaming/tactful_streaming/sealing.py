@@ -7,11 +7,12 @@ clock, so offsets stay, and a replay gives what a log without it gives.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from tactful_streaming.errors import LogError
+from tactful_streaming.errors import BackpressureError, LogError
 from tactful_streaming.log import EventLog, PartitionedLog, Positions
 
 _LABEL = "partition-{}"
@@ -81,10 +82,26 @@ class SealedPartitions:
     that leads to the same partition.
     """
 
-    def __init__(self, log: PartitionedLog, seal: Seal) -> None:
-        """Append to `log`, which stays the caller's to close."""
+    def __init__(
+        self,
+        log: PartitionedLog,
+        seal: Seal,
+        *,
+        max_waiting_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        """Append to `log`, which stays the caller's to close.
+
+        Args:
+            log: takes the sealed records.
+            seal: seals them.
+            max_waiting_bytes: bytes not yet durable beyond which appends are refused. The log's own
+                limit would be asked too late: what waits to be sealed has not come to it.
+        """
         self._log = log
         self._seal = seal
+        self._max_waiting_bytes = max_waiting_bytes
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
         self._labels: dict[int, str] = {}
         # One thread, so that what was submitted earlier is there earlier. It waits for the disk
         # where somebody gets their first key, which an event loop must not.
@@ -94,6 +111,11 @@ class SealedPartitions:
     def partitions(self) -> int:
         """How many partitions there are."""
         return self._log.partitions
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes accepted for appending and not yet durable, those that wait to be sealed too."""
+        return self._waiting_bytes
 
     def partition_of(self, key: str) -> int:
         """The partition that holds all records of `key`."""
@@ -105,10 +127,20 @@ class SealedPartitions:
         The future also fails with what submitting to the log itself raises.
 
         Raises:
+            BackpressureError: if too much waits.
             LogError: if this object is closed.
         """
+        size = sum(map(len, payloads))
+        with self._lock:
+            if self._waiting_bytes and self._waiting_bytes + size > self._max_waiting_bytes:
+                raise BackpressureError(
+                    f"{self._waiting_bytes} bytes wait to be sealed and written: slow down",
+                    retry_after=1.0,
+                )
+            self._waiting_bytes += size
         done: Future[Positions] = Future()
         done.set_running_or_notify_cancel()
+        done.add_done_callback(lambda _: self._land(size))
 
         def submit() -> None:
             try:
@@ -122,12 +154,17 @@ class SealedPartitions:
         try:
             self._sealer.submit(submit)
         except RuntimeError as error:
+            self._land(size)
             raise LogError("the log is closed: no more appends") from error
         return done
 
     def close(self) -> None:
         """Hand on what was submitted; the log itself stays open."""
         self._sealer.shutdown()
+
+    def _land(self, size: int) -> None:
+        with self._lock:
+            self._waiting_bytes -= size
 
     def _label(self, key: str) -> str:
         number = self._log.partition_of(key)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from tests.platform.support import Live, build, now_ms, view
+from tests.platform.support import Live, build, now_ms, view, wait_until
 from tests.platform.test_erasure import (
     FIELDS,
     Tokens,
@@ -34,6 +35,7 @@ from tactful.service import Platform
 from tactful_privacy import Keyring, Vault
 from tactful_streaming import (
     BLANK,
+    BackpressureError,
     EmbeddedLog,
     Entry,
     Event,
@@ -41,6 +43,7 @@ from tactful_streaming import (
     Item,
     Link,
     LogCorruptedError,
+    LogError,
     Restricted,
     SealedLog,
     SealedPartitions,
@@ -263,3 +266,43 @@ def test_the_key_beside_a_record_leads_to_the_same_partition_and_names_nobody(
         assert log.partition_of(key) == log.partition_of(person)
         assert b"person" not in record
         assert "person" not in key
+
+
+class Held:
+    """A seal that waits, as for the disk, until it is let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.fails = False
+
+    def seal(self, payloads: Sequence[bytes]) -> list[bytes]:
+        assert self.go.wait(60)
+        if self.fails:
+            raise LogError("there are no keys to be had")
+        return list(payloads)
+
+    def open(self, payloads: Sequence[bytes]) -> list[bytes]:
+        return list(payloads)
+
+
+def test_what_waits_to_be_sealed_is_seen_and_is_refused_beyond_the_limit() -> None:
+    seal = Held()
+    through = SealedPartitions(Partitions(), seal, max_waiting_bytes=100)
+    waiting = [through.submit([b"x" * 60], ["ada"]), through.submit([b"x" * 40], ["bob"])]
+    assert through.waiting_bytes == 100
+    with pytest.raises(BackpressureError, match="100 bytes wait"):
+        through.submit([b"x"], ["cyd"])
+    seal.go.set()
+    assert all(done.result(60) for done in waiting)
+    wait_until(lambda: through.waiting_bytes == 0)
+
+    # One that is larger than the limit goes through alone; what fails does not wait for ever.
+    seal.fails = True
+    failed = through.submit([b"x" * 400], ["ada"])
+    with pytest.raises(LogError, match="no keys"):
+        failed.result(60)
+    wait_until(lambda: through.waiting_bytes == 0)
+    through.close()
+    with pytest.raises(LogError, match="closed"):
+        through.submit([b"x"], ["ada"])
+    assert through.waiting_bytes == 0
