@@ -8,6 +8,7 @@ nothing is drawn twice.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -53,6 +54,8 @@ from tactful_privacy import (
 )
 from tactful_privacy import PANES as KIND_OF_PANES
 from tactful_streaming import Event, Item
+
+logger = logging.getLogger(__name__)
 
 CLOCK_EVENT = "x.clock"
 """Event type by which a replay tells its time to the statistics."""
@@ -114,6 +117,7 @@ class PrivateStatistics:
             allowance_ms: how long a pane stays open after its end.
             not_before: nothing is counted of panes before, epoch milliseconds, where counting
                 begins anew: of what was released of them a ledger that was restored may not know.
+                That holds for a replay as well, whose days are mostly older.
 
         Raises:
             PrivacyError: if a statistic is not publishable or the day's budget does not allow it.
@@ -339,7 +343,15 @@ class PrivateStatistics:
         """
         now, last = self._now(), self._ledger.last_pane(name)
         begins = now if last is None else (day_of(max(now, last)) + 1) * DAY_MS
-        return begins if self._clock is None else max(begins, self._not_before)
+        if begins < self._not_before and self._clock is None:
+            logger.warning(
+                "the statistic %s counts nothing of days before the restore, which may have been"
+                " released: a replay of them is not published. If the ledger is the latest one,"
+                " remove %s from the data directory before the start",
+                name,
+                NOT_BEFORE,
+            )
+        return max(begins, self._not_before)
 
     def _refuse_older_ledger(self, counts: BoundedCounts | BoundedKeys) -> None:
         closed, statistic = counts.closed_until, counts.statistic

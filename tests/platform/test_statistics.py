@@ -453,6 +453,21 @@ def test_where_the_caps_are_lost_the_next_day_begins(quiet: None, ledger: Ledger
     assert {start: after[start] for start in before} == before
 
 
+def test_a_replay_after_a_restore_publishes_no_day_that_a_lost_ledger_may_have(
+    quiet: None, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file that a restore leaves holds for a replay, too: its days are older than the file."""
+    days = sorted({it.timestamp // DAY for it in SHOP if isinstance(it, Event)})
+    begins = days[3] * DAY
+    counts = PrivateStatistics((LINES,), ledger, secret=SECRET, clock=None, not_before=begins)
+    run(engine_with(counts), SHOP, 0)
+
+    wanted = recount(SHOP, LINES.cap)
+    assert released(counts) == {at: wanted[at] for at in wanted if at >= begins}
+    assert any(at < begins for at in wanted)
+    assert "remove statistics.not-before" in caplog.text
+
+
 def test_a_new_statistic_begins_beside_the_old_ones(quiet: None, ledger: Ledger) -> None:
     store = MemoryState()
     half = len(SHOP) // 2
