@@ -48,6 +48,9 @@ ERASED = b"f"
 TOPIC = b"k"
 """``k``: id of the Kafka topic that the state is of."""
 
+RESCALING = b"z"
+"""``z``: how far the states of other partitions were moved here; no engine may open it before."""
+
 CURE = "rebuild the state by replay from the log (rebuild=True)"
 
 
@@ -85,6 +88,11 @@ def read_meta(store: StateStore) -> Meta | None:
     """
     stored = store.get(META)
     if stored is None:
+        if store.get(RESCALING) is not None:
+            raise StateError(
+                "other partitions are being moved into this state, and not all of it is there: "
+                "run the rescaling again, which goes on where it stopped"
+            )
         return None
     try:
         version = msgspec.msgpack.decode(stored, type=_Version)

@@ -317,6 +317,17 @@ class PartitionJob:
         self._ticked = now
         return True
 
+    def append_tick(self, timestamp: int) -> int:
+        """Append a tick of that time, epoch milliseconds.
+
+        Returns:
+            The offset behind it.
+
+        Raises:
+            LogError: as :meth:`commit`.
+        """
+        return self._append([Tick(timestamp=timestamp)]) + 1
+
     def checkpoint(self) -> None:
         """Write a checkpoint of the committed state, where the options name a folder for them.
 
@@ -361,7 +372,7 @@ class PartitionJob:
         Actions of a former owner are before it. A tick that moves no clock finds it: brokers are
         not asked, whose answer may leave out what is there.
         """
-        return self._append([Tick(timestamp=0)]) + 1
+        return self.append_tick(0)
 
     def _append(self, entries: Sequence[Entry]) -> int:
         assert self._producer is not None

@@ -10,7 +10,10 @@ The procedure, with the log's producers stopped:
    partitions.
 3. Open an engine on each of the new states and partitions, and start the producers again.
 
-The old states stay as they are. A person, and what only belongs to a person (sessions, the
+Steps 1 and 2 are done by :meth:`~tactful_streaming.Worker.drain` where the log is in Kafka.
+
+The old states stay as they are, and how far the moving has come is noted in the first new one:
+after a crash it goes on there. A person, and what only belongs to a person (sessions, the
 beginnings of sequences), moves to the partition that the person's events go to. What is known of an
 item or a category lies in several partitions in parts; these come together in the partition that
 its own key is routed to. Who holds a device moves with the device. The catalogue, what people said
@@ -22,6 +25,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
@@ -37,6 +42,7 @@ from tactful_streaming.layout import (
     CONSENT,
     DEVICE,
     DEVICES_OF,
+    ERASED,
     EVENT_ID,
     HANDOVER,
     ID_CHUNK,
@@ -44,6 +50,7 @@ from tactful_streaming.layout import (
     OUTBOX,
     OWNER,
     RECEIVED,
+    RESCALING,
     USER,
     VERSIONS,
     Meta,
@@ -60,7 +67,13 @@ from tactful_streaming.state import Change, StateStore
 Route = Callable[[str], int]
 """Number of the partition that events of a person, by key, go to; likewise for other entities."""
 
-_PIECE = 1000
+Progress = Callable[[int, int], None]
+"""Called with how many keys were moved, and how many there are."""
+
+_PIECE = 5_000
+
+_Blobs = list[tuple[int, bytes]]
+"""Values of a key, each with the number of the source that it lies in."""
 
 
 def rescale(
@@ -69,48 +82,105 @@ def rescale(
     route: Route,
     *,
     offsets: Sequence[int] | None = None,
+    progress: Progress = lambda moved, total: None,
 ) -> None:
     """Distribute the states of all old partitions over the new ones.
 
     Nothing can be opened before all of it is there. After a crash, call it again with the same
-    targets.
+    stores: it goes on where it was, or begins again if the sources have changed since.
 
     Args:
         sources: a state for each old partition, as the procedure above leaves them.
-        targets: an empty store for each new partition.
+        targets: a store for each new partition, empty or left by a call that was broken off.
         route: where the new log puts the events of a key: a number below ``len(targets)``.
         offsets: where each new partition is read on; by default its beginning.
+        progress: told how far it is.
 
     Raises:
         StateError: if a state is damaged, if the sources do not belong together, if something is
             still to be computed or appended, or if a target is in use.
     """
     metas = _check_sources(sources)
-    for number, target in enumerate(targets):
-        if read_meta(target) is not None:
-            raise StateError(f"target {number} holds a state already: give empty stores")
-        target.clear()
-    definitions = stored_definitions(metas[0])
+    identity = _identity(sources, metas, len(targets))
+    mark = _begin(targets, identity)
     writer = _Writer(targets)
-    _move_entities(sources, writer, route, definitions)
-    for operator in make_operators(definitions):
-        _move_operator(sources, writer, route, operator)
-    for prefix in (ITEM, VERSIONS, USER, CONSENT):
-        for key, blob in sources[0].scan(prefix):
-            writer.put_all(key, blob)
-    for prefix in (CLEANER, RECEIVED):
-        for key, blobs in _by_key(sources, prefix):
-            writer.put_all(key, max(blob for _, blob in blobs))
-    _move_links(sources, writer, route)
-    _copy_ids(sources, writer)
-    writer.flush()
-    for target, offset in zip(targets, offsets or [0] * len(targets), strict=True):
-        newest = max(meta.newest for meta in metas)
-        version = max(meta.items_version for meta in metas)
-        meta = msgspec.structs.replace(
-            metas[0], offset=offset, newest=newest, items_version=version
-        )
-        target.write([write_meta(meta)])
+    stages = _stages(sources, writer, route, stored_definitions(metas[0]))
+    total = sum(1 for stage in stages for source in sources for _ in source.scan(stage.prefix))
+    moved = mark.moved
+    progress(moved, total)
+    for number, stage in enumerate(stages[mark.stage :], mark.stage):
+        after = mark.key if number == mark.stage else b""
+        unmarked = 0
+        for key, blobs in _by_key(sources, stage.prefix, after):
+            if key == after:
+                continue
+            stage.move(key, blobs)
+            moved += len(blobs)
+            unmarked += len(blobs)
+            if unmarked >= _PIECE:
+                writer.flush(_Mark(identity, number, key, moved))
+                unmarked = 0
+                progress(moved, total)
+    writer.flush(_Mark(identity, len(stages), b"", moved))
+    newest = max(meta.newest for meta in metas)
+    version = max(meta.items_version for meta in metas)
+    meta = msgspec.structs.replace(metas[0], newest=newest, items_version=version)
+    starts = list(offsets or [0] * len(targets))
+    purged = [source.get(ERASED) for source in sources]
+    erased = b"%d" % min(int(number or 0) for number in purged)
+    # The first target, which has the mark, comes last: until then all of them are unfinished.
+    for target, offset in reversed(list(zip(targets, starts, strict=True))):
+        head = write_meta(msgspec.structs.replace(meta, offset=offset))
+        target.write([head, (ERASED, erased), (RESCALING, None)])
+    progress(total, total)
+
+
+class _Mark(msgspec.Struct, frozen=True, array_like=True):
+    """How far a rescaling has come.
+
+    Attributes:
+        identity: of the sources, and how many targets there are.
+        stage: number of the stage at work.
+        key: the last key that was moved, with all before it.
+        moved: number of keys moved, over all sources.
+    """
+
+    identity: bytes
+    stage: int = 0
+    key: bytes = b""
+    moved: int = 0
+
+
+def _identity(sources: Sequence[StateStore], metas: Sequence[Meta], targets: int) -> bytes:
+    """Equal as long as the same would be moved."""
+    heads = [
+        (meta.fingerprint, meta.offset, source.get(ERASED))
+        for source, meta in zip(sources, metas, strict=True)
+    ]
+    return msgspec.msgpack.encode((heads, targets))
+
+
+def _begin(targets: Sequence[StateStore], identity: bytes) -> _Mark:
+    """Where to go on; without a mark of the same rescaling, the targets are emptied."""
+    stored = targets[0].get(RESCALING)
+    if stored is not None:
+        try:
+            mark = msgspec.msgpack.decode(stored, type=_Mark)
+        except msgspec.MsgspecError as error:
+            raise StateError(
+                f"the mark of a rescaling is damaged: {error}; give empty stores"
+            ) from error
+        if mark.identity == identity:
+            return mark
+    else:
+        for number, target in enumerate(targets):
+            if read_meta(target) is not None:
+                raise StateError(f"target {number} holds a state already: give empty stores")
+    for target in reversed(targets):
+        target.clear()
+    mark = _Mark(identity)
+    targets[0].write([(RESCALING, msgspec.msgpack.encode(mark))])
+    return mark
 
 
 class _Writer:
@@ -121,20 +191,63 @@ class _Writer:
         self._waiting: list[list[Change]] = [[] for _ in targets]
 
     def put(self, target: int, key: bytes, blob: bytes) -> None:
-        waiting = self._waiting[target]
-        waiting.append((key, blob))
-        if len(waiting) == _PIECE:
-            self._targets[target].write(waiting)
-            waiting.clear()
+        self._waiting[target].append((key, blob))
 
     def put_all(self, key: bytes, blob: bytes) -> None:
-        for target in range(len(self._targets)):
-            self.put(target, key, blob)
+        for waiting in self._waiting:
+            waiting.append((key, blob))
 
-    def flush(self) -> None:
-        for target, waiting in zip(self._targets, self._waiting, strict=True):
+    def flush(self, mark: _Mark) -> None:
+        """Write what has gathered, and then the mark: what is behind it is done again."""
+        self._waiting[0].append((RESCALING, msgspec.msgpack.encode(mark)))
+        for target, waiting in reversed(list(zip(self._targets, self._waiting, strict=True))):
             target.write(waiting)
             waiting.clear()
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Keys that begin alike, and what is done with the values of each."""
+
+    prefix: bytes
+    move: Callable[[bytes, _Blobs], None]
+
+
+def _stages(
+    sources: Sequence[StateStore], writer: _Writer, route: Route, definitions: Definitions
+) -> list[_Stage]:
+    def newest(key: bytes, blobs: _Blobs) -> None:
+        writer.put_all(key, max(blob for _, blob in blobs))
+
+    def first(key: bytes, blobs: _Blobs) -> None:
+        writer.put_all(key, blobs[0][1])
+
+    def chunk(key: bytes, blobs: _Blobs) -> None:
+        # Chunks of different partitions may have the same generation and offset.
+        for number, blob in blobs:
+            writer.put_all(key + number.to_bytes(4, "big"), blob)
+
+    return [
+        *(
+            _Stage(
+                entity_prefix(entity),
+                partial(_move_entity, sources, writer, route, entity, definitions),
+            )
+            for entity in ENTITIES
+        ),
+        *(
+            _Stage(
+                operator_prefix(operator.name),
+                partial(_move_operator, sources, writer, route, operator),
+            )
+            for operator in make_operators(definitions)
+        ),
+        *(_Stage(prefix, first) for prefix in (ITEM, VERSIONS, USER, CONSENT)),
+        *(_Stage(prefix, newest) for prefix in (CLEANER, RECEIVED, EVENT_ID)),
+        _Stage(DEVICE, partial(_move_device, writer, route)),
+        _Stage(DEVICES_OF, partial(_move_devices_of, writer, route)),
+        _Stage(ID_CHUNK, chunk),
+    ]
 
 
 def _check_sources(sources: Sequence[StateStore]) -> list[Meta]:
@@ -166,89 +279,89 @@ def _check_sources(sources: Sequence[StateStore]) -> list[Meta]:
     return metas
 
 
-def _move_entities(
-    sources: Sequence[StateStore], writer: _Writer, route: Route, definitions: Definitions
+def _move_entity(
+    sources: Sequence[StateStore],
+    writer: _Writer,
+    route: Route,
+    entity: str,
+    definitions: Definitions,
+    stored: bytes,
+    blobs: _Blobs,
 ) -> None:
-    for entity in ENTITIES:
-        features, prefix = definitions.of_entity(entity), entity_prefix(entity)
-        for stored, blobs in _by_key(sources, prefix):
-            key = stored[len(prefix) :].decode()
-            owner = key.encode()
-            if entity == "session":
-                number = blobs[-1][0]
-                owner = sources[number].get(OWNER + key.encode()) or owner
-            target = route(owner.decode().removesuffix(APART))
-            blob = blobs[0][1]
-            if len(blobs) > 1:
-                table = EntityTable(features, capacity=len(blobs) + 1)
-                parts = [(f"{key}\0{number}", part) for number, part in blobs]
-                table.unpack(parts)
-                for alias, _ in parts:
-                    table.merge(alias, key)
-                packed = table.pack_changes(0)[key]
-                assert packed is not None
-                blob = packed
-            writer.put(target, stored, blob)
-            if entity == "session":
-                writer.put(target, OWNER + key.encode(), owner)
+    key = stored[len(entity_prefix(entity)) :].decode()
+    owner = key.encode()
+    if entity == "session":
+        number = blobs[-1][0]
+        owner = sources[number].get(OWNER + key.encode()) or owner
+    target = route(owner.decode().removesuffix(APART))
+    blob = blobs[0][1]
+    if len(blobs) > 1:
+        table = EntityTable(definitions.of_entity(entity), capacity=len(blobs) + 1)
+        parts = [(f"{key}\0{number}", part) for number, part in blobs]
+        table.unpack(parts)
+        for alias, _ in parts:
+            table.merge(alias, key)
+        packed = table.pack_changes(0)[key]
+        assert packed is not None
+        blob = packed
+    writer.put(target, stored, blob)
+    if entity == "session":
+        writer.put(target, OWNER + key.encode(), owner)
 
 
 def _move_operator(
-    sources: Sequence[StateStore], writer: _Writer, route: Route, operator: Operator
+    sources: Sequence[StateStore],
+    writer: _Writer,
+    route: Route,
+    operator: Operator,
+    stored: bytes,
+    blobs: _Blobs,
 ) -> None:
-    prefix = operator_prefix(operator.name)
-    for stored, blobs in _by_key(sources, prefix):
-        key = stored[len(prefix) :].decode()
-        if not key:
-            # What belongs to no entity is the same in every partition.
-            writer.put_all(stored, blobs[0][1])
-            continue
-        owner = key
-        if operator.entity == "session":
-            owner = (sources[blobs[-1][0]].get(OWNER + key.encode()) or key.encode()).decode()
-        blob: bytes | None = blobs[0][1]
-        if len(blobs) > 1:
-            for number, part in blobs:
-                operator.unpack(f"{key}\0{number}", part)
-                operator.merge(f"{key}\0{number}", key)
-            blob = operator.pack_changes()[key]
-        if blob is not None:
-            writer.put(route(owner.removesuffix(APART)), stored, blob)
+    key = stored[len(operator_prefix(operator.name)) :].decode()
+    if not key:
+        # What belongs to no entity is the same in every partition.
+        writer.put_all(stored, blobs[0][1])
+        return
+    owner = key
+    if operator.entity == "session":
+        owner = (sources[blobs[-1][0]].get(OWNER + key.encode()) or key.encode()).decode()
+    blob: bytes | None = blobs[0][1]
+    if len(blobs) > 1:
+        for number, part in blobs:
+            operator.unpack(f"{key}\0{number}", part)
+            operator.merge(f"{key}\0{number}", key)
+        blob = operator.pack_changes()[key]
+    if blob is not None:
+        writer.put(route(owner.removesuffix(APART)), stored, blob)
 
 
-def _move_links(sources: Sequence[StateStore], writer: _Writer, route: Route) -> None:
-    for key, blobs in _by_key(sources, DEVICE):
-        # A device lives in one partition; should it not, what was written last is the longer list.
-        blob = max((blob for _, blob in blobs), key=len)
-        writer.put(route(DEVICE_PREFIX + key[len(DEVICE) :].decode()), key, blob)
-    for key, blobs in _by_key(sources, DEVICES_OF):
-        parts: dict[int, dict[str, int]] = {}
-        for _, blob in blobs:
-            for device, last in decode_devices(blob).items():
-                part = parts.setdefault(route(DEVICE_PREFIX + device), {})
-                part[device] = max(last, part.get(device, 0))
-        for target, part in parts.items():
-            writer.put(target, key, msgspec.msgpack.encode(part))
+def _move_device(writer: _Writer, route: Route, key: bytes, blobs: _Blobs) -> None:
+    # A device lives in one partition; should it not, what was written last is the longer list.
+    blob = max((blob for _, blob in blobs), key=len)
+    writer.put(route(DEVICE_PREFIX + key[len(DEVICE) :].decode()), key, blob)
 
 
-def _copy_ids(sources: Sequence[StateStore], writer: _Writer) -> None:
-    for key, blobs in _by_key(sources, EVENT_ID):
-        writer.put_all(key, max(blob for _, blob in blobs))
-    for number, source in enumerate(sources):
-        for key, blob in source.scan(ID_CHUNK):
-            # Chunks of different partitions may have the same generation and offset.
-            writer.put_all(key + number.to_bytes(4, "big"), blob)
+def _move_devices_of(writer: _Writer, route: Route, key: bytes, blobs: _Blobs) -> None:
+    parts: dict[int, dict[str, int]] = {}
+    for _, blob in blobs:
+        for device, last in decode_devices(blob).items():
+            part = parts.setdefault(route(DEVICE_PREFIX + device), {})
+            part[device] = max(last, part.get(device, 0))
+    for target, part in parts.items():
+        writer.put(target, key, msgspec.msgpack.encode(part))
 
 
 def _by_key(
-    sources: Sequence[StateStore], prefix: bytes
-) -> Iterator[tuple[bytes, list[tuple[int, bytes]]]]:
+    sources: Sequence[StateStore], prefix: bytes, start: bytes = b""
+) -> Iterator[tuple[bytes, _Blobs]]:
     """Each key in any of the sources, with the number of each source that has it and its value."""
-    scans = [_numbered(source, number, prefix) for number, source in enumerate(sources)]
+    scans = [_numbered(source, number, prefix, start) for number, source in enumerate(sources)]
     for key, group in groupby(heapq.merge(*scans), key=itemgetter(0)):
         yield key, [(number, blob) for _, number, blob in group]
 
 
-def _numbered(source: StateStore, number: int, prefix: bytes) -> Iterator[tuple[bytes, int, bytes]]:
-    for key, blob in source.scan(prefix):
+def _numbered(
+    source: StateStore, number: int, prefix: bytes, start: bytes
+) -> Iterator[tuple[bytes, int, bytes]]:
+    for key, blob in source.scan(prefix, start):
         yield key, number, blob

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tactful_streaming.definitions import Definitions
+from tactful_streaming.errors import LogError
 from tactful_streaming.json_reader import prepare
 from tactful_streaming.kafka_group import PartitionGroup
 from tactful_streaming.partition_erasure import Erasures
@@ -187,6 +188,55 @@ class Worker:
         self.commit()
         progress(self.progress())
 
+    def drain(self, partitions: int, *, patience_s: float, stop: Callable[[], bool]) -> bool:
+        """Own the whole log, apply it to its ends, and bring all partitions to one watermark.
+
+        That is how states have to be left to be moved to other partitions
+        (:func:`~tactful_streaming.rescale`). Nobody else may append to the log meanwhile.
+
+        Args:
+            partitions: how many the log has.
+            patience_s: how long to wait until all of them are ours, seconds.
+            stop: asked after each batch.
+
+        Returns:
+            Whether it was done; False: it was told to stop.
+
+        Raises:
+            LogError: if other workers keep some of the partitions.
+            StreamingError: as :meth:`run`.
+        """
+        until = self._clock() + patience_s
+        while len(self._jobs) < partitions:
+            if self._clock() >= until:
+                missing = sorted(set(range(partitions)) - self._jobs.keys())
+                raise LogError(
+                    f"partitions {', '.join(map(str, missing))} of topic "
+                    f"{self._options.kafka.topic!r} are not given to us within {patience_s:g} s: "
+                    f"workers of group {self._options.group!r} are running: stop them all"
+                )
+            self.step()
+            if stop():
+                return False
+        reached = 0
+        while True:
+            # A tick that moves no clock finds the ends; what came before it is read with it.
+            ends = {number: job.append_tick(reached) for number, job in self._jobs.items()}
+            while any(job.offset < ends[number] for number, job in self._jobs.items()):
+                self.step()
+                if stop():
+                    return False
+                self._check_owned(ends)
+            appended = self._appended()
+            self.commit()
+            newest = max(job.watermark for job in self._jobs.values())
+            newest += self._options.watermark_delay_ms
+            quiet = appended == self._appended()
+            at_end = all(job.offset == ends[number] for number, job in self._jobs.items())
+            if quiet and at_end and newest == reached:
+                return True
+            reached = newest
+
     def step(self) -> bool:
         """Read and apply one batch, and commit if it is time; returns whether it was."""
         with _collector_paused():
@@ -261,6 +311,17 @@ class Worker:
         """Close the states and leave the group, committing nothing: after an error."""
         self._drop(list(self._jobs))
         self._group.close()
+
+    def _appended(self) -> int:
+        """How many entries this worker has appended to the log because of others in it."""
+        return sum(self._counts[name] for name in ("actions", "handovers", "ticks"))
+
+    def _check_owned(self, numbers: Collection[int]) -> None:
+        if lost := sorted(set(numbers) - self._jobs.keys()):
+            raise LogError(
+                f"partitions {', '.join(map(str, lost))} of topic {self._options.kafka.topic!r} "
+                f"went to another worker of group {self._options.group!r}: stop them all"
+            )
 
     def _purge(self) -> None:
         """Open the partitions anew that keep somebody who was erased: so they are purged."""

@@ -1,11 +1,12 @@
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.streaming.streams import definitions, random_entries
 
 from tactful_streaming import (
+    Change,
     Definitions,
     Engine,
     Entry,
@@ -20,6 +21,7 @@ from tactful_streaming import (
     rescale,
     route_key,
 )
+from tactful_streaming.layout import RESCALING
 
 DELAY = 3_600_000
 """More than any event is late, so that it does not matter who else is in the partition."""
@@ -37,6 +39,10 @@ def chosen() -> Definitions:
     features = tuple(f for f in definitions().features if f.group_by != "item_id")
     more = load_definitions(SEQUENCES)
     return Definitions(features, more.sequences, more.joins)
+
+
+def route_to(partitions: int) -> Callable[[str], int]:
+    return lambda key: zlib.crc32(key.encode()) % partitions
 
 
 class Cluster:
@@ -58,7 +64,7 @@ class Cluster:
         ]
 
     def route(self, key: str) -> int:
-        return zlib.crc32(key.encode()) % len(self.logs)
+        return route_to(len(self.logs))(key)
 
     def feed(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -174,5 +180,71 @@ def test_a_rescaling_that_was_broken_off_is_done_again() -> None:
     whole, broken = MemoryState(), MemoryState()
     rescale(old.stores, [whole], lambda key: 0)
     broken.write([(b"euser:gone", b"left by a rescaling that died")])
+    rescale(old.stores, [broken], lambda key: 0)
+    assert dict(broken.scan(b"")) == dict(whole.scan(b""))
+
+
+class Dying(MemoryState):
+    """A store whose process dies at one of its writes."""
+
+    def __init__(self, lives: list[int]) -> None:
+        super().__init__()
+        self._lives = lives
+
+    def write(self, changes: Sequence[Change]) -> None:
+        self._lives[0] -= 1
+        if self._lives[0] < 0:
+            raise KeyboardInterrupt
+        super().write(changes)
+
+
+def test_a_rescaling_that_died_at_any_write_goes_on_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tactful_streaming.rescaling._PIECE", 60)
+    old = Cluster([MemoryState(), MemoryState()])
+    entries: list[Entry] = [*random_entries(5, 300)]
+    old.feed(entries)
+    old.drain(max(entry.timestamp for entry in entries))
+
+    def run(targets: Sequence[StateStore]) -> list[tuple[int, int]]:
+        told: list[tuple[int, int]] = []
+        rescale(old.stores, targets, route_to(3), progress=lambda *at: told.append(at))
+        return told
+
+    lives = [10**6]
+    whole = [Dying(lives) for _ in range(3)]
+    told = run(whole)
+    writes = 10**6 - lives[0]
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1] > 300
+    went_on = 0
+    deaths = {*range(0, writes, max(writes // 6, 1)), writes - 2, writes - 1}
+    for death in sorted(deaths):
+        lives[0] = death
+        targets = [Dying(lives) for _ in range(3)]
+        with pytest.raises(KeyboardInterrupt):
+            run(targets)
+        if targets[0].get(RESCALING) is not None:
+            with pytest.raises(StateError, match="run the rescaling again"):
+                Engine(chosen(), targets[0])
+        lives[0] = 10**6
+        went_on += run(targets)[0][0] > 0
+        for target, expected in zip(targets, whole, strict=True):
+            assert dict(target.scan(b"")) == dict(expected.scan(b""))
+    assert went_on > len(deaths) // 2
+
+
+def test_a_rescaling_begins_again_when_the_states_have_gone_on() -> None:
+    old = Cluster([MemoryState(), MemoryState()])
+    entries: list[Entry] = [*random_entries(6, 200)]
+    lives = [10**6]
+    for part in (entries[:120], entries[120:]):
+        old.feed(part)
+        old.drain(max(entry.timestamp for entry in entries))
+        whole, broken = MemoryState(), Dying(lives)
+        rescale(old.stores, [whole], lambda key: 0)
+        lives[0] = 2
+        with pytest.raises(KeyboardInterrupt):
+            rescale(old.stores, [broken], lambda key: 0)
+        lives[0] = 10**6
     rescale(old.stores, [broken], lambda key: 0)
     assert dict(broken.scan(b"")) == dict(whole.scan(b""))
