@@ -673,12 +673,12 @@ LINKING: list[Any] = [
     (Histories, "merge", _nothing),
     (Resolver, "_may_link", lambda self, user: True),
 ]
-PARTITIONS: list[Any] = [
-    (Histories, "detach", _nothing),
-    (Histories, "attach", _nothing),
-    (Handovers, "changes", _none),
-    (Resolver, "receive", _again),
-    (Resolver, "_is_elsewhere", lambda self, key: False),
+PARTITIONS: list[Any] = [  # with the events that are enough for the third seed to show it
+    (Histories, "detach", _nothing, 30),
+    (Histories, "attach", _nothing, 30),
+    (Handovers, "changes", _none, 30),
+    (Resolver, "receive", _again, 20),
+    (Resolver, "_is_elsewhere", lambda self, key: False, 30),
 ]
 
 
@@ -693,11 +693,11 @@ def test_a_planted_mistake_in_linking_is_seen(
             check_one(random.Random(seed), 150, IDENTITY, 365 * DAY)
 
 
-@pytest.mark.parametrize(("owner", "name", "wrong"), PARTITIONS)
+@pytest.mark.parametrize(("owner", "name", "wrong", "count"), PARTITIONS)
 def test_a_planted_mistake_between_partitions_is_seen(
-    owner: type, name: str, wrong: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    owner: type, name: str, wrong: Callable[..., Any], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner, name, wrong)
     with pytest.raises(AssertionError):
-        for seed in range(12):
-            check_many(random.Random(seed), 60, 3)
+        for seed in range(3, 15):
+            check_many(random.Random(seed), count, 3)
