@@ -6,16 +6,48 @@ import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tactful import interpreter, problems
 from tactful.config import ServerSettings
 from tactful.problems import ProblemError
 
 _DISCARD_BYTES = 64 * 1024 * 1024
+
+
+class _Joining:
+    """The transport of one answer: its head waits for the body, so that both are one packet.
+
+    uvicorn writes the two one after the other, which is two system calls here and two wake-ups
+    there: a tenth of the processor time of a list.
+    """
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._head = b""
+        self._waits = True
+
+    def write(self, data: bytes) -> None:
+        """Write, but for the head, which is the first that is written of an answer."""
+        if self._waits and self._cycle.response_started:  # else it is a ``100 Continue``
+            self._waits, self._head = False, data
+            return
+        self._transport.write(self._head + data)
+        self._head = b""
+
+    def is_closing(self) -> bool:
+        """Whether nobody is there any more."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close, after a head that no body came for."""
+        if self._head:
+            self.write(b"")
+        self._transport.close()
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -53,7 +85,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there."""
         self._stop_timer()
+        before = self.cycle
         super().on_headers_complete()
+        # Its task has not begun yet. An answer to HEAD has no body to wait for.
+        if self.cycle is not before and self.scope["method"] != "HEAD":
+            self.cycle.transport = cast(asyncio.Transport, _Joining(self.transport, self.cycle))
 
     def on_body(self, body: bytes) -> None:
         """Throw away what comes after the answer, up to the limit."""
@@ -117,6 +153,7 @@ def make_server(application: Any, settings: ServerSettings, *, lifespan: bool = 
             access_log=False,
             server_header=False,
             date_header=False,
+            proxy_headers=False,  # nothing here asks who the caller is by address
             timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=settings.shutdown_s,
         )

@@ -1,0 +1,96 @@
+"""Answers leave whole: head and body in one write."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from uvicorn.server import ServerState
+
+from tactful.asgi import Application, Receive, Scope, Send
+from tactful.config import ServerSettings
+from tactful.server import make_server
+
+_ASKED = (
+    b"%b / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n%b\r\n"
+    b"hi%b /second HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\nhi"
+)
+
+
+class _Wire(asyncio.Transport):
+    """A transport that keeps every write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.closed
+        self.writes.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+async def _written(application: Application, sent: bytes) -> _Wire:
+    """What the server writes to answer the bytes of one connection."""
+    server = make_server(application, ServerSettings(), lifespan=False)
+    config, state = server.config, ServerState()
+    config.load()
+    protocol = config.http_protocol_class(config, state, {})  # type: ignore[call-arg]
+    wire = _Wire()
+    protocol.connection_made(wire)
+    protocol.data_received(sent)
+    while state.tasks:
+        await asyncio.gather(*state.tasks)
+        await asyncio.sleep(0)
+    protocol.eof_received()
+    return wire
+
+
+async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
+    message = await receive()
+    body = scope["path"].encode() + message["body"]
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _broken(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+    raise ValueError
+
+
+@pytest.mark.parametrize("method", [b"POST", b"HEAD"])
+def test_head_and_body_are_one_write(method: bytes) -> None:
+    wire = asyncio.run(_written(_echo, _ASKED % (method, b"", method)))
+    bodies = [b"/hi", b"/secondhi"] if method == b"POST" else [b"", b""]
+    assert len(wire.writes) == 2  # one for each of two pipelined requests
+    for written, body in zip(wire.writes, bodies, strict=True):
+        head, _, rest = written.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert rest == body
+    assert not wire.closed
+
+
+def test_a_promise_to_read_on_does_not_wait() -> None:
+    wire = asyncio.run(_written(_echo, _ASKED % (b"POST", b"expect: 100-continue\r\n", b"POST")))
+    assert len(wire.writes) == 3
+    assert wire.writes[0] == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert wire.writes[1].endswith(b"\r\n\r\n/hi")
+
+
+def test_what_breaks_after_its_head_leaves_the_head() -> None:
+    wire = asyncio.run(_written(_broken, b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"))
+    assert b"".join(wire.writes).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert wire.closed
