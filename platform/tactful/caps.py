@@ -83,6 +83,12 @@ class ShownToday:
             _, (_, forgotten) = self._people.popitem(last=False)
             self._held -= len(forgotten)
 
+    def forget(self, people: Collection[str]) -> None:
+        """Know nothing of what was shown to some people, by the keys of their histories."""
+        for subject in people:
+            _, counts = self._people.pop(subject, (-1, {}))
+            self._held -= len(counts)
+
     def snapshot(self) -> bytes | None:
         """The counts, when enough of them have changed since the last time."""
         if self._changed * _UNWRITTEN_SHARE <= self._held or not self._changed:

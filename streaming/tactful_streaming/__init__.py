@@ -79,12 +79,15 @@ from tactful_streaming.fired_rows import encode_fired, encode_matches
 from tactful_streaming.firing import Fired
 from tactful_streaming.flink_sql import FlinkOptions, FlinkScript, compile_flink
 from tactful_streaming.forgetting import (
+    Listed,
     Traces,
     devices_of,
     drop_passenger,
     expire_people,
+    find_listed,
     forget,
     people_in,
+    sessions_of,
     stored_of,
 )
 from tactful_streaming.group_commit import (
@@ -93,7 +96,7 @@ from tactful_streaming.group_commit import (
     KeyedCommit,
 )
 from tactful_streaming.identity import CONSENT_PROPERTY, Identity
-from tactful_streaming.intake import Consumer
+from tactful_streaming.intake import Consumer, KnowsPeople
 from tactful_streaming.joins import ItemVersions, JoinOperator
 from tactful_streaming.kafka import (
     KafkaLog,
@@ -152,6 +155,7 @@ from tactful_streaming.state import (
     RocksState,
     StateStore,
     copy_state,
+    open_beside,
     restore_checkpoint,
 )
 from tactful_streaming.transactional import TransactionalProducer
@@ -227,10 +231,12 @@ __all__ = [
     "KafkaPartition",
     "KafkaSettings",
     "KeyedCommit",
+    "KnowsPeople",
     "Lag",
     "LateEvent",
     "Limits",
     "Link",
+    "Listed",
     "LogCorruptedError",
     "LogError",
     "LogLockedError",
@@ -312,12 +318,14 @@ __all__ = [
     "ensure_topic",
     "event_for",
     "expire_people",
+    "find_listed",
     "forget",
     "load_definitions",
     "load_rules",
     "make_operators",
     "matching_records",
     "new_event_id",
+    "open_beside",
     "open_rows",
     "people_in",
     "plan_evolution",
@@ -328,6 +336,7 @@ __all__ = [
     "restore_checkpoint",
     "route_key",
     "run_sink",
+    "sessions_of",
     "stored_of",
     "subject_key",
     "topic_id",

@@ -11,7 +11,8 @@ What comes out follows from the log alone, never from how it is cut into batches
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -37,10 +38,11 @@ from tactful_streaming.entries import (
 from tactful_streaming.errors import EngineError, EntryError, StateError
 from tactful_streaming.evolution import adopt
 from tactful_streaming.firing import Fired
+from tactful_streaming.forgetting import Listed, Traces, forget, is_of, owners_of
 from tactful_streaming.handovers import Handovers
 from tactful_streaming.histories import Histories
 from tactful_streaming.identity import Identity, Move, Resolver
-from tactful_streaming.intake import Admitted, Consumer, Intake
+from tactful_streaming.intake import Admitted, Consumer, Intake, KnowsPeople
 from tactful_streaming.layout import (
     CLEANER,
     CONSUMER,
@@ -514,6 +516,64 @@ class Engine:
         self._dedupe.committed()
         if self._mirror is not None:
             self._mirror.flush(self._offset)
+
+    def forget(
+        self,
+        traces: Traces,
+        snapshots: Mapping[str, Callable[[bytes], bytes]] = MappingProxyType({}),
+        *,
+        listed: Listed | None = None,
+        lock: AbstractContextManager[object] | None = None,
+    ) -> int:
+        """Remove people from the state and from memory, while the engine is at work.
+
+        They are suppressed already, so nothing of them is added any more. What many people have
+        contributed to stays. To have their bytes gone from disk, too, purge the store afterwards.
+
+        Args:
+            traces: what to remove.
+            snapshots: by name of a passenger, makes its snapshot without these people. One that
+                :class:`KnowsPeople` is told to forget them, too.
+            listed: what a search of the stored state has found, since a commit after they were
+                suppressed; None: it is searched here.
+            lock: held, briefly, while what readers see changes.
+
+        Returns:
+            How many keys were removed.
+
+        Raises:
+            StateError: if the store refused; it is to be done again.
+        """
+        self.commit()
+        people = owners_of(self._store, traces)
+        removed = forget(self._store, traces, self._definitions, snapshots, listed=listed)
+        with nullcontext() if lock is None else lock:
+            self._drop(traces, people)
+        if self._cleaner is not None:
+            self._cleaner.restore(self._stored(CLEANER))
+        if self._mirror is not None:
+            self._mirror.put("user", dict.fromkeys(people))
+            self._mirror.put("session", dict.fromkeys(traces.sessions))
+            self._mirror.flush(self._offset)
+        return removed
+
+    def _drop(self, traces: Traces, people: Collection[str]) -> None:
+        """Know nothing in memory of whom the store knows nothing any more."""
+        for entity, keys in (("user", people), ("session", traces.sessions)):
+            if entity in self._tables:
+                self._tables[entity].forget(keys)
+        for operator in self._operators:
+            for key in (*people, *traces.sessions):
+                operator.detach(key)
+            operator.pack_changes()  # nothing else has changed since the commit
+        self._users.forget(traces.users)
+        self._outbox.forget(lambda action: is_of(action, traces))
+        self._handovers.forget(lambda entry: is_of(entry, traces))
+        if self._resolver is not None:
+            self._resolver.drop(traces.users, traces.devices | traces.shared)
+        for consumer in self._consumers.values():
+            if isinstance(consumer, KnowsPeople):
+                consumer.forget(people)
 
     def outbox(self) -> list[Event]:
         """Actions that are committed and, as far as is known, not in the log yet.

@@ -1,4 +1,4 @@
-"""Removes people from the stored state of an engine that is not running.
+"""Removes people from the stored state of an engine, also of one at work (`Engine.forget`).
 
 What is kept under the key of a person, of their devices and of their visits goes, and so do their
 event ids, the links to their devices and the actions made for them. Counts of items and categories,
@@ -8,7 +8,7 @@ been there, the state is rebuilt from the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -36,6 +36,7 @@ from tactful_streaming.layout import (
     EVENT_ID,
     HANDOVER,
     ID_CHUNK,
+    OPERATOR,
     OUTBOX,
     OWNER,
     USER,
@@ -103,6 +104,21 @@ def people_in(store: StateStore) -> Iterator[str]:
         for key, _ in store.scan(prefix):
             # Beside what is of a device may lie what of it can never be joined to anybody.
             yield before + key[len(prefix) :].decode().split(APART)[0]
+    for name in _operator_keys(store):
+        yield name.split(APART)[0]
+
+
+def _operator_keys(store: StateStore) -> Iterator[str]:
+    """Keys of which sequences and joins know something, of whatever entity."""
+    for key, _ in store.scan(OPERATOR):
+        yield key.decode().partition(":")[2]
+
+
+def sessions_of(store: StateStore, people: Container[str]) -> Iterator[str]:
+    """Visits that a stored state knows to be of people, also ones that the log has forgotten."""
+    for key, owner in store.scan(OWNER):
+        if owner.decode().split(APART)[0] in people:
+            yield key[len(OWNER) :].decode()
 
 
 def expire_people(store: StateStore, before: int) -> int:
@@ -175,6 +191,8 @@ def stored_traces(store: StateStore, people: Container[str]) -> Traces:
     for prefix in (entity_prefix("user"), USER, CONSENT, DEVICES_OF):
         for key, _ in store.scan(prefix):
             note(key[len(prefix) :].decode())
+    for name in _operator_keys(store):
+        note(name)
     for key, blob in store.scan(DEVICE):
         device = key[len(DEVICE) :].decode()
         holders = holders_of(blob)
@@ -183,9 +201,7 @@ def stored_traces(store: StateStore, people: Container[str]) -> Traces:
         elif any(holder in people for holder in holders):
             shared.add(device)
         users.update(holder for holder in holders if holder in people)
-    for key, owner in store.scan(OWNER):
-        if owner.decode().split(APART)[0] in people:
-            sessions.add(key[len(OWNER) :].decode())
+    sessions.update(sessions_of(store, people))
     return Traces(
         users=frozenset(users),
         devices=frozenset(devices),
@@ -203,32 +219,68 @@ def stored_of(store: StateStore, traces: Traces) -> Iterator[tuple[str, str, byt
                 yield entity, key, blob
 
 
+@dataclass(frozen=True)
+class Listed:
+    """Keys of a stored state under which something of people is, and that only a search finds.
+
+    Attributes:
+        cleaner: what the cleaner remembers of them.
+        chunks: lists of event ids, some of which are theirs.
+    """
+
+    cleaner: tuple[bytes, ...] = ()
+    chunks: tuple[bytes, ...] = ()
+
+
+def find_listed(store: StateStore, traces: Traces) -> Listed:
+    """Search a stored state, also one that another process writes to; it may take long."""
+    chunks: list[bytes] = []
+    if traces.event_ids:
+        for key, blob in store.scan(ID_CHUNK):
+            if not traces.event_ids.isdisjoint(_ids.decode(blob)):
+                chunks.append(key)
+    return Listed(tuple(_cleaner(store, traces)), tuple(chunks))
+
+
+def owners_of(store: StateStore, traces: Traces) -> frozenset[str]:
+    """Keys of histories of people; beside that of a device lie some that nobody may claim."""
+    prefix = entity_prefix("user")
+    found = set(traces.people)
+    for device in traces.devices:
+        for key, _ in store.scan(prefix + f"{DEVICE_PREFIX}{device}{APART}".encode()):
+            found.add(key[len(prefix) :].decode())
+    return frozenset(found)
+
+
 def forget(
     store: StateStore,
     traces: Traces,
     definitions: Definitions,
     snapshots: Mapping[str, Callable[[bytes], bytes]],
+    *,
+    listed: Listed | None = None,
 ) -> int:
     """Remove people from the state in `store`, in batches; again from the start after a crash.
 
     Args:
-        store: of an engine that is closed.
+        store: nobody else writes to it meanwhile.
         traces: what to remove.
         definitions: what the state was computed by.
         snapshots: by name of a passenger, makes its snapshot without these people.
+        listed: what a search has found already, since when nothing of them was added.
 
     Returns:
         How many keys were removed.
     """
-    removed = 0
+    listed = find_listed(store, traces) if listed is None else listed
     waiting: list[Change] = []
-    for key in _keys(traces, definitions):
+    for key in _keys(traces, owners_of(store, traces), definitions):
         if store.get(key) is not None:
             waiting.append((key, None))
     waiting += [(key, None) for key in _waiting_of(store, traces)]
-    waiting += [(key, None) for key in _cleaner(store, traces)]
+    waiting += [(key, None) for key in listed.cleaner]
     removed = len(waiting)
-    waiting += _chunks(store, traces)
+    waiting += _chunks(store, traces, listed.chunks)
     for name, without in snapshots.items():
         snapshot = store.get(CONSUMER + name.encode())
         if snapshot is not None and (left := without(snapshot)) != snapshot:
@@ -238,15 +290,14 @@ def forget(
     return removed
 
 
-def _keys(traces: Traces, definitions: Definitions) -> Iterator[bytes]:
-    owners = [*traces.people, *traces.sessions]
-    for entity, keys in (("user", traces.people), ("session", traces.sessions)):
+def _keys(traces: Traces, people: Collection[str], definitions: Definitions) -> Iterator[bytes]:
+    for entity, keys in (("user", people), ("session", traces.sessions)):
         for key in keys:
             yield entity_prefix(entity) + key.encode()
     names = [sequence.name for sequence in definitions.sequences]
     names += [join.name for join in definitions.joins]
     for name in names:
-        for key in owners:
+        for key in (*people, *traces.sessions):
             yield operator_prefix(name) + key.encode()
     for session in traces.sessions:
         yield OWNER + session.encode()
@@ -290,11 +341,8 @@ def _cleaner(store: StateStore, traces: Traces) -> Iterator[bytes]:
             yield key
 
 
-def _chunks(store: StateStore, traces: Traces) -> Iterator[Change]:
-    if not traces.event_ids:
-        return
-    for key, blob in store.scan(ID_CHUNK):
-        ids = _ids.decode(blob)
-        if not traces.event_ids.isdisjoint(ids):
-            kept = [event_id for event_id in ids if event_id not in traces.event_ids]
-            yield key, msgspec.msgpack.encode(kept)
+def _chunks(store: StateStore, traces: Traces, keys: Sequence[bytes]) -> Iterator[Change]:
+    for key, blob in zip(keys, store.get_many(keys), strict=True):
+        if blob is not None:  # else it was forgotten since
+            kept = [id_ for id_ in _ids.decode(blob) if id_ not in traces.event_ids]
+            yield key, msgspec.msgpack.encode(kept) if kept else None

@@ -8,7 +8,7 @@ there already changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tactful_streaming.entries import Entry, decode_entry, encode_entry
 from tactful_streaming.errors import EntryError, StateError
@@ -50,6 +50,13 @@ class Handovers:
     def sent(self, numbers: Iterable[int]) -> None:
         """Note that entries were appended to the partition they are for."""
         self._sent.update(number for number in numbers if number in self._committed)
+
+    def forget(self, theirs: Callable[[Entry], bool]) -> None:
+        """Forget committed entries that are in the store no more."""
+        for number in [number for number, entry in self._waiting.items() if theirs(entry)]:
+            del self._waiting[number]
+            self._committed.discard(number)
+            self._sent.discard(number)
 
     def changes(self) -> Iterator[Change]:
         """What to write at a commit."""

@@ -315,6 +315,10 @@ class Resolver:
         if not consent:
             self._links.forget(user.user_id, newest)
 
+    def drop(self, users: Iterable[str], devices: Iterable[str]) -> None:
+        """Know no more of people and devices than the store does, after a commit."""
+        self._links.drop(users, devices)
+
     def take_moves(self) -> list[Move]:
         """Which histories move before the event or entry shown last, in order."""
         moves, self._moves = self._moves, []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,6 +46,14 @@ class Consumer(Protocol):
 
     def restore(self, state: bytes) -> None:
         """Go back to a snapshot."""
+
+
+@runtime_checkable
+class KnowsPeople(Protocol):
+    """A passenger that keeps something of people under their keys."""
+
+    def forget(self, people: Collection[str]) -> None:
+        """Keep nothing of some people, by the keys of their histories."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ What happened while nobody held the device belongs to who logs in next, never to
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from operator import attrgetter
 from typing import Final
 
@@ -194,6 +194,13 @@ class Links:
             self._disown(device, user_id, newest)
         self._devices_of[user_id] = {}
         self._dirty_users.add(user_id)
+
+    def drop(self, users: Iterable[str], devices: Iterable[str]) -> None:
+        """Read people and devices from the store again when they are asked for."""
+        for user_id in users:
+            self._devices_of.pop(user_id, None)
+        for device in devices:
+            self._devices.pop(device, None)
 
     def devices_of(self, user_id: str, newest: int) -> tuple[str, ...]:
         """Devices that a person has logged in on, in the order of their ids."""

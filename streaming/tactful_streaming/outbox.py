@@ -8,7 +8,7 @@ never reached the log.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from tactful_streaming.entries import Event, decode_entry, encode_entry
 from tactful_streaming.errors import EntryError, StateError
@@ -57,6 +57,13 @@ class Outbox:
             if event_id in self._committed:
                 self._committed.remove(event_id)
                 self._met.add(event_id)
+
+    def forget(self, theirs: Callable[[Event], bool]) -> None:
+        """Forget committed actions that are in the store no more."""
+        for event_id in [id_ for id_, action in self._waiting.items() if theirs(action)]:
+            del self._waiting[event_id]
+            self._committed.discard(event_id)
+            self._sent.discard(event_id)
 
     def changes(self) -> Iterator[Change]:
         """What to write at a commit."""

@@ -29,6 +29,7 @@ Change = tuple[bytes, bytes | None]
 """A key and its new value; None deletes the key."""
 
 _AFTER_EVERY_KEY = b"\xff" * 8
+_NO_KEY = b"\0"
 _COPIED_BYTES = 1 << 22
 _ATTEMPTS = 10
 _PAUSE_S = 0.1
@@ -137,6 +138,9 @@ class RocksState:
         options.set_compression_type(DBCompressionType.lz4())
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
+        # A new list of files at every change of them: in an old one stand the first and last keys
+        # of files that are gone (see `purge`).
+        options.set_max_manifest_file_size(1)
         self._path = path
         self._options = options
         self._access = AccessType.read_only() if read_only else AccessType.read_write()
@@ -214,6 +218,7 @@ class RocksState:
     def purge(self) -> None:
         """Remove from disk what was deleted: keys and values, and the names of keys in lists.
 
+        Others may read and write meanwhile: what they hold open goes when they are done with it.
         Takes as long as it takes to write everything once. A checkpoint that was made before keeps
         what it holds.
 
@@ -223,9 +228,12 @@ class RocksState:
         with self._explained():
             self._db.flush()
             self._db.compact_range(None, None)
-            self._db.close()
-        # Opening writes the list of files anew, in which the first and last keys of files stand.
-        self._open()
+            # The list that told of the compaction begins with the files before it: one more change
+            # of files makes the next one, and the old is removed.
+            batch = WriteBatch(raw_mode=True)
+            batch.delete(_NO_KEY)
+            self._db.write(batch, self._write_options)
+            self._db.flush()
 
     def checkpoint(self, path: Path) -> None:
         """Write what is stored now into the new directory `path`, while others go on writing.
@@ -292,7 +300,7 @@ def copy_state(
     """
     if target.exists():
         raise StateError(f"{target}: a copy needs a new directory; this one is there")
-    store = _opened_beside(source)
+    store = open_beside(source)
     try:
         copy = RocksState(target, sync=True)
         try:
@@ -313,8 +321,13 @@ def copy_state(
         store.close()
 
 
-def _opened_beside(source: Path) -> RocksState:
-    """A state as it is now; files may vanish between being listed and being opened."""
+def open_beside(source: Path) -> RocksState:
+    """A state as it is now, read-only, also while another process writes to it.
+
+    Raises:
+        StateError: if it is damaged, or there is none.
+    """
+    # Files may vanish between being listed and being opened.
     for _ in range(_ATTEMPTS - 1):
         try:
             return RocksState(source, read_only=True)

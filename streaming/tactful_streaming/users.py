@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from tactful_streaming.entries import User, decode_entry, encode_entry
 from tactful_streaming.errors import EntryError, StateError
@@ -57,6 +57,11 @@ class Users(Mapping[str, User]):
         """Take over a newer description."""
         self._held[user.user_id] = user
         self._dirty.add(user.user_id)
+
+    def forget(self, user_ids: Iterable[str]) -> None:
+        """Forget descriptions that are in the store no more."""
+        for user_id in user_ids:
+            self._held.pop(user_id, None)
 
     def changes(self) -> Iterator[Change]:
         """What to write at a commit."""

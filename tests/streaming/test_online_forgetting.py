@@ -1,0 +1,286 @@
+"""People are removed from an engine at work: it goes on as if it had never seen them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful_streaming import (
+    Change,
+    Definitions,
+    Engine,
+    Entry,
+    Event,
+    Identity,
+    Item,
+    MemoryState,
+    RocksState,
+    Tick,
+    Traces,
+    User,
+    encode_entry,
+    forgetting,
+    load_definitions,
+    load_rules,
+    open_beside,
+)
+
+RULES = "- {name: twice, when: {earlier: {same: [user_id, item_id], within: 1d}}, action: drop}"
+FEATURES = """
+- {name: views, entity: user, event: view, aggregate: count, window: {size: 10m, slide: 1m}}
+- {name: by_item, entity: user, event: view, aggregate: count, group_by: item_id,
+   window: {size: 10m, slide: 1m, decay: 0.8}}
+- {name: different, entity: user, event: view, aggregate: distinct, of: item_id,
+   sketch: hll, window: {size: 10m, slide: 1m}}
+- {name: recent, entity: user, event: view, aggregate: last_n, of: item_id, n: 5}
+- {name: visit, entity: session, event: view, aggregate: last_n, of: item_id, n: 5}
+- {name: item_views, entity: item, event: view, aggregate: count, window: {size: 10m, slide: 1m}}
+- {name: hot, entity: user, sequence: [view, add_to_cart], within: 5m, emit: coupon}
+- {name: left, entity: session, sequence: [view, add_to_cart], within: 5m}
+- {name: near, entity: user, join: {event: view, with: item_updates, within: 10m}}
+"""
+MINUTE = 60_000
+ADA = frozenset({"ada", "device:ada-phone"})
+PAIRS = [
+    ("ada", "ada-phone"),
+    ("ada", None),
+    (None, "ada-phone"),
+    ("bob", "bob-phone"),
+    ("bob", None),
+    (None, "bob-phone"),
+    (None, "tablet"),
+]
+
+
+class Breaking(MemoryState):
+    """A store that is killed before one of its writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes_left: int | None = None
+
+    def write(self, changes: Sequence[Change]) -> None:
+        if self.writes_left is not None:
+            self.writes_left -= 1
+            if self.writes_left < 0:
+                raise KeyboardInterrupt
+        super().write(changes)
+
+
+@pytest.fixture(scope="module")
+def definitions() -> Definitions:
+    return load_definitions(FEATURES)
+
+
+def opened(
+    definitions: Definitions,
+    store: Any,
+    suppressed: Collection[str] = (),
+    *,
+    memory_bytes: int | None = None,
+) -> Engine:
+    return Engine(
+        definitions,
+        store,
+        allowed_lateness_ms=0,
+        identity=Identity(),
+        suppressed=suppressed,
+        memory_bytes=memory_bytes,
+    )
+
+
+drawn_events = st.lists(
+    st.tuples(
+        st.sampled_from(PAIRS),
+        st.sampled_from(["view", "add_to_cart", "x.login", "x.logout", "described", "updated"]),
+        st.integers(0, 20 * MINUTE),
+    ),
+    max_size=40,
+)
+
+
+def entries(drawn: list[tuple[tuple[str | None, str | None], str, int]]) -> list[Entry]:
+    made: list[Entry] = []
+    for number, ((user, device), kind, at) in enumerate(drawn):
+        if kind == "updated":
+            made.append(Item(item_id=f"i{number % 2}", timestamp=at))
+        elif kind == "described" and user is not None:
+            made.append(User(user_id=user, timestamp=at, properties={"n": number}))
+        else:
+            event = Event(
+                event_id=f"e{number}",
+                type="view" if kind == "described" else kind,
+                timestamp=at,
+                user_id=user,
+                device_id=device,
+                session_id=f"visit-{(user or device or '')[:3]}",
+                item_id=f"i{number % 2}",
+            )
+            made.append(event)
+    return made
+
+
+def is_theirs(entry: Entry) -> bool:
+    if isinstance(entry, User):
+        return entry.user_id == "ada"
+    return isinstance(entry, Event) and (entry.user_id == "ada" or entry.device_id == "ada-phone")
+
+
+def traces_of(log: Sequence[Entry]) -> Traces:
+    theirs = [entry for entry in log if isinstance(entry, Event) and is_theirs(entry)]
+    return Traces(
+        users=frozenset({"ada"}),
+        devices=frozenset({"ada-phone"}),
+        sessions=frozenset(event.session_id for event in theirs if event.session_id),
+        event_ids=frozenset(event.event_id for event in theirs),
+    )
+
+
+def apply(engine: Engine, log: Sequence[Entry], begin: int, end: int, commits: int) -> None:
+    payloads = [encode_entry(entry) for entry in log]
+    for start in range(begin, end, 3):
+        engine.apply([(n, payloads[n]) for n in range(start, min(start + 3, end))])
+        if commits >> (start % 7) & 1:
+            engine.commit()
+
+
+def kept(store: MemoryState) -> dict[bytes, bytes]:
+    """All but counts over everybody, how far the state is, and numbers of events in sequences."""
+    return {
+        key: b"" if key.startswith(b"q") else value
+        for key, value in store.scan(b"")
+        if key != b"meta" and not key.startswith(b"eitem:")
+    }
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    drawn_events,
+    st.floats(0, 1),
+    st.integers(0, 127),
+    st.sampled_from([None, 1]),
+    st.none() | st.integers(0, 4),
+)
+def test_an_engine_goes_on_as_if_it_had_never_seen_them(
+    definitions: Definitions,
+    drawn: list[tuple[tuple[str | None, str | None], str, int]],
+    share: float,
+    commits: int,
+    memory_bytes: int | None,
+    killed_after: int | None,
+) -> None:
+    """At any place of a stream, with any cuts and commits, and a kill before any write of it."""
+    log = entries(drawn)
+    place = round(share * len(log))
+    suppressed: set[str] = set()
+    store = Breaking()
+    engine = opened(definitions, store, suppressed, memory_bytes=memory_bytes)
+    apply(engine, log, 0, place, commits)
+    suppressed |= ADA
+    traces = traces_of(log[:place])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(forgetting, "_PIECE", 2)
+        if killed_after is not None:
+            store.writes_left = killed_after
+            with contextlib.suppress(KeyboardInterrupt):
+                engine.forget(traces)
+            store.writes_left = None
+            # The next process applies what was not committed: by then they are suppressed.
+            engine = opened(definitions, store, suppressed, memory_bytes=memory_bytes)
+            apply(engine, log, engine.offset, place, commits)
+        engine.forget(traces)
+    at = 20 * MINUTE
+    for key in ADA:
+        assert not any(engine.read("user", key, at).values())
+    assert engine.devices_of("ada") == ()
+    assert "ada" not in engine.users
+    assert not any(is_theirs(action) for action in engine.outbox())
+    assert not any(b"ada" in key + value for key, value in store.scan(b""))
+    apply(engine, log, place, len(log), commits)
+    engine.commit()
+
+    # A log in which they never were; time passes in it all the same.
+    def without(entry: Entry) -> Entry:
+        at = 0 if isinstance(entry, User) else entry.timestamp
+        return Tick(timestamp=at) if is_theirs(entry) else entry
+
+    other_store = MemoryState()
+    other = opened(definitions, other_store, memory_bytes=memory_bytes)
+    unseen = [without(entry) for entry in log]
+    apply(other, unseen, 0, place, commits)
+    other.commit()
+    apply(other, unseen, place, len(log), commits)
+    other.commit()
+    for key in ("bob", "device:bob-phone", "device:tablet", *ADA):
+        assert engine.read("user", key, at) == other.read("user", key, at)
+    assert engine.read("session", "visit-bob", at) == other.read("session", "visit-bob", at)
+    assert {a.event_id for a in engine.outbox()} == {a.event_id for a in other.outbox()}
+    if killed_after is None:  # else commits were at other places, and what is packed follows them
+        mine, theirs = map(kept, (store, other_store))
+        assert {k: v for k, v in mine.items() if theirs.get(k) != v} == {
+            k: v for k, v in theirs.items() if mine.get(k) != v
+        }
+    again = opened(definitions, store, suppressed)
+    for key in ("bob", "device:bob-phone", "device:tablet"):
+        assert again.read("user", key, at) == other.read("user", key, at)
+
+
+def test_what_rules_remember_of_them_goes(definitions: Definitions, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(RULES)
+    rules = load_rules(tmp_path / "rules.yaml")
+    store = MemoryState()
+    engine = Engine(definitions, store, cleaner=rules)
+    log = [
+        Event(event_id=f"{user}-{n}", type="view", timestamp=1, user_id=user, item_id="i0")
+        for user in ("ada", "bob")
+        for n in range(2)
+    ]
+    applied = engine.apply(list(enumerate(map(encode_entry, log))))
+    assert applied.dropped == 2  # each for being the same again
+    engine.commit()
+    assert any(key.startswith(b"r") and b"ada" in key for key, _ in store.scan(b""))
+    engine.forget(Traces(users=frozenset({"ada"}), event_ids=frozenset({"ada-0", "ada-1"})))
+    assert not any(b"ada" in key + value for key, value in store.scan(b""))
+    assert not any(
+        b"ada" in blob or "ada" in key for key, blob in rules.pack_changes().items() if blob
+    )
+    again = [msgspec.structs.replace(event, event_id=f"again-{event.event_id}") for event in log]
+    applied = engine.apply([(4 + n, encode_entry(event)) for n, event in enumerate(again)])
+    assert applied.dropped == 3  # of hers the first is new
+
+
+def test_bytes_are_gone_from_a_store_that_is_in_use(tmp_path: Path) -> None:
+    store = RocksState(tmp_path / "state")
+    for name in (b"first", b"second"):
+        store.write(
+            [(b"a-zqsentinel", b"zqvalue" + name), *((b"k%05d" % n, name) for n in range(99))]
+        )
+        store.purge()  # into files
+    reading = store.scan(b"k")
+    next(reading)
+    assert found(tmp_path) != []
+    store.write([(b"a-zqsentinel", None)])
+    store.purge()
+    store.write([(b"k00000", b"later")])
+    assert sum(1 for _ in reading) == 98
+    store.purge()
+    assert found(tmp_path) == []
+    assert sum(1 for _ in store.scan(b"")) == 99
+    with contextlib.closing(open_beside(tmp_path / "state")) as beside:
+        assert beside.get(b"k00000") == b"later"
+    store.close()
+    with contextlib.closing(RocksState(tmp_path / "state")) as again:
+        assert sum(1 for _ in again.scan(b"")) == 99
+
+
+def found(directory: Path) -> list[str]:
+    """Files in which the name is."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return [path.name for path in files if b"zqsentinel" in path.read_bytes()]
