@@ -55,8 +55,20 @@ def kafka_settings(log: LogSettings, *, environ: Mapping[str, str] | None = None
         raise ConfigError(f"log.{said}") from error
 
 
-def make_topic(log: LogSettings, kafka: KafkaSettings, *, timeout_s: float = 30.0) -> int:
+def make_topic(
+    log: LogSettings,
+    kafka: KafkaSettings,
+    *,
+    partitions: int | None = None,
+    timeout_s: float = 30.0,
+) -> int:
     """Make the topic of the log, unless it is there.
+
+    Args:
+        log: what it is made like.
+        kafka: where, and what it is called.
+        partitions: how many it gets; None: as the settings say.
+        timeout_s: how long to try, seconds.
 
     Returns:
         How many partitions it has.
@@ -69,6 +81,7 @@ def make_topic(log: LogSettings, kafka: KafkaSettings, *, timeout_s: float = 30.
     return ensure_topic(
         kafka,
         consumer_threads=log.consumer_threads,
+        partitions=partitions,
         replication=log.replication,
         retention_ms=retention_ms(log.retention_days),
         retention_bytes=log.retention_bytes or None,

@@ -1,4 +1,7 @@
-"""Commands around feature definitions: ``tactful features check``, ``plan`` and ``backfill``."""
+"""Commands around feature definitions: ``tactful features check``, ``plan`` and ``backfill``.
+
+``tactful features rescale`` is in a module of its own.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from tqdm import tqdm
 from tactful.command_options import json_option
 from tactful.config import Settings, load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
+from tactful.rescale_cli import rescale
 
 _KAFKA = (
     'log.kind is "kafka": changed definitions are computed beside the old ones, by workers with '
@@ -40,6 +44,9 @@ def _state_options(command: Any) -> Any:
 @click.group()
 def features() -> None:
     """Check feature definitions, and bring a state up to changed ones."""
+
+
+features.add_command(rescale)
 
 
 @features.command("check")

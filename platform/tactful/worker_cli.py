@@ -89,12 +89,12 @@ def worker(
     logs.configure(settings.logging)
     definitions = load_definitions(settings.features)
     with contextlib.ExitStack() as stack:
-        erasures = stack.enter_context(_followed_erasures(settings))
+        erasures = stack.enter_context(followed_erasures(settings))
         try:
-            seal = open_seal(settings, clock=_now)
+            seal = open_seal(settings, clock=now_ms)
             if seal is not None:
                 stack.callback(seal.close)
-            make = _prepare(settings, definitions, matches_topic, erasures, seal)
+            make = prepare_worker(settings, definitions, matches_topic, erasures, seal)
             interpreter.keep_what_is()
             crew = _Crew(settings.worker.threads, make)
         except (LogError, OnlineStoreError) as error:
@@ -174,7 +174,7 @@ class _Crew:
 
 
 @contextlib.contextmanager
-def _followed_erasures(settings: Settings) -> Iterator[PartitionErasures]:
+def followed_erasures(settings: Settings) -> Iterator[PartitionErasures]:
     """Who was erased, followed as long as the context lasts."""
     from tactful.connections import open_installation
     from tactful.partition_erasures import PartitionErasures
@@ -188,8 +188,8 @@ def _followed_erasures(settings: Settings) -> Iterator[PartitionErasures]:
             settings.storage.data,
         )
     with contextlib.closing(open_installation(settings)) as metadata:
-        suppression = open_suppression(settings, metadata, clock=_now)
-        erasures = PartitionErasures(metadata, suppression, clock=_now)
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        erasures = PartitionErasures(metadata, suppression, clock=now_ms)
         ended = threading.Event()
 
         def follow() -> None:
@@ -208,7 +208,7 @@ def _followed_erasures(settings: Settings) -> Iterator[PartitionErasures]:
             thread.join()
 
 
-def _prepare(
+def prepare_worker(
     settings: Settings,
     definitions: Definitions,
     matches_topic: str | None,
@@ -379,5 +379,6 @@ def _show(crew: Sequence[WorkerProgress], as_json: bool) -> None:
     )
 
 
-def _now() -> int:
+def now_ms() -> int:
+    """The clock, epoch milliseconds."""
     return time.time_ns() // 1_000_000

@@ -197,6 +197,7 @@ def ensure_topic(
     settings: KafkaSettings,
     *,
     consumer_threads: int = 4,
+    partitions: int | None = None,
     replication: int = 1,
     retention_ms: int | None = None,
     retention_bytes: int | None = None,
@@ -210,6 +211,7 @@ def ensure_topic(
     Args:
         settings: where, and what it is called.
         consumer_threads: how many threads are going to read it.
+        partitions: how many partitions it gets; None: twice as many as consumer threads.
         replication: on how many brokers each partition lies; an append is acknowledged by all but
             one of them.
         retention_ms: age at which records are dropped; None keeps them for ever.
@@ -226,9 +228,10 @@ def ensure_topic(
     kafka = import_kafka()
     from confluent_kafka.admin import AdminClient
 
+    wanted = 2 * consumer_threads if partitions is None else partitions
     topic = kafka.cimpl.NewTopic(
         settings.topic,
-        num_partitions=2 * consumer_threads,
+        num_partitions=wanted,
         replication_factor=replication,
         config={
             "cleanup.policy": "delete",
@@ -256,7 +259,7 @@ def ensure_topic(
         if error.args[0].code() != kafka.KafkaError.TOPIC_ALREADY_EXISTS:
             asking.poll(0)
             raise explain(error.args[0], settings, causes) from error
-    return count_partitions(admin, settings, timeout_s) or 2 * consumer_threads
+    return count_partitions(admin, settings, timeout_s) or wanted
 
 
 def count_partitions(client: Any, settings: KafkaSettings, timeout_s: float) -> int | None:

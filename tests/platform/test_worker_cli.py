@@ -191,6 +191,6 @@ def test_old_dead_letters_are_forgotten_by_workers_too(monkeypatch: pytest.Monke
             log=LogSettings(kind="kafka", brokers="broker:9092"),
             engine=EngineSettings(dead_letter_days=days),
         )
-        worker_cli._prepare(settings, definitions, None)(0)
+        worker_cli.prepare_worker(settings, definitions, None)(0)
     assert [options.dead_letter_ms for options in made] == [43_200_000, None]
     assert {options.topic_id for options in made} == {"an id"}

@@ -1,0 +1,98 @@
+"""``tactful features rescale``: the state of all workers, for another number of partitions."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import click
+import msgspec
+from tqdm import tqdm
+
+from tactful.command_options import config_option, data_option, json_option
+from tactful.config import load_settings
+from tactful.errors import ConfigError, StorageError, TactfulError
+from tactful.stop_signals import on_stop_signals
+
+
+@click.command("rescale")
+@config_option
+@data_option
+@click.option("--topic", required=True, help="New topic that the log goes on in.")
+@click.option(
+    "--partitions", required=True, type=click.IntRange(1, 10_000), help="How many it has."
+)
+@click.option(
+    "--into",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="New data directory of the workers.",
+)
+@click.option("--matches-topic", help="As the workers have it.")
+@json_option
+def rescale(
+    config: Path | None,
+    data: Path | None,
+    topic: str,
+    partitions: int,
+    into: Path,
+    matches_topic: str | None,
+    as_json: bool,
+) -> None:
+    """Move what workers have computed to a log with another number of partitions.
+
+    Stop the servers and all workers first; it is refused while they run. The old topic and states
+    stay as they are. Run it again to go on where it stopped.
+    """
+    settings = load_settings(config, overrides={"storage.data": data})
+    if settings.log.kind != "kafka":
+        raise ConfigError(
+            'log.kind is "embedded": that log has one partition, which is never divided; a log of '
+            "many partitions is one in Kafka"
+        )
+    from tactful.record_seal import open_seal
+    from tactful.rescaling import Target, rescale_workers
+    from tactful.worker_cli import followed_erasures, now_ms
+    from tactful_streaming import StreamingError, load_definitions
+
+    stopping = threading.Event()
+    definitions = load_definitions(settings.features)
+    with (
+        followed_erasures(settings) as erasures,
+        on_stop_signals(stopping.set),
+        tqdm(unit="key", disable=as_json or not sys.stderr.isatty(), desc="rescale") as bar,
+    ):
+
+        def progress(moved: int, total: int) -> None:
+            bar.total = total
+            bar.update(moved - bar.n)
+
+        seal = open_seal(settings, clock=now_ms)
+        try:
+            done = rescale_workers(
+                settings,
+                definitions,
+                Target(topic, partitions, into),
+                matches_topic=matches_topic,
+                erasures=erasures,
+                seal=seal,
+                progress=progress,
+                stop=stopping.is_set,
+            )
+        except StreamingError as error:
+            raise StorageError(str(error)) from error
+        finally:
+            if seal is not None:
+                seal.close()
+    if done is None:
+        raise TactfulError("stopped before anything was moved: run it again")
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+        return
+    click.echo(
+        f"{len(done.ends)} partitions of topic {done.source!r} are now {done.partitions} of "
+        f"{done.topic!r}. Set log.topic to it and storage.data of the workers to {into}, name a "
+        "new online.prefix where there is one, and start them.",
+        err=True,
+    )

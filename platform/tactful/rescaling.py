@@ -1,0 +1,290 @@
+"""Moving what workers have computed to a log with another number of partitions.
+
+The log goes on in a new topic, in which people are routed by the new number; so the old topic, the
+old states and who reads them stay as they are, and one can go back. The new states are built beside
+the place where workers look for them and appear there at once, by one renaming.
+
+A run that was killed goes on where it was: ``rescaling.json`` says up to where the old partitions
+were drained, and the first new state how many keys were moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from tactful.config import Settings
+from tactful.connections import kafka_settings, make_topic
+from tactful.errors import ConfigError, StorageError
+from tactful.worker_cli import prepare_worker
+from tactful_streaming import (
+    Definitions,
+    Erasures,
+    KafkaLog,
+    KafkaPartition,
+    KafkaSettings,
+    PartitionState,
+    RocksState,
+    Seal,
+    StateError,
+    Worker,
+    rescale,
+)
+from tactful_streaming.kafka_config import import_kafka
+from tactful_streaming.layout import read_meta
+from tactful_streaming.rescaling import Progress
+
+_STATES = "partitions"
+_DRAFT = "partitions.rescaling"
+_NOTE = "rescaling.json"
+_WAIT_S = 1.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the log goes on.
+
+    Attributes:
+        topic: name of the new topic; it is made unless it is there, and has to be empty.
+        partitions: how many it has.
+        data: data directory of the workers that are going to read it.
+    """
+
+    topic: str
+    partitions: int
+    data: Path
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """The old partitions as they are left, and what becomes of them.
+
+    Attributes:
+        source: the old topic.
+        topic: the new one.
+        partitions: how many that has.
+        ends: offset behind the last record of each old partition.
+    """
+
+    source: str
+    topic: str
+    partitions: int
+    ends: list[int]
+
+
+def rescale_workers(
+    settings: Settings,
+    definitions: Definitions,
+    target: Target,
+    *,
+    matches_topic: str | None = None,
+    erasures: Erasures | None = None,
+    seal: Seal | None = None,
+    progress: Progress = lambda moved, total: None,
+    stop: Callable[[], bool] = lambda: False,
+    patience_s: float = 60.0,
+) -> Drained | None:
+    """Move the states of all partitions of the log to those of a new topic.
+
+    Whoever appends to the log has to be stopped, and all workers. If that is not so it is noticed,
+    and nothing appears. After a crash, call it again with the same arguments.
+
+    Args:
+        settings: of the workers as they are.
+        definitions: likewise.
+        target: where the log goes on.
+        matches_topic: where matches go, as for workers.
+        erasures: who was erased, likewise.
+        seal: opens and seals records, likewise.
+        progress: told how many keys were moved, and how many there are.
+        stop: asked now and then.
+        patience_s: how long to wait until the group gives us all partitions, seconds.
+
+    Returns:
+        What was moved; None if it was told to stop.
+
+    Raises:
+        ConfigError: if the target is no other place than the source.
+        StorageError: if the target is in use, or something runs that must not.
+        StreamingError: if the log or a state cannot be used.
+    """
+    kafka = kafka_settings(settings.log)
+    _check(settings, target)
+    note = target.data / _NOTE
+    drained = _read_note(note)
+    fits = drained is not None and (drained.source, drained.topic, drained.partitions) == (
+        kafka.topic,
+        target.topic,
+        target.partitions,
+    )
+    if (target.data / _STATES).exists():
+        if fits and drained is not None and not (target.data / _DRAFT).exists():
+            note.unlink()  # killed after the last step
+            return drained
+        raise StorageError(
+            f"{target.data / _STATES}: there are states already: name a new data directory"
+        )
+    new = replace(kafka, topic=target.topic)
+    _make_empty_topic(settings, new, target.partitions)
+    if drained is None or not fits or not _is_at_end(kafka, drained):
+        make = partial(prepare_worker, settings, definitions, matches_topic, erasures, seal)
+        drained = _drain(settings, target, make, stop=stop, patience_s=patience_s)
+        if drained is None:
+            return None
+    with contextlib.ExitStack() as stack:
+        sources = _open_sources(settings, kafka, drained, stack)
+        with contextlib.ExitStack() as opened:
+            targets = [
+                RocksState(target.data / _DRAFT / f"{new.topic}-{number}" / "state", sync=True)
+                for number in range(target.partitions)
+            ]
+            for state in targets:
+                opened.callback(state.close)
+            if not all(_is_whole(state) for state in targets):
+                rescale(sources, targets, _route(target.partitions), progress=progress)
+        if not _is_at_end(kafka, drained):
+            note.unlink()
+            raise StorageError(
+                f"topic {kafka.topic!r} has got records since its partitions were drained, so "
+                "nothing was changed: stop the servers and workers, and run this again"
+            )
+        _publish(target.data)
+    note.unlink()
+    return drained
+
+
+def _check(settings: Settings, target: Target) -> None:
+    if target.topic == settings.log.topic:
+        raise ConfigError(
+            f"--topic {target.topic!r} is the topic of the log as it is: in it people are routed "
+            "by the old number of partitions; name a new one"
+        )
+    if target.data.absolute() == settings.storage.data.absolute():
+        raise ConfigError(f"--into {target.data}: is the data directory itself; name a new one")
+
+
+def _make_empty_topic(settings: Settings, kafka: KafkaSettings, partitions: int) -> None:
+    count = make_topic(settings.log, kafka, partitions=partitions)
+    if count != partitions:
+        raise StorageError(
+            f"topic {kafka.topic!r} is there with {count} partitions: name another one, or ask for "
+            f"{count}"
+        )
+    for partition in _opened(kafka, partitions):
+        if partition.begin or partition.read(0, 1):
+            raise StorageError(
+                f"topic {kafka.topic!r} holds records already: the states begin with the first "
+                "record of a new topic, so name one that is empty"
+            )
+
+
+def _drain(
+    settings: Settings,
+    target: Target,
+    prepare: Callable[[], Callable[[int], Worker]],
+    *,
+    stop: Callable[[], bool],
+    patience_s: float,
+) -> Drained | None:
+    """Bring all old partitions to their ends and to one time, and note it."""
+    shutil.rmtree(target.data / _DRAFT, ignore_errors=True)
+    (target.data / _NOTE).unlink(missing_ok=True)
+    kafka = kafka_settings(settings.log)
+    count = make_topic(settings.log, kafka)
+    for folder in sorted((settings.storage.data / _STATES).glob(f"{kafka.topic}-*")):
+        _open_idle(folder).close()
+    worker = prepare()(0)
+    try:
+        if not worker.drain(count, patience_s=patience_s, stop=stop):
+            worker.close()
+            return None
+        ends = [worker.jobs[number].offset for number in range(count)]
+        worker.close()
+    except BaseException:
+        worker.abandon()
+        raise
+    drained = Drained(kafka.topic, target.topic, target.partitions, ends)
+    target.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = target.data / f"{_NOTE}.new"
+    draft.write_bytes(msgspec.json.encode(drained))
+    draft.rename(target.data / _NOTE)
+    return drained
+
+
+def _read_note(path: Path) -> Drained | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Drained)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
+def _open_idle(folder: Path) -> PartitionState:
+    try:
+        return PartitionState(folder, patience_s=0.0)
+    except StateError as error:
+        raise StorageError(f"{error}. Stop all workers, and run this again") from error
+
+
+def _open_sources(
+    settings: Settings, kafka: KafkaSettings, drained: Drained, stack: contextlib.ExitStack
+) -> list[RocksState]:
+    sources = []
+    for number, end in enumerate(drained.ends):
+        state = _open_idle(settings.storage.data / _STATES / f"{kafka.topic}-{number}")
+        stack.callback(state.close)
+        if state.offset != end:
+            raise StorageError(
+                f"{settings.storage.data}: the state of partition {number} is at offset "
+                f"{state.offset} and not at {end}, where it was drained to: a worker ran since. "
+                "Stop all workers, remove what is in the new data directory, and run this again"
+            )
+        sources.append(state.store)
+    return sources
+
+
+def _is_whole(state: RocksState) -> bool:
+    try:
+        return read_meta(state) is not None
+    except StateError:
+        return False
+
+
+def _is_at_end(kafka: KafkaSettings, drained: Drained) -> bool:
+    """Whether nothing was appended to the old topic since it was drained."""
+    partitions = _opened(kafka, len(drained.ends))
+    return not any(
+        partition.read(end, 1) for partition, end in zip(partitions, drained.ends, strict=True)
+    )
+
+
+def _opened(kafka: KafkaSettings, count: int) -> Iterator[KafkaPartition]:
+    """The partitions of a topic, each as long as it is looked at."""
+    with KafkaLog(kafka) as log:
+        for number in range(count):
+            with contextlib.closing(KafkaPartition(log, number, wait_s=_WAIT_S)) as partition:
+                yield partition
+
+
+def _route(partitions: int) -> Callable[[str], int]:
+    """As the door and every client of Kafka route a key."""
+    murmur2 = import_kafka().murmur2
+    return lambda key: int(murmur2(key.encode(), partitions))
+
+
+def _publish(data: Path) -> None:
+    """Let the new states appear where workers look for them, durably and all at once."""
+    try:
+        (data / _DRAFT).rename(data / _STATES)
+        descriptor = os.open(data, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StorageError(f"{data}: the new states cannot be put in place: {error}") from error
