@@ -33,6 +33,7 @@ _SERVICES = {
     "flink": "TACTFUL_TEST_FLINK",
     "chromium": "TACTFUL_TEST_CHROMIUM",
     "web": "TACTFUL_TEST_WEB",
+    "nginx": "TACTFUL_TEST_NGINX",
 }
 
 

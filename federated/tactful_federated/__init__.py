@@ -50,16 +50,20 @@ if TYPE_CHECKING:
         epsilon_of,
         train_privately,
     )
+    from tactful_federated.certificates import Tls, make_tls
     from tactful_federated.cohort import SimulatedPopulation
     from tactful_federated.collectors import ClearCollector, SecureCollector, SecureTransport
     from tactful_federated.correlated_noise import BandedRoot, CorrelatedNoise, NoiseMemory
     from tactful_federated.device import Device, LocalPopulation, TrainerSettings
+    from tactful_federated.device_home import DeviceHome, EnrolmentRequest
     from tactful_federated.device_ledger import Conditions, DeviceLedger
     from tactful_federated.event_store import EventStore
     from tactful_federated.fixed_point import FixedPoint
-    from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
+    from tactful_federated.fleet import FleetClient, FleetError
+    from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app, training_app
     from tactful_federated.flower_secure import FlowerSecureTransport, secure_client_app
     from tactful_federated.inference import IntentPredictor, fit_temperature
+    from tactful_federated.invitation import Invitation, read_invitation
     from tactful_federated.model import IntentModel
     from tactful_federated.model_package import ModelPackage, ModelSlot, open_package, pack_model
     from tactful_federated.plan import (
@@ -75,7 +79,10 @@ if TYPE_CHECKING:
     from tactful_federated.secure_messages import Enrolment, Session, enrol
     from tactful_federated.secure_round import SecureRounds
     from tactful_federated.secure_server import SecureSumServer, SecureTotal, sum_in_secret
+    from tactful_federated.serving import LiveView, collector_for, invite, serve_rounds
     from tactful_federated.simulation import SimulationReport, simulate
+    from tactful_federated.superlink import SuperLink, SuperLinkError
+    from tactful_federated.superlink_grid import SuperLinkGrid
 
 __all__ = [
     "BandedRoot",
@@ -91,17 +98,23 @@ __all__ = [
     "ConsentError",
     "CorrelatedNoise",
     "Device",
+    "DeviceHome",
     "DeviceLedger",
     "Difference",
     "Enrolment",
+    "EnrolmentRequest",
     "EventStore",
     "FederatedError",
     "FixedPoint",
+    "FleetClient",
+    "FleetError",
     "FlowerPopulation",
     "FlowerSecureTransport",
     "HistoryError",
     "IntentModel",
     "IntentPredictor",
+    "Invitation",
+    "LiveView",
     "LocalGrid",
     "LocalPopulation",
     "Markov",
@@ -133,7 +146,11 @@ __all__ = [
     "SimulatedPopulation",
     "SimulationReport",
     "StoreError",
+    "SuperLink",
+    "SuperLinkError",
+    "SuperLinkGrid",
     "Tally",
+    "Tls",
     "TrainerSettings",
     "TrainingPlan",
     "Vocabulary",
@@ -144,24 +161,30 @@ __all__ = [
     "apply_reports",
     "client_app",
     "clip_to_norm",
+    "collector_for",
     "enrol",
     "epsilon_of",
     "fit_markov",
     "fit_popularity",
     "fit_temperature",
+    "invite",
+    "make_tls",
     "open_package",
     "pack_model",
     "plan_noise_in_sum",
     "plan_training",
+    "read_invitation",
     "run_rounds",
     "sample_cohort",
     "secure_client_app",
+    "serve_rounds",
     "simulate",
     "simulate_privately",
     "split_by_time",
     "start",
     "sum_in_secret",
     "train_privately",
+    "training_app",
     "windows",
     "without_noise",
 ]
@@ -177,14 +200,20 @@ _LOADED_WHEN_USED = {
     "Conditions": "device_ledger",
     "CorrelatedNoise": "correlated_noise",
     "Device": "device",
+    "DeviceHome": "device_home",
     "DeviceLedger": "device_ledger",
     "Enrolment": "secure_messages",
+    "EnrolmentRequest": "device_home",
     "EventStore": "event_store",
     "FixedPoint": "fixed_point",
+    "FleetClient": "fleet",
+    "FleetError": "fleet",
     "FlowerPopulation": "flower",
     "FlowerSecureTransport": "flower_secure",
     "IntentModel": "model",
     "IntentPredictor": "inference",
+    "Invitation": "invitation",
+    "LiveView": "serving",
     "LocalGrid": "flower",
     "LocalPopulation": "device",
     "ModelPackage": "model_package",
@@ -202,22 +231,32 @@ _LOADED_WHEN_USED = {
     "Session": "secure_messages",
     "SimulatedPopulation": "cohort",
     "SimulationReport": "simulation",
+    "SuperLink": "superlink",
+    "SuperLinkError": "superlink",
+    "SuperLinkGrid": "superlink_grid",
+    "Tls": "certificates",
     "TrainerSettings": "device",
     "TrainingPlan": "plan",
     "Wishes": "plan",
     "client_app": "flower",
+    "collector_for": "serving",
     "enrol": "secure_messages",
     "epsilon_of": "central",
     "fit_temperature": "inference",
+    "invite": "serving",
+    "make_tls": "certificates",
     "open_package": "model_package",
     "pack_model": "model_package",
     "plan_noise_in_sum": "plan",
     "plan_training": "plan",
+    "read_invitation": "invitation",
     "secure_client_app": "flower_secure",
+    "serve_rounds": "serving",
     "simulate": "simulation",
     "simulate_privately": "private_simulation",
     "sum_in_secret": "secure_server",
     "train_privately": "central",
+    "training_app": "flower",
     "without_noise": "plan",
 }
 

@@ -2,8 +2,8 @@
 
 Flower is transport and job control only. A training request carries the weights as one flat
 array, the round's number and the fingerprint of the public vocabulary, which a device compares
-with its own; the reply carries one flat array, the clipped update. An evaluation reply carries
-counts. Nothing else is in a message, and a test scans for it.
+with its own; the reply carries one flat array, the clipped update, or says that training diverged.
+An evaluation reply carries counts. Nothing else is in a message, and a test scans for it.
 
 `LocalGrid` runs a `ClientApp` in this process: no Ray, no network, deterministic.
 """
@@ -14,12 +14,11 @@ import copy
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tactful_federated.device import Device
-from tactful_federated.errors import VocabularyError, missing_extra
+from tactful_federated.errors import VocabularyError, WeightsError, missing_extra
 from tactful_federated.scores import Score
 from tactful_federated.tokens import Vocabulary
 from tactful_federated.vectors import Vector
@@ -43,9 +42,13 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) from error
 
+if TYPE_CHECKING:
+    from tactful_federated.device import Device
+
 _log = logging.getLogger(__name__)
 
 _WEIGHTS, _UPDATE, _SCORE, _REQUEST, _FLAT = "weights", "update", "score", "request", "flat"
+_REFUSAL, _DIVERGED = "refusal", "training diverged"
 _DEVICE_FAILED = 2
 
 
@@ -55,15 +58,12 @@ def client_app(device_of: Callable[[Context], Device]) -> ClientApp:
 
     def device_for(message: Message, context: Context) -> Device:
         device = device_of(context)
-        if _request(message)["vocabulary"] != device.vocabulary.fingerprint:
-            raise VocabularyError("the server's vocabulary is not this device's; update the device")
+        _check_vocabulary(message, device.vocabulary)
         return device
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        round_number = _request(message)["round"]
-        update = device_for(message, context).train(_read(message, _WEIGHTS), round_number)
-        return Message(RecordDict({_UPDATE: _pack(update)}), reply_to=message)
+        return _trained(message, device_for(message, context).train)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -72,6 +72,23 @@ def client_app(device_of: Callable[[Context], Device]) -> ClientApp:
             {"steps": score.steps, "top1": score.top1, "top5": score.top5, "loss": score.loss}
         )
         return Message(RecordDict({_SCORE: counts}), reply_to=message)
+
+    return app
+
+
+def training_app(vocabulary: Vocabulary, train: Callable[[Vector, int], Vector]) -> ClientApp:
+    """A Flower ClientApp that trains and answers nothing else.
+
+    Args:
+        vocabulary: Of this device; a server with another one gets an error.
+        train: Weights and number of a round to a clipped update.
+    """
+    app = ClientApp()
+
+    @app.train()
+    def answer(message: Message, context: Context) -> Message:
+        _check_vocabulary(message, vocabulary)
+        return _trained(message, train)
 
     return app
 
@@ -98,8 +115,14 @@ class FlowerPopulation:
     def train(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Iterable[tuple[int, Vector]]:
-        """Updates in order of arrival; nodes that fail or stay silent are missing."""
+        """Updates in order of arrival; nodes that fail or stay silent are missing.
+
+        A node whose training diverged answered: its update has no values, which is unfit.
+        """
         for reply in self._ask(MessageType.TRAIN, ids, weights, round_number):
+            if _REFUSAL in reply.content:
+                yield reply.metadata.src_node_id, np.zeros(0, dtype=np.float32)
+                continue
             try:
                 update = _read(reply, _UPDATE)
             except (KeyError, ValueError, TypeError):
@@ -131,7 +154,13 @@ class FlowerPopulation:
         request = ConfigRecord({"round": round_number, "vocabulary": self._fingerprint})
         content = RecordDict({_WEIGHTS: _pack(weights), _REQUEST: request})
         requests = [
-            Message(content, dst_node_id=node, message_type=kind, group_id=str(round_number))
+            Message(
+                content,
+                dst_node_id=node,
+                message_type=kind,
+                group_id=str(round_number),
+                ttl=self._timeout,  # a device that comes back later is not asked for a past round
+            )
             for node in ids
         ]
         for reply in self._grid.send_and_receive(requests, timeout=self._timeout):
@@ -230,6 +259,21 @@ class LocalGrid(Grid):
 
 def _request(message: Message) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], message.content[_REQUEST])
+
+
+def _check_vocabulary(message: Message, vocabulary: Vocabulary) -> None:
+    if _request(message)["vocabulary"] != vocabulary.fingerprint:
+        raise VocabularyError("the server's vocabulary is not this device's; update the device")
+
+
+def _trained(message: Message, train: Callable[[Vector, int], Vector]) -> Message:
+    try:
+        update = train(_read(message, _WEIGHTS), _request(message)["round"])
+    except WeightsError:
+        # Silence would be a missing report, and whether a round is released must not hang on that.
+        refusal = ConfigRecord({"reason": _DIVERGED})
+        return Message(RecordDict({_REFUSAL: refusal}), reply_to=message)
+    return Message(RecordDict({_UPDATE: _pack(update)}), reply_to=message)
 
 
 def _pack(vector: Vector) -> ArrayRecord:

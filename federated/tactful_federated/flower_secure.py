@@ -68,7 +68,10 @@ class FlowerSecureTransport:
         answers: dict[int, bytes] = {}
         requests = [
             Message(
-                _content(stage, data, weights), dst_node_id=node, message_type=MessageType.QUERY
+                _content(stage, data, weights),
+                dst_node_id=node,
+                message_type=MessageType.QUERY,
+                ttl=self._timeout,
             )
             for node, data in questions.items()
         ]

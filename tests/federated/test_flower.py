@@ -17,8 +17,10 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
+from tests.federated.private_run import small_plan
 
 from tactful_federated import (
+    ClearCollector,
     Device,
     FlowerPopulation,
     HistoryError,
@@ -28,9 +30,12 @@ from tactful_federated import (
     RoundSettings,
     SettingsError,
     Vocabulary,
+    WeightsError,
+    apply_reports,
     client_app,
     run_rounds,
     start,
+    training_app,
 )
 from tactful_federated.app import client, device_of, server
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
@@ -199,6 +204,22 @@ def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
     state, results = run_rounds(population, START, settings, rounds=1, seed=5)
     assert (results[0].reports, results[0].refused) == (4, 1)
     assert 0 <= results[0].top1 <= 1 and np.isfinite(state.weights).all()
+
+
+def test_a_device_whose_training_diverged_says_so_and_counts_as_a_report_of_zeros() -> None:
+    def train(weights: np.ndarray, round_number: int) -> np.ndarray:
+        raise WeightsError("an update with values that are not finite cannot be clipped")
+
+    plan = small_plan(parameters=START.weights.size)
+    population = FlowerPopulation(LocalGrid(training_app(VOCABULARY, train), 2), VOCABULARY)
+    assert [len(u) for _, u in population.train([1, 2], START.broadcast(), 1)] == [0, 0]
+    found = ClearCollector(population).collect([1, 2], START.broadcast(), plan, 1)
+    assert found.reports == 2 and not found.total.any()
+    state, tally = apply_reports(
+        START, [1, 2], population.train([1, 2], START.broadcast(), 1), SETTINGS
+    )
+    assert (tally.reports, tally.refused) == (0, 2)
+    assert np.array_equal(state.weights, START.weights)
 
 
 def _record(flat: np.ndarray) -> ArrayRecord:

@@ -1,0 +1,167 @@
+"""Keys and certificates of a deployment: an authority that devices pin, and node keys."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tactful_federated.checkpoint import write_whole
+from tactful_federated.errors import SettingsError
+
+_AUTHORITY_DAYS, _SERVER_DAYS = 3650, 397
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files by which a server proves itself.
+
+    Attributes:
+        certificate: PEM, the server's, for each host name it is reached by.
+        key: PEM, its private key.
+        authority: PEM, the certificate that devices pin.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` if a file is missing."""
+        for path in (self.certificate, self.key, self.authority):
+            if not path.is_file():
+                raise SettingsError(f"{path} is missing: a server of devices needs TLS")
+
+
+def make_tls(directory: Path, hosts: list[str], *, now: datetime.datetime) -> Tls:
+    """Make an authority and a server's certificate, or return those made before.
+
+    The authority signs nothing else, and its private key is not kept: a server that needs a new
+    certificate gets a new authority, and devices a new pin.
+
+    Args:
+        directory: Where the files go.
+        hosts: Names and addresses that devices reach the server by.
+        now: From when on they hold.
+    """
+    paths = [directory / name for name in ("server.pem", "server.key", "authority.pem")]
+    if not all(path.is_file() for path in paths):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+        issuer = _name("tactful devices")
+        authority = (
+            _builder(issuer, issuer, authority_key.public_key(), now, _AUTHORITY_DAYS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+            .sign(authority_key, hashes.SHA256())
+        )
+        certificate = (
+            _builder(_name(hosts[0]), issuer, key.public_key(), now, _SERVER_DAYS)
+            .add_extension(x509.SubjectAlternativeName([_host(h) for h in hosts]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
+                critical=False,
+            )
+            .sign(authority_key, hashes.SHA256())
+        )
+        pem = serialization.Encoding.PEM
+        contents = (certificate.public_bytes(pem), private_pem(key), authority.public_bytes(pem))
+        for path, content in zip(paths, contents, strict=True):
+            write_whole(path, content)
+    return Tls(*paths)
+
+
+def node_key(path: Path, *, rotate: bool = False) -> ec.EllipticCurvePrivateKey:
+    """A device's key on NIST P-384, made where there is none.
+
+    It is the pseudonym that a server knows the device by, so each population has one of its own,
+    and a device that rotates it is a stranger until it is enrolled again.
+
+    Args:
+        path: PEM file, readable by its owner only.
+        rotate: Make a new one although there is one.
+    """
+    if rotate or not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(path, private_pem(ec.generate_private_key(ec.SECP384R1())))
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise SettingsError(f"{path} holds no elliptic-curve key: remove it to get a new one")
+    return key
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as PEM, in the clear."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
+    """A public key as PEM."""
+    return key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def secret_file(path: Path, size: int = 32) -> bytes:
+    """Random bytes of a file, drawn where there is none; readable by its owner only."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(path, os.urandom(size))
+    return path.read_bytes()
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    now: datetime.datetime,
+    days: int,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

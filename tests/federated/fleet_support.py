@@ -1,0 +1,170 @@
+"""A SuperLink, a proxy in front of it, and devices, for tests of what runs over a network."""
+
+import contextlib
+import datetime
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from tactful_federated import (
+    DeviceHome,
+    EnrolmentRequest,
+    FleetClient,
+    Invitation,
+    SuperLink,
+    Tls,
+    Wishes,
+    enrol,
+    invite,
+    make_tls,
+    read_invitation,
+)
+from tactful_federated.serving import authority_key
+from tactful_federated.vectors import Vector
+
+ROOT = Path(__file__).resolve().parents[2]
+CATEGORIES = ["bread", "cheese", "milk"]
+
+
+def until(true: Callable[[], object], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "what was waited for did not happen"
+        time.sleep(0.05)
+
+
+def tls(directory: Path) -> Tls:
+    return make_tls(directory, ["localhost", "127.0.0.1"], now=datetime.datetime.now(datetime.UTC))
+
+
+def invited(directory: Path, tier: str, devices: int) -> Invitation:
+    wishes = Wishes(
+        epsilon=4.0,
+        delta=1e-3,
+        population=devices * 8,
+        rounds=6,
+        report_goal=devices,
+        over_selection=1.0,
+        minimum_reports=min(3, devices),
+        availability=1.0,
+        update_norm=1.0,
+    )
+
+    return invite(directory, wishes, CATEGORIES, run="test", tier=tier)  # type: ignore[arg-type]
+
+
+def update(device: int, round_number: int, size: int) -> Vector:
+    """What a test's device sends: its own in each round, and the same in every process."""
+    return np.random.default_rng((device, round_number)).normal(0, 0.01, size).astype(np.float32)
+
+
+def trainer(device: int) -> Callable[[Vector, int], Vector]:
+    return lambda weights, round_number: update(device, round_number, weights.size)
+
+
+def let_in(link: SuperLink, home: Path, server: Path) -> int:
+    """Enrol the device of a directory; returns its node."""
+    request = msgspec.json.decode((home / "request.json").read_bytes(), type=EnrolmentRequest)
+    node = link.enrol(request.node)
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    identity = Ed25519PublicKey.from_public_bytes(request.identity)
+    enrolment = enrol(authority_key(server), node, identity)
+    (home / "enrolment").write_bytes(msgspec.msgpack.encode(enrolment))
+    return node
+
+
+@contextlib.contextmanager
+def in_threads(clients: list[FleetClient]) -> Iterator[None]:
+    """Devices at work in this process."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=c.work, args=(stop.is_set,), daemon=True) for c in clients]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        for client in clients:
+            client.close()
+
+
+@contextlib.contextmanager
+def proxy(folder: Path, certificates: Tls, upstream: str) -> Iterator[str]:
+    """The shipped nginx configuration with other paths and ports; its address."""
+    program = os.environ["TACTFUL_TEST_NGINX"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    text = (ROOT / "deploy" / "fleet-proxy.conf").read_text("utf-8")
+    replaced = {
+        "server 127.0.0.1:9092;": f"server {upstream};",
+        "listen 9443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+        "/etc/tactful/tls/server.pem": str(certificates.certificate),
+        "/etc/tactful/tls/server.key": str(certificates.key),
+        "/etc/tactful/tls/authority.pem": str(certificates.authority),
+        "worker_processes auto;": f"worker_processes 1; pid {folder}/pid; daemon off;",
+        "http {": "http {\n"
+        + "".join(
+            f"{kind}_temp_path {folder}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        ),
+    }
+    for old, new in replaced.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    folder.mkdir()
+    (folder / "nginx.conf").write_text(text)
+    errors = folder / "error.log"
+    process = subprocess.Popen(
+        [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(errors)]
+    )
+
+    def listens() -> bool:
+        assert process.poll() is None, errors.read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        return False
+
+    try:
+        until(listens)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def start_device(
+    home: Path, server: Path, address: str, authority: Path, dies_at: tuple[int, int] | None = None
+) -> "subprocess.Popen[bytes]":
+    """A device in a process of its own; killed by itself at (round, stage)."""
+    arguments = [str(home), str(server), address, str(authority)]
+    arguments += [str(n) for n in dies_at or ()]
+    return subprocess.Popen([sys.executable, __file__, *arguments])
+
+
+def main() -> None:
+    """A device that answers until it is ended."""
+    home, server, address, authority = sys.argv[1:5]
+    invitation = read_invitation(Path(server) / "invitation.json")
+    number = int(re.sub(r"\D", "", Path(home).name))
+    device = DeviceHome(Path(home), invitation)
+    device.events.give_consent()
+    app = device.app(trainer(number))
+    FleetClient(address, Path(authority).read_bytes(), device.key, app, poll=0.1).work(
+        lambda: False
+    )
+
+
+if __name__ == "__main__":
+    main()

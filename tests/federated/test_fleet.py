@@ -1,0 +1,197 @@
+"""Devices over TLS on a real SuperLink, behind the proxy that is shipped."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from tests.federated.fleet_support import (
+    in_threads,
+    invited,
+    let_in,
+    proxy,
+    tls,
+    trainer,
+    until,
+    update,
+)
+
+from tactful_federated import (
+    DeviceHome,
+    FleetClient,
+    FleetError,
+    Invitation,
+    SuperLink,
+    SuperLinkError,
+    Tls,
+    collector_for,
+    serve_rounds,
+)
+from tactful_federated.certificates import node_key, public_pem
+
+pytestmark = pytest.mark.service("nginx")
+
+
+@dataclass
+class Place:
+    link: SuperLink
+    tls: Tls
+    address: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """One SuperLink and one proxy for this module: each takes seconds to start."""
+    folder = tmp_path_factory.mktemp("fleet")
+    certificates = tls(folder / "tls")
+    with (
+        SuperLink(folder / "link", certificates) as link,
+        proxy(folder / "proxy", certificates, link.address) as address,
+    ):
+        yield Place(link, certificates, address, folder)
+
+
+def homes(place: Place, server: Path, invitation: Invitation, count: int) -> dict[int, DeviceHome]:
+    """Enrolled devices by node, with consent."""
+    found = {}
+    for number in range(count):
+        directory = server / f"device-{number}"
+        home = DeviceHome(directory, invitation)
+        home.events.give_consent()
+        found[let_in(place.link, directory, server)] = home
+    return found
+
+
+def client(place: Place, home: DeviceHome, number: int) -> FleetClient:
+    authority = place.tls.authority.read_bytes()
+    return FleetClient(place.address, authority, home.key, home.app(trainer(number)), poll=0.1)
+
+
+@pytest.mark.parametrize("tier", ["clear", pytest.param("secret", marks=pytest.mark.slow)])
+def test_a_sum_over_the_network_is_the_sum_of_the_updates(
+    place: Place, tmp_path: Path, tier: str
+) -> None:
+    invitation = invited(tmp_path, tier, 3)
+    devices = homes(place, tmp_path, invitation, 3)
+    clients = [client(place, home, node % 1000) for node, home in devices.items()]
+    weights = np.zeros(invitation.plan.parameters, dtype=np.float32)
+    with place.link.run() as grid, in_threads(clients):
+        until(lambda: set(devices) <= set(grid.get_node_ids()))
+        collector = collector_for(invitation, grid, deadline=60.0)
+        found = collector.collect(list(devices), weights, invitation.plan, 1)
+        again = collector.collect(list(devices), weights, invitation.plan, 1)
+    expected = sum(
+        invitation.plan.grid.encode(update(node % 1000, 1, weights.size)) for node in devices
+    )
+    assert found.reports == 3 and np.array_equal(found.total, expected)
+    # The devices' own ledgers refuse the same round, whatever the server says.
+    assert again.reports == 0
+    for home in devices.values():
+        assert home.ledger.times("test") == 1
+        home.close()
+
+
+def test_only_what_devices_need_passes_the_proxy(place: Place) -> None:
+    authority = str(place.tls.authority)
+    with httpx.Client(base_url=f"https://{place.address}", verify=authority) as http:
+        for path in (
+            "/health",
+            "/docs",
+            "/openapi.json",
+            "/v1/control/start-run",
+            "/v1/control/register-node",
+            "/v1/runtime/acquire-task",
+            "/v1/fleet/register-node",
+            "/v1/fleet/unregister-node",
+            "/v1/fleet/get-fab",
+            "/v1/fleet/get-run",
+            "/v1/fleet/pull-messages/../../control/start-run",
+            "/v1/fleet/pull-messages%2f..%2f..%2fcontrol%2fstart-run",
+            "/v1/fleet/pull-messages/",
+            "//v1/control/start-run",
+            "/",
+        ):
+            for method in ("POST", "GET"):
+                assert http.request(method, path).status_code == 404, (method, path)
+        # What passes is asked who it is by the SuperLink.
+        assert http.get("/v1/fleet/pull-messages").status_code == 403
+        headers = {"content-type": "application/x-protobuf", "accept": "application/x-protobuf"}
+        assert http.post("/v1/fleet/pull-messages", headers=headers).status_code in (401, 415)
+    with httpx.Client(base_url=f"https://{place.link.address}", verify=authority) as http:
+        assert http.get("/health").status_code == 200  # it is the proxy that refused above
+
+
+def test_a_stranger_and_another_authority_are_refused(place: Place, tmp_path: Path) -> None:
+    invitation = invited(tmp_path, "clear", 3)
+    home = DeviceHome(tmp_path / "device-1", invitation)
+    authority = place.tls.authority.read_bytes()
+    app = home.app(trainer(1))
+    with pytest.raises(FleetError, match="enrol"):
+        FleetClient(place.address, authority, home.key, app, patience=-1.0).work(lambda: False)
+    with pytest.raises(FleetError, match="fleet proxy"):
+        nowhere = place.link.address.replace("127.0.0.1", "localhost")
+        FleetClient(f"{nowhere}/elsewhere", authority, home.key, app).work(lambda: False)
+    other = tls(tmp_path / "tls").authority.read_bytes()
+    stranger = FleetClient(place.address, other, home.key, home.app(trainer(1)))
+    with pytest.raises(httpx.ConnectError, match="certificate"):
+        stranger.step()
+    home.close()
+
+
+def test_a_key_is_enrolled_once_and_rotated_to_another(place: Place, tmp_path: Path) -> None:
+    first = public_pem(node_key(tmp_path / "key").public_key())
+    assert public_pem(node_key(tmp_path / "key").public_key()) == first
+    place.link.enrol(first)
+    with pytest.raises(SuperLinkError, match="refused"):
+        place.link.enrol(first)
+    second = public_pem(node_key(tmp_path / "key", rotate=True).public_key())
+    assert second != first and place.link.enrol(second)
+    with pytest.raises(SuperLinkError, match="refused"):
+        place.link.enrol(b"no key")
+
+
+def test_rounds_are_served_to_the_end_and_go_on(place: Place, tmp_path: Path) -> None:
+    invitation = invited(tmp_path, "clear", 2)
+    devices = homes(place, tmp_path, invitation, 16)
+    clients = [client(place, home, 1) for home in list(devices.values())[:4]]
+    views = []
+    with place.link.run() as grid, in_threads(clients):
+        until(lambda: len(set(devices) & set(grid.get_node_ids())) == 4)
+        collector = collector_for(invitation, grid, deadline=60.0)
+        for wanted in (1, 2):
+            serve_rounds(
+                tmp_path,
+                invitation,
+                collector,
+                rounds=wanted,
+                progress=lambda outcome, view: views.append(view),
+            )
+    assert [view.releases for view in views] == [1, 2]
+    assert 0 < views[0].epsilon <= views[1].epsilon <= invitation.plan.epsilon
+    assert np.isfinite(np.load(tmp_path / "weights.npy")).all()
+    for home in devices.values():
+        home.close()
+
+
+def test_the_superlink_runs_no_code_and_calls_nobody(place: Place) -> None:
+    command = " ".join(place.link.command())
+    for part in (
+        "--isolation process",
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+        "--database",
+        "--superexec-auth-secret-file",
+    ):
+        assert part in command
+    environment = Path(f"/proc/{place.link.pid}/environ").read_bytes().split(b"\0")
+    assert b"FLWR_TELEMETRY_ENABLED=0" in environment
+    assert b"FLWR_DISABLE_UPDATE_CHECK=1" in environment
+    # No executor beside it: what somebody submits on this machine is run by nobody.
+    children = Path(f"/proc/{place.link.pid}/task/{place.link.pid}/children").read_text().split()
+    assert children == []
+    source = Path(__file__).resolve().parents[2] / "federated" / "tactful_federated" / "fleet.py"
+    assert not re.search(r"GetFab|GetRun|get_fab", source.read_text("utf-8"))
