@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,6 +152,52 @@ def retire_command(name: str, config: Path | None, data: Path | None) -> None:
     except PrivacyError as error:
         raise ConfigError(f"{path}: {error}") from error
     click.echo(f"{name} takes its part of the budget up to {date_of(last)}, and none afterwards")
+
+
+@privacy.command("rotate")
+@config_option
+@data_option
+@click.option(
+    "--master-key-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with a new master key; the vault is wrapped by it, the old key is destroyed.",
+)
+@click.option("--pseudonyms", is_flag=True, help="Begin a new epoch of pseudonyms.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rotate_command(
+    config: Path | None,
+    data: Path | None,
+    master_key_file: Path | None,
+    pseudonyms: bool,
+    as_json: bool,
+) -> None:
+    """Change the master key of the vault, or the key by which pseudonyms are made.
+
+    For the master key the server has to be stopped. Killed, the same command goes on.
+    """
+    from tactful.key_rotation import begin_epoch, change_master_key
+    from tactful.service import exclusive
+
+    if master_key_file is None and not pseudonyms:
+        raise click.UsageError("give --master-key-file, --pseudonyms or both")
+    settings = load_settings(config, overrides={"storage.data": data})
+    told: dict[str, object] = {}
+    if master_key_file is not None:
+        quiet = as_json or not sys.stderr.isatty()
+        with exclusive(settings.storage.data), tqdm(unit="key", disable=quiet) as bar:
+            changed = change_master_key(settings, master_key_file, advanced=bar.update)
+        told |= msgspec.to_builtins(changed)
+    if pseudonyms:
+        told["epoch"] = begin_epoch(settings, clock=lambda: time.time_ns() // 1_000_000)
+    if as_json:
+        click.echo(msgspec.json.encode(told))
+        return
+    if master_key_file is not None:
+        click.echo(f"{changed.wrapped} keys were wrapped anew")
+        if changed.todo:
+            click.echo(f"Yet to do: {changed.todo}")
+    if pseudonyms:
+        click.echo(f"new pseudonyms are made by key {told['epoch']}; earlier ones are still known")
 
 
 def _existing_ledger(config: Path | None, data: Path | None) -> Path:

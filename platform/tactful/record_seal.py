@@ -167,7 +167,7 @@ def open_seal(settings: Settings, *, clock: Callable[[], int]) -> RecordSeal | N
     """
     if not settings.privacy.sealed_log and not settings.vault.exists():
         return None
-    master = _master(settings)
+    master = master_key(settings)
     with _explained():
         vault = Vault(settings.vault, master, Keyring(settings.keyring, clock=clock))
         try:
@@ -199,7 +199,12 @@ def log_in_files(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Ev
             yield SealedLog(log, seal)
 
 
-def _master(settings: Settings) -> bytes:
+def master_key(settings: Settings) -> bytes:
+    """What the keys of people are wrapped by, 32 bytes.
+
+    Raises:
+        ConfigError: if there is none where the settings say, or it is none.
+    """
     privacy = settings.privacy
     text = secret("privacy.master_key_env", privacy.master_key_env)
     if text is None:
@@ -209,14 +214,27 @@ def _master(settings: Settings) -> bytes:
             "privacy.master_key_env or privacy.master_key_file is missing: records of the log are "
             "sealed, so say where the key is that the keys of people are wrapped by"
         )
+    return read_master_key(text, "privacy.master_key_env, privacy.master_key_file")
+
+
+def read_master_key(text: str, where: str) -> bytes:
+    """A master key as people write it down.
+
+    Args:
+        text: 32 bytes in hexadecimal or Base64.
+        where: it is from, for the message.
+
+    Raises:
+        ConfigError: if it is none.
+    """
     try:
         key = bytes.fromhex(text) if len(text) == 2 * _KEY_BYTES else base64.b64decode(text)
     except (ValueError, binascii.Error):
         key = b""
     if len(key) != _KEY_BYTES:
         raise ConfigError(
-            f"the master key (privacy.master_key_env, privacy.master_key_file) is not {_KEY_BYTES} "
-            "bytes in hexadecimal or Base64: make one with `openssl rand -hex 32`"
+            f"the master key ({where}) is not {_KEY_BYTES} bytes in hexadecimal or Base64: make "
+            "one with `openssl rand -hex 32`"
         )
     return key
 

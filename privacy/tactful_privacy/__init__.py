@@ -94,6 +94,7 @@ from tactful_privacy.statistic import (
 from tactful_privacy.threshold import ThresholdRelease
 from tactful_privacy.vault import Vault
 from tactful_privacy.vault_merge import drop_keys, merge_vault
+from tactful_privacy.vault_rotation import rewrap_vault
 from tactful_privacy.wide_gaussian import WideGaussian
 from tactful_privacy.wide_laplace import WideLaplace
 
@@ -182,6 +183,7 @@ __all__ = [
     "read_released",
     "refuse_overspending",
     "report_noisy_max",
+    "rewrap_vault",
     "share_released",
     "sum_released",
     "tightest",

@@ -10,12 +10,13 @@ bears the pseudonyms.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,16 +88,32 @@ class Keyring:
         try:
             if not path.exists():
                 self._write((_new_epoch(self._clock()),), only_new=True)
-            self._epochs = msgspec.json.decode(path.read_bytes(), type=_File).epochs
+            with path.open("rb") as file:
+                seen = _version(os.fstat(file.fileno()))
+                epochs = msgspec.json.decode(file.read(), type=_File).epochs
         except msgspec.MsgspecError as error:
             raise KeyringError(
                 f"{path}: not a keyring: {error}; restore it from where keys are kept"
             ) from error
         except OSError as error:
             raise KeyringError(f"{path}: the keyring cannot be used: {error}") from error
-        wrong = [e.key_id for e in self._epochs if e.key_id != key_id_of(e.secret)]
-        if wrong or not self._epochs:
+        wrong = [e.key_id for e in epochs if e.key_id != key_id_of(e.secret)]
+        if wrong or not epochs:
             raise KeyringError(f"{path}: a key is damaged or missing; restore the keyring")
+        self._epochs, self._seen = epochs, seen
+
+    def follow(self) -> None:
+        """Read the file if another process has changed it since.
+
+        Raises:
+            KeyringError: if it is damaged, holds no key, or cannot be used.
+        """
+        try:
+            seen = _version(self.path.stat())
+        except OSError as error:
+            raise KeyringError(f"{self.path}: the keyring cannot be used: {error}") from error
+        if seen != self._seen:
+            self.reload()
 
     @property
     def current(self) -> int:
@@ -128,8 +145,13 @@ class Keyring:
         )
 
     def rotate(self) -> int:
-        """Begin an epoch; the number of its key."""
-        self._store((*self._epochs, _new_epoch(self._clock())))
+        """Begin an epoch; the number of its key.
+
+        Raises:
+            KeyringError: if the file is damaged or cannot be used.
+        """
+        with self._alone():
+            self._store((*self._epochs, _new_epoch(self._clock())))
         return self.current
 
     def destroy(self, key_id: int) -> None:
@@ -138,16 +160,37 @@ class Keyring:
         Raises:
             KeyringError: if there is no such key, or it is the current one.
         """
-        if key_id == self.current:
-            raise KeyringError(f"{self.path}: key {key_id} is in use: begin another epoch first")
-        left = tuple(epoch for epoch in self._epochs if epoch.key_id != key_id)
-        if len(left) == len(self._epochs):
-            raise KeyringError(f"{self.path}: there is no key {key_id}")
-        self._store(left)
+        with self._alone():
+            if key_id == self.current:
+                raise KeyringError(
+                    f"{self.path}: key {key_id} is in use: begin another epoch first"
+                )
+            left = tuple(epoch for epoch in self._epochs if epoch.key_id != key_id)
+            if len(left) == len(self._epochs):
+                raise KeyringError(f"{self.path}: there is no key {key_id}")
+            self._store(left)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Change what the file holds now, and nobody else meanwhile: a lost key finds nobody."""
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        try:
+            handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
+            raise KeyringError(f"{lock}: cannot be locked: {error}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            self.reload()
+            yield
+        finally:
+            os.close(handle)
 
     def _store(self, epochs: tuple[Epoch, ...]) -> None:
-        self._write(epochs, only_new=False)
-        self._epochs = epochs
+        try:
+            self._write(epochs, only_new=False)
+        except OSError as error:
+            raise KeyringError(f"{self.path}: the keyring cannot be written: {error}") from error
+        self.reload()
 
     def _write(self, epochs: tuple[Epoch, ...], *, only_new: bool) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -164,6 +207,11 @@ class Keyring:
             draft.unlink()
         else:
             draft.replace(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 class Suppressed:
@@ -214,6 +262,11 @@ class Suppressed:
 
 
 _REMEMBERED = 10_000
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    """Tells a file that was put in the place of another one from it."""
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def key_id_of(secret: bytes) -> int:

@@ -6,6 +6,7 @@ not anonymity: the bytes stay, and stay personal data as long as a copy of the k
 Backups keep keys, too, so restore the vault together with the list of the erased.
 
 The data keys are wrapped by a master key that is kept elsewhere, so the file alone opens nothing.
+`rewrap_vault` replaces it.
 Data and keys are sealed by AES-256-GCM (NIST SP 800-38D), with random nonces of 96 bits: no more
 than 2**32 messages may be sealed for one person.
 
@@ -23,7 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tactful_privacy.errors import ParameterError, SealError, VaultError
+from tactful_privacy._cipher import KEY, NONCE, TAG, Cipher, MasterKey
+from tactful_privacy.errors import SealError, VaultError
 from tactful_privacy.pseudonyms import Keyring
 from tactful_privacy.sqlite import use_write_ahead_log
 
@@ -31,12 +33,10 @@ _T = TypeVar("_T")
 
 _VERSION = b"\x01"
 _REFERENCE = 16
-_NONCE = 12
-_TAG = 16
-_KEY = 32
-_HEAD = len(_VERSION) + _REFERENCE + _NONCE
+_HEAD = len(_VERSION) + _REFERENCE + NONCE
 _WAIT_S = 60.0
 _TOGETHER = 500
+_ANYBODY = "SELECT reference, wrapped FROM people LIMIT 1"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS people (
@@ -49,6 +49,7 @@ CREATE TABLE IF NOT EXISTS pseudonyms (
 CREATE INDEX IF NOT EXISTS pseudonyms_of ON pseudonyms (reference);
 CREATE TABLE IF NOT EXISTS erased (number INTEGER NOT NULL);
 INSERT INTO erased SELECT 0 WHERE NOT EXISTS (SELECT * FROM erased);
+CREATE TABLE IF NOT EXISTS master (number INTEGER NOT NULL, proof BLOB NOT NULL);
 """
 
 
@@ -81,16 +82,15 @@ class Vault:
             ParameterError: if the master key does not have 32 bytes.
             VaultError: if the file cannot be used.
         """
-        if len(master) != _KEY:
-            raise ParameterError(f"a master key has {_KEY} bytes, not {len(master)}")
         self._path = path
-        self._master = _Cipher(master)
+        self._master = MasterKey(master, random)
         self._keyring = keyring
         self._random = random
         self._remembered = remembered
         self._erased = 0
+        self._proved = b""
         self._references: dict[str, bytes] = {}
-        self._ciphers: dict[bytes, _Cipher] = {}
+        self._ciphers: dict[bytes, Cipher] = {}
         self._lock = threading.Lock()
         with self._explained():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -128,11 +128,11 @@ class Vault:
             VaultError: if the file cannot be used, or the master key is another one.
         """
         ciphers = self._ciphers_of(people)
-        nonces = self._random(_NONCE * len(contents))
+        nonces = self._random(NONCE * len(contents))
         sealed = []
         for number, (person, content) in enumerate(zip(people, contents, strict=True)):
             reference, cipher = ciphers[person]
-            nonce = nonces[_NONCE * number : _NONCE * (number + 1)]
+            nonce = nonces[NONCE * number : NONCE * (number + 1)]
             head = _VERSION + reference + nonce
             sealed.append(head + cipher.seal(nonce, content, head + context))
         return sealed
@@ -157,7 +157,7 @@ class Vault:
             VaultError: if the file cannot be used, or the master key is another one.
         """
         heads = [one[:_HEAD] for one in sealed]
-        if any(len(one) < _HEAD + _TAG or one[: len(_VERSION)] != _VERSION for one in sealed):
+        if any(len(one) < _HEAD + TAG or one[: len(_VERSION)] != _VERSION for one in sealed):
             raise SealError("these bytes are not sealed by a vault of this version")
         ciphers = self._ciphers_at({head[1 : 1 + _REFERENCE] for head in heads})
         contents: list[bytes | None] = []
@@ -166,7 +166,7 @@ class Vault:
             if cipher is None:
                 contents.append(None)
                 continue
-            content = cipher.open(head[-_NONCE:], one[_HEAD:], head + context)
+            content = cipher.open(head[-NONCE:], one[_HEAD:], head + context)
             if content is None:
                 raise SealError("these sealed bytes were changed, or belong elsewhere")
             contents.append(content)
@@ -179,9 +179,7 @@ class Vault:
             VaultError: if it is another one, or the file cannot be used.
         """
         with self._explained(), self._lock:
-            row = self._connection.execute(
-                "SELECT reference, wrapped FROM people LIMIT 1"
-            ).fetchone()
+            row = self._connection.execute(_ANYBODY).fetchone()
         if row is not None:
             self._unwrapped(*row)
 
@@ -221,6 +219,12 @@ class Vault:
             self._connection.close()
 
     def _found(self, person: str) -> bytes | None:
+        """The reference of a person. Called within a transaction.
+
+        There an epoch that another process has begun is known, before anybody else can be noted
+        under it: otherwise a person would get a second key that an erasure does not find.
+        """
+        self._keyring.follow()
         for key_id in reversed(self._keyring.key_ids):
             row = self._connection.execute(
                 "SELECT reference FROM pseudonyms WHERE key_id = ? AND digest = ?",
@@ -238,7 +242,7 @@ class Vault:
             (*self._keyring.pseudonym(person), reference),
         )
 
-    def _ciphers_of(self, people: Sequence[str]) -> dict[str, tuple[bytes, _Cipher]]:
+    def _ciphers_of(self, people: Sequence[str]) -> dict[str, tuple[bytes, Cipher]]:
         """The ciphers of people, with their references; who has no key gets one."""
         with self._explained(), self._lock:
             self._forget_erased()
@@ -246,7 +250,7 @@ class Vault:
             if len(known) == len(set(people)) and all(r in self._ciphers for r in known.values()):
                 return {person: (r, self._ciphers[r]) for person, r in known.items()}
         erased, made = self._change(lambda: (self._count_erased(), self._keys_of(people)))
-        ciphers = {person: (reference, _Cipher(key)) for person, (reference, key) in made.items()}
+        ciphers = {person: (reference, Cipher(key)) for person, (reference, key) in made.items()}
         with self._lock:
             self._make_room(len(ciphers))
             if erased == self._erased:  # else some of them may be gone already
@@ -255,7 +259,7 @@ class Vault:
                     self._ciphers[reference] = cipher
         return ciphers
 
-    def _ciphers_at(self, references: set[bytes]) -> dict[bytes, _Cipher]:
+    def _ciphers_at(self, references: set[bytes]) -> dict[bytes, Cipher]:
         """The ciphers of references, as far as there are keys."""
         with self._explained(), self._lock:
             self._forget_erased()
@@ -268,7 +272,7 @@ class Vault:
                 for reference, wrapped in self._connection.execute(
                     f"SELECT reference, wrapped FROM people WHERE reference IN ({marks})", some
                 ):
-                    cipher = _Cipher(self._unwrapped(reference, wrapped))
+                    cipher = Cipher(self._unwrapped(reference, wrapped))
                     found[reference] = self._ciphers[reference] = cipher
         return found
 
@@ -297,22 +301,41 @@ class Vault:
                 "SELECT wrapped FROM people WHERE reference = ?", (reference,)
             ).fetchone()
             return reference, self._unwrapped(reference, wrapped)
-        reference, key, nonce = self._random(_REFERENCE), self._random(_KEY), self._random(_NONCE)
-        wrapped = nonce + self._master.seal(nonce, key, reference)
+        self._prove_master()
+        reference, key = self._random(_REFERENCE), self._random(KEY)
         self._connection.execute(
-            "INSERT INTO people (reference, wrapped) VALUES (?, ?)", (reference, wrapped)
+            "INSERT INTO people (reference, wrapped) VALUES (?, ?)",
+            (reference, self._master.wrap(reference, key)),
         )
         self._note(person, reference)
         return reference, key
 
+    def _prove_master(self) -> None:
+        """Refuse to wrap a new key by a master key that another process has replaced."""
+        row = self._connection.execute("SELECT proof FROM master").fetchone()
+        if row is None:  # of before there were proofs, or nobody is in it yet
+            known = self._connection.execute(_ANYBODY).fetchone()
+            if known is not None:
+                self._unwrapped(*known)
+            proof = self._master.proof()
+            self._connection.execute("INSERT INTO master (number, proof) VALUES (0, ?)", (proof,))
+        elif row[0] != self._proved:
+            if not self._master.proved_by(row[0]):
+                raise self._of_another_master()
+            self._proved = row[0]
+
     def _unwrapped(self, reference: bytes, wrapped: bytes) -> bytes:
-        key = self._master.open(wrapped[:_NONCE], wrapped[_NONCE:], reference)
+        key = self._master.unwrap(reference, wrapped)
         if key is None:
-            raise VaultError(
-                f"{self._path}: a data key cannot be unwrapped: this is not the master key of this "
-                "vault, or the file is damaged"
-            )
+            raise self._of_another_master()
         return key
+
+    def _of_another_master(self) -> VaultError:
+        return VaultError(
+            f"{self._path}: a data key cannot be unwrapped: this is not the master key of this "
+            "vault, or the file is damaged; where the master key was changed, start again with "
+            "the new one"
+        )
 
     def _change(self, work: Callable[[], _T]) -> _T:
         with self._explained(), self._lock:
@@ -331,25 +354,3 @@ class Vault:
             yield
         except (sqlite3.Error, OSError) as error:
             raise VaultError(f"{self._path}: the vault cannot be used: {error}") from error
-
-
-class _Cipher:
-    """AES-256-GCM under one key."""
-
-    def __init__(self, key: bytes) -> None:
-        # Few processes have a vault: the others do not load the library for it.
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        self._cipher = AESGCM(key)
-        self._changed = InvalidTag
-
-    def seal(self, nonce: bytes, content: bytes, about: bytes) -> bytes:
-        return self._cipher.encrypt(nonce, content, about)
-
-    def open(self, nonce: bytes, sealed: bytes, about: bytes) -> bytes | None:
-        """The content; None if anything was changed."""
-        try:
-            return self._cipher.decrypt(nonce, sealed, about)
-        except self._changed:
-            return None

@@ -20,6 +20,10 @@ _TABLES = ("people", "pseudonyms")
 def merge_vault(into: Path, other: Path) -> None:
     """Add to a vault the keys that only another copy of it holds.
 
+    Where the master key was changed since the copy was made, its keys could not be opened beside
+    the others: they are left out. The present vault has those of everybody who was not erased
+    since, so nothing is lost but what sealed the records of the erased.
+
     Args:
         into: file of the vault; nothing else may use it.
         other: file of the copy, which stays as it is.
@@ -31,13 +35,27 @@ def merge_vault(into: Path, other: Path) -> None:
         with contextlib.closing(sqlite3.connect(into, isolation_level=None)) as connection:
             connection.execute("ATTACH DATABASE ? AS other", (str(other),))
             connection.execute("BEGIN IMMEDIATE")
-            for table in _TABLES:
+            for table in (
+                _TABLES if _rotated(connection, "main") == _rotated(connection, "other") else ()
+            ):
                 connection.execute(
                     f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"
                 )
             connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise VaultError(f"{into} and {other} cannot be brought together: {error}") from error
+
+
+def _rotated(connection: sqlite3.Connection, schema: str) -> bytes | None:
+    """What proves the master key of a vault; None if it never was another one."""
+    made = connection.execute(
+        f"SELECT 1 FROM {schema}.sqlite_master WHERE name = 'master'"
+    ).fetchone()
+    row = (
+        made
+        and connection.execute(f"SELECT proof FROM {schema}.master WHERE number > 0").fetchone()
+    )
+    return bytes(row[0]) if row else None
 
 
 def drop_keys(vault: Path, erased: Iterable[Pseudonym]) -> int:

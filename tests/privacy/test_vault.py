@@ -64,9 +64,9 @@ def test_it_is_aes_256_gcm_under_a_wrapped_key(tmp_path: Path, keyring: Keyring)
 
     vault = Vault(tmp_path / "vault.db", MASTER, keyring, random=random)
     sealed = vault.seal("ada", b"content", context=b"row 7")
-    reference, key, wrapping, nonce = drawn
+    _, reference, key, wrapping, nonce = drawn
 
-    assert [len(each) for each in drawn] == [16, 32, 12, 12]
+    assert [len(each) for each in drawn] == [12, 16, 32, 12, 12]
     assert sealed[:29] == b"\x01" + reference + nonce
     assert AESGCM(key).decrypt(nonce, sealed[29:], sealed[:29] + b"row 7") == b"content"
     stored = (tmp_path / "vault.db").read_bytes() + (tmp_path / "vault.db-wal").read_bytes()

@@ -1,0 +1,117 @@
+"""Changes the keys of an installation: the master key of its vault, and the epoch of pseudonyms.
+
+A new master key lies in a file of its own until the vault is wrapped by it. Then it takes the place
+of the old one in the file that the settings name, so that it comes into use at the next start. A
+kill at any place leaves the key of the vault where it can be read: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from tactful.config import Settings, secret
+from tactful.errors import ConfigError, StorageError
+from tactful.record_seal import master_key, read_master_key
+from tactful_privacy import Keyring, KeyringError, VaultError, rewrap_vault
+
+
+class MasterKeyChanged(msgspec.Struct, kw_only=True, frozen=True):
+    """What became of the master key.
+
+    Attributes:
+        wrapped: how many data keys were wrapped anew by this run.
+        destroyed: whether the old master key was overwritten; otherwise it is yours to destroy.
+        todo: what is left to do, in words; empty if nothing is.
+    """
+
+    wrapped: int
+    destroyed: bool
+    todo: str
+
+
+def change_master_key(
+    settings: Settings,
+    new: Path,
+    *,
+    advanced: Callable[[int], object] = lambda count: None,
+) -> MasterKeyChanged:
+    """Wrap the vault by the master key in the file `new`, and destroy the old one.
+
+    The caller holds the data directory: no server may go on with the old key.
+
+    Args:
+        settings: of the installation.
+        new: file with the new key; removed when the settings' file has it.
+        advanced: told how many keys were wrapped since it was told last.
+
+    Raises:
+        ConfigError: if one of the keys is not there, or is none.
+        StorageError: if vault or files cannot be used, or the vault has yet another master key.
+    """
+    current = settings.privacy.master_key_file
+    in_file = current != Path() and not settings.privacy.master_key_env
+    if in_file and new.exists() and current.exists() and new.samefile(current):
+        raise ConfigError(f"{new}: holds the present master key: write the new one to another file")
+    after = read_master_key(secret("--master-key-file", "", new) or "", str(new))
+    before = master_key(settings)
+    try:
+        wrapped = rewrap_vault(settings.vault, before, after, advanced=advanced)
+    except VaultError as error:
+        raise StorageError(str(error)) from error
+    if not in_file:
+        name = settings.privacy.master_key_env
+        todo = f"let {name} hold the new key before the start, and destroy the old one"
+        return MasterKeyChanged(wrapped=wrapped, destroyed=False, todo=todo)
+    try:
+        if before != after:
+            _replace(current, new.read_bytes())
+        new.unlink()
+        _sync(new.parent)
+    except OSError as error:
+        raise StorageError(
+            f"{current}: the vault has the new key and this file has not, or {new} is left: "
+            f"{error}; say the same command again"
+        ) from error
+    return MasterKeyChanged(wrapped=wrapped, destroyed=True, todo="")
+
+
+def begin_epoch(settings: Settings, *, clock: Callable[[], int]) -> int:
+    """Begin an epoch of pseudonyms; the number of its key.
+
+    The keys of earlier epochs stay: without them, nobody who was erased or has a key in the vault
+    would be recognised. Running servers may go on: they follow the file.
+
+    Raises:
+        StorageError: if the keyring cannot be used.
+    """
+    try:
+        return Keyring(settings.keyring, clock=clock).rotate()
+    except KeyringError as error:
+        raise StorageError(str(error)) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put content in the place of a file, and overwrite what it held."""
+    draft = path.with_name(f".{path.name}.new")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    with path.open("r+b") as old:
+        draft.replace(path)
+        _sync(path.parent)
+        os.pwrite(old.fileno(), bytes(os.fstat(old.fileno()).st_size), 0)
+        os.fsync(old.fileno())
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,77 @@
+"""AES-256-GCM under one key, and data keys wrapped by a master key (NIST SP 800-38D)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tactful_privacy.errors import ParameterError
+
+KEY = 32
+"""Bytes of a key."""
+
+NONCE = 12
+"""Bytes of a nonce: 96 bits, drawn at random."""
+
+TAG = 16
+"""Bytes by which a change is noticed."""
+
+_PROVES = b"master"
+
+
+class Cipher:
+    """AES-256-GCM under one key."""
+
+    def __init__(self, key: bytes) -> None:
+        # Few processes have a vault: the others do not load the library for it.
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        self._cipher = AESGCM(key)
+        self._changed = InvalidTag
+
+    def seal(self, nonce: bytes, content: bytes, about: bytes) -> bytes:
+        """Seal content together with what it is about, which has to be the same to open it."""
+        return self._cipher.encrypt(nonce, content, about)
+
+    def open(self, nonce: bytes, sealed: bytes, about: bytes) -> bytes | None:
+        """The content; None if anything was changed."""
+        try:
+            return self._cipher.decrypt(nonce, sealed, about)
+        except self._changed:
+            return None
+
+
+class MasterKey:
+    """Wraps data keys, each for its reference."""
+
+    def __init__(self, key: bytes, random: Callable[[int], bytes]) -> None:
+        """Use 32 bytes.
+
+        Args:
+            key: the master key.
+            random: cryptographically secure bytes, for nonces.
+
+        Raises:
+            ParameterError: if it does not have 32 bytes.
+        """
+        if len(key) != KEY:
+            raise ParameterError(f"a master key has {KEY} bytes, not {len(key)}")
+        self._cipher = Cipher(key)
+        self._random = random
+
+    def wrap(self, reference: bytes, key: bytes) -> bytes:
+        """A data key as it is kept."""
+        nonce = self._random(NONCE)
+        return nonce + self._cipher.seal(nonce, key, reference)
+
+    def unwrap(self, reference: bytes, wrapped: bytes) -> bytes | None:
+        """The data key; None if this is not its master key, or it was changed."""
+        return self._cipher.open(wrapped[:NONCE], wrapped[NONCE:], reference)
+
+    def proof(self) -> bytes:
+        """What only this key opens, and which says nothing."""
+        return self.wrap(_PROVES, b"")
+
+    def proved_by(self, proof: bytes) -> bool:
+        """Whether a proof is of this key."""
+        return self.unwrap(_PROVES, proof) is not None

@@ -1,0 +1,191 @@
+"""``tactful privacy rotate``: killed anywhere, it goes on, and nobody is lost by it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.platform.support import now_ms
+
+from tactful import key_rotation
+from tactful.cli import main
+from tactful.config import PrivacySettings, Settings, StorageSettings
+from tactful.connections import open_installation
+from tactful.errors import ConfigError, StorageError
+from tactful.key_rotation import begin_epoch, change_master_key
+from tactful.record_seal import open_seal
+from tactful.service import exclusive
+from tactful.suppression import open_suppression
+from tactful_streaming import BLANK, Event, encode_entry
+
+OLD, NEW = "01" * 32, "02" * 32
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "master.key").write_text(OLD + "\n")
+    return Settings(
+        storage=StorageSettings(data=tmp_path / "data"),
+        privacy=PrivacySettings(sealed_log=True, master_key_file=tmp_path / "master.key"),
+    )
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    (tmp_path / "new.key").write_text(NEW + "\n")
+    return tmp_path / "new.key"
+
+
+def of(person: str) -> bytes:
+    return encode_entry(Event(event_id=f"of-{person}", type="view", timestamp=1, user_id=person))
+
+
+def sealed(settings: Settings, *people: str) -> list[bytes]:
+    seal = open_seal(settings, clock=now_ms)
+    assert seal is not None
+    with closing(seal):
+        return seal.seal([of(person) for person in people])
+
+
+def opened(settings: Settings, records: list[bytes]) -> list[bytes]:
+    seal = open_seal(settings, clock=now_ms)
+    assert seal is not None
+    with closing(seal):
+        return seal.open(records)
+
+
+def rotate(settings: Settings, *arguments: object) -> Result:
+    data, key = settings.storage.data, settings.privacy.master_key_file
+    environment = {"TACTFUL_PRIVACY__MASTER_KEY_FILE": str(key)}
+    what = ["privacy", "rotate", "--data", str(data), *map(str, arguments)]
+    return CliRunner().invoke(main, what, env=environment)
+
+
+def test_the_vault_has_the_new_key_and_the_old_one_is_overwritten(
+    settings: Settings, new: Path
+) -> None:
+    records = sealed(settings, "ada", "bob")
+    key = settings.privacy.master_key_file
+    with key.open("rb") as old:
+        result = rotate(settings, "--master-key-file", new, "--json")
+        assert result.exit_code == 0, result.output
+        assert old.read() == bytes(len(OLD) + 1), "the file that was there"
+    assert json.loads(result.stdout) == {"wrapped": 2, "destroyed": True, "todo": ""}
+    assert key.read_text().strip() == NEW
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert not new.exists()
+    assert opened(settings, records) == [of("ada"), of("bob")]
+    stale = key.with_name("stale.key")
+    stale.write_text(OLD)
+    with pytest.raises(StorageError, match="master key"):
+        open_seal(
+            replace(settings, privacy=replace(settings.privacy, master_key_file=stale)),
+            clock=now_ms,
+        )
+
+
+def kill_oneself(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_before(place: str) -> Callable[[pytest.MonkeyPatch], None]:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        if place == "the vault is through":
+            patch.setattr(key_rotation, "rewrap_vault", kill_oneself)
+        elif place == "the file of the settings has it":
+            patch.setattr(key_rotation, "_replace", kill_oneself)
+        else:
+            patch.setattr(Path, "unlink", kill_oneself)
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["the vault is through", "the file of the settings has it", "the new file is removed"],
+)
+def test_killed_between_two_steps_the_same_command_goes_on(
+    settings: Settings, new: Path, place: str
+) -> None:
+    records = sealed(settings, "ada", "bob")
+    child = os.fork()
+    if child == 0:
+        try:
+            killed_before(place)(pytest.MonkeyPatch())
+            change_master_key(settings, new)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    result = rotate(settings, "--master-key-file", new)
+    assert result.exit_code == 0, result.output
+    assert opened(settings, records) == [of("ada"), of("bob")]
+    assert settings.privacy.master_key_file.read_text().strip() == NEW
+    assert not new.exists()
+
+
+def test_a_key_in_the_environment_is_left_to_its_owner(
+    settings: Settings, new: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_MASTER_KEY", OLD)
+    held = replace(
+        settings, privacy=PrivacySettings(sealed_log=True, master_key_env="SHOP_MASTER_KEY")
+    )
+    records = sealed(held, "ada")
+    done = change_master_key(held, new)
+    assert (done.wrapped, done.destroyed) == (1, False)
+    assert "SHOP_MASTER_KEY" in done.todo
+    assert new.exists()
+    monkeypatch.setenv("SHOP_MASTER_KEY", NEW)
+    assert opened(held, records) == [of("ada")]
+
+
+def test_what_cannot_be_is_refused_and_changes_nothing(settings: Settings, new: Path) -> None:
+    assert rotate(settings).exit_code == 2
+    records = sealed(settings, "ada")
+    with pytest.raises(ConfigError, match="another file"):
+        change_master_key(settings, settings.privacy.master_key_file)
+    new.write_text("short")
+    with pytest.raises(ConfigError, match="32"):
+        change_master_key(settings, new)
+    new.write_text(NEW)
+    with exclusive(settings.storage.data):
+        assert rotate(settings, "--master-key-file", new).exit_code != 0, "a server is running"
+    assert opened(settings, records) == [of("ada")]
+
+
+def test_people_of_earlier_epochs_are_found_refused_and_erased(settings: Settings) -> None:
+    records = sealed(settings, "ada", "bob")
+    metadata = open_installation(settings)
+    running = open_suppression(settings, metadata, clock=now_ms)
+    running.suppress(["cyd"])
+
+    result = rotate(settings, "--pseudonyms", "--json")
+    assert result.exit_code == 0, result.output
+    first = json.loads(result.stdout)["epoch"]
+    assert begin_epoch(settings, clock=now_ms) != first
+
+    running.suppress(["dan"])
+    started = open_suppression(settings, metadata, clock=now_ms)
+    started.suppress(["eve"])
+    running.refresh()
+    for store in (running, started):
+        assert [person in store.suppressed for person in ("cyd", "dan", "eve")] == [True] * 3
+        assert "ada" not in store.suppressed
+    assert opened(settings, [*records, *sealed(settings, "ada")]) == [
+        *(of("ada"), of("bob"), of("ada"))
+    ]
+    seal = open_seal(settings, clock=now_ms)
+    assert seal is not None
+    with closing(seal):
+        assert len(seal.references(["ada", "bob"])) == 2
+        assert seal.erase(["ada"]) == 1
+        assert seal.open(records) == [BLANK, of("bob")]
+    metadata.close()
