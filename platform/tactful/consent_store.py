@@ -25,6 +25,9 @@ PROPERTY = "consent."
 """What the properties of a user begin with that are decisions: ``consent.marketing: false``."""
 
 
+_NOBODY = ""
+
+
 class ConsentStore:
     """The decisions of one installation.
 
@@ -148,10 +151,24 @@ class ConsentStore:
         """Delete all decisions of a person for good; how many there were.
 
         Other processes remember them until their next start; that the person is suppressed holds
-        before any of them.
+        before any of them. The row of the latest decision of all stays, of nobody and empty: were
+        its number given once more, nobody who knows it would take in the next decision.
         """
-        delete = sa.delete(consent_decisions).where(_table.person == person)
-        gone = self._metadata.change(lambda connection: connection.execute(delete).rowcount)
+        highest = sa.select(sa.func.max(_table.version)).with_for_update()
+
+        def change(connection: sa.Connection) -> int:
+            latest = connection.execute(highest).scalar() or 0
+            theirs = _table.person == person
+            blank = {"person": _NOBODY, "purposes": "{}", "source": ""}
+            kept = sa.update(consent_decisions).where(theirs, _table.version == latest)
+            gone = connection.execute(kept.values(**blank)).rowcount
+            old = sa.or_(theirs, _table.person == _NOBODY)
+            earlier = sa.select(sa.func.count()).where(theirs)
+            gone += int(connection.execute(earlier).scalar() or 0)
+            connection.execute(sa.delete(consent_decisions).where(old, _table.version < latest))
+            return gone
+
+        gone = self._metadata.change(change)
         self.consents.forget(person)
         return gone
 

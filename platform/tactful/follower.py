@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
 from tactful.config import EngineSettings
@@ -169,6 +170,10 @@ class Follower:
         )
         self._rest_until = 0.0
         self._thread = threading.Thread(target=self._run, name="tactful-engine", daemon=True)
+        self._requests: collections.deque[tuple[Callable[[], int], Future[int]]]
+        self._requests = collections.deque()
+        self._asking = threading.Lock()
+        self._ended = False
         self._goal = dict(log.ends)
         self.position = engine.offset
         self.applied = dict(log.reached)
@@ -206,6 +211,22 @@ class Follower:
             self._accepted.append((written, self._clock()))
         self._wake.set()
 
+    def between(self, work: Callable[[], int]) -> int:
+        """Run `work` in the thread of the engine when all that it has applied is committed.
+
+        Blocks until that is done. Nothing is applied meanwhile, so it is to be short.
+
+        Raises:
+            StateError: if the thread ends before.
+        """
+        done: Future[int] = Future()
+        with self._asking:
+            if self._ended or self._thread.ident is None:
+                raise StateError("the engine does not run any more")
+            self._requests.append((work, done))
+        self._wake.set()
+        return done.result()
+
     def stop(self) -> None:
         """Apply what was accepted, commit, and end the thread. Blocks until it is done.
 
@@ -227,6 +248,20 @@ class Follower:
             where = "".join(traceback.format_tb(error.__traceback__))
             logger.critical("%s at position %d%s\n%s", self.failure, self.position, said, where)
             self._progressed()
+        finally:
+            with self._asking:
+                self._ended = True
+            while self._requests:
+                self._requests.popleft()[1].set_exception(StateError("the engine stops"))
+
+    def _answer(self) -> None:
+        """Do what others have asked for, between two batches."""
+        while self._requests:
+            work, done = self._requests.popleft()
+            try:
+                done.set_result(work())
+            except Exception as error:
+                done.set_exception(error)
 
     def _follow(self) -> None:
         commit_s = self._settings.commit_ms / 1000
@@ -250,7 +285,7 @@ class Follower:
             behind = len(records) == limit
             full = done or due <= 0 or self._is_enough(uncommitted, behind=behind)
             idle = self._commit_idle and self._clock() - committed >= _IDLE_COMMIT_S
-            if (uncommitted and full) or idle:
+            if (uncommitted and (full or self._requests)) or idle:
                 if self._commit(uncommitted):
                     uncommitted, committed = 0, self._clock()
                     if not (done or self.recovering):
@@ -259,6 +294,8 @@ class Follower:
                     oldest = self._clock() + _RETRY_S - commit_s
             if done:
                 return
+            if not uncommitted:
+                self._answer()
             if not records:
                 if not self.recovering and (self._act() or self._tell_time(came)):
                     continue

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tactful.config import ActionSettings, secret
 from tactful_streaming import (
+    Delivery,
     EventLog,
     LogError,
     RetryPolicy,
@@ -47,6 +48,7 @@ class Webhooks:
         *,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         post: Any = None,
+        suppressed: Container[str] = frozenset(),
     ) -> None:
         """Open the queues in `directory`; `start` starts the thread.
 
@@ -57,6 +59,7 @@ class Webhooks:
             directory: where the queues lie.
             clock: now in epoch milliseconds.
             post: sends one request; by default over HTTP.
+            suppressed: keys of people who were erased: nothing is told of them.
 
         Raises:
             ConfigError: if the secret is not where the settings say.
@@ -71,6 +74,7 @@ class Webhooks:
         self._thread = threading.Thread(target=self._run, name="tactful-webhooks", daemon=True)
         self._queues: list[StoredQueue] = []
         self._senders: list[WebhookSender] = []
+        self._states: list[RocksState] = []
         self.delivered = self.failed = self.buried = 0
         with ExitStack() as stack:
             for number, log in enumerate(partitions):
@@ -81,6 +85,7 @@ class Webhooks:
                 if is_new:
                     queue.add([], log.end)
                 self._queues.append(queue)
+                self._states.append(state)
                 self._senders.append(
                     WebhookSender(
                         queue,
@@ -89,6 +94,7 @@ class Webhooks:
                         secret=None if signing is None else signing.encode(),
                         policy=RetryPolicy(settings.attempts, timeout_s=settings.timeout_s),
                         post=post,
+                        suppressed=suppressed,
                     )
                 )
             self._opened = stack.pop_all()
@@ -101,6 +107,17 @@ class Webhooks:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def forget(self, theirs: Callable[[Delivery], bool]) -> int:
+        """Forget deliveries, and have no bytes of them left on disk; how many there were.
+
+        Raises:
+            StateError: if the disk refused; it may be done again.
+        """
+        removed = sum(queue.forget(theirs) for queue in self._queues)
+        for state in self._states:
+            state.purge()
+        return removed
 
     def close(self) -> None:
         """Finish the delivery at hand and close the queues."""

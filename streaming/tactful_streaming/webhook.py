@@ -17,18 +17,20 @@ import hmac
 import http.client
 import logging
 import random
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
-from tactful_streaming.entries import Event, decode_entry
+from tactful_streaming.entries import Entry, Event, decode_entry
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.log import EventLog
+from tactful_streaming.partition_erasure import is_erased
 from tactful_streaming.state import Change, StateStore
 
 SIGNATURE_HEADER = "Tactful-Signature"
@@ -92,7 +94,7 @@ class DeliveryQueue(Protocol):
 
 
 class StoredQueue:
-    """A :class:`DeliveryQueue` in a state store that nothing else uses."""
+    """A :class:`DeliveryQueue` in a state store that nothing else uses; for several threads."""
 
     def __init__(self, store: StateStore) -> None:
         """Open the queue in `store`.
@@ -104,6 +106,7 @@ class StoredQueue:
         stored = store.get(_POSITION)
         self._position = int.from_bytes(stored, "big") if stored is not None else 0
         self._waiting = {d.event_id: d for d in self._stored(_WAITING)}
+        self._lock = threading.Lock()
 
     @property
     def position(self) -> int:
@@ -119,9 +122,10 @@ class StoredQueue:
         """Let `events`, found before `position` of the log, be delivered; all or nothing."""
         new = [Delivery(event.event_id, _encode_body(event)) for event in events]
         changes: list[Change] = [_change(_WAITING, delivery) for delivery in new]
-        self._store.write([*changes, (_POSITION, position.to_bytes(8, "big"))])
-        self._waiting |= {delivery.event_id: delivery for delivery in new}
-        self._position = position
+        with self._lock:
+            self._store.write([*changes, (_POSITION, position.to_bytes(8, "big"))])
+            self._waiting = self._waiting | {delivery.event_id: delivery for delivery in new}
+            self._position = position
 
     def due(self, now: int, limit: int) -> list[Delivery]:
         """Up to `limit` deliveries whose time has come, those that wait longest first."""
@@ -134,27 +138,51 @@ class StoredQueue:
 
     def done(self, delivery: Delivery) -> None:
         """Forget a delivery that arrived."""
-        self._store.write([(_WAITING + delivery.event_id.encode(), None)])
-        self._waiting.pop(delivery.event_id, None)
+        with self._lock:
+            self._store.write([(_WAITING + delivery.event_id.encode(), None)])
+            self._drop([delivery.event_id])
 
     def retry(self, delivery: Delivery) -> None:
-        """Keep a delivery with another time and number of attempts."""
-        self._store.write([_change(_WAITING, delivery)])
-        self._waiting[delivery.event_id] = delivery
+        """Keep a delivery with another time and number of attempts, if it waits still."""
+        with self._lock:
+            if delivery.event_id in self._waiting:
+                self._store.write([_change(_WAITING, delivery)])
+                self._waiting = {**self._waiting, delivery.event_id: delivery}
 
     def bury(self, delivery: Delivery) -> None:
-        """Give a delivery up; it is kept among the dead."""
-        self._store.write([(_WAITING + delivery.event_id.encode(), None), _change(_DEAD, delivery)])
-        self._waiting.pop(delivery.event_id, None)
+        """Give a delivery up, if it waits still; it is kept among the dead."""
+        gone = (_WAITING + delivery.event_id.encode(), None)
+        with self._lock:
+            if delivery.event_id in self._waiting:
+                self._store.write([gone, _change(_DEAD, delivery)])
+                self._drop([delivery.event_id])
 
     def revive(self) -> int:
         """Let every dead delivery begin again. Returns how many there were."""
-        revived = [Delivery(delivery.event_id, delivery.body) for delivery in self.dead]
-        changes: list[Change] = [_change(_WAITING, delivery) for delivery in revived]
-        changes += [(_DEAD + delivery.event_id.encode(), None) for delivery in revived]
-        self._store.write(changes)
-        self._waiting |= {delivery.event_id: delivery for delivery in revived}
+        with self._lock:
+            revived = [Delivery(delivery.event_id, delivery.body) for delivery in self.dead]
+            changes: list[Change] = [_change(_WAITING, delivery) for delivery in revived]
+            changes += [(_DEAD + delivery.event_id.encode(), None) for delivery in revived]
+            self._store.write(changes)
+            self._waiting = self._waiting | {d.event_id: d for d in revived}
         return len(revived)
+
+    def forget(self, theirs: Callable[[Delivery], bool]) -> int:
+        """Forget deliveries, also dead ones; how many there were."""
+        with self._lock:
+            gone = [
+                prefix + delivery.event_id.encode()
+                for prefix in (_WAITING, _DEAD)
+                for delivery in self._stored(prefix)
+                if theirs(delivery)
+            ]
+            self._store.write([(key, None) for key in gone])
+            self._drop([key[len(_WAITING) :].decode() for key in gone])
+        return len(gone)
+
+    def _drop(self, event_ids: Collection[str]) -> None:
+        # Anew, as others may be looking through the old one.
+        self._waiting = {id_: d for id_, d in self._waiting.items() if id_ not in event_ids}
 
     def _stored(self, prefix: bytes) -> list[Delivery]:
         try:
@@ -228,6 +256,7 @@ class WebhookSender:
         policy: RetryPolicy | None = None,
         post: Post | None = None,
         jitter: Callable[[], float] = random.random,
+        suppressed: Container[str] = frozenset(),
     ) -> None:
         """Deliver what is in `queue` to `url`.
 
@@ -240,6 +269,7 @@ class WebhookSender:
             post: sends one request; :func:`post_request` by default.
             jitter: a number in [0, 1): waits are shortened by up to a quarter, so that many
                 deliveries do not come back together.
+            suppressed: keys of people who were erased: of them nothing is told, nor kept.
 
         Raises:
             ValueError: if `url` is no such address.
@@ -254,6 +284,7 @@ class WebhookSender:
         self._policy = policy if policy is not None else RetryPolicy()
         self._post = post if post is not None else post_request
         self._jitter = jitter
+        self._suppressed = suppressed
 
     def collect(self, log: EventLog, types: Collection[str], limit: int = 1000) -> int:
         """Take actions of `types` from the next `limit` records of the log into the queue.
@@ -270,7 +301,7 @@ class WebhookSender:
                 entry = decode_entry(payload)
             except EntryError:
                 continue  # the engine counts these
-            if isinstance(entry, Event) and entry.type in types:
+            if isinstance(entry, Event) and entry.type in types and not self._is_erased(entry):
                 actions.append(entry)
         self._queue.add(actions, records[-1][0] + 1)
         return len(records)
@@ -279,6 +310,9 @@ class WebhookSender:
         """Send up to `limit` deliveries whose time has come, one after the other."""
         delivered = failed = buried = 0
         for delivery in self._queue.due(self._clock(), limit):
+            if self._suppressed and self._is_erased(decode_entry(delivery.body)):
+                self._queue.done(delivery)
+                continue
             problem, retry_after = self._send(delivery)
             if problem is None:
                 self._queue.done(delivery)
@@ -292,6 +326,9 @@ class WebhookSender:
         if failed or buried:
             _logger.warning("webhook: some deliveries failed; the last reason: %s", problem)
         return Sent(delivered, failed, buried)
+
+    def _is_erased(self, action: Entry) -> bool:
+        return is_erased(action, self._suppressed)
 
     def _send(self, delivery: Delivery) -> tuple[str | None, float | None]:
         """Returns what went wrong, or None, and how many seconds the receiver wants to have."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import sqlalchemy as sa
 from tests.platform.support import (
     Live,
     TinyRecommender,
@@ -22,7 +23,7 @@ from tests.platform.support import (
 from tactful.config import ConsentSettings, Settings
 from tactful.consent_store import ConsentStore
 from tactful.impressions import decode_impression
-from tactful.metadata import open_metadata
+from tactful.metadata import consent_decisions, open_metadata
 from tactful.permissions import claimed
 from tactful.permitted_log import PermittedLog
 from tactful.service import Platform
@@ -289,6 +290,29 @@ def test_processes_follow_each_other(tmp_path: Path) -> None:
     assert [(d.version, d.at) for d in other.history("ada")] == [(1, 5)]
     assert other.erase("ada") == 1
     assert other.history("ada") == []
+    metadata.close()
+
+
+def test_an_erased_decision_leaves_no_number_to_be_given_again(tmp_path: Path) -> None:
+    """Whoever knows a number passes over what comes with it: the next decision of somebody else."""
+    metadata = open_metadata(tmp_path / "metadata.db")
+    follower, writer = (ConsentStore(metadata, NOTHING, clock=now_ms) for _ in range(2))
+    writer.record("bob", {Purpose.MEASUREMENT: True}, source="form")
+    for round_ in range(3):
+        person = f"ada-{round_}"
+        writer.record(person, {Purpose.MARKETING: True}, source="first")
+        writer.record(person, {Purpose.MARKETING: False}, source="then")
+        follower.refresh()
+        assert writer.erase(person) == 2
+        other = ConsentStore(metadata, NOTHING, clock=now_ms)
+        other.record(f"eve-{round_}", {Purpose.MARKETING: True}, source="form")
+        follower.refresh()
+        assert Purpose.MARKETING in follower.consents.allowed(f"eve-{round_}")
+    rows = metadata.fetch(sa.select(consent_decisions))
+    people = sorted(row.person for row in rows)
+    # The last empty row is taken away by the next erasure.
+    assert people == ["", "bob", "eve-0", "eve-1", "eve-2"]
+    assert not any("ada" in str(row) for row in rows)
     metadata.close()
 
 

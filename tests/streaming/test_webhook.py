@@ -267,3 +267,41 @@ def test_nobody_at_the_address() -> None:
     hook = WebhookSender(queue, "http://127.0.0.1:1/x", clock=clock, jitter=lambda: 0.0)
     assert hook.send_due() == Sent(failed=1)
     assert queue.next_due() == clock.now + 1000
+
+
+def test_of_who_was_erased_nothing_is_told_or_kept() -> None:
+    clock, receiver, suppressed = Clock(), Receiver(), set[str]()
+    store = MemoryState()
+    queue = StoredQueue(store)
+    told = sender(queue, receiver, clock, suppressed=suppressed)
+    people = ("zq-ada", "bob", "zq-ada", "bob")
+    log: Any = Shelf([encode_entry(action_of(n, user)) for n, user in enumerate(people)])
+    assert told.collect(log, {"x.coupon"}, 2) == 2
+    queue.bury(queue.due(clock(), 9)[0])
+    queue.revive()
+    (waiting,) = (d for d in queue.due(clock(), 9) if b"zq-ada" in d.body)
+    suppressed.add("zq-ada")
+    assert told.collect(log, {"x.coupon"}) == 2
+    assert [d.event_id for d in queue.due(clock(), 9)] == ["e0", "e1", "e3"]
+
+    assert queue.forget(lambda delivery: b"zq-ada" in delivery.body) == 1
+    queue.retry(waiting)  # by whoever was sending it just then
+    queue.bury(waiting)
+    assert told.send_due() == Sent(delivered=2)
+    assert all(b"zq-ada" not in body for _, body, _ in receiver.requests)
+    assert not any(b"zq-ada" in value for _, value in store.scan(b""))
+
+
+def test_what_waits_when_somebody_is_erased_is_not_sent_any_more() -> None:
+    receiver = Receiver()
+    suppressed = set[str]()
+    queue = StoredQueue(MemoryState())
+    queue.add([action_of(0, "ada"), action_of(1, "bob")], 2)
+    suppressed.add("ada")
+    assert sender(queue, receiver, Clock(), suppressed=suppressed).send_due() == Sent(delivered=1)
+    assert [b"bob" in body for _, body, _ in receiver.requests] == [True]
+    assert queue.next_due() is None
+
+
+def action_of(number: int, user: str) -> Event:
+    return Event(event_id=f"e{number}", type="x.coupon", timestamp=number, user_id=user)
