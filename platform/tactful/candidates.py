@@ -391,11 +391,11 @@ def _repeated(
     situation: Situation, catalogue: Catalogue, allowed: NDArray[np.bool_], count: int
 ) -> NDArray[np.int64]:
     """Rows of the allowed items the person took most, ties by item id."""
-    rows = catalogue.rows
+    items = situation.grouped("taken_364d")
     taken = {
         item: (row, amount)
-        for item, amount in situation.grouped("taken_364d").items()
-        if (row := rows.get(item)) is not None and allowed[row]
+        for (item, amount), row in zip(items.items(), catalogue.rows.of_many(items), strict=True)
+        if row is not None and allowed[row]
     }
     amounts = np.fromiter((amount for _, amount in taken.values()), np.float64, len(taken))
     # Everything as strong as the last that counts, so that ties do not depend on the order.

@@ -128,13 +128,13 @@ def observe(
     """
     user: Values = source.read("user", subject, at) if subject is not None else {}
     visit: Values = source.read("session", session_id, at) if session_id is not None else {}
-    rows = catalogue.rows
-    visited = [rows.get(item) for item, _ in visit.get("session_items", ())]
-    session = [row for row in visited if row is not None]
+    visited = [item for item, _ in visit.get("session_items", ())]
+    recent = [item for item, _ in user.get("recent_items", ())]
+    rows = catalogue.rows.of_many([*visited, *recent])
+    session = [row for row in rows[: len(visited)] if row is not None]
     seen = set(session)
     history: list[int] = []
-    for item, _ in user.get("recent_items", ()):
-        row = rows.get(item)
+    for row in rows[len(visited) :]:
         if row is not None and row not in seen:
             seen.add(row)
             history.append(row)

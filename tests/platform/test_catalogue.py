@@ -99,3 +99,23 @@ def test_only_what_was_asked_for_is_remembered() -> None:
     assert updated.rows._remembered == {}
     assert (updated.rows["k3"], updated.rows.get("new"), updated.rows.get("none")) == (3, 10, None)
     assert updated.rows._remembered == {"k3": 3, "new": 10}
+
+
+def test_many_rows_are_those_of_one_by_one() -> None:
+    known = [f"k{number}" for number in range(60)]
+    before = Catalogue(known, {})
+    after = before.updated(known, [Item(item_id="new", timestamp=1)])
+    assert after is not None
+    asked = ["k3", "new", "none", *known, "k3"]
+    assert before.rows._remembered is after.rows._remembered
+    for _ in range(2):  # looked up, then remembered
+        for catalogue in (after, before):
+            wanted = [catalogue.rows.get(item_id) for item_id in asked]
+            assert catalogue.rows.of_many(asked) == wanted
+            catalogue.rows._remembered.clear()
+            assert catalogue.rows.of_many(iter(asked)) == wanted
+    assert after.rows.of_many(["new"]) == [60]
+    assert before.rows.of_many(["new"]) == [None], "a catalogue never changes"
+    assert after.rows._remembered == {item_id: row for row, item_id in enumerate(known)} | {
+        "new": 60
+    }

@@ -27,6 +27,8 @@ def test_rows_and_ids_are_those_of_a_dictionary(known: list[str], others: list[s
     for item_id in (*known, *others):
         assert ids.row(item_id) == rows.get(item_id)
         assert (item_id in ids) == (item_id in rows)
+    asked = [*others, *known, *others]
+    assert ids.rows_of(asked) == [rows.get(item_id) for item_id in asked]
 
 
 def test_ids_survive_the_disk_and_are_mapped(tmp_path: Path) -> None:
