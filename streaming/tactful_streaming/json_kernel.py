@@ -15,7 +15,6 @@ All that compiled functions call is in this module, since numba looks at its fil
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -26,7 +25,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-_logger = logging.getLogger(__name__)
+from tactful_streaming import machine_code
+from tactful_streaming.machine_code import array
 
 KIND, TYPE, TIME, USER, PROPERTIES, TEXT, OPTIONAL_TEXT, SCALAR = range(8)
 """What a member has to be, and what is made of it."""
@@ -456,22 +456,18 @@ def number_of(
     return number
 
 
-def _array(kind: Any, dimensions: int = 1) -> Any:
-    return types.Array(kind, dimensions, "C")
-
-
 _TABLE = (
-    _array(types.uint64, 2),
-    _array(types.int64),
-    _array(types.uint8),
-    _array(types.int64),
+    array(types.uint64, 2),
+    array(types.int64),
+    array(types.uint8),
+    array(types.int64),
 )
 _SIGNATURES: Final = {
     "read_events": (
         *(types.int64, types.int64),
-        *(_array(types.uint64, 2), _array(types.int64), types.int64, _array(types.uint64, 2)),
-        *(_array(types.int64), _array(types.int64), _array(types.int64)),
-        *(_array(types.uint8, 2), _array(types.int64, 2), _array(types.int64, 2)),
+        *(array(types.uint64, 2), array(types.int64), types.int64, array(types.uint64, 2)),
+        *(array(types.int64), array(types.int64), array(types.int64)),
+        *(array(types.uint8, 2), array(types.int64, 2), array(types.int64, 2)),
         *_TABLE,
         *_TABLE,
     ),
@@ -480,18 +476,5 @@ _SIGNATURES: Final = {
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The machine code of :func:`read_events` or :func:`number_of`.
-
-    It is kept for the next process where numba can: beside this module, or with the user.
-    """
-    signature = _SIGNATURES[function.__name__]
-    try:
-        kernel = numba.njit(error_model="numpy", cache=True)(function)
-        kernel.compile(signature)
-    except Exception as error:  # a damaged file of the cache may raise anything
-        _logger.warning("kept machine code is of no use, it is compiled at each start: %r", error)
-        kernel = numba.njit(error_model="numpy")(function)
-        kernel.compile(signature)
-    kernel.disable_compile()
-    made: Callable[..., Any] = kernel
-    return made
+    """The machine code of :func:`read_events` or :func:`number_of`."""
+    return machine_code.compiled(function, _SIGNATURES[function.__name__])

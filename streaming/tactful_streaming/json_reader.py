@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.panes import Rows
+from tactful_streaming.records import PADDING, Lines
 
 LEAST: Final = 128
 """Fewer records are not worth it: arrays have to be made for each batch."""
 
-_PADDING: Final = b"\0" * 32
 _LONGEST_NAME: Final = 16
 _MOST_TYPES: Final = 1 << 10
 _MOST_USERS: Final = 1 << 16
@@ -89,7 +89,7 @@ class Numbers:
     def number(self, text: str) -> int:
         """The number of a text, a new one if it has none; -1 where there is no room."""
         encoded = text.encode()
-        padded = encoded + _PADDING  # held until it has been read: an address holds nothing
+        padded = encoded + PADDING  # held until it has been read: an address holds nothing
         place = np.frombuffer(padded, np.uint8).ctypes.data
         number: int = _kernels()[1](place, len(encoded), *self.table)
         return number
@@ -236,6 +236,13 @@ class JsonEvents(Sequence[Any]):
         self._types.places[place] = _TICK
 
 
+def _text_of(payloads: Sequence[bytes]) -> bytes | bytearray:
+    """Payloads as lines, with the padding behind them."""
+    if isinstance(payloads, Lines):
+        return payloads.text
+    return b"\n".join([*payloads, PADDING])
+
+
 class JsonReader:
     """Reads batches of the same fields."""
 
@@ -328,7 +335,7 @@ class JsonReader:
 
     def _try(self, payloads: Sequence[bytes]) -> JsonEvents | None:
         count, shape = len(payloads), (len(self._rules), len(payloads))
-        text = b"\n".join([*payloads, _PADDING])
+        text = _text_of(payloads)
         times, types, users = np.empty((3, count), np.int64)
         found = np.zeros(shape, np.uint8)
         begins, ends = np.empty(shape, np.int64), np.empty(shape, np.int64)
@@ -345,7 +352,7 @@ class JsonReader:
             self._begin_numbers()
             found[:] = 0
         # Elsewhere than at their ends, records with line breaks would be taken for several.
-        if unusual < 0 or length != len(text) - len(_PADDING) or unusual * _UNUSUAL_SHARE > count:
+        if unusual < 0 or length != len(text) - len(PADDING) or unusual * _UNUSUAL_SHARE > count:
             return None
         odd: dict[int, Any] = {}
         if unusual:
@@ -387,7 +394,7 @@ class JsonReader:
     def _maker(
         self,
         source: str,
-        text: bytes,
+        text: bytes | bytearray,
         found: NDArray[np.uint8],
         begins: NDArray[np.int64],
         ends: NDArray[np.int64],

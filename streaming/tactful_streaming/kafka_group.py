@@ -16,6 +16,7 @@ from typing import Any
 
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
 from tactful_streaming.kafka_config import KafkaSettings, explain, import_kafka
+from tactful_streaming.message_queue import MessageQueue
 from tactful_streaming.records import Records
 
 _logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class PartitionGroup:
         revoked: Callable[[Sequence[int]], None],
         lost: Callable[[Sequence[int]], None],
         instance: str | None = None,
+        in_lines: bool = True,
         timeout_s: float = 10.0,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -67,6 +69,8 @@ class PartitionGroup:
                 too long: close their state, commit nothing.
             instance: name of this member that outlives a restart, so that a quick one moves no
                 partitions; None for a new member each time.
+            in_lines: whether payloads come as :class:`~tactful_streaming.records.Lines`, where
+                that can be had: cheap for thousands at once, and machine code is loaded for it.
             timeout_s: how long to wait for an answer of the broker, seconds.
             clock: now, epoch milliseconds.
 
@@ -92,6 +96,7 @@ class PartitionGroup:
             self._consumer = self._kafka.Consumer(config, error_cb=self._on_error, logger=_logger)
         except (self._kafka.KafkaException, ValueError) as error:
             raise LogError(f"the Kafka client refuses its settings: {error}") from error
+        self._queue = MessageQueue.of(self._consumer, self._kafka) if in_lines else None
         self._consumer.subscribe(
             [settings.topic],
             on_assign=self._on_assign,
@@ -120,16 +125,15 @@ class PartitionGroup:
             Exception: whatever a callback raised.
         """
         self._moved.clear()
-        messages = []
-        first = self._consumer.poll(wait_s)
-        if first is not None:
-            messages = [first]
-            if limit > 1:
-                messages += self._consumer.consume(limit - 1, 0)
-        records = self._split(messages)
-        for number in self._moved & records.keys():
-            # It came or went in the midst of this call: these may be of its life before.
-            del records[number]
+        if self._queue is None:
+            first = self._consumer.poll(wait_s)
+            more = self._consumer.consume(limit - 1, 0) if first is not None and limit > 1 else []
+            records, again = self._split([first, *more] if first is not None else []), set[int]()
+        else:
+            records, again = self._take(self._queue, limit, wait_s)
+        # They came or went in the midst of this call: these may be of their life before.
+        for number in again | (self._moved & records.keys()):
+            records.pop(number, None)
             if number in self._next:
                 self._consumer.seek(self._tp(number, self._next[number]))
         for number, run in records.items():
@@ -179,10 +183,32 @@ class PartitionGroup:
 
     def close(self) -> None:
         """Leave the group; partitions are revoked first."""
+        if self._queue is not None:
+            self._queue.close()
         self._consumer.close()
         if self._problem is not None:
             problem, self._problem = self._problem, None
             raise problem
+
+    def _take(
+        self, queue: MessageQueue, limit: int, wait_s: float
+    ) -> tuple[dict[int, Records], set[int]]:
+        """Records by partition, and partitions of which others came by the way, out of order."""
+        again: set[int] = set()
+        # Partitions come and go here. While there are none, nothing comes into the queue.
+        message = self._consumer.poll(0 if self._next else wait_s)
+        if message is not None and message.error() is not None:
+            self._on_message_error(message)
+        elif message is not None:
+            again.add(message.partition())
+        if self._moved:
+            return {}, again
+        runs, troubles = queue.take(limit, wait_s if self._next else 0)
+        for trouble in troubles:
+            error = self._kafka.KafkaError(trouble.code, trouble.reason)
+            self._on_partition_error(trouble.partition, trouble.offset, error)
+        self._newest.update((number, run.newest) for number, run in runs.items())
+        return {number: run.records for number, run in runs.items()}, again
 
     def _split(self, messages: Sequence[Any]) -> dict[int, Records]:
         """Records by partition; messages come in runs of one partition each."""
@@ -227,6 +253,9 @@ class PartitionGroup:
             return
         self._moved.update(numbers)
         self._next.update(starts)
+        if self._queue is not None:
+            for number in numbers:
+                self._queue.lead(self._settings.topic, number)
         consumer.incremental_assign([self._tp(number, at) for number, at in starts.items()])
 
     def _start(self, number: int) -> int:
@@ -267,11 +296,12 @@ class PartitionGroup:
             self._ends.pop(number, None)
 
     def _on_message_error(self, message: Any) -> None:
-        error = message.error()
+        self._on_partition_error(message.partition(), message.offset(), message.error())
+
+    def _on_partition_error(self, number: int, offset: int, error: Any) -> None:
         if error.code() == self._kafka.KafkaError._PARTITION_EOF:
-            self._ends[message.partition()] = message.offset()
+            self._ends[number] = offset
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            number = message.partition()
             self._fail(
                 OffsetError(
                     f"partition {number} of topic {self._settings.topic!r} does not hold offset "

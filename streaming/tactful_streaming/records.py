@@ -1,13 +1,69 @@
-"""Records of the log as they are handed on: offsets and payloads, without a pair for each."""
+"""Records of the log as they are handed on: offsets and payloads, without an object for each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from operator import itemgetter
-from typing import overload
+from typing import Final, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+PADDING: Final = b"\0" * 32
+"""What follows the lines of a text, so that machine code may look a little beyond them."""
 
 Record = tuple[int, bytes]
 """Offset and payload."""
+
+
+class Lines(Sequence[bytes]):
+    """Payloads that lie in one text, each with a line break behind it; then comes the padding.
+
+    Attributes:
+        text: the text.
+    """
+
+    __slots__ = ("_ends", "text")
+
+    def __init__(self, text: bytes | bytearray, ends: NDArray[np.int64]) -> None:
+        """Hold a text; `ends` is where each payload begins, and in the end where one more would."""
+        self.text = text
+        self._ends = ends
+
+    @classmethod
+    def of_lengths(cls, lengths: NDArray[np.int64]) -> Lines:
+        """Room for payloads of these lengths, to be written into :attr:`letters`."""
+        ends = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths + 1, out=ends[1:])
+        return cls(bytearray(ends.item(-1) + len(PADDING)), ends)
+
+    @property
+    def letters(self) -> NDArray[np.uint8]:
+        """The bytes of the text."""
+        return np.frombuffer(self.text, np.uint8)
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        """A payload, or some of them."""
+        places = range(len(self))[index]
+        if isinstance(places, int):
+            return bytes(self.text[self._ends.item(places) : self._ends.item(places + 1) - 1])
+        return [self[place] for place in places]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The payloads."""
+        text = bytes(self.text)
+        return iter([text[begin : end - 1] for begin, end in pairwise(self._ends.tolist())])
 
 
 class Records(Sequence[Record]):

@@ -11,6 +11,7 @@ import msgspec
 
 from tactful_streaming import json_reader as module
 from tactful_streaming.projection import Projection
+from tactful_streaming.records import PADDING
 
 ROOM = 1 << 16
 BYTES = b'{}[],:"\\ \n\t0123456789.-+eEntfu\x00\x1f\x7f\x80\xc3\xff'
@@ -65,7 +66,7 @@ def main() -> None:
     found = 0
     for _ in range(4_000):
         payloads: Sequence[bytes] = [usual(0), damaged(rng, 1)][rng.randrange(2) :]
-        length = sum(map(len, payloads)) + len(payloads) + len(module._PADDING)
+        length = sum(map(len, payloads)) + len(payloads) + len(PADDING)
         found += reader.read(payloads) is not None
     sys.stdout.write(f"{found}\n")
 

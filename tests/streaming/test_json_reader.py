@@ -24,6 +24,7 @@ from tactful_streaming.json_reader import JsonEvents, JsonReader, NumberedTexts,
 from tactful_streaming.partitions import Partitions
 from tactful_streaming.pattern import compile_pattern
 from tactful_streaming.projection import Projection
+from tactful_streaming.records import PADDING
 
 SOURCES = ("event_id", "session_id", "item_id", "properties.category", "properties.price")
 START = 1_760_000_000_000
@@ -274,7 +275,7 @@ def test_any_event_that_can_be_written_is_read_the_same(events: list[dict[str, A
 def test_no_byte_behind_the_padding_is_read() -> None:
     """The text ends at a page that cannot be read, and a text that ends too late kills."""
     script = str(Path(__file__).with_name("guarded_json.py"))
-    for taken in (0, len(module._PADDING)):
+    for taken in (0, len(PADDING)):
         ended = subprocess.run(
             [sys.executable, script, str(taken)],
             capture_output=True,
