@@ -1,21 +1,25 @@
 """What followed from lists, person by person and arm by arm: the read-out of an experiment.
 
 It reads the log, inside the trusted zone. People are what was drawn, so people are what is counted:
-of each, how many lists they were shown and from how many of them they took something.
+of each, how many lists they were shown, from how many of them they took something, for how much,
+and how long the lists took. Of lists only those are held in memory whose time is not over yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tactful.impressions import Impression, decode_impression
+from tactful.impressions import Impression, as_impression
 from tactful_bandits import (
+    Better,
     Comparison,
     Experiment,
+    Mean,
     Proportion,
     Ratio,
     Sample,
@@ -24,21 +28,63 @@ from tactful_bandits import (
     compare,
     holm,
 )
+from tactful_privacy import Purpose
 from tactful_streaming import (
-    DEVICE_PREFIX,
-    PERSONALISATION,
+    Event,
     EventLog,
     StreamingError,
     decode_entry,
     event_for,
+    subject_key,
 )
 
 _CHUNK = 2_048
+# Records that are later than this after the end of a list's time are not waited for.
+_GRACE_MS = 3_600_000
+# Outcomes of lists that have not been read yet: servers log lists beside the answer.
+_EARLY = 10_000
+_PURCHASE = "purchase"
+
+ROLLOUTS = "rollouts"
+"""Property of a logged list: which rollouts its person takes part in, as ``key:arm``."""
+
+
+class Metric(NamedTuple):
+    """What is compared.
+
+    Attributes:
+        words: how a person would say it.
+        better: which way it should go.
+    """
+
+    words: str
+    better: Better
+
 
 METRICS = {
-    "taken_lists": "share of lists from which something was taken",
-    "takers": "share of people who took something from a list",
+    "taken_lists": Metric("share of lists from which something was taken", "higher"),
+    "takers": Metric("share of people who took something from a list", "higher"),
+    "revenue": Metric("spent on items of lists, each person", "higher"),
+    "latency": Metric("milliseconds that a list took", "lower"),
 }
+
+
+class PersonOutcome(NamedTuple):
+    """What one person did.
+
+    Attributes:
+        shown: lists whose time is over.
+        took: those of them from which something was taken.
+        revenue: what was spent on items of these lists.
+        latency_ms: how long they took, all together.
+        timed: of how many of them that is known.
+    """
+
+    shown: int
+    took: int
+    revenue: float = 0.0
+    latency_ms: float = 0.0
+    timed: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,13 +92,15 @@ class ArmOutcomes:
     """What the people of each arm did.
 
     Attributes:
-        arms: by arm and person, the lists they were shown and those they took something from.
+        arms: by arm and person, what they did.
         crossed: people who were shown lists of several arms, as after a login or another split;
             they are in no arm.
+        exposed: by arm, people who were shown a list, over or not.
     """
 
-    arms: Mapping[str, Mapping[str, tuple[int, int]]]
+    arms: Mapping[str, Mapping[str, PersonOutcome]]
     crossed: int
+    exposed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +130,151 @@ class ReadOut:
         return "higher" if self.comparisons[arm, metric].estimate.value > 0 else "lower"
 
 
+@dataclass(slots=True)
+class _List:
+    """A list whose time is not over."""
+
+    person: str
+    at: int
+    items: tuple[str, ...]
+    latency_ms: float | None
+    took: bool = False
+    revenue: float = 0.0
+
+
+class Tally:
+    """Counts what follows from the lists of one experiment, as the log goes by.
+
+    Memory grows with the people, and with the lists of as long as an outcome takes.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        *,
+        since: int,
+        types: Collection[str],
+        lasts: int,
+        until: int | None = None,
+        allows: Callable[[Event], bool] = lambda event: True,
+    ) -> None:
+        """Count nothing yet.
+
+        Args:
+            experiment: its key, or that of a rollout.
+            since: earliest time of a list, epoch milliseconds.
+            types: of the events that say that an item of a list was taken.
+            lasts: how long after a list what follows counts, milliseconds.
+            until: latest time of a list; None for any.
+            allows: whether an event may be used to measure, by what its person says now.
+        """
+        self._experiment = experiment
+        self._allows = allows
+        self._since = since
+        self._until = until
+        self._lasts = lasts
+        self._types = frozenset(types)
+        self._wanted = self._types | {_PURCHASE}
+        self._marks = [name.encode() for name in self._wanted | {"impression"}]
+        self._open: dict[str, _List] = {}
+        self._early: OrderedDict[str, list[Event]] = OrderedDict()
+        self._arms: dict[str, str | None] = {}
+        self._people: dict[str, PersonOutcome] = {}
+        self._newest = 0
+
+    def read(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Take in records of the log, by offset."""
+        for offset, payload in records:
+            if not any(mark in payload for mark in self._marks):
+                continue  # decoding everything would take most of the time
+            try:
+                event = event_for(decode_entry(payload), Purpose.MEASUREMENT)
+            except StreamingError:
+                continue
+            if event is None or not event.recommendation_id or not self._allows(event):
+                continue
+            if (found := as_impression(event, offset)) is not None:
+                self._show(found)
+            elif event.item_id and event.type in self._wanted:
+                self._take(event, event.recommendation_id)
+        self.close(self._newest - _GRACE_MS, ordered=True)
+
+    def close(self, now: int, *, ordered: bool = False) -> None:
+        """Count the lists whose time was over by `now`, epoch milliseconds.
+
+        Args:
+            now: the end.
+            ordered: stop at the first list that is not over; some after it may be.
+        """
+        over = []
+        for identity, shown in self._open.items():
+            if shown.at + self._lasts <= now:
+                over.append(identity)
+            elif ordered:
+                break
+        for identity in over:
+            shown = self._open.pop(identity)
+            known = self._people.get(shown.person, PersonOutcome(0, 0))
+            timed = shown.latency_ms is not None
+            self._people[shown.person] = PersonOutcome(
+                known.shown + 1,
+                known.took + shown.took,
+                known.revenue + shown.revenue,
+                known.latency_ms + (shown.latency_ms or 0.0),
+                known.timed + timed,
+            )
+
+    def outcomes(self) -> ArmOutcomes:
+        """What was counted so far."""
+        arms: dict[str, dict[str, PersonOutcome]] = {}
+        exposed: dict[str, int] = {}
+        for person, arm in self._arms.items():
+            if arm is None:
+                continue
+            exposed[arm] = exposed.get(arm, 0) + 1
+            if (done := self._people.get(person)) is not None:
+                arms.setdefault(arm, {})[person] = done
+        crossed = sum(arm is None for arm in self._arms.values())
+        return ArmOutcomes(arms, crossed, exposed)
+
+    def _show(self, shown: Impression) -> None:
+        at, person = shown.event.timestamp, subject_key(shown.event)
+        self._newest = max(self._newest, at)
+        arm, identity = arm_of(shown, self._experiment), shown.event.recommendation_id
+        if arm is None or person is None or not identity or at < self._since:
+            return
+        if (self._until is not None and at > self._until) or identity in self._open:
+            return
+        if self._arms.setdefault(person, arm) != arm:
+            self._arms[person] = None
+        took_ms = shown.event.properties.get("took_ms")
+        self._open[identity] = _List(
+            person, at, tuple(shown.items), took_ms if isinstance(took_ms, float) else None
+        )
+        for event in self._early.pop(identity, ()):
+            self._note(identity, event)
+
+    def _take(self, event: Event, identity: str) -> None:
+        if identity in self._open:
+            self._note(identity, event)
+            return
+        self._early.setdefault(identity, []).append(event)
+        if len(self._early) > _EARLY:
+            self._early.popitem(last=False)
+
+    def _note(self, identity: str, event: Event) -> None:
+        shown = self._open[identity]
+        in_time = shown.at <= event.timestamp < shown.at + self._lasts
+        if not in_time or event.item_id not in shown.items:
+            return
+        shown.took |= event.type in self._types
+        if event.type == _PURCHASE:
+            price = event.properties.get("price")
+            quantity = event.properties.get("quantity", 1)
+            if isinstance(price, int | float) and isinstance(quantity, int | float):
+                shown.revenue += price * quantity
+
+
 def read_arm_outcomes(
     log: EventLog,
     experiment: str,
@@ -97,31 +290,29 @@ def read_arm_outcomes(
 
     Args:
         log: events and lists, as far as they may be used to measure.
-        experiment: key of the experiment.
+        experiment: key of the experiment or of a rollout.
         since: earliest time of a list, epoch milliseconds.
         until: time at which the log ends, epoch milliseconds.
         types: of the events that say that an item of a list was taken.
         lasts: how long after a list what follows counts, milliseconds.
     """
-    lists: dict[str, tuple[str, str, int, frozenset[str]]] = {}
-    taken: dict[str, list[tuple[int, str]]] = {}
-    marks = [name.encode() for name in types]
-    position, stop = log.begin, log.end
+    tally = Tally(experiment, since=since, types=types, lasts=lasts, until=until - lasts)
+    read_on(log, tally, log.begin)
+    tally.close(until)
+    return tally.outcomes()
+
+
+def read_on(log: EventLog, tally: Tally, position: int) -> int:
+    """Let a tally read a log from an offset to its present end; the offset to go on at."""
+    stop = log.end
+    position = max(position, log.begin)
     while position < stop:
         records = log.read(position, min(_CHUNK, stop - position))
         if not records:
             break
-        for offset, payload in records:
-            if (found := decode_impression(payload, offset)) is not None:
-                at, person = found.event.timestamp, _person(found)
-                arm = _arm(found, experiment)
-                if arm is not None and person is not None and since <= at <= until - lasts:
-                    identity = found.event.recommendation_id or ""
-                    lists.setdefault(identity, (arm, person, at, frozenset(found.items)))
-            elif any(mark in payload for mark in marks):
-                _note(payload, types, taken)
+        tally.read(records)
         position = records[-1][0] + 1
-    return _counted(lists, taken, lasts)
+    return position
 
 
 def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.05) -> ReadOut:
@@ -142,14 +333,14 @@ def read_out(outcomes: ArmOutcomes, experiment: Experiment, *, alpha: float = 0.
         else None
     )
     control = experiment.control.name
-    samples = {name: _samples(outcomes.arms.get(name, {})) for name in people}
+    found = {name: samples(outcomes.arms.get(name, {})) for name in people}
     comparisons = {
-        (name, metric): compare(samples[control][metric], samples[name][metric], alpha=alpha)
+        (name, metric): compare(found[control][metric], found[name][metric], alpha=alpha)
         for name in people
         for metric in METRICS
-        if name != control and samples[name] and samples.get(control)
+        if name != control and tells(metric, found.get(control, {}), found[name])
     }
-    adjusted = holm([found.anytime_p for found in comparisons.values()])
+    adjusted = holm([compared.anytime_p for compared in comparisons.values()])
     total = seen + outcomes.crossed
     return ReadOut(
         control,
@@ -184,57 +375,41 @@ def plain(found: ReadOut) -> dict[str, Any]:
     }
 
 
-def _arm(shown: Impression, experiment: str) -> str | None:
+def samples(people: Mapping[str, PersonOutcome]) -> dict[str, Sample]:
+    """The outcomes of one arm by metric; a metric of which fewer than two people tell is missing.
+
+    Args:
+        people: what the people of the arm did.
+    """
+    if len(people) < 2:
+        return {}
+    shown, took, revenue, latency, timed = np.array(list(people.values()), np.float64).T
+    found: dict[str, Sample] = {
+        "taken_lists": Ratio.from_units(took, shown),
+        "takers": Proportion(len(people), int((took > 0).sum())),
+        "revenue": Mean.from_units(revenue),
+    }
+    if np.count_nonzero(timed) >= 2:
+        found["latency"] = Ratio.from_units(latency[timed > 0], timed[timed > 0])
+    return found
+
+
+def tells(metric: str, *arms: Mapping[str, Sample]) -> bool:
+    """Whether arms can be compared by a metric: all know it, and not all its values are equal."""
+    if not all(metric in arm for arm in arms):
+        return False
+    return any(arm[metric].variance > 0 for arm in arms)
+
+
+def arm_of(shown: Impression, experiment: str) -> str | None:
+    """The arm by which a list was made, if a draw of this experiment or rollout gave it."""
     properties = shown.event.properties
+    if isinstance(drawn := properties.get(ROLLOUTS), list):
+        for each in drawn:
+            key, _, name = str(each).partition(":")
+            if key == experiment:
+                return name
     arm = properties.get("arm")
     if shown.forced or properties.get("experiment") != experiment or not isinstance(arm, str):
         return None
-    return arm if shown.event.recommendation_id else None
-
-
-def _person(shown: Impression) -> str | None:
-    event = shown.event
-    if event.user_id is not None:
-        return event.user_id
-    return None if event.device_id is None else DEVICE_PREFIX + event.device_id
-
-
-def _note(payload: bytes, types: Collection[str], taken: dict[str, list[tuple[int, str]]]) -> None:
-    try:
-        event = event_for(decode_entry(payload), PERSONALISATION)
-    except StreamingError:
-        return
-    if event is None or event.type not in types:
-        return
-    if event.recommendation_id and event.item_id:
-        taken.setdefault(event.recommendation_id, []).append((event.timestamp, event.item_id))
-
-
-def _counted(
-    lists: Mapping[str, tuple[str, str, int, frozenset[str]]],
-    taken: Mapping[str, list[tuple[int, str]]],
-    lasts: int,
-) -> ArmOutcomes:
-    arms_of: dict[str, set[str]] = {}
-    for arm, person, _, _ in lists.values():
-        arms_of.setdefault(person, set()).add(arm)
-    counts: dict[str, dict[str, tuple[int, int]]] = {}
-    for identity, (arm, person, at, items) in lists.items():
-        if len(arms_of[person]) > 1:
-            continue
-        followed = any(
-            at <= when < at + lasts and item in items for when, item in taken.get(identity, ())
-        )
-        shown, took = counts.setdefault(arm, {}).get(person, (0, 0))
-        counts[arm][person] = shown + 1, took + followed
-    return ArmOutcomes(counts, sum(len(arms) > 1 for arms in arms_of.values()))
-
-
-def _samples(people: Mapping[str, tuple[int, int]]) -> dict[str, Sample]:
-    if len(people) < 2:
-        return {}
-    shown, took = np.array(list(people.values()), np.float64).T
-    return {
-        "taken_lists": Ratio.from_units(took, shown),
-        "takers": Proportion(len(people), int((took > 0).sum())),
-    }
+    return arm

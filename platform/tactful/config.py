@@ -368,10 +368,17 @@ class RecommendSettings:
         experiments: ``experiments.yaml``; empty means the one that comes with the package.
         placement: ``placement.yaml``: what has to stand where in a list, and what must not; empty
             means the one that comes with the package.
+        rollouts: ``rollouts.yaml``: changes that are tried out in stages; empty means none.
+        look_minutes: least time between two looks at what people do in a rollout.
+        record_rollouts: whether the end of a rollout becomes a run in MLflow, and a model that was
+            shipped the champion.
     """
 
     experiments: Path = Path()
     placement: Path = Path()
+    rollouts: Path = Path()
+    look_minutes: PositiveFloat = 5.0
+    record_rollouts: bool = True
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ from tactful.openapi import document
 from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
 from tactful.reports import list_reports, report_path
+from tactful.rollout_endpoints import ROLLOUT_ENDPOINTS
 from tactful_streaming import StreamingError
 
 if TYPE_CHECKING:
@@ -782,6 +783,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "next_cursor": None,
         },
     ),
+    *ROLLOUT_ENDPOINTS,
     Endpoint(
         "GET",
         "/healthz",

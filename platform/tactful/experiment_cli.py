@@ -12,13 +12,18 @@ import msgspec
 from tactful.command_options import config_option, data_option, json_option, outcome_hours_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError, StorageError
+from tactful.rollout_cli import COMMANDS
 
 _HOUR = 3_600_000
 
 
 @click.group()
 def experiment() -> None:
-    """Check, plan and read out experiments."""
+    """Check, plan, roll out and read out experiments."""
+
+
+for _command in COMMANDS:
+    experiment.add_command(_command)
 
 
 @experiment.command("check")
@@ -173,7 +178,7 @@ def report(
     for (arm, metric), compared in read.comparisons.items():
         low, high = compared.anytime.low, compared.anytime.high
         click.echo(
-            f"{arm} minus {read.control}, {METRICS[metric]}: "
+            f"{arm} minus {read.control}, {METRICS[metric].words}: "
             f"{compared.estimate.value:+.4f} [{low:+.4f}, {high:+.4f}], {read.verdict(arm, metric)}"
         )
 

@@ -1,8 +1,8 @@
 """What an installation knows about itself: API keys, definitions, backfills, changes of models.
 
-It also holds what people agreed to, and erasures. One database, SQLite or MySQL/MariaDB, shared by
-all processes of the installation. Its schema is brought up to date when it is opened, by the
-migrations in ``tactful/migrations``.
+It also holds rollouts, what people agreed to, and erasures. One database, SQLite or MySQL/MariaDB,
+shared by all processes of the installation. Its schema is brought up to date when it is opened, by
+the migrations in ``tactful/migrations``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tactful_privacy.sqlite import use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "0004"
+SCHEMA = "0005"
 """The newest migration: the schema that this version reads and writes."""
 
 VERSION_TABLE = "tactful_schema"
@@ -150,6 +150,43 @@ purged_partitions = sa.Table(
     sa.Column("name", sa.String(512), primary_key=True),
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
+    **_OPTIONS,
+)
+rollouts = sa.Table(
+    "rollouts",
+    tables,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("definition", _long_text, nullable=False),
+    sa.Column("rollout", _long_text, nullable=False),
+    sa.Column("model", sa.String(64), nullable=False),
+    sa.Column("active", sa.Integer, nullable=False),
+    sa.Column("archived", sa.Integer, nullable=False),
+    sa.Column("looks", sa.BigInteger, nullable=False),
+    sa.Column("looked_at", sa.BigInteger, nullable=False),
+    sa.Column("run_id", sa.String(64), nullable=False),
+    **_OPTIONS,
+)
+rollout_looks = sa.Table(
+    "rollout_looks",
+    tables,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("stage", sa.Integer, nullable=False),
+    sa.Column("said", sa.Text, nullable=False),
+    **_OPTIONS,
+)
+rollout_changes = sa.Table(
+    "rollout_changes",
+    tables,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("share", sa.Double, nullable=False),
+    sa.Column("changed_by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
     **_OPTIONS,
 )
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 import sqlalchemy as sa
 
 from tactful.metadata import MetadataStore, model_changes
+from tactful.rollout_store import refuse_while_rolled_out
 
 Action = Literal["train", "promote", "rollback"]
 State = Literal["begun", "done", "failed"]
@@ -92,24 +93,26 @@ class ModelLog:
             A function that says which version it came to be, where that was not known before.
 
         Raises:
+            ModelError: if the champion must not change, since a rollout compares it with another.
             StorageError: if the entry cannot be written; nothing should be done then.
         """
-        number = self._metadata.change(
-            lambda connection: (
-                connection.execute(
-                    sa.insert(model_changes).values(
-                        action=action,
-                        name=name,
-                        version=version,
-                        previous=previous,
-                        changed_by=by,
-                        reason=reason,
-                        state="begun",
-                        begun_at=self._clock(),
-                    )
-                ).inserted_primary_key
+
+        def begin(connection: sa.Connection) -> Any:
+            if action != "train":
+                refuse_while_rolled_out(connection)
+            row = sa.insert(model_changes).values(
+                action=action,
+                name=name,
+                version=version,
+                previous=previous,
+                changed_by=by,
+                reason=reason,
+                state="begun",
+                begun_at=self._clock(),
             )
-        )
+            return connection.execute(row).inserted_primary_key
+
+        number = self._metadata.change(begin)
         made = [version]
         try:
             yield lambda version: made.__setitem__(0, version)

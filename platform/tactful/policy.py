@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,21 +82,34 @@ def policies(experiment: Experiment, *, default: Policy) -> dict[str, Policy]:
     Raises:
         ConfigError: if a parameter is unknown or out of range; the message names the arm.
     """
-    readers = {
+    made = {}
+    for arm in experiment.arms:
+        where = f"experiment {experiment.key!r}, arm {arm.name!r}"
+        made[arm.name] = replace(default, **policy_parts(arm.parameters, where=where))
+    return made
+
+
+def policy_parts(parameters: Mapping[str, object], *, where: str) -> dict[str, Any]:
+    """What the parameters of an arm say, by name of a policy's attribute.
+
+    Args:
+        parameters: as read from a file.
+        where: what to call their place in a message.
+
+    Raises:
+        ConfigError: if a parameter is unknown or out of range.
+    """
+    readers: dict[str, Callable[..., Any]] = {
         "quotas": Quotas.of,
         "objective": Objective.of,
         "diversity": Diversity.of,
         "exploration": Exploration.of,
     }
-    made = {}
-    for arm in experiment.arms:
-        where = f"experiment {experiment.key!r}, arm {arm.name!r}"
-        parts: dict[str, Any] = {}
-        for name, value in arm.parameters.items():
-            if name not in readers:
-                raise ConfigError(
-                    f"{where}: there is no parameter {name!r}; there are {', '.join(readers)}"
-                )
-            parts[name] = readers[name](value, where=f"{where}: {name}")
-        made[arm.name] = replace(default, **parts)
-    return made
+    parts: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if name not in readers:
+            raise ConfigError(
+                f"{where}: there is no parameter {name!r}; there are {', '.join(readers)}"
+            )
+        parts[name] = readers[name](value, where=f"{where}: {name}")
+    return parts

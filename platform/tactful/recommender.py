@@ -44,10 +44,11 @@ from tactful.policy import Policy, policies, ranking_experiment
 from tactful.problems import ProblemError
 from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
 from tactful.recall import CHANNELS, empty_index
+from tactful.rollout_serving import FILE, Drawn, ServedRollouts
 from tactful.scores import load_kernels
 from tactful.situation import FeatureSource, Situation, observe
 from tactful.trending import Rising
-from tactful_bandits import Assignment, Experiment, assign
+from tactful_bandits import Assignment, AssignmentError, Experiment, assign
 from tactful_streaming import Event, encode_entry
 
 _LOG = logging.getLogger(__name__)
@@ -81,8 +82,10 @@ class Recommender:
         placement: Sequence[PlacementRule] = (),
         shown: Shown | None = None,
         rising: Rising | None = None,
+        rollouts: Path | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         monotonic: Callable[[], float] = time.monotonic,
+        stopwatch: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Start with the champion, if there is one.
 
@@ -95,8 +98,10 @@ class Recommender:
             placement: what has to stand where in a list, and what must not.
             shown: how often each item was shown today; rules with a cap need it.
             rising: says what rises in published statistics, where they are read for that.
+            rollouts: file that says which changes are being rolled out, and to how many.
             new_id: makes recommendation ids.
             monotonic: seconds that never go back; what is popular is counted anew every so often.
+            stopwatch: seconds, by which it is logged how long a list took.
 
         Raises:
             ConfigError: if a parameter of an arm is wrong, or a cap has nothing to count by.
@@ -116,8 +121,11 @@ class Recommender:
             raise ConfigError(
                 f"placement rule {capped[0]!r}: caps a day, but lists are not counted here"
             )
+        self._rollouts = ServedRollouts(rollouts)
+        self._rivals: dict[str, RankingModel] = {}
         self._new_id = new_id
         self._monotonic = monotonic
+        self._stopwatch = stopwatch
         self._refused = ""
         self._told: str | None = None
         load_kernels(models / "kernels")  # or the first request would wait for them
@@ -140,7 +148,7 @@ class Recommender:
         Raises:
             ProblemError: if an arm is forced that does not exist, or no price can be in range.
         """
-        started = time.perf_counter()
+        started = self._stopwatch()
         if _or(request.min_price, 0.0) > _or(request.max_price, float("inf")):
             raise ProblemError("invalid", "`min_price` is above `max_price`", field="$.min_price")
         if not len(self._loaded.view.catalogue) and self._source.items:
@@ -156,7 +164,8 @@ class Recommender:
             session_id=request.session_id,
             at=at,
         )
-        policy = self._policies.get(assignment.arm or "", self._default_policy)
+        drawn = self._drawn(request, loaded)
+        policy = drawn.over(self._policies.get(assignment.arm or "", self._default_policy))
         rules = on_page(self._placement, request.context.get("page"))
         allowed = self._allowed(request, view.catalogue, situation, rules)
         candidates = gather(
@@ -192,7 +201,7 @@ class Recommender:
                 source=self._source,
                 catalogue=view.catalogue,
             )
-            scores = loaded.model.score(features)
+            scores = self._rivals.get(drawn.model, loaded.model).score(features)
         else:
             scores = heuristic_scores(
                 candidates,
@@ -239,15 +248,18 @@ class Recommender:
         answer = Recommendation(
             recommendation_id=recommendation_id,
             items=items,
-            model_version=loaded.version if learned else HEURISTIC,
-            variant={} if assignment.arm is None else {assignment.experiment: assignment.arm},
+            model_version=(drawn.model or loaded.version) if learned else HEURISTIC,
+            variant={
+                **({} if assignment.arm is None else {assignment.experiment: assignment.arm}),
+                **drawn.variant(),
+            },
             fallback=_fallback(request, loaded, situation, candidates, len(items)),
-            took_ms=(time.perf_counter() - started) * 1e3,
+            took_ms=(self._stopwatch() - started) * 1e3,
         )
         if not items:
             return answer, None
         shown = None if features is None else features[order]
-        took_part = {**policy.told(), **_told(rules, arranged)}
+        took_part = {**policy.told(), **_told(rules, arranged), **drawn.told()}
         here = candidates.channel[order] == CHANNELS.index(TRENDING)
         if here.any():
             took_part[TRENDING] = view.trending.told(candidates.rows[order][here])
@@ -283,6 +295,7 @@ class Recommender:
             )
         view = live.refresh(self._source, reading)
         self._loaded = _Loaded(version=version, model=model, live=live, view=view)
+        self._follow_rollouts()
         if swapped:
             held.live.close()
             if live.writes:
@@ -312,6 +325,10 @@ class Recommender:
                 "key": self._experiment.key,
                 "arms": {arm.name: arm.weight for arm in self._experiment.arms},
             },
+            "rollouts": {
+                each.experiment.key: each.experiment.arms[-1].weight
+                for each in self._rollouts.rollouts
+            },
         }
 
     def _champion(self, held: _Loaded) -> tuple[str, RankingModel | None]:
@@ -340,6 +357,27 @@ class Recommender:
             definitions=self._definitions,
             kernels=self._models / "kernels",
         )
+
+    def _follow_rollouts(self) -> None:
+        """Take in who gets which change now, and the models that are compared with the champion."""
+        if not self._rollouts.refresh():
+            return
+        rivals: dict[str, RankingModel] = {}
+        for version in {each.model for each in self._rollouts.rollouts if each.model}:
+            try:
+                rivals[version] = self._rivals.get(version) or self._load(version)
+            except ModelError as error:
+                _LOG.error("model %s cannot be tried out, its rollout waits: %s", version, error)
+        self._rivals = rivals
+
+    def _drawn(self, request: RecommendRequest, loaded: _Loaded) -> Drawn:
+        """What rollouts change for whoever asks; nothing while no model makes lists personal."""
+        if loaded.model is None:
+            return Drawn()
+        try:
+            return self._rollouts.draw(request.subject, request.force, self._rivals.__contains__)
+        except AssignmentError as error:
+            raise ProblemError("invalid", str(error), field="$.force") from None
 
     def _vectors(self, version: str) -> Path:
         """Where what changed since training is kept of a version's vectors."""
@@ -406,6 +444,7 @@ class Recommender:
             "forced": assignment.forced,
             "propensity": assignment.propensity,
             "applied": self._source.offset,
+            "took_ms": round(answer.took_ms, 3),
             **took_part,
         }
         if filters := _filters(request):
@@ -458,6 +497,7 @@ def build(
         placement=load_placement(settings.placement),
         shown=shown,
         rising=rising,
+        rollouts=settings.storage.data / FILE,
     )
 
 

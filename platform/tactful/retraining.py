@@ -89,7 +89,7 @@ async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
     while True:
         await asyncio.sleep(training.check_minutes * 60)
         try:
-            code, said = await _run(command, {**os.environ, **environment(settings)})
+            code, said = await run_command(command, {**os.environ, **environment(settings)})
         except OSError as error:
             logger.error("training could not be started: %s", error)
             continue
@@ -97,7 +97,7 @@ async def retrain(settings: Settings, *, python: str = sys.executable) -> None:
             logger.error("training failed with exit code %d: %s", code, said)
 
 
-async def _run(command: list[str], environ: Mapping[str, str]) -> tuple[int, str]:
+async def run_command(command: list[str], environ: Mapping[str, str]) -> tuple[int, str]:
     """Exit code and last line of what it said is wrong; it is ended with us."""
     process = await asyncio.create_subprocess_exec(
         *command,

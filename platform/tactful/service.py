@@ -34,7 +34,7 @@ from tactful.door import Door
 from tactful.erasure import Installation, complete_erasures, settle_erasures
 from tactful.erasure_jobs import ErasureJobs
 from tactful.erasure_traces import search_partitions
-from tactful.errors import ModelError, StorageError
+from tactful.errors import ModelError, StorageError, TactfulError
 from tactful.follower import Follower
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.impressions import RecentImpressions, find_impression
@@ -56,7 +56,7 @@ from tactful.metadata import MetadataStore
 from tactful.metrics import Metrics
 from tactful.model_log import ModelLog
 from tactful.online_erasure import OnlineErasures
-from tactful.permissions import Permissions
+from tactful.permissions import CLAIM, Permissions, claimed
 from tactful.person_export import export_person
 from tactful.positions import Offsets, Position, parse, reaches
 from tactful.privacy_ledger import PrivacyLedger
@@ -64,9 +64,14 @@ from tactful.problems import ProblemError
 from tactful.restored_files import finish_restore
 from tactful.retention import Retention, expire_state
 from tactful.retraining import retrain
+from tactful.rollout_keeper import RolloutKeeper, apply_file, write_served
+from tactful.rollout_recording import Recorder
+from tactful.rollout_serving import FILE
+from tactful.rollout_store import RolloutStore
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful.turnstile import Turnstile
 from tactful.webhooks import Webhooks
+from tactful_bandits import ExperimentError
 from tactful_privacy import Purpose
 from tactful_streaming import (
     Consumer,
@@ -86,6 +91,7 @@ _REFRESH_S = 0.25  # a new item shows within a second, whatever else goes on
 _MARKS_S = 0.003
 _TRIM_S = 60.0
 _SETTLE_S = 5.0
+_LOOK_S = 5.0
 _EXPLAINED_RECORDS = 200_000
 
 
@@ -167,6 +173,7 @@ class Platform:
         recommender: who recommends.
         statistics: what is published, if anything.
         model_log: who changed which model, where that is kept.
+        rollouts: changes that are rolled out in stages.
         version: of the software.
         workers: tells how the processes are that answer requests, where there are any.
     """
@@ -220,6 +227,7 @@ class Platform:
         self.recommender = recommender
         self.statistics = statistics
         self.model_log = model_log
+        self.rollouts = RolloutStore(database, clock=clock)
         self.version = metadata.version("tactful")
         self._clock = clock
         self._webhooks = webhooks
@@ -329,6 +337,10 @@ class Platform:
                     settings.actions, backend.partitions(), types, data / "webhooks", clock=_now
                 )
                 stack.callback(webhooks.close)
+            rollouts = RolloutStore(metadata, clock=_now)
+            if settings.recommend.rollouts != Path():
+                apply_file(rollouts, settings.recommend.rollouts)
+            write_served(data / FILE, rollouts.all())
             recommender = build(engine=backend.source, settings=settings)
             stack.callback(recommender.close)
             platform = cls(
@@ -362,6 +374,7 @@ class Platform:
             self._webhooks.start()
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._trim())]
         self._tasks.append(asyncio.create_task(self._erase(self.online_erasures)))
+        self._tasks.append(asyncio.create_task(self._look()))
         if self.settings.log.kind == "kafka":
             self._tasks.append(asyncio.create_task(self._settle()))
         training = self.settings.training
@@ -626,6 +639,43 @@ class Platform:
         self.suppression.refresh()
         self.consents.refresh()
         self.keys.refresh()
+        self.follow_rollouts()
+
+    def follow_rollouts(self) -> None:
+        """Let lists know how far rollouts are now.
+
+        Raises:
+            StorageError: if that cannot be read or written.
+        """
+        write_served(self.settings.storage.data / FILE, self.rollouts.all())
+
+    def _measures(self, event: Event) -> bool:
+        """Whether an event may be counted, by what its person says now."""
+        said = claimed(event.context.get(CLAIM)) if event.context else None
+        of = self.permissions.of
+        return Purpose.MEASUREMENT in of(event.user_id, event.device_id, event.timestamp, said)
+
+    async def _look(self) -> None:
+        """Look at rollouts, move them by what people do, and keep how they ended."""
+        chosen = self.settings.recommend
+        every = chosen.look_minutes * 60
+        keeper = RolloutKeeper(
+            self.rollouts,
+            self.backend.partitions,
+            every_ms=int(every * 1000),
+            clock=self._clock,
+            allows=self._measures,
+        )
+        recorder = Recorder(self.settings, self.rollouts) if chosen.record_rollouts else None
+        while True:
+            await asyncio.sleep(min(every / 4, _LOOK_S))
+            try:
+                if await asyncio.to_thread(keeper.run):
+                    await asyncio.to_thread(self.follow_rollouts)
+                if recorder is not None:
+                    await recorder.run()
+            except (TactfulError, StreamingError, ExperimentError, OSError) as error:
+                logger.warning("no look was taken at rollouts: %s", error)
 
     async def _take_decisions(self, users: Sequence[User]) -> Collection[str]:
         """Record what descriptions of people say of consent, before anybody reads them.

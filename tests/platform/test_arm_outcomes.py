@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.platform.shop import BEGIN, DAY, HOUR, write_log
 
-from tactful.arm_outcomes import ArmOutcomes, plain, read_arm_outcomes, read_out
+from tactful.arm_outcomes import ArmOutcomes, PersonOutcome, plain, read_arm_outcomes, read_out
 from tactful.cli import main
 from tactful_bandits import Arm, Experiment
 from tactful_streaming import Entry, Event
@@ -78,7 +78,10 @@ def test_lists_count_by_person_and_what_followed_in_time(tmp_path: Path) -> None
         took("b1", BEGIN),
     ]
     got = read(tmp_path, what)
-    assert got.arms == {"learned": {"ann": (2, 1)}, "heuristic": {"bob": (1, 1)}}
+    assert got.arms == {
+        "learned": {"ann": PersonOutcome(2, 1)},
+        "heuristic": {"bob": PersonOutcome(1, 1)},
+    }
     assert got.crossed == 0
 
 
@@ -95,18 +98,18 @@ def test_what_was_not_drawn_or_is_not_over_is_left_out(tmp_path: Path) -> None:
         shown("k", "g", "learned", BEGIN + DAY - 2 * HOUR),
     ]
     got = read(tmp_path, what)
-    assert got.arms == {"learned": {"g": (1, 0)}}
+    assert got.arms == {"learned": {"g": PersonOutcome(1, 0)}}
     assert got.crossed == 1
 
 
 def outcomes(people: int, rate: float, better: float, *, tilt: float = 0.5) -> ArmOutcomes:
     rng = np.random.default_rng(5)
-    arms: dict[str, dict[str, tuple[int, int]]] = {"heuristic": {}, "learned": {}}
+    arms: dict[str, dict[str, PersonOutcome]] = {"heuristic": {}, "learned": {}}
     for person in range(people):
         arm = "learned" if rng.random() < tilt else "heuristic"
         lists = 1 + int(rng.poisson(4))
         chance = better if arm == "learned" else rate
-        arms[arm][f"p{person}"] = lists, int(rng.binomial(lists, chance))
+        arms[arm][f"p{person}"] = PersonOutcome(lists, int(rng.binomial(lists, chance)))
     return ArmOutcomes(arms, 0)
 
 
@@ -125,8 +128,11 @@ def test_a_difference_is_called_and_equality_is_not() -> None:
 
 def test_a_difference_is_called_only_if_it_holds_over_all_comparisons() -> None:
     arms = tuple(Arm(name, 0.1) for name in ("heuristic", *"abcdefghi"))
-    people = {arm.name: {f"{arm.name}{n}": (1, int(n < 200)) for n in range(1000)} for arm in arms}
-    people["a"] = {f"a{n}": (1, int(n < 265)) for n in range(1000)}
+    people = {
+        arm.name: {f"{arm.name}{n}": PersonOutcome(1, int(n < 200)) for n in range(1000)}
+        for arm in arms
+    }
+    people["a"] = {f"a{n}": PersonOutcome(1, int(n < 265)) for n in range(1000)}
     many = read_out(ArmOutcomes(people, 0), Experiment("ranking", arms))
     pair = {name: people[name] for name in ("heuristic", "a")}
     alone = read_out(
@@ -149,7 +155,10 @@ def test_lost_people_are_noticed_and_no_number_of_people_is_told() -> None:
 
 
 def test_nothing_seen_is_nothing_compared() -> None:
-    for seen in (ArmOutcomes({}, 0), ArmOutcomes({"learned": {"a": (1, 1), "b": (1, 0)}}, 0)):
+    for seen in (
+        ArmOutcomes({}, 0),
+        ArmOutcomes({"learned": {"a": PersonOutcome(1, 1), "b": PersonOutcome(1, 0)}}, 0),
+    ):
         found = read_out(seen, EXPERIMENT)
         assert not found.comparisons
     assert read_out(ArmOutcomes({}, 0), EXPERIMENT).sample_ratio is None

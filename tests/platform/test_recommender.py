@@ -407,7 +407,10 @@ def test_equal_state_gives_equal_lists(served: Served, models: Path, tmp_path: P
     pieces.close()
     reopened = Engine(definitions(), RocksState(tmp_path / "state"))
     for directory in (models, tmp_path / "none"):
-        one, other = (recommender(it, directory, new_id=lambda: "r") for it in (whole, reopened))
+        one, other = (
+            recommender(it, directory, new_id=lambda: "r", stopwatch=lambda: 0.0)
+            for it in (whole, reopened)
+        )
         for person in sorted(set(SHOP.person)):
             for arm in (LEARNED, HEURISTIC):
                 request = RecommendRequest(

@@ -1,0 +1,182 @@
+"""What moves rollouts while a server runs: looks at what people do, and moves shares by it.
+
+Of several servers on one database each may look; a look is decided by the first to write it, and
+the others find it done (`tactful.rollout_store`). What people did is read from the log inside the
+trusted zone; what is kept and told of a look are words, no numbers of people.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tactful.arm_outcomes import Tally, read_on, samples, tells
+from tactful.errors import ConfigError, StorageError
+from tactful.rollout_definitions import CHANGE, CONTROL, load_rollouts
+from tactful.rollout_messages import RolloutSaid
+from tactful.rollout_serving import Served
+from tactful.rollout_store import RolloutStore, StoredRollout
+from tactful_bandits import Rollout, RolloutLook, Sample, StageObservations, judge_rollout
+from tactful_streaming import Event, EventLog
+
+logger = logging.getLogger(__name__)
+
+# For so long after a stage began, some servers may still make lists by the stage before.
+_SETTLE_MS = 2_000
+
+
+@dataclass
+class _Watched:
+    """A stage whose people are being counted."""
+
+    stage: tuple[int, int]
+    tally: Tally
+    positions: list[int]
+
+
+class RolloutKeeper:
+    """Looks at the rollouts of one installation, for one thread at a time."""
+
+    def __init__(
+        self,
+        store: RolloutStore,
+        logs: Callable[[], Sequence[EventLog]],
+        *,
+        every_ms: int,
+        clock: Callable[[], int],
+        allows: Callable[[Event], bool] = lambda event: True,
+    ) -> None:
+        """Watch nothing yet.
+
+        Args:
+            store: where rollouts are kept.
+            logs: opens the event log, partition by partition.
+            every_ms: least time between two looks at a rollout.
+            clock: now in epoch milliseconds.
+            allows: whether an event may be used to measure, by what its person says now.
+        """
+        self._store = store
+        self._open = logs
+        self._logs: Sequence[EventLog] | None = None
+        self._every_ms = every_ms
+        self._clock = clock
+        self._allows = allows
+        self._watched: dict[str, _Watched] = {}
+
+    def run(self) -> list[RolloutSaid]:
+        """Take every look that is due.
+
+        Returns:
+            What was decided here.
+
+        Raises:
+            StorageError: if the database cannot be used.
+            StreamingError: if the log cannot be read.
+        """
+        said = []
+        going = [each for each in self._store.all() if each.rollout.state in ("canary", "held")]
+        self._watched = {
+            each.key: self._watched[each.key] for each in going if each.key in self._watched
+        }
+        for stored in going:
+            if stored.archived or self._clock() - stored.looked_at < self._every_ms:
+                continue
+            seen = self._count(stored)
+
+            def judge(rollout: Rollout, at: int, seen: StageObservations = seen) -> RolloutLook:
+                return judge_rollout(rollout, seen, at=at)
+
+            look = self._store.look(stored, judge, every_ms=self._every_ms)
+            if look is None:
+                continue
+            said.append(look)
+            if look.state != stored.rollout.state:
+                logger.info("rollout %s is %s after look %d", stored.key, look.state, look.number)
+        return said
+
+    def _count(self, stored: StoredRollout) -> StageObservations:
+        """What people did since the stage began, as far as the log goes."""
+        rollout, definition = stored.rollout, stored.definition
+        stage = rollout.stage, rollout.since
+        watched = self._watched.get(stored.key)
+        if self._logs is None:
+            self._logs = self._open()
+        if watched is None or watched.stage != stage:
+            tally = Tally(
+                stored.key,
+                since=rollout.since + _SETTLE_MS,
+                types=definition.outcomes,
+                lasts=definition.lasts,
+                allows=self._allows,
+            )
+            begins = [log.offset_at(rollout.since) for log in self._logs]
+            watched = self._watched[stored.key] = _Watched(stage, tally, begins)
+        for number, log in enumerate(self._logs):
+            watched.positions[number] = read_on(log, watched.tally, watched.positions[number])
+        watched.tally.close(self._clock())
+        seen = watched.tally.outcomes()
+        arms = [samples(seen.arms.get(arm, {})) for arm in (CONTROL, CHANGE)]
+        pairs: dict[str, tuple[Sample, Sample] | None] = {
+            guard.metric: (arms[0][guard.metric], arms[1][guard.metric])
+            if tells(guard.metric, *arms)
+            else None
+            for guard in rollout.plan.guardrails
+        }
+        units = seen.exposed.get(CONTROL, 0), seen.exposed.get(CHANGE, 0)
+        return StageObservations(units, pairs)
+
+
+def apply_file(store: RolloutStore, path: Path) -> None:
+    """Keep what a file defines, at the start of a server.
+
+    A rollout that has begun and is defined otherwise now goes on as it was, and a warning says so:
+    a server that is needed must not stay down for it.
+
+    Raises:
+        ConfigError: if the file is wrong.
+        StorageError: if the database cannot be used.
+    """
+    for definition in load_rollouts(path):
+        try:
+            store.apply(definition, by="tactful serve", reason=f"applied from {path.name}")
+        except ConfigError as error:
+            logger.warning("%s: %s", path, error)
+
+
+def served_now(stored: Iterable[StoredRollout]) -> list[Served]:
+    """What lists have to know of rollouts.
+
+    A draft can be looked at by forcing its arm. A change that was shipped is given to everybody
+    until it is archived, but for a model: that becomes the champion.
+    """
+    found = []
+    for each in stored:
+        rollout = each.rollout
+        ends = rollout.state == "rolled back" or rollout.decision in ("keep", "inconclusive")
+        shipped_model = rollout.state == "decided" and bool(each.definition.model)
+        if not (each.archived or ends or shipped_model):
+            found.append(Served(each.definition, rollout.share))
+    return found
+
+
+def write_served(path: Path, stored: Iterable[StoredRollout]) -> None:
+    """Write what lists have to know, if that is not there already.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    content = msgspec.json.encode(served_now(stored))
+    try:
+        held = path.read_bytes() if path.exists() else b"[]"
+        if held == content:
+            return
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error}") from error

@@ -1,0 +1,124 @@
+"""What is left of a rollout: a run in MLflow, and a new champion where a model was shipped.
+
+The server starts ``tactful experiment record`` for it, a process of its own, so that it imports no
+MLflow. A process that is killed is started again; what it had done already it does not do twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from tactful.config import Settings
+from tactful.errors import ConfigError
+from tactful.retraining import environment, run_command
+from tactful.rollout_store import RolloutStore, StoredRollout
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 3
+
+
+class Recorder:
+    """Has the end of each rollout recorded."""
+
+    def __init__(
+        self, settings: Settings, store: RolloutStore, *, python: str = sys.executable
+    ) -> None:
+        """Record nothing yet.
+
+        Args:
+            settings: of the server.
+            store: the rollouts.
+            python: the interpreter to start.
+        """
+        self._settings = settings
+        self._store = store
+        self._python = python
+        self._attempts: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Record what has ended and is not recorded; one that fails is tried three times.
+
+        Raises:
+            StorageError: if the database cannot be used.
+            OSError: if no process can be started.
+        """
+        for stored in self._store.all():
+            tried = self._attempts.get(stored.key, 0)
+            if not stored.ended or stored.run_id or tried >= _ATTEMPTS:
+                continue
+            self._attempts[stored.key] = tried + 1
+            command = [self._python, "-m", "tactful", "experiment", "record", stored.key]
+            code, said = await run_command(command, {**os.environ, **environment(self._settings)})
+            if code:
+                logger.error("the end of rollout %s was not recorded: %s", stored.key, said)
+
+
+def record(store: RolloutStore, settings: Settings, key: str) -> str:
+    """Keep the end of a rollout as a run in MLflow; a shipped model becomes the champion first.
+
+    Args:
+        store: the rollouts.
+        settings: of the installation.
+        key: of the rollout.
+
+    Returns:
+        Id of the run.
+
+    Raises:
+        ConfigError: if there is none, or it goes on.
+        ModelError: if the model cannot become the champion.
+        StorageError: if the database cannot be used.
+    """
+    stored = store.find(key)
+    if stored is None or not stored.ended:
+        raise ConfigError(f"rollout {key!r} has not ended" if stored else f"no rollout {key!r}")
+    if stored.run_id:
+        return stored.run_id
+    if stored.rollout.decision == "ship" and stored.definition.model:
+        _promote(settings, stored)
+    run_id = _log_run(store, stored)
+    store.record_run(key, run_id)
+    return run_id
+
+
+def _promote(settings: Settings, stored: StoredRollout) -> None:
+    from tactful.ranking import read_pointer
+    from tactful.training_run import audited_registry
+
+    version = stored.definition.model
+    pointer = read_pointer(settings.models)
+    if pointer is not None and pointer.version == version:
+        return
+    by = f"rollout {stored.key}"
+    with audited_registry(settings, settings.training.name, by=by) as registry:
+        registry.promote(version, reason="its rollout ended well")
+
+
+def _log_run(store: RolloutStore, stored: StoredRollout) -> str:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+
+    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    mlflow.set_experiment("rollouts")
+    rollout, definition = stored.rollout, stored.definition
+    history: list[dict[str, Any]] = [
+        {"at": it.at, "action": it.action, "share": it.share, "by": it.changed_by, "why": it.reason}
+        for it in store.changes(stored.key)
+    ]
+    with mlflow.start_run(run_name=stored.key) as run:
+        mlflow.log_params(
+            {
+                "change": str(definition.change),
+                "stages": str(definition.stages),
+                "guardrails": ", ".join(each.metric for each in definition.guardrails),
+                "alpha": definition.alpha,
+            }
+        )
+        mlflow.set_tags({"state": rollout.state, "decision": str(rollout.decision)})
+        mlflow.log_metrics({"looks": stored.looks, "stage": rollout.stage})
+        mlflow.log_dict({"history": history}, "history.json")
+    return str(run.info.run_id)

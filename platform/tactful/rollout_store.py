@@ -1,0 +1,408 @@
+"""Rollouts of one installation, kept in its metadata: where each stands, and who moved it.
+
+Whatever changes a rollout does so in one transaction, with the line of the audit log that says who
+and why, and a look with what it saw. A process that is killed leaves either all of it or nothing,
+so no look is decided twice and none by halves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from tactful.errors import ConfigError, ModelError
+from tactful.metadata import (
+    MetadataStore,
+    model_changes,
+    rollout_changes,
+    rollout_looks,
+    rollouts,
+)
+from tactful.rollout_definitions import RolloutDefinition
+from tactful.rollout_messages import RolloutLine, RolloutSaid
+from tactful_bandits import (
+    LifecycleError,
+    Rollout,
+    RolloutLook,
+    dump_rollout,
+    load_rollout,
+    start_canary,
+    start_shadow,
+)
+
+_ABANDONED_MS = 600_000  # a change of models that was begun so long ago was killed
+
+_table = rollouts.c
+
+
+@dataclass(frozen=True)
+class StoredRollout:
+    """A rollout as it is kept.
+
+    Attributes:
+        definition: as it was applied.
+        rollout: where it stands.
+        version: grows with every change.
+        archived: whether it is done with: nobody gets its change any more.
+        looks: how many were taken.
+        looked_at: when the last was, epoch milliseconds; 0 for never.
+        run_id: the run in MLflow that keeps its end; empty until then.
+    """
+
+    definition: RolloutDefinition
+    rollout: Rollout
+    version: int
+    archived: bool
+    looks: int
+    looked_at: int
+    run_id: str
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.definition.key
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is rolled back or decided."""
+        return self.rollout.state in ("rolled back", "decided")
+
+
+class RolloutStore:
+    """The rollouts of one installation."""
+
+    def __init__(self, metadata: MetadataStore, *, clock: Callable[[], int]) -> None:
+        """Use the metadata.
+
+        Args:
+            metadata: where they are kept.
+            clock: now in epoch milliseconds.
+        """
+        self._metadata = metadata
+        self._clock = clock
+
+    def all(self) -> list[StoredRollout]:
+        """All rollouts, by key.
+
+        Raises:
+            StorageError: if the database cannot be used.
+        """
+        return [_stored(row) for row in self._metadata.fetch(sa.select(rollouts).order_by("key"))]
+
+    def find(self, key: str) -> StoredRollout | None:
+        """One rollout, or None."""
+        rows = self._metadata.fetch(sa.select(rollouts).where(_table.key == key))
+        return _stored(rows[0]) if rows else None
+
+    def changes(self, key: str) -> list[RolloutLine]:
+        """The audit log of a rollout, oldest first."""
+        query = sa.select(rollout_changes).where(rollout_changes.c.key == key)
+        return [
+            msgspec.convert(row, RolloutLine, from_attributes=True)
+            for row in self._metadata.fetch(query.order_by(rollout_changes.c.number))
+        ]
+
+    def looks(self, key: str, *, limit: int = 20) -> list[RolloutSaid]:
+        """The latest looks, newest first."""
+        table = rollout_looks
+        query = sa.select(table).where(table.c.key == key).order_by(table.c.number.desc())
+        return [
+            msgspec.json.decode(row.said, type=RolloutSaid)
+            for row in self._metadata.fetch(query.limit(limit))
+        ]
+
+    def apply(self, definition: RolloutDefinition, *, by: str, reason: str) -> bool:
+        """Keep a definition, and start it if it says so.
+
+        Args:
+            definition: what is to be rolled out.
+            by: who applies it.
+            reason: why.
+
+        Returns:
+            Whether that changed anything.
+
+        Raises:
+            ConfigError: if a rollout of that name that has begun is defined otherwise, or it cannot
+                start.
+            StorageError: if the database cannot be used; nothing was changed then.
+        """
+        rollout = Rollout(definition.plan())
+
+        def apply(connection: sa.Connection) -> bool:
+            held = _held(connection, definition.key)
+            if held is not None and held.definition == definition:
+                return False
+            if held is not None and (held.rollout.state != "draft" or held.archived):
+                raise ConfigError(
+                    f"rollout {definition.key!r} has begun, and its plan was written before: give "
+                    "a change of it another key"
+                )
+            values = _columns(definition, rollout)
+            if held is None:
+                row = {"version": 1, "archived": 0, "looks": 0, "looked_at": 0, "run_id": ""}
+                connection.execute(sa.insert(rollouts).values(key=definition.key, **row, **values))
+            else:
+                _update(connection, held, **values)
+            self._log(connection, definition.key, "applied", 0.0, by, reason)
+            if definition.start:
+                now = self._clock()
+                for step in (start_shadow, start_canary):
+                    self._move(connection, definition.key, step, at=now, by=by)
+            return True
+
+        return self._metadata.change(apply)
+
+    def move(
+        self, key: str, step: Callable[..., Rollout], *, by: str, **about: Any
+    ) -> StoredRollout:
+        """Move a rollout by a step of `tactful_bandits`, such as `roll_back`.
+
+        Args:
+            key: of the rollout.
+            step: called with the rollout, the time, who asks and `about`.
+            by: who asks.
+            about: what else the step wants, such as a reason.
+
+        Returns:
+            The rollout afterwards.
+
+        Raises:
+            ConfigError: if there is none, or it cannot be moved so now.
+            StorageError: if the database cannot be used; nothing was changed then.
+        """
+        now = self._clock()
+        return self._metadata.change(
+            lambda connection: self._move(connection, key, step, at=now, by=by, **about)
+        )
+
+    def look(
+        self,
+        seen: StoredRollout,
+        judge: Callable[[Rollout, int], RolloutLook],
+        *,
+        every_ms: int,
+    ) -> RolloutSaid | None:
+        """Decide one look, unless another process has, or the rollout has been moved meanwhile.
+
+        Args:
+            seen: the rollout whose people were counted.
+            judge: judges it at a time; called while nobody else can change it.
+            every_ms: least time since the look before.
+
+        Returns:
+            What it said; None where there was none to take.
+
+        Raises:
+            StorageError: if the database cannot be used; nothing was changed then.
+        """
+        now = self._clock()
+
+        def decide(connection: sa.Connection) -> RolloutSaid | None:
+            held = _held(connection, seen.key)
+            if held is None or held.version != seen.version:
+                return None
+            if held.archived or now - held.looked_at < every_ms:
+                return None
+            try:
+                look = judge(held.rollout, now)
+            except LifecycleError as error:
+                raise ConfigError(str(error)) from error
+            said = RolloutSaid(
+                number=held.looks + 1,
+                at=now,
+                stage=held.rollout.stage,
+                sample_ratio=_ratio_said(look),
+                guardrails={each.guardrail.metric: each.verdict for each in look.guardrails},
+                state=look.rollout.state,
+            )
+            connection.execute(
+                sa.insert(rollout_looks).values(
+                    key=seen.key,
+                    number=said.number,
+                    at=now,
+                    stage=said.stage,
+                    said=msgspec.json.encode(said).decode(),
+                )
+            )
+            self._log_transitions(connection, held.rollout, look.rollout)
+            _update(
+                connection,
+                held,
+                looks=said.number,
+                looked_at=now,
+                **_columns(held.definition, look.rollout),
+            )
+            return said
+
+        return self._metadata.change(decide)
+
+    def archive(self, key: str, *, by: str, reason: str) -> StoredRollout:
+        """Be done with a rollout that has ended: nobody gets its change through it any more.
+
+        Raises:
+            ConfigError: if there is none, or it goes on.
+            StorageError: if the database cannot be used; nothing was changed then.
+        """
+
+        def archive(connection: sa.Connection) -> StoredRollout:
+            held = _existing(connection, key)
+            if not held.ended and held.rollout.state != "draft":
+                raise ConfigError(f"rollout {key!r} goes on: roll it back or decide it first")
+            _update(connection, held, archived=1)
+            self._log(connection, key, "archived", 0.0, by, reason)
+            return _existing(connection, key)
+
+        return self._metadata.change(archive)
+
+    def record_run(self, key: str, run_id: str) -> None:
+        """Note in which run of MLflow the end of a rollout is kept."""
+        statement = sa.update(rollouts).where(_table.key == key).values(run_id=run_id)
+        self._metadata.change(lambda connection: connection.execute(statement))
+
+    def _move(
+        self,
+        connection: sa.Connection,
+        key: str,
+        step: Callable[..., Rollout],
+        *,
+        at: int,
+        by: str,
+        **about: Any,
+    ) -> StoredRollout:
+        held = _existing(connection, key)
+        if held.archived:
+            raise ConfigError(f"rollout {key!r} is archived")
+        try:
+            after = step(held.rollout, at=at, by=by, **about)
+        except LifecycleError as error:
+            raise ConfigError(str(error)) from error
+        if after.active and not held.rollout.active:
+            _require_free(connection, held.definition, at)
+        self._log_transitions(connection, held.rollout, after)
+        _update(connection, held, **_columns(held.definition, after))
+        return _existing(connection, key)
+
+    def _log_transitions(self, connection: sa.Connection, before: Rollout, after: Rollout) -> None:
+        for line in after.history[len(before.history) :]:
+            action = f"{line.before} → {line.after}"
+            self._log(connection, after.plan.experiment, action, line.share, line.by, line.reason)
+
+    def _log(
+        self,
+        connection: sa.Connection,
+        key: str,
+        action: str,
+        share: float,
+        by: str,
+        reason: str,
+    ) -> None:
+        table = rollout_changes
+        count = sa.select(sa.func.count()).select_from(table).where(table.c.key == key)
+        connection.execute(
+            sa.insert(table).values(
+                key=key,
+                number=(connection.execute(count).scalar() or 0) + 1,
+                at=self._clock(),
+                action=action,
+                share=share,
+                changed_by=by,
+                reason=reason,
+            )
+        )
+
+
+def refuse_while_rolled_out(connection: sa.Connection) -> None:
+    """Keep the champion as it is while a rollout compares another model with it.
+
+    Args:
+        connection: with the transaction that is about to record a change of the champion.
+
+    Raises:
+        ModelError: if there is such a rollout.
+    """
+    query = sa.select(_table.key).where(_table.active == 1, _table.model != "")
+    if (key := connection.execute(query.limit(1)).scalar()) is not None:
+        raise ModelError(
+            f"rollout {key!r} compares a model with the champion: roll it back or decide it "
+            "before the champion changes"
+        )
+
+
+def _require_free(connection: sa.Connection, definition: RolloutDefinition, now: int) -> None:
+    """Refuse a start beside what it cannot be told apart from."""
+    others = sa.select(_table.key, _table.definition).where(
+        _table.archived == 0, _table.active == 1, _table.key != definition.key
+    )
+    for key, text in connection.execute(others):
+        other = msgspec.json.decode(text, type=RolloutDefinition)
+        if shared := sorted(definition.change.keys() & other.change.keys()):
+            raise ConfigError(
+                f"rollout {definition.key!r} cannot start: {key!r} goes on and changes "
+                f"{', '.join(shared)}, too; wait for its end"
+            )
+    if definition.model:
+        table = model_changes.c
+        begun = sa.select(table.id).where(
+            table.state == "begun",
+            table.action.in_(("promote", "rollback")),
+            table.begun_at > now - _ABANDONED_MS,
+        )
+        if connection.execute(begun.limit(1)).first() is not None:
+            raise ConfigError(
+                f"rollout {definition.key!r} cannot start: the champion is being changed; wait a "
+                "moment"
+            )
+
+
+def _ratio_said(look: RolloutLook) -> str:
+    if look.sample_ratio is None:
+        return "too few data"
+    return "mismatch" if look.sample_ratio.mismatch else "ok"
+
+
+def _columns(definition: RolloutDefinition, rollout: Rollout) -> dict[str, Any]:
+    return {
+        "definition": msgspec.json.encode(definition).decode(),
+        "rollout": json.dumps(dump_rollout(rollout)),
+        "model": definition.model,
+        "active": int(rollout.active),
+    }
+
+
+def _update(connection: sa.Connection, held: StoredRollout, **values: Any) -> None:
+    connection.execute(
+        sa.update(rollouts)
+        .where(_table.key == held.key)
+        .values(version=_table.version + 1, **values)
+    )
+
+
+def _held(connection: sa.Connection, key: str) -> StoredRollout | None:
+    query = sa.select(rollouts).where(_table.key == key).with_for_update()
+    rows: Sequence[sa.Row[Any]] = connection.execute(query).all()
+    return _stored(rows[0]) if rows else None
+
+
+def _existing(connection: sa.Connection, key: str) -> StoredRollout:
+    held = _held(connection, key)
+    if held is None:
+        raise ConfigError(f"there is no rollout {key!r}")
+    return held
+
+
+def _stored(row: sa.Row[Any]) -> StoredRollout:
+    return StoredRollout(
+        definition=msgspec.json.decode(row.definition, type=RolloutDefinition),
+        rollout=load_rollout(json.loads(row.rollout)),
+        version=row.version,
+        archived=bool(row.archived),
+        looks=row.looks,
+        looked_at=row.looked_at,
+        run_id=row.run_id,
+    )

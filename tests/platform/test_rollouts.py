@@ -1,0 +1,476 @@
+"""Rollouts are kept, looked at and moved: once, by whom and why, and never by halves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tests.platform.databases import BACKENDS, Location, empty_database
+from tests.platform.shop import BEGIN, HOUR, write_log
+from tests.platform.support import Live, build, small_settings, wait_until
+
+from tactful.arm_outcomes import Tally, read_arm_outcomes
+from tactful.cli import main
+from tactful.config import RecommendSettings, ServerSettings
+from tactful.errors import ConfigError, ModelError
+from tactful.metadata import MetadataStore, open_metadata
+from tactful.model_log import ModelLog
+from tactful.rollout_definitions import (
+    CHANGE,
+    CONTROL,
+    GuardrailDefinition,
+    RolloutDefinition,
+    experiment_at,
+    load_rollouts,
+)
+from tactful.rollout_keeper import RolloutKeeper, apply_file, served_now, write_served
+from tactful.rollout_messages import move
+from tactful.rollout_serving import ServedRollouts
+from tactful.rollout_store import RolloutStore
+from tactful.service import Platform
+from tactful_bandits import assign
+from tactful_streaming import Entry, Event
+
+PEOPLE = [f"p{number}" for number in range(4_000)]
+STAGES = (0.5, 1.0)
+
+
+def definition(**changes: Any) -> RolloutDefinition:
+    settings: dict[str, Any] = {
+        "key": "cheaper",
+        "change": {"objective": {"relevance": 1, "price": 0.3}},
+        "guardrails": (GuardrailDefinition(metric="takers", minimum_units=100),),
+        "stages": STAGES,
+        "stage_hours": 2.0,
+        "start": True,
+    }
+    return RolloutDefinition(**{**settings, **changes})
+
+
+class Clock:
+    """A clock that is set."""
+
+    def __init__(self, at: int = BEGIN) -> None:
+        self.at = at
+
+    def __call__(self) -> int:
+        return self.at
+
+
+@pytest.fixture(params=BACKENDS)
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
+    yield from empty_database(request, tmp_path)
+
+
+@pytest.fixture
+def database(location: Location) -> Iterator[MetadataStore]:
+    opened = open_metadata(location)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[MetadataStore]:
+    opened = open_metadata(tmp_path / "metadata.db")
+    yield opened
+    opened.close()
+
+
+def history_of(people: list[str], share: float, *, control: float, change: float) -> list[Entry]:
+    """Each person sees one list ten seconds after the begin; the shares given click on it."""
+    made: list[Entry] = []
+    experiment = experiment_at("cheaper", share)
+    taken = {CONTROL: 0.0, CHANGE: 0.0}
+    for person in people:
+        arm = assign(experiment, person).arm or CONTROL
+        at = BEGIN + 10_000
+        made.append(
+            Event(
+                event_id=f"impression:{person}",
+                type="impression",
+                timestamp=at,
+                user_id=person,
+                recommendation_id=person,
+                properties={"items": ["i1"], "rollouts": [f"cheaper:{arm}"]},
+            )
+        )
+        taken[arm] += change if arm == CHANGE else control
+        if taken[arm] >= 1:
+            taken[arm] -= 1
+            made.append(
+                Event(
+                    event_id=f"click:{person}",
+                    type="click",
+                    timestamp=at + 1_000,
+                    user_id=person,
+                    item_id="i1",
+                    recommendation_id=person,
+                )
+            )
+    return made
+
+
+def keeper_of(
+    store: RolloutStore, path: Path, made: Sequence[Entry], clock: Clock
+) -> RolloutKeeper:
+    log = write_log(path, made)
+    return RolloutKeeper(store, lambda: [log], every_ms=60_000, clock=clock)
+
+
+def test_harm_rolls_back_at_the_first_look_that_shows_it(
+    database: MetadataStore, tmp_path: Path
+) -> None:
+    clock = Clock()
+    store = RolloutStore(database, clock=clock)
+    assert store.apply(definition(), by="ann", reason="cheaper things")
+    keeper = keeper_of(
+        store, tmp_path / "log", history_of(PEOPLE, 0.5, control=0.3, change=0.1), clock
+    )
+    clock.at += HOUR // 2  # nobody's time is over
+    (first,) = keeper.run()
+    assert first.guardrails == {"takers": "too few data"}
+    assert first.sample_ratio == "ok"
+    assert keeper.run() == []  # not due yet
+
+    clock.at += HOUR
+    (second,) = keeper.run()
+    assert (second.number, second.guardrails) == (2, {"takers": "harm"})
+    stored = store.find("cheaper")
+    assert stored is not None
+    assert (stored.rollout.state, stored.rollout.share) == ("rolled back", 0)
+    assert served_now(store.all()) == []
+    lines = store.changes("cheaper")
+    assert [(line.action, line.changed_by) for line in lines] == [
+        ("applied", "ann"),
+        ("draft → shadow", "ann"),
+        ("shadow → canary", "ann"),
+        ("canary → rolled back", "system"),
+    ]
+    assert lines[-1].reason == "harm: takers"
+    assert keeper.run() == []
+
+
+def test_what_harms_nothing_advances_to_everybody_and_lost_people_hold_it(
+    sqlite: MetadataStore, tmp_path: Path
+) -> None:
+    clock = Clock()
+    store = RolloutStore(sqlite, clock=clock)
+    store.apply(definition(), by="ann", reason="r")
+    made = history_of(PEOPLE, 0.5, control=0.3, change=0.3)
+    keeper = keeper_of(store, tmp_path / "log", made, clock)
+    clock.at += 2 * HOUR
+    (look,) = keeper.run()
+    assert look.guardrails["takers"] in ("undecided", "no harm")
+    after = store.find("cheaper")
+    assert after is not None
+    assert (after.rollout.stage, after.rollout.share) == (1, 1.0)
+    clock.at += 2 * HOUR
+    keeper.run()
+    after = store.find("cheaper")
+    assert after is not None
+    assert after.rollout.decision == "ship"
+    assert [each.share for each in served_now(store.all())] == [1.0]
+    store.archive("cheaper", by="ann", reason="written into experiments.yaml")
+    assert served_now(store.all()) == []
+
+    store.apply(definition(key="other"), by="ann", reason="r")
+    lost = [
+        replaced
+        for entry in made
+        if isinstance(entry, Event) and (replaced := _as_other(entry, clock.at)) is not None
+    ]
+    keeper = keeper_of(store, tmp_path / "lost", lost, clock)
+    clock.at += HOUR // 2
+    (look,) = keeper.run()
+    assert (look.sample_ratio, look.state) == ("mismatch", "held")
+    after = move(store, "other", "advance", by="bob", reason="a filter dropped them")
+    assert after.rollout.state == "canary"
+    assert store.changes("other")[-1].changed_by == "bob"
+
+
+def _as_other(event: Event, begin: int) -> Event | None:
+    """The same list in a rollout that loses a third of those who get the change."""
+    drawn = event.properties.get("rollouts")
+    if not isinstance(drawn, list):
+        return None
+    arm = str(drawn[0]).partition(":")[2]
+    if arm == CHANGE and int(str(event.user_id)[1:]) % 3 == 0:
+        return None
+    return Event(
+        event_id=f"other:{event.user_id}",
+        type="impression",
+        timestamp=begin + 10_000,
+        user_id=event.user_id,
+        recommendation_id=f"other:{event.user_id}",
+        properties={"items": ["i1"], "rollouts": [f"other:{arm}"]},
+    )
+
+
+def test_of_many_who_look_at_once_one_decides(database: MetadataStore, tmp_path: Path) -> None:
+    clock = Clock()
+    store = RolloutStore(database, clock=clock)
+    store.apply(definition(), by="ann", reason="r")
+    made = history_of(PEOPLE[:500], 0.5, control=0.3, change=0.3)
+    log = write_log(tmp_path / "log", made)
+    keepers = [RolloutKeeper(store, lambda: [log], every_ms=60_000, clock=clock) for _ in range(4)]
+    for _ in range(3):
+        clock.at += 5 * 60_000
+        with ThreadPoolExecutor(4) as pool:
+            said = [look for looks in pool.map(lambda it: it.run(), keepers) for look in looks]
+        assert len(said) == 1
+    assert [look.number for look in store.looks("cheaper")] == [3, 2, 1]
+
+
+def test_a_look_that_was_killed_is_decided_once(tmp_path: Path) -> None:
+    """Killed before the transaction ends, nothing is there; the next look decides it."""
+    database = open_metadata(tmp_path / "metadata.db")
+    clock = Clock()
+    store = RolloutStore(database, clock=clock)
+    store.apply(definition(), by="ann", reason="r")
+    log = write_log(tmp_path / "log", history_of(PEOPLE, 0.5, control=0.3, change=0.1))
+    log.close()
+    program = f"""
+import os, signal
+from pathlib import Path
+import tactful.rollout_store as store_module
+from tactful.metadata import open_metadata
+from tactful.rollout_keeper import RolloutKeeper
+from tactful_streaming import EmbeddedLog
+update = store_module._update
+def die(*what, **values):
+    update(*what, **values)
+    os.kill(os.getpid(), signal.SIGKILL)
+store_module._update = die
+clock = lambda: {BEGIN + 3 * HOUR // 2}
+database = open_metadata(Path({str(tmp_path / "metadata.db")!r}))
+store = store_module.RolloutStore(database, clock=clock)
+log = EmbeddedLog(Path({str(tmp_path / "log")!r}), read_only=True)
+RolloutKeeper(store, lambda: [log], every_ms=60_000, clock=clock).run()
+"""
+    killed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    stored = store.find("cheaper")
+    assert stored is not None
+    assert (stored.rollout.state, stored.looks, store.looks("cheaper")) == ("canary", 0, [])
+
+    clock.at += 3 * HOUR // 2
+    again = keeper_of(store, tmp_path / "log", [], clock)
+    assert [look.number for look in again.run()] == [1]
+    stored = store.find("cheaper")
+    assert stored is not None
+    assert stored.rollout.state == "rolled back"
+    actions = [line.action for line in store.changes("cheaper")]
+    assert actions.count("canary → rolled back") == 1
+    database.close()
+
+
+def test_as_the_share_grows_nobody_who_has_the_change_loses_it() -> None:
+    arms = [
+        [assign(experiment_at("k", share), person).arm for person in PEOPLE]
+        for share in (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+    ]
+    for before, after in pairwise(arms):
+        assert all(b != CHANGE or a == CHANGE for b, a in zip(before, after, strict=True))
+    assert {*arms[0]} == {CONTROL}
+    assert {*arms[-1]} == {CHANGE}
+
+
+def test_a_model_on_trial_and_promotions_lock_each_other_out(database: MetadataStore) -> None:
+    clock = Clock()
+    store, log = RolloutStore(database, clock=clock), ModelLog(database, clock=clock)
+    store.apply(definition(change={"model": "7"}, start=False), by="ann", reason="r")
+    with (
+        log.entry("promote", "ranker", by="bob", reason="r", version="8"),
+        pytest.raises(ConfigError, match="the champion is being changed"),
+    ):
+        move(store, "cheaper", "start", by="ann", reason="r")
+    move(store, "cheaper", "start", by="ann", reason="r")
+    with (
+        pytest.raises(ModelError, match="rollout 'cheaper' compares a model"),
+        log.entry("rollback", "ranker", by="bob", reason="r"),
+    ):
+        pass
+    with log.entry("train", "ranker", by="bob", reason="r"):
+        pass
+    move(store, "cheaper", "rollback", by="ann", reason="enough")
+    with log.entry("promote", "ranker", by="bob", reason="r", version="8"):
+        pass
+
+
+def test_rollouts_that_change_the_same_exclude_each_other(sqlite: MetadataStore) -> None:
+    store = RolloutStore(sqlite, clock=Clock())
+    store.apply(definition(), by="ann", reason="r")
+    store.apply(definition(key="varied", change={"diversity": {"strength": 2}}), by="a", reason="r")
+    with pytest.raises(ConfigError, match="'cheaper' goes on and changes objective, too"):
+        store.apply(definition(key="margins"), by="ann", reason="r")
+    assert [each.key for each in store.all()] == ["cheaper", "varied"]  # none of it was kept
+
+
+def test_a_plan_that_has_begun_is_not_written_anew(sqlite: MetadataStore, tmp_path: Path) -> None:
+    store = RolloutStore(sqlite, clock=Clock())
+    draft = definition(start=False)
+    assert store.apply(draft, by="ann", reason="r")
+    assert not store.apply(draft, by="ann", reason="r")
+    assert store.apply(definition(start=False, alpha=0.02), by="ann", reason="r")
+    assert store.apply(definition(), by="ann", reason="r")
+    with pytest.raises(ConfigError, match="has begun"):
+        store.apply(definition(alpha=0.02), by="ann", reason="r")
+    file = tmp_path / "rollouts.yaml"
+    file.write_text("- {key: cheaper, change: {objective: {price: 2}}}\n")
+    apply_file(store, file)  # a warning; the server is up
+    found = store.find("cheaper")
+    assert found is not None
+    assert found.definition == definition()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- {key: a, change: {}}", "change is empty"),
+        ("- {key: ranking, change: {model: '1'}}", "a key has"),
+        ("- {key: A b, change: {model: '1'}}", "a key has"),
+        ("- {key: a, change: {model: 1}}", "written as text"),
+        ("- {key: a, change: {colour: red}}", "there is no parameter 'colour'"),
+        ("- {key: a, change: {model: '1'}, stage: 3}", "unknown field `stage`"),
+        ("- {key: a, change: {model: '1'}, stages: [0.5, 0.1]}", "stages must be"),
+        ("- {key: a, change: {model: '1'}, stage_hours: 0.5}", "make outcome_hours shorter"),
+        ("- {key: a, change: {model: '1'}, guardrails: [{metric: joy}]}", "no metric 'joy'"),
+        ("- {key: a, change: {model: '1'}, stages: [0.00001]}", "none of the 10000 buckets"),
+        ("- {key: a, change: {model: '1'}}\n- {key: a, change: {model: '1'}}", "written twice"),
+        ("key: a", "must be a list"),
+        ("- [", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "rollouts.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_rollouts(file)
+    assert str(file) in str(caught.value)
+
+
+def test_lists_follow_the_file_and_forced_arms_are_no_part_of_it(tmp_path: Path) -> None:
+    database = open_metadata(tmp_path / "metadata.db")
+    store = RolloutStore(database, clock=Clock())
+    file = tmp_path / "rollouts.json"
+    lists = ServedRollouts(file)
+    write_served(file, store.all())
+    assert not file.exists()
+    assert not lists.refresh()
+
+    store.apply(definition(), by="ann", reason="r")
+    store.apply(definition(key="model", change={"model": "7"}), by="ann", reason="r")
+    write_served(file, store.all())
+    assert lists.refresh()
+    assert not lists.refresh()
+    seen = {lists.draw(p, {}, lambda version: True).variant()["cheaper"] for p in PEOPLE[:50]}
+    assert seen == {CONTROL, CHANGE}
+    one = lists.draw("p1", {"cheaper": CHANGE}, lambda version: True)
+    assert set(one.parts or ()) == {"objective"}
+    assert one.told()["rollouts"] == [f"model:{one.variant()['model']}"]
+    assert not lists.draw(None, {}, lambda version: True).assignments
+    # Who cannot rank by the model leaves it out for both arms.
+    assert "model" not in lists.draw("p1", {}, lambda version: False).variant()
+    move(store, "cheaper", "rollback", by="ann", reason="r")
+    move(store, "model", "rollback", by="ann", reason="r")
+    write_served(file, store.all())
+    assert lists.refresh()
+    assert lists.rollouts == ()
+    database.close()
+
+
+def test_a_tally_that_reads_on_counts_what_one_reading_counts(tmp_path: Path) -> None:
+    made = history_of(PEOPLE[:300], 0.5, control=0.4, change=0.2)
+    made += [
+        Event(
+            event_id="late",
+            type="purchase",
+            timestamp=BEGIN + 20_000,
+            user_id="p1",
+            item_id="i1",
+            recommendation_id="p1",
+            properties={"price": 2.5, "quantity": 3},
+        )
+    ]
+    log = write_log(tmp_path / "log", made)
+    settings: dict[str, Any] = {"since": BEGIN, "types": ("click",), "lasts": HOUR}
+    whole = read_arm_outcomes(log, "cheaper", until=BEGIN + 2 * HOUR, **settings)
+    tally = Tally("cheaper", **settings)
+    for offset in range(log.begin, log.end, 7):
+        tally.read(log.read(offset, min(7, log.end - offset)))
+    tally.close(BEGIN + 2 * HOUR)
+    assert tally.outcomes() == whole
+    assert sum(people["p1"].revenue for people in whole.arms.values() if "p1" in people) == 7.5
+    assert whole.exposed == {arm: len(people) for arm, people in whole.arms.items()}
+    nobody = Tally("cheaper", allows=lambda event: False, **settings)
+    nobody.read(log.read(log.begin, 100))
+    assert not nobody.outcomes().exposed
+    log.close()
+
+
+def test_over_http_and_from_the_command_line_it_is_moved_and_said_by_whom(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    file = tmp_path / "rollouts.yaml"
+    file.write_text("- {key: cheaper, change: {objective: {price: 2}}, start: true}\n")
+    settings = replace(settings, recommend=RecommendSettings(rollouts=file, record_rollouts=False))
+    served = settings.storage.data / "rollouts.json"
+    with Live(Platform.open(settings, build)) as live:
+        found = live.http.get("/v1/experiments").json()["experiments"]
+        assert [(each["key"], each["state"], each["share"]) for each in found] == [
+            ("cheaper", "canary", 0.01)
+        ]
+        made = live.http.post(
+            "/v1/experiments", json={"key": "varied", "change": {"diversity": {"strength": 1}}}
+        )
+        assert made.status_code == 201, made.text
+        for step in ("start", "advance"):
+            answer = live.http.post(f"/v1/experiments/varied/{step}", json={"reason": "now"})
+            assert answer.status_code == 200, answer.text
+        assert b"varied" in served.read_bytes()
+        wrong = live.http.post("/v1/experiments/varied/start", json={"reason": "again"})
+        assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid")
+        assert "it is canary, not draft" in wrong.text
+        assert live.http.post("/v1/experiments/varied/fly", json={"reason": "r"}).status_code == 404
+        assert live.http.get("/v1/experiments/none").status_code == 404
+
+        data = ["--data", str(settings.storage.data)]
+        told = CliRunner().invoke(
+            main, ["experiment", "rollback", "varied", "--reason", "odd", "--by", "eve", *data]
+        )
+        assert told.exit_code == 0, told.output
+        wait_until(lambda: b"varied" not in served.read_bytes())
+        history = live.http.get("/v1/experiments/varied").json()["history"]
+        assert history[-1]["changed_by"] == "eve"
+        assert history[-1]["reason"] == "odd"
+        assert history[0]["changed_by"] == "the API without keys"
+        listed = CliRunner().invoke(main, ["experiment", "list", *data])
+        assert "varied  rolled back: keep" in listed.output
+        shown = CliRunner().invoke(main, ["experiment", "show", "varied", *data])
+        assert "canary → rolled back" in shown.output
+
+
+def test_only_admins_move_rollouts(tmp_path: Path) -> None:
+    settings = replace(small_settings(tmp_path), server=ServerSettings(port=0))
+    platform = Platform.open(settings, build)
+    keys = {scope: platform.keys.create({scope})[0] for scope in ("analyst", "admin")}
+    with Live(platform) as live:
+        body = {"key": "varied", "change": {"diversity": {"strength": 1}}}
+        answers = {
+            scope: live.http.post("/v1/experiments", json=body, headers={"x-api-key": key})
+            for scope, key in keys.items()
+        }
+        assert {scope: it.status_code for scope, it in answers.items()} == {
+            "analyst": 403,
+            "admin": 201,
+        }
+        by = answers["admin"].json()["history"][0]["changed_by"]
+        assert by == f"key {keys['admin'].split('_')[1]}"
