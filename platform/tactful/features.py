@@ -87,6 +87,18 @@ _SCORES = (
 )
 """Columns that are scores of the candidates, under the same names."""
 
+_COLUMN = {name: number for number, name in enumerate(RANKING_FEATURES)}
+_OF_CATALOGUE = np.array(
+    [
+        _COLUMN[name]
+        for name in (
+            *("price", "price_to_session", "category_of_last"),
+            *("category_share", "category_in_session", "category_viewed_1h"),
+        )
+    ]
+)
+_NOTHING = Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
 
 def assemble(
     candidates: Candidates,
@@ -109,53 +121,63 @@ def assemble(
     """
     rows = candidates.rows
     features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
-    columns = dict(zip(RANKING_FEATURES, features, strict=True))
-    for name in _SCORES:
-        _look_up(getattr(candidates, name), rows, columns[name])
-    look_up_places = kernels().look_up_places
+    _look_up(
+        {
+            **{name: (getattr(candidates, name), 0.0) for name in _SCORES},
+            "cohort_lift": (candidates.lift or _NOTHING, 0.0 if candidates.lift else np.nan),
+            **_own_items(situation, catalogue),
+        },
+        rows,
+        features,
+    )
     # Places among all that are scored, so that they depend on nothing but the situation.
     for name, scores in (
         ("next_place", candidates.next_three),
         ("similar_place", candidates.similar_sessions),
     ):
-        look_up_places(rows, scores.rows, scores.values, columns[name])
-    if candidates.lift is None:
-        columns["cohort_lift"][:] = np.nan
-    else:
-        _look_up(candidates.lift, rows, columns["cohort_lift"])
-    _look_up_own(situation, catalogue, rows, columns)
-    price = catalogue.price[rows]
-    others = {
-        **_nearness(candidates),
-        **_own(situation),
-        **_everybody(source, catalogue, rows, situation.at),
-        **_categories(source, situation, catalogue, rows),
-        "price": price,
-        "price_to_session": price / _usual_price(situation, catalogue),
-        "session_length": float(len(situation.session)),
-    }
-    for name, value in others.items():
-        columns[name][:] = value
+        kernels().look_up_places(rows, scores.rows, scores.values, features[_COLUMN[name]])
+    category = _of_catalogue(situation, catalogue, rows, features)
+    _everybody(source, catalogue, rows, category, situation.at, features)
+    _nearness(candidates, features)
+    for name, value in _own(situation).items():
+        features[_COLUMN[name]] = value
     return features.T
 
 
-def _look_up(scores: Scores, rows: NDArray[np.int64], column: NDArray[np.float32]) -> None:
-    kernels().look_up(rows, scores.rows, scores.values, 0.0, column)
+def _look_up(
+    wanted: Mapping[str, tuple[Scores, float]],
+    rows: NDArray[np.int64],
+    features: NDArray[np.float32],
+) -> None:
+    """Columns of scores; each with what it says of a row that has none."""
+    scores = [each for each, _ in wanted.values()]
+    kernels().look_up(
+        rows,
+        np.concatenate([each.rows for each in scores]),
+        np.concatenate([each.values for each in scores]),
+        np.array([len(each.rows) for each in scores]).cumsum(),
+        np.array([absent for _, absent in wanted.values()], np.float32),
+        np.array([_COLUMN[name] for name in wanted]),
+        features,
+    )
 
 
-def _nearness(candidates: Candidates) -> dict[str, NDArray[np.float32] | float]:
-    vectors, last = candidates.vectors, candidates.last_vector
-    return {
-        "vector_last": vectors @ last if last.any() else np.nan,
-        "vector_session": vectors @ candidates.session_vector,
-        "vector_history": vectors @ candidates.history_vector,
-    }
+def _nearness(candidates: Candidates, features: NDArray[np.float32]) -> None:
+    for name, direction in (
+        ("vector_last", candidates.last_vector),
+        ("vector_session", candidates.session_vector),
+        ("vector_history", candidates.history_vector),
+    ):
+        np.dot(candidates.vectors, direction, out=features[_COLUMN[name]])
+    if not candidates.last_vector.any():
+        features[_COLUMN["vector_last"]] = np.nan
 
 
 def _own(situation: Situation) -> dict[str, float]:
     """How active the person is."""
     latest = situation.number("last_taken")
     return {
+        "session_length": float(len(situation.session)),
         "history_items": float(len(situation.grouped("taken_364d"))),
         "visits_364d": situation.number("visits_364d"),
         "spend_28d": situation.number("spend_28d"),
@@ -163,39 +185,34 @@ def _own(situation: Situation) -> dict[str, float]:
     }
 
 
-def _look_up_own(
-    situation: Situation,
-    catalogue: Catalogue,
-    rows: NDArray[np.int64],
-    columns: Mapping[str, NDArray[np.float32]],
-) -> None:
-    """What the person did with each item, who has fewer than a list has candidates."""
-    look_up, none = kernels().look_up, np.float32(0.0)
+def _own_items(situation: Situation, catalogue: Catalogue) -> dict[str, tuple[Scores, float]]:
+    """What the person did with items, by column, and what it says of the others."""
     session = np.array(sorted({*situation.session}), np.int64)
-    look_up(rows, session, np.ones(len(session), np.float32), none, columns["in_session"])
     lately, month = _of_items(situation.grouped("taken_28d"), catalogue)
-    look_up(rows, lately, month.astype(np.float32), none, columns["taken_28d"])
     items = situation.grouped("taken_364d")
     taken, amounts = _of_items(items, catalogue)
     year = amounts.astype(np.float32)
-    for name, values in (
-        ("taken_364d", year),
-        ("taken_per_visit", year / np.float32(max(situation.number("visits_364d"), 1.0))),
-        ("taken_share", year / np.float32(max(sum(items.values()), 1.0))),
-    ):
-        look_up(rows, taken, values, none, columns[name])
+    per_visit = year / np.float32(max(situation.number("visits_364d"), 1.0))
+    share = year / np.float32(max(sum(items.values()), 1.0))
     ever, last = _of_items(situation.grouped("taken_last"), catalogue)
     days = ((situation.at - last) / _DAY).astype(np.float32)
-    look_up(rows, ever, days, np.float32(np.nan), columns["days_since_taken"])
+    return {
+        "in_session": (Scores(session, np.ones(len(session), np.float32)), 0.0),
+        "taken_28d": (Scores(lately, month.astype(np.float32)), 0.0),
+        "taken_364d": (Scores(taken, year), 0.0),
+        "taken_per_visit": (Scores(taken, per_visit), 0.0),
+        "taken_share": (Scores(taken, share), 0.0),
+        "days_since_taken": (Scores(ever, days), np.nan),
+    }
 
 
 def _of_items(
     values: Mapping[str, float], catalogue: Catalogue
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Rows of the items that the catalogue has, ascending, and their values."""
-    find = catalogue.rows.get
+    rows = catalogue.rows.of_many(values)
     known = sorted(
-        (row, value) for item, value in values.items() if (row := find(item)) is not None
+        (row, value) for row, value in zip(rows, values.values(), strict=True) if row is not None
     )
     return (
         np.array([row for row, _ in known], np.int64),
@@ -204,70 +221,79 @@ def _of_items(
 
 
 def _everybody(
-    source: FeatureSource, catalogue: Catalogue, rows: NDArray[np.int64], at: int
-) -> dict[str, NDArray[np.float32] | float]:
-    names = ("sold_7d", "sold_28d", "sold_84d")
-    sold = read_placed(source, "item", catalogue.item_places, rows, names, at)
-    week, month, quarter = sold.astype(np.float32).T
-    return {
-        "sold_7d": week,
-        "sold_28d": month,
-        "sold_84d": quarter,
-        "sold_trend": week / (month + np.float32(1.0)),
-    }
-
-
-def _categories(
     source: FeatureSource,
-    situation: Situation,
     catalogue: Catalogue,
     rows: NDArray[np.int64],
-) -> dict[str, NDArray[np.float32] | float]:
-    """What the person, the visit and everybody do with the category of each item."""
-    category = catalogue.category[rows]
-    size = len(catalogue.categories) + 1
+    category: NDArray[np.int64],
+    at: int,
+    features: NDArray[np.float32],
+) -> None:
+    """What everybody takes, of each item and of its category."""
+    names = ("sold_7d", "sold_28d", "sold_84d")
+    sold = read_placed(source, "item", catalogue.item_places, rows, names, at)
+    for number, name in enumerate(names):
+        features[_COLUMN[name]] = sold[:, number]
+    week, month = features[_COLUMN["sold_7d"]], features[_COLUMN["sold_28d"]]
+    np.divide(week, month + np.float32(1.0), out=features[_COLUMN["sold_trend"]])
     known = category >= 0
-    sold = read_placed(
+    of_category = read_placed(
         source,
         "category",
         catalogue.category_places,
-        category[known].astype(np.int64),
+        category[known],
         ("category_sold_28d",),
-        situation.at,
-    )[:, 0].astype(np.float32)
-    if len(sold) < len(rows):
-        everywhere = np.full(len(rows), np.nan, np.float32)
-        everywhere[known] = sold
-        sold = everywhere
+        at,
+    )[:, 0]
+    column = features[_COLUMN["category_sold_28d"]]
+    if len(of_category) < len(rows):
+        column[:] = np.nan
+        column[known] = of_category
+    else:
+        column[:] = of_category
+
+
+def _of_catalogue(
+    situation: Situation,
+    catalogue: Catalogue,
+    rows: NDArray[np.int64],
+    features: NDArray[np.float32],
+) -> NDArray[np.int64]:
+    """What person and visit do with the category of each item, and what it costs.
+
+    Returns:
+        The category of each item, -1 where it is unknown.
+    """
     mine = situation.grouped("categories_182d")
     total = max(sum(mine.values()), 1.0)
-    own = _of_categories({name: value / total for name, value in mine.items()}, catalogue)
-    viewed = _of_categories(situation.grouped("viewed_1h"), catalogue)
-    visit = np.zeros(size, np.float32)
+    # Number -1, an unknown category, reads the spare last element of each table.
+    tables = np.zeros((3, len(catalogue.categories) + 1), np.float32)
+    share, visit, viewed = tables
+    _of_categories({name: value / total for name, value in mine.items()}, catalogue, share)
     np.add.at(visit, catalogue.category[situation.session], 1.0)
     visit[-1] = 0.0
+    _of_categories(situation.grouped("viewed_1h"), catalogue, viewed)
     last = (situation.session or situation.history)[:1]
-    same = (
-        ((category == catalogue.category[last[0]]) & known).astype(np.float32) if last else np.nan
+    found: NDArray[np.int64] = kernels().of_items(
+        rows,
+        catalogue.price,
+        catalogue.category,
+        tables,
+        int(catalogue.category[last[0]]) if last else -2,
+        _usual_price(situation, catalogue),
+        _OF_CATALOGUE,
+        features,
     )
-    # Number -1, an unknown category, reads the spare last element of each table.
-    return {
-        "category_sold_28d": sold,
-        "category_share": own[category],
-        "category_in_session": visit[category],
-        "category_of_last": same,
-        "category_viewed_1h": viewed[category],
-    }
+    return found
 
 
-def _of_categories(values: Mapping[str, float], catalogue: Catalogue) -> NDArray[np.float32]:
-    """Values by category number, with a last element for unknown categories."""
-    found = np.zeros(len(catalogue.categories) + 1, np.float32)
+def _of_categories(
+    values: Mapping[str, float], catalogue: Catalogue, found: NDArray[np.float32]
+) -> None:
+    """Values by category number."""
     for name, value in values.items():
         number = catalogue.category_numbers.get(name)
         if number is not None:
             found[number] = value
-    return found
 
 
 def _usual_price(situation: Situation, catalogue: Catalogue) -> np.float32:

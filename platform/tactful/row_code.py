@@ -228,23 +228,49 @@ def merge(
     return kept[:count], kept_of[:count]
 
 
-def look_up(rows: Rows, scored: Rows, values: Floats, absent: np.float32, found: Floats) -> None:
-    """``found[i]`` becomes the value of ``rows[i]``.
+def look_up(
+    rows: Rows,
+    scored: Rows,
+    values: Floats,
+    ends: Rows,
+    absent: Floats,
+    columns: Rows,
+    features: Floats,
+) -> None:
+    """Several columns become the values that lists of scores have of `rows`.
 
     Args:
         rows: ascending.
-        scored: ascending, each once.
+        scored: rows of all lists, one list after the other, each ascending and each row once.
         values: of `scored`.
-        absent: of a row that is not among `scored`.
-        found: of the length of `rows`.
+        ends: where each list ends.
+        absent: by list, the value of a row that is not in it.
+        columns: by list, which of `features` it becomes.
+        features: shape (columns, len(rows)).
     """
-    place = 0
-    for number in range(len(rows)):
-        row = rows[number]
-        while place < len(scored) and scored[place] < row:
-            place += 1
-        here = place < len(scored) and scored[place] == row
-        found[number] = values[place] if here else absent
+    count = len(rows)
+    start = np.int64(0)
+    for each in range(len(ends)):
+        found, none = features[columns[each]], absent[each]
+        for number in range(count):
+            found[number] = none
+        begin = np.int64(0)
+        for place in range(start, ends[each]):
+            row = scored[place]
+            # Most lists are short: to search in `rows` takes less than to go through it.
+            end = np.int64(count)
+            while begin < end:
+                middle = (begin + end) >> 1
+                if rows[middle] < row:
+                    begin = middle + 1
+                else:
+                    end = middle
+            if begin == count:
+                break
+            if rows[begin] == row:
+                found[begin] = values[place]
+                begin += 1
+        start = ends[each]
 
 
 def look_up_places(rows: Rows, scored: Rows, values: Floats, found: Floats) -> None:
@@ -298,4 +324,42 @@ def beside(
             rows[count] = session_items[at]
             count += 1
     found: tuple[Rows, Floats] = sums(rows[:count], ones[:count])
+    return found
+
+
+def of_items(
+    rows: Rows,
+    prices: Floats,
+    categories: NDArray[np.int32],
+    tables: Floats,
+    last: np.int64,
+    usual: np.float32,
+    columns: Rows,
+    features: Floats,
+) -> Rows:
+    """Columns of what the catalogue says of `rows`; their categories, -1 for an unknown one.
+
+    Args:
+        rows: any.
+        prices: of every row.
+        categories: of every row, -1 for an unknown one.
+        tables: numbers by category, and at the end of an unknown one; shape (tables, categories).
+        last: category of the latest item, -1 if it has none, -2 if there is no such item.
+        usual: what prices are divided by.
+        columns: which of `features` becomes the price, the price by the usual one, whether the
+            category is the latest, and the numbers of each table.
+        features: shape (columns, len(rows)).
+    """
+    unknown = tables.shape[1] - 1
+    found = np.empty(len(rows), np.int64)
+    for number in range(len(rows)):
+        category, price = categories[rows[number]], prices[rows[number]]
+        found[number] = category
+        features[columns[0], number] = price
+        features[columns[1], number] = price / usual
+        same = np.float32(category == last and category >= 0)
+        features[columns[2], number] = same if last > -2 else np.float32(np.nan)
+        for table in range(len(tables)):
+            at = category if category >= 0 else unknown
+            features[columns[3 + table], number] = tables[table, at]
     return found

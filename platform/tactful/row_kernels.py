@@ -24,6 +24,7 @@ class RowKernels:
     merge: Kernel
     look_up: Kernel
     look_up_places: Kernel
+    of_items: Kernel
 
 
 def row_kernels(cache: Path | None) -> RowKernels:
@@ -40,6 +41,7 @@ def row_kernels(cache: Path | None) -> RowKernels:
     rows, items, floats = (array(kind) for kind in (types.int64, types.int32, types.float32))
     numbers = array(types.int8)
     found = array(types.float32, written=True)
+    table = array(types.float32, 2, written=True)
     return RowKernels(
         sums=made(row_code.sums.py_func, rows, array(types.float64)),
         neighbour_sums=made(
@@ -49,6 +51,11 @@ def row_kernels(cache: Path | None) -> RowKernels:
         best=made(row_code.best.py_func, floats),
         largest=made(row_code.largest, rows, floats, types.int64),
         merge=made(row_code.merge, rows, rows, numbers, types.int64),
-        look_up=made(row_code.look_up, rows, rows, floats, types.float32, found),
+        look_up=made(row_code.look_up, rows, rows, floats, rows, floats, rows, table),
         look_up_places=made(row_code.look_up_places, rows, rows, floats, found),
+        of_items=made(
+            row_code.of_items,
+            *(rows, floats, items, array(types.float32, 2)),
+            *(types.int64, types.float32, rows, table),
+        ),
     )

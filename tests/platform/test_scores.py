@@ -99,22 +99,75 @@ def test_channels_merge_by_place(seed: int, total: int, rows: int) -> None:
     assert of.tolist() == [best[row][1] for row in kept]
 
 
+@given(st.lists(pairs, min_size=1, max_size=4), st.sets(st.integers(0, 14)))
+@settings(deadline=None)
+def test_columns_are_looked_up(lists: list[list[tuple[int, float]]], asked: set[int]) -> None:
+    scored = [{row: np.float32(value) for row, value in values} for values in lists]
+    rows = [np.array(sorted(each), np.int64) for each in scored]
+    values = [np.array([each[row] for row in sorted(each)], np.float32) for each in scored]
+    wanted = np.array(sorted(asked), np.int64)
+    absent = np.arange(7, 7 + len(lists), dtype=np.float32)
+    columns = np.arange(len(lists))[::-1] * 2
+    found = np.full((2 * len(lists), len(wanted)), -1, np.float32)
+
+    kernels().look_up(
+        wanted,
+        np.concatenate(rows),
+        np.concatenate(values),
+        np.cumsum([len(each) for each in rows]),
+        absent,
+        columns.copy(),
+        found,
+    )
+
+    for column, each, none in zip(columns.tolist(), scored, absent, strict=True):
+        assert found[column].tolist() == [each.get(row, none) for row in wanted.tolist()]
+    assert (found[1::2] == -1).all(), "other columns stay as they are"
+
+
 @given(pairs, st.sets(st.integers(0, 14)))
 @settings(deadline=None)
-def test_columns_are_looked_up(values: list[tuple[int, float]], asked: set[int]) -> None:
+def test_places_are_looked_up(values: list[tuple[int, float]], asked: set[int]) -> None:
     scored = {row: np.float32(value) for row, value in values}
     rows = np.array(sorted(scored), np.int64)
     of = np.array([scored[row] for row in sorted(scored)], np.float32)
     wanted = np.array(sorted(asked), np.int64)
     ranked = sorted((row for row in scored if scored[row] > 0), key=lambda it: (-scored[it], it))
-    found, places = np.empty((2, len(wanted)), np.float32)
+    places = np.empty(len(wanted), np.float32)
 
-    kernels().look_up(wanted, rows, of, np.float32(7.0), found)
     kernels().look_up_places(wanted, rows, of, places)
 
-    assert found.tolist() == [scored.get(row, 7.0) for row in wanted.tolist()]
     expected = [ranked.index(row) if row in ranked else np.nan for row in wanted.tolist()]
     assert np.array_equal(places, np.array(expected, np.float32), equal_nan=True)
+
+
+@given(st.integers(0, 2**32), st.integers(-2, 3))
+@settings(deadline=None)
+def test_columns_of_the_catalogue_are_those_of_numpy(seed: int, last: int) -> None:
+    generator = np.random.default_rng(seed)
+    prices = generator.normal(size=30).astype(np.float32)
+    prices[generator.random(30) < 0.2] = np.nan
+    categories = generator.integers(-1, 4, 30).astype(np.int32)
+    tables = generator.normal(size=(3, 5)).astype(np.float32)
+    rows = np.sort(generator.permutation(30)[:12])
+    usual = generator.choice(np.array([0.5, np.nan], np.float32))
+    columns = generator.permutation(7)[:6]
+    found = np.full((7, 12), -9, np.float32)
+
+    category = kernels().of_items(rows, prices, categories, tables, last, usual, columns, found)
+
+    assert np.array_equal(category, categories[rows])
+    same = ((category == last) & (category >= 0)).astype(np.float32)
+    expected = np.full((7, 12), -9, np.float32)
+    expected[columns] = np.stack(
+        [
+            prices[rows],
+            prices[rows] / usual,
+            same if last > -2 else np.full(12, np.nan, np.float32),
+            *tables[:, category],
+        ]
+    )
+    assert np.array_equal(found, expected, equal_nan=True)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 400), st.sampled_from([1, 3, 1_000_000]))
