@@ -260,6 +260,7 @@ class Engine:
         self._missing: tuple[str, ...] = ()
         self._owners: dict[str, str] = {}
         self._sweep_from: dict[str, bytes] = {}
+        self._packed: dict[str, dict[str, bytes | None]] = {}
         self._unwritten: list[Change] = []
         self._broken = False
         self._users = Users(store, in_memory=memory_bytes is None)
@@ -459,6 +460,20 @@ class Engine:
             dropped=admitted.dropped,
         )
 
+    def publish(self) -> None:
+        """Copy what changed to the online store, before the next commit makes it durable.
+
+        What the copy then shows can never turn out to be wrong: after a crash the log gives the
+        same values again. Until the state has caught up with the copy, its owner leaves the copy
+        as it is (:class:`~tactful_streaming.PartitionView`). That needs a log that outlives this
+        process, and a store that keeps what was put since the last commit, should it have to be
+        filled again (:meth:`WriteBehind.settle`). Without an online store nothing happens.
+        """
+        self._check_usable()
+        if self._mirror is not None:
+            self._pack()
+            self._mirror.publish(self._offset)
+
     def commit(self) -> None:
         """Write all that changed since the last commit, with the offset, in one atomic batch.
 
@@ -472,14 +487,13 @@ class Engine:
         changes = self._unwritten
         if not changes:
             changes += self._sweep_silent()
-        for entity, table in self._tables.items():
-            packed = table.pack_changes(self.horizon)
+        self._pack()
+        for entity, packed in self._packed.items():
             prefix = entity_prefix(entity)
             changes += [(prefix + key.encode(), blob) for key, blob in packed.items()]
             if entity == "session":
                 changes += [(OWNER + k.encode(), None) for k, blob in packed.items() if not blob]
-            if self._mirror is not None:
-                self._mirror.put(entity, packed)
+        self._packed.clear()
         changes += [(OWNER + k.encode(), owner.encode()) for k, owner in self._owners.items()]
         self._owners.clear()
         for operator in self._operators:
@@ -676,6 +690,14 @@ class Engine:
             if session is not None and user is not None:
                 self._owners[session] = user
 
+    def _pack(self) -> None:
+        """Pack what changed: the next commit writes it."""
+        for entity, table in self._tables.items():
+            packed = table.pack_changes(self.horizon)
+            self._packed.setdefault(entity, {}).update(packed)
+            if self._mirror is not None:
+                self._mirror.put(entity, packed)
+
     def _make_room(self) -> None:
         """Let entities leave memory if they take too much; what left is in the store."""
         if self._memory_bytes is None or self._unwritten:
@@ -850,7 +872,16 @@ class Engine:
 
     def _loader(self, entity: str) -> Callable[[Sequence[str]], list[bytes | None]]:
         prefix = entity_prefix(entity)
-        return lambda keys: self._store.get_many([prefix + key.encode() for key in keys])
+
+        def load(keys: Sequence[str]) -> list[bytes | None]:
+            stored = self._store.get_many([prefix + key.encode() for key in keys])
+            packed = self._packed.get(entity)
+            if not packed:
+                return stored
+            # What was packed and is not committed yet is newer than what is stored.
+            return [packed.get(key, blob) for key, blob in zip(keys, stored, strict=True)]
+
+        return load
 
     def _restore_passengers(self, known: set[str]) -> None:
         for name, consumer in self._consumers.items():

@@ -1,4 +1,4 @@
-"""Keeps a copy of the packed entities in an online store, behind the commits of the engine."""
+"""Keeps a copy of the packed entities in an online store, behind the engine or its commits."""
 
 from __future__ import annotations
 
@@ -59,17 +59,20 @@ class Mirror:
             self._waiting.clear()
             self._marked = None
 
+    def publish(self, offset: int) -> None:
+        """Write what was noted, which is applied up to log offset `offset` and not committed yet.
+
+        Where everything has to be put, the next :meth:`flush` does it.
+        """
+        try:
+            self._put_noted(offset)
+        except OnlineStoreError as error:
+            _logger.warning("online store is behind; trying again at the next commit: %s", error)
+
     def flush(self, offset: int) -> None:
         """Write what was noted, which is committed at log offset `offset` now."""
         try:
-            if self._marked is not None:
-                try:
-                    for kind, blobs in self._waiting.items():
-                        self._online.put_many(blobs, kind=kind)
-                    self._online.mark(self._partition, offset, previous=self._marked)
-                except OnlineStoreLostError as error:
-                    _logger.warning("everything is put into the online store again: %s", error)
-                    self._marked = None
+            self._put_noted(offset)
             if self._marked is None:
                 for kind, stored in stored_blobs(self._store):
                     self._online.put_many(stored, kind=kind)
@@ -77,11 +80,27 @@ class Mirror:
                     gone = {key: None for key, blob in blobs.items() if blob is None}
                     self._online.put_many(gone, kind=kind)
                 self._online.mark(self._partition, offset, previous=None)
+                self._note_copied(offset)
         except OnlineStoreError as error:
             _logger.warning("online store is behind; trying again at the next commit: %s", error)
+
+    def _put_noted(self, offset: int) -> None:
+        """Put what was noted, unless everything has to be put."""
+        if self._marked is None:
+            return
+        try:
+            for kind, blobs in self._waiting.items():
+                self._online.put_many(blobs, kind=kind)
+            self._online.mark(self._partition, offset, previous=self._marked)
+        except OnlineStoreLostError as error:
+            _logger.warning("everything is put into the online store again: %s", error)
+            self._marked = None
         else:
-            self._waiting.clear()
-            self._marked = offset
+            self._note_copied(offset)
+
+    def _note_copied(self, offset: int) -> None:
+        self._waiting.clear()
+        self._marked = offset
 
 
 def stored_blobs(store: StateStore) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -1,7 +1,8 @@
 """The work on one partition of the log by its owner: engine, state, and all that follows from it.
 
 A commit first makes visible what fired, then stores the state with its offset. After a crash in
-between, what fired is computed and published again: the same rows under the same keys. Actions,
+between, what fired is computed and published again: the same rows under the same keys. The same
+holds for the copy in an online store, which may be written some time before the commit. Actions,
 ticks and what other partitions have to know go into the log after the state that wants them is
 stored.
 """
@@ -150,10 +151,12 @@ class PartitionJob:
             if erasures is not None:
                 self._purged = purged_number(self._state.store)
                 if self._purged < erasures.newest:
-                    purged = purge_partition(self._state.store, folder, definitions, erasures)
+                    purged = purge_partition(
+                        self._state.store, folder, definitions, erasures, seal
+                    )
             if cleaner is not None:
                 self._dead_letters = DeadLetters.open(
-                    folder / "dead-letters", retention_ms=options.dead_letter_ms
+                    folder / "dead-letters", retention_ms=options.dead_letter_ms, seal=seal
                 )
             self._producer = TransactionalProducer(options.kafka, f"{options.group}.{name}")
             if online is not None:
@@ -223,6 +226,10 @@ class PartitionJob:
             records = Records([offset for offset, _ in records], payloads)
         return self._engine.apply(records)
 
+    def publish(self) -> None:
+        """Copy what was applied to the online store, if there is one, ahead of the next commit."""
+        self._engine.publish()
+
     def commit(self) -> int:
         """Publish what fired and store the state.
 
@@ -242,7 +249,7 @@ class PartitionJob:
                 self._refused.clear()
             self._engine.commit()
             if self._online is not None:
-                self._online.check()
+                self._online.committed()
             self._committed = self._engine.offset
         return self._committed
 

@@ -147,6 +147,7 @@ class PartitionView:
         kinds: Collection[str] | None = None,
         fenced: Callable[[], bool] = lambda: False,
         written: OnlineStore | None = None,
+        committed: Callable[[], None] = lambda: None,
     ) -> None:
         """Look at `store` from a state.
 
@@ -157,6 +158,7 @@ class PartitionView:
             kinds: entities to copy; None: all.
             fenced: whether `store` has refused us, because another process owns the partition.
             written: where what is put into `store` ends up, if that takes a while.
+            committed: told when the state holds all that was put.
 
         Raises:
             OnlineStoreError: if the store cannot be read.
@@ -166,6 +168,7 @@ class PartitionView:
         self._kinds = kinds
         self._fenced = fenced
         self._written = store if written is None else written
+        self._committed = committed
         marked = store.marked(partition)
         self._offset = offset
         self._ahead = marked if marked is not None and marked > offset else None
@@ -206,12 +209,13 @@ class PartitionView:
         """Offset up to which the partition can be read; while the copy is ahead, our own."""
         return self._store.marked(partition) if self._ahead is None else self._offset
 
-    def check(self) -> None:
-        """See whether we may still write.
+    def committed(self) -> None:
+        """Note that the state holds all that was put, and see whether we may still write.
 
         Raises:
             FencedError: if another process owns the partition now.
         """
+        self._committed()
         if self._fenced():
             raise FencedError(f"partition {self._partition}: another process writes its copy")
 
@@ -245,7 +249,7 @@ def redis_online(
 
     def open_online(partition: int, state: StateStore, offset: int) -> PartitionView:
         store = FencedRedisStore(url, partition, prefix=prefix, tag=tag, ttl_s=ttl_s)
-        behind = WriteBehind(store, lambda: _of_kinds(state, kinds))
+        behind = WriteBehind(store, lambda: _of_kinds(state, kinds), early=True)
         return PartitionView(
             behind,
             partition,
@@ -253,6 +257,7 @@ def redis_online(
             kinds=kinds,
             fenced=lambda: store.fenced,
             written=store,
+            committed=behind.committed,
         )
 
     return open_online

@@ -97,6 +97,7 @@ class Worker:
         erasures: Erasures | None = None,
         seal: Seal | None = None,
         batch: int = 2_500,
+        publish_interval_s: float | None = None,
         commit_interval_s: float = 1.0,
         checkpoint_interval_s: float = 60.0,
         idle_ms: int = 1_000,
@@ -104,6 +105,7 @@ class Worker:
         instance: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Join the group.
 
@@ -115,8 +117,10 @@ class Worker:
             erasures: who was erased; None: nobody is.
             seal: opens what is sealed in the log, and seals what goes there; None: nothing is.
             batch: most records applied at once.
-            commit_interval_s: time between commits, seconds; 0 commits after every batch. Rows and
-                the online store are as old as that.
+            publish_interval_s: time from one batch to the next, seconds, if each is copied to the
+                online store at once; None: the copy waits for the commit.
+            commit_interval_s: time between commits, seconds; 0 commits after every batch. Rows,
+                actions, and a copy that waits for it, are as old as that.
             checkpoint_interval_s: time between checkpoints, seconds.
             idle_ms: silence after which a partition is idle: it holds up nobody, and the clock
                 speaks for it. Also how much longer than the clock says timers wait, for what is on
@@ -126,6 +130,7 @@ class Worker:
             instance: name of this worker that outlives a restart; None: a new one each time.
             clock: monotonic seconds.
             now: epoch milliseconds.
+            sleep: waits so many seconds.
 
         Raises:
             LogError: if the Kafka client is not installed or refuses the settings.
@@ -138,17 +143,19 @@ class Worker:
         self._erasures = erasures
         self._seal = seal
         self._batch = batch
+        self._publish_interval_s = publish_interval_s
         self._commit_interval_s = commit_interval_s
         self._checkpoint_interval_s = checkpoint_interval_s
         self._idle_ms = idle_ms
         self._alignment_ms = alignment_ms
         self._clock = clock
         self._now = now
+        self._sleep = sleep
         self._jobs: dict[int, PartitionJob] = {}
         self._heard: dict[int, float] = {}
         self._committed: dict[int, int] = {}
         self._paused: set[int] = set()
-        self._commit_at = self._checkpoint_at = self._tell_at = clock()
+        self._commit_at = self._checkpoint_at = self._tell_at = self._read_at = clock()
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._purged = 0
         self._group = PartitionGroup(
@@ -243,12 +250,15 @@ class Worker:
             return self._step()
 
     def _step(self) -> bool:
+        self._rest()
         wait = self._commit_at - self._clock()
         if wait > 0:
             wait = min(max(wait, _LEAST_WAIT_S), _WAIT_S)
         records = self._group.poll(self._batch, max(wait, 0.0))
         for number, run in records.items():
             applied = self._jobs[number].apply(run)
+            if self._publish_interval_s is not None:
+                self._jobs[number].publish()
             self._heard[number] = self._clock()
             self._counts["entries"] += applied.applied
             self._counts["late"] += applied.late
@@ -261,6 +271,12 @@ class Worker:
             self.commit()
             self._purge()
         return due
+
+    def _rest(self) -> None:
+        """Let records gather where each batch is copied at once: most of its cost is its own."""
+        if self._publish_interval_s is not None:
+            self._sleep(max(self._read_at - self._clock(), 0.0))
+            self._read_at = self._clock() + self._publish_interval_s
 
     def commit(self) -> None:
         """Make everything durable, tell the group, and append what follows from it to the log."""

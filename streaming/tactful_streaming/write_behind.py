@@ -64,8 +64,8 @@ class WriteBehind:
     the thread tries on with growing pauses and changes gather, up to a bound. When the store turns
     out to have lost what was put, the thread puts everything again, as `refill` gives it.
 
-    What was noted is not durable here: it is what the engine has committed, and its marks tell
-    after a crash whether the store has to be filled again.
+    What was noted is not durable here: it is what the engine has committed, or will commit, and its
+    marks tell after a crash whether the store has to be filled again.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class WriteBehind:
         *,
         max_bytes: int = 64 << 20,
         when_full: Literal["block", "raise"] = "block",
+        early: bool = False,
     ) -> None:
         """Begin to write to `store`, which is closed with this object.
 
@@ -84,6 +85,8 @@ class WriteBehind:
                 thread, so it must be safe to read there what another thread commits.
             max_bytes: keys and blobs that may wait. A single call may exceed it when nothing waits.
             when_full: whether a call then waits for room, and with it the engine, or raises.
+            early: whether blobs come before they are committed. What `refill` cannot give yet is
+                then kept until :meth:`committed` is called.
         """
         self._store = store
         self._refill = refill
@@ -93,6 +96,7 @@ class WriteBehind:
         self._waiting = _Changes()
         self._writing = _Changes()
         self._marks: dict[int, int] = {}
+        self._uncommitted: _Changes | None = _Changes() if early else None
         self._refills = 0
         self._closing = threading.Event()
         self._failure: Exception | None = None
@@ -143,7 +147,15 @@ class WriteBehind:
                 self._check_usable()
             for key, blob in blobs.items():
                 self._waiting.put(kind, key, blob)
+                if self._uncommitted is not None:
+                    self._uncommitted.put(kind, key, blob)
             self._changed.notify_all()
+
+    def committed(self) -> None:
+        """Say that `refill` gives all that was put so far, to who puts blobs before that."""
+        with self._changed:
+            if self._uncommitted is not None:
+                self._uncommitted = _Changes()
 
     def mark(self, partition: int, offset: int, *, previous: int | None) -> None:
         """Note a mark to write after the blobs noted before it; a lost store is filled again.
@@ -246,6 +258,10 @@ class WriteBehind:
         # A key that changes meanwhile keeps its changed blob: what refill gives may be older.
         changed: set[tuple[str, str]] = set()
         self._put_taken(changed)
+        with self._changed:
+            uncommitted = _Changes(dict(self._uncommitted.blobs) if self._uncommitted else {})
+        self._put(uncommitted)
+        changed.update(uncommitted.blobs)
         for kind, blobs in self._refill():
             if self._closing.is_set():
                 return

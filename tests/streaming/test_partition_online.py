@@ -79,7 +79,7 @@ def test_a_copy_does_not_go_back_in_time() -> None:
     view.mark(0, 100, previous=None)
     assert view.get_many(["u"]) == [b"newer"]
     assert view.get_many(["i"], kind="item") == [None]
-    view.check()
+    view.committed()
 
 
 @pytest.fixture

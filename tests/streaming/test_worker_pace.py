@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.streaming.shard import definitions
 
-from tactful_streaming import JobOptions, KafkaSettings, Worker
+from tactful_streaming import Applied, JobOptions, KafkaSettings, Worker
+from tactful_streaming.records import Records
 
 pytest.importorskip("confluent_kafka")
 
@@ -53,3 +55,65 @@ def test_the_group_is_told_of_commits_now_and_then(silent: JobOptions) -> None:
         worker.step()
         now[0] += 0.004
     assert 2 <= SilentGroup.made.commits <= 10
+
+
+class OneRecord(SilentGroup):
+    """A group whose only partition has a record whenever it is asked."""
+
+    def poll(self, limit: int, wait_s: float) -> dict[int, Any]:
+        super().poll(limit, wait_s)
+        return {0: Records([len(self.waits)], [b""])}
+
+
+class Noting:
+    """The work on a partition, which notes what it is told to do."""
+
+    rows = watermark = 0
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def apply(self, run: Records) -> Applied:
+        self.told.append("apply")
+        return Applied()
+
+    def publish(self) -> None:
+        self.told.append("publish")
+
+    def commit(self) -> int:
+        self.told.append("commit")
+        return 0
+
+    def append_actions(self) -> int:
+        return 0
+
+    append_handovers = append_actions
+
+
+def test_each_batch_is_copied_at_once_and_commits_come_more_seldom(
+    monkeypatch: pytest.MonkeyPatch, silent: JobOptions
+) -> None:
+    monkeypatch.setattr("tactful_streaming.worker.PartitionGroup", OneRecord)
+    now, job = [0.0], Noting()
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    worker = Worker(
+        definitions(),
+        silent,
+        publish_interval_s=0.004,
+        commit_interval_s=0.01,
+        clock=lambda: now[0],
+        sleep=sleep,
+    )
+    worker.jobs[0] = job  # type: ignore[index]
+    for _ in range(4):
+        worker.step()
+        now[0] += 0.001
+    # The time that a batch took counts towards that until the next.
+    assert slept == pytest.approx([0.0, 0.003, 0.003, 0.003])
+    batch = ["apply", "publish"]
+    assert job.told == [*batch, "commit", *batch, *batch, *batch, "commit"]

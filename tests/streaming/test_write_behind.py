@@ -262,11 +262,38 @@ def test_a_refill_that_cannot_be_had_is_told_to_the_engine(gate: Gate) -> None:
     behind.close()
 
 
+def test_a_store_is_filled_with_what_is_not_committed_yet(gate: Gate) -> None:
+    truth: dict[str, bytes] = {"a": b"old", "b": b"old", "c": b"old"}
+    writer = WriteBehind(gate, lambda: [("user", dict(truth))], early=True)
+    writer.put_many(truth)
+    writer.mark(0, 1, previous=None)
+    writer.committed()
+    writer.put_many({"a": b"new", "b": None})
+    writer.put_many({"a": b"newest"})
+    writer.mark(0, 2, previous=1)
+    writer.flush()
+    gate.lose_everything()
+    writer.put_many({"c": b"new"})
+    writer.mark(0, 3, previous=2)
+    assert writer.flush()
+    assert gate.get_many(["a", "b", "c"]) == [b"newest", None, b"new"]
+    truth = {"a": b"newest", "c": b"new"}
+    writer.committed()
+    truth["a"] = b"committed since"
+    gate.lose_everything()
+    writer.mark(0, 4, previous=3)
+    assert writer.flush()
+    assert gate.get_many(["a", "b", "c"]) == [b"committed since", None, b"new"]
+    assert writer.refills == 2
+    writer.close()
+
+
 @pytest.mark.service("redis")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: int) -> None:
     """Commits go on while Redis dies and comes back, empty or with an old snapshot.
 
+    Blobs are put before they are committed, now and then; only then does a refill give them.
     Whenever a mark can be read, every blob is at least as new as the mark says: never is an offset
     promised whose blobs are missing.
     """
@@ -274,6 +301,7 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
 
     chance = random.Random(seed)
     truth: dict[str, bytes] = {}
+    uncommitted: dict[str, bytes] = {}
     lock = threading.Lock()
 
     def refill() -> Iterator[tuple[str, Mapping[str, bytes]]]:
@@ -297,20 +325,24 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
 
     last_change: list[list[int]] = [[] for _ in range(500)]
     with RedisServer(tmp_path) as server:
-        behind = WriteBehind(RedisOnlineStore(server.url, sleep=lambda _: None), refill)
+        behind = WriteBehind(RedisOnlineStore(server.url, sleep=lambda _: None), refill, early=True)
         reader = RedisOnlineStore(server.url, attempts=1)
         offset = 0
         for _ in range(5):
             for _ in range(chance.randrange(50, 150)):
                 users = chance.sample(range(500), 20)
                 changed: dict[str, bytes] = {f"u{n}": b"%d" % (offset + 1) for n in users}
-                with lock:
-                    truth.update(changed)
+                uncommitted.update({f"u{n}": b"%d" % (offset + 1) for n in users})
                 for n in users:
                     last_change[n].append(offset + 1)
                 behind.put_many(changed)
                 behind.mark(0, offset + 1, previous=offset if offset else None)
                 offset += 1
+                if chance.random() < 0.2:
+                    with lock:
+                        truth.update(uncommitted)
+                    uncommitted.clear()
+                    behind.committed()
                 if offset % 10 == 0:
                     check(reader)
                 if offset % 60 == 0 and chance.random() < 0.5:
@@ -321,6 +353,7 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
             server.start()
         behind.mark(0, offset + 1, previous=offset)
         assert behind.flush()
+        truth.update(uncommitted)
         assert reader.get_many([*truth]) == [*truth.values()]
         assert reader.marked(0) == offset + 1
         assert behind.refills > 0
