@@ -157,22 +157,25 @@ def open_backend(
     rules = None
     if settings.engine.rules != Path():
         rules = load_rules(settings.engine.rules)
-    letters = _open_letters(settings, _DEAD_LETTERS, stack)
-    late = _open_letters(settings, _LATE, stack) if settings.engine.keep_late else None
     seal = open_seal(settings, clock=lambda: time.time_ns() // 1_000_000)
     if seal is not None:
         stack.callback(seal.close)
+    letters = _open_letters(settings, _DEAD_LETTERS, stack, seal)
+    late = _open_letters(settings, _LATE, stack, seal) if settings.engine.keep_late else None
     opening = _Opening(
         settings, definitions, stack, consumers, suppressed, rules, letters, late, rebuild, seal
     )
     return opening.kafka() if settings.log.kind == "kafka" else opening.embedded()
 
 
-def _open_letters(settings: Settings, name: str, stack: contextlib.ExitStack) -> DeadLetters:
+def _open_letters(
+    settings: Settings, name: str, stack: contextlib.ExitStack, seal: RecordSeal | None
+) -> DeadLetters:
     letters = DeadLetters.open(
         settings.storage.data / name,
         retention_ms=retention_ms(settings.engine.dead_letter_days),
         durability=settings.storage.durability,
+        seal=seal,
     )
     stack.callback(letters.close)
     return letters

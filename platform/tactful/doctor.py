@@ -231,6 +231,13 @@ def _sealing(settings: Settings) -> Check:
         return Check("sealing", "failed", str(error))
     assert seal is not None
     seal.close()
+    if settings.privacy.sealed_log and (topic := settings.worker.fired_topic):
+        return Check(
+            "sealing",
+            "warning",
+            f"records are sealed by {settings.vault.name}, and what fires of them lies open in "
+            f"topic {topic!r}, which erasures do not reach: keep its retention short",
+        )
     if settings.privacy.sealed_log:
         return Check("sealing", "ok", f"records are sealed by {settings.vault.name}")
     return Check("sealing", "ok", f"switched off; {settings.vault.name} opens earlier records")

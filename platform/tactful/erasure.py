@@ -370,9 +370,9 @@ def _purge(
         yield purge_spool(data / "spool", found)
     elif log:
         yield _log(installation, found)
-    yield from delete_keys(installation, found)
     for name in LETTERS:
-        yield _letters(data / name, found)
+        yield _letters(installation, name, found)
+    yield from delete_keys(installation, found)  # by which what is sealed was found
     yield _webhooks(data / "webhooks", found)
     definitions = load_definitions(settings.features)
     yield _rebuilt(data) if rebuild else _state(data / "state", found, definitions)
@@ -445,8 +445,7 @@ def blanking(installation: Installation, found: Found) -> Iterator[tuple[frozens
     needles = found.needles
     seal = open_seal(installation.settings, clock=installation.clock)
     if seal is not None:
-        shared = {DEVICE_PREFIX + device for device in found.traces.shared}
-        needles |= seal.references(found.traces.people | shared)
+        needles |= seal.references(found.keys)
 
     def replace(offset: int, payload: bytes) -> bytes | None:
         if seal is not None:
@@ -457,15 +456,15 @@ def blanking(installation: Installation, found: Found) -> Iterator[tuple[frozens
         yield needles, replace
 
 
-def blank_letter(found: Found) -> Blank:
-    """What stands in the place of a dead letter that is theirs."""
+def blank_letter(replace: Blank) -> Blank:
+    """What stands in the place of a dead letter that is theirs, by what stands in the log's."""
 
-    def replace(offset: int, payload: bytes) -> bytes | None:
+    def blank(offset: int, payload: bytes) -> bytes | None:
         try:
             letter = msgspec.msgpack.decode(payload, type=DeadLetter)
         except msgspec.MsgspecError:
             return None
-        if not found.owns_payload(letter.offset, letter.payload):
+        if replace(letter.offset, letter.payload) is None:
             return None
         erased = DeadLetter(
             payload=BLANK,
@@ -476,13 +475,15 @@ def blank_letter(found: Found) -> Blank:
         )
         return msgspec.msgpack.encode(erased)
 
-    return replace
+    return blank
 
 
-def _letters(path: Path, found: Found) -> ErasureStep:
+def _letters(installation: Installation, name: str, found: Found) -> ErasureStep:
+    path = installation.data / name
     if path.is_dir():
         EmbeddedLog(path).close()
-    done = redact(path, found.needles, blank_letter(found))
+    with blanking(installation, found) as (needles, replace):
+        done = redact(path, needles, blank_letter(replace))
     return ErasureStep(place=path.name, removed=done.records)
 
 

@@ -67,6 +67,12 @@ class Found:
         named = self.traces.users | self.traces.devices | self.traces.shared
         return needles_of(named)
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys under which records that are theirs may be sealed."""
+        shared = {DEVICE_PREFIX + device for device in self.traces.shared}
+        return self.traces.people | shared
+
     def owns(self, offset: int, entry: Entry) -> bool:
         """Whether a record of the log is theirs."""
         traces = self.traces

@@ -174,12 +174,11 @@ def _draft(
     """Write one segment anew; None where nothing of theirs is in it."""
     with contextlib.ExitStack() as stack:
         try:
+            installation = stack.enter_context(_installation(settings))
+            needles, replace = stack.enter_context(blanking(installation, found))
             if kind == "letters":
-                draft, count = draft_segment(segment, found.needles, blank_letter(found))
-            else:
-                installation = stack.enter_context(_installation(settings))
-                needles, replace = stack.enter_context(blanking(installation, found))
-                draft, count = draft_segment(segment, needles, replace)
+                replace = blank_letter(replace)
+            draft, count = draft_segment(segment, needles, replace)
         except FileNotFoundError:  # retention has removed it
             return None
     return None if draft is None else (draft, count)

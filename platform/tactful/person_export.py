@@ -18,6 +18,7 @@ from tactful.consent_store import ConsentStore
 from tactful.erasure_traces import Found, Search, find_traces, needles_of, search_log
 from tactful.messages import ConsentDecision, PersonExport
 from tactful.metadata import MetadataStore
+from tactful.record_seal import open_seal
 from tactful_privacy import NOTHING
 from tactful_streaming import (
     DEVICE_PREFIX,
@@ -101,7 +102,7 @@ def export_person(
         sessions=sorted(traces.sessions),
         records=records,
         features=features,
-        dead_letters=[letter for name in _LETTERS for letter in _letters(data / name, found)],
+        dead_letters=list(_letters(settings, found, clock)),
         waiting_actions=list(_actions(data / "webhooks", found)),
         notes=list(NOTES),
     )
@@ -124,19 +125,28 @@ def _features(
         yield f"{entity} {key}", dict(read_packed(definitions.of_entity(entity), blob, now))
 
 
-def _letters(path: Path, found: Found) -> Iterator[dict[str, Any]]:
-    if not path.is_dir():
-        return
+def _letters(
+    settings: Settings, found: Found, clock: Callable[[], int]
+) -> Iterator[dict[str, Any]]:
     needles = found.needles
-    for _, record in matching_records(path, needles):
-        letter = msgspec.msgpack.decode(record, type=DeadLetter)
-        if found.owns_payload(letter.offset, letter.payload):
-            yield {
-                "reason": letter.reason,
-                "rule": letter.rule,
-                "offset": letter.offset,
-                "record": letter.payload.decode("utf-8", "backslashreplace"),
-            }
+    with contextlib.ExitStack() as stack:
+        seal = open_seal(settings, clock=clock)
+        if seal is not None:
+            stack.callback(seal.close)
+            needles |= seal.references(found.keys)
+        for path in (settings.storage.data / name for name in _LETTERS):
+            if not path.is_dir():
+                continue
+            for _, record in matching_records(path, needles):
+                letter = msgspec.msgpack.decode(record, type=DeadLetter)
+                payload = letter.payload if seal is None else seal.open([letter.payload])[0]
+                if found.owns_payload(letter.offset, payload):
+                    yield {
+                        "reason": letter.reason,
+                        "rule": letter.rule,
+                        "offset": letter.offset,
+                        "record": payload.decode("utf-8", "backslashreplace"),
+                    }
 
 
 def _actions(path: Path, found: Found) -> Iterator[dict[str, Any]]:

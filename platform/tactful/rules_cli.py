@@ -6,6 +6,7 @@ import collections
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,26 +178,30 @@ def _opened(
     config: Path | None, data: Path | None, name: str = _DIRECTORY
 ) -> Iterator[tuple[Any, Path]]:
     """The dead letters of a data directory, and where they lie."""
+    from tactful.record_seal import open_seal
     from tactful_streaming import DeadLetters, LogError
 
     settings = load_settings(config, overrides={"storage.data": data})
     directory = settings.storage.data / name
-    try:
-        kept = DeadLetters.open(directory, read_only=True)
-    except LogError as error:
-        found, keep = "dead letters", ""
-        if name == _LATE:
-            found, keep = "late events", "; they are kept where engine.keep_late is set"
-        raise DatasetError(
-            f"{directory}: no {found} here: {error}; name the server's data directory with "
-            f"--data{keep}"
-        ) from error
-    try:
-        yield kept, directory
-    except LogError as error:
-        raise DatasetError(str(error)) from error
-    finally:
-        kept.close()
+    with contextlib.ExitStack() as stack:
+        seal = open_seal(settings, clock=lambda: time.time_ns() // 1_000_000)
+        if seal is not None:
+            stack.callback(seal.close)
+        try:
+            kept = DeadLetters.open(directory, read_only=True, seal=seal)
+        except LogError as error:
+            found, keep = "dead letters", ""
+            if name == _LATE:
+                found, keep = "late events", "; they are kept where engine.keep_late is set"
+            raise DatasetError(
+                f"{directory}: no {found} here: {error}; name the server's data directory with "
+                f"--data{keep}"
+            ) from error
+        stack.callback(kept.close)
+        try:
+            yield kept, directory
+        except LogError as error:
+            raise DatasetError(str(error)) from error
 
 
 def _as_data(position: int, letter: Any) -> dict[str, Any]:

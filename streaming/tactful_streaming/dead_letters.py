@@ -2,7 +2,7 @@
 
 They are a log of their own. The engine adds them before it commits the offset they came from, so
 none is lost in a crash; what it then applies again it adds again, and :meth:`DeadLetters.each`
-leaves such repeats out.
+leaves such repeats out. Where the log is sealed, so is what they hold of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 from tactful_streaming.entries import Entry, decode_entry
 from tactful_streaming.errors import EntryError, LogCorruptedError
 from tactful_streaming.log import Durability, EmbeddedLog, EventLog
+from tactful_streaming.sealing import Seal
 
 UNREADABLE: Final = "unreadable"
 """Stands for the rule of a record that is no entry at all; no rule can be called so."""
@@ -59,9 +60,10 @@ _decoder = msgspec.msgpack.Decoder(DeadLetter)
 class DeadLetters:
     """The dead letters in a log that holds nothing else; one process adds, any number read."""
 
-    def __init__(self, log: EventLog) -> None:
-        """Keep them in `log`, which is closed with this."""
+    def __init__(self, log: EventLog, seal: Seal | None = None) -> None:
+        """Keep them in `log`, which is closed with this, their payloads sealed by `seal`."""
         self._log = log
+        self._seal = seal
 
     @classmethod
     def open(
@@ -71,6 +73,7 @@ class DeadLetters:
         read_only: bool = False,
         retention_ms: int | None = None,
         durability: Durability = "power",
+        seal: Seal | None = None,
     ) -> DeadLetters:
         """Open the dead letters in directory `path`.
 
@@ -79,6 +82,8 @@ class DeadLetters:
             read_only: read beside the process that adds.
             retention_ms: age at which :meth:`trim` may forget one; None: never.
             durability: what an added letter outlives.
+            seal: seals payloads, and opens those that are sealed; it stays the caller's to close.
+                None: they lie as they are.
 
         Raises:
             LogError: if the directory cannot be opened, or there is nothing to read.
@@ -91,7 +96,8 @@ class DeadLetters:
                 read_only=read_only,
                 retention_ms=retention_ms,
                 durability=durability,
-            )
+            ),
+            seal,
         )
 
     @property
@@ -108,22 +114,35 @@ class DeadLetters:
         """Keep `letters`; durable on return.
 
         Raises:
-            LogError: if the log refused; none of them is kept, and their offset must not be
-                committed.
+            LogError: if the log refused or there are no keys; none of them is kept, and their
+                offset must not be committed.
         """
         if letters:
-            self._log.append([_encoder.encode(letter) for letter in letters])
+            self._log.append([_encoder.encode(letter) for letter in self._sealed(letters)])
+
+    def _sealed(self, letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
+        if self._seal is None:
+            return letters
+        payloads = self._seal.seal([letter.payload for letter in letters])
+        return [
+            msgspec.structs.replace(letter, payload=payload)
+            for letter, payload in zip(letters, payloads, strict=True)
+        ]
 
     def each(
         self, start: int = 0, rules: Collection[str] | None = None
     ) -> Iterator[tuple[int, DeadLetter]]:
         """The letters from position `start` on, oldest first, each once, with their positions.
 
+        Those whose key is gone are ticks that move no clock; without a seal, sealed ones are not
+        legible.
+
         Args:
             start: first position of interest; one that is forgotten counts as the oldest.
             rules: only letters of these rules.
 
         Raises:
+            LogError: if there are no keys to be had.
             LogCorruptedError: if one is damaged.
         """
         seen: set[tuple[int, int, str, bytes]] = set()
@@ -137,8 +156,11 @@ class DeadLetters:
                         f"dead letter {position} is damaged: {error}. Restore the log of dead "
                         "letters from a backup, or move it away"
                     ) from error
+                if self._seal is not None:
+                    (opened,) = self._seal.open([letter.payload])
+                    letter = msgspec.structs.replace(letter, payload=opened)
                 # Where several partitions are read as one, another record may have the number of
-                # one that came before a crash.
+                # one that came before a crash. One that is sealed twice is the same when opened.
                 payload = hashlib.blake2b(letter.payload, digest_size=16).digest()
                 identity = (letter.partition, letter.offset, letter.rule, payload)
                 if identity not in seen and (rules is None or letter.rule in rules):

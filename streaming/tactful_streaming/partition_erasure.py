@@ -24,6 +24,7 @@ from tactful_streaming.entries import (
     Forwarded,
     Link,
     Restricted,
+    Tick,
     Transfer,
     User,
     decode_entry,
@@ -35,6 +36,7 @@ from tactful_streaming.layout import ERASED
 from tactful_streaming.log import EmbeddedLog
 from tactful_streaming.matches import Match
 from tactful_streaming.redaction import BLANK, redact
+from tactful_streaming.sealing import Seal
 from tactful_streaming.state import RocksState, StateStore
 
 
@@ -96,7 +98,11 @@ def purged_number(store: StateStore) -> int:
 
 
 def purge_partition(
-    store: RocksState, folder: Path, definitions: Definitions, erasures: Erasures
+    store: RocksState,
+    folder: Path,
+    definitions: Definitions,
+    erasures: Erasures,
+    seal: Seal | None = None,
 ) -> tuple[int, Traces]:
     """Remove from a state, and from the dead letters beside it, who was erased since.
 
@@ -107,6 +113,7 @@ def purge_partition(
         folder: where it lies, with its dead letters.
         definitions: what it is computed by.
         erasures: who was erased.
+        seal: opens dead letters that are sealed.
 
     Returns:
         The number to be noted, and what was removed.
@@ -120,7 +127,7 @@ def purge_partition(
     if traces != Traces():
         if forget(store, traces, definitions, {}):
             store.purge()
-        _blank_letters(folder / "dead-letters", traces)
+        _blank_letters(folder / "dead-letters", traces, seal)
     return number, traces
 
 
@@ -165,27 +172,34 @@ def _kept(fired: Fired, suppressed: Container[str]) -> Fired:
     )
 
 
-def _blank_letters(path: Path, traces: Traces) -> None:
+def _blank_letters(path: Path, traces: Traces, seal: Seal | None) -> None:
     if not path.is_dir():
         return
     EmbeddedLog(path).close()  # cuts off the torn tail of a crash
     names = traces.users | traces.devices | traces.event_ids
     needles = {name.encode() for name in names}
     needles |= {msgspec.json.encode(name)[1:-1] for name in names}
-    redact(path, needles, _blanked(traces, needles))
+    # Nothing tells whose a sealed one is from outside, so all of them are opened.
+    redact(path, needles if seal is None else {b""}, _blanked(traces, needles, seal))
 
 
-def _blanked(traces: Traces, needles: set[bytes]) -> Callable[[int, bytes], bytes | None]:
+def _blanked(
+    traces: Traces, needles: set[bytes], seal: Seal | None
+) -> Callable[[int, bytes], bytes | None]:
     def blank(_: int, record: bytes) -> bytes | None:
         try:
             letter = msgspec.msgpack.decode(record, type=DeadLetter)
         except msgspec.MsgspecError:
             return None
+        (payload,) = [letter.payload] if seal is None else seal.open([letter.payload])
         try:
-            if not is_of(decode_entry(letter.payload), traces):
+            entry = decode_entry(payload)
+            # One whose key was deleted already reads as a tick, and cannot be told from others'.
+            gone = isinstance(entry, Tick) and payload != letter.payload
+            if not gone and not is_of(entry, traces):
                 return None
         except EntryError:
-            if not any(needle in letter.payload for needle in needles):
+            if not any(needle in payload for needle in needles):
                 return None
         letter = msgspec.structs.replace(letter, payload=BLANK, reason="erased")
         return msgspec.msgpack.encode(letter)

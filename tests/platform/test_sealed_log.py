@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -24,6 +27,7 @@ from tests.platform.test_erasure import (
     settings_of,
 )
 
+from tactful.cli import main
 from tactful.config import PrivacySettings, Settings
 from tactful.connections import open_installation
 from tactful.doctor import examine
@@ -36,6 +40,8 @@ from tactful_privacy import Keyring, Vault
 from tactful_streaming import (
     BLANK,
     BackpressureError,
+    DeadLetter,
+    DeadLetters,
     EmbeddedLog,
     Entry,
     Event,
@@ -45,14 +51,18 @@ from tactful_streaming import (
     LogCorruptedError,
     LogError,
     Restricted,
+    RocksState,
     SealedLog,
     SealedPartitions,
     Tick,
+    Traces,
     Transfer,
     User,
     decode_entry,
     encode_entry,
+    load_definitions,
 )
+from tactful_streaming.partition_erasure import purge_partition
 
 EVENT = Event(event_id="e", type="view", timestamp=5, user_id="ada", device_id="phone")
 ANONYMOUS = Event(event_id="e", type="view", timestamp=5, device_id="phone")
@@ -207,6 +217,10 @@ def test_the_doctor_tells_whether_sealed_records_can_be_read(settings: Settings)
     with Live(Platform.open(settings, build)) as live:
         others(live)
     assert told(settings.privacy) == ("ok", "records are sealed by vault.db")
+    fired = replace(settings, worker=replace(settings.worker, fired_topic="windows"))
+    (check,) = [it for it in examine(fired) if it.name == "sealing"]
+    assert check.state == "warning"
+    assert "lies open in topic 'windows'" in check.said
     off = replace(settings.privacy, sealed_log=False)
     assert told(off) == ("ok", "switched off; vault.db opens earlier records")
     state, note = told(PrivacySettings())
@@ -306,3 +320,99 @@ def test_what_waits_to_be_sealed_is_seen_and_is_refused_beyond_the_limit() -> No
     with pytest.raises(LogError, match="closed"):
         through.submit([b"x"], ["ada"])
     assert through.waiting_bytes == 0
+
+
+def letters_of(people: Sequence[str]) -> list[DeadLetter]:
+    return [
+        DeadLetter(
+            payload=encode_entry(
+                Event(event_id=f"of-{person}", type="view", timestamp=1, user_id=person)
+            ),
+            rule="r",
+            reason="why",
+            partition=0,
+            offset=number,
+        )
+        for number, person in enumerate(people)
+    ]
+
+
+@pytest.mark.parametrize("name", ["dead-letters", "late"])
+def test_dead_letters_are_sealed_like_the_log_and_their_bytes_go_with_an_erasure(
+    settings: Settings, tmp_path: Path, name: str
+) -> None:
+    people = ("erased-person", "other-person")
+    letters = letters_of(people)
+    # Some lie there from before the log was sealed; the last one comes again after a crash.
+    with contextlib.closing(DeadLetters.open(settings.storage.data / name)) as plain:
+        plain.add(letters_of(["early-person"]))
+    kept = replace(settings, engine=replace(settings.engine, keep_late=True))
+    with Live(Platform.open(kept, build)) as live:
+        backend = live.platform.backend
+        opened = backend.dead_letters if name == "dead-letters" else backend.late
+        assert opened is not None
+        opened.add(letters)
+        opened.add(letters[1:])
+        found = [letter.payload for _, letter in opened.each()]
+    assert found == [it.payload for it in (*letters_of(["early-person"]), *letters)]
+    stored = b"".join(path.read_bytes() for path in (settings.storage.data / name).iterdir())
+    assert b"early-person" in stored
+    assert not any(person.encode() in stored for person in people)
+
+    metadata = open_installation(settings)
+    exported = export_person(settings, metadata, people[0], clock=now_ms)
+    assert [people[0] in letter["record"] for letter in exported.dead_letters] == [True]
+    installation = installation_of(settings, metadata)
+    request_erasure(installation, people[0])
+    (receipt,) = run_erasures(installation)
+    metadata.close()
+    assert {step.place: step.removed for step in receipt.steps}[name] == 1
+    with contextlib.closing(EmbeddedLog(settings.storage.data / name, read_only=True)) as log:
+        raw = [msgspec.msgpack.decode(it, type=DeadLetter) for _, it in log.read(0, 10)]
+    assert [letter.reason for letter in raw] == ["why", "erased", "why", "why"]
+    assert raw[1].payload == BLANK, "not merely without a key"
+
+
+def test_the_letters_of_a_sealed_log_are_listed_by_the_command(settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        live.platform.backend.dead_letters.add(letters_of(["ada"]))
+    told = CliRunner().invoke(
+        main,
+        ["rules", "letters", "--json", "--data", str(settings.storage.data)],
+        env={"TACTFUL_PRIVACY__MASTER_KEY_FILE": str(settings.privacy.master_key_file)},
+    )
+    assert told.exit_code == 0, told.output
+    assert '"ada"' in told.stdout
+
+
+class OneErasure:
+    """What a worker follows, of one person who was erased."""
+
+    newest = 1
+    suppressed = frozenset({"erased-person"})
+
+    def after(self, number: int) -> tuple[int, Traces]:
+        return 1, Traces(users=self.suppressed)
+
+
+@pytest.mark.parametrize("key_is_gone", [False, True])
+def test_sealed_letters_of_a_worker_become_blank_before_and_after_the_key_is_deleted(
+    settings: Settings, tmp_path: Path, key_is_gone: bool
+) -> None:
+    keyring = Keyring(tmp_path / "keyring.json", clock=lambda: 0)
+    seal = RecordSeal(Vault(tmp_path / "vault.db", bytes(32), keyring), format="json", writes=True)
+    folder = tmp_path / "partition"
+    with contextlib.closing(DeadLetters.open(folder / "dead-letters", seal=seal)) as letters:
+        letters.add(letters_of(["erased-person", "other-person"]))
+    if key_is_gone:  # the server was there first
+        seal.erase(["erased-person"])
+    store = RocksState(folder / "state")
+    definitions = load_definitions(settings.features)
+    purge_partition(store, folder, definitions, OneErasure(), seal)  # type: ignore[arg-type]
+    store.close()
+    with contextlib.closing(EmbeddedLog(folder / "dead-letters", read_only=True)) as log:
+        raw = [msgspec.msgpack.decode(it, type=DeadLetter) for _, it in log.read(0, 10)]
+    assert [letter.reason for letter in raw] == ["erased", "why"]
+    assert raw[0].payload == BLANK
+    assert seal.open([raw[1].payload]) == [letters_of(["other-person"])[0].payload]
+    seal.close()
