@@ -32,6 +32,7 @@ FENCED = 75
 """Exit code that asks to be started again: this process was silent for too long."""
 
 _FRESH_S = 0.004
+_KEPT_S = 0.05
 _SHOW_S = 1.0
 _FOLLOW_S = 0.25
 
@@ -264,6 +265,7 @@ def prepare_worker(
         identity=identity_of(settings.identity),
     )
     rules = settings.engine.rules
+    commit_s = settings.engine.commit_ms / 1000
 
     def make(number: int) -> Worker:
         return Worker(
@@ -273,8 +275,9 @@ def prepare_worker(
             cleaner=None if rules == Path() else lambda: load_rules(rules),
             erasures=erasures,
             seal=seal,
-            # What Redis shows is as old as the last commit.
-            commit_interval_s=_FRESH_S if online is not None else settings.engine.commit_ms / 1000,
+            publish_interval_s=None if online is None else _FRESH_S,
+            # Many small commits hold the interpreter lock for less long than a large one.
+            commit_interval_s=commit_s if online is None else min(commit_s, _KEPT_S),
             checkpoint_interval_s=share.checkpoint_s,
             idle_ms=round(share.idle_s * 1000),
             alignment_ms=share.lead_ms,

@@ -65,8 +65,9 @@ class KafkaSettings:
         sasl_mechanism: ``PLAIN``, ``SCRAM-SHA-256`` or ``SCRAM-SHA-512``.
         username: for SASL.
         password: for SASL.
-        linger_ms: how long a producer waits to fill a batch, milliseconds. Below about ten, busy
-            logs become slower to read: a fetch then walks many tiny batches.
+        linger_ms: how long a producer waits to fill a batch, milliseconds. Less is fresher where
+            requests bring many events each; where they bring few, busy logs become slower to read:
+            a fetch then walks many tiny batches, and ten is better.
         delivery_timeout_ms: how long an append is tried before it fails, milliseconds.
         session_timeout_ms: silence after which a group member is taken for dead, milliseconds.
         extra: more properties of librdkafka, by their names there.
@@ -82,7 +83,7 @@ class KafkaSettings:
     sasl_mechanism: SaslMechanism | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
-    linger_ms: int = 10
+    linger_ms: int = 5
     delivery_timeout_ms: int = 30_000
     session_timeout_ms: int = 6_000
     extra: Mapping[str, str | int | float | bool] = field(
