@@ -132,7 +132,7 @@ class LogSettings:
     username: str = ""
     password_env: Variable = ""
     password_file: Path = Path()
-    linger_ms: Annotated[int, Meta(ge=0, le=1000)] = 10
+    linger_ms: Annotated[int, Meta(ge=0, le=1000)] = 5
     on_outage: Literal["refuse", "spool"] = "refuse"
     spool_bytes: Annotated[int, Meta(ge=4 * 1024 * 1024)] = 1024**3
 
