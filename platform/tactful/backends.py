@@ -73,6 +73,7 @@ class Backend:
 
     Attributes:
         engine: computes features; opened from its state.
+        state: where that is stored; only the engine writes to it.
         source: what recommendation reads.
         followed: the log, as the engine reads it.
         commit: the log, as the door appends to it.
@@ -95,6 +96,7 @@ class Backend:
     """
 
     engine: Engine
+    state: RocksState
     source: FeatureSource
     followed: Followed
     commit: Commit
@@ -233,6 +235,7 @@ class _Opening:
 
         return Backend(
             engine=engine,
+            state=state,
             source=engine,
             followed=WholeLog(sealed, max(engine.offset, log.begin)),
             commit=commit,
@@ -334,6 +337,7 @@ class _Opening:
 
         return Backend(
             engine=engine,
+            state=state,
             source=engine if shared is None else shared,
             followed=followed,
             commit=KeyedCommit(target),

@@ -1,8 +1,9 @@
 """Erases people from everything that an installation keeps in its data directory and in Redis.
 
 A person is suppressed first, for good, so nothing comes back: what is sent later is refused, and
-lists read nothing of them. Then, while no server uses the data directory, what they have left is
-found, and removed place by place. Each place may be done again, so a job that was killed goes on
+lists read nothing of them. Then what they have left is found, and removed place by place: here
+while no server uses the data directory, by the server itself (`tactful.online_erasure`) if one
+does. Each place may be done again, so a job that was killed goes on
 where it was. When all is done the job forgets whose it was, and what remains is a receipt.
 """
 
@@ -14,7 +15,7 @@ import itertools
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,7 @@ from tactful_streaming import (
     encode_entry,
     forget,
     load_definitions,
+    open_beside,
     people_in,
     redact,
 )
@@ -71,6 +73,7 @@ LETTERS = ("dead-letters", "late")
 _VERIFICATION = "verification"
 _NOWHERE = -1  # what waits in the spool has no offset in the log yet
 _WORK = "erasures"
+_FORGOTTEN = "forgotten"  # while this file is there, the metadata may have bytes of the forgotten
 
 Say = Callable[[str], None]
 Blank = Callable[[int, bytes], bytes | None]
@@ -263,15 +266,33 @@ def run_erasures(
     if removed:
         say("verify")
     # All are looked for at once, since that reads every file; each for itself if that finds any.
-    clean = not _still_there(installation, [one.found for one in removed])
-    for one in removed:
-        _finish(installation, one, clean=clean, rebuild=rebuild, say=say)
-        found = installation.jobs.find(one.receipt)
-        assert found is not None
-        receipts.append(found)
-    if receipts:
-        installation.metadata.compact()
+    clean = not still_there(installation, [one.found for one in removed])
+    with names_dropped(installation, needed=bool(receipts)):
+        for one in removed:
+            _finish(installation, one, clean=clean, rebuild=rebuild, say=say)
+            found = installation.jobs.find(one.receipt)
+            assert found is not None
+            receipts.append(found)
     return receipts
+
+
+@contextlib.contextmanager
+def names_dropped(installation: Installation, *, needed: bool = False) -> Iterator[None]:
+    """Have no bytes left in the metadata of whom is forgotten within, also after a kill.
+
+    Args:
+        installation: whose metadata.
+        needed: whether somebody was forgotten before.
+    """
+    mark = work_of(installation, _FORGOTTEN)
+    needed |= mark.exists() or bool(installation.jobs.waiting())
+    if needed:
+        mark.parent.mkdir(mode=0o700, exist_ok=True)
+        mark.touch()
+    yield
+    if needed:
+        installation.metadata.compact()
+        mark.unlink()
 
 
 @dataclass(frozen=True)
@@ -283,7 +304,6 @@ class _Removed:
         person: whose it is.
         found: what was looked for.
         steps: what was done.
-        missing: how many owners of partitions have not reported.
         searched: whether the log was searched now, and not by the server that wrote it.
     """
 
@@ -291,7 +311,6 @@ class _Removed:
     person: str
     found: Found
     steps: list[ErasureStep]
-    missing: int
     searched: bool
 
 
@@ -322,37 +341,63 @@ def _remove(
     for step in _purge(installation, found, rebuild, log=searched):
         # What a run that was killed has removed is not there to be counted again.
         done = before.get(step.place, step)
-        steps.append(done if done.removed > step.removed else step)
+        steps.append(_dated(installation, done if done.removed > step.removed else step))
         jobs.note(receipt, steps)
         say(step.place)
     consents = ConsentStore(installation.metadata, NOTHING, clock=installation.clock)
-    decisions = sum(consents.erase(key) for key in (person, *own))
-    steps.append(ErasureStep(place="consent", removed=decisions))
-    missing = 0
+    steps.append(_dated(installation, erase_consent(consents, (person, *own))))
     if installation.settings.log.kind == "kafka":
-        missing, step = ask_owners(installation, receipt, found)
-        steps.append(step)
-    return _Removed(receipt, person, found, steps, missing, searched)
+        step = ask_owners(installation, receipt, found)
+        steps.append(_dated(installation, step))
+    return _Removed(receipt, person, found, steps, searched)
 
 
 def _finish(
     installation: Installation, removed: _Removed, *, clean: bool, rebuild: bool, say: Say
 ) -> None:
     """Look whether anything is left of a person, and forget whose erasure it was."""
-    hits = [] if clean else _still_there(installation, [removed.found])
+    hits = [] if clean else still_there(installation, [removed.found])
     if "log" in {hit.split("/")[0] for hit in hits} and not removed.searched:
         # It came while the server was at work, after it had searched.
         removed = _remove(
             installation, removed.receipt, removed.person, rebuild=rebuild, say=say, again=True
         )
-        hits = _still_there(installation, [removed.found])
-    steps = [*removed.steps, _verified(removed.found, hits)]
-    work_of(installation, removed.receipt).unlink(missing_ok=True)
-    if removed.missing:
-        installation.jobs.note(removed.receipt, steps)
+        hits = still_there(installation, [removed.found])
+    close_erasure(installation, removed.receipt, removed.found, removed.steps, hits)
+
+
+def close_erasure(
+    installation: Installation,
+    receipt: str,
+    found: Found,
+    steps: Sequence[ErasureStep],
+    hits: Sequence[str],
+) -> None:
+    """Complete a receipt and forget whose it was; while owners of partitions are missing, not yet.
+
+    Args:
+        installation: whose.
+        receipt: of the job.
+        found: what was looked for.
+        steps: what was done.
+        hits: where the search at the end found something.
+    """
+    steps = [*steps, _dated(installation, _verified(found, hits))]
+    work_of(installation, receipt).unlink(missing_ok=True)
+    if installation.settings.log.kind == "kafka" and installation.partitions.missing(receipt):
+        installation.jobs.note(receipt, steps)
     else:
-        installation.partitions.finish(removed.receipt)
-        installation.jobs.finish(removed.receipt, steps)
+        installation.partitions.finish(receipt)
+        installation.jobs.finish(receipt, steps)
+
+
+def erase_consent(consents: ConsentStore, keys: Iterable[str]) -> ErasureStep:
+    """Delete what people have decided; that they are erased stays, under their pseudonyms."""
+    return ErasureStep(place="consent", removed=sum(consents.erase(key) for key in keys))
+
+
+def _dated(installation: Installation, step: ErasureStep) -> ErasureStep:
+    return step if step.at else msgspec.structs.replace(step, at=installation.clock())
 
 
 def work_of(installation: Installation, receipt: str) -> Path:
@@ -378,7 +423,7 @@ def _purge(
     yield _rebuilt(data) if rebuild else _state(data / "state", found, definitions)
     if settings.online.kind == "redis":
         yield purge_online(settings, definitions, found)
-    yield _training(settings)
+    yield purge_training(settings)
 
 
 def purge_spool(path: Path, found: Found) -> ErasureStep:
@@ -397,17 +442,15 @@ def purge_spool(path: Path, found: Found) -> ErasureStep:
     return ErasureStep(place="spool", removed=redact(path, found.needles, replace).records)
 
 
-def ask_owners(installation: Installation, receipt: str, found: Found) -> tuple[int, ErasureStep]:
-    """Ask workers to erase what they keep of partitions; how many have not done so yet."""
-    settings, partitions = installation.settings, installation.partitions
+def ask_owners(installation: Installation, receipt: str, found: Found) -> ErasureStep:
+    """Ask workers to erase what they keep of partitions."""
+    settings = installation.settings
     count = 0
     if settings.online.kind == "redis":
         count = make_topic(settings.log, kafka_settings(settings.log))
-    partitions.publish(receipt, found.traces, partitions=count)
-    missing = partitions.missing(receipt)
-    assert missing is not None
+    installation.partitions.publish(receipt, found.traces, partitions=count)
     note = "the owner of each partition purges its state and its share of the online store"
-    return missing, ErasureStep(place="partitions", removed=0, note=note)
+    return ErasureStep(place="partitions", removed=0, note=note)
 
 
 def delete_keys(installation: Installation, found: Found) -> Iterator[ErasureStep]:
@@ -538,7 +581,12 @@ def purge_online(settings: Settings, definitions: Definitions, found: Found) -> 
     )
 
 
-def _training(settings: Settings) -> ErasureStep:
+def purge_training(settings: Settings) -> ErasureStep:
+    """Remove what an unfinished training has laid out.
+
+    Raises:
+        StorageError: while one is under way; it ends by itself.
+    """
     directory = settings.models / "training"
     note = "the next training is without this person"
     if not directory.is_dir():
@@ -552,7 +600,7 @@ def _training(settings: Settings) -> ErasureStep:
     return ErasureStep(place="models", removed=files, note=note)
 
 
-def _still_there(installation: Installation, found: Sequence[Found]) -> list[str]:
+def still_there(installation: Installation, found: Sequence[Found]) -> list[str]:
     """Files and stores in which any name still occurs, also in what is compressed in them."""
     if not found:
         return []
@@ -567,13 +615,20 @@ def _still_there(installation: Installation, found: Sequence[Found]) -> list[str
         if path.is_file()
         and "metadata" not in path.name
         and path.parent.name != _WORK
-        and texts.occur_in_file(path)
+        and _occur_in(texts, path)
     }
     for path in (path for path in files if path.name == "CURRENT"):
-        with contextlib.closing(RocksState(path.parent)) as store:
+        with contextlib.closing(open_beside(path.parent)) as store:
             if texts.occur_in_pairs(store.scan(b"")):
                 hits.add(str(path.parent.relative_to(installation.data)))
     return sorted(hits)
+
+
+def _occur_in(texts: Texts, path: Path) -> bool:
+    try:
+        return texts.occur_in_file(path)
+    except FileNotFoundError:  # a server has written what was in it elsewhere, and that is read
+        return False
 
 
 def _is_ours(installation: Installation, path: Path) -> bool:
@@ -606,7 +661,7 @@ def find_person(installation: Installation, person: str) -> Found:
         search = stack.enter_context(_searched(installation))
         store = None
         if state.is_dir():
-            store = RocksState(state, read_only=True)
+            store = open_beside(state)
             stack.callback(store.close)
         return find_traces(search, store, [person])
 

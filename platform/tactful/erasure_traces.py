@@ -33,6 +33,7 @@ from tactful_streaming import (
     decode_entry,
     devices_of,
     matching_records,
+    sessions_of,
 )
 
 _CHUNK = 4_096
@@ -195,6 +196,9 @@ def find_traces(log: Search, store: StateStore | None, people: Collection[str]) 
                 logins[event.device_id].append((offset, event.user_id in users))
     shared = {device for device, by in logins.items() if not all(theirs for _, theirs in by)}
     shared -= {device.removeprefix(DEVICE_PREFIX) for device in given}
+    if store is not None:
+        known = users | {DEVICE_PREFIX + device for device in devices - shared}
+        sessions.update(sessions_of(store, known))
     offsets: set[int] = set()
     for device, events in anonymous.items():
         for offset, event in events:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tactful_streaming import (
     PERSONALISATION,
+    Entry,
     Event,
     EventLog,
     StreamingError,
@@ -169,6 +170,22 @@ class RecentImpressions:
         while len(self._lists) > self._most or self._held > self._bytes:
             _, dropped = self._lists.popitem(last=False)
             self._held -= len(dropped)
+
+    def forget(self, needles: Collection[bytes], theirs: Callable[[Entry], bool]) -> int:
+        """Forget lists of people; how many there were.
+
+        Args:
+            needles: one of these is in each that is theirs.
+            theirs: whether an entry is.
+        """
+        gone = [
+            list_
+            for list_, payload in self._lists.items()
+            if any(needle in payload for needle in needles) and theirs(decode_entry(payload))
+        ]
+        for list_ in gone:
+            self._held -= len(self._lists.pop(list_))
+        return len(gone)
 
     def find(self, recommendation_id: str) -> Event | None:
         """The event of one list; None if it is not here any more."""

@@ -184,12 +184,14 @@ class ErasureStep(msgspec.Struct, kw_only=True, frozen=True):
         removed: how many records, keys or files of the person were removed there.
         note: what else is to be known of it.
         sha256: hash of what the place holds since, for the files of the log.
+        at: when that was done, epoch milliseconds.
     """
 
     place: str
     removed: int
     note: str = ""
     sha256: str = ""
+    at: int | None = None
 
 
 class Erasure(msgspec.Struct, kw_only=True, frozen=True):

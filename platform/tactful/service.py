@@ -30,10 +30,12 @@ from tactful.conclusion_query import ConclusionQuery
 from tactful.config import Settings
 from tactful.connections import open_keys
 from tactful.consent_store import ConsentStore, default_purposes
+from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition, load_coupons
+from tactful.coupon_desk import CouponDesk
 from tactful.door import Door
 from tactful.erasure import Installation, complete_erasures, settle_erasures
 from tactful.erasure_jobs import ErasureJobs
-from tactful.erasure_traces import search_partitions
+from tactful.erasure_traces import Found, search_partitions
 from tactful.errors import ModelError, StorageError, TactfulError
 from tactful.follower import Follower
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
@@ -68,6 +70,7 @@ from tactful.rollout_keeper import RolloutKeeper, apply_file, write_served
 from tactful.rollout_recording import Recorder
 from tactful.rollout_serving import FILE
 from tactful.rollout_store import RolloutStore
+from tactful.running_places import RunningPlaces
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful.turnstile import Turnstile
 from tactful.webhooks import Webhooks
@@ -82,6 +85,7 @@ from tactful_streaming import (
     User,
     dump_definitions,
     emitted_types,
+    is_of,
     load_definitions,
 )
 
@@ -91,7 +95,9 @@ _REFRESH_S = 0.25  # a new item shows within a second, whatever else goes on
 _MARKS_S = 0.003
 _TRIM_S = 60.0
 _SETTLE_S = 5.0
+_DROP_S = 30.0
 _LOOK_S = 5.0
+_GIVE_S = 0.25
 _EXPLAINED_RECORDS = 200_000
 
 
@@ -192,6 +198,7 @@ class Platform:
         statistics: Statistics | None = None,
         webhooks: Webhooks | None = None,
         model_log: ModelLog | None = None,
+        coupons: Sequence[CouponDefinition] = (),
         clock: Callable[[], int],
     ) -> None:
         """Assemble a platform from its parts, which it closes at its end.
@@ -208,6 +215,7 @@ class Platform:
             statistics: published statistics, if any.
             webhooks: who tells others of actions, if anybody does.
             model_log: who changed which model, where that is kept.
+            coupons: campaigns, if there are any.
             clock: now in epoch milliseconds.
         """
         limits, server = settings.limits, settings.server
@@ -228,6 +236,11 @@ class Platform:
         self.statistics = statistics
         self.model_log = model_log
         self.rollouts = RolloutStore(database, clock=clock)
+        self.coupons: CouponDesk | None = None
+        if coupons:
+            self.coupons = CouponDesk(
+                coupons, database, backend.partitions(), features=self._known, clock=clock
+            )
         self.version = metadata.version("tactful")
         self._clock = clock
         self._webhooks = webhooks
@@ -258,12 +271,25 @@ class Platform:
             show=backend.show,
             format=backend.format,
             stamps=backend.rules is not None,
-            actions=emitted_types(backend.engine.definitions).values(),
+            actions=[
+                *emitted_types(backend.engine.definitions).values(),
+                *((OFFER, WITHHELD) if coupons else ()),
+            ],
             permit=self.permissions.restricted,
             described=self._take_decisions,
         )
         self.online_erasures = OnlineErasures(
-            Installation(settings, database, suppression, clock), backend.written
+            Installation(settings, database, suppression, clock),
+            backend.written,
+            running=RunningPlaces(
+                backend.engine,
+                backend.state,
+                self._follower,
+                self.lock,
+                consents=consents,
+                webhooks=webhooks,
+                drop_lists=self._drop_lists,
+            ),
         )
         self._retention: Retention | None = None
         if (log := backend.written.get("log")) is not None:
@@ -331,10 +357,20 @@ class Platform:
                 definitions.fingerprint, dump_definitions(definitions), applied_by="tactful serve"
             )
             webhooks: Webhooks | None = None
-            types = emitted_types(definitions).values()
+            types: Collection[str] = emitted_types(definitions).values()
+            coupons: list[CouponDefinition] = []
+            if settings.coupons.definitions != Path():
+                coupons = load_coupons(settings.coupons.definitions, actions=types)
+                # The shop is told of what was decided, and no more of what is only asked.
+                types = ({*types} - {each.action for each in coupons}) | {OFFER}
             if settings.actions.webhook_url and types:
                 webhooks = Webhooks(
-                    settings.actions, backend.partitions(), types, data / "webhooks", clock=_now
+                    settings.actions,
+                    backend.partitions(),
+                    types,
+                    data / "webhooks",
+                    clock=_now,
+                    suppressed=installation.suppression.suppressed,
                 )
                 stack.callback(webhooks.close)
             rollouts = RolloutStore(metadata, clock=_now)
@@ -355,6 +391,7 @@ class Platform:
                 statistics=statistics,
                 webhooks=webhooks,
                 model_log=ModelLog(metadata, clock=_now),
+                coupons=coupons,
                 clock=_now,
             )
             platform._guard = stack.pop_all()
@@ -375,6 +412,8 @@ class Platform:
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._trim())]
         self._tasks.append(asyncio.create_task(self._erase(self.online_erasures)))
         self._tasks.append(asyncio.create_task(self._look()))
+        if self.coupons is not None:
+            self._tasks.append(asyncio.create_task(self._give(self.coupons)))
         if self.settings.log.kind == "kafka":
             self._tasks.append(asyncio.create_task(self._settle()))
         training = self.settings.training
@@ -588,6 +627,14 @@ class Platform:
         self._impressions.add(written)
         written.add_done_callback(self._impressions.discard)
 
+    def _drop_lists(self, found: Found) -> int:
+        """Forget the latest lists of people, in whose place none can be explained any more."""
+
+        async def drop() -> int:
+            return self._recent.forget(found.needles, lambda entry: is_of(entry, found.traces))
+
+        return asyncio.run_coroutine_threadsafe(drop(), self._loop).result(_DROP_S)
+
     def _progressed(self) -> None:
         """Tell those who wait; called in the engine thread."""
         if self._waiters:
@@ -648,6 +695,25 @@ class Platform:
             StorageError: if that cannot be read or written.
         """
         write_served(self.settings.storage.data / FILE, self.rollouts.all())
+
+    def _known(self, person: str, at: int) -> Mapping[str, Any]:
+        """What is known of a person at a time."""
+        with self.lock:
+            return dict(self.backend.source.read("user", person, at))
+
+    async def _give(self, desk: CouponDesk) -> None:
+        """Decide about coupons, and let the log know."""
+        while True:
+            try:
+                made = await asyncio.to_thread(desk.run)
+                await asyncio.gather(*map(self.door.note, made))
+                await asyncio.to_thread(desk.settle)
+                if made:
+                    continue
+            except (TactfulError, StreamingError, ExperimentError, ProblemError, OSError) as error:
+                logger.warning("no coupon was decided: %s", error)
+                desk.rewind()
+            await asyncio.sleep(_GIVE_S)
 
     def _measures(self, event: Event) -> bool:
         """Whether an event may be counted, by what its person says now."""
@@ -722,7 +788,7 @@ class Platform:
                 logger.warning("nothing was trimmed: %s", error)
 
     async def _erase(self, erasures: OnlineErasures) -> None:
-        """Erase people from the log while it is in use; the rest is done at the next start."""
+        """Erase people from all that the server keeps, while it is in use."""
         while True:
             await asyncio.sleep(_SETTLE_S)
             try:
@@ -743,6 +809,8 @@ class Platform:
     @property
     def _needed(self) -> int:
         needed = self._follower.committed
+        if self.coupons is not None:
+            needed = min(needed, *self.coupons.positions)
         return needed if self._webhooks is None else min(needed, *self._webhooks.positions)
 
     def trim(self) -> None:

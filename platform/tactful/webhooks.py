@@ -109,15 +109,17 @@ class Webhooks:
         self._thread.start()
 
     def forget(self, theirs: Callable[[Delivery], bool]) -> int:
-        """Forget deliveries, and have no bytes of them left on disk; how many there were.
+        """Forget deliveries; how many there were."""
+        return sum(queue.forget(theirs) for queue in self._queues)
+
+    def purge(self) -> None:
+        """Have no bytes left on disk of what was forgotten.
 
         Raises:
             StateError: if the disk refused; it may be done again.
         """
-        removed = sum(queue.forget(theirs) for queue in self._queues)
         for state in self._states:
             state.purge()
-        return removed
 
     def close(self) -> None:
         """Finish the delivery at hand and close the queues."""

@@ -86,6 +86,7 @@ from tactful_streaming.forgetting import (
     expire_people,
     find_listed,
     forget,
+    is_of,
     people_in,
     sessions_of,
     stored_of,
@@ -173,6 +174,7 @@ from tactful_streaming.worker import PartitionProgress, Worker, WorkerProgress
 from tactful_streaming.write_behind import WriteBehind
 
 __all__ = [
+    "is_of",
     "AGGREGATES",
     "BLANK",
     "CONSENT_PROPERTY",

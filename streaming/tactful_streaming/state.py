@@ -13,8 +13,10 @@ from typing import Any, Protocol
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
+    BottommostLevelCompaction,
     Cache,
     Checkpoint,
+    CompactOptions,
     DataBlockIndexType,
     DBCompressionType,
     Options,
@@ -227,13 +229,21 @@ class RocksState:
         """
         with self._explained():
             self._db.flush()
-            self._db.compact_range(None, None)
+            # All of it: a file that holds nothing but deletions would only be moved, with the keys.
+            everything = CompactOptions()
+            everything.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+            self._db.compact_range(None, None, compact_opt=everything)
             # The list that told of the compaction begins with the files before it: one more change
             # of files makes the next one, and the old is removed.
             batch = WriteBatch(raw_mode=True)
             batch.delete(_NO_KEY)
             self._db.write(batch, self._write_options)
             self._db.flush()
+            # Files that nobody needs are removed by another thread, a moment later.
+            for _ in range(_ATTEMPTS):
+                if not self._has_obsolete_files():
+                    break
+                time.sleep(_PAUSE_S)
 
     def checkpoint(self, path: Path) -> None:
         """Write what is stored now into the new directory `path`, while others go on writing.
@@ -257,6 +267,11 @@ class RocksState:
             # After a refused write there is nothing to flush: the batch was not acknowledged.
             with suppress(Exception) if self._failed else self._explained():
                 self._db.close()
+
+    def _has_obsolete_files(self) -> bool:
+        live = {Path(file["name"]).name for file in self._db.live_files()}
+        tables = {path.name for path in self._path.glob("*.sst")}
+        return bool(tables - live) or len(list(self._path.glob("MANIFEST-*"))) > 1
 
     def _open(self) -> None:
         try:

@@ -270,6 +270,9 @@ def test_bytes_are_gone_from_a_store_that_is_in_use(tmp_path: Path) -> None:
     store.purge()
     store.write([(b"k00000", b"later")])
     assert sum(1 for _ in reading) == 98
+    # What came and went between two files: of it the deletion alone gets into one.
+    store.write([(b"b-zqsentinel", b"x")])
+    store.write([(b"b-zqsentinel", None)])
     store.purge()
     assert found(tmp_path) == []
     assert sum(1 for _ in store.scan(b"")) == 99

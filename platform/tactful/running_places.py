@@ -1,0 +1,117 @@
+"""What a server at work holds of people beside its files, and lets go of when they are erased.
+
+The state of the engine is changed by its own thread, between two batches. From disk it goes by a
+compaction, which others neither wait for nor notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+
+from tactful.caps import without_people
+from tactful.consent_store import ConsentStore
+from tactful.erasure_traces import Found
+from tactful.follower import Follower
+from tactful.messages import ErasureStep
+from tactful.webhooks import Webhooks
+from tactful_streaming import (
+    Delivery,
+    Engine,
+    Listed,
+    RocksState,
+    StreamingError,
+    decode_entry,
+    is_of,
+)
+
+
+class RunningPlaces:
+    """The state, the webhooks and the latest lists of a server; for one thread at a time.
+
+    Attributes:
+        consents: what people have agreed to, as the server knows it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: RocksState,
+        follower: Follower,
+        lock: AbstractContextManager[object],
+        *,
+        consents: ConsentStore,
+        webhooks: Webhooks | None,
+        drop_lists: Callable[[Found], int],
+    ) -> None:
+        """Know where a server holds what.
+
+        Args:
+            engine: computes features.
+            state: where its state is stored.
+            follower: whose thread uses the engine.
+            lock: held while what readers of the engine see changes.
+            consents: what people have agreed to.
+            webhooks: who tells others of actions, if anybody does.
+            drop_lists: forgets lists that are kept to be explained; how many there were.
+        """
+        self._engine = engine
+        self._state = state
+        self._follower = follower
+        self._lock = lock
+        self.consents = consents
+        self._webhooks = webhooks
+        self._drop_lists = drop_lists
+
+    def settle(self) -> None:
+        """Have everything stored that was applied, so that a search of the state finds it.
+
+        Raises:
+            StateError: if the engine does not run any more.
+        """
+        self._follower.between(lambda: 0)
+
+    def forget(self, found: Found, listed: Listed) -> Iterator[ErasureStep]:
+        """Remove people from the engine's memory and state, from webhooks and latest lists.
+
+        Their bytes are in files until :meth:`purge`.
+
+        Args:
+            found: what they have left.
+            listed: what a search of the state has found since they were suppressed.
+
+        Raises:
+            StateError: if the disk refused, or the engine does not run; it may be done again.
+        """
+        people = found.traces.people
+        work = partial(
+            self._engine.forget,
+            found.traces,
+            {"shown": partial(without_people, people=people)},
+            listed=listed,
+            lock=self._lock,
+        )
+        yield ErasureStep(place="state", removed=self._follower.between(work))
+        removed = 0 if self._webhooks is None else self._webhooks.forget(partial(_names, found))
+        yield ErasureStep(place="webhooks", removed=removed)
+        yield ErasureStep(place="explanations", removed=self._drop_lists(found))
+
+    def purge(self) -> None:
+        """Have no bytes left on disk of what was forgotten; takes as long as writing all of it.
+
+        Raises:
+            StateError: if the disk refused; it may be done again.
+        """
+        self._state.purge()
+        if self._webhooks is not None:
+            self._webhooks.purge()
+
+
+def _names(found: Found, delivery: Delivery) -> bool:
+    if delivery.event_id in found.traces.event_ids:
+        return True
+    try:
+        return is_of(decode_entry(delivery.body), found.traces)
+    except StreamingError:
+        return any(needle in delivery.body for needle in found.needles)
