@@ -96,7 +96,7 @@ class Worker:
         cleaner: Callable[[], Cleaner] | None = None,
         erasures: Erasures | None = None,
         seal: Seal | None = None,
-        batch: int = 2_500,
+        batch: int = 10_000,
         publish_interval_s: float | None = None,
         commit_interval_s: float = 1.0,
         checkpoint_interval_s: float = 60.0,
