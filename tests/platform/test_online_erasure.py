@@ -387,7 +387,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("stages", [range(3, 4), pytest.param(range(30), marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_server_that_is_killed_at_any_step_leaves_an_erasure_that_goes_on(
     tmp_path: Path, settings: Settings
 ) -> None:
