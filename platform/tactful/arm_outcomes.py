@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tactful.impressions import Impression, as_impression
+from tactful.outcome_metrics import METRICS, ROLLOUTS
 from tactful_bandits import (
-    Better,
     Comparison,
     Experiment,
     Mean,
@@ -44,29 +44,6 @@ _GRACE_MS = 3_600_000
 # Outcomes of lists that have not been read yet: servers log lists beside the answer.
 _EARLY = 10_000
 _PURCHASE = "purchase"
-
-ROLLOUTS = "rollouts"
-"""Property of a logged list: which rollouts its person takes part in, as ``key:arm``."""
-
-
-class Metric(NamedTuple):
-    """What is compared.
-
-    Attributes:
-        words: how a person would say it.
-        better: which way it should go.
-    """
-
-    words: str
-    better: Better
-
-
-METRICS = {
-    "taken_lists": Metric("share of lists from which something was taken", "higher"),
-    "takers": Metric("share of people who took something from a list", "higher"),
-    "revenue": Metric("spent on items of lists, each person", "higher"),
-    "latency": Metric("milliseconds that a list took", "lower"),
-}
 
 
 class PersonOutcome(NamedTuple):

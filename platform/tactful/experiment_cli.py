@@ -139,7 +139,8 @@ def report(
     Intervals are right however often one looks, each by itself. "higher" and "lower" are said only
     of what holds over all comparisons together. Who does not agree to measurement is not counted.
     """
-    from tactful.arm_outcomes import METRICS, plain, read_arm_outcomes, read_out
+    from tactful.arm_outcomes import plain, read_arm_outcomes, read_out
+    from tactful.outcome_metrics import METRICS
     from tactful.permitted_log import PermittedLog, training_permissions
     from tactful.record_seal import log_in_files
     from tactful_privacy import Purpose

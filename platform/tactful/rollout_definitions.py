@@ -18,16 +18,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import yaml
 from msgspec import Meta
 
-from tactful.arm_outcomes import METRICS
 from tactful.errors import ConfigError
+from tactful.outcome_metrics import METRICS
 from tactful.policy import RANKING_EXPERIMENT, policy_parts
-from tactful_bandits import Arm, DefinitionError, Experiment, Guardrail, Rollout, RolloutPlan
+from tactful_bandits import Arm, DefinitionError, Experiment
+
+if TYPE_CHECKING:  # rollouts come with scipy, which no process that makes lists needs
+    from tactful_bandits import Rollout, RolloutPlan
 
 CONTROL = "control"
 CHANGE = "change"
@@ -108,6 +111,8 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         Raises:
             ConfigError: if that cannot be carried out.
         """
+        from tactful_bandits import Guardrail, RolloutPlan
+
         where = f"rollout {self.key!r}"
         if not _KEY.fullmatch(self.key) or self.key == RANKING_EXPERIMENT:
             raise ConfigError(

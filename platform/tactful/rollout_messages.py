@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from tactful.errors import ConfigError
-from tactful_bandits import (
-    Rollout,
-    decide_rollout,
-    resume_rollout,
-    roll_back,
-    start_canary,
-    start_shadow,
-)
 
 if TYPE_CHECKING:
     from tactful.rollout_store import RolloutStore, StoredRollout
+    from tactful_bandits import Rollout
 
 Step = Literal["start", "advance", "rollback", "decide", "archive"]
 
@@ -183,6 +176,15 @@ def move(
         ConfigError: if there is none, it cannot take the step now, or no reason is given.
         StorageError: if the database cannot be used; nothing was changed then.
     """
+    # Here, because processes that only pass requests on know these messages, too.
+    from tactful_bandits import (
+        decide_rollout,
+        resume_rollout,
+        roll_back,
+        start_canary,
+        start_shadow,
+    )
+
     if not reason.strip():
         raise ConfigError("say why, with a reason: the audit log keeps it")
     if step == "archive":

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from tactful.arm_outcomes import ROLLOUTS
 from tactful.errors import ConfigError
+from tactful.outcome_metrics import ROLLOUTS
 from tactful.policy import Policy
 from tactful.rollout_definitions import CHANGE, RolloutDefinition, experiment_at
 from tactful_bandits import Assignment, Experiment, assign

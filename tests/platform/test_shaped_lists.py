@@ -375,3 +375,53 @@ def test_caps_without_anything_that_counts_are_refused(shop: Shop) -> None:
     shop.settings.placement.write_text(RULES)
     with pytest.raises(ConfigError, match="'item_cap'"):
         Platform.open(shop.settings, build)
+
+
+def test_a_rollout_changes_the_lists_of_those_who_get_it(shop: Shop) -> None:
+    def cheap(person: str, arm: str) -> list[str]:
+        force = {"ranking": LEARNED, "novel": arm}
+        asked = {"user_id": person, "count": 20, "timestamp": NOW, "force": force}
+        answer = live.http.post("/v1/recommend", json=asked)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["variant"]["novel"] == arm
+        return [item["item_id"] for item in answer.json()["items"]]
+
+    with Live(Platform.open(shop.settings, partial(build))) as live:
+        for body in (
+            {"key": "novel", "change": {"objective": {"novelty": 1}}, "stages": [0.5, 1]},
+            {"key": "same", "change": {"model": "1"}, "stages": [0.5, 1]},
+        ):
+            assert live.http.post("/v1/experiments", json=body).status_code == 201
+            for step in ("start", "advance"):
+                path = f"/v1/experiments/{body['key']}/{step}"
+                assert live.http.post(path, json={"reason": "r"}).status_code == 200
+        served = {"novel": 0.5, "same": 0.5}
+        wait_until(lambda: live.http.get("/v1/models").json()["rollouts"] == served)
+        person = EVERYBODY[0]
+        assert cheap(person, "change") != cheap(person, "control")
+        told = [
+            live.http.post("/v1/recommend", json={"user_id": one, "timestamp": NOW}).json()
+            for one in EVERYBODY
+        ]
+        arms = {each["variant"]["novel"] for each in told}
+        assert arms == {"control", "change"}
+        assert {each["variant"]["same"] for each in told} == arms
+        assert {each["model_version"] for each in told} <= {"1", HEURISTIC}
+        moved = live.http.post("/v1/experiments/novel/rollback", json={"reason": "odd"})
+        assert moved.status_code == 200
+        wait_until(lambda: "novel" not in live.http.get("/v1/models").json()["rollouts"])
+    with closing_log(shop) as log:
+        shown = [decode_entry(payload) for _, payload in log.read(0, log.end)]
+    logged = [
+        str(entry.properties["rollouts"])
+        for entry in shown
+        if isinstance(entry, Event) and "rollouts" in entry.properties
+    ]
+    assert sum("novel:" in each for each in logged) == len(told)  # forced ones are none of it
+
+
+@contextmanager
+def closing_log(shop: Shop) -> Iterator[EmbeddedLog]:
+    log = EmbeddedLog(shop.settings.storage.data / "log", read_only=True)
+    yield log
+    log.close()
