@@ -21,6 +21,7 @@ Floats = NDArray[np.float32]
 _DIGIT = 11
 _FEW = 24
 _FIRST_DIGITS = 13
+_SEARCHED = 16
 
 _compiled: Any = numba.njit(error_model="numpy")
 
@@ -255,16 +256,20 @@ def look_up(
         for number in range(count):
             found[number] = none
         begin = np.int64(0)
+        few = (ends[each] - start) * _SEARCHED < count
         for place in range(start, ends[each]):
             row = scored[place]
-            # Most lists are short: to search in `rows` takes less than to go through it.
-            end = np.int64(count)
-            while begin < end:
-                middle = (begin + end) >> 1
-                if rows[middle] < row:
-                    begin = middle + 1
-                else:
-                    end = middle
+            if few:
+                end = np.int64(count)
+                while begin < end:
+                    middle = (begin + end) >> 1
+                    if rows[middle] < row:
+                        begin = middle + 1
+                    else:
+                        end = middle
+            else:
+                while begin < count and rows[begin] < row:
+                    begin += 1
             if begin == count:
                 break
             if rows[begin] == row:

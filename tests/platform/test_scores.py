@@ -125,6 +125,31 @@ def test_columns_are_looked_up(lists: list[list[tuple[int, float]]], asked: set[
     assert (found[1::2] == -1).all(), "other columns stay as they are"
 
 
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 60), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_short_and_long_lists_are_looked_up_alike(seed: int, sizes: list[int]) -> None:
+    generator = np.random.default_rng(seed)
+    wanted = np.sort(generator.permutation(400)[:200])
+    rows = [np.sort(generator.permutation(400)[:size]) for size in sizes]
+    values = [generator.random(size, np.float32) for size in sizes]
+    found = np.empty((len(sizes), len(wanted)), np.float32)
+
+    kernels().look_up(
+        wanted,
+        np.concatenate(rows),
+        np.concatenate(values),
+        np.cumsum(sizes),
+        np.zeros(len(sizes), np.float32),
+        np.arange(len(sizes)),
+        found,
+    )
+
+    for column, mine, of in zip(found, rows, values, strict=True):
+        everything = np.zeros(400, np.float32)
+        everything[mine] = of
+        assert np.array_equal(column, everything[wanted])
+
+
 @given(pairs, st.sets(st.integers(0, 14)))
 @settings(deadline=None)
 def test_places_are_looked_up(values: list[tuple[int, float]], asked: set[int]) -> None:
