@@ -47,6 +47,10 @@ from tactful_streaming import Rejection as Refusal
 
 logger = logging.getLogger(__name__)
 
+_GATHERED_S = 0.02
+"""How long the engine may leave a list that was shown: a batch of many costs it little more than
+one of one, and nobody waits for what no client has sent."""
+
 _NO_CONSENT = (
     "this person has not agreed that anything of them is kept, or was erased: send what they say "
     "with PUT /v1/users/{user_id}/consent; consent.default says what holds for who said nothing"
@@ -111,6 +115,7 @@ class Door:
         self._described = described
         self._pending: dict[str, asyncio.Future[Offsets]] = {}
         self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
+        self._telling: asyncio.TimerHandle | None = None
 
     async def events(
         self,
@@ -231,6 +236,8 @@ class Door:
     def note(self, payload: bytes) -> asyncio.Future[Offsets]:
         """Append an entry of the platform's own; one that finds no room is dropped and counted.
 
+        The engine applies it with the next event, or soon.
+
         Returns:
             The write; nobody needs to wait for it.
         """
@@ -242,22 +249,31 @@ class Door:
                 nothing.set_result({})
                 return nothing
             entry = permitted
-        written = self._append([entry], ())
-        written.add_done_callback(self._count_lost)
+        written = self._write([entry])
+        written.add_done_callback(self._noted)
         return written
 
     def _append(
         self, entries: Sequence[Entry], identifiers: tuple[str, ...]
     ) -> asyncio.Future[Offsets]:
-        payloads = [encode_entry(entry, self._format) for entry in entries]
-        keys = [route_key(entry) for entry in entries]
-        written = asyncio.ensure_future(self._commit.append_keyed(payloads, keys))
+        written = self._write(entries)
         written.add_done_callback(functools.partial(self._settle, identifiers))
         return written
 
-    def _count_lost(self, written: asyncio.Future[Offsets]) -> None:
+    def _write(self, entries: Sequence[Entry]) -> asyncio.Future[Offsets]:
+        payloads = [encode_entry(entry, self._format) for entry in entries]
+        keys = [route_key(entry) for entry in entries]
+        return asyncio.ensure_future(self._commit.append_keyed(payloads, keys))
+
+    def _noted(self, written: asyncio.Future[Offsets]) -> None:
         if written.cancelled() or written.exception() is not None:
             self._metrics.impressions_lost.inc()
+        elif self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(_GATHERED_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        self._follower.notice({})
 
     def _check_room(self) -> None:
         self._follower.check()

@@ -14,10 +14,10 @@ from tests.platform.support import blocked, build, view
 
 from tactful.config import Settings
 from tactful.messages import EventsAccepted
-from tactful.positions import covers
+from tactful.positions import Offsets, covers
 from tactful.problems import ProblemError
 from tactful.service import Platform
-from tactful_streaming import EmbeddedLog, Event, LogWriteError, decode_entry
+from tactful_streaming import EmbeddedLog, Event, LogWriteError, decode_entry, encode_entry
 
 Scenario = Callable[[Platform], Coroutine[Any, Any, None]]
 
@@ -255,5 +255,30 @@ def test_ids_on_their_way_are_forgotten_once_applied(settings: Settings) -> None
         await platform.door.events(body({"type": "view"}))
 
         assert platform.door._pending == {}
+
+    run(settings, scenario)
+
+
+def test_lists_that_were_shown_are_applied_together(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        woken: list[Offsets] = []
+        notice = platform.door._follower.notice
+
+        def noticed(written: Offsets) -> None:
+            woken.append(written)
+            notice(written)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(platform.door._follower, "notice", noticed)
+            shown = [
+                Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u")
+                for number in range(50)
+            ]
+            await asyncio.gather(*(platform.door.note(encode_entry(each)) for each in shown))
+            assert await platform.applied(50, 5), "although no event comes"
+            assert 1 <= len(woken) < 50
+            last = await platform.door.events(body(view(1)))
+            assert await platform.applied(last.position, 5)
+            assert woken[-1], "an event is told at once"
 
     run(settings, scenario)
