@@ -75,14 +75,15 @@ class Trouble:
 class MessageQueue:
     """Messages of some partitions of one consumer. One thread uses it, that of the consumer."""
 
-    def __init__(self, library: Any, handle: int) -> None:
-        """Use a handle of the C library; :meth:`of` finds it."""
+    def __init__(self, library: Any, handle: int, consumer: Any) -> None:
+        """Use the handle of a consumer; :meth:`of` finds it."""
         # Here, for it loads numba: who does not use the queue does without.
         from tactful_streaming import message_kernel
 
         self._kernel: Any = message_kernel
         self._library = library
         self._handle = handle
+        self._consumer = consumer  # which goes after its queue
         self._queue: int | None = library.rd_kafka_queue_new(handle)
         self._destroy = ctypes.cast(library.rd_kafka_message_destroy, _POINTER).value
         self._room = np.zeros(0, np.int64)
@@ -102,7 +103,7 @@ class MessageQueue:
         handle = _POINTER.from_address(id(consumer) + object.__basicsize__).value
         if handle is None or library.rd_kafka_opaque(handle) != id(consumer):
             return None
-        return cls(library, handle)
+        return cls(library, handle, consumer)
 
     def lead(self, topic: str, partition: int) -> None:
         """Lead a partition here, before it is assigned: what comes earlier would not come here."""
@@ -136,6 +137,10 @@ class MessageQueue:
         if self._queue is not None:
             self._library.rd_kafka_queue_destroy(self._queue)
             self._queue = None
+
+    def __del__(self) -> None:
+        """Close: a consumer that nobody closed would wait for what is here for ever."""
+        self.close()
 
     def _consume(self, place: int, limit: int, wait_ms: int) -> int:
         taken: int = self._library.rd_kafka_consume_batch_queue(self._queue, wait_ms, place, limit)

@@ -2,6 +2,8 @@
 
 import ctypes
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -121,6 +123,26 @@ def test_what_is_led_here_comes_here_whole_and_in_order(log: KafkaLog) -> None:
             ends.add((trouble.partition, trouble.offset))
     queue.close()
     consumer.close()
+
+
+def test_nobody_has_to_close(log: KafkaLog) -> None:
+    """What is left in the queue would keep the client from going."""
+    log.append_to(0, [b"a", b"b"])
+    script = (
+        "import sys, time, confluent_kafka as kafka\n"
+        "from tactful_streaming.message_queue import MessageQueue\n"
+        "servers, topic = sys.argv[1:]\n"
+        "consumer = kafka.Consumer({'bootstrap.servers': servers, 'group.id': 'g'})\n"
+        "queue = MessageQueue.of(consumer, kafka)\n"
+        "queue.lead(topic, 0)\n"
+        "consumer.assign([kafka.TopicPartition(topic, 0, 0)])\n"
+        "until = time.monotonic() + 60\n"
+        "while not queue.take(1, 0.1)[0]:\n"
+        "    assert time.monotonic() < until\n"
+        "del consumer, queue\n"
+    )
+    arguments = [sys.executable, "-c", script, log.settings.servers, log.settings.topic]
+    assert subprocess.run(arguments, timeout=120, check=False).returncode == 0
 
 
 def test_lines_are_read_as_the_same_payloads_are() -> None:
