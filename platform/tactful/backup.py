@@ -3,8 +3,8 @@
 The order is what makes the parts belong together. The segments of the log are opened first, so that
 none is dropped before it is copied; then the state is copied, as it was at one moment; then the
 log, which reaches at least as far; then the ledger, which holds at least what the state says was
-released; then the metadata and all other files. What the state lacks, the server applies from the
-log when it starts on the copy.
+released; then the metadata and all other files, and the keyring as the last. What the state lacks,
+the server applies from the log when it starts on the copy.
 
 What is deleted and still lies in files of RocksDB or SQLite does not get into the copy.
 """
@@ -111,8 +111,10 @@ def _copy(settings: Settings, begun: Path, clock: Callable[[], int], copied: Cop
             spans[name] = log.copy(files / name, copied=copied)
     files.mkdir(mode=0o700, exist_ok=True)
     done = [*states, *(data / name for name in logs)]
-    # The ledger before the metadata: the names sort so, and nothing depends on what follows.
-    for path in sorted(_walk(data)):
+    # The ledger before the metadata: the names sort so. The keyring after all else: keys are added
+    # to it, so it has those by which the copied metadata and vault know people.
+    keyring = settings.keyring.absolute()
+    for path in sorted(_walk(data), key=lambda path: (path.absolute() == keyring, path)):
         if not any(path.is_relative_to(one) for one in done):
             _copy_file(path, files / path.relative_to(data), copied)
     offset = _offset(files / "state")

@@ -38,7 +38,7 @@ from tactful.erasure_traces import (
     search_log,
     search_partitions,
 )
-from tactful.errors import StorageError, TrainingBusy
+from tactful.errors import ConfigError, StorageError, TrainingBusy
 from tactful.messages import Erasure, ErasureStep
 from tactful.metadata import MetadataStore, consent_decisions, suppressions
 from tactful.partition_erasures import PartitionErasures
@@ -252,8 +252,11 @@ def run_erasures(
         The receipts.
 
     Raises:
+        ConfigError: if the state is to be rebuilt from a log that is not in files.
         StorageError: if something cannot be used; what was done is done, and the rest waits.
     """
+    if rebuild:
+        check_rebuild(installation.settings)
     receipts = settle_erasures(installation)
     removed: list[_Removed] = []
     for receipt, person in installation.jobs.waiting():
@@ -557,13 +560,32 @@ def _state(path: Path, found: Found, definitions: Definitions) -> ErasureStep:
     return ErasureStep(place="state", removed=removed)
 
 
-def _rebuilt(data: Path) -> ErasureStep:
+def check_rebuild(settings: Settings) -> None:
+    """See whether the state can be thrown away and computed again from the log.
+
+    Raises:
+        ConfigError: if the log is in Kafka, where it is the server that reads it again.
+        StorageError: if the log is not there, or does not reach back to its beginning.
+    """
+    data = settings.storage.data
+    if settings.log.kind == "kafka":
+        raise ConfigError(
+            "--rebuild: the log is in Kafka: erase without it, then start `tactful serve "
+            "--rebuild`, which computes the state from what the topic still holds"
+        )
+    if not (data / "log" / "bounds").exists():
+        raise StorageError(
+            f"{data}: there is no log to compute the state from: erase without --rebuild"
+        )
     with contextlib.closing(EmbeddedLog(data / "log", read_only=True)) as log:
         if log.begin:
             raise StorageError(
                 f"{data}: the log does not reach back to its beginning, so the state cannot be "
                 "computed again from it: erase without --rebuild"
             )
+
+
+def _rebuilt(data: Path) -> ErasureStep:
     shutil.rmtree(data / "state", ignore_errors=True)
     return ErasureStep(place="state", removed=0, note="computed again from the log at the start")
 

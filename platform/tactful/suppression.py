@@ -92,6 +92,9 @@ class SuppressionStore:
     def suppress(self, people: Iterable[str]) -> None:
         """Refuse whatever comes of these people from now on, for good.
 
+        They are noted by their pseudonyms of all epochs: a copy of a vault from before the last
+        one knows them by an earlier one alone, and no pseudonym leads to another.
+
         Args:
             people: user ids, or ``device:`` and device ids.
 
@@ -100,7 +103,11 @@ class SuppressionStore:
         """
         new = [person for person in people if person not in self.suppressed]
         at = self._clock()
-        stones = [Tombstone(*self._keyring.pseudonym(person), at) for person in new]
+        stones = [
+            Tombstone(*self._keyring.pseudonym(person, key_id=key_id), at)
+            for person in new
+            for key_id in self._keyring.key_ids
+        ]
         self._append(stones)
         self._insert(stones)
 

@@ -138,13 +138,14 @@ def erase(
 ) -> None:
     """Erase PERSON, and finish every erasure that waits.
 
-    From now on nothing is taken of them. What they left is removed at once if no server uses the
-    data directory. A server that does removes them from its log while it runs, and from its state
-    at its next start. Without PERSON, only finishes what waits.
+    From now on nothing is taken of them. What they left is removed at once; if a server uses the
+    data directory, by the server, within seconds to minutes: its receipt says when. Without
+    PERSON, only finishes what waits.
     PERSON is a user id, or device: and a device id.
     """
     from tactful.erasure import (
         Installation,
+        check_rebuild,
         look_up,
         request_erasure,
         request_suppressed,
@@ -156,6 +157,8 @@ def erase(
     if dry_run and person is None:
         raise ConfigError("--dry-run needs to know who: name a person")
     with _installation(config, data) as (settings, metadata):
+        if rebuild:
+            check_rebuild(settings)
         suppression = open_suppression(settings, metadata, clock=_now)
         installation = Installation(settings, metadata, suppression, _now)
         receipt = None
@@ -172,10 +175,13 @@ def erase(
             else:
                 click.echo(
                     f"{receipt.receipt}: a server uses {settings.storage.data}. Nothing is taken "
-                    "or read of them any more. It removes them from its log now, and from its "
-                    "state at its next start, by "
+                    "or read of them any more, and it removes what there is of them now, by "
                     f"{_day(receipt.due_at)} at the latest"
                 )
+                if rebuild:
+                    click.echo(
+                        "its state is not rebuilt: restart it with `tactful serve --rebuild`"
+                    )
             return
         with held:
             if dry_run and person is not None:

@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, view
 from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, scan, settings_of
 from tests.platform.test_statistics import LINES
 
+from tactful import backup
 from tactful.backup import copy_database, make_backup
 from tactful.backup_manifest import FILES, read_manifest
 from tactful.cli import main
@@ -33,13 +35,24 @@ from tactful.connections import open_installation, open_keys
 from tactful.consent_store import ConsentStore
 from tactful.erasure import RESTORED, Installation, complete_erasures, request_erasure
 from tactful.errors import BackupError
+from tactful.metadata import suppressions
 from tactful.restore import check_backup, restore_backup
 from tactful.restored_files import RESTORING, finish_restore
 from tactful.retention import PROGRESS
 from tactful.service import Platform
 from tactful.statistics import NOT_BEFORE, PrivateStatistics
 from tactful.suppression import open_suppression
-from tactful_privacy import NOTHING, Keyring, Ledger, Purpose, SealError, Statistic, Vault
+from tactful_privacy import (
+    NOTHING,
+    Keyring,
+    Ledger,
+    Pseudonym,
+    Purpose,
+    SealError,
+    Statistic,
+    Vault,
+    drop_keys,
+)
 from tactful_streaming import EmbeddedLog, Event, RocksState
 
 DAY_MS = 86_400_000
@@ -304,13 +317,14 @@ def test_nothing_is_counted_of_the_day_of_a_restore(tmp_path: Path, settings: Se
     Platform.open(settings, build).close()
     draw(settings, 0, 10)
     with contextlib.closing(RocksState(settings.storage.data / "state")) as store:
-        store.write([(b"cstatistics", b"counters of people")])
+        names = (b"cstatistics", b"cstatistics.changes")
+        store.write([(name, b"counters of people") for name in names])
     make_backup(settings, tmp_path / "backup", clock=now_ms)
     restore_backup(settings, tmp_path / "backup", clock=lambda: 20_000 * DAY_MS + 5, replace=True)
     data = settings.storage.data
     assert int((data / NOT_BEFORE).read_text()) == 20_001 * DAY_MS
     with contextlib.closing(RocksState(data / "state", read_only=True)) as store:
-        assert store.get(b"cstatistics") is None
+        assert store.get_many(names) == [None, None]
 
 
 def test_a_lost_ledger_of_which_the_backup_knows_nothing_may_have_released_today(
@@ -683,3 +697,50 @@ def test_the_commands_say_what_they_did(tmp_path: Path, settings: Settings) -> N
     damaged_by_a_bit(tmp_path / "backup")
     code, said = run("backup", str(tmp_path / "backup"), "--check")
     assert (code, "damaged" in said) == (1, True)
+
+
+def test_a_keyring_in_a_backup_has_the_keys_of_its_metadata(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch begins while files are copied, and somebody is erased under it."""
+    Platform.open(settings, build).close()
+    copy = backup.copy_database
+
+    def rotating(source: Path, target: Path) -> None:
+        if source.name == "metadata.db":
+            Keyring(settings.keyring, clock=now_ms).rotate()
+            with contextlib.closing(open_installation(settings)) as metadata:
+                open_suppression(settings, metadata, clock=now_ms).suppress(["ada"])
+        copy(source, target)
+
+    monkeypatch.setattr(backup, "copy_database", rotating)
+    make_backup(settings, tmp_path / "backup", clock=now_ms)
+    monkeypatch.undo()
+    shutil.rmtree(settings.storage.data)
+    settings.storage.data.mkdir()
+    restored(settings, tmp_path / "backup", without_tombstones=True)
+    with contextlib.closing(open_installation(settings)) as metadata:
+        assert "ada" in open_suppression(settings, metadata, clock=now_ms).suppressed
+
+
+def test_keys_go_of_whom_a_copy_knows_by_an_earlier_epoch_alone(
+    tmp_path: Path, settings: Settings
+) -> None:
+    settings.storage.data.mkdir(exist_ok=True)
+    with contextlib.closing(open_installation(settings)) as metadata:
+        keyring = Keyring(settings.keyring, clock=now_ms)
+        vault = Vault(tmp_path / "vault.db", bytes(32), keyring)
+        sealed = vault.seal("ada", b"secret")
+        vault.seal("bob", b"secret")
+        vault.close()
+        keyring.rotate()
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        suppression.suppress(["ada"])
+        rows = metadata.fetch(sa.select(suppressions.c.key_id, suppressions.c.digest))
+        assert {row.key_id for row in rows} == set(keyring.key_ids)
+    stones = [Pseudonym(row.key_id, bytes(row.digest)) for row in rows]
+    assert drop_keys(tmp_path / "vault.db", stones) == 1
+    vault = Vault(tmp_path / "vault.db", bytes(32), keyring)
+    assert vault.open_many([sealed]) == [None]
+    assert vault.reference("bob") is not None
+    vault.close()

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, small_settings, view, wait_until
 
 from tactful.cli import main
-from tactful.config import ConsentSettings, Settings
+from tactful.config import ConsentSettings, LogSettings, Settings
 from tactful.connections import open_installation
 from tactful.doctor import examine
 from tactful.erasure import (
@@ -31,7 +31,7 @@ from tactful.erasure import (
     run_erasures,
 )
 from tactful.erasure_jobs import ErasureJobs
-from tactful.errors import StorageError
+from tactful.errors import ConfigError, StorageError
 from tactful.metadata import MetadataStore
 from tactful.service import Platform
 from tactful.suppression import open_suppression
@@ -527,3 +527,37 @@ def test_the_doctor_tells_of_erasures_that_wait(
     ErasureJobs(metadata, clock=lambda: 1_000, days=1.0).request("bob")
     state, text = said()
     assert (state, "1 of 2 are overdue" in text) == ("failed", True)
+
+
+def test_a_state_is_not_thrown_away_for_a_log_that_is_not_there(
+    settings: Settings, metadata: MetadataStore
+) -> None:
+    Platform.open(settings, build).close()
+    installation = installation_of(settings, metadata)
+    request_erasure(installation, "ada")
+    shutil.rmtree(settings.storage.data / "log")
+    with pytest.raises(StorageError, match="no log to compute"):
+        run_erasures(installation, rebuild=True)
+    in_kafka = replace(
+        installation,
+        settings=replace(settings, log=LogSettings(kind="kafka", brokers="127.0.0.1:9")),
+    )
+    with pytest.raises(ConfigError, match="in Kafka"):
+        run_erasures(in_kafka, rebuild=True)
+    assert (settings.storage.data / "state" / "CURRENT").exists()
+
+
+def test_who_erases_in_kafka_is_told_of_a_rebuild_before_anything_is_done(
+    settings: Settings, metadata: MetadataStore
+) -> None:
+    environment = {
+        "TACTFUL_ENGINE__FEATURES": str(settings.features),
+        "TACTFUL_LOG__KIND": "kafka",
+        "TACTFUL_LOG__BROKERS": "127.0.0.1:9",
+    }
+    command = ["user", "erase", "ada", "--rebuild", "--data", str(settings.storage.data)]
+    shown = CliRunner().invoke(main, command, env=environment)
+    assert shown.exit_code != 0
+    assert "in Kafka" in str(shown.exception) + shown.output
+    assert "ada" not in installation_of(settings, metadata).suppression.suppressed
+    assert installation_of(settings, metadata).jobs.waiting() == []
