@@ -1,177 +1,232 @@
-"""Bringing the state of an installation up to changed definitions, and keeping account of it."""
+"""Bringing the states of an installation up to changed definitions, and keeping account of it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import shutil
-import time
-from collections.abc import Collection, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
-from tactful.backends import engine_options
+from tactful.backfill_parts import Part
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.errors import TactfulError
 from tactful.metadata import BackfillJob, MetadataStore
-from tactful.record_seal import log_in_files
 from tactful_streaming import (
     Definitions,
+    EvolutionPlan,
     RocksState,
+    StateStore,
     StreamingError,
-    backfill,
-    compute_missing,
     dump_definitions,
-    load_rules,
     plan_evolution,
 )
-from tactful_streaming.backfilling import Progress
+from tactful_streaming.backfilling import (
+    PartComputation,
+    Progress,
+    adopt_definitions,
+    compute_to_end,
+    compute_together,
+    merge_computed,
+)
+from tactful_streaming.layout import read_meta
 
 _logger = logging.getLogger(__name__)
 
 _NEARLY = 10_000
-_PARTITION = 0
+
+
+@dataclass
+class _Running:
+    """A part whose missing features are being computed."""
+
+    part: Part
+    computation: PartComputation
+    offset: int
+    job: BackfillJob
 
 
 class Backfill:
-    """One run of ``tactful features backfill``, on the embedded log and state.
+    """One run of ``tactful features backfill``, on all states of a data directory.
 
-    A run that is killed leaves a job in the metadata that is `running`, and a state of its own; the
+    A run that is killed leaves jobs in the metadata that are `running`, and states of its own; the
     next run goes on with both.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        parts: Sequence[Part],
         definitions: Definitions,
         metadata: MetadataStore,
         progress: Progress,
     ) -> None:
-        """Open the log, and what an earlier run has left.
+        """Open what an earlier run has left.
 
         Args:
-            settings: name the data directory, and how the engine counts.
-            definitions: what the state shall hold.
-            metadata: where the job is noted; it stays the caller's to close.
-            progress: told of the offset reached and the one wanted.
+            parts: the states.
+            definitions: what they shall hold.
+            metadata: where jobs are noted; it stays the caller's to close.
+            progress: told of the offset reached and the one wanted, over all partitions.
 
         Raises:
-            StreamingError: if the log or the state of an earlier run cannot be used.
+            StreamingError: if the state of an earlier run cannot be used.
         """
-        self._settings = settings
+        self._parts = parts
         self._definitions = definitions
         self._metadata = metadata
         self._tell = progress
-        self._job: BackfillJob | None = None
-        self._scratch_path = settings.storage.data / "backfill"
+        self._jobs: dict[str, BackfillJob] = {}
         with contextlib.ExitStack() as stack:
-            self._log = stack.enter_context(log_in_files(settings, clock=_now))
-            self._scratch = RocksState(self._scratch_path)
-            stack.callback(self._scratch.close)
+            self._scratches = [RocksState(part.scratch) for part in parts]
+            for scratch in self._scratches:
+                stack.callback(scratch.close)
             self._opened = stack.pop_all()
 
     def compute_ahead(self) -> None:
-        """Compute up to where a running server is, again and again until little is left.
+        """Compute up to where those are that run, again and again until little is left.
 
         Raises:
-            StreamingError: if log or state cannot be used; the job is noted as failed.
+            StreamingError: if log or state cannot be used; the jobs are noted as failed.
         """
-        reached = 0
+        reached = [0] * len(self._parts)
         while True:
-            with contextlib.closing(stored_state(self._settings)) as state:
-                planned = plan_evolution(state, self._definitions)
-            if not planned.recomputed or planned.offset - reached < _NEARLY:
-                return
-            self._begin(planned.recomputed, planned.offset)
-            with self._noting_failure():
-                compute_missing(
-                    self._log,
-                    self._scratch,
-                    self._definitions,
-                    set(planned.recomputed),
-                    planned.offset,
-                    self._options(),
-                    self._progress,
+            with contextlib.ExitStack() as stack:
+                states = []
+                for part in self._parts:
+                    state = part.read()
+                    stack.callback(state.close)
+                    states.append(state)
+                plans = self._plans(states)
+                left = sum(
+                    plan.offset - at
+                    for plan, at in zip(plans, reached, strict=True)
+                    if plan.recomputed
                 )
-            reached = planned.offset
+                if left < _NEARLY:
+                    return
+                self._compute(states, plans, final=False)
+            reached = [plan.offset for plan in plans]
 
-    def complete(self) -> tuple[str, ...]:
-        """Compute the rest and merge it into the state, which no engine may have open.
+    def hold(self, stack: contextlib.ExitStack) -> list[StateStore]:
+        """Open the states, so that nobody else can, as long as the context lasts.
+
+        Raises:
+            StorageError: if somebody has one open.
+        """
+        return [part.hold(stack) for part in self._parts]
+
+    def complete(self, states: Sequence[StateStore]) -> tuple[str, ...]:
+        """Compute the rest and merge it into the states, which :meth:`hold` gave.
 
         Returns:
             Names of the features that were missing.
 
         Raises:
-            StreamingError: if log or state cannot be used; the job is noted as failed.
+            StreamingError: if log or state cannot be used; the jobs are noted as failed.
         """
-        with contextlib.closing(RocksState(self._settings.storage.data / "state")) as state:
-            planned = plan_evolution(state, self._definitions)
-            if planned.recomputed:
-                self._begin(planned.recomputed, planned.offset)
-            with self._noting_failure():
-                done = backfill(
-                    self._log,
-                    state,
-                    self._scratch,
-                    self._definitions,
-                    options=self._options(),
-                    progress=self._progress,
-                )
-        if self._job is not None:
-            self._metadata.finish_backfill(self._job.id)
+        plans = self._plans(states)
+        for part, state in zip(self._parts, states, strict=True):
+            adopt_definitions(state, part.definitions)
+        self._compute(states, plans, final=True)
+        with self._noting_failure():
+            for part, state, scratch in zip(self._parts, states, self._scratches, strict=True):
+                merge_computed(state, scratch, part.definitions)
+                part.merged()
+        for job in self._jobs.values():
+            self._metadata.finish_backfill(job.id)
         self._metadata.record_definitions(
             self._definitions.fingerprint,
             dump_definitions(self._definitions),
             applied_by="tactful features backfill",
         )
         self.close()
-        shutil.rmtree(self._scratch_path, ignore_errors=True)
-        return done
+        for part in self._parts:
+            shutil.rmtree(part.scratch, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others are in there
+                part.scratch.parent.rmdir()
+        return tuple(dict.fromkeys(name for plan in plans for name in plan.recomputed))
 
     def close(self) -> None:
         """Close what was opened. Closing twice is harmless."""
         self._opened.close()
 
-    def _begin(self, features: Collection[str], end: int) -> None:
+    def _plans(self, states: Sequence[StateStore]) -> list[EvolutionPlan]:
+        return [
+            plan_evolution(state, part.definitions)
+            for part, state in zip(self._parts, states, strict=True)
+        ]
+
+    def _compute(
+        self, states: Sequence[StateStore], plans: Sequence[EvolutionPlan], *, final: bool
+    ) -> None:
+        with self._noting_failure():
+            running = []
+            together = self._missing_together(plans)
+            for part, state, scratch, plan in zip(
+                self._parts, states, self._scratches, plans, strict=True
+            ):
+                missing = together if part.linked else set(plan.recomputed)
+                if missing:
+                    job = self._begin(part, missing, plan.offset)
+                    computation = part.computation(state, scratch, missing, plan.offset)
+                    running.append(_Running(part, computation, plan.offset, job))
+
+            def told() -> None:
+                for one in running:
+                    self._metadata.advance_backfill(one.job.id, one.computation.position)
+                self._tell(
+                    sum(one.computation.position for one in running),
+                    sum(one.offset for one in running),
+                )
+
+            linked = [one.computation for one in running if one.part.linked]
+            for one in running:
+                if not one.part.linked:
+                    compute_to_end(one.computation, told)
+            if linked:
+                compute_together(linked, self._parts[-1].partition_of, final=final, progress=told)
+
+    def _missing_together(self, plans: Sequence[EvolutionPlan]) -> set[str]:
+        """What any of the partitions lacks between which histories move.
+
+        Where an earlier run was killed between two merges, all are computed again: what was merged
+        is, in those that have it, left as it is.
+        """
+        linked = [
+            (scratch, plan)
+            for part, scratch, plan in zip(self._parts, self._scratches, plans, strict=True)
+            if part.linked
+        ]
+        heads = [(read_meta(scratch), plan.offset) for scratch, plan in linked]
+        if any(meta is not None and meta.offset > offset for meta, offset in heads):
+            for scratch, _ in linked:
+                scratch.clear()
+        return {name for _, plan in linked for name in plan.recomputed}
+
+    def _begin(self, part: Part, missing: Collection[str], end: int) -> BackfillJob:
         """Note what is going to be computed; an earlier run of the same is gone on with."""
-        self._job = self._metadata.begin_backfill(
+        job = self._metadata.begin_backfill(
             self._definitions.fingerprint,
-            [*features],
-            partition=_PARTITION,
-            position=self._log.begin,
+            [*missing],
+            partition=part.number,
+            position=part.begin,
             end=end,
         )
-
-    def _progress(self, reached: int, wanted: int) -> None:
-        if self._job is not None:
-            self._metadata.advance_backfill(self._job.id, reached)
-        self._tell(reached, wanted)
+        self._jobs[job.id] = job
+        return job
 
     @contextlib.contextmanager
     def _noting_failure(self) -> Iterator[None]:
         try:
             yield
         except (StreamingError, TactfulError) as error:
-            if self._job is not None:
+            for job in self._jobs.values():
                 try:
-                    self._metadata.finish_backfill(self._job.id, error=str(error))
+                    self._metadata.finish_backfill(job.id, error=str(error))
                 except TactfulError as problem:
                     _logger.warning("the failed backfill is not noted as such: %s", problem)
             raise
-
-    def _options(self) -> dict[str, Any]:
-        """What an engine is opened with; each gets rules of its own, which have seen nothing."""
-        engine = self._settings.engine
-        options = engine_options(self._settings)
-        if engine.rules != Path():
-            options["cleaner"] = load_rules(engine.rules)
-        return options
-
-
-def stored_state(settings: Settings) -> RocksState:
-    """The state of an installation, to be read beside the server that writes it."""
-    return RocksState(settings.storage.data / "state", read_only=True)
 
 
 def unfinished(settings: Settings, definitions: Definitions) -> list[BackfillJob]:
@@ -191,7 +246,3 @@ def unfinished(settings: Settings, definitions: Definitions) -> list[BackfillJob
             for job in metadata.backfills()
             if job.state != "done" and job.fingerprint == definitions.fingerprint
         ]
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 from tqdm import tqdm
 
 from tactful.command_options import json_option
-from tactful.config import Settings, load_settings
+from tactful.config import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.rescale_cli import rescale
 
-_KAFKA = (
-    'log.kind is "kafka": changed definitions are computed beside the old ones, by workers with '
-    "another worker.group and data directory, and by `tactful serve --rebuild`"
-)
+if TYPE_CHECKING:
+    from tactful_streaming import EvolutionPlan
 
 
 def _state_options(command: Any) -> Any:
@@ -78,24 +76,26 @@ def check(file: Path, as_json: bool) -> None:
 @json_option
 def plan(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
     """Say what changed definitions mean for the state; changes nothing, beside a server or not."""
-    from tactful.backfills import stored_state, unfinished
-    from tactful_streaming import EmbeddedLog, plan_evolution
+    from tactful.backfill_parts import opened_parts
+    from tactful.backfills import unfinished
+    from tactful_streaming import plan_evolution
 
     settings = load_settings(config, overrides={"storage.data": data})
     definitions = _definitions(features or settings.features)
-    _check_state(settings)
-    with (
-        _explained(),
-        contextlib.closing(stored_state(settings)) as state,
-        EmbeddedLog(settings.storage.data / "log", read_only=True) as log,
-    ):
-        planned = plan_evolution(state, definitions, begin=log.begin)
+    plans: list[EvolutionPlan] = []
+    with _explained(), opened_parts(settings, definitions) as parts:
+        for part in parts:
+            with contextlib.closing(part.read()) as state:
+                plans.append(plan_evolution(state, part.definitions, begin=part.begin))
     begun = unfinished(settings, definitions)
+    planned = _together(plans)
+    records = sum(plan.records for plan in plans)
     if as_json:
         _print_json(
             {
                 **msgspec.to_builtins(planned),
-                "records": planned.records,
+                "records": records,
+                "states": len(plans),
                 "backfills": msgspec.to_builtins(begun),
             }
         )
@@ -116,16 +116,34 @@ def plan(features: Path | None, config: Path | None, data: Path | None, as_json:
             err=True,
         )
     if planned.recomputed:
-        click.echo(
-            f"`tactful features backfill` reads {planned.records} records, from offset "
-            f"{planned.begin} to {planned.offset}."
-        )
-        if planned.begin > 0:
+        where = f"from offset {planned.begin} to {planned.offset}"
+        if len(plans) > 1:
+            where = f"of {len(plans)} partitions"
+        click.echo(f"`tactful features backfill` reads {records} records, {where}.")
+        if any(plan.begin > 0 for plan in plans):
             click.echo(
-                f"Records before offset {planned.begin} are gone by retention: windows that reach "
-                "further back will not hold them.",
+                f"Records before offset {max(plan.begin for plan in plans)} are gone by retention: "
+                "windows that reach further back will not hold them.",
                 err=True,
             )
+
+
+def _together(plans: Sequence[EvolutionPlan]) -> EvolutionPlan:
+    """What becomes of several states, of which each may hold a part of the features."""
+    from tactful_streaming import EvolutionPlan
+
+    def names(kind: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for plan in plans for name in getattr(plan, kind)))
+
+    gone = set(names("kept")) | set(names("recomputed")) | set(names("restarted"))
+    return EvolutionPlan(
+        kept=names("kept"),
+        dropped=tuple(name for name in names("dropped") if name not in gone),
+        recomputed=names("recomputed"),
+        restarted=names("restarted"),
+        begin=sum(plan.begin for plan in plans),
+        offset=sum(plan.offset for plan in plans),
+    )
 
 
 @features.command("backfill")
@@ -134,17 +152,18 @@ def plan(features: Path | None, config: Path | None, data: Path | None, as_json:
 def backfill(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
     """Compute from the log what the state misses. Run it again to go on where it stopped.
 
-    It may run beside a server that still has the old definitions; only the last step, the merge,
-    needs the server to be stopped.
+    It may run beside servers and workers that still have the old definitions; only the last step,
+    the merge, needs them to be stopped.
     """
+    from tactful.backfill_parts import opened_parts
     from tactful.backfills import Backfill
     from tactful.connections import open_installation
     from tactful.service import exclusive
 
     settings = load_settings(config, overrides={"storage.data": data})
     definitions = _definitions(features or settings.features)
-    _check_state(settings)
     with _explained(), contextlib.ExitStack() as stack:
+        parts = stack.enter_context(opened_parts(settings, definitions))
         bar = stack.enter_context(
             tqdm(unit="record", disable=as_json or not sys.stderr.isatty(), desc="backfill")
         )
@@ -154,30 +173,25 @@ def backfill(features: Path | None, config: Path | None, data: Path | None, as_j
             bar.update(reached - bar.n)
 
         metadata = stack.enter_context(contextlib.closing(open_installation(settings)))
-        work = Backfill(settings, definitions, metadata, progress)
+        work = Backfill(parts, definitions, metadata, progress)
         stack.callback(work.close)
         work.compute_ahead()
         try:
             stack.enter_context(exclusive(settings.storage.data))
+            held = stack.enter_context(contextlib.ExitStack())
+            states = work.hold(held)
         except StorageError as error:
+            who = "servers and workers" if settings.log.kind == "kafka" else "the server"
             raise StorageError(
-                f"{error}\nWhat is missing is computed but for the newest records. Stop the "
-                "server and run this again: that takes moments."
+                f"{error}\nWhat is missing is computed but for the newest records. Stop {who} "
+                "and run this again: that takes moments."
             ) from error
-        done = work.complete()
+        done = work.complete(states)
         bar.close()
     if as_json:
         _print_json({"computed": done})
     else:
         click.echo(f"{', '.join(done) or 'nothing'} computed from the log", err=True)
-
-
-def _check_state(settings: Settings) -> None:
-    if settings.log.kind == "kafka":
-        raise ConfigError(_KAFKA)
-    path = settings.storage.data / "state"
-    if not (path / "CURRENT").is_file():
-        raise StorageError(f"{path}: there is no state; `tactful serve` begins one")
 
 
 def _definitions(file: Path) -> Any:

@@ -143,6 +143,7 @@ class MergedLog:
         begin: int = 0,
         offsets: Offsets | None = None,
         bounded: bool = False,
+        ends: Offsets | None = None,
         opened: Callable[[Sequence[bytes]], list[bytes]] = list,
         wait_s: float = 0.1,
         timeout_s: float = 10.0,
@@ -156,6 +157,7 @@ class MergedLog:
             begin: number of the first record that is read.
             offsets: by partition, where to begin; those that are missing begin with their oldest.
             bounded: end where the partitions end now, instead of following them.
+            ends: by partition, where to end instead, if it is bounded.
             opened: what sealed payloads say.
             wait_s: how long a read at the end waits for a record.
             timeout_s: how long to wait for an answer of the broker.
@@ -179,6 +181,8 @@ class MergedLog:
             raise LogError(f"the Kafka client refuses its settings: {error}") from error
         try:
             self._bounds = {n: self._bounds_of(n, timeout_s) for n in range(partitions)}
+            for number, end in (ends or {}).items():
+                self._bounds[number] = self._bounds[number][0], end
             self._starts = {n: self._start(n, offsets or {}) for n in range(partitions)}
         except BaseException:
             self._consumer.close()

@@ -11,7 +11,9 @@ meanwhile; the second needs the state for itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import itertools
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,17 +22,20 @@ import msgspec
 from tactful_streaming.definitions import ENTITIES, Definitions
 from tactful_streaming.engine import Engine
 from tactful_streaming.entities import EntityTable, combine_packed
-from tactful_streaming.errors import StateError
+from tactful_streaming.entries import Transfer, decode_entry, encode_entry
+from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.evolution import adopt, required_features
 from tactful_streaming.layout import (
     CHANGED_APART,
     CURE,
     VERSIONS,
+    Meta,
     entity_prefix,
     read_meta,
     write_meta,
 )
 from tactful_streaming.log import EventLog
+from tactful_streaming.records import Record
 from tactful_streaming.state import Change, StateStore
 
 _BATCH = 2000
@@ -74,23 +79,46 @@ def backfill(
         StateError: if one of the states is damaged, or `scratch` has seen more of the log than the
             state.
     """
-    meta = read_meta(store)
-    if meta is None:
+    adopted = adopt_definitions(store, definitions)
+    if adopted is None:
         return ()
-    adopted, gone = adopt(meta, definitions, store)
-    if adopted is not meta:
-        store.write([*gone, write_meta(adopted)])
     if adopted.missing:
         compute_missing(
             log, scratch, definitions, adopted.missing, adopted.offset, options, progress
         )
-        for changes in _merged(store, scratch, definitions, adopted.missing):
-            store.write(changes)
-        done = write_meta(msgspec.structs.replace(adopted, missing=[]))
-        # A copy in an online store is as old as the offset says, and lacks all this.
-        store.write([done, (CHANGED_APART, b"%d" % adopted.offset)])
-    scratch.clear()
+    merge_computed(store, scratch, definitions)
     return tuple(adopted.missing)
+
+
+def adopt_definitions(store: StateStore, definitions: Definitions) -> Meta | None:
+    """Take the state in `store`, if there is one, over to `definitions`; its head afterwards.
+
+    Raises:
+        StateError: if the state is damaged.
+    """
+    meta = read_meta(store)
+    if meta is None:
+        return None
+    adopted, gone = adopt(meta, definitions, store)
+    if adopted is not meta:
+        store.write([*gone, write_meta(adopted)])
+    return adopted
+
+
+def merge_computed(store: StateStore, scratch: StateStore, definitions: Definitions) -> None:
+    """Put what was computed of a state up to its offset into it, and empty `scratch`.
+
+    Raises:
+        StateError: if one of the states is damaged or the disk refused.
+    """
+    meta = read_meta(store)
+    if meta is not None and meta.missing:
+        for changes in _merged(store, scratch, definitions, meta.missing):
+            store.write(changes)
+        done = write_meta(msgspec.structs.replace(meta, missing=[]))
+        # A copy in an online store is as old as the offset says, and lacks all this.
+        store.write([done, (CHANGED_APART, b"%d" % meta.offset)])
+    scratch.clear()
 
 
 def compute_missing(
@@ -107,32 +135,241 @@ def compute_missing(
     Raises:
         StateError: if `scratch` is damaged or has seen more of the log than that.
     """
-    wanted = required_features(definitions, missing)
-    meta = read_meta(scratch)
-    other = meta is not None and meta.fingerprint != wanted.fingerprint
-    engine = Engine(wanted, scratch, rebuild=other, also_reads=definitions.features, **options)
-    if engine.offset > until:
-        raise StateError(
-            f"the backfill has read the log up to offset {engine.offset}, the state only up to "
-            f"{until}: start the engine, so that it catches up, or empty the backfill's own state"
-        )
+    part = PartComputation(log, scratch, definitions, missing, until, options)
+    compute_to_end(part, lambda: progress(part.position, until))
+
+
+def compute_to_end(part: PartComputation, progress: Callable[[], None]) -> None:
+    """Compute missing features of one partition.
+
+    Args:
+        part: the computation.
+        progress: called now and then, and at the end.
+
+    Raises:
+        StateError: as :func:`compute_missing`.
+    """
     batches = 0
-    position = max(engine.offset, log.begin)
-    while position < until:
-        records = log.read(position, min(_BATCH, until - position))
-        if not records:
-            raise StateError(
-                f"the log ends at offset {position}, before the state does ({until}): restore it "
-                f"from a backup, or {CURE}"
-            )
-        engine.apply(records)
-        position = engine.offset
+    while part.advance():
         batches += 1
         if batches % _COMMIT_EVERY == 0:
-            engine.commit()
-            progress(position, until)
-    engine.commit()
-    progress(until, until)
+            part.commit()
+            progress()
+    part.commit()
+    progress()
+
+
+def compute_together(
+    parts: Sequence[PartComputation],
+    partition_of: Callable[[str], int],
+    *,
+    final: bool = True,
+    progress: Callable[[], None] = lambda: None,
+) -> None:
+    """Compute missing features of all partitions of a log whose devices are joined to people.
+
+    The history of a device moves to another partition by a transfer in the log of that, which holds
+    what the features of then had to say. Here a partition that meets one waits until the partition
+    of the device has computed it anew, and takes that.
+
+    Args:
+        parts: one for each partition, in order, whose options have `partition_of`.
+        partition_of: which partition a key is routed to.
+        final: whether the states have come to a rest. If not, what waits is left for another call;
+            if so, the computations are further than the logs afterwards, and cannot be gone on
+            with.
+        progress: called now and then.
+
+    Raises:
+        StateError: as :func:`compute_missing`.
+    """
+    transfers = _Transfers(parts)
+    for rounds in itertools.count(1):
+        moved = [part.advance(transfers.find) for part in parts]
+        if rounds % _COMMIT_EVERY == 0 or any(part.blocked for part in parts):
+            transfers.gather()
+            progress()
+        if any(moved) or any(part.blocked and transfers.has(part.blocked) for part in parts):
+            continue
+        blocked = [part for part in parts if part.blocked]
+        if not blocked or not final:
+            break
+        # Nobody computes it: what it rests on is not in the log any more, or does not count.
+        transfers.give_up(min((part.blocked for part in blocked if part.blocked), key=_age))
+    transfers.gather()
+    if final:
+        transfers.deliver(partition_of)
+    progress()
+
+
+class PartComputation:
+    """Computes the missing features of one partition from its log, batch by batch.
+
+    Attributes:
+        position: next offset to read.
+        blocked: the transfer that it waits for; None if there is none.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        scratch: StateStore,
+        definitions: Definitions,
+        missing: Collection[str],
+        until: int | None,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Begin, or go on with what `scratch` holds; arguments as of :func:`compute_missing`.
+
+        Without `until` it reads until the log, which has to end by itself, has nothing more.
+
+        Raises:
+            StateError: if `scratch` is damaged or has seen more of the log than that.
+        """
+        wanted = required_features(definitions, missing)
+        meta = read_meta(scratch)
+        other = meta is not None and meta.fingerprint != wanted.fingerprint
+        self.engine = Engine(
+            wanted, scratch, rebuild=other, also_reads=definitions.features, **options
+        )
+        if until is not None and self.engine.offset > until:
+            raise StateError(
+                f"the backfill has read the log up to offset {self.engine.offset}, the state only "
+                f"up to {until}: start the engine, so that it catches up, or empty the backfill's "
+                "own state"
+            )
+        self.blocked: Transfer | None = None
+        self._log = log
+        self._until = until
+        self._committed = self.engine.offset
+        self.position = max(self.engine.offset, log.begin)
+
+    def advance(self, find: Callable[[Transfer], Transfer | None] | None = None) -> bool:
+        """Apply some records; whether there were any.
+
+        Args:
+            find: gives a transfer as it is to be taken, or None if it has to be waited for; None:
+                all are taken as they are.
+
+        Raises:
+            StateError: if the log ends too early.
+        """
+        self.blocked = None
+        until = sys.maxsize if self._until is None else self._until
+        if self.position >= until:
+            return False
+        records = self._log.read(self.position, min(_BATCH, until - self.position))
+        if not records and self._until is None:
+            self._until = self.position
+            return False
+        if not records:
+            raise StateError(
+                f"the log ends at offset {self.position}, before the state does ({until}): "
+                f"restore it from a backup, or {CURE}"
+            )
+        # Offsets in Kafka have gaps, so there may be more than was wanted.
+        chosen = [record for record in records if record[0] < until]
+        if find is not None:
+            chosen = self._replaced(chosen, find)
+        if chosen:
+            self.engine.apply(chosen)
+            self.position = self.engine.offset
+        elif self.blocked is None:
+            self.position = until
+        return bool(chosen)
+
+    def take(self, transfer: Transfer) -> None:
+        """Apply a transfer as if it were next in the log."""
+        self.engine.apply([(self.position, encode_entry(transfer, "json"))])
+        self.position += 1
+
+    def commit(self) -> None:
+        """Make what was computed durable."""
+        if self.engine.offset != self._committed:
+            self.engine.commit()
+            self._committed = self.engine.offset
+
+    def _replaced(
+        self, records: list[Record], find: Callable[[Transfer], Transfer | None]
+    ) -> list[Record]:
+        """The records up to the first transfer that has to be waited for."""
+        replaced: list[Record] = []
+        for offset, payload in records:
+            transfer = _transfer_in(payload)
+            if transfer is not None:
+                found = find(transfer)
+                if found is None:
+                    self.blocked = transfer
+                    break
+                payload = encode_entry(found, "json")
+            replaced.append((offset, payload))
+        return replaced
+
+
+class _Transfers:
+    """Histories of devices as the partitions of the devices have computed them anew."""
+
+    def __init__(self, parts: Sequence[PartComputation]) -> None:
+        self._parts = parts
+        self._found: dict[str, tuple[PartComputation, int, Transfer]] = {}
+        self._taken: set[str] = set()
+        self._settled: set[str] = set()
+        self.gather()
+
+    def has(self, transfer: Transfer) -> bool:
+        return transfer.transfer_id in self._found or transfer.transfer_id in self._settled
+
+    def find(self, transfer: Transfer) -> Transfer | None:
+        if transfer.transfer_id in self._settled:
+            return transfer  # if it is one that was taken, it counts once
+        found = self._found.get(transfer.transfer_id)
+        if found is None:
+            return None
+        self._taken.add(transfer.transfer_id)
+        return found[2]
+
+    def give_up(self, transfer: Transfer) -> None:
+        self._settled.add(transfer.transfer_id)
+
+    def deliver(self, partition_of: Callable[[str], int]) -> None:
+        """Take what no log has: the features of then had nothing to say of these devices."""
+        for _, _, transfer in sorted(self._found.values(), key=lambda found: _age(found[2])):
+            self._parts[partition_of(transfer.target)].take(transfer)
+        for part in self._parts:
+            part.commit()
+
+    def gather(self) -> None:
+        """Commit all, forget what was taken by a commit before, and see what there is."""
+        for part in self._parts:
+            part.commit()
+        for transfer_id in self._taken:
+            part, number, _ = self._found.pop(transfer_id)
+            part.engine.handed_over([number])
+        self._settled |= self._taken
+        self._taken.clear()
+        for part in self._parts:
+            ready = part.engine.handovers()
+            for number, entry in ready.items():
+                if isinstance(entry, Transfer) and entry.transfer_id not in self._settled:
+                    self._found[entry.transfer_id] = (part, number, entry)
+            # The rest is in the logs already.
+            part.engine.handed_over(
+                number for number, entry in ready.items() if not isinstance(entry, Transfer)
+            )
+
+
+def _transfer_in(payload: bytes) -> Transfer | None:
+    if b"transfer" not in payload:
+        return None
+    try:
+        entry = decode_entry(payload)
+    except EntryError:
+        return None
+    return entry if isinstance(entry, Transfer) else None
+
+
+def _age(transfer: Transfer) -> tuple[int, str]:
+    return transfer.timestamp, transfer.transfer_id
 
 
 def _merged(

@@ -156,7 +156,7 @@ def test_the_metadata_keep_account_of_backfills(
         raise LogError("the disk is on fire")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tactful.backfills.backfill", broken)
+        patch.setattr("tactful.backfills.compute_to_end", broken)
         assert run("features", "backfill", *arguments).exit_code == 1
     planned = run("features", "plan", *arguments)
     assert "has come to offset 0 of 40 and failed: the disk is on fire" in planned.stderr
@@ -171,16 +171,6 @@ def test_the_metadata_keep_account_of_backfills(
         applied = metadata.definitions_history()
         assert applied[0].fingerprint == done.fingerprint != applied[1].fingerprint
         assert [it.applied_by for it in applied] == ["tactful features backfill", "tactful serve"]
-
-
-def test_a_log_in_kafka_is_refused_with_the_other_way(
-    settings: Settings, new_features: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TACTFUL_LOG__KIND", "kafka")
-    monkeypatch.setenv("TACTFUL_LOG__BROKERS", "localhost:1")
-    for command in ("plan", "backfill"):
-        refused = run("features", command, "--features", new_features)
-        assert (refused.exit_code, "worker.group" in refused.stderr) == (2, True)
 
 
 def test_without_a_state_there_is_nothing_to_plan(settings: Settings, new_features: Path) -> None:

@@ -38,6 +38,12 @@ from tactful_streaming import (
     rescale,
     route_key,
 )
+from tactful_streaming.backfilling import (
+    PartComputation,
+    adopt_definitions,
+    compute_together,
+    merge_computed,
+)
 from tactful_streaming.handovers import Handovers
 from tactful_streaming.histories import Histories
 from tactful_streaming.identity import Resolver
@@ -553,6 +559,79 @@ def test_links_move_to_another_number_of_partitions(before: int, after: int) -> 
     rescale(old.stores, stores, Cluster(stores, rng).route)
     new = Cluster(stores, rng)
     new.feed(entries[half:])
+    assert check(new.read, entries, NaiveIdentity(IDENTITY)) > 20
+
+
+class OldCluster(Cluster):
+    """A cluster that computes less."""
+
+    def _open(self, number: int) -> Engine:
+        all_ = chosen()
+        kept = tuple(it for it in all_.features if it.name in ("spend", "visit", "item_views"))
+        return Engine(
+            Definitions(kept, all_.sequences, all_.joins),
+            self.stores[number],
+            identity=IDENTITY,
+            allowed_lateness_ms=365 * DAY,
+            partition=number,
+            partition_of=self.route,
+        )
+
+
+class Partition:
+    """A list as a log."""
+
+    begin = 0
+
+    def __init__(self, payloads: Sequence[bytes]) -> None:
+        self._payloads = payloads
+
+    def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
+        return [*enumerate(self._payloads)][offset : offset + min(limit, 17)]
+
+
+@pytest.mark.parametrize("partitions", [3])
+def test_partitions_whose_devices_move_compute_what_is_missing_together(partitions: int) -> None:
+    rng = random.Random(partitions)
+    entries = random_lives(rng, 90)
+    cluster = OldCluster([MemoryState() for _ in range(partitions)], rng)
+    cluster.feed(entries)
+    for engine in cluster.engines:
+        engine.commit()
+    scratches = [MemoryState() for _ in range(partitions)]
+
+    def computations(until: Sequence[int]) -> list[PartComputation]:
+        parts = []
+        for number, store in enumerate(cluster.stores):
+            meta = adopt_definitions(store, chosen())
+            assert meta is not None
+            options = {
+                "identity": IDENTITY,
+                "allowed_lateness_ms": 365 * DAY,
+                "partition": number,
+                "partition_of": cluster.route,
+            }
+            log: Any = Partition(cluster.logs[number])
+            parts.append(
+                PartComputation(
+                    log, scratches[number], chosen(), meta.missing, until[number], options
+                )
+            )
+        return parts
+
+    ends = [len(log) for log in cluster.logs]
+    # Ahead, while all go on; once it is given up in between, as by a kill.
+    for share in (3, 2):
+        compute_together(computations([end // share for end in ends]), cluster.route, final=False)
+    killed = computations(ends)
+    for _ in range(3):
+        killed[0].advance(lambda transfer: None)
+    compute_together(computations(ends), cluster.route)
+    for store, scratch in zip(cluster.stores, scratches, strict=True):
+        merge_computed(store, scratch, chosen())
+    new = Cluster(cluster.stores, rng)
+    new.logs = cluster.logs
+    assert not any(engine.missing for engine in new.engines)
     assert check(new.read, entries, NaiveIdentity(IDENTITY)) > 20
 
 

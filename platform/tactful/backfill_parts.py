@@ -1,0 +1,313 @@
+"""The states of an installation, and what each of them was computed from.
+
+========  ===================================  ====================================================
+log       state, in a data directory           computed from
+========  ===================================  ====================================================
+embedded  ``state``                            the log in files
+kafka     ``state``, of a server               all partitions of the topic, read as one log
+kafka     ``partitions/<topic>-<number>``,     that partition
+          of workers
+========  ===================================  ====================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from tactful.backends import engine_options
+from tactful.config import Settings
+from tactful.connections import kafka_settings
+from tactful.errors import StorageError
+from tactful.followed import MergedLog, Places
+from tactful.positions import Offsets
+from tactful.record_seal import RecordSeal, log_in_files, open_seal
+from tactful.shared_features import own_definitions, shared_definitions
+from tactful_streaming import (
+    Definitions,
+    EventLog,
+    KafkaLog,
+    KafkaPartition,
+    KafkaSettings,
+    PartitionState,
+    RocksState,
+    SealedLog,
+    StateError,
+    StateStore,
+    load_rules,
+)
+from tactful_streaming.backfilling import PartComputation
+from tactful_streaming.evolution import required_features
+from tactful_streaming.layout import CONSUMER, read_meta
+
+_PLACES = "places"
+_WAIT_S = 10.0
+"""Longer than a broker that is well takes to deliver what is there."""
+
+
+class Part(Protocol):
+    """One state, and how to compute what it lacks.
+
+    Attributes:
+        number: partition of the log that it is of; 0 if it is of the whole log.
+        path: directory of the state.
+        scratch: directory of a state for what is computed.
+        definitions: what it holds of the definitions of the installation.
+        linked: whether histories of devices come to it from other partitions.
+    """
+
+    number: int
+    path: Path
+    scratch: Path
+    definitions: Definitions
+    linked: bool
+
+    @property
+    def begin(self) -> int:
+        """Oldest offset of the log, as far as offsets of the state count it."""
+
+    def computation(
+        self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
+    ) -> PartComputation:
+        """Begin to compute missing features up to where `state` is, which is `offset`, or go on."""
+
+    def partition_of(self, key: str) -> int:
+        """Which partition of the log a key is routed to."""
+
+    def read(self) -> RocksState:
+        """The state, read beside whoever writes it; the caller's to close."""
+
+    def hold(self, stack: contextlib.ExitStack) -> StateStore:
+        """Open the state, so that nobody else can, as long as the context lasts."""
+
+    def merged(self) -> None:
+        """Follow up a change of the state apart from the log, while it is held."""
+
+
+@contextlib.contextmanager
+def opened_parts(settings: Settings, definitions: Definitions) -> Iterator[Sequence[Part]]:
+    """The states in the data directory, as long as their log is open.
+
+    Raises:
+        StorageError: if there is none.
+        StreamingError: if the log cannot be used.
+    """
+    state = settings.storage.data / "state"
+    folders = list((settings.storage.data / "partitions").glob(f"{settings.log.topic}-*/state"))
+    on_kafka = settings.log.kind == "kafka"
+    if not (state / "CURRENT").is_file() and not (on_kafka and folders):
+        raise StorageError(
+            f"{state}: there is no state; `tactful serve`{' or `tactful worker`' * on_kafka} "
+            "begins one"
+        )
+    with contextlib.ExitStack() as stack:
+        if not on_kafka:
+            log = stack.enter_context(log_in_files(settings, clock=_now))
+            yield [_FilesPart(settings, definitions, log)]
+            return
+        seal = open_seal(settings, clock=_now)
+        if seal is not None:
+            stack.callback(seal.close)
+        kafka = kafka_settings(settings.log)
+        topic = stack.enter_context(KafkaLog(kafka))
+        parts: list[Part] = []
+        if (state / "CURRENT").is_file():
+            parts.append(_ServerPart(settings, definitions, kafka, topic.partitions, seal, stack))
+        numbers = [n for n in range(topic.partitions) if _folder(settings, n).is_dir()]
+        if numbers and settings.identity.enabled and len(numbers) < topic.partitions:
+            missing = sorted(set(range(topic.partitions)) - set(numbers))
+            raise StorageError(
+                f"{settings.storage.data}: there are no states of partitions "
+                f"{', '.join(map(str, missing))}. Histories of devices move between partitions "
+                "(identity.enabled), so all of them are computed together: give the workers of "
+                "all hosts one data directory, or let one worker take all partitions from the "
+                "checkpoints, then run this there"
+            )
+        parts += [_WorkerPart(settings, definitions, topic, n, seal, stack) for n in numbers]
+        yield parts
+
+
+class _FilesPart:
+    number = 0
+    linked = False
+
+    def __init__(self, settings: Settings, definitions: Definitions, log: EventLog) -> None:
+        self.path = settings.storage.data / "state"
+        self.scratch = settings.storage.data / "backfill"
+        self.definitions = definitions
+        self._settings = settings
+        self._log = log
+
+    @property
+    def begin(self) -> int:
+        return self._log.begin
+
+    def computation(
+        self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
+    ) -> PartComputation:
+        options = computing_options(self._settings)
+        return PartComputation(self._log, scratch, self.definitions, missing, offset, options)
+
+    def read(self) -> RocksState:
+        return RocksState(self.path, read_only=True)
+
+    def hold(self, stack: contextlib.ExitStack) -> StateStore:
+        state = RocksState(self.path)
+        stack.callback(state.close)
+        return state
+
+    def partition_of(self, key: str) -> int:
+        return 0
+
+    def merged(self) -> None:
+        """Nothing follows."""
+
+
+class _ServerPart(_FilesPart):
+    """The state of a server that has read all partitions as one log.
+
+    Up to where it has read each of them is kept in the state; in the state of the computation, too.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        definitions: Definitions,
+        kafka: KafkaSettings,
+        partitions: int,
+        seal: RecordSeal | None,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self.path = settings.storage.data / "state"
+        self.scratch = settings.storage.data / "backfill" / "server"
+        shares = settings.online.kind == "redis"
+        self.definitions = own_definitions(definitions) if shares else definitions
+        self._settings = settings
+        self._kafka = kafka
+        self._partitions = partitions
+        self._seal = seal
+        self._stack = stack
+
+    @property
+    def begin(self) -> int:
+        return 0
+
+    def computation(
+        self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
+    ) -> PartComputation:
+        wanted = required_features(self.definitions, missing)
+        meta = read_meta(scratch)
+        if meta is not None and meta.fingerprint != wanted.fingerprint:
+            scratch.clear()
+            meta = None
+        places = Places(self._kafka.topic)
+        log = MergedLog(
+            self._kafka,
+            self._partitions,
+            begin=0 if meta is None else meta.offset,
+            offsets=_places(scratch),
+            bounded=True,
+            ends=_places(state),
+            opened=list if self._seal is None else self._seal.open,
+            wait_s=_WAIT_S,
+        )
+        self._stack.callback(log.close)
+        options = computing_options(self._settings)
+        options["consumers"] = {_PLACES: places}
+        part = PartComputation(log, scratch, self.definitions, missing, None, options)
+        places.offsets = lambda: log.reached
+        return part
+
+
+class _WorkerPart:
+    def __init__(
+        self,
+        settings: Settings,
+        definitions: Definitions,
+        topic: KafkaLog,
+        number: int,
+        seal: RecordSeal | None,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        several = topic.partitions > 1
+        self.number = number
+        self.linked = several and settings.identity.enabled
+        self._folder = _folder(settings, number)
+        self.path = self._folder / "state"
+        self.scratch = settings.storage.data / "backfill" / self._folder.name
+        self.definitions = shared_definitions(definitions) if several else definitions
+        self._settings = settings
+        self._topic = topic
+        partition = KafkaPartition(topic, number, wait_s=_WAIT_S)
+        stack.callback(partition.close)
+        self._log: EventLog = partition if seal is None else SealedLog(partition, seal)
+        self._held: PartitionState | None = None
+
+    @property
+    def begin(self) -> int:
+        return self._log.begin
+
+    def computation(
+        self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
+    ) -> PartComputation:
+        options = {**computing_options(self._settings), "partition": self.number}
+        if self.linked:
+            options["partition_of"] = self._topic.partition_of
+        return PartComputation(self._log, scratch, self.definitions, missing, offset, options)
+
+    def read(self) -> RocksState:
+        return RocksState(self.path, read_only=True)
+
+    def hold(self, stack: contextlib.ExitStack) -> StateStore:
+        share = self._settings.worker.checkpoints
+        try:
+            self._held = PartitionState(
+                self._folder,
+                checkpoints=None if share == Path() else share / self._folder.name,
+                patience_s=0.0,
+            )
+        except StateError as error:
+            raise StorageError(str(error)) from error
+        stack.callback(self._held.close)
+        return self._held.store
+
+    def partition_of(self, key: str) -> int:
+        return self._topic.partition_of(key)
+
+    def merged(self) -> None:
+        """Let checkpoints hold it, too: they are of the same offset."""
+        assert self._held is not None
+        self._held.replace_checkpoints()
+
+
+def computing_options(settings: Settings) -> dict[str, Any]:
+    """What an engine is opened with; each gets rules of its own, which have seen nothing."""
+    options = engine_options(settings)
+    if settings.engine.rules != Path():
+        options["cleaner"] = load_rules(settings.engine.rules)
+    return options
+
+
+def _folder(settings: Settings, number: int) -> Path:
+    return settings.storage.data / "partitions" / f"{settings.log.topic}-{number}"
+
+
+def _places(state: StateStore) -> Offsets:
+    """How far each partition was read by whoever keeps `state`."""
+    stored = state.get(CONSUMER + _PLACES.encode())
+    if stored is None:
+        return {}
+    try:
+        _, offsets = msgspec.msgpack.decode(stored, type=tuple[str, dict[int, int]])
+    except msgspec.MsgspecError as error:
+        raise StorageError(f"how far a state has read the log is damaged: {error}") from error
+    return offsets
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
