@@ -152,7 +152,7 @@ def serve(
             pass  # a restore that was broken off is finished before anything is opened
         try:
             statistics = open_statistics(settings)
-            consumers: dict[str, Any] = {} if statistics is None else {"statistics": statistics}
+            consumers: dict[str, Any] = {} if statistics is None else statistics.passengers()
             trends = None if statistics is None else statistics.trends()
             shown = open_shown(settings)
             if shown is not None:

@@ -123,7 +123,8 @@ def _stop_counting(state: Path) -> None:
     it may be in what was released: they could contribute twice to one day.
     """
     with contextlib.closing(RocksState(state, sync=True)) as store:
-        drop_passenger(store, "statistics")
+        for name in ("statistics", "statistics.changes"):
+            drop_passenger(store, name)
         store.purge()
 
 

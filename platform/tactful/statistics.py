@@ -53,7 +53,7 @@ from tactful_privacy import (
     read_released,
 )
 from tactful_privacy import PANES as KIND_OF_PANES
-from tactful_streaming import Event, Item
+from tactful_streaming import Consumer, Event, Item
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,20 @@ ALLOWANCE_MS = 60_000
 
 NOT_BEFORE = "statistics.not-before"
 """File that a restore leaves in the data directory: when counting may begin, epoch milliseconds."""
+
+PASSENGER = "statistics"
+"""Name of the counts among what rides with the engine."""
+
+_FEW = 1_000
+"""So many changed entries are never worth a whole snapshot."""
+
+_SHARE = 32
+"""Nor are fewer than this share of all of them: then both together write the least."""
+
+_INCOMPLETE = (
+    "the stored statistics are a snapshot without what changed since, so the day's caps are lost:"
+    " restore the state as a whole, or compute it again with `tactful serve --rebuild`"
+)
 
 _SHOWN_AFTER_MS = 15_000
 """Longer than an idle server waits with a commit, so that who came does not decide when."""
@@ -93,6 +107,7 @@ class PrivateStatistics:
 
     Attributes:
         purpose: only events count that may be used for it.
+        changes: the passenger that carries what changed since the last snapshot, if there is one.
     """
 
     purpose = Purpose.MEASUREMENT
@@ -130,6 +145,10 @@ class PrivateStatistics:
         self._not_before = not_before
         self._replayed = 0
         self._tracks: dict[str, _Track] = {}
+        self.changes: StatisticsChanges | None = None
+        self._whole = False  # whether there is a snapshot that changes can belong to
+        self._due = False  # whether there are changes to be written with this commit
+        self._awaits = False  # whether changes that belong to what was restored are missing
         made = {d.name: d.statistics() for d in self._definitions}
         self._bases = {name: statistics[0] for name, statistics in made.items()}
         self._further = {name: statistics[1:] for name, statistics in made.items()}
@@ -138,8 +157,19 @@ class PrivateStatistics:
         first_day = 0 if clock is None else day_of(clock())
         ledger.register_all(self._statistics.values(), first_day=first_day)
 
+    def passengers(self) -> dict[str, Consumer]:
+        """What rides with the engine, by name: these counts, and what changes of them.
+
+        A commit then writes what changed since the last snapshot, and a whole snapshot only now and
+        then. Both are in the write of the offset. The engine asks them in this order.
+        """
+        self.changes = StatisticsChanges(self)
+        return {PASSENGER: self, f"{PASSENGER}.changes": self.changes}
+
     def apply(self, event: Event, item: Item | None) -> None:
         """Count one event for every statistic it belongs to."""
+        if self._awaits:
+            raise StateError(_INCOMPLETE)
         if self._clock is None and event.type == CLOCK_EVENT:
             self._replayed = max(self._replayed, event.timestamp)
             return
@@ -153,20 +183,78 @@ class PrivateStatistics:
                 counts.add(unit, event.timestamp, key, watermark=watermark)
 
     def snapshot(self) -> bytes | None:
-        """Release what is due, then return the state; None when nothing changed."""
+        """Release what is due, then return the state; None when nothing changed.
+
+        Also None where what changed is little, and `changes` will carry it.
+        """
+        if self._awaits:
+            raise StateError(_INCOMPLETE)
         if not self._begun():
             return None
         for _, publisher in self._tracks.values():
             publisher.store(self._watermark())
         if not any(counts.changed for counts, _ in self._tracks.values()):
             return None
+        self._due = self.changes is not None
+        if self._due and self._is_little():
+            return None
+        self._whole = True
         return msgspec.msgpack.encode(
             _State(
                 self._replayed,
                 {name: counts.snapshot() for name, (counts, _) in self._tracks.items()},
                 {name: publisher.snapshot() for name, (_, publisher) in self._tracks.items()},
+                self.changes is not None,
             )
         )
+
+    def _is_little(self) -> bool:
+        """Whether changes since the last snapshot cost less to write than a new one would save."""
+        if not self._whole or self._tracks.keys() != self._bases.keys():
+            return False
+        counts = [it for it, _ in self._tracks.values() if isinstance(it, BoundedCounts)]
+        changed = sum(it.entries_changed for it in counts)
+        return changed <= _FEW + sum(it.entries for it in counts) // _SHARE
+
+    def pack_changes(self) -> bytes | None:
+        """What changed since the last snapshot; None where nothing did since it was asked."""
+        if not self._due:
+            return None
+        self._due = False
+        return msgspec.msgpack.encode(
+            _Changes(
+                self._replayed,
+                {
+                    name: counts.changes()
+                    if isinstance(counts, BoundedCounts)
+                    else counts.snapshot()
+                    for name, (counts, _) in self._tracks.items()
+                },
+                {name: publisher.snapshot() for name, (_, publisher) in self._tracks.items()},
+            )
+        )
+
+    def restore_changes(self, state: bytes) -> None:
+        """Go on from what `pack_changes` gave, after `restore`.
+
+        Raises:
+            StateError: if it is damaged, or belongs to another snapshot.
+        """
+        found = msgspec.msgpack.decode(state, type=_Changes)
+        self._awaits, self._whole = False, True
+        self._replayed = found.replayed
+        for name, changes in found.counts.items():
+            if name not in self._bases:
+                continue
+            if name not in self._tracks:
+                raise StateError(_INCOMPLETE)
+            counts, publisher = self._tracks[name]
+            if isinstance(counts, BoundedCounts):
+                counts.restore_changes(changes)
+            else:
+                counts.restore(changes)
+            self._refuse_older_ledger(counts)
+            publisher.restore(found.sums[name])
 
     def restore(self, state: bytes) -> None:
         """Continue from a snapshot.
@@ -177,6 +265,7 @@ class PrivateStatistics:
         """
         found = msgspec.msgpack.decode(state, type=_State)
         self._replayed = found.replayed
+        self._awaits = found.has_changes
         for name, snapshot in found.counts.items():
             if name in self._bases:
                 counts, publisher = self._begin(name, start=0)
@@ -388,12 +477,42 @@ def shown_before(statistic: Statistic, now: int, allowance_ms: int = ALLOWANCE_M
     return max(0, now - allowance_ms) - _SHOWN_AFTER_MS - statistic.pane_ms + 1
 
 
+class StatisticsChanges:
+    """Carries what changed in private statistics since their last snapshot; a passenger."""
+
+    purpose = Purpose.MEASUREMENT
+
+    def __init__(self, statistics: PrivateStatistics) -> None:
+        """Carry the changes of `statistics`, which rides before this."""
+        self._statistics = statistics
+
+    def apply(self, event: Event, item: Item | None) -> None:
+        """Do nothing: the statistics count."""
+
+    def snapshot(self) -> bytes | None:
+        """The changes; None where they are as they were."""
+        return self._statistics.pack_changes()
+
+    def restore(self, state: bytes) -> None:
+        """Go back to a snapshot, after the statistics did."""
+        self._statistics.restore_changes(state)
+
+
 class _State(msgspec.Struct, array_like=True):
     """What a snapshot holds, by name of the statistic."""
 
     replayed: int
     counts: dict[str, bytes]
     sums: dict[str, bytes] = {}
+    has_changes: bool = False
+
+
+class _Changes(msgspec.Struct, array_like=True):
+    """What changed since a snapshot, by name of the statistic."""
+
+    replayed: int
+    counts: dict[str, bytes]
+    sums: dict[str, bytes]
 
 
 def open_statistics(settings: Settings) -> PrivateStatistics | None:

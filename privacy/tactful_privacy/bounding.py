@@ -2,6 +2,7 @@
 
 import hmac
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -43,6 +44,42 @@ class _State(msgspec.Struct, array_like=True):
     caps: dict[int, int] = {}  # day -> its cap, where caps are chosen
     waiting: dict[int, list[tuple[bytes, int, int, bool]]] = {}  # day -> user, pane, key, late
     closed_any: bool = False
+
+    def forget(self, *, chosen: bool) -> None:
+        """Remove what closed panes and past days leave; of hours see `forget_hours`."""
+        for panes in (self.counts, self.spent_in_cell):
+            for past in [start for start in panes if start < self.open_from]:
+                del panes[past]
+        today = self.open_from // DAY_MS
+        if chosen and today not in self.caps:  # the cap of today follows from yesterday
+            today -= 1
+        for days in (self.spent, self.caps, self.waiting):
+            for past in [day for day in days if day < today]:
+                del days[past]
+
+    def forget_hours(self) -> None:
+        """Remove hours that are over; late contributions may begin one anew."""
+        for past in [h for h in self.spent_in_hour if (h + 1) * HOUR_MS <= self.open_from]:
+            del self.spent_in_hour[past]
+
+    def overlay(self, later: "_State", *, chosen: bool) -> None:
+        """Set what changed since, and forget what was forgotten since."""
+        moved = later.open_from != self.open_from
+        self.open_from, self.closed_any = later.open_from, later.closed_any
+        if moved:
+            self.forget_hours()
+        _overlay(self.counts, later.counts)
+        _overlay(self.spent, later.spent)
+        _overlay(self.spent_in_hour, later.spent_in_hour)
+        for pane, cells in later.spent_in_cell.items():
+            _overlay(self.spent_in_cell.setdefault(pane, {}), cells)
+        self.caps, self.waiting = later.caps, later.waiting
+        self.forget(chosen=chosen)
+
+
+def _overlay(mine: dict[int, dict[Any, int]], theirs: dict[int, dict[Any, int]]) -> None:
+    for key, values in theirs.items():
+        mine.setdefault(key, {}).update(values)
 
 
 class BoundedCounts:
@@ -107,12 +144,16 @@ class BoundedCounts:
         self.statistic = statistic
         self._unit_key = hmac.digest(secret, b"unit", "sha256")
         self._seal_key = hmac.digest(secret, b"snapshot", "sha256")
+        self._changes_key = hmac.digest(secret, b"changes", "sha256")
         self._fixed_cap = None if statistic.cap_choice else statistic.cap
         self._index = {key: index for index, key in enumerate(statistic.keys)}
         self._state = _State(open_from=start - start % statistic.pane_ms)
         if statistic.cap_choice is not None:  # what came before is not known
             self._state.caps[start // DAY_MS] = statistic.cap
         self._changed = True
+        self._later = _State(open_from=0)  # what changed since the snapshot
+        self._entries = 0  # how many entries of people these are, at most
+        self._base = b""  # tag of that snapshot
 
     @property
     def open_from(self) -> int:
@@ -121,8 +162,18 @@ class BoundedCounts:
 
     @property
     def changed(self) -> bool:
-        """Whether anything changed since the last `snapshot` or `restore`."""
+        """Whether anything changed since the last `snapshot`, `changes` or `restore`."""
         return self._changed
+
+    @property
+    def entries_changed(self) -> int:
+        """How many entries changed since the last `snapshot`: about what `changes` has to write."""
+        return self._entries
+
+    @property
+    def entries(self) -> int:
+        """How many entries of people a `snapshot` has to write."""
+        return sum(map(len, self._state.spent.values()))
 
     @property
     def closed_until(self) -> int | None:
@@ -174,8 +225,11 @@ class BoundedCounts:
         before = spent.get(who, 0)
         if before >= statistic.cap:
             return False
+        later = self._later
         if before >= cap:  # only for the choice of the next cap
             spent[who] = before + 1
+            later.spent.setdefault(timestamp // DAY_MS, {})[who] = before + 1
+            self._entries += 1
             self._changed = True
             return False
         pane = timestamp - timestamp % statistic.pane_ms
@@ -189,14 +243,20 @@ class BoundedCounts:
             if in_cell.get(who, 0) >= statistic.cell_cap:
                 return False
             in_cell[who] = in_cell.get(who, 0) + 1
+            changed = later.spent_in_cell.setdefault(pane, {}).setdefault(index, {})
+            changed[who] = in_cell[who]
         if in_hour is not None:
             in_hour[who] = in_hour.get(who, 0) + 1
+            later.spent_in_hour.setdefault(timestamp // HOUR_MS, {})[who] = in_hour[who]
         spent[who] = before + 1
+        later.spent.setdefault(timestamp // DAY_MS, {})[who] = before + 1
+        self._entries += 1
         self._changed = True
         if late:
             return False
         counts = state.counts.setdefault(pane, {})
         counts[index] = counts.get(index, 0) + 1
+        later.counts.setdefault(pane, {})[index] = counts[index]
         return True
 
     def closed(self, watermark: int) -> list[Pane]:
@@ -233,10 +293,7 @@ class BoundedCounts:
             return []
         panes = [Pane(start, start + pane_ms, self._take(start)) for start in starts]
         state.open_from, state.closed_any = until, True
-        for hour in [hour for hour in state.spent_in_hour if (hour + 1) * HOUR_MS <= until]:
-            del state.spent_in_hour[hour]
-        if self.statistic.cap_choice is None:
-            self._forget_days_before(until // DAY_MS)
+        self._forget(hours=True)
         self._changed = True
         return panes
 
@@ -284,13 +341,17 @@ class BoundedCounts:
         state.caps[day] = cap
         for who, timestamp, index, late in state.waiting.pop(day, []):
             self._count(who, timestamp, index, late=late, cap=cap)
-        self._forget_days_before(day)
+        self._forget(hours=False)
         self._changed = True
 
-    def _forget_days_before(self, day: int) -> None:
-        for days in (self._state.spent, self._state.caps, self._state.waiting):
-            for past in [past for past in days if past < day]:
-                del days[past]
+    def _forget(self, *, hours: bool) -> None:
+        chosen = self.statistic.cap_choice is not None
+        self._later.open_from = self._state.open_from
+        self._later.caps = self._state.caps
+        for state in (self._state, self._later):
+            if hours:
+                state.forget_hours()
+            state.forget(chosen=chosen)
 
     def snapshot(self) -> bytes:
         """Return the whole state, counters included, sealed with a key derived from the secret.
@@ -300,7 +361,28 @@ class BoundedCounts:
         """
         body = msgspec.msgpack.encode((self.statistic.fingerprint, self._state))
         self._changed = False
-        return hmac.digest(self._seal_key, body, "sha256") + body
+        self._base = hmac.digest(self._seal_key, body, "sha256")
+        self._begin_anew()
+        return self._base + body
+
+    def changes(self) -> bytes:
+        """Return what changed since the last `snapshot`, sealed likewise and tied to it.
+
+        It takes the place of earlier changes, and is stored in one write with the position in the
+        input, beside the snapshot that it belongs to. Writing it costs what changed, not how many
+        people there are.
+
+        Raises:
+            StateError: There is no snapshot yet that it could belong to.
+        """
+        if not self._base:
+            raise StateError(f"{self.statistic.name!r} has changes to no snapshot: take one before")
+        state, later = self._state, self._later
+        later.open_from, later.closed_any = state.open_from, state.closed_any
+        later.caps, later.waiting = state.caps, state.waiting
+        body = msgspec.msgpack.encode((self._base, later))
+        self._changed = False
+        return hmac.digest(self._changes_key, body, "sha256") + body
 
     def restore(self, snapshot: bytes) -> None:
         """Continue from a snapshot. Fails closed: the state is replaced wholly or not at all.
@@ -323,6 +405,36 @@ class BoundedCounts:
             )
         self._state = state
         self._changed = False
+        self._base = tag
+        self._begin_anew()
+
+    def restore_changes(self, changes: bytes) -> None:
+        """Go on from what `changes` gave, after `restore` of the snapshot that it belongs to.
+
+        Raises:
+            StateError: They are damaged, or belong to another snapshot: counters would be lost.
+        """
+        tag, body = changes[:_TAG], changes[_TAG:]
+        if not hmac.compare_digest(tag, hmac.digest(self._changes_key, body, "sha256")):
+            raise StateError(
+                f"the changes to the snapshot of {self.statistic.name!r} are damaged, or were made"
+                " with another secret; without them the day's caps are lost"
+            )
+        base, later = msgspec.msgpack.decode(body, type=tuple[bytes, _State])
+        if base != self._base:
+            raise StateError(
+                f"the changes of {self.statistic.name!r} belong to another snapshot than the one"
+                " that is there: the two were not stored together"
+            )
+        self._state.overlay(later, chosen=self.statistic.cap_choice is not None)
+        self._later = later
+        # What is in both is changed in both from here on, so they must not be one object.
+        later.caps, later.waiting = {}, {}
+        self._entries = sum(map(len, later.spent.values()))
+        self._changed = False
+
+    def _begin_anew(self) -> None:
+        self._later, self._entries = _State(open_from=self._state.open_from), 0
 
     def _take(self, start: int) -> NDArray[np.int64]:
         counts = np.zeros(len(self.statistic.keys), dtype=np.int64)

@@ -1109,3 +1109,54 @@ def test_mistakes_about_a_threshold_are_named(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         open_statistics(configured(tmp_path, found_keys(**changes)))
+
+
+# Only what changed is written
+
+
+def riding(counts: PrivateStatistics, store: StateStore) -> Engine:
+    return Engine(definitions(), store, consumers=counts.passengers())
+
+
+class Noting(MemoryState):
+    """A store that notes which passengers wrote."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passengers: Counter[str] = Counter()
+
+    def write(self, changes: Any) -> None:
+        self.passengers.update(k.decode() for k, v in changes if k[:1] == b"c" and v is not None)
+        super().write(changes)
+
+
+@pytest.mark.parametrize(("few", "seed"), [(0, 1), (20, 2), (10**6, 3)])
+def test_snapshots_and_changes_release_through_kills_what_an_uninterrupted_engine_does(
+    quiet: None, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, few: int, seed: int
+) -> None:
+    monkeypatch.setattr(statistics, "_FEW", few)
+    store, draw = Noting(), random.Random(seed)
+    position = 0
+    while position < len(SHOP):
+        engine = riding(passenger(ledger), store)
+        for _ in range(draw.randint(1, 6)):
+            end = min(len(SHOP), engine.offset + draw.randint(1, 120))
+            engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, end)])
+            if draw.random() < 0.7:
+                engine.commit()
+                position = engine.offset
+        # It is killed here: what was not committed is read again.
+    assert released(passenger(ledger)) == recount(SHOP, LINES.cap)
+    whole, later = store.passengers["cstatistics"], store.passengers["cstatistics.changes"]
+    assert later >= 1
+    assert (whole > later / 2) is (few == 0)
+
+
+def test_a_snapshot_without_its_changes_counts_nothing_more(ledger: Ledger) -> None:
+    """Put back by hand, say: the contributions in between would be handed out again."""
+    store = MemoryState()
+    run(riding(passenger(ledger), store), SHOP[:200], 0)
+    store.write([(b"cstatistics.changes", None)])
+    engine = riding(passenger(ledger), store)
+    with pytest.raises(PrivateStateError, match="as a whole"):
+        engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, 300)])
