@@ -43,6 +43,21 @@ if ARGV[3] == '' or found == ARGV[2] or found == ARGV[3] then
 end
 return {1, found}
 """
+# KEYS: the epoch, the mark, blobs. ARGV: our epoch, the offset, the mark before it, time to live,
+# how many of the blobs are kept and not removed, values.
+_PUT_MARKED_SCRIPT = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, false} end
+local found = redis.call('GET', KEYS[2])
+if found ~= ARGV[2] and found ~= ARGV[3] then return {1, found} end
+local kept = 2 + tonumber(ARGV[5])
+for i = 3, #KEYS do
+  if i > kept then redis.call('UNLINK', KEYS[i])
+  elseif ARGV[4] == '0' then redis.call('SET', KEYS[i], ARGV[i + 3])
+  else redis.call('SET', KEYS[i], ARGV[i + 3], 'PX', ARGV[4]) end
+end
+redis.call('SET', KEYS[2], ARGV[2])
+return {1, found}
+"""
 
 
 class FencedRedisStore(RedisOnlineStore):
@@ -117,16 +132,55 @@ class FencedRedisStore(RedisOnlineStore):
         """
         name = self._mark_key(partition)
         before = "" if previous is None else previous
-        ours, answer = self._redis.run(
+        answer = self._redis.run(
             lambda client: client.eval(
                 _MARK_SCRIPT, 2, self._epoch_key, name, self._epoch, offset, before
             )
         )
+        self._check_mark(answer, name, offset, previous)
+
+    def put_marked(
+        self,
+        blobs: Mapping[str, Mapping[str, bytes | None]],
+        partition: int,
+        offset: int,
+        *,
+        previous: int,
+    ) -> None:
+        """Store blobs, by kind and key, and note how far that brings the partition, all at once.
+
+        Raises:
+            FencedError: if another process owns the partition now; nothing was stored.
+            OnlineStoreLostError: if another mark is there; nothing was stored.
+            OnlineStoreError: if Redis cannot be reached or refuses.
+        """
+        named = {
+            self._prefix(kind) + key: blob for kind, of in blobs.items() for key, blob in of.items()
+        }
+        if len(named) > _BATCH:  # so that nobody else has to wait for Redis for long
+            for kind, of_kind in blobs.items():
+                self.put_many(of_kind, kind=kind)
+            self.mark(partition, offset, previous=previous)
+            return
+        kept = {name: blob for name, blob in named.items() if blob is not None}
+        removed = [name for name, blob in named.items() if blob is None]
+        name = self._mark_key(partition)
+        keys = [self._epoch_key, name, *kept, *removed]
+        values = [self._epoch, offset, previous, self._ttl_ms, len(kept), *kept.values()]
+        answer = self._redis.run(
+            lambda client: client.eval(_PUT_MARKED_SCRIPT, len(keys), *keys, *values)
+        )
+        self._check_mark(answer, name, offset, previous)
+
+    def _check_mark(
+        self, answer: tuple[object, bytes | None], name: str, offset: int, previous: int | None
+    ) -> None:
+        ours, there = answer
         self._check(ours)
-        found = self._offset(name, answer)
+        found = self._offset(name, there)
         if previous is not None and found not in (offset, previous):
             raise OnlineStoreLostError(
-                f"partition {partition} is marked at {found}, not {previous}: put everything again"
+                f"{name} is at {found}, not {previous}: put everything again"
             )
 
     def _check(self, ours: object) -> None:

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
 from tactful_streaming.online import OnlineStore
@@ -18,6 +18,21 @@ _LONGEST_PAUSE_S = 5.0
 
 Refill = Callable[[], Iterable[tuple[str, Mapping[str, bytes]]]]
 """Gives all blobs there are when it is called, in pieces: (kind, blobs by key)."""
+
+
+@runtime_checkable
+class PutsMarked(Protocol):
+    """An online store that one journey takes blobs and their mark to."""
+
+    def put_marked(
+        self,
+        blobs: Mapping[str, Mapping[str, bytes | None]],
+        partition: int,
+        offset: int,
+        *,
+        previous: int,
+    ) -> None:
+        """Store blobs by kind and key, then note how far that brings the partition."""
 
 
 @dataclass
@@ -241,10 +256,7 @@ class WriteBehind:
                 if lost:
                     self._put_everything()
                 else:
-                    self._put(self._writing)
-                    for partition, (offset, previous) in self._writing.marks.items():
-                        self._store.mark(partition, offset, previous=previous)
-                        self._marks[partition] = offset
+                    self._put_and_mark(self._writing)
                 return
             except OnlineStoreLostError as error:
                 _logger.warning("putting everything again: %s", error)
@@ -253,6 +265,19 @@ class WriteBehind:
                 _logger.warning("the online store is behind, trying again: %s", error)
                 self._closing.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _put_and_mark(self, changes: _Changes) -> None:
+        store, marks = self._store, changes.marks
+        if isinstance(store, PutsMarked) and len(marks) == 1:
+            ((partition, (offset, previous)),) = marks.items()
+            if previous is not None:
+                store.put_marked(changes.by_kind(), partition, offset, previous=previous)
+                self._marks[partition] = offset
+                return
+        self._put(changes)
+        for partition, (offset, before) in marks.items():
+            self._store.mark(partition, offset, previous=before)
+            self._marks[partition] = offset
 
     def _put_everything(self) -> None:
         # A key that changes meanwhile keeps its changed blob: what refill gives may be older.

@@ -62,6 +62,37 @@ def test_only_the_newest_owner_writes(space: dict[str, Any]) -> None:
         store.close()
 
 
+def test_blobs_and_their_mark_are_put_at_once_or_not_at_all(space: dict[str, Any]) -> None:
+    first = FencedRedisStore(space["url"], 0, prefix=space["prefix"], ttl_s=600)
+    first.put_many({"gone": b"1", "stays": b"1"})
+    first.mark(0, 10, previous=None)
+    users = {"new": b"2", "gone": None, "empty": b""}
+    first.put_marked({"user": users, "session": {"new": b"visit"}}, 0, 20, previous=10)
+    first.put_marked({"user": users}, 0, 20, previous=10)  # said again after an answer was lost
+    reader = RedisOnlineStore(space["url"], prefix=space["prefix"])
+    keys = ["new", "gone", "empty", "stays"]
+    assert reader.get_many(keys) == [b"2", None, b"", b"1"]
+    assert reader.get_many(["new"], kind="session") == [b"visit"]
+    assert reader.marked(0) == 20
+    many: dict[str, bytes | None] = {f"u{n}": b"%d" % n for n in range(2_000)}
+    first.put_marked({"user": many}, 0, 30, previous=20)
+    assert reader.get_many([*many]) == [*many.values()]
+    with pytest.raises(OnlineStoreLostError, match="is at 30, not 20"):
+        first.put_marked({"user": {"new": b"3"}}, 0, 40, previous=20)
+    second = FencedRedisStore(space["url"], 0, prefix=space["prefix"])
+    with pytest.raises(FencedError):
+        first.put_marked({"user": {"new": b"zombie"}}, 0, 40, previous=30)
+    assert first.fenced
+    assert reader.get_many(["new"]) == [b"2"]
+    assert reader.marked(0) == 30
+    import redis
+
+    with redis.Redis.from_url(space["url"]) as client:
+        assert 0 < client.pttl(f"{space['prefix']}::user:new") <= 600_000
+    for store in (first, second, reader):
+        store.close()
+
+
 def test_a_copy_does_not_go_back_in_time() -> None:
     copy = EmbeddedOnlineStore(MemoryState())
     copy.put_many({"u": b"new"})
