@@ -21,6 +21,7 @@ import msgspec
 from tactful.backup_cli import backup, restore
 from tactful.command_options import json_option
 from tactful.config import Settings, load_settings
+from tactful.coupon_cli import coupons
 from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
 from tactful.experiment_cli import experiment
 from tactful.features_cli import features
@@ -97,7 +98,7 @@ def main() -> None:
 
 for _command in (
     *(train, models, demo, features, federated, privacy),
-    *(rules, experiment, user, backup, restore, worker, sink, flink),
+    *(rules, experiment, coupons, user, backup, restore, worker, sink, flink),
 ):
     main.add_command(_command)
 

@@ -382,6 +382,17 @@ class RecommendSettings:
 
 
 @dataclass(frozen=True)
+class CouponSettings:
+    """Who gets a coupon when a sequence has fired.
+
+    Attributes:
+        definitions: ``coupons.yaml``; empty means that every action goes to the shop as it is.
+    """
+
+    definitions: Path = Path()
+
+
+@dataclass(frozen=True)
 class StatisticsSettings:
     """Which private statistics are published.
 
@@ -452,6 +463,7 @@ class Settings:
     actions: ActionSettings = field(default_factory=ActionSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     recommend: RecommendSettings = field(default_factory=RecommendSettings)
+    coupons: CouponSettings = field(default_factory=CouponSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)

@@ -1,8 +1,8 @@
 """What an installation knows about itself: API keys, definitions, backfills, changes of models.
 
-It also holds rollouts, what people agreed to, and erasures. One database, SQLite or MySQL/MariaDB,
-shared by all processes of the installation. Its schema is brought up to date when it is opened, by
-the migrations in ``tactful/migrations``.
+It also holds rollouts, coupons, what people agreed to, and erasures. One database, SQLite or
+MySQL/MariaDB, shared by all processes of the installation. Its schema is brought up to date when it
+is opened, by the migrations in ``tactful/migrations``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tactful_privacy.sqlite import use_write_ahead_log
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "0005"
+SCHEMA = "0006"
 """The newest migration: the schema that this version reads and writes."""
 
 VERSION_TABLE = "tactful_schema"
@@ -187,6 +187,31 @@ rollout_changes = sa.Table(
     sa.Column("share", sa.Double, nullable=False),
     sa.Column("changed_by", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+    **_OPTIONS,
+)
+coupon_offers = sa.Table(
+    "coupon_offers",
+    tables,
+    sa.Column("code", sa.String(32), primary_key=True),
+    sa.Column("campaign", sa.String(64), nullable=False),
+    sa.Column("decision", sa.Text, nullable=False),
+    sa.Column("cost", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    **_OPTIONS,
+)
+coupon_budgets = sa.Table(
+    "coupon_budgets",
+    tables,
+    sa.Column("campaign", sa.String(64), primary_key=True),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+    **_OPTIONS,
+)
+coupon_positions = sa.Table(
+    "coupon_positions",
+    tables,
+    sa.Column("log_partition", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
     **_OPTIONS,
 )
 

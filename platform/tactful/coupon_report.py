@@ -1,0 +1,200 @@
+"""What coupons bring: those who may get one against those who never do, person by person.
+
+Everybody who was eligible when their first action came by is counted from then on, by the group
+that the hash of their id puts them in, whether or not they were offered anything. So the difference
+is the effect of the campaign, and not that of being the kind of person who redeems coupons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition
+from tactful_bandits import Comparison, Mean, SampleRatio, check_sample_ratio, compare
+from tactful_streaming import Event, EventLog, StreamingError, decode_entry, event_for, subject_key
+
+_CHUNK = 2_048
+_MEASUREMENT = "measurement"
+
+
+@dataclass(frozen=True)
+class CouponOutcomes:
+    """What people did after their first decision.
+
+    Attributes:
+        treated: of each person whether they are not held out, shape (n,).
+        offered: whether they were offered a coupon, shape (n,).
+        explored: whether they were offered it whatever was expected, shape (n,).
+        spent: on purchases, before the discount, shape (n,).
+        discount: what their coupons cost, shape (n,).
+        features: as logged, shape (n, features).
+    """
+
+    treated: NDArray[np.bool_]
+    offered: NDArray[np.bool_]
+    explored: NDArray[np.bool_]
+    spent: NDArray[np.float64]
+    discount: NDArray[np.float64]
+    features: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CouponLift:
+    """What a campaign brings.
+
+    Attributes:
+        revenue: spent by a person, campaign minus holdout.
+        profit: margin of what was spent minus discounts, by a person, campaign minus holdout.
+        sample_ratio: whether as many people are held out as should be.
+    """
+
+    revenue: Comparison
+    profit: Comparison
+    sample_ratio: SampleRatio
+
+
+@dataclass
+class _Person:
+    at: int
+    treated: bool
+    offered: bool
+    explored: bool
+    features: list[float]
+    spent: float = 0.0
+    discount: float = 0.0
+
+
+def read_coupon_outcomes(
+    log: EventLog, campaign: CouponDefinition, *, until: int, lasts: int
+) -> CouponOutcomes:
+    """Read what people did in a time after their first decision, where that time is over.
+
+    Args:
+        log: as far as it may be used to measure.
+        campaign: whose decisions.
+        until: time at which the log ends, epoch milliseconds.
+        lasts: how long after the decision purchases count, milliseconds.
+    """
+    people: dict[str, _Person] = {}
+    marks = (OFFER.encode(), WITHHELD.encode(), b"purchase")
+    position, stop = log.begin, log.end
+    while position < stop and (records := log.read(position, min(_CHUNK, stop - position))):
+        for _, payload in records:
+            if any(mark in payload for mark in marks):
+                _read(payload, campaign, people, lasts)
+        position = records[-1][0] + 1
+    over = [person for person in people.values() if person.at + lasts <= until]
+    width = len(campaign.features)
+    return CouponOutcomes(
+        np.array([it.treated for it in over], np.bool_),
+        np.array([it.offered for it in over], np.bool_),
+        np.array([it.explored for it in over], np.bool_),
+        np.array([it.spent for it in over], np.float64),
+        np.array([it.discount for it in over], np.float64),
+        np.array(
+            [it.features if len(it.features) == width else [0.0] * width for it in over],
+            np.float64,
+        ).reshape(len(over), width),
+    )
+
+
+def lift(
+    outcomes: CouponOutcomes, campaign: CouponDefinition, *, margin: float, alpha: float = 0.05
+) -> CouponLift | None:
+    """Compare the campaign with its holdout; None where either has fewer than two people.
+
+    Args:
+        outcomes: of the campaign.
+        campaign: its definition.
+        margin: what the shop keeps of a unit of revenue, in (0, 1].
+        alpha: probability that an interval ever misses the truth, however often one looks.
+    """
+    treated = outcomes.treated
+    if min(treated.sum(), (~treated).sum()) < 2:
+        return None
+    profit = margin * outcomes.spent - outcomes.discount
+    counts = [int((~treated).sum()), int(treated.sum())]
+    pairs = [
+        compare(Mean.from_units(it[~treated]), Mean.from_units(it[treated]), alpha=alpha)
+        for it in (outcomes.spent, profit)
+    ]
+    shares = [campaign.holdout, 1 - campaign.holdout]
+    return CouponLift(pairs[0], pairs[1], check_sample_ratio(counts, shares))
+
+
+def fit_gain(
+    outcomes: CouponOutcomes, names: tuple[str, ...], *, margin: float, ridge: float = 1.0
+) -> dict[str, float]:
+    """Weights of what a coupon brings, learnt from those who got one by chance and those held out.
+
+    Both groups are drawn by a hash, so their outcomes, weighed by the inverse chance of their
+    group, differ by what the coupon brings; a ridge regression of that on the features is a linear
+    uplift (Athey and Imbens, "Recursive partitioning", PNAS 2016, section 2: the transformed
+    outcome).
+
+    Args:
+        outcomes: of the campaign, with features.
+        names: of the features.
+        margin: what the shop keeps of a unit of revenue.
+        ridge: strength of the penalty, in people.
+
+    Returns:
+        Weights for `CouponDefinition.gain`; the price of money is what they are held against, so
+        discounts are not taken off. Empty without people in both groups.
+    """
+    drawn = outcomes.explored | ~outcomes.treated
+    if not drawn.any():
+        return {}
+    got = outcomes.explored[drawn]
+    chance = got.mean()
+    if not 0 < chance < 1:
+        return {}
+    value = margin * outcomes.spent[drawn]
+    # Centred first: what both groups have in common only adds to the variance.
+    value = value - ((1 - chance) * value[got].mean() + chance * value[~got].mean())
+    transformed = value * (got - chance) / (chance * (1 - chance))
+    x = np.column_stack([np.ones(int(drawn.sum())), outcomes.features[drawn]])
+    penalty = ridge * np.diag([0.0, *np.maximum(x[:, 1:].var(axis=0), 1e-12)])
+    weights = np.linalg.solve(x.T @ x + penalty, x.T @ transformed)
+    return dict(zip(("constant", *names), weights.tolist(), strict=True))
+
+
+def _read(
+    payload: bytes, campaign: CouponDefinition, people: dict[str, _Person], lasts: int
+) -> None:
+    try:
+        event = event_for(decode_entry(payload), _MEASUREMENT)
+    except StreamingError:
+        return
+    person = None if event is None else subject_key(event)
+    if event is None or person is None:
+        return
+    if event.type == "purchase":
+        known = people.get(person)
+        if known is not None and known.at <= event.timestamp < known.at + lasts:
+            known.spent += _money(event, "price") * (_money(event, "quantity") or 1.0)
+            if "coupon" in event.properties:
+                known.discount += _money(event, "discount")
+    elif event.type in (OFFER, WITHHELD) and event.properties.get("campaign") == campaign.name:
+        features = event.properties.get("features")
+        group = event.properties.get("group")
+        people.setdefault(
+            person,
+            _Person(
+                event.timestamp,
+                treated=group != "holdout",
+                offered=event.type == OFFER,
+                explored=group == "explore" and event.type == OFFER,
+                features=[float(it) for it in features if isinstance(it, int | float)]
+                if isinstance(features, list)
+                else [],
+            ),
+        )
+
+
+def _money(event: Event, name: str) -> float:
+    value = event.properties.get(name, 0.0)
+    return float(value) if isinstance(value, int | float) else 0.0

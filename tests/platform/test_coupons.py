@@ -1,0 +1,379 @@
+"""From a sequence that fires to a coupon, what it cost, and what all of them bring."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tests.platform.databases import BACKENDS, Location, empty_database
+from tests.platform.shop import BEGIN, DAY, HOUR, write_log
+from tests.platform.support import Live, build, now_ms, small_settings, wait_until
+
+from tactful.cli import main
+from tactful.config import CouponSettings
+from tactful.coupon_definitions import OFFER, WITHHELD, CouponBudget, CouponDefinition, load_coupons
+from tactful.coupon_desk import CouponDesk, code_of, group_of
+from tactful.coupon_report import fit_gain, lift, read_coupon_outcomes
+from tactful.errors import ConfigError
+from tactful.metadata import MetadataStore, open_metadata
+from tactful.service import Platform
+from tactful_streaming import Entry, Event, decode_entry, encode_entry
+
+FEATURES = """
+- {name: views, entity: user, event: view, aggregate: count, window: {size: 364d, slide: 28d}}
+- name: coupons_30d
+  entity: user
+  event: x.coupon_offer
+  aggregate: count
+  window: {size: 28d, slide: 1d}
+- name: abandoned_cart
+  entity: user
+  sequence: [view, add_to_cart, leave]
+  within: 5m
+  emit: coupon
+"""
+COUPONS = """
+- name: cart
+  action: coupon
+  offer: {percent: 10}
+  cost: 5
+  budget: {amount: 1000, decisions: 100}
+  eligible: {coupons_30d: {$lt: 1}, views: {$gte: 1}}
+  holdout: 0.3
+  features: [views]
+"""
+
+
+def campaign(**changes: Any) -> CouponDefinition:
+    settings: dict[str, Any] = {
+        "name": "cart",
+        "action": "coupon",
+        "cost": 5.0,
+        "budget": CouponBudget(amount=100.0, decisions=50),
+        "holdout": 0.2,
+        "explore": 0.3,
+    }
+    return CouponDefinition(**{**settings, **changes})
+
+
+class Clock:
+    """A clock that is set."""
+
+    at = BEGIN
+
+    def __call__(self) -> int:
+        return self.at
+
+
+@pytest.fixture(params=BACKENDS)
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
+    yield from empty_database(request, tmp_path)
+
+
+@pytest.fixture
+def database(location: Location) -> Iterator[MetadataStore]:
+    opened = open_metadata(location)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[MetadataStore]:
+    opened = open_metadata(tmp_path / "metadata.db")
+    yield opened
+    opened.close()
+
+
+def action(person: str, number: int = 0) -> Event:
+    return Event(
+        event_id=f"action-{person}-{number}",
+        type="x.coupon",
+        timestamp=BEGIN,
+        user_id=person,
+    )
+
+
+def purchase(person: str, price: float, *, at: int = BEGIN + HOUR, **more: Any) -> Event:
+    return Event(
+        event_id=f"buy-{person}-{at}",
+        type="purchase",
+        timestamp=at,
+        user_id=person,
+        properties={"price": price, **more},
+    )
+
+
+class Bench:
+    """A desk on a log that can be added to."""
+
+    def __init__(self, path: Path, store: MetadataStore, definition: CouponDefinition) -> None:
+        self.log = write_log(path, [])
+        self.store, self.definition, self.clock = store, definition, Clock()
+        self.known: dict[str, float] = {}
+        self.desk = self.open()
+
+    def open(self) -> CouponDesk:
+        return CouponDesk(
+            [self.definition],
+            self.store,
+            [self.log],
+            features=lambda person, at: {"spend": self.known.get(person, 0.0)},
+            clock=self.clock,
+        )
+
+    def run(self, *entries: Entry) -> list[Event]:
+        self.log.append([encode_entry(entry) for entry in entries])
+        made = [decode_entry(payload) for payload in self.desk.run()]
+        self.desk.settle()
+        return [entry for entry in made if isinstance(entry, Event)]
+
+
+def people_of(definition: CouponDefinition, group: str, count: int) -> list[str]:
+    names = (f"p{number}" for number in range(10_000))
+    found = (name for name in names if group_of(definition, name) == group)
+    return [next(found) for _ in range(count)]
+
+
+def test_the_budget_is_never_exceeded_and_what_is_not_used_comes_back(
+    database: MetadataStore, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path / "log", database, campaign())
+    people = people_of(bench.definition, "explore", 25)
+    made = bench.run(*map(action, people))
+    assert Counter(each.type for each in made) == {OFFER: 20, WITHHELD: 5}
+    assert {each.properties["why"] for each in made if each.type == WITHHELD} == {
+        "the budget is spent"
+    }
+    assert bench.desk.left("cart") == 0
+    codes = [str(each.properties["code"]) for each in made if each.type == OFFER]
+    used = [
+        purchase(people[0], 40.0, coupon=codes[0], discount=4.0),
+        purchase(people[0], 40.0, coupon=codes[0], discount=4.0, at=BEGIN + 2 * HOUR),  # again
+        purchase(people[1], 40.0, coupon="no such code", discount=4.0),
+        purchase(people[2], 40.0, coupon=codes[2], discount=1e9),  # the most is what it may cost
+    ]
+    assert bench.run(*used) == []
+    assert bench.desk.left("cart") == 1.0
+    bench.clock.at += 49 * HOUR
+    bench.run()
+    assert bench.desk.left("cart") == 100.0 - 4.0 - 5.0
+    bench.run(purchase(people[3], 40.0, coupon=codes[3], discount=5.0))  # too late
+    assert bench.desk.left("cart") == 91.0
+
+
+def test_one_action_is_decided_once_however_often_it_is_met(
+    database: MetadataStore, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path / "log", database, campaign(eligible={"spend": {"$lt": 1}}))
+    (person,) = people_of(bench.definition, "explore", 1)
+    bench.log.append([encode_entry(action(person))])
+    first = bench.desk.run()
+    assert len(first) == 1
+    # Killed before it was appended; by now the person would not be eligible any more.
+    bench.known[person] = 5.0
+    bench.desk = bench.open()
+    assert bench.desk.run() == first
+    bench.desk.rewind()
+    assert bench.desk.run() == first
+    assert bench.desk.left("cart") == 95.0
+    bench.desk.settle()
+    bench.desk = bench.open()
+    assert bench.desk.run() == []
+
+
+def test_who_is_not_eligible_or_had_one_just_now_gets_none(
+    sqlite: MetadataStore, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path / "log", sqlite, campaign(eligible={"spend": {"$gte": 10}}))
+    rich, poor = people_of(bench.definition, "explore", 2)
+    bench.known = {rich: 20.0}
+    (offer,) = bench.run(action(rich), action(poor), action(rich, 1))
+    assert offer.user_id == rich
+    assert offer.properties["code"] == code_of("cart", f"action-{rich}-0")
+
+
+def test_the_held_out_never_get_one_and_the_targeted_only_if_it_pays(
+    sqlite: MetadataStore, tmp_path: Path
+) -> None:
+    definition = campaign(gain={"constant": -1.0, "spend": 0.1}, features=("spend",))
+    bench = Bench(tmp_path / "log", sqlite, definition)
+    groups = {
+        group: people_of(definition, group, 4) for group in ("holdout", "explore", "targeted")
+    }
+    bench.known = dict.fromkeys(groups["targeted"][:2], 50.0)
+    made = {
+        each.user_id: each
+        for each in bench.run(*(action(it) for people in groups.values() for it in people))
+    }
+    assert {made[it].type for it in groups["holdout"]} == {WITHHELD}
+    assert {made[it].type for it in groups["explore"]} == {OFFER}
+    assert [made[it].type for it in groups["targeted"]] == [OFFER, OFFER, WITHHELD, WITHHELD]
+    assert made[groups["targeted"][0]].properties["gain"] == 4.0
+    assert made[groups["targeted"][0]].properties["features"] == [50.0]
+
+
+def history(definition: CouponDefinition, people: int, *, seed: int = 3) -> list[Entry]:
+    """Coupons bring 10 to who has the feature, and nothing to the others; both buy anyway."""
+    rng = np.random.default_rng(seed)
+    made: list[Entry] = []
+    for number in range(people):
+        person = f"p{number}"
+        group, feature = group_of(definition, person), float(rng.random() < 0.5)
+        offered = group != "holdout"
+        made.append(
+            Event(
+                event_id=f"coupon:{person}",
+                type=OFFER if offered else WITHHELD,
+                timestamp=BEGIN,
+                user_id=person,
+                properties={"campaign": "cart", "group": group, "features": [feature]},
+            )
+        )
+        spent = float(rng.gamma(2, 5)) + 10.0 * feature * offered
+        discount: dict[str, Any] = {"coupon": "c", "discount": 2.0} if offered else {}
+        made.append(purchase(person, spent, **discount))
+        made.append(purchase(person, 99.0, at=BEGIN + 2 * DAY))  # too late
+    return made
+
+
+def test_the_holdout_shows_what_coupons_bring_and_to_whom(tmp_path: Path) -> None:
+    definition = campaign(holdout=0.4, explore=1.0, features=("likes",))
+    log = write_log(tmp_path, history(definition, 6_000))
+    seen = read_coupon_outcomes(log, definition, until=BEGIN + DAY, lasts=DAY)
+    found = lift(seen, definition, margin=0.5)
+    assert found is not None
+    assert 5.0 in found.revenue.anytime
+    assert found.revenue.conclusive
+    assert 0.5 * 5.0 - 2.0 in found.profit.anytime
+    assert not found.sample_ratio.mismatch
+    gain = fit_gain(seen, ("likes",), margin=1.0)
+    assert gain["constant"] == pytest.approx(0.0, abs=0.6)
+    assert gain["likes"] == pytest.approx(10.0, abs=0.8)
+    early = read_coupon_outcomes(log, definition, until=BEGIN + HOUR, lasts=DAY)
+    assert lift(early, definition, margin=0.5) is None
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("  cost: 5\n", "missing required field `cost`"),
+        ("action: coupon", "nothing emits 'voucher'"),
+        ("amount: 1000", "costs more than the whole budget"),
+        ("$lt: 1", "eligible"),
+        ("name: cart", "name must be"),
+        ("holdout: 0.3", "holdout"),
+    ],
+)
+def test_a_campaign_that_cannot_work_is_refused(change: str, said: str, tmp_path: Path) -> None:
+    planted = {
+        "  cost: 5\n": "",
+        "action: coupon": "action: voucher",
+        "amount: 1000": "amount: 1",
+        "$lt: 1": "$less: 1",
+        "name: cart": "name: A cart",
+        "holdout: 0.3": "holdout: 0",
+    }
+    file = tmp_path / "coupons.yaml"
+    file.write_text(COUPONS)
+    assert [each.name for each in load_coupons(file, actions=["x.coupon"])] == ["cart"]
+    file.write_text(COUPONS.replace(change, planted[change], 1))
+    with pytest.raises(ConfigError, match=said.replace("`", ".")):
+        load_coupons(file, actions=["x.coupon"])
+
+
+def test_over_a_real_server_from_the_cart_to_the_report(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    settings.features.write_text(FEATURES)
+    file = tmp_path / "coupons.yaml"
+    file.write_text(COUPONS)
+    settings = replace(settings, coupons=CouponSettings(file))
+    (definition,) = load_coupons(file)
+    held, given = (people_of(definition, group, 6) for group in ("holdout", "explore"))
+
+    def leave(live: Live, people: Sequence[str], visit: int) -> None:
+        for number, type_ in enumerate(("view", "add_to_cart", "leave")):
+            sent = [
+                {
+                    "event_id": f"{person}-{visit}-{number}",
+                    "type": type_,
+                    "timestamp": now_ms(),
+                    "user_id": person,
+                    "session_id": f"{person}-{visit}",
+                    "item_id": "kettle",
+                }
+                for person in people
+            ]
+            answer = live.http.post("/v1/events", json=sent).json()
+            assert answer["accepted"] == len(people), answer
+
+    def count(live: Live, person: str) -> float:
+        known: Any = live.platform.features(person, None).features["coupons_30d"]
+        return float(known)
+
+    with Live(Platform.open(settings, build)) as live:
+        leave(live, [*held, *given], 0)
+        wait_until(lambda: all(count(live, person) == 1 for person in given))
+        forged = {
+            "event_id": "f",
+            "type": OFFER,
+            "timestamp": now_ms(),
+            "user_id": given[0],
+            "properties": {"code": "free"},
+        }
+        assert live.http.post("/v1/events", json=[forged]).json()["accepted"] == 0
+        offers = {each.user_id: each for each in decided(live) if each.type == OFFER}
+        assert {*offers} == {*given}
+        sold = [
+            {
+                "event_id": f"buy-{person}",
+                "type": "purchase",
+                "timestamp": now_ms(),
+                "user_id": person,
+                "item_id": "kettle",
+                "properties": {
+                    "price": 30.0 if person in offers else 20.0,
+                    **(
+                        {"coupon": offers[person].properties["code"], "discount": 3.0}
+                        if person in offers
+                        else {}
+                    ),
+                },
+            }
+            for person in (*held, *given)
+        ]
+        assert live.http.post("/v1/events", json=sold).json()["accepted"] == 12
+        desk = live.platform.coupons
+        assert desk is not None
+        wait_until(lambda: desk.left("cart") == 1000.0 - 6 * 3.0)
+    # Again in another run of the server: they have had theirs, and the cap holds.
+    with Live(Platform.open(settings, build)) as live:
+        leave(live, given, 1)
+        leave(live, people_of(definition, "explore", 7)[6:], 1)
+        wait_until(lambda: sum(each.type == OFFER for each in decided(live)) == 7)
+        assert all(count(live, person) == 1 for person in given)
+    environment = {
+        "TACTFUL_COUPONS__DEFINITIONS": str(file),
+        "TACTFUL_STORAGE__DATA": str(settings.storage.data),
+        "TACTFUL_CONSENT__DEFAULT": "assume",
+    }
+    told = CliRunner().invoke(
+        main, ["coupons", "report", "cart", "--hours", "1e-9", "--json"], env=environment
+    )
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.output)["sample_ratio_mismatch"] is False
+
+
+def decided(live: Live) -> list[Event]:
+    (log,) = live.platform.backend.partitions()
+    entries = [decode_entry(payload) for _, payload in log.read(log.begin, 10_000)]
+    return [
+        entry for entry in entries if isinstance(entry, Event) and entry.type in (OFFER, WITHHELD)
+    ]
