@@ -362,7 +362,7 @@ class Platform:
             if settings.coupons.definitions != Path():
                 coupons = load_coupons(settings.coupons.definitions, actions=types)
                 # The shop is told of what was decided, and no more of what is only asked.
-                types = ({*types} - {each.action for each in coupons}) | {OFFER}
+                types = ({*types} - {each.trigger for each in coupons}) | {OFFER}
             if settings.actions.webhook_url and types:
                 webhooks = Webhooks(
                     settings.actions,
