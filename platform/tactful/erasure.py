@@ -146,11 +146,14 @@ def settle_erasures(installation: Installation) -> list[Erasure]:
     Raises:
         StorageError: if the metadata cannot be used.
     """
+    ready = [
+        receipt
+        for receipt, _ in installation.jobs.waiting()
+        if is_purged_here(installation, receipt) and installation.partitions.missing(receipt) == 0
+    ]
     settled = []
-    for receipt, _ in installation.jobs.waiting():
-        if not is_purged_here(installation, receipt):
-            continue
-        if installation.partitions.missing(receipt) == 0:
+    with names_dropped(installation) if ready else contextlib.nullcontext():
+        for receipt in ready:
             told = installation.jobs.find(receipt)
             assert told is not None
             installation.partitions.finish(receipt)
@@ -295,7 +298,7 @@ def names_dropped(installation: Installation, *, needed: bool = False) -> Iterat
     yield
     if needed:
         installation.metadata.compact()
-        mark.unlink()
+        mark.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
