@@ -11,17 +11,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
+from benchmarks._streaming_events import cpu_seconds
 from benchmarks._streaming_load import BATCH, CONNECTIONS, PROBES_PER_S, RATE, Observed
 from benchmarks._streaming_server import Server
 from benchmarks.figures import Figure
 
 _ROOT = Path(__file__).resolve().parents[1]
 _ENOUGH = 0.99
+_PROCESSES = ("serve", "worker", "redis-server", "broker")
+"""What the processes of a measurement are called in their command lines."""
 
 
 def freshness(name: str, data: Path, settings: Mapping[str, str], seconds: float) -> Figure:
@@ -38,6 +43,7 @@ def freshness(name: str, data: Path, settings: Mapping[str, str], seconds: float
     """
     server = Server(data, settings)
     try:
+        began, before = time.monotonic(), _processor_seconds()
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks._streaming_load", server.url, str(seconds)],
             cwd=_ROOT,
@@ -45,15 +51,25 @@ def freshness(name: str, data: Path, settings: Mapping[str, str], seconds: float
             timeout=seconds + 300,
             check=False,
         )
+        took, after = time.monotonic() - began, _processor_seconds()
     finally:
         server.stop()
     if done.returncode:
         raise RuntimeError(f"the load failed: {done.stderr.decode().strip()[-600:]}")
-    return as_figure(name, msgspec.json.decode(done.stdout, type=Observed))
+    cores = {process: (after[process] - before[process]) / took for process in before}
+    return as_figure(name, msgspec.json.decode(done.stdout, type=Observed), cores)
 
 
-def as_figure(name: str, observed: Observed) -> Figure:
-    """What was observed; without a value if the server did not take the load or missed a probe."""
+def as_figure(
+    name: str, observed: Observed, cores: Mapping[str, float] = MappingProxyType({})
+) -> Figure:
+    """What was observed; without a value if the server did not take the load or missed a probe.
+
+    Args:
+        name: name of the figure.
+        observed: what the load has seen.
+        cores: what each process took of the cores, warm-up included.
+    """
     rate = observed.accepted / observed.seconds
     fresh = observed.fresh_ms
     waits = [all_ - ack for all_, ack in zip(fresh, observed.fresh_ack_ms, strict=True)]
@@ -66,6 +82,7 @@ def as_figure(name: str, observed: Observed) -> Figure:
         f"{_percentiles(waits)}; whole batches acknowledged {_percentiles(observed.post_ms)}. The "
         f"load took {observed.cpu_s / observed.seconds:.2f} cores and began "
         f"{_percentiles(observed.late_ms)} late, both in the figures; low is p50; "
+        f"{''.join(f'{process} {share:.2f}, ' for process, share in cores.items())}"
         f"{os.cpu_count()} cores for all, load {os.getloadavg()[0]:.1f}"
     )
     if observed.refused or rate < _ENOUGH * RATE or not fresh:
@@ -81,6 +98,21 @@ def as_figure(name: str, observed: Observed) -> Figure:
         runs=len(fresh),
         note=note,
     )
+
+
+def _processor_seconds() -> dict[str, float]:
+    """CPU seconds of the processes that this one has started, by what they are."""
+    mine = os.getpid()
+    children = Path(f"/proc/{mine}/task/{mine}/children")
+    if not children.exists():  # there is none but on Linux
+        return {}
+    found = {}
+    for pid in map(int, children.read_text(encoding="ascii").split()):
+        words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").split()
+        kind = next((name for name in _PROCESSES if name in words), None)
+        if kind is not None:
+            found[kind] = cpu_seconds(pid)
+    return found
 
 
 def _percentiles(values: Sequence[float]) -> str:
