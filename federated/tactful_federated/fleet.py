@@ -77,6 +77,7 @@ class FleetClient:
         ready: Whether the device may work now; while not, it asks for nothing.
         node: Number of this device's node, if it was there before. A device that was killed is
             taken to be online for a minute more; who knows its number can come back before.
+        greeted: Called with the node's number when the server lets the device in, to be kept.
         poll: Seconds between two looks for work, above 0.
         patience: Seconds to go on being refused at the door: the server does not tell one who is
             not enrolled from one who is taken to be there already.
@@ -93,6 +94,7 @@ class FleetClient:
         *,
         ready: Callable[[], bool] = lambda: True,
         node: int | None = None,
+        greeted: Callable[[int], None] = lambda node: None,
         poll: float = 1.0,
         patience: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
@@ -101,7 +103,7 @@ class FleetClient:
         """Prepare; nothing is sent yet."""
         self._app, self._ready, self._poll = app, ready, poll
         self._clock, self._sleep = clock, sleep
-        self._node, self._patience = node, patience
+        self._node, self._greeted, self._patience = node, greeted, patience
         self._key = public_pem(key.public_key())
         self._client = FleetHttpClient.from_server_address(
             address,
@@ -175,6 +177,7 @@ class FleetClient:
                 ActivateNodeRequest(public_key=self._key, heartbeat_interval=_HEARTBEAT_S)
             )
             self._node = known.node_id
+            self._greeted(known.node_id)
             self._beaten = self._clock()
             self._context = Context(
                 run_id=0, node_id=known.node_id, node_config={}, state=RecordDict(), run_config={}

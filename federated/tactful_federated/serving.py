@@ -177,12 +177,21 @@ def serve_rounds(
         optimizer or Optimizer(),
         initial_weights(invitation.vocabulary),
     )
+    waiting = False
     try:
         while training.releases < wanted:
             able = training.ledger.eligible(collector.ids(), training.releases)
             if len(able) < plan.minimum_reports:
+                if not waiting:
+                    _log.warning(
+                        "waiting: %d devices are online and may take part, of %d that it takes",
+                        len(able),
+                        plan.minimum_reports,
+                    )
+                waiting = True
                 sleep(poll)
                 continue
+            waiting = False
             begun = clock()
             outcome = training.run_round(collector)
             view = _view(invitation, outcome, clock() - begun)

@@ -12,9 +12,11 @@ what devices reach is a proxy that passes the routes in `deploy/fleet-proxy.conf
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -52,6 +54,7 @@ QUIET = {
 }
 """Environment in which Flower calls nobody and installs nothing."""
 
+_PORT_S = 10.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _BUNDLE = """
 [project]
@@ -104,10 +107,12 @@ class SuperLink:
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._secret = secret_file(self.directory / "executor.secret")
+        self._end_former()
         with (self.directory / "superlink.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, env=quiet_environment(self.directory)
             )
+        (self.directory / "superlink.pid").write_text(str(self._process.pid), "utf-8")
         try:
             self._wait()
         except BaseException:
@@ -205,20 +210,36 @@ class SuperLink:
                 self._process.wait()
             self._process = None
 
+    def _end_former(self) -> None:
+        """End the SuperLink that a start left behind which was killed before it could."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.directory / "superlink.pid").read_text("utf-8"))
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if str(self.directory / "superlink.db").encode() in command:
+                os.kill(pid, signal.SIGKILL)
+        end = time.monotonic() + _PORT_S
+        while self._answers():  # a killed process keeps its port until its last thread is gone
+            if time.monotonic() > end:
+                raise SuperLinkError(f"another program listens on {self.address}: give a free port")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((self._host, int(self._port)), timeout=1),
+        ):
+            return True
+        return False
+
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise SuperLinkError("the SuperLink is not running: use it as a context")
         return self._process
 
     def _wait(self) -> None:
-        while True:
+        while not self._answers():
             if self._running().poll() is not None:
                 raise SuperLinkError(f"the SuperLink ended before it answered; {self._hint()}")
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection((self._host, int(self._port)), timeout=1),
-            ):
-                return
             time.sleep(0.05)
 
     def _hint(self) -> str:
@@ -259,8 +280,6 @@ def _asked(question: Any) -> Any:
 
 
 def _sha256(data: bytes) -> str:
-    import hashlib
-
     return hashlib.sha256(data).hexdigest()
 
 

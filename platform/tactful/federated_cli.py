@@ -12,6 +12,7 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.errors import ConfigError, TactfulError
+from tactful.federated_fleet_cli import device_command, enrol_command, serve_command
 
 if TYPE_CHECKING:
     from tactful_federated import Outcome
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def federated() -> None:
-    """Plan private training on devices, and simulate it."""
+    """Plan private training on devices, simulate it, and do it."""
+
+
+for _command in (serve_command, enrol_command, device_command):
+    federated.add_command(_command)
 
 
 @federated.command("plan")

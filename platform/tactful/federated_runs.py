@@ -1,0 +1,86 @@
+"""Rounds of federated training in MLflow: as they come, and the model that comes of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tactful.errors import ModelError
+from tactful.registry import CHAMPION, PREVIOUS
+
+if TYPE_CHECKING:
+    from tactful_federated import Invitation, LiveView
+
+_EXPERIMENT = "intent"
+
+
+class FederatedRuns:
+    """One private run on devices as one run of MLflow, however often it is started again.
+
+    What is logged is public anyway: the plan, how many rounds there were, and how long they took.
+
+    Args:
+        directory: Of the server; which run it is stands there.
+        tracking_uri: MLflow store; None means ``MLFLOW_TRACKING_URI`` or, without it,
+            ``sqlite:///mlflow.db`` in the working directory.
+    """
+
+    def __init__(self, directory: Path, *, tracking_uri: str | None = None) -> None:
+        """Open the store; nothing is written yet."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        import mlflow
+
+        uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        self._kept = directory / "mlflow-run"
+        self._directory = directory
+
+    def begin(self, invitation: Invitation) -> str:
+        """The run's id: that of an earlier start, or a new one with the plan as parameters."""
+        if self._kept.exists():
+            return self._kept.read_text("utf-8")
+        found = self._client.get_experiment_by_name(_EXPERIMENT)
+        experiment = found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
+        run = str(self._client.create_run(experiment, run_name=invitation.run).info.run_id)
+        for name, value in {**asdict(invitation.plan), "tier": invitation.tier}.items():
+            self._client.log_param(run, name, value)
+        self._kept.write_text(run, "utf-8")
+        return run
+
+    def show(self, run: str, view: LiveView) -> None:
+        """Log a round."""
+        figures: Mapping[str, float] = {
+            "releases": view.releases,
+            "epsilon_spent": view.epsilon,
+            "round_seconds": view.seconds,
+            "void": float(bool(view.reason)),
+        }
+        for name, value in figures.items():
+            self._client.log_metric(run, name, value, step=view.round)
+
+    def finish(self, run: str, *, name: str = "intent") -> str:
+        """Keep the signed package, register it, and make it the champion.
+
+        Returns:
+            The version.
+
+        Raises:
+            ModelError: No model came of the run yet.
+        """
+        package = self._directory / "model"
+        if not package.exists():
+            raise ModelError(f"{package} is missing: the run has not released a model yet")
+        self._client.log_artifact(run, str(package), "model")
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name)
+        source = f"{self._client.get_run(run).info.artifact_uri}/model"
+        version = str(self._client.create_model_version(name, source, run_id=run).version)
+        aliases = self._client.get_registered_model(name).aliases
+        if CHAMPION in aliases:
+            self._client.set_registered_model_alias(name, PREVIOUS, aliases[CHAMPION])
+        self._client.set_registered_model_alias(name, CHAMPION, version)
+        self._client.set_terminated(run)
+        return version

@@ -1,0 +1,188 @@
+"""`tactful federated serve`, `enrol` and `device` against each other, and through a kill."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tactful.cli import main
+from tactful.federated_runs import FederatedRuns
+from tactful_federated import (
+    Collected,
+    LiveView,
+    ModelSlot,
+    Outcome,
+    TrainingPlan,
+    Vocabulary,
+    Wishes,
+    invite,
+    serve_rounds,
+)
+from tactful_federated.vectors import Vector
+
+CATEGORIES = ["bread", "cheese", "milk"]
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 240
+    while not true():
+        assert time.monotonic() < end, "what was waited for did not happen"
+        time.sleep(0.1)
+
+
+def start(*arguments: object, log: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "tactful", "federated", *(str(a) for a in arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+
+
+def listening(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
+    invitation = tmp_path / "server" / "invitation.json"
+    invite(
+        tmp_path / "server",
+        Wishes(epsilon=4.0, delta=1e-3, population=40, rounds=3, report_goal=4),
+        CATEGORIES,
+        run="test",
+        tier="clear",
+    )
+    home, history = tmp_path / "device", tmp_path / "history.json"
+    history.write_text(json.dumps([["milk", "bread"]] * 3))
+    asked = ["federated", "device", str(home), "--invitation", str(invitation)]
+
+    def device(*more: str) -> str:
+        found = CliRunner().invoke(main, [*asked, *more])
+        return str(found.exit_code) + found.output
+
+    assert device("--history", str(history)).startswith("1")  # nothing is kept without consent
+    assert "enrolled" in device("--consent", "--history", str(history))
+    first = (home / "request.json").read_bytes()
+    assert "enrolled" in device() and (home / "request.json").read_bytes() == first
+    device("--rotate")
+    assert (home / "request.json").read_bytes() != first
+    history.write_text("[1]")
+    assert device("--history", str(history)).startswith("2")
+    assert device("--server", "localhost:1").startswith("2")  # whom to trust was not said
+    assert device("--withdraw").startswith("0")
+    assert b"cheese" not in (home / "events.db").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> None:
+    server, catalogue, log = tmp_path / "server", tmp_path / "catalogue.txt", tmp_path / "log"
+    catalogue.write_text("\n".join(CATEGORIES))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    serve = [
+        *("serve", server, "--catalogue", catalogue, "--population", 4, "--rounds", 4),
+        *("--report-goal", 3, "--minimum-reports", 3, "--over-selection", 1.0, "--json"),
+        *("--availability", 1.0, "--epsilon", 8, "--delta", 1e-3, "--port", port),
+        *("--deadline", 30, "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"),
+    ]
+    processes = [start(*serve, log=log)]
+    try:
+        until(lambda: listening(port) or processes[0].poll() is not None)
+        history = tmp_path / "history.json"
+        history.write_text(json.dumps([["milk", "bread"], ["cheese"]] * 6))
+        homes = [tmp_path / f"device-{n}" for n in range(3)]
+        invitation = server / "invitation.json"
+        for home in homes:
+            made = ["federated", "device", str(home), "--invitation", str(invitation), "--consent"]
+            assert CliRunner().invoke(main, [*made, "--history", str(history)]).exit_code == 0
+        requests = [str(home / "request.json") for home in homes]
+        enrol = ["federated", "enrol", str(server), *requests, "--port", str(port)]
+        shown = CliRunner().invoke(main, enrol)
+        assert shown.exit_code == 0, shown.output
+        for home in homes:
+            common = ["--invitation", invitation, "--poll", 0.2]
+            pinned = ["--authority", server / "tls" / "authority.pem"]
+            where = ["--server", f"localhost:{port}", *pinned]
+            processes.append(start("device", home, *common, *where, log=log))
+        until(lambda: (server / "live.json").exists())
+        os.kill(processes[0].pid, signal.SIGKILL)
+        processes[0].wait()
+        before = json.loads((server / "live.json").read_text())["releases"]
+        processes[0] = start(*serve, log=log)
+
+        def went_on() -> bool:
+            assert processes[0].poll() is None, log.read_text()[-3000:]
+            return bool(json.loads((server / "live.json").read_text())["releases"] > before)
+
+        until(went_on)
+        processes[0].terminate()
+        assert processes[0].wait() == 0
+        # The round that was killed stays charged: no device can be asked as often as before.
+        assert json.loads((server / "live.json").read_text())["releases"] <= 4
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_rounds_are_in_mlflow_and_the_model_is_the_champion(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from mlflow import MlflowClient
+
+    wishes = Wishes(
+        epsilon=4.0,
+        delta=1e-3,
+        population=60,
+        rounds=3,
+        report_goal=4,
+        over_selection=1.0,
+        availability=1.0,
+    )
+    invitation = invite(tmp_path, wishes, CATEGORIES, run="test", tier="clear")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    views: list[LiveView] = []
+
+    class Silent:
+        """Devices that report zeros."""
+
+        def ids(self) -> list[int]:
+            return list(range(60))
+
+        def collect(
+            self, ids: Sequence[int], weights: Vector, plan: TrainingPlan, round_number: int
+        ) -> Collected:
+            return Collected(np.zeros(plan.parameters, dtype=np.int64), len(ids))
+
+    for rounds in (2, 3):  # two starts, one run
+        runs = FederatedRuns(tmp_path, tracking_uri=uri)
+        run = runs.begin(invitation)
+
+        def show(outcome: Outcome, view: LiveView, runs: FederatedRuns = runs) -> None:
+            views.append(view)
+            runs.show((tmp_path / "mlflow-run").read_text(), view)
+
+        serve_rounds(tmp_path, invitation, Silent(), rounds=rounds, progress=show)
+    assert runs.finish(run) == "1" and runs.finish(run) == "2"
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_run(run).data
+    assert found.params["tier"] == "clear" and found.params["rounds"] == "3"
+    assert [metric.value for metric in client.get_metric_history(run, "releases")] == [1, 2, 3]
+    assert found.metrics["epsilon_spent"] == views[-1].epsilon == 4.0
+    assert views[0].epsilon <= views[1].epsilon <= 4.0
+    aliases = {a: str(v) for a, v in client.get_registered_model("intent").aliases.items()}
+    assert aliases == {"champion": "2", "previous": "1"}
+    signer = Ed25519PublicKey.from_public_bytes(invitation.signer)
+    slot = ModelSlot(tmp_path / "slot", signer, Vocabulary.from_catalogue(CATEGORIES))
+    slot.install((tmp_path / "model").read_bytes())
+    assert slot.version == 3
