@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from tactful_streaming.definitions import ENTITIES
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
 from tactful_streaming.layout import CHANGED_APART, entity_prefix
-from tactful_streaming.online import OnlineStore
+from tactful_streaming.online import OnlineStore, put_marked
 from tactful_streaming.state import StateStore
 
 _logger = logging.getLogger(__name__)
@@ -89,9 +89,7 @@ class Mirror:
         if self._marked is None:
             return
         try:
-            for kind, blobs in self._waiting.items():
-                self._online.put_many(blobs, kind=kind)
-            self._online.mark(self._partition, offset, previous=self._marked)
+            put_marked(self._online, self._waiting, self._partition, offset, previous=self._marked)
         except OnlineStoreLostError as error:
             _logger.warning("everything is put into the online store again: %s", error)
             self._marked = None

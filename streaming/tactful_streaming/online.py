@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tactful_streaming._redis import RedisConnection
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError, StateError
@@ -71,6 +71,43 @@ class OnlineStore(Protocol):
 
     def close(self) -> None:
         """Release what is held."""
+
+
+@runtime_checkable
+class PutsMarked(Protocol):
+    """An online store that one journey takes blobs and their mark to."""
+
+    def put_marked(
+        self,
+        blobs: Mapping[str, Mapping[str, bytes | None]],
+        partition: int,
+        offset: int,
+        *,
+        previous: int,
+    ) -> None:
+        """Store blobs by kind and key, then note how far that brings the partition."""
+
+
+def put_marked(
+    store: OnlineStore,
+    blobs: Mapping[str, Mapping[str, bytes | None]],
+    partition: int,
+    offset: int,
+    *,
+    previous: int,
+) -> None:
+    """Store blobs by kind and key, then note how far that brings a partition.
+
+    Raises:
+        OnlineStoreLostError: as :meth:`OnlineStore.mark`.
+        OnlineStoreError: if the store cannot be reached or refuses.
+    """
+    if isinstance(store, PutsMarked):
+        store.put_marked(blobs, partition, offset, previous=previous)
+        return
+    for kind, of_kind in blobs.items():
+        store.put_many(of_kind, kind=kind)
+    store.mark(partition, offset, previous=previous)
 
 
 class EmbeddedOnlineStore:

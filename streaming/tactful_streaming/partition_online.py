@@ -14,7 +14,7 @@ from typing import Any
 
 from tactful_streaming.errors import FencedError, OnlineStoreLostError
 from tactful_streaming.mirror import stored_blobs
-from tactful_streaming.online import OnlineStore, RedisOnlineStore
+from tactful_streaming.online import OnlineStore, RedisOnlineStore, put_marked
 from tactful_streaming.state import StateStore
 from tactful_streaming.write_behind import WriteBehind
 
@@ -235,6 +235,25 @@ class PartitionView:
         """Store blobs by key, unless the copy is ahead of them."""
         if self._ahead is None and (self._kinds is None or kind in self._kinds):
             self._store.put_many(blobs, kind=kind)
+
+    def put_marked(
+        self,
+        blobs: Mapping[str, Mapping[str, bytes | None]],
+        partition: int,
+        offset: int,
+        *,
+        previous: int,
+    ) -> None:
+        """Store blobs by kind and key, and note how far that brings the partition.
+
+        Raises:
+            OnlineStoreLostError: as :meth:`mark`.
+        """
+        if self._ahead is not None:
+            self.mark(partition, offset, previous=previous)
+            return
+        kinds = {k: of for k, of in blobs.items() if self._kinds is None or k in self._kinds}
+        put_marked(self._store, kinds, partition, offset, previous=previous)
 
     def remove(self, keys: Collection[str], *, kind: str = "user") -> None:
         """Remove blobs, even if the copy is ahead of the state; they are gone on return.

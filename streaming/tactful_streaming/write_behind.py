@@ -6,10 +6,10 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from tactful_streaming.errors import OnlineStoreError, OnlineStoreLostError
-from tactful_streaming.online import OnlineStore
+from tactful_streaming.online import OnlineStore, put_marked
 
 _logger = logging.getLogger(__name__)
 
@@ -18,21 +18,6 @@ _LONGEST_PAUSE_S = 5.0
 
 Refill = Callable[[], Iterable[tuple[str, Mapping[str, bytes]]]]
 """Gives all blobs there are when it is called, in pieces: (kind, blobs by key)."""
-
-
-@runtime_checkable
-class PutsMarked(Protocol):
-    """An online store that one journey takes blobs and their mark to."""
-
-    def put_marked(
-        self,
-        blobs: Mapping[str, Mapping[str, bytes | None]],
-        partition: int,
-        offset: int,
-        *,
-        previous: int,
-    ) -> None:
-        """Store blobs by kind and key, then note how far that brings the partition."""
 
 
 @dataclass
@@ -149,10 +134,32 @@ class WriteBehind:
             OnlineStoreError: if there is no room and ``when_full="raise"``, and nothing was noted;
                 if this object is closed; or if the writing thread has failed for good.
         """
-        size = sum(_weight(key, blob) for key, blob in blobs.items())
+        self._note({kind: blobs}, {})
+
+    def put_marked(
+        self,
+        blobs: Mapping[str, Mapping[str, bytes | None]],
+        partition: int,
+        offset: int,
+        *,
+        previous: int,
+    ) -> None:
+        """Note blobs by kind and key, and the mark to write after them.
+
+        Raises:
+            OnlineStoreError: as :meth:`put_many`.
+        """
+        self._note(blobs, {partition: (offset, previous)})
+
+    def _note(
+        self,
+        blobs: Mapping[str, Mapping[str, bytes | None]],
+        marks: Mapping[int, tuple[int, int | None]],
+    ) -> None:
+        size = sum(_weight(key, blob) for kind in blobs.values() for key, blob in kind.items())
         with self._changed:
             self._check_usable()
-            while self._taken() and self._taken() + size > self._max_bytes:
+            while size and self._taken() and self._taken() + size > self._max_bytes:
                 if self._when_full == "raise":
                     raise OnlineStoreError(
                         f"{self._taken()} bytes wait for the online store already: try again when "
@@ -160,10 +167,13 @@ class WriteBehind:
                     )
                 self._changed.wait()
                 self._check_usable()
-            for key, blob in blobs.items():
-                self._waiting.put(kind, key, blob)
-                if self._uncommitted is not None:
-                    self._uncommitted.put(kind, key, blob)
+            for kind, of_kind in blobs.items():
+                for key, blob in of_kind.items():
+                    self._waiting.put(kind, key, blob)
+                    if self._uncommitted is not None:
+                        self._uncommitted.put(kind, key, blob)
+            for partition, (offset, previous) in marks.items():
+                self._waiting.mark(partition, offset, previous)
             self._changed.notify_all()
 
     def committed(self) -> None:
@@ -178,10 +188,7 @@ class WriteBehind:
         Raises:
             OnlineStoreError: if this object is closed or the writing thread has failed for good.
         """
-        with self._changed:
-            self._check_usable()
-            self._waiting.mark(partition, offset, previous)
-            self._changed.notify_all()
+        self._note({}, {partition: (offset, previous)})
 
     def marked(self, partition: int) -> int | None:
         """Offset up to which a partition can be read in the store itself."""
@@ -267,11 +274,11 @@ class WriteBehind:
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _put_and_mark(self, changes: _Changes) -> None:
-        store, marks = self._store, changes.marks
-        if isinstance(store, PutsMarked) and len(marks) == 1:
+        marks = changes.marks
+        if len(marks) == 1:
             ((partition, (offset, previous)),) = marks.items()
             if previous is not None:
-                store.put_marked(changes.by_kind(), partition, offset, previous=previous)
+                put_marked(self._store, changes.by_kind(), partition, offset, previous=previous)
                 self._marks[partition] = offset
                 return
         self._put(changes)

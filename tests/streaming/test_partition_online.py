@@ -101,6 +101,7 @@ def test_a_copy_does_not_go_back_in_time() -> None:
     assert view.marked(0) == 40
     view.put_many({"u": b"old"})
     view.mark(0, 99, previous=40)
+    view.put_marked({"user": {"u": b"old"}}, 0, 99, previous=40)
     assert copy.get_many(["u"]) == [b"new"]
     assert copy.marked(0) == 100
     with pytest.raises(OnlineStoreLostError, match="caught up"):
@@ -108,6 +109,8 @@ def test_a_copy_does_not_go_back_in_time() -> None:
     view.put_many({"u": b"newer"})
     view.put_many({"i": b"part"}, kind="item")
     view.mark(0, 100, previous=None)
+    view.put_marked({"item": {"i": b"part"}}, 0, 101, previous=100)
+    assert copy.marked(0) == 101
     assert view.get_many(["u"]) == [b"newer"]
     assert view.get_many(["i"], kind="item") == [None]
     view.committed()

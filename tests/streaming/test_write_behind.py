@@ -106,6 +106,24 @@ def test_the_last_blob_of_a_key_is_written_before_the_mark(gate: Gate, behind: W
     assert gate.get_many(["a"], kind="item") == [b"i"]
 
 
+def test_blobs_and_their_mark_are_noted_together_or_not_at_all(gate: Gate) -> None:
+    behind = WriteBehind(gate, nothing_to_refill, max_bytes=100, when_full="raise")
+    behind.mark(0, 1, previous=None)
+    behind.put_marked({"user": {"a": b"1", "b": None}, "item": {"a": b"i"}}, 0, 2, previous=1)
+    assert behind.flush()
+    assert gate.calls[-3:] == ["put user a b", "put item a", "mark 0 2"]
+    occupy(gate, behind)
+    behind.put_many({"c": bytes(90)})
+    with pytest.raises(OnlineStoreError, match="bytes wait"):
+        behind.put_marked({"user": {"d": b"123"}}, 0, 3, previous=2)
+    behind.mark(0, 2, previous=2)  # takes no room
+    gate.open.set()
+    assert behind.flush()
+    assert gate.get_many(["d"]) == [None]
+    assert gate.marked(0) == 2
+    behind.close()
+
+
 def test_what_is_not_written_yet_can_be_read(gate: Gate, behind: WriteBehind) -> None:
     behind.put_many({"a": b"1", "b": b"1", "c": b"1"})
     behind.flush()
