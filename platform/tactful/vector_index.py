@@ -38,6 +38,7 @@ _TRAINING_POINTS = 64
 _ITERATIONS = 10
 _GROWTH = 1.5
 _PART = 2_048
+_FIRST = 8
 _LADDER = tuple(round(2 ** (step / 8)) for step in range(16, 128))
 
 _Cells = Any  # Faiss describes its types too loosely to be of help
@@ -93,7 +94,7 @@ class _Selected:
     allowed: NDArray[np.bool_]
     count: int
     rows: NDArray[np.int64] | None
-    probing: Any
+    probing: _Probing | None
     selector: Any = None
     bits: NDArray[np.uint8] | None = None
 
@@ -195,7 +196,7 @@ class VectorIndex:
         count = min(count, selected.count)
         if count <= 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        if self._cells is None or selected.rows is not None:
+        if self._cells is None or selected.probing is None:
             return self._exact(query, count, selected)
         found = _in_cells(self._cells, query, count, selected.probing)
         # None where the cells near the query held too few that are allowed.
@@ -272,12 +273,12 @@ class VectorIndex:
             self._selected = selected
         return selected
 
-    def _probing(self, count: int, selector: Any = None) -> Any:
+    def _probing(self, count: int, selector: Any = None) -> _Probing | None:
         """How the cells are searched where `count` rows may be found: the fewer, the more cells."""
         if self._cells is None or not count:
             return None
         probes = int(np.ceil(self.tuning.probes / (count / self._size)))
-        return _probing(min(self.tuning.cells, probes), selector)
+        return _Probing.of(min(self.tuning.cells, probes), selector)
 
     def _exact(self, query: NDArray[np.float32], count: int, selected: _Selected) -> Nearest:
         rows = selected.rows
@@ -333,27 +334,82 @@ def _any(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(vectors.any(axis=1))
 
 
+@dataclass(frozen=True)
+class _Probing:
+    """How the cells nearest to a query are searched: some, then the others by what these gave.
+
+    Attributes:
+        first: parameters of Faiss for the nearest cells.
+        rest: for the others that are probed; None where there are none.
+    """
+
+    first: Any
+    rest: Any
+
+    @classmethod
+    def of(cls, probes: int, selector: Any = None) -> _Probing:
+        """Of so many cells, with a filter."""
+        first = -(-probes // _FIRST)
+        rest = _parameters(probes - first, selector) if probes > first else None
+        return cls(_parameters(first, selector), rest)
+
+
 def _in_cells(
-    cells: _Cells, query: NDArray[np.float32], count: int, probing: Any
+    cells: _Cells, query: NDArray[np.float32], count: int, probing: _Probing
 ) -> Nearest | None:
     """The nearest of what lies in the cells probed; None if that is fewer than `count`.
 
     Faiss would keep the best in a heap while it goes on, which for a thousand takes longer than to
-    take all and choose them at the end.
+    take all and choose them at the end. What the nearest cells hold says how near a vector of the
+    others has to be, so that few of these are taken.
     """
     asked = np.ascontiguousarray(query, np.float32)
-    result: Any = faiss.RangeSearchResult(1)
-    cells.range_search_c(1, faiss.swig_ptr(asked), -np.inf, result, probing)
-    size = int(faiss.rev_swig_ptr(result.lims, 2)[1])
-    if size < count:
+    first = probing.first.nprobe
+    probes = first + (0 if probing.rest is None else probing.rest.nprobe)
+    near, numbers = cells.quantizer.search(asked[None, :], probes)
+    least = np.float32(-np.inf)
+    rows, scores = _above(cells, asked, numbers[0, :first], near[0, :first], least, probing.first)
+    if probing.rest is not None:
+        if len(rows) >= count:
+            least = np.partition(scores, len(rows) - count)[len(rows) - count]
+            near_enough = scores >= least
+            rows, scores = rows[near_enough], scores[near_enough]
+        below = np.nextafter(least, np.float32(-np.inf))  # what ties is taken, too
+        more = _above(cells, asked, numbers[0, first:], near[0, first:], below, probing.rest)
+        rows, scores = np.concatenate([rows, more[0]]), np.concatenate([scores, more[1]])
+    if len(rows) < count:
         return None
-    # Views of the result, which lives as long as this call.
-    rows, scores = (faiss.rev_swig_ptr(it, size) for it in (result.labels, result.distances))
     found: Nearest = kernels().largest(rows, scores, count)
     return found
 
 
-def _probing(probes: int, selector: Any = None) -> Any:
+def _above(
+    cells: _Cells,
+    query: NDArray[np.float32],
+    numbers: NDArray[np.int64],
+    near: NDArray[np.float32],
+    least: np.float32,
+    parameters: Any,
+) -> Nearest:
+    """What some cells hold that is nearer to a query than `least`, in any order."""
+    result: Any = faiss.RangeSearchResult(1)
+    cells.range_search_preassigned_c(
+        1,
+        faiss.swig_ptr(query),
+        float(least),
+        faiss.swig_ptr(numbers),
+        faiss.swig_ptr(near),
+        result,
+        False,
+        parameters,
+    )
+    size = int(faiss.rev_swig_ptr(result.lims, 2)[1])
+    # Views of the result, which lives as long as this call.
+    rows, scores = (faiss.rev_swig_ptr(it, size) for it in (result.labels, result.distances))
+    return rows.copy(), scores.copy()
+
+
+def _parameters(probes: int, selector: Any = None) -> Any:
     parameters: Any = faiss.SearchParametersIVF()
     parameters.nprobe, parameters.sel = probes, selector
     return parameters
@@ -400,7 +456,7 @@ def _tune(exact: VectorIndex, cells: _Cells, queries: Queries, target: float) ->
 
     def recall(probes: int, part: slice) -> tuple[float, float]:
         """Mean recall of a part of the queries, and its standard error."""
-        _, found = cells.search(asked[part], at, params=_probing(probes))
+        _, found = cells.search(asked[part], at, params=_parameters(probes))
         hits = [np.isin(f, w).sum() for f, w in zip(found, wanted[part], strict=True)]
         shares = np.array(hits) / at
         return float(shares.mean()), float(shares.std()) / np.sqrt(len(shares))

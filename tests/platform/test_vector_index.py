@@ -6,6 +6,7 @@ import logging
 from functools import cache
 from pathlib import Path
 
+import faiss
 import msgspec
 import numpy as np
 import pytest
@@ -101,6 +102,41 @@ def test_a_filter_is_never_violated_and_few_rows_are_compared_exactly(
     assert scores == pytest.approx(index.vectors[rows] @ query, abs=2e-3), "stored in 16 bits"
     if np.count_nonzero(allowed & index.vectors.any(axis=1)) <= 500:
         assert set(rows.tolist()) == wanted
+
+
+@cache
+def tied() -> VectorIndex:
+    """An index of few different vectors, so that many are exactly as near as others."""
+    generator = np.random.default_rng(3)
+    vectors = (generator.integers(-1, 2, (ROWS, DIMENSIONS)) / 4).astype(np.float32)
+    vectors[ROWS // 2 :] = vectors[: ROWS // 2]
+    return VectorIndex.build(vectors, exact_below=500, target=0.8)
+
+
+@given(st.integers(1, 2_000), st.floats(0.3, 1), st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_a_search_in_two_steps_finds_what_one_step_finds(
+    count: int, share: float, seed: int
+) -> None:
+    index, generator = tied(), np.random.default_rng(seed)
+    allowed = generator.random(ROWS) < share
+    query = generator.integers(-1, 2, DIMENSIONS).astype(np.float32)
+    probing = index._select(allowed).probing
+    assert probing is not None and probing.rest is not None
+
+    rows, scores = index.nearest(query, count, allowed)
+
+    parameters = faiss.SearchParametersIVF()
+    parameters.nprobe = probing.first.nprobe + probing.rest.nprobe
+    near, labels = index._cells.search(query[None, :], ROWS, params=parameters)
+    passing = (labels[0] >= 0) & allowed[labels[0]]
+    near, labels = near[0][passing], labels[0][passing]
+    if len(labels) >= count:
+        wanted = np.lexsort((labels, -near))[:count]
+        assert rows.tolist() == labels[wanted].tolist()
+        assert scores.tolist() == near[wanted].tolist()
+    else:  # too few in the cells near the query: compared one by one
+        assert len(rows) == min(count, int((allowed & index._present).sum()))
 
 
 def test_the_probes_are_the_fewest_that_reach_the_target() -> None:
