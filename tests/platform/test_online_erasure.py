@@ -91,6 +91,9 @@ def test_the_log_is_rewritten_while_events_come_in(
         removed = {step["place"]: step["removed"] for step in told["steps"]}
         assert removed["log"] >= 8
         assert removed["verification"] == 0
+        assert removed["state"] >= 10  # features, a visit, links, a description, event ids
+        assert removed["explanations"] == 1
+        assert removed.keys() >= {"models", "webhooks", "consent", "dead-letters"}
         assert all(step["at"] >= told["requested_at"] for step in told["steps"])
         assert scan(tmp_path, tokens.needles()) == {}
 
