@@ -112,6 +112,7 @@ class ModelSlot:
         """Look at what is kept."""
         directory.mkdir(parents=True, exist_ok=True)
         self._current, self._previous = directory / "current", directory / "previous"
+        self._withdrawn = directory / "withdrawn"
         self._key, self._vocabulary = key, vocabulary
 
     @property
@@ -119,6 +120,14 @@ class ModelSlot:
         """Of the model in use; 0 if there is none."""
         kept = self._kept(self._current)
         return kept.version if kept else 0
+
+    @property
+    def withdrawn(self) -> int:
+        """The latest version that was taken back; 0 if none was."""
+        try:
+            return int(self._withdrawn.read_text("ascii"))
+        except (OSError, ValueError):
+            return 0
 
     def predictor(self) -> IntentPredictor | None:
         """The model in use; a damaged one gives way to the one before. None if there is none."""
@@ -133,6 +142,9 @@ class ModelSlot:
     ) -> None:
         """Use a new model, if it is signed, newer, fits, and passes the device's own check.
 
+        Newer is what is newer than all that was in use, also than what was taken back: what did
+        harm once is not installed again because its server still offers it.
+
         Args:
             data: As `pack_model` made it.
             accept: Tries the model on this device; if it says no or fails, the old one stays.
@@ -144,6 +156,11 @@ class ModelSlot:
         if package.version <= self.version:
             raise PackageError(
                 f"version {package.version} is not newer than {self.version}, which is in use"
+            )
+        if package.version <= self.withdrawn:
+            raise PackageError(
+                f"version {package.version} is not newer than {self.withdrawn}, which was taken"
+                " back on this device: give the next model a higher version"
             )
         predictor = package.predictor(self._vocabulary)
         try:
@@ -157,13 +174,17 @@ class ModelSlot:
         write_whole(self._current, data)
 
     def roll_back(self) -> None:
-        """Use the model before again.
+        """Use the model before again, and never again the one that is in use.
 
         Raises:
-            PackageError: There is none.
+            PackageError: There is none, or it is in use already.
         """
-        if not self._kept(self._previous):
+        previous = self._kept(self._previous)
+        if previous is None or previous.version >= self.version > 0:
             raise PackageError("there is no earlier model to go back to")
+        # First, so that a process that dies in between has lost nothing but a way back to harm.
+        latest = max(self.version, self.withdrawn)
+        write_whole(self._withdrawn, str(latest).encode("ascii"))
         write_whole(self._current, self._previous.read_bytes())
 
     def _kept(self, path: Path) -> ModelPackage | None:

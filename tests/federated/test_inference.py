@@ -97,6 +97,24 @@ def test_a_signed_newer_model_is_used_and_the_one_before_kept(tmp_path: Path) ->
     assert np.array_equal(found.predict([5]), PREDICTOR.predict([5]))
 
 
+def test_what_was_taken_back_is_not_installed_again(tmp_path: Path) -> None:
+    slot = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
+    slot.install(packed(1))
+    slot.install(packed(3, HALF))
+    slot.roll_back()
+    for version in (2, 3):
+        again = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
+        with pytest.raises(PackageError, match="taken back"):
+            again.install(packed(version, HALF))
+        assert again.version == 1 and again.withdrawn == 3
+    with pytest.raises(PackageError, match="no earlier model"):
+        slot.roll_back()
+    slot.install(packed(4))
+    assert slot.version == 4
+    slot.roll_back()
+    assert (slot.version, slot.withdrawn) == (1, 4)
+
+
 @pytest.mark.parametrize("place", [0, 63, 64, 70, -1])
 def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path, place: int) -> None:
     slot = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
