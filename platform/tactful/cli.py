@@ -24,6 +24,7 @@ from tactful.config import Settings, load_settings
 from tactful.coupon_cli import coupons
 from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
 from tactful.experiment_cli import experiment
+from tactful.expiry_cli import expire
 from tactful.features_cli import features
 from tactful.federated_cli import federated
 from tactful.flink_cli import flink
@@ -98,7 +99,7 @@ def main() -> None:
 
 for _command in (
     *(train, models, demo, features, federated, privacy),
-    *(rules, experiment, coupons, user, backup, restore, worker, sink, flink),
+    *(rules, experiment, coupons, user, backup, restore, expire, worker, sink, flink),
 ):
     main.add_command(_command)
 

@@ -43,6 +43,7 @@ from tactful.messages import Erasure, ErasureStep
 from tactful.metadata import MetadataStore, consent_decisions, suppressions
 from tactful.partition_erasures import PartitionErasures
 from tactful.record_seal import log_in_files, open_seal
+from tactful.retraining import after_erasure
 from tactful.suppression import SuppressionStore
 from tactful_privacy import NOTHING, Pseudonym, VaultError, drop_keys
 from tactful_streaming import (
@@ -613,7 +614,7 @@ def purge_training(settings: Settings) -> ErasureStep:
         StorageError: while one is under way; it ends by itself.
     """
     directory = settings.models / "training"
-    note = "the next training is without this person"
+    note = after_erasure(settings.training)
     if not directory.is_dir():
         return ErasureStep(place="models", removed=0, note=note)
     try:

@@ -268,6 +268,38 @@ class Registry:
             for version in sorted(found, key=lambda v: -int(v.version))
         ]
 
+    def ages(self) -> list[tuple[str, int, str]]:
+        """Number, time of registration (epoch milliseconds) and aliases of every version."""
+        found = self._client().search_model_versions(f"name='{self._name}'")
+        made = {str(version.version): int(version.creation_timestamp) for version in found}
+        return [
+            (told["version"], made[told["version"]], told["aliases"]) for told in self.versions()
+        ]
+
+    def forget(self, version: str) -> None:
+        """Remove a version with its run, its files in MLflow and the copy here, for good.
+
+        The caller has seen that it has no alias. Files go first: what is left of a removal that was
+        killed is still found by its number.
+
+        Raises:
+            ModelError: if the registry does not know the version.
+        """
+        client = self._client()
+        try:
+            found = client.get_model_version(self._name, version)
+        except Exception as error:
+            raise ModelError(f"{self._name} has no version {version!r} in {self._uri}") from error
+        if (model := found.source or "").startswith("models:/"):
+            logged = client.get_logged_model(model.removeprefix("models:/"))
+            _delete(logged.artifact_location)
+        if found.run_id:
+            run = client.get_run(found.run_id)
+            _delete(run.info.artifact_uri or "")
+            client.delete_run(found.run_id)
+        shutil.rmtree(version_directory(self._models, version), ignore_errors=True)
+        client.delete_model_version(self._name, version)
+
     def _client(self) -> MlflowClient:
         import mlflow
 
@@ -296,6 +328,14 @@ class Registry:
                 f"{self._models} holds versions of {', '.join(sorted(others))}: give {self._name} "
                 "a directory of its own with storage.models"
             )
+
+
+def _delete(uri: str) -> None:
+    """Remove files that MLflow keeps."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository: Any = get_artifact_repository(uri)
+    repository.delete_artifacts()
 
 
 def _schema(manifest: Manifest) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def why_due(
     champion: str | None,
     drift: Callable[[], Drift | None],
     erased_at: int = 0,
+    kept_ms: int = 0,
 ) -> str | None:
     """Whether it is time to train again, and why.
 
@@ -46,6 +47,7 @@ def why_due(
         champion: the version that serves.
         drift: measures the drift of the champion; it may take a while.
         erased_at: when somebody was erased last, epoch milliseconds; 0 for never.
+        kept_ms: how long what models learn from is kept, milliseconds; 0 for ever.
 
     Returns:
         The reason in words; None where it is not time.
@@ -62,6 +64,8 @@ def why_due(
             return f"{training.every_hours:g} hours have passed since the last training"
     if last is not None and erased_at >= last.begun_at:
         return "somebody was erased since the last training"
+    if kept_ms and since is not None and since >= kept_ms:
+        return "the last training learned from what is not kept any more"
     # A version that waits to be promoted would not be another one if it were trained again.
     if training.drift_psi and champion and (last is None or last.version in ("", champion)):
         found = drift()
@@ -69,6 +73,20 @@ def why_due(
             name, moved = found.largest
             return f"drift: {name} has moved by {moved:.2f}"
     return None
+
+
+def after_erasure(training: TrainingSettings) -> str:
+    """What is promised of models to somebody who was erased, for their receipt."""
+    if not (training.every_hours or training.drift_psi):
+        return (
+            "no training is scheduled (training.every_hours, training.drift_psi): train and promote"
+            " a model without this person before the erasure is due"
+        )
+    serves = "it serves if it is no worse" if training.promote else "it serves once it is promoted"
+    return (
+        f"within {training.check_minutes:g} minutes of the erasure a training without this person"
+        f" begins; {serves}"
+    )
 
 
 async def retrain(settings: Settings, *, python: str = sys.executable) -> None:

@@ -27,6 +27,7 @@ from tactful.permitted_log import PermittedLog, training_permissions
 from tactful.ranking import load_trees, read_manifest, read_pointer, version_directory
 from tactful.record_seal import log_in_files
 from tactful.registry import Registry
+from tactful.retention import Kind, limits_of
 from tactful.retraining import why_due
 from tactful.skew import Skew, measure_skew
 from tactful.training import Trained, TrainingOptions, plot_training, train
@@ -39,6 +40,7 @@ from tactful_streaming import (
 )
 
 _FEWEST_TO_JUDGE = 50
+_LEARNED_FROM: tuple[Kind, ...] = ("personalisation", "impressions")
 
 
 @contextlib.contextmanager
@@ -219,8 +221,15 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
         last = audit.latest("train", training.name)
     with contextlib.closing(open_installation(settings)) as metadata:
         erased_at = ErasureJobs(metadata, clock=_now).latest()
+    limits = limits_of(settings.retention)
     return why_due(
-        training, now=now, last=last, champion=champion, drift=drift, erased_at=erased_at
+        training,
+        now=now,
+        last=last,
+        champion=champion,
+        drift=drift,
+        erased_at=erased_at,
+        kept_ms=min((limits[it] for it in _LEARNED_FROM if it in limits), default=0),
     )
 
 

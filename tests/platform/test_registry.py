@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -310,3 +312,26 @@ def test_a_reader_never_finds_a_version_half_there(registry: Registry, tmp_path:
 
     assert reads
     assert not wrong
+
+
+@pytest.mark.slow
+def test_a_version_that_is_forgotten_leaves_no_file(registry: Registry, tmp_path: Path) -> None:
+    """With its run, its files in MLflow and the copy that serves; others stay as they are."""
+    for number in (1, 2):
+        register(registry, make_model(tmp_path / f"m{number}", number))
+    aliases = {version: aliases for version, _, aliases in registry.ages()}
+    assert aliases == {"1": "", "2": "challenger"}
+    assert all(abs(at / 1000 - time.time()) < 3_600 for _, at, _ in registry.ages())
+
+    def files() -> int:
+        return len(list((tmp_path / "mlruns").rglob("*.ubj")))
+
+    before = files()
+    registry.forget("1")
+    assert 0 < files() == before / 2
+    assert [told["version"] for told in registry.versions()] == ["2"]
+    assert not version_directory(tmp_path / "models", "1").exists()
+    shutil.rmtree(version_directory(tmp_path / "models", "2"))
+    assert registry.pull("2").is_dir(), "the others are whole"
+    with pytest.raises(ModelError, match="no version '1'"):
+        registry.forget("1")

@@ -1,0 +1,205 @@
+"""What is kept outside the log goes by the same times; an erasure says when models follow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.platform.support import build, now_ms, small_settings
+
+from tactful.backup_manifest import FORMAT, MANIFEST, Manifest, write_manifest
+from tactful.cli import main
+from tactful.config import RetentionSettings, Settings, TrainingSettings
+from tactful.connections import open_installation
+from tactful.erasure import Installation, request_erasure, run_erasures
+from tactful.errors import ConfigError
+from tactful.expiry import expire_backups, expire_exports, expire_models, kept_for
+from tactful.metadata import MetadataStore
+from tactful.model_log import ModelLog
+from tactful.retraining import after_erasure
+from tactful.service import Platform
+from tactful.suppression import open_suppression
+from tactful.training_run import reason_to_train
+
+DAY = 86_400_000
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return small_settings(tmp_path)
+
+
+@pytest.fixture
+def backups(tmp_path: Path) -> Path:
+    """Two backups, one of them forty days old, and what is none."""
+    directory = tmp_path / "backups"
+    for name, days in (("new", 0), ("old", 40)):
+        at = now_ms() - days * DAY
+        (directory / name).mkdir(parents=True)
+        (directory / name / "metadata.db").write_text("people")
+        manifest = Manifest(
+            format=FORMAT,
+            version="0",
+            begun_at=at,
+            ended_at=at,
+            log=None,
+            state=None,
+            elsewhere=[],
+            files=[],
+        )
+        write_manifest(directory / name, manifest)
+    (directory / "other").mkdir()
+    (directory / "other" / "file").write_text("not ours")
+    return directory
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["expire", *map(str, arguments)])
+
+
+def trained(metadata: MetadataStore) -> None:
+    """Note a training as `tactful train` does."""
+    with ModelLog(metadata, clock=now_ms).entry("train", "ranker", by="test", reason="") as made:
+        made("1")
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_backups_that_are_too_old_go_and_a_dry_run_only_tells(backups: Path) -> None:
+    told = run("--backups", backups, "--older-than", 30, "--dry-run", "--json")
+    assert told.exit_code == 0, told.output
+    (one,) = json.loads(told.stdout)
+    assert (one["kind"], one["what"], one["removed"]) == ("backup", str(backups / "old"), False)
+    assert names(backups) == {"new", "old", "other"}
+    assert run("--backups", backups, "--older-than", 30).exit_code == 0
+    assert names(backups) == {"new", "other"}
+    assert json.loads(run("--backups", backups, "--older-than", 30, "--json").stdout) == []
+
+
+def test_a_backup_of_which_a_kill_left_a_part_is_none(
+    backups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            monkeypatch.setattr(shutil, "rmtree", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+            list(expire_backups(backups, now_ms() - 30 * DAY, dry_run=False))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (backups / "old" / MANIFEST).exists()
+    assert (backups / "new" / MANIFEST).exists()
+
+
+def test_what_tells_no_age_stays_and_is_told(backups: Path) -> None:
+    (backups / "old" / MANIFEST).write_text("torn")
+    told = run("--backups", backups, "--older-than", 30, "--json")
+    assert told.exit_code == 1
+    assert [(it["kind"], it["removed"]) for it in json.loads(told.stdout)] == [
+        ("unreadable", False)
+    ]
+    assert (backups / "old").is_dir()
+
+
+def test_exports_that_are_too_old_go_with_their_page(tmp_path: Path) -> None:
+    now = now_ms()
+    for name, age in (("a/ada", 40), ("bob", 3)):
+        directory = tmp_path / "exports" / name
+        directory.mkdir(parents=True)
+        (directory / "export.json").write_text(
+            json.dumps({"made_at": now - age * DAY, "person": name})
+        )
+        (directory / "export.html").write_text("<h1>Your data</h1>")
+    (tmp_path / "exports" / "export.json").write_text('{"of": "another program"}')
+    before = now - 30 * DAY
+    for dry_run in (True, False):
+        found = list(expire_exports(tmp_path / "exports", before, dry_run=dry_run))
+        assert [(it.kind, it.removed) for it in found] == [
+            ("export", not dry_run),
+            ("unreadable", False),
+        ]
+    assert sorted(path.parent.name for path in tmp_path.rglob("export.html")) == ["bob"]
+    assert not (tmp_path / "exports" / "a" / "ada" / "export.json").exists()
+    assert (tmp_path / "exports" / "export.json").exists()
+
+
+def test_models_that_stand_for_nothing_go_and_those_that_serve_are_told() -> None:
+    gone: list[str] = []
+    versions = [("3", 300, ""), ("2", 100, "champion"), ("1", 50, "")]
+    for dry_run, removed in ((True, []), (False, ["1"])):
+        found = list(expire_models(versions, 200, gone.append, dry_run=dry_run))
+        assert [(it.what, it.removed, bool(it.note)) for it in found] == [
+            ("2", False, True),
+            ("1", not dry_run, False),
+        ]
+        assert gone == removed
+
+
+def test_how_long_copies_are_kept_follows_from_the_shortest_time(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="--older-than"):
+        kept_for(settings)
+    kept = replace(
+        settings, retention=RetentionSettings(personalisation_days=400, impressions_days=180)
+    )
+    assert kept_for(kept) == 180 * DAY
+    assert kept_for(kept, 2.5) == 2.5 * DAY
+    assert run("--older-than", 30).exit_code == 2
+    assert run("--models", "--older-than", "nan").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        (TrainingSettings(), "no training is scheduled"),
+        (TrainingSettings(drift_psi=0.2), "within 15 minutes of the erasure.*once it is promoted"),
+        (
+            TrainingSettings(every_hours=24, check_minutes=5, promote=True),
+            "within 5 minutes of the erasure.*if it is no worse",
+        ),
+    ],
+)
+def test_when_models_are_without_a_person_is_said_in_words(
+    training: TrainingSettings, said: str
+) -> None:
+    assert re.search(said, after_erasure(training))
+
+
+def test_an_erasure_says_when_models_follow_and_makes_a_training_due(settings: Settings) -> None:
+    settings = replace(settings, training=TrainingSettings(every_hours=1_000))
+    Platform.open(settings, build).close()
+    metadata = open_installation(settings)
+
+    trained(metadata)
+    assert reason_to_train(settings, now=now_ms()) is None
+    suppression = open_suppression(settings, metadata, clock=now_ms)
+    installation = Installation(settings, metadata, suppression, now_ms)
+    request_erasure(installation, "somebody")
+    (receipt,) = run_erasures(installation)
+    (note,) = [step.note for step in receipt.steps if step.place == "models"]
+    assert note == after_erasure(settings.training)
+    assert "within 15 minutes" in note
+    assert receipt.due_at > receipt.requested_at
+    assert reason_to_train(settings, now=now_ms()) == "somebody was erased since the last training"
+    trained(metadata)
+    assert reason_to_train(settings, now=now_ms()) is None
+    metadata.close()
+
+
+def test_what_is_not_kept_any_more_makes_a_training_due(settings: Settings) -> None:
+    Platform.open(settings, build).close()
+    kept = replace(settings, retention=RetentionSettings(impressions_days=40))
+    with_metadata = open_installation(settings)
+    trained(with_metadata)
+    with_metadata.close()
+    for days, due in ((39, None), (41, "the last training learned from what is not kept any more")):
+        assert reason_to_train(kept, now=now_ms() + days * DAY) == due
+        assert reason_to_train(settings, now=now_ms() + days * DAY) is None
