@@ -32,6 +32,7 @@ from tactful.model_cli import demo, models, train
 from tactful.privacy_cli import privacy
 from tactful.rules_cli import rules
 from tactful.sink_cli import sink
+from tactful.tuner_cli import tuner
 from tactful.user_cli import user
 from tactful.worker_cli import worker
 
@@ -99,7 +100,7 @@ def main() -> None:
 
 for _command in (
     *(train, models, demo, features, federated, privacy),
-    *(rules, experiment, coupons, user, backup, restore, expire, worker, sink, flink),
+    *(rules, experiment, coupons, tuner, user, backup, restore, expire, worker, sink, flink),
 ):
     main.add_command(_command)
 

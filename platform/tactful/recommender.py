@@ -164,7 +164,7 @@ class Recommender:
             session_id=request.session_id,
             at=at,
         )
-        drawn = self._drawn(request, loaded)
+        drawn = self._drawn(request, loaded, at)
         policy = drawn.over(self._policies.get(assignment.arm or "", self._default_policy))
         rules = on_page(self._placement, request.context.get("page"))
         allowed = self._allowed(request, view.catalogue, situation, rules)
@@ -370,12 +370,13 @@ class Recommender:
                 _LOG.error("model %s cannot be tried out, its rollout waits: %s", version, error)
         self._rivals = rivals
 
-    def _drawn(self, request: RecommendRequest, loaded: _Loaded) -> Drawn:
+    def _drawn(self, request: RecommendRequest, loaded: _Loaded, at: int) -> Drawn:
         """What rollouts change for whoever asks; nothing while no model makes lists personal."""
         if loaded.model is None:
             return Drawn()
         try:
-            return self._rollouts.draw(request.subject, request.force, self._rivals.__contains__)
+            known = self._rivals.__contains__
+            return self._rollouts.draw(request.subject, request.force, known, at=at)
         except AssignmentError as error:
             raise ProblemError("invalid", str(error), field="$.force") from None
 

@@ -10,7 +10,8 @@
 ```
 
 `change` holds parameters as those of an arm in ``experiments.yaml``. With ``model: "7"`` it gives
-lists by another version of the model, on the index of the champion.
+lists by another version of the model, on the index of the champion; with ``tuner: DIRECTORY`` a
+trained network sets the objective (`tactful.tuner_serving`).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     Attributes:
         key: its name, and the seed of who gets it: small letters, digits, ``-`` and ``_``.
         change: parameters of a policy that replace those of whoever gets it; ``model`` is a
-            version of the model.
+            version of the model, ``tuner`` the directory of a tuner.
         guardrails: what must not be harmed.
         stages: share of the people who get it, stage by stage, rising, in (0, 1].
         stage_hours: how long a stage lasts at least.
@@ -96,13 +97,23 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         """How long after a list what follows counts, milliseconds."""
         return int(self.outcome_hours * _HOUR)
 
+    @property
+    def tuner(self) -> str:
+        """Directory of the tuner that sets the objective; empty for none."""
+        return str(self.change.get("tuner", ""))
+
+    @property
+    def touches(self) -> frozenset[str]:
+        """What of a policy changes."""
+        return frozenset("objective" if name == "tuner" else name for name in self.change)
+
     def parts(self) -> dict[str, Any]:
         """What the change replaces in a policy.
 
         Raises:
             ConfigError: if a parameter is unknown or out of range.
         """
-        said = {name: value for name, value in self.change.items() if name != "model"}
+        said = {name: it for name, it in self.change.items() if name not in ("model", "tuner")}
         return policy_parts(said, where=f"rollout {self.key!r}: change")
 
     def plan(self) -> RolloutPlan:
@@ -124,6 +135,15 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         model = self.change.get("model", "-")
         if not isinstance(model, str) or not 1 <= len(model) <= 64:
             raise ConfigError(f"{where}: change.model must be a version, written as text")
+        if (
+            not isinstance(self.change.get("tuner", ""), str)
+            or {
+                "tuner",
+                "objective",
+            }
+            <= self.change.keys()
+        ):
+            raise ConfigError(f"{where}: change.tuner must be a directory, and sets the objective")
         self.parts()
         if self.outcome_hours > self.stage_hours:
             raise ConfigError(

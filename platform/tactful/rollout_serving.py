@@ -7,6 +7,7 @@ champion. So no list waits for a database, and none is made by half of a change.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,10 @@ from tactful.errors import ConfigError
 from tactful.outcome_metrics import ROLLOUTS
 from tactful.policy import Policy
 from tactful.rollout_definitions import CHANGE, RolloutDefinition, experiment_at
+from tactful.tuner_serving import Tuner
 from tactful_bandits import Assignment, Experiment, assign
+
+logger = logging.getLogger(__name__)
 
 FILE = "rollouts.json"
 """Name of the file in the data directory."""
@@ -44,11 +48,13 @@ class ServedRollout:
         experiment: who gets the change.
         parts: what it replaces in a policy.
         model: version of the model it gives lists by; empty for that of everybody else.
+        tuner: what sets the objective; None for nobody.
     """
 
     experiment: Experiment
     parts: Mapping[str, Any]
     model: str
+    tuner: Tuner | None = None
 
 
 @dataclass(frozen=True)
@@ -117,18 +123,27 @@ class ServedRollouts:
             found = msgspec.json.decode(self._path.read_bytes(), type=list[Served])
         except (OSError, msgspec.DecodeError) as error:
             raise ConfigError(f"{self._path}: cannot be read: {error}") from error
-        self.rollouts = tuple(
-            ServedRollout(
-                experiment_at(each.definition.key, each.share),
-                each.definition.parts(),
-                each.definition.model,
-            )
-            for each in found
-        )
+        made = []
+        for each in found:
+            asked = each.definition
+            try:
+                tuner = Tuner(Path(asked.tuner)) if asked.tuner else None
+            except ConfigError as error:
+                # Left out for everybody, so that the arms stay comparable.
+                logger.error("rollout %s waits: %s", asked.key, error)
+                continue
+            experiment = experiment_at(asked.key, each.share)
+            made.append(ServedRollout(experiment, asked.parts(), asked.model, tuner))
+        self.rollouts = tuple(made)
         return True
 
     def draw(
-        self, subject: str | None, force: Mapping[str, str], known: Callable[[str], bool]
+        self,
+        subject: str | None,
+        force: Mapping[str, str],
+        known: Callable[[str], bool],
+        *,
+        at: int = 0,
     ) -> Drawn:
         """What one list is made by.
 
@@ -137,6 +152,7 @@ class ServedRollouts:
             force: arms that the caller chose.
             known: whether a version of the model can rank here; a rollout of one that cannot is
                 left out for everybody, so that the arms stay comparable.
+            at: when, epoch milliseconds.
 
         Raises:
             AssignmentError: if an arm is forced that does not exist.
@@ -156,6 +172,9 @@ class ServedRollouts:
             made.append(drawn)
             if drawn.arm == CHANGE:
                 parts.update(served.parts)
+                tuned = None if served.tuner is None else served.tuner.objective(at)
+                if tuned is not None:
+                    parts["objective"] = tuned
                 model = served.model or model
         return Drawn(tuple(made), parts, model)
 

@@ -341,7 +341,7 @@ def _require_free(connection: sa.Connection, definition: RolloutDefinition, now:
     )
     for key, text in connection.execute(others):
         other = msgspec.json.decode(text, type=RolloutDefinition)
-        if shared := sorted(definition.change.keys() & other.change.keys()):
+        if shared := sorted(definition.touches & other.touches):
             raise ConfigError(
                 f"rollout {definition.key!r} cannot start: {key!r} goes on and changes "
                 f"{', '.join(shared)}, too; wait for its end"

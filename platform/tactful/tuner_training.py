@@ -1,0 +1,94 @@
+"""Trains a tuner in the simulated shop and measures it beside its cheap rivals; needs ``tuner``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from tactful.errors import ConfigError
+from tactful.tuner_serving import MANIFEST, POLICY, TunerManifest
+from tactful_bandits import MissingExtraError, WeightBounds
+from tactful_bandits.weight_bounds import OBJECTIVES
+
+_CHAMPION = (0.59, 0.12, 0.17, 0.06, 0.06)
+_EVALUATED = 9_000  # first seed of the shops in which policies are compared; none learns there
+_EVALUATED_HOURS = 500
+_SHOPS = 4
+
+
+def train_in_simulator(
+    directory: Path, *, hours: int, seed: int, rivals: bool = True
+) -> dict[str, float]:
+    """Train, compare, and write a directory that `tactful.tuner_serving.Tuner` reads.
+
+    Args:
+        directory: where it goes; an older tuner there is replaced, as a whole, at the end.
+        hours: of learning.
+        seed: of the agent and the shop.
+        rivals: whether the best fixed and the best linear weights are found beside it.
+
+    Returns:
+        Click rates in shops that nothing learnt in, relative to the champion's and to each rival's,
+        and what learning cost.
+
+    Raises:
+        ConfigError: if the extra is not installed.
+    """
+    try:
+        import torch
+
+        from tactful_bandits.ddpg import DdpgAgent
+        from tactful_bandits.tuner import TUNER_SETTINGS, tune_in_market, worst_loss
+        from tactful_bandits.tuner_rivals import (
+            Floats,
+            StatePolicy,
+            best_static,
+            linear_contextual,
+            linear_policy,
+            play,
+        )
+    except (MissingExtraError, ModuleNotFoundError) as error:
+        raise ConfigError(f"training needs pip install 'tactful[tuner]': {error}") from error
+    from tactful_bandits.market_simulator import STATE
+
+    torch.set_num_threads(1)
+    bounds = WeightBounds(_CHAMPION)
+    agent = DdpgAgent(len(STATE), len(_CHAMPION), settings=TUNER_SETTINGS, seed=seed)
+    course = tune_in_market(agent, seed, hours, bounds)
+    network = agent.export()
+
+    def rate(policy: StatePolicy) -> float:
+        rates, _, _ = play(policy, _EVALUATED + seed, _EVALUATED_HOURS, bounds, environments=_SHOPS)
+        return float(rates.mean())
+
+    def always(action: Floats) -> StatePolicy:
+        return lambda states: np.tile(action, (len(states), 1))
+
+    ours = rate(lambda states: np.array([network.act(it) for it in states], np.float64))
+    figures = {
+        "tuner_vs_champion": ours / rate(always(np.zeros(len(_CHAMPION)))),
+        "worst_loss_where_it_learnt": worst_loss(course.expected_click_rate, course.champion),
+    }
+    if rivals:
+        figures["tuner_vs_static"] = ours / rate(always(best_static(bounds, seed + 500)))
+        linear = linear_policy(linear_contextual(bounds, seed + 600))
+        figures["tuner_vs_linear"] = ours / rate(linear)
+    manifest = TunerManifest(
+        champion=_CHAMPION,
+        reach=bounds.reach,
+        objectives=OBJECTIVES,
+        state=STATE,
+        trained_in="simulator",
+        figures=figures,
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        (POLICY, network.to_bytes()),
+        (MANIFEST, msgspec.json.format(msgspec.json.encode(manifest))),
+    ):
+        scratch = directory / f".{name}"
+        scratch.write_bytes(content)
+        scratch.replace(directory / name)
+    return figures
