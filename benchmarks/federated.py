@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks import _federated_families as families
+from benchmarks import _federated_fleet as fleet
 from benchmarks import _federated_secure as secure
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_federated import (
@@ -84,14 +85,18 @@ def _parts(quick: bool) -> list[Part]:
         Part("kills", [("kill_wrong_sums", "sums")], lambda: secure.kills(quick)),
         Part("device", [("device_cpu_s_per_message", "s")], lambda: secure.device_time(quick)),
     ]
+    parts += [
+        Part("fleet", [(name, "s") for name in _FLEET], lambda: fleet.round_time(quick)),
+        Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
+    ]
     return [*parts, Part("missing", [(n, u) for n, u, _ in _MISSING], _missing)]
 
 
 _WHAT = ("top1", "top5")
+_FLEET = ("round_s_8_devices_tls", "device_cpu_s_per_message_tls")
 _MISSING = (
     ("rounds_vs_flwr_ray", "1", "needs flwr[simulation], whose Ray no environment here has yet"),
-    ("round_s_8_devices_tls", "s", "no benchmark starts a SuperLink with eight processes yet"),
-    ("intent_hr20_gain", "1", "the recommender does not take an intent as a recall channel yet"),
+    ("intent_hr20_gain", "1", "an intent adds candidates, but the forest has no column for it yet"),
 )
 
 
