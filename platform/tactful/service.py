@@ -81,6 +81,7 @@ from tactful_streaming import (
     Engine,
     Event,
     Limits,
+    LogError,
     StreamingError,
     User,
     dump_definitions,
@@ -527,14 +528,11 @@ class Platform:
 
         Raises:
             ProblemError: if it is neither among the latest lists nor among the latest records of
-                a log in files, or cannot be explained.
+                the log, or cannot be explained.
         """
         impression = self._recent.find(recommendation_id)
-        if impression is None and self.settings.log.kind == "embedded":
-            (log,) = self.backend.partitions()
-            impression = await asyncio.to_thread(
-                find_impression, log, recommendation_id, latest=_EXPLAINED_RECORDS
-            )
+        if impression is None:
+            impression = await asyncio.to_thread(self._search, recommendation_id)
         if impression is None:
             raise ProblemError(
                 "not_found", "no list of this id was given lately: only recent ones are explained"
@@ -543,6 +541,22 @@ class Platform:
             return await asyncio.to_thread(self.recommender.explain, impression)
         except ModelError as error:
             raise ProblemError("not_found", str(error)) from None
+
+    def _search(self, recommendation_id: str) -> Event | None:
+        """Look for a list among the latest records of the log; called in a thread."""
+        with contextlib.ExitStack() as stack:
+            partitions = self.backend.partitions()
+            if self.settings.log.kind == "kafka":  # with connections of their own
+                for partition in partitions:
+                    stack.callback(partition.close)
+            latest = _EXPLAINED_RECORDS // len(partitions)
+            try:
+                found = (find_impression(it, recommendation_id, latest=latest) for it in partitions)
+                return next(filter(None, found), None)
+            except LogError as error:
+                raise ProblemError(
+                    "not_ready", f"the log cannot be searched now: {error}", retry_after=2
+                ) from None
 
     def features(self, user: str, at: int | None) -> UserFeatures:
         """The features of one user as of `at` (epoch ms), or now."""

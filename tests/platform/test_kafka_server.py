@@ -111,6 +111,19 @@ def test_a_restart_goes_on_where_each_partition_was(kafka: Settings) -> None:
         assert all(live.views(user, new["position"]) == 21 for user in people(7))
 
 
+def test_a_list_is_explained_from_the_log_after_a_restart(kafka: Settings) -> None:
+    with Live(Platform.open(kafka, build)) as live:
+        live.http.put("/v1/items", json=[{"item_id": "a"}, {"item_id": "b"}])
+        post(live, [view(1, user) for user in people(5)])
+        asked = [{"user_id": user, "count": 2, "explain": True} for user in people(5)]
+        given = [live.http.post("/v1/recommend", json=one).json() for one in asked]
+    with Live(Platform.open(kafka, build)) as live:
+        for one in given:
+            told = live.http.get(f"/v1/explain/{one['recommendation_id']}")
+            assert told.json() == one["explanation"]
+        assert live.http.get("/v1/explain/nobody").json()["code"] == "not_found"
+
+
 def test_a_state_of_another_topic_is_refused(kafka: Settings) -> None:
     with Live(Platform.open(kafka, build)) as live:
         live.views("u", post(live, [view(1)])["position"])
