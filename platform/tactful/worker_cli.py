@@ -51,6 +51,7 @@ _RESULTS = {
 @click.option("--threads", type=click.IntRange(1, 256), help="Members this process is.")
 @click.option("--fired-topic", help="Topic for windows that fire.")
 @click.option("--matches-topic", help="Topic for matches of sequences and pairs of joins.")
+@click.option("--supervise", is_flag=True, help="Start it again when it crashes or asks for it.")
 @click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, one object a line.")
 def worker(
@@ -59,6 +60,7 @@ def worker(
     threads: int | None,
     fired_topic: str | None,
     matches_topic: str | None,
+    supervise: bool,
     idle_exit: float | None,
     as_json: bool,
 ) -> None:
@@ -77,6 +79,17 @@ def worker(
     )
     if settings.log.kind != "kafka":
         raise ConfigError('log.kind is "embedded": workers share the partitions of a log in Kafka')
+    if supervise:
+        from tactful import supervision
+
+        arguments = [it for it in sys.argv[1:] if it != "--supervise"]
+        sys.exit(
+            supervision.supervise(
+                [sys.executable, "-m", "tactful", *arguments],
+                again=FENCED,
+                tell=lambda said: click.echo(f"tactful: {said}", err=True),
+            )
+        )
     from tactful import interpreter, logs
     from tactful.record_seal import open_seal
     from tactful_streaming import (
