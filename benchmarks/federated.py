@@ -93,7 +93,11 @@ def _parts(quick: bool) -> list[Part]:
 
 
 _WHAT = ("top1", "top5")
-_FLEET = ("round_s_8_devices_tls", "device_cpu_s_per_message_tls")
+_FLEET = (
+    "round_s_8_devices_tls",
+    "server_cpu_s_per_round_8_devices_tls",
+    "device_cpu_s_per_message_tls",
+)
 _MISSING = (
     ("rounds_vs_flwr_ray", "1", "needs flwr[simulation], whose Ray no environment here has yet"),
     ("intent_hr20_gain", "1", "an intent adds candidates, but the forest has no column for it yet"),
