@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tactful_streaming import (
@@ -160,7 +160,20 @@ def kept(store: MemoryState) -> dict[bytes, bytes]:
     }
 
 
-@settings(max_examples=25, deadline=None)
+LIFE = [
+    *((("ada", "ada-phone"), kind, at) for at, kind in enumerate(("x.login", "described", "view"))),
+    (("ada", "ada-phone"), "add_to_cart", 4_000),
+    (("bob", None), "view", MINUTE),
+    (("ada", None), "view", MINUTE + 1),
+    (("bob", "bob-phone"), "add_to_cart", 2 * MINUTE),
+    (("bob", None), "view", 9 * MINUTE),
+]
+"""Linked, described, owed a coupon, and in the midst of what may become another one."""
+
+
+@settings(max_examples=20, deadline=None)
+@example(LIFE, 0.75, 127, None, None)
+@example(LIFE, 0.75, 0, 1, 1)
 @given(
     drawn_events,
     st.floats(0, 1),
