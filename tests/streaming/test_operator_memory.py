@@ -1,0 +1,84 @@
+"""What sequences, joins and the catalogue take in memory, which no cap bounds: the sizing rule.
+
+The bounds stand in ``docs/how-to/operate.md``; who changes one changes it there.
+"""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tactful_streaming import Engine, Entry, Event, Item, MemoryState, encode_entry
+from tactful_streaming import load_definitions as load
+
+START = 1_700_000_000_000
+COUNT = 1_500
+
+SEQUENCE = "- {name: s, entity: user, sequence: [view, add_to_cart, purchase], within: 30d}\n"
+JOIN = "- {name: j, entity: user, join: {event: view, with: item_updates, within: 1h}}\n"
+LAST = "- {name: l, entity: user, event: x.none, aggregate: last_time}\n"
+
+
+def event(number: int, type_: str = "view") -> Event:
+    return Event(
+        event_id=f"e-{type_}-{number:08}",
+        type=type_,
+        timestamp=START + number,
+        user_id=f"user-{number:08}",
+        item_id=f"item-{number:08}",
+    )
+
+
+def views(count: int) -> list[Entry]:
+    return [event(number) for number in range(count)]
+
+
+def carts(count: int) -> list[Entry]:
+    return [event(n, type_) for n in range(count) for type_ in ("view", "add_to_cart")]
+
+
+def items(count: int) -> list[Entry]:
+    return [
+        Item(item_id=f"item-{n:08}", timestamp=START, title=f"A thing {n}", category="c", price=n)
+        for n in range(count)
+    ]
+
+
+def taken(definitions: str, entries: Sequence[Entry]) -> int:
+    """Bytes that an engine keeps of entries once they are committed."""
+    engine = Engine(load(definitions), MemoryState(), dedupe_days=0, memory_bytes=1 << 30)
+    # The store of a real engine is on disk.
+    engine._store.write = lambda changes: None  # type: ignore[method-assign]
+    records = [(offset, encode_entry(entry)) for offset, entry in enumerate(entries)]
+    engine.apply(records[:1])
+    engine.commit()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        engine.apply(records[1:])
+        engine.commit()
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("definitions", "made", "most"),
+    [
+        pytest.param(SEQUENCE, views, 400, id="a beginning of one event"),
+        pytest.param(SEQUENCE, carts, 1_000, id="a beginning of several events"),
+        pytest.param(JOIN, views, 1_000, id="an event that waits in a join"),
+        pytest.param(LAST, items, 500, id="an item"),
+    ],
+)
+def test_memory_that_no_cap_bounds(
+    definitions: str, made: Callable[[int], list[Entry]], most: int
+) -> None:
+    # The difference of two sizes is free of what there is once.
+    each = (taken(definitions, made(2 * COUNT)) - taken(definitions, made(COUNT))) / COUNT
+    assert most / 4 < each < most
