@@ -44,6 +44,7 @@ from tactful_federated.vectors import Vector
 _DEVICES = 8
 _KILLED = 2  # of eight, which leaves the two thirds that a sum takes
 _PATIENCE_S = 300.0
+_DEADLINE_S = 20.0  # a question waits so long for the killed, and the living must answer within it
 
 
 def round_time(quick: bool) -> list[Figure]:
@@ -89,7 +90,7 @@ def kills(quick: bool, rounds: int | None = None) -> list[Figure]:
             for killer in killers:
                 killer.start()
             begun = time.perf_counter()
-            found = collector_for(it.invitation, it.grid, deadline=8.0).collect(
+            found = collector_for(it.invitation, it.grid, deadline=_DEADLINE_S).collect(
                 it.nodes, weights, plan, number
             )
             duration = time.perf_counter() - begun if not void else duration

@@ -195,12 +195,3 @@ def test_the_superlink_runs_no_code_and_calls_nobody(place: Place) -> None:
     assert children == []
     source = Path(__file__).resolve().parents[2] / "federated" / "tactful_federated" / "fleet.py"
     assert not re.search(r"GetFab|GetRun|get_fab", source.read_text("utf-8"))
-
-
-@pytest.mark.slow
-def test_sums_are_exact_while_processes_are_killed() -> None:
-    from benchmarks import _federated_fleet as fleet
-
-    (figure,) = fleet.kills(quick=True, rounds=2)
-    assert figure.value == 0, figure.note
-    assert "2 sums were given up" not in figure.note
