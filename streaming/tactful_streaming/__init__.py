@@ -174,7 +174,6 @@ from tactful_streaming.worker import PartitionProgress, Worker, WorkerProgress
 from tactful_streaming.write_behind import WriteBehind
 
 __all__ = [
-    "is_of",
     "AGGREGATES",
     "BLANK",
     "CONSENT_PROPERTY",
@@ -322,6 +321,7 @@ __all__ = [
     "expire_people",
     "find_listed",
     "forget",
+    "is_of",
     "load_definitions",
     "load_rules",
     "make_operators",
