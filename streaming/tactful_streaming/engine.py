@@ -467,7 +467,7 @@ class Engine:
         same values again. Until the state has caught up with the copy, its owner leaves the copy
         as it is (:class:`~tactful_streaming.PartitionView`). That needs a log that outlives this
         process, and a store that keeps what was put since the last commit, should it have to be
-        filled again (:meth:`WriteBehind.settle`). Without an online store nothing happens.
+        filled again (:meth:`WriteBehind.committed`). Without an online store nothing happens.
         """
         self._check_usable()
         if self._mirror is not None:
@@ -484,16 +484,15 @@ class Engine:
                 writes it.
         """
         self._check_usable()
+        self._pack()
         changes = self._unwritten
         if not changes:
             changes += self._sweep_silent()
-        self._pack()
         for entity, packed in self._packed.items():
             prefix = entity_prefix(entity)
             changes += [(prefix + key.encode(), blob) for key, blob in packed.items()]
             if entity == "session":
                 changes += [(OWNER + k.encode(), None) for k, blob in packed.items() if not blob]
-        self._packed.clear()
         changes += [(OWNER + k.encode(), owner.encode()) for k, owner in self._owners.items()]
         self._owners.clear()
         for operator in self._operators:
@@ -522,6 +521,7 @@ class Engine:
         changes.append(self._meta())
         self._store.write(changes)
         self._unwritten = []
+        self._packed.clear()  # until now, what left memory is found there
         self._users.committed()
         self._outbox.committed()
         self._handovers.committed()
@@ -719,13 +719,15 @@ class Engine:
             if self._memory_bytes is None or memory_ms is None:
                 continue
             prefix, silent = entity_prefix(entity), dict[str, bytes | None]()
+            packed = self._packed.get(entity, {})  # what is stored of these is out of date
             start = self._sweep_from.pop(entity, prefix)
             for number, (key, blob) in enumerate(self._store.scan(prefix, start)):
                 if number == _SWEEP:
                     self._sweep_from[entity] = key
                     break
-                if newest_packed(blob) + memory_ms <= self.horizon:
-                    silent[key[len(prefix) :].decode()] = None
+                name = key[len(prefix) :].decode()
+                if name not in packed and newest_packed(blob) + memory_ms <= self.horizon:
+                    silent[name] = None
             changes += [(prefix + key.encode(), None) for key in silent]
             if entity == "session":
                 changes += [(OWNER + key.encode(), None) for key in silent]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
-from tests.streaming.streams import definitions, random_entries, records
+from tests.streaming.streams import START, definitions, random_entries, records
 
 from tactful_streaming import (
+    Change,
     EmbeddedOnlineStore,
     Engine,
+    Event,
     MemoryState,
     PartitionView,
+    StateError,
     Value,
+    encode_entry,
+    load_definitions,
     read_packed,
 )
 
@@ -86,3 +92,68 @@ def test_without_an_online_store_there_is_nothing_to_publish() -> None:
     assert list(state.scan(b"")) == []
     engine.commit()
     assert Engine(definitions(), state).offset == len(stream)
+
+
+class FullStore(MemoryState):
+    """A state whose disk may be full."""
+
+    full = False
+
+    def write(self, changes: Sequence[Change]) -> None:
+        if self.full:
+            raise StateError("No space left on device")
+        super().write(changes)
+
+
+HOURLY = load_definitions(
+    "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1h}}"
+)
+
+
+class Spilling:
+    """An engine out of whose memory goes whatever has been packed, and its copy."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self.copy = EmbeddedOnlineStore(MemoryState())
+        self.engine = Engine(HOURLY, state, allowed_lateness_ms=0, memory_bytes=1, online=self.copy)
+        self.now = START
+
+    def see(self, user: str, minute: int) -> None:
+        self.now = START + 60_000 * minute
+        offset = self.engine.offset
+        event = Event(event_id=f"{offset}", type="view", timestamp=self.now, user_id=user)
+        self.engine.apply([(offset, encode_entry(event))])
+        self.engine.publish()
+
+    def counts(self, user: str) -> tuple[Value, Value]:
+        """By the engine and by the copy."""
+        (blob,) = self.copy.get_many([user])
+        return (
+            self.engine.read("user", user, self.now)["n"],
+            read_packed(HOURLY.of_entity("user"), blob, self.now)["n"],
+        )
+
+
+def test_who_comes_back_just_when_they_would_be_forgotten_stays_in_the_copy() -> None:
+    spilling = Spilling(MemoryState())
+    spilling.see("u", 0)
+    spilling.engine.commit()
+    spilling.see("other", 300)
+    spilling.see("u", 300)
+    spilling.engine.commit()
+    assert spilling.counts("u") == (1, 1)
+
+
+def test_what_left_memory_before_a_commit_that_failed_is_not_lost() -> None:
+    store = FullStore()
+    spilling = Spilling(store)
+    for minute in range(3):
+        spilling.see("u", minute)
+    spilling.see("other", 3)
+    store.full = True
+    with pytest.raises(StateError):
+        spilling.engine.commit()
+    store.full = False
+    spilling.see("u", 4)
+    spilling.engine.commit()
+    assert spilling.counts("u") == (4, 4)
