@@ -241,7 +241,9 @@ class PrivateStatistics:
             StateError: if it is damaged, or belongs to another snapshot.
         """
         found = msgspec.msgpack.decode(state, type=_Changes)
-        self._awaits, self._whole = False, True
+        # What is not published any more would stay in the snapshot as it was, without what came
+        # later: whoever publishes it again would hand out those contributions a second time.
+        self._awaits, self._whole = False, found.counts.keys() <= self._bases.keys()
         self._replayed = found.replayed
         for name, changes in found.counts.items():
             if name not in self._bases:
@@ -423,6 +425,7 @@ class PrivateStatistics:
         if missing and self._now():
             for name in missing:
                 self._begin(name, start=self._first_pane(name))
+            self._whole = False  # they are in no snapshot
         return bool(self._tracks)
 
     def _first_pane(self, name: str) -> int:

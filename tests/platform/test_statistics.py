@@ -25,7 +25,7 @@ from tactful.messages import StatisticsPage
 from tactful.publishing import publish
 from tactful.recommender import build
 from tactful.service import Platform
-from tactful.statistic_definitions import StatisticDefinition, load_statistics
+from tactful.statistic_definitions import EVERYTHING, StatisticDefinition, load_statistics
 from tactful.statistics import (
     CLOCK_EVENT,
     PrivateStatistics,
@@ -1160,3 +1160,52 @@ def test_a_snapshot_without_its_changes_counts_nothing_more(ledger: Ledger) -> N
     engine = riding(passenger(ledger), store)
     with pytest.raises(PrivateStateError, match="as a whole"):
         engine.apply([(n, encode_entry(SHOP[n])) for n in range(engine.offset, 300)])
+
+
+SEARCHES = StatisticDefinition(name="searches", event="search", by="any", cap=1)
+CARTS = StatisticDefinition(name="carts", event="add_to_cart", by="any", cap=5)
+
+
+def lived(
+    ledger: Ledger, lives: Sequence[tuple[tuple[StatisticDefinition, ...], Sequence[Entry]]]
+) -> PrivateStatistics:
+    """What counts after servers, each with its statistics, that committed after every entry."""
+    store, position = MemoryState(), 0
+    for wanted, what in lives:
+        counts = passenger(ledger, *wanted)
+        engine = riding(counts, store)
+        for entry in what:
+            engine.apply([(position, encode_entry(entry))])
+            position += 1
+            engine.commit()
+    return counts
+
+
+def did(person: str, kind: str, hour: float) -> Event:
+    at = MONDAY + round(hour * HOUR)
+    return Event(event_id=f"{person}-{kind}-{hour}", type=kind, timestamp=at, user_id=person)
+
+
+def test_a_statistic_that_comes_to_others_is_stored_with_them(quiet: None, ledger: Ledger) -> None:
+    before = [tick(MONDAY + 10 * HOUR), did("ada", "add_to_cart", 10.1)]
+    later = [did("ada", "search", 10.2), did("bob", "add_to_cart", 10.3)]
+    hours = [tick(MONDAY + hour * HOUR) for hour in (11, 12, 13)]
+    counts = lived(ledger, [((CARTS,), before), ((CARTS, SEARCHES), [*later, *hours])])
+    at = MONDAY + 10 * HOUR
+    assert released(counts, "carts")[at] == {EVERYTHING: 2}
+    assert released(counts, "searches")[at] == {EVERYTHING: 1}
+
+
+def test_a_statistic_that_went_and_comes_back_hands_out_no_second_cap(
+    quiet: None, ledger: Ledger
+) -> None:
+    both = (CARTS, SEARCHES)
+    lives = [
+        (both, [tick(MONDAY + 10 * HOUR), did("bob", "search", 10.1), did("ada", "search", 10.2)]),
+        (both, [tick(MONDAY + 23 * HOUR // 2)]),
+        ((CARTS,), [did("bob", "add_to_cart", 11.6)]),
+        (both, [tick(MONDAY + 12 * HOUR), did("ada", "search", 12.1)]),
+        (both, [tick(MONDAY + hour * HOUR) for hour in range(13, 26)]),
+    ]
+    counts = lived(ledger, lives)
+    assert sum(pane[EVERYTHING] for pane in released(counts, "searches").values()) == 2
