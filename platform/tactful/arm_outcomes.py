@@ -33,8 +33,10 @@ from tactful_streaming import (
     Event,
     EventLog,
     StreamingError,
+    Traces,
     decode_entry,
     event_for,
+    is_of,
     subject_key,
 )
 
@@ -117,6 +119,7 @@ class _List:
     latency_ms: float | None
     took: bool = False
     revenue: float = 0.0
+    paid: set[str] = field(default_factory=set)
 
 
 class Tally:
@@ -201,6 +204,19 @@ class Tally:
                 known.timed + timed,
             )
 
+    def forget(self, traces: Traces) -> None:
+        """Count people no more who are erased, as if they had never come."""
+        people = traces.people
+        for person in people:
+            self._arms.pop(person, None)
+            self._people.pop(person, None)
+        self._open = {key: it for key, it in self._open.items() if it.person not in people}
+        for identity, events in [*self._early.items()]:
+            if others := [event for event in events if not is_of(event, traces)]:
+                self._early[identity] = others
+            else:
+                del self._early[identity]
+
     def outcomes(self) -> ArmOutcomes:
         """What was counted so far."""
         arms: dict[str, dict[str, PersonOutcome]] = {}
@@ -245,7 +261,8 @@ class Tally:
         if not in_time or event.item_id not in shown.items:
             return
         shown.took |= event.type in self._types
-        if event.type == _PURCHASE:
+        if event.type == _PURCHASE and event.event_id not in shown.paid:
+            shown.paid.add(event.event_id)  # the log may hold an event twice, of who sent it again
             price = event.properties.get("price")
             quantity = event.properties.get("quantity", 1)
             if isinstance(price, int | float) and isinstance(quantity, int | float):

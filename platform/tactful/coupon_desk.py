@@ -101,7 +101,8 @@ class CouponDesk:
             StorageError: if the database cannot be used.
             StreamingError: if the log cannot be read.
         """
-        self._expire()
+        now = self._clock()
+        self._lately = {who: at for who, at in self._lately.items() if now - at < _AGAIN_MS}
         made: list[bytes] = []
         for number, log in enumerate(self._logs):
             end = log.end
@@ -114,6 +115,8 @@ class CouponDesk:
                     if any(mark in payload for mark in self._marks):
                         made += self._meet(payload)
                 position = self.positions[number] = records[-1][0] + 1
+        if len(made) < _CHUNK:  # all is read: what was redeemed in time is not expired
+            self._expire(now)
         return made
 
     def settle(self) -> None:
@@ -145,6 +148,11 @@ class CouponDesk:
         for number, position in self._kept.items():
             self.positions[number] = position
 
+    @property
+    def needed(self) -> Sequence[int]:
+        """By partition, the first offset that is read again if what `run` gave is lost."""
+        return [self._kept[number] for number in range(len(self._logs))]
+
     def left(self, campaign: str) -> float:
         """What is left of a budget, in units of money."""
         definition = self._campaigns[campaign]
@@ -159,7 +167,7 @@ class CouponDesk:
             return []
         if event.type == "purchase":
             if isinstance(code := event.properties.get("coupon"), str):
-                self._redeem(code, event.properties.get("discount"))
+                self._redeem(code, event.properties.get("discount"), event.timestamp)
             return []
         person = subject_key(event)
         wanted = [each for each in self._campaigns.values() if each.trigger == event.type]
@@ -266,13 +274,15 @@ class CouponDesk:
             context=cause.context,
         )
 
-    def _redeem(self, code: str, discount: object) -> None:
+    def _redeem(self, code: str, discount: object, at: int) -> None:
         """Book what a coupon really cost; one that is unknown, used or expired books nothing."""
         mine = coupon_offers.c.code == code
 
         def redeem(connection: sa.Connection) -> None:
             row = connection.execute(sa.select(coupon_offers).where(mine)).first()
             if row is None or row.state != "offered" or row.campaign not in self._campaigns:
+                return
+            if at > row.expires_at:
                 return
             cost = row.cost
             if isinstance(discount, int | float) and 0 <= discount <= row.cost:
@@ -283,10 +293,8 @@ class CouponDesk:
 
         self._metadata.change(redeem)
 
-    def _expire(self) -> None:
+    def _expire(self, now: int) -> None:
         """Give back to the budgets what nobody has redeemed in time."""
-        now = self._clock()
-        self._lately = {who: at for who, at in self._lately.items() if now - at < _AGAIN_MS}
         late = sa.and_(coupon_offers.c.state == "offered", coupon_offers.c.expires_at < now)
         if not self._metadata.fetch(sa.select(coupon_offers.c.code).where(late).limit(1)):
             return
@@ -337,16 +345,19 @@ def _number(value: object) -> float:
 
 
 def _budget(connection: sa.Connection, campaign: CouponDefinition) -> BudgetPacing:
-    """The budget as it stands; a larger or smaller one in the definition keeps what was spent."""
+    """The budget as it stands; a larger or smaller one in the definition keeps what was spent.
+
+    One that is smaller than what was spent has nothing left until as much was given back.
+    """
     table = coupon_budgets.c
     query = sa.select(table.state).where(table.campaign == campaign.name).with_for_update()
     held = connection.execute(query).scalar()
     amount, horizon = campaign.budget.amount, campaign.budget.decisions
-    fresh = BudgetPacing(amount, horizon, step=_PACE / campaign.cost)
-    if held is not None:
-        old = BudgetPacing.from_bytes(bytes(held))
-        fresh.price, fresh.decisions = old.price, old.decisions
-        fresh.spent = min(old.spent, amount)
+    old = None if held is None else BudgetPacing.from_bytes(bytes(held))
+    spent = 0.0 if old is None else old.spent
+    fresh = BudgetPacing(max(amount, spent), horizon, step=_PACE / campaign.cost)
+    if old is not None:
+        fresh.price, fresh.spent, fresh.decisions = old.price, spent, old.decisions
     return fresh
 
 

@@ -7,7 +7,7 @@ is the effect of the campaign, and not that of being the kind of person who rede
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,7 @@ class _Person:
     features: list[float]
     spent: float = 0.0
     discount: float = 0.0
+    paid: set[str] = field(default_factory=set)
 
 
 def read_coupon_outcomes(
@@ -174,7 +175,10 @@ def _read(
         return
     if event.type == "purchase":
         known = people.get(person)
-        if known is not None and known.at <= event.timestamp < known.at + lasts:
+        if known is None or event.event_id in known.paid:
+            return  # the log may hold an event twice, of who sent it again
+        if known.at <= event.timestamp < known.at + lasts:
+            known.paid.add(event.event_id)
             known.spent += _money(event, "price") * (_money(event, "quantity") or 1.0)
             if "coupon" in event.properties:
                 known.discount += _money(event, "discount")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from tactful.rollout_messages import RolloutSaid
 from tactful.rollout_serving import Served
 from tactful.rollout_store import RolloutStore, StoredRollout
 from tactful_bandits import Rollout, RolloutLook, Sample, StageObservations, judge_rollout
-from tactful_streaming import Event, EventLog
+from tactful_streaming import Event, EventLog, Traces
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class _Watched:
 
 
 class RolloutKeeper:
-    """Looks at the rollouts of one installation, for one thread at a time."""
+    """Looks at the rollouts of one installation."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class RolloutKeeper:
         self._clock = clock
         self._allows = allows
         self._watched: dict[str, _Watched] = {}
+        self._working = threading.Lock()
 
     def run(self) -> list[RolloutSaid]:
         """Take every look that is due.
@@ -78,6 +80,19 @@ class RolloutKeeper:
             StorageError: if the database cannot be used.
             StreamingError: if the log cannot be read.
         """
+        with self._working:
+            return self._run()
+
+    def forget(self, traces: Traces) -> None:
+        """Let go of people who are erased; waits for the looks that are being taken.
+
+        What the log still holds of them is not counted again if `allows` knows that they are.
+        """
+        with self._working:
+            for watched in self._watched.values():
+                watched.tally.forget(traces)
+
+    def _run(self) -> list[RolloutSaid]:
         said = []
         going = [each for each in self._store.all() if each.rollout.state in ("canary", "held")]
         self._watched = {

@@ -15,6 +15,7 @@ from tactful.consent_store import ConsentStore
 from tactful.erasure_traces import Found
 from tactful.follower import Follower
 from tactful.messages import ErasureStep
+from tactful.rollout_keeper import RolloutKeeper
 from tactful.webhooks import Webhooks
 from tactful_streaming import (
     Delivery,
@@ -28,7 +29,7 @@ from tactful_streaming import (
 
 
 class RunningPlaces:
-    """The state, the webhooks and the latest lists of a server; for one thread at a time.
+    """The state, webhooks, latest lists and counts of a server; for one thread at a time.
 
     Attributes:
         consents: what people have agreed to, as the server knows it.
@@ -44,6 +45,7 @@ class RunningPlaces:
         consents: ConsentStore,
         webhooks: Webhooks | None,
         drop_lists: Callable[[Found], int],
+        keeper: RolloutKeeper,
     ) -> None:
         """Know where a server holds what.
 
@@ -55,6 +57,7 @@ class RunningPlaces:
             consents: what people have agreed to.
             webhooks: who tells others of actions, if anybody does.
             drop_lists: forgets lists that are kept to be explained; how many there were.
+            keeper: counts people in the arms of rollouts.
         """
         self._engine = engine
         self._state = state
@@ -63,6 +66,7 @@ class RunningPlaces:
         self.consents = consents
         self._webhooks = webhooks
         self._drop_lists = drop_lists
+        self._keeper = keeper
 
     def settle(self) -> None:
         """Have everything stored that was applied, so that a search of the state finds it.
@@ -73,7 +77,7 @@ class RunningPlaces:
         self._follower.between(lambda: 0)
 
     def forget(self, found: Found, listed: Listed) -> Iterator[ErasureStep]:
-        """Remove people from the engine's memory and state, from webhooks and latest lists.
+        """Remove people from the engine's memory and state, from webhooks, latest lists and counts.
 
         Their bytes are in files until :meth:`purge`.
 
@@ -84,6 +88,7 @@ class RunningPlaces:
         Raises:
             StateError: if the disk refused, or the engine does not run; it may be done again.
         """
+        self._keeper.forget(found.traces)
         people = found.traces.people
         work = partial(
             self._engine.forget,

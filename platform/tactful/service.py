@@ -245,6 +245,13 @@ class Platform:
         self.version = metadata.version("tactful")
         self._clock = clock
         self._webhooks = webhooks
+        self._keeper = RolloutKeeper(
+            self.rollouts,
+            backend.partitions,
+            every_ms=int(settings.recommend.look_minutes * 60_000),
+            clock=clock,
+            allows=self._measures,
+        )
         self._follower = Follower(
             backend.followed,
             backend.engine,
@@ -290,6 +297,7 @@ class Platform:
                 consents=consents,
                 webhooks=webhooks,
                 drop_lists=self._drop_lists,
+                keeper=self._keeper,
             ),
         )
         self._retention: Retention | None = None
@@ -739,18 +747,11 @@ class Platform:
         """Look at rollouts, move them by what people do, and keep how they ended."""
         chosen = self.settings.recommend
         every = chosen.look_minutes * 60
-        keeper = RolloutKeeper(
-            self.rollouts,
-            self.backend.partitions,
-            every_ms=int(every * 1000),
-            clock=self._clock,
-            allows=self._measures,
-        )
         recorder = Recorder(self.settings, self.rollouts) if chosen.record_rollouts else None
         while True:
             await asyncio.sleep(min(every / 4, _LOOK_S))
             try:
-                if await asyncio.to_thread(keeper.run):
+                if await asyncio.to_thread(self._keeper.run):
                     await asyncio.to_thread(self.follow_rollouts)
                 if recorder is not None:
                     await recorder.run()
@@ -824,7 +825,7 @@ class Platform:
     def _needed(self) -> int:
         needed = self._follower.committed
         if self.coupons is not None:
-            needed = min(needed, *self.coupons.positions)
+            needed = min(needed, *self.coupons.needed)
         return needed if self._webhooks is None else min(needed, *self._webhooks.positions)
 
     def trim(self) -> None:

@@ -168,6 +168,39 @@ def test_the_budget_is_never_exceeded_and_what_is_not_used_comes_back(
     assert bench.desk.left("cart") == 91.0
 
 
+def test_what_was_redeemed_in_time_is_booked_also_by_a_desk_that_was_down(
+    sqlite: MetadataStore, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path / "log", sqlite, campaign())
+    in_time, late = people_of(bench.definition, "explore", 2)
+    offers = {it.user_id: it for it in bench.run(action(in_time), action(late))}
+    bench.clock.at += 50 * HOUR
+    bench.run(
+        purchase(in_time, 9.0, coupon=offers[in_time].properties["code"], discount=5.0),
+        purchase(
+            late, 9.0, coupon=offers[late].properties["code"], discount=5.0, at=BEGIN + 49 * HOUR
+        ),
+    )
+    assert bench.desk.left("cart") == 95.0
+
+
+def test_a_smaller_budget_is_not_exceeded_by_what_comes_back(
+    sqlite: MetadataStore, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path / "log", sqlite, campaign())
+    first, *others = people_of(bench.definition, "explore", 6)
+    offers = {it.user_id: it for it in bench.run(*map(action, (first, *others[:3])))}
+    bench.definition = campaign(budget=CouponBudget(amount=10.0, decisions=50))
+    bench.desk = bench.open()
+    code = offers[first].properties["code"]
+    assert bench.run(purchase(first, 9.0, coupon=code, discount=0.0)) == []
+    assert bench.desk.left("cart") == 0  # 15 of 10 are out
+    assert [it.type for it in bench.run(action(others[3]))] == [WITHHELD]
+    bench.definition = campaign()
+    bench.desk = bench.open()
+    assert bench.desk.left("cart") == 85.0
+
+
 def test_one_action_is_decided_once_however_often_it_is_met(
     database: MetadataStore, tmp_path: Path
 ) -> None:
@@ -238,7 +271,7 @@ def history(definition: CouponDefinition, people: int, *, seed: int = 3) -> list
         )
         spent = float(rng.gamma(2, 5)) + 10.0 * feature * offered
         discount: dict[str, Any] = {"coupon": "c", "discount": 2.0} if offered else {}
-        made.append(purchase(person, spent, **discount))
+        made += [purchase(person, spent, **discount)] * (1 + number % 2)  # some sent it twice
         made.append(purchase(person, 99.0, at=BEGIN + 2 * DAY))  # too late
     return made
 
@@ -289,6 +322,7 @@ def test_a_campaign_that_cannot_work_is_refused(change: str, said: str, tmp_path
         load_coupons(file, actions=["x.coupon"])
 
 
+@pytest.mark.slow
 def test_over_a_real_server_from_the_cart_to_the_report(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
     settings.features.write_text(FEATURES)

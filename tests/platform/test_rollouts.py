@@ -38,7 +38,7 @@ from tactful.rollout_serving import ServedRollouts
 from tactful.rollout_store import RolloutStore
 from tactful.service import Platform
 from tactful_bandits import assign
-from tactful_streaming import Entry, Event
+from tactful_streaming import Entry, Event, Traces
 
 PEOPLE = [f"p{number}" for number in range(4_000)]
 STAGES = (0.5, 1.0)
@@ -415,6 +415,59 @@ def test_a_tally_that_reads_on_counts_what_one_reading_counts(tmp_path: Path) ->
     nobody.read(log.read(log.begin, 100))
     assert not nobody.outcomes().exposed
     log.close()
+
+
+def test_a_purchase_that_was_sent_twice_is_paid_once(tmp_path: Path) -> None:
+    (shown,) = history_of(["p1"], 0.5, control=0.0, change=0.0)
+    bought = Event(
+        event_id="b",
+        type="purchase",
+        timestamp=BEGIN + 20_000,
+        user_id="p1",
+        item_id="i1",
+        recommendation_id="p1",
+        properties={"price": 2.0},
+    )
+    log = write_log(tmp_path / "log", [bought, shown, bought])
+    tally = Tally("cheaper", since=BEGIN, types=("click",), lasts=HOUR)
+    tally.read(log.read(log.begin, 10))
+    tally.close(BEGIN + 2 * HOUR)
+    (people,) = tally.outcomes().arms.values()
+    assert people["p1"].revenue == 2.0
+    log.close()
+
+
+def test_the_erased_are_counted_no_more_and_nothing_keeps_their_names(
+    sqlite: MetadataStore, tmp_path: Path
+) -> None:
+    clock = Clock()
+    store = RolloutStore(sqlite, clock=clock)
+    store.apply(definition(), by="ann", reason="r")
+    people = ["p1", "p2", "zoe"]
+    made = history_of(people, 0.5, control=1.0, change=1.0)
+    early = Event(
+        event_id="e",
+        type="click",
+        timestamp=BEGIN,
+        user_id="zoe",
+        item_id="i1",
+        recommendation_id="a list that comes later",
+    )
+    keeper = keeper_of(store, tmp_path / "log", [*made, early], clock)
+
+    def held() -> str:
+        tally = keeper._watched["cheaper"].tally
+        return repr([tally._arms, tally._people, tally._open, tally._early])
+
+    for later in (HOUR // 2, HOUR):  # while lists are open, and when they are counted
+        clock.at += later
+        keeper._watched.clear()
+        (look,) = keeper.run()
+        assert "zoe" in held()
+        keeper.forget(Traces(users=frozenset({"zoe"})))
+        assert "zoe" not in held()
+        assert all(person in held() for person in ("p1", "p2"))
+        assert look.state == "canary"
 
 
 def test_over_http_and_from_the_command_line_it_is_moved_and_said_by_whom(tmp_path: Path) -> None:
