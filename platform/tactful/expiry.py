@@ -20,6 +20,8 @@ from tactful.retention import limits_of
 
 _DAY_MS = 86_400_000
 _EXPORT = ("export.json", "export.html")
+_GOING = ".expired"
+_UNFINISHED = ".unfinished"
 
 
 class Expired(msgspec.Struct, kw_only=True, frozen=True):
@@ -68,7 +70,8 @@ def kept_for(settings: Settings, days: float | None = None) -> int:
 def expire_backups(directory: Path, before: int, *, dry_run: bool) -> Iterator[Expired]:
     """Remove the backups in a directory that were begun before a time.
 
-    The manifest goes first, so that what a kill leaves of a backup is none.
+    One that goes gets another name first, by which the next run finds what a kill left of it. So
+    does what a kill left of the making of one, which is as old as its directory.
 
     Args:
         directory: holds backups, one a directory.
@@ -79,19 +82,26 @@ def expire_backups(directory: Path, before: int, *, dry_run: bool) -> Iterator[E
         StorageError: if one cannot be removed.
     """
     for path in sorted(directory.iterdir()):
-        if not (path / MANIFEST).is_file():
+        if path.name.startswith(".") and path.suffix in (_GOING, _UNFINISHED) and path.is_dir():
+            made_at = path.stat().st_mtime_ns // 1_000_000
+            is_over = path.suffix == _GOING or made_at < before
+        elif (path / MANIFEST).is_file():
+            try:
+                made_at = read_manifest(path).begun_at
+            except BackupError as error:
+                yield Expired(kind="unreadable", what=str(path), note=str(error))
+                continue
+            is_over = made_at < before
+        else:
             continue
-        try:
-            made_at = read_manifest(path).begun_at
-        except BackupError as error:
-            yield Expired(kind="unreadable", what=str(path), note=str(error))
-            continue
-        if made_at >= before:
+        if not is_over:
             continue
         if not dry_run:
             with _explained(path):
-                (path / MANIFEST).unlink()
-                shutil.rmtree(path)
+                going = path
+                if path.suffix != _GOING:
+                    going = path.rename(path.with_name(f".{path.name.lstrip('.')}{_GOING}"))
+                shutil.rmtree(going)
         yield Expired(kind="backup", what=str(path), made_at=made_at, removed=not dry_run)
 
 

@@ -85,7 +85,7 @@ def test_backups_that_are_too_old_go_and_a_dry_run_only_tells(backups: Path) -> 
     assert json.loads(run("--backups", backups, "--older-than", 30, "--json").stdout) == []
 
 
-def test_a_backup_of_which_a_kill_left_a_part_is_none(
+def test_what_a_kill_left_of_a_backup_is_none_and_goes_with_the_next_run(
     backups: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = os.fork()
@@ -96,8 +96,23 @@ def test_a_backup_of_which_a_kill_left_a_part_is_none(
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert not (backups / "old" / MANIFEST).exists()
+    assert not (backups / "old").exists()
     assert (backups / "new" / MANIFEST).exists()
+    (left,) = names(backups) - {"new", "other"}
+    assert run("--backups", backups, "--older-than", 30, "--dry-run").exit_code == 0
+    assert (backups / left / "metadata.db").exists()
+    assert run("--backups", backups, "--older-than", 30).exit_code == 0
+    assert names(backups) == {"new", "other"}
+
+
+def test_what_a_kill_left_of_the_making_of_a_backup_goes_when_it_is_too_old(backups: Path) -> None:
+    for name, days in ((".begun.unfinished", 0), (".left.unfinished", 40)):
+        (backups / name).mkdir()
+        (backups / name / "metadata.db").write_text("people")
+        at = now_ms() / 1000 - days * DAY / 1000
+        os.utime(backups / name, (at, at))
+    assert run("--backups", backups, "--older-than", 30).exit_code == 0
+    assert names(backups) == {"new", "other", ".begun.unfinished"}
 
 
 def test_what_tells_no_age_stays_and_is_told(backups: Path) -> None:
