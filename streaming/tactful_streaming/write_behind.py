@@ -38,6 +38,10 @@ class _Changes:
         self.blobs[place] = blob
         self.size += _weight(key, blob)
 
+    def drop(self, kind: str, key: str) -> None:
+        if (kind, key) in self.blobs:
+            self.size -= _weight(key, self.blobs.pop((kind, key)))
+
     def mark(self, partition: int, offset: int, previous: int | None) -> None:
         if previous is not None and partition in self.marks:
             previous = self.marks[partition][1]
@@ -85,8 +89,9 @@ class WriteBehind:
                 thread, so it must be safe to read there what another thread commits.
             max_bytes: keys and blobs that may wait. A single call may exceed it when nothing waits.
             when_full: whether a call then waits for room, and with it the engine, or raises.
-            early: whether blobs come before they are committed. What `refill` cannot give yet is
-                then kept until :meth:`committed` is called.
+            early: whether blobs that come with their mark come before they are committed. What
+                `refill` cannot give yet is then kept until :meth:`committed` is called. What comes
+                without a mark is committed: it may be everything there is, and is not kept.
         """
         self._store = store
         self._refill = refill
@@ -149,12 +154,14 @@ class WriteBehind:
         Raises:
             OnlineStoreError: as :meth:`put_many`.
         """
-        self._note(blobs, {partition: (offset, previous)})
+        self._note(blobs, {partition: (offset, previous)}, early=True)
 
     def _note(
         self,
         blobs: Mapping[str, Mapping[str, bytes | None]],
         marks: Mapping[int, tuple[int, int | None]],
+        *,
+        early: bool = False,
     ) -> None:
         size = sum(_weight(key, blob) for kind in blobs.values() for key, blob in kind.items())
         with self._changed:
@@ -170,8 +177,10 @@ class WriteBehind:
             for kind, of_kind in blobs.items():
                 for key, blob in of_kind.items():
                     self._waiting.put(kind, key, blob)
-                    if self._uncommitted is not None:
+                    if self._uncommitted is not None and early:
                         self._uncommitted.put(kind, key, blob)
+                    elif self._uncommitted is not None:
+                        self._uncommitted.drop(kind, key)
             for partition, (offset, previous) in marks.items():
                 self._waiting.mark(partition, offset, previous)
             self._changed.notify_all()

@@ -286,13 +286,11 @@ def test_a_store_is_filled_with_what_is_not_committed_yet(gate: Gate) -> None:
     writer.put_many(truth)
     writer.mark(0, 1, previous=None)
     writer.committed()
-    writer.put_many({"a": b"new", "b": None})
-    writer.put_many({"a": b"newest"})
-    writer.mark(0, 2, previous=1)
+    writer.put_marked({"user": {"a": b"new", "b": None}}, 0, 1, previous=1)
+    writer.put_marked({"user": {"a": b"newest"}}, 0, 2, previous=1)
     writer.flush()
     gate.lose_everything()
-    writer.put_many({"c": b"new"})
-    writer.mark(0, 3, previous=2)
+    writer.put_marked({"user": {"c": b"new"}}, 0, 3, previous=2)
     assert writer.flush()
     assert gate.get_many(["a", "b", "c"]) == [b"newest", None, b"new"]
     truth = {"a": b"newest", "c": b"new"}
@@ -303,6 +301,25 @@ def test_a_store_is_filled_with_what_is_not_committed_yet(gate: Gate) -> None:
     assert writer.flush()
     assert gate.get_many(["a", "b", "c"]) == [b"committed since", None, b"new"]
     assert writer.refills == 2
+    writer.close()
+
+
+def test_what_is_committed_is_not_kept_and_goes_before_what_was_not(gate: Gate) -> None:
+    """Whoever puts everything would have all of it in memory."""
+    truth: dict[str, bytes] = {}
+    writer = WriteBehind(gate, lambda: [("user", dict(truth))], early=True)
+    writer.mark(0, 0, previous=None)
+    writer.put_marked({"user": {"k0": b"early"}}, 0, 1, previous=0)
+    assert writer.flush()
+    gate.lose_everything()
+    truth = {f"k{n}": b"committed" for n in range(1_000)}
+    writer.put_many(truth)
+    assert writer._uncommitted is not None
+    assert not writer._uncommitted.blobs
+    writer.mark(0, 2, previous=1)
+    assert writer.flush()
+    assert writer.refills == 1
+    assert gate.get_many([*truth]) == [*truth.values()]
     writer.close()
 
 
@@ -346,6 +363,7 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
         behind = WriteBehind(RedisOnlineStore(server.url, sleep=lambda _: None), refill, early=True)
         reader = RedisOnlineStore(server.url, attempts=1)
         offset = 0
+        behind.mark(0, offset, previous=None)
         for _ in range(5):
             for _ in range(chance.randrange(50, 150)):
                 users = chance.sample(range(500), 20)
@@ -353,8 +371,7 @@ def test_a_redis_killed_under_load_ends_with_everything(tmp_path: Path, seed: in
                 uncommitted.update({f"u{n}": b"%d" % (offset + 1) for n in users})
                 for n in users:
                     last_change[n].append(offset + 1)
-                behind.put_many(changed)
-                behind.mark(0, offset + 1, previous=offset if offset else None)
+                behind.put_marked({"user": changed}, 0, offset + 1, previous=offset)
                 offset += 1
                 if chance.random() < 0.2:
                     with lock:
