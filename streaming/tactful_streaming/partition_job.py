@@ -151,9 +151,7 @@ class PartitionJob:
             if erasures is not None:
                 self._purged = purged_number(self._state.store)
                 if self._purged < erasures.newest:
-                    purged = purge_partition(
-                        self._state.store, folder, definitions, erasures, seal
-                    )
+                    purged = purge_partition(self._state.store, folder, definitions, erasures, seal)
             if cleaner is not None:
                 self._dead_letters = DeadLetters.open(
                     folder / "dead-letters", retention_ms=options.dead_letter_ms, seal=seal
@@ -407,8 +405,16 @@ class PartitionJob:
         self._producer.write(self._options.matches_topic, rows)
 
 
-def purge_idle(options: JobOptions, definitions: Definitions, erasures: Erasures) -> None:
+def purge_idle(
+    options: JobOptions, definitions: Definitions, erasures: Erasures, seal: Seal | None = None
+) -> None:
     """Erase people from states on this host that nobody uses: of partitions that went elsewhere.
+
+    Args:
+        options: where states lie, and of which topic.
+        definitions: what they are computed by.
+        erasures: who was erased.
+        seal: opens dead letters that are sealed.
 
     Raises:
         StateError: if one is damaged.
@@ -421,6 +427,6 @@ def purge_idle(options: JobOptions, definitions: Definitions, erasures: Erasures
         try:
             if purged_number(state.store) < erasures.newest:
                 # Not noted: its next owner has checkpoints and a copy to purge, too.
-                purge_partition(state.store, folder, definitions, erasures)
+                purge_partition(state.store, folder, definitions, erasures, seal)
         finally:
             state.close()

@@ -350,7 +350,7 @@ class Worker:
             job.close()
             self._jobs[number] = self._open_job(number)
         assert self._erasures is not None
-        purge_idle(self._options, self._definitions, self._erasures)
+        purge_idle(self._options, self._definitions, self._erasures, self._seal)
         self._purged = newest
 
     def _assigned(self, number: int) -> int:

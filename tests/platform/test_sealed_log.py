@@ -47,6 +47,7 @@ from tactful_streaming import (
     Event,
     Forwarded,
     Item,
+    KafkaSettings,
     Link,
     LogCorruptedError,
     LogError,
@@ -63,6 +64,7 @@ from tactful_streaming import (
     load_definitions,
 )
 from tactful_streaming.partition_erasure import purge_partition
+from tactful_streaming.partition_job import JobOptions, purge_idle
 
 EVENT = Event(event_id="e", type="view", timestamp=5, user_id="ada", device_id="phone")
 ANONYMOUS = Event(event_id="e", type="view", timestamp=5, device_id="phone")
@@ -395,21 +397,27 @@ class OneErasure:
         return 1, Traces(users=self.suppressed)
 
 
-@pytest.mark.parametrize("key_is_gone", [False, True])
+@pytest.mark.parametrize(
+    ("key_is_gone", "is_idle"), [(False, False), (True, False), (False, True), (True, True)]
+)
 def test_sealed_letters_of_a_worker_become_blank_before_and_after_the_key_is_deleted(
-    settings: Settings, tmp_path: Path, key_is_gone: bool
+    settings: Settings, tmp_path: Path, key_is_gone: bool, is_idle: bool
 ) -> None:
     keyring = Keyring(tmp_path / "keyring.json", clock=lambda: 0)
     seal = RecordSeal(Vault(tmp_path / "vault.db", bytes(32), keyring), format="json", writes=True)
-    folder = tmp_path / "partition"
+    folder = tmp_path / "partitions" / "events-3"
     with contextlib.closing(DeadLetters.open(folder / "dead-letters", seal=seal)) as letters:
         letters.add(letters_of(["erased-person", "other-person"]))
     if key_is_gone:  # the server was there first
         seal.erase(["erased-person"])
-    store = RocksState(folder / "state")
     definitions = load_definitions(settings.features)
-    purge_partition(store, folder, definitions, OneErasure(), seal)  # type: ignore[arg-type]
-    store.close()
+    erasures: Any = OneErasure()
+    if is_idle:  # the partition went to another host
+        options = JobOptions(kafka=KafkaSettings("broker:9092", topic="events"), data=tmp_path)
+        purge_idle(options, definitions, erasures, seal)
+    else:
+        with contextlib.closing(RocksState(folder / "state")) as store:
+            purge_partition(store, folder, definitions, erasures, seal)
     with contextlib.closing(EmbeddedLog(folder / "dead-letters", read_only=True)) as log:
         raw = [msgspec.msgpack.decode(it, type=DeadLetter) for _, it in log.read(0, 10)]
     assert [letter.reason for letter in raw] == ["erased", "why"]
