@@ -131,8 +131,9 @@ class PartitionGroup:
             records, again = self._split([first, *more] if first is not None else []), set[int]()
         else:
             records, again = self._take(self._queue, limit, wait_s)
-        # They came or went in the midst of this call: these may be of their life before.
-        for number in again | (self._moved & records.keys()):
+        # They came or went in the midst of this call: these may be of their life before. So may
+        # what comes of one that has left, until the client has heard of it.
+        for number in again | (self._moved & records.keys()) | (records.keys() - self._next.keys()):
             records.pop(number, None)
             if number in self._next:
                 self._consumer.seek(self._tp(number, self._next[number]))

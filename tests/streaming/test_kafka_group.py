@@ -16,6 +16,8 @@ from tactful_streaming import (
     PartitionGroup,
     TopicError,
 )
+from tactful_streaming.message_queue import Run, Trouble
+from tactful_streaming.records import Records
 
 
 @pytest.fixture
@@ -222,6 +224,32 @@ def test_a_state_that_is_ahead_of_the_log() -> None:
             with pytest.raises(OffsetError, match="does not hold offset 500"):
                 patiently(lambda: group.poll(1, 0.05) and False)
             group.close()
+
+
+class Remains:
+    """A queue in which something of a partition is left that is not ours any more."""
+
+    def take(self, limit: int, wait_s: float) -> tuple[dict[int, Run], list[Trouble]]:
+        return {5: Run(Records(range(3), [b"x"] * 3), -1)}, []
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def test_what_is_left_of_a_partition_that_went_is_passed_over() -> None:
+    settings = KafkaSettings(servers="127.0.0.1:1", topic=topic_name())
+    group = PartitionGroup(
+        settings,
+        "g",
+        assigned=lambda _: 0,
+        revoked=lambda _: None,
+        lost=lambda _: None,
+        in_lines=False,
+    )
+    group._queue = Remains()  # type: ignore[assignment]
+    assert group.poll(10, 0.0) == {}
+    assert group.partitions == frozenset()
+    group.close()
 
 
 WORK = """
