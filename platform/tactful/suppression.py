@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -102,6 +103,10 @@ class SuppressionStore:
             StorageError: if that cannot be kept.
         """
         new = [person for person in people if person not in self.suppressed]
+        try:
+            self._keyring.follow()  # a vault may know them by an epoch that another process began
+        except KeyringError as error:
+            raise StorageError(str(error)) from error
         at = self._clock()
         stones = [
             Tombstone(*self._keyring.pseudonym(person, key_id=key_id), at)
@@ -115,7 +120,8 @@ class SuppressionStore:
         """Take in who stands in the file of tombstones and not in the database.
 
         Returns:
-            How many there were: what is stored was restored from before they were erased.
+            How many people there were, as far as epochs tell them from pseudonyms: what is stored
+            was restored from before they were erased.
 
         Raises:
             StorageError: if the file is damaged or a key is missing.
@@ -132,7 +138,7 @@ class SuppressionStore:
         known = {(row.key_id, bytes(row.digest)) for row in self._metadata.fetch(query)}
         missing = [stone for stone in stones if (stone.key_id, stone.digest) not in known]
         self._insert(missing)
-        return len(missing)
+        return max(Counter(stone.key_id for stone in missing).values(), default=0)
 
     def found_among(self, people: Collection[str]) -> frozenset[str]:
         """Those of `people` that are erased."""

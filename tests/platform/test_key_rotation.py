@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from tests.platform.support import now_ms
 
@@ -20,6 +21,7 @@ from tactful.config import PrivacySettings, Settings, StorageSettings
 from tactful.connections import open_installation
 from tactful.errors import ConfigError, StorageError
 from tactful.key_rotation import begin_epoch, change_master_key
+from tactful.metadata import suppressions
 from tactful.record_seal import open_seal
 from tactful.service import exclusive
 from tactful.suppression import open_suppression
@@ -189,3 +191,21 @@ def test_people_of_earlier_epochs_are_found_refused_and_erased(settings: Setting
         assert seal.erase(["ada"]) == 1
         assert seal.open(records) == [BLANK, of("bob")]
     metadata.close()
+
+
+def test_who_is_erased_is_noted_by_an_epoch_that_another_process_has_begun(
+    settings: Settings,
+) -> None:
+    """The vault may know them by that one alone; and a person of two epochs is one person."""
+    settings.storage.data.mkdir()
+    stones = settings.storage.data / "stones"
+    kept = replace(settings, consent=replace(settings.consent, tombstones=stones))
+    with closing(open_installation(kept)) as metadata:
+        running = open_suppression(kept, metadata, clock=now_ms)
+        epoch = begin_epoch(kept, clock=now_ms)
+        running.suppress(["ada", "bob"])
+        noted = metadata.fetch(sa.select(suppressions))
+        assert [row.key_id for row in noted].count(epoch) == 2
+        assert len(noted) == 4
+        metadata.change(lambda connection: connection.execute(sa.delete(suppressions)))
+        assert open_suppression(kept, metadata, clock=now_ms).take_tombstones() == 2
