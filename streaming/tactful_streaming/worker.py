@@ -227,14 +227,15 @@ class Worker:
                 return False
         reached = 0
         while True:
-            # A tick that moves no clock finds the ends; what came before it is read with it.
+            # A tick that moves no clock finds the ends; what came before it is read with it. What
+            # is appended from here on, by the commit of any step, may lie behind them.
+            appended = self._appended()
             ends = {number: job.append_tick(reached) for number, job in self._jobs.items()}
             while any(job.offset < ends[number] for number, job in self._jobs.items()):
                 self.step()
                 if stop():
                     return False
                 self._check_owned(ends)
-            appended = self._appended()
             self.commit()
             newest = max(job.watermark for job in self._jobs.values())
             newest += self._options.watermark_delay_ms

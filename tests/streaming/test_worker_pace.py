@@ -117,3 +117,53 @@ def test_each_batch_is_copied_at_once_and_commits_come_more_seldom(
     assert slept == pytest.approx([0.0, 0.003, 0.003, 0.003])
     batch = ["apply", "publish"]
     assert job.told == [*batch, "commit", *batch, *batch, *batch, "commit"]
+
+
+class Acting(Noting):
+    """A partition in whose log an action follows, once, when its clock comes to 100."""
+
+    watermark = 100
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[int] = []
+        self.offset = 0
+        self.waiting = 0
+        self.acted = False
+
+    def append_tick(self, timestamp: int) -> int:
+        self.log.append(timestamp)
+        return len(self.log)
+
+    def apply(self, run: Records) -> Applied:
+        reached = 100 in self.log[self.offset : self.offset + len(run)]
+        self.offset += len(run)
+        if reached and not self.acted:
+            self.waiting, self.acted = 1, True
+        return Applied()
+
+    def append_actions(self) -> int:
+        sent, self.waiting = self.waiting, 0
+        self.log += [0] * sent
+        return sent
+
+    def append_handovers(self) -> int:
+        return 0
+
+
+def test_a_log_is_not_drained_before_what_followed_from_its_end_is_read(
+    monkeypatch: pytest.MonkeyPatch, silent: JobOptions
+) -> None:
+    job = Acting()
+
+    class Reading(SilentGroup):
+        def poll(self, limit: int, wait_s: float) -> dict[int, Any]:
+            ahead = range(job.offset, len(job.log))
+            return {0: Records(ahead, [b""] * len(ahead))} if ahead else {}
+
+    monkeypatch.setattr("tactful_streaming.worker.PartitionGroup", Reading)
+    worker = Worker(definitions(), silent, commit_interval_s=0.0, clock=lambda: 0.0)
+    worker.jobs[0] = job  # type: ignore[index]
+    assert worker.drain(1, patience_s=0, stop=lambda: False)
+    assert job.acted
+    assert job.offset == len(job.log)
