@@ -1,6 +1,7 @@
-"""Private statistics: the noise, the audit, the ledger, the release and the erasure."""
+"""Private statistics: the noise, the audit, the ledger, the release, the erasure and the keys."""
 
 from benchmarks import (
+    _privacy_counters,
     _privacy_erasure,
     _privacy_erasure_log,
     _privacy_errors,
@@ -14,7 +15,17 @@ from benchmarks._privacy_noise import FIGURES as NOISE
 from benchmarks._privacy_noise import noise
 from benchmarks.figures import Figure, Part, main, measure
 
-PARTS = ("noise", "audit", "ledger", "errors", "release", "erasure", "erasure-log", "sealing")
+PARTS = (
+    "noise",
+    "audit",
+    "ledger",
+    "errors",
+    "release",
+    "erasure",
+    "erasure-log",
+    "sealing",
+    "counters",
+)
 
 
 def run(quick: bool, only: str | None = None) -> list[Figure]:
@@ -32,6 +43,7 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
             lambda: _privacy_erasure_log.figures(quick),
         ),
         Part("sealing", _privacy_sealing.FIGURES, lambda: _privacy_sealing.figures(quick)),
+        Part("counters", _privacy_counters.FIGURES, lambda: _privacy_counters.figures(quick)),
     ]
     return measure(parts, only)
 
