@@ -124,17 +124,19 @@ class StoredQueue:
         changes: list[Change] = [_change(_WAITING, delivery) for delivery in new]
         with self._lock:
             self._store.write([*changes, (_POSITION, position.to_bytes(8, "big"))])
-            self._waiting = self._waiting | {delivery.event_id: delivery for delivery in new}
+            self._waiting |= {delivery.event_id: delivery for delivery in new}
             self._position = position
 
     def due(self, now: int, limit: int) -> list[Delivery]:
         """Up to `limit` deliveries whose time has come, those that wait longest first."""
-        due = [delivery for delivery in self._waiting.values() if delivery.due <= now]
+        with self._lock:
+            due = [delivery for delivery in self._waiting.values() if delivery.due <= now]
         return sorted(due, key=lambda delivery: (delivery.due, delivery.event_id))[:limit]
 
     def next_due(self) -> int | None:
         """When the next delivery is to be sent, epoch milliseconds; None if none waits."""
-        return min((delivery.due for delivery in self._waiting.values()), default=None)
+        with self._lock:
+            return min((delivery.due for delivery in self._waiting.values()), default=None)
 
     def done(self, delivery: Delivery) -> None:
         """Forget a delivery that arrived."""
@@ -147,7 +149,7 @@ class StoredQueue:
         with self._lock:
             if delivery.event_id in self._waiting:
                 self._store.write([_change(_WAITING, delivery)])
-                self._waiting = {**self._waiting, delivery.event_id: delivery}
+                self._waiting[delivery.event_id] = delivery
 
     def bury(self, delivery: Delivery) -> None:
         """Give a delivery up, if it waits still; it is kept among the dead."""
@@ -164,7 +166,7 @@ class StoredQueue:
             changes: list[Change] = [_change(_WAITING, delivery) for delivery in revived]
             changes += [(_DEAD + delivery.event_id.encode(), None) for delivery in revived]
             self._store.write(changes)
-            self._waiting = self._waiting | {d.event_id: d for d in revived}
+            self._waiting |= {delivery.event_id: delivery for delivery in revived}
         return len(revived)
 
     def forget(self, theirs: Callable[[Delivery], bool]) -> int:
@@ -181,8 +183,8 @@ class StoredQueue:
         return len(gone)
 
     def _drop(self, event_ids: Collection[str]) -> None:
-        # Anew, as others may be looking through the old one.
-        self._waiting = {id_: d for id_, d in self._waiting.items() if id_ not in event_ids}
+        for event_id in event_ids:
+            self._waiting.pop(event_id, None)
 
     def _stored(self, prefix: bytes) -> list[Delivery]:
         try:
