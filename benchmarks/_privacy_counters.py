@@ -49,7 +49,9 @@ def _counters(people: int) -> list[Figure]:
     for number in range(people):
         counts.add(f"user-{number}", 1_000, "milk")
     many = people // _SHARE
-    whole, few_ms, many_ms = [], [], []
+    whole: list[float] = []
+    few_ms: list[float] = []
+    many_ms: list[float] = []
     for _ in range(_RUNS):
         took, packed = _ms(counts.snapshot)
         whole.append(took)
