@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tactful.impressions import Impression, as_impression
-from tactful.outcome_metrics import METRICS, ROLLOUTS
+from tactful.outcome_metrics import METRICS, ROLLOUTS, spent_in
 from tactful_bandits import (
     Comparison,
     Experiment,
@@ -45,6 +45,7 @@ _CHUNK = 2_048
 _GRACE_MS = 3_600_000
 # Outcomes of lists that have not been read yet: servers log lists beside the answer.
 _EARLY = 10_000
+_EARLY_EACH = 100
 _PURCHASE = "purchase"
 
 
@@ -251,7 +252,9 @@ class Tally:
         if identity in self._open:
             self._note(identity, event)
             return
-        self._early.setdefault(identity, []).append(event)
+        events = self._early.setdefault(identity, [])
+        if len(events) < _EARLY_EACH:
+            events.append(event)
         if len(self._early) > _EARLY:
             self._early.popitem(last=False)
 
@@ -263,10 +266,7 @@ class Tally:
         shown.took |= event.type in self._types
         if event.type == _PURCHASE and event.event_id not in shown.paid:
             shown.paid.add(event.event_id)  # the log may hold an event twice, of who sent it again
-            price = event.properties.get("price")
-            quantity = event.properties.get("quantity", 1)
-            if isinstance(price, int | float) and isinstance(quantity, int | float):
-                shown.revenue += price * quantity
+            shown.revenue += spent_in(event)
 
 
 def read_arm_outcomes(

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition
+from tactful.outcome_metrics import LARGEST_AMOUNT, number_of, spent_in
 from tactful_bandits import Comparison, Mean, SampleRatio, check_sample_ratio, compare
-from tactful_streaming import Event, EventLog, StreamingError, decode_entry, event_for, subject_key
+from tactful_streaming import EventLog, StreamingError, decode_entry, event_for, subject_key
 
 _CHUNK = 2_048
 _MEASUREMENT = "measurement"
@@ -179,9 +180,9 @@ def _read(
             return  # the log may hold an event twice, of who sent it again
         if known.at <= event.timestamp < known.at + lasts:
             known.paid.add(event.event_id)
-            known.spent += _money(event, "price") * (_money(event, "quantity") or 1.0)
+            known.spent += spent_in(event)
             if "coupon" in event.properties:
-                known.discount += _money(event, "discount")
+                known.discount += min(max(0.0, number_of(event, "discount")), LARGEST_AMOUNT)
     elif event.type in (OFFER, WITHHELD) and event.properties.get("campaign") == campaign.name:
         features = event.properties.get("features")
         group = event.properties.get("group")
@@ -197,8 +198,3 @@ def _read(
                 else [],
             ),
         )
-
-
-def _money(event: Event, name: str) -> float:
-    value = event.properties.get(name, 0.0)
-    return float(value) if isinstance(value, int | float) else 0.0

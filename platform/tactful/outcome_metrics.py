@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from tactful_streaming import Event
 
 ROLLOUTS = "rollouts"
 """Property of a logged list: which rollouts its person takes part in, as ``key:arm``."""
+
+LARGEST_AMOUNT = 1e9
+"""Of money in one event; what is larger is no purchase, and its square would drown all others."""
 
 
 class Metric(NamedTuple):
@@ -26,3 +32,15 @@ METRICS = {
     "revenue": Metric("spent on items of lists, each person", "higher"),
     "latency": Metric("milliseconds that a list took", "lower"),
 }
+
+
+def number_of(event: Event, name: str, default: float = 0.0) -> float:
+    """A property as a number; `default` where it is none."""
+    value = event.properties.get(name, default)
+    return float(value) if isinstance(value, int | float) else default
+
+
+def spent_in(event: Event) -> float:
+    """What a purchase cost, at least 0; 0 of more than `LARGEST_AMOUNT`, which anybody can send."""
+    amount = number_of(event, "price") * number_of(event, "quantity", 1.0)
+    return amount if 0 <= amount <= LARGEST_AMOUNT else 0.0

@@ -22,7 +22,14 @@ from tactful.rollout_definitions import CHANGE, CONTROL, load_rollouts
 from tactful.rollout_messages import RolloutSaid
 from tactful.rollout_serving import Served
 from tactful.rollout_store import RolloutStore, StoredRollout
-from tactful_bandits import Rollout, RolloutLook, Sample, StageObservations, judge_rollout
+from tactful_bandits import (
+    ExperimentError,
+    Rollout,
+    RolloutLook,
+    Sample,
+    StageObservations,
+    judge_rollout,
+)
 from tactful_streaming import Event, EventLog, Traces
 
 logger = logging.getLogger(__name__)
@@ -101,18 +108,25 @@ class RolloutKeeper:
         for stored in going:
             if stored.archived or self._clock() - stored.looked_at < self._every_ms:
                 continue
-            seen = self._count(stored)
-
-            def judge(rollout: Rollout, at: int, seen: StageObservations = seen) -> RolloutLook:
-                return judge_rollout(rollout, seen, at=at)
-
-            look = self._store.look(stored, judge, every_ms=self._every_ms)
+            try:
+                look = self._take(stored)
+            except ExperimentError as error:  # the others are looked at all the same
+                logger.error("rollout %s cannot be judged: %s", stored.key, error)
+                continue
             if look is None:
                 continue
             said.append(look)
             if look.state != stored.rollout.state:
                 logger.info("rollout %s is %s after look %d", stored.key, look.state, look.number)
         return said
+
+    def _take(self, stored: StoredRollout) -> RolloutSaid | None:
+        seen = self._count(stored)
+
+        def judge(rollout: Rollout, at: int) -> RolloutLook:
+            return judge_rollout(rollout, seen, at=at)
+
+        return self._store.look(stored, judge, every_ms=self._every_ms)
 
     def _count(self, stored: StoredRollout) -> StageObservations:
         """What people did since the stage began, as far as the log goes."""

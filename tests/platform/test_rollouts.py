@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from tests.platform.databases import BACKENDS, Location, empty_database
@@ -37,7 +38,7 @@ from tactful.rollout_messages import move
 from tactful.rollout_serving import ServedRollouts
 from tactful.rollout_store import RolloutStore
 from tactful.service import Platform
-from tactful_bandits import assign
+from tactful_bandits import Rollout, RolloutLook, StatisticsError, assign, judge_rollout
 from tactful_streaming import Entry, Event, Traces
 
 PEOPLE = [f"p{number}" for number in range(4_000)]
@@ -428,13 +429,35 @@ def test_a_purchase_that_was_sent_twice_is_paid_once(tmp_path: Path) -> None:
         recommendation_id="p1",
         properties={"price": 2.0},
     )
-    log = write_log(tmp_path / "log", [bought, shown, bought])
+    huge = {"price": 1e308, "quantity": 1e10}  # the door takes it from anybody
+    absurd = msgspec.structs.replace(bought, event_id="h", properties=huge)
+    log = write_log(tmp_path / "log", [bought, shown, bought, absurd])
     tally = Tally("cheaper", since=BEGIN, types=("click",), lasts=HOUR)
     tally.read(log.read(log.begin, 10))
     tally.close(BEGIN + 2 * HOUR)
     (people,) = tally.outcomes().arms.values()
     assert people["p1"].revenue == 2.0
     log.close()
+
+
+def test_a_rollout_that_cannot_be_judged_does_not_keep_the_others_from_it(
+    sqlite: MetadataStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    store = RolloutStore(sqlite, clock=clock)
+    for key, change in (("a", {"diversity": {"strength": 2}}), ("cheaper", {"model": "7"})):
+        store.apply(definition(key=key, change=change), by="ann", reason="r")
+    keeper = keeper_of(store, tmp_path / "log", [], clock)
+
+    def judge(rollout: Rollout, *what: Any, **more: Any) -> RolloutLook:
+        if rollout.plan.experiment == "a":
+            raise StatisticsError("a planted one")
+        return judge_rollout(rollout, *what, **more)
+
+    monkeypatch.setattr("tactful.rollout_keeper.judge_rollout", judge)
+    clock.at += HOUR
+    assert len(keeper.run()) == 1
+    assert [(each.key, each.looks) for each in store.all()] == [("a", 0), ("cheaper", 1)]
 
 
 def test_the_erased_are_counted_no_more_and_nothing_keeps_their_names(
