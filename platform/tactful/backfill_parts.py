@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,13 +89,11 @@ class Part(Protocol):
         """Follow up a change of the state apart from the log, while it is held."""
 
 
-@contextlib.contextmanager
-def opened_parts(settings: Settings, definitions: Definitions) -> Iterator[Sequence[Part]]:
-    """The states in the data directory, as long as their log is open.
+def require_state(settings: Settings) -> None:
+    """See to it that there is something to work on.
 
     Raises:
-        StorageError: if there is none.
-        StreamingError: if the log cannot be used.
+        StorageError: if there is no state in the data directory.
     """
     state = settings.storage.data / "state"
     folders = list((settings.storage.data / "partitions").glob(f"{settings.log.topic}-*/state"))
@@ -105,10 +103,30 @@ def opened_parts(settings: Settings, definitions: Definitions) -> Iterator[Seque
             f"{state}: there is no state; `tactful serve`{' or `tactful worker`' * on_kafka} "
             "begins one"
         )
+
+
+@contextlib.contextmanager
+def opened_parts(
+    settings: Settings, definitions: Definitions, suppressed: Container[str] = frozenset()
+) -> Iterator[Sequence[Part]]:
+    """The states in the data directory, as long as their log is open.
+
+    Args:
+        settings: of the installation.
+        definitions: what the states shall hold.
+        suppressed: keys of people who were erased: what a log still holds of them counts for
+            nothing.
+
+    Raises:
+        StorageError: if there is none.
+        StreamingError: if the log cannot be used.
+    """
+    require_state(settings)
+    state = settings.storage.data / "state"
     with contextlib.ExitStack() as stack:
-        if not on_kafka:
+        if settings.log.kind != "kafka":
             log = stack.enter_context(log_in_files(settings, clock=_now))
-            yield [_FilesPart(settings, definitions, log)]
+            yield [_FilesPart(settings, definitions, suppressed, log)]
             return
         seal = open_seal(settings, clock=_now)
         if seal is not None:
@@ -117,7 +135,9 @@ def opened_parts(settings: Settings, definitions: Definitions) -> Iterator[Seque
         topic = stack.enter_context(KafkaLog(kafka))
         parts: list[Part] = []
         if (state / "CURRENT").is_file():
-            parts.append(_ServerPart(settings, definitions, kafka, topic.partitions, seal, stack))
+            parts.append(
+                _ServerPart(settings, definitions, suppressed, kafka, topic.partitions, seal, stack)
+            )
         numbers = [n for n in range(topic.partitions) if _folder(settings, n).is_dir()]
         if numbers and settings.identity.enabled and len(numbers) < topic.partitions:
             missing = sorted(set(range(topic.partitions)) - set(numbers))
@@ -128,7 +148,9 @@ def opened_parts(settings: Settings, definitions: Definitions) -> Iterator[Seque
                 "all hosts one data directory, or let one worker take all partitions from the "
                 "checkpoints, then run this there"
             )
-        parts += [_WorkerPart(settings, definitions, topic, n, seal, stack) for n in numbers]
+        parts += [
+            _WorkerPart(settings, definitions, suppressed, topic, n, seal, stack) for n in numbers
+        ]
         yield parts
 
 
@@ -136,11 +158,18 @@ class _FilesPart:
     number = 0
     linked = False
 
-    def __init__(self, settings: Settings, definitions: Definitions, log: EventLog) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        definitions: Definitions,
+        suppressed: Container[str],
+        log: EventLog,
+    ) -> None:
         self.path = settings.storage.data / "state"
         self.scratch = settings.storage.data / "backfill"
         self.definitions = definitions
         self._settings = settings
+        self._suppressed = suppressed
         self._log = log
 
     @property
@@ -150,7 +179,7 @@ class _FilesPart:
     def computation(
         self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
     ) -> PartComputation:
-        options = computing_options(self._settings)
+        options = computing_options(self._settings, self._suppressed)
         return PartComputation(self._log, scratch, self.definitions, missing, offset, options)
 
     def read(self) -> RocksState:
@@ -178,6 +207,7 @@ class _ServerPart(_FilesPart):
         self,
         settings: Settings,
         definitions: Definitions,
+        suppressed: Container[str],
         kafka: KafkaSettings,
         partitions: int,
         seal: RecordSeal | None,
@@ -188,6 +218,7 @@ class _ServerPart(_FilesPart):
         shares = settings.online.kind == "redis"
         self.definitions = own_definitions(definitions) if shares else definitions
         self._settings = settings
+        self._suppressed = suppressed
         self._kafka = kafka
         self._partitions = partitions
         self._seal = seal
@@ -217,7 +248,7 @@ class _ServerPart(_FilesPart):
             wait_s=_WAIT_S,
         )
         self._stack.callback(log.close)
-        options = computing_options(self._settings)
+        options = computing_options(self._settings, self._suppressed)
         options["consumers"] = {_PLACES: places}
         part = PartComputation(log, scratch, self.definitions, missing, None, options)
         places.offsets = lambda: log.reached
@@ -229,6 +260,7 @@ class _WorkerPart:
         self,
         settings: Settings,
         definitions: Definitions,
+        suppressed: Container[str],
         topic: KafkaLog,
         number: int,
         seal: RecordSeal | None,
@@ -242,6 +274,7 @@ class _WorkerPart:
         self.scratch = settings.storage.data / "backfill" / self._folder.name
         self.definitions = shared_definitions(definitions) if several else definitions
         self._settings = settings
+        self._suppressed = suppressed
         self._topic = topic
         partition = KafkaPartition(topic, number, wait_s=_WAIT_S)
         stack.callback(partition.close)
@@ -255,7 +288,7 @@ class _WorkerPart:
     def computation(
         self, state: StateStore, scratch: StateStore, missing: Collection[str], offset: int
     ) -> PartComputation:
-        options = {**computing_options(self._settings), "partition": self.number}
+        options = {**computing_options(self._settings, self._suppressed), "partition": self.number}
         if self.linked:
             options["partition_of"] = self._topic.partition_of
         return PartComputation(self._log, scratch, self.definitions, missing, offset, options)
@@ -285,9 +318,9 @@ class _WorkerPart:
         self._held.replace_checkpoints()
 
 
-def computing_options(settings: Settings) -> dict[str, Any]:
+def computing_options(settings: Settings, suppressed: Container[str]) -> dict[str, Any]:
     """What an engine is opened with; each gets rules of its own, which have seen nothing."""
-    options = engine_options(settings)
+    options = {**engine_options(settings), "suppressed": suppressed}
     if settings.engine.rules != Path():
         options["cleaner"] = load_rules(settings.engine.rules)
     return options

@@ -13,12 +13,14 @@ from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.errors import TactfulError
 from tactful.metadata import BackfillJob, MetadataStore
+from tactful.suppression import SuppressionStore
 from tactful_streaming import (
     Definitions,
     EvolutionPlan,
     RocksState,
     StateStore,
     StreamingError,
+    Traces,
     dump_definitions,
     plan_evolution,
 )
@@ -30,6 +32,7 @@ from tactful_streaming.backfilling import (
     compute_together,
     merge_computed,
 )
+from tactful_streaming.forgetting import forget, stored_traces
 from tactful_streaming.layout import read_meta
 
 _logger = logging.getLogger(__name__)
@@ -59,6 +62,7 @@ class Backfill:
         parts: Sequence[Part],
         definitions: Definitions,
         metadata: MetadataStore,
+        suppression: SuppressionStore,
         progress: Progress,
     ) -> None:
         """Open what an earlier run has left.
@@ -67,6 +71,8 @@ class Backfill:
             parts: the states.
             definitions: what they shall hold.
             metadata: where jobs are noted; it stays the caller's to close.
+            suppression: who was erased, of whom the parts count nothing; and nothing is merged of
+                who was erased meanwhile, or before another run went on here.
             progress: told of the offset reached and the one wanted, over all partitions.
 
         Raises:
@@ -75,6 +81,7 @@ class Backfill:
         self._parts = parts
         self._definitions = definitions
         self._metadata = metadata
+        self._suppression = suppression
         self._tell = progress
         self._jobs: dict[str, BackfillJob] = {}
         with contextlib.ExitStack() as stack:
@@ -130,7 +137,9 @@ class Backfill:
             adopt_definitions(state, part.definitions)
         self._compute(states, plans, final=True)
         with self._noting_failure():
+            self._suppression.refresh()
             for part, state, scratch in zip(self._parts, states, self._scratches, strict=True):
+                self._forget_erased(scratch, part.definitions)
                 merge_computed(state, scratch, part.definitions)
                 part.merged()
         for job in self._jobs.values():
@@ -150,6 +159,12 @@ class Backfill:
     def close(self) -> None:
         """Close what was opened. Closing twice is harmless."""
         self._opened.close()
+
+    def _forget_erased(self, scratch: StateStore, definitions: Definitions) -> None:
+        """Merge nothing of them: their own states were purged, and are not purged of it again."""
+        traces = stored_traces(scratch, self._suppression.suppressed)
+        if traces != Traces():
+            forget(scratch, traces, definitions, {})
 
     def _plans(self, states: Sequence[StateStore]) -> list[EvolutionPlan]:
         return [

@@ -155,15 +155,20 @@ def backfill(features: Path | None, config: Path | None, data: Path | None, as_j
     It may run beside servers and workers that still have the old definitions; only the last step,
     the merge, needs them to be stopped.
     """
-    from tactful.backfill_parts import opened_parts
+    from tactful.backfill_parts import opened_parts, require_state
     from tactful.backfills import Backfill
     from tactful.connections import open_installation
     from tactful.service import exclusive
+    from tactful.suppression import open_suppression
+    from tactful.worker_cli import now_ms
 
     settings = load_settings(config, overrides={"storage.data": data})
     definitions = _definitions(features or settings.features)
+    require_state(settings)
     with _explained(), contextlib.ExitStack() as stack:
-        parts = stack.enter_context(opened_parts(settings, definitions))
+        metadata = stack.enter_context(contextlib.closing(open_installation(settings)))
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        parts = stack.enter_context(opened_parts(settings, definitions, suppression.suppressed))
         bar = stack.enter_context(
             tqdm(unit="record", disable=as_json or not sys.stderr.isatty(), desc="backfill")
         )
@@ -172,8 +177,7 @@ def backfill(features: Path | None, config: Path | None, data: Path | None, as_j
             bar.total = wanted
             bar.update(reached - bar.n)
 
-        metadata = stack.enter_context(contextlib.closing(open_installation(settings)))
-        work = Backfill(parts, definitions, metadata, progress)
+        work = Backfill(parts, definitions, metadata, suppression, progress)
         stack.callback(work.close)
         work.compute_ahead()
         try:

@@ -12,11 +12,23 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.platform.support import FEATURES, Live, build, now_ms, view, wait_until
 
+from tactful.backfill_parts import opened_parts
+from tactful.backfills import Backfill
 from tactful.cli import main
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.service import Platform
-from tactful_streaming import LogError
+from tactful.suppression import open_suppression
+from tactful_streaming import (
+    EmbeddedLog,
+    Engine,
+    Event,
+    LogError,
+    RocksState,
+    encode_entry,
+    load_definitions,
+)
+from tactful_streaming.forgetting import people_in
 
 CHANGED = FEATURES.replace("364d, slide: 28d", "90d, slide: 9d")
 
@@ -171,6 +183,36 @@ def test_the_metadata_keep_account_of_backfills(
         applied = metadata.definitions_history()
         assert applied[0].fingerprint == done.fingerprint != applied[1].fingerprint
         assert [it.applied_by for it in applied] == ["tactful features backfill", "tactful serve"]
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_nothing_is_merged_of_who_was_erased(settings: Settings, meanwhile: bool) -> None:
+    """A log in Kafka holds them for ever, one in files for a moment."""
+    data = settings.storage.data
+    records = [
+        encode_entry(Event(event_id=f"{n}", type="view", timestamp=now_ms(), user_id=f"u{n % 2}"))
+        for n in range(8)
+    ]
+    with contextlib.closing(EmbeddedLog(data / "log")) as log:
+        log.append(records)
+    state = RocksState(data / "state")
+    engine = Engine(load_definitions(FEATURES), state, suppressed={"u1"})
+    engine.apply([*enumerate(records)])
+    engine.commit()
+    engine.close()
+    changed = load_definitions(CHANGED)
+    with contextlib.ExitStack() as stack:
+        metadata = stack.enter_context(contextlib.closing(open_installation(settings)))
+        ours, server = (open_suppression(settings, metadata, clock=now_ms) for _ in range(2))
+        if not meanwhile:
+            server.suppress(["u1"])
+            ours.refresh()
+        parts = stack.enter_context(opened_parts(settings, changed, ours.suppressed))
+        work = Backfill(parts, changed, metadata, ours, lambda *_: server.suppress(["u1"]))
+        stack.callback(work.close)
+        assert "views" in work.complete(work.hold(stack))
+    with contextlib.closing(RocksState(data / "state")) as left:
+        assert {*people_in(left)} == {"u0"}
 
 
 def test_without_a_state_there_is_nothing_to_plan(settings: Settings, new_features: Path) -> None:
