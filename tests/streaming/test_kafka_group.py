@@ -288,6 +288,7 @@ while True:
 """
 
 
+@pytest.mark.slow  # waits for the group to give up on who was killed
 def test_kill_9_of_a_worker_leaves_exact_state(log: KafkaLog, tmp_path: Path) -> None:
     def start() -> subprocess.Popen[bytes]:
         arguments = [log.settings.servers, log.settings.topic, str(tmp_path), "0"]
