@@ -48,7 +48,8 @@ def rewrap_vault(
 
     Raises:
         ParameterError: if one of the keys does not have 32 bytes.
-        VaultError: if there is no vault, the file cannot be used, or a key is wrapped by neither.
+        VaultError: if there is no vault, the file cannot be used, a key is wrapped by neither, or
+            the keys as they were could not be overwritten yet; then it is to be asked again.
     """
     before, after = MasterKey(old, random), MasterKey(new, random)
     if not path.exists():
@@ -68,7 +69,13 @@ def rewrap_vault(
             connection.execute("COMMIT")
             # The write-ahead log holds the pages as they were; also those of a run that was killed
             # after it was through.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                raise VaultError(
+                    f"{path}: every key is wrapped anew, and what the old master key opens is still"
+                    " in the write-ahead log, which another process reads: stop it, and say this"
+                    " again before the old key is destroyed"
+                )
     except sqlite3.Error as error:
         raise VaultError(f"{path}: the keys cannot be wrapped anew: {error}") from error
     return count

@@ -169,6 +169,21 @@ def test_somebody_who_comes_meanwhile_has_a_key_of_one_of_the_two(
         assert set(vault.open_many(found)) == {b"content"}
 
 
+def test_who_reads_meanwhile_keeps_what_the_old_master_key_opens_and_that_is_said(
+    path: Path, keyring: Keyring, sealed: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault_rotation, "_WAIT_S", 0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        (before, *_), *_ = reader.execute("SELECT wrapped FROM people").fetchall()
+        with pytest.raises(VaultError, match="stop it, and say this again"):
+            rewrap_vault(path, OLD, NEW)
+        assert any(before in file.read_bytes() for file in path.parent.iterdir())
+    assert rewrap_vault(path, OLD, NEW) == 0
+    assert not any(before in file.read_bytes() for file in path.parent.iterdir())
+    assert opens(path, NEW, keyring, sealed)
+
+
 def test_wrong_keys_change_nothing(path: Path, keyring: Keyring, sealed: list[bytes]) -> None:
     with pytest.raises(VaultError, match="neither"):
         rewrap_vault(path, OTHER, NEW)
