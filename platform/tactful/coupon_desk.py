@@ -31,6 +31,7 @@ from tactful_streaming import (
 _CHUNK = 512
 _HOUR = 3_600_000
 _AGAIN_MS = 60_000  # until a feature surely counts an offer, nobody gets another one
+_EXPIRE_MS = 60_000  # the search for what has expired goes through all decisions
 _PURCHASE = b"purchase"
 # A coupon's price of money follows within some hundred decisions.
 _PACE = 0.01
@@ -86,6 +87,7 @@ class CouponDesk:
         self._features = features
         self._clock = clock
         self._lately: dict[tuple[str, str], int] = {}
+        self._expired_at = 0
         self._marks = [*{each.trigger.encode() for each in campaigns}, _PURCHASE]
         held = {
             row.log_partition: row.position for row in metadata.fetch(sa.select(coupon_positions))
@@ -115,8 +117,10 @@ class CouponDesk:
                     if any(mark in payload for mark in self._marks):
                         made += self._meet(payload)
                 position = self.positions[number] = records[-1][0] + 1
-        if len(made) < _CHUNK:  # all is read: what was redeemed in time is not expired
+        # All is read, so what was redeemed in time is not expired.
+        if len(made) < _CHUNK and now - self._expired_at >= _EXPIRE_MS:
             self._expire(now)
+            self._expired_at = now
         return made
 
     def settle(self) -> None:

@@ -103,7 +103,11 @@ def _log_run(store: RolloutStore, stored: StoredRollout) -> str:
     import mlflow
 
     mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    mlflow.set_experiment("rollouts")
+    experiment = mlflow.set_experiment("rollouts").experiment_id
+    # Of a process that was killed before it could note the run.
+    mine = f"tags.rollout = '{stored.key}' and attributes.status = 'FINISHED'"
+    for known in mlflow.MlflowClient().search_runs([experiment], mine, max_results=1):
+        return str(known.info.run_id)
     rollout, definition = stored.rollout, stored.definition
     history: list[dict[str, Any]] = [
         {"at": it.at, "action": it.action, "share": it.share, "by": it.changed_by, "why": it.reason}
@@ -119,6 +123,7 @@ def _log_run(store: RolloutStore, stored: StoredRollout) -> str:
             }
         )
         mlflow.set_tags({"state": rollout.state, "decision": str(rollout.decision)})
+        mlflow.set_tag("rollout", stored.key)
         mlflow.log_metrics({"looks": stored.looks, "stage": rollout.stage})
         mlflow.log_dict({"history": history}, "history.json")
     return str(run.info.run_id)

@@ -82,6 +82,8 @@ def test_an_end_is_one_run_with_who_and_why(
     monkeypatch.chdir(tmp_path)
     run_id = record(store, small_settings(tmp_path), "over")
     assert record(store, small_settings(tmp_path), "over") == run_id
+    store.record_run("over", "")  # as if it had been killed before it was noted
+    assert record(store, small_settings(tmp_path), "over") == run_id
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
