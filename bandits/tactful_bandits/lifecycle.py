@@ -37,24 +37,24 @@ from tactful_bandits.sample_ratio import check_sample_ratio
 _POOLED_UP_TO = 0.5
 
 
-def start_shadow(rollout: Rollout, *, at: int, by: str) -> Rollout:
+def start_shadow(rollout: Rollout, *, at: int, by: str, reason: str = "started") -> Rollout:
     """Compute the change beside what is served, and serve it to nobody.
 
     Raises:
         LifecycleError: It is no draft, or the time lies before the last transition.
     """
     _require_state(rollout, "start its shadow", "draft")
-    return _move(rollout, "shadow", at=at, by=by, reason="started")
+    return _move(rollout, "shadow", at=at, by=by, reason=reason)
 
 
-def start_canary(rollout: Rollout, *, at: int, by: str) -> Rollout:
+def start_canary(rollout: Rollout, *, at: int, by: str, reason: str = "started") -> Rollout:
     """Give the change to the units of the first stage.
 
     Raises:
         LifecycleError: It is not in shadow, or the time lies before the last transition.
     """
     _require_state(rollout, "start its canary", "shadow")
-    return _move(rollout, "canary", at=at, by=by, reason="started", stage=0)
+    return _move(rollout, "canary", at=at, by=by, reason=reason, stage=0)
 
 
 def judge_rollout(rollout: Rollout, seen: StageObservations, *, at: int) -> RolloutLook:

@@ -198,9 +198,9 @@ def move(
 
     def begin(rollout: Rollout, *, at: int, by: str) -> Rollout:
         if step == "start":
-            return start_shadow(rollout, at=at, by=by)
+            return start_shadow(rollout, at=at, by=by, reason=reason)
         if rollout.state == "held":
             return resume_rollout(rollout, at=at, by=by, reason=reason)
-        return start_canary(rollout, at=at, by=by)
+        return start_canary(rollout, at=at, by=by, reason=reason)
 
     return store.move(key, begin, by=by)

@@ -528,6 +528,7 @@ def test_over_http_and_from_the_command_line_it_is_moved_and_said_by_whom(tmp_pa
         assert history[-1]["changed_by"] == "eve"
         assert history[-1]["reason"] == "odd"
         assert history[0]["changed_by"] == "the API without keys"
+        assert [line["reason"] for line in history[1:3]] == ["now", "now"]
         listed = CliRunner().invoke(main, ["experiment", "list", *data])
         assert "varied  rolled back: keep" in listed.output
         shown = CliRunner().invoke(main, ["experiment", "show", "varied", *data])
