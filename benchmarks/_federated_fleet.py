@@ -102,6 +102,8 @@ def kills(quick: bool, rounds: int | None = None) -> list[Figure]:
                 void += 1
             for who in struck:
                 it.revive(who)
+    if void == rounds:
+        raise RuntimeError(f"all of {rounds} sums were given up: nothing was measured")
     note = (
         f"{rounds} secret sums of {_DEVICES} processes over TLS, {_KILLED} killed with SIGKILL at a"
         f" random moment of each and started again; {void} sums were given up"
@@ -213,14 +215,13 @@ def main() -> None:
     """A device: trains on what it kept, or in secret sums says what only its number tells."""
     place, server, address, authority, who = sys.argv[1:6]
     home = DeviceHome(Path(place), read_invitation(Path(server) / "invitation.json"))
-    node = Path(place) / "node"
     secret = read_invitation(Path(server) / "invitation.json").tier != "clear"
 
     def fixed(weights: Vector, round_number: int) -> Vector:
         return _fixed(int(who), round_number, weights.size)
 
     def greeted(number: int) -> None:
-        node.write_text(str(number))
+        home.greeted(number)
         (Path(place) / "online").write_text("")
 
     client = FleetClient(
@@ -228,7 +229,7 @@ def main() -> None:
         Path(authority).read_bytes(),
         home.key,
         home.app(fixed if secret else None),
-        node=int(node.read_text()) if node.exists() else None,
+        node=home.node,
         greeted=greeted,
         poll=0.25,
     )

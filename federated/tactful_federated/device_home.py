@@ -63,10 +63,10 @@ class DeviceHome:
         """Open what is there, make what is not."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory, self._invitation = directory, invitation
+        if rotate:  # before the key: whatever tells of the old one must not be seen with the new
+            for name in ("identity.key", "enrolment", "node"):
+                (directory / name).unlink(missing_ok=True)
         self.key: ec.EllipticCurvePrivateKey = node_key(directory / "node.key", rotate=rotate)
-        if rotate:
-            (directory / "identity.key").unlink(missing_ok=True)
-            (directory / "enrolment").unlink(missing_ok=True)
         self._identity = Ed25519PrivateKey.from_private_bytes(
             secret_file(directory / "identity.key")
         )
@@ -75,6 +75,18 @@ class DeviceHome:
             directory / "events.db", secret_file(directory / "store.key"), now=now
         )
         self.ledger = DeviceLedger(directory / "ledger.db")
+
+    @property
+    def node(self) -> int | None:
+        """The number that the server gave this device's key, if it let it in before."""
+        try:
+            return int((self._directory / "node").read_text("ascii"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def greeted(self, node: int) -> None:
+        """Keep the number that the server gave this device's key."""
+        write_whole(self._directory / "node", str(node).encode("ascii"))
 
     @property
     def request(self) -> EnrolmentRequest:

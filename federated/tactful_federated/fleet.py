@@ -53,7 +53,7 @@ except ModuleNotFoundError as error:
 _log = logging.getLogger(__name__)
 
 _HEARTBEAT_S, _LONGEST_WAIT_S = 30.0, 30.0
-_FINAL, _RUN_OVER = (401, 404), 403
+_FINAL, _OUTAGE, _RUN_OVER = (401, 404), (408, 429), 403
 _UPLOAD_S, _PART_S = 30.0, 0.05
 _MOST_PARTS, _LARGEST = 64, 64 * 2**20
 _DEVICE_FAILED = 2
@@ -130,9 +130,12 @@ class FleetClient:
                 wait, refused_since = self._poll, None
             except httpx.HTTPStatusError as error:
                 status, busy = error.response.status_code, False
-                refused_since = refused_since or self._clock()
-                if status in _FINAL or self._clock() - refused_since > self._patience:
-                    raise FleetError(_refusal(status)) from error
+                if status in _OUTAGE or status >= 500:
+                    refused_since = None  # a proxy speaks for a server that is away, or too busy
+                else:
+                    refused_since = refused_since or self._clock()
+                    if status in _FINAL or self._clock() - refused_since > self._patience:
+                        raise FleetError(_refusal(status)) from error
                 _log.info("the server answered %d; asking again", status)
                 if status != _RUN_OVER:
                     self._context = None  # said hello to another start of the server: do it again

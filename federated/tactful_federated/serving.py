@@ -17,7 +17,7 @@ from tactful_federated.certificates import secret_file
 from tactful_federated.checkpoint import write_whole
 from tactful_federated.collectors import ClearCollector, SecureCollector
 from tactful_federated.errors import SettingsError, missing_extra
-from tactful_federated.invitation import Invitation, Tier, save_invitation
+from tactful_federated.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.model_package import pack_model
 from tactful_federated.optimizer import Optimizer
 from tactful_federated.plan import Wishes, plan_noise_in_sum, plan_training
@@ -88,10 +88,15 @@ def invite(
     plan = plan_noise_in_sum(wishes) if tier == "noise-in-sum" else plan_training(wishes)
     if tier != "clear" and plan.minimum_reports < FEWEST_DEVICES:
         raise SettingsError(f"a secret sum is of {FEWEST_DEVICES} devices at least: raise the goal")
-    authority, signer = (
-        _signing_key(directory / name).public_key().public_bytes_raw()
-        for name in ("authority.key", "model.key")
-    )
+    path = directory / "invitation.json"
+    if path.exists():  # the enrolling authority's key may be in other hands by now
+        earlier = read_invitation(path)
+        authority, signer = earlier.authority, earlier.signer
+    else:
+        authority, signer = (
+            _signing_key(directory / name).public_key().public_bytes_raw()
+            for name in ("authority.key", "model.key")
+        )
     invitation = Invitation(
         run=run,
         tier=tier,
@@ -101,13 +106,20 @@ def invite(
         signer=signer,
         learning_rate=learning_rate,
     )
-    save_invitation(directory / "invitation.json", invitation)
+    save_invitation(path, invitation)
     return invitation
 
 
 def authority_key(directory: Path) -> Ed25519PrivateKey:
-    """The enrolling authority's key."""
-    return _signing_key(directory / "authority.key")
+    """The enrolling authority's key.
+
+    Raises:
+        SettingsError: It is not here; a new one would enrol devices that no other device believes.
+    """
+    path = directory / "authority.key"
+    if not path.exists():
+        raise SettingsError(f"{path} is missing: enrol devices where the authority's key is kept")
+    return _signing_key(path)
 
 
 def initial_weights(vocabulary: Vocabulary) -> Vector:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tactful_federated.certificates import Tls, secret_file
+from tactful_federated.checkpoint import lock_directory
 from tactful_federated.errors import FederatedError, missing_extra
 from tactful_federated.superlink_grid import SuperLinkGrid, runtime_client
 
@@ -98,22 +99,25 @@ class SuperLink:
         self._host, self._port = self.address.rsplit(":", 1)
         self._authority = tls.authority.read_bytes()
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock: int | None = None
 
     def __enter__(self) -> SuperLink:
         """Start it, and wait until it answers.
 
         Raises:
             SuperLinkError: It ended at once.
+            CheckpointError: Another process has one at work in the directory.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._secret = secret_file(self.directory / "executor.secret")
-        self._end_former()
-        with (self.directory / "superlink.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command(), stdout=log, stderr=log, env=quiet_environment(self.directory)
-            )
-        (self.directory / "superlink.pid").write_text(str(self._process.pid), "utf-8")
+        self._lock = lock_directory(self.directory)  # who holds it may end what a former one left
         try:
+            self._secret = secret_file(self.directory / "executor.secret")
+            self._end_former()
+            with (self.directory / "superlink.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    self.command(), stdout=log, stderr=log, env=quiet_environment(self.directory)
+                )
+            (self.directory / "superlink.pid").write_text(str(self._process.pid), "utf-8")
             self._wait()
         except BaseException:
             self.close()
@@ -196,6 +200,8 @@ class SuperLink:
         grid = SuperLinkGrid(self.address, self._authority, found.token)
         try:
             yield grid
+        except httpx.TransportError as error:
+            raise SuperLinkError(f"the SuperLink answers no more; {self._hint()}") from error
         finally:
             grid.close()
 
@@ -209,6 +215,9 @@ class SuperLink:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _end_former(self) -> None:
         """End the SuperLink that a start left behind which was killed before it could."""

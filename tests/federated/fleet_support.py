@@ -2,11 +2,11 @@
 
 import contextlib
 import datetime
+import http.server
 import os
-import re
 import socket
+import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 
 from tactful_federated import (
-    DeviceHome,
     EnrolmentRequest,
     FleetClient,
     Invitation,
@@ -26,7 +25,6 @@ from tactful_federated import (
     enrol,
     invite,
     make_tls,
-    read_invitation,
 )
 from tactful_federated.serving import authority_key
 from tactful_federated.vectors import Vector
@@ -101,18 +99,50 @@ def in_threads(clients: list[FleetClient]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def answers_all(certificates: Tls, seen: list[str]) -> Iterator[str]:
+    """A server that says yes to every request and notes it; its address."""
+
+    class Yes(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append(f"{self.command} {self.path}")
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            """Keep still."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Yes)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextlib.contextmanager
 def proxy(folder: Path, certificates: Tls, upstream: str) -> Iterator[str]:
     """The shipped nginx configuration with other paths and ports; its address."""
     program = os.environ["TACTFUL_TEST_NGINX"]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     text = (ROOT / "deploy" / "fleet-proxy.conf").read_text("utf-8")
+    errors = folder / "error.log"
     replaced = {
         "server 127.0.0.1:9092;": f"server {upstream};",
         "listen 9443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "/etc/tactful/tls/server.pem": str(certificates.certificate),
         "/etc/tactful/tls/server.key": str(certificates.key),
         "/etc/tactful/tls/authority.pem": str(certificates.authority),
+        "error_log stderr emerg;": f"error_log {errors} emerg;",
         "worker_processes auto;": f"worker_processes 1; pid {folder}/pid; daemon off;",
         "http {": "http {\n"
         + "".join(
@@ -125,7 +155,6 @@ def proxy(folder: Path, certificates: Tls, upstream: str) -> Iterator[str]:
         text = text.replace(old, new)
     folder.mkdir()
     (folder / "nginx.conf").write_text(text)
-    errors = folder / "error.log"
     process = subprocess.Popen(
         [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(errors)]
     )
@@ -142,29 +171,3 @@ def proxy(folder: Path, certificates: Tls, upstream: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
-
-
-def start_device(
-    home: Path, server: Path, address: str, authority: Path, dies_at: tuple[int, int] | None = None
-) -> "subprocess.Popen[bytes]":
-    """A device in a process of its own; killed by itself at (round, stage)."""
-    arguments = [str(home), str(server), address, str(authority)]
-    arguments += [str(n) for n in dies_at or ()]
-    return subprocess.Popen([sys.executable, __file__, *arguments])
-
-
-def main() -> None:
-    """A device that answers until it is ended."""
-    home, server, address, authority = sys.argv[1:5]
-    invitation = read_invitation(Path(server) / "invitation.json")
-    number = int(re.sub(r"\D", "", Path(home).name))
-    device = DeviceHome(Path(home), invitation)
-    device.events.give_consent()
-    app = device.app(trainer(number))
-    FleetClient(address, Path(authority).read_bytes(), device.key, app, poll=0.1).work(
-        lambda: False
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """Devices over TLS on a real SuperLink, behind the proxy that is shipped."""
 
 import re
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from flwr.clientapp import ClientApp
 from tests.federated.fleet_support import (
+    answers_all,
     in_threads,
     invited,
     let_in,
@@ -20,10 +23,12 @@ from tests.federated.fleet_support import (
 )
 
 from tactful_federated import (
+    CheckpointError,
     DeviceHome,
     FleetClient,
     FleetError,
     Invitation,
+    SettingsError,
     SuperLink,
     SuperLinkError,
     Tls,
@@ -31,6 +36,7 @@ from tactful_federated import (
     serve_rounds,
 )
 from tactful_federated.certificates import node_key, public_pem
+from tactful_federated.serving import authority_key
 
 pytestmark = pytest.mark.service("nginx")
 
@@ -71,7 +77,8 @@ def client(place: Place, home: DeviceHome, number: int) -> FleetClient:
     return FleetClient(place.address, authority, home.key, home.app(trainer(number)), poll=0.1)
 
 
-@pytest.mark.parametrize("tier", ["clear", pytest.param("secret", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["clear", "secret"])
 def test_a_sum_over_the_network_is_the_sum_of_the_updates(
     place: Place, tmp_path: Path, tier: str
 ) -> None:
@@ -95,9 +102,15 @@ def test_a_sum_over_the_network_is_the_sum_of_the_updates(
         home.close()
 
 
-def test_only_what_devices_need_passes_the_proxy(place: Place) -> None:
-    authority = str(place.tls.authority)
-    with httpx.Client(base_url=f"https://{place.address}", verify=authority) as http:
+def test_only_what_devices_need_passes_the_proxy(tmp_path: Path) -> None:
+    certificates = tls(tmp_path / "tls")
+    seen: list[str] = []
+    trusted = ssl.create_default_context(cafile=str(certificates.authority))
+    with (
+        answers_all(certificates, seen) as upstream,
+        proxy(tmp_path / "proxy", certificates, upstream) as address,
+        httpx.Client(base_url=f"https://{address}", verify=trusted) as http,
+    ):
         for path in (
             "/health",
             "/docs",
@@ -117,14 +130,33 @@ def test_only_what_devices_need_passes_the_proxy(place: Place) -> None:
         ):
             for method in ("POST", "GET"):
                 assert http.request(method, path).status_code == 404, (method, path)
-        # What passes is asked who it is by the SuperLink.
         assert http.get("/v1/fleet/pull-messages").status_code == 403
+        assert seen == []
+        for route in (
+            "activate-node",
+            "deactivate-node",
+            "send-node-heartbeat",
+            "pull-messages",
+            "push-messages",
+            "pull-object",
+            "push-object",
+            "confirm-message-received",
+        ):
+            assert http.post(f"/v1/fleet/{route}?and=more").status_code == 200
+            assert seen.pop() == f"POST /v1/fleet/{route}"
+    # Whom it refused is a device's address, and stands nowhere.
+    assert "client" not in (tmp_path / "proxy" / "error.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_superlink_asks_who_it_is(place: Place) -> None:
+    trusted = ssl.create_default_context(cafile=str(place.tls.authority))
+    with httpx.Client(base_url=f"https://{place.address}", verify=trusted) as http:
         headers = {"content-type": "application/x-protobuf", "accept": "application/x-protobuf"}
         assert http.post("/v1/fleet/pull-messages", headers=headers).status_code in (401, 415)
-    with httpx.Client(base_url=f"https://{place.link.address}", verify=authority) as http:
-        assert http.get("/health").status_code == 200  # it is the proxy that refused above
 
 
+@pytest.mark.slow
 def test_a_stranger_and_another_authority_are_refused(place: Place, tmp_path: Path) -> None:
     invitation = invited(tmp_path, "clear", 3)
     home = DeviceHome(tmp_path / "device-1", invitation)
@@ -142,6 +174,7 @@ def test_a_stranger_and_another_authority_are_refused(place: Place, tmp_path: Pa
     home.close()
 
 
+@pytest.mark.slow
 def test_a_key_is_enrolled_once_and_rotated_to_another(place: Place, tmp_path: Path) -> None:
     first = public_pem(node_key(tmp_path / "key").public_key())
     assert public_pem(node_key(tmp_path / "key").public_key()) == first
@@ -154,6 +187,7 @@ def test_a_key_is_enrolled_once_and_rotated_to_another(place: Place, tmp_path: P
         place.link.enrol(b"no key")
 
 
+@pytest.mark.slow
 def test_rounds_are_served_to_the_end_and_go_on(place: Place, tmp_path: Path) -> None:
     invitation = invited(tmp_path, "clear", 2)
     devices = homes(place, tmp_path, invitation, 16)
@@ -177,6 +211,65 @@ def test_rounds_are_served_to_the_end_and_go_on(place: Place, tmp_path: Path) ->
         home.close()
 
 
+def test_an_outage_behind_the_proxy_is_sat_out_and_a_refusal_is_not(tmp_path: Path) -> None:
+    key, authority = node_key(tmp_path / "key"), tls(tmp_path / "tls").authority.read_bytes()
+    now = [0.0]
+    answers: Iterator[int] = iter(())
+
+    def step() -> bool:
+        status = next(answers, 0)
+        request = httpx.Request("POST", "https://localhost/v1/fleet/pull-messages")
+        if status:
+            raise httpx.HTTPStatusError(
+                "", request=request, response=httpx.Response(status, request=request)
+            )
+        return True
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    def work() -> None:
+        served = FleetClient("localhost:1", authority, key, ClientApp(), clock=clock, sleep=wait)
+        served.step = step  # type: ignore[method-assign]
+        answered = iter([False] * (len(statuses) + 1))
+        served.work(lambda: next(answered, True))
+
+    def clock() -> float:
+        return now[0] + 1
+
+    # nginx says 502 while the SuperLink is away, and 503 to one who asks too often.
+    for statuses in ([502] * 30, [503] * 30, [429] * 30, [403, 403, *[502] * 30, 403]):
+        answers = iter(statuses)
+        work()
+        assert now[0] > 500 and next(answers, None) is None
+        now[0] = 0.0
+    statuses = [403] * 200
+    answers = iter(statuses)
+    with pytest.raises(FleetError, match="enrol"):
+        work()
+
+
+@pytest.mark.slow
+def test_a_superlink_at_work_is_not_ended_by_a_second_start(place: Place) -> None:
+    before = place.link.pid
+    second = SuperLink(place.link.directory, place.tls)
+    with pytest.raises(CheckpointError, match="another server runs"), second:
+        pass
+    assert place.link.pid == before and Path(f"/proc/{before}").exists()
+    place.link.enrol(public_pem(node_key(place.folder / "of-a-device").public_key()))
+
+
+def test_a_server_needs_the_enrolling_key_once(tmp_path: Path) -> None:
+    invitation = invited(tmp_path, "secret", 3)
+    (tmp_path / "authority.key").unlink()  # in other hands, as the tier wants it
+    assert invited(tmp_path, "secret", 3) == invitation
+    with pytest.raises(SettingsError, match="missing"):
+        authority_key(tmp_path)
+    with pytest.raises(SettingsError, match="other rounds"):
+        invited(tmp_path, "clear", 3)
+
+
+@pytest.mark.slow
 def test_the_superlink_runs_no_code_and_calls_nobody(place: Place) -> None:
     command = " ".join(place.link.command())
     for part in (
