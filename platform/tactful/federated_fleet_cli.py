@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import shlex
@@ -154,30 +155,43 @@ def serve_command(
 @_directory
 @click.argument("requests", nargs=-1, type=_file, required=True)
 @click.option("--port", type=int, default=9092, show_default=True, help="Of the SuperLink.")
-def enrol_command(directory: Path, requests: tuple[Path, ...], port: int) -> None:
+@click.option("--authority", type=_file, help="PEM; default: tls/authority.pem of DIRECTORY.")
+def enrol_command(
+    directory: Path, requests: tuple[Path, ...], port: int, authority: Path | None
+) -> None:
     """Let devices in: DIRECTORY is the server's, REQUESTS what `device` wrote as request.json.
 
-    Beside each request a file ENROLMENT is written, for the device to put into its directory. Who
+    Beside each request a file ENROLMENT is written, for the device to put into its directory; a
+    request that has its enrolment is passed over. Who
     holds authority.key decides who is a device; where the server must not, run this elsewhere, with
     the port forwarded.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from tactful_federated import EnrolmentRequest, FederatedError, enrol
+    from tactful_federated.checkpoint import write_whole
     from tactful_federated.serving import authority_key
     from tactful_federated.superlink import enrol_node
 
-    authority = authority_key(directory)
-    pinned = (directory / "tls" / "authority.pem").read_bytes()
+    pinned = authority or directory / "tls" / "authority.pem"
+    if not pinned.exists():
+        raise ConfigError(f"{pinned} is missing: say by --authority what `serve` was given")
+    try:
+        key = authority_key(directory)
+    except FederatedError as error:
+        raise ConfigError(str(error)) from error
     for path in requests:
+        written = path.with_name("enrolment")
         try:
             request = msgspec.json.decode(path.read_bytes(), type=EnrolmentRequest)
-            node = enrol_node(f"127.0.0.1:{port}", pinned, request.node)
+            if _is_enrolled(written, request.identity):
+                click.echo(f"{path}: has its enrolment")
+                continue
             identity = Ed25519PublicKey.from_public_bytes(request.identity)
+            node = enrol_node(f"127.0.0.1:{port}", pinned.read_bytes(), request.node)
         except (FederatedError, ValueError) as error:
             raise TactfulError(f"{path}: {error}") from error
-        enrolment = enrol(authority, node, identity)
-        path.with_name("enrolment").write_bytes(msgspec.msgpack.encode(enrolment))
+        write_whole(written, msgspec.msgpack.encode(enrol(key, node, identity)))
         click.echo(f"{path}: node {node}")
 
 
@@ -207,6 +221,9 @@ def device_command(
 
     try:
         home = DeviceHome(directory, read_invitation(invitation), rotate=rotate)
+    except FederatedError as error:
+        raise TactfulError(str(error)) from error
+    try:
         if consent is not None:
             (home.events.give_consent if consent else home.events.withdraw_consent)()
         if history is not None:
@@ -216,7 +233,6 @@ def device_command(
             return
         if authority is None:
             raise ConfigError("--authority is missing: a device trusts one authority and no other")
-        node = directory / "node"
         stopped: list[bool] = []
         client = FleetClient(
             server,
@@ -224,15 +240,16 @@ def device_command(
             home.key,
             home.app(),
             ready=lambda: home.events.consent and _succeeds(only_while),
-            node=int(node.read_text()) if node.exists() and not rotate else None,
-            greeted=lambda number: _keep(node, number),
+            node=home.node,
+            greeted=home.greeted,
             poll=poll,
         )
-        with on_stop_signals(lambda: stopped.append(True)):
+        with contextlib.closing(client), on_stop_signals(lambda: stopped.append(True)):
             client.work(lambda: bool(stopped))
-        client.close()
     except FederatedError as error:
         raise TactfulError(str(error)) from error
+    finally:
+        home.close()
 
 
 def _visits(path: Path) -> list[list[str]]:
@@ -244,8 +261,12 @@ def _visits(path: Path) -> list[list[str]]:
         ) from error
 
 
-def _keep(path: Path, number: int) -> None:
-    path.write_text(str(number), "utf-8")
+def _is_enrolled(path: Path, identity: bytes) -> bool:
+    from tactful_federated import Enrolment
+
+    if not path.exists():
+        return False
+    return msgspec.msgpack.decode(path.read_bytes(), type=Enrolment).identity == identity
 
 
 def _succeeds(command: str | None) -> bool:

@@ -40,6 +40,8 @@ class FederatedRuns:
 
     def begin(self, invitation: Invitation) -> str:
         """The run's id: that of an earlier start, or a new one with the plan as parameters."""
+        from tactful_federated.checkpoint import write_whole
+
         if self._kept.exists():
             return self._kept.read_text("utf-8")
         found = self._client.get_experiment_by_name(_EXPERIMENT)
@@ -47,7 +49,7 @@ class FederatedRuns:
         run = str(self._client.create_run(experiment, run_name=invitation.run).info.run_id)
         for name, value in {**asdict(invitation.plan), "tier": invitation.tier}.items():
             self._client.log_param(run, name, value)
-        self._kept.write_text(run, "utf-8")
+        write_whole(self._kept, run.encode())
         return run
 
     def show(self, run: str, view: LiveView) -> None:
@@ -62,7 +64,7 @@ class FederatedRuns:
             self._client.log_metric(run, name, value, step=view.round)
 
     def finish(self, run: str, *, name: str = "intent") -> str:
-        """Keep the signed package, register it, and make it the champion.
+        """Keep the signed package, register it, and make it the champion: once.
 
         Returns:
             The version.
@@ -73,13 +75,19 @@ class FederatedRuns:
         package = self._directory / "model"
         if not package.exists():
             raise ModelError(f"{package} is missing: the run has not released a model yet")
-        self._client.log_artifact(run, str(package), "model")
         if not self._client.search_registered_models(f"name = '{name}'"):
             self._client.create_registered_model(name)
-        source = f"{self._client.get_run(run).info.artifact_uri}/model"
-        version = str(self._client.create_model_version(name, source, run_id=run).version)
+        made = self._client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
+        if made:
+            version = str(made[0].version)
+            if self._client.get_run(run).info.status == "FINISHED":
+                return version  # what became of the champion since is somebody's decision
+        else:
+            self._client.log_artifact(run, str(package), "model")
+            source = f"{self._client.get_run(run).info.artifact_uri}/model"
+            version = str(self._client.create_model_version(name, source, run_id=run).version)
         aliases = self._client.get_registered_model(name).aliases
-        if CHAMPION in aliases:
+        if str(aliases.get(CHAMPION, version)) != version:
             self._client.set_registered_model_alias(name, PREVIOUS, aliases[CHAMPION])
         self._client.set_registered_model_alias(name, CHAMPION, version)
         self._client.set_terminated(run)

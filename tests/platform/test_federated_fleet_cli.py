@@ -19,6 +19,8 @@ from tactful.cli import main
 from tactful.federated_runs import FederatedRuns
 from tactful_federated import (
     Collected,
+    DeviceHome,
+    Invitation,
     LiveView,
     ModelSlot,
     Outcome,
@@ -26,11 +28,33 @@ from tactful_federated import (
     Vocabulary,
     Wishes,
     invite,
+    read_invitation,
     serve_rounds,
 )
+from tactful_federated.invitation import save_invitation
 from tactful_federated.vectors import Vector
 
 CATEGORIES = ["bread", "cheese", "milk"]
+PLAN = TrainingPlan(  # as it was planned once: planning anew would take seconds
+    epsilon=4.0,
+    delta=0.001,
+    rho=0.738,
+    noise_multiplier=0.823,
+    participations=1,
+    separation=3,
+    bands=3,
+    rounds=3,
+    cohort=6,
+    report_goal=4,
+    minimum_reports=2,
+    update_norm=2.0,
+    units=1048576,
+    parameters=8000,
+    sigma_squared=1086156300788418845,
+    step_noise=0.485,
+    model_noise=0.535,
+    independent_model_noise=0.582,
+)
 
 
 def until(true: Callable[[], object]) -> None:
@@ -54,13 +78,17 @@ def listening(port: int) -> bool:
 
 
 def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
-    invitation = tmp_path / "server" / "invitation.json"
-    invite(
-        tmp_path / "server",
-        Wishes(epsilon=4.0, delta=1e-3, population=40, rounds=3, report_goal=4),
-        CATEGORIES,
-        run="test",
-        tier="clear",
+    invitation = tmp_path / "invitation.json"
+    save_invitation(
+        invitation,
+        Invitation(
+            run="test",
+            tier="clear",
+            plan=PLAN,
+            categories=CATEGORIES,
+            authority=bytes(32),
+            signer=bytes(32),
+        ),
     )
     home, history = tmp_path / "device", tmp_path / "history.json"
     history.write_text(json.dumps([["milk", "bread"]] * 3))
@@ -69,6 +97,12 @@ def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
     def device(*more: str) -> str:
         found = CliRunner().invoke(main, [*asked, *more])
         return str(found.exit_code) + found.output
+
+    def kept() -> list[list[str]]:
+        opened = DeviceHome(home, read_invitation(invitation))
+        visits = [sorted(visit) for visit in opened.events.visits()]
+        opened.close()
+        return visits
 
     assert device("--history", str(history)).startswith("1")  # nothing is kept without consent
     assert "enrolled" in device("--consent", "--history", str(history))
@@ -79,8 +113,12 @@ def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
     history.write_text("[1]")
     assert device("--history", str(history)).startswith("2")
     assert device("--server", "localhost:1").startswith("2")  # whom to trust was not said
+    (home / "node").write_text("17")  # as when it was let in
+    assert kept() == [["bread", "milk"]] * 3
     assert device("--withdraw").startswith("0")
-    assert b"cheese" not in (home / "events.db").read_bytes()
+    assert kept() == []
+    device("--rotate")
+    assert not (home / "node").exists()  # by its old number a stranger would be known again
 
 
 @pytest.mark.slow
@@ -173,8 +211,12 @@ def test_rounds_are_in_mlflow_and_the_model_is_the_champion(tmp_path: Path) -> N
             runs.show((tmp_path / "mlflow-run").read_text(), view)
 
         serve_rounds(tmp_path, invitation, Silent(), rounds=rounds, progress=show)
-    assert runs.finish(run) == "1" and runs.finish(run) == "2"
     client = MlflowClient(tracking_uri=uri)
+    client.create_registered_model("intent")
+    client.create_model_version("intent", str(tmp_path / "of-an-earlier-run"))
+    client.set_registered_model_alias("intent", "champion", "1")
+    # Served again although it is at its end, the run is not registered again.
+    assert runs.finish(run) == "2" and runs.finish(run) == "2"
     found = client.get_run(run).data
     assert found.params["tier"] == "clear" and found.params["rounds"] == "3"
     assert [metric.value for metric in client.get_metric_history(run, "releases")] == [1, 2, 3]
