@@ -276,7 +276,7 @@ RolloutKeeper(store, lambda: [log], every_ms=60_000, clock=clock).run()
 
 def test_as_the_share_grows_nobody_who_has_the_change_loses_it() -> None:
     arms = [
-        [assign(experiment_at("k", share), person).arm for person in PEOPLE]
+        [assign(experiment_at("k", share), person).arm for person in PEOPLE[:1_000]]
         for share in (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
     ]
     for before, after in pairwise(arms):
