@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import logging
 import os
 import shutil
 import uuid
@@ -71,10 +72,14 @@ RESTORED = "restored.json"
 """File that a restore leaves in the data directory until the erased are gone from what came."""
 
 LETTERS = ("dead-letters", "late")
+FORGOTTEN = "forgotten"
+"""File of an erasure's work: while it is there, the metadata may have bytes of the forgotten."""
+
 _VERIFICATION = "verification"
 _NOWHERE = -1  # what waits in the spool has no offset in the log yet
 _WORK = "erasures"
-_FORGOTTEN = "forgotten"  # while this file is there, the metadata may have bytes of the forgotten
+
+logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 Blank = Callable[[int, bytes], bytes | None]
@@ -291,15 +296,17 @@ def names_dropped(installation: Installation, *, needed: bool = False) -> Iterat
         installation: whose metadata.
         needed: whether somebody was forgotten before.
     """
-    mark = work_of(installation, _FORGOTTEN)
+    mark = work_of(installation, FORGOTTEN)
     needed |= mark.exists() or bool(installation.jobs.waiting())
     if needed:
         mark.parent.mkdir(mode=0o700, exist_ok=True)
         mark.touch()
     yield
     if needed:
-        installation.metadata.compact()
-        mark.unlink(missing_ok=True)
+        if installation.metadata.compact():
+            mark.unlink(missing_ok=True)
+        else:
+            logger.warning("erased names lie in the metadata until who reads them is done")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ VERSION_TABLE = "tactful_schema"
 
 _T = TypeVar("_T")
 _LOCK_SECONDS = 60
+_READERS_MS = 1_000
 _ATTEMPTS = 5
 # A lock that took too long, a deadlock, and a row that changed under MariaDB's snapshot.
 _MYSQL_TRY_AGAIN = (1205, 1213, 1020)
@@ -401,21 +402,28 @@ class MetadataStore:
         rows = self.fetch(sa.select(backfill_jobs).order_by(table.started_at.desc(), table.id))
         return [_job(row) for row in rows]
 
-    def compact(self) -> None:
+    def compact(self) -> bool:
         """Remove from an SQLite file what was deleted in it; other databases see to that.
+
+        Returns:
+            Whether it is gone; not while somebody else reads, from what was written before.
 
         Raises:
             StorageError: if the database cannot be used.
         """
         if self._engine.dialect.name != "sqlite":
-            return
+            return True
         with _explained(self._engine):
             raw = self._engine.raw_connection()
             try:
-                for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                    raw.cursor().execute(statement).fetchall()
+                raw.cursor().execute("VACUUM").fetchall()
+                # Nobody can write while this waits for readers.
+                raw.cursor().execute(f"PRAGMA busy_timeout={_READERS_MS}")
+                busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
+                raw.cursor().execute(f"PRAGMA busy_timeout={_LOCK_SECONDS * 1000}")
                 raw.close()
+        return not busy
 
     def close(self) -> None:
         """Close the connections."""

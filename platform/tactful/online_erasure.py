@@ -31,6 +31,7 @@ import msgspec
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.erasure import (
+    FORGOTTEN,
     Installation,
     Say,
     ask_owners,
@@ -69,6 +70,9 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS = 3
 """How often a server searches its files; what is left after that, the next start removes."""
 
+_DROP_AGAIN_MS = 60_000
+"""How often names in the metadata are dropped again that somebody was reading."""
+
 _SETTLED_MS = 2_000
 """After so long, nothing of whom was suppressed is on its way any more, in no process."""
 
@@ -104,6 +108,7 @@ class OnlineErasures:
         self._attempts: dict[str, int] = {}
         self._again: set[str] = set()
         self._done: set[str] = set()
+        self._dropped_at = 0
         self._stopping = False
         self._working = threading.Lock()
 
@@ -132,6 +137,11 @@ class OnlineErasures:
             for receipt, person in installation.jobs.waiting()
             if receipt not in self._done and not is_purged_here(installation, receipt)
         ]
+        if not waiting and installation.clock() - self._dropped_at >= _DROP_AGAIN_MS:
+            self._dropped_at = installation.clock()
+            if work_of(installation, FORGOTTEN).exists():
+                with names_dropped(installation):  # somebody has read them until now
+                    pass
         if self._stopping or not any(self._is_settled(receipt) for receipt, _ in waiting):
             return 0
         # While a training is under way, this is refused: before anything that takes long.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +13,22 @@ import pytest
 from tests.platform.databases import BACKENDS, Location, empty_database
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
+from tactful import metadata
 from tactful.config import OnlineSettings
 from tactful.connections import open_installation, open_redis
 from tactful.consent_store import ConsentStore
-from tactful.erasure import Installation, request_erasure, run_erasures
+from tactful.erasure import (
+    FORGOTTEN,
+    Installation,
+    names_dropped,
+    request_erasure,
+    run_erasures,
+    work_of,
+)
 from tactful.erasure_jobs import ErasureJobs
 from tactful.messages import ErasureStep
 from tactful.metadata import MetadataStore, open_metadata
+from tactful.online_erasure import OnlineErasures
 from tactful.partition_erasures import PartitionErasures
 from tactful.service import Platform
 from tactful.suppression import SuppressionStore, open_suppression
@@ -104,6 +115,34 @@ def test_a_job_keeps_its_receipt_and_forgets_the_person(store: MetadataStore) ->
     assert jobs.request("ada").receipt != asked.receipt
     assert jobs.find("none") is None
     store.compact()
+
+
+def test_names_lie_on_while_somebody_reads_them_and_go_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a server there are readers; what they hold is not said to be gone."""
+    monkeypatch.setattr(metadata, "_READERS_MS", 50)
+    settings = small_settings(tmp_path)
+    settings.storage.data.mkdir(exist_ok=True)
+    path = settings.storage.data / "metadata.db"
+
+    def has_name() -> bool:
+        return any(b"sentinel-ada" in file.read_bytes() for file in path.parent.glob("metadata*"))
+
+    with closing(open_installation(settings)) as store:
+        suppression = open_suppression(settings, store, clock=now_ms)
+        installation = Installation(settings, store, suppression, now_ms)
+        mark = work_of(installation, FORGOTTEN)
+        receipt = installation.jobs.request("sentinel-ada").receipt
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM erasures").fetchall()
+            with names_dropped(installation):
+                installation.jobs.finish(receipt, [])
+            assert (has_name(), mark.exists()) == (True, True)
+        online = OnlineErasures(installation, {})
+        assert online.run() == 0
+        assert (has_name(), mark.exists()) == (False, False)
 
 
 def test_an_erasure_is_complete_when_every_partition_has_reported(
