@@ -8,6 +8,7 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tactful_federated import LiveView, Outcome
     from tactful_federated.invitation import Tier
 
+_NAP_S = 0.5
 _directory = click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -243,6 +245,7 @@ def device_command(
             node=home.node,
             greeted=home.greeted,
             poll=poll,
+            sleep=lambda seconds: _sleep(seconds, stopped),
         )
         with contextlib.closing(client), on_stop_signals(lambda: stopped.append(True)):
             client.work(lambda: bool(stopped))
@@ -259,6 +262,13 @@ def _visits(path: Path) -> list[list[str]]:
         raise ConfigError(
             f"{path} must hold a JSON list of lists of categories: {error}"
         ) from error
+
+
+def _sleep(seconds: float, stopped: list[bool]) -> None:
+    """Wait, but not for the end of a long wait once a signal came."""
+    end = time.monotonic() + seconds
+    while not stopped and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, _NAP_S))
 
 
 def _is_enrolled(path: Path, identity: bytes) -> bool:
