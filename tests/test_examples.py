@@ -45,8 +45,10 @@ def test_whoever_left_the_cart_gets_the_coupon() -> None:
         for part in run("abandoned_cart.py").split("12:13\n")
     )
     for values in (before["ada"], before["bob"], after["ada"]):
-        assert "'coupons_30d': 0.0, 'abandoned_cart': 0.0" in values
-    assert "'coupons_30d': 1.0, 'abandoned_cart': 1767268920000.0" in after["bob"]
+        assert "'coupons_30d': 0.0, 'offers_30d': 0.0, 'abandoned_cart': 0.0" in values
+    assert (
+        "'coupons_30d': 1.0, 'offers_30d': 0.0, 'abandoned_cart': 1767268920000.0" in after["bob"]
+    )
     assert "'interest': {'kitchen': 0.8}" in before["bob"]
 
 

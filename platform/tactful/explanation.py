@@ -38,9 +38,10 @@ _TOLD = frozenset(
         "model_version",
         "propensity",
         "scores",
+        "took_ms",
     }
 )
-"""Properties of an impression that have a place of their own; others are rules that took part."""
+"""Properties of an impression that no rule made; others are rules that took part."""
 
 
 class Explainer:
