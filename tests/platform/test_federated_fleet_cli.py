@@ -138,7 +138,7 @@ def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> Non
         until(lambda: listening(port) or processes[0].poll() is not None)
         history = tmp_path / "history.json"
         history.write_text(json.dumps([["milk", "bread"], ["cheese"]] * 6))
-        # Three for the first round, three for whom the killed one stays charged, three for the next:
+        # Three for the first round, three to whom the killed one stays charged, three for the next:
         # by this plan nobody takes part twice.
         homes = [tmp_path / f"device-{n}" for n in range(9)]
         invitation = server / "invitation.json"
