@@ -1,4 +1,4 @@
-"""Fixtures of the HTTP service's tests."""
+"""Fixtures of the platform's tests: servers, and the databases of the metadata."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.platform.databases import BACKENDS, Location, empty_database
 from tests.platform.support import Live, build, small_settings
 
 from tactful.config import Settings
+from tactful.metadata import MetadataStore, open_metadata
 from tactful.service import Platform
 
 
@@ -33,6 +35,28 @@ def locked(settings: Settings) -> Iterator[Live]:
     closed = replace(settings, server=replace(settings.server, dev=False))
     with Live(Platform.open(closed, build)) as server:
         yield server
+
+
+@pytest.fixture(params=BACKENDS)
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
+    """An empty database of each backend."""
+    yield from empty_database(request, tmp_path)
+
+
+@pytest.fixture
+def database(location: Location) -> Iterator[MetadataStore]:
+    """The metadata in a database of each backend."""
+    opened = open_metadata(location)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[MetadataStore]:
+    """The metadata in a file, for what no backend does otherwise."""
+    opened = open_metadata(tmp_path / "metadata.db")
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tests.platform.databases import BACKENDS, Location, empty_database
 from tests.platform.shop import BEGIN, DAY, HOUR, write_log
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
 
@@ -22,7 +21,7 @@ from tactful.coupon_definitions import OFFER, WITHHELD, CouponBudget, CouponDefi
 from tactful.coupon_desk import CouponDesk, code_of, group_of
 from tactful.coupon_report import fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
-from tactful.metadata import MetadataStore, open_metadata
+from tactful.metadata import MetadataStore
 from tactful.service import Platform
 from tactful_streaming import Entry, Event, decode_entry, encode_entry
 
@@ -70,25 +69,6 @@ class Clock:
 
     def __call__(self) -> int:
         return self.at
-
-
-@pytest.fixture(params=BACKENDS)
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
-    yield from empty_database(request, tmp_path)
-
-
-@pytest.fixture
-def database(location: Location) -> Iterator[MetadataStore]:
-    opened = open_metadata(location)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[MetadataStore]:
-    opened = open_metadata(tmp_path / "metadata.db")
-    yield opened
-    opened.close()
 
 
 def action(person: str, number: int = 0) -> Event:

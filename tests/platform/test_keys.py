@@ -10,16 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.platform.databases import BACKENDS, Location, empty_database
+from tests.platform.databases import Location
 
 from tactful.errors import ApiKeyError, StorageError
 from tactful.keys import SCOPES, ApiKey, KeyStore
 from tactful.metadata import open_metadata
-
-
-@pytest.fixture(params=BACKENDS)
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
-    yield from empty_database(request, tmp_path)
 
 
 @pytest.fixture

@@ -14,16 +14,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from tests.platform.databases import BACKENDS, Location, empty_database, execute
+from tests.platform.databases import Location, execute
 
 from tactful import metadata
 from tactful.errors import StorageError
 from tactful.metadata import BackfillJob, DefinitionVersion, MetadataStore, open_metadata
-
-
-@pytest.fixture(params=BACKENDS)
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
-    yield from empty_database(request, tmp_path)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.platform.databases import BACKENDS, Location, empty_database
+from tests.platform.databases import Location
 from tests.platform.support import Live
 from tests.platform.test_registry import make_model, register
 
@@ -16,11 +16,6 @@ from tactful.metadata import MetadataStore, open_metadata
 from tactful.model_log import ModelChange, ModelLog
 from tactful.ranking import Pointer, read_pointer
 from tactful.registry import Registry
-
-
-@pytest.fixture(params=BACKENDS)
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
-    yield from empty_database(request, tmp_path)
 
 
 @pytest.fixture

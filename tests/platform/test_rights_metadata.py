@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.platform.databases import BACKENDS, Location, empty_database
+from tests.platform.databases import Location
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
 from tactful import metadata
@@ -34,11 +34,6 @@ from tactful.service import Platform
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful_privacy import NOTHING, Keyring, Purpose
 from tactful_streaming import Traces, load_definitions
-
-
-@pytest.fixture(params=BACKENDS)
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
-    yield from empty_database(request, tmp_path)
 
 
 @pytest.fixture

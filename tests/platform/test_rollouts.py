@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner
-from tests.platform.databases import BACKENDS, Location, empty_database
 from tests.platform.shop import BEGIN, HOUR, write_log
 from tests.platform.support import Live, build, small_settings, wait_until
 
@@ -65,25 +64,6 @@ class Clock:
 
     def __call__(self) -> int:
         return self.at
-
-
-@pytest.fixture(params=BACKENDS)
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
-    yield from empty_database(request, tmp_path)
-
-
-@pytest.fixture
-def database(location: Location) -> Iterator[MetadataStore]:
-    opened = open_metadata(location)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[MetadataStore]:
-    opened = open_metadata(tmp_path / "metadata.db")
-    yield opened
-    opened.close()
 
 
 def history_of(people: list[str], share: float, *, control: float, change: float) -> list[Entry]:
