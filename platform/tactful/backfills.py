@@ -162,7 +162,7 @@ class Backfill:
 
     def _forget_erased(self, scratch: StateStore, definitions: Definitions) -> None:
         """Merge nothing of them: their own states were purged, and are not purged of it again."""
-        traces = stored_traces(scratch, self._suppression.suppressed)
+        traces = stored_traces(scratch, self._suppression.suppressed, definitions)
         if traces != Traces():
             forget(scratch, traces, definitions, {})
 

@@ -293,7 +293,7 @@ def _find(settings: Settings, person: str, known: Found | None) -> tuple[Found, 
     if not (state := settings.storage.data / "state").is_dir():
         return found, Listed()
     with contextlib.closing(open_beside(state)) as store:
-        return found, find_listed(store, found.traces)
+        return found, find_listed(store, found.traces, load_definitions(settings.features))
 
 
 def _search(settings: Settings, found: Sequence[Found]) -> list[str]:

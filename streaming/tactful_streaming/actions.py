@@ -15,7 +15,7 @@ from tactful_streaming.entries import APART, DEVICE_PREFIX, Event, Property
 from tactful_streaming.matches import Match
 
 _MAX_EVENT_IDS = 64
-"""Event ids that an action lists; of a longer match, the first ones."""
+"""Event ids that an action lists; of a longer match, the first ones. Of an item's, the last one."""
 
 
 def emitted_types(definitions: Definitions) -> dict[str, str]:
@@ -44,7 +44,7 @@ def action_of(match: Match, type_: str) -> Event | None:
         "sequence": match.name,
         "start": match.start,
         "end": match.end,
-        "events": list(match.events[:_MAX_EVENT_IDS]),
+        "events": list(_theirs(match)[:_MAX_EVENT_IDS]),
     }
     if match.same is not None:
         properties["same"] = match.same
@@ -60,6 +60,15 @@ def action_of(match: Match, type_: str) -> Event | None:
         session_id=match.key if match.entity == "session" else None,
         properties=properties,
     )
+
+
+def _theirs(match: Match) -> tuple[str, ...]:
+    """Ids of the events that whoever caused a match is known to have sent.
+
+    The others that had a part in what became of an item would be named in somebody's record, and
+    stay there when they are erased.
+    """
+    return match.events if match.entity in ("user", "session") else match.events[-1:]
 
 
 def _action_id(match: Match) -> str:

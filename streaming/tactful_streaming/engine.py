@@ -38,7 +38,7 @@ from tactful_streaming.entries import (
 from tactful_streaming.errors import EngineError, EntryError, StateError
 from tactful_streaming.evolution import adopt
 from tactful_streaming.firing import Fired
-from tactful_streaming.forgetting import Listed, Traces, forget, is_of, owners_of
+from tactful_streaming.forgetting import Listed, Traces, find_listed, forget, is_of, owners_of
 from tactful_streaming.handovers import Handovers
 from tactful_streaming.histories import Histories
 from tactful_streaming.identity import Identity, Move, Resolver
@@ -60,6 +60,7 @@ from tactful_streaming.layout import (
 from tactful_streaming.matches import Match
 from tactful_streaming.mirror import Mirror, stored_blobs
 from tactful_streaming.online import OnlineStore
+from tactful_streaming.operator_erasure import operator_key
 from tactful_streaming.operators import make_operators
 from tactful_streaming.outbox import Outbox
 from tactful_streaming.panes import Floats, Rows
@@ -560,9 +561,11 @@ class Engine:
         """
         self.commit()
         people = owners_of(self._store, traces)
+        if listed is None:
+            listed = find_listed(self._store, traces, self._definitions)
         removed = forget(self._store, traces, self._definitions, snapshots, listed=listed)
         with nullcontext() if lock is None else lock:
-            self._drop(traces, people)
+            self._drop(traces, people, listed.mentions)
         if self._cleaner is not None:
             self._cleaner.restore(self._stored(CLEANER))
         if self._mirror is not None:
@@ -571,7 +574,7 @@ class Engine:
             self._mirror.flush(self._offset)
         return removed
 
-    def _drop(self, traces: Traces, people: Collection[str]) -> None:
+    def _drop(self, traces: Traces, people: Collection[str], mentions: Iterable[bytes]) -> None:
         """Know nothing in memory of whom the store knows nothing any more."""
         for entity, keys in (("user", people), ("session", traces.sessions)):
             if entity in self._tables:
@@ -579,6 +582,14 @@ class Engine:
         for operator in self._operators:
             for key in (*people, *traces.sessions):
                 operator.detach(key)
+        operators = {operator.name: operator for operator in self._operators}
+        for stored in mentions:
+            name, _, key = operator_key(stored)
+            if name in operators:
+                operators[name].detach(key)
+                if (left := self._store.get(stored)) is not None:
+                    operators[name].unpack(key, left)
+        for operator in self._operators:
             operator.pack_changes()  # nothing else has changed since the commit
         self._users.forget(traces.users)
         self._outbox.forget(lambda action: is_of(action, traces))

@@ -1,9 +1,10 @@
 """Removes people from the stored state of an engine, also of one at work (`Engine.forget`).
 
 What is kept under the key of a person, of their devices and of their visits goes, and so do their
-event ids, the links to their devices and the actions made for them. Counts of items and categories,
-to which many people contributed, name nobody and stay; to have those as if the person had never
-been there, the state is rebuilt from the log.
+event ids, the links to their devices and the actions made for them. Sequences and joins of items
+keep nothing of theirs (`operator_erasure`). Counts of items and categories, to which many people
+contributed, name nobody and stay; to have those as if the person had never been there, the state is
+rebuilt from the log.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from tactful_streaming.layout import (
     operator_prefix,
 )
 from tactful_streaming.links import holders_of
+from tactful_streaming.operator_erasure import causes_in, find_mentions, without_mentions
 from tactful_streaming.state import Change, StateStore
 
 _ids = msgspec.msgpack.Decoder(list[str])
@@ -83,6 +85,11 @@ class Traces:
     def people(self) -> frozenset[str]:
         """Keys under which features are kept."""
         return self.users | {DEVICE_PREFIX + device for device in self.devices}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that names them, but for the ids of their events."""
+        return self.people | self.devices | self.sessions
 
 
 def devices_of(store: StateStore, user_id: str) -> Iterator[str]:
@@ -167,15 +174,16 @@ def drop_passenger(store: StateStore, name: str) -> None:
     store.write([(CONSUMER + name.encode(), None)])
 
 
-def stored_traces(store: StateStore, people: Container[str]) -> Traces:
+def stored_traces(store: StateStore, people: Container[str], definitions: Definitions) -> Traces:
     """What a stored state shows by itself of people who are known by nothing but a yes or no.
 
-    It reads the key of every entity. Ids of their events are not among it: nothing in a state says
-    whose they are.
+    It reads the key of every entity. Of the ids of their events it knows those only that a sequence
+    or join keeps with who caused them: nothing else in a state says whose they are.
 
     Args:
         store: of an engine that is closed.
         people: whether a key of :attr:`Traces.people` is one of them.
+        definitions: what the state was computed by.
     """
     users, devices, shared, sessions = set[str](), set[str](), set[str](), set[str]()
 
@@ -202,11 +210,17 @@ def stored_traces(store: StateStore, people: Container[str]) -> Traces:
             shared.add(device)
         users.update(holder for holder in holders if holder in people)
     sessions.update(sessions_of(store, people))
+    event_ids = set[str]()
+    for event_id, subject in causes_in(store, definitions):
+        if subject.split(APART)[0] in people:
+            event_ids.add(event_id)
+            note(subject.split(APART)[0])
     return Traces(
         users=frozenset(users),
         devices=frozenset(devices),
         shared=frozenset(shared),
         sessions=frozenset(sessions),
+        event_ids=frozenset(event_ids),
     )
 
 
@@ -226,20 +240,23 @@ class Listed:
     Attributes:
         cleaner: what the cleaner remembers of them.
         chunks: lists of event ids, some of which are theirs.
+        mentions: what sequences and joins keep of others, or of items, and of them.
     """
 
     cleaner: tuple[bytes, ...] = ()
     chunks: tuple[bytes, ...] = ()
+    mentions: tuple[bytes, ...] = ()
 
 
-def find_listed(store: StateStore, traces: Traces) -> Listed:
+def find_listed(store: StateStore, traces: Traces, definitions: Definitions) -> Listed:
     """Search a stored state, also one that another process writes to; it may take long."""
     chunks: list[bytes] = []
     if traces.event_ids:
         for key, blob in store.scan(ID_CHUNK):
             if not traces.event_ids.isdisjoint(_ids.decode(blob)):
                 chunks.append(key)
-    return Listed(tuple(_cleaner(store, traces)), tuple(chunks))
+    mentions = find_mentions(store, definitions, traces.event_ids, traces.names)
+    return Listed(tuple(_cleaner(store, traces)), tuple(chunks), tuple(mentions))
 
 
 def owners_of(store: StateStore, traces: Traces) -> frozenset[str]:
@@ -272,15 +289,15 @@ def forget(
     Returns:
         How many keys were removed.
     """
-    listed = find_listed(store, traces) if listed is None else listed
-    waiting: list[Change] = []
-    for key in _keys(traces, owners_of(store, traces), definitions):
-        if store.get(key) is not None:
-            waiting.append((key, None))
+    listed = find_listed(store, traces, definitions) if listed is None else listed
+    own = set(_keys(traces, owners_of(store, traces), definitions))
+    waiting: list[Change] = [(key, None) for key in own if store.get(key) is not None]
     waiting += [(key, None) for key in _waiting_of(store, traces)]
     waiting += [(key, None) for key in listed.cleaner]
     removed = len(waiting)
     waiting += _chunks(store, traces, listed.chunks)
+    others = [key for key in listed.mentions if key not in own]
+    waiting += without_mentions(store, definitions, others, traces.event_ids, traces.names)
     for name, without in snapshots.items():
         snapshot = store.get(CONSUMER + name.encode())
         if snapshot is not None and (left := without(snapshot)) != snapshot:

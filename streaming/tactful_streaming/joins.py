@@ -11,7 +11,7 @@ sees is the newest version that is not younger than itself, among those that had
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 
 import msgspec
@@ -279,6 +279,50 @@ class JoinOperator:
             if pairs[0].timestamp <= oldest:
                 del self._pairs[key]
                 self._dirty.add(key)
+
+
+def without(blob: bytes, drops: Callable[[Iterable[str], str | None], bool]) -> bytes | None:
+    """The packed state of a key without what goes; `blob` itself if all of it stays.
+
+    Args:
+        blob: as :meth:`JoinOperator.pack_changes` gave it, of any key but :data:`SHARED_KEY`.
+        drops: whether an event goes, by its id and who caused it, if that is known.
+
+    Returns:
+        None if nothing is left.
+
+    Raises:
+        StateError: if `blob` is something else.
+    """
+    state = _unpacked(blob)
+    events = [event for event in state.events if not drops((event.event_id,), event.subject)]
+    theirs = {event.event_id for event in state.events} - {event.event_id for event in events}
+    pairs = [
+        pair
+        for pair in state.pairs
+        if not (pair.event_id in theirs or drops((pair.event_id,), None))
+    ]
+    if (events, pairs) == (state.events, state.pairs):
+        return blob
+    return _encoder.encode(_PackedKey(events, pairs)) if events or pairs else None
+
+
+def causes_in(blob: bytes) -> Iterator[tuple[str, str]]:
+    """Ids of events in the packed state of a key, each with the key of who caused it, if known.
+
+    Raises:
+        StateError: if `blob` is something else.
+    """
+    for event in _unpacked(blob).events:
+        if event.subject is not None:
+            yield event.event_id, event.subject
+
+
+def _unpacked(blob: bytes) -> _PackedKey:
+    try:
+        return _key_decoder.decode(blob)
+    except msgspec.MsgspecError as error:
+        raise StateError(f"the packed state of a join is damaged: {error}") from error
 
 
 class ItemVersions:

@@ -123,7 +123,7 @@ def purge_partition(
         LogError: if the dead letters cannot be rewritten.
     """
     number, known = erasures.after(purged_number(store))
-    traces = known | stored_traces(store, erasures.suppressed)
+    traces = known | stored_traces(store, erasures.suppressed, definitions)
     if traces != Traces():
         if forget(store, traces, definitions, {}):
             store.purge()

@@ -12,8 +12,8 @@ watermark passes it, whoever moved the watermark: other people's events, or a ti
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
-from itertools import compress, repeat
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from itertools import chain, compress, repeat
 from operator import attrgetter
 from typing import Any
 
@@ -490,6 +490,69 @@ class SequenceOperator:
                 found = state, runs[0]
         if found is not None:
             self._partitions.put(row, found)
+
+
+def without(
+    blob: bytes, drops: Callable[[Iterable[str], str | None], bool], names: Container[str]
+) -> bytes | None:
+    """The packed state of a key without what goes; `blob` itself if all of it stays.
+
+    Args:
+        blob: as :meth:`SequenceOperator.pack_changes` gave it.
+        drops: whether events go, by their ids and who caused the last of them.
+        names: events that have one of these in common go likewise.
+
+    Returns:
+        None if nothing is left.
+
+    Raises:
+        StateError: if `blob` is something else.
+    """
+    last, waiting, partitions = _unpacked(blob)
+    stay = [
+        event
+        for event in waiting
+        if not (same_of(event[2]) in names or drops((event[4],), event[5]))
+    ]
+    kept: list[_PackedPartition] = []
+    for same, groups, matched in partitions:
+        if same in names:
+            continue
+        those = {
+            state: left
+            for state, runs in groups.items()
+            if (left := [run for run in runs if not drops(run[4], run[5])])
+        }
+        sure = [run for run in matched if not drops(run[4], run[5])]
+        if those or sure:
+            kept.append((same, those, sure))
+    if stay == waiting and kept == partitions:
+        return blob
+    return _encoder.encode((last, stay, kept)) if last or stay or kept else None
+
+
+def causes_in(blob: bytes) -> Iterator[tuple[str, str]]:
+    """Ids of events in the packed state of a key, each with the key of who caused it, if known.
+
+    Raises:
+        StateError: if `blob` is something else.
+    """
+    _, waiting, partitions = _unpacked(blob)
+    for event in waiting:
+        if event[5] is not None:
+            yield event[4], event[5]
+    for _, groups, matched in partitions:
+        for run in chain(*groups.values(), matched):
+            if run[5] is not None:
+                yield run[4][-1], run[5]
+
+
+def _unpacked(blob: bytes) -> _PackedKey:
+    try:
+        packed: _PackedKey = _decoder.decode(blob)
+    except msgspec.MsgspecError as error:
+        raise StateError(f"the packed state of a sequence is damaged: {error}") from error
+    return packed
 
 
 def _times_and_ids(events: Sequence[Happening]) -> tuple[NDArray[np.int64], Sequence[str]]:

@@ -53,6 +53,7 @@ def test_a_match_of_an_item_names_the_item_and_the_person() -> None:
     action = action_of(replace(MATCH, entity="item", key="i", subject="u"), "x.coupon")
     assert action is not None
     assert (action.user_id, action.item_id) == ("u", "i")
+    assert action.properties["events"] == ["e2"], "the others are not known to be theirs"
     assert action_of(replace(MATCH, entity="item", key="i", subject=None), "x.coupon") is None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tactful_streaming import (
     Event,
     Identity,
     Item,
+    Match,
     MemoryState,
     RocksState,
     Tick,
@@ -45,6 +47,10 @@ FEATURES = """
 - {name: hot, entity: user, sequence: [view, add_to_cart], within: 5m, emit: coupon}
 - {name: left, entity: session, sequence: [view, add_to_cart], within: 5m}
 - {name: near, entity: user, join: {event: view, with: item_updates, within: 10m}}
+- {name: bought, entity: item, sequence: [view, add_to_cart, x.login], within: 5m}
+- {name: by_each, entity: item, sequence: [view, add_to_cart], same: user_id, within: 5m,
+   emit: mail}
+- {name: item_near, entity: item, join: {event: view, with: item_updates, within: 10m}}
 """
 MINUTE = 60_000
 ADA = frozenset({"ada", "device:ada-phone"})
@@ -85,6 +91,7 @@ def opened(
     suppressed: Collection[str] = (),
     *,
     memory_bytes: int | None = None,
+    on_match: Callable[[Sequence[Match]], None] | None = None,
 ) -> Engine:
     return Engine(
         definitions,
@@ -93,6 +100,7 @@ def opened(
         identity=Identity(),
         suppressed=suppressed,
         memory_bytes=memory_bytes,
+        on_match=on_match,
     )
 
 
@@ -115,7 +123,7 @@ def entries(drawn: list[tuple[tuple[str | None, str | None], str, int]]) -> list
             made.append(User(user_id=user, timestamp=at, properties={"n": number}))
         else:
             event = Event(
-                event_id=f"e{number}",
+                event_id=f"e{number:03}",
                 type="view" if kind == "described" else kind,
                 timestamp=at,
                 user_id=user,
@@ -152,11 +160,14 @@ def apply(engine: Engine, log: Sequence[Entry], begin: int, end: int, commits: i
 
 
 def kept(store: MemoryState) -> dict[bytes, bytes]:
-    """All but counts over everybody, how far the state is, and numbers of events in sequences."""
+    """All but counts over everybody, how far the state is, and numbers of events in sequences.
+
+    Sequences of an item, too: what the events of others were a part of depends on hers.
+    """
     return {
         key: b"" if key.startswith(b"q") else value
         for key, value in store.scan(b"")
-        if key != b"meta" and not key.startswith(b"eitem:")
+        if key != b"meta" and not key.startswith((b"eitem:", b"qbought:", b"qitem_near:"))
     }
 
 
@@ -194,7 +205,9 @@ def test_an_engine_goes_on_as_if_it_had_never_seen_them(
     place = round(share * len(log))
     suppressed: set[str] = set()
     store = Breaking()
-    engine = opened(definitions, store, suppressed, memory_bytes=memory_bytes)
+    found: list[Match] = []
+    open_it = partial(opened, memory_bytes=memory_bytes, on_match=found.extend)
+    engine = open_it(definitions, store, suppressed)
     apply(engine, log, 0, place, commits)
     suppressed |= ADA
     traces = traces_of(log[:place])
@@ -206,18 +219,21 @@ def test_an_engine_goes_on_as_if_it_had_never_seen_them(
                 engine.forget(traces)
             store.writes_left = None
             # The next process applies what was not committed: by then they are suppressed.
-            engine = opened(definitions, store, suppressed, memory_bytes=memory_bytes)
+            engine = open_it(definitions, store, suppressed)
             apply(engine, log, engine.offset, place, commits)
         engine.forget(traces)
+    found.clear()
     at = 20 * MINUTE
     for key in ADA:
         assert not any(engine.read("user", key, at).values())
     assert engine.devices_of("ada") == ()
     assert "ada" not in engine.users
     assert not any(is_theirs(action) for action in engine.outbox())
-    assert not any(b"ada" in key + value for key, value in store.scan(b""))
+    needles = [b"ada", *(event_id.encode() for event_id in traces.event_ids)]
+    assert not [pair for pair in store.scan(b"") if any(n in pair[0] + pair[1] for n in needles)]
     apply(engine, log, place, len(log), commits)
     engine.commit()
+    assert not [match for match in found if not traces.event_ids.isdisjoint(match.events)]
 
     # A log in which they never were; time passes in it all the same.
     def without(entry: Entry) -> Entry:
@@ -234,6 +250,10 @@ def test_an_engine_goes_on_as_if_it_had_never_seen_them(
     for key in ("bob", "device:bob-phone", "device:tablet", *ADA):
         assert engine.read("user", key, at) == other.read("user", key, at)
     assert engine.read("session", "visit-bob", at) == other.read("session", "visit-bob", at)
+    for item in ("i0", "i1"):  # far fewer pairs than are kept of an item
+        assert (
+            engine.read("item", item, at)["item_near"] == other.read("item", item, at)["item_near"]
+        )
     assert {a.event_id for a in engine.outbox()} == {a.event_id for a in other.outbox()}
     if killed_after is None:  # else commits were at other places, and what is packed follows them
         mine, theirs = map(kept, (store, other_store))
@@ -243,6 +263,56 @@ def test_an_engine_goes_on_as_if_it_had_never_seen_them(
     again = opened(definitions, store, suppressed)
     for key in ("bob", "device:bob-phone", "device:tablet"):
         assert again.read("user", key, at) == other.read("user", key, at)
+
+
+def test_of_a_sequence_that_several_had_a_part_in_what_they_took_goes(
+    definitions: Definitions,
+) -> None:
+    """Beginnings and buffered events of others stay as they are, in memory and in the store."""
+    found: list[Match] = []
+    store = MemoryState()
+    engine = opened(definitions, store, on_match=found.extend)
+    steps = [
+        ("bob", "view", 1),
+        ("ada", "add_to_cart", 2),  # is taken by Bob's beginning, which ends with her
+        ("eve", "view", 3),
+        ("bob", "add_to_cart", 4),
+        ("ada", "view", 5),
+        ("tom", "x.login", 5),  # waits for the watermark when she goes
+        ("ada", "x.login", 5),
+    ]
+    log = [
+        Event(event_id=f"{who}-{at}", type=kind, timestamp=at, user_id=who, item_id="i0")
+        for who, kind, at in steps
+    ]
+    engine.apply(list(enumerate(map(encode_entry, log))))
+    ids = frozenset(event.event_id for event in log if event.user_id == "ada")
+    engine.forget(Traces(users=frozenset({"ada"}), event_ids=ids))
+    for going_on in (engine, opened(definitions, store, on_match=found.extend)):
+        going_on.apply([(9, encode_entry(Tick(timestamp=2 * MINUTE)))])
+        matches = [match for match in found if match.name == "bought"]
+        assert [match.events for match in matches] == [("eve-3", "bob-4", "tom-5")]
+        found.clear()
+
+
+def test_an_unknown_person_is_found_by_what_they_caused_of_an_item(
+    definitions: Definitions,
+) -> None:
+    """A state that turns up late shows by itself that somebody had a part in it."""
+    store = MemoryState()
+    engine = opened(definitions, store)
+    for number, who in enumerate(("ada", "bob")):
+        event = Event(
+            event_id=f"{who}-1", type="view", timestamp=1, user_id=who, item_id=f"i{number}"
+        )
+        engine.apply([(number, encode_entry(event))])
+    engine.commit()
+    theirs = {key: blob for key, blob in store.scan(b"q") if b"bob" in blob}
+    store.write([(key, None) for key, _ in store.scan(b"") if not key.startswith(b"q")])
+    traces = forgetting.stored_traces(store, ADA, definitions)
+    assert traces == Traces(users=frozenset({"ada"}), event_ids=frozenset({"ada-1"}))
+    forgetting.forget(store, traces, definitions, {})
+    assert dict(store.scan(b"")) == theirs
 
 
 def test_what_rules_remember_of_them_goes(definitions: Definitions, tmp_path: Path) -> None:
