@@ -18,6 +18,7 @@ import torch
 
 from benchmarks import _federated_families as families
 from benchmarks import _federated_fleet as fleet
+from benchmarks import _federated_scale as scale
 from benchmarks import _federated_secure as secure
 from benchmarks.figures import Figure, Part, main, measure
 from tactful_federated import (
@@ -81,6 +82,7 @@ def _parts(quick: bool) -> list[Part]:
     parts = [
         Part("quality", [(n, "1") for n in [*rates, *noisy]], lambda: _quality(quick)),
         Part("simulation", [("simulated_devices_per_s", "1/s")], lambda: _simulation(quick)),
+        Part("scale", scale.FIGURES, lambda: scale.rounds_beside_flower(quick)),
         Part("sum", [("secure_sum_100x50k_s", "s")], lambda: secure.server_time(quick)),
         Part("kills", [("kill_wrong_sums", "sums")], lambda: secure.kills(quick)),
         Part("device", [("device_cpu_s_per_message", "s")], lambda: secure.device_time(quick)),
@@ -99,7 +101,6 @@ _FLEET = (
     "device_cpu_s_per_message_tls",
 )
 _MISSING = (
-    ("rounds_vs_flwr_ray", "1", "needs flwr[simulation], whose Ray no environment here has yet"),
     ("intent_hr20_gain", "1", "an intent adds candidates, but the forest has no column for it yet"),
 )
 

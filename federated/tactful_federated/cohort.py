@@ -8,12 +8,14 @@ the weights, its own shuffling, its own gradient clipping and its own update.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.device import TrainerSettings
-from tactful_federated.errors import WeightsError, missing_extra
+from tactful_federated.errors import WeightsError, missing_extra, require
 from tactful_federated.scores import Score
 from tactful_federated.tokens import FIRST_CATEGORY, PAD, Windows
 from tactful_federated.vectors import Vector, check_vector, clip_to_norm
@@ -39,6 +41,7 @@ class SimulatedPopulation:
         settings: How devices train.
         seed: Device n shuffles by `seed + n`, as `Device` does by its own seed.
         group: Devices stacked at a time.
+        threads: Stacks trained at a time, 1 or more; updates do not depend on it.
     """
 
     def __init__(
@@ -51,9 +54,12 @@ class SimulatedPopulation:
         settings: TrainerSettings | None = None,
         seed: int = 0,
         group: int = 32,
+        threads: int = 1,
     ) -> None:
         """Look at the devices' questions."""
-        self._questions, self._seed, self._group = questions, seed, group
+        require(group >= 1 and threads >= 1, "group and threads must be at least 1")
+        self._questions, self._seed = questions, seed
+        self._group, self._threads = group, threads
         self._settings = settings or TrainerSettings()
         categories = vocabulary_size - FIRST_CATEGORY
         self._shapes = [
@@ -77,14 +83,20 @@ class SimulatedPopulation:
         """Clipped updates of the devices asked; one that diverges is missing."""
         flat = torch.from_numpy(check_vector(weights, sum(self._sizes)).copy())
         ordered = sorted(ids, key=lambda device: -len(self._questions[device].inputs))
-        for first in range(0, len(ordered), self._group):
-            group = ordered[first : first + self._group]
-            trained = self._train_group(group, flat, round_number).numpy()
-            for device, after in zip(group, trained, strict=True):
-                try:
-                    yield device, clip_to_norm(after - weights, self._settings.update_norm)
-                except WeightsError:
-                    continue
+        groups = [ordered[n : n + self._group] for n in range(0, len(ordered), self._group)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            # So many at a time, since each holds a copy of the weights for each of its devices.
+            for first in range(0, len(groups), self._threads):
+                beside = groups[first : first + self._threads]
+                trained = pool.map(
+                    lambda group: self._train_group(group, flat, round_number), beside
+                )
+                for device, after in zip(chain(*beside), chain.from_iterable(trained), strict=True):
+                    try:
+                        change = after.numpy() - weights
+                        yield device, clip_to_norm(change, self._settings.update_norm)
+                    except WeightsError:
+                        continue
 
     def evaluate(
         self, ids: Sequence[int], weights: Vector, round_number: int

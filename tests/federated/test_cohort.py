@@ -34,6 +34,11 @@ def test_stacked_devices_train_as_they_would_alone(proximal: float) -> None:
     )
     weights = IntentModel(VOCABULARY.size, seed=9).vector()
     together = dict(population.train(list(histories), weights, 7))
+    threaded = SimulatedPopulation(
+        questions, VOCABULARY.size, settings=settings, seed=40, group=3, threads=2
+    )
+    for number, update in threaded.train(list(histories), weights, 7):
+        assert np.array_equal(update, together[number])
     for number, history in histories.items():
         model = IntentModel(VOCABULARY.size)
         alone = Device(history, VOCABULARY, model, settings, seed=40 + number).train(weights, 7)
