@@ -114,7 +114,12 @@ if TYPE_CHECKING:
     from tactful_bandits.power import Design, days_needed
     from tactful_bandits.private_linear_bandit import PrivateLinearBandit
     from tactful_bandits.quantiles import Quantile
-    from tactful_bandits.released_samples import RatioSums, ReleasedProportion, ReleasedRatio
+    from tactful_bandits.released_samples import (
+        RatioSums,
+        ReleasedProportion,
+        ReleasedRatio,
+        units_behind_noise,
+    )
     from tactful_bandits.replay import Batch, Replay
     from tactful_bandits.return_rates import retention, retention_curve
     from tactful_bandits.rollouts import (
@@ -282,6 +287,7 @@ __all__ = [
     "start_shadow",
     "stratified_difference",
     "switch_doubly_robust",
+    "units_behind_noise",
     "winsorised",
 ]
 
@@ -402,6 +408,7 @@ _LOADED_WHEN_USED = {
     "start_shadow": "lifecycle",
     "stratified_difference": "adjustment",
     "switch_doubly_robust": "off_policy",
+    "units_behind_noise": "released_samples",
     "winsorised": "adjustment",
 }
 

@@ -70,6 +70,36 @@ class ReleasedProportion:
         return self.units - 1
 
 
+def units_behind_noise(
+    control: ReleasedProportion, treatment: ReleasedProportion, share: float
+) -> tuple[int, int]:
+    """Exact counts that say as much of the sample ratio as two released ones.
+
+    With ``N`` units, ``d`` more in the treatment than its share ``s``, and noise of variance ``V``
+    in ``d``, that are ``f N`` units with ``f d`` more, ``f = N s (1 - s) / (N s (1 - s) + V)``: of
+    ``d`` over its standard error nothing is lost or won. `tactful_bandits.check_sample_ratio` may
+    be asked about them, look by look, as about exact counts.
+
+    Args:
+        control: Units of the control.
+        treatment: Units of the treatment.
+        share: Of the units that should be in the treatment, in (0, 1).
+
+    Raises:
+        StatisticsError: The share is none.
+    """
+    if not 0 < share < 1:
+        raise StatisticsError(f"the treatment's share must lie between 0 and 1, not {share}")
+    totals = [arm.successes + arm.failures for arm in (control, treatment)]
+    noises = [arm.successes_noise + arm.failures_noise for arm in (control, treatment)]
+    surplus = (1 - share) * totals[1] - share * totals[0]
+    chance = sum(totals) * share * (1 - share)
+    kept = chance / (chance + share**2 * noises[0] + (1 - share) ** 2 * noises[1])
+    units = kept * sum(totals)
+    treated = min(max(share * units + kept * surplus, 0.0), units)
+    return round(units - treated), round(treated)
+
+
 @dataclass(frozen=True, slots=True)
 class RatioSums:
     """The sums that a ratio over units is made of, or the variances of the noise in them.

@@ -58,6 +58,8 @@ class PersonOutcome(NamedTuple):
         revenue: what was spent on items of these lists.
         latency_ms: how long they took, all together.
         timed: of how many of them that is known.
+        failed: of how many of them what should have made them failed.
+        flat: of how many of them all scores were alike, or one was no number.
     """
 
     shown: int
@@ -65,6 +67,22 @@ class PersonOutcome(NamedTuple):
     revenue: float = 0.0
     latency_ms: float = 0.0
     timed: int = 0
+    failed: int = 0
+    flat: int = 0
+
+
+class FirstList(NamedTuple):
+    """What became of the first list that a person was shown.
+
+    Attributes:
+        over: when its time was over, epoch milliseconds.
+        arm: by which it was made.
+        took: whether something was taken from it.
+    """
+
+    over: int
+    arm: str
+    took: bool
 
 
 @dataclass(frozen=True)
@@ -115,9 +133,12 @@ class _List:
     """A list whose time is not over."""
 
     person: str
+    arm: str
     at: int
     items: tuple[str, ...]
     latency_ms: float | None
+    failed: bool = False
+    flat: bool = False
     took: bool = False
     revenue: float = 0.0
     paid: set[str] = field(default_factory=set)
@@ -161,6 +182,7 @@ class Tally:
         self._early: OrderedDict[str, list[Event]] = OrderedDict()
         self._arms: dict[str, str | None] = {}
         self._people: dict[str, PersonOutcome] = {}
+        self._firsts: dict[str, FirstList] = {}
         self._newest = 0
 
     def read(self, records: Iterable[tuple[int, bytes]]) -> None:
@@ -203,7 +225,11 @@ class Tally:
                 known.revenue + shown.revenue,
                 known.latency_ms + (shown.latency_ms or 0.0),
                 known.timed + timed,
+                known.failed + shown.failed,
+                known.flat + shown.flat,
             )
+            first = FirstList(shown.at + self._lasts, shown.arm, shown.took)
+            self._firsts[shown.person] = min(first, self._firsts.get(shown.person, first))
 
     def forget(self, traces: Traces) -> None:
         """Count people no more who are erased, as if they had never come."""
@@ -211,6 +237,7 @@ class Tally:
         for person in people:
             self._arms.pop(person, None)
             self._people.pop(person, None)
+            self._firsts.pop(person, None)
         self._open = {key: it for key, it in self._open.items() if it.person not in people}
         for identity, events in [*self._early.items()]:
             if others := [event for event in events if not is_of(event, traces)]:
@@ -231,6 +258,17 @@ class Tally:
         crossed = sum(arm is None for arm in self._arms.values())
         return ArmOutcomes(arms, crossed, exposed)
 
+    def first_lists(self, after: int, until: int) -> list[FirstList]:
+        """First lists whose time was over after one time and by another, of one person each.
+
+        Whoever's first list is in one such span is in no other one, also if the log is read again.
+
+        Args:
+            after: epoch milliseconds, left out.
+            until: epoch milliseconds, as far as lists were closed.
+        """
+        return [first for first in self._firsts.values() if after < first.over <= until]
+
     def _show(self, shown: Impression) -> None:
         at, person = shown.event.timestamp, subject_key(shown.event)
         self._newest = max(self._newest, at)
@@ -241,9 +279,16 @@ class Tally:
             return
         if self._arms.setdefault(person, arm) != arm:
             self._arms[person] = None
-        took_ms = shown.event.properties.get("took_ms")
+        properties = shown.event.properties
+        took_ms = properties.get("took_ms")
         self._open[identity] = _List(
-            person, at, tuple(shown.items), took_ms if isinstance(took_ms, float) else None
+            person,
+            arm,
+            at,
+            tuple(shown.items),
+            took_ms if isinstance(took_ms, float) else None,
+            failed=properties.get("failed") is True,
+            flat=_is_flat(properties.get("scores")),
         )
         for event in self._early.pop(identity, ()):
             self._note(identity, event)
@@ -377,9 +422,12 @@ def samples(people: Mapping[str, PersonOutcome]) -> dict[str, Sample]:
     """
     if len(people) < 2:
         return {}
-    shown, took, revenue, latency, timed = np.array(list(people.values()), np.float64).T
+    columns = np.array(list(people.values()), np.float64).T
+    shown, took, revenue, latency, timed, failed, flat = columns
     found: dict[str, Sample] = {
         "taken_lists": Ratio.from_units(took, shown),
+        "errors": Proportion(len(people), int((failed > 0).sum())),
+        "anomalies": Proportion(len(people), int((flat > 0).sum())),
         "takers": Proportion(len(people), int((took > 0).sum())),
         "revenue": Mean.from_units(revenue),
     }
@@ -407,3 +455,12 @@ def arm_of(shown: Impression, experiment: str) -> str | None:
     if shown.forced or properties.get("experiment") != experiment or not isinstance(arm, str):
         return None
     return arm
+
+
+def _is_flat(scores: object) -> bool:
+    """Whether scores order nothing: all alike, or one that is no number (logged as none)."""
+    if not isinstance(scores, list) or not scores:
+        return False
+    if not all(isinstance(score, int | float) for score in scores):
+        return True
+    return len(scores) > 1 and min(scores) == max(scores)

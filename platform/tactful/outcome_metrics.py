@@ -31,6 +31,8 @@ METRICS = {
     "takers": Metric("share of people who took something from a list", "higher"),
     "revenue": Metric("spent on items of lists, each person", "higher"),
     "latency": Metric("milliseconds that a list took", "lower"),
+    "errors": Metric("share of people with a list that its model failed to rank", "lower"),
+    "anomalies": Metric("share of people with a list whose scores order nothing", "lower"),
 }
 
 

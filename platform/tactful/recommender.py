@@ -123,6 +123,7 @@ class Recommender:
             )
         self._rollouts = ServedRollouts(rollouts)
         self._rivals: dict[str, RankingModel] = {}
+        self._failing: set[str] = set()
         self._new_id = new_id
         self._monotonic = monotonic
         self._stopwatch = stopwatch
@@ -194,6 +195,7 @@ class Recommender:
         unknown = candidates.lift is not None and not situation.known
         learned = loaded.model is not None and assignment.arm != HEURISTIC and not unknown
         features: NDArray[np.float32] | None = None
+        failed = False
         if loaded.model is not None and learned and len(candidates.rows):
             features = assemble(
                 candidates,
@@ -201,7 +203,7 @@ class Recommender:
                 source=self._source,
                 catalogue=view.catalogue,
             )
-            scores = self._rivals.get(drawn.model, loaded.model).score(features)
+            scores, failed = self._scored(drawn.model, loaded.model, features)
         else:
             scores = heuristic_scores(
                 candidates,
@@ -248,7 +250,9 @@ class Recommender:
         answer = Recommendation(
             recommendation_id=recommendation_id,
             items=items,
-            model_version=(drawn.model or loaded.version) if learned else HEURISTIC,
+            model_version=((not failed and drawn.model) or loaded.version)
+            if learned
+            else HEURISTIC,
             variant={
                 **({} if assignment.arm is None else {assignment.experiment: assignment.arm}),
                 **drawn.variant(),
@@ -260,10 +264,29 @@ class Recommender:
             return answer, None
         shown = None if features is None else features[order]
         took_part = {**policy.told(), **_told(rules, arranged), **drawn.told()}
+        if failed:
+            took_part["failed"] = True
         here = candidates.channel[order] == CHANNELS.index(TRENDING)
         if here.any():
             took_part[TRENDING] = view.trending.told(candidates.rows[order][here])
         return answer, self._impression(request, answer, assignment, shown, at, took_part)
+
+    def _scored(
+        self, rival: str, champion: RankingModel, features: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], bool]:
+        """Scores, and whether a model on trial failed to give them, so that the champion did."""
+        trial = self._rivals.get(rival)
+        if trial is None:
+            return champion.score(features), False
+        try:
+            scores = trial.score(features)
+        except Exception:  # whatever it is: nobody's list may fail for a trial
+            scores = np.full(len(features), np.nan, np.float32)
+        failed = not np.isfinite(scores).all()
+        if failed and rival not in self._failing:
+            self._failing.add(rival)
+            _LOG.error("model %s, which is on trial, fails: the champion ranks instead", rival)
+        return (champion.score(features) if failed else scores), failed
 
     def explain(self, impression: Event) -> Explanation:
         """Say how a list came about.

@@ -72,6 +72,8 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         alpha: probability that a change which harms nothing is ever rolled back.
         tightest_at: people at whom harm is to be seen soonest.
         proof: advance only once critical guardrails show that there is no harm.
+        epsilon: judge by counts that were released with noise, at this privacy loss of a person in
+            a stage; None judges by exact outcomes (`tactful.private_looks`).
         start: whether it starts by itself when it is applied.
     """
 
@@ -85,6 +87,7 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     alpha: float = 0.05
     tightest_at: Annotated[float, Meta(ge=2)] = 20_000
     proof: bool = False
+    epsilon: Annotated[float, Meta(ge=0.01, le=10)] | None = None
     start: bool = False
 
     @property
@@ -154,6 +157,11 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             if guard.metric not in METRICS:
                 raise ConfigError(
                     f"{where}: there is no metric {guard.metric!r}; there are {', '.join(METRICS)}"
+                )
+            if self.epsilon is not None and guard.metric != "takers":
+                raise ConfigError(
+                    f"{where}: with epsilon, counts of takers are released and nothing else: leave "
+                    f"the guardrail {guard.metric!r} out"
                 )
         try:
             plan = RolloutPlan(

@@ -2,7 +2,7 @@
 
 Of several servers on one database each may look; a look is decided by the first to write it, and
 the others find it done (`tactful.rollout_store`). What people did is read from the log inside the
-trusted zone; what is kept and told of a look are words, no numbers of people.
+trusted zone; what is kept and told of a look are words, and of a private look what it released.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +18,15 @@ import msgspec
 
 from tactful.arm_outcomes import Tally, read_on, samples, tells
 from tactful.errors import ConfigError, StorageError
+from tactful.private_looks import LOOKS, noise_of, observations, release
 from tactful.rollout_definitions import CHANGE, CONTROL, load_rollouts
 from tactful.rollout_messages import RolloutSaid
 from tactful.rollout_serving import Served
-from tactful.rollout_store import RolloutStore, StoredRollout
+from tactful.rollout_store import Judged, RolloutStore, StoredRollout
 from tactful_bandits import (
     ExperimentError,
+    Proportion,
     Rollout,
-    RolloutLook,
     Sample,
     StageObservations,
     judge_rollout,
@@ -106,7 +107,7 @@ class RolloutKeeper:
             each.key: self._watched[each.key] for each in going if each.key in self._watched
         }
         for stored in going:
-            if stored.archived or self._clock() - stored.looked_at < self._every_ms:
+            if stored.archived or self._clock() - stored.looked_at < self._between(stored):
                 continue
             try:
                 look = self._take(stored)
@@ -121,14 +122,39 @@ class RolloutKeeper:
         return said
 
     def _take(self, stored: StoredRollout) -> RolloutSaid | None:
-        seen = self._count(stored)
+        tally = self._count(stored)
+        if stored.definition.epsilon is not None and stored.rollout.share < 1:
+            return self._take_privately(stored, tally, stored.definition.epsilon)
+        seen = _exact(stored.rollout, tally)
 
-        def judge(rollout: Rollout, at: int) -> RolloutLook:
-            return judge_rollout(rollout, seen, at=at)
+        def judge(rollout: Rollout, at: int) -> Judged:
+            return Judged(judge_rollout(rollout, seen, at=at))
 
         return self._store.look(stored, judge, every_ms=self._every_ms)
 
-    def _count(self, stored: StoredRollout) -> StageObservations:
+    def _take_privately(
+        self, stored: StoredRollout, tally: Tally, epsilon: float
+    ) -> RolloutSaid | None:
+        """See only what this look and those before it in the stage have released."""
+        noise, since = noise_of(epsilon), stored.rollout.since
+        before = self._store.looks(stored.key, limit=None, since=since)
+        latest = max([since, *(said.at for said in before)])
+
+        def judge(rollout: Rollout, at: int) -> Judged:
+            drawn = release(tally.first_lists(latest, at), noise)
+            looks = [*(said.released for said in before if said.released is not None), drawn]
+            seen = observations(looks, float(noise.variance), rollout.share)
+            return Judged(judge_rollout(rollout, seen, at=at), drawn)
+
+        return self._store.look(stored, judge, every_ms=self._between(stored))
+
+    def _between(self, stored: StoredRollout) -> int:
+        """Least time between two looks; private ones are few, since the noise of all adds up."""
+        if stored.definition.epsilon is None:
+            return self._every_ms
+        return max(self._every_ms, stored.rollout.plan.stage_ms // LOOKS)
+
+    def _count(self, stored: StoredRollout) -> Tally:
         """What people did since the stage began, as far as the log goes."""
         rollout, definition = stored.rollout, stored.definition
         stage = rollout.stage, rollout.since
@@ -148,16 +174,7 @@ class RolloutKeeper:
         for number, log in enumerate(self._logs):
             watched.positions[number] = read_on(log, watched.tally, watched.positions[number])
         watched.tally.close(self._clock())
-        seen = watched.tally.outcomes()
-        arms = [samples(seen.arms.get(arm, {})) for arm in (CONTROL, CHANGE)]
-        pairs: dict[str, tuple[Sample, Sample] | None] = {
-            guard.metric: (arms[0][guard.metric], arms[1][guard.metric])
-            if tells(guard.metric, *arms)
-            else None
-            for guard in rollout.plan.guardrails
-        }
-        units = seen.exposed.get(CONTROL, 0), seen.exposed.get(CHANGE, 0)
-        return StageObservations(units, pairs)
+        return watched.tally
 
 
 def apply_file(store: RolloutStore, path: Path) -> None:
@@ -175,6 +192,26 @@ def apply_file(store: RolloutStore, path: Path) -> None:
             store.apply(definition, by="tactful serve", reason=f"applied from {path.name}")
         except ConfigError as error:
             logger.warning("%s: %s", path, error)
+
+
+def _exact(rollout: Rollout, tally: Tally) -> StageObservations:
+    """What a look sees inside the trusted zone."""
+    seen = tally.outcomes()
+    arms = [samples(seen.arms.get(arm, {})) for arm in (CONTROL, CHANGE)]
+    pairs = {guard.metric: _pair(guard.metric, *arms) for guard in rollout.plan.guardrails}
+    units = seen.exposed.get(CONTROL, 0), seen.exposed.get(CHANGE, 0)
+    return StageObservations(units, pairs)
+
+
+def _pair(
+    metric: str, control: Mapping[str, Sample], change: Mapping[str, Sample]
+) -> tuple[Sample, Sample] | None:
+    if metric not in control or metric not in change:
+        return None
+    pair = control[metric], change[metric]
+    # Of shares exact intervals can tell, though nobody said yes: as it is of errors, commonly.
+    shares = all(isinstance(arm, Proportion) for arm in pair)
+    return pair if shares or tells(metric, control, change) else None
 
 
 def served_now(stored: Iterable[StoredRollout]) -> list[Served]:

@@ -1,6 +1,7 @@
 """What the API and the command line tell of rollouts, and the steps that both can take.
 
-Words and shares, no numbers of people: who may read this is not who may read the log.
+Words and shares, no numbers of people but released ones: who may read this is not who may read the
+log.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class RolloutSaid(msgspec.Struct, kw_only=True, frozen=True):
         sample_ratio: ``ok``, ``mismatch`` or ``too few data``.
         guardrails: verdict by metric: ``too few data``, ``harm``, ``undecided`` or ``no harm``.
         state: of the rollout after it.
+        released: of a private look, by arm, noisy counts of the people who took something from
+            their first list and of those who did not, since the look before; else None.
     """
 
     number: int
@@ -94,6 +97,7 @@ class RolloutSaid(msgspec.Struct, kw_only=True, frozen=True):
     sample_ratio: str
     guardrails: dict[str, str]
     state: str
+    released: dict[str, tuple[int, int]] | None = None
 
 
 class RolloutDetails(msgspec.Struct, kw_only=True, frozen=True):

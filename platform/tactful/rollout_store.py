@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -73,6 +73,13 @@ class StoredRollout:
         return self.rollout.state in ("rolled back", "decided")
 
 
+class Judged(NamedTuple):
+    """A look, and what it released: kept in the same transaction, so nothing is drawn twice."""
+
+    look: RolloutLook
+    released: dict[str, tuple[int, int]] | None = None
+
+
 class RolloutStore:
     """The rollouts of one installation."""
 
@@ -107,10 +114,20 @@ class RolloutStore:
             for row in self._metadata.fetch(query.order_by(rollout_changes.c.number))
         ]
 
-    def looks(self, key: str, *, limit: int = 20) -> list[RolloutSaid]:
-        """The latest looks, newest first."""
+    def looks(
+        self, key: str, *, limit: int | None = 20, since: int | None = None
+    ) -> list[RolloutSaid]:
+        """The latest looks, newest first.
+
+        Args:
+            key: of the rollout.
+            limit: at most so many; None for all.
+            since: only those after this time, epoch milliseconds.
+        """
         table = rollout_looks
         query = sa.select(table).where(table.c.key == key).order_by(table.c.number.desc())
+        if since is not None:
+            query = query.where(table.c.at > since)
         return [
             msgspec.json.decode(row.said, type=RolloutSaid)
             for row in self._metadata.fetch(query.limit(limit))
@@ -184,7 +201,7 @@ class RolloutStore:
     def look(
         self,
         seen: StoredRollout,
-        judge: Callable[[Rollout, int], RolloutLook],
+        judge: Callable[[Rollout, int], Judged],
         *,
         every_ms: int,
     ) -> RolloutSaid | None:
@@ -210,7 +227,7 @@ class RolloutStore:
             if held.archived or now - held.looked_at < every_ms:
                 return None
             try:
-                look = judge(held.rollout, now)
+                look, released = judge(held.rollout, now)
             except LifecycleError as error:
                 raise ConfigError(str(error)) from error
             said = RolloutSaid(
@@ -220,6 +237,7 @@ class RolloutStore:
                 sample_ratio=_ratio_said(look),
                 guardrails={each.guardrail.metric: each.verdict for each in look.guardrails},
                 state=look.rollout.state,
+                released=released,
             )
             connection.execute(
                 sa.insert(rollout_looks).values(

@@ -13,9 +13,12 @@ from tactful_bandits import (
     ReleasedProportion,
     ReleasedRatio,
     StatisticsError,
+    check_sample_ratio,
     difference,
     fixed_horizon_interval,
+    units_behind_noise,
 )
+from tactful_privacy import DiscreteLaplace
 
 CASES = simulated.cases()
 EXACT = RatioSums(0, 0, 0, 0, 0)
@@ -93,3 +96,38 @@ def test_a_share_below_zero_is_kept_and_still_has_an_interval() -> None:
 def test_releases_that_say_nothing_are_refused(make: Any, message: str) -> None:
     with pytest.raises(StatisticsError, match=message):
         make()
+
+
+def test_released_counts_hold_a_rollout_as_seldom_as_exact_ones() -> None:
+    """SRM behind noise that outweighs chance: at 5 % hardly ever, and seen where it is there."""
+    rng = np.random.default_rng(3)
+    noise, looks, runs = DiscreteLaplace(1, "0.5", entropy=rng.bytes), 24, 200
+    variance = float(noise.variance)
+
+    def alarms(true_share: float) -> float:
+        found = 0
+        for _ in range(runs):
+            treated = np.cumsum(rng.binomial(40, true_share, looks))
+            added = np.cumsum(noise.sample(4 * looks).reshape(4, looks), axis=1)
+            for look in range(looks):
+                n, t, v = 40 * (look + 1), int(treated[look]), variance * (look + 1)
+                cells = np.array([0.3 * (n - t), 0.7 * (n - t), 0.3 * t, 0.7 * t]) + added[:, look]
+                if min(cells[:2].sum(), cells[2:].sum()) < 2:
+                    continue
+                control = ReleasedProportion(cells[0], cells[1], v, v)
+                arm = ReleasedProportion(cells[2], cells[3], v, v)
+                counts = units_behind_noise(control, arm, 0.1)
+                if check_sample_ratio(counts, (0.9, 0.1), alpha=0.05, concentration=100).mismatch:
+                    found += 1
+                    break
+        return found / runs
+
+    assert alarms(0.1) <= 0.05
+    assert alarms(0.22) >= 0.9
+
+
+def test_counts_without_noise_are_themselves() -> None:
+    control, treatment = ReleasedProportion(30, 70, 0, 0), ReleasedProportion(5, 6, 0, 0)
+    assert units_behind_noise(control, treatment, 0.1) == (100, 11)
+    with pytest.raises(StatisticsError, match="between 0 and 1"):
+        units_behind_noise(control, treatment, 1.0)

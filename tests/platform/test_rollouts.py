@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.typing import NDArray
 from tests.platform.shop import BEGIN, HOUR, write_log
 from tests.platform.support import Live, build, small_settings, wait_until
 
@@ -531,3 +533,110 @@ def test_only_admins_move_rollouts(tmp_path: Path) -> None:
         }
         by = answers["admin"].json()["history"][0]["changed_by"]
         assert by == f"key {keys['admin'].split('_')[1]}"
+
+
+def private(**changes: Any) -> RolloutDefinition:
+    return definition(epsilon=1.0, stage_hours=24.0, **changes)
+
+
+def test_private_looks_say_only_what_was_released_once(
+    database: MetadataStore, tmp_path: Path
+) -> None:
+    clock = Clock()
+    store = RolloutStore(database, clock=clock)
+    store.apply(private(), by="ann", reason="r")
+    made = history_of(PEOPLE, 0.5, control=0.3, change=0.1)
+    keeper = keeper_of(store, tmp_path / "log", made, clock)
+    clock.at += HOUR + 10_000  # the last millisecond of their time counts to them
+    (first,) = keeper.run()
+    assert first.released is not None
+    assert first.state == "rolled back"
+    exact: dict[str, list[int]] = {CONTROL: [0, 0], CHANGE: [0, 0]}
+    for person in PEOPLE:
+        exact[assign(experiment_at("cheaper", 0.5), person).arm or ""][1] += 1
+    took = {str(it.user_id) for it in made if isinstance(it, Event) and it.type == "click"}
+    for person in took:
+        arm = exact[assign(experiment_at("cheaper", 0.5), person).arm or ""]
+        arm[0], arm[1] = arm[0] + 1, arm[1] - 1
+    noise = [first.released[arm][cell] - exact[arm][cell] for arm in exact for cell in (0, 1)]
+    assert max(map(abs, noise)) <= 30  # at ε = 1 it is above 30 once in 10¹³
+    assert store.looks("cheaper") == [first]
+
+
+def test_a_person_stands_in_one_private_look_of_a_stage_also_if_the_log_is_read_again(
+    sqlite: MetadataStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silence:
+        """No noise, so that what was counted can be seen."""
+
+        variance = 0.0
+
+        def sample(self, n: int) -> NDArray[np.int64]:
+            return np.zeros(n, np.int64)
+
+    monkeypatch.setattr("tactful.rollout_keeper.noise_of", lambda epsilon: Silence())
+    clock = Clock()
+    store = RolloutStore(sqlite, clock=clock)
+    store.apply(private(), by="ann", reason="r")
+    made: list[Entry] = []
+    for hour in range(6):  # the same people come again, and others join them
+        for entry in history_of(PEOPLE[: 300 + 100 * hour], 0.5, control=0.3, change=0.3):
+            assert isinstance(entry, Event)
+            made.append(
+                msgspec.structs.replace(
+                    entry,
+                    event_id=f"{hour}:{entry.event_id}",
+                    timestamp=entry.timestamp + hour * HOUR,
+                    recommendation_id=f"{hour}:{entry.recommendation_id}",
+                )
+            )
+    log = write_log(tmp_path / "log", made)
+    seen = 0
+    for _ in range(7):
+        clock.at += HOUR + 60_000
+        keeper = RolloutKeeper(store, lambda: [log], every_ms=60_000, clock=clock)  # a restart
+        (look,) = keeper.run()
+        assert keeper.run() == []
+        assert look.released is not None
+        seen += sum(map(sum, look.released.values()))
+    assert seen == 800
+
+
+def test_private_looks_judge_what_they_release(tmp_path: Path) -> None:
+    harmful = (GuardrailDefinition(metric="revenue"),)
+    with pytest.raises(ConfigError, match="leave the guardrail 'revenue' out"):
+        definition(epsilon=1.0, guardrails=harmful).plan()
+    file = tmp_path / "rollouts.yaml"
+    file.write_text("- {key: a, change: {model: '1'}, epsilon: 0}\n")
+    with pytest.raises(ConfigError, match="epsilon"):
+        load_rollouts(file)
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"), [("errors", {"failed": True}), ("anomalies", {"scores": [0.5, 0.5]})]
+)
+def test_a_model_that_fails_or_orders_nothing_is_rolled_back(
+    sqlite: MetadataStore, tmp_path: Path, metric: str, told: dict[str, Any]
+) -> None:
+    clock = Clock()
+    store = RolloutStore(sqlite, clock=clock)
+    guard = GuardrailDefinition(metric=metric, minimum_units=100)
+    store.apply(definition(guardrails=(guard,)), by="ann", reason="r")
+    sound = history_of(PEOPLE, 0.5, control=0.3, change=0.3)
+
+    def with_told(entry: Entry, number: int) -> Entry:
+        assert isinstance(entry, Event)
+        rollouts = entry.properties.get("rollouts")
+        if number % 5 or rollouts != [f"cheaper:{CHANGE}"]:
+            return entry
+        return msgspec.structs.replace(entry, properties={**entry.properties, **told})
+
+    keeper = keeper_of(store, tmp_path / "sound", sound, clock)
+    clock.at += 2 * HOUR - 1
+    (look,) = keeper.run()
+    assert look.guardrails[metric] in ("undecided", "no harm")  # and no "too few data" for ever
+    broken = [with_told(entry, number) for number, entry in enumerate(sound)]
+    keeper = keeper_of(store, tmp_path / "broken", broken, clock)
+    clock.at += 60_000
+    (look,) = keeper.run()
+    assert (look.guardrails, look.state) == ({metric: "harm"}, "rolled back")
