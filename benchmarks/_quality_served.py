@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tactful.evaluation import CUTOFF
 from tactful.messages import RecommendRequest
 from tactful.ranking import Pointer, version_directory, write_pointer
 from tactful.recommender import LEARNED, RANKING_EXPERIMENT, Recommender
-from tactful.training import TrainingOptions, train
+from tactful.training import Question, TrainingOptions, train
 from tactful_bandits import Experiment, load_experiments
 from tactful_streaming import (
     EmbeddedLog,
@@ -37,6 +37,7 @@ def served_lists(
     scratch: Path,
     options: TrainingOptions,
     *,
+    intent_at: Callable[[str, int], Mapping[str, float]] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[str, ...]]:
     """Train on everything before the cut, then answer each question in its turn.
@@ -48,6 +49,8 @@ def served_lists(
         replay: the events and the questions.
         scratch: an empty directory.
         options: of the training.
+        intent_at: what a person's device sends just before an event of that number, in training and
+            with questions; None where devices send nothing.
         progress: told how many questions are answered, of how many.
 
     Returns:
@@ -59,7 +62,20 @@ def served_lists(
     _append(log, _catalogue(replay))
     for start in range(0, replay.cut, _BATCH):
         _append(log, _events(replay, start, min(start + _BATCH, replay.cut)))
-    train(log, definitions, version_directory(settings.models, _VERSION), options)
+    first = log.end - replay.cut  # what came before the events: the catalogue
+
+    def intent_of(question: Question) -> Mapping[str, float] | None:
+        if intent_at is None or question.subject is None:
+            return None
+        return intent_at(question.subject, question.offset - first)
+
+    train(
+        log,
+        definitions,
+        version_directory(settings.models, _VERSION),
+        options,
+        intent_of=intent_of,
+    )
     write_pointer(settings.models, Pointer(version=_VERSION))
 
     engine = Engine(definitions, MemoryState())
@@ -90,6 +106,7 @@ def served_lists(
             count=CUTOFF,
             timestamp=ask.at,
             force={RANKING_EXPERIMENT: LEARNED},
+            intent={} if intent_at is None else dict(intent_at(ask.person, ask.before)),
         )
         answer, _ = answering.recommend(request, now=ask.at)
         lists.append(tuple(item.item_id for item in answer.items))

@@ -158,6 +158,7 @@ class Candidates:
         history_vector: direction of the history.
         lift: how much more, in log-odds, the person is expected to take items than others are, by
             what they are; None where that is not known.
+        intent: weight by category, as a device sent it; None where it sent none.
     """
 
     rows: NDArray[np.int64]
@@ -177,6 +178,7 @@ class Candidates:
     session_vector: NDArray[np.float32]
     history_vector: NDArray[np.float32]
     lift: Scores | None = None
+    intent: Mapping[str, float] | None = None
 
 
 class _Union:
@@ -295,6 +297,7 @@ def gather(
         session_vector=session_vector,
         history_vector=history_vector,
         lift=lift,
+        intent=intent or None,
     )
 
 

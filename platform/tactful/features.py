@@ -57,8 +57,14 @@ RANKING_FEATURES: tuple[str, ...] = (
     "spend_28d",
     "days_since_visit",
     "cohort_lift",
+    "intent_weight",
+    "intent_place",
 )
 """Names of the columns `assemble` returns, in order."""
+
+
+REQUESTED: tuple[str, ...] = ("intent_weight", "intent_place")
+"""Columns of what comes with a request, which no log holds: they cannot be computed again."""
 
 
 def layout(definitions: str) -> str:
@@ -139,6 +145,7 @@ def assemble(
     category = _of_catalogue(situation, catalogue, rows, features)
     _everybody(source, catalogue, rows, category, situation.at, features)
     _nearness(candidates, features)
+    _intended(candidates.intent, catalogue, category, features)
     for name, value in _own(situation).items():
         features[_COLUMN[name]] = value
     return features.T
@@ -171,6 +178,27 @@ def _nearness(candidates: Candidates, features: NDArray[np.float32]) -> None:
         np.dot(candidates.vectors, direction, out=features[_COLUMN[name]])
     if not candidates.last_vector.any():
         features[_COLUMN["vector_last"]] = np.nan
+
+
+def _intended(
+    intent: Mapping[str, float] | None,
+    catalogue: Catalogue,
+    category: NDArray[np.int64],
+    features: NDArray[np.float32],
+) -> None:
+    """What the device believes of each item's category; NaN where it said nothing at all."""
+    columns = [_COLUMN["intent_weight"], _COLUMN["intent_place"]]
+    if not intent:
+        features[columns] = np.nan
+        return
+    # Number -1, an unknown category, reads the spare last element of each table.
+    tables = np.zeros((2, len(catalogue.categories) + 1), np.float32)
+    tables[1] = len(intent)
+    _of_categories(intent, catalogue, tables[0])
+    best_first = sorted(intent, key=lambda name: (-intent[name], name))
+    places = {name: float(place) for place, name in enumerate(best_first)}
+    _of_categories(places, catalogue, tables[1])
+    features[columns] = tables[:, category]
 
 
 def _own(situation: Situation) -> dict[str, float]:

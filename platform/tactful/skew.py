@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tactful.candidates import Popularity, Quotas, gather
 from tactful.catalogue import Catalogue
 from tactful.errors import ModelError
-from tactful.features import RANKING_FEATURES, assemble
+from tactful.features import RANKING_FEATURES, REQUESTED, assemble
 from tactful.impressions import Impression, read_impressions
 from tactful.live_catalogue import unlearned
 from tactful.live_index import Snapshot
@@ -42,6 +42,7 @@ TOLERANCE = 1e-6
 """Relative difference that is none: sums of products may be added up in another order."""
 
 _CHUNK = 2_048
+_REQUESTED = [RANKING_FEATURES.index(name) for name in REQUESTED]
 _NO_QUOTAS = Quotas(**dict.fromkeys(Quotas.__dataclass_fields__, 0))
 
 
@@ -194,6 +195,8 @@ def _again(
     features = assemble(candidates, situation, source=engine, catalogue=catalogue)
     found = np.full((len(rows), len(RANKING_FEATURES)), np.nan, np.float32)
     found[rows >= 0] = features[np.searchsorted(known, rows[rows >= 0])]
+    if served.features is not None:
+        found[:, _REQUESTED] = served.features[:, _REQUESTED]
     return found
 
 

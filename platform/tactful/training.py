@@ -32,11 +32,19 @@ from tactful.ranking import Manifest, gains, save_model
 from tactful.recall import Improve, RecallIndex, build_index
 from tactful.training_options import TrainingOptions
 from tactful.training_plots import plot_training
-from tactful.training_rows import Progress, Question, Rows, collect, sample_questions
+from tactful.training_rows import (
+    IntentOf,
+    Progress,
+    Question,
+    Rows,
+    collect,
+    sample_questions,
+)
 from tactful.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful_streaming import Definitions, EventLog, Identity
 
 __all__ = [
+    "IntentOf",
     "Question",
     "Rows",
     "Trained",
@@ -81,6 +89,7 @@ def train(
     kernels: Path | None = None,
     identity: Identity | None = None,
     checkpoint: Checkpoint | None = None,
+    intent_of: IntentOf | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Trained:
     """Train a ranking model from a log and write it to `directory`.
@@ -94,6 +103,8 @@ def train(
         identity: how the server joins devices to people.
         checkpoint: where what is done is kept, so that the same training goes on there after it
             was killed; it then sees the log as it was when it first began.
+        intent_of: what devices would have sent with replayed lists, to measure what it brings. What
+            they did send is learned from lists that were shown.
         progress: told how far it is.
 
     Returns:
@@ -140,6 +151,7 @@ def train(
         identity,
         progress,
         checkpoint=checkpoint,
+        intent_of=intent_of,
     )
     learn, judge = replayed.split(held_back)
     # A list whose time crosses the cut is left out: what followed from it lies beyond.

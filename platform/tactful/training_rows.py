@@ -8,7 +8,7 @@ lists was built only from what the log held before the first of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,10 @@ class Question:
     subject: str | None
     session_id: str
     positives: frozenset[str]
+
+
+IntentOf = Callable[[Question], Mapping[str, float] | None]
+"""What a device would have sent with a question: weight by category; None for nothing."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,7 @@ def collect(
     progress: Progress = lambda stage, done, total: None,
     *,
     checkpoint: Checkpoint | None = None,
+    intent_of: IntentOf | None = None,
 ) -> Rows:
     """Replay the log and lay out the rows of every question as the server would have seen it.
 
@@ -162,6 +167,7 @@ def collect(
         progress: told how far it is.
         checkpoint: keeps rows as they are laid out. The log is replayed again by who goes on, but
             only what is not there yet is laid out.
+        intent_of: what devices would have sent; None where no device told, as no log does.
 
     Returns:
         The rows, each list counting 1.
@@ -215,6 +221,7 @@ def collect(
             popular=popular,
             quotas=quotas,
             allowed=catalogue.available,
+            intent=None if intent_of is None else intent_of(question),
         )
         features = assemble(found, situation, source=engine, catalogue=catalogue)
         taken = np.array(

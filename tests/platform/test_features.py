@@ -46,7 +46,12 @@ class World:
         self.past = EVENTS[:number]
 
     def look(
-        self, person: str | None, session: str | None, at: int
+        self,
+        person: str | None,
+        session: str | None,
+        at: int,
+        *,
+        intent: dict[str, float] | None = None,
     ) -> tuple[Candidates, Situation, NDArray[np.float32]]:
         situation = observe(self.engine, self.catalogue, subject=person, session_id=session, at=at)
         candidates = gather(
@@ -57,6 +62,7 @@ class World:
             popular=popular_rows(self.engine, self.catalogue, self.index),
             quotas=Quotas(),
             allowed=self.catalogue.available,
+            intent=intent,
         )
         return candidates, situation, self.lay_out(candidates, situation)
 
@@ -135,6 +141,8 @@ def by_hand(world: World, item: str, person: str, session: str, at: int) -> dict
         "visits_364d": visits,
         "spend_28d": 2.5 * window([e for e in mine if e.type == "add_to_cart"], at, 28, 1),
         "days_since_visit": (at - max(times)) / DAY if times else math.nan,
+        "intent_weight": math.nan,
+        "intent_place": math.nan,
     }
 
 
@@ -158,6 +166,28 @@ def test_columns_equal_a_recount_of_the_events(tmp_path: Path, share: float) -> 
         assert {name: got[name] for name in wanted} == pytest.approx(
             wanted, rel=1e-5, abs=1e-6, nan_ok=True
         ), item
+
+
+def test_an_intent_weighs_the_items_of_its_categories(tmp_path: Path) -> None:
+    number = len(EVENTS) // 2
+    event = EVENTS[number]
+    world = World(tmp_path, number)
+    names = sorted({it.category for it in ITEMS.values() if it.category})
+    intent = {names[0]: 0.25, names[1]: 0.5, "of no item": 0.75, names[2]: 0.25}
+    candidates, _, features = world.look(
+        event.user_id, event.session_id, event.timestamp, intent=intent
+    )
+    column = dict(zip(RANKING_FEATURES, features.T, strict=True))
+    wanted = {names[0]: (0.25, 2.0), names[1]: (0.5, 1.0), names[2]: (0.25, 3.0)}
+    of_items = [
+        wanted.get(ITEMS[world.catalogue.item_ids[row]].category or "", (0.0, 4.0))
+        for row in candidates.rows.tolist()
+    ]
+    found = list(
+        zip(column["intent_weight"].tolist(), column["intent_place"].tolist(), strict=True)
+    )
+    assert found == of_items
+    assert set(wanted.values()) < set(of_items) and (0.0, 4.0) in of_items
 
 
 def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
