@@ -80,7 +80,6 @@ from tactful_streaming.firing import Fired
 from tactful_streaming.flink_sql import FlinkOptions, FlinkScript, compile_flink
 from tactful_streaming.forgetting import (
     Listed,
-    Traces,
     devices_of,
     drop_passenger,
     expire_people,
@@ -159,6 +158,7 @@ from tactful_streaming.state import (
     open_beside,
     restore_checkpoint,
 )
+from tactful_streaming.traces import Traces
 from tactful_streaming.transactional import TransactionalProducer
 from tactful_streaming.webhook import (
     Answer,

@@ -8,7 +8,7 @@ they were cut into batches, panes, packed states and merges.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Protocol, Self
 
@@ -234,6 +234,10 @@ class Values:
         """Count `value`."""
         if value in self._counts or len(self._counts) < self._most:
             self._counts[value] = self._counts.get(value, 0) + 1
+
+    def drop(self, drops: Callable[[str], bool]) -> None:
+        """Forget texts."""
+        self._counts = {text: n for text, n in self._counts.items() if not drops(text)}
 
     def merge(self, other: Values) -> None:
         """Add the counts of `other`."""

@@ -8,8 +8,9 @@ feature that is added or removed later leaves the state of the others readable.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -233,6 +234,23 @@ class Store:
             part.clear(gone)
         if self.cells is not None:
             self.cells.clear(rows)
+
+    def drop_texts(self, row: int, drops: Callable[[str, str], bool]) -> None:
+        """Take what was counted by some texts out of a row.
+
+        Args:
+            row: whose.
+            drops: whether something goes, by the source of a text and the text.
+        """
+        if self.source.texts is None:
+            return
+        gone = partial(drops, self.source.texts)
+        if self.cells is not None:
+            self._free(self.cells.take(row, gone))
+            return
+        for part in self.parts.values():
+            if isinstance(part, RecentValues | Sessions):
+                part.drop_texts(row, gone)
 
     def expire(self, horizon: int) -> None:
         """Forget what no read at or after `horizon` can see, a part of all in a call."""

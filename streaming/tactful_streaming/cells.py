@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from sys import intern
 from typing import Final, NamedTuple
 
@@ -131,6 +131,16 @@ class Cells:
         for cell in cells:
             self.groups[cell] = None
         self._free.extend(cells)
+
+    def take(self, row: int, drops: Callable[[str], bool]) -> list[int]:
+        """Take groups away from a row; their cells are to be cleared and given back by `free`."""
+        cells = self._of_row.get(row, {})
+        taken = [cells.pop(group) for group in [*cells] if drops(group)]
+        if taken:
+            self._bounded.pop(row, None)  # made anew from those that stay
+            if not cells:
+                del self._of_row[row]
+        return taken
 
     def clear(self, rows: Iterable[int]) -> None:
         """Forget rows, and give their cells back."""

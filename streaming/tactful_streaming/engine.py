@@ -38,7 +38,7 @@ from tactful_streaming.entries import (
 from tactful_streaming.errors import EngineError, EntryError, StateError
 from tactful_streaming.evolution import adopt
 from tactful_streaming.firing import Fired
-from tactful_streaming.forgetting import Listed, Traces, find_listed, forget, is_of, owners_of
+from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, owners_of
 from tactful_streaming.handovers import Handovers
 from tactful_streaming.histories import Histories
 from tactful_streaming.identity import Identity, Move, Resolver
@@ -49,6 +49,7 @@ from tactful_streaming.layout import (
     CURE,
     FORMAT,
     ITEM,
+    OPERATOR,
     OWNER,
     VERSIONS,
     Meta,
@@ -58,9 +59,9 @@ from tactful_streaming.layout import (
     write_meta,
 )
 from tactful_streaming.matches import Match
+from tactful_streaming.mentions import drops_of, entity_key, operator_key
 from tactful_streaming.mirror import Mirror, stored_blobs
 from tactful_streaming.online import OnlineStore
-from tactful_streaming.operator_erasure import operator_key
 from tactful_streaming.operators import make_operators
 from tactful_streaming.outbox import Outbox
 from tactful_streaming.panes import Floats, Rows
@@ -71,6 +72,7 @@ from tactful_streaming.rules import Cleaner
 from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
 from tactful_streaming.sequences import SequenceOperator
 from tactful_streaming.state import Change, StateStore
+from tactful_streaming.traces import Traces
 from tactful_streaming.users import Users
 
 _logger = logging.getLogger(__name__)
@@ -583,11 +585,19 @@ class Engine:
             for key in (*people, *traces.sessions):
                 operator.detach(key)
         operators = {operator.name: operator for operator in self._operators}
+        drops = drops_of(traces)
         for stored in mentions:
+            left = self._store.get(stored)
+            if not stored.startswith(OPERATOR):
+                entity, _, key = entity_key(stored)
+                self._tables[entity].drop_texts([key], drops)
+                if self._mirror is not None:
+                    self._mirror.put(entity, {key: left})
+                continue
             name, _, key = operator_key(stored)
             if name in operators:
                 operators[name].detach(key)
-                if (left := self._store.get(stored)) is not None:
+                if left is not None:
                     operators[name].unpack(key, left)
         for operator in self._operators:
             operator.pack_changes()  # nothing else has changed since the commit

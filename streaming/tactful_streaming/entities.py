@@ -388,6 +388,21 @@ class EntityTable:
         """Let entities leave memory, whatever has changed of them."""
         self._forget([self._rows[key] for key in keys if key in self._rows])
 
+    def drop_texts(self, keys: Iterable[str], drops: Callable[[str, str], bool]) -> None:
+        """Take what was counted by some texts out of entities that are in memory.
+
+        Whoever calls this stores what is left.
+
+        Args:
+            keys: of the entities.
+            drops: whether something goes, by the source of a text and the text.
+        """
+        rows = [self._rows[key] for key in keys if key in self._rows]
+        self._note_change(np.array(rows, np.int64))
+        for store in self.stores:
+            for row in rows:
+                store.drop_texts(row, drops)
+
     def _pack(self, rows: Rows, horizon: int) -> list[dict[str, Any]]:
         states: list[dict[str, Any]] = [{_NEWEST: t} for t in self._newest[rows].tolist()]
         if len(rows):

@@ -1,10 +1,10 @@
 """Removes people from the stored state of an engine, also of one at work (`Engine.forget`).
 
 What is kept under the key of a person, of their devices and of their visits goes, and so do their
-event ids, the links to their devices and the actions made for them. Sequences and joins of items
-keep nothing of theirs (`operator_erasure`). Counts of items and categories, to which many people
-contributed, name nobody and stay; to have those as if the person had never been there, the state is
-rebuilt from the log.
+event ids, the links to their devices and the actions made for them, and what names them under the
+keys of items (`mentions`). Counts of items and categories, to which many people contributed, name
+nobody and stay; to have those as if the person had never been there, the state is rebuilt from the
+log.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tactful_streaming.entries import (
 )
 from tactful_streaming.entries import User as UserEntry
 from tactful_streaming.layout import (
+    CHANGED_APART,
     CLEANER,
     CONSENT,
     CONSUMER,
@@ -43,53 +44,15 @@ from tactful_streaming.layout import (
     USER,
     entity_prefix,
     operator_prefix,
+    read_meta,
 )
 from tactful_streaming.links import holders_of
-from tactful_streaming.operator_erasure import causes_in, find_mentions, without_mentions
+from tactful_streaming.mentions import find_mentions, people_mentioned, without_mentions
 from tactful_streaming.state import Change, StateStore
+from tactful_streaming.traces import Traces
 
 _ids = msgspec.msgpack.Decoder(list[str])
 _PIECE = 10_000
-
-
-@dataclass(frozen=True)
-class Traces:
-    """What people have left in a log.
-
-    Attributes:
-        users: their ids.
-        devices: ids of devices that are theirs alone …
-        shared: … and of those that others have used, too: who held them is forgotten.
-        sessions: ids of their visits.
-        event_ids: ids of their events.
-    """
-
-    users: frozenset[str] = frozenset()
-    devices: frozenset[str] = frozenset()
-    shared: frozenset[str] = frozenset()
-    sessions: frozenset[str] = frozenset()
-    event_ids: frozenset[str] = frozenset()
-
-    def __or__(self, other: Traces) -> Traces:
-        """What both know; a device is shared if either has seen others use it."""
-        shared = self.shared | other.shared
-        return Traces(
-            users=self.users | other.users,
-            devices=(self.devices | other.devices) - shared,
-            shared=shared,
-            sessions=self.sessions | other.sessions,
-            event_ids=self.event_ids | other.event_ids,
-        )
-
-    @property
-    def people(self) -> frozenset[str]:
-        """Keys under which features are kept."""
-        return self.users | {DEVICE_PREFIX + device for device in self.devices}
-
-    @property
-    def names(self) -> frozenset[str]:
-        """All that names them, but for the ids of their events."""
-        return self.people | self.devices | self.sessions
 
 
 def devices_of(store: StateStore, user_id: str) -> Iterator[str]:
@@ -211,10 +174,10 @@ def stored_traces(store: StateStore, people: Container[str], definitions: Defini
         users.update(holder for holder in holders if holder in people)
     sessions.update(sessions_of(store, people))
     event_ids = set[str]()
-    for event_id, subject in causes_in(store, definitions):
+    for event_id, subject in people_mentioned(store, definitions):
         if subject.split(APART)[0] in people:
-            event_ids.add(event_id)
             note(subject.split(APART)[0])
+            event_ids |= {event_id} - {""}
     return Traces(
         users=frozenset(users),
         devices=frozenset(devices),
@@ -240,7 +203,7 @@ class Listed:
     Attributes:
         cleaner: what the cleaner remembers of them.
         chunks: lists of event ids, some of which are theirs.
-        mentions: what sequences and joins keep of others, or of items, and of them.
+        mentions: what is kept of others, or of items, and names them, too.
     """
 
     cleaner: tuple[bytes, ...] = ()
@@ -255,7 +218,7 @@ def find_listed(store: StateStore, traces: Traces, definitions: Definitions) -> 
         for key, blob in store.scan(ID_CHUNK):
             if not traces.event_ids.isdisjoint(_ids.decode(blob)):
                 chunks.append(key)
-    mentions = find_mentions(store, definitions, traces.event_ids, traces.names)
+    mentions = find_mentions(store, definitions, traces)
     return Listed(tuple(_cleaner(store, traces)), tuple(chunks), tuple(mentions))
 
 
@@ -297,7 +260,12 @@ def forget(
     removed = len(waiting)
     waiting += _chunks(store, traces, listed.chunks)
     others = [key for key in listed.mentions if key not in own]
-    waiting += without_mentions(store, definitions, others, traces.event_ids, traces.names)
+    changed = list(without_mentions(store, definitions, others, traces))
+    meta = read_meta(store) if changed else None
+    if meta is not None:
+        # For an engine that copies what is stored, and was closed meanwhile.
+        changed.append((CHANGED_APART, b"%d" % meta.offset))
+    waiting += changed
     for name, without in snapshots.items():
         snapshot = store.get(CONSUMER + name.encode())
         if snapshot is not None and (left := without(snapshot)) != snapshot:

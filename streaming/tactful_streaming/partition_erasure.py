@@ -31,13 +31,14 @@ from tactful_streaming.entries import (
 )
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.firing import Fired
-from tactful_streaming.forgetting import Traces, forget, is_of, stored_traces
+from tactful_streaming.forgetting import forget, is_of, stored_traces
 from tactful_streaming.layout import ERASED
 from tactful_streaming.log import EmbeddedLog
 from tactful_streaming.matches import Match
 from tactful_streaming.redaction import BLANK, redact
 from tactful_streaming.sealing import Seal
 from tactful_streaming.state import RocksState, StateStore
+from tactful_streaming.traces import Traces
 
 
 class Erasures(Protocol):

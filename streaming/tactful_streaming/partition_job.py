@@ -22,7 +22,6 @@ from tactful_streaming.entries import Entry, Tick, encode_entry, route_key
 from tactful_streaming.errors import LogError, StateError
 from tactful_streaming.fired_rows import encode_in_turn, encode_late, encode_matches
 from tactful_streaming.firing import Fired
-from tactful_streaming.forgetting import Traces
 from tactful_streaming.identity import Identity
 from tactful_streaming.kafka_config import KafkaSettings
 from tactful_streaming.kafka_topic import check_topic
@@ -41,6 +40,7 @@ from tactful_streaming.partition_state import PartitionState
 from tactful_streaming.records import Record, Records, payloads_of
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.sealing import Seal
+from tactful_streaming.traces import Traces
 from tactful_streaming.transactional import TransactionalProducer
 
 _logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -577,6 +577,14 @@ class RecentValues:
     def clear(self, cells: Rows) -> None:
         """Forget cells."""
         for cell in cells.tolist():
+            self._kept.pop(cell, None)
+
+    def drop_texts(self, cell: int, drops: Callable[[str], bool]) -> None:
+        """Forget texts of a cell."""
+        kept = [pair for pair in self._kept.get(cell, ()) if not drops(pair[1])]
+        if kept:
+            self._kept[cell] = kept
+        else:
             self._kept.pop(cell, None)
 
     def expire(self, horizon: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tactful_streaming.accumulators import ACCUMULATORS, Accumulator
+from tactful_streaming.accumulators import ACCUMULATORS, Accumulator, Values
 from tactful_streaming.definitions import Feature, SessionWindow
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import Selection
@@ -160,6 +160,12 @@ class Sessions:
         for cell in cells.tolist():
             self._sessions.pop(cell, None)
             self._timer_of.pop(cell, None)
+
+    def drop_texts(self, cell: int, drops: Callable[[str], bool]) -> None:
+        """Forget texts that the sessions of a cell have counted one by one."""
+        for session in self._sessions.get(cell, ()):
+            if isinstance(session.gathered, Values):
+                session.gathered.drop(drops)
 
     def expire(self, horizon: int) -> None:
         """Take note: what is over goes when its cell is touched or packed."""
