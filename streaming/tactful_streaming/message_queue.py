@@ -6,15 +6,13 @@ led into a queue of our own, which the client's C library is asked for, and the 
 where the messages lie. All the rest, the group, its callbacks, errors and commits, stays with the
 consumer, which has to be polled as ever.
 
-The address of the C library's handle stands where Python's part of the consumer object ends. It is
-believed where the handle says in turn that it belongs to that object; elsewhere messages are taken
+Where the library cannot be reached (:mod:`tactful_streaming.client_library`), messages are taken
 from the consumer as usual.
 """
 
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,23 +20,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_streaming.client_library import POINTER, Functions, reach
 from tactful_streaming.records import Lines, Records
 
 _Numbers = NDArray[np.int64]
-_POINTER = ctypes.c_void_p
-_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
-    "rd_kafka_opaque": (_POINTER, [_POINTER]),
-    "rd_kafka_queue_new": (_POINTER, [_POINTER]),
-    "rd_kafka_queue_get_partition": (_POINTER, [_POINTER, ctypes.c_char_p, ctypes.c_int32]),
-    "rd_kafka_queue_forward": (None, [_POINTER, _POINTER]),
-    "rd_kafka_queue_destroy": (None, [_POINTER]),
+_FUNCTIONS: Functions = {
+    "rd_kafka_queue_new": (POINTER, [POINTER]),
+    "rd_kafka_queue_get_partition": (POINTER, [POINTER, ctypes.c_char_p, ctypes.c_int32]),
+    "rd_kafka_queue_forward": (None, [POINTER, POINTER]),
+    "rd_kafka_queue_destroy": (None, [POINTER]),
     "rd_kafka_consume_batch_queue": (
         ctypes.c_ssize_t,
-        [_POINTER, ctypes.c_int, _POINTER, ctypes.c_size_t],
+        [POINTER, ctypes.c_int, POINTER, ctypes.c_size_t],
     ),
-    "rd_kafka_message_timestamp": (ctypes.c_int64, [_POINTER, _POINTER]),
-    "rd_kafka_message_errstr": (ctypes.c_char_p, [_POINTER]),
-    "rd_kafka_message_destroy": (None, [_POINTER]),
+    "rd_kafka_message_timestamp": (ctypes.c_int64, [POINTER, POINTER]),
+    "rd_kafka_message_errstr": (ctypes.c_char_p, [POINTER]),
+    "rd_kafka_message_destroy": (None, [POINTER]),
 }
 
 
@@ -85,25 +82,14 @@ class MessageQueue:
         self._handle = handle
         self._consumer = consumer  # which goes after its queue
         self._queue: int | None = library.rd_kafka_queue_new(handle)
-        self._destroy = ctypes.cast(library.rd_kafka_message_destroy, _POINTER).value
+        self._destroy = ctypes.cast(library.rd_kafka_message_destroy, POINTER).value
         self._room = np.zeros(0, np.int64)
 
     @classmethod
     def of(cls, consumer: Any, module: Any) -> MessageQueue | None:
         """A queue for a new `consumer` of the client `module`; None where that cannot be had."""
-        if sys.implementation.name != "cpython" or ctypes.sizeof(_POINTER) != 8:
-            return None
-        try:
-            library = ctypes.CDLL(module.cimpl.__file__)  # which leads to the C library, too
-            for name, (result, arguments) in _FUNCTIONS.items():
-                function = getattr(library, name)
-                function.restype, function.argtypes = result, arguments
-        except (AttributeError, OSError):
-            return None
-        handle = _POINTER.from_address(id(consumer) + object.__basicsize__).value
-        if handle is None or library.rd_kafka_opaque(handle) != id(consumer):
-            return None
-        return cls(library, handle, consumer)
+        reached = reach(consumer, module, _FUNCTIONS)
+        return None if reached is None else cls(*reached, consumer)
 
     def lead(self, topic: str, partition: int) -> None:
         """Lead a partition here, before it is assigned: what comes earlier would not come here."""
