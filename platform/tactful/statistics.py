@@ -74,9 +74,6 @@ PASSENGER = "statistics"
 _FEW = 1_000
 """So many changed entries are never worth a whole snapshot."""
 
-_SHARE = 32
-"""Nor are fewer than this share of all of them: then both together write the least."""
-
 _INCOMPLETE = (
     "the stored statistics are a snapshot without what changed since, so the day's caps are lost:"
     " restore the state as a whole, or compute it again with `tactful serve --rebuild`"
@@ -149,6 +146,7 @@ class PrivateStatistics:
         self._whole = False  # whether there is a snapshot that changes can belong to
         self._due = False  # whether there are changes to be written with this commit
         self._awaits = False  # whether changes that belong to what was restored are missing
+        self._written = 0  # entries that all changes since the last snapshot have written
         made = {d.name: d.statistics() for d in self._definitions}
         self._bases = {name: statistics[0] for name, statistics in made.items()}
         self._further = {name: statistics[1:] for name, statistics in made.items()}
@@ -198,7 +196,7 @@ class PrivateStatistics:
         self._due = self.changes is not None
         if self._due and self._is_little():
             return None
-        self._whole = True
+        self._whole, self._written = True, 0
         return msgspec.msgpack.encode(
             _State(
                 self._replayed,
@@ -209,12 +207,19 @@ class PrivateStatistics:
         )
 
     def _is_little(self) -> bool:
-        """Whether changes since the last snapshot cost less to write than a new one would save."""
+        """Whether to write what changed, and not a whole snapshot.
+
+        Changes are written again with each commit, and each time there are more of them. They go on
+        until they have cost as much as a snapshot: then neither wastes more than the other would.
+        """
         if not self._whole or self._tracks.keys() != self._bases.keys():
             return False
         counts = [it for it, _ in self._tracks.values() if isinstance(it, BoundedCounts)]
         changed = sum(it.entries_changed for it in counts)
-        return changed <= _FEW + sum(it.entries for it in counts) // _SHARE
+        if changed > _FEW and self._written + changed > sum(it.entries for it in counts):
+            return False
+        self._written += changed
+        return True
 
     def pack_changes(self) -> bytes | None:
         """What changed since the last snapshot; None where nothing did since it was asked."""
@@ -421,6 +426,8 @@ class PrivateStatistics:
 
     def _begun(self) -> bool:
         """Whether counting has begun; begins as soon as the clock stands somewhere."""
+        if len(self._tracks) == len(self._bases):  # asked for each event
+            return bool(self._tracks)
         missing = self._bases.keys() - self._tracks.keys()
         if missing and self._now():
             for name in missing:

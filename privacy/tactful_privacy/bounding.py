@@ -1,6 +1,8 @@
 """Counts per pane in which no user weighs more than the cap of the day."""
 
+import hashlib
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +84,26 @@ def _overlay(mine: dict[int, dict[Any, int]], theirs: dict[int, dict[Any, int]])
         mine.setdefault(key, {}).update(values)
 
 
+def _hmac_sha256(key: bytes) -> Callable[[bytes], bytes]:
+    """Return HMAC-SHA256 under one key (RFC 2104), at less than half the cost of `hmac.digest`.
+
+    What depends on the key alone is hashed once, here, and not for each message.
+
+    Args:
+        key: At most 64 bytes, the block of SHA-256.
+    """
+    inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key.ljust(64, b"\0")))
+    outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key.ljust(64, b"\0")))
+
+    def digest(message: bytes) -> bytes:
+        first, second = inner.copy(), outer.copy()
+        first.update(message)
+        second.update(first.digest())
+        return second.digest()
+
+    return digest
+
+
 class BoundedCounts:
     """Counts contributions per (pane, key), each user at most `cap` times per UTC day.
 
@@ -142,7 +164,7 @@ class BoundedCounts:
         if start < 0:
             raise ParameterError(f"start is {start}: give epoch milliseconds, 0 or later")
         self.statistic = statistic
-        self._unit_key = hmac.digest(secret, b"unit", "sha256")
+        self._hash_unit = _hmac_sha256(hmac.digest(secret, b"unit", "sha256"))
         self._seal_key = hmac.digest(secret, b"snapshot", "sha256")
         self._changes_key = hmac.digest(secret, b"changes", "sha256")
         self._fixed_cap = None if statistic.cap_choice else statistic.cap
@@ -210,7 +232,7 @@ class BoundedCounts:
         pane_ms = self.statistic.pane_ms
         pane = timestamp - timestamp % pane_ms
         late = pane < max(state.open_from, watermark - watermark % pane_ms)
-        who = hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:_UNIT]
+        who = self._hash_unit(b"%d:%s" % (day, unit.encode()))[:_UNIT]
 
         cap = self._fixed_cap or state.caps.get(day)
         if cap is None:

@@ -1152,6 +1152,37 @@ def test_snapshots_and_changes_release_through_kills_what_an_uninterrupted_engin
     assert (whole > later / 2) is (few == 0)
 
 
+def test_many_new_people_cost_few_snapshots_and_changes_stay_below_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2,000 people came; 50 more with every commit: a snapshot each time would write 20 times that.
+
+    Changes are written anew with each commit, so without snapshots they would cost more and more.
+    """
+    monkeypatch.setattr(statistics, "_FEW", 0)
+    searches = StatisticDefinition(name="all", event="search", by="any", cap=1)
+    counts = passenger(ledger, searches)
+    ahead = map(str, range(100_000))
+
+    def come(people: int) -> None:
+        for _ in range(people):
+            counts.apply(did(next(ahead), "search", 10.5), None)
+
+    later = counts.passengers()[f"{statistics.PASSENGER}.changes"]
+    counts.apply(tick(MONDAY + 10 * HOUR), None)
+    come(2_000)
+    assert counts.snapshot() is not None
+    assert later.snapshot() is not None, "it takes the place of those to the snapshot before"
+    whole, changed = [], []
+    for _ in range(40):
+        come(50)
+        whole.append(len(counts.snapshot() or b""))
+        changed.append(len(later.snapshot() or b""))
+    assert 2 <= sum(map(bool, whole)) <= 8
+    assert max(changed) < max(whole) / 2
+    assert sum(changed) < 2 * sum(whole)
+
+
 def test_a_snapshot_without_its_changes_counts_nothing_more(ledger: Ledger) -> None:
     """Put back by hand, say: the contributions in between would be handed out again."""
     store = MemoryState()

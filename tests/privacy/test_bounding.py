@@ -1,5 +1,6 @@
 """With noise off, removing one user's day changes the counts by the cap at most."""
 
+import hmac
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tactful_privacy import BoundedCounts, Pane, ParameterError, StateError, Statistic
@@ -295,6 +296,16 @@ def test_a_clock_set_wrongly_is_refused_and_changes_nothing() -> None:
     with pytest.raises(StateError, match="check the clock"):
         counts.closed(200_000 * HOUR)
     assert counts.open_from == 0
+
+
+@given(secret=st.binary(min_size=16, max_size=100), unit=st.text(min_size=1, max_size=200))
+def test_users_are_kept_under_an_hmac_of_day_and_id(secret: bytes, unit: str) -> None:
+    """As older states hold them: another hash would hand out every cap of the day anew."""
+    assume(unit.isprintable())
+    counts = BoundedCounts(HOURLY, secret=secret, start=0)
+    counts.add(unit, DAY_MS + 1, KEYS[0])
+    key = hmac.digest(secret, b"unit", "sha256")
+    assert hmac.digest(key, b"1:" + unit.encode(), "sha256")[:16] in counts.snapshot()
 
 
 def test_a_contribution_of_nobody_is_refused() -> None:
