@@ -48,8 +48,8 @@ from tactful_streaming import Rejection as Refusal
 logger = logging.getLogger(__name__)
 
 _GATHERED_S = 0.02
-"""How long the engine may leave a list that was shown: a batch of many costs it little more than
-one of one, and nobody waits for what no client has sent."""
+"""How long a list that was shown may wait for company: a batch of many costs log, engine and
+workers little more than one of one, and nobody waits for what no client has sent."""
 
 _NO_CONSENT = (
     "this person has not agreed that anything of them is kept, or was erased: send what they say "
@@ -115,7 +115,9 @@ class Door:
         self._described = described
         self._pending: dict[str, asyncio.Future[Offsets]] = {}
         self._appended: collections.deque[tuple[Offsets, tuple[str, ...]]] = collections.deque()
-        self._telling: asyncio.TimerHandle | None = None
+        self._notes: list[Entry] = []
+        self._noted: asyncio.Future[Offsets] | None = None
+        self._gathered: asyncio.TimerHandle | None = None
 
     async def events(
         self,
@@ -236,26 +238,40 @@ class Door:
     def note(self, payload: bytes) -> asyncio.Future[Offsets]:
         """Append an entry of the platform's own; one that finds no room is dropped and counted.
 
-        The engine applies it with the next event, or soon.
+        It is appended with others, within 20 ms or just ahead of what comes in before that.
 
         Returns:
-            The write; nobody needs to wait for it.
+            The write of all that are appended with it; nobody needs to wait for it.
         """
+        loop = asyncio.get_running_loop()
         entry = decode_entry(payload)
         if isinstance(entry, Event) and subject_key(entry) is not None:
             permitted = self._permit(entry)
             if permitted is None:  # withdrawn since the list was asked for
-                nothing: asyncio.Future[Offsets] = asyncio.get_running_loop().create_future()
+                nothing: asyncio.Future[Offsets] = loop.create_future()
                 nothing.set_result({})
                 return nothing
             entry = permitted
-        written = self._write([entry])
-        written.add_done_callback(self._noted)
-        return written
+        if self._noted is None:
+            self._noted = loop.create_future()
+            self._gathered = loop.call_later(_GATHERED_S, self._write_notes)
+        self._notes.append(entry)
+        return self._noted
+
+    def _write_notes(self) -> None:
+        """Append what was noted, ahead of what comes later: a click may follow from it."""
+        if self._noted is None or self._gathered is None:
+            return
+        self._gathered.cancel()
+        settle = functools.partial(self._settle_notes, len(self._notes), self._noted)
+        written = self._write(self._notes)
+        self._notes, self._noted, self._gathered = [], None, None
+        written.add_done_callback(settle)
 
     def _append(
         self, entries: Sequence[Entry], identifiers: tuple[str, ...]
     ) -> asyncio.Future[Offsets]:
+        self._write_notes()
         written = self._write(entries)
         written.add_done_callback(functools.partial(self._settle, identifiers))
         return written
@@ -265,15 +281,23 @@ class Door:
         keys = [route_key(entry) for entry in entries]
         return asyncio.ensure_future(self._commit.append_keyed(payloads, keys))
 
-    def _noted(self, written: asyncio.Future[Offsets]) -> None:
-        if written.cancelled() or written.exception() is not None:
-            self._metrics.impressions_lost.inc()
-        elif self._telling is None:
-            self._telling = asyncio.get_running_loop().call_later(_GATHERED_S, self._tell)
-
-    def _tell(self) -> None:
-        self._telling = None
-        self._follower.notice({})
+    def _settle_notes(
+        self, count: int, noted: asyncio.Future[Offsets], written: asyncio.Future[Offsets]
+    ) -> None:
+        error = asyncio.CancelledError() if written.cancelled() else written.exception()
+        if error is None:
+            self._follower.notice({})
+        else:
+            self._metrics.impressions_lost.inc(count)
+        if noted.done():  # whoever waited was cancelled, and this with it
+            return
+        if error is None:
+            noted.set_result(written.result())
+        elif isinstance(error, asyncio.CancelledError):
+            noted.cancel()
+        else:
+            noted.set_exception(error)
+            noted.exception()  # seen: often nobody waits
 
     def _check_room(self) -> None:
         self._follower.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -282,3 +282,50 @@ def test_lists_that_were_shown_are_applied_together(settings: Settings) -> None:
             assert woken[-1], "an event is told at once"
 
     run(settings, scenario)
+
+
+def test_a_list_goes_into_the_log_ahead_of_what_may_follow_from_it(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        appended: list[int] = []
+        append = platform.backend.commit.append_keyed
+
+        async def counted(payloads: Sequence[bytes], keys: Sequence[str | None]) -> Offsets:
+            appended.append(len(payloads))
+            return await append(payloads, keys)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(platform.backend.commit, "append_keyed", counted)
+            shown = [
+                Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u")
+                for number in range(3)
+            ]
+            noted = [platform.door.note(encode_entry(each)) for each in shown]
+            await platform.door.events(body(view(1)))
+            await asyncio.gather(*noted)
+        assert appended == [3, 1], "lists share an append, which waits for no timer"
+
+    run(settings, scenario)
+    assert logged(settings) == ["s-0", "s-1", "s-2", "u-1"]
+
+
+def test_lists_that_find_no_room_are_counted_and_events_go_on(settings: Settings) -> None:
+    async def scenario(platform: Platform) -> None:
+        append = platform.backend.commit.append_keyed
+
+        async def refuse(payloads: Sequence[bytes], keys: Sequence[str | None]) -> Offsets:
+            if b"impression" in payloads[0]:
+                raise LogWriteError("no room")
+            return await append(payloads, keys)
+
+        shown = Event(event_id="s-1", type="impression", timestamp=1, user_id="u")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(platform.backend.commit, "append_keyed", refuse)
+            noted = [platform.door.note(encode_entry(shown)) for _ in range(3)]
+            answer = await platform.door.events(body(view(1)))
+            assert answer.accepted == 1
+            with pytest.raises(LogWriteError):
+                await noted[-1]
+        assert platform.metrics.impressions_lost._value.get() == 3
+
+    run(settings, scenario)
+    assert logged(settings) == ["u-1"]
