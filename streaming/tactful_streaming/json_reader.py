@@ -31,6 +31,8 @@ _UNUSUAL_SHARE: Final = 8
 _REST: Final = 15
 _TICK: Final = 0
 """Number of the type of ticks."""
+_STRING: Final = 1
+"""What the machine code says of a member that is a string."""
 
 _Decode = Callable[[bytes], Any]
 
@@ -154,6 +156,81 @@ class NumberedTexts(Sequence[str | None]):
         return iter(self._list)
 
 
+@lru_cache(1)
+def _makers() -> Mapping[int, Callable[[str], Any]]:
+    from tactful_streaming import json_kernel as kernel
+
+    return {
+        kernel.INTEGER: int,
+        kernel.FLOAT: float,
+        kernel.TRUE: lambda _: True,
+        kernel.FALSE: lambda _: False,
+    }
+
+
+class Column:
+    """Values of one source, as places in the text of a batch."""
+
+    def __init__(
+        self,
+        text: bytes | bytearray,
+        found: NDArray[np.uint8],
+        begins: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        odd: Mapping[int, Any],
+    ) -> None:
+        """Hold what was found of each, where it begins and ends, and what was read elsewhere."""
+        self._text = text
+        self._found = found
+        self._begins = begins
+        self._ends = ends
+        self._odd = odd
+
+    def values(self) -> list[Any]:
+        """The values; None where there is none."""
+        letters = self._text.decode("latin-1")  # of ASCII, in which no place changes
+        made: list[Any]
+        if (self._found == _STRING).all():
+            places = zip(self._begins.tolist(), self._ends.tolist(), strict=True)
+            made = [letters[begin:end] for begin, end in places]
+        else:
+            made = [None] * len(self._found)
+            makers = _makers()
+            for place in np.flatnonzero(self._found).tolist():
+                value = letters[self._begins.item(place) : self._ends.item(place)]
+                convert = makers.get(self._found.item(place))
+                made[place] = value if convert is None else convert(value)
+        for place, value in self._odd.items():
+            made[place] = value
+        return made
+
+    def quoted(self) -> NDArray[np.bytes_]:
+        """The values, all of which are texts, in UTF-8, each with a quote behind it.
+
+        They are copied from the text as they stand there, without an object for each.
+        """
+        widths = self._ends - self._begins + 1
+        width = int(widths.max())
+        if self._odd or int(self._begins.max()) + width > len(self._text):
+            return quoted(self.values())
+        shape = (len(self._text) - width + 1,)
+        copied = np.ndarray(shape, f"S{width}", self._text, strides=(1,))[self._begins]
+        if int(widths.min()) < width:
+            letters = copied.view(np.uint8).reshape(-1, width)
+            letters[np.arange(width) >= widths[:, None]] = 0
+        return copied
+
+
+def quoted(texts: Iterable[str]) -> NDArray[np.bytes_]:
+    """Texts in UTF-8, each with a quote behind it: so none ends in zeros, which arrays drop."""
+    return np.array([text.encode() + b'"' for text in texts], np.bytes_)
+
+
+def unquoted(texts: NDArray[np.bytes_]) -> list[str]:
+    """The texts of which :func:`quoted` made an array."""
+    return [text[:-1].decode() for text in texts.tolist()]
+
+
 class JsonEvents(Sequence[Any]):
     """Events of a batch as columns; one that is asked for by its position is decoded then.
 
@@ -171,7 +248,7 @@ class JsonEvents(Sequence[Any]):
         types: NumberedTexts,
         users: NumberedTexts,
         odd: dict[int, Any],
-        columns: Mapping[str, Callable[[], list[Any]]],
+        columns: Mapping[str, Column],
     ) -> None:
         """Hold columns of equal length; those of `columns` are made when they are asked for.
 
@@ -195,7 +272,11 @@ class JsonEvents(Sequence[Any]):
 
     def column(self, source: str) -> list[Any]:
         """Values of one source, as they were sent; None where there is none."""
-        return [*self.users] if source == "user_id" else self._columns[source]()
+        return [*self.users] if source == "user_id" else self._columns[source].values()
+
+    def quoted(self, source: str) -> NDArray[np.bytes_]:
+        """Texts of a source that every event has, in UTF-8, each with a quote behind it."""
+        return self._columns[source].quoted()
 
     def of_types(self, types: Iterable[str]) -> list[int]:
         """Positions of the events that are of one of these types."""
@@ -374,7 +455,9 @@ class JsonReader:
                     return None
                 odd[place] = event
         columns = {
-            source: self._maker(source, text, found[slot], begins[slot], ends[slot], odd)
+            source: Column(
+                text, found[slot], begins[slot], ends[slot], self._odd_values(odd, source)
+            )
             for source, slot in self._sources.items()
         }
         return JsonEvents(
@@ -391,37 +474,5 @@ class JsonReader:
         self._types, self._users = Numbers(_MOST_TYPES), Numbers(_MOST_USERS)
         self._types.number("")  # the type of a tick, _TICK
 
-    def _maker(
-        self,
-        source: str,
-        text: bytes | bytearray,
-        found: NDArray[np.uint8],
-        begins: NDArray[np.int64],
-        ends: NDArray[np.int64],
-        odd: Mapping[int, Any],
-    ) -> Callable[[], list[Any]]:
-        """What makes the values of one source."""
-        make: dict[int, Callable[[str], Any]] = {
-            self._kernel.INTEGER: int,
-            self._kernel.FLOAT: float,
-            self._kernel.TRUE: lambda _: True,
-            self._kernel.FALSE: lambda _: False,
-        }
-
-        def values() -> list[Any]:
-            letters = text.decode("latin-1")  # of what was read, which is ASCII, no place changes
-            made: list[Any]
-            if (found == self._kernel.STRING).all():
-                places = zip(begins.tolist(), ends.tolist(), strict=True)
-                made = [letters[begin:end] for begin, end in places]
-            else:
-                made = [None] * len(found)
-                for place in np.flatnonzero(found).tolist():
-                    value = letters[begins.item(place) : ends.item(place)]
-                    convert = make.get(found.item(place))
-                    made[place] = value if convert is None else convert(value)
-            for place, event in odd.items():
-                made[place] = self._column([event], source)[0]
-            return made
-
-        return values
+    def _odd_values(self, odd: Mapping[int, Any], source: str) -> dict[int, Any]:
+        return {place: self._column([event], source)[0] for place, event in odd.items()}

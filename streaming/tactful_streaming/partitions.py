@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.beginnings import Beginning, Partition
-from tactful_streaming.json_reader import NumberedTexts
+from tactful_streaming.json_reader import NumberedTexts, unquoted
 from tactful_streaming.pattern import ENDED, Automaton
 from tactful_streaming.placed_rows import PlacedRows, Placing, rows_of_numbered
 from tactful_streaming.reorder import Arrivals
@@ -200,10 +200,13 @@ class Partitions:
         rows = events.rows[index]
         for row in rows[self.states[rows] == HELD].tolist():
             del self.held[row]
-        self.states[rows] = begun[chosen]
+        states = begun[chosen]
+        self.states[rows] = states
+        if (states == NOTHING).any():
+            rows, index = rows[states != NOTHING], index[states != NOTHING]
         self._times[rows] = events.times[index]
         self._places[rows] = events.places[index]
-        self._ids[rows] = events.ids[index]
+        self._ids[rows] = unquoted(events.ids[index])
         self._subjects[rows] = events.subjects[index]
 
     def alone(self, row: int) -> Alone | None:

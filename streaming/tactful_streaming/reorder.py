@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tactful_streaming.json_reader import quoted, unquoted
 
 _SHORT: Final = 256
 """Runs of fewer events are joined, so that few have to be looked at."""
@@ -25,7 +27,7 @@ class Arrivals(NamedTuple):
         places: its place in the log.
         rows: row of its partition.
         codes: code of its type.
-        ids: its id.
+        ids: its id, as :func:`~tactful_streaming.json_reader.quoted` has it.
         subjects: key of the person behind it, or None.
     """
 
@@ -33,12 +35,18 @@ class Arrivals(NamedTuple):
     places: NDArray[np.int64]
     rows: NDArray[np.int64]
     codes: NDArray[np.int64]
-    ids: NDArray[np.object_]
+    ids: NDArray[np.bytes_]
     subjects: NDArray[np.object_]
 
     def take(self, index: Any) -> Arrivals:
         """Those at the positions, under the mask or in the slice `index`."""
         return Arrivals(*(column[index] for column in self))
+
+    def listed(self) -> Iterator[tuple[int, int, int, int, str, str | None]]:
+        """Timestamp, place, row, code, id and subject of each."""
+        columns = (column.tolist() for column in (*self[:4], self.subjects))
+        times, places, rows, codes, subjects = columns
+        return zip(times, places, rows, codes, unquoted(self.ids), subjects, strict=True)
 
     def ordered(self) -> Arrivals:
         """The same, in the order of timestamp, then of place in the log."""
@@ -57,10 +65,11 @@ def arrivals_of(
     """Columns of (timestamp, place, row, code, id, subject)."""
     events = list(events)
     numbers = np.array([event[:4] for event in events], np.int64).reshape(-1, 4)
-    texts = np.empty((len(events), 2), np.object_)
-    for position, event in enumerate(events):
-        texts[position] = event[4:]
-    return Arrivals(*numbers.T, *texts.T)
+    subjects = np.empty(len(events), np.object_)
+    subjects[:] = [event[5] for event in events]
+    times, places, rows, codes = numbers.T
+    ids = quoted(event[4] for event in events)
+    return Arrivals(times, places, rows, codes, ids, subjects)
 
 
 def joined(runs: Sequence[Arrivals]) -> Arrivals:

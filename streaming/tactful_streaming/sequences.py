@@ -33,7 +33,7 @@ from tactful_streaming.beginnings import (
 )
 from tactful_streaming.entries import Item
 from tactful_streaming.errors import StateError
-from tactful_streaming.json_reader import JsonEvents, NumberedTexts
+from tactful_streaming.json_reader import JsonEvents, NumberedTexts, quoted
 from tactful_streaming.matches import Happening, Match, Texts
 from tactful_streaming.partitions import (
     PartitionKey,
@@ -291,7 +291,7 @@ class SequenceOperator:
         if not named.all():
             chosen = named.tolist()
             shared = subjects is partitions
-            times, ids = times[named], [*compress(ids, chosen)]
+            times, ids = times[named], ids[named]
             if isinstance(subjects, NumberedTexts):
                 subjects = subjects.chosen(named)
             else:
@@ -305,7 +305,7 @@ class SequenceOperator:
             places,
             rows,
             codes,
-            np.fromiter(ids, np.object_, count),
+            ids,
             subjects.objects
             if isinstance(subjects, NumberedTexts)
             else np.fromiter(subjects, np.object_, count),
@@ -322,7 +322,7 @@ class SequenceOperator:
 
         Many have one beginning at most, and it waits or ends: that case is done here.
         """
-        events = [*_shown(arrived)]
+        events: list[Shown] = [*arrived.listed()]
         columns, timers = self._partitions, self._timers
         held = columns.held
         first, rows, plain = self._automaton.first, self._automaton.rows, self._plain
@@ -445,7 +445,7 @@ class SequenceOperator:
     def _named(self, events: Arrivals) -> list[_PackedEvent]:
         """Events with their partitions."""
         keys: list[Any] = self._partitions.keys
-        return [(*event[:2], keys[event[2]], *event[3:]) for event in _shown(events)]
+        return [(*event[:2], keys[event[2]], *event[3:]) for event in events.listed()]
 
     def _sweep(self, watermark: int) -> None:
         """Forget beginnings that can end in nothing, and matches of long ago."""
@@ -555,13 +555,11 @@ def _unpacked(blob: bytes) -> _PackedKey:
     return packed
 
 
-def _times_and_ids(events: Sequence[Happening]) -> tuple[NDArray[np.int64], Sequence[str]]:
+def _times_and_ids(
+    events: Sequence[Happening],
+) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
     if isinstance(events, JsonEvents):
-        return events.times, events.column("event_id")
+        return events.times, events.quoted("event_id")
     # Comprehensions read a field in half the time of a mapped attrgetter.
     times = np.fromiter([event.timestamp for event in events], np.int64, len(events))
-    return times, [event.event_id for event in events]
-
-
-def _shown(events: Arrivals) -> Iterator[Shown]:
-    return zip(*(column.tolist() for column in events), strict=True)
+    return times, quoted([event.event_id for event in events])

@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming.reorder import ReorderBuffer, arrivals_of
+from tactful_streaming.reorder import Arrivals, ReorderBuffer, arrivals_of
 
 Steps = list[tuple[list[int], int]]
 """Timestamps that arrive, and the watermark then."""
 
 
-def rows(arrivals: object) -> list[tuple[object, ...]]:
-    return [] if arrivals is None else [*zip(*(c.tolist() for c in arrivals), strict=True)]  # type: ignore[attr-defined]
+def rows(arrivals: Arrivals | None) -> list[tuple[int, int, int, int, str, str | None]]:
+    return [] if arrivals is None else [*arrivals.listed()]
 
 
 @settings(max_examples=100, deadline=None)
