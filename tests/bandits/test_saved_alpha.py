@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tactful_bandits import StatisticsError
+from tactful_bandits.comparison import Estimate, confidence_sequence
+from tactful_bandits.saved_alpha import spent_alpha
+
+
+def test_it_is_what_paths_do() -> None:
+    """Two thousand Brownian paths, looked at two thousand times; 0.01 is 3 standard errors."""
+    rng = np.random.default_rng(1)
+    units = np.linspace(4_000, 60_000, 2_000).round()
+    bounds = np.array(
+        [
+            -confidence_sequence(
+                Estimate(0.0, 1.0, int(n), np.inf),
+                alpha=0.04,
+                tightest_at=20_000,
+                alternative="greater",
+            ).low
+            for n in units
+        ]
+    )
+    steps = np.sqrt(np.diff(units, prepend=0.0))
+    crossed = 0
+    for _ in range(20):
+        paths = np.cumsum(rng.standard_normal((100, len(units))) * steps, axis=1)
+        crossed += int(((paths / np.sqrt(units)) > bounds).any(axis=1).sum())
+    spent = spent_alpha(alpha=0.04, tightest_at=20_000, first=4_000, last=60_000)
+    assert spent == pytest.approx(crossed / 2_000, abs=0.01)
+    assert spent == pytest.approx(0.0226, abs=0.0005)
+
+
+def test_watched_for_ever_all_of_it_is_spent() -> None:
+    spent = spent_alpha(alpha=0.04, tightest_at=10_000, first=10, last=1e9)
+    assert spent == pytest.approx(0.04, rel=0.05)
+
+
+@settings(max_examples=25)
+@given(st.floats(0.001, 0.2), st.floats(10, 1e6), st.floats(0, 6), st.floats(0, 6))
+def test_it_grows_with_the_looks_and_never_beyond_alpha(
+    alpha: float, first: float, some: float, more: float
+) -> None:
+    def spent(last: float) -> float:
+        return spent_alpha(alpha=alpha, tightest_at=20_000, first=first, last=last)
+
+    shorter, longer = spent(first * np.exp(some)), spent(first * np.exp(some + more))
+    assert 0 <= shorter <= longer + 0.02 * alpha
+    assert longer <= alpha
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (2, 1), (1, float("inf"))])
+def test_looks_that_cannot_be_are_refused(first: float, last: float) -> None:
+    with pytest.raises(StatisticsError, match="looks go from"):
+        spent_alpha(alpha=0.05, tightest_at=100, first=first, last=last)
