@@ -3,7 +3,6 @@
 from benchmarks import (
     _privacy_counters,
     _privacy_erasure,
-    _privacy_erasure_log,
     _privacy_errors,
     _privacy_ledger,
     _privacy_release,
@@ -22,7 +21,6 @@ PARTS = (
     "errors",
     "release",
     "erasure",
-    "erasure-log",
     "sealing",
     "counters",
 )
@@ -37,11 +35,6 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         Part("errors", _privacy_errors.FIGURES, lambda: _privacy_errors.figures(quick)),
         Part("release", _privacy_release.FIGURES, lambda: _privacy_release.figures(quick)),
         Part("erasure", _privacy_erasure.FIGURES, lambda: _privacy_erasure.figures(quick)),
-        Part(
-            "erasure-log",
-            _privacy_erasure_log.FIGURES,
-            lambda: _privacy_erasure_log.figures(quick),
-        ),
         Part("sealing", _privacy_sealing.FIGURES, lambda: _privacy_sealing.figures(quick)),
         Part("counters", _privacy_counters.FIGURES, lambda: _privacy_counters.figures(quick)),
     ]
