@@ -157,17 +157,16 @@ def settle_erasures(installation: Installation) -> list[Erasure]:
         for receipt, _ in installation.jobs.waiting()
         if is_purged_here(installation, receipt) and installation.partitions.missing(receipt) == 0
     ]
-    settled = []
     with names_dropped(installation) if ready else contextlib.nullcontext():
-        for receipt in ready:
-            told = installation.jobs.find(receipt)
-            assert told is not None
-            installation.partitions.finish(receipt)
-            installation.jobs.finish(receipt, told.steps)
-            found = installation.jobs.find(receipt)
-            assert found is not None
-            settled.append(found)
-    return settled
+        for told in _told(installation, ready):
+            installation.partitions.finish(told.receipt)
+            installation.jobs.forget(told.receipt, told.steps)
+    return _told(installation, ready)
+
+
+def _told(installation: Installation, receipts: Iterable[str]) -> list[Erasure]:
+    found = map(installation.jobs.find, receipts)
+    return [erasure for erasure in found if erasure is not None]
 
 
 def is_purged_here(installation: Installation, receipt: str) -> bool:
@@ -279,31 +278,27 @@ def run_erasures(
         say("verify")
     # All are looked for at once, since that reads every file; each for itself if that finds any.
     clean = not still_there(installation, [one.found for one in removed])
-    with names_dropped(installation, needed=bool(receipts)):
+    with names_dropped(installation):
         for one in removed:
             _finish(installation, one, clean=clean, rebuild=rebuild, say=say)
-            found = installation.jobs.find(one.receipt)
-            assert found is not None
-            receipts.append(found)
-    return receipts
+    return receipts + _told(installation, [one.receipt for one in removed])
 
 
 @contextlib.contextmanager
-def names_dropped(installation: Installation, *, needed: bool = False) -> Iterator[None]:
+def names_dropped(installation: Installation) -> Iterator[None]:
     """Have no bytes left in the metadata of whom is forgotten within, also after a kill.
 
-    Args:
-        installation: whose metadata.
-        needed: whether somebody was forgotten before.
+    Their receipts are complete then, and not before; while somebody reads the database, later.
     """
-    mark = work_of(installation, FORGOTTEN)
-    needed |= mark.exists() or bool(installation.jobs.waiting())
+    mark, jobs = work_of(installation, FORGOTTEN), installation.jobs
+    needed = mark.exists() or bool(jobs.waiting()) or jobs.forgotten()
     if needed:
         mark.parent.mkdir(mode=0o700, exist_ok=True)
         mark.touch()
     yield
     if needed:
         if installation.metadata.compact():
+            jobs.complete()
             mark.unlink(missing_ok=True)
         else:
             logger.warning("erased names lie in the metadata until who reads them is done")
@@ -402,7 +397,7 @@ def close_erasure(
         installation.jobs.note(receipt, steps)
     else:
         installation.partitions.finish(receipt)
-        installation.jobs.finish(receipt, steps)
+        installation.jobs.forget(receipt, steps)
 
 
 def erase_consent(consents: ConsentStore, keys: Iterable[str]) -> ErasureStep:

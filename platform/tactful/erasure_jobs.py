@@ -75,7 +75,7 @@ class ErasureJobs:
 
     def waiting(self) -> Sequence[tuple[str, str]]:
         """Receipts and people of erasures that are not complete, in the order they were asked."""
-        query = sa.select(_table.receipt, _table.person).where(_table.state != "done")
+        query = sa.select(_table.receipt, _table.person).where(_table.person.is_not(None))
         rows = self._metadata.fetch(query.order_by(_table.requested_at, _table.receipt))
         return [(row.receipt, row.person) for row in rows]
 
@@ -98,16 +98,26 @@ class ErasureJobs:
             lambda connection: connection.execute(change.values(state="purging", report=report))
         )
 
-    def finish(self, receipt: str, steps: Sequence[ErasureStep]) -> None:
-        """Note that an erasure is complete, and forget whose it was."""
-        values = {
-            "person": None,
-            "state": "done",
-            "done_at": self._clock(),
-            "report": msgspec.json.encode(list(steps)).decode(),
-        }
+    def forget(self, receipt: str, steps: Sequence[ErasureStep]) -> None:
+        """Forget whose an erasure was: all is done but that its name is still in the database.
+
+        The receipt is complete once that is gone from its files, too; see `complete`.
+        """
+        report = msgspec.json.encode(list(steps)).decode()
+        values = {"person": None, "state": "purging", "report": report}
         change = sa.update(erasures).where(_table.receipt == receipt).values(**values)
         self._metadata.change(lambda connection: connection.execute(change))
+
+    def complete(self) -> None:
+        """Note that no name is left of those who were forgotten: their receipts are complete."""
+        change = sa.update(erasures).where(_table.person.is_(None), _table.state != "done")
+        values = {"state": "done", "done_at": self._clock()}
+        self._metadata.change(lambda connection: connection.execute(change.values(**values)))
+
+    def forgotten(self) -> bool:
+        """Whether there is a receipt that is complete but for names in the database."""
+        query = sa.select(_table.receipt).where(_table.person.is_(None), _table.state != "done")
+        return bool(self._metadata.fetch(query.limit(1)))
 
 
 def _erasure(row: sa.Row[tuple[object, ...]]) -> Erasure:

@@ -105,11 +105,15 @@ def test_a_job_keeps_its_receipt_and_forgets_the_person(store: MetadataStore) ->
     assert jobs.overdue() == 0
     now += 3 * 86_400_000
     assert jobs.overdue() == 1
-    jobs.finish(asked.receipt, found.steps)
+    jobs.forget(asked.receipt, found.steps)
+    assert (jobs.overdue(), jobs.waiting(), jobs.latest()) == (1, [], 0)
+    assert jobs.forgotten()
+    store.compact()
+    jobs.complete()
+    assert not jobs.forgotten()
     assert (jobs.overdue(), jobs.waiting(), jobs.latest()) == (0, [], now)
     assert jobs.request("ada").receipt != asked.receipt
     assert jobs.find("none") is None
-    store.compact()
 
 
 def test_names_lie_on_while_somebody_reads_them_and_go_afterwards(
@@ -133,11 +137,47 @@ def test_names_lie_on_while_somebody_reads_them_and_go_afterwards(
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM erasures").fetchall()
             with names_dropped(installation):
-                installation.jobs.finish(receipt, [])
-            assert (has_name(), mark.exists()) == (True, True)
+                installation.jobs.forget(receipt, [])
+            told = installation.jobs.find(receipt)
+            assert told is not None
+            assert (has_name(), mark.exists(), told.state) == (True, True, "purging")
         online = OnlineErasures(installation, {})
         assert online.run() == 0
-        assert (has_name(), mark.exists()) == (False, False)
+        told = installation.jobs.find(receipt)
+        assert told is not None
+        assert (has_name(), mark.exists(), told.state) == (False, False, "done")
+
+
+def test_no_receipt_is_complete_while_the_name_is_in_the_file_of_the_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads "done" may look at once; a kill in between leaves it open, and is mended."""
+    settings = small_settings(tmp_path)
+    settings.storage.data.mkdir(exist_ok=True)
+    with closing(open_installation(settings)) as store:
+        installation = Installation(
+            settings, store, open_suppression(settings, store, clock=now_ms), now_ms
+        )
+        receipt = request_erasure(installation, "sentinel-ada").receipt
+        compact = MetadataStore.compact
+        states: list[str] = []
+
+        def killed(metadata: MetadataStore) -> bool:
+            told = installation.jobs.find(receipt)
+            assert told is not None
+            states.append(told.state)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(MetadataStore, "compact", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_erasures(installation)
+        assert states == ["purging"]
+        assert installation.jobs.waiting() == []
+        monkeypatch.setattr(MetadataStore, "compact", compact)
+        assert run_erasures(installation) == []
+        told = installation.jobs.find(receipt)
+        assert told is not None
+        assert (told.state, installation.jobs.forgotten()) == ("done", False)
 
 
 def test_an_erasure_is_complete_when_every_partition_has_reported(
