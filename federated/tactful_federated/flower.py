@@ -1,8 +1,9 @@
 """The same devices and rounds over Flower's Message API.
 
 Flower is transport and job control only. A training request carries the weights as one flat
-array, the round's number and the fingerprint of the public vocabulary, which a device compares
-with its own; the reply carries one flat array, the clipped update, or says that training diverged.
+array, the round's number, how the update is to be encoded, and the fingerprint of the public
+vocabulary, which a device compares with its own; the reply carries one flat array, the clipped
+update, with its scale, or says that training diverged.
 An evaluation reply carries counts. Nothing else is in a message, and a test scans for it.
 
 `LocalGrid` runs a `ClientApp` in this process: no Ray, no network, deterministic.
@@ -17,8 +18,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tactful_federated.errors import VocabularyError, WeightsError, missing_extra
+from tactful_federated.compression import ENCODINGS, Encoding, compress, restore
+from tactful_federated.errors import VocabularyError, WeightsError, missing_extra, require
 from tactful_federated.scores import Score
 from tactful_federated.tokens import Vocabulary
 from tactful_federated.vectors import Vector
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _WEIGHTS, _UPDATE, _SCORE, _REQUEST, _FLAT = "weights", "update", "score", "request", "flat"
+_SCALE = "scale"
 _REFUSAL, _DIVERGED = "refusal", "training diverged"
 _DEVICE_FAILED = 2
 
@@ -100,11 +104,25 @@ class FlowerPopulation:
         grid: The grid of a ServerApp, or a `LocalGrid`.
         vocabulary: Public vocabulary of the model; a device with another one answers an error.
         timeout: Seconds to wait for replies; None waits until each came or its request expired.
+        encoding: How devices are to send updates. But for `float32`, weights go out in half
+            precision, and devices train from what arrives.
     """
 
-    def __init__(self, grid: Grid, vocabulary: Vocabulary, *, timeout: float | None = None) -> None:
-        """Look at the nodes of `grid` as a population."""
-        self._grid = grid
+    def __init__(
+        self,
+        grid: Grid,
+        vocabulary: Vocabulary,
+        *,
+        timeout: float | None = None,
+        encoding: Encoding = "float32",
+    ) -> None:
+        """Look at the nodes of `grid` as a population.
+
+        Raises:
+            SettingsError: There is no such encoding.
+        """
+        require(encoding in ENCODINGS, f"encoding is {encoding!r}: give {', '.join(ENCODINGS)}")
+        self._grid, self._encoding = grid, encoding
         self._fingerprint = vocabulary.fingerprint
         self._timeout = timeout
 
@@ -117,14 +135,17 @@ class FlowerPopulation:
     ) -> Iterable[tuple[int, Vector]]:
         """Updates in order of arrival; nodes that fail or stay silent are missing.
 
-        A node whose training diverged answered: its update has no values, which is unfit.
+        A node whose training diverged answered, and so did one that sent what is no encoding: its
+        update has no values, which is unfit.
         """
         for reply in self._ask(MessageType.TRAIN, ids, weights, round_number):
             if _REFUSAL in reply.content:
                 yield reply.metadata.src_node_id, np.zeros(0, dtype=np.float32)
                 continue
             try:
-                update = _read(reply, _UPDATE)
+                update = _read_update(reply)
+            except WeightsError:
+                update = np.zeros(0, dtype=np.float32)
             except (KeyError, ValueError, TypeError):
                 _log.warning("round %d: a reply held no update", round_number)
                 continue
@@ -151,8 +172,15 @@ class FlowerPopulation:
     def _ask(
         self, kind: str, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Iterable[Message]:
-        request = ConfigRecord({"round": round_number, "vocabulary": self._fingerprint})
-        content = RecordDict({_WEIGHTS: _pack(weights), _REQUEST: request})
+        request = ConfigRecord(
+            {
+                "round": round_number,
+                "vocabulary": self._fingerprint,
+                "encoding": self._encoding,
+            }
+        )
+        given = weights if self._encoding == "float32" else weights.astype(np.float16)
+        content = RecordDict({_WEIGHTS: _pack(given), _REQUEST: request})
         requests = [
             Message(
                 content,
@@ -267,20 +295,34 @@ def _check_vocabulary(message: Message, vocabulary: Vocabulary) -> None:
 
 
 def _trained(message: Message, train: Callable[[Vector, int], Vector]) -> Message:
+    asked = _request(message)
     try:
-        update = train(_read(message, _WEIGHTS), _request(message)["round"])
+        update = train(_read(message, _WEIGHTS), asked["round"])
+        sent = compress(update, asked.get("encoding", "float32"))
     except WeightsError:
         # Silence would be a missing report, and whether a round is released must not hang on that.
         refusal = ConfigRecord({"reason": _DIVERGED})
         return Message(RecordDict({_REFUSAL: refusal}), reply_to=message)
-    return Message(RecordDict({_UPDATE: _pack(update)}), reply_to=message)
+    content = RecordDict({_UPDATE: _pack(sent.values)})
+    if sent.scale != 1.0:
+        content[_SCALE] = MetricRecord({_SCALE: sent.scale})
+    return Message(content, reply_to=message)
 
 
-def _pack(vector: Vector) -> ArrayRecord:
+def _pack(vector: NDArray[Any]) -> ArrayRecord:
     return ArrayRecord({_FLAT: Array(np.ascontiguousarray(vector))})
 
 
+def _read_update(message: Message) -> Vector:
+    scale = 1.0
+    if _SCALE in message.content:
+        scale = float(cast(Mapping[str, Any], message.content[_SCALE])[_SCALE])
+    return restore(_values(message, _UPDATE), scale)
+
+
 def _read(message: Message, record: str) -> Vector:
-    arrays = cast(ArrayRecord, message.content[record])
-    vector: Vector = arrays[_FLAT].numpy()
-    return vector
+    return restore(_values(message, record))
+
+
+def _values(message: Message, record: str) -> NDArray[Any]:
+    return cast(ArrayRecord, message.content[record])[_FLAT].numpy()

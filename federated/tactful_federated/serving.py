@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tactful_federated.certificates import secret_file
 from tactful_federated.checkpoint import write_whole
 from tactful_federated.collectors import ClearCollector, SecureCollector
-from tactful_federated.errors import SettingsError, missing_extra
+from tactful_federated.compression import Encoding
+from tactful_federated.errors import SettingsError, missing_extra, require
 from tactful_federated.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.model_package import pack_model
 from tactful_federated.optimizer import Optimizer
@@ -129,19 +130,31 @@ def initial_weights(vocabulary: Vocabulary) -> Vector:
     return IntentModel(vocabulary.size, seed=7).vector()
 
 
-def collector_for(invitation: Invitation, grid: Grid, *, deadline: float) -> Collector:
+def collector_for(
+    invitation: Invitation, grid: Grid, *, deadline: float, encoding: Encoding = "float32"
+) -> Collector:
     """Sums a round's updates as the tier wants it.
 
     Args:
         invitation: Of the run.
         grid: To the devices.
         deadline: Seconds for a round in the clear, or for each of the five exchanges of a sum.
+        encoding: Of updates in the clear.
+
+    Raises:
+        SettingsError: A secret sum was to be encoded: its words are as long as its modulus.
     """
     if invitation.tier == "clear":
         from tactful_federated.flower import FlowerPopulation
 
-        population = FlowerPopulation(grid, invitation.vocabulary, timeout=deadline)
+        population = FlowerPopulation(
+            grid, invitation.vocabulary, timeout=deadline, encoding=encoding
+        )
         return ClearCollector(population, deadline=deadline)
+    require(
+        encoding == "float32",
+        f"encoding is {encoding!r}, but the tier sums in secret, in words of 32 bits: leave it out",
+    )
     from tactful_federated.flower_secure import FlowerSecureTransport
 
     transport = FlowerSecureTransport(grid, timeout=deadline)

@@ -21,6 +21,7 @@ from tactful.stop_signals import on_stop_signals
 
 if TYPE_CHECKING:
     from tactful_federated import LiveView, Outcome
+    from tactful_federated.compression import Encoding
     from tactful_federated.invitation import Tier
 
 _NAP_S = 0.5
@@ -47,6 +48,13 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="What the server sees.",
 )
+@click.option(
+    "--encoding",
+    type=click.Choice(["float32", "float16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Of updates in the clear.",
+)
 @click.option("--deadline", type=float, default=120.0, show_default=True, help="Seconds.")
 @click.option("--host", "hosts", multiple=True, help="Name of the proxy; may be repeated.")
 @click.option("--port", type=int, default=9092, show_default=True, help="Of loopback.")
@@ -68,6 +76,7 @@ def serve_command(
     over_selection: float,
     availability: float,
     tier: Tier,
+    encoding: Encoding,
     deadline: float,
     hosts: tuple[str, ...],
     port: int,
@@ -91,6 +100,8 @@ def serve_command(
         serve_rounds,
     )
 
+    if encoding != "float32" and tier != "clear":
+        raise ConfigError("--encoding goes with --tier clear: secret sums have words of 32 bits")
     given = [path for path in (certificate, key, authority) if path]
     if given and len(given) < 3:
         raise ConfigError("--certificate, --key and --authority go together")
@@ -142,7 +153,7 @@ def serve_command(
             serve_rounds(
                 directory,
                 invitation,
-                collector_for(invitation, grid, deadline=deadline),
+                collector_for(invitation, grid, deadline=deadline, encoding=encoding),
                 progress=show,
             )
     except FederatedError as error:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -38,7 +38,9 @@ from tactful_federated import (
     training_app,
 )
 from tactful_federated.app import client, device_of, server
+from tactful_federated.compression import Encoding
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.vectors import l2_norm
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
 NODES = 6
@@ -145,6 +147,50 @@ def test_the_scan_catches_a_planted_leak(leak: str) -> None:
     else:
         record["more"] = Array(history.astype(np.float32))
     assert leaks(content, len(update), history) != []
+
+
+@pytest.mark.parametrize(("encoding", "bytes_each"), [("float16", 2), ("int8", 1)])
+def test_encoded_updates_are_smaller_and_train_nearly_the_same(
+    encoding: Encoding, bytes_each: int
+) -> None:
+    plain, _ = run_rounds(
+        FlowerPopulation(make_grid(), VOCABULARY), START, SETTINGS, rounds=3, seed=5
+    )
+    devices = make_devices()
+    grid = Spy(client_app(lambda context: devices[context.node_id]), NODES)
+    population = FlowerPopulation(grid, VOCABULARY, encoding=encoding)
+    state, results = run_rounds(population, START, SETTINGS, rounds=3, seed=5)
+    assert [(r.reports, r.refused) for r in results] == [(SETTINGS.report_goal, 0)] * 3
+    moved = l2_norm(plain.weights - START.weights)
+    assert 0 < l2_norm(state.weights - plain.weights) < 0.1 * moved
+    size = START.weights.size
+    for answer in grid.answers:
+        if "update" in answer.content:
+            (array,) = cast(ArrayRecord, answer.content["update"]).values()
+            assert array.numpy().nbytes == bytes_each * size
+            scales = cast(MetricRecord, answer.content.get("scale", MetricRecord()))
+            assert [type(scale) for scale in scales.values()] in ([], [float])
+    assert all(
+        cast(ArrayRecord, request.content["weights"])["flat"].numpy().nbytes == 2 * size
+        for request in grid.requests
+    )
+
+
+@pytest.mark.parametrize("forged", ["type", "scale"])
+def test_a_forged_encoding_counts_as_a_report_of_zeros(forged: str) -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        values = np.ones(START.weights.size, np.float64 if forged == "type" else np.int8)
+        scale = MetricRecord({"scale": 1e-9 if forged == "type" else float("inf")})
+        update = ArrayRecord({"flat": Array(values)})
+        return Message(RecordDict({"update": update, "scale": scale}), reply_to=message)
+
+    plan = small_plan(parameters=START.weights.size)
+    collector = ClearCollector(FlowerPopulation(LocalGrid(app, 2), VOCABULARY, encoding="int8"))
+    found = collector.collect([1, 2], START.broadcast(), plan, 1)
+    assert found.reports == 2 and not found.total.any()
 
 
 def test_vanishing_and_failing_nodes_are_missing_reports() -> None:

@@ -1,0 +1,77 @@
+"""Updates in fewer bytes: never longer than they were, right on average, and refused if forged."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from tactful_federated import SettingsError, WeightsError, clip_to_norm
+from tactful_federated.compression import ENCODINGS, Encoding, compress, restore
+from tactful_federated.vectors import l2_norm
+
+UPDATES = arrays.arrays(
+    np.float32,
+    st.integers(0, 40),
+    elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=True),
+)
+TINY = np.full(3, np.finfo(np.float32).smallest_subnormal, np.float32)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@given(update=UPDATES)
+@example(update=np.array([1e6, 1e-6, 0.0], np.float32))
+@example(update=TINY)
+def test_what_is_sent_is_no_longer_than_what_was_clipped(
+    encoding: Encoding, update: np.ndarray
+) -> None:
+    sent = compress(update, encoding)
+    assert sent.values.dtype.name == encoding and sent.values.shape == update.shape
+    again = restore(sent.values, sent.scale)
+    assert again.dtype == np.float32 and np.isfinite(again).all()
+    assert l2_norm(again) <= l2_norm(update)
+    assert not again[update == 0].any()
+    assert np.array_equal(compress(update, encoding).values, sent.values)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bytes_each", "error"), [("float16", 2, 1e-3), ("int8", 1, 0.1)]
+)
+def test_a_real_update_keeps_its_direction(
+    encoding: Encoding, bytes_each: int, error: float
+) -> None:
+    drawn = np.random.default_rng(1).standard_t(4, 20_000).astype(np.float32)
+    update = clip_to_norm(drawn, 2.0)
+    sent = compress(update, encoding)
+    assert sent.values.nbytes == bytes_each * update.size
+    again = restore(sent.values, sent.scale)
+    assert l2_norm(again - update) < error * l2_norm(update)
+
+
+def test_one_byte_is_right_on_average() -> None:
+    """4,000 devices whose updates differ in one value: a mean beyond 5 standard errors fails."""
+    update = np.linspace(-0.03, 0.05, 50).astype(np.float32)
+    total, count = np.zeros(update.size), 4_000
+    for number in range(count):
+        mine = update.copy()
+        mine[0] = -0.03 - 1e-6 * number  # or all would round the same way
+        sent = compress(mine, "int8")
+        total += restore(sent.values, sent.scale)
+    step = 0.05 / 127
+    off = np.abs(total / count - update)[1:]
+    # Taking back the norm shrinks by far less than a step.
+    assert off.max() < 5 * step / np.sqrt(count) / 2 + 0.02 * step
+
+
+def test_forged_updates_are_refused() -> None:
+    with pytest.raises(SettingsError, match="float16"):
+        compress(TINY, "bfloat16")  # type: ignore[arg-type]
+    for values, scale in (
+        (np.zeros(3), 1.0),
+        (np.zeros(3, np.int16), 1.0),
+        (np.zeros(3, np.int8), np.nan),
+        (np.zeros(3, np.int8), np.inf),
+        (np.zeros(3, np.int8), -1.0),
+    ):
+        with pytest.raises(WeightsError):
+            restore(values, scale)
