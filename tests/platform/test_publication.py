@@ -317,13 +317,18 @@ def marks_in(text: str) -> list[str]:
 
 
 def test_leak_5_marks_of_people_and_items_are_nowhere_but_where_they_belong(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Marks are planted, requests good and bad are made, then everything said is searched.
 
-    Metrics, health, statistics, reports, models, the description of the API, answers to wrong
-    requests about them, logs at their most talkative, published files.
+    Metrics, health, statistics, reports, models, the description of the API; answers to wrong
+    requests, and to one at which the server itself fails with a mark in its hands; what looks into
+    a process (there is none of that over HTTP); the dashboard's pages; logs at their most talkative
+    with their tracebacks, which are all the traces there are; published files.
     """
+    from tests.ui.conftest import PAGES, open_at
+    from tests.ui.reading import charts, words
+
     caplog.set_level(logging.DEBUG)
     definition = {
         "name": "views",
@@ -372,19 +377,42 @@ def test_leak_5_marks_of_people_and_items_are_nowhere_but_where_they_belong(
             marked(100, now, type="no such type"),
             marked(101, now, timestamp="yesterday"),
             marked(102, now, properties={"query": [[MARKS["word"]]]}),
+            marked(103, now, event_id=MARKS["user"] * 10),
         ):
-            live.http.post("/v1/events", json=[wrong])
+            ask("POST", "/v1/events", json=[wrong])
+        for text in (f'{{"user_id": "{MARKS["user"]}"', f'[{{"type": {MARKS["word"]}}}]'):
+            ask("POST", "/v1/events", content=text)
+        ask("PUT", "/v1/items", json=[{"item_id": MARKS["item"], "price": MARKS["word"]}])
+        ask("PUT", "/v1/users", json=[{"user_id": MARKS["user"], "properties": MARKS["word"]}])
+        ask("POST", "/v1/recommend", json={"user_id": MARKS["user"], "k": MARKS["word"]})
+
+        def fails(*_: Any, **__: Any) -> Any:
+            raise RuntimeError(f"of {MARKS['user']}: {MARKS['word']}")
+
+        with monkeypatch.context() as planted:
+            planted.setattr(platform.recommender, "recommend", fails)
+            ask("POST", "/v1/recommend", json={"user_id": MARKS["user"]})
+        assert any(text.startswith("500") for text in said.values()), "it failed"
         live.http.post("/v1/recommend", json={"user_id": MARKS["user"]})
         live.http.get(f"/v1/users/{MARKS['user']}/features")
         for where in (
             *("/metrics", "/healthz", "/readyz", "/openapi.json", "/v1/statistics"),
             *("/v1/statistics/views", "/v1/reports", "/v1/models", "/v1/models/log"),
             *("/v1/privacy/ledger", "/v1/statistics/unknown", "/v1/statistics/views?limit=x"),
-            "/v1/reports/unknown",
+            *("/v1/reports/unknown", "/v1/experiments", "/v1/experiments/unknown"),
+            *("/v1/erasures/unknown", "/v1/explain/unknown", "/v1/users/unknown/features"),
+            *("/v1/statistics/views/sum?since=0&until=1", "/docs", "/debug", "/debug/vars"),
         ):
             ask("GET", where)
+        paths = live.http.get("/openapi.json").json()["paths"]
+        assert not [path for path in paths if "debug" in path or "trace" in path]
         for where in ("/v1/statistics", "/v1/reports", "/v1/models"):
             ask("POST", where, json={"user_id": MARKS["user"]})
+        monkeypatch.setenv("TACTFUL_URL", live.url)
+        for name in PAGES:
+            page = open_at(name)
+            said[f"page {name}"] = f"{words(page)} {charts(page)} {page.exception} {page}"
+        assert "State: ready" in said["page system"]
     opened.close()
     publish(settings, tmp_path / "out", None)
     for file in (tmp_path / "out").rglob("*"):
