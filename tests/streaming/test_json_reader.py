@@ -20,7 +20,7 @@ from tactful_streaming import Engine, Event, MemoryState, Tick, encode_entry, lo
 from tactful_streaming import json_reader as module
 from tactful_streaming.entries import ENTRY_ERRORS
 from tactful_streaming.identity import Identity
-from tactful_streaming.json_reader import JsonEvents, JsonReader, NumberedTexts, Numbers
+from tactful_streaming.json_reader import JsonEvents, JsonReader, NumberedTexts, Numbers, unquoted
 from tactful_streaming.partitions import Partitions
 from tactful_streaming.pattern import compile_pattern
 from tactful_streaming.projection import Projection
@@ -67,6 +67,8 @@ def compare(
         # 1, 1.0 and True are equal and not the same.
         assert [*map(type, found)] == [*map(type, expected)], source
         assert [*map(repr, found)] == [*map(repr, expected)], source
+    if "event_id" in sources:
+        assert unquoted(events.quoted("event_id")) == plain.column(decoded, "event_id")
     for position in (0, len(events) - 1):
         fields = plain.event_class.__struct_fields__
         one = events[position]
