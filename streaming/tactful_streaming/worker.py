@@ -121,7 +121,8 @@ class Worker:
             publish_interval_s: time from one batch to the next, seconds, if each is copied to the
                 online store at once; None: the copy waits for the commit.
             commit_interval_s: time between commits, seconds; 0 commits after every batch. Rows,
-                actions, and a copy that waits for it, are as old as that.
+                actions, and a copy that waits for it, are as old as that. Where batches are copied
+                at once, up to twice as long while there is always something to read.
             checkpoint_interval_s: time between checkpoints, seconds.
             idle_ms: silence after which a partition is idle: it holds up nobody, and the clock
                 speaks for it. Also how much longer than the clock says timers wait, for what is on
@@ -269,11 +270,20 @@ class Worker:
             self._counts["invalid"] += applied.invalid
             self._counts["dropped"] += applied.dropped
         self._align()
-        due = self._clock() >= self._commit_at
+        due = self._is_due(busy=bool(records))
         if due:
             self.commit()
             self._purge()
         return due
+
+    def _is_due(self, *, busy: bool) -> bool:
+        """Whether it is time for a commit.
+
+        Where batches are copied at once, it leaves the interpreter to who copies the last one, and
+        makes nobody's next one wait: it comes when there is nothing to read, or as late again.
+        """
+        late_s = self._commit_interval_s if busy and self._publish_interval_s is not None else 0.0
+        return self._clock() >= self._commit_at + late_s
 
     def _rest(self) -> None:
         """Let records gather where each batch is copied at once: most of its cost is its own."""

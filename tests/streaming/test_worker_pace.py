@@ -116,7 +116,36 @@ def test_each_batch_is_copied_at_once_and_commits_come_more_seldom(
     # The time that a batch took counts towards that until the next.
     assert slept == pytest.approx([0.0, 0.003, 0.003, 0.003])
     batch = ["apply", "publish"]
-    assert job.told == [*batch, "commit", *batch, *batch, *batch, "commit"]
+    assert job.told == [*batch, *batch, *batch, *batch, "commit"]
+
+
+def test_a_commit_waits_for_a_moment_without_records(
+    monkeypatch: pytest.MonkeyPatch, silent: JobOptions
+) -> None:
+    come = [True, True, False, True]
+
+    class Bursts(OneRecord):
+        def poll(self, limit: int, wait_s: float) -> dict[int, Any]:
+            records = super().poll(limit, wait_s)
+            return records if come[len(self.waits) - 1] else {}
+
+    monkeypatch.setattr("tactful_streaming.worker.PartitionGroup", Bursts)
+    now, job = [0.0], Noting()
+    worker = Worker(
+        definitions(),
+        silent,
+        publish_interval_s=0.0,
+        commit_interval_s=1.0,
+        clock=lambda: now[0],
+        sleep=lambda _: None,
+    )
+    worker.jobs[0] = job  # type: ignore[index]
+    committed = []
+    for _ in come:
+        committed.append(worker.step())
+        now[0] += 0.1
+    assert committed == [False, False, True, False]
+    assert job.told == [*["apply", "publish"] * 2, "commit", "apply", "publish"]
 
 
 class Acting(Noting):
