@@ -9,10 +9,13 @@ the event was due to be posted.
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -29,11 +32,29 @@ _PROCESSES = ("serve", "worker", "redis-server", "broker")
 """What the processes of a measurement are called in their command lines."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """What one load saw, and what it took.
+
+    Attributes:
+        observed: what the load has seen.
+        cores: what each process took of the cores, warm-up included.
+    """
+
+    observed: Observed
+    cores: Mapping[str, float]
+
+
 def freshness(name: str, data: Path, settings: Mapping[str, str], seconds: float) -> Figure:
-    """Measure one server for so many seconds.
+    """Measure one server for so many seconds, as :func:`observe`."""
+    run = observe(data, settings, seconds)
+    return as_figure(name, run.observed, run.cores)
+
+
+def observe(data: Path, settings: Mapping[str, str], seconds: float) -> Run:
+    """Start a server and offer it the load.
 
     Args:
-        name: name of the figure.
         data: folder for the server's data.
         settings: environment variables of the server.
         seconds: how long to measure.
@@ -43,7 +64,7 @@ def freshness(name: str, data: Path, settings: Mapping[str, str], seconds: float
     """
     server = Server(data, settings)
     try:
-        began, before = time.monotonic(), _processor_seconds()
+        began, before = time.monotonic(), processor_seconds()
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks._streaming_load", server.url, str(seconds)],
             cwd=_ROOT,
@@ -51,13 +72,37 @@ def freshness(name: str, data: Path, settings: Mapping[str, str], seconds: float
             timeout=seconds + 300,
             check=False,
         )
-        took, after = time.monotonic() - began, _processor_seconds()
+        took, after = time.monotonic() - began, processor_seconds()
     finally:
         server.stop()
     if done.returncode:
         raise RuntimeError(f"the load failed: {done.stderr.decode().strip()[-600:]}")
     cores = {process: (after[process] - before[process]) / took for process in before}
-    return as_figure(name, msgspec.json.decode(done.stdout, type=Observed), cores)
+    return Run(msgspec.json.decode(done.stdout, type=Observed), cores)
+
+
+def pooled(runs: Sequence[Run]) -> Run:
+    """Several runs of one length as one: all that was seen, and the mean of the cores."""
+    seen = [run.observed for run in runs]
+    refused: Counter[str] = Counter()
+    for one in seen:
+        refused.update(one.refused)
+    whole = Observed(
+        seconds=sum(one.seconds for one in seen),
+        offered=sum(one.offered for one in seen),
+        accepted=sum(one.accepted for one in seen),
+        refused=dict(refused),
+        post_ms=[it for one in seen for it in one.post_ms],
+        fresh_ms=[it for one in seen for it in one.fresh_ms],
+        fresh_at_s=[it for one in seen for it in one.fresh_at_s],
+        fresh_ack_ms=[it for one in seen for it in one.fresh_ack_ms],
+        fresh_list_ms=[it for one in seen for it in one.fresh_list_ms],
+        late_ms=[it for one in seen for it in one.late_ms],
+        looked_up=sum(one.looked_up for one in seen),
+        cpu_s=sum(one.cpu_s for one in seen),
+    )
+    cores = {name: statistics.mean(run.cores[name] for run in runs) for name in runs[0].cores}
+    return Run(whole, cores)
 
 
 def as_figure(
@@ -79,7 +124,8 @@ def as_figure(
         f"{rate:,.0f} of {RATE:,} events/s accepted beside it, {BATCH} a request, {CONNECTIONS} "
         f"connections, whatever the server does. p50/p99: acknowledged "
         f"{_percentiles(observed.fresh_ack_ms)}, then readable and answered "
-        f"{_percentiles(waits)}; whole batches acknowledged {_percentiles(observed.post_ms)}. The "
+        f"{_percentiles(waits)}; by quarter of a run {_by_quarter(observed)}; whole batches "
+        f"acknowledged {_percentiles(observed.post_ms)}. The "
         f"load took {observed.cpu_s / observed.seconds:.2f} cores and began "
         f"{_percentiles(observed.late_ms)} late, both in the figures; low is p50; "
         f"{''.join(f'{process} {share:.2f}, ' for process, share in cores.items())}"
@@ -100,7 +146,7 @@ def as_figure(
     )
 
 
-def _processor_seconds() -> dict[str, float]:
+def processor_seconds() -> dict[str, float]:
     """CPU seconds of the processes that this one has started, by what they are."""
     mine = os.getpid()
     children = Path(f"/proc/{mine}/task/{mine}/children")
@@ -113,6 +159,15 @@ def _processor_seconds() -> dict[str, float]:
         if kind is not None:
             found[kind] = cpu_seconds(pid)
     return found
+
+
+def _by_quarter(observed: Observed) -> str:
+    """Whether it gets slower as it goes on."""
+    length = max(observed.fresh_at_s, default=0.0) / 4
+    quarters: list[list[float]] = [[] for _ in range(4)]
+    for at, fresh in zip(observed.fresh_at_s, observed.fresh_ms, strict=True):
+        quarters[min(int(at / length), 3) if length else 0].append(fresh)
+    return ", ".join(map(_percentiles, quarters))
 
 
 def _percentiles(values: Sequence[float]) -> str:

@@ -48,6 +48,7 @@ class Observed(msgspec.Struct, kw_only=True):
         refused: requests by the status of their answer, where it was not the good one.
         post_ms: due to acknowledged, of each batch.
         fresh_ms: due to a list that has seen it, of each probe.
+        fresh_at_s: when each of them was due, seconds since the warm-up.
         fresh_ack_ms: the part of it up to the acknowledgement.
         fresh_list_ms: the part of it that the server says it took to recommend.
         late_ms: how late this process itself began, of each batch and probe.
@@ -61,6 +62,7 @@ class Observed(msgspec.Struct, kw_only=True):
     refused: dict[str, int] = {}
     post_ms: list[float] = []
     fresh_ms: list[float] = []
+    fresh_at_s: list[float] = []
     fresh_ack_ms: list[float] = []
     fresh_list_ms: list[float] = []
     late_ms: list[float] = []
@@ -214,6 +216,7 @@ class _Load:
         if answer is None:
             return
         observed.fresh_ms.append((time.perf_counter() - due) * 1e3)
+        observed.fresh_at_s.append(due - self.counts_from)
         observed.fresh_ack_ms.append((acknowledged - due) * 1e3)
         observed.fresh_list_ms.append(answer["took_ms"])
         if number % _LOOK_EVERY == 0:

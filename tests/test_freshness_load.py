@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from benchmarks._streaming_freshness import as_figure
+from benchmarks._streaming_freshness import Run, as_figure, pooled
 from benchmarks._streaming_load import BATCH, PROBES_PER_S, RATE, Observed, offer
 
 pytestmark = pytest.mark.alone  # a load at a rate needs the machine
@@ -108,3 +108,31 @@ def test_a_list_that_has_not_seen_the_event_is_an_error() -> None:
     stub.forgets = True
     with pytest.raises(RuntimeError, match="before the event"):
         asyncio.run(stub.observe(0.2))
+
+
+def test_runs_are_pooled_and_what_gets_slower_shows() -> None:
+    runs = [
+        Run(
+            Observed(
+                seconds=4.0,
+                offered=4 * RATE,
+                accepted=4 * RATE,
+                refused={"503": refused} if refused else {},
+                fresh_ms=[10.0, 20.0, 30.0, 40.0 + shift],
+                fresh_at_s=[0.5, 1.5, 2.5, 3.5],
+                fresh_ack_ms=[1.0] * 4,
+                late_ms=[0.0],
+            ),
+            {"worker": cores},
+        )
+        for shift, cores, refused in ((0.0, 0.2, 0), (60.0, 0.4, 2))
+    ]
+    run = pooled(runs)
+    assert run.cores == {"worker": pytest.approx(0.3)}
+    assert run.observed.seconds == 8.0
+    assert run.observed.refused == {"503": 2}
+    assert as_figure("freshness", run.observed).value is None, "what one refused counts"
+    run.observed.refused.clear()
+    figure = as_figure("freshness", run.observed, run.cores)
+    assert (figure.value, figure.low, figure.runs) == (100.0, 30.0, 8)
+    assert "10.0/10.0 ms, 20.0/20.0 ms, 30.0/30.0 ms, 100.0/100.0 ms" in figure.note
