@@ -144,7 +144,8 @@ class OnlineErasures:
                     pass
         if self._stopping or not any(self._is_settled(receipt) for receipt, _ in waiting):
             return 0
-        # While a training is under way, this is refused: before anything that takes long.
+        # While a training is under way, this is refused: before anything that takes long. One that
+        # begins later passes over who is suppressed, which they and their devices are by then.
         training = None if self._running is None else purge_training(installation.settings)
         with contextlib.ExitStack() as stack:
             executor = self._executor or stack.enter_context(low_priority())

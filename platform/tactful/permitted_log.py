@@ -1,8 +1,8 @@
-"""The log as training may read it: without whoever does not agree to that now.
+"""The log as training may read it: without whoever does not agree to that now, or was erased.
 
 What somebody did while they agreed stays in the log when they change their mind, until retention or
 an erasure removes it. Here it is passed over. So whatever learns from the log, by whichever path,
-learns from those who agree on the day of the training.
+learns from those who agree on the day of the training; also while an erasure is under way.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.consent_store import ConsentStore
 from tactful.permissions import Permissions, claimed
+from tactful.suppression import open_suppression
 from tactful_privacy import EVERYTHING, NOTHING, Purpose
 from tactful_streaming import BLANK, EventLog
 
@@ -111,15 +112,17 @@ def training_permissions(
 
     A device counts under its own decisions and under those of the user whom an event names. Of who
     said nothing, the log holds what the door let in by the default of its time; that is learned
-    from unless the settings say ``deny`` now.
+    from unless the settings say ``deny`` now. Of who is erased nothing is learned from the moment
+    on at which that was asked for.
 
     Raises:
-        StorageError: if the metadata cannot be used.
+        StorageError: if the metadata or the keyring cannot be used.
     """
     with contextlib.closing(open_installation(settings)) as metadata:
         default = NOTHING if settings.consent.default == "deny" else EVERYTHING
         consents = ConsentStore(metadata, default, clock=clock).consents
-        permissions = Permissions(consents)
+        suppressed = open_suppression(settings, metadata, clock=clock).suppressed
+        permissions = Permissions(consents, suppressed=suppressed)
 
         def allows(user_id: str | None, device_id: str | None, at: int, claim: str | None) -> bool:
             return purpose in permissions.of(user_id, device_id, at, claimed(claim))

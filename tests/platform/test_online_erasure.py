@@ -20,13 +20,17 @@ import pytest
 from tests.platform.support import AtOnce, Live, build, view
 from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, others, scan, settings_of
 
+from tactful.checkpoints import Checkpoint
 from tactful.config import RetentionSettings, Settings
 from tactful.connections import open_installation
 from tactful.erasure import Installation, request_erasure
+from tactful.errors import StorageError
 from tactful.online_erasure import OnlineErasures
+from tactful.record_seal import log_in_files
 from tactful.retention import Retention
 from tactful.service import Platform
 from tactful.suppression import open_suppression
+from tactful.training_run import _open_log
 from tactful_streaming import (
     BLANK,
     EmbeddedLog,
@@ -122,6 +126,55 @@ def test_the_log_is_rewritten_while_events_come_in(
         views = live.http.get("/v1/users/other-9/features").json()["features"]["views"]
         assert views == len(accepted)
     assert scan(tmp_path, tokens.needles()) == {}
+
+
+def test_a_training_that_begins_meanwhile_does_not_read_them(settings: Settings) -> None:
+    """Between the look for an unfinished one and the rewriting of the log it could."""
+    tokens = Tokens(*FIELDS)
+    read: list[list[bytes]] = []
+
+    def train(stage: str) -> None:
+        if stage == "find":
+            with _open_log(settings) as (log, _), log_in_files(settings, clock=int) as raw:
+                read.extend([p for _, p in each.read(0, 10_000)] for each in (log, raw))
+
+    with Live(Platform.open(settings, build)) as live:
+        leave_traces(live, tokens)
+        others(live)
+        live.http.delete(f"/v1/users/{tokens['user']}")
+        live.platform.online_erasures._say = train
+        erase(live.platform, AtOnce())
+    permitted, raw = read
+    names = [tokens[field].encode() for field in ("user", "device")]
+    assert sum(any(name in payload for name in names) for payload in raw) >= 8
+    assert not [payload for payload in permitted if any(name in payload for name in names)]
+    assert sum(b"other-" in payload for payload in permitted) >= 5
+
+
+def test_an_erasure_waits_for_a_training_that_began_before_their_devices_were_known(
+    settings: Settings,
+) -> None:
+    tokens = Tokens(*FIELDS)
+    with Live(Platform.open(settings, build)) as live, contextlib.ExitStack() as training:
+        leave_traces(live, tokens)
+        receipt = live.http.delete(f"/v1/users/{tokens['user']}").json()["receipt"]
+        running = live.platform.online_erasures._running
+        assert running is not None
+        settle = running.settle
+
+        def begin() -> None:
+            if not training._exit_callbacks:  # type: ignore[attr-defined]
+                training.enter_context(Checkpoint.hold(settings.models / "training"))
+            settle()
+
+        running.settle = begin  # type: ignore[method-assign]
+        with pytest.raises(StorageError, match="another process trains"):
+            erase(live.platform, AtOnce())
+        assert live.http.get(f"/v1/erasures/{receipt}").json()["state"] == "requested"
+        running.settle = settle  # type: ignore[method-assign]
+        training.close()
+        erase(live.platform, AtOnce())
+        assert live.http.get(f"/v1/erasures/{receipt}").json()["state"] == "done"
 
 
 def test_retention_does_not_bring_back_whom_an_erasure_removes_meanwhile(
