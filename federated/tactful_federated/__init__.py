@@ -57,6 +57,12 @@ if TYPE_CHECKING:
     from tactful_federated.device import Device, LocalPopulation, TrainerSettings
     from tactful_federated.device_home import DeviceHome, EnrolmentRequest
     from tactful_federated.device_ledger import Conditions, DeviceLedger
+    from tactful_federated.evaluation import (
+        Evaluation,
+        PrivateEvaluations,
+        evaluator,
+        plan_evaluations,
+    )
     from tactful_federated.event_store import EventStore
     from tactful_federated.fixed_point import FixedPoint
     from tactful_federated.fleet import FleetClient, FleetError
@@ -103,6 +109,7 @@ __all__ = [
     "Difference",
     "Enrolment",
     "EnrolmentRequest",
+    "Evaluation",
     "EventStore",
     "FederatedError",
     "FixedPoint",
@@ -128,6 +135,7 @@ __all__ = [
     "PackageError",
     "Participation",
     "Population",
+    "PrivateEvaluations",
     "PrivateSimulation",
     "PrivateTraining",
     "RoundResult",
@@ -164,6 +172,7 @@ __all__ = [
     "collector_for",
     "enrol",
     "epsilon_of",
+    "evaluator",
     "fit_markov",
     "fit_popularity",
     "fit_temperature",
@@ -171,6 +180,7 @@ __all__ = [
     "make_tls",
     "open_package",
     "pack_model",
+    "plan_evaluations",
     "plan_noise_in_sum",
     "plan_training",
     "read_invitation",
@@ -204,6 +214,7 @@ _LOADED_WHEN_USED = {
     "DeviceLedger": "device_ledger",
     "Enrolment": "secure_messages",
     "EnrolmentRequest": "device_home",
+    "Evaluation": "evaluation",
     "EventStore": "event_store",
     "FixedPoint": "fixed_point",
     "FleetClient": "fleet",
@@ -220,6 +231,7 @@ _LOADED_WHEN_USED = {
     "ModelSlot": "model_package",
     "NoiseMemory": "correlated_noise",
     "Outcome": "private_rounds",
+    "PrivateEvaluations": "evaluation",
     "PrivateSimulation": "private_simulation",
     "PrivateTraining": "private_rounds",
     "SecureCollector": "collectors",
@@ -242,11 +254,13 @@ _LOADED_WHEN_USED = {
     "collector_for": "serving",
     "enrol": "secure_messages",
     "epsilon_of": "central",
+    "evaluator": "evaluation",
     "fit_temperature": "inference",
     "invite": "serving",
     "make_tls": "certificates",
     "open_package": "model_package",
     "pack_model": "model_package",
+    "plan_evaluations": "evaluation",
     "plan_noise_in_sum": "plan",
     "plan_training": "plan",
     "read_invitation": "invitation",

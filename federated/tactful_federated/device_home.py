@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,6 +25,9 @@ try:
     from flwr.clientapp import ClientApp
 except ModuleNotFoundError as error:
     raise missing_extra(error) from error
+
+if TYPE_CHECKING:
+    from tactful_federated.device import Device
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,12 +135,24 @@ class DeviceHome:
         )
         return secure_client_app(lambda context: rounds)
 
+    def evaluator(self) -> Trainer:
+        """What answers evaluations, for `app`, where the invitation is to a run of them."""
+        from tactful_federated.evaluation import evaluator
+
+        device = self._device()
+        return evaluator(lambda weights: device().evaluate(weights))
+
     def close(self) -> None:
         """Close the files."""
         self.events.close()
         self.ledger.close()
 
     def _trainer(self) -> Trainer:
+        device = self._device()
+        return lambda weights, round_number: device().train(weights, round_number)
+
+    def _device(self) -> Callable[[], Device]:
+        """Makes a device of the visits that are kept when it is called."""
         from tactful_federated.device import Device, TrainerSettings
         from tactful_federated.model import IntentModel
 
@@ -151,12 +167,12 @@ class DeviceHome:
         )
         model = IntentModel(vocabulary.size)
 
-        def train(weights: Vector, round_number: int) -> Vector:
+        def device() -> Device:
             known = set(vocabulary.categories)
             visits = [[name for name in visit if name in known] for visit in self.events.visits()]
-            return Device(visits, vocabulary, model, settings).train(weights, round_number)
+            return Device(visits, vocabulary, model, settings)
 
-        return train
+        return device
 
     def _consented(self, train: Trainer) -> Trainer:
         def only_with_consent(weights: Vector, round_number: int) -> Vector:

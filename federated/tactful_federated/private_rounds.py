@@ -152,8 +152,12 @@ class PrivateTraining:
         """Weights to evaluate and to use."""
         return self._model.release()
 
-    def run_round(self, collector: Collector) -> Outcome:
+    def run_round(self, collector: Collector, weights: Vector | None = None) -> Outcome:
         """Run one round.
+
+        Args:
+            collector: Asks the devices.
+            weights: What they get, if it is not what this run itself has come to; public.
 
         Raises:
             BudgetError: All releases of the plan are spent.
@@ -164,7 +168,8 @@ class PrivateTraining:
             return self._void("too few devices may take part now")
         cohort = self._draw(eligible)
         self.ledger.charge(cohort, self.releases)
-        collected = collector.collect(cohort, self.weights, self.plan, self.round + 1)
+        given = self.weights if weights is None else weights
+        collected = collector.collect(cohort, given, self.plan, self.round + 1)
         if collected.reports < self.plan.minimum_reports:
             return self._void("too few devices reported")
         return self.release(collected.total)

@@ -1,0 +1,137 @@
+"""Evaluation on devices: near what they would say in the clear, bounded, and never for nothing."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.federated.private_run import WISHES, Devices
+
+from tactful_federated import (
+    BudgetError,
+    ClearCollector,
+    Device,
+    HistoryError,
+    IntentModel,
+    Score,
+    SecureCollector,
+    SecureRounds,
+    Vocabulary,
+    enrol,
+    without_noise,
+)
+from tactful_federated.evaluation import (
+    ANSWER_SIZE,
+    PrivateEvaluations,
+    evaluator,
+    plan_evaluations,
+)
+from tactful_federated.private_simulation import LocalTransport
+from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.vectors import Vector, l2_norm
+
+VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
+MODEL = IntentModel(VOCABULARY.size, seed=3)
+WEIGHTS = MODEL.vector()
+MANY = replace(
+    WISHES, delta=1e-6, population=40_000, report_goal=10_000, over_selection=1.0, rounds=4
+)
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
+def test_one_device_counts_at_most_one_whatever_it_holds(one: int, two: int, three: int) -> None:
+    top1, top5, steps = sorted((one, two, three))
+    answer = evaluator(lambda weights: Score(steps, top1, top5, 1.0))(WEIGHTS, 1)
+    assert answer.shape == (ANSWER_SIZE,) and answer.dtype == np.float32
+    assert l2_norm(answer) <= 1.0
+    assert answer.any() == bool(steps)
+
+
+def test_noised_rates_are_near_the_true_ones_and_say_how_near(tmp_path: Path) -> None:
+    """A wrong alarm in about 1 of 10^8 runs: six standard errors."""
+    scores = [Score(4, n % 3, 2 + n % 3, 1.0) if n % 5 else Score() for n in range(15)]
+    plan = plan_evaluations(MANY)
+
+    def said(device: int, round_number: int) -> Vector:
+        return evaluator(lambda weights: scores[device % 15])(WEIGHTS, round_number)
+
+    run = PrivateEvaluations(tmp_path, plan)
+    found = run.evaluate(WEIGHTS, ClearCollector(Devices(MANY.population, said)))
+    held = [score for score in scores if score.steps]
+    # The cohort is drawn at random as well; 10,000 devices keep its share of the error below 0.01.
+    assert abs(found.top1 - np.mean([s.top1_rate for s in held])) < 6 * found.top1_error + 0.02
+    assert abs(found.top5 - np.mean([s.top5_rate for s in held])) < 6 * found.top5_error + 0.02
+    assert 0 < found.top1_error < 0.05
+    assert found.devices == pytest.approx(8_000, rel=0.1)
+    run.close()
+
+
+def test_evaluations_end_with_their_budget_also_after_a_restart(tmp_path: Path) -> None:
+    few = replace(MANY, population=4_000, report_goal=2_000, rounds=2)
+    plan = plan_evaluations(few)
+
+    def said(device: int, round_number: int) -> Vector:
+        return evaluator(lambda weights: Score(2, 1, 1, 1.0))(WEIGHTS, round_number)
+
+    collector = ClearCollector(Devices(few.population, said))
+    for left in (1, 0):
+        run = PrivateEvaluations(tmp_path, plan)
+        # What was released before is not in what comes after.
+        assert run.evaluate(WEIGHTS, collector).top1 == pytest.approx(0.5, abs=0.2)
+        assert run.left == left
+        run.close()
+    run = PrivateEvaluations(tmp_path, plan)
+    with pytest.raises(BudgetError, match="spent"):
+        run.evaluate(WEIGHTS, collector)
+    run.close()
+
+
+def test_too_few_devices_or_nothing_but_noise_is_no_evaluation(tmp_path: Path) -> None:
+    plan = plan_evaluations(WISHES)
+    run = PrivateEvaluations(tmp_path, plan)
+    with pytest.raises(HistoryError, match="too few"):
+        run.evaluate(WEIGHTS, ClearCollector(Devices(60, lambda device, number: None)))
+    zeros = np.zeros(ANSWER_SIZE, dtype=np.float32)
+    found = run.evaluate(WEIGHTS, ClearCollector(Devices(60, lambda device, number: zeros)))
+    assert found.devices == 0 and math.isnan(found.top1) and math.isinf(found.top1_error)
+    run.close()
+
+
+def test_devices_score_the_model_they_are_sent_and_a_secret_sum_adds_them_up(
+    tmp_path: Path,
+) -> None:
+    plan = replace(
+        without_noise(
+            plan_evaluations(replace(WISHES, population=16, report_goal=4, minimum_reports=3))
+        ),
+        minimum_reports=3,
+    )
+    authority = Ed25519PrivateKey.generate()
+    held = {number: Device(sample_history(number), VOCABULARY, MODEL) for number in range(1, 17)}
+
+    def join(number: int) -> SecureRounds:
+        identity = Ed25519PrivateKey.generate()
+        return SecureRounds(
+            "evaluation",
+            plan,
+            evaluator(held[number].evaluate),
+            enrol(authority, number, identity.public_key()),
+            identity,
+            authority.public_key(),
+            claim=lambda session: asked.append(number),
+        )
+
+    asked: list[int] = []
+    transport = LocalTransport({number: join(number) for number in held})
+    collector = SecureCollector(transport, authority.public_key(), run="evaluation")
+    run = PrivateEvaluations(tmp_path, plan)
+    found = run.evaluate(WEIGHTS, collector)
+    scores = [held[number].evaluate(WEIGHTS) for number in asked]
+    assert found.devices == pytest.approx(len(asked), rel=1e-4)
+    assert found.top1 == pytest.approx(np.mean([s.top1_rate for s in scores]), abs=1e-4)
+    assert found.top5 == pytest.approx(np.mean([s.top5_rate for s in scores]), abs=1e-4)
+    run.close()
