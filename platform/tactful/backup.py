@@ -204,6 +204,8 @@ def _elsewhere(settings: Settings) -> Iterator[str]:
         yield "the online store in Redis, which is filled again from the state"
     if settings.metadata.url_env:
         yield "the metadata: a database of its own, to be backed up with its own tools"
+    if settings.statistics.ledger_url_env:
+        yield "the ledger of published numbers: a database of its own, never to be set back"
     for name, path in (
         ("the keyring", settings.keyring),
         ("the vault", settings.vault if settings.vault.exists() else Path()),

@@ -399,10 +399,13 @@ class StatisticsSettings:
     Attributes:
         definitions: ``statistics.yaml``; empty means none.
         clock: what closes panes: the ``wall`` clock, or a ``replay`` that sends its own time.
+        ledger_url_env: variable with the address of a MySQL or MariaDB database for the ledger;
+            empty: an SQLite file in the data directory.
     """
 
     definitions: Path = Path()
     clock: Literal["wall", "replay"] = "wall"
+    ledger_url_env: Variable = ""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _port(settings.server.host, settings.server.port)
     yield _model(settings.models)
     yield _keys(settings)
+    if settings.statistics.ledger_url_env:
+        yield _ledger(settings)
     yield from _erasures(settings)
     yield _retention(settings)
     if settings.privacy.sealed_log or settings.vault.exists():
@@ -176,6 +178,21 @@ def _keys(settings: Settings) -> Check:
     if valid:
         return Check("API keys", "ok", f"{valid} valid")
     return Check("API keys", "warning", "none: `tactful keys create --scope admin` makes one")
+
+
+def _ledger(settings: Settings) -> Check:
+    """The ledger in a database of its own."""
+    from tactful.ledger_place import ledger_location, named
+    from tactful_privacy import Ledger, ParameterError, PrivacyError
+
+    try:
+        place = ledger_location(settings)
+        Ledger(place).close()
+    except ParameterError as error:
+        return Check("ledger", "warning", f"{error}; the first start of the server makes it")
+    except (TactfulError, PrivacyError) as error:
+        return Check("ledger", "failed", str(error))
+    return Check("ledger", "ok", named(place))
 
 
 def _erasures(settings: Settings) -> Iterator[Check]:

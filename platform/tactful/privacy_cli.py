@@ -79,19 +79,20 @@ def ledger_command(
     config: Path | None, data: Path | None, day: datetime | None, as_json: bool
 ) -> None:
     """Tell what published numbers have cost one person this month, and will have cost."""
+    from tactful.ledger_place import existing_ledger, named
     from tactful.privacy_ledger import as_text, day_of, tell
     from tactful_privacy import Ledger, PrivacyError
 
-    path = _existing_ledger(config, data)
+    place = existing_ledger(load_settings(config, overrides={"storage.data": data}))
     moment = datetime.now(UTC) if day is None else day.replace(tzinfo=UTC)
     try:
-        ledger = Ledger(path)
+        ledger = Ledger(place)
         try:
             report = tell(ledger, day_of(int(moment.timestamp() * 1_000)))
         finally:
             ledger.close()
     except PrivacyError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{named(place)}: {error}") from error
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
     else:
@@ -139,18 +140,19 @@ def retire_command(name: str, config: Path | None, data: Path | None) -> None:
 
     Take it out of statistics.yaml and stop the servers that count it before.
     """
+    from tactful.ledger_place import existing_ledger, named
     from tactful_privacy import Ledger, PrivacyError
     from tactful_privacy.budget import date_of
 
-    path = _existing_ledger(config, data)
+    place = existing_ledger(load_settings(config, overrides={"storage.data": data}))
     try:
-        ledger = Ledger(path)
+        ledger = Ledger(place)
         try:
             last = ledger.retire(name)
         finally:
             ledger.close()
     except PrivacyError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{named(place)}: {error}") from error
     click.echo(f"{name} takes its part of the budget up to {date_of(last)}, and none afterwards")
 
 
@@ -198,10 +200,3 @@ def rotate_command(
             click.echo(f"Yet to do: {changed.todo}")
     if pseudonyms:
         click.echo(f"new pseudonyms are made by key {told['epoch']}; earlier ones are still known")
-
-
-def _existing_ledger(config: Path | None, data: Path | None) -> Path:
-    path = load_settings(config, overrides={"storage.data": data}).storage.data / "ledger.db"
-    if not path.exists():
-        raise ConfigError(f"there is no ledger in {path.parent}: no statistics were published yet")
-    return path

@@ -15,6 +15,7 @@ import msgspec
 from tactful.config import Settings
 from tactful.connections import kafka_settings
 from tactful.errors import ConfigError, StorageError
+from tactful.ledger_place import existing_ledger, named
 from tactful.publication import write_files, write_topic
 from tactful.statistic_definitions import load_statistics
 from tactful.statistics import shown_before
@@ -64,11 +65,10 @@ def publish(
         ConfigError: if nothing is published here, or the definitions do not agree with the ledger.
         StorageError: if it cannot be written.
     """
-    definitions, path = settings.statistics.definitions, settings.storage.data / "ledger.db"
+    definitions = settings.statistics.definitions
     if definitions == Path():
         raise ConfigError("statistics.definitions is empty: no statistics are published here")
-    if not path.exists():
-        raise ConfigError(f"there is no ledger in {path.parent}: nothing has been published yet")
+    place = existing_ledger(settings)
     wall = settings.statistics.clock == "wall"
 
     def shown(statistic: Statistic) -> int | None:
@@ -77,7 +77,7 @@ def publish(
     files = records = 0
     try:
         with ExitStack() as stack:
-            ledger = Ledger(path)
+            ledger = Ledger(place)
             stack.callback(ledger.close)
             wanted = _registered(ledger, definitions)
             write = None if topic is None else _writer(settings, topic, stack)
@@ -95,7 +95,7 @@ def publish(
                 if not follow or told.wait(_EVERY_S):
                     return Published(files=files, records=records)
     except PrivacyError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{named(place)}: {error}") from error
     except (LogError, OSError) as error:
         raise StorageError(str(error)) from error
 

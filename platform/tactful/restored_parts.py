@@ -27,12 +27,12 @@ import sqlalchemy as sa
 
 from tactful.config import Settings, StorageSettings
 from tactful.errors import BackupError, StorageError
+from tactful.ledger_place import LEDGER
 from tactful.metadata import api_keys, consent_decisions, erasures, open_metadata, suppressions
 from tactful.statistics import NOT_BEFORE
 from tactful.suppression import open_suppression
 from tactful_privacy import Keyring, KeyringError, merge_ledger, merge_vault
 
-LEDGER = "ledger.db"
 METADATA = "metadata.db"
 VAULT = "vault.db"
 
@@ -44,7 +44,7 @@ class Parts:
     """Where the parts that never go back came from.
 
     Attributes:
-        ledger: ``both``, ``backup`` or ``none``.
+        ledger: ``both``, ``backup``, ``elsewhere`` or ``none``.
         metadata: ``present``, ``backup`` or ``elsewhere``.
         keyring: ``present``, ``backup`` or ``elsewhere``.
         erased_since: people whose erasure the backup did not know of, as far as that is known.
@@ -99,6 +99,14 @@ def keep_what_never_goes_back(
 
 def _ledger(settings: Settings, staged: Path) -> str:
     present, restored = settings.storage.data / LEDGER, staged / LEDGER
+    if settings.statistics.ledger_url_env:
+        if restored.exists():
+            raise BackupError(
+                f"the backup holds {LEDGER}, and statistics.ledger_url_env names another ledger:"
+                " what one has released the other would draw a second time. Restore it with the"
+                " settings that it was made with"
+            )
+        return "elsewhere"
     if not present.exists():
         return "backup" if restored.exists() else "none"
     # A copy of the one in place, so that this is untouched if anything fails.

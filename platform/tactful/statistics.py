@@ -22,6 +22,7 @@ from tactful.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.conclusions import MAX_CELLS, MAX_PANES, conclude
 from tactful.config import Settings
 from tactful.errors import ConfigError
+from tactful.ledger_place import ledger_location
 from tactful.messages import (
     Conclusion,
     StatisticCell,
@@ -547,7 +548,7 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
     try:
         return PrivateStatistics(
             wanted.statistics,
-            Ledger(data / "ledger.db", budgets=wanted.all_budgets()),
+            Ledger(ledger_location(settings), budgets=wanted.all_budgets()),
             secret=_secret(data / "statistics.secret"),
             clock=(lambda: time.time_ns() // 1_000_000) if wall else None,
             not_before=_not_before(data / NOT_BEFORE),

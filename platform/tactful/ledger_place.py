@@ -1,0 +1,65 @@
+"""Where an installation keeps the ledger of its published numbers: in a file, or in a database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from tactful.config import Settings, secret
+from tactful.errors import ConfigError
+
+LEDGER = "ledger.db"
+"""Name of the file in the data directory."""
+
+
+def ledger_location(settings: Settings, *, environ: Mapping[str, str] | None = None) -> Path | str:
+    """The ledger's file, or the address of the database that the settings name.
+
+    Raises:
+        ConfigError: if the variable is not set or holds no such address, or there is a file beside
+            the database: what was released by the one, the other would draw again.
+    """
+    file = settings.storage.data / LEDGER
+    where = "statistics.ledger_url_env"
+    url = secret(where, settings.statistics.ledger_url_env, environ=environ)
+    if url is None:
+        return file
+    if not _is_database(url):
+        raise ConfigError(
+            f"{where}: the variable holds no address like mysql+pymysql://user@host/db"
+        )
+    if file.exists():
+        raise ConfigError(
+            f"{where} names a database, and {file} is a ledger, too: what one has released the"
+            " other would draw a second time. Leave the setting empty, or begin with the database"
+            " in an installation of its own"
+        )
+    return url
+
+
+def existing_ledger(settings: Settings) -> Path | str:
+    """The same, of an installation that has published.
+
+    Raises:
+        ConfigError: likewise, and if there is no file.
+    """
+    place = ledger_location(settings)
+    if isinstance(place, Path) and not place.exists():
+        raise ConfigError(f"there is no ledger in {place.parent}: no statistics were published yet")
+    return place
+
+
+def named(place: Path | str) -> str:
+    """The place as messages may show it: without a password."""
+    if isinstance(place, Path):
+        return str(place)
+    return sa.make_url(place).render_as_string(hide_password=True)
+
+
+def _is_database(url: str) -> bool:
+    try:
+        return sa.make_url(url).get_backend_name() in ("mysql", "mariadb")
+    except sa.exc.ArgumentError:  # a password, maybe, that stands in the wrong variable
+        return False

@@ -1,0 +1,185 @@
+"""The ledger of an installation in a database: published from, told of, and never beside a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner, Result
+
+from tactful import doctor
+from tactful.cli import main
+from tactful.config import Settings, StatisticsSettings, StorageSettings
+from tactful.errors import BackupError, ConfigError
+from tactful.ledger_place import LEDGER, existing_ledger, ledger_location, named
+from tactful.restored_parts import _ledger
+from tactful.statistics import CLOCK_EVENT, PrivateStatistics, open_statistics
+from tactful_privacy import Ledger, ledger_schema
+from tactful_streaming import Event
+
+MINUTE = 60_000
+NOON = 1_772_366_400_000
+VIEWS = {
+    "name": "views",
+    "event": "view",
+    "by": "any",
+    "pane": "1m",
+    "cap": 5,
+    "epsilon": "1/2",
+}
+
+
+def installed(folder: Path, *statistics: dict[str, object], variable: str = "") -> Settings:
+    definitions = folder / "statistics.yaml"
+    definitions.write_bytes(
+        msgspec.json.encode({"daily_epsilon": "1", "statistics": statistics or (VIEWS,)})
+    )
+    return Settings(
+        storage=StorageSettings(data=folder / "data"),
+        statistics=StatisticsSettings(
+            definitions=definitions, clock="replay", ledger_url_env=variable
+        ),
+    )
+
+
+@pytest.fixture
+def in_database(
+    mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """An installation whose ledger is to be in a database, which is empty."""
+    monkeypatch.setenv("LEDGER_URL", mysql_url)
+    engine = sa.create_engine(mysql_url)
+    ledger_schema.tables.drop_all(engine)
+    yield installed(tmp_path, variable="LEDGER_URL")
+    ledger_schema.tables.drop_all(engine)
+    engine.dispose()
+
+
+def opened(settings: Settings) -> PrivateStatistics:
+    statistics = open_statistics(settings)
+    assert statistics is not None
+    return statistics
+
+
+def minutes_pass(statistics: PrivateStatistics, first: int, last: int) -> None:
+    """Somebody looks at something; then the minutes up to the last but one are released."""
+    for event in (
+        Event(event_id="a", type=CLOCK_EVENT, timestamp=NOON + first * MINUTE, device_id="c"),
+        Event(event_id="b", type="view", timestamp=NOON + first * MINUTE, user_id="ada"),
+        Event(event_id="c", type=CLOCK_EVENT, timestamp=NOON + last * MINUTE, device_id="c"),
+    ):
+        statistics.apply(event, None)
+    statistics.snapshot()
+
+
+def run(settings: Settings, *arguments: str) -> Result:
+    """A command, told of the settings by a file and the environment."""
+    at = settings.storage.data.parent / "tactful.toml"
+    at.write_text(
+        f'[storage]\ndata = "{settings.storage.data}"\n'
+        f'[statistics]\ndefinitions = "{settings.statistics.definitions}"\nclock = "replay"\n'
+        f'ledger_url_env = "{settings.statistics.ledger_url_env}"\n'
+    )
+    return CliRunner().invoke(main, ["privacy", *arguments, "--config", str(at)])
+
+
+@pytest.mark.service("mysql")
+def test_a_ledger_in_a_database_is_published_from_and_told_of(
+    in_database: Settings, tmp_path: Path
+) -> None:
+    statistics = opened(in_database)
+    minutes_pass(statistics, 0, 4)
+    first = statistics.page("views", None, 100, None, None)
+    statistics.close()
+    assert len(first.cells) == 3
+    assert not (in_database.storage.data / LEDGER).exists()
+
+    # Another process that lost its counters publishes what is stored, and draws nothing again.
+    again = opened(in_database)
+    minutes_pass(again, 0, 4)
+    assert again.page("views", None, 100, None, None) == first
+    again.close()
+
+    told = run(in_database, "ledger", "--day", "2026-03-01", "--json")
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.output)["spends"][0]["days"] == 1
+    assert run(in_database, "release", "--out", str(tmp_path / "out")).exit_code == 0
+    (file,) = (tmp_path / "out" / "views").iterdir()
+    published = [json.loads(line)["value"] for line in file.read_text().splitlines()]
+    assert published == [cell.value for cell in first.cells]
+    assert doctor._ledger(in_database).state == "ok"
+    assert run(in_database, "retire", "views").exit_code == 0
+
+
+@pytest.mark.service("mysql")
+def test_the_budget_in_a_database_holds_for_every_process(in_database: Settings) -> None:
+    opened(in_database).close()
+    more = {**VIEWS, "name": "more", "epsilon": "3/4"}
+    with pytest.raises(ConfigError, match="5/4"):
+        open_statistics(installed(in_database.storage.data.parent, more, variable="LEDGER_URL"))
+
+
+def test_a_file_beside_a_database_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both of them would draw the same panes."""
+    monkeypatch.setenv("LEDGER_URL", "mysql+pymysql://tactful:hunter2@127.0.0.1:1/ledger")
+    opened(installed(tmp_path)).close()
+    both = installed(tmp_path, variable="LEDGER_URL")
+    for ask in (ledger_location, existing_ledger, open_statistics):
+        with pytest.raises(ConfigError, match="a second time") as caught:
+            ask(both)
+        assert "hunter2" not in str(caught.value)
+    assert "a second time" in run(both, "ledger").output
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (None, "it is not set"),
+        ("hunter2", "holds no address"),
+        ("ledger.db", "holds no address"),
+        ("sqlite:///ledger.db", "holds no address"),
+        ("postgresql://tactful:hunter2@db/ledger", "holds no address"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_saying_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None, said: str
+) -> None:
+    if address is not None:
+        monkeypatch.setenv("LEDGER_URL", address)
+    with pytest.raises(ConfigError, match=said) as caught:
+        open_statistics(installed(tmp_path, variable="LEDGER_URL"))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_with_the_database_away_nothing_is_published_and_no_password_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pymysql", reason="needs the extra tactful[mysql]")
+    monkeypatch.setenv("LEDGER_URL", "mysql+pymysql://tactful:hunter2@127.0.0.1:1/ledger")
+    away = installed(tmp_path, variable="LEDGER_URL")
+    with pytest.raises(ConfigError, match="nothing is released without it") as caught:
+        open_statistics(away)
+    assert "hunter2" not in str(caught.value)
+    looked = doctor._ledger(away)
+    assert (looked.state, "hunter2" in looked.said) == ("failed", False)
+    assert "hunter2" not in named(ledger_location(away))
+
+
+def test_a_backup_with_a_ledger_of_its_own_is_not_restored_beside_a_database(
+    tmp_path: Path,
+) -> None:
+    staged = tmp_path / "staged"
+    staged.mkdir()
+    settings = installed(tmp_path, variable="LEDGER_URL")
+    assert _ledger(settings, staged) == "elsewhere"
+    Ledger(staged / LEDGER, daily_epsilon=1).close()
+    with pytest.raises(BackupError, match="another ledger"):
+        _ledger(settings, staged)
+    assert _ledger(replace(settings, statistics=StatisticsSettings()), staged) == "backup"
