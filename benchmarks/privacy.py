@@ -1,6 +1,7 @@
 """Private statistics: the noise, the audit, the ledger, the release, the erasure and the keys."""
 
 from benchmarks import (
+    _privacy_consent,
     _privacy_counters,
     _privacy_erasure,
     _privacy_errors,
@@ -23,6 +24,7 @@ PARTS = (
     "erasure",
     "sealing",
     "counters",
+    "consent",
 )
 
 
@@ -37,6 +39,7 @@ def run(quick: bool, only: str | None = None) -> list[Figure]:
         Part("erasure", _privacy_erasure.FIGURES, lambda: _privacy_erasure.figures(quick)),
         Part("sealing", _privacy_sealing.FIGURES, lambda: _privacy_sealing.figures(quick)),
         Part("counters", _privacy_counters.FIGURES, lambda: _privacy_counters.figures(quick)),
+        Part("consent", _privacy_consent.FIGURES, lambda: _privacy_consent.figures(quick)),
     ]
     return measure(parts, only)
 
