@@ -24,18 +24,17 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from tactful.byte_search import SHORTEST, Texts
 from tactful.caps import without_people
 from tactful.checkpoints import Checkpoint
 from tactful.config import Settings
 from tactful.connections import kafka_settings, make_topic, open_redis
 from tactful.consent_store import ConsentStore
 from tactful.erasure_jobs import ErasureJobs
+from tactful.erasure_search import VERIFICATION, WORK, still_there, verified
 from tactful.erasure_traces import (
     Found,
     Search,
     find_traces,
-    needles_of,
     search_log,
     search_partitions,
 )
@@ -75,9 +74,7 @@ LETTERS = ("dead-letters", "late")
 FORGOTTEN = "forgotten"
 """File of an erasure's work: while it is there, the metadata may have bytes of the forgotten."""
 
-_VERIFICATION = "verification"
 _NOWHERE = -1  # what waits in the spool has no offset in the log yet
-_WORK = "erasures"
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +169,7 @@ def _told(installation: Installation, receipts: Iterable[str]) -> list[Erasure]:
 def is_purged_here(installation: Installation, receipt: str) -> bool:
     """Whether what is left to do is for the owners of partitions."""
     told = installation.jobs.find(receipt)
-    return told is not None and bool(told.steps) and told.steps[-1].place == _VERIFICATION
+    return told is not None and bool(told.steps) and told.steps[-1].place == VERIFICATION
 
 
 def _people(installation: Installation) -> Iterator[Collection[str]]:
@@ -277,7 +274,7 @@ def run_erasures(
     if removed:
         say("verify")
     # All are looked for at once, since that reads every file; each for itself if that finds any.
-    clean = not still_there(installation, [one.found for one in removed])
+    clean = not still_there(installation.settings, [one.found for one in removed])
     with names_dropped(installation):
         for one in removed:
             _finish(installation, one, clean=clean, rebuild=rebuild, say=say)
@@ -365,13 +362,13 @@ def _finish(
     installation: Installation, removed: _Removed, *, clean: bool, rebuild: bool, say: Say
 ) -> None:
     """Look whether anything is left of a person, and forget whose erasure it was."""
-    hits = [] if clean else still_there(installation, [removed.found])
+    hits = [] if clean else still_there(installation.settings, [removed.found])
     if "log" in {hit.split("/")[0] for hit in hits} and not removed.searched:
         # It came while the server was at work, after it had searched.
         removed = _remove(
             installation, removed.receipt, removed.person, rebuild=rebuild, say=say, again=True
         )
-        hits = still_there(installation, [removed.found])
+        hits = still_there(installation.settings, [removed.found])
     close_erasure(installation, removed.receipt, removed.found, removed.steps, hits)
 
 
@@ -391,7 +388,7 @@ def close_erasure(
         steps: what was done.
         hits: where the search at the end found something.
     """
-    steps = [*steps, _dated(installation, _verified(found, hits))]
+    steps = [*steps, _dated(installation, verified(found, hits))]
     work_of(installation, receipt).unlink(missing_ok=True)
     if installation.settings.log.kind == "kafka" and installation.partitions.missing(receipt):
         installation.jobs.note(receipt, steps)
@@ -411,7 +408,7 @@ def _dated(installation: Installation, step: ErasureStep) -> ErasureStep:
 
 def work_of(installation: Installation, receipt: str) -> Path:
     """File in which a job keeps what it looks for."""
-    return installation.data / _WORK / receipt
+    return installation.data / WORK / receipt
 
 
 def _purge(
@@ -626,60 +623,6 @@ def purge_training(settings: Settings) -> ErasureStep:
     except TrainingBusy as error:
         raise StorageError(f"{error}; then run the erasure again") from error
     return ErasureStep(place="models", removed=files, note=note)
-
-
-def still_there(installation: Installation, found: Sequence[Found]) -> list[str]:
-    """Files and stores in which any name still occurs, also in what is compressed in them."""
-    if not found:
-        return []
-    texts = Texts(
-        needle for one in found for needle in needles_of(_names_of(one)) if len(needle) >= SHORTEST
-    )
-    files = [path for path in sorted(installation.data.rglob("*")) if _is_ours(installation, path)]
-    hits = {
-        str(path.relative_to(installation.data))
-        for path in files
-        # The database of the metadata and what a job looks for know whose job it is until the end.
-        if path.is_file()
-        and "metadata" not in path.name
-        and path.parent.name != _WORK
-        and _occur_in(texts, path)
-    }
-    for path in (path for path in files if path.name == "CURRENT"):
-        with contextlib.closing(open_beside(path.parent)) as store:
-            if texts.occur_in_pairs(store.scan(b"")):
-                hits.add(str(path.parent.relative_to(installation.data)))
-    return sorted(hits)
-
-
-def _occur_in(texts: Texts, path: Path) -> bool:
-    try:
-        return texts.occur_in_file(path)
-    except FileNotFoundError:  # a server has written what was in it elsewhere, and that is read
-        return False
-
-
-def _is_ours(installation: Installation, path: Path) -> bool:
-    """Whether a file is not one of a worker on this host, which has it open and purges its own."""
-    workers = (installation.data / "partitions", installation.settings.worker.checkpoints)
-    return not any(path.is_relative_to(folder) for folder in workers if folder != Path())
-
-
-def _verified(found: Found, hits: Sequence[str]) -> ErasureStep:
-    """What the search of every file for every name has found."""
-    names = _names_of(found)
-    short = sum(len(name.encode()) < SHORTEST for name in names)
-    note = f"{len(names) - short} names were looked for in every file of the data directory"
-    if short:
-        note += f", {short} are too short to be told from others"
-    if hits:
-        note += f"; still there in: {', '.join(hits)}: erase with --rebuild"
-    return ErasureStep(place=_VERIFICATION, removed=len(hits), note=note)
-
-
-def _names_of(found: Found) -> frozenset[str]:
-    traces = found.traces
-    return traces.users | traces.devices | traces.sessions | traces.event_ids
 
 
 def find_person(installation: Installation, person: str) -> Found:

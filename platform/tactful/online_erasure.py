@@ -47,9 +47,9 @@ from tactful.erasure import (
     purge_online,
     purge_training,
     save_found,
-    still_there,
     work_of,
 )
+from tactful.erasure_search import still_there
 from tactful.erasure_traces import Found
 from tactful.low_priority import low_priority
 from tactful.messages import ErasureStep
@@ -244,7 +244,7 @@ class OnlineErasures:
         settings = self._installation.settings
         for job in jobs:
             hits = [] if clean else executor.submit(_search, settings, [job.found]).result()
-            if hits:
+            if any(not Path(hit).is_absolute() for hit in hits):
                 # Something was held open by a reader, or came from another process: once more.
                 attempts = self._attempts[job.receipt] = self._attempts.get(job.receipt, 0) + 1
                 places = ", ".join(hits)
@@ -252,7 +252,7 @@ class OnlineErasures:
                 if attempts < _ATTEMPTS:
                     self._again.add(job.receipt)
                 continue
-            close_erasure(self._installation, job.receipt, job.found, job.steps, [])
+            close_erasure(self._installation, job.receipt, job.found, job.steps, hits)
             self._say("close")
 
     def _rewrite(
@@ -298,8 +298,7 @@ def _find(settings: Settings, person: str, known: Found | None) -> tuple[Found, 
 
 
 def _search(settings: Settings, found: Sequence[Found]) -> list[str]:
-    with _installation(settings) as installation:
-        return still_there(installation, found)
+    return still_there(settings, found)
 
 
 def _draft(

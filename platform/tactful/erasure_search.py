@@ -1,0 +1,148 @@
+"""Looks through every file of an installation for whether anything is left of people.
+
+Beside the data directory these are the places that the settings name elsewhere: models, reports,
+and the store of MLflow with what it keeps of runs, as far as they are files on this host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tactful.byte_search import SHORTEST, Texts
+from tactful.config import Settings
+from tactful.erasure_traces import Found, needles_of
+from tactful.messages import ErasureStep
+from tactful_streaming import open_beside
+
+VERIFICATION = "verification"
+"""Place of the step of a receipt that tells what the search has found."""
+
+WORK = "erasures"
+"""Folder in the data directory in which jobs keep what they look for."""
+
+_SQLITE = "sqlite:///"
+
+
+def still_there(settings: Settings, found: Sequence[Found]) -> list[str]:
+    """Files and stores in which any name still occurs, also in what is compressed in them.
+
+    Returns:
+        Paths, those in the data directory relative to it.
+    """
+    if not found:
+        return []
+    texts = Texts(
+        needle for one in found for needle in needles_of(_names_of(one)) if len(needle) >= SHORTEST
+    )
+    data = settings.storage.data
+    files = [path for path in sorted(data.rglob("*")) if _is_ours(settings, path)]
+    hits = {
+        str(path.relative_to(data))
+        for path in files
+        # The database of the metadata and what a job looks for know whose job it is until the end.
+        if path.is_file()
+        and "metadata" not in path.name
+        and path.parent.name != WORK
+        and _occur_in(texts, path)
+    }
+    for path in (path for path in files if path.name == "CURRENT"):
+        with contextlib.closing(open_beside(path.parent)) as store:
+            if texts.occur_in_pairs(store.scan(b"")):
+                hits.add(str(path.parent.relative_to(data)))
+    hits |= {str(path) for path in _files_of(places_elsewhere(settings)) if _occur_in(texts, path)}
+    return sorted(hits)
+
+
+def places_elsewhere(
+    settings: Settings, environ: Mapping[str, str] = os.environ
+) -> tuple[Path, ...]:
+    """Files and directories outside the data directory in which an installation keeps something.
+
+    Args:
+        settings: of the installation.
+        environ: environment variables; they name the store of MLflow.
+    """
+    places = [settings.models, settings.storage.reports]
+    tracking = environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    if tracking.startswith(_SQLITE):
+        database = Path(unquote(urlsplit(tracking).path[1:]))
+        places += [database, database.with_name(f"{database.name}-wal"), *_artefacts_of(database)]
+    elif (local := _local(tracking)) is not None:
+        places.append(local)
+    data = settings.storage.data.absolute()
+    paths = dict.fromkeys(place.absolute() for place in places)
+    return tuple(path for path in paths if not path.is_relative_to(data))
+
+
+def verified(found: Found, hits: Sequence[str]) -> ErasureStep:
+    """What the search of every file for every name has found."""
+    names = _names_of(found)
+    short = sum(len(name.encode()) < SHORTEST for name in names)
+    note = (
+        f"{len(names) - short} names were looked for in every file of the data directory, of the "
+        "models and of MLflow on this host"
+    )
+    if short:
+        note += f", {short} are too short to be told from others"
+    inside = [hit for hit in hits if not Path(hit).is_absolute()]
+    outside = [hit for hit in hits if Path(hit).is_absolute()]
+    if inside:
+        note += f"; still there in: {', '.join(inside)}: erase with --rebuild"
+    if outside:
+        note += (
+            f"; still there in: {', '.join(outside)}: train without them, and remove old versions "
+            "(tactful expire --models) or these files"
+        )
+    return ErasureStep(place=VERIFICATION, removed=len(hits), note=note)
+
+
+def _names_of(found: Found) -> frozenset[str]:
+    traces = found.traces
+    return traces.users | traces.devices | traces.sessions | traces.event_ids
+
+
+def _artefacts_of(database: Path) -> Iterator[Path]:
+    """Where a store of MLflow keeps files of its experiments, as far as that is on this host."""
+    if not database.is_file():
+        return
+    with contextlib.closing(
+        sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+    ) as it:
+        try:
+            rows = it.execute("SELECT artifact_location FROM experiments").fetchall()
+        except sqlite3.OperationalError:  # no store of MLflow, or none yet
+            rows = []
+    for (location,) in rows:
+        if (local := _local(location or "")) is not None:
+            yield local
+
+
+def _local(uri: str) -> Path | None:
+    """The path of a URI of a directory on this host; None for what lies elsewhere."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file") or not parts.path:
+        return None
+    return Path(unquote(parts.path) if parts.scheme else uri)
+
+
+def _files_of(places: Iterable[Path]) -> Iterator[Path]:
+    for place in places:
+        yield from (p for p in [place, *sorted(place.rglob("*"))] if p.is_file())
+
+
+def _occur_in(texts: Texts, path: Path) -> bool:
+    try:
+        return texts.occur_in_file(path)
+    except FileNotFoundError:  # a server has written what was in it elsewhere, and that is read
+        return False
+
+
+def _is_ours(settings: Settings, path: Path) -> bool:
+    """Whether a file is not one of a worker on this host, which has it open and purges its own."""
+    workers = (settings.storage.data / "partitions", settings.worker.checkpoints)
+    return not any(path.is_relative_to(folder) for folder in workers if folder != Path())
