@@ -7,8 +7,9 @@ is written as it is stored, so writing again writes the same.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,8 @@ import msgspec
 from tactful_privacy import Ledger, ReleasedPane, Statistic, read_released
 
 _DAY_MS = 86_400_000
-_PAGE = 100
+_PAGE, _CELLS = 100, 1_000_000
+"""Panes, and cells of them, that are in memory at once; one pane at least."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -113,20 +115,12 @@ def write_files(
         folder.mkdir(parents=True, exist_ok=True)
         newest = max((it.stem for it in folder.glob("????-??-??.jsonl")), default=None)
         until = shown_before(statistic)
-        panes = _panes(ledger, statistic.name, None if newest is None else _midnight(newest), until)
-        day: str | None = None
-        lines: list[bytes] = []
-        for pane in panes:
-            if (of := _day(pane.start)) != day:
-                if day is not None:
-                    _replace(folder / f"{day}.jsonl", lines)
-                    written(folder / f"{day}.jsonl")
-                    count += 1
-                day, lines = of, []
-            lines += [_encode(cell) for cell in cells(pane)]
-        if day is not None:
-            _replace(folder / f"{day}.jsonl", lines)
-            written(folder / f"{day}.jsonl")
+        since = None if newest is None else _midnight(newest)
+        panes = _panes(ledger, statistic.name, since, until)
+        for day, of_day in itertools.groupby(panes, key=lambda pane: _day(pane.start)):
+            file = folder / f"{day}.jsonl"
+            _replace(file, (_encode(cell) for pane in of_day for cell in cells(pane)))
+            written(file)
             count += 1
     return count
 
@@ -177,14 +171,16 @@ def _panes(
     ledger: Ledger, name: str, since: int | None, until: int | None
 ) -> Iterator[ReleasedPane]:
     cursor: str | None = None
+    keys = len(ledger.statistic(name).keys) or 1
+    limit = max(1, min(_PAGE, _CELLS // keys))
     while True:
-        page = read_released(ledger, name, start=since, end=until, cursor=cursor, limit=_PAGE)
+        page = read_released(ledger, name, start=since, end=until, cursor=cursor, limit=limit)
         yield from page.panes
         if (cursor := page.cursor) is None:
             return
 
 
-def _replace(path: Path, lines: Sequence[bytes]) -> None:
+def _replace(path: Path, lines: Iterable[bytes]) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("wb") as file:
         for line in lines:

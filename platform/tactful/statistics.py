@@ -385,8 +385,12 @@ class PrivateStatistics:
             until = min(until, shown_before(statistic, self._now(), self._allowance))
         found: list[ReleasedPane] = []
         cursor: str | None = None
+        # What is too much is noticed when little more than that was read.
+        limit = max(1, min(100, MAX_CELLS // (len(statistic.keys) or 1)))
         while until > since:
-            page = read_released(self._ledger, name, start=since, end=until, cursor=cursor)
+            page = read_released(
+                self._ledger, name, start=since, end=until, cursor=cursor, limit=limit
+            )
             found += page.panes
             if len(found) > MAX_PANES or len(found) * len(statistic.keys) > MAX_CELLS:
                 raise ValueError(
