@@ -138,6 +138,8 @@ def erase(
 ) -> None:
     """Erase PERSON, and finish every erasure that waits.
 
+    With --dry-run nothing changes, and a server may be at work.
+
     From now on nothing is taken of them. What they left is removed at once; if a server uses the
     data directory, by the server, within seconds to minutes: its receipt says when. Without
     PERSON, only finishes what waits.
@@ -146,13 +148,14 @@ def erase(
     from tactful.erasure import (
         Installation,
         check_rebuild,
-        look_up,
         request_erasure,
         request_suppressed,
         run_erasures,
     )
+    from tactful.erasure_preview import preview
     from tactful.service import exclusive
     from tactful.suppression import open_suppression
+    from tactful_streaming import StreamingError
 
     if dry_run and person is None:
         raise ConfigError("--dry-run needs to know who: name a person")
@@ -161,9 +164,17 @@ def erase(
             check_rebuild(settings)
         suppression = open_suppression(settings, metadata, clock=_now)
         installation = Installation(settings, metadata, suppression, _now)
-        receipt = None
-        if person is not None and not dry_run:
-            receipt = request_erasure(installation, person)
+        if dry_run and person is not None:
+            try:
+                steps = preview(installation, person)
+            except StreamingError as error:
+                raise StorageError(str(error)) from error
+            if as_json:
+                _print(steps)
+            for step in () if as_json else steps:
+                click.echo(f"{step.place:<14} {step.removed:>9}  {step.note}")
+            return
+        receipt = None if person is None else request_erasure(installation, person)
         held = contextlib.ExitStack()
         try:
             held.enter_context(exclusive(settings.storage.data))
@@ -184,13 +195,6 @@ def erase(
                     )
             return
         with held:
-            if dry_run and person is not None:
-                steps = look_up(installation, person)
-                if as_json:
-                    _print(steps)
-                for step in () if as_json else steps:
-                    click.echo(f"{step.place:<14} {step.removed:>9}  {step.note}")
-                return
             if again:
                 request_suppressed(installation)
             done = run_erasures(installation, rebuild=rebuild)

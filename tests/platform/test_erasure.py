@@ -31,6 +31,7 @@ from tactful.erasure import (
     run_erasures,
 )
 from tactful.erasure_jobs import ErasureJobs
+from tactful.erasure_preview import preview
 from tactful.errors import ConfigError, StorageError
 from tactful.metadata import MetadataStore
 from tactful.service import Platform
@@ -255,11 +256,22 @@ def test_a_dry_run_changes_nothing(settings: Settings, metadata: MetadataStore) 
     tokens = Tokens(*FIELDS)
     with Live(Platform.open(settings, build)) as live:
         leave_traces(live, tokens)
+        said = {"purposes": {"marketing": True}}
+        live.http.put(f"/v1/users/{tokens['user']}/consent", json=said)
+        beside = preview(installation_of(settings, metadata), tokens["user"])
     before = scan(settings.storage.data, tokens.needles())
     installation = installation_of(settings, metadata)
     steps = look_up(installation, tokens["user"])
+    found = {step.place: step.removed for step in preview(installation, tokens["user"])}
 
     assert steps[0].removed >= 7
+    assert found["log"] == steps[0].removed
+    assert found["names"] == steps[1].removed
+    assert found["consent"] == 1
+    assert found["state"] >= 1
+    assert tokens["user"] not in str(beside)
+    assert {step.place for step in beside} == found.keys()
+    assert beside[0].removed >= 7, "a server that is at work is no obstacle"
     assert tokens["user"] not in str(steps)
     assert scan(settings.storage.data, tokens.needles()) == before
     assert tokens["user"] not in installation.suppression.suppressed
@@ -502,13 +514,13 @@ def test_the_command_suppresses_beside_a_server_and_purges_without_one(
     with Live(Platform.open(settings, build)) as live:
         assert live.http.post("/v1/events", json=[view(1, "ada-lovelace")]).json()["accepted"] == 1
         assert run("consent", "bob", "--deny", "service")["allowed"] == []
+        assert run("erase", "ada-lovelace", "--dry-run")[0]["place"] == "log"
         (waiting,) = run("erase", "ada-lovelace")
         assert waiting["state"] == "requested"
         for person in ("ada-lovelace", "bob"):
             event = [view(2, person)]
             wait_until(lambda: not live.http.post("/v1/events", json=event).json()["accepted"])  # noqa: B023
-    before = run("erase", "ada-lovelace", "--dry-run")
-    assert before[0]["removed"] >= 1
+    assert run("erase", "ada-lovelace", "--dry-run")[0]["removed"] >= 1
     (done,) = run("erase")
     assert (done["receipt"], done["state"]) == (waiting["receipt"], "done")
     assert run("erase") == []

@@ -1,0 +1,39 @@
+"""What an erasure would remove, place by place, without removing anything."""
+
+from __future__ import annotations
+
+from tactful.erasure import Installation, look_up
+from tactful.messages import ErasureStep
+from tactful.person_export import export_person
+
+
+def preview(installation: Installation, person: str) -> list[ErasureStep]:
+    """What there is of a person, also beside a server that is at work; nothing is changed.
+
+    It is what an export holds, counted. With the log in Kafka only log and names are looked at: the
+    state of each partition is a worker's.
+
+    Raises:
+        StorageError: if the metadata cannot be used.
+        StreamingError: if log or state cannot be read.
+    """
+    settings = installation.settings
+    if settings.log.kind == "kafka":
+        return look_up(installation, person)
+    found = export_person(settings, installation.metadata, person, clock=installation.clock)
+    events = sum(record["kind"] == "event" for record in found.records)
+    return [
+        ErasureStep(place="log", removed=len(found.records), note=f"{events} of them events"),
+        ErasureStep(
+            place="names",
+            removed=events + len(found.sessions) + len(found.devices),
+            note=f"{events} events, {len(found.sessions)} visits, {len(found.devices)} devices of"
+            f" their own, {len(found.shared_devices)} shared",
+        ),
+        ErasureStep(
+            place="state", removed=len(found.features), note="sets of features, with all that goes"
+        ),
+        ErasureStep(place="dead letters", removed=len(found.dead_letters)),
+        ErasureStep(place="webhooks", removed=len(found.waiting_actions)),
+        ErasureStep(place="consent", removed=len(found.consent), note="decisions"),
+    ]
