@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import MissingExtraError, PolicyError
-from tactful_bandits.network_policy import NetworkPolicy
+from tactful_bandits.network_policy import NetworkPolicy, gaussian_log_density
 from tactful_bandits.replay import Replay
 
 try:
@@ -340,12 +340,6 @@ class DdpgAgent:
             ):
                 for own, slow in zip(network.parameters(), target.parameters(), strict=True):
                     slow.lerp_(own, s.target_rate)
-
-
-def gaussian_log_density(drawn: ArrayLike, mean: ArrayLike, deviation: float) -> float:
-    """Log density of an action with independent normal noise, for off-policy evaluation."""
-    z = (np.asarray(drawn, np.float64) - np.asarray(mean, np.float64)) / deviation
-    return float(-0.5 * (z @ z) - len(z) * math.log(deviation * math.sqrt(2 * math.pi)))
 
 
 def _perceptron(inputs: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:

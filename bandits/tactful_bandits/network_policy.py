@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 import msgspec
@@ -135,3 +136,9 @@ def _raw(array: Floats32) -> bytes:
 
 def _array(raw: bytes) -> Floats32:
     return np.frombuffer(raw, dtype="<f4").astype(np.float32)
+
+
+def gaussian_log_density(drawn: ArrayLike, mean: ArrayLike, deviation: float) -> float:
+    """Log density of an action with independent normal noise, for off-policy evaluation."""
+    z = (np.asarray(drawn, np.float64) - np.asarray(mean, np.float64)) / deviation
+    return float(-0.5 * (z @ z) - len(z) * math.log(deviation * math.sqrt(2 * math.pi)))

@@ -74,6 +74,8 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         proof: advance only once critical guardrails show that there is no harm.
         epsilon: judge by counts that were released with noise, at this privacy loss of a person in
             a stage; None judges by exact outcomes (`tactful.private_looks`).
+        evaluated: of a tuner: begin the canary only once ``tactful tuner evaluate`` has found it
+            better.
         start: whether it starts by itself when it is applied.
     """
 
@@ -88,6 +90,7 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     tightest_at: Annotated[float, Meta(ge=2)] = 20_000
     proof: bool = False
     epsilon: Annotated[float, Meta(ge=0.01, le=10)] | None = None
+    evaluated: bool = False
     start: bool = False
 
     @property
@@ -147,6 +150,8 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             <= self.change.keys()
         ):
             raise ConfigError(f"{where}: change.tuner must be a directory, and sets the objective")
+        if self.evaluated and not self.tuner:
+            raise ConfigError(f"{where}: only a tuner is evaluated before: leave evaluated out")
         self.parts()
         if self.outcome_hours > self.stage_hours:
             raise ConfigError(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from tactful.errors import ConfigError
 from tactful.outcome_metrics import ROLLOUTS
@@ -65,11 +66,13 @@ class Drawn:
         assignments: the arm of each that the person takes part in.
         parts: what is replaced in the policy.
         model: version of the model that ranks instead of the champion; empty for the champion.
+        tuned: what a tuner drew by chance, for the log.
     """
 
     assignments: tuple[Assignment, ...] = ()
     parts: Mapping[str, Any] | None = None
     model: str = ""
+    tuned: Mapping[str, Any] = field(default_factory=dict)
 
     def over(self, policy: Policy) -> Policy:
         """A policy with the changes in it."""
@@ -87,19 +90,22 @@ class Drawn:
         return {
             ROLLOUTS: [f"{each.experiment}:{each.arm}" for each in drawn],
             "rollout_shares": [each.propensity for each in drawn],
+            **self.tuned,
         }
 
 
 class ServedRollouts:
     """The rollouts of the file, followed."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, generator: np.random.Generator | None = None) -> None:
         """Follow a file; None follows none.
 
         Args:
             path: where `tactful.rollout_keeper.write_served` writes.
+            generator: where the chance of tuners comes from; by default from the system.
         """
         self._path = path
+        self._generator = generator or np.random.default_rng()
         self._seen: tuple[int, int, int] | None = None
         self.rollouts: tuple[ServedRollout, ...] = ()
 
@@ -161,6 +167,7 @@ class ServedRollouts:
             return _NOTHING
         made: list[Assignment] = []
         parts: dict[str, Any] = {}
+        tuned: dict[str, Any] = {}
         model = ""
         for served in self.rollouts:
             forced = force.get(served.experiment.key)
@@ -172,11 +179,12 @@ class ServedRollouts:
             made.append(drawn)
             if drawn.arm == CHANGE:
                 parts.update(served.parts)
-                tuned = None if served.tuner is None else served.tuner.objective(at)
-                if tuned is not None:
-                    parts["objective"] = tuned
+                weighed = served.tuner and served.tuner.tune(at, self._generator)
+                if weighed:
+                    parts["objective"] = weighed.objective
+                    tuned = weighed.told
                 model = served.model or model
-        return Drawn(tuple(made), parts, model)
+        return Drawn(tuple(made), parts, model, tuned)
 
 
 _NOTHING = Drawn()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +26,7 @@ from tactful.metadata import (
 )
 from tactful.rollout_definitions import RolloutDefinition
 from tactful.rollout_messages import RolloutLine, RolloutSaid
+from tactful.tuner_serving import require_better
 from tactful_bandits import (
     LifecycleError,
     Rollout,
@@ -300,6 +302,8 @@ class RolloutStore:
             after = step(held.rollout, at=at, by=by, **about)
         except LifecycleError as error:
             raise ConfigError(str(error)) from error
+        if held.definition.evaluated and held.rollout.state == "shadow" and after.state == "canary":
+            require_better(Path(held.definition.tuner))
         if after.active and not held.rollout.active:
             _require_free(connection, held.definition, at)
         self._log_transitions(connection, held.rollout, after)

@@ -8,12 +8,16 @@ from pathlib import Path
 import click
 import msgspec
 
-from tactful.command_options import json_option
+from tactful.command_options import config_option, data_option, json_option, outcome_hours_option
+from tactful.config import load_settings
+from tactful.errors import StorageError
+
+_HOUR = 3_600_000
 
 
 @click.group()
 def tuner() -> None:
-    """Train what sets objective weights by the situation, and see what it would do now."""
+    """Train what sets objective weights by the situation, judge it, and see what it would do."""
 
 
 @tuner.command("train")
@@ -60,3 +64,95 @@ def show(directory: Path, as_json: bool) -> None:
     else:
         for name, weight in told.items():
             click.echo(f"  {name:<12} {weight:.3f}")
+
+
+@tuner.command("probe")
+@click.argument("candidate", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--noise", type=click.FloatRange(0.01, 1), default=0.2, show_default=True)
+def probe(candidate: Path, directory: Path, noise: float) -> None:
+    """Write a probe for CANDIDATE to DIRECTORY: its champion's weights, with chance in them.
+
+    Roll it out to a few people; its lists tell what CANDIDATE would have done.
+    """
+    from tactful.tuner_evaluation import write_probe
+
+    write_probe(candidate, directory, noise=noise)
+    click.echo(f"Roll it out with change: {{tuner: {directory.resolve()}}}", err=True)
+
+
+@tuner.command("evaluate")
+@click.argument("candidate", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@config_option
+@data_option
+@click.option(
+    "--probe",
+    "probe_directory",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of the probe.",
+)
+@click.option("--key", required=True, help="Key of the probe's rollout.")
+@click.option(
+    "--days", type=click.FloatRange(min=0, min_open=True), default=28.0, show_default=True
+)
+@click.option(
+    "--outcome",
+    "outcomes",
+    multiple=True,
+    default=("click", "add_to_cart", "purchase"),
+    show_default=True,
+    help="Type of event that says an item of a list was taken; may be given repeatedly.",
+)
+@outcome_hours_option
+@json_option
+def evaluate(
+    candidate: Path,
+    config: Path | None,
+    data: Path | None,
+    probe_directory: Path,
+    key: str,
+    days: float,
+    outcomes: tuple[str, ...],
+    outcome_hours: float,
+    as_json: bool,
+) -> None:
+    """Judge CANDIDATE by what people took from lists of its probe, and keep the verdict with it.
+
+    A rollout with `evaluated: true` begins its canary only where that was "better".
+    """
+    from tactful.permitted_log import PermittedLog, training_permissions
+    from tactful.record_seal import log_in_files
+    from tactful.tuner_evaluation import evaluate_tuner, read_probed
+    from tactful.tuner_serving import Tuner
+    from tactful_privacy import Purpose
+    from tactful_streaming import LogError
+
+    settings = load_settings(config, overrides={"storage.data": data})
+    now, purpose = time.time_ns() // 1_000_000, Purpose.MEASUREMENT
+
+    def clock() -> int:
+        return now
+
+    try:
+        with (
+            log_in_files(settings, clock=clock) as log,
+            training_permissions(settings, clock=clock, purpose=purpose) as allows,
+        ):
+            lists = read_probed(
+                PermittedLog(log, allows, purpose),
+                key,
+                since=now - int(days * 24 * _HOUR),
+                until=now,
+                types=outcomes,
+                lasts=int(outcome_hours * _HOUR),
+            )
+    except LogError as error:
+        raise StorageError(f"nothing to judge by: {error}; name the data with --data") from error
+    found = evaluate_tuner(candidate, lists, noise=Tuner(probe_directory).manifest.noise)
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+        return
+    click.echo(f"{found.verdict}: {found.gain:+.4f} [{found.low:+.4f}, {found.high:+.4f}] of lists")
+    for reason in found.reasons:
+        click.echo(f"  {reason}")

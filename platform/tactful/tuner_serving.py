@@ -9,19 +9,30 @@ tuner that knows nothing changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import Meta
+from numpy.typing import ArrayLike
 
 from tactful.errors import ConfigError
 from tactful.objective import Objective
 from tactful_bandits import NetworkPolicy, PolicyError, WeightBounds
+from tactful_bandits.network_policy import gaussian_log_density
 
 POLICY = "policy.bin"
 MANIFEST = "tuner.json"
 SIGNALS = "signals.json"
+EVALUATION = "evaluation.json"
+"""What `tactful tuner evaluate` found."""
+
+STATE, DRAWN, LOG_DENSITY = "tuner_state", "tuner_drawn", "tuner_log_density"
+"""Properties of a logged list: what the tuner was told, what it drew, and with which density."""
 
 _DAY_MS = 86_400_000
 _LOOK_MS = 5_000
@@ -39,6 +50,7 @@ class TunerManifest(msgspec.Struct, frozen=True, kw_only=True):
         trained_in: where it learnt; ``simulator`` says nothing about people.
         figures: what was measured there.
         signals_minutes: signals that are older count as missing.
+        noise: standard deviation of what is added by chance to each action; 0 adds nothing.
     """
 
     champion: tuple[float, ...]
@@ -48,6 +60,46 @@ class TunerManifest(msgspec.Struct, frozen=True, kw_only=True):
     trained_in: str
     figures: dict[str, float] = {}
     signals_minutes: float = 60.0
+    noise: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+
+class Tuned(NamedTuple):
+    """Weights of one list.
+
+    Attributes:
+        objective: what the list is ordered by.
+        told: what off-policy evaluation needs of it, for the log; empty where nothing was left to
+            chance.
+    """
+
+    objective: Objective
+    told: dict[str, Any]
+
+
+class TunerEvaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """What logged lists say of a tuner, before it serves anybody.
+
+    Attributes:
+        verdict: ``better`` or ``worse`` than who made the lists, or ``inconclusive``.
+        gain: share of lists from which something is taken, over that of who made them.
+        low: of the gain, at 95 %.
+        high: the same.
+        effective: so many lists of its own would tell as much.
+        lists: how many were read.
+        reasons: why it is inconclusive.
+        network: which network was judged, as a check value of its file.
+        noise: with how much chance in its weights.
+    """
+
+    verdict: str
+    gain: float
+    low: float
+    high: float
+    effective: float
+    lists: int
+    reasons: tuple[str, ...]
+    network: str
+    noise: float
 
 
 class _Signals(msgspec.Struct, frozen=True):
@@ -92,7 +144,36 @@ class Tuner:
         state = self._state(at)
         if state is None or not self._network.covers(state):
             return None
-        weights = self._bounds.weights(self._network.act(state))
+        return self._weighed(self._network.act(state))
+
+    def tune(self, at: int, generator: np.random.Generator) -> Tuned | None:
+        """The weights of one list, with chance in them if the manifest says so.
+
+        Args:
+            at: epoch milliseconds.
+            generator: where chance comes from.
+        """
+        state = self._state(at)
+        if state is None or not self._network.covers(state):
+            return None
+        action, noise = self._network.act(state), self.manifest.noise
+        if not noise:
+            return Tuned(self._weighed(action), {})
+        drawn = action + noise * generator.standard_normal(len(action))
+        density = gaussian_log_density(drawn, action, noise)
+        told = {STATE: state.tolist(), DRAWN: drawn.tolist(), LOG_DENSITY: density}
+        return Tuned(self._weighed(drawn), told)
+
+    def log_density(self, state: Sequence[float], drawn: Sequence[float], noise: float) -> float:
+        """Log density of drawn actions, if they were this tuner's with so much noise.
+
+        Raises:
+            PolicyError: the state has another length.
+        """
+        return gaussian_log_density(drawn, self._network.act(state), noise)
+
+    def _weighed(self, action: ArrayLike) -> Objective:
+        weights = self._bounds.weights(action)
         return Objective(**dict(zip(self.manifest.objectives, map(float, weights), strict=True)))
 
     def _state(self, at: int) -> np.ndarray[tuple[int], np.dtype[np.float32]] | None:
@@ -113,3 +194,33 @@ class Tuner:
             return msgspec.json.decode(self._signals_path.read_bytes(), type=_Signals)
         except (OSError, msgspec.DecodeError):
             return None
+
+
+def network_check(directory: Path) -> str:
+    """A value that another network would not have.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    try:
+        return hashlib.sha256((directory / POLICY).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{directory}: no tuner can be read here: {error}") from error
+
+
+def require_better(directory: Path) -> None:
+    """Refuse a tuner that logged lists do not show to be better.
+
+    Raises:
+        ConfigError: if it was not evaluated, is another one now, or was not found better.
+    """
+    try:
+        found = msgspec.json.decode((directory / EVALUATION).read_bytes(), type=TunerEvaluation)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(
+            f"{directory}: not evaluated yet: run tactful tuner evaluate first ({error})"
+        ) from error
+    if found.network != network_check(directory):
+        raise ConfigError(f"{directory}: another network was evaluated: evaluate this one")
+    if found.verdict != "better":
+        raise ConfigError(f"{directory}: the evaluation said {found.verdict}, not better")

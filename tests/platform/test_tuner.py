@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tests.platform.shop import BEGIN, HOUR, write_log
 
 from tactful.cli import main
 from tactful.errors import ConfigError
@@ -19,8 +20,17 @@ from tactful.rollout_definitions import RolloutDefinition
 from tactful.rollout_keeper import write_served
 from tactful.rollout_serving import ServedRollouts
 from tactful.rollout_store import RolloutStore
-from tactful.tuner_serving import MANIFEST, POLICY, SIGNALS, Tuner, TunerManifest
+from tactful.tuner_evaluation import evaluate_tuner, read_probed, write_probe
+from tactful.tuner_serving import (
+    MANIFEST,
+    POLICY,
+    SIGNALS,
+    Tuner,
+    TunerManifest,
+    require_better,
+)
 from tactful_bandits import NetworkPolicy, WeightBounds
+from tactful_streaming import EmbeddedLog, Event
 
 AT = 1_772_366_400_000  # noon
 CHAMPION = (0.6, 0.1, 0.1, 0.1, 0.1)
@@ -178,3 +188,98 @@ def test_what_is_trained_in_the_simulator_serves_and_beats_the_champion(
     assert found is not None
     shown = CliRunner().invoke(main, ["tuner", "show", str(directory)])
     assert "The champion's weights hold" in shown.output  # signals of long ago
+
+
+def probed_log(candidate: Path, probe: Path, path: Path, *, gain: float) -> EmbeddedLog:
+    """Lists of a probe; whoever gets more price than the champion gives takes something more."""
+    rng = np.random.default_rng(5)
+    lists: list[Event] = []
+    tuners = []
+    for promotion in (0.0, 1.0):
+        signal(probe, promotion=promotion)
+        tuners.append(Tuner(probe))
+        tuners[-1].objective(AT)  # reads the signal
+    for number in range(6_000):
+        tuned = tuners[number % 2].tune(AT, rng)
+        assert tuned is not None
+        chance = 0.4 + gain * tuned.told["tuner_drawn"][1]
+        shown = Event(
+            event_id=f"impression:{number}",
+            type="impression",
+            timestamp=BEGIN + number,
+            user_id=f"p{number}",
+            recommendation_id=f"r{number}",
+            properties={"items": ["i1"], "rollouts": ["probe:change"], **tuned.told},
+        )
+        lists.append(shown)
+        if rng.random() < chance:
+            click = {"type": "click", "item_id": "i1", "event_id": f"c{number}", "properties": {}}
+            lists.append(msgspec.structs.replace(shown, **click))
+    return write_log(path, lists)
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.3, "better"), (-0.3, "worse"), (0.0, "")])
+def test_a_tuner_is_judged_by_a_probe_and_let_in_only_if_it_is_better(
+    gain: float, verdict: str, tmp_path: Path
+) -> None:
+    candidate, probe = made(tmp_path / "tuner"), tmp_path / "probe"
+    about = msgspec.json.decode((candidate / MANIFEST).read_bytes(), type=TunerManifest)
+    modest = np.zeros((3, 5), np.float32)
+    modest[0] = (0.0, 0.25, 0.0, 0.0, 0.0)
+    network = NetworkPolicy.from_bytes((candidate / POLICY).read_bytes())
+    layers = [(modest, network.layers[0][1])]
+    network = NetworkPolicy(
+        layers, network.mean, network.deviation, network.lowest, network.highest
+    )
+    (candidate / POLICY).write_bytes(network.to_bytes())
+    write_probe(candidate, probe, noise=0.3)
+    assert Tuner(probe).manifest == msgspec.structs.replace(
+        about, noise=0.3, trained_in="nowhere", figures={}
+    )
+    log = probed_log(candidate, probe, tmp_path / "log", gain=gain)
+    until = BEGIN + 2 * HOUR
+    lists = read_probed(log, "probe", since=BEGIN, until=until, types=("click",), lasts=HOUR)
+    assert len(lists) == 6_000
+    found = evaluate_tuner(candidate, lists, noise=0.3)
+    assert found.verdict == (verdict or "inconclusive"), found
+    # In promotions, half of the lists, it moves price by tanh(0.25).
+    assert found.low <= gain * math.tanh(0.25) / 2 <= found.high
+
+    database = open_metadata(tmp_path / "metadata.db")
+    store = RolloutStore(database, clock=lambda: AT)
+    change = {"tuner": str(candidate)}
+    tuned = RolloutDefinition(key="tuned", change=change, evaluated=True, start=True)
+    if verdict == "better":
+        store.apply(tuned, by="ann", reason="r")
+        (candidate / POLICY).write_bytes((probe / POLICY).read_bytes())
+        with pytest.raises(ConfigError, match="another network was evaluated"):
+            require_better(candidate)
+    else:
+        with pytest.raises(ConfigError, match=f"said {found.verdict}, not better"):
+            store.apply(tuned, by="ann", reason="r")
+        assert store.find("tuned") is None
+    database.close()
+    log.close()
+
+
+def test_a_tuner_that_nobody_evaluated_waits(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run tactful tuner evaluate first"):
+        require_better(made(tmp_path / "tuner"))
+    with pytest.raises(ConfigError, match="say nothing of it"):
+        evaluate_tuner(tmp_path / "tuner", [], noise=0.2)
+    with pytest.raises(ConfigError, match="only a tuner"):
+        RolloutDefinition(key="k", change={"model": "7"}, evaluated=True).plan()
+
+
+def test_from_the_command_line_a_probe_is_written_and_lists_are_judged(tmp_path: Path) -> None:
+    candidate, probe = made(tmp_path / "tuner"), tmp_path / "probe"
+    run = CliRunner().invoke
+    assert run(main, ["tuner", "probe", str(candidate), str(probe)]).exit_code == 0
+    again = run(main, ["tuner", "probe", str(candidate), str(probe)])
+    assert "cannot be written here" in again.output
+    data = tmp_path / "data"
+    write_log(data / "log", []).close()
+    options = ["--probe", str(probe), "--key", "probe", "--data", str(data)]
+    judged = run(main, ["tuner", "evaluate", str(candidate), *options])
+    assert judged.exit_code != 0
+    assert "0 lists of the probe say nothing of it" in judged.output
