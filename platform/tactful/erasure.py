@@ -45,6 +45,7 @@ from tactful.partition_erasures import PartitionErasures
 from tactful.record_seal import log_in_files, open_seal
 from tactful.retraining import after_erasure
 from tactful.suppression import SuppressionStore
+from tactful.unfinished_work import purge_unfinished
 from tactful_privacy import NOTHING, Pseudonym, VaultError, drop_keys
 from tactful_streaming import (
     BLANK,
@@ -427,6 +428,7 @@ def _purge(
     yield _webhooks(data / "webhooks", found)
     definitions = load_definitions(settings.features)
     yield _rebuilt(data) if rebuild else _state(data / "state", found, definitions)
+    yield purge_unfinished(settings, definitions, found.traces)
     if settings.online.kind == "redis":
         yield purge_online(settings, definitions, found)
     yield purge_training(settings)

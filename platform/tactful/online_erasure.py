@@ -55,6 +55,7 @@ from tactful.low_priority import low_priority
 from tactful.messages import ErasureStep
 from tactful.running_places import RunningPlaces
 from tactful.suppression import open_suppression
+from tactful.unfinished_work import purge_unfinished
 from tactful_streaming import (
     DEVICE_PREFIX,
     EmbeddedLog,
@@ -191,7 +192,9 @@ class OnlineErasures:
         job = _Job(receipt, (person, *own), found, [])
         if self._running is not None:
             assert training is not None
-            for step in (training, *self._running.forget(found, listed)):
+            definitions = load_definitions(installation.settings.features)
+            unfinished = purge_unfinished(installation.settings, definitions, found.traces)
+            for step in (training, unfinished, *self._running.forget(found, listed)):
                 self._note(job, step)
         return job
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import pickle
@@ -41,10 +42,12 @@ from tactful_streaming import (
     DeadLetter,
     DeadLetters,
     EmbeddedLog,
+    Engine,
     Event,
     RocksState,
     decode_entry,
     encode_entry,
+    load_definitions,
 )
 
 FEATURES = """
@@ -124,6 +127,21 @@ def leave_traces(live: Live, tokens: Tokens) -> Any:
     return told["position"]
 
 
+def leave_unfinished(settings: Settings, tokens: Tokens) -> None:
+    """States of a backfill and of a rescaling that were killed and never resumed."""
+    data = settings.storage.data
+    for path in (data / "backfill", data / "partitions.rescaling" / "events-0" / "state"):
+        path.mkdir(parents=True)
+        engine = Engine(load_definitions(settings.features), RocksState(path))
+        for n, (user, id_) in enumerate(
+            [(tokens["user"], f"{tokens['event']}-3"), ("other-1", "o")]
+        ):
+            event = Event(event_id=id_, type="view", timestamp=1, user_id=user, item_id="i")
+            engine.apply([(n, encode_entry(event))])
+        engine.commit()
+        engine.close()
+
+
 def others(live: Live) -> Any:
     told: Any = None
     for number in range(20):
@@ -188,12 +206,15 @@ def test_sentinels_are_found_nowhere_after_an_erasure(
     assert "state: values" in names
     assert any("metadata" in name for name in names)
 
+    leave_unfinished(settings, tokens)
     installation = installation_of(settings, metadata)
     request_erasure(installation, tokens["user"])
     (receipt,) = run_erasures(installation, rebuild=rebuild)
     metadata.close()
 
     assert receipt.state == "done"
+    with contextlib.closing(RocksState(settings.storage.data / "backfill")) as scratch:
+        assert scratch.get(b"euser:other-1") is not None
     assert scan(tmp_path, tokens.needles()) == {}
     verification = receipt.steps[-1]
     assert (verification.place, verification.removed) == ("verification", 0)

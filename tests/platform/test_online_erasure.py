@@ -18,7 +18,15 @@ from typing import Any
 
 import pytest
 from tests.platform.support import AtOnce, Live, build, view
-from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, others, scan, settings_of
+from tests.platform.test_erasure import (
+    FIELDS,
+    Tokens,
+    leave_traces,
+    leave_unfinished,
+    others,
+    scan,
+    settings_of,
+)
 
 from tactful.checkpoints import Checkpoint
 from tactful.config import RetentionSettings, Settings
@@ -65,6 +73,7 @@ def test_the_log_is_rewritten_while_events_come_in(
     tmp_path: Path, settings: Settings, apart: bool
 ) -> None:
     tokens = Tokens(*FIELDS)
+    leave_unfinished(settings, tokens)
     log = settings.storage.data / "log"
     with Live(Platform.open(settings, build)) as live:
         leave_traces(live, tokens)
