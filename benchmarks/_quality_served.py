@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def served_lists(
     options: TrainingOptions,
     *,
     intent_at: Callable[[str, int], Mapping[str, float]] | None = None,
+    tells_who: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[str, ...]]:
     """Train on everything before the cut, then answer each question in its turn.
@@ -51,6 +53,7 @@ def served_lists(
         options: of the training.
         intent_at: what a person's device sends just before an event of that number, in training and
             with questions; None where devices send nothing.
+        tells_who: whether who asks, and in which visit, is told with a question, in training too.
         progress: told how many questions are answered, of how many.
 
     Returns:
@@ -64,18 +67,15 @@ def served_lists(
         _append(log, _events(replay, start, min(start + _BATCH, replay.cut)))
     first = log.end - replay.cut  # what came before the events: the catalogue
 
-    def intent_of(question: Question) -> Mapping[str, float] | None:
-        if intent_at is None or question.subject is None:
-            return None
-        return intent_at(question.subject, question.offset - first)
+    def as_asked(question: Question) -> Question:
+        intent = None
+        if intent_at is not None and question.subject is not None:
+            intent = intent_at(question.subject, question.offset - first)
+        told = question if tells_who else replace(question, subject=None, session_id=None)
+        return replace(told, intent=intent)
 
-    train(
-        log,
-        definitions,
-        version_directory(settings.models, _VERSION),
-        options,
-        intent_of=intent_of,
-    )
+    version = version_directory(settings.models, _VERSION)
+    train(log, definitions, version, options, as_asked=as_asked)
     write_pointer(settings.models, Pointer(version=_VERSION))
 
     engine = Engine(definitions, MemoryState())
@@ -101,8 +101,8 @@ def served_lists(
             clock.seconds = ask.at / 1e3
             answering.refresh()
         request = RecommendRequest(
-            user_id=ask.person,
-            session_id=ask.session_id,
+            user_id=ask.person if tells_who else None,
+            session_id=ask.session_id if tells_who else None,
             count=CUTOFF,
             timestamp=ask.at,
             force={RANKING_EXPERIMENT: LEARNED},

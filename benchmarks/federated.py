@@ -18,6 +18,7 @@ import torch
 
 from benchmarks import _federated_families as families
 from benchmarks import _federated_fleet as fleet
+from benchmarks import _federated_intent as intent
 from benchmarks import _federated_scale as scale
 from benchmarks import _federated_secure as secure
 from benchmarks.figures import Figure, Part, main, measure
@@ -91,7 +92,7 @@ def _parts(quick: bool) -> list[Part]:
         Part("fleet", [(name, "s") for name in _FLEET], lambda: fleet.round_time(quick)),
         Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
     ]
-    return [*parts, Part("missing", [(n, u) for n, u, _ in _MISSING], _missing)]
+    return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick))]
 
 
 _WHAT = ("top1", "top5")
@@ -100,13 +101,16 @@ _FLEET = (
     "server_cpu_s_per_round_8_devices_tls",
     "device_cpu_s_per_message_tls",
 )
-_MISSING = (
-    ("intent_hr20_gain", "1", "an intent adds candidates, but the forest has no column for it yet"),
-)
 
 
-def _missing() -> list[Figure]:
-    return [Figure(name, None, unit, note=why) for name, unit, why in _MISSING]
+def _intent(quick: bool) -> list[Figure]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        stages = _QUICK if quick else _STAGES
+        return intent.gain(_data(), quick, lambda held: _federated(held, stages, 1, None))
+    finally:
+        torch.set_num_threads(before)
 
 
 def _quality(quick: bool) -> list[Figure]:

@@ -9,7 +9,7 @@ learns from both, of the same days, and is judged on the latest of both.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,19 +32,11 @@ from tactful.ranking import Manifest, gains, save_model
 from tactful.recall import Improve, RecallIndex, build_index
 from tactful.training_options import TrainingOptions
 from tactful.training_plots import plot_training
-from tactful.training_rows import (
-    IntentOf,
-    Progress,
-    Question,
-    Rows,
-    collect,
-    sample_questions,
-)
+from tactful.training_rows import Progress, Question, Rows, collect, sample_questions
 from tactful.two_tower import TowerOptions, learn_vectors, require_torch
 from tactful_streaming import Definitions, EventLog, Identity
 
 __all__ = [
-    "IntentOf",
     "Question",
     "Rows",
     "Trained",
@@ -89,7 +81,7 @@ def train(
     kernels: Path | None = None,
     identity: Identity | None = None,
     checkpoint: Checkpoint | None = None,
-    intent_of: IntentOf | None = None,
+    as_asked: Callable[[Question], Question] = lambda question: question,
     progress: Progress = lambda stage, done, total: None,
 ) -> Trained:
     """Train a ranking model from a log and write it to `directory`.
@@ -103,8 +95,8 @@ def train(
         identity: how the server joins devices to people.
         checkpoint: where what is done is kept, so that the same training goes on there after it
             was killed; it then sees the log as it was when it first began.
-        intent_of: what devices would have sent with replayed lists, to measure what it brings. What
-            they did send is learned from lists that were shown.
+        as_asked: how each replayed list would have been asked for, where that is not what the log
+            says: with an intent of the device, or without telling who asks.
         progress: told how far it is.
 
     Returns:
@@ -126,7 +118,7 @@ def train(
         )
     until = int(history.timestamp.max()) + 1
     labels_from = until - int(options.label_days * _DAY)
-    questions = sample_questions(history, labels_from, options)
+    questions = [as_asked(each) for each in sample_questions(history, labels_from, options)]
     if len(questions) < 20:
         raise ModelError(
             f"only {len(questions)} visits in the last {options.label_days:g} days; at least 20 "
@@ -151,7 +143,6 @@ def train(
         identity,
         progress,
         checkpoint=checkpoint,
-        intent_of=intent_of,
     )
     learn, judge = replayed.split(held_back)
     # A list whose time crosses the cut is left out: what followed from it lies beyond.

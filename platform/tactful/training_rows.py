@@ -42,19 +42,17 @@ class Question:
         offset: log offset of the event it comes just before.
         at: when, epoch milliseconds.
         subject: key of the person in the engine, None for nobody.
-        session_id: the visit.
+        session_id: the visit; None where it is not told.
         positives: item ids that were taken.
+        intent: what the device sends along, weight by category; None for nothing.
     """
 
     offset: int
     at: int
     subject: str | None
-    session_id: str
+    session_id: str | None
     positives: frozenset[str]
-
-
-IntentOf = Callable[[Question], Mapping[str, float] | None]
-"""What a device would have sent with a question: weight by category; None for nothing."""
+    intent: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,6 @@ def collect(
     progress: Progress = lambda stage, done, total: None,
     *,
     checkpoint: Checkpoint | None = None,
-    intent_of: IntentOf | None = None,
 ) -> Rows:
     """Replay the log and lay out the rows of every question as the server would have seen it.
 
@@ -167,7 +164,6 @@ def collect(
         progress: told how far it is.
         checkpoint: keeps rows as they are laid out. The log is replayed again by who goes on, but
             only what is not there yet is laid out.
-        intent_of: what devices would have sent; None where no device told, as no log does.
 
     Returns:
         The rows, each list counting 1.
@@ -221,7 +217,7 @@ def collect(
             popular=popular,
             quotas=quotas,
             allowed=catalogue.available,
-            intent=None if intent_of is None else intent_of(question),
+            intent=question.intent,
         )
         features = assemble(found, situation, source=engine, catalogue=catalogue)
         taken = np.array(
