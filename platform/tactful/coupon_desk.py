@@ -320,6 +320,29 @@ class CouponDesk:
         _keep(connection, name, budget)
 
 
+def forget_offers(metadata: MetadataStore, before: int) -> int:
+    """Delete decisions on coupons that nothing can be redeemed of since a time.
+
+    Such a decision is not met again: what it was made of is behind where the log was read to.
+
+    Args:
+        metadata: where they are kept.
+        before: epoch milliseconds.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        StorageError: if the database cannot be used.
+    """
+    # What is still to be given back to its budget stays until that is done.
+    over = sa.and_(coupon_offers.c.expires_at < before, coupon_offers.c.state != "offered")
+    if not metadata.fetch(sa.select(coupon_offers.c.code).where(over).limit(1)):
+        return 0
+    statement = sa.delete(coupon_offers).where(over)
+    return int(metadata.change(lambda connection: connection.execute(statement).rowcount))
+
+
 def code_of(campaign: str, action: str) -> str:
     """The code of the coupon that an action causes; the same each time it is asked for."""
     text = f"{len(campaign)}:{campaign}{action}".encode()

@@ -6,6 +6,7 @@ setting              what it is about                                      in th
 ``measurement``      events that may be counted and not be used for lists  blank
 ``impressions``      lists that were shown, with their features            blank
 ``personalisation``  everything else that names a person                   blank; the state, too
+                     decisions on coupons, after they expired              –
 ``model_log``        who changed which model                               –
 ===================  ====================================================  =========================
 
@@ -30,8 +31,10 @@ from typing import Literal
 import msgspec
 
 from tactful.config import RetentionSettings, Settings
+from tactful.coupon_desk import forget_offers
 from tactful.errors import StorageError
 from tactful.low_priority import low_priority
+from tactful.metadata import MetadataStore
 from tactful.model_log import ModelLog
 from tactful.record_seal import open_seal
 from tactful_streaming import (
@@ -84,6 +87,7 @@ class Retention:
         log: EmbeddedLog,
         *,
         models: ModelLog | None = None,
+        metadata: MetadataStore | None = None,
         executor: Executor | None = None,
         clock: Callable[[], int],
     ) -> None:
@@ -93,6 +97,7 @@ class Retention:
             settings: say how long what is kept.
             log: of which this process is the writer.
             models: who changed which model, where that is to be forgotten.
+            metadata: has decisions on coupons, where these are to be forgotten.
             executor: runs what takes long; None: a process of low priority, when there is any.
             clock: now in epoch milliseconds.
         """
@@ -101,6 +106,8 @@ class Retention:
         self._path = settings.storage.data / PROGRESS
         self._log = log
         self._models = models
+        self._metadata = metadata
+        self._coupons_at = -_NOTED_EVERY_MS
         self._executor = executor
         self._clock = clock
         self.stopping = False
@@ -124,6 +131,10 @@ class Retention:
         limits = limits_of(self._days)
         if not limits:
             return 0
+        kept = limits.get("personalisation")
+        if self._metadata is not None and kept and now - self._coupons_at >= _NOTED_EVERY_MS:
+            self._coupons_at = now
+            forget_offers(self._metadata, now - kept)
         progress = read_progress(self._path)
         ended = self._log.ended(older_than=now - min(limits.values()) // _SHARE)
         removed = 0

@@ -302,7 +302,9 @@ class Platform:
         )
         self._retention: Retention | None = None
         if (log := backend.written.get("log")) is not None:
-            self._retention = Retention(settings, log, models=model_log, clock=clock)
+            self._retention = Retention(
+                settings, log, models=model_log, metadata=database, clock=clock
+            )
         self._turnstile = Turnstile(
             queue=server.recommend_queue,
             wait_s=server.recommend_wait_s,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import settings as settings_
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from tactful.config import LogSettings, PrivacySettings, RetentionSettings, Sett
 from tactful.connections import open_installation
 from tactful.doctor import examine
 from tactful.errors import ConfigError
+from tactful.metadata import coupon_offers
 from tactful.model_log import ModelLog
 from tactful.retention import PROGRESS, Retention, expire_state, kind_of, read_progress
 from tactful.service import Platform
@@ -53,6 +55,32 @@ def settings(tmp_path: Path) -> Settings:
     )
     made.storage.data.mkdir()
     return replace(made, retention=kept)
+
+
+def test_decisions_on_coupons_go_once_nothing_can_be_redeemed_of_them(settings: Settings) -> None:
+    settings = replace(settings, retention=RetentionSettings(personalisation_days=40))
+    settings.storage.data.mkdir(exist_ok=True)
+    rows = [
+        ("old", 10, "expired"),
+        ("used", 11, "redeemed"),
+        ("never", 12, "withheld"),
+        ("open", 13, "offered"),  # its budget has yet to get back what it set aside
+        ("late", 60, "expired"),
+    ]
+    with (
+        contextlib.closing(open_installation(settings)) as metadata,
+        EmbeddedLog(settings.storage.data / "log", clock=lambda: 0) as log,
+    ):
+        values = [
+            {"code": code, "campaign": "c", "decision": "{}", "cost": 1.0, "state": state}
+            | {"expires_at": day * DAY_MS}
+            for code, day, state in rows
+        ]
+        metadata.change(lambda connection: connection.execute(sa.insert(coupon_offers), values))
+        job = Retention(settings, log, metadata=metadata, clock=lambda: 90 * DAY_MS)
+        job.run(log.end)
+        left = metadata.fetch(sa.select(coupon_offers.c.code).order_by(coupon_offers.c.code))
+        assert [row.code for row in left] == ["late", "open"]
 
 
 def event(day: int, type_: str = "view") -> Event:
