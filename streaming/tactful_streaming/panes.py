@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.definitions import CumulativeWindow, Window
+from tactful_streaming.pane_kernel import load_kernel
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -33,6 +34,7 @@ PanedWindow = Window | CumulativeWindow
 _NOWHERE: Final = -(2**62)
 """Pane of an entry that counts for nothing; entry 0 is one, where every chain ends."""
 
+_ALL_ONE: Final = np.zeros(0)
 _FIRST_CAPACITY = 64
 _FIRST_COMPACTION = 4096
 
@@ -126,6 +128,14 @@ class PaneTable:
             newest: last pane.
             weights: weight of a pane by its distance from the newest; None: all weigh 1.
         """
+        if self._adds:
+            total = np.empty(len(cells))
+            load_kernel()(
+                np.ascontiguousarray(cells, np.int64),
+                *(self._head, self._panes, self._older, self._values),
+                *(oldest, newest, _ALL_ONE if weights is None else weights, total),
+            )
+            return total
         rounds = self._walk(cells, oldest, newest)
         if not rounds:
             return np.full(len(cells), np.nan)
