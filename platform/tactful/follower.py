@@ -27,6 +27,7 @@ from tactful.metrics import Metrics
 from tactful.pacing import Pace
 from tactful.positions import Offsets, reaches
 from tactful.problems import ProblemError
+from tactful_privacy import LedgerError
 from tactful_streaming import (
     DeadLetter,
     DeadLetters,
@@ -334,12 +335,12 @@ class Follower:
         return uncommitted >= self._share.size and not behind and not self.recovering
 
     def _commit(self, count: int) -> bool:
-        """Commit `count` records; what a disk refused is tried again and nothing is lost."""
+        """Commit `count` records; what disk or ledger refused is tried again, none is lost."""
         started = self._clock()
         try:
             self._letters.keep()
             self._engine.commit()
-        except (LogError, StateError) as error:
+        except (LogError, StateError, LedgerError) as error:
             logger.error("the engine's state cannot be written, trying again: %s", error)
             self._metrics.commits_refused.inc()
             self._rest_until = self._clock() + _RETRY_S

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
+from tests.platform.support import Live, build, small_settings, wait_until
 
 from tactful import doctor
 from tactful.cli import main
@@ -18,8 +21,9 @@ from tactful.config import Settings, StatisticsSettings, StorageSettings
 from tactful.errors import BackupError, ConfigError
 from tactful.ledger_place import LEDGER, existing_ledger, ledger_location, named
 from tactful.restored_parts import _ledger
+from tactful.service import Platform
 from tactful.statistics import CLOCK_EVENT, PrivateStatistics, open_statistics
-from tactful_privacy import Ledger, ledger_schema
+from tactful_privacy import Ledger, LedgerError, ledger_schema
 from tactful_streaming import Event
 
 MINUTE = 60_000
@@ -170,6 +174,53 @@ def test_with_the_database_away_nothing_is_published_and_no_password_said(
     looked = doctor._ledger(away)
     assert (looked.state, "hunter2" in looked.said) == ("failed", False)
     assert "hunter2" not in named(ledger_location(away))
+
+
+def test_a_server_outlives_a_ledger_that_is_away_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its database restarts: nothing is published meanwhile, and then once."""
+    base = small_settings(tmp_path)
+    settings = replace(base, statistics=installed(tmp_path).statistics)
+    statistics = opened(settings)
+    platform = Platform.open(
+        settings, build, consumers=statistics.passengers(), statistics=statistics
+    )
+    real, refused = Ledger.release_many, threading.Event()
+    away = True
+
+    def release(self: Ledger, *what: Any) -> Any:
+        if away:
+            refused.set()
+            raise LedgerError("the ledger cannot be used, and nothing is released without it")
+        return real(self, *what)
+
+    monkeypatch.setattr(Ledger, "release_many", release)
+
+    def sent(name: str, kind: str, at: int, **whose: str) -> dict[str, Any]:
+        return {"event_id": name, "type": kind, "timestamp": at, **whose}
+
+    with Live(platform) as live:
+        several = [
+            sent("a", CLOCK_EVENT, NOON, device_id="c"),
+            sent("b", "view", NOON + 1, user_id="ada"),
+            sent("c", CLOCK_EVENT, NOON + 4 * MINUTE, device_id="c"),
+        ]
+        assert live.http.post("/v1/events", json=several).json()["accepted"] == 3
+        assert refused.wait(60)
+        assert live.http.get("/v1/statistics/views").json()["cells"] == []
+        more = [sent("d", "view", NOON + 4 * MINUTE, user_id="bob")]
+        assert live.http.post("/v1/events", json=more).json()["accepted"] == 1
+        away = False
+        wait_until(lambda: len(statistics.page("views", None, 9, None, None).cells) == 3)
+        assert live.http.get("/readyz").json()["status"] == "ok"
+        first = live.http.get("/v1/statistics/views").json()["cells"]
+    statistics.close()
+    again = opened(settings)
+    assert [cell.value for cell in again.page("views", None, 9, None, None).cells] == [
+        cell["value"] for cell in first
+    ]
+    again.close()
 
 
 def test_a_backup_with_a_ledger_of_its_own_is_not_restored_beside_a_database(
