@@ -112,7 +112,10 @@ class ModelSlot:
         """Look at what is kept."""
         directory.mkdir(parents=True, exist_ok=True)
         self._current, self._previous = directory / "current", directory / "previous"
-        self._withdrawn = directory / "withdrawn"
+        # By signer: numbers of one say nothing of another's, whom a device may come to trust later.
+        signer = hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+        self._withdrawn = directory / f"withdrawn-{signer}"
+        self._reached = directory / f"reached-{signer}"
         self._key, self._vocabulary = key, vocabulary
 
     @property
@@ -124,10 +127,13 @@ class ModelSlot:
     @property
     def withdrawn(self) -> int:
         """The latest version that was taken back; 0 if none was."""
-        try:
-            return int(self._withdrawn.read_text("ascii"))
-        except (OSError, ValueError):
-            return 0
+        return _number(self._withdrawn)
+
+    @property
+    def reached(self) -> int:
+        """The latest version that was ever in use, also if its file is damaged by now."""
+        kept = (self._kept(path) for path in (self._current, self._previous))
+        return max(_number(self._reached), *(each.version for each in kept if each), 0, 0)
 
     def predictor(self) -> IntentPredictor | None:
         """The model in use; a damaged one gives way to the one before. None if there is none."""
@@ -153,14 +159,17 @@ class ModelSlot:
             PackageError: It is refused; the old model stays in use.
         """
         package = open_package(data, self._key)
-        if package.version <= self.version:
-            raise PackageError(
-                f"version {package.version} is not newer than {self.version}, which is in use"
-            )
         if package.version <= self.withdrawn:
             raise PackageError(
                 f"version {package.version} is not newer than {self.withdrawn}, which was taken"
                 " back on this device: give the next model a higher version"
+            )
+        reached = self.reached
+        # What is in use again after its file was damaged is no older model: it is the same.
+        if package.version < reached or package.version == self.version:
+            raise PackageError(
+                f"version {package.version} is not newer than {reached}, which was in use: give the"
+                " next model a higher version"
             )
         predictor = package.predictor(self._vocabulary)
         try:
@@ -171,6 +180,8 @@ class ModelSlot:
             raise PackageError("the model did worse on this device than it accepts")
         if self._kept(self._current):
             write_whole(self._previous, self._current.read_bytes())
+        # First: a process that dies in between may install this very version, and no older one.
+        write_whole(self._reached, str(package.version).encode("ascii"))
         write_whole(self._current, data)
 
     def roll_back(self) -> None:
@@ -183,7 +194,7 @@ class ModelSlot:
         if previous is None or previous.version >= self.version > 0:
             raise PackageError("there is no earlier model to go back to")
         # First, so that a process that dies in between has lost nothing but a way back to harm.
-        latest = max(self.version, self.withdrawn)
+        latest = max(self.reached, self.withdrawn)
         write_whole(self._withdrawn, str(latest).encode("ascii"))
         write_whole(self._current, self._previous.read_bytes())
 
@@ -194,6 +205,13 @@ class ModelSlot:
         except (OSError, PackageError):
             return None
         return package
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return 0
 
 
 def _digest(body: bytes) -> bytes:

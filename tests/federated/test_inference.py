@@ -160,3 +160,32 @@ def test_a_damaged_file_gives_way_to_the_model_before(tmp_path: Path) -> None:
     (tmp_path / "current").write_bytes(b"half of it")
     found = slot.predictor()
     assert found is not None and np.array_equal(found.predict([5]), PREDICTOR.predict([5]))
+
+
+def test_damage_and_lost_files_admit_no_older_model(tmp_path: Path) -> None:
+    slot = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
+    slot.install(packed(3))
+    slot.install(packed(5, HALF))
+    for name in ("current", "previous"):
+        (tmp_path / name).write_bytes(b"half of it")
+        again = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
+        with pytest.raises(PackageError, match="not newer than 5"):
+            again.install(packed(4))
+    assert again.version == 0 and again.predictor() is None
+    again.install(packed(5, HALF))  # the very model that was lost
+    assert again.version == 5
+
+
+def test_another_signers_versions_begin_anew(tmp_path: Path) -> None:
+    other = Ed25519PrivateKey.generate()
+    slot = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
+    slot.install(packed(1))
+    slot.install(packed(9, HALF))
+    slot.roll_back()
+    trusted = ModelSlot(tmp_path, other.public_key(), VOCABULARY)
+    assert trusted.version == trusted.withdrawn == trusted.reached == 0
+    trusted.install(packed(2, key=other))
+    assert trusted.version == 2
+    back = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
+    with pytest.raises(PackageError, match="taken back"):
+        back.install(packed(9, HALF))
