@@ -26,6 +26,7 @@ from tactful.messages import Recommendation, RecommendRequest
 from tactful.problems import ProblemError
 from tactful.ranking import (
     Pointer,
+    RankingModel,
     load_model,
     read_manifest,
     version_directory,
@@ -33,6 +34,8 @@ from tactful.ranking import (
 )
 from tactful.recall import CHANNELS
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
+from tactful.rollout_definitions import RolloutDefinition
+from tactful.rollout_serving import Served as ServedNow
 from tactful.service import Platform
 from tactful.training import Question, TrainingOptions, collect, train
 from tactful_bandits import Arm, Experiment, assign, load_experiments
@@ -750,3 +753,31 @@ def test_new_items_are_candidates_without_a_new_model(engine: Engine, models: Pa
     answer, _ = ranked.recommend(RecommendRequest(user_id=learner(), count=200), now=NOW)
     assert "new" in ids(answer)
     assert ranked.describe()["items"] == ranked.describe()["indexed_items"] + 1
+
+
+@pytest.mark.parametrize("how", ["raises", "gives no number"])
+def test_where_a_model_on_trial_fails_the_champion_ranks_and_the_list_says_so(
+    how: str, engine: Engine, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = RankingModel.score
+
+    def score(model: RankingModel, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        if model.manifest.version == "1":
+            return ranks(model, features)
+        if how == "raises":
+            raise ValueError("a planted one")
+        return np.full(len(features), np.nan, np.float32)
+
+    monkeypatch.setattr(RankingModel, "score", score)
+    file = tmp_path / "rollouts.json"
+    tried = RolloutDefinition(key="trial", change={"model": "2"})
+    file.write_bytes(msgspec.json.encode([ServedNow(tried, 1.0)]))
+    trial = recommender(engine, models, rollouts=file)
+    person = learner()
+    answer, impression = trial.recommend(RecommendRequest(user_id=person, count=5), now=NOW)
+    told = decoded(impression).properties
+    assert (answer.variant["trial"], answer.model_version, told["failed"]) == ("change", "1", True)
+    plain = recommender(engine, models)
+    champion, whole = plain.recommend(RecommendRequest(user_id=person, count=5), now=NOW)
+    assert ids(answer) == ids(champion)
+    assert "failed" not in decoded(whole).properties
