@@ -61,7 +61,8 @@ def compress(update: Vector, encoding: Encoding) -> Compressed:
         beyond = np.abs(half.astype(np.float32)) > np.abs(update)
         return Compressed(np.where(beyond, np.nextafter(half, np.float16(0)), half))
     largest = float(np.abs(update).max(initial=0.0))
-    if largest == 0.0:
+    # Steps among subnormal numbers are too coarse to take a norm back by: they count as zero.
+    if largest < 2 * _LEVELS * np.finfo(np.float32).tiny:
         return Compressed(np.zeros(update.shape, np.int8))
     # Seeded by the update: its rounding is no secret, and whoever trains again sends the same.
     random = np.random.default_rng(zlib.crc32(np.ascontiguousarray(update).tobytes()))

@@ -22,6 +22,8 @@ TINY = np.full(3, np.finfo(np.float32).smallest_subnormal, np.float32)
 @given(update=UPDATES)
 @example(update=np.array([1e6, 1e-6, 0.0], np.float32))
 @example(update=TINY)
+@example(update=np.full(3, 1.5e-43, np.float32))  # one step of them is longer than a step of theirs
+@example(update=np.full(3, 3e-36, np.float32))
 def test_what_is_sent_is_no_longer_than_what_was_clipped(
     encoding: Encoding, update: np.ndarray
 ) -> None:
