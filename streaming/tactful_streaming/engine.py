@@ -488,7 +488,8 @@ class Engine:
         """
         self._check_usable()
         self._pack()
-        changes = self._unwritten
+        # Much of what was refused is packed again below, each time that it is: it is kept once.
+        changes = self._unwritten = [*dict(self._unwritten).items()]
         if not changes:
             changes += self._sweep_silent()
         for entity, packed in self._packed.items():

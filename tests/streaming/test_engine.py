@@ -555,6 +555,26 @@ def test_a_refused_commit_loses_nothing_and_may_be_tried_again() -> None:
     assert (again.counts, list(engine.users), engine.seen("1")) == ({"?": 3}, ["u"], True)
 
 
+def test_commits_that_are_refused_for_long_take_no_more_memory_each_time() -> None:
+    class Counting(FullStore):
+        def write(self, changes: Sequence[Change]) -> None:
+            sizes.append(len(changes))
+            super().write(changes)
+
+    sizes: list[int] = []
+    store = Counting()
+    engine = Engine(small(), store)
+    engine.apply([view(0)])
+    store.full = True
+    for _ in range(5):
+        with pytest.raises(StateError):
+            engine.commit()
+    assert max(sizes) <= 2 * sizes[0]
+    store.full = False
+    engine.commit()
+    assert Engine(small(), store).read("user", "u", START)["n"] == 1
+
+
 def test_a_closed_engine_says_so() -> None:
     engine = Engine(small(), MemoryState())
     engine.close()
