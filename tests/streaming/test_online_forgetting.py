@@ -33,6 +33,7 @@ from tactful_streaming import (
     load_rules,
     open_beside,
 )
+from tactful_streaming.layout import CHANGED_APART
 
 RULES = "- {name: twice, when: {earlier: {same: [user_id, item_id], within: 1d}}, action: drop}"
 FEATURES = """
@@ -323,6 +324,30 @@ def test_an_unknown_person_is_found_by_what_they_caused_of_an_item(
     assert traces == Traces(users=frozenset({"ada"}), event_ids=frozenset({"ada-1"}))
     forgetting.forget(store, traces, definitions, {})
     assert dict(store.scan(b"")) == theirs
+
+
+def test_a_copy_elsewhere_is_made_anew_wherever_an_erasure_was_killed(
+    definitions: Definitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of blobs of items that a first run changed, the second would know nothing."""
+    monkeypatch.setattr(forgetting, "_PIECE", 1)
+    traces = Traces(users=frozenset({"ada"}), event_ids=frozenset({"e0", "e1"}))
+    for writes in range(20):
+        store = Breaking()
+        engine = opened(definitions, store)
+        for number in range(2):
+            event = Event(
+                event_id=f"e{number}", type="view", timestamp=1, user_id="ada", item_id=f"i{number}"
+            )
+            engine.apply([(number, encode_entry(event))])
+        engine.commit()
+        before = {key: blob for key, blob in store.scan(b"eitem:")}
+        store.writes_left = writes
+        with contextlib.suppress(KeyboardInterrupt):
+            forgetting.forget(store, traces, definitions, {})
+        changed = {key: blob for key, blob in store.scan(b"eitem:")} != before
+        assert not changed or store.get(CHANGED_APART) == b"2"
+    assert changed  # the last one was not killed
 
 
 def test_what_rules_remember_of_them_goes(definitions: Definitions, tmp_path: Path) -> None:
