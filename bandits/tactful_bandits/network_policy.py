@@ -139,6 +139,15 @@ def _array(raw: bytes) -> Floats32:
 
 
 def gaussian_log_density(drawn: ArrayLike, mean: ArrayLike, deviation: float) -> float:
-    """Log density of an action with independent normal noise, for off-policy evaluation."""
-    z = (np.asarray(drawn, np.float64) - np.asarray(mean, np.float64)) / deviation
+    """Log density of an action with independent normal noise, for off-policy evaluation.
+
+    Raises:
+        PolicyError: There is no noise, or the two have not as many numbers.
+    """
+    action, middle = np.asarray(drawn, np.float64), np.asarray(mean, np.float64)
+    if not deviation > 0:
+        raise PolicyError(f"an action drawn with noise of {deviation} has no density: give some")
+    if action.shape != middle.shape:
+        raise PolicyError(f"the action drawn has shape {action.shape}, the policy's {middle.shape}")
+    z = (action - middle) / deviation
     return float(-0.5 * (z @ z) - len(z) * math.log(deviation * math.sqrt(2 * math.pi)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,7 +21,7 @@ from tactful.rollout_definitions import RolloutDefinition
 from tactful.rollout_keeper import write_served
 from tactful.rollout_serving import ServedRollouts
 from tactful.rollout_store import RolloutStore
-from tactful.tuner_evaluation import evaluate_tuner, read_probed, write_probe
+from tactful.tuner_evaluation import ProbedList, evaluate_tuner, read_probed, write_probe
 from tactful.tuner_serving import (
     MANIFEST,
     POLICY,
@@ -283,3 +284,27 @@ def test_from_the_command_line_a_probe_is_written_and_lists_are_judged(tmp_path:
     judged = run(main, ["tuner", "evaluate", str(candidate), *options])
     assert judged.exit_code != 0
     assert "0 lists of the probe say nothing of it" in judged.output
+
+
+@pytest.mark.parametrize(
+    ("forged", "noise", "why"),
+    [
+        ({}, 0.0, "noise of 0.0 has no density"),
+        ({"drawn": [0.1]}, 0.2, "has shape"),
+        ({"state": [0.1]}, 0.2, "state"),
+        ({"log_density": -1e6}, 0.2, "say nothing of it"),
+    ],
+)
+def test_lists_that_no_probe_can_have_made_are_refused(
+    forged: dict[str, Any], noise: float, why: str, tmp_path: Path
+) -> None:
+    candidate = made(tmp_path / "tuner")
+    states = len(Tuner(candidate).manifest.state)
+
+    def probed(person: str, **about: Any) -> ProbedList:
+        drawn = {"state": [0.0] * states, "drawn": [0.1] * 5, "log_density": 1.0, **about}
+        return ProbedList(person, AT, frozenset({"i1"}), **drawn)
+
+    lists = [*(probed(f"p{number}") for number in range(300)), probed("forger", **forged)]
+    with pytest.raises(ConfigError, match=why):
+        evaluate_tuner(candidate, lists, noise=noise)
