@@ -5,16 +5,13 @@ from the request to the receipt that is complete. Both reach everything: log, st
 two left something in every file of the log, so all of it is written anew: nobody's erasure takes
 longer. Their every field begins with a random text that occurs nowhere else; after each erasure all
 files are searched for it, also in base64, hexadecimal and UTF-16, and so is what the state store
-holds compressed, and what the server wrote to its own log. How fast a withdrawal takes effect is
-measured from outside: another process records it, and events are sent until the server refuses one.
+holds compressed, and what the server wrote to its own log.
 """
 
 import base64
 import contextlib
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,11 +35,10 @@ FIGURES = [
     ("erase_sentinel_hits_before", "1"),
     ("erase_one_user_online_s", "s"),
     ("erase_online_sentinel_hits", "1"),
-    ("withdrawal_s", "s"),
 ]
 
-_WITHDRAWALS = 5
 _LONGEST_S = 3_600
+_MEMORY_MB = 1_024
 _BLOCK = 1 << 24
 _RECORD = 200
 """About how many bytes an event takes in the log."""
@@ -99,7 +95,6 @@ def _measure(directory: Path, people: Population) -> list[Figure]:
         _found("erase_sentinel_hits", after, "files with any of their texts"),
         _found("erase_sentinel_hits_before", before, "what the same search found before"),
         *_online(directory, second, note),
-        _withdrawal(directory),
     ]
 
 
@@ -115,7 +110,7 @@ def _erase(settings: Settings, person: str) -> int:
 def _online(directory: Path, mark: str, note: str) -> list[Figure]:
     """The same by a server, from the request until its receipt is complete, while it runs."""
     data = directory / "data"
-    server = Server(data)
+    server = Server(data, {"TACTFUL_ENGINE__MEMORY_MB": str(_MEMORY_MB)})
     try:
         with httpx.Client(base_url=server.url, timeout=60) as http:
             while http.get("/readyz").status_code != 200:
@@ -131,7 +126,10 @@ def _online(directory: Path, mark: str, note: str) -> list[Figure]:
             hits = _hits(directory, mark)
     finally:
         server.stop()
-    waiting = "7 to 12 s of it are waiting, until what was on its way has come"
+    waiting = (
+        f"the server holds {_MEMORY_MB:,} MB of the state in memory; 7 to 12 s of it are waiting, "
+        "until what was on its way has come"
+    )
     load = f"load {os.getloadavg()[0]:.1f}"
     return [
         Figure("erase_one_user_online_s", took, "s", note=f"{note}; {waiting}; {load}"),
@@ -197,40 +195,6 @@ def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
             yield b"\0".join(parts)
             parts, size = [], 0
     yield b"\0".join(parts)
-
-
-def _withdrawal(directory: Path) -> Figure:
-    """From the decision that another process records until the server refuses an event."""
-    data = directory / "withdrawal"
-    server = Server(data)
-    took = []
-    try:
-        with httpx.Client(base_url=server.url, timeout=30) as http:
-            for number in range(_WITHDRAWALS):
-                person = f"person-{number}"
-                command = [sys.executable, "-m", "tactful", "user", "consent", person]
-                command += ["--deny", "service", "--data", str(data), "--json"]
-                process = subprocess.run(command, check=True, capture_output=True)
-                ended = time.perf_counter()
-                assert process.stdout
-                while http.post("/v1/events", json=[_event(person)]).json()["accepted"]:
-                    pass
-                took.append(time.perf_counter() - ended)
-    finally:
-        server.stop()
-    return Figure(
-        "withdrawal_s",
-        max(took),
-        "s",
-        low=min(took),
-        high=max(took),
-        runs=len(took),
-        note="the longest, in a process other than the one that records it; there it is at once",
-    )
-
-
-def _event(person: str) -> dict[str, object]:
-    return {"type": "view", "user_id": person, "timestamp": _now(), "item_id": "i"}
 
 
 def _now() -> int:
