@@ -50,6 +50,7 @@ from tactful.situation import FeatureSource, Situation, observe
 from tactful.trending import Rising
 from tactful_bandits import Assignment, AssignmentError, Experiment, assign
 from tactful_streaming import Event, encode_entry
+from tactful_streaming.pane_kernel import load_kernel as load_pane_kernel
 
 _LOG = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ class Recommender:
         self._refused = ""
         self._told: str | None = None
         load_kernels(models / "kernels")  # or the first request would wait for them
+        load_pane_kernel()  # likewise, and what comes in would wait for that request
         live = LiveCatalogue(empty_index(), None, rising=rising, monotonic=monotonic)
         self._loaded = _Loaded(version="", model=None, live=live, view=live.view)
         self.refresh()
@@ -278,14 +280,16 @@ class Recommender:
         trial = self._rivals.get(rival)
         if trial is None:
             return champion.score(features), False
+        why = "gives scores that are no numbers"
         try:
             scores = trial.score(features)
-        except Exception:  # whatever it is: nobody's list may fail for a trial
+        except Exception as error:  # whatever it is: nobody's list may fail for a trial
+            why = f"fails ({type(error).__name__}: {error})"
             scores = np.full(len(features), np.nan, np.float32)
         failed = not np.isfinite(scores).all()
         if failed and rival not in self._failing:
             self._failing.add(rival)
-            _LOG.error("model %s, which is on trial, fails: the champion ranks instead", rival)
+            _LOG.error("model %s, on trial, %s: the champion ranks instead", rival, why)
         return (champion.score(features) if failed else scores), failed
 
     def explain(self, impression: Event) -> Explanation:

@@ -755,9 +755,18 @@ def test_new_items_are_candidates_without_a_new_model(engine: Engine, models: Pa
     assert ranked.describe()["items"] == ranked.describe()["indexed_items"] + 1
 
 
-@pytest.mark.parametrize("how", ["raises", "gives no number"])
+@pytest.mark.parametrize(
+    ("how", "told_why"),
+    [("raises", "fails (ValueError: a planted one)"), ("gives no number", "no numbers")],
+)
 def test_where_a_model_on_trial_fails_the_champion_ranks_and_the_list_says_so(
-    how: str, engine: Engine, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str,
+    told_why: str,
+    engine: Engine,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     ranks = RankingModel.score
 
@@ -777,6 +786,7 @@ def test_where_a_model_on_trial_fails_the_champion_ranks_and_the_list_says_so(
     answer, impression = trial.recommend(RecommendRequest(user_id=person, count=5), now=NOW)
     told = decoded(impression).properties
     assert (answer.variant["trial"], answer.model_version, told["failed"]) == ("change", "1", True)
+    assert told_why in caplog.text
     plain = recommender(engine, models)
     champion, whole = plain.recommend(RecommendRequest(user_id=person, count=5), now=NOW)
     assert ids(answer) == ids(champion)
