@@ -263,8 +263,8 @@ def forget(
     changed = list(without_mentions(store, definitions, others, traces))
     meta = read_meta(store) if changed else None
     if meta is not None:
-        # For an engine that copies what is stored, and was closed meanwhile. It comes first: after a
-        # kill, what was changed by then is not among what is to be changed any more.
+        # For an engine that copies what is stored, and was closed meanwhile. It comes first: what
+        # was changed before a kill is not among what is to be changed after it.
         changed.insert(0, (CHANGED_APART, b"%d" % meta.offset))
     waiting += changed
     for name, without in snapshots.items():

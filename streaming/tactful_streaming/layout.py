@@ -45,6 +45,8 @@ CHANGED_APART = b"b"
 """``b``: the log offset at which entities were changed by other means than the log."""
 ERASED = b"f"
 """``f``: number of the last erasure that the state was purged by."""
+PURGING = b"p"
+"""``p``: there while something may be deleted and still in files."""
 TOPIC = b"k"
 """``k``: id of the Kafka topic that the state is of."""
 

@@ -31,8 +31,8 @@ from tactful_streaming.entries import (
 )
 from tactful_streaming.errors import EntryError, StateError
 from tactful_streaming.firing import Fired
-from tactful_streaming.forgetting import forget, is_of, stored_traces
-from tactful_streaming.layout import ERASED
+from tactful_streaming.forgetting import Listed, find_listed, forget, is_of, stored_traces
+from tactful_streaming.layout import ERASED, PURGING
 from tactful_streaming.log import EmbeddedLog
 from tactful_streaming.matches import Match
 from tactful_streaming.redaction import BLANK, redact
@@ -126,8 +126,12 @@ def purge_partition(
     number, known = erasures.after(purged_number(store))
     traces = known | stored_traces(store, erasures.suppressed, definitions)
     if traces != Traces():
-        if forget(store, traces, definitions, {}):
+        killed = store.get(PURGING) is not None
+        store.write([(PURGING, b"")])
+        listed = find_listed(store, traces, definitions)
+        if forget(store, traces, definitions, {}, listed=listed) or listed != Listed() or killed:
             store.purge()
+        store.write([(PURGING, None)])
         _blank_letters(folder / "dead-letters", traces, seal)
     return number, traces
 

@@ -237,6 +237,40 @@ def test_dead_letters_beside_a_state_become_blank(definitions: Definitions, tmp_
     letters.close()
 
 
+class Killed(RocksState):
+    """A state whose process is killed before it purges what was deleted."""
+
+    def purge(self) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_bytes_leave_the_disk_also_where_little_went_or_after_a_kill(
+    definitions: Definitions, tmp_path: Path, killed: bool
+) -> None:
+    if not killed:  # all there is of them is a mention
+        definitions = load_definitions(
+            "[{name: bought, entity: item, sequence: [view, add_to_cart], within: 5m}]"
+        )
+    store = (Killed if killed else RocksState)(tmp_path / "state")
+    opened = engine(definitions, store)
+    event = Event(event_id="e0", type="view", timestamp=1, user_id="ada-zq", item_id="i")
+    opened.apply([(0, encode_entry(event))])
+    opened.commit()
+    RocksState.purge(store)  # into files
+    erasures = Erasures({"ada-zq"})
+    erasures.known = Traces(users=frozenset({"ada-zq"}))
+    if killed:
+        with pytest.raises(KeyboardInterrupt):
+            purge_partition(store, tmp_path, definitions, erasures)
+    store.close()
+    store = RocksState(tmp_path / "state")
+    purge_partition(store, tmp_path, definitions, erasures)
+    store.close()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in files if b"ada-zq" in path.read_bytes()] == []
+
+
 def test_one_checkpoint_takes_the_place_of_all(definitions: Definitions, tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     state = PartitionState(tmp_path / "own", checkpoints=checkpoints)
