@@ -254,11 +254,11 @@ class Door:
             entry = permitted
         if self._noted is None:
             self._noted = loop.create_future()
-            self._gathered = loop.call_later(_GATHERED_S, self._write_notes)
+            self._gathered = loop.call_later(_GATHERED_S, self.write_notes)
         self._notes.append(entry)
         return self._noted
 
-    def _write_notes(self) -> None:
+    def write_notes(self) -> None:
         """Append what was noted, ahead of what comes later: a click may follow from it."""
         if self._noted is None or self._gathered is None:
             return
@@ -271,7 +271,7 @@ class Door:
     def _append(
         self, entries: Sequence[Entry], identifiers: tuple[str, ...]
     ) -> asyncio.Future[Offsets]:
-        self._write_notes()
+        self.write_notes()
         written = self._write(entries)
         written.add_done_callback(functools.partial(self._settle, identifiers))
         return written

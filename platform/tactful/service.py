@@ -440,6 +440,7 @@ class Platform:
             self._retention.stopping = True
         for task in self._tasks:
             task.cancel()
+        self.door.write_notes()  # a task that is cancelled leaves nothing behind to wait for
         await asyncio.gather(*self._tasks, *self._impressions, return_exceptions=True)
         await self.backend.commit.close()
         await asyncio.to_thread(self._follower.stop)

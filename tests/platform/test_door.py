@@ -329,3 +329,24 @@ def test_lists_that_find_no_room_are_counted_and_events_go_on(settings: Settings
 
     run(settings, scenario)
     assert logged(settings) == ["u-1"]
+
+
+def test_lists_that_still_wait_are_in_the_log_when_it_ends(settings: Settings) -> None:
+    async def interrupted(platform: Platform, note: bytes) -> None:
+        await asyncio.gather(platform.door.note(note))
+
+    async def scenario(platform: Platform) -> None:
+        shown = [
+            encode_entry(Event(event_id=f"s-{number}", type="impression", timestamp=1, user_id="u"))
+            for number in range(2)
+        ]
+        platform.note("r-0", shown[0])
+        # It shares the write, and is cancelled as the tasks of a server are when it ends.
+        task = asyncio.create_task(interrupted(platform, shown[1]))
+        await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    run(settings, scenario)
+    assert logged(settings) == ["s-0", "s-1"]
