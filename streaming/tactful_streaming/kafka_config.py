@@ -67,7 +67,8 @@ class KafkaSettings:
         password: for SASL.
         linger_ms: how long a producer waits to fill a batch, milliseconds. Less is fresher where
             requests bring many events each; where they bring few, busy logs become slower to read:
-            a fetch then walks many tiny batches, and ten is better.
+            a fetch then walks many tiny batches, and ten is better. What
+            workers write in transactions waits for the commit instead.
         delivery_timeout_ms: how long an append is tried before it fails, milliseconds.
         session_timeout_ms: silence after which a group member is taken for dead, milliseconds.
         extra: more properties of librdkafka, by their names there.

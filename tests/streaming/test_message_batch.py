@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import confluent_kafka
 import numpy as np
@@ -91,6 +92,28 @@ def test_the_installed_client_shows_where_its_handle_is(settings: KafkaSettings)
     producer = TransactionalProducer(settings, f"owner-{settings.topic}")
     assert producer._batches is not None
     producer.close()
+
+
+def test_rows_wait_for_the_commit_whatever_the_linger_of_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a short one, a worker's producers ask their sockets without a pause."""
+    made: list[dict[str, Any]] = []
+
+    class Noted:
+        def __init__(self, config: dict[str, Any], **_: object) -> None:
+            made.append(config)
+
+        def init_transactions(self, timeout_s: float) -> None:
+            pass
+
+    monkeypatch.setattr(confluent_kafka, "Producer", Noted)
+    monkeypatch.setattr(MessageBatches, "of", lambda *_: None)
+    of_the_log = KafkaSettings("127.0.0.1:9092", linger_ms=1, extra={"linger.ms": 2})
+    TransactionalProducer(of_the_log, "owner")
+    (config,) = made
+    assert config["linger.ms"] == 500
+    assert config["message.timeout.ms"] > config["linger.ms"]  # or the client refuses both
 
 
 def test_both_ways_append_the_same(settings: KafkaSettings) -> None:
