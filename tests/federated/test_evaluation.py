@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,13 +16,17 @@ from tactful_federated import (
     BudgetError,
     ClearCollector,
     Device,
+    DeviceHome,
+    FlowerPopulation,
     HistoryError,
     IntentModel,
+    LocalGrid,
     Score,
     SecureCollector,
     SecureRounds,
     Vocabulary,
     enrol,
+    invite,
     without_noise,
 )
 from tactful_federated.evaluation import (
@@ -135,3 +140,29 @@ def test_devices_score_the_model_they_are_sent_and_a_secret_sum_adds_them_up(
     assert found.top1 == pytest.approx(np.mean([s.top1_rate for s in scores]), abs=1e-4)
     assert found.top5 == pytest.approx(np.mean([s.top5_rate for s in scores]), abs=1e-4)
     run.close()
+
+
+def test_a_home_answers_evaluations_beside_training_and_counts_them_apart(tmp_path: Path) -> None:
+    trained = invite(
+        tmp_path / "server",
+        replace(WISHES, minimum_reports=1),
+        list(SAMPLE_CATALOGUE),
+        run="training",
+        tier="clear",
+    )
+    plan = replace(without_noise(plan_evaluations(WISHES)), minimum_reports=1)
+    asked = msgspec.structs.replace(trained, run="evaluation", plan=plan)
+    found = {}
+    for invitation in (trained, asked):  # one directory: the visits are kept once
+        home = DeviceHome(tmp_path / "device", invitation)
+        home.events.give_consent()
+        if invitation is trained:
+            home.remember(sample_history(1))
+        app = home.app(home.evaluator() if invitation is asked else None)
+        population = FlowerPopulation(LocalGrid(app, 1), VOCABULARY)
+        ((_, found[invitation.run]),) = population.train([1], WEIGHTS, 1)
+        home.close()
+    assert found["training"].size == WEIGHTS.size and found["training"].any()
+    score = Device(sample_history(1), VOCABULARY, MODEL).evaluate(WEIGHTS)
+    said = evaluator(lambda weights: score)(WEIGHTS, 1)
+    assert score.steps and np.array_equal(found["evaluation"], said)
