@@ -36,9 +36,9 @@ def purge_unfinished(settings: Settings, definitions: Definitions, traces: Trace
     for path in _states_in(draft):
         with _held(path):
             removed += 1
-    shutil.rmtree(draft, ignore_errors=True)
     if not (data / "partitions").exists():  # else the note says that all is done
-        note.unlink(missing_ok=True)
+        note.unlink(missing_ok=True)  # first: it would speak for states that are partly gone
+    shutil.rmtree(draft, ignore_errors=True)
     return ErasureStep(place="unfinished work", removed=removed)
 
 
