@@ -17,11 +17,13 @@ from tactful.follower import Follower
 from tactful.messages import ErasureStep
 from tactful.rollout_keeper import RolloutKeeper
 from tactful.webhooks import Webhooks
+from tactful_privacy import LedgerError
 from tactful_streaming import (
     Delivery,
     Engine,
     Listed,
     RocksState,
+    StateError,
     StreamingError,
     decode_entry,
     is_of,
@@ -86,7 +88,7 @@ class RunningPlaces:
             listed: what a search of the state has found since they were suppressed.
 
         Raises:
-            StateError: if the disk refused, or the engine does not run; it may be done again.
+            StateError: if disk or ledger refused, or the engine does not run; it may be done again.
         """
         self._keeper.forget(found.traces)
         people = found.traces.people
@@ -97,7 +99,11 @@ class RunningPlaces:
             listed=listed,
             lock=self._lock,
         )
-        yield ErasureStep(place="state", removed=self._follower.between(work))
+        try:
+            removed = self._follower.between(work)
+        except LedgerError as error:  # the engine commits before it forgets
+            raise StateError(f"the engine cannot commit: {error}") from error
+        yield ErasureStep(place="state", removed=removed)
         removed = 0 if self._webhooks is None else self._webhooks.forget(partial(_names, found))
         yield ErasureStep(place="webhooks", removed=removed)
         yield ErasureStep(place="explanations", removed=self._drop_lists(found))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,13 +20,15 @@ from tests.platform.support import Live, build, small_settings, wait_until
 from tactful import doctor
 from tactful.cli import main
 from tactful.config import Settings, StatisticsSettings, StorageSettings
+from tactful.erasure_traces import Found
 from tactful.errors import BackupError, ConfigError
 from tactful.ledger_place import LEDGER, existing_ledger, ledger_location, named
 from tactful.restored_parts import _ledger
+from tactful.running_places import RunningPlaces
 from tactful.service import Platform
 from tactful.statistics import CLOCK_EVENT, PrivateStatistics, open_statistics
 from tactful_privacy import Ledger, LedgerError, ledger_schema
-from tactful_streaming import Event
+from tactful_streaming import Event, Listed, StateError, Traces
 
 MINUTE = 60_000
 NOON = 1_772_366_400_000
@@ -221,6 +225,29 @@ def test_a_server_outlives_a_ledger_that_is_away_for_a_while(
         cell["value"] for cell in first
     ]
     again.close()
+
+
+def test_an_erasure_waits_for_a_ledger_that_is_away() -> None:
+    """The engine commits before it forgets; what the server's job does not know would end it."""
+
+    class Away:
+        def between(self, work: Any) -> int:
+            raise LedgerError("the ledger cannot be used, and nothing is released without it")
+
+    nothing: Any = SimpleNamespace(forget=lambda *_, **__: 0)
+    away: Any = Away()
+    places = RunningPlaces(
+        nothing,
+        nothing,
+        away,
+        nullcontext(),
+        consents=nothing,
+        webhooks=None,
+        drop_lists=lambda found: 0,
+        keeper=nothing,
+    )
+    with pytest.raises(StateError, match="ledger"):
+        next(places.forget(Found(Traces(), frozenset(), 0), Listed()))
 
 
 def test_a_backup_with_a_ledger_of_its_own_is_not_restored_beside_a_database(
