@@ -77,7 +77,8 @@ def _spent(alpha: float, start: float, stop: float) -> float:
 
 
 def _nodes(edge: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    half = (edge - _LOWEST) / 2
+    # Early bounds lie far beyond all paths: nodes up to there would miss where the density is.
+    half = (min(edge, -_LOWEST) - _LOWEST) / 2
     return _LOWEST + half * (_NODES + 1), half * _WEIGHTS
 
 

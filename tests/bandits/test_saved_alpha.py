@@ -55,3 +55,11 @@ def test_it_grows_with_the_looks_and_never_beyond_alpha(
 def test_looks_that_cannot_be_are_refused(first: float, last: float) -> None:
     with pytest.raises(StatisticsError, match="looks go from"):
         spent_alpha(alpha=0.05, tightest_at=100, first=first, last=last)
+
+
+@pytest.mark.parametrize("first", [0.02, 2, 20])
+def test_nothing_is_spent_so_early_that_no_path_comes_near(first: float) -> None:
+    """At 80 of 20,000 units the bound lies 14 standard deviations away."""
+    spent = spent_alpha(alpha=0.04, tightest_at=20_000, first=first, last=60_000)
+    later = spent_alpha(alpha=0.04, tightest_at=20_000, first=80, last=60_000)
+    assert spent == pytest.approx(later, rel=0.03)
