@@ -49,12 +49,18 @@ _plain = st.sampled_from(
 )
 _any = _plain | _plain | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _numbers = st.floats() | st.sampled_from([0.0, -0.0, 1e16, 1e-5, 1e-7, 5e-324, 0.1 + 0.2, 2.0**53])
+
+
+def _lists(texts: st.SearchStrategy[Any], count: int) -> st.SearchStrategy[list[Any]]:
+    return st.lists(texts, min_size=count, max_size=count)
+
+
 _columns = st.integers(16, 40).flatmap(
     lambda count: st.tuples(
-        *(
-            st.lists(texts, min_size=count, max_size=count)
-            for texts in (st.one_of(_plain, _any), _plain, _numbers | st.lists(_any, max_size=2))
-        )
+        # One name with an escape, and none of them is put together: mostly there is none.
+        _lists(_plain, count) | _lists(_plain, count) | _lists(_any, count),
+        _lists(_plain, count),
+        _lists(_numbers | st.lists(_any, max_size=2), count),
     )
 )
 
