@@ -8,8 +8,9 @@ Guarantee: one person (one key of the log: a user, or a device that nobody has l
 in one count of one look of a stage, so all looks of a stage together are ε-differentially private
 for whoever is added or removed; a rollout costs ε for each stage that it begins. Whatever a look
 says, rolls back or holds is computed from these counts. Nobody's history is assumed to be
-independent of anybody's. Who takes consent to measurement back and gives it again may be counted
-twice in a stage.
+independent of anybody's. Who takes consent to measurement back and gives it again, or is erased and
+comes again, may be counted twice in a stage; so may be whose first list retention took from the log
+before the stage was over, if the server was started anew since.
 """
 
 from __future__ import annotations
