@@ -182,12 +182,16 @@ def _panes(
 
 def _replace(path: Path, lines: Iterable[bytes]) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        for line in lines:
-            file.write(line + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            for line in lines:
+                file.write(line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:  # the lines are read from the ledger meanwhile
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _read_position(path: Path) -> Mapping[str, int]:

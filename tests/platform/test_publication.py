@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
 
+from tactful import publication
 from tactful.cli import main
 from tactful.config import LogSettings, Settings, StatisticsSettings
 from tactful.errors import ConfigError
@@ -24,7 +25,7 @@ from tactful.publication import write_files, write_topic
 from tactful.publishing import publish
 from tactful.service import Platform
 from tactful.statistics import CLOCK_EVENT, open_statistics, shown_before
-from tactful_privacy import BoundedCounts, Ledger, Publisher, Statistic, read_released
+from tactful_privacy import BoundedCounts, Ledger, LedgerError, Publisher, Statistic, read_released
 
 HOUR, DAY = 3_600_000, 86_400_000
 KEYS = ("bread", "milk")
@@ -433,3 +434,18 @@ def test_leak_5_marks_of_people_and_items_are_nowhere_but_where_they_belong(
 def test_the_search_for_marks_finds_one() -> None:
     assert marks_in(f"GET /v1/users/{MARKS['user']}/features") == ["user"]
     assert marks_in(str({"error": MARKS["word"]})) == ["word"]
+
+
+def test_a_ledger_that_goes_away_while_a_file_is_written_leaves_no_half_of_it(
+    tmp_path: Path,
+) -> None:
+    def lines() -> Iterator[bytes]:
+        yield b"{}"
+        raise LedgerError("the ledger cannot be used, and nothing is released without it")
+
+    (tmp_path / "2026-03-01.jsonl").write_bytes(b"as it was\n")
+    with pytest.raises(LedgerError):
+        publication._replace(tmp_path / "2026-03-01.jsonl", lines())
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [
+        ("2026-03-01.jsonl", b"as it was\n")
+    ]
