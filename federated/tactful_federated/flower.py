@@ -325,4 +325,7 @@ def _read(message: Message, record: str) -> Vector:
 
 
 def _values(message: Message, record: str) -> NDArray[Any]:
-    return cast(ArrayRecord, message.content[record])[_FLAT].numpy()
+    arrays = message.content[record]
+    if not isinstance(arrays, ArrayRecord):  # whoever answers may send what it likes
+        raise TypeError(f"{record} is a {type(arrays).__name__}, not an ArrayRecord")
+    return arrays[_FLAT].numpy()

@@ -176,6 +176,23 @@ def test_encoded_updates_are_smaller_and_train_nearly_the_same(
     )
 
 
+@pytest.mark.parametrize("forged", ["update", "scale"])
+def test_an_answer_of_other_records_ends_no_round(forged: str) -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        values = np.ones(START.weights.size, np.int8)
+        update = ArrayRecord({"flat": Array(values)})
+        other = ConfigRecord({"flat": "x", "scale": "x"})
+        content = RecordDict({"update": update, "scale": MetricRecord({"scale": 1e-9})})
+        content[forged] = other
+        return Message(content, reply_to=message)
+
+    population = FlowerPopulation(LocalGrid(app, 2), VOCABULARY, encoding="int8")
+    assert list(population.train([1, 2], START.broadcast(), 1)) == []
+
+
 @pytest.mark.parametrize("forged", ["type", "scale"])
 def test_a_forged_encoding_counts_as_a_report_of_zeros(forged: str) -> None:
     app = ClientApp()
