@@ -33,6 +33,10 @@ _TICK: Final = 0
 """Number of the type of ticks."""
 _STRING: Final = 1
 """What the machine code says of a member that is a string."""
+_WIDEST: Final = 1025
+"""Bytes of the longest id that the server takes, and a quote. In an array all are as wide as the
+widest: one of a megabyte, which somebody else wrote to the topic, would make gigabytes of a batch.
+"""
 
 _Decode = Callable[[bytes], Any]
 
@@ -211,7 +215,7 @@ class Column:
         """
         widths = self._ends - self._begins + 1
         width = int(widths.max())
-        if self._odd or int(self._begins.max()) + width > len(self._text):
+        if self._odd or width > _WIDEST or int(self._begins.max()) + width > len(self._text):
             return quoted(self.values())
         shape = (len(self._text) - width + 1,)
         copied = np.ndarray(shape, f"S{width}", self._text, strides=(1,))[self._begins]
@@ -223,7 +227,11 @@ class Column:
 
 def quoted(texts: Iterable[str]) -> NDArray[np.bytes_]:
     """Texts in UTF-8, each with a quote behind it: so none ends in zeros, which arrays drop."""
-    return np.array([text.encode() + b'"' for text in texts], np.bytes_)
+    encoded = [text.encode() + b'"' for text in texts]
+    if max(map(len, encoded), default=0) <= _WIDEST:
+        return np.array(encoded, np.bytes_)
+    objects: NDArray[Any] = np.array(encoded, np.object_)  # reads the same, and each has its width
+    return objects
 
 
 def unquoted(texts: NDArray[np.bytes_]) -> list[str]:

@@ -20,7 +20,14 @@ from tactful_streaming import Engine, Event, MemoryState, Tick, encode_entry, lo
 from tactful_streaming import json_reader as module
 from tactful_streaming.entries import ENTRY_ERRORS
 from tactful_streaming.identity import Identity
-from tactful_streaming.json_reader import JsonEvents, JsonReader, NumberedTexts, Numbers, unquoted
+from tactful_streaming.json_reader import (
+    JsonEvents,
+    JsonReader,
+    NumberedTexts,
+    Numbers,
+    quoted,
+    unquoted,
+)
 from tactful_streaming.partitions import Partitions
 from tactful_streaming.pattern import compile_pattern
 from tactful_streaming.projection import Projection
@@ -275,6 +282,19 @@ def test_any_event_that_can_be_written_is_read_the_same(events: list[dict[str, A
         return
     sound = not any(isinstance(event, Exception) for event in plain.decode(payloads))
     assert compare(compiled, plain, payloads, SOURCES) == sound
+
+
+def test_one_long_id_does_not_make_all_of_them_wide() -> None:
+    """The server takes none of the kind, but others may write to the topic."""
+    compiled, plain = both(["event_id"])
+    for long in ("y" * 100_000, "\u00fc" * 100_000):
+        payloads = [encoded(usual(n, event_id=long if n == 7 else f"e{n}")) for n in range(200)]
+        assert compare(compiled, plain, payloads, ["event_id"])
+        events = compiled.read(payloads)
+        assert events is not None
+        assert events.quoted("event_id").nbytes < len(long)
+        some = [quoted(["a"]), events.quoted("event_id")[6:9], quoted(["b"])]
+        assert unquoted(np.concatenate(some)) == ["a", "e6", long, "e8", "b"]
 
 
 def test_no_byte_behind_the_padding_is_read() -> None:
