@@ -48,6 +48,7 @@ from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
 from tactful.reports import list_reports, report_path
 from tactful.rollout_endpoints import ROLLOUT_ENDPOINTS
+from tactful_privacy import LedgerError
 from tactful_streaming import StreamingError
 
 if TYPE_CHECKING:
@@ -182,6 +183,13 @@ async def _stored(work: Callable[[], T]) -> T:
         raise ProblemError("not_ready", "erasures cannot be kept now", retry_after=2) from None
 
 
+async def _of_ledger(work: Callable[[], T]) -> T:
+    try:
+        return await asyncio.to_thread(work)
+    except LedgerError:
+        raise ProblemError("not_ready", "the ledger cannot be read now", retry_after=2) from None
+
+
 async def _get_statistics(platform: Platform, call: Call) -> Reply:
     call.query(NoQuery)
     published = platform.statistics
@@ -192,7 +200,7 @@ async def _get_ledger(platform: Platform, call: Call) -> Reply:
     call.query(NoQuery)
     if platform.statistics is None:
         raise ProblemError("not_found", "no statistics are published here")
-    return json_reply(await asyncio.to_thread(platform.statistics.ledger))
+    return json_reply(await _of_ledger(platform.statistics.ledger))
 
 
 async def _get_statistic(platform: Platform, call: Call) -> Reply:
@@ -202,8 +210,8 @@ async def _get_statistic(platform: Platform, call: Call) -> Reply:
     since, until = _moment(query.since), _moment(query.until)
     read = platform.statistics.page
     try:
-        page = await asyncio.to_thread(
-            read, call.path["name"], query.cursor, query.limit, since, until
+        page = await _of_ledger(
+            lambda: read(call.path["name"], query.cursor, query.limit, since, until)
         )
     except KeyError:
         raise ProblemError("not_found", "GET /v1/statistics lists what is published") from None
@@ -219,7 +227,7 @@ async def _get_conclusion(platform: Platform, call: Call) -> Reply:
     draw = platform.statistics.conclude
     name, conclusion = call.path["name"], call.path["conclusion"]
     try:
-        return json_reply(await asyncio.to_thread(draw, name, conclusion, query))
+        return json_reply(await _of_ledger(lambda: draw(name, conclusion, query)))
     except KeyError:
         known = ", ".join(CONCLUSIONS)
         raise ProblemError(
@@ -651,7 +659,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         query=NoQuery,
         answer=PrivacyLedger,
         answer_example=_LEDGER,
-        problems=("not_found",),
+        problems=("not_found", "not_ready"),
     ),
     # A parameter matches slashes, too: the longer path stands before the shorter one.
     Endpoint(
@@ -689,7 +697,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
                 {"key": "kitchen", "value": 9012, "low": 8620, "high": 9404, "best": 1, "worst": 1}
             ],
         },
-        problems=("not_found",),
+        problems=("not_found", "not_ready"),
     ),
     Endpoint(
         "GET",
@@ -717,7 +725,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             ],
             "next_cursor": None,
         },
-        problems=("not_found",),
+        problems=("not_found", "not_ready"),
     ),
     Endpoint(
         "GET",

@@ -15,8 +15,9 @@ from tactful_bandits import (
     WeightBounds,
     snips,
 )
-from tactful_bandits.ddpg import DdpgAgent, gaussian_log_density
+from tactful_bandits.ddpg import DdpgAgent
 from tactful_bandits.market_environment import CHAMPION
+from tactful_bandits.network_policy import gaussian_log_density
 from tactful_bandits.tuner import TUNER_SETTINGS, tune_in_market, worst_loss
 from tactful_bandits.tuner_rivals import best_static, cross_entropy, linear_policy, play
 

@@ -32,6 +32,7 @@ from tactful_streaming import Event, Listed, StateError, Traces
 
 MINUTE = 60_000
 NOON = 1_772_366_400_000
+NOT_NOW = "the ledger cannot be read now"
 VIEWS = {
     "name": "views",
     "event": "view",
@@ -204,6 +205,9 @@ def test_a_server_outlives_a_ledger_that_is_away_for_a_while(
     def sent(name: str, kind: str, at: int, **whose: str) -> dict[str, Any]:
         return {"event_id": name, "type": kind, "timestamp": at, **whose}
 
+    def unreadable(self: Ledger, *what: Any, **how: Any) -> Any:
+        raise LedgerError("the ledger cannot be used")
+
     with Live(platform) as live:
         several = [
             sent("a", CLOCK_EVENT, NOON, device_id="c"),
@@ -218,6 +222,12 @@ def test_a_server_outlives_a_ledger_that_is_away_for_a_while(
         away = False
         wait_until(lambda: len(statistics.page("views", None, 9, None, None).cells) == 3)
         assert live.http.get("/readyz").json()["status"] == "ok"
+        with monkeypatch.context() as unread:
+            for name in ("read", "last_pane", "answers"):
+                unread.setattr(Ledger, name, unreadable)
+            for path in ("statistics/views", f"statistics/views/sum?since={NOON}&until={NOON + MINUTE}", "privacy/ledger"):
+                told = live.http.get(f"/v1/{path}")
+                assert (told.status_code, told.json()["detail"]) == (503, NOT_NOW)
         first = live.http.get("/v1/statistics/views").json()["cells"]
     statistics.close()
     again = opened(settings)
