@@ -351,6 +351,7 @@ def state_of(server: Process) -> dict[str, Any]:
     return known
 
 
+@pytest.mark.slow
 def test_a_replay_through_kills_ends_where_an_uninterrupted_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

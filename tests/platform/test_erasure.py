@@ -356,6 +356,7 @@ run_erasures(Installation(settings, metadata, suppression, clock), say=say)
 """
 
 
+@pytest.mark.slow
 def test_a_job_killed_at_any_stage_is_finished_by_the_next(tmp_path: Path) -> None:
     tokens = Tokens(*FIELDS)
     settings = settings_of(tmp_path)

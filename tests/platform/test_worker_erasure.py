@@ -404,6 +404,7 @@ def test_sealed_topics_say_nothing_of_the_erased(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_server_at_work_erases_from_kafka_and_its_workers(
     config: Path, redis: RedisServer, tmp_path: Path
 ) -> None:
