@@ -12,7 +12,7 @@ import msgspec
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
 from tactful.coupon_definitions import CouponDefinition, load_coupons
-from tactful.errors import ConfigError, StorageError
+from tactful.errors import ConfigError
 
 if TYPE_CHECKING:
     from tactful.coupon_report import CouponOutcomes
@@ -119,10 +119,7 @@ def _read(
     config: Path | None, data: Path | None, name: str, hours: float
 ) -> tuple[CouponDefinition, CouponOutcomes]:
     from tactful.coupon_report import read_coupon_outcomes
-    from tactful.permitted_log import PermittedLog, training_permissions
-    from tactful.record_seal import log_in_files
-    from tactful_privacy import Purpose
-    from tactful_streaming import LogError
+    from tactful.permitted_log import measured_log
 
     settings = load_settings(config, overrides={"storage.data": data})
     if settings.coupons.definitions == Path():
@@ -132,20 +129,10 @@ def _read(
     }
     if name not in found:
         raise ConfigError(f"there is no campaign {name!r}; there are {', '.join(found)}")
-    purpose = Purpose.MEASUREMENT
-    try:
-        with (
-            log_in_files(settings, clock=_now) as log,
-            training_permissions(settings, clock=_now, purpose=purpose) as allows,
-        ):
-            return found[name], read_coupon_outcomes(
-                PermittedLog(log, allows, purpose),
-                found[name],
-                until=_now(),
-                lasts=int(hours * _HOUR),
-            )
-    except LogError as error:
-        raise StorageError(f"nothing to read out: {error}; name the data with --data") from error
+    with measured_log(settings, clock=_now) as log:
+        return found[name], read_coupon_outcomes(
+            log, found[name], until=_now(), lasts=int(hours * _HOUR)
+        )
 
 
 def _now() -> int:

@@ -11,7 +11,7 @@ import msgspec
 
 from tactful.command_options import config_option, data_option, json_option, outcome_hours_option
 from tactful.config import load_settings
-from tactful.errors import ConfigError, StorageError
+from tactful.errors import ConfigError
 from tactful.rollout_cli import COMMANDS
 
 _HOUR = 3_600_000
@@ -141,31 +141,22 @@ def report(
     """
     from tactful.arm_outcomes import plain, read_arm_outcomes, read_out
     from tactful.outcome_metrics import METRICS
-    from tactful.permitted_log import PermittedLog, training_permissions
-    from tactful.record_seal import log_in_files
-    from tactful_privacy import Purpose
-    from tactful_streaming import LogError
+    from tactful.permitted_log import measured_log
 
     settings = load_settings(config, overrides={"storage.data": data})
     found = {each.key: each for each in _experiments(settings.experiments)}
     if key not in found:
         raise ConfigError(f"there is no experiment {key!r}; there are {', '.join(found)}")
-    now, purpose = _now(), Purpose.MEASUREMENT
-    try:
-        with (
-            log_in_files(settings, clock=_now) as log,
-            training_permissions(settings, clock=_now, purpose=purpose) as allows,
-        ):
-            seen = read_arm_outcomes(
-                PermittedLog(log, allows, purpose),
-                key,
-                since=now - int(days * 24 * _HOUR),
-                until=now,
-                types=outcomes,
-                lasts=int(outcome_hours * _HOUR),
-            )
-    except LogError as error:
-        raise StorageError(f"nothing to read out: {error}; name the data with --data") from error
+    now = _now()
+    with measured_log(settings, clock=_now) as log:
+        seen = read_arm_outcomes(
+            log,
+            key,
+            since=now - int(days * 24 * _HOUR),
+            until=now,
+            types=outcomes,
+            lasts=int(outcome_hours * _HOUR),
+        )
     read = read_out(seen, found[key])
     if as_json:
         _print_json(plain(read))

@@ -15,10 +15,12 @@ import msgspec
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.consent_store import ConsentStore
+from tactful.errors import StorageError
 from tactful.permissions import Permissions, claimed
+from tactful.record_seal import log_in_files
 from tactful.suppression import open_suppression
 from tactful_privacy import EVERYTHING, NOTHING, Purpose
-from tactful_streaming import BLANK, EventLog
+from tactful_streaming import BLANK, EventLog, LogError
 
 Allows = Callable[[str | None, str | None, int, str | None], bool]
 """Whether an event may be learned from: by user id, device id, time and what it says itself."""
@@ -128,3 +130,25 @@ def training_permissions(
             return purpose in permissions.of(user_id, device_id, at, claimed(claim))
 
         yield allows
+
+
+@contextlib.contextmanager
+def measured_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[PermittedLog]:
+    """The log of an installation as far as it may be used to measure what came of lists.
+
+    Args:
+        settings: of the installation.
+        clock: now, epoch milliseconds.
+
+    Raises:
+        StorageError: if there is no log, or it is damaged.
+    """
+    purpose = Purpose.MEASUREMENT
+    try:
+        with (
+            log_in_files(settings, clock=clock) as log,
+            training_permissions(settings, clock=clock, purpose=purpose) as allows,
+        ):
+            yield PermittedLog(log, allows, purpose)
+    except LogError as error:
+        raise StorageError(f"nothing to read out: {error}; name the data with --data") from error

@@ -10,7 +10,6 @@ import msgspec
 
 from tactful.command_options import config_option, data_option, json_option, outcome_hours_option
 from tactful.config import load_settings
-from tactful.errors import StorageError
 
 _HOUR = 3_600_000
 
@@ -121,34 +120,21 @@ def evaluate(
 
     A rollout with `evaluated: true` begins its canary only where that was "better".
     """
-    from tactful.permitted_log import PermittedLog, training_permissions
-    from tactful.record_seal import log_in_files
+    from tactful.permitted_log import measured_log
     from tactful.tuner_evaluation import evaluate_tuner, read_probed
     from tactful.tuner_serving import Tuner
-    from tactful_privacy import Purpose
-    from tactful_streaming import LogError
 
     settings = load_settings(config, overrides={"storage.data": data})
-    now, purpose = time.time_ns() // 1_000_000, Purpose.MEASUREMENT
-
-    def clock() -> int:
-        return now
-
-    try:
-        with (
-            log_in_files(settings, clock=clock) as log,
-            training_permissions(settings, clock=clock, purpose=purpose) as allows,
-        ):
-            lists = read_probed(
-                PermittedLog(log, allows, purpose),
-                key,
-                since=now - int(days * 24 * _HOUR),
-                until=now,
-                types=outcomes,
-                lasts=int(outcome_hours * _HOUR),
-            )
-    except LogError as error:
-        raise StorageError(f"nothing to judge by: {error}; name the data with --data") from error
+    now = time.time_ns() // 1_000_000
+    with measured_log(settings, clock=lambda: now) as log:
+        lists = read_probed(
+            log,
+            key,
+            since=now - int(days * 24 * _HOUR),
+            until=now,
+            types=outcomes,
+            lasts=int(outcome_hours * _HOUR),
+        )
     found = evaluate_tuner(candidate, lists, noise=Tuner(probe_directory).manifest.noise)
     if as_json:
         click.echo(msgspec.json.encode(found))

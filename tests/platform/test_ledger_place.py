@@ -225,7 +225,8 @@ def test_a_server_outlives_a_ledger_that_is_away_for_a_while(
         with monkeypatch.context() as unread:
             for name in ("read", "last_pane", "answers"):
                 unread.setattr(Ledger, name, unreadable)
-            for path in ("statistics/views", f"statistics/views/sum?since={NOON}&until={NOON + MINUTE}", "privacy/ledger"):
+            summed = f"statistics/views/sum?since={NOON}&until={NOON + MINUTE}"
+            for path in ("statistics/views", summed, "privacy/ledger"):
                 told = live.http.get(f"/v1/{path}")
                 assert (told.status_code, told.json()["detail"]) == (503, NOT_NOW)
         first = live.http.get("/v1/statistics/views").json()["cells"]
