@@ -48,7 +48,6 @@ from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
 from tactful.reports import list_reports, report_path
 from tactful.rollout_endpoints import ROLLOUT_ENDPOINTS
-from tactful_privacy import LedgerError
 from tactful_streaming import StreamingError
 
 if TYPE_CHECKING:
@@ -184,6 +183,8 @@ async def _stored(work: Callable[[], T]) -> T:
 
 
 async def _of_ledger(work: Callable[[], T]) -> T:
+    from tactful_privacy import LedgerError  # where there is a ledger; serving workers have none
+
     try:
         return await asyncio.to_thread(work)
     except LedgerError:
