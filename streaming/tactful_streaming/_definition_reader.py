@@ -12,6 +12,7 @@ import yaml
 from tactful_streaming import definitions as d
 from tactful_streaming._pattern_reader import ITEM, PROPERTY, PatternReader
 from tactful_streaming._yaml_nodes import Keys, read_text
+from tactful_streaming.actions import endless_action
 from tactful_streaming.definitions import Definition, Definitions, Feature, Join
 from tactful_streaming.errors import DefinitionError
 
@@ -70,24 +71,28 @@ class _Reader(PatternReader):
             return Definitions(())
         if not isinstance(root, yaml.SequenceNode):
             raise self.mistake(root, "a list of features is needed: lines that begin with '- '")
-        lines: dict[str, int] = {}
+        named: dict[str, yaml.Node] = {}
         read: list[Definition] = []
         for node in root.value:
             definition, name_node = self._definition(node)
-            if definition.name in lines:
+            if definition.name in named:
                 raise self.mistake(
                     name_node,
                     f"name: {definition.name!r} is taken by the definition of line "
-                    f"{lines[definition.name]}",
+                    f"{named[definition.name].start_mark.line + 1}",
                 )
-            lines[definition.name] = name_node.start_mark.line + 1
+            named[definition.name] = name_node
             read.append(definition)
-        return Definitions(
+        definitions = Definitions(
             tuple(one for one in read if isinstance(one, Feature)),
             tuple(one for one in read if isinstance(one, d.Sequence)),
             tuple(one for one in read if isinstance(one, Join)),
-            lines,
+            {name: node.start_mark.line + 1 for name, node in named.items()},
         )
+        if (endless := endless_action(definitions)) is not None:
+            name, problem = endless
+            raise self.mistake(named[name], problem)
+        return definitions
 
     def _definition(self, node: yaml.Node) -> tuple[Definition, yaml.Node]:
         written = set()

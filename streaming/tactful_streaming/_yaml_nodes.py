@@ -169,7 +169,12 @@ def read_text(source: Path | str, name: str, error: type[StreamingError]) -> tup
         return name, source
     try:
         return str(source), source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
+    except UnicodeDecodeError as problem:
+        line = problem.object[: problem.start].count(b"\n") + 1
+        raise error(
+            f"{source}:{line}: cannot be read as UTF-8 ({problem.reason}): save it as UTF-8"
+        ) from problem
+    except OSError as problem:
         raise error(f"{source}: cannot be read: {problem}") from problem
 
 

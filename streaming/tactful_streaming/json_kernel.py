@@ -43,20 +43,24 @@ PADDING: Final = 32
 LONGEST_NAME: Final = 16
 """Bytes of the longest name of a member that can be asked for."""
 
-TEMPLATE: Final = (64, 13)
+TEMPLATE: Final = (64, 16)
 """Shape of what is remembered of the text between values: of so many members."""
+
+# Where what is remembered of a member lies from its address on, in bytes. Behind the text and its
+# mask come their length, the slot and the parent, each one more than it is, and the length of the
+# value.
+_MEMBER, _LENGTH_AT, _SLOT_AT, _PARENT_AT, _VALUE_AT = 128, 64, 72, 80, 96
 
 _LATEST = 32_503_680_000_000
 _MOST_DIGITS = 17
-_TIME_DIGITS = 14
+_TIME_DIGITS, _USUAL_DIGITS = 14, 13
 
 _ALL, _HIGHEST = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1 << 63)
 _MIX, _MIX_LAST = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 _EVENT, _TRUE, _NULL, _FALSE = (
     np.uint64(int.from_bytes(word, "little")) for word in (b"event", b"true", b"null", b"false")
 )
-_HALVES, _ZEROS = np.uint64(0xF0F0F0F0F0F0F0F0), np.uint64(0x3030303030303030)
-_SIXES = np.uint64(0x0606060606060606)
+_ZEROS = np.uint64(0x3030303030303030)
 _WORD, _WIDTH = ir.IntType(64), 32
 _VECTOR = ir.VectorType(ir.IntType(8), _WIDTH)
 
@@ -72,6 +76,15 @@ def _load_code(bits: int) -> Callable[..., Any]:
         return (types.uint64 if bits == 64 else types.int64)(types.int64), emit
 
     return load
+
+
+def _store_code(_: Any, address: Any, word: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        place = builder.inttoptr(given[0], _WORD.as_pointer())
+        builder.store(given[1], place)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint64), emit
 
 
 def _vector(builder: Any, address: Any) -> Any:
@@ -92,9 +105,19 @@ def _ends_code(_: Any, address: Any) -> Any:
         text = _vector(builder, given[0])
         marked = builder.icmp_unsigned("==", text, all_of(34))
         marked = builder.or_(marked, builder.icmp_unsigned("==", text, all_of(92)))
-        marked = builder.or_(marked, builder.icmp_unsigned("<", text, all_of(32)))
-        marked = builder.or_(marked, builder.icmp_unsigned(">=", text, all_of(128)))
+        # As numbers with a sign, what is not ASCII is below all controls.
+        marked = builder.or_(marked, builder.icmp_signed("<", text, all_of(32)))
         return _bits(builder, marked)
+
+    return types.uint64(types.int64), emit
+
+
+def _others_code(_: Any, address: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        zero, ten = (ir.Constant(_VECTOR, [byte] * _WIDTH) for byte in (48, 10))
+        from_zero = builder.sub(_vector(builder, given[0]), zero)
+        digits = _bits(builder, builder.icmp_unsigned("<", from_zero, ten))
+        return builder.not_(digits)
 
     return types.uint64(types.int64), emit
 
@@ -120,9 +143,12 @@ def _zeros_code(_: Any, word: Any) -> Any:
 _word_at: Any = intrinsic(_load_code(64))
 """Eight bytes from an address on; nothing asks whether they may be read."""
 _byte_at: Any = intrinsic(_load_code(8))
+_write_word: Any = intrinsic(_store_code)
 _trailing_zeros: Any = intrinsic(_zeros_code)
 _ends_at: Any = intrinsic(_ends_code)
 """A bit for each of 32 bytes: whether it is a quote, a backslash, a control or not ASCII."""
+_others_at: Any = intrinsic(_others_code)
+"""A bit for each of 32 bytes: whether it is no digit; the bits behind are set."""
 _differs: Any = intrinsic(_differs_code)
 """A bit for each of 32 bytes that is not as expected; a mask follows the expected ones."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -144,22 +170,22 @@ def _string_end(at: int) -> Any:
 
 
 @_compiled
-def _text_end(at: int, member: int, template: Any) -> Any:
-    """As `_string_end`, of the value of a member.
+def _text_end(at: int, here: int) -> Any:
+    """As `_string_end`, of the value of a member, of which is remembered what lies `here`.
 
     It is supposed to be as long as that of the event before, which is checked. So the processor may
     go on with what follows, and need not wait for where this ends.
     """
-    if member >= TEMPLATE[0]:
+    if here == 0:
         return _string_end(at)
     ends = _ends_at(at)
-    length = template[member, 12]
+    length = _word_at(here + _VALUE_AT)
     if ends << (np.uint64(63) - length) == _HIGHEST:
         return at + np.int64(length)
     if not ends:
         return _string_end(at + 32)
     length = np.uint64(_trailing_zeros(ends))
-    template[member, 12] = length
+    _write_word(here + _VALUE_AT, length)
     return at + np.int64(length)
 
 
@@ -199,25 +225,43 @@ def _same(at: int, other: int, length: int) -> Any:
 
 
 @_compiled
-def _number_of(at: int, length: int, slots: Any, ends: Any, letters: Any, count: Any) -> Any:
-    """The number of a text, a new one if it has none; -1 where there is no room.
+def _slot_for(at: int, length: int, slots: int, mask: int, ends: int, letters: int) -> Any:
+    """Address of the slot of a text: of its own, or of the empty one that it may have.
 
-    A text of up to 16 bytes is in its slot, so that it is found with one look at the memory.
+    A text of up to 16 bytes is in its slot, so that it is found with one look at the memory. Arrays
+    come by their addresses: numba counts references of those that are handed on, at each call.
     """
     value = _hash(at, length)
-    mask = len(slots) - 1
-    slot = np.int64(value & np.uint64(mask))
+    # The high bits of a product are those to which all of the text has come.
+    slot = np.int64((value * _MIX) >> np.uint64(32)) & mask
     first, second = value, np.uint64(0)
     if length <= 16:
         first = _first(at, length)
         second = _first(at + 8, length - 8) if length > 8 else np.uint64(0)
-    while slots[slot, 2] != np.uint64(0):
-        alike = slots[slot, 0] == first and slots[slot, 1] == second
-        if alike and slots[slot, 3] == np.uint64(length):
-            number = np.int64(slots[slot, 2]) - 1
-            if length <= 16 or _same(at, letters.ctypes.data + ends[number], length):
-                return number
+    while True:
+        place = slots + 32 * slot
+        number = np.int64(_word_at(place + 16)) - 1
+        if number < 0:
+            return place
+        alike = _word_at(place) == first and _word_at(place + 8) == second
+        if alike and _word_at(place + 24) == np.uint64(length):
+            if length <= 16:
+                return place
+            other: Any = letters + np.int64(_word_at(ends + 8 * number))
+            if _same(at, other, length):
+                return place
         slot = (slot + 1) & mask
+
+
+@_compiled
+def _number_at(place: int) -> Any:
+    """The number in a slot; -1 where it is empty."""
+    return np.int64(_word_at(place + 16)) - 1
+
+
+@_compiled
+def _insert(at: int, length: int, place: int, ends: Any, letters: Any, count: Any) -> Any:
+    """Give a text the empty slot at an address, and a number; -1 where there is no room."""
     number = count[0]
     begin = ends[number]
     if number + 1 >= len(ends) or begin + length + PADDING > len(letters):
@@ -225,16 +269,16 @@ def _number_of(at: int, length: int, slots: Any, ends: Any, letters: Any, count:
     for letter in range(length):
         letters[begin + letter] = _byte_at(at + letter)
     ends[number + 1] = begin + length
-    slots[slot, 0], slots[slot, 1] = first, second
-    slots[slot, 2], slots[slot, 3] = number + 1, length
+    first, second = _hash(at, length), np.uint64(0)
+    if length <= 16:
+        first = _first(at, length)
+        second = _first(at + 8, length - 8) if length > 8 else np.uint64(0)
+    _write_word(place, first)
+    _write_word(place + 8, second)
+    _write_word(place + 16, np.uint64(number + 1))
+    _write_word(place + 24, np.uint64(length))
     count[0] = number + 1
     return number
-
-
-@_compiled
-def _are_digits(word: Any) -> Any:
-    """Whether each of eight bytes is a digit."""
-    return (word & _HALVES) == _ZEROS and ((word + _SIXES) & _HALVES) == _ZEROS
 
 
 @_compiled
@@ -251,19 +295,15 @@ def _number_end(at: int) -> int:
     """Address behind a number without exponent and of not too many digits, or -1."""
     if _byte_at(at) == 45:
         at += 1
-    begin = at
-    while 48 <= _byte_at(at) <= 57:
-        at += 1
-    digits = at - begin
-    if digits == 0 or digits > _MOST_DIGITS or (digits > 1 and _byte_at(begin) == 48):
+    digits = _trailing_zeros(_others_at(at))
+    if digits == 0 or digits > _MOST_DIGITS or (digits > 1 and _byte_at(at) == 48):
         return -1
+    at += digits
     if _byte_at(at) == 46:
-        at += 1
-        begin = at
-        while 48 <= _byte_at(at) <= 57:
-            at += 1
-        if at == begin or at - begin > _MOST_DIGITS:
+        digits = _trailing_zeros(_others_at(at + 1))
+        if digits == 0 or digits > _MOST_DIGITS:
             return -1
+        at += 1 + digits
     return at
 
 
@@ -305,8 +345,7 @@ def _remember(template: Any, number: int, at: int, length: int, slot: int, paren
         template[number, 4 + word] = mask
     template[number, 8] = length
     template[number, 9] = slot + 1
-    template[number, 10] = parent
-    template[number, 11] = 1
+    template[number, 10] = parent + 1
 
 
 def read_events(
@@ -364,6 +403,18 @@ def read_events(
     unusual = 0
     line = address
     expected: Any = template.ctypes.data
+    of_types: Any = (
+        type_slots.ctypes.data,
+        len(type_slots) - 1,
+        type_ends.ctypes.data,
+        type_letters.ctypes.data,
+    )
+    of_users: Any = (
+        user_slots.ctypes.data,
+        len(user_slots) - 1,
+        user_ends.ctypes.data,
+        user_letters.ctypes.data,
+    )
     for event in range(count):
         at: Any = line
         slot: Any
@@ -372,15 +423,11 @@ def read_events(
         sound = _byte_at(at) == 123
         while sound:
             # A brace or comma, then the name in quotes, then a colon.
-            known = (
-                member < TEMPLATE[0]
-                and _differs(at, expected + 8 * TEMPLATE[1] * member) == 0
-                and template[member, 11] == np.uint64(1)
-                and template[member, 10] == np.uint64(parent)
-            )
-            if known:
-                slot = np.int64(template[member, 9]) - 1
-                at += np.int64(template[member, 8])
+            here = expected + _MEMBER * member if member < TEMPLATE[0] else 0
+            known = here != 0 and _word_at(here + _PARENT_AT) == np.uint64(parent + 1)
+            if known and _differs(at, here) == 0:
+                slot = np.int64(_word_at(here + _SLOT_AT)) - 1
+                at += np.int64(_word_at(here + _LENGTH_AT))
             else:
                 end = _string_end(at + 2)
                 if _byte_at(at + 1) != 34 or _byte_at(end) != 34 or _byte_at(end + 1) != 58:
@@ -399,21 +446,20 @@ def read_events(
                 seen |= 1 << slot
                 rule = rules[slot]
                 if rule == TIME:
-                    begin, value = at, 0
-                    word = _word_at(at)
-                    if _are_digits(word):
-                        value = _number_of_digits(word)
-                        at += 8
-                        byte = _byte_at(at)
-                    while 48 <= byte <= 57 and at - begin <= _TIME_DIGITS:
-                        value = 10 * value + byte - 48
-                        at += 1
-                        byte = _byte_at(at)
-                    digits = at - begin
-                    if digits == 0 or digits > _TIME_DIGITS or value > _LATEST:
+                    value = 0
+                    digits = _trailing_zeros(_others_at(at))
+                    if digits == 0 or digits > _TIME_DIGITS or (digits > 1 and byte == 48):
                         sound = False
                         break
-                    if digits > 1 and _byte_at(begin) == 48:
+                    if digits == _USUAL_DIGITS:
+                        # The last eight overlap the first.
+                        value = 100_000 * _number_of_digits(_word_at(at))
+                        value += _number_of_digits(_word_at(at + 5)) % 100_000
+                    else:
+                        for digit in range(at, at + digits):
+                            value = 10 * value + _byte_at(digit) - 48
+                    at += digits
+                    if value > _LATEST:
                         sound = False
                         break
                     times[event] = value
@@ -427,7 +473,7 @@ def read_events(
                     at += 2
                 elif byte == 34:
                     begin = at + 1
-                    end = _text_end(begin, member - 1, template)
+                    end = _text_end(begin, here)
                     if _byte_at(end) != 34:
                         sound = False
                         break
@@ -437,28 +483,26 @@ def read_events(
                             sound = False
                             break
                     elif rule == TYPE:
-                        number = _number_of(
-                            begin,
-                            end - begin,
-                            type_slots,
-                            type_ends,
-                            type_letters,
-                            type_count,
-                        )
+                        length = end - begin
+                        place = _slot_for(begin, length, *of_types)
+                        number = _number_at(place)
                         if number < 0:
-                            return -1, line - address
+                            number = _insert(
+                                begin, length, place, type_ends, type_letters, type_count
+                            )
+                            if number < 0:
+                                return -1, line - address
                         type_numbers[event] = number
                     elif rule == USER:
-                        number = _number_of(
-                            begin,
-                            end - begin,
-                            user_slots,
-                            user_ends,
-                            user_letters,
-                            user_count,
-                        )
+                        length = end - begin
+                        place = _slot_for(begin, length, *of_users)
+                        number = _number_at(place)
                         if number < 0:
-                            return -1, line - address
+                            number = _insert(
+                                begin, length, place, user_ends, user_letters, user_count
+                            )
+                            if number < 0:
+                                return -1, line - address
                         user_numbers[event] = number
                     else:
                         found[slot, event] = STRING
@@ -490,7 +534,7 @@ def read_events(
                     continue
                 at += 2
             elif byte == 34:
-                at = _text_end(at + 1, member - 1, template) + 1
+                at = _text_end(at + 1, here) + 1
                 if _byte_at(at - 1) != 34:
                     sound = False
                     break
@@ -530,8 +574,10 @@ def number_of(
     count: NDArray[np.int64],
 ) -> int:
     """The number of a text at an address, a new one if it has none; -1 without room."""
-    number: int = _number_of(address, length, slots, ends, letters, count)
-    return number
+    begins: Any = (slots.ctypes.data, len(slots) - 1, ends.ctypes.data, letters.ctypes.data)
+    place = _slot_for(address, length, *begins)
+    number: int = _number_at(place)
+    return number if number >= 0 else _insert(address, length, place, ends, letters, count)
 
 
 _TABLE = (

@@ -401,6 +401,7 @@ class KafkaPartition:
         self._lock = threading.RLock()
         self._position: int | None = None
         self._read_end = 0
+        self._told_end = 0
         self._problem: LogError | None = None
         config = self._settings.consumer_config("tactful-readers")
         self._consumer = self._kafka.Consumer(config, error_cb=self._on_error, logger=_logger)
@@ -486,6 +487,7 @@ class KafkaPartition:
                     f"{self._where()} is there and cannot be asked yet", retry_after=2.0
                 )
             raise problem from error
+        self._told_end = high
         return low, max(high, self._known_end())
 
     def _is_there(self) -> bool:
@@ -505,13 +507,14 @@ class KafkaPartition:
             return []
         if offset != self._position:
             self._seek(offset)
-        known = offset < self._known_end()
-        until = self._clock() + (self._timeout_s if known else self._wait_s)
+        end = max(self._told_end, self._known_end())
+        there = offset < end
+        until = self._clock() + (self._timeout_s if there else self._wait_s)
         while True:
             message = self._consumer.poll(max(until - self._clock(), 0.0))
             self._check()
             if message is None:
-                if known:
+                if there:
                     raise LogUnreachableError(
                         f"{self._where()}: record {offset} is there and was not delivered within "
                         f"{self._timeout_s} s: see whether the broker is well",
@@ -521,7 +524,8 @@ class KafkaPartition:
             if message.error() is None:
                 more = self._consumer.consume(limit - 1, 0) if limit > 1 else []
                 return [message, *(it for it in more if self._is_record(it))]
-            if not self._is_record(message) and not known and self._is_end(message):
+            # An end before that one is of an earlier read.
+            if not self._is_record(message) and self._is_end(message) and message.offset() >= end:
                 return []
             self._check()
 

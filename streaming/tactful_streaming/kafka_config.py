@@ -23,6 +23,10 @@ _logger = logging.getLogger(__name__)
 
 MAX_KAFKA_PAYLOAD = 5 * 1024 * 1024
 """Largest record in Kafka, bytes; topics are made to take it."""
+MAX_KAFKA_BATCH = MAX_KAFKA_PAYLOAD + 1024
+"""Largest batch of records in such a topic, bytes."""
+FETCH_WAIT_MS = 5
+"""How long a broker may wait for records when it is asked for more, milliseconds."""
 
 Security = Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -163,7 +167,7 @@ class KafkaSettings:
             "linger.ms": self.linger_ms,
             "compression.type": "lz4",
             "message.timeout.ms": self.delivery_timeout_ms,
-            "message.max.bytes": MAX_KAFKA_PAYLOAD + 1024,
+            "message.max.bytes": MAX_KAFKA_BATCH,
             # The bound is ours, in bytes; the client's own must not be met first.
             "queue.buffering.max.messages": 10_000_000,
             "queue.buffering.max.kbytes": 2_097_151,
@@ -176,10 +180,10 @@ class KafkaSettings:
     def consumer_config(self, group: str) -> dict[str, Any]:
         """Properties of a consumer that keeps no offset but what it is told to."""
         return {
-            "fetch.wait.max.ms": 5,
+            "fetch.wait.max.ms": FETCH_WAIT_MS,
             "fetch.queue.backoff.ms": 5,
             "fetch.error.backoff.ms": 50,
-            "fetch.message.max.bytes": MAX_KAFKA_PAYLOAD + 1024,
+            "fetch.message.max.bytes": MAX_KAFKA_BATCH,
             "queued.min.messages": 100_000,
             "queued.max.messages.kbytes": 65_536,
             "enable.partition.eof": True,
@@ -240,7 +244,7 @@ def ensure_topic(
             "retention.ms": str(-1 if retention_ms is None else retention_ms),
             "retention.bytes": str(-1 if retention_bytes is None else retention_bytes),
             "min.insync.replicas": str(max(replication - 1, 1)),
-            "max.message.bytes": str(MAX_KAFKA_PAYLOAD + 1024),
+            "max.message.bytes": str(MAX_KAFKA_BATCH),
         },
     )
     causes = Causes()

@@ -26,7 +26,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from tactful_streaming._segment import MAX_PAYLOAD, UNFINISHED, Segment, encode_records
+from tactful_streaming._segment import (
+    MAX_PAYLOAD,
+    UNFINISHED,
+    Segment,
+    encode_records,
+    sync_directory,
+)
 from tactful_streaming.errors import (
     LogCorruptedError,
     LogError,
@@ -341,7 +347,7 @@ class EmbeddedLog:
                 self._write_bounds()
                 for segment in segments[:count]:
                     segment.path.unlink()
-                _sync_directory(self._path)
+                sync_directory(self._path)
             return self.begin
 
     def ended(self, *, older_than: int | None = None) -> list[EndedSegment]:
@@ -413,7 +419,7 @@ class EmbeddedLog:
             for number, segment in enumerate(self._segments[:-1]):
                 if segment.path == target:
                     draft.replace(target)
-                    _sync_directory(self._path)
+                    sync_directory(self._path)
                     fresh = Segment(target, writable=True)
                     self._segments = [
                         *self._segments[:number],
@@ -453,7 +459,7 @@ class EmbeddedLog:
                 with self._index_lock:
                     size = segment.seek(end)
             segment.copy(path / segment.path.name, size, copied)
-        _sync_directory(path)
+        sync_directory(path)
         return segments[0].base, end
 
     def close(self) -> None:
@@ -526,7 +532,7 @@ class EmbeddedLog:
         path = self._path / f"{base:020d}.log"
         try:
             path.touch()
-            _sync_directory(self._path)
+            sync_directory(self._path)
             segment = Segment(path, writable=True)
         except OSError as error:
             raise LogWriteError(error.errno, f"{path}: new segment refused: {error}") from error
@@ -666,14 +672,6 @@ def _as_it_is(segment: Segment) -> Segment | None:
 
 def _checksum(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little")
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def lock_directory(path: Path) -> int:

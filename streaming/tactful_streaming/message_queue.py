@@ -15,13 +15,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.client_library import POINTER, Functions, reach
 from tactful_streaming.records import Lines, Records
+
+_NO_PARTITION: Final = -2
 
 _Numbers = NDArray[np.int64]
 _FUNCTIONS: Functions = {
@@ -142,7 +144,9 @@ class MessageQueue:
             for at in np.flatnonzero(errors).tolist()
         ]
         runs: dict[int, Run] = {}
-        for number in sorted(set(partitions.tolist())):
+        # They come in runs of one partition each.
+        last_of_runs = np.flatnonzero(np.diff(partitions, append=_NO_PARTITION))
+        for number in sorted(set(partitions[last_of_runs].tolist())):
             chosen = partitions == number
             if troubles:
                 chosen &= errors == 0

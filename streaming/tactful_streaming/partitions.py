@@ -1,13 +1,8 @@
-"""The partitions of a sequence: a row for each, and in columns those with a single event in hand.
-
-Most partitions have one beginning at most, of which only the first event has been taken, and what
-comes next ends it. These are columns here, and a batch of events moves all of them at once; what is
-more than that is an object of its own, which `sequences.py` keeps.
-"""
+"""The partitions of a sequence: a row for each, its beginnings in a chain or as an object."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -15,29 +10,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.beginnings import Beginning, Partition
-from tactful_streaming.json_reader import NumberedTexts, unquoted
-from tactful_streaming.pattern import ENDED, Automaton
+from tactful_streaming.beginnings import Beginning, Groups, Partition
+from tactful_streaming.chains import Chains, Found
+from tactful_streaming.json_reader import NumberedTexts
 from tactful_streaming.placed_rows import PlacedRows, Placing, rows_of_numbered
 from tactful_streaming.reorder import Arrivals
 
 PartitionKey = str | tuple[str, str]
 """Key of the entity, or of the entity and what else its events have in common."""
 
-Alone = tuple[int, Beginning]
-"""All of a partition that has a single beginning: its state, and it."""
-
-NOTHING: Final = -1
-"""State of a partition without a beginning."""
-
-HELD: Final = -2
-"""State of a partition whose beginning is kept as an object."""
-
-SEVERAL: Final = -3
-"""State of a partition with several beginnings, or a match that waits."""
-
 _FIRST_CAPACITY: Final = 256
-_FOR_EVER: Final = 1 << 62
 
 Rows = NDArray[np.int64]
 
@@ -58,43 +40,25 @@ def partition_key(key: str, same: str | None) -> PartitionKey:
 
 
 class Partitions:
-    """A row for each partition, and the beginnings that are columns.
+    """A row for each partition.
 
     Attributes:
         keys: partition of each row; None of a free one.
         held: partitions that are objects, by row.
-        states: state of the beginning of each row, :data:`NOTHING`, :data:`HELD` or
-            :data:`SEVERAL`.
         changed: rows of which something has changed, to be set and cleared from outside.
     """
 
-    def __init__(self, automaton: Automaton, within_ms: int) -> None:
+    def __init__(self, chains: Chains) -> None:
         """Begin without partitions.
 
         Args:
-            automaton: the compiled pattern.
-            within_ms: how long after its first event a beginning takes others.
+            chains: without rows, for the beginnings that need no object.
         """
-        self._within = within_ms
-        first = np.array(automaton.first, np.int64)
-        after = np.array(automaton.rows, np.int64).reshape(-1, len(first))
-        complete = np.array(automaton.complete)
-        asks = complete | np.array(automaton.pending)
-        self._begun = first >> 1  # of ENDED it is NOTHING
-        self._asks = (first != ENDED) & asks[self._begun]
-        ends = (first != ENDED) & (after[~complete] == ENDED).all(axis=0)
-        self._lone = bool((ends | (first == ENDED)).all() and not any(automaton.pending))
-        # What an event does, by state and code; the last three are SEVERAL, HELD and NOTHING.
-        several, nothing = np.zeros(len(first), np.int64), np.full(len(first), ENDED)
-        self._after = np.vstack([after, several, np.where(ends, ENDED, 0), nothing])
+        self._chains = chains
+        chains.grow(_FIRST_CAPACITY)
         self.keys: list[PartitionKey | None] = []
-        self.held: dict[int, Partition | Alone] = {}
-        self.states = np.full(_FIRST_CAPACITY, NOTHING, np.int64)
+        self.held: dict[int, Partition] = {}
         self.changed = np.zeros(_FIRST_CAPACITY, np.bool_)
-        self._times = np.zeros(_FIRST_CAPACITY, np.int64)
-        self._places = np.zeros(_FIRST_CAPACITY, np.int64)
-        self._ids = np.empty(_FIRST_CAPACITY, np.object_)
-        self._subjects = np.empty(_FIRST_CAPACITY, np.object_)
         self._rows: dict[PartitionKey, int] = {}
         self._placed: WeakKeyDictionary[Placing, PlacedRows] = WeakKeyDictionary()
         self._rows_of: dict[str, dict[str, int]] = {}
@@ -102,11 +66,17 @@ class Partitions:
 
     def find(self, keys: Sequence[PartitionKey | None]) -> Rows:
         """Row of each partition, made if it has none; -1 for None."""
-        find: Any = self._rows.get  # of None nothing is known
         if isinstance(keys, NumberedTexts):
             rows = rows_of_numbered(keys, self._placed, self._rows)
-        else:
-            rows = np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
+            missing = np.unique(keys.places[rows < 0])
+            new = keys.numbers.keys_at(missing[missing >= 0])
+            if new:
+                for text in new:
+                    self.row_of(text)
+                rows = rows_of_numbered(keys, self._placed, self._rows)
+            return rows
+        find: Any = self._rows.get  # of None nothing is known
+        rows = np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
         for position in np.flatnonzero(rows < 0).tolist():
             key = keys[position]
             if key is not None:
@@ -124,10 +94,11 @@ class Partitions:
         else:
             row = len(self.keys)
             self.keys.append(key)
-            if row == len(self.states):
-                self._grow()
+            if row == len(self.changed):
+                more = len(self.changed) // 2
+                self.changed = np.concatenate([self.changed, np.zeros(more, np.bool_)])
+                self._chains.grow(len(self.changed))
         self._rows[key] = row
-        self._note_move(key)
         if isinstance(key, tuple):
             self._rows_of.setdefault(key[0], {})[key[1]] = row
         return row
@@ -146,93 +117,60 @@ class Partitions:
         """Entities of `rows`."""
         return {key_of(key) for row in rows if (key := self.keys[row]) is not None}
 
-    def move(self, events: Arrivals, show: Callable[[Arrivals], None]) -> None:
+    def move(self, events: Arrivals, order: Rows) -> tuple[Rows, list[Found]]:
         """Show events to their partitions.
 
-        An event is simple where it ends what its partition has in hand, and is itself ended by the
-        next one. All events are supposed to be simple; from the first one on that is not, those of
-        its partition are left to `show`. Where every event that may begin a match also ends
-        whatever waits, the next such event is simple again.
-
         Args:
-            events: in the order of their times.
-            show: takes those that are left, in the same order.
+            events: of any partitions.
+            order: in which they happened.
+
+        Returns:
+            What partitions have to be objects for, as places in `order`; :meth:`put_back` those
+            partitions when it is done. And what the others completed.
         """
-        count = len(events.times)
-        numbers = np.arange(count)
-        # Sorted by partition, in each by time.
-        order = np.sort(events.rows * count + numbers) % count
-        rows, codes, times = events.rows[order], events.codes[order], events.times[order]
-        follows = np.empty(count, np.bool_)
-        follows[0] = False
-        np.equal(rows[1:], rows[:-1], out=follows[1:])
-        begun = self._begun[codes]
-        before, since = self.states[rows], self._times[rows]
-        np.copyto(before[1:], begun[:-1], where=follows[1:])
-        np.copyto(since[1:], times[:-1], where=follows[1:])
-        left = (self._after[before, codes] != ENDED) & (since > times - self._within)
-        left |= self._asks[codes]
-        if not left.any():
-            self._write(events, order, ~np.append(follows[1:], False), begun)
-            return
-        # Histories that were merged may wait for each other even so.
-        lone = self._lone and not (self.states[rows] == SEVERAL).any()
-        stays = follows & (begun == NOTHING) if lone else follows
-        since_when = np.maximum.accumulate(np.where(stays, 0, numbers))
-        left = np.maximum.accumulate(np.where(left, numbers, -1)) >= since_when
-        rest = np.zeros(count, np.bool_)
-        if lone:
-            # With what is left goes the event before it that began what it goes on with.
-            left[:-1] |= left[1:] & follows[1:] & (begun[:-1] != NOTHING)
-            rest[order[left]] = True
-            show(events.take(rest))
-            self._write(events, order, ~left & ~np.append(follows[1:], False), begun)
-        else:
-            rest[order[left]] = True
-            last = ~left
-            last[:-1] &= ~follows[1:] | left[1:]
-            self._write(events, order, last, begun)
-            show(events.take(rest))
+        return self._chains.move(events, order)
 
-    def _write(self, events: Arrivals, order: Rows, chosen: NDArray[np.bool_], begun: Rows) -> None:
-        """Let the `chosen` events be what their partitions have in hand."""
-        index = order[chosen]
-        rows = events.rows[index]
-        for row in rows[self.states[rows] == HELD].tolist():
-            del self.held[row]
-        states = begun[chosen]
-        self.states[rows] = states
-        if (states == NOTHING).any():
-            rows, index = rows[states != NOTHING], index[states != NOTHING]
-        self._times[rows] = events.times[index]
-        self._places[rows] = events.places[index]
-        self._ids[rows] = unquoted(events.ids[index])
-        self._subjects[rows] = events.subjects[index]
+    def put_back(self, rows: Rows) -> None:
+        """Let partitions be chains again where they can."""
+        for row in np.unique(rows).tolist():
+            held = self.held.get(row)
+            if held is None:
+                self._chains.clear(row)
+            else:
+                self.put(row, held)
 
-    def alone(self, row: int) -> Alone | None:
-        """State and beginning of a row; None if it has none in the columns."""
-        state = self.states.item(row)
-        if state < 0:
-            return None
-        time, place = self._times.item(row), self._places.item(row)
-        return state, (time, place, time, place, (self._ids[row],), self._subjects[row])
+    def partition(self, row: int) -> Partition:
+        """The partition of a row as an object, until it is :meth:`put` back or released."""
+        partition = self.held.get(row)
+        if partition is None:
+            partition = self.held[row] = Partition()
+            (partition.groups,) = self._chains.groups_of(np.array([row]))
+            self._chains.clear(row)
+            self._chains.apart[row] = True
+        return partition
 
-    def put(self, row: int, partition: Partition | Alone) -> None:
-        """Keep a partition: in columns where only one event of it has been taken, else as it is."""
-        if isinstance(partition, Partition) or len(partition[1][4]) > 1:
+    def contents(self, rows: Sequence[int]) -> list[tuple[Groups, list[Beginning]]]:
+        """Of each of `rows` the beginnings that wait, and the matches that do, to be looked at."""
+        found: list[tuple[Groups, list[Beginning]]] = [
+            (groups, []) for groups in self._chains.groups_of(np.array(rows, np.int64))
+        ]
+        for number in np.flatnonzero(self._chains.apart[rows]).tolist():
+            partition = self.held[rows[number]]
+            found[number] = partition.groups, partition.matched
+        return found
+
+    def put(self, row: int, partition: Partition) -> None:
+        """Keep a partition: in a chain if it can be one, else as it is."""
+        if partition.matched or not self._chains.put(row, partition.groups):
+            self._chains.apart[row] = True
             self.held[row] = partition
-            self.states[row] = SEVERAL if isinstance(partition, Partition) else HELD
-            self._times[row] = _FOR_EVER
-            return
-        self.held.pop(row, None)
-        self.states[row], beginning = partition
-        self._times[row], self._places[row] = beginning[:2]
-        self._ids[row], self._subjects[row] = beginning[4][0], beginning[5]
+        else:
+            self.held.pop(row, None)
 
     def release(self, row: int) -> None:
         """Note that a row has no beginning."""
         self.held.pop(row, None)
-        self.states[row] = NOTHING
+        self._chains.clear(row)
 
     def sweep(self, horizon: int, needed: Rows) -> None:
         """Forget beginnings of up to `horizon`, and rows that nobody needs.
@@ -241,21 +179,24 @@ class Partitions:
             horizon: beginnings of then are too old to take anything.
             needed: rows of events that wait.
         """
+        self.changed[self._chains.sweep(horizon)] = True
         used = len(self.keys)
-        states = self.states[:used]
-        over = (states >= 0) & (self._times[:used] <= horizon)
-        states[over] = NOTHING
-        self.changed[:used] |= over
-        spare = (states == NOTHING) & ~self.changed[:used]
+        chains = self._chains
+        spare = (chains.heads[:used] < 0) & ~chains.apart[:used] & ~self.changed[:used]
         spare[needed] = False
-        for row in np.flatnonzero(spare).tolist():
-            key = self.keys[row]
-            if key is not None:
-                self._drop(row, key)
+        over = [
+            (row, key)
+            for row in np.flatnonzero(spare).tolist()
+            if (key := self.keys[row]) is not None
+        ]
+        for row, key in over:
+            self._drop(row, key)
+        gone = [key for _, key in over if isinstance(key, str)]
+        for placed in self._placed.values():
+            placed.moved(gone)
 
     def _drop(self, row: int, key: PartitionKey) -> None:
         del self._rows[key]
-        self._note_move(key)
         self.keys[row] = None
         self._free.append(row)
         if isinstance(key, tuple):
@@ -263,17 +204,3 @@ class Partitions:
             del of_entity[key[1]]
             if not of_entity:
                 del self._rows_of[key[0]]
-
-    def _note_move(self, key: PartitionKey) -> None:
-        if isinstance(key, str):
-            for placed in self._placed.values():
-                placed.moved((key,))
-
-    def _grow(self) -> None:
-        more = len(self.states) // 2
-        self.states = np.concatenate([self.states, np.full(more, NOTHING, np.int64)])
-        self.changed = np.concatenate([self.changed, np.zeros(more, np.bool_)])
-        self._times = np.concatenate([self._times, np.zeros(more, np.int64)])
-        self._places = np.concatenate([self._places, np.zeros(more, np.int64)])
-        self._ids = np.concatenate([self._ids, np.empty(more, np.object_)])
-        self._subjects = np.concatenate([self._subjects, np.empty(more, np.object_)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from operator import itemgetter
@@ -36,7 +37,9 @@ class Lines(Sequence[bytes]):
         """Room for payloads of these lengths, to be written into :attr:`letters`."""
         ends = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths + 1, out=ends[1:])
-        return cls(bytearray(ends.item(-1) + len(PADDING)), ends)
+        text = _uncleared(ends.item(-1) + len(PADDING))
+        text[ends.item(-1) :] = PADDING
+        return cls(text, ends)
 
     @property
     def letters(self) -> NDArray[np.uint8]:
@@ -110,6 +113,14 @@ class Records(Sequence[Record]):
     def __repr__(self) -> str:
         """The pairs."""
         return f"Records({[*self]!r})"
+
+
+def _uncleared(length: int) -> bytearray:
+    """Room of which nobody has made zeros, which for megabytes takes longer than to copy them."""
+    make = ctypes.pythonapi.PyByteArray_FromStringAndSize
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_char_p, ctypes.c_ssize_t]
+    text: bytearray = make(None, length)
+    return text
 
 
 def payloads_of(records: Sequence[Record]) -> Sequence[bytes]:

@@ -17,7 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tactful_streaming._segment import UNFINISHED, intact_payload, record_bounds, rewrite_record
+from tactful_streaming._segment import (
+    UNFINISHED,
+    intact_payload,
+    record_bounds,
+    rewrite_record,
+    sync_directory,
+)
 from tactful_streaming.entries import Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError
 from tactful_streaming.log import lock_directory
@@ -86,7 +92,7 @@ def redact(
             draft, replaced = draft_segment(segment, needles, replace)
             if draft is not None:
                 draft.replace(segment)
-                _sync(path)
+                sync_directory(path)
                 written(segment)
                 count += replaced
                 names.append(segment.name)
@@ -163,14 +169,6 @@ def _damaged(segment: Path, number: int, begin: int) -> LogCorruptedError:
         f"{segment}: record {int(segment.stem) + number} at byte {begin} is damaged. Nothing was "
         "changed in this segment; restore it from a backup"
     )
-
-
-def _sync(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 @contextmanager

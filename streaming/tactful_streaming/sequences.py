@@ -12,8 +12,9 @@ watermark passes it, whoever moved the watermark: other people's events, or a ti
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from itertools import chain, compress, repeat
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, compress, islice, repeat
 from operator import attrgetter
 from typing import Any
 
@@ -23,7 +24,6 @@ from numpy.typing import NDArray
 
 from tactful_streaming import definitions
 from tactful_streaming.beginnings import (
-    TAKEN,
     Beginning,
     Groups,
     Partition,
@@ -31,6 +31,7 @@ from tactful_streaming.beginnings import (
     Shown,
     add_to,
 )
+from tactful_streaming.chains import MOST_SLOTS, Chains, Found
 from tactful_streaming.entries import Item
 from tactful_streaming.errors import StateError
 from tactful_streaming.json_reader import JsonEvents, NumberedTexts, quoted
@@ -42,7 +43,6 @@ from tactful_streaming.partitions import (
     partition_key,
     same_of,
 )
-from tactful_streaming.pattern import ENDED
 from tactful_streaming.reorder import Arrivals, ReorderBuffer, arrivals_of
 
 REMEMBERED_MS = 30 * 86_400_000
@@ -101,12 +101,17 @@ class SequenceOperator:
         self._within = sequence.within_ms
         self._remembered_ms = remembered_ms
         self._needs_time = any(automaton.pending)
-        self._plain = tuple(
-            not (complete or pending)
-            for complete, pending in zip(automaton.complete, automaton.pending, strict=True)
-        )
         self._buffer = ReorderBuffer()
-        self._partitions = Partitions(automaton, self._within)
+        taken = sum(step.most or MOST_SLOTS for step in sequence.steps if not step.negated)
+        self._partitions = Partitions(
+            Chains(
+                automaton,
+                self._within,
+                slots=taken - 1,
+                most=max_beginnings,
+                past_last=sequence.skip == "past_last",
+            )
+        )
         self._last: dict[str, int] = {}
         self._timers: list[tuple[int, PartitionKey]] = []
         self._dirty: set[str] = set()
@@ -156,7 +161,7 @@ class SequenceOperator:
         """Run the events before `watermark`, and what follows from nothing else coming."""
         released = self._buffer.release(watermark)
         if released is not None:
-            self._run(released)
+            self._run(*released)
         self._fire(watermark)
         if watermark >= self._next_sweep:
             self._sweep(watermark)
@@ -190,12 +195,13 @@ class SequenceOperator:
         dirty |= partitions.names(changed.tolist())
         if not dirty:
             return {}
-        wanted = np.zeros(len(partitions.states), np.bool_)
-        wanted[[row for key in dirty for row in partitions.rows_of(key)]] = True
+        rows = {key: partitions.rows_of(key) for key in dirty}
+        wanted = np.zeros(len(partitions.changed), np.bool_)
+        wanted[[*chain(*rows.values())]] = True
         events: dict[str, list[_PackedEvent]] = {}
         for event in self._named(waiting.take(wanted[waiting.rows])):
             events.setdefault(key_of(event[2]), []).append(event)
-        return {key: self._pack_key(key, events.get(key, [])) for key in dirty}
+        return self._pack(rows, events)
 
     def unpack(self, key: str, blob: bytes) -> None:
         """Restore the state of a key that :meth:`pack_changes` gave.
@@ -221,10 +227,10 @@ class SequenceOperator:
         places = [event[1] for event in waiting]
         for same, groups, matched in partitions:
             row = row_of(partition_key(key, same))
-            partition = self._partition(row)
+            partition = self._partitions.partition(row)
             partition.groups, partition.matched = groups, matched
             self._set_timer(row, partition)
-            self._put_back(row)
+            self._partitions.put(row, partition)
             places += [run[3] for runs in (*groups.values(), matched) for run in runs]
         after = max([self._place, *(place + 1 for place in places)])
         if self._packed_place == self._place:
@@ -244,15 +250,15 @@ class SequenceOperator:
             assert key is not None
             other = self._partitions.row_of(partition_key(target_key, same_of(key)))
             others.append(other)
-            source = self._partition(row)
+            source = self._partitions.partition(row)
             if not source.is_empty:
-                target = self._partition(other)
+                target = self._partitions.partition(other)
                 for state, runs in source.groups.items():
                     add_to(target.groups, state, runs)
                 target.matched = sorted(target.matched + source.matched)
                 self._search.bound(target)
                 self._set_timer(other, target)
-                self._put_back(other)
+                self._partitions.put(other, target)
             self._partitions.release(row)
         self._buffer.rename(rows, others)
         last = self._last.pop(source_key, 0)
@@ -263,12 +269,13 @@ class SequenceOperator:
     def detach(self, key: str) -> bytes | None:
         """Remove what is known of a key and give it packed; None if nothing is."""
         rows = self._partitions.rows_of(key)
-        packed = self._pack_key(key, self._named(self._buffer.remove(rows)))
+        waiting = self._named(self._buffer.remove(rows))
+        packed = self._pack({key: rows}, {key: waiting})
         for row in rows:
             self._partitions.release(row)
         self._last.pop(key, None)
         self._dirty.add(key)
-        return packed
+        return packed[key]
 
     def _arrived(
         self,
@@ -289,14 +296,13 @@ class SequenceOperator:
         times, ids = _times_and_ids(events)
         named = codes >= 0
         if not named.all():
-            chosen = named.tolist()
             shared = subjects is partitions
             times, ids = times[named], ids[named]
             if isinstance(subjects, NumberedTexts):
                 subjects = subjects.chosen(named)
             else:
-                subjects = [*compress(subjects, chosen)]
-            partitions = subjects if shared else [*compress(partitions, chosen)]
+                subjects = [*compress(subjects, named.tolist())]
+            partitions = subjects if shared else [*compress(partitions, named.tolist())]
             places, codes = places[named], codes[named]
         count = len(places)
         rows = self._partitions.find(partitions)
@@ -312,58 +318,38 @@ class SequenceOperator:
         )
         return arrived if count == 0 or rows.min() >= 0 else arrived.take(rows >= 0)
 
-    def _run(self, events: Arrivals) -> None:
+    def _run(self, events: Arrivals, order: NDArray[np.int64]) -> None:
         """Show events, in their order, to the beginnings of their partitions."""
         self._partitions.changed[events.rows] = True
-        self._partitions.move(events, self._show)
+        left, found = self._partitions.move(events, order)
+        shown = events.take(order[left])
+        self._show(zip(left.tolist(), shown.listed(), strict=True), found)
+        self._partitions.put_back(shown.rows)
 
-    def _show(self, arrived: Arrivals) -> None:
-        """Show events to partitions that are objects, or have to be.
+    def _show(self, left: Iterable[tuple[int, Shown]], found: Iterable[Found]) -> None:
+        """Show events to partitions that have to be objects, and tell what others completed.
 
-        Many have one beginning at most, and it waits or ends: that case is done here.
+        Args:
+            left: the events, with their places in the order of all.
+            found: matches, with the places of the events that completed them.
         """
-        events: list[Shown] = [*arrived.listed()]
-        columns, timers = self._partitions, self._timers
-        held = columns.held
-        first, rows, plain = self._automaton.first, self._automaton.rows, self._plain
-        within = self._within
-        for event in events:
-            timestamp, place, row, code, event_id, subject = event
-            if timers and timers[0][0] <= timestamp:
+        waiting = deque(found)
+        for at, event in left:
+            self._tell_found(waiting, at)
+            timestamp, _, row, *_ = event
+            if self._timers and self._timers[0][0] <= timestamp:
                 self._fire(timestamp)
-            begun = first[code]
-            partition = held.get(row)
-            if partition is None:
-                partition = columns.alone(row)
-                if partition is not None:
-                    held[row] = partition
-            if type(partition) is Partition:
-                self._step(row, partition, event)
-                continue
-            if type(partition) is tuple:
-                state, run = partition
-                after = rows[state][code] if run[0] > timestamp - within else ENDED
-                if after != ENDED:
-                    if begun != ENDED or not plain[after >> 1]:
-                        self._step(row, self._partition(row), event)
-                    elif after & TAKEN:
-                        ids = (*run[4], event_id)
-                        run = (run[0], run[1], timestamp, place, ids, subject)
-                        held[row] = (after >> 1, run)
-                    elif after >> 1 != state:
-                        held[row] = (after >> 1, run)
-                    continue
-                if begun == ENDED:
-                    self._partitions.release(row)
-                    continue
-            if begun != ENDED:
-                if not plain[begun >> 1]:
-                    self._step(row, self._partition(row), event)
-                    continue
-                run = (timestamp, place, timestamp, place, (event_id,), subject)
-                held[row] = (begun >> 1, run)
-        for row in {event[2] for event in events}:
-            self._put_back(row)
+            self._step(row, self._partitions.partition(row), event)
+        self._tell_found(waiting, None)
+
+    def _tell_found(self, found: deque[Found], until: int | None) -> None:
+        """Report, and remove, matches whose last events come before the place `until`."""
+        while found and (until is None or found[0][0] < until):
+            _, row, match = found.popleft()
+            now = match[2]
+            if self._timers and self._timers[0][0] <= now:
+                self._fire(now)
+            self._report(row, match, now)
 
     def _step(self, row: int, partition: Partition, event: Shown) -> None:
         self._search.show(partition, event)
@@ -381,7 +367,7 @@ class SequenceOperator:
             now, key = heapq.heappop(timers)
             row = self._partitions.known(key)
             partition = self._partitions.held.get(row)
-            if not isinstance(partition, Partition) or partition.timer != now:
+            if partition is None or partition.timer != now:
                 continue  # replaced by an earlier one, or its partition is gone
             partition.timer = None
             self._dirty.add(key_of(key))
@@ -394,24 +380,28 @@ class SequenceOperator:
 
     def _tell(self, row: int, partition: Partition, now: int) -> None:
         """Report the matches that are certain at event time `now`."""
+        for match in self._search.certain(partition):
+            self._report(row, match, now)
+
+    def _report(self, row: int, match: Beginning, now: int) -> None:
         of = self._partitions.keys[row]
         assert of is not None
-        key, same = key_of(of), same_of(of)
-        for start, _, end, _, ids, subject in self._search.certain(partition):
-            self._matches.append(
-                Match(
-                    name=self.name,
-                    entity=self.entity,
-                    key=key,
-                    same=same,
-                    start=start,
-                    end=end,
-                    decided=now,
-                    events=ids,
-                    subject=subject,
-                )
+        key = key_of(of)
+        start, _, end, _, ids, subject = match
+        self._matches.append(
+            Match(
+                name=self.name,
+                entity=self.entity,
+                key=key,
+                same=same_of(of),
+                start=start,
+                end=end,
+                decided=now,
+                events=ids,
+                subject=subject,
             )
-            self._last[key] = max(end, self._last.get(key, 0))
+        )
+        self._last[key] = max(end, self._last.get(key, 0))
 
     def _set_timer(self, row: int, partition: Partition) -> None:
         """Come back when time alone decides something."""
@@ -422,25 +412,24 @@ class SequenceOperator:
             assert key is not None
             heapq.heappush(self._timers, (due, key))
 
-    def _pack_key(self, key: str, waiting: list[_PackedEvent]) -> bytes | None:
-        """All that is known of a key; None if nothing is."""
-        last = self._last.get(key, 0)
-        packed = (self._pack(row) for row in self._partitions.rows_of(key))
-        partitions = [partition for partition in packed if partition is not None]
-        if not (last or partitions or waiting):
-            return None
-        return _encoder.encode((last, waiting, partitions))
-
-    def _pack(self, row: int) -> _PackedPartition | None:
-        key = self._partitions.keys[row]
-        assert key is not None
-        partition = self._partitions.held.get(row) or self._partitions.alone(row)
-        if partition is None:
-            return None
-        if isinstance(partition, Partition):
-            return same_of(key), partition.groups, partition.matched
-        state, run = partition
-        return same_of(key), {state: [run]}, []
+    def _pack(
+        self, rows: Mapping[str, list[int]], waiting: Mapping[str, list[_PackedEvent]]
+    ) -> dict[str, bytes | None]:
+        """All that is known of keys with these rows and events; None if nothing is."""
+        every = [*chain(*rows.values())]
+        contents = iter(zip(every, self._partitions.contents(every), strict=True))
+        packed: dict[str, bytes | None] = {}
+        of: list[Any] = self._partitions.keys
+        for key, own in rows.items():
+            partitions: list[_PackedPartition] = [
+                (same_of(of[row]), groups, matched)
+                for row, (groups, matched) in islice(contents, len(own))
+                if groups or matched
+            ]
+            last, events = self._last.get(key, 0), waiting.get(key, [])
+            some = last or partitions or events
+            packed[key] = _encoder.encode((last, events, partitions)) if some else None
+        return packed
 
     def _named(self, events: Arrivals) -> list[_PackedEvent]:
         """Events with their partitions."""
@@ -452,44 +441,17 @@ class SequenceOperator:
         self._next_sweep = watermark + max(self._within // 2, _SWEEP_MS)
         horizon = watermark - self._within
         for row, partition in list(self._partitions.held.items()):
-            if isinstance(partition, Partition):
-                before = sum(map(len, partition.groups.values()))
-                self._search.settle(partition, watermark)
-                changed = sum(map(len, partition.groups.values())) < before
-                over = partition.is_empty
-            else:
-                changed = over = partition[1][0] <= horizon
-            if changed:
+            before = sum(map(len, partition.groups.values()))
+            self._search.settle(partition, watermark)
+            if sum(map(len, partition.groups.values())) < before:
                 self._partitions.changed[row] = True
-            if over:
+            if partition.is_empty:
                 self._partitions.release(row)
         self._partitions.sweep(horizon, self._buffer.waiting().rows)
         old = [k for k, last in self._last.items() if watermark - last >= self._remembered_ms]
         for key in old:
             del self._last[key]
         self._dirty.update(old)
-
-    def _partition(self, row: int) -> Partition:
-        """The partition as an object, made if need be."""
-        found = self._partitions.held.get(row) or self._partitions.alone(row)
-        if isinstance(found, Partition):
-            return found
-        partition = Partition()
-        if found is not None:
-            state, run = found
-            partition.groups[state] = [run]
-        self._partitions.put(row, partition)
-        return partition
-
-    def _put_back(self, row: int) -> None:
-        """Let a partition be columns again, if it has become one that can."""
-        found = self._partitions.held.get(row)
-        if isinstance(found, Partition) and len(found.groups) == 1 and not found.matched:
-            ((state, runs),) = found.groups.items()
-            if len(runs) == 1 and self._plain[state]:
-                found = state, runs[0]
-        if found is not None:
-            self._partitions.put(row, found)
 
 
 def without(

@@ -18,6 +18,7 @@ from tactful_streaming.errors import LogError
 from tactful_streaming.fired_rows import prepare as prepare_rows
 from tactful_streaming.json_reader import prepare
 from tactful_streaming.kafka_group import PartitionGroup
+from tactful_streaming.pane_kernel import load_counting
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob, purge_idle
 from tactful_streaming.partition_online import OpenOnline
@@ -97,7 +98,7 @@ class Worker:
         cleaner: Callable[[], Cleaner] | None = None,
         erasures: Erasures | None = None,
         seal: Seal | None = None,
-        batch: int = 10_000,
+        batch: int = 20_000,
         publish_interval_s: float | None = None,
         commit_interval_s: float = 1.0,
         checkpoint_interval_s: float = 60.0,
@@ -139,6 +140,7 @@ class Worker:
         """
         prepare()
         prepare_rows()
+        load_counting()
         self._definitions = definitions
         self._options = options
         self._open_online = online

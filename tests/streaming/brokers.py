@@ -81,10 +81,15 @@ class Broker:
 
 
 class Proxy:
-    """Stands between clients and a broker; cut, it drops all connections and takes none."""
+    """Stands between clients and a broker; cut, it drops all connections and takes none.
+
+    Attributes:
+        answers_after: seconds that each answer takes longer.
+    """
 
     def __init__(self) -> None:
         self.port = free_port()
+        self.answers_after = 0.0
         self._target = 0
         self._listener: socket.socket | None = None
         self._connections: list[socket.socket] = []
@@ -127,7 +132,10 @@ class Proxy:
 
     def _copy(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
+            answers = source.getpeername()[1] == self._target
             while data := source.recv(65536):
+                if answers:
+                    time.sleep(self.answers_after)
                 sink.sendall(data)
         for side in (source, sink):
             with contextlib.suppress(OSError):

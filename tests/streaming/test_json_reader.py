@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tactful_streaming import Engine, Event, MemoryState, Tick, encode_entry, load_definitions
 from tactful_streaming import json_reader as module
+from tactful_streaming.chains import Chains
 from tactful_streaming.entries import ENTRY_ERRORS
 from tactful_streaming.identity import Identity
 from tactful_streaming.json_reader import (
@@ -425,7 +426,9 @@ def test_an_engine_computes_and_stores_the_same(
 def test_rows_of_partitions_are_found_by_number_while_they_come_and_go() -> None:
     """Whatever was looked up before, a number finds the row that its text has now."""
     sequence = load_definitions(DEFINITIONS).sequences[0]
-    partitions = Partitions(compile_pattern(sequence), 1000)
+    partitions = Partitions(
+        Chains(compile_pattern(sequence), 1000, slots=2, most=1000, past_last=True)
+    )
     numbers = Numbers(256)
     keys = [f"u{number}" for number in range(100)]
     rng = random.Random(11)

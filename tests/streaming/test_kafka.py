@@ -418,6 +418,22 @@ def test_reading_goes_on_after_an_outage() -> None:
         partition.close()
 
 
+def test_a_slow_broker_is_waited_for_by_who_has_not_written_what_is_there() -> None:
+    with broker_behind_proxy() as (broker, proxy), new_log(broker.servers, linger_ms=1) as log:
+        log.append_to(0, [b"%d" % n for n in range(10)])
+        with KafkaLog(log.settings) as another:
+            proxy.answers_after = 0.3
+            partition = KafkaPartition(another, 0, wait_s=0.05)
+            assert partition.read(0, 100) == [(n, b"%d" % n) for n in range(10)]
+            proxy.answers_after = 0.0
+            time.sleep(1)  # by now the client has heard that this is the end
+            log.append_to(0, [b"more"])
+            assert partition.end == 11
+            assert partition.read(10, 100) == [(10, b"more")]
+            assert partition.read(11, 100) == []
+            partition.close()
+
+
 def test_a_record_that_is_known_and_not_delivered() -> None:
     with broker_behind_proxy() as (broker, proxy), new_log(broker.servers, linger_ms=1) as log:
         partition = KafkaPartition(log, 0, timeout_s=0.5)

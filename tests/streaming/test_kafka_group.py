@@ -1,4 +1,5 @@
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -6,8 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
-from tests.streaming.brokers import mock_cluster, new_log, patiently, topic_name
+from tests.streaming.brokers import (
+    broker_behind_proxy,
+    mock_cluster,
+    new_log,
+    patiently,
+    topic_name,
+)
 
 from tactful_streaming import (
     KafkaLog,
@@ -15,6 +23,7 @@ from tactful_streaming import (
     OffsetError,
     PartitionGroup,
     TopicError,
+    TransactionalProducer,
 )
 from tactful_streaming.message_queue import Run, Trouble
 from tactful_streaming.records import Records
@@ -184,6 +193,23 @@ def test_lag_is_told_by_records_and_by_time(log: KafkaLog) -> None:
             and all((it.records, it.behind_ms) == (0, 0) for it in worker.group.lag().values())
         )
     )
+    # The mark that ends a transaction has an offset, and nobody reads it.
+    producer = TransactionalProducer(log.settings, topic_name())
+    producer.write(log.settings.topic, [(b"", b"x")], number)
+    producer.commit()
+    producer.close()
+    patiently(lambda: worker.work() == 1)
+    patiently(
+        lambda: (
+            worker.work() == 0
+            and all((it.records, it.behind_ms) == (0, 0) for it in worker.group.lag().values())
+        ),
+        20,
+    )
+    log.append_to(number, [b"x"] * 3)
+    patiently(lambda: worker.group.poll(1, 0.05))
+    time.sleep(0.002)
+    assert worker.group.lag()[number].behind_ms > 0
     worker.group.close()
 
 
@@ -226,11 +252,40 @@ def test_a_state_that_is_ahead_of_the_log() -> None:
             group.close()
 
 
+def test_an_outage_is_told_once_and_reading_goes_on_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "tactful_streaming.kafka_group")
+
+    def told(words: str) -> int:
+        return sum(words in record.message for record in caplog.records)
+
+    with (
+        broker_behind_proxy() as (broker, proxy),
+        new_log(broker.servers, threads=1, linger_ms=1, session_timeout_ms=1000) as log,
+    ):
+        log.append([b"x"] * 10, ["u"] * 10)
+        worker = Worker(log, {})
+        patiently(lambda: worker.work() and sum(map(len, worker.state.values())) == 10)
+        proxy.cut()
+        patiently(lambda: worker.work() or told("no broker answers"))
+        for _ in range(10):
+            assert worker.work() == 0
+        proxy.restore()
+        patiently(lambda: worker.work() or log.problem is None)
+        log.append([b"more"], ["u"])
+        patiently(lambda: worker.work() == 1)
+        assert told("nothing is read until one comes back: topic") == 1
+        assert told("answers again") == 1
+        worker.group.close()
+
+
 class Remains:
     """A queue in which something of a partition is left that is not ours any more."""
 
     def take(self, limit: int, wait_s: float) -> tuple[dict[int, Run], list[Trouble]]:
-        return {5: Run(Records(range(3), [b"x"] * 3), -1)}, []
+        end = Trouble(5, 7, KafkaError._PARTITION_EOF, "end")
+        return {5: Run(Records(range(3), [b"x"] * 3), -1)}, [end]
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -249,6 +304,9 @@ def test_what_is_left_of_a_partition_that_went_is_passed_over() -> None:
     group._queue = Remains()  # type: ignore[assignment]
     assert group.poll(10, 0.0) == {}
     assert group.partitions == frozenset()
+    # It comes back to where its state is, and its end of before says nothing of its age.
+    group._next[5], group._newest[5] = 3, 0
+    assert group.lag()[5].behind_ms > 0
     group.close()
 
 

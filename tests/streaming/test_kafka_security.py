@@ -23,6 +23,7 @@ from tactful_streaming import (
     TransactionalProducer,
     ensure_topic,
 )
+from tactful_streaming.batch_fetcher import BatchFetcher
 
 pytest.importorskip("confluent_kafka")
 
@@ -121,7 +122,15 @@ def test_everything_speaks_tls(settings: KafkaSettings) -> None:
     group = PartitionGroup(
         settings, "g", assigned=lambda _: 0, revoked=lambda _: None, lost=lambda _: None
     )
-    patiently(lambda: group.poll(9, 0.05) is not None and len(group.partitions) == 2)
+    assert BatchFetcher.serves(settings)
+    found.clear()
+
+    def read() -> bool:
+        found.extend(payload for run in group.poll(9, 0.05).values() for _, payload in run)
+        return len(group.partitions) == 2 and len(found) >= 5
+
+    patiently(read)
+    assert sorted(found) == [b"0", b"1", b"1", b"2", b"2"]
     group.close()
 
 

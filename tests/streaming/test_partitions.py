@@ -1,4 +1,4 @@
-"""Partitions of a sequence in columns, beside the same partitions as objects."""
+"""Partitions of a sequence in chains, beside the same partitions as objects."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from functools import partial
 
 import numpy as np
 import pytest
-from tests.streaming.test_sequences_oracle import E, watermarks_of
+from tests.streaming.test_sequences_oracle import E, feed, watermarks_of
 
+from tactful_streaming import chains as module
 from tactful_streaming import load_definitions
-from tactful_streaming.partitions import Partitions
+from tactful_streaming.beginnings import Groups
+from tactful_streaming.chains import Chains, Found, Rows
 from tactful_streaming.reorder import Arrivals
 from tactful_streaming.sequences import SequenceOperator
 
 PATTERNS = [
-    # Whoever begins ends what waits: columns take up again what was left to objects.
+    # Whoever begins ends what waits.
     "sequence: [view, add_to_cart, leave], within: 30s, contiguity: strict",
     "sequence: [view, add_to_cart, leave], within: 30s, contiguity: strict, same: item_id",
     "sequence: [[view, click], leave, leave], within: 5s, contiguity: strict",
     "sequence: [view, click, click], within: 30s, contiguity: strict",
     "sequence: [view], within: 30s",
+    "sequence: [view, {event: click, times: [1, 3]}, leave], within: 30s, contiguity: strict",
     # Beginnings wait beside each other.
     "sequence: [view, add_to_cart, leave], within: 30s",
     "sequence: [view, view, leave], within: 30s, contiguity: strict",
+    "sequence: [view, leave, purchase], within: 30s, skip: to_next",
+    "sequence: [view, {event: click, optional: true}, leave], within: 1h",
     "sequence: [view, {not: purchase}, leave], within: 30s",
     "sequence: [view, {event: click, times: [1, null]}, leave], within: 30s, skip: to_next",
     # Time alone decides.
@@ -40,11 +45,13 @@ def operator(pattern: str) -> SequenceOperator:
 
 
 def stream(seed: int, count: int) -> list[E]:
+    """Events of few people, some of whose ids are long."""
     rng = random.Random(seed)
+    tails = [""] * 20 + ["é" * 30] * min(seed, 1) + ["x" * 1_100] * (seed // 2)
     types = ["view", "view", "click", "add_to_cart", "leave", "purchase"]
     return [
         E(
-            event_id=f"e{number}",
+            event_id=f"e{number}{rng.choice(tails)}",
             type=rng.choice(types),
             timestamp=1_000_000 + number * 100 - rng.randrange(2_000),
             key=f"u{min(rng.randrange(12), rng.randrange(12))}",
@@ -83,31 +90,44 @@ def run(
     return [*matches, *shop.take(), shop.late, shop.evicted], {**state, **shop.pack_changes()}
 
 
+def left_to_objects(self: Chains, events: Arrivals, order: Rows) -> tuple[Rows, list[Found]]:
+    self.apart[events.rows] = True
+    return np.arange(len(order)), []
+
+
+def stays_an_object(self: Chains, row: int, groups: Groups) -> bool:
+    return False
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_columns_find_what_objects_find(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chains_find_what_objects_find(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         events = stream(seed, 1_500)
         sizes = partial(random.Random(seed).choice, [1, 40, 700])
-        columns = run(operator(pattern), events, sizes)
         with monkeypatch.context() as patched:
-            patched.setattr(Partitions, "move", lambda self, events, show: show(events))
-            objects = run(operator(pattern), events, lambda: 1)
-        assert columns == objects
-        assert len(columns[0]) > 10, "something is found"
+            patched.setattr(module, "MOST_BEGINNINGS", [64, 64, 3][seed])
+            chains = run(operator(pattern), events, sizes)
+        with monkeypatch.context() as patched:
+            patched.setattr(Chains, "move", left_to_objects)
+            patched.setattr(Chains, "put", stays_an_object)
+            objects = run(operator(pattern), events, lambda: 3)
+        assert chains == objects
+        assert len(chains[0]) > 10, "something is found"
 
 
 @pytest.mark.parametrize("pattern", PATTERNS[:3])
 def test_most_events_are_left_to_nobody(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
-    show = SequenceOperator._show
+    move = Chains.move
 
-    def count(self: SequenceOperator, events: Arrivals) -> None:
-        shown.append(len(events.times))
-        show(self, events)
+    def count(self: Chains, events: Arrivals, order: Rows) -> tuple[Rows, list[Found]]:
+        left, found = move(self, events, order)
+        shown.append(len(left))
+        return left, found
 
-    monkeypatch.setattr(SequenceOperator, "_show", count)
-    run(operator(pattern), stream(1, 1_500), lambda: 500)
-    assert 0 < sum(shown) < 900
+    monkeypatch.setattr(Chains, "move", count)
+    run(operator(pattern), stream(0, 1_500), lambda: 500)
+    assert sum(shown) == 0
 
 
 def test_rows_of_partitions_that_are_over_are_used_again() -> None:
@@ -119,3 +139,18 @@ def test_rows_of_partitions_that_are_over_are_used_again() -> None:
         shop.apply(events, keys, np.full(100, begin), texts_of(events))
         shop.pack_changes()
     assert len(shop._partitions.keys) < 1_000, "of 4,000 partitions"
+
+
+@pytest.mark.parametrize(("gap", "found"), [(4_999, 1), (5_000, 0)])
+def test_a_beginning_that_no_sweep_has_met_is_as_old_as_it_is(gap: int, found: int) -> None:
+    shop = operator("sequence: [view, leave], within: 5s")
+    begin = 1_001_000  # the next sweep comes a minute after the first one
+    events = [
+        E("e0", "view", 1_000_000, "v"),
+        E("e1", "view", begin, "u"),
+        E("e2", "leave", begin + gap, "u"),
+    ]
+    for event in events:
+        feed(shop, [event], [event.timestamp])
+    shop.advance(begin + gap + 1)
+    assert len(shop.take()) == found

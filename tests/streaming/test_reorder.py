@@ -11,6 +11,11 @@ Steps = list[tuple[list[int], int]]
 """Timestamps that arrive, and the watermark then."""
 
 
+def released(buffer: ReorderBuffer, watermark: int) -> Arrivals | None:
+    found = buffer.release(watermark)
+    return None if found is None else found[0].take(found[1])
+
+
 def rows(arrivals: Arrivals | None) -> list[tuple[int, int, int, int, str, str | None]]:
     return [] if arrivals is None else [*arrivals.listed()]
 
@@ -35,7 +40,7 @@ def test_events_leave_in_order_once_the_watermark_has_passed_them(
         waiting = sorted([*waiting, *arrived])
         assert buffer.earliest() == min((event[0] for event in waiting), default=None)
         expected = [event for event in waiting if event[0] < watermark]
-        assert rows(buffer.release(watermark)) == expected
+        assert rows(released(buffer, watermark)) == expected
         waiting = waiting[len(expected) :]
         assert sorted(rows(buffer.waiting())) == waiting
 
@@ -46,7 +51,7 @@ def test_partitions_leave_or_change_their_name() -> None:
     buffer.rename([0, 1], [1, 5])
     assert {row[2] for row in rows(buffer.waiting())} == {1, 2, 5}
     assert len(rows(buffer.remove([2, 5]))) == 20
-    assert [row[:3] for row in rows(buffer.release(3))] == sorted(
+    assert [row[:3] for row in rows(released(buffer, 3))] == sorted(
         (n % 7, n, 1) for n in range(0, 30, 3) if n % 7 < 3
     )
 
@@ -62,3 +67,14 @@ def test_what_is_left_of_a_run_keeps_nothing_else_in_memory() -> None:
     assert len(buffer._runs) == 1
     assert len(buffer.waiting().times) == 50
     assert buffer._runs[0].ids.base is None or len(buffer._runs[0].ids.base) <= 50
+
+
+def test_what_waited_longest_comes_first_among_events_of_one_time() -> None:
+    buffer = ReorderBuffer()
+    buffer.extend(arrivals_of((n, n, 0, 0, f"e{n}", None) for n in (1, 7)))
+    later = [(2 if n == 10 else 7, n, 0, 0, f"e{n}", None) for n in range(10, 400)]
+    buffer.extend(arrivals_of(later))
+    assert len(rows(released(buffer, 3))) == 2
+    # What is left of the first run is short, and is now behind the second.
+    assert [run.places[0] for run in buffer._runs] == [11, 7]
+    assert [row[1] for row in rows(released(buffer, 8))] == [7, *range(11, 400)]

@@ -5,7 +5,14 @@ from collections.abc import Sequence as Rows
 import pytest
 from tests.streaming.test_sequences_oracle import E, feed, found, watermarks_of
 
-from tactful_streaming import DefinitionError, Sequence, StateError, Step, load_definitions
+from tactful_streaming import (
+    DefinitionError,
+    Definitions,
+    Sequence,
+    StateError,
+    Step,
+    load_definitions,
+)
 from tactful_streaming.beginnings import MAX_EVENTS
 from tactful_streaming.matches import Match
 from tactful_streaming.operators import make_operators
@@ -317,8 +324,14 @@ def test_a_pattern_of_too_many_states_is_refused() -> None:
     ],
 )
 def test_actions_that_cause_each_other_are_refused(definitions: str) -> None:
-    with pytest.raises(DefinitionError, match=r"^features:\d: emit: .*without end"):
-        make_operators(load_definitions(definitions))
+    with pytest.raises(DefinitionError, match=r"^features:[12]: emit: .*without end"):
+        load_definitions(definitions)
+
+
+def test_so_they_are_where_no_text_was_read() -> None:
+    endless = Sequence("a", "user", (Step(("x.a",)), Step(("view",))), within_ms=1, emit="a")
+    with pytest.raises(DefinitionError, match=r"^emit: .*without end"):
+        make_operators(Definitions((), (endless,)))
 
 
 def test_actions_may_follow_from_actions() -> None:

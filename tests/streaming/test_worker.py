@@ -32,6 +32,7 @@ from tactful_streaming import (
     LogError,
     PartitionJob,
     PartitionState,
+    RocksState,
     StateError,
     TransactionalProducer,
     Worker,
@@ -295,11 +296,15 @@ def test_workers_join_and_leave(shard: Shard) -> None:
     second.close()
 
 
+def refuse(*_: object) -> None:
+    raise StateError("No space left on device")
+
+
 def test_what_was_not_committed_is_computed_again(shard: Shard) -> None:
-    """A worker dies again and again, at any point between two commits."""
+    """A worker dies again and again, at any point between two commits, also of a full disk."""
     rng = random.Random(3)
     ends = append(shard, random_entries(3, 2_000))
-    for _ in range(3):
+    for full_disk in (False, True, False):
         worker = new_worker(shard, batch=60, commit_interval_s=1e9)
         until, entries = time.monotonic() + PATIENCE_S, rng.randrange(300, 700)
         while worker.progress().entries < entries:
@@ -307,6 +312,12 @@ def test_what_was_not_committed_is_computed_again(shard: Shard) -> None:
             if rng.random() < 0.2:
                 worker.commit()
             assert time.monotonic() < until
+        if full_disk:  # rows are published by then, and come again
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(StateError, match="space"):
+                patch.setattr(RocksState, "write", refuse)
+                while time.monotonic() < until:
+                    worker.step()
+                    worker.commit()
         worker.abandon()
     worker = new_worker(shard)
     work_to([worker], ends)

@@ -1,6 +1,6 @@
 """When a worker asks its client for records, and when it tells its group of commits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,26 +90,34 @@ class Noting:
     append_handovers = append_actions
 
 
+def timed(
+    silent: JobOptions, sleep: Callable[[float], None], *, publish_s: float, commit_s: float
+) -> tuple[Worker, Noting, list[float]]:
+    """A worker with one partition that notes what is asked of it, and the clock of both."""
+    now, job = [0.0], Noting()
+    worker = Worker(
+        definitions(),
+        silent,
+        publish_interval_s=publish_s,
+        commit_interval_s=commit_s,
+        clock=lambda: now[0],
+        sleep=sleep,
+    )
+    worker.jobs[0] = job  # type: ignore[index]
+    return worker, job, now
+
+
 def test_each_batch_is_copied_at_once_and_commits_come_more_seldom(
     monkeypatch: pytest.MonkeyPatch, silent: JobOptions
 ) -> None:
     monkeypatch.setattr("tactful_streaming.worker.PartitionGroup", OneRecord)
-    now, job = [0.0], Noting()
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         now[0] += seconds
 
-    worker = Worker(
-        definitions(),
-        silent,
-        publish_interval_s=0.004,
-        commit_interval_s=0.01,
-        clock=lambda: now[0],
-        sleep=sleep,
-    )
-    worker.jobs[0] = job  # type: ignore[index]
+    worker, job, now = timed(silent, sleep, publish_s=0.004, commit_s=0.01)
     for _ in range(4):
         worker.step()
         now[0] += 0.001
@@ -130,16 +138,7 @@ def test_a_commit_waits_for_a_moment_without_records(
             return records if come[len(self.waits) - 1] else {}
 
     monkeypatch.setattr("tactful_streaming.worker.PartitionGroup", Bursts)
-    now, job = [0.0], Noting()
-    worker = Worker(
-        definitions(),
-        silent,
-        publish_interval_s=0.0,
-        commit_interval_s=1.0,
-        clock=lambda: now[0],
-        sleep=lambda _: None,
-    )
-    worker.jobs[0] = job  # type: ignore[index]
+    worker, job, now = timed(silent, lambda _: None, publish_s=0.0, commit_s=1.0)
     committed = []
     for _ in come:
         committed.append(worker.step())
