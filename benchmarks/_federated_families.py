@@ -26,6 +26,9 @@ from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, OTHER, PAD
 from tactful_federated.vectors import Vector
 
 CUT = datetime(2011, 11, 10)
+EMBEDDING, HIDDEN = 64, 48
+"""Widths of the model. Chosen by the questions of 2011-10-01 to 11-09, not by those asked here."""
+
 _KEPT_FROM = 50
 _SCORED, _CONTEXT = 24, 24
 
@@ -128,9 +131,14 @@ def judge(model: IntentModel, questions: Windows) -> Rates:
     return Rates(hits1 / steps, hits5 / steps, steps)
 
 
+def new_model(size: int, *, seed: int = 0) -> IntentModel:
+    """The model that everybody trains, for a vocabulary of `size` tokens."""
+    return IntentModel(size, embedding=EMBEDDING, hidden=HIDDEN, seed=seed)
+
+
 def judge_weights(weights: Vector, size: int, questions: Windows) -> Rates:
     """The answers of a model given as a vector."""
-    model = IntentModel(size)
+    model = new_model(size)
     model.load_vector(weights)
     return judge(model, questions)
 
@@ -142,7 +150,7 @@ def train_centrally(
     parts = list(families.training().values())
     inputs = torch.from_numpy(np.concatenate([p.inputs for p in parts]))
     answers = torch.from_numpy(np.concatenate([p.answers for p in parts]))
-    model = IntentModel(families.size, seed=seed)
+    model = new_model(families.size, seed=seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     shuffle = np.random.default_rng(seed)
     for epoch in range(epochs):

@@ -22,13 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks._federated_families import Families
+from benchmarks._federated_families import Families, new_model
 from benchmarks._quality_served import served_lists
 from benchmarks.figures import Figure
 from tactful.datasets import DAY, Replay, online_retail
 from tactful.evaluation import Scorecard
 from tactful.training import TrainingOptions
-from tactful_federated import IntentModel
 from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, OTHER
 from tactful_federated.vectors import Vector
 
@@ -139,7 +138,7 @@ class _Devices:
     def __init__(self, lines: Mapping[str, _Lines], families: list[str]) -> None:
         self._lines, self._families = lines, families
         self._likely: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
-        self._model = IntentModel(len(families) + FIRST_CATEGORY)
+        self._model = new_model(len(families) + FIRST_CATEGORY)
 
     def before(self, end: int) -> dict[int, NDArray[np.int64]]:
         """What each holds before an event."""

@@ -2,7 +2,9 @@
 
 Both train the same model on the same generated shoppers by the same steps, cohort by cohort, each
 in a process of its own, in turn. What Flower's devices sent is trained again by ours and compared
-before a time counts.
+before a time counts. Memory is that of all processes of each: proportional set sizes, so what they
+share counts once, libraries included. Ours loads numpy and neither torch nor flwr, which it does
+not need; Flower's devices train by torch, as devices do.
 
 Usage: python -m benchmarks._federated_scale {tactful|flower} ROUNDS
 
@@ -24,30 +26,23 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
 
 from benchmarks.figures import Figure
-from tactful_federated import (
-    Device,
-    FlowerPopulation,
-    IntentModel,
-    SimulatedPopulation,
-    TrainerSettings,
-    Vocabulary,
-    client_app,
-    windows,
-)
+from tactful_federated import SimulatedPopulation, TrainerSettings, Vocabulary, windows
 from tactful_federated.errors import HistoryError
 from tactful_federated.optimizer import Doubles
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
-from tactful_federated.serving import initial_weights
-from tactful_federated.superlink import QUIET
 from tactful_federated.tokens import Windows
+from tactful_federated.vectors import Vector, parameter_count
+
+if TYPE_CHECKING:
+    from flwr.app import Context
+    from flwr.serverapp import Grid
+
+    from tactful_federated import Device, IntentModel
 
 _ROOT = Path(__file__).resolve().parents[1]
 _DEVICES, _COHORT, _VISITS = 10_000, 100, 60
@@ -92,7 +87,7 @@ def rounds_beside_flower(quick: bool) -> list[Figure]:
         theirs = _measured([str(flower)], "flower", 3 if quick else 10)
         runs.append((ours, theirs))
     note = (
-        f"{_COHORT} of {_DEVICES:,} devices a round, {initial_weights(_VOCABULARY).size:,}"
+        f"{_COHORT} of {_DEVICES:,} devices a round, {_weights().size:,}"
         f" parameters, {_VISITS} visits each; Flower {runs[0][1].version}, one actor a core"
     )
     return [
@@ -122,6 +117,8 @@ def _spread(name: str, values: Sequence[float], unit: str, note: str) -> Figure:
 
 
 def _measured(python: Sequence[str], who: str, rounds: int) -> _Run:
+    from tactful_federated.superlink import QUIET
+
     command = [*python, "-m", "benchmarks._federated_scale", who, str(rounds)]
     quiet = {**QUIET, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -150,6 +147,11 @@ def _flower_python() -> Path:
     (Path(site) / "ours.pth").write_text(seen, "utf-8")
     subprocess.run([str(python), "-m", "pip", "install", "-q", _SIMULATION], check=True)
     return python
+
+
+def _weights() -> Vector:
+    size = parameter_count(_VOCABULARY.size)
+    return np.random.default_rng(_SEED).normal(0, 0.1, size).astype(np.float32)
 
 
 def _questions(device: int) -> Windows:
@@ -193,9 +195,8 @@ class _Rounds:
 def _tactful(rounds: int) -> _Run:
     """Ours: one process, a thread on each core, devices stacked."""
     times = _Rounds(time.perf_counter())
-    torch.set_num_threads(1)
     population = _stacked(range(_DEVICES))
-    weights, draw = initial_weights(_VOCABULARY), np.random.default_rng(_SEED)
+    weights, draw = _weights(), np.random.default_rng(_SEED)
     for number in range(rounds + 1):
         with times.one():
             cohort = draw.choice(_DEVICES, _COHORT, replace=False).tolist()
@@ -208,7 +209,10 @@ def _tactful(rounds: int) -> _Run:
 
 def _flower(rounds: int) -> _Run:
     """Flower's: a Ray actor on each core, messages through its in-memory link."""
+    from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
+
+    from tactful_federated import FlowerPopulation, client_app
 
     times, server = _Rounds(time.perf_counter()), ServerApp()
 
@@ -217,7 +221,7 @@ def _flower(rounds: int) -> _Run:
         population = FlowerPopulation(grid, _VOCABULARY)
         while len(population.ids()) < _DEVICES:
             time.sleep(0.05)
-        weights, draw = initial_weights(_VOCABULARY), np.random.default_rng(_SEED)
+        weights, draw = _weights(), np.random.default_rng(_SEED)
         for number in range(rounds + 1):
             with times.one():
                 ids = population.ids()
@@ -243,18 +247,24 @@ def _flower(rounds: int) -> _Run:
 
 @lru_cache(maxsize=1)
 def _model() -> IntentModel:
+    import torch
+
+    from tactful_federated import IntentModel
+
     torch.set_num_threads(1)
     return IntentModel(_VOCABULARY.size)
 
 
 def _device_of(context: Context) -> Device:
+    from tactful_federated import Device
+
     number = context.node_id % _DEVICES
     history = sample_history(number, baskets=_VISITS, seed=_SEED)
     return Device(history, _VOCABULARY, _model(), _SETTINGS, seed=_SEED + number)
 
 
 def _stacked(devices: Sequence[int]) -> SimulatedPopulation:
-    questions = {device: _questions(device) for device in devices}
+    questions = {device: _questions(device).compact() for device in devices}
     return SimulatedPopulation(
         questions,
         _VOCABULARY.size,
@@ -265,7 +275,7 @@ def _stacked(devices: Sequence[int]) -> SimulatedPopulation:
     )
 
 
-def _check(total: Doubles, numbers: Sequence[int], weights: Any, round_number: int) -> None:
+def _check(total: Doubles, numbers: Sequence[int], weights: Vector, round_number: int) -> None:
     """Raise unless our devices of these numbers say the same."""
     again = np.zeros(weights.size)
     for _, update in _stacked(numbers).train(numbers, weights, round_number):

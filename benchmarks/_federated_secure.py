@@ -10,11 +10,12 @@ from typing import Any, cast
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Message
 
 from benchmarks.figures import Figure
 from tactful_federated import (
     Device,
+    FlowerPopulation,
     FlowerSecureTransport,
     IntentModel,
     LocalGrid,
@@ -168,13 +169,11 @@ def device_time(quick: bool) -> list[Figure]:
     device = Device(sample_history(1, baskets=60), vocabulary, model)
     grid = LocalGrid(client_app(lambda context: device), 1)
     spent = []
+    population = FlowerPopulation(grid, vocabulary)
     for number in range(5 if quick else 30):
-        request = ConfigRecord({"round": number, "vocabulary": vocabulary.fingerprint})
-        content = RecordDict(
-            {"weights": ArrayRecord({"flat": Array(model.vector())}), "request": request}
-        )
+        asked = population.requests("train", [1], model.vector(), number)
         begun = time.process_time()
-        replies = grid.send_and_receive([Message(content, dst_node_id=1, message_type="train")])
+        replies = grid.send_and_receive(asked)
         spent.append(time.process_time() - begun)
         if replies[0].has_error():
             raise RuntimeError(replies[0].error.reason)

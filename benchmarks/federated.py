@@ -8,8 +8,10 @@ epsilon would hold of such a population, and does not hold of this one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import torch
 from benchmarks import _federated_families as families
 from benchmarks import _federated_fleet as fleet
 from benchmarks import _federated_intent as intent
+from benchmarks import _federated_personal as personal
 from benchmarks import _federated_scale as scale
 from benchmarks import _federated_secure as secure
 from benchmarks.figures import Figure, Part, main, measure
@@ -86,12 +89,13 @@ def _parts(quick: bool) -> list[Part]:
         Part("scale", scale.FIGURES, lambda: scale.rounds_beside_flower(quick)),
         Part("sum", [("secure_sum_100x50k_s", "s")], lambda: secure.server_time(quick)),
         Part("kills", [("kill_wrong_sums", "sums")], lambda: secure.kills(quick)),
-        Part("device", [("device_cpu_s_per_message", "s")], lambda: secure.device_time(quick)),
+        Part("device", [("device_cpu_s_per_message", "s")], lambda: _device(quick)),
     ]
     parts += [
         Part("fleet", [(name, "s") for name in _FLEET], lambda: fleet.round_time(quick)),
         Part("fleet-kills", [("kill_wrong_sums_processes", "sums")], lambda: fleet.kills(quick)),
     ]
+    parts.append(Part("personal", personal.FIGURES, lambda: _personal(quick)))
     return [*parts, Part("intent", intent.FIGURES, lambda: _intent(quick))]
 
 
@@ -104,22 +108,34 @@ _FLEET = (
 
 
 def _intent(quick: bool) -> list[Figure]:
+    stages = _QUICK if quick else _STAGES
+    with _one_thread():
+        return intent.gain(_data(), quick, lambda held: _federated(held, stages, 1, None))
+
+
+def _device(quick: bool) -> list[Figure]:
+    with _one_thread():  # as devices train; two that wait for each other cost what they wait
+        return secure.device_time(quick)
+
+
+def _personal(quick: bool) -> list[Figure]:
+    with _one_thread():
+        return personal.gains(families.load(_data()), quick)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        stages = _QUICK if quick else _STAGES
-        return intent.gain(_data(), quick, lambda held: _federated(held, stages, 1, None))
+        yield
     finally:
         torch.set_num_threads(before)
 
 
 def _quality(quick: bool) -> list[Figure]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with _one_thread():
         return _compare(families.load(_data()), quick)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _compare(data: families.Families, quick: bool) -> list[Figure]:
@@ -184,7 +200,7 @@ def _federated(
     training = data.training()
     ids = np.array(list(training))
     draw = np.random.default_rng(seed)
-    state = ModelState.begin(IntentModel(data.size, seed=seed).vector())
+    state = ModelState.begin(families.new_model(data.size, seed=seed).vector())
     memory = NoiseMemory.empty(state.weights.size)
     noise = CorrelatedNoise(plan.root, plan.sigma_squared) if plan else None
     number, kind = 0, stages[0].optimizer.kind
@@ -192,7 +208,14 @@ def _federated(
         settings = TrainerSettings(
             batch_size=4, learning_rate=stage.learning_rate, update_norm=_NORM, context=8
         )
-        population = SimulatedPopulation(training, data.size, settings=settings, seed=seed)
+        population = SimulatedPopulation(
+            training,
+            data.size,
+            embedding=families.EMBEDDING,
+            hidden=families.HIDDEN,
+            settings=settings,
+            seed=seed,
+        )
         if stage.optimizer.kind != kind:
             # The moments of one optimizer mean nothing to another.
             state, kind = ModelState.begin(state.broadcast()), stage.optimizer.kind
@@ -219,7 +242,7 @@ def _scaled_plan(data: families.Families, stages: tuple[Stage, ...]) -> Training
             rounds=sum(stage.rounds for stage in stages),
             report_goal=5_000,
             update_norm=_NORM,
-            parameters=IntentModel(data.size).size,
+            parameters=families.new_model(data.size).size,
         )
     )
 

@@ -44,6 +44,7 @@ from tactful_federated.vectors import clip_to_norm
 
 if TYPE_CHECKING:
     from tactful_federated.buffered import BufferedTraining
+    from tactful_federated.buffered_serving import FlowerStream, serve_buffered
     from tactful_federated.central import (
         CentralSettings,
         CentralTraining,
@@ -54,9 +55,12 @@ if TYPE_CHECKING:
     from tactful_federated.cohort import SimulatedPopulation
     from tactful_federated.collectors import ClearCollector, SecureCollector, SecureTransport
     from tactful_federated.correlated_noise import BandedRoot, CorrelatedNoise, NoiseMemory
-    from tactful_federated.device import Device, LocalPopulation, TrainerSettings
+    from tactful_federated.curvature import mean_curvature
+    from tactful_federated.device import Device, LocalPopulation
     from tactful_federated.device_home import DeviceHome, EnrolmentRequest
+    from tactful_federated.device_intent import DeviceIntent, Trigger
     from tactful_federated.device_ledger import Conditions, DeviceLedger
+    from tactful_federated.device_limits import Limits, keep_within
     from tactful_federated.evaluation import (
         Evaluation,
         PrivateEvaluations,
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
         plan_evaluations,
     )
     from tactful_federated.event_store import EventStore
+    from tactful_federated.export import to_torchscript
     from tactful_federated.fixed_point import FixedPoint
     from tactful_federated.fleet import FleetClient, FleetError
     from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app, training_app
@@ -72,6 +77,8 @@ if TYPE_CHECKING:
     from tactful_federated.invitation import Invitation, read_invitation
     from tactful_federated.model import IntentModel
     from tactful_federated.model_package import ModelPackage, ModelSlot, open_package, pack_model
+    from tactful_federated.onnx_export import to_onnx
+    from tactful_federated.personal import Personal, personalise
     from tactful_federated.plan import (
         TrainingPlan,
         Wishes,
@@ -86,9 +93,11 @@ if TYPE_CHECKING:
     from tactful_federated.secure_round import SecureRounds
     from tactful_federated.secure_server import SecureSumServer, SecureTotal, sum_in_secret
     from tactful_federated.serving import LiveView, collector_for, invite, serve_rounds
+    from tactful_federated.serving_evaluations import invite_to_evaluations, serve_evaluation
     from tactful_federated.simulation import SimulationReport, simulate
     from tactful_federated.superlink import SuperLink, SuperLinkError
     from tactful_federated.superlink_grid import SuperLinkGrid
+    from tactful_federated.trainer_settings import TrainerSettings
 
 __all__ = [
     "BandedRoot",
@@ -105,6 +114,7 @@ __all__ = [
     "CorrelatedNoise",
     "Device",
     "DeviceHome",
+    "DeviceIntent",
     "DeviceLedger",
     "Difference",
     "Enrolment",
@@ -117,10 +127,12 @@ __all__ = [
     "FleetError",
     "FlowerPopulation",
     "FlowerSecureTransport",
+    "FlowerStream",
     "HistoryError",
     "IntentModel",
     "IntentPredictor",
     "Invitation",
+    "Limits",
     "LiveView",
     "LocalGrid",
     "LocalPopulation",
@@ -134,6 +146,7 @@ __all__ = [
     "Outcome",
     "PackageError",
     "Participation",
+    "Personal",
     "Population",
     "PrivateEvaluations",
     "PrivateSimulation",
@@ -161,6 +174,7 @@ __all__ = [
     "Tls",
     "TrainerSettings",
     "TrainingPlan",
+    "Trigger",
     "Vocabulary",
     "VocabularyError",
     "WeightsError",
@@ -177,9 +191,13 @@ __all__ = [
     "fit_popularity",
     "fit_temperature",
     "invite",
+    "invite_to_evaluations",
+    "keep_within",
     "make_tls",
+    "mean_curvature",
     "open_package",
     "pack_model",
+    "personalise",
     "plan_evaluations",
     "plan_noise_in_sum",
     "plan_training",
@@ -187,12 +205,16 @@ __all__ = [
     "run_rounds",
     "sample_cohort",
     "secure_client_app",
+    "serve_buffered",
+    "serve_evaluation",
     "serve_rounds",
     "simulate",
     "simulate_privately",
     "split_by_time",
     "start",
     "sum_in_secret",
+    "to_onnx",
+    "to_torchscript",
     "train_privately",
     "training_app",
     "windows",
@@ -211,6 +233,7 @@ _LOADED_WHEN_USED = {
     "CorrelatedNoise": "correlated_noise",
     "Device": "device",
     "DeviceHome": "device_home",
+    "DeviceIntent": "device_intent",
     "DeviceLedger": "device_ledger",
     "Enrolment": "secure_messages",
     "EnrolmentRequest": "device_home",
@@ -221,9 +244,11 @@ _LOADED_WHEN_USED = {
     "FleetError": "fleet",
     "FlowerPopulation": "flower",
     "FlowerSecureTransport": "flower_secure",
+    "FlowerStream": "buffered_serving",
     "IntentModel": "model",
     "IntentPredictor": "inference",
     "Invitation": "invitation",
+    "Limits": "device_limits",
     "LiveView": "serving",
     "LocalGrid": "flower",
     "LocalPopulation": "device",
@@ -231,6 +256,7 @@ _LOADED_WHEN_USED = {
     "ModelSlot": "model_package",
     "NoiseMemory": "correlated_noise",
     "Outcome": "private_rounds",
+    "Personal": "personal",
     "PrivateEvaluations": "evaluation",
     "PrivateSimulation": "private_simulation",
     "PrivateTraining": "private_rounds",
@@ -247,8 +273,9 @@ _LOADED_WHEN_USED = {
     "SuperLinkError": "superlink",
     "SuperLinkGrid": "superlink_grid",
     "Tls": "certificates",
-    "TrainerSettings": "device",
+    "TrainerSettings": "trainer_settings",
     "TrainingPlan": "plan",
+    "Trigger": "device_intent",
     "Wishes": "plan",
     "client_app": "flower",
     "collector_for": "serving",
@@ -257,18 +284,26 @@ _LOADED_WHEN_USED = {
     "evaluator": "evaluation",
     "fit_temperature": "inference",
     "invite": "serving",
+    "invite_to_evaluations": "serving_evaluations",
+    "keep_within": "device_limits",
     "make_tls": "certificates",
+    "mean_curvature": "curvature",
     "open_package": "model_package",
     "pack_model": "model_package",
+    "personalise": "personal",
     "plan_evaluations": "evaluation",
     "plan_noise_in_sum": "plan",
     "plan_training": "plan",
     "read_invitation": "invitation",
     "secure_client_app": "flower_secure",
+    "serve_buffered": "buffered_serving",
+    "serve_evaluation": "serving_evaluations",
     "serve_rounds": "serving",
     "simulate": "simulation",
     "simulate_privately": "private_simulation",
     "sum_in_secret": "secure_server",
+    "to_onnx": "onnx_export",
+    "to_torchscript": "export",
     "train_privately": "central",
     "training_app": "flower",
     "without_noise": "plan",

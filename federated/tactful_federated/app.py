@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tactful_federated.collectors import ClearCollector
-from tactful_federated.device import Device, TrainerSettings
+from tactful_federated.device import Device
 from tactful_federated.errors import HistoryError, missing_extra, require
 from tactful_federated.flower import FlowerPopulation, client_app
 from tactful_federated.model import IntentModel
@@ -33,6 +33,7 @@ from tactful_federated.private_rounds import PrivateTraining
 from tactful_federated.rounds import RoundResult, RoundSettings, run_rounds, start
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.tokens import Vocabulary
+from tactful_federated.trainer_settings import TrainerSettings
 from tactful_federated.vectors import Vector
 
 try:
@@ -59,7 +60,7 @@ def device_of(context: Context) -> Device:
     node = int(context.node_config.get("partition-id", context.node_id))
     path = str(context.node_config.get("history-file", ""))
     history = _read_history(Path(path)) if path else sample_history(node, seed=seed)
-    return Device(history, vocabulary, IntentModel(vocabulary.size), seed=seed + node)
+    return Device(history, vocabulary, _model(context.run_config, vocabulary), seed=seed + node)
 
 
 client = client_app(device_of)
@@ -74,10 +75,10 @@ def main(grid: Grid, context: Context) -> None:
     """Wait for enough devices, run the rounds, keep the released weights.
 
     Reads from the run configuration: `seed`, `rounds`, `cohort`, `report-goal`,
-    `minimum-reports`, `timeout-s` (of one exchange, and of the wait for devices),
-    `catalogue-file` and `weights-file` (where the released weights go as .npy; empty: nowhere). For
-    a private run `epsilon`, `delta`, `directory` and `population` (devices that can ever take
-    part).
+    `minimum-reports`, `timeout-s` (of one exchange, and of the wait for devices), `embedding` and
+    `hidden` (widths of the model; 32 without them), `catalogue-file` and `weights-file` (where the
+    released weights go as .npy; empty: nowhere). For a private run `epsilon`, `delta`, `directory`
+    and `population` (devices that can ever take part).
 
     Raises:
         HistoryError: Too few devices appeared in time, or too many rounds were void.
@@ -94,7 +95,7 @@ def main(grid: Grid, context: Context) -> None:
     vocabulary = _vocabulary(config)
     population = FlowerPopulation(grid, vocabulary, timeout=timeout)
     _wait_for(population, settings.minimum_reports, timeout)
-    initial = IntentModel(vocabulary.size, seed=seed).vector()
+    initial = _model(config, vocabulary).vector()
     if float(config.get("epsilon", 0.0)) > 0:
         released = _run_privately(population, initial, config, timeout)
     else:
@@ -164,6 +165,15 @@ def _wait_for(population: FlowerPopulation, devices: int, timeout: float) -> Non
         if time.monotonic() > deadline:
             raise HistoryError(f"fewer than {devices} devices appeared within {timeout:g} s")
         time.sleep(0.5)
+
+
+def _model(config: Mapping[str, Any], vocabulary: Vocabulary) -> IntentModel:
+    return IntentModel(
+        vocabulary.size,
+        embedding=int(config.get("embedding", 32)),
+        hidden=int(config.get("hidden", 32)),
+        seed=int(config["seed"]),
+    )
 
 
 def _vocabulary(config: Mapping[str, Any]) -> Vocabulary:

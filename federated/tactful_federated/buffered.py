@@ -5,6 +5,8 @@ Nguyen et al., "Federated learning with buffered asynchronous aggregation", AIST
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tactful_federated.errors import BudgetError, WeightsError, require
@@ -34,6 +36,13 @@ class BufferedTraining:
     def hand_out(self) -> tuple[Vector, int]:
         """Weights to train from, and the number of the release that they are."""
         return self._training.weights, self._training.releases
+
+    def able(self, devices: Sequence[int]) -> list[int]:
+        """Those of the devices whose update would be taken if it came now."""
+        ledger, release = self._training.ledger, self._training.releases
+        if not self._count:  # what was in a buffer that a kill took is never released
+            ledger.did_not_come(release)
+        return ledger.eligible(devices, release)
 
     def accept(self, device: int, update: Vector, trained_from: int) -> Outcome | None:
         """Take one update; returns the outcome if it filled the buffer.

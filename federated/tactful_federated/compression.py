@@ -75,6 +75,29 @@ def compress(update: Vector, encoding: Encoding) -> Compressed:
     return Compressed(values, scale)
 
 
+def to_bytes(values: NDArray[Any]) -> bytes:
+    """Flat values as they travel, little-endian: weights, or what `compress` gave."""
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def from_bytes(data: bytes, encoding: str) -> NDArray[Any]:
+    """What `to_bytes` was given; read-only.
+
+    Args:
+        data: As they arrived, from whomever.
+        encoding: Likewise.
+
+    Raises:
+        WeightsError: There is no such encoding, or the bytes are not of it.
+    """
+    if encoding not in ENCODINGS:
+        raise WeightsError("an update is of no encoding that is known")
+    kind = np.dtype(encoding).newbyteorder("<")
+    if len(data) % kind.itemsize:
+        raise WeightsError(f"{len(data):,} bytes are no whole number of values of {encoding}")
+    return np.frombuffer(data, kind).astype(np.dtype(encoding), copy=False)
+
+
 def restore(values: NDArray[Any], scale: float = 1.0) -> Vector:
     """What an encoded update stands for, float32.
 

@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.certificates import node_key, public_pem, secret_file
 from tactful_federated.checkpoint import write_whole
+from tactful_federated.device_intent import FIRED
 from tactful_federated.device_ledger import DeviceLedger
-from tactful_federated.errors import ConsentError, SettingsError, missing_extra
+from tactful_federated.device_limits import latest
+from tactful_federated.errors import ConsentError, SettingsError, missing_extra, require
 from tactful_federated.event_store import EventStore
 from tactful_federated.invitation import Invitation
 from tactful_federated.secure_messages import Enrolment, Session
@@ -108,16 +110,24 @@ class DeviceHome:
         for visit in history:
             self.events.add(visit)
 
+    def withdraw(self) -> None:
+        """Forget the person's visits, and which triggers they have fired; keep nothing more."""
+        self.events.withdraw_consent()
+        (self._directory / FIRED).unlink(missing_ok=True)
+
     def app(self, trainer: Trainer | None = None) -> ClientApp:
-        """What answers the server: training in the invitation's tier, and nothing else.
+        """What answers the server: as the invitation says, in its tier, and nothing else.
 
         Args:
-            trainer: Weights and round to a clipped update; None trains on the kept visits.
+            trainer: Weights and round to a clipped update; None trains on the kept visits, or where
+                the invitation is to evaluations, scores the model on them.
 
         Raises:
-            SettingsError: The tier needs an enrolment that is not here yet.
+            SettingsError: The tier needs an enrolment that is not here yet, or the invitation's
+                plan is for a model of another size than it describes.
         """
-        train = trainer or self._trainer()
+        evaluates = self._invitation.purpose == "evaluation"
+        train = trainer or (self.evaluator() if evaluates else self._trainer())
         if self._invitation.tier == "clear":
             from tactful_federated.flower import training_app
 
@@ -153,8 +163,9 @@ class DeviceHome:
 
     def _device(self) -> Callable[[], Device]:
         """Makes a device of the visits that are kept when it is called."""
-        from tactful_federated.device import Device, TrainerSettings
+        from tactful_federated.device import Device
         from tactful_federated.model import IntentModel
+        from tactful_federated.trainer_settings import TrainerSettings
 
         invited = self._invitation
         vocabulary, settings = (
@@ -163,14 +174,21 @@ class DeviceHome:
                 learning_rate=invited.learning_rate,
                 batch_size=invited.batch_size,
                 update_norm=invited.plan.update_norm,
+                proximal=invited.proximal,
             ),
         )
-        model = IntentModel(vocabulary.size)
+        model = IntentModel(vocabulary.size, embedding=invited.embedding, hidden=invited.hidden)
+        planned = invited.plan.parameters
+        require(
+            invited.purpose == "evaluation" or planned == model.size,
+            f"the invitation plans for {planned} parameters, but its catalogue makes {model.size}"
+            f" at embedding {invited.embedding} and hidden {invited.hidden}: get the server's own",
+        )
 
         def device() -> Device:
             known = set(vocabulary.categories)
             visits = [[name for name in visit if name in known] for visit in self.events.visits()]
-            return Device(visits, vocabulary, model, settings)
+            return Device(latest(visits), vocabulary, model, settings)
 
         return device
 

@@ -27,11 +27,11 @@ class MissingExtraError(FederatedError, ImportError):
     """A part that needs an optional dependency was used without it."""
 
 
-def missing_extra(error: ImportError) -> MissingExtraError:
+def missing_extra(error: ImportError, *, extra: str = "federated") -> MissingExtraError:
     """Name the extra that brings the module `error` could not find."""
     return MissingExtraError(
         f"this part of tactful_federated needs {error.name!r}, which is not installed; "
-        "install it with: pip install 'tactful[federated]'",
+        f"install it with: pip install 'tactful[{extra}]'",
         name=error.name,
     )
 

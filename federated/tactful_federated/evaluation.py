@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -114,6 +114,10 @@ class PrivateEvaluations:
     def left(self) -> int:
         """Evaluations that the plan still allows."""
         return self._run.plan.rounds - self._run.releases
+
+    def able(self, devices: Sequence[int]) -> int:
+        """How many of the devices may be asked now."""
+        return len(self._run.able(devices))
 
     def evaluate(self, weights: Vector, collector: Collector) -> Evaluation:
         """Ask a cohort how good a model is.

@@ -1,10 +1,13 @@
 """The same devices and rounds over Flower's Message API.
 
-Flower is transport and job control only. A training request carries the weights as one flat
-array, the round's number, how the update is to be encoded, and the fingerprint of the public
-vocabulary, which a device compares with its own; the reply carries one flat array, the clipped
-update, with its scale, or says that training diverged.
+Flower is transport and job control only. A training request carries the weights, the round's
+number, how the update is to be encoded, and the fingerprint of the public vocabulary, which a
+device compares with its own; the reply carries the clipped update, its encoding and its scale, or
+says that training diverged.
 An evaluation reply carries counts. Nothing else is in a message, and a test scans for it.
+
+Weights and updates travel as bytes of one record. As an array of Flower's each would be an object
+with two more inside, and a SuperLink is asked for every object by itself.
 
 `LocalGrid` runs a `ClientApp` in this process: no Ray, no network, deterministic.
 """
@@ -18,9 +21,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tactful_federated.compression import ENCODINGS, Encoding, compress, restore
+from tactful_federated.compression import (
+    ENCODINGS,
+    Encoding,
+    compress,
+    from_bytes,
+    restore,
+    to_bytes,
+)
 from tactful_federated.errors import VocabularyError, WeightsError, missing_extra, require
 from tactful_federated.scores import Score
 from tactful_federated.tokens import Vocabulary
@@ -28,8 +37,6 @@ from tactful_federated.vectors import Vector
 
 try:
     from flwr.app import (
-        Array,
-        ArrayRecord,
         ConfigRecord,
         Context,
         Error,
@@ -50,8 +57,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_WEIGHTS, _UPDATE, _SCORE, _REQUEST, _FLAT = "weights", "update", "score", "request", "flat"
-_SCALE = "scale"
+_UPDATE, _SCORE, _REQUEST = "update", "score", "request"
 _REFUSAL, _DIVERGED = "refusal", "training diverged"
 _DEVICE_FAILED = 2
 
@@ -71,7 +77,7 @@ def client_app(device_of: Callable[[Context], Device]) -> ClientApp:
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        score = device_for(message, context).evaluate(_read(message, _WEIGHTS))
+        score = device_for(message, context).evaluate(_weights(message))
         counts = MetricRecord(
             {"steps": score.steps, "top1": score.top1, "top5": score.top5, "loss": score.loss}
         )
@@ -138,25 +144,22 @@ class FlowerPopulation:
         A node whose training diverged answered, and so did one that sent what is no encoding: its
         update has no values, which is unfit.
         """
-        for reply in self._ask(MessageType.TRAIN, ids, weights, round_number):
-            if _REFUSAL in reply.content:
-                yield reply.metadata.src_node_id, np.zeros(0, dtype=np.float32)
-                continue
-            try:
-                update = _read_update(reply)
-            except WeightsError:
-                update = np.zeros(0, dtype=np.float32)
-            except (KeyError, ValueError, TypeError):
-                _log.warning("round %d: a reply held no update", round_number)
-                continue
-            yield reply.metadata.src_node_id, update
+        requests = self.requests(MessageType.TRAIN, ids, weights, round_number)
+        for reply in self._grid.send_and_receive(requests, timeout=self._timeout):
+            update = update_of(reply, round_number)
+            if update is not None:
+                yield reply.metadata.src_node_id, update
 
     def evaluate(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Mapping[int, Score]:
         """Scores of the nodes that answered."""
         scores: dict[int, Score] = {}
-        for reply in self._ask(MessageType.EVALUATE, ids, weights, round_number):
+        requests = self.requests(MessageType.EVALUATE, ids, weights, round_number)
+        for reply in self._grid.send_and_receive(requests, timeout=self._timeout):
+            if reply.has_error():
+                _log_failure(reply, round_number)
+                continue
             try:
                 counts = cast(Mapping[str, Any], reply.content[_SCORE])
                 scores[reply.metadata.src_node_id] = Score(
@@ -165,23 +168,24 @@ class FlowerPopulation:
                     top5=int(counts["top5"]),
                     loss=float(counts["loss"]),
                 )
-            except (KeyError, ValueError, TypeError):
+            except (KeyError, ValueError, TypeError, OverflowError):  # int(inf) overflows
                 _log.warning("round %d: a reply held no usable counts", round_number)
         return scores
 
-    def _ask(
+    def requests(
         self, kind: str, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Iterable[Message]:
+    ) -> list[Message]:
+        """What nodes are asked with, one message each."""
         request = ConfigRecord(
             {
                 "round": round_number,
                 "vocabulary": self._fingerprint,
                 "encoding": self._encoding,
+                "weights": to_bytes(weights.astype(_way_out(self._encoding), copy=False)),
             }
         )
-        given = weights if self._encoding == "float32" else weights.astype(np.float16)
-        content = RecordDict({_WEIGHTS: _pack(given), _REQUEST: request})
-        requests = [
+        content = RecordDict({_REQUEST: request})
+        return [
             Message(
                 content,
                 dst_node_id=node,
@@ -191,11 +195,27 @@ class FlowerPopulation:
             )
             for node in ids
         ]
-        for reply in self._grid.send_and_receive(requests, timeout=self._timeout):
-            if reply.has_error():
-                _log.warning("round %d: a node failed: %s", round_number, reply.error.reason)
-            else:
-                yield reply
+
+
+def update_of(reply: Message, round_number: int) -> Vector | None:
+    """The update that a node answered with; unfit if it says that it has none, None if it failed.
+
+    Args:
+        reply: To one of `FlowerPopulation.requests`.
+        round_number: For the log.
+    """
+    if reply.has_error():
+        _log_failure(reply, round_number)
+        return None
+    if _REFUSAL in reply.content:
+        return np.zeros(0, dtype=np.float32)
+    try:
+        return _read_update(reply)
+    except WeightsError:
+        return np.zeros(0, dtype=np.float32)
+    except (KeyError, ValueError, TypeError):
+        _log.warning("round %d: a reply held no update", round_number)
+        return None
 
 
 class LocalGrid(Grid):
@@ -243,13 +263,16 @@ class LocalGrid(Grid):
         """The one run of this grid."""
         return Run.create_empty(run_id=1)
 
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Refused: Flower deprecates it.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("build the message with flwr.app.Message(...)")
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node; Flower's interface wants it, and `Message(...)` does the same."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """Ids of all nodes."""
@@ -285,6 +308,10 @@ class LocalGrid(Grid):
         return message_id
 
 
+def _log_failure(reply: Message, round_number: int) -> None:
+    _log.warning("round %d: a node failed: %s", round_number, reply.error.reason)
+
+
 def _request(message: Message) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], message.content[_REQUEST])
 
@@ -297,35 +324,35 @@ def _check_vocabulary(message: Message, vocabulary: Vocabulary) -> None:
 def _trained(message: Message, train: Callable[[Vector, int], Vector]) -> Message:
     asked = _request(message)
     try:
-        update = train(_read(message, _WEIGHTS), asked["round"])
-        sent = compress(update, asked.get("encoding", "float32"))
+        update = train(_weights(message), asked["round"])
+        sent = compress(update, asked["encoding"])
     except WeightsError:
         # Silence would be a missing report, and whether a round is released must not hang on that.
         refusal = ConfigRecord({"reason": _DIVERGED})
         return Message(RecordDict({_REFUSAL: refusal}), reply_to=message)
-    content = RecordDict({_UPDATE: _pack(sent.values)})
-    if sent.scale != 1.0:
-        content[_SCALE] = MetricRecord({_SCALE: sent.scale})
-    return Message(content, reply_to=message)
+    answer = ConfigRecord(
+        {
+            "values": to_bytes(sent.values),
+            "encoding": sent.values.dtype.name,
+            "scale": sent.scale,
+        }
+    )
+    return Message(RecordDict({_UPDATE: answer}), reply_to=message)
 
 
-def _pack(vector: NDArray[Any]) -> ArrayRecord:
-    return ArrayRecord({_FLAT: Array(np.ascontiguousarray(vector))})
+def _way_out(encoding: Encoding) -> Encoding:
+    """How weights are sent to devices that are asked for updates of `encoding`."""
+    return "float32" if encoding == "float32" else "float16"
+
+
+def _weights(message: Message) -> Vector:
+    asked = _request(message)
+    return restore(from_bytes(asked["weights"], _way_out(asked["encoding"])))
 
 
 def _read_update(message: Message) -> Vector:
-    scale = 1.0
-    if _SCALE in message.content:
-        scale = float(cast(Mapping[str, Any], message.content[_SCALE])[_SCALE])
-    return restore(_values(message, _UPDATE), scale)
-
-
-def _read(message: Message, record: str) -> Vector:
-    return restore(_values(message, record))
-
-
-def _values(message: Message, record: str) -> NDArray[Any]:
-    arrays = message.content[record]
-    if not isinstance(arrays, ArrayRecord):  # whoever answers may send what it likes
-        raise TypeError(f"{record} is a {type(arrays).__name__}, not an ArrayRecord")
-    return arrays[_FLAT].numpy()
+    said = cast(Mapping[str, Any], message.content[_UPDATE])
+    values, scale = said["values"], said["scale"]
+    if not isinstance(values, bytes):  # whoever answers may send what it likes
+        raise TypeError(f"an update is {type(values).__name__}, not bytes")
+    return restore(from_bytes(values, said["encoding"]), float(scale))

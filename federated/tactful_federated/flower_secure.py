@@ -11,14 +11,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
-
+from tactful_federated.compression import from_bytes, restore, to_bytes
 from tactful_federated.errors import missing_extra
 from tactful_federated.secure_round import SecureRounds
 from tactful_federated.vectors import Vector
 
 try:
-    from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+    from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
 except ModuleNotFoundError as error:
@@ -38,7 +37,8 @@ def secure_client_app(rounds_of: Callable[[Context], SecureRounds]) -> ClientApp
         asked = cast(Mapping[str, Any], message.content[_STEP])
         weights: Vector | None = None
         if _WEIGHTS in message.content:
-            weights = cast(ArrayRecord, message.content[_WEIGHTS])[_WEIGHTS].numpy()
+            given = cast(Mapping[str, Any], message.content[_WEIGHTS])[_WEIGHTS]
+            weights = restore(from_bytes(given, "float32"))
         said = rounds_of(context).answer(int(asked["stage"]), bytes(asked["data"]), weights)
         return Message(RecordDict({_STEP: ConfigRecord({"data": said})}), reply_to=message)
 
@@ -92,6 +92,6 @@ class FlowerSecureTransport:
 def _content(stage: int, data: bytes, weights: Vector) -> RecordDict:
     content = RecordDict({_STEP: ConfigRecord({"stage": stage, "data": data})})
     if stage == 1:
-        flat = Array(np.ascontiguousarray(weights))
-        content[_WEIGHTS] = ArrayRecord({_WEIGHTS: flat})
+        # A record of its own: it is the same for all devices, and what is shared is sent once.
+        content[_WEIGHTS] = ConfigRecord({_WEIGHTS: to_bytes(weights)})
     return content

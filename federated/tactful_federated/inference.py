@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import SettingsError, VocabularyError, require
-from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY
-from tactful_federated.vectors import Vector, check_vector
+from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, PAD, Windows
+from tactful_federated.vectors import Vector, check_vector, layer_shapes, layers, parameter_count
 
 _CONTEXT_TOKENS = 256
 
@@ -23,6 +23,13 @@ class IntentPredictor:
         embedding: Width of a token's vector.
         hidden: Width of the LSTM state.
         temperature: Logits are divided by it, above 0; see `fit_temperature`.
+
+    Attributes:
+        weights: As given.
+        vocabulary_size: Likewise.
+        embedding: Likewise.
+        hidden: Likewise.
+        temperature: Likewise.
     """
 
     def __init__(
@@ -41,24 +48,15 @@ class IntentPredictor:
             SettingsError: The temperature is not above 0.
         """
         require(0 < temperature < float("inf"), f"temperature is {temperature}: give above 0")
-        categories = vocabulary_size - FIRST_CATEGORY
-        shapes = [
-            (vocabulary_size, embedding),
-            (4 * hidden, embedding),
-            (4 * hidden, hidden),
-            (4 * hidden,),
-            (4 * hidden,),
-            (categories, hidden + embedding),
-            (categories,),
-        ]
-        sizes = [int(np.prod(shape)) for shape in shapes]
-        flat = check_vector(weights, sum(sizes))
-        parts = np.split(flat, np.cumsum(sizes)[:-1])
-        layers = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-        self._table, self._from_input, self._from_state = layers[:3]
-        self._bias = layers[3] + layers[4]
-        self._out, self._out_bias = layers[5:]
-        self._size, self._hidden, self._temperature = vocabulary_size, hidden, temperature
+        shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
+        size = parameter_count(vocabulary_size, embedding=embedding, hidden=hidden)
+        flat = check_vector(weights, size)
+        parts = layers(flat, shapes)
+        self._table, self._from_input, self._from_state = parts[:3]
+        self._bias = parts[3] + parts[4]
+        self._out, self._out_bias = parts[5:]
+        self.weights, self.vocabulary_size, self.temperature = flat, vocabulary_size, temperature
+        self.embedding, self.hidden = embedding, hidden
 
     def predict(self, history: Sequence[int]) -> NDArray[np.float64]:
         """Probability of each token to come next; as `IntentModel.predict`.
@@ -68,6 +66,26 @@ class IntentPredictor:
         """
         state, _, token = self._read(list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY])
         return self._next(state, token)
+
+    def questions(self, asked: Windows) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """What the model says to questions, and what is right.
+
+        Args:
+            asked: The questions.
+
+        Returns:
+            Logits `[questions, categories]`, not divided by the temperature, and the right
+            categories, counted from 0.
+        """
+        rows, length = asked.inputs.shape
+        states = cells = np.zeros((rows, self.hidden), dtype=np.float32)
+        logits, answers = [self._logits(states[:0], asked.inputs[:0, 0])], [asked.answers[:0, 0]]
+        for t in range(length):
+            tokens, scored = asked.inputs[:, t], asked.answers[:, t] != PAD
+            states, cells = self._advance(states, cells, tokens)
+            logits.append(self._logits(states[scored], tokens[scored]))
+            answers.append(asked.answers[scored, t])
+        return np.concatenate(logits), np.concatenate(answers).astype(np.int64) - FIRST_CATEGORY
 
     def likely_within(
         self,
@@ -97,7 +115,7 @@ class IntentPredictor:
         if steps < 1 or continuations < 1:
             raise SettingsError("steps and continuations must be at least 1")
         random = np.random.default_rng(seed)
-        wanted = np.isin(np.arange(self._size), list(categories))
+        wanted = np.isin(np.arange(self.vocabulary_size), list(categories))
         state, cell, token = self._read(list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY])
         states = np.repeat(state[None], continuations, axis=0)
         cells = np.repeat(cell[None], continuations, axis=0)
@@ -108,35 +126,46 @@ class IntentPredictor:
                 states, cells = self._advance(states, cells, tokens)
             likely = self._next(states, tokens).cumsum(axis=1)
             drawn = random.random(continuations)[:, None] * likely[:, -1:]
-            tokens = (likely <= drawn).sum(axis=1).clip(FIRST_CATEGORY, self._size - 1)
+            tokens = (likely <= drawn).sum(axis=1).clip(FIRST_CATEGORY, self.vocabulary_size - 1)
             met |= wanted[tokens]
         return float(met.mean())
 
     def _read(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
-        if not all(0 <= token < self._size for token in tokens):
-            raise VocabularyError(f"the history holds a token outside 0..{self._size - 1}")
-        state = cell = np.zeros(self._hidden, dtype=np.float32)
+        if not all(0 <= token < self.vocabulary_size for token in tokens):
+            raise VocabularyError(
+                f"the history holds a token outside 0..{self.vocabulary_size - 1}"
+            )
+        state = cell = np.zeros(self.hidden, dtype=np.float32)
         for token in tokens:
             state, cell = self._advance(state, cell, np.array(token))
         return state, cell, tokens[-1]
 
     def _advance(
-        self, state: NDArray[np.float32], cell: NDArray[np.float32], token: NDArray[np.int64]
+        self,
+        state: NDArray[np.float32],
+        cell: NDArray[np.float32],
+        token: NDArray[np.signedinteger],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         gates = self._embed(token) @ self._from_input.T + state @ self._from_state.T + self._bias
         entry, forget, value, leaving = np.split(gates, 4, axis=-1)
         cell = _sigmoid(forget) * cell + _sigmoid(entry) * np.tanh(value)
         return _sigmoid(leaving) * np.tanh(cell), cell
 
-    def _embed(self, token: NDArray[np.int64] | int) -> NDArray[np.float32]:
+    def _embed(self, token: NDArray[np.signedinteger] | int) -> NDArray[np.float32]:
         read: NDArray[np.float32] = self._table[token]
         return read
+
+    def _logits(
+        self, state: NDArray[np.float32], token: NDArray[np.signedinteger] | int
+    ) -> NDArray[np.float32]:
+        seen = np.concatenate([state, self._embed(token)], axis=-1)
+        logits: NDArray[np.float32] = seen @ self._out.T + self._out_bias
+        return logits
 
     def _next(
         self, state: NDArray[np.float32], token: NDArray[np.int64] | int
     ) -> NDArray[np.float64]:
-        seen = np.concatenate([state, self._embed(token)], axis=-1)
-        logits = (seen @ self._out.T + self._out_bias).astype(np.float64) / self._temperature
+        logits = self._logits(state, token).astype(np.float64) / self.temperature
         likely = np.exp(logits - logits.max(axis=-1, keepdims=True))
         likely /= likely.sum(axis=-1, keepdims=True)
         reserved = np.zeros((*likely.shape[:-1], FIRST_CATEGORY))
@@ -160,18 +189,25 @@ def fit_temperature(
         SettingsError: There is no question.
     """
     require(len(answers) > 0, "a temperature needs questions to fit")
-    rows = np.arange(len(answers))
 
     def loss(log_temperature: float) -> float:
-        scaled = logits.astype(np.float64) / np.exp(log_temperature)
-        scaled -= scaled.max(axis=1, keepdims=True)
-        return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[rows, answers]).mean())
+        return mean_loss(logits, answers, float(np.exp(log_temperature)))
 
     low, high, golden = np.log(0.2), np.log(5.0), (np.sqrt(5) - 1) / 2
     for _ in range(steps):
         left, right = high - golden * (high - low), low + golden * (high - low)
         low, high = (low, right) if loss(left) < loss(right) else (left, high)
     return float(np.exp((low + high) / 2))
+
+
+def mean_loss(
+    logits: NDArray[np.floating], answers: NDArray[np.int64], temperature: float = 1.0
+) -> float:
+    """Mean -log p(answer) in nats; arguments as of `fit_temperature`."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    right = scaled[np.arange(len(answers)), answers]
+    return float((np.log(np.exp(scaled).sum(axis=1)) - right).mean())
 
 
 def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:

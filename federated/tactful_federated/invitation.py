@@ -31,6 +31,11 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         signer: Public Ed25519 key, 32 bytes, that models are signed with.
         learning_rate: Of a device's steps, above 0.
         batch_size: Windows per step.
+        proximal: How strongly training is drawn back to the weights that were sent; see
+            `TrainerSettings`.
+        purpose: What devices answer with: a trained update, or how good the model is on them.
+        embedding: Width of a token's vector in the model.
+        hidden: Width of the model's LSTM state.
     """
 
     run: str
@@ -41,11 +46,20 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     signer: bytes
     learning_rate: float = 1.0
     batch_size: int = 16
+    proximal: float = 0.0
+    purpose: Literal["training", "evaluation"] = "training"
+    embedding: int = 32
+    hidden: int = 32
 
     @property
     def vocabulary(self) -> Vocabulary:
         """Of the catalogue."""
         return Vocabulary.from_catalogue(self.categories)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Of the model's layers: embedding and hidden."""
+        return self.embedding, self.hidden
 
     @property
     def enrolled_by(self) -> Ed25519PublicKey:
@@ -62,7 +76,7 @@ def save_invitation(path: Path, invitation: Invitation) -> None:
     document = msgspec.json.format(msgspec.json.encode(invitation), indent=2)
     if not path.exists():
         write_whole(path, document)
-    elif path.read_bytes() != document:
+    elif read_invitation(path) != invitation:
         raise SettingsError(
             f"{path} invites to other rounds than these settings: keep them, or begin a new run"
             " in another directory"

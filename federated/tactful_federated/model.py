@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tactful_federated.errors import SettingsError, VocabularyError, missing_extra
 from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, PAD
-from tactful_federated.vectors import Vector, check_vector
+from tactful_federated.vectors import Vector, check_vector, parameter_count
 
 try:
     import torch
@@ -130,10 +130,3 @@ class IntentModel(nn.Module):
             last = torch.arange(len(tokens))[None] == len(tokens) - 1
             likely = torch.softmax(self(inputs, last)[0].double(), dim=-1).numpy()
         return np.concatenate([np.zeros(FIRST_CATEGORY), likely])
-
-
-def parameter_count(vocabulary_size: int, *, embedding: int, hidden: int) -> int:
-    """Parameters of an `IntentModel`: embedding, LSTM (4 gates, two biases), output layer."""
-    lstm = 4 * hidden * (embedding + hidden + 2)
-    output = (vocabulary_size - FIRST_CATEGORY) * (hidden + embedding + 1)
-    return vocabulary_size * embedding + lstm + output

@@ -106,9 +106,17 @@ class ModelSlot:
         directory: Where they are kept.
         key: Whose signature is trusted.
         vocabulary: Of this device.
+        widths: Embedding and hidden of the run that the device was invited to; None takes any.
     """
 
-    def __init__(self, directory: Path, key: Ed25519PublicKey, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        key: Ed25519PublicKey,
+        vocabulary: Vocabulary,
+        *,
+        widths: tuple[int, int] | None = None,
+    ) -> None:
         """Look at what is kept."""
         directory.mkdir(parents=True, exist_ok=True)
         self._current, self._previous = directory / "current", directory / "previous"
@@ -116,7 +124,7 @@ class ModelSlot:
         signer = hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
         self._withdrawn = directory / f"withdrawn-{signer}"
         self._reached = directory / f"reached-{signer}"
-        self._key, self._vocabulary = key, vocabulary
+        self._key, self._vocabulary, self._widths = key, vocabulary, widths
 
     @property
     def version(self) -> int:
@@ -140,7 +148,7 @@ class ModelSlot:
         for path in (self._current, self._previous):
             kept = self._kept(path)
             if kept:
-                return kept.predictor(self._vocabulary)
+                return self._predictor(kept)
         return None
 
     def install(
@@ -171,7 +179,7 @@ class ModelSlot:
                 f"version {package.version} is not newer than {reached}, which was in use: give the"
                 " next model a higher version"
             )
-        predictor = package.predictor(self._vocabulary)
+        predictor = self._predictor(package)
         try:
             works = bool(np.isfinite(predictor.predict([])).all()) and accept(predictor)
         except Exception as error:
@@ -198,10 +206,19 @@ class ModelSlot:
         write_whole(self._withdrawn, str(latest).encode("ascii"))
         write_whole(self._current, self._previous.read_bytes())
 
+    def _predictor(self, package: ModelPackage) -> IntentPredictor:
+        widths = package.embedding, package.hidden
+        if self._widths not in (None, widths):
+            raise PackageError(
+                f"the model's widths are {widths}, not {self._widths} as the device was invited to:"
+                " take the model and the invitation of one run"
+            )
+        return package.predictor(self._vocabulary)
+
     def _kept(self, path: Path) -> ModelPackage | None:
         try:
             package = open_package(path.read_bytes(), self._key)
-            package.predictor(self._vocabulary)
+            self._predictor(package)
         except (OSError, PackageError):
             return None
         return package

@@ -42,6 +42,8 @@ class Wishes:
         update_norm: Bound on the Euclidean norm of an update.
         parameters: Of the model.
         most_bands: Bands of noise to keep at most; each costs 16 bytes a parameter.
+        spare: Participations of a device that void rounds may take, 0 or more. A device cannot know
+            that a round was void: its own ledger counts each, and so does the noise.
     """
 
     epsilon: float
@@ -55,6 +57,7 @@ class Wishes:
     update_norm: float = 2.0
     parameters: int = 20_000
     most_bands: int = 64
+    spare: int = 0
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` on a wish outside its range."""
@@ -68,6 +71,7 @@ class Wishes:
         for name in ("rounds", "report_goal", "parameters", "most_bands"):
             value = getattr(self, name)
             require(value >= 1, f"{name} is {value}: give 1 or more")
+        require(self.spare >= 0, f"spare is {self.spare}: give 0 or more")
         require(self.over_selection >= 1, "over_selection must be at least 1")
         require(0 < self.availability <= 1, "availability must lie in (0, 1]")
         require(
@@ -144,8 +148,8 @@ class TrainingPlan:
         this is pessimistic; where it is not small it is no longer a good approximation.
 
         Args:
-            curvature: Mean of the diagonal of the loss's Hessian, nats; `benchmarks/federated.py`
-                measures it for the intent model.
+            curvature: Mean of the diagonal of the loss's Hessian, nats; `mean_curvature` measures
+                it.
         """
         return self.parameters * curvature * self.model_noise**2 / 2
 
@@ -176,7 +180,7 @@ def _planned(wishes: Wishes, *, draws: int) -> TrainingPlan:
             f" takes {pool}, and there are {wishes.population}; lower the report goal"
         )
     separation = min(wishes.rounds, (wishes.population - pool) // cohort + 1)
-    participations = math.ceil(wishes.rounds / separation)
+    participations = math.ceil(wishes.rounds / separation) + wishes.spare
     units = min(_MOST_UNITS, (_FIELD // 2 - 1) // cohort)
     if units < 1:
         raise SettingsError(f"{cohort} devices do not fit a sum modulo 2^32: lower the report goal")

@@ -68,6 +68,29 @@ class Outcome:
     reason: str = ""
 
 
+def wait_for_devices(
+    able: Callable[[], int], least: int, *, sleep: Callable[[float], None], poll: float
+) -> None:
+    """Wait until enough devices can be asked; the log says so once.
+
+    Args:
+        able: Counts the devices that can be asked now.
+        least: How many it takes.
+        sleep: Waits for seconds.
+        poll: Seconds between two looks.
+    """
+    told = False
+    while (found := able()) < least:
+        if not told:
+            _log.warning(
+                "waiting: %d devices are online and may take part, of %d that it takes",
+                found,
+                least,
+            )
+        told = True
+        sleep(poll)
+
+
 class PrivateTraining:
     """One run in a directory of its own; it goes on where it stopped, also after a kill.
 
@@ -152,6 +175,20 @@ class PrivateTraining:
         """Weights to evaluate and to use."""
         return self._model.release()
 
+    def able(self, devices: Sequence[int]) -> list[int]:
+        """Those of the devices that may be asked for the next release, between two rounds.
+
+        Who was asked for it in rounds that came to nothing may be asked again, or a void round
+        would bar a population of about one cohort for good. Their own ledgers want the plan's
+        separation in rounds; where too few are left, rounds are skipped until enough are free.
+        """
+        self.ledger.did_not_come(self.releases)
+        free = self.ledger.free_from(devices, self.releases, self.round + 1)
+        firsts, fewest = sorted(free.values()), self.plan.minimum_reports
+        if len(firsts) >= fewest and (first := firsts[fewest - 1]) > self.round + 1:
+            self._save(first - 1, self.releases, self._model, self._memory)
+        return sorted(device for device, first in free.items() if first <= self.round + 1)
+
     def run_round(self, collector: Collector, weights: Vector | None = None) -> Outcome:
         """Run one round.
 
@@ -163,11 +200,11 @@ class PrivateTraining:
             BudgetError: All releases of the plan are spent.
         """
         self.check_budget()
-        eligible = self.ledger.eligible(collector.ids(), self.releases)
+        eligible = self.able(collector.ids())
         if len(eligible) < self.plan.minimum_reports:
             return self._void("too few devices may take part now")
         cohort = self._draw(eligible)
-        self.ledger.charge(cohort, self.releases)
+        self.ledger.charge(cohort, self.releases, self.round + 1)
         given = self.weights if weights is None else weights
         collected = collector.collect(cohort, given, self.plan, self.round + 1)
         if collected.reports < self.plan.minimum_reports:

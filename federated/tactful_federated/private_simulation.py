@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful_federated.cohort import SimulatedPopulation
 from tactful_federated.collectors import ClearCollector, SecureCollector
-from tactful_federated.device import Device, TrainerSettings
+from tactful_federated.device import Device
 from tactful_federated.device_ledger import DeviceLedger
 from tactful_federated.errors import FederatedError, SettingsError, WeightsError
 from tactful_federated.model import IntentModel
 from tactful_federated.optimizer import Optimizer
 from tactful_federated.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
 from tactful_federated.private_rounds import Collector, Outcome, PrivateTraining
+from tactful_federated.rounds import Population
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.scores import Score
 from tactful_federated.secure_messages import Session, enrol
 from tactful_federated.secure_round import SecureRounds
 from tactful_federated.tokens import Vocabulary, Windows, windows
+from tactful_federated.trainer_settings import TrainerSettings
 from tactful_federated.vectors import Vector
 
 Tier = Literal["clear", "secret", "noise-in-sum"]
@@ -62,6 +64,9 @@ def simulate_privately(
     epsilon: float,
     tier: Tier = "clear",
     seed: int = 7,
+    ray_workers: int = 0,
+    embedding: int = 32,
+    hidden: int = 32,
     progress: Callable[[Outcome], None] | None = None,
 ) -> PrivateSimulation:
     """Train on generated shoppers as a deployment would, and judge on others.
@@ -77,6 +82,9 @@ def simulate_privately(
         epsilon: For each device and the whole run; delta is a tenth of 1 / devices.
         tier: Whether updates are read, summed in secret, or summed in secret with noise inside.
         seed: Of shoppers and initial weights, never of noise.
+        ray_workers: Ray's workers that train the devices; 0 trains them in this process.
+        embedding: Width of a token's vector in the model.
+        hidden: Width of the model's LSTM state.
         progress: Called after each round.
 
     Raises:
@@ -86,7 +94,8 @@ def simulate_privately(
     if tier not in ("clear", "secret", "noise-in-sum"):
         raise SettingsError(f"tier is {tier!r}: give clear, secret or noise-in-sum")
     vocabulary = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
-    initial = IntentModel(vocabulary.size, seed=seed).vector()
+    model = IntentModel(vocabulary.size, embedding=embedding, hidden=hidden, seed=seed)
+    initial = model.vector()
     wishes = Wishes(
         epsilon=epsilon,
         delta=0.1 / devices,
@@ -99,12 +108,18 @@ def simulate_privately(
         parameters=initial.size,
     )
     plan = plan_noise_in_sum(wishes) if tier == "noise-in-sum" else plan_training(wishes)
-    settings = TrainerSettings(learning_rate=1.0, update_norm=_NORM)
+    options = {
+        "settings": TrainerSettings(learning_rate=1.0, update_norm=_NORM),
+        "seed": seed,
+        "embedding": embedding,
+        "hidden": hidden,
+    }
     questions = {device: _questions(device, seed, vocabulary) for device in range(1, devices + 1)}
-    population = SimulatedPopulation(questions, vocabulary.size, settings=settings, seed=seed)
-    training = PrivateTraining(directory, plan, Optimizer(momentum=0.5), initial)
     void = 0
-    try:
+    with (
+        closing(PrivateTraining(directory, plan, Optimizer(momentum=0.5), initial)) as training,
+        _population(questions, vocabulary.size, ray_workers, options) as population,
+    ):
         collector = _collector(tier, plan, population, directory / "devices")
         while training.releases < plan.rounds and void < plan.rounds:
             outcome = training.run_round(collector)
@@ -116,21 +131,37 @@ def simulate_privately(
             plan,
             training.releases,
             void,
-            _judge(initial, vocabulary, devices, seed),
-            _judge(after, vocabulary, devices, seed),
+            _judge(model, initial, vocabulary, devices, seed),
+            _judge(model, after, vocabulary, devices, seed),
         )
-    finally:
-        training.close()
+
+
+@contextmanager
+def _population(
+    questions: Mapping[int, Windows],
+    vocabulary_size: int,
+    ray_workers: int,
+    options: Mapping[str, Any],
+) -> Iterator[Population]:
+    if not ray_workers:
+        yield SimulatedPopulation(questions, vocabulary_size, **options)
+        return
+    from tactful_federated.ray_population import RayPopulation
+
+    population = RayPopulation(questions, vocabulary_size, workers=ray_workers, **options)
+    with closing(population):
+        yield population
 
 
 def _questions(device: int, seed: int, vocabulary: Vocabulary) -> Windows:
     return windows(vocabulary.sequence(sample_history(device, seed=seed)), context=8)
 
 
-def _judge(weights: Vector, vocabulary: Vocabulary, devices: int, seed: int) -> Score:
+def _judge(
+    model: IntentModel, weights: Vector, vocabulary: Vocabulary, devices: int, seed: int
+) -> Score:
     """Shoppers beyond the population; they are generated, so their exact counts tell of nobody."""
     settings = TrainerSettings(held_out=0.5)
-    model = IntentModel(vocabulary.size)
     total = Score()
     for other in range(devices + 1, devices + 1 + _JUDGES):
         history = sample_history(other, seed=seed)
@@ -138,9 +169,7 @@ def _judge(weights: Vector, vocabulary: Vocabulary, devices: int, seed: int) -> 
     return total
 
 
-def _collector(
-    tier: Tier, plan: TrainingPlan, population: SimulatedPopulation, ledgers: Path
-) -> Collector:
+def _collector(tier: Tier, plan: TrainingPlan, population: Population, ledgers: Path) -> Collector:
     if tier == "clear":
         return ClearCollector(population)
     authority = Ed25519PrivateKey.generate()

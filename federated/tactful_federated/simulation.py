@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from tactful_federated.device import Device, TrainerSettings
+from tactful_federated.device import Device
 from tactful_federated.errors import HistoryError, missing_extra, require
 from tactful_federated.flower import FlowerPopulation, LocalGrid, client_app
 from tactful_federated.markov import fit_markov, fit_popularity
@@ -17,6 +17,7 @@ from tactful_federated.model import IntentModel
 from tactful_federated.rounds import RoundResult, RoundSettings, run_rounds, start
 from tactful_federated.scores import Difference, Score, paired_difference
 from tactful_federated.tokens import Vocabulary, split_by_time, windows
+from tactful_federated.trainer_settings import TrainerSettings
 
 try:
     import torch
@@ -96,6 +97,8 @@ def simulate(
     trainer: TrainerSettings | None = None,
     server: RoundSettings | None = None,
     threads: int = 1,
+    embedding: int = 32,
+    hidden: int = 32,
 ) -> SimulationReport:
     """Train the intent model on some households' devices and compare it with the baselines.
 
@@ -114,6 +117,8 @@ def simulate(
         trainer: How devices train.
         server: How rounds are run; by default half of the devices, at most 24, per round.
         threads: Threads torch may use meanwhile; the setting before is restored.
+        embedding: Width of a token's vector in the model.
+        hidden: Width of the model's LSTM state.
 
     Raises:
         HistoryError: Fewer than two households have enough baskets, or nothing can be asked.
@@ -128,12 +133,12 @@ def simulate(
     chosen = _draw(histories, households, minimum_baskets, seed)
     server = server or _default_rounds(len(chosen), trainer)
     with _threads(threads):
-        initial = IntentModel(vocabulary.size, seed=seed)
+        initial = IntentModel(vocabulary.size, embedding=embedding, hidden=hidden, seed=seed)
         devices = {
             node: Device(
                 histories[name],
                 vocabulary,
-                IntentModel(vocabulary.size, seed=seed),
+                IntentModel(vocabulary.size, embedding=embedding, hidden=hidden, seed=seed),
                 trainer,
                 seed=seed + node,
             )

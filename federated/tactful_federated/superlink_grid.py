@@ -12,12 +12,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from tactful_federated.errors import missing_extra
 
 try:
-    from flwr.app import Message
+    from flwr.app import Message, RecordDict
     from flwr.app.message import remove_content_from_message
     from flwr.common.constant import SUPERLINK_NODE_ID
     from flwr.common.serde import message_to_proto, run_from_proto
@@ -59,6 +59,14 @@ _POLL_S = 0.1
 _LARGEST = 64 * 2**20
 
 
+class _Half(NamedTuple):
+    """A reply that was announced: the request it answers, its parts, and those that have come."""
+
+    answers: str
+    tree: ObjectTree
+    contents: dict[str, bytes]
+
+
 class SuperLinkGrid(Grid):
     """Nodes and messages of one run.
 
@@ -93,7 +101,7 @@ class SuperLinkGrid(Grid):
         TaskIdentity.task_id, TaskIdentity.run_id = begun.task_id, begun.run.run_id
         TaskIdentity.node_id = begun.context.node_id
         self._run = run_from_proto(begun.run)
-        self._half: dict[str, tuple[ObjectTree, dict[str, bytes]]] = {}
+        self._half: dict[str, _Half] = {}
         self._heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(self._client))
         self._heartbeat.start()
 
@@ -105,13 +113,16 @@ class SuperLinkGrid(Grid):
         """The run."""
         return Run(**vars(self._run))
 
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Refused: Flower deprecates it.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("build the message with flwr.app.Message(...)")
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node; Flower's interface wants it, and `Message(...)` does the same."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """Numbers of the nodes that are online."""
@@ -150,13 +161,16 @@ class SuperLinkGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Replies that are there with all their parts."""
-        asked = list(message_ids)
+        # The SuperLink forgets a request with its first answer, and of another one says it is gone.
+        arriving = {half.answers for half in self._half.values()}
+        asked = [number for number in message_ids if number not in arriving]
         if asked:
             response = self._client.PullMessages(PullAppMessagesRequest(message_ids=asked))
             for reply, tree in zip(
                 response.messages_list, response.message_object_trees, strict=True
             ):
-                self._half[reply.metadata.message_id] = (tree, {})
+                answered = reply.metadata.reply_to_message_id
+                self._half[reply.metadata.message_id] = _Half(answered, tree, {})
         whole = (self._complete(number) for number in list(self._half))
         return [message for message in whole if message is not None]
 
@@ -188,9 +202,9 @@ class SuperLinkGrid(Grid):
         self._client.close()
 
     def _complete(self, number: str) -> Message | None:
-        tree, contents = self._half[number]
-        for part in (branch.object_id for branch in iterate_object_tree(tree)):
-            if part in contents:
+        half = self._half[number]
+        for part in (branch.object_id for branch in iterate_object_tree(half.tree)):
+            if part in half.contents:
                 continue
             found = self._client.PullObject(
                 PullObjectRequest(node=self._node, run_id=self._run.run_id, object_id=part)
@@ -201,7 +215,7 @@ class SuperLinkGrid(Grid):
                 return None
             if not found.object_available:
                 return None
-            contents[part] = found.object_content
+            half.contents[part] = found.object_content
         del self._half[number]
         self._client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(
@@ -209,7 +223,7 @@ class SuperLinkGrid(Grid):
             )
         )
         try:
-            message = cast(Message, inflate_object_from_contents(number, contents))
+            message = cast(Message, inflate_object_from_contents(number, half.contents))
         except Exception:  # whatever a device may send, the round goes on
             _log.warning("a reply was dropped: it is no message")
             return None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import WeightsError
+from tactful_federated.tokens import FIRST_CATEGORY
 
 Vector = NDArray[np.float32]
 """Flat float32 vector of shape (parameters,)."""
@@ -53,3 +57,36 @@ def check_vector(vector: NDArray[np.generic], size: int) -> Vector:
     if not np.isfinite(weights).all():
         raise WeightsError("the weights hold a value that is not finite")
     return weights
+
+
+def layer_shapes(vocabulary_size: int, *, embedding: int, hidden: int) -> list[tuple[int, ...]]:
+    """Of the layers of an `IntentModel`, in the order in which its vector holds them.
+
+    They are the embedding, the LSTM's weights from the input and from its state, its two biases,
+    and the output layer's weights and bias.
+    """
+    categories = vocabulary_size - FIRST_CATEGORY
+    return [
+        (vocabulary_size, embedding),
+        (4 * hidden, embedding),
+        (4 * hidden, hidden),
+        (4 * hidden,),
+        (4 * hidden,),
+        (categories, hidden + embedding),
+        (categories,),
+    ]
+
+
+def parameter_count(vocabulary_size: int, *, embedding: int = 32, hidden: int = 32) -> int:
+    """Parameters of an `IntentModel`."""
+    shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def layers(vectors: Vector, shapes: Sequence[tuple[int, ...]]) -> list[Vector]:
+    """Views of the layers in one vector, or in a stack of vectors along the first axis."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    parts = np.split(vectors, ends, axis=-1)
+    return [
+        part.reshape(*vectors.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)
+    ]

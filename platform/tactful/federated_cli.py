@@ -5,14 +5,24 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 import msgspec
 from tqdm import tqdm
 
 from tactful.errors import ConfigError, TactfulError
+from tactful.federated_evaluation_cli import evaluate_command
 from tactful.federated_fleet_cli import device_command, enrol_command, serve_command
+from tactful.federated_intent_cli import intent_command
+from tactful.federated_options import (
+    CohortOptions,
+    WidthOptions,
+    cohort_options,
+    width_options,
+    widths_of,
+    wishes_of,
+)
 
 if TYPE_CHECKING:
     from tactful_federated import Outcome
@@ -24,50 +34,49 @@ def federated() -> None:
     """Plan private training on devices, simulate it, and do it."""
 
 
-for _command in (serve_command, enrol_command, device_command):
+for _command in (
+    serve_command,
+    enrol_command,
+    device_command,
+    evaluate_command,
+    intent_command,
+):
     federated.add_command(_command)
 
 
 @federated.command("plan")
 @click.option("--epsilon", type=float, default=2.0, show_default=True, help="For the whole run.")
-@click.option("--delta", type=float, help="Default: a tenth of 1 / population.")
-@click.option("--population", type=click.IntRange(1), required=True, help="Devices in all.")
 @click.option("--rounds", type=click.IntRange(1), default=500, show_default=True)
-@click.option("--report-goal", type=click.IntRange(1), default=1000, show_default=True)
-@click.option("--over-selection", type=float, default=1.3, show_default=True)
-@click.option("--availability", type=float, default=0.5, show_default=True)
+@cohort_options
 @click.option("--update-norm", type=float, default=2.0, show_default=True)
 @click.option("--parameters", type=click.IntRange(1), default=20_000, show_default=True)
 @click.option("--bands", type=click.IntRange(1), default=64, show_default=True, help="At most.")
-@click.option("--curvature", type=float, help="Of the loss, to foresee what the noise costs.")
+@click.option(
+    "--curvature",
+    type=click.FloatRange(0),
+    help="Of the loss, to foresee what the noise costs; default: as measured on a shop's data.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan_command(
     epsilon: float,
-    delta: float | None,
-    population: int,
     rounds: int,
-    report_goal: int,
-    over_selection: float,
-    availability: float,
     update_norm: float,
     parameters: int,
     bands: int,
     curvature: float | None,
     as_json: bool,
+    **cohort: Unpack[CohortOptions],
 ) -> None:
     """Say what a private training run costs and loses, before it begins."""
-    from tactful_federated import SettingsError, Wishes, plan_training
+    from tactful_federated import SettingsError, plan_training
+    from tactful_federated.curvature import CURVATURE
 
     try:
         plan = plan_training(
-            Wishes(
+            wishes_of(
+                cohort,
                 epsilon=epsilon,
-                delta=0.1 / population if delta is None else delta,
-                population=population,
                 rounds=rounds,
-                report_goal=report_goal,
-                over_selection=over_selection,
-                availability=availability,
                 update_norm=update_norm,
                 parameters=parameters,
                 most_bands=bands,
@@ -75,7 +84,7 @@ def plan_command(
         )
     except SettingsError as error:
         raise ConfigError(str(error)) from error
-    loss = None if curvature is None else plan.expected_loss(curvature)
+    loss = plan.expected_loss(CURVATURE if curvature is None else curvature)
     if as_json:
         document = asdict(plan) | {"expected_loss": loss}
         click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
@@ -90,9 +99,8 @@ def plan_command(
         ("noise of a step", f"{plan.step_noise:.3g} on each parameter"),
         ("noise of the model", f"{plan.model_noise:.3g} on each parameter"),
         ("were it independent", f"{plan.independent_model_noise:.3g}"),
+        ("expected loss", f"+{loss:.3g} nats, to second order"),
     ]
-    if loss is not None:
-        rows.append(("expected loss", f"+{loss:.3g} nats, to second order"))
     for name, text in rows:
         click.echo(f"{name:20} {text}")
 
@@ -111,6 +119,15 @@ def plan_command(
     help="What the server sees.",
 )
 @click.option("--seed", type=int, default=7, show_default=True, help="Of shoppers and weights.")
+@click.option(
+    "--ray",
+    "ray_workers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Ray's workers that train; 0: none, in this process.",
+)
+@width_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def simulate_command(
     directory: Path,
@@ -120,11 +137,20 @@ def simulate_command(
     epsilon: float,
     tier: Tier,
     seed: int,
+    ray_workers: int,
     as_json: bool,
+    **options: Unpack[WidthOptions],
 ) -> None:
     """Train privately on generated shoppers; started again, it goes on in DIRECTORY."""
-    from tactful_federated import CheckpointError, SettingsError, simulate_privately
+    from tactful_federated import (
+        CheckpointError,
+        MissingExtraError,
+        SettingsError,
+        simulate_privately,
+    )
+    from tactful_federated.sample import SAMPLE_CATALOGUE
 
+    widths = widths_of(options, SAMPLE_CATALOGUE)
     with tqdm(total=rounds, unit="round", disable=not sys.stderr.isatty()) as bar:
 
         def show(outcome: Outcome) -> None:
@@ -139,11 +165,13 @@ def simulate_command(
                 epsilon=epsilon,
                 tier=tier,
                 seed=seed,
+                ray_workers=ray_workers,
+                **widths,
                 progress=show,
             )
         except SettingsError as error:
             raise ConfigError(str(error)) from error
-        except CheckpointError as error:
+        except (CheckpointError, MissingExtraError) as error:
             raise TactfulError(str(error)) from error
     if as_json:
         document = asdict(found)

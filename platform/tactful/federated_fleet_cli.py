@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import click
 import msgspec
 from tqdm import tqdm
 
 from tactful.errors import ConfigError, TactfulError
+from tactful.federated_options import (
+    ServeOptions,
+    cohort_options,
+    existing_file,
+    link_options,
+    tls_of,
+    width_options,
+    widths_of,
+    wishes_of,
+)
 from tactful.stop_signals import on_stop_signals
 
 if TYPE_CHECKING:
@@ -25,22 +34,19 @@ if TYPE_CHECKING:
     from tactful_federated.invitation import Tier
 
 _NAP_S = 0.5
+_rate = click.FloatRange(0, min_open=True)
 _directory = click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("serve")
 @_directory
-@click.option("--catalogue", type=_file, required=True, help="Public categories, one a line.")
-@click.option("--population", type=click.IntRange(1), required=True, help="Devices in all.")
+@click.option(
+    "--catalogue", type=existing_file, required=True, help="Public categories, one a line."
+)
 @click.option("--run", "name", default="intent-1", show_default=True, help="Name of the run.")
 @click.option("--epsilon", type=float, default=2.0, show_default=True, help="For the whole run.")
-@click.option("--delta", type=float, help="Default: a tenth of 1 / population.")
 @click.option("--rounds", type=click.IntRange(1), default=500, show_default=True)
-@click.option("--report-goal", type=click.IntRange(1), default=1000, show_default=True)
-@click.option("--minimum-reports", type=click.IntRange(0), default=0, help="0: two thirds of it.")
-@click.option("--over-selection", type=float, default=1.3, show_default=True)
-@click.option("--availability", type=float, default=0.5, show_default=True)
+@cohort_options
 @click.option(
     "--tier",
     type=click.Choice(["clear", "secret", "noise-in-sum"]),
@@ -55,76 +61,98 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Of updates in the clear.",
 )
+@click.option(
+    "--trim",
+    type=click.FloatRange(0, 0.5, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Share of updates left out at either end of each coordinate, in the clear.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["fedavg", "fedadam", "fedyogi"]),
+    default="fedavg",
+    show_default=True,
+    help="How the server steps.",
+)
+@click.option("--server-rate", type=_rate, help="Of its steps; default: 1, 0.003 if adaptive.")
+@click.option(
+    "--device-rate", type=_rate, default=1.0, show_default=True, help="Of devices' steps."
+)
+@click.option(
+    "--proximal", type=click.FloatRange(0), default=0.0, show_default=True, help="FedProx's mu."
+)
+@width_options
+@click.option("--buffered", is_flag=True, help="No rounds: wait for nobody, in the clear.")
+@click.option(
+    "--most-stale",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Releases that an update in a buffer may be late.",
+)
 @click.option("--deadline", type=float, default=120.0, show_default=True, help="Seconds.")
 @click.option("--host", "hosts", multiple=True, help="Name of the proxy; may be repeated.")
-@click.option("--port", type=int, default=9092, show_default=True, help="Of loopback.")
-@click.option("--certificate", type=_file, help="PEM; without it one is made, with --host.")
-@click.option("--key", type=_file, help="PEM, of the certificate.")
-@click.option("--authority", type=_file, help="PEM that devices pin.")
+@link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
 @click.option("--json", "as_json", is_flag=True, help="Print each round as a line of JSON.")
 def serve_command(
     directory: Path,
     catalogue: Path,
-    population: int,
     name: str,
     epsilon: float,
-    delta: float | None,
     rounds: int,
-    report_goal: int,
-    minimum_reports: int,
-    over_selection: float,
-    availability: float,
     tier: Tier,
     encoding: Encoding,
+    trim: float,
+    optimizer: Literal["fedavg", "fedadam", "fedyogi"],
+    server_rate: float | None,
+    device_rate: float,
+    proximal: float,
+    buffered: bool,
+    most_stale: int,
     deadline: float,
     hosts: tuple[str, ...],
-    port: int,
-    certificate: Path | None,
-    key: Path | None,
-    authority: Path | None,
     tracking_uri: str | None,
     as_json: bool,
+    **options: Unpack[ServeOptions],
 ) -> None:
     """Lead private training over a SuperLink; started again, it goes on in DIRECTORY."""
     from tactful.federated_runs import FederatedRuns
     from tactful_federated import (
         FederatedError,
+        FlowerStream,
+        Optimizer,
         SettingsError,
         SuperLink,
-        Tls,
-        Wishes,
         collector_for,
         invite,
-        make_tls,
+        serve_buffered,
         serve_rounds,
     )
 
     if encoding != "float32" and tier != "clear":
         raise ConfigError("--encoding goes with --tier clear: secret sums have words of 32 bits")
-    given = [path for path in (certificate, key, authority) if path]
-    if given and len(given) < 3:
-        raise ConfigError("--certificate, --key and --authority go together")
+    if trim and tier != "clear":
+        raise ConfigError("--trim goes with --tier clear: nobody sees what a secret sum is of")
+    if buffered and (tier != "clear" or trim):
+        raise ConfigError("--buffered goes with --tier clear and without --trim: it reads updates")
+    categories = [line for line in catalogue.read_text("utf-8").splitlines() if line]
+    widths = widths_of(options, categories)
+    tls = tls_of(options, directory, hosts)
+    rate = (1.0 if optimizer == "fedavg" else 0.003) if server_rate is None else server_rate
     try:
+        steps = Optimizer(optimizer, rate)
         invitation = invite(
             directory,
-            Wishes(
-                epsilon=epsilon,
-                delta=0.1 / population if delta is None else delta,
-                population=population,
-                rounds=rounds,
-                report_goal=report_goal,
-                over_selection=over_selection,
-                minimum_reports=minimum_reports,
-                availability=availability,
-            ),
-            [line for line in catalogue.read_text("utf-8").splitlines() if line],
+            wishes_of(options, epsilon=epsilon, rounds=rounds),
+            categories,
             run=name,
             tier=tier,
+            learning_rate=device_rate,
+            proximal=proximal,
+            **widths,
         )
-        now = datetime.datetime.now(datetime.UTC)
-        names = list(dict.fromkeys([*hosts, "localhost", "127.0.0.1"]))
-        tls = Tls(*given) if given else make_tls(directory / "tls", names, now=now)
     except SettingsError as error:
         raise ConfigError(str(error)) from error
     bar = tqdm(total=rounds, unit="release", disable=as_json or not sys.stderr.isatty())
@@ -141,7 +169,7 @@ def serve_command(
     try:
         with (
             on_stop_signals(_stop),
-            SuperLink(directory, tls, port=port) as link,
+            SuperLink(directory, tls, port=options["port"]) as link,
             link.run() as grid,
             bar,
         ):
@@ -150,12 +178,23 @@ def serve_command(
                 f" and give devices {directory / 'invitation.json'} and {tls.authority}",
                 err=True,
             )
-            serve_rounds(
-                directory,
-                invitation,
-                collector_for(invitation, grid, deadline=deadline, encoding=encoding),
-                progress=show,
-            )
+            if buffered:
+                stream = FlowerStream(
+                    grid, invitation.vocabulary, deadline=deadline, encoding=encoding
+                )
+                serve_buffered(
+                    directory,
+                    invitation,
+                    stream,
+                    optimizer=steps,
+                    most_stale=most_stale,
+                    progress=show,
+                )
+            else:
+                collector = collector_for(
+                    invitation, grid, deadline=deadline, encoding=encoding, trim=trim
+                )
+                serve_rounds(directory, invitation, collector, optimizer=steps, progress=show)
     except FederatedError as error:
         raise TactfulError(str(error)) from error
     version = runs.finish(run)
@@ -166,9 +205,11 @@ def serve_command(
 
 @click.command("enrol")
 @_directory
-@click.argument("requests", nargs=-1, type=_file, required=True)
+@click.argument("requests", nargs=-1, type=existing_file, required=True)
 @click.option("--port", type=int, default=9092, show_default=True, help="Of the SuperLink.")
-@click.option("--authority", type=_file, help="PEM; default: tls/authority.pem of DIRECTORY.")
+@click.option(
+    "--authority", type=existing_file, help="PEM; default: tls/authority.pem of DIRECTORY."
+)
 def enrol_command(
     directory: Path, requests: tuple[Path, ...], port: int, authority: Path | None
 ) -> None:
@@ -210,14 +251,21 @@ def enrol_command(
 
 @click.command("device")
 @_directory
-@click.option("--invitation", type=_file, required=True, help="The run, as its server wrote it.")
+@click.option(
+    "--invitation", type=existing_file, required=True, help="The run, as its server wrote it."
+)
 @click.option("--server", help="host:port of the proxy; without it only DIRECTORY is made.")
-@click.option("--authority", type=_file, help="PEM of the only authority that is trusted.")
+@click.option("--authority", type=existing_file, help="PEM of the only authority that is trusted.")
 @click.option("--consent/--withdraw", default=None, help="Agree to training; or forget everything.")
-@click.option("--history", type=_file, help="JSON list of visits, each a list of categories.")
+@click.option(
+    "--history", type=existing_file, help="JSON list of visits, each a list of categories."
+)
 @click.option("--only-while", help="Command that succeeds while training is not felt.")
 @click.option("--rotate", is_flag=True, help="Draw new keys: to the server a stranger.")
 @click.option("--poll", type=float, default=30.0, show_default=True, help="Seconds.")
+@click.option(
+    "--memory", type=click.IntRange(600), default=1024, show_default=True, help="MB at most."
+)
 def device_command(
     directory: Path,
     invitation: Path,
@@ -228,9 +276,17 @@ def device_command(
     only_while: str | None,
     rotate: bool,
     poll: float,
+    memory: int,
 ) -> None:
     """Take part in a run as one device, until stopped; what it knows stays in DIRECTORY."""
-    from tactful_federated import DeviceHome, FederatedError, FleetClient, read_invitation
+    from tactful_federated import (
+        DeviceHome,
+        FederatedError,
+        FleetClient,
+        Limits,
+        keep_within,
+        read_invitation,
+    )
 
     try:
         home = DeviceHome(directory, read_invitation(invitation), rotate=rotate)
@@ -238,7 +294,7 @@ def device_command(
         raise TactfulError(str(error)) from error
     try:
         if consent is not None:
-            (home.events.give_consent if consent else home.events.withdraw_consent)()
+            (home.events.give_consent if consent else home.withdraw)()
         if history is not None:
             home.remember(_visits(history))
         if server is None:
@@ -258,6 +314,7 @@ def device_command(
             poll=poll,
             sleep=lambda seconds: _sleep(seconds, stopped),
         )
+        keep_within(Limits(memory_mb=memory))
         with contextlib.closing(client), on_stop_signals(lambda: stopped.append(True)):
             client.work(lambda: bool(stopped))
     except FederatedError as error:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tactful.errors import ModelError
+from tactful.errors import ModelError, StorageError
 from tactful.registry import CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
-    from tactful_federated import Invitation, LiveView
+    from tactful_federated import Evaluation, Invitation, LiveView
+
+_logger = logging.getLogger(__name__)
 
 _EXPERIMENT = "intent"
+_TRIES = "2"  # MLflow's own are minutes, for which a round would wait
 
 
 class FederatedRuns:
     """One private run on devices as one run of MLflow, however often it is started again.
 
     What is logged is public anyway: the plan, how many rounds there were, and how long they took.
+    All but `show` raise a StorageError while the store is away.
 
     Args:
         directory: Of the server; which run it is stands there.
@@ -31,10 +38,13 @@ class FederatedRuns:
     def __init__(self, directory: Path, *, tracking_uri: str | None = None) -> None:
         """Open the store; nothing is written yet."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _TRIES)
         import mlflow
 
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        self._uri, self._away = uri, False
+        with self._store():
+            self._client = mlflow.MlflowClient(tracking_uri=uri)
         self._kept = directory / "mlflow-run"
         self._directory = directory
 
@@ -44,24 +54,50 @@ class FederatedRuns:
 
         if self._kept.exists():
             return self._kept.read_text("utf-8")
-        found = self._client.get_experiment_by_name(_EXPERIMENT)
-        experiment = found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
-        run = str(self._client.create_run(experiment, run_name=invitation.run).info.run_id)
-        for name, value in {**asdict(invitation.plan), "tier": invitation.tier}.items():
-            self._client.log_param(run, name, value)
+        chosen = {
+            "tier": invitation.tier,
+            "embedding": invitation.embedding,
+            "hidden": invitation.hidden,
+        }
+        with self._store():
+            found = self._client.get_experiment_by_name(_EXPERIMENT)
+            experiment = (
+                found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
+            )
+            run = str(self._client.create_run(experiment, run_name=invitation.run).info.run_id)
+            for name, value in {**asdict(invitation.plan), **chosen}.items():
+                self._client.log_param(run, name, value)
         write_whole(self._kept, run.encode())
         return run
 
     def show(self, run: str, view: LiveView) -> None:
-        """Log a round."""
+        """Log a round; training does not end over a store that is away, which is warned of once."""
         figures: Mapping[str, float] = {
             "releases": view.releases,
             "epsilon_spent": view.epsilon,
             "round_seconds": view.seconds,
             "void": float(bool(view.reason)),
         }
-        for name, value in figures.items():
-            self._client.log_metric(run, name, value, step=view.round)
+        try:
+            with self._store():
+                for name, value in figures.items():
+                    self._client.log_metric(run, name, value, step=view.round)
+        except StorageError as error:
+            if not self._away:
+                _logger.warning("rounds are not logged until it is back: %s", error)
+            self._away = True
+        else:
+            self._away = False
+
+    def show_evaluation(self, invitation: Invitation, found: Evaluation) -> None:
+        """Log what devices said of a model to the run that it is from; all of it is noised."""
+        if math.isnan(found.top1):
+            return
+        run = self.begin(invitation)
+        with self._store():
+            for name in ("top1", "top5", "top1_error", "top5_error"):
+                value = float(getattr(found, name))
+                self._client.log_metric(run, f"on_devices_{name}", value, step=found.round)
 
     def finish(self, run: str, *, name: str = "intent") -> str:
         """Keep the signed package, register it, and make it the champion: once.
@@ -75,6 +111,10 @@ class FederatedRuns:
         package = self._directory / "model"
         if not package.exists():
             raise ModelError(f"{package} is missing: the run has not released a model yet")
+        with self._store():
+            return self._register(run, package, name)
+
+    def _register(self, run: str, package: Path, name: str) -> str:
         if not self._client.search_registered_models(f"name = '{name}'"):
             self._client.create_registered_model(name)
         made = self._client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
@@ -92,3 +132,12 @@ class FederatedRuns:
         self._client.set_registered_model_alias(name, CHAMPION, version)
         self._client.set_terminated(run)
         return version
+
+    @contextlib.contextmanager
+    def _store(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            raise StorageError(f"MLflow at {self._uri} does not do it: {error}") from error

@@ -1,5 +1,7 @@
 """A simulated cohort takes the very steps of its devices, one by one."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +37,12 @@ def test_stacked_devices_train_as_they_would_alone(proximal: float) -> None:
     weights = IntentModel(VOCABULARY.size, seed=9).vector()
     together = dict(population.train(list(histories), weights, 7))
     threaded = SimulatedPopulation(
-        questions, VOCABULARY.size, settings=settings, seed=40, group=3, threads=2
+        {n: of.compact() for n, of in questions.items()},
+        VOCABULARY.size,
+        settings=settings,
+        seed=40,
+        group=3,
+        threads=2,
     )
     for number, update in threaded.train(list(histories), weights, 7):
         assert np.array_equal(update, together[number])
@@ -54,3 +61,12 @@ def test_a_device_without_questions_sends_zeros() -> None:
     found = dict(population.train([1, 2], weights, 1))
     assert set(found) == {1, 2}
     assert not any(update.any() for update in found.values())
+
+
+def test_a_simulation_holds_nothing_to_train_with_but_numpy() -> None:
+    program = (
+        "import sys; from tactful_federated import SimulatedPopulation, TrainerSettings;"
+        "sys.exit(', '.join(sorted({'torch', 'flwr', 'scipy'} & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

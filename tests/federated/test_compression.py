@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tactful_federated import SettingsError, WeightsError, clip_to_norm
-from tactful_federated.compression import ENCODINGS, Encoding, compress, restore
+from tactful_federated.compression import (
+    ENCODINGS,
+    Encoding,
+    compress,
+    from_bytes,
+    restore,
+    to_bytes,
+)
 from tactful_federated.vectors import l2_norm
 
 UPDATES = arrays.arrays(
@@ -34,6 +41,19 @@ def test_what_is_sent_is_no_longer_than_what_was_clipped(
     assert l2_norm(again) <= l2_norm(update)
     assert not again[update == 0].any()
     assert np.array_equal(compress(update, encoding).values, sent.values)
+    arrived = from_bytes(to_bytes(sent.values), encoding)
+    assert arrived.dtype == sent.values.dtype and np.array_equal(arrived, sent.values)
+
+
+def test_values_travel_little_endian() -> None:
+    values = np.array([1.0, -2.0], np.float32)
+    for order in "<>=":
+        assert to_bytes(values.astype(f"{order}f4")).hex() == "0000803f000000c0"
+    assert from_bytes(bytes.fromhex("0000803f000000c0"), "float32").tolist() == [1.0, -2.0]
+    with pytest.raises(WeightsError, match="7 bytes are no whole number of values of float32"):
+        from_bytes(bytes(7), "float32")
+    with pytest.raises(WeightsError, match="no encoding"):
+        from_bytes(bytes(8), "float64")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,13 +19,19 @@ from tactful_federated import (
     FlowerPopulation,
     HistoryError,
     IntentModel,
+    Invitation,
     LocalGrid,
     Score,
     SecureCollector,
     SecureRounds,
+    SettingsError,
     Vocabulary,
+    WeightsError,
     enrol,
     invite,
+    invite_to_evaluations,
+    read_invitation,
+    serve_evaluation,
     without_noise,
 )
 from tactful_federated.evaluation import (
@@ -150,19 +155,53 @@ def test_a_home_answers_evaluations_beside_training_and_counts_them_apart(tmp_pa
         run="training",
         tier="clear",
     )
-    plan = replace(without_noise(plan_evaluations(WISHES)), minimum_reports=1)
-    asked = msgspec.structs.replace(trained, run="evaluation", plan=plan)
+    wishes = replace(WISHES, minimum_reports=1)
+    asked = invite_to_evaluations(tmp_path / "server", wishes)
+    assert invite_to_evaluations(tmp_path / "server", wishes) == asked
+    with pytest.raises(SettingsError, match="other rounds"):  # the budget is what it was
+        invite_to_evaluations(tmp_path / "server", replace(wishes, epsilon=8.0))
+    assert read_invitation(tmp_path / "server" / "evaluation.json") == asked
     found = {}
     for invitation in (trained, asked):  # one directory: the visits are kept once
         home = DeviceHome(tmp_path / "device", invitation)
         home.events.give_consent()
         if invitation is trained:
             home.remember(sample_history(1))
-        app = home.app(home.evaluator() if invitation is asked else None)
-        population = FlowerPopulation(LocalGrid(app, 1), VOCABULARY)
+        population = FlowerPopulation(LocalGrid(home.app(), 1), VOCABULARY)
         ((_, found[invitation.run]),) = population.train([1], WEIGHTS, 1)
         home.close()
     assert found["training"].size == WEIGHTS.size and found["training"].any()
     score = Device(sample_history(1), VOCABULARY, MODEL).evaluate(WEIGHTS)
     said = evaluator(lambda weights: score)(WEIGHTS, 1)
-    assert score.steps and np.array_equal(found["evaluation"], said)
+    assert score.steps and np.array_equal(found["training-evaluation"], said)
+
+
+def test_a_served_evaluation_waits_for_devices_tries_again_and_ends_with_the_budget(
+    tmp_path: Path,
+) -> None:
+    wishes = replace(WISHES, rounds=1, population=24, report_goal=8, delta=1e-3, spare=1)
+    invitation = Invitation(
+        run="test-evaluation",
+        tier="clear",
+        plan=without_noise(plan_evaluations(wishes)),
+        categories=list(SAMPLE_CATALOGUE),
+        authority=bytes(32),
+        signer=bytes(32),
+        purpose="evaluation",
+    )
+    half = np.array([0.5, 0.25, 0.5], dtype=np.float32)
+    devices = Devices(0, lambda device, number: half if number > 1 else None)
+
+    def sleep(seconds: float) -> None:
+        devices.count = 24
+
+    collector = ClearCollector(devices)
+    for unfit in (WEIGHTS[:-1], np.full_like(WEIGHTS, np.nan)):  # devices would answer zeros
+        with pytest.raises(WeightsError):
+            serve_evaluation(tmp_path, invitation, unfit, collector, sleep=sleep)
+    assert devices.count == 0, "nobody was waited for"
+    found, left = serve_evaluation(tmp_path, invitation, WEIGHTS, collector, sleep=sleep)
+    assert (len(devices.asked), left) == (2, 0)  # the first round was void
+    assert found.top1 == pytest.approx(0.5, abs=1e-3)
+    with pytest.raises(BudgetError, match="spent"):
+        serve_evaluation(tmp_path, invitation, WEIGHTS, collector)

@@ -27,12 +27,14 @@ from tactful_federated import (
     DeviceHome,
     FleetClient,
     FleetError,
+    FlowerStream,
     Invitation,
     SettingsError,
     SuperLink,
     SuperLinkError,
     Tls,
     collector_for,
+    serve_buffered,
     serve_rounds,
 )
 from tactful_federated.certificates import node_key, public_pem
@@ -206,6 +208,19 @@ def test_rounds_are_served_to_the_end_and_go_on(place: Place, tmp_path: Path) ->
             )
     assert [view.releases for view in views] == [1, 2]
     assert 0 < views[0].epsilon <= views[1].epsilon <= invitation.plan.epsilon
+    assert np.isfinite(np.load(tmp_path / "weights.npy")).all()
+    for home in devices.values():
+        home.close()
+
+
+@pytest.mark.slow
+def test_a_buffer_is_filled_over_the_network(place: Place, tmp_path: Path) -> None:
+    invitation = invited(tmp_path, "clear", 2)
+    devices = homes(place, tmp_path, invitation, 16)
+    clients = [client(place, home, 1) for home in list(devices.values())[:4]]
+    with place.link.run() as grid, in_threads(clients):
+        stream = FlowerStream(grid, invitation.vocabulary, deadline=60.0)
+        serve_buffered(tmp_path, invitation, stream, rounds=2, poll=0.1)
     assert np.isfinite(np.load(tmp_path / "weights.npy")).all()
     for home in devices.values():
         home.close()

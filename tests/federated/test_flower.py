@@ -1,6 +1,7 @@
 """The Flower path: same numbers, lean messages, vanishing nodes."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,6 +73,12 @@ def test_flower_and_direct_path_are_bit_equal() -> None:
         assert np.array_equal(getattr(flower, name), getattr(direct, name))
 
 
+def _update(values: np.ndarray, /, **forged: Any) -> ConfigRecord:
+    """A device's record of an update, with some fields of another kind."""
+    fields: dict[str, Any] = {"encoding": values.dtype.name, "scale": 1.0}
+    return ConfigRecord({"values": values.tobytes(), **fields, **forged})
+
+
 class Spy(LocalGrid):
     """Keeps every message that passes."""
 
@@ -95,16 +102,17 @@ def leaks(content: RecordDict, size: int, history: np.ndarray) -> list[str]:
     """What in a device's message is more than one flat update or four counts."""
     found = []
     for key, record in content.items():
-        if isinstance(record, ArrayRecord) and key == "update":
-            arrays = {name: array.numpy() for name, array in record.items()}
-            if list(arrays) != ["flat"]:
-                found.append(f"arrays {list(arrays)}")
-            for array in arrays.values():
-                if array.dtype != np.float32 or array.shape != (size,):
-                    found.append(f"array of {array.dtype} {array.shape}")
-                runs = np.lib.stride_tricks.sliding_window_view(array, 8)
-                if (runs == history[:8]).all(axis=1).any():
-                    found.append("the history inside the update")
+        if isinstance(record, ConfigRecord) and key == "update":
+            if sorted(record) != ["encoding", "scale", "values"]:
+                found.append(f"fields {sorted(record)}")
+            if (record["encoding"], record["scale"]) != ("float32", 1.0):
+                found.append("an encoding that was not asked for")
+            values = np.frombuffer(cast(bytes, record["values"]), "<f4")
+            if values.shape != (size,):
+                found.append(f"an update of {values.shape}")
+            runs = np.lib.stride_tricks.sliding_window_view(values, 8)
+            if (runs == history[:8]).all(axis=1).any():
+                found.append("the history inside the update")
         elif isinstance(record, MetricRecord) and key == "score":
             if sorted(record) != ["loss", "steps", "top1", "top5"]:
                 found.append(f"metrics {sorted(record)}")
@@ -125,27 +133,32 @@ def test_a_devices_message_holds_an_update_or_counts_and_nothing_else() -> None:
         history = VOCABULARY.sequence(sample_history(answer.metadata.src_node_id))
         assert leaks(answer.content, size, history) == []
     for request in grid.requests:
-        assert sorted(request.content) == ["request", "weights"]
-        assert len(request.content["weights"]) == 1
+        assert list(request.content) == ["request"]
+        fields = ["encoding", "round", "vocabulary", "weights"]
+        assert sorted(request.content["request"]) == fields
 
 
-@pytest.mark.parametrize("leak", ["tokens in the update", "text", "list of counts", "second array"])
+@pytest.mark.parametrize(
+    "leak", ["tokens in the update", "text", "list of counts", "a field", "a longer update"]
+)
 def test_the_scan_catches_a_planted_leak(leak: str) -> None:
     history = VOCABULARY.sequence(sample_history(1))
     update = np.zeros(START.weights.size, dtype=np.float32)
-    record = _record(update)
+    record = _update(update)
     content = RecordDict({"update": record})
     assert leaks(content, len(update), history) == []
     if leak == "tokens in the update":
         hidden = update.copy()
         hidden[100:120] = history[:20]
-        record["flat"] = Array(hidden)
+        record["values"] = hidden.tobytes()
     elif leak == "text":
         content["log"] = ConfigRecord({"history": "milk, bread"})
     elif leak == "list of counts":
         content["score"] = MetricRecord({"steps": 1, "top1": 0, "top5": 0, "loss": [3.0, 4.0]})
+    elif leak == "a field":
+        record["more"] = history.astype(np.float32).tobytes()
     else:
-        record["more"] = Array(history.astype(np.float32))
+        record["values"] = update.tobytes() + history.astype(np.float32).tobytes()
     assert leaks(content, len(update), history) != []
 
 
@@ -166,43 +179,54 @@ def test_encoded_updates_are_smaller_and_train_nearly_the_same(
     size = START.weights.size
     for answer in grid.answers:
         if "update" in answer.content:
-            (array,) = cast(ArrayRecord, answer.content["update"]).values()
-            assert array.numpy().nbytes == bytes_each * size
-            scales = cast(MetricRecord, answer.content.get("scale", MetricRecord()))
-            assert [type(scale) for scale in scales.values()] in ([], [float])
+            update = cast(ConfigRecord, answer.content["update"])
+            assert len(cast(bytes, update["values"])) == bytes_each * size
+            assert update["encoding"] == encoding and type(update["scale"]) is float
     assert all(
-        cast(ArrayRecord, request.content["weights"])["flat"].numpy().nbytes == 2 * size
+        len(cast(bytes, cast(ConfigRecord, request.content["request"])["weights"])) == 2 * size
         for request in grid.requests
     )
 
 
-@pytest.mark.parametrize("forged", ["update", "scale"])
-def test_an_answer_of_other_records_ends_no_round(forged: str) -> None:
+@pytest.mark.parametrize(
+    "forged",
+    [
+        ArrayRecord({"values": Array(np.ones(START.weights.size, np.int8))}),
+        MetricRecord({"values": [1.0], "scale": 1.0}),
+        ConfigRecord({"scale": 1e-9, "encoding": "int8"}),
+        _update(np.ones(START.weights.size, np.int8), scale="x"),
+        _update(np.ones(START.weights.size, np.int8), scale=[1.0]),
+        _update(np.ones(START.weights.size, np.int8), values="x"),
+        _update(np.ones(START.weights.size, np.int8), values=[1, 2]),
+    ],
+)
+def test_an_answer_of_other_records_ends_no_round(forged: Any) -> None:
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        values = np.ones(START.weights.size, np.int8)
-        update = ArrayRecord({"flat": Array(values)})
-        other = ConfigRecord({"flat": "x", "scale": "x"})
-        content = RecordDict({"update": update, "scale": MetricRecord({"scale": 1e-9})})
-        content[forged] = other
-        return Message(content, reply_to=message)
+        return Message(RecordDict({"update": forged}), reply_to=message)
 
     population = FlowerPopulation(LocalGrid(app, 2), VOCABULARY, encoding="int8")
     assert list(population.train([1, 2], START.broadcast(), 1)) == []
 
 
-@pytest.mark.parametrize("forged", ["type", "scale"])
-def test_a_forged_encoding_counts_as_a_report_of_zeros(forged: str) -> None:
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"encoding": "float64"},
+        {"encoding": ["int8"]},
+        {"encoding": "float32", "values": b"12345"},
+        {"scale": math.inf},
+    ],
+)
+def test_a_forged_encoding_counts_as_a_report_of_zeros(forged: dict[str, Any]) -> None:
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        values = np.ones(START.weights.size, np.float64 if forged == "type" else np.int8)
-        scale = MetricRecord({"scale": 1e-9 if forged == "type" else float("inf")})
-        update = ArrayRecord({"flat": Array(values)})
-        return Message(RecordDict({"update": update, "scale": scale}), reply_to=message)
+        update = _update(np.ones(START.weights.size, np.int8), **forged)
+        return Message(RecordDict({"update": update}), reply_to=message)
 
     plan = small_plan(parameters=START.weights.size)
     collector = ClearCollector(FlowerPopulation(LocalGrid(app, 2), VOCABULARY, encoding="int8"))
@@ -250,7 +274,7 @@ def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
         reply = honest(message, context)
         if context.node_id == 1:
             flat = np.full(START.weights.size, np.nan, dtype=np.float32)
-            return Message(RecordDict({"update": _record(flat)}), reply_to=message)
+            return Message(RecordDict({"update": _update(flat)}), reply_to=message)
         if context.node_id == 2:
             return Message(RecordDict(), reply_to=message)
         return reply
@@ -260,6 +284,9 @@ def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
         if context.node_id == 1:
             lie = MetricRecord({"steps": 1, "top1": 9, "top5": 9, "loss": 0.0})
             return Message(RecordDict({"score": lie}), reply_to=message)
+        if context.node_id == 3:
+            endless = MetricRecord({"steps": math.inf, "top1": 0, "top5": 0, "loss": 0.0})
+            return Message(RecordDict({"score": endless}), reply_to=message)
         return honest(message, context)
 
     settings = RoundSettings(cohort=NODES, report_goal=NODES, minimum_reports=2)
@@ -285,10 +312,6 @@ def test_a_device_whose_training_diverged_says_so_and_counts_as_a_report_of_zero
     assert np.array_equal(state.weights, START.weights)
 
 
-def _record(flat: np.ndarray) -> ArrayRecord:
-    return ArrayRecord({"flat": Array(flat)})
-
-
 def test_device_of_another_vocabulary_answers_an_error(caplog: pytest.LogCaptureFixture) -> None:
     other = Vocabulary.from_catalogue([f"{name} " for name in SAMPLE_CATALOGUE])
     assert other.size == VOCABULARY.size
@@ -300,19 +323,16 @@ def test_device_of_another_vocabulary_answers_an_error(caplog: pytest.LogCapture
 
 def test_grid_keeps_nodes_apart_and_replies_once() -> None:
     grid = make_grid(run_config={"seed": 3})
-    request = ConfigRecord({"round": 1, "vocabulary": VOCABULARY.fingerprint})
-    message = Message(
-        RecordDict({"weights": _record(START.broadcast()), "request": request}),
-        dst_node_id=4,
-        message_type=MessageType.EVALUATE,
-    )
+    population = FlowerPopulation(grid, VOCABULARY)
+    (message,) = population.requests(MessageType.EVALUATE, [4], START.broadcast(), 1)
     ids = grid.push_messages([message])
     (reply,) = grid.pull_messages(ids)
     assert reply.metadata.reply_to_message_id == ids[0] and reply.metadata.src_node_id == 4
     assert grid.pull_messages(ids) == []
     assert grid.run.run_id == 1
-    with pytest.raises(NotImplementedError, match=r"flwr\.app\.Message"):
-        grid.create_message()
+    made = grid.create_message(message.content, MessageType.EVALUATE, 4, "1")
+    (again,) = grid.send_and_receive([made])
+    assert made.metadata.group_id == "1" and again.content["score"] == reply.content["score"]
 
 
 def _config(**more: Any) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The model without torch: the same numbers; packages: signed, newer, working, or refused."""
 
+import io
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,8 @@ from tactful_federated import (
     WeightsError,
     fit_temperature,
     pack_model,
+    to_onnx,
+    to_torchscript,
 )
 from tactful_federated.sample import SAMPLE_CATALOGUE
 from tactful_federated.vectors import Vector
@@ -189,3 +193,34 @@ def test_another_signers_versions_begin_anew(tmp_path: Path) -> None:
     back = ModelSlot(tmp_path, KEY.public_key(), VOCABULARY)
     with pytest.raises(PackageError, match="taken back"):
         back.install(packed(9, HALF))
+
+
+def test_a_torchscript_program_says_what_the_numpy_runner_says() -> None:
+    weights = IntentModel(9, embedding=4, hidden=5, seed=3).vector()
+    shape = {"embedding": 4, "hidden": 5, "temperature": 0.7}
+    written = io.BytesIO(to_torchscript(weights, 9, **shape))  # type: ignore[arg-type]
+    program = torch.jit.load(written)  # type: ignore[no-untyped-call]
+    runner = IntentPredictor(weights, 9, **shape)  # type: ignore[arg-type]
+    for history in ([1], [1, 4, 8, 1], [2, 3, 1, 7]):
+        said = program(torch.tensor([history]))[0].numpy()
+        assert said.shape == (9,) and np.abs(said - runner.predict(history)).max() < 1e-6
+    with pytest.raises(WeightsError):
+        to_torchscript(weights[1:], 9, embedding=4, hidden=5)
+
+
+def test_an_onnx_graph_says_what_the_numpy_runner_says() -> None:
+    reference = pytest.importorskip("onnx.reference", reason="needs the extra onnx")
+    weights = IntentModel(9, embedding=4, hidden=5, seed=3).vector() * np.float32(3)
+    shape = {"embedding": 4, "hidden": 5, "temperature": 0.7}
+    graph = reference.ReferenceEvaluator(to_onnx(weights, 9, **shape))  # type: ignore[arg-type]
+    runner = IntentPredictor(weights, 9, **shape)  # type: ignore[arg-type]
+    histories = [[1, 4, 8, 1], [2, 3, 1, 7]]
+    (both,) = graph.run(None, {"tokens": np.array(histories)})
+    for history, said in zip([*histories, [1]], [*both, None], strict=True):
+        if said is None:  # of another length
+            said = graph.run(None, {"tokens": np.array([history])})[0][0]
+        assert said.shape == (9,) and np.abs(said - runner.predict(history)).max() < 1e-6
+    with pytest.raises(WeightsError):
+        to_onnx(weights[1:], 9, embedding=4, hidden=5)
+    with pytest.raises(SettingsError):
+        to_onnx(weights, 9, embedding=4, hidden=5, temperature=0.0)

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from tactful_federated import IntentModel, SettingsError, VocabularyError, WeightsError
-from tactful_federated.model import MAX_PARAMETERS, parameter_count
+from tactful_federated.model import MAX_PARAMETERS
 from tactful_federated.tokens import FIRST_CATEGORY
+from tactful_federated.vectors import parameter_count
 
 
 def test_vector_round_trip() -> None:

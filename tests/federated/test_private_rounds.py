@@ -1,5 +1,6 @@
 """Rounds that keep to their plan: charged before asked, kept before told, whatever is killed."""
 
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -18,11 +19,16 @@ from tactful_federated import (
     BudgetError,
     CheckpointError,
     ClearCollector,
+    Invitation,
     Optimizer,
     Participation,
     PrivateTraining,
+    Vocabulary,
+    serve_rounds,
 )
+from tactful_federated.invitation import Tier
 from tactful_federated.plan import without_noise
+from tactful_federated.serving import LiveView, initial_weights
 from tactful_federated.vectors import Vector
 
 BARE = without_noise(small_plan())
@@ -58,6 +64,90 @@ def test_below_the_minimum_nothing_moves_and_devices_stay_charged(tmp_path: Path
     )
     assert run.weights.tolist() == [0.0] * SIZE
     assert not set(devices.asked[0]) & set(run.ledger.eligible(range(60), 0))
+
+
+@given(attempts=st.lists(st.booleans(), max_size=8), population=st.sampled_from([12, 17, 40]))
+@settings(max_examples=8, deadline=None)
+def test_void_rounds_leave_somebody_to_ask_and_count_for_nothing(
+    tmp_path_factory: pytest.TempPathFactory, attempts: list[bool], population: int
+) -> None:
+    """Of twelve devices asked at a time, one void round barred a population of twelve for good."""
+    plan = without_noise(small_plan(population=population, rounds=4, delta=1e-3, spare=8))
+    run, silent = training(tmp_path_factory.mktemp("run"), plan), iter(attempts)
+    joined: list[list[int]] = []
+    claimed: dict[int, list[int]] = {}  # the devices' own ledgers
+    while run.releases < plan.rounds:
+        quiet = next(silent, False)
+        devices = Devices(population, (lambda device, _: None) if quiet else constant)
+        outcome = run.run_round(ClearCollector(devices))
+        assert outcome.released != quiet
+        for device in devices.asked[0]:  # nobody is asked who would refuse
+            rounds = claimed.setdefault(device, [])
+            assert len(rounds) < plan.participations
+            assert not rounds or outcome.round - rounds[-1] >= plan.separation
+            rounds.append(outcome.round)
+        if outcome.released:
+            joined.append(devices.asked[0])
+    for device in range(population):
+        when = [release for release, cohort in enumerate(joined) if device in cohort]
+        assert all(after - before >= plan.separation for before, after in pairwise(when))
+    run.close()
+
+
+def test_a_ledger_that_began_before_rounds_were_kept_bars_no_less(tmp_path: Path) -> None:
+    file = sqlite3.connect(tmp_path / "old.db")
+    file.execute(
+        "CREATE TABLE participation (device TEXT PRIMARY KEY, times INTEGER, latest INTEGER)"
+    )
+    file.execute("INSERT INTO participation VALUES ('1', 2, 5), ('2', 1, 5), ('3', 3, 1)")
+    file.commit()
+    file.close()
+    ledger = Participation(tmp_path / "old.db", times=3, separation=2)
+    assert ledger.eligible(range(1, 5), 5, 9) == [4]
+    ledger.did_not_come(5)  # of the first it is not known when it took part before
+    assert ledger.eligible(range(1, 5), 5, 9) == [2, 4]
+    ledger.charge([2, 4], 5, 9)
+    assert ledger.eligible(range(1, 5), 7, 10) == [1]
+    assert ledger.eligible(range(1, 5), 7, 11) == [1, 2, 4]
+    ledger.close()
+
+
+def test_what_a_void_round_may_take_on_devices_is_paid_for_by_noise() -> None:
+    plain, spared = small_plan(), small_plan(spare=2)
+    assert spared.participations == plain.participations + 2
+    assert spared.sigma_squared > plain.sigma_squared
+
+
+@pytest.mark.parametrize("tier", ["secret", "noise-in-sum"])
+def test_what_is_spent_counts_void_rounds_where_the_server_may_have_seen_their_sums(
+    tmp_path: Path, tier: Tier
+) -> None:
+    categories, views = ["bread", "milk"], list[LiveView]()
+    weights = initial_weights(Vocabulary.from_catalogue(categories))
+    planned = small_plan(population=40, rounds=4, delta=1e-3, spare=8)
+    plan = replace(planned, parameters=weights.size, sigma_squared=0)
+    kept, quiet = np.zeros(weights.size, dtype=np.float32), range(1, 4)
+    devices = Devices(40, lambda _, number: None if number in quiet else kept)
+    serve_rounds(
+        tmp_path,
+        Invitation(
+            run="test",
+            tier=tier,
+            plan=plan,
+            categories=categories,
+            authority=bytes(32),
+            signer=bytes(32),
+        ),
+        ClearCollector(devices),
+        rounds=1,
+        progress=lambda outcome, view: views.append(view),
+    )
+    spent = [view.epsilon for view in views]
+    assert [view.releases for view in views] == [0, 0, 0, 1] and plan.separation == 3
+    if tier == "secret":
+        assert spent[:3] == [0, 0, 0] and 0 < spent[3] < 4
+    else:
+        assert 0 < spent[0] == spent[2] < spent[3] < 4
 
 
 def test_unfit_updates_count_as_reports_of_zeros(tmp_path: Path) -> None:

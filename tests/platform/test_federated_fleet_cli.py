@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from tactful.cli import main
+from tactful.errors import StorageError
 from tactful.federated_runs import FederatedRuns
 from tactful_federated import (
     Collected,
@@ -32,6 +33,7 @@ from tactful_federated import (
     serve_rounds,
 )
 from tactful_federated.invitation import save_invitation
+from tactful_federated.serving import initial_weights
 from tactful_federated.vectors import Vector
 
 CATEGORIES = ["bread", "cheese", "milk"]
@@ -121,6 +123,28 @@ def test_devices_make_a_request_and_forget_when_told(tmp_path: Path) -> None:
     assert not (home / "node").exists()  # by its old number a stranger would be known again
 
 
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (["--buffered"], "--tier clear"),
+        (["--buffered", "--tier", "clear", "--trim", "0.1"], "--trim"),
+        (["--server-rate", "0"], "--server-rate"),
+        (["--device-rate", "-1"], "--device-rate"),
+        (["--proximal", "-1"], "--proximal"),
+        (["--optimizer", "sgd"], "--optimizer"),
+        (["--embedding", "0"], "--embedding"),
+        (["--embedding", "96", "--hidden", "96"], "--embedding 96 and --hidden 96"),
+    ],
+)
+def test_what_cannot_be_served_is_named(tmp_path: Path, wrong: list[str], named: str) -> None:
+    catalogue = tmp_path / "catalogue.txt"
+    catalogue.write_text("\n".join(CATEGORIES))
+    asked = ["--catalogue", str(catalogue), "--population", "1000", "--report-goal", "10", *wrong]
+    found = CliRunner().invoke(main, ["federated", "serve", str(tmp_path / "server"), *asked])
+    assert found.exit_code == 2 and named in found.output
+    assert not (tmp_path / "server").exists()
+
+
 @pytest.mark.slow
 def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> None:
     server, catalogue, log = tmp_path / "server", tmp_path / "catalogue.txt", tmp_path / "log"
@@ -132,6 +156,7 @@ def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> Non
         *("--report-goal", 3, "--minimum-reports", 3, "--over-selection", 1.0, "--json"),
         *("--availability", 1.0, "--epsilon", 8, "--delta", 1e-3, "--port", port),
         *("--deadline", 30, "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"),
+        *("--embedding", 16, "--hidden", 24),  # of which devices learn from the invitation
     ]
     processes = [start(*serve, log=log)]
     try:
@@ -142,6 +167,7 @@ def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> Non
         # by this plan nobody takes part twice.
         homes = [tmp_path / f"device-{n}" for n in range(9)]
         invitation = server / "invitation.json"
+        assert read_invitation(invitation).widths == (16, 24)
         for home in homes:
             made = ["federated", "device", str(home), "--invitation", str(invitation), "--consent"]
             assert CliRunner().invoke(main, [*made, "--history", str(history)]).exit_code == 0
@@ -173,6 +199,88 @@ def test_a_served_run_goes_on_after_its_server_was_killed(tmp_path: Path) -> Non
         for process in processes:
             process.terminate()
             process.wait()
+
+
+@pytest.mark.slow
+def test_devices_say_how_good_a_model_is_to_a_command(tmp_path: Path) -> None:
+    server, log = tmp_path / "server", tmp_path / "log"
+    wishes = Wishes(
+        epsilon=8.0,
+        delta=1e-3,
+        population=12,
+        rounds=1,
+        report_goal=3,
+        minimum_reports=3,
+        availability=1.0,
+    )
+    trained = invite(server, wishes, CATEGORIES, run="test", tier="secret")
+    np.save(server / "weights.npy", initial_weights(trained.vocabulary))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    evaluate = [
+        *("evaluate", server, "--population", 12, "--evaluations", 2, "--report-goal", 3),
+        *("--minimum-reports", 3, "--over-selection", 1.0, "--availability", 1.0, "--json"),
+        *("--epsilon", 16, "--delta", 1e-3, "--spare", 4, "--port", port, "--tracking-uri", uri),
+    ]
+    processes = [start(*evaluate, log=log)]
+    try:
+        until(lambda: listening(port) or processes[0].poll() is not None)
+        invitation = server / "evaluation.json"
+        assert invitation.exists(), log.read_text()[-3000:]
+        noise = read_invitation(invitation).plan.step_noise
+        history = tmp_path / "history.json"
+        history.write_text(json.dumps([["milk", "bread"], ["cheese"]] * 6))
+        homes = [tmp_path / f"device-{n}" for n in range(3)]
+        for home in homes:
+            made = ["federated", "device", str(home), "--invitation", str(invitation), "--consent"]
+            assert CliRunner().invoke(main, [*made, "--history", str(history)]).exit_code == 0
+        requests = [str(home / "request.json") for home in homes]
+        enrol = ["federated", "enrol", str(server), *requests, "--port", str(port)]
+        assert CliRunner().invoke(main, enrol).exit_code == 0
+        for home in homes:
+            where = ["--server", f"localhost:{port}", "--authority", server / "tls/authority.pem"]
+            more = ["--invitation", invitation, "--poll", 0.2]
+            processes.append(start("device", home, *more, *where, log=log))
+        assert processes[0].wait(240) == 0, log.read_text()[-3000:]
+        said = [line for line in log.read_text().splitlines() if line.startswith("{")]
+        found = json.loads(said[-1])
+        assert found["left"] == 1
+        # Of three devices it may well be that no more than noise comes back, and it says so.
+        assert found["devices"] == 0 or abs(found["devices"] - 3) < 6 * 3**1.5 * noise
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+
+
+def test_a_store_that_is_away_is_told_and_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    wishes = Wishes(epsilon=4.0, delta=1e-3, population=60, rounds=3, report_goal=4)
+    invitation = invite(tmp_path, wishes, CATEGORIES, run="test", tier="clear")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]  # where nobody listens from here on
+    runs = FederatedRuns(tmp_path, tracking_uri=f"http://127.0.0.1:{port}")
+    with pytest.raises(StorageError, match="MLflow at http://127"):
+        runs.begin(invitation)
+    assert not (tmp_path / "mlflow-run").exists()
+    view = LiveView(
+        run="test",
+        tier="clear",
+        round=1,
+        releases=1,
+        planned=3,
+        epsilon=0.5,
+        delta=1e-3,
+        reason="",
+        seconds=1.0,
+    )
+    for _ in range(2):
+        runs.show("a-run", view)
+    (warned,) = [it for it in caplog.records if it.name == "tactful.federated_runs"]
+    assert "rounds are not logged until it is back: MLflow at" in warned.getMessage()
 
 
 @pytest.mark.slow

@@ -1,0 +1,67 @@
+"""What training may take of a device: little memory, one thread, and the time that others leave."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from threadpoolctl import threadpool_limits
+
+from tactful_federated.errors import require
+
+MOST_TOKENS: Final = 20_000
+"""Of one person, that are trained on: what bounds the time of an answer, whatever is kept."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on a process that answers a server.
+
+    Attributes:
+        memory_mb: Of its own, code and files aside; who asks for more fails, and the process lives
+            on. Loading torch takes about 450.
+        threads: That compute at a time.
+        niceness: 0 to 19; a process of 19 computes only while no other wants to.
+    """
+
+    memory_mb: int = 1024
+    threads: int = 1
+    niceness: int = 10
+
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` on a limit outside its range."""
+        require(self.memory_mb >= 1, f"memory_mb is {self.memory_mb}: give 1 or more")
+        require(self.threads >= 1, f"threads is {self.threads}: give 1 or more")
+        require(0 <= self.niceness <= 19, f"niceness is {self.niceness}: give 0 to 19")
+
+
+def keep_within(limits: Limits) -> None:
+    """Bound this process for as long as it lives; memory where the system can bound it (Unix)."""
+    threadpool_limits(limits.threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(limits.threads)
+    if hasattr(os, "nice"):
+        os.nice(max(0, limits.niceness - os.nice(0)))
+    if sys.platform != "win32":
+        import resource
+
+        most = limits.memory_mb * 2**20
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def latest(visits: Sequence[Sequence[str]], most_tokens: int = MOST_TOKENS) -> list[list[str]]:
+    """The latest visits that come to at most so many tokens, in their order."""
+    kept: list[list[str]] = []
+    left = most_tokens
+    for visit in reversed(visits):
+        left -= len(set(visit)) + 1
+        if left < 0:
+            break
+        kept.append(list(visit))
+    return kept[::-1]

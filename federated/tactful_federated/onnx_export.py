@@ -1,0 +1,101 @@
+"""The intent model as an ONNX graph, for apps that run another runtime than torch's.
+
+The graph is written from the flat vector, so neither torch nor its exporter takes part. It has the
+weights inside and is not signed: devices get models as packages (`model_package.py`), and an app
+ships a graph only as part of itself.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from tactful_federated.errors import missing_extra, require
+from tactful_federated.tokens import FIRST_CATEGORY
+from tactful_federated.vectors import Vector, check_vector, layer_shapes, layers, parameter_count
+
+try:
+    from onnx import TensorProto, checker, helper, numpy_helper
+except ModuleNotFoundError as error:
+    raise missing_extra(error, extra="onnx") from error
+
+OPSET: Final = 17
+"""Of the operators; runtimes from 2022 on know them."""
+
+_IR_VERSION = 8
+
+
+def to_onnx(
+    weights: Vector,
+    vocabulary_size: int,
+    *,
+    embedding: int = 32,
+    hidden: int = 32,
+    temperature: float = 1.0,
+) -> bytes:
+    """What an ONNX runtime reads: `tokens`, int64 `[rows, length]`, to `likely` `[rows, tokens]`.
+
+    The function is that of `IntentPredictor.predict`: the probability of each token to come next.
+
+    Args:
+        weights: Flat float32, in the order of `IntentModel.vector`.
+        vocabulary_size: Tokens, reserved ones included.
+        embedding: Width of a token's vector.
+        hidden: Width of the LSTM state.
+        temperature: Logits are divided by it, above 0; see `fit_temperature`.
+
+    Raises:
+        WeightsError: The vector does not fit.
+        SettingsError: The temperature is out of range.
+    """
+    require(0 < temperature < float("inf"), f"temperature is {temperature}: give above 0")
+    size = parameter_count(vocabulary_size, embedding=embedding, hidden=hidden)
+    shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
+    table, into, back, into_bias, back_bias, out, out_bias = layers(
+        check_vector(weights, size), shapes
+    )
+    constants = {
+        "table": table,
+        "into": _gates(into)[None],
+        "back": _gates(back)[None],
+        "bias": np.concatenate([_gates(into_bias), _gates(back_bias)])[None],
+        "out": out,
+        "out_bias": out_bias,
+        "temperature": np.float32(temperature),
+        "first": np.array([0], dtype=np.int64),
+        "last": np.array(-1, dtype=np.int64),
+        "reserved": np.array([0, FIRST_CATEGORY, 0, 0], dtype=np.int64),
+    }
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["rows_first"]),
+        helper.make_node("Transpose", ["rows_first"], ["embedded"], perm=[1, 0, 2]),
+        helper.make_node(
+            "LSTM", ["embedded", "into", "back", "bias"], ["", "states"], hidden_size=hidden
+        ),
+        helper.make_node("Squeeze", ["states", "first"], ["state"]),
+        helper.make_node("Gather", ["embedded", "last"], ["current"]),
+        helper.make_node("Concat", ["state", "current"], ["seen"], axis=1),
+        helper.make_node("Gemm", ["seen", "out", "out_bias"], ["logits"], transB=1),
+        helper.make_node("Div", ["logits", "temperature"], ["scaled"]),
+        helper.make_node("Softmax", ["scaled"], ["categories"], axis=1),
+        helper.make_node("Pad", ["categories", "reserved"], ["likely"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "intent",
+        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["rows", "length"])],
+        [helper.make_tensor_value_info("likely", TensorProto.FLOAT, ["rows", vocabulary_size])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
+    )
+    checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def _gates(stacked: Vector) -> Vector:
+    """From the order of torch (input, forget, cell, output) to that of ONNX."""
+    entry, forget, cell, leaving = np.split(stacked, 4)
+    return np.concatenate([entry, leaving, forget, cell])

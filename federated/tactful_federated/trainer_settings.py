@@ -1,0 +1,48 @@
+"""How devices train; it needs nothing to train with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tactful_federated.errors import require
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How a device trains.
+
+    Attributes:
+        epochs: Passes over the device's own windows per round, at least 1.
+        batch_size: Windows per gradient step, at least 1.
+        learning_rate: Step size of plain SGD, above 0.
+        gradient_norm: Each step's gradient is clipped to this Euclidean norm, above 0.
+        update_norm: The update a device sends has at most this Euclidean norm, above 0.
+        scored: Questions per window, at least 1.
+        context: Positions read before a window's first question, at least 0.
+        held_out: Share of the device's latest baskets kept for evaluation, 0 to below 1.
+        proximal: How strongly training is drawn back to the weights it began from, 0 or more: the
+            mu of FedProx (Li et al., MLSys 2020). 0 is FedAvg.
+    """
+
+    epochs: int = 1
+    batch_size: int = 16
+    learning_rate: float = 3.0
+    gradient_norm: float = 5.0
+    update_norm: float = 2.0
+    scored: int = 24
+    context: int = 8
+    held_out: float = 0.2
+    proximal: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` on a setting outside its range."""
+        for name in ("epochs", "batch_size", "scored"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        for name in ("learning_rate", "gradient_norm", "update_norm"):
+            value = getattr(self, name)
+            require(value > 0 and np.isfinite(value), f"{name} must be finite and above 0")
+        require(self.context >= 0, "context must be at least 0")
+        require(0 <= self.proximal < np.inf, "proximal must be finite and at least 0")
+        require(0 <= self.held_out < 1, "held_out must be at least 0 and below 1")

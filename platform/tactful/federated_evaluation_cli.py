@@ -1,0 +1,129 @@
+"""How good a model is on devices: ``tactful federated evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+import click
+import msgspec
+
+from tactful.errors import ConfigError, TactfulError
+from tactful.federated_options import (
+    LeaderOptions,
+    cohort_options,
+    existing_file,
+    link_options,
+    tls_of,
+    wishes_of,
+)
+from tactful.stop_signals import on_stop_signals
+
+if TYPE_CHECKING:
+    from tactful_federated import Evaluation
+    from tactful_federated.invitation import Tier
+
+
+@click.command("evaluate")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--weights", type=existing_file, help="Of the model; default: weights.npy of DIRECTORY."
+)
+@click.option("--evaluations", type=click.IntRange(1), default=20, show_default=True, help="Ever.")
+@click.option("--epsilon", type=float, default=0.5, show_default=True, help="For all of them.")
+@cohort_options
+@click.option(
+    "--tier",
+    type=click.Choice(["clear", "secret", "noise-in-sum"]),
+    help="What the server sees of answers; default: as of updates.",
+)
+@click.option("--deadline", type=float, default=120.0, show_default=True, help="Seconds.")
+@link_options
+@click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate_command(
+    directory: Path,
+    weights: Path | None,
+    evaluations: int,
+    epsilon: float,
+    tier: Tier | None,
+    deadline: float,
+    tracking_uri: str | None,
+    as_json: bool,
+    **options: Unpack[LeaderOptions],
+) -> None:
+    """Ask the devices of the server in DIRECTORY once how good a model is, privately.
+
+    The first call plans all evaluations there will be and writes evaluation.json, which devices
+    take as their --invitation; epsilon adds to that of training.
+    """
+    import numpy as np
+
+    from tactful.federated_runs import FederatedRuns
+    from tactful_federated import (
+        FederatedError,
+        SettingsError,
+        SuperLink,
+        collector_for,
+        invite_to_evaluations,
+        read_invitation,
+        serve_evaluation,
+    )
+
+    tls = tls_of(options, directory)
+    model = weights or directory / "weights.npy"
+    if not model.exists():
+        raise ConfigError(f"{model} is missing: say by --weights which model to ask about")
+    try:
+        vector = np.load(model, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{model} holds no weights: {error}; give a file as serve writes weights.npy"
+        ) from error
+    # Before anything is spent: a store that cannot be opened is known by now.
+    runs = FederatedRuns(directory, tracking_uri=tracking_uri)
+    try:
+        trained = read_invitation(directory / "invitation.json")
+        invitation = invite_to_evaluations(
+            directory,
+            wishes_of(options, epsilon=epsilon, rounds=evaluations),
+            tier=tier,
+        )
+    except SettingsError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        with (
+            on_stop_signals(_stop),
+            SuperLink(directory, tls, port=options["port"]) as link,
+            link.run() as grid,
+        ):
+            click.echo(f"devices take {directory / 'evaluation.json'} as invitation", err=True)
+            found, left = serve_evaluation(
+                directory,
+                invitation,
+                vector,
+                collector_for(invitation, grid, deadline=deadline),
+            )
+    except FederatedError as error:
+        raise TactfulError(str(error)) from error
+    # Before it is logged: an answer that cost its budget is not lost with a store that is down.
+    _tell(found, left, evaluations, as_json=as_json)
+    runs.show_evaluation(trained, found)
+
+
+def _tell(found: Evaluation, left: int, evaluations: int, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode(asdict(found) | {"left": left}))
+    elif not found.devices:
+        click.echo(f"what came back is no more than noise: ask more devices; {left} are left")
+    else:
+        click.echo(f"top-1 {found.top1:.3f} (noise {found.top1_error:.3f})")
+        click.echo(f"top-5 {found.top5:.3f} (noise {found.top5_error:.3f})")
+        click.echo(
+            f"of about {found.devices:.0f} devices; {left} of {evaluations} evaluations are left"
+        )
+
+
+def _stop() -> None:
+    raise SystemExit(0)

@@ -1,0 +1,93 @@
+"""What a device believes its person is looking for: ``tactful federated intent``."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from tactful.errors import ConfigError, TactfulError
+from tactful.federated_options import existing_file
+
+if TYPE_CHECKING:
+    from tactful_federated.personal import Part
+
+
+@click.command("intent")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--invitation", type=existing_file, required=True, help="The run, as its server wrote it."
+)
+@click.option("--model", type=existing_file, help="A newer signed model, to be tried and taken.")
+@click.option("--count", type=click.IntRange(1, 32), default=3, show_default=True)
+@click.option("--randomise", metavar="EPSILON", help="One category by randomised response.")
+@click.option("--about", multiple=True, help="Category that is waited for; may be repeated.")
+@click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="Looked ahead.")
+@click.option(
+    "--own",
+    type=click.Choice(["head", "all", "nothing"]),
+    default="head",
+    show_default=True,
+    help="What of the model is fitted to this person.",
+)
+def intent_command(
+    directory: Path,
+    invitation: Path,
+    model: Path | None,
+    count: int,
+    randomise: str | None,
+    about: tuple[str, ...],
+    steps: int,
+    own: Part | str,
+) -> None:
+    """Print what the device in DIRECTORY would send along with a request for recommendations.
+
+    The line of JSON has `intent` as `POST /v1/recommend` takes it. With --about it has `about_to`,
+    too: the probability that one of these categories comes within the next steps, which stays on
+    the device. Without consent, or before there is a model, the intent is empty.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from tactful_federated import (
+        DeviceIntent,
+        EventStore,
+        FederatedError,
+        ModelSlot,
+        read_invitation,
+    )
+    from tactful_federated.certificates import secret_file
+    from tactful_privacy import ParameterError
+
+    try:
+        invited = read_invitation(invitation)
+        unknown = set(about) - set(invited.vocabulary.categories)
+        if unknown:
+            raise ConfigError(f"--about {min(unknown)}: the catalogue lists no such category")
+        signer = Ed25519PublicKey.from_public_bytes(invited.signer)
+        events = EventStore(
+            directory / "events.db", secret_file(directory / "store.key"), now=time.time
+        )
+        with contextlib.closing(events):
+            device = DeviceIntent(
+                directory,
+                events,
+                ModelSlot(directory / "models", signer, invited.vocabulary, widths=invited.widths),
+                invited.vocabulary,
+                part=None if own == "nothing" else own,  # type: ignore[arg-type]
+            )
+            if model is not None:
+                device.install(model.read_bytes())
+            told: dict[str, object] = {
+                "intent": device.randomised(randomise) if randomise else device.coarse(count)
+            }
+            if about:
+                told["about_to"] = round(device.about_to(about, steps=steps), 3)
+    except ParameterError as error:
+        raise ConfigError(f"--randomise {randomise}: {error}") from error
+    except FederatedError as error:
+        raise TactfulError(str(error)) from error
+    click.echo(msgspec.json.encode(told))

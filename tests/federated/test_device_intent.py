@@ -1,0 +1,173 @@
+"""What a device believes of its person, how little of it is told, and when it fires."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tactful_federated import (
+    DeviceIntent,
+    EventStore,
+    IntentModel,
+    ModelSlot,
+    PackageError,
+    SettingsError,
+    Trigger,
+    Vocabulary,
+    pack_model,
+)
+from tactful_federated.vectors import Vector, layer_shapes, layers
+from tactful_privacy import RandomizedResponse
+
+VOCABULARY = Vocabulary.from_catalogue([f"c{n}" for n in range(6)])
+KEY = Ed25519PrivateKey.generate()
+DAY = 86_400.0
+SHAPES = layer_shapes(VOCABULARY.size, embedding=32, hidden=32)
+
+
+def favouring(category: str, by: float = 8.0) -> Vector:
+    """A model that expects one category whatever came before."""
+    weights = np.zeros(IntentModel(VOCABULARY.size).size, dtype=np.float32)
+    layers(weights, SHAPES)[-1][VOCABULARY.token(category) - 3] = by
+    return weights
+
+
+class Phone:
+    """A device with a clock to be set."""
+
+    def __init__(self, directory: Path, *, consent: bool = True) -> None:
+        self.time = 1_000 * DAY
+        self.events = EventStore(directory / "events.db", bytes(32), now=lambda: self.time)
+        self.slot = ModelSlot(directory / "models", KEY.public_key(), VOCABULARY)
+        self.directory = directory
+        if consent:
+            self.events.give_consent()
+
+    def intent(self) -> DeviceIntent:
+        return DeviceIntent(
+            self.directory, self.events, self.slot, VOCABULARY, now=lambda: self.time, part=None
+        )
+
+    def take(self, weights: Vector, version: int = 1) -> DeviceIntent:
+        device = self.intent()
+        device.install(pack_model(weights, VOCABULARY, version, KEY))
+        return device
+
+
+def test_a_request_is_told_tenths_of_a_few_categories(tmp_path: Path) -> None:
+    phone = Phone(tmp_path)
+    weights = favouring("c3", 4.0)
+    layers(weights, SHAPES)[-1][1] = 3.0
+    device = phone.take(weights)
+    told = device.coarse(4)
+    assert list(told)[:2] == ["c3", "c1"] and told["c3"] == 1.0
+    assert all(round(10 * weight) / 10 == weight for weight in told.values())
+    assert told["c1"] == 0.3  # exp(-1), cut to tenths
+    assert set(told) == {"c3", "c1"}  # what rounds to nothing is not told
+    assert device.likely(1)["c3"] == pytest.approx(
+        np.exp(4) / (np.exp(4) + np.exp(3) + 4), rel=1e-5
+    )
+
+
+def test_nothing_is_said_without_consent_or_model(tmp_path: Path) -> None:
+    phone = Phone(tmp_path)
+    empty = phone.intent()
+    assert empty.model is None and empty.coarse() == empty.randomised("1") == {}
+    device = phone.take(favouring("c2"))
+    assert device.coarse() and device.randomised("1") and device.about_to(["c2"]) > 0.9
+    phone.events.withdraw_consent()
+    assert device.coarse() == device.likely() == device.randomised("1") == {}
+    assert device.about_to(["c2"]) == 0 and device.model is None
+
+
+def test_a_day_has_one_report_whatever_is_asked(tmp_path: Path) -> None:
+    """Else many requests would give the truth away by what they say most often."""
+    phone = Phone(tmp_path)
+    phone.take(favouring("c2"))
+    days = []
+    for _ in range(40):
+        day = [phone.intent().randomised(epsilon) for epsilon in ("0.1", "0.1", "9")]
+        assert day[0] == day[1] == day[2]
+        days.append(next(iter(day[0].items())))
+        phone.time -= DAY / 2  # a clock that goes back draws nothing anew
+        assert next(iter(phone.intent().randomised("9").items())) == days[-1]
+        phone.time += 1.5 * DAY
+    assert len({category for category, _ in days}) > 2
+    assert {weight for _, weight in days} == {float(RandomizedResponse(6, "0.1").truth)}
+
+
+def test_reports_are_as_often_true_as_they_say(tmp_path: Path) -> None:
+    phone = Phone(tmp_path)
+    phone.take(favouring("c4"))
+    counted: Counter[str] = Counter()
+    for _ in range(400):
+        counted.update(list(phone.intent().randomised("2")))
+        phone.time += DAY
+    truth = float(RandomizedResponse(6, "2").truth)
+    assert counted["c4"] / 400 == pytest.approx(truth, abs=5 * 0.5 / 20)
+    assert min(counted[f"c{n}"] for n in range(6)) > 0
+
+
+def test_a_trigger_fires_once_until_it_is_armed_again(tmp_path: Path) -> None:
+    phone = Phone(tmp_path)
+    soon, never = Trigger("soon", ("c1", "c2")), Trigger("never", ("c5",), threshold=1.0)
+    phone.take(favouring("c1"))
+    assert phone.intent().about_to(["c1"], steps=1) == pytest.approx(0.998, abs=0.01)
+    assert phone.intent().fire([soon, never]) == ["soon"]
+    assert phone.intent().fire([soon, never]) == []  # also after a restart
+    assert phone.intent().fire([never]) == []  # who is not asked about stays as it is
+    assert phone.intent().fire([soon]) == []
+    phone.take(favouring("c3"), 2)
+    assert phone.intent().fire([soon]) == []
+    phone.take(favouring("c2"), 3)
+    assert phone.intent().fire([soon]) == ["soon"]
+    phone.events.withdraw_consent()
+    assert phone.intent().fire([replace(soon, name="other")]) == []
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"threshold": 0.0}, {"rearm": 0.6}])
+def test_triggers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingsError):
+        Trigger("t", ("c1",), **wrong)  # type: ignore[arg-type]
+
+
+def test_a_model_that_does_worse_on_this_person_is_refused(tmp_path: Path) -> None:
+    phone = Phone(tmp_path)
+    for _ in range(10):
+        phone.events.add(["c1"])
+    device = phone.take(favouring("c1"))
+    with pytest.raises(PackageError, match="worse"):
+        phone.take(favouring("c2"), 2)
+    assert phone.slot.version == 1 and next(iter(device.coarse())) == "c1"
+    phone.take(favouring("c1", 9.0), 3)
+    assert phone.slot.version == 3
+
+
+def test_a_model_that_breaks_on_this_person_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    phone = Phone(tmp_path)
+    phone.take(favouring("c1"))
+    broken = favouring("c2")
+    table, into = layers(broken, SHAPES)[:2]
+    table[VOCABULARY.token("c5")] = 3e38  # harmless until c5 is seen
+    into[:] = np.where(np.arange(32) % 2, 1e5, -1e5)
+    device = phone.take(broken, 2)
+    assert next(iter(device.coarse())) == "c2"
+    phone.events.add(["c5"])
+    with np.errstate(all="ignore"):
+        assert next(iter(device.coarse())) == "c1"
+    assert phone.slot.version == 1 and phone.slot.withdrawn == 2
+
+
+def test_the_model_is_fitted_anew_when_visits_come(tmp_path: Path) -> None:
+    phone = Phone(tmp_path)
+    phone.take(favouring("c1", 0.1))
+    device = DeviceIntent(tmp_path, phone.events, phone.slot, VOCABULARY, now=lambda: phone.time)
+    first = device.model
+    assert first is device.model
+    for _ in range(80):
+        phone.events.add(["c4"])
+    assert device.model is not first
+    assert next(iter(device.likely())) == "c4"

@@ -1,0 +1,160 @@
+"""How wide the model is: chosen once for a run, and the same at its server and on its devices."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from tactful_federated import (
+    ClearCollector,
+    DeviceHome,
+    Invitation,
+    ModelSlot,
+    PackageError,
+    Score,
+    SettingsError,
+    Vocabulary,
+    WeightsError,
+    Wishes,
+    invite,
+    invite_to_evaluations,
+    pack_model,
+    read_invitation,
+    serve_evaluation,
+    serve_rounds,
+)
+from tactful_federated.serving import initial_weights
+from tactful_federated.vectors import Vector, parameter_count
+
+CATEGORIES = ["bread", "cheese", "milk"]
+VOCABULARY = Vocabulary.from_catalogue(CATEGORIES)
+KEY = Ed25519PrivateKey.generate()
+WISHES = Wishes(
+    epsilon=8.0,
+    delta=1e-3,
+    population=12,
+    rounds=2,
+    report_goal=3,
+    over_selection=1.0,
+    availability=1.0,
+    update_norm=1.0,
+)
+
+
+class Homes:
+    """Devices that train on the visits they keep, as their invitation says."""
+
+    def __init__(self, directory: Path, invitation: Invitation) -> None:
+        self.homes = {}
+        for number in range(1, 13):
+            home = self.homes[number] = DeviceHome(directory / str(number), invitation)
+            home.events.give_consent()
+            home.remember([["milk", "bread"], ["cheese"]] * 3)
+
+    def ids(self) -> Sequence[int]:
+        return list(self.homes)
+
+    def train(
+        self, ids: Sequence[int], weights: Vector, round_number: int
+    ) -> Iterator[tuple[int, Vector]]:
+        for number in ids:
+            yield number, self.homes[number]._trainer()(weights, round_number)
+
+    def evaluate(
+        self, ids: Sequence[int], weights: Vector, round_number: int
+    ) -> Mapping[int, Score]:
+        return {}
+
+    def close(self) -> None:
+        for home in self.homes.values():
+            home.close()
+
+
+def without_widths(path: Path) -> None:
+    """As the invitation was written before there was a choice."""
+    written = msgspec.json.decode(path.read_bytes())
+    del written["embedding"], written["hidden"]
+    path.write_bytes(msgspec.json.encode(written))
+
+
+@pytest.mark.parametrize(("embedding", "hidden"), [(16, 16), (64, 48)])
+def test_a_run_trains_and_signs_a_model_of_the_widths_it_invited_to(
+    tmp_path: Path, embedding: int, hidden: int
+) -> None:
+    wide = {"embedding": embedding, "hidden": hidden}
+    invited = invite(tmp_path, WISHES, CATEGORIES, run="test", tier="clear", **wide)
+    assert read_invitation(tmp_path / "invitation.json").widths == (embedding, hidden)
+    devices = Homes(tmp_path / "devices", invited)
+    trained = serve_rounds(tmp_path, invited, ClearCollector(devices), rounds=1)
+    devices.close()
+    size = parameter_count(VOCABULARY.size, **wide)
+    assert trained.size == invited.plan.parameters == size
+    assert not np.array_equal(trained, initial_weights(VOCABULARY, **wide))
+    signer = Ed25519PublicKey.from_public_bytes(invited.signer)
+    slot = ModelSlot(tmp_path / "slot", signer, VOCABULARY, widths=invited.widths)
+    slot.install((tmp_path / "model").read_bytes())
+    found = ModelSlot(tmp_path / "slot", signer, VOCABULARY, widths=invited.widths).predictor()
+    assert found is not None and (found.embedding, found.hidden) == (embedding, hidden)
+    assert np.array_equal(found.weights, trained)
+    # Evaluations ask about the same model, and about no other.
+    asked = invite_to_evaluations(tmp_path, replace(WISHES, rounds=1))
+    assert asked.widths == invited.widths
+    with pytest.raises(WeightsError):
+        serve_evaluation(tmp_path, asked, initial_weights(VOCABULARY), ClearCollector(devices))
+
+
+def test_a_run_keeps_its_widths(tmp_path: Path) -> None:
+    def again(embedding: int = 32, hidden: int = 32) -> Invitation:
+        return invite(
+            tmp_path,
+            WISHES,
+            CATEGORIES,
+            run="test",
+            tier="clear",
+            embedding=embedding,
+            hidden=hidden,
+        )
+
+    begun = again()
+    without_widths(tmp_path / "invitation.json")
+    assert read_invitation(tmp_path / "invitation.json") == begun == again()
+    assert begun.widths == (32, 32)
+    with pytest.raises(SettingsError, match="other rounds"):
+        again(16, 16)
+
+
+def test_a_device_refuses_a_plan_for_a_model_of_another_size(tmp_path: Path) -> None:
+    invited = invite(tmp_path, WISHES, CATEGORIES, run="test", tier="clear", embedding=16)
+    home = DeviceHome(tmp_path / "device", msgspec.structs.replace(invited, embedding=32))
+    with pytest.raises(SettingsError, match="embedding 32 and hidden 32"):
+        home.app()
+    home.close()
+
+
+def test_a_package_of_other_widths_than_the_invitations_is_refused(tmp_path: Path) -> None:
+    def packed(version: int, embedding: int, hidden: int) -> bytes:
+        weights = initial_weights(VOCABULARY, embedding=embedding, hidden=hidden)
+        return pack_model(weights, VOCABULARY, version, KEY, embedding=embedding, hidden=hidden)
+
+    def slot(widths: tuple[int, int] | None) -> ModelSlot:
+        return ModelSlot(tmp_path, KEY.public_key(), VOCABULARY, widths=widths)
+
+    invited = slot((16, 8))
+    invited.install(packed(1, 16, 8))
+    for wrong in ((8, 16), (32, 32)):
+        with pytest.raises(PackageError, match="widths"):
+            invited.install(packed(2, *wrong))
+        assert invited.version == 1
+    slot(None).install(packed(2, 32, 32))  # who names no widths takes any
+    found = slot((16, 8)).predictor()  # what does not fit gives way to the model before
+    assert found is not None and (found.embedding, found.hidden) == (16, 8)
+
+
+def test_widths_that_make_a_model_too_large_begin_no_run(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="embedding 128 and hidden 128 make"):
+        invite(tmp_path, WISHES, CATEGORIES, run="test", tier="clear", embedding=128, hidden=128)
+    assert not (tmp_path / "invitation.json").exists()
