@@ -8,6 +8,7 @@ different question, about capped values, much more precisely.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -45,8 +46,9 @@ class Paired:
                 f"outcomes of {self.outcome.units} units beside a covariate of "
                 f"{self.covariate.units}: give a unit without history the covariate 0"
             )
-        # Cauchy and Schwarz, with room for rounding.
-        bound = self.outcome.squares * self.covariate.squares
+        # Cauchy and Schwarz, with room for rounding, and for squares too small for a float.
+        lost = self.outcome.units * sys.float_info.min
+        bound = (self.outcome.squares + lost) * (self.covariate.squares + lost)
         if not math.isfinite(self.products) or self.products**2 > bound * (1 + 1e-9):
             raise StatisticsError(f"no units have these sums: the products are too large: {self}")
 

@@ -1,8 +1,9 @@
 """Deep deterministic policy gradient, with the switches of TD3; needs the extra ``tuner``.
 
 An actor proposes an action in ``[-1, 1]``, a critic says what it is worth, and the actor climbs the
-critic (Lillicrap et al., ICLR 2016, arXiv 1509.02971). Twin critics, delayed actors and smoothed
-targets are those of TD3 (Fujimoto, van Hoof, Meger, ICML 2018, arXiv 1802.09477). What keeps it
+critic (Lillicrap et al., ICLR 2016, arXiv 1509.02971). The lowest of several critics as a target,
+delayed actors and smoothed targets are those of TD3 (Fujimoto, van Hoof, Meger, ICML 2018, arXiv
+1802.09477). What keeps it
 from failing quietly on rewards of another scale or on an actor that saturates:
 
 - the actor's loss is divided by the mean size of the critic's values (Fujimoto, Gu, NeurIPS 2021,
@@ -10,7 +11,17 @@ from failing quietly on rewards of another scale or on an actor that saturates:
 - states and rewards are normalised by statistics of the first, random steps. Then those are frozen,
   and saved with the network: later drift cannot move the ground under it;
 - bootstrapping stops where an episode terminated, not where it was cut off;
-- the last layer of the actor starts at 0, so an untrained actor is action 0: the champion.
+- the last layer of the actor starts at 0, so an untrained actor is action 0: the champion;
+- where rewards are mostly noise, a critic learns them by heart and its actor follows the luck of
+  the last steps. Decay keeps the weights of critics small (Loshchilov, Hutter, ICLR 2019, arXiv
+  1711.05101). An actor that climbs the mean of several critics follows less of what each made up
+  (as in Chen et al., ICLR 2021, arXiv 2101.05982);
+- where several actions come to the same, critics judge what an action comes to (`effect`). Else
+  they have to learn that map from rewards, and round off its corners: the actor climbs what actions
+  are worth with noise on them, which is best elsewhere than what they are worth;
+- what acts and is exported may be an average of the actors on the way (Polyak, Juditsky, SIAM
+  Journal on Control and Optimization 30, 1992): it leaves the champion by and by, where the actor
+  itself jumps as soon as the warm-up is over.
 """
 
 from __future__ import annotations
@@ -18,7 +29,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tactful_bandits.errors import MissingExtraError, PolicyError
 from tactful_bandits.network_policy import NetworkPolicy, gaussian_log_density
-from tactful_bandits.replay import Replay
+from tactful_bandits.replay import Batch, Replay
 
 try:
     import torch
@@ -36,8 +47,13 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("DDPG needs torch: pip install 'tactful[tuner]'") from error
 
-_FORMAT = 1
+_FORMAT = 3
 _WIDEST = 5.0  # as `NetworkPolicy` cuts off
+
+
+Effect = Callable[[Tensor], Tensor]
+"""From actions between -1 and 1, ``[batch, actions]``, to what they come to, of the same shape;
+differentiable, as the actor learns through it."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +69,17 @@ class DdpgSettings:
         warm_up: Random steps at the start, after which normalisation is frozen.
         warm_up_reach: They are uniform between minus and plus this.
         noise: Standard deviation of exploration, added to the action before it is cut off.
-        twin: Two critics, of which the lower counts.
+        critics: How many, each from another start; the lowest counts for what follows, their mean
+            for the actor.
         actor_delay: Critic updates per actor update.
         smoothing: Standard deviation of the noise on target actions, cut off at half.
         normalise_actor_loss: Divide it by the mean absolute value of the critic.
         saturation_penalty: Weight of the squared values that go into the actor's tanh.
         centre_rewards: Subtract the mean of the first rewards as well. Right only where episodes
             never terminate: elsewhere it changes what ending is worth.
+        weight_decay: Of the critics, decoupled from the gradient, per unit of the learning rate.
+        average_rate: How fast the average of actors that acts and is exported follows; 1: it is the
+            actor.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -70,12 +90,14 @@ class DdpgSettings:
     warm_up: int = 1000
     warm_up_reach: float = 1.0
     noise: float = 0.1
-    twin: bool = False
+    critics: int = 1
     actor_delay: int = 1
     smoothing: float = 0.0
     normalise_actor_loss: bool = True
     saturation_penalty: float = 1e-2
     centre_rewards: bool = False
+    weight_decay: float = 0.0
+    average_rate: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot learn.
@@ -83,14 +105,19 @@ class DdpgSettings:
         Raises:
             PolicyError: A value is out of range.
         """
-        if not self.hidden or min(*self.hidden, self.batch, self.actor_delay, self.warm_up) < 1:
-            raise PolicyError("layers, batch, actor_delay and warm_up must be at least 1")
+        counts = (*self.hidden, self.batch, self.critics, self.actor_delay, self.warm_up)
+        if not self.hidden or min(counts) < 1:
+            raise PolicyError("layers, batch, critics, actor_delay and warm_up must be at least 1")
         if not (0 <= self.discount < 1 and 0 < self.target_rate <= 1 and self.learning_rate > 0):
             raise PolicyError(
                 "discount lies in [0, 1), target_rate in (0, 1], learning_rate above 0"
             )
-        if min(self.noise, self.smoothing, self.saturation_penalty) < 0:
-            raise PolicyError("noise, smoothing and saturation_penalty must be at least 0")
+        if min(self.noise, self.smoothing, self.saturation_penalty, self.weight_decay) < 0:
+            raise PolicyError(
+                "noise, smoothing, saturation_penalty and weight_decay must be at least 0"
+            )
+        if not 0 < self.average_rate <= 1:
+            raise PolicyError("average_rate must lie above 0 and at most at 1")
         if not 0 < self.warm_up_reach <= 1:
             raise PolicyError("warm_up_reach must lie above 0 and at most at 1")
 
@@ -128,6 +155,7 @@ class DdpgAgent:
         seed: int = 0,
         capacity: int = 100_000,
         replay_path: Path | None = None,
+        effect: Effect | None = None,
     ) -> None:
         """Make an agent that proposes action 0.
 
@@ -138,26 +166,32 @@ class DdpgAgent:
             seed: Of everything random.
             capacity: Of the replay.
             replay_path: File of the replay; None: in memory.
+            effect: What critics judge of an action, where it comes to less than it says; None: the
+                action itself. An agent goes on with the one that it began with.
 
         Raises:
             PolicyError: Sizes are not positive, or the file is of another use.
         """
         self.settings = s = settings or DdpgSettings()
         self._sizes = states, actions
+        self._effect: Effect = effect or (lambda actions: actions)
         self.replay = Replay(states, actions, capacity=capacity, path=replay_path)
         self._rng = np.random.default_rng(seed)
         self._torch_rng = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._actor = _perceptron(states, actions, s.hidden)
-            critics = [_perceptron(states + actions, 1, s.hidden) for _ in range(1 + s.twin)]
+            critics = [_perceptron(states + actions, 1, s.hidden) for _ in range(s.critics)]
         for parameter in self._actor[-1].parameters():
             nn.init.zeros_(parameter)
         self._critics = nn.ModuleList(critics)
         self._target_actor = copy.deepcopy(self._actor)
         self._target_critics = copy.deepcopy(self._critics)
+        self._average = copy.deepcopy(self._actor)
         self._actor_steps = torch.optim.Adam(self._actor.parameters(), s.learning_rate)
-        self._critic_steps = torch.optim.Adam(self._critics.parameters(), s.learning_rate)
+        self._critic_steps = torch.optim.AdamW(
+            self._critics.parameters(), s.learning_rate, weight_decay=s.weight_decay
+        )
         self.updates = 0
         self._statistics = {
             "mean": np.zeros(states, dtype=np.float32),
@@ -173,9 +207,9 @@ class DdpgAgent:
         return self.replay.added < self.settings.warm_up
 
     def act(self, state: ArrayLike) -> NDArray[np.float64]:
-        """The actor's action, without noise."""
+        """The action of the average of actors, without noise: what would be exported now."""
         with torch.no_grad():
-            squeezed = torch.tanh(self._actor(self._normalised(np.asarray(state, np.float32))))
+            squeezed = torch.tanh(self._average(self._normalised(np.asarray(state, np.float32))))
         return np.asarray(squeezed.numpy(), dtype=np.float64)
 
     def explore(self, state: ArrayLike) -> Proposal:
@@ -225,13 +259,13 @@ class DdpgAgent:
             self._update()
 
     def export(self) -> NetworkPolicy:
-        """The actor for serving.
+        """The average of actors, for serving.
 
         It answers within the range of all states that the replay holds, and a tenth of it beyond.
         """
         layers = [
             (part.weight.detach().numpy().T.copy(), part.bias.detach().numpy().copy())
-            for part in self._actor
+            for part in self._average
             if isinstance(part, nn.Linear)
         ]
         s = self._statistics
@@ -273,7 +307,7 @@ class DdpgAgent:
         """
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if state.get("format") != _FORMAT or state.get("sizes") != list(self._sizes):
-            raise PolicyError(f"{path} holds no agent of this size and version")
+            raise PolicyError(f"{path} holds no agent of this size and version: train another")
         self.replay.resume(state["added"], state["latest"].numpy())
         try:
             for network, saved in zip(self._networks(), state["networks"], strict=True):
@@ -290,7 +324,7 @@ class DdpgAgent:
         self._torch_rng.set_state(state["torch_rng"])
 
     def _networks(self) -> Sequence[nn.Module]:
-        return self._actor, self._critics, self._target_actor, self._target_critics
+        return self._actor, self._critics, self._target_actor, self._target_critics, self._average
 
     def _freeze(self) -> None:
         seen = self.replay.all()
@@ -307,39 +341,50 @@ class DdpgAgent:
     def _update(self) -> None:
         s = self.settings
         batch = self.replay.sample(s.batch, self._rng)
-        states, following = self._normalised(batch.states), self._normalised(batch.next_states)
-        actions = torch.from_numpy(batch.actions)
-        mean, deviation = self._statistics["reward"]
-        rewards = torch.from_numpy((batch.rewards - mean) / deviation)
-        goes_on = torch.from_numpy(1 - batch.terminated)
-        with torch.no_grad():
-            next_actions = torch.tanh(self._target_actor(following))
-            if s.smoothing:
-                jitter = torch.randn(next_actions.shape, generator=self._torch_rng) * s.smoothing
-                next_actions = (next_actions + jitter.clamp(-0.5, 0.5)).clamp(-1, 1)
-            values = _values(self._target_critics, following, next_actions).min(dim=0).values
-            wanted = rewards + s.discount * goes_on * values
-        found = _values(self._critics, states, actions)
+        states = self._normalised(batch.states)
+        found = self._values(self._critics, states, torch.from_numpy(batch.actions))
         self._critic_steps.zero_grad()
-        ((found - wanted) ** 2).mean(dim=1).sum().backward()  # type: ignore[no-untyped-call]
+        lost = ((found - self._wanted(batch)) ** 2).mean(dim=1).sum()
+        lost.backward()  # type: ignore[no-untyped-call]
         self._critic_steps.step()
         self.updates += 1
         if self.updates % s.actor_delay:
             return
         raw = self._actor(states)
-        value = _values(self._critics[:1], states, torch.tanh(raw))[0]
+        value = self._values(self._critics, states, torch.tanh(raw)).mean(dim=0)
         size = value.abs().mean().detach().clamp_min(1e-3) if s.normalise_actor_loss else 1.0
         loss = -value.mean() / size + s.saturation_penalty * (raw**2).mean()
         self._actor_steps.zero_grad()
         loss.backward()
         self._actor_steps.step()
         with torch.no_grad():
-            for network, target in (
-                (self._actor, self._target_actor),
-                (self._critics, self._target_critics),
+            for network, follower, rate in (
+                (self._actor, self._target_actor, s.target_rate),
+                (self._critics, self._target_critics, s.target_rate),
+                (self._actor, self._average, s.average_rate),
             ):
-                for own, slow in zip(network.parameters(), target.parameters(), strict=True):
-                    slow.lerp_(own, s.target_rate)
+                for own, slow in zip(network.parameters(), follower.parameters(), strict=True):
+                    slow.lerp_(own, rate)
+
+    @torch.no_grad()
+    def _wanted(self, batch: Batch) -> Tensor:
+        """What the critics should say: the reward, and what the targets expect to follow."""
+        s = self.settings
+        mean, deviation = self._statistics["reward"]
+        rewards = torch.from_numpy((batch.rewards - mean) / deviation)
+        if not s.discount:
+            return rewards
+        following = self._normalised(batch.next_states)
+        actions = torch.tanh(self._target_actor(following))
+        if s.smoothing:
+            jitter = torch.randn(actions.shape, generator=self._torch_rng) * s.smoothing
+            actions = (actions + jitter.clamp(-0.5, 0.5)).clamp(-1, 1)
+        values = self._values(self._target_critics, following, actions).min(dim=0).values
+        return rewards + s.discount * torch.from_numpy(1 - batch.terminated) * values
+
+    def _values(self, critics: nn.ModuleList, states: Tensor, actions: Tensor) -> Tensor:
+        together = torch.cat([states, self._effect(actions)], dim=1)
+        return torch.stack([critic(together).squeeze(1) for critic in critics])
 
 
 def _perceptron(inputs: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
@@ -348,8 +393,3 @@ def _perceptron(inputs: int, outputs: int, hidden: Sequence[int]) -> nn.Sequenti
         parts += [nn.Linear(inputs, width), nn.ReLU()]
         inputs = width
     return nn.Sequential(*parts, nn.Linear(inputs, outputs))
-
-
-def _values(critics: nn.ModuleList, states: Tensor, actions: Tensor) -> Tensor:
-    together = torch.cat([states, actions], dim=1)
-    return torch.stack([critic(together).squeeze(1) for critic in critics])

@@ -5,8 +5,8 @@ that compares what was measured ("roll back when clicks fell by 10 %"), or one t
 every look, rolls back half and a third of the changes that harm nothing. Here harm is called by
 one-sided confidence sequences, whose chance of ever calling it without cause is bounded over all
 looks and all guardrails together. A part of that chance is kept for the last look, if one is
-planned: there an ordinary test spends it, and what a confidence sequence saved for looks that never
-come (`tactful_bandits.saved_alpha`).
+planned: there one more test spends it, and what a confidence sequence saved for looks that never
+come. Its level counts only whom the sequence has not found before (`tactful_bandits.saved_alpha`).
 Another part is for outcomes as rare as errors, where exact intervals take the place of asymptotic
 ones.
 """
@@ -27,7 +27,7 @@ from tactful_bandits.errors import DefinitionError, StatisticsError
 from tactful_bandits.exact_sequences import proportion_sequence
 from tactful_bandits.released_samples import ReleasedProportion
 from tactful_bandits.samples import Proportion, Sample
-from tactful_bandits.saved_alpha import spent_alpha
+from tactful_bandits.saved_alpha import last_level
 
 Better = Literal["higher", "lower"]
 """Which way a metric should go: clicks higher, latency and errors lower."""
@@ -37,8 +37,8 @@ GuardrailVerdict = Literal["too few data", "harm", "undecided", "no harm"]
 
 
 # Of alpha: what the last look, and what exact intervals of rare outcomes may spend.
-_KEPT_FOR_THE_LAST_LOOK = 0.15
-_KEPT_FOR_RARE_OUTCOMES = 0.05
+_KEPT_FOR_THE_LAST_LOOK = 0.1
+_KEPT_FOR_RARE_OUTCOMES = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def _look(
         loss = _ends(estimate, watched, tightest_at)
         seen_at_last = last_look and (
             fixed_horizon_p_value(estimate, alternative="greater")
-            < kept + _saved(guardrail, control, treatment, watched, tightest_at)
+            < _last_level(guardrail, control, treatment, watched, kept, tightest_at)
         )
     elif isinstance(control, Proportion) and isinstance(treatment, Proportion):
         loss, seen_at_last = _exact_loss(guardrail, control, treatment, rare), False
@@ -176,16 +176,21 @@ def _look(
     return GuardrailLook(guardrail, verdict, loss)
 
 
-def _saved(
-    guardrail: Guardrail, control: Sample, treatment: Sample, alpha: float, tightest_at: float
+def _last_level(
+    guardrail: Guardrail,
+    control: Sample,
+    treatment: Sample,
+    watched: float,
+    kept: float,
+    tightest_at: float,
 ) -> float:
-    """What the sequence has not spent of its alpha by now, if nobody looks any more.
+    """Level of the test at the last look, after which nobody looks any more.
 
     Units arrive in both arms alike, so the first look came when the smaller one had enough.
     """
     seen = control.units + treatment.units
     first = seen * guardrail.minimum_units / min(control.units, treatment.units)
-    return alpha - spent_alpha(alpha=alpha, tightest_at=tightest_at, first=first, last=seen)
+    return last_level(alpha=watched, kept=kept, tightest_at=tightest_at, first=first, last=seen)
 
 
 def _ends(estimate: Estimate, alpha: float, tightest_at: float) -> Interval:

@@ -7,22 +7,53 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_bandits.ddpg import DdpgAgent, DdpgSettings
-from tactful_bandits.errors import PolicyError
+from tactful_bandits.ddpg import DdpgAgent, DdpgSettings, Effect
+from tactful_bandits.errors import MissingExtraError, PolicyError
 from tactful_bandits.market_simulator import MarketSettings, MarketSimulator
 from tactful_bandits.weight_bounds import WeightBounds
 
+try:
+    import torch
+    from torch import Tensor
+except ModuleNotFoundError as error:
+    raise MissingExtraError("the tuner needs torch: pip install 'tactful[tuner]'") from error
+
 TUNER_SETTINGS = DdpgSettings(
-    discount=0.3,
+    discount=0.0,
     warm_up=400,
     warm_up_reach=0.25,
-    noise=0.1,
+    noise=0.3,
+    critics=4,
     centre_rewards=True,
+    weight_decay=0.3,
+    average_rate=0.002,
 )
-"""For weights of lists: what they do is over within hours, and a course never terminates."""
-
+"""For weights of lists. An hour's click rate is mostly chance: critics are several and held back,
+actors are averaged, and the noise is wide enough for its effect to be seen. What follows an hour
+counts for nothing: it depends less on that hour's weights than its estimate would add in chance."""
 
 _MOST_CONTROLS = 4
+
+
+def effect_of_weights(bounds: WeightBounds) -> Effect:
+    """What an action comes to once its weights are none below 0 and of sum 1, again as an action.
+
+    Weights twice as large order a list alike, and one that is pushed below 0 is 0: critics need not
+    learn from clicks what is known. Without it, a weight whose best value is small is learnt too
+    low, as noise that would push it below 0 only ever raises it.
+
+    Args:
+        bounds: Of the weights. Their `largest_step` is left out: what counts is where weights go.
+    """
+    champion = torch.tensor(bounds.champion, dtype=torch.float32)
+
+    def effect(actions: Tensor) -> Tensor:
+        moved = (champion + bounds.reach * actions).clamp_min(0.0)
+        sums = moved.sum(dim=-1, keepdim=True)
+        weights = torch.where(sums > 1e-9, moved / sums.clamp_min(1e-9), champion)
+        return (weights - champion) / bounds.reach
+
+    return effect
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
 import msgspec
 
-from tactful.command_options import config_option, data_option, json_option, outcome_hours_option
+from tactful.clock import now_ms
+from tactful.command_options import (
+    config_option,
+    data_option,
+    json_option,
+    outcome_hours_option,
+    outcome_option,
+)
 from tactful.config import load_settings
 
 _HOUR = 3_600_000
@@ -54,7 +60,7 @@ def show(directory: Path, as_json: bool) -> None:
     """Say which weights the tuner in DIRECTORY sets now; null where the champion's hold."""
     from tactful.tuner_serving import Tuner
 
-    objective = Tuner(directory).objective(time.time_ns() // 1_000_000)
+    objective = Tuner(directory).objective(now_ms())
     told = None if objective is None else objective.told()
     if as_json:
         click.echo(msgspec.json.encode(told))
@@ -95,14 +101,7 @@ def probe(candidate: Path, directory: Path, noise: float) -> None:
 @click.option(
     "--days", type=click.FloatRange(min=0, min_open=True), default=28.0, show_default=True
 )
-@click.option(
-    "--outcome",
-    "outcomes",
-    multiple=True,
-    default=("click", "add_to_cart", "purchase"),
-    show_default=True,
-    help="Type of event that says an item of a list was taken; may be given repeatedly.",
-)
+@outcome_option
 @outcome_hours_option
 @json_option
 def evaluate(
@@ -125,7 +124,7 @@ def evaluate(
     from tactful.tuner_serving import Tuner
 
     settings = load_settings(config, overrides={"storage.data": data})
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     with measured_log(settings, clock=lambda: now) as log:
         lists = read_probed(
             log,

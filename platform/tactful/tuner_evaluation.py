@@ -18,6 +18,7 @@ import numpy as np
 from tactful.arm_outcomes import arm_of
 from tactful.errors import ConfigError
 from tactful.impressions import as_impression
+from tactful.log_batches import decoded, read_batches
 from tactful.rollout_definitions import CHANGE
 from tactful.tuner_serving import (
     DRAWN,
@@ -37,7 +38,7 @@ from tactful_bandits import (
     PolicyError,
     evaluate_policy,
 )
-from tactful_streaming import Event, EventLog, StreamingError, decode_entry, subject_key
+from tactful_streaming import Event, EventLog, subject_key
 
 _CHUNK = 2_048
 
@@ -115,16 +116,8 @@ def read_probed(
         lasts: how long after a list what follows counts, milliseconds.
     """
     found: dict[str, ProbedList] = {}
-    position, stop = log.begin, log.end
-    while position < stop:
-        records = log.read(position, min(_CHUNK, stop - position))
-        if not records:
-            break
-        for offset, payload in records:
-            try:
-                entry = decode_entry(payload)
-            except StreamingError:
-                continue
+    for records in read_batches(log, log.begin, log.end, size=_CHUNK):
+        for offset, entry in decoded(records):
             if not isinstance(entry, Event) or not entry.recommendation_id:
                 continue
             shown = found.get(entry.recommendation_id)
@@ -134,7 +127,6 @@ def read_probed(
                     found[entry.recommendation_id] = probed
             elif entry.type in types and entry.item_id in shown.items:
                 shown.took |= shown.at <= entry.timestamp < shown.at + lasts
-        position = records[-1][0] + 1
     return list(found.values())
 
 

@@ -40,7 +40,12 @@ def train_in_simulator(
         import torch
 
         from tactful_bandits.ddpg import DdpgAgent
-        from tactful_bandits.tuner import TUNER_SETTINGS, tune_in_market, worst_loss
+        from tactful_bandits.tuner import (
+            TUNER_SETTINGS,
+            effect_of_weights,
+            tune_in_market,
+            worst_loss,
+        )
         from tactful_bandits.tuner_rivals import (
             Floats,
             StatePolicy,
@@ -55,7 +60,13 @@ def train_in_simulator(
 
     torch.set_num_threads(1)
     bounds = WeightBounds(_CHAMPION)
-    agent = DdpgAgent(len(STATE), len(_CHAMPION), settings=TUNER_SETTINGS, seed=seed)
+    agent = DdpgAgent(
+        len(STATE),
+        len(_CHAMPION),
+        settings=TUNER_SETTINGS,
+        seed=seed,
+        effect=effect_of_weights(bounds),
+    )
     course = tune_in_market(agent, seed, hours, bounds)
     network = agent.export()
 

@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from tactful_bandits import NetworkPolicy, PolicyError, Replay
-from tactful_bandits.ddpg import DdpgAgent, DdpgSettings
+from tactful_bandits.ddpg import DdpgAgent, DdpgSettings, Effect
 from tactful_bandits.network_policy import gaussian_log_density
 
 SMALL = DdpgSettings(hidden=(16,), batch=32, warm_up=64, learning_rate=3e-3, target_rate=0.02)
@@ -74,7 +74,7 @@ def test_an_untrained_agent_is_the_champion() -> None:
         assert not agent.export().act(state).any()
 
 
-@pytest.mark.parametrize("changes", [{}, {"twin": True, "actor_delay": 2, "smoothing": 0.1}])
+@pytest.mark.parametrize("changes", [{}, {"critics": 2, "actor_delay": 2, "smoothing": 0.1}])
 def test_it_finds_the_action_that_pays(changes: dict[str, float]) -> None:
     settings = replace(SMALL, discount=0.0, centre_rewards=True, **changes)  # type: ignore[arg-type]
     agent = DdpgAgent(1, 1, settings=settings, seed=1)
@@ -84,14 +84,96 @@ def test_it_finds_the_action_that_pays(changes: dict[str, float]) -> None:
 
 
 def test_what_is_learnt_does_not_depend_on_the_scale_of_rewards() -> None:
+    settings = replace(SMALL, centre_rewards=True, weight_decay=0.3)
     actions = []
     for scale in (1.0, 20.0, 1e-3):
-        agent = DdpgAgent(1, 1, settings=replace(SMALL, centre_rewards=True), seed=2)
+        agent = DdpgAgent(1, 1, settings=settings, seed=2)
         _live(agent, 150, 6, scale)
         actions.append([agent.act([state])[0] for state in (-0.8, 0.3)])
     assert np.abs(actions[0]).max() > 0.01, "it has learnt something"
     np.testing.assert_allclose(actions[1], actions[0], atol=1e-3)
     np.testing.assert_allclose(actions[2], actions[0], atol=1e-3)
+
+
+def test_an_average_of_the_actors_on_the_way_acts_and_is_exported() -> None:
+    agent = DdpgAgent(1, 1, settings=replace(SMALL, average_rate=0.2), seed=6)
+    average = [part.detach().clone() for part in agent._actor.parameters()]
+    for step in range(90):
+        _live(agent, 1, step)
+        if not agent.warming_up:
+            own = agent._actor.parameters()
+            average = [0.8 * a + 0.2 * b for a, b in zip(average, own, strict=True)]
+    found = [array for w, b in agent.export().layers for array in (w.T, b)]
+    for ours, theirs in zip(found, average, strict=True):
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)
+    with torch.no_grad():
+        latest = torch.tanh(agent._actor(agent._normalised(np.array([0.1], dtype=np.float32))))
+    assert agent.act([0.1]) == pytest.approx(agent.export().act([0.1]), abs=1e-6)
+    assert agent.act([0.1]) != pytest.approx(latest.numpy(), abs=1e-6)
+    drawn = [agent.explore([0.1]).drawn[0] for _ in range(400)]
+    assert np.mean(drawn) == pytest.approx(agent.act([0.1])[0], abs=4 * SMALL.noise / 20)
+
+
+def test_the_actor_climbs_the_mean_of_critics_that_start_apart() -> None:
+    settings = replace(SMALL, critics=3, saturation_penalty=0.0, normalise_actor_loss=False)
+    agent = DdpgAgent(1, 1, settings=settings, seed=9)
+    _live(agent, SMALL.warm_up - 1, 10)
+    agent._freeze()
+    weights = [critic[0].weight for critic in agent._critics]  # type: ignore[index]
+    assert not torch.equal(weights[0], weights[1])
+    batch = agent.replay.sample(SMALL.batch, np.random.default_rng(0))
+    agent.replay.sample = lambda size, rng: batch  # type: ignore[method-assign]
+    agent._update()
+    found = agent._actor[-1].bias.grad
+    states = agent._normalised(batch.states)
+    before = DdpgAgent(1, 1, settings=settings, seed=9)._actor  # the actor before its step
+    actions = torch.tanh(before(states))
+    together = torch.cat([states, actions], dim=1)
+    loss = -torch.stack([critic(together) for critic in agent._critics]).mean()
+    before.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert found is not None
+    torch.testing.assert_close(found, before[-1].bias.grad)
+
+
+def test_critics_judge_what_an_action_comes_to() -> None:
+    def live(effect: Effect | None, scale: float) -> DdpgAgent:
+        """Whose second number of an action does nothing, and of which scale is logged."""
+        settings = replace(SMALL, discount=0.8, smoothing=0.1)
+        agent = DdpgAgent(1, 2, settings=settings, seed=11, effect=effect)
+        rng = np.random.default_rng(12)
+        for _ in range(100):
+            state, following, (first, second) = (
+                rng.normal(size=1),
+                rng.normal(size=1),
+                rng.uniform(-1, 1, 2),
+            )
+            agent.observe(state, [first, scale * second], first, following, terminated=False)
+        return agent
+
+    def first_alone(actions: torch.Tensor) -> torch.Tensor:
+        return actions * torch.tensor([1.0, 0.0])
+
+    one, other = (live(first_alone, scale) for scale in (1.0, 0.1))
+    assert one.act([0.5]).any()
+    np.testing.assert_array_equal(one.act([0.5]), other.act([0.5]))
+    last = one._actor[-1].weight
+    assert isinstance(last, torch.Tensor)
+    assert not last[1].any(), "nothing is to be learnt of what does nothing"
+    one, other = (live(None, scale) for scale in (1.0, 0.1))
+    assert (one.act([0.5]) != other.act([0.5])).all()
+
+
+def test_decay_keeps_critics_small() -> None:
+    def size(decay: float) -> float:
+        agent = DdpgAgent(1, 1, settings=replace(SMALL, weight_decay=decay), seed=7)
+        rng = np.random.default_rng(8)
+        for _ in range(200):
+            agent.observe([0.0], rng.uniform(-1, 1, 1), rng.normal(), [0.0], terminated=False)
+        with torch.no_grad():
+            return float(sum((part**2).sum() for part in agent._critics.parameters()))
+
+    assert size(1.0) < 0.9 * size(0.0)
 
 
 @pytest.mark.parametrize("terminated", [True, False])
@@ -110,7 +192,7 @@ def test_values_go_on_where_an_episode_was_only_cut_off(terminated: bool) -> Non
 
 
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
-    settings = replace(SMALL, twin=True, smoothing=0.1)
+    settings = replace(SMALL, critics=3, smoothing=0.1, average_rate=0.1)
 
     def make(name: str) -> DdpgAgent:
         return DdpgAgent(1, 1, settings=settings, seed=4, capacity=100, replay_path=tmp_path / name)
@@ -196,8 +278,11 @@ def test_settings_out_of_range_are_refused() -> None:
         {"discount": 1.0},
         {"noise": -0.1},
         {"batch": 0},
+        {"critics": 0},
         {"warm_up_reach": 0.0},
         {"target_rate": 0.0},
+        {"weight_decay": -0.1},
+        {"average_rate": 0.0},
     ):
         with pytest.raises(PolicyError):
             DdpgSettings(**changes)

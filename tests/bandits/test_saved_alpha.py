@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from tactful_bandits import StatisticsError
 from tactful_bandits.comparison import Estimate, confidence_sequence
-from tactful_bandits.saved_alpha import spent_alpha
+from tactful_bandits.saved_alpha import last_level, spent_alpha
 
 
 def test_it_is_what_paths_do() -> None:
@@ -63,3 +64,53 @@ def test_nothing_is_spent_so_early_that_no_path_comes_near(first: float) -> None
     spent = spent_alpha(alpha=0.04, tightest_at=20_000, first=first, last=60_000)
     later = spent_alpha(alpha=0.04, tightest_at=20_000, first=80, last=60_000)
     assert spent == pytest.approx(later, rel=0.03)
+
+
+def test_the_last_test_and_the_sequence_spend_it_all_together() -> None:
+    """Of simulated paths without any effect: 0.006 is 3 standard errors."""
+    rng = np.random.default_rng(2)
+    alpha, kept = 0.04, 0.0075
+    units = np.linspace(4_000, 60_000, 500).round()
+    bounds = np.array(
+        [
+            -confidence_sequence(
+                Estimate(0.0, 1.0, int(n), np.inf),
+                alpha=alpha,
+                tightest_at=20_000,
+                alternative="greater",
+            ).low
+            for n in units
+        ]
+    )
+    level = last_level(alpha=alpha, kept=kept, tightest_at=20_000, first=4_000, last=60_000)
+    steps = np.sqrt(np.diff(units, prepend=0.0))
+    found = 0
+    for _ in range(24):
+        paths = np.cumsum(rng.standard_normal((500, len(units))) * steps, axis=1)
+        scores = paths / np.sqrt(units)
+        found += int(((scores > bounds).any(axis=1) | (special.ndtr(-scores[:, -1]) < level)).sum())
+    assert found / 12_000 == pytest.approx(alpha + kept, abs=0.006)
+    saved = alpha - spent_alpha(alpha=alpha, tightest_at=20_000, first=4_000, last=60_000)
+    assert level > 1.2 * (kept + saved), "what both find counts once"
+
+
+@settings(max_examples=25)
+@given(st.floats(0.001, 0.2), st.floats(0, 0.05), st.floats(10, 1e6), st.floats(0, 6))
+def test_the_last_level_lies_between_what_is_left_and_all(
+    alpha: float, kept: float, first: float, some: float
+) -> None:
+    last = first * np.exp(some)
+    level = last_level(alpha=alpha, kept=kept, tightest_at=20_000, first=first, last=last)
+    spent = spent_alpha(alpha=alpha, tightest_at=20_000, first=first, last=last)
+    assert alpha + kept - spent <= level * 1.001 + 1e-9
+    assert level <= alpha + kept + 0.02 * alpha
+
+
+def test_a_single_look_tests_at_all_there_is() -> None:
+    level = last_level(alpha=0.04, kept=0.01, tightest_at=20_000, first=20_000, last=20_000)
+    assert level == pytest.approx(0.05, rel=1e-6)
+
+
+def test_more_than_half_cannot_be_kept() -> None:
+    with pytest.raises(StatisticsError, match="on top"):
+        last_level(alpha=0.04, kept=0.6, tightest_at=20_000, first=10, last=20)
