@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tactful.impressions import Impression, as_impression
+from tactful.log_batches import read_batches
 from tactful.outcome_metrics import METRICS, ROLLOUTS, spent_in
 from tactful_bandits import (
     Comparison,
@@ -343,12 +344,8 @@ def read_arm_outcomes(
 
 def read_on(log: EventLog, tally: Tally, position: int) -> int:
     """Let a tally read a log from an offset to its present end; the offset to go on at."""
-    stop = log.end
     position = max(position, log.begin)
-    while position < stop:
-        records = log.read(position, min(_CHUNK, stop - position))
-        if not records:
-            break
+    for records in read_batches(log, position, log.end, size=_CHUNK):
         tally.read(records)
         position = records[-1][0] + 1
     return position

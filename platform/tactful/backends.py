@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import kafka_settings, make_topic, open_redis, retention_ms
 from tactful.errors import StorageError
@@ -81,7 +82,8 @@ class Backend:
         ends: how far the log goes, by partition, as far as is known here.
         show: a position as it goes over the wire.
         format: how entries are written.
-        partitions: the partitions of the log, to be read by whoever wants to.
+        partitions: the partitions of the log, to be read as long as it is open.
+        searched: the same for one search, after which they are closed.
         shared: where the features of people are, if not in the engine.
         letters: dead letters on their way to disk.
         dead_letters: the dead letters.
@@ -105,6 +107,7 @@ class Backend:
     show: Callable[[Offsets], Position]
     format: EntryFormat
     partitions: Callable[[], Sequence[EventLog]]
+    searched: Callable[[], AbstractContextManager[Sequence[EventLog]]]
     letters: Letters
     dead_letters: DeadLetters
     trim: Callable[[int], None]
@@ -159,7 +162,7 @@ def open_backend(
     rules = None
     if settings.engine.rules != Path():
         rules = load_rules(settings.engine.rules)
-    seal = open_seal(settings, clock=lambda: time.time_ns() // 1_000_000)
+    seal = open_seal(settings, clock=now_ms)
     if seal is not None:
         stack.callback(seal.close)
     letters = _open_letters(settings, _DEAD_LETTERS, stack, seal)
@@ -244,6 +247,7 @@ class _Opening:
             show=lambda offsets: offsets.get(0, 0),
             format="msgpack",
             partitions=lambda: [sealed],
+            searched=lambda: contextlib.nullcontext([sealed]),
             letters=letters,
             dead_letters=self.dead_letters,
             late=self.late,
@@ -327,13 +331,19 @@ class _Opening:
             known = {number: log.known_end(number) for number in range(count)}
             return merged((followed.ends, known))
 
-        def partitions() -> Sequence[EventLog]:
-            opened = [log.partition(number) for number in range(count)]
-            for partition in opened:
-                stack.callback(partition.close)
+        def opened(until: contextlib.ExitStack) -> Sequence[EventLog]:
+            partitions = [
+                until.enter_context(contextlib.closing(log.partition(number)))
+                for number in range(count)
+            ]
             if self.seal is None:
-                return opened
-            return [SealedLog(partition, self.seal) for partition in opened]
+                return partitions
+            return [SealedLog(partition, self.seal) for partition in partitions]
+
+        @contextlib.contextmanager
+        def searched() -> Iterator[Sequence[EventLog]]:
+            with contextlib.ExitStack() as search:
+                yield opened(search)
 
         return Backend(
             engine=engine,
@@ -345,7 +355,8 @@ class _Opening:
             ends=ends,
             show=as_text,
             format="json",
-            partitions=partitions,
+            partitions=lambda: opened(stack),
+            searched=searched,
             letters=letters,
             dead_letters=self.dead_letters,
             late=self.late,

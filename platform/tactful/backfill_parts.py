@@ -13,7 +13,6 @@ kafka     ``partitions/<topic>-<number>``,     that partition
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Collection, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tactful.backends import engine_options
+from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import kafka_settings
 from tactful.errors import StorageError
@@ -125,10 +125,10 @@ def opened_parts(
     state = settings.storage.data / "state"
     with contextlib.ExitStack() as stack:
         if settings.log.kind != "kafka":
-            log = stack.enter_context(log_in_files(settings, clock=_now))
+            log = stack.enter_context(log_in_files(settings, clock=now_ms))
             yield [_FilesPart(settings, definitions, suppressed, log)]
             return
-        seal = open_seal(settings, clock=_now)
+        seal = open_seal(settings, clock=now_ms)
         if seal is not None:
             stack.callback(seal.close)
         kafka = kafka_settings(settings.log)
@@ -340,7 +340,3 @@ def _places(state: StateStore) -> Offsets:
     except msgspec.MsgspecError as error:
         raise StorageError(f"how far a state has read the log is damaged: {error}") from error
     return offsets
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from tactful.clock import now_ms
 from tactful.config import load_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,7 +49,7 @@ def backup(
             manifest = check_backup(target, copied=copied)
         else:
             settings = load_settings(config, overrides={"storage.data": data})
-            manifest = make_backup(settings, target, clock=_now, copied=copied)
+            manifest = make_backup(settings, target, clock=now_ms, copied=copied)
     if as_json:
         _print({**msgspec.to_builtins(manifest), "files": len(manifest.files), **_sum(manifest)})
         return
@@ -86,9 +87,10 @@ def restore(
     broken off, before a server answers. What was spent of privacy budgets stays spent.
     """
     from tactful.connections import open_installation
-    from tactful.erasure import Installation, complete_erasures
+    from tactful.data_directory import exclusive
+    from tactful.erasure import complete_erasures
+    from tactful.installation import Installation
     from tactful.restore import restore_backup
-    from tactful.service import exclusive
     from tactful.suppression import open_suppression
 
     if (source is None) != finish:
@@ -103,7 +105,7 @@ def restore(
                 manifest, parts = restore_backup(
                     settings,
                     source,
-                    clock=_now,
+                    clock=now_ms,
                     replace=replace,
                     without_tombstones=without_tombstones,
                     copied=copied,
@@ -111,8 +113,8 @@ def restore(
             told |= {"begun_at": manifest.begun_at, "log": manifest.log, "state": manifest.state}
             told |= {"files": len(manifest.files), **_sum(manifest), "parts": parts}
         with contextlib.closing(open_installation(settings)) as metadata:
-            suppression = open_suppression(settings, metadata, clock=_now)
-            erased = complete_erasures(Installation(settings, metadata, suppression, _now))
+            suppression = open_suppression(settings, metadata, clock=now_ms)
+            erased = complete_erasures(Installation(settings, metadata, suppression, now_ms))
         told["erasures"] = len(erased)
     if as_json:
         _print(told)
@@ -143,7 +145,3 @@ def _sum(manifest: Any) -> dict[str, int]:
 
 def _print(value: Any) -> None:
     click.echo(msgspec.json.encode(value).decode())
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from tactful.durable_files import replace_file
 from tactful.errors import BackupError
 
 FORMAT = 1
@@ -85,13 +86,7 @@ def write_manifest(backup: Path, manifest: Manifest) -> None:
     """Write the manifest of a backup, forced to disk, as a whole or not at all."""
     encoded = msgspec.json.encode(manifest)
     sealed = _Sealed(hashlib.sha256(encoded).hexdigest(), msgspec.Raw(encoded))
-    draft = backup / f".{MANIFEST}"
-    with draft.open("wb") as file:
-        file.write(msgspec.json.encode(sealed))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(backup / MANIFEST)
-    sync_directory(backup)
+    replace_file(backup / MANIFEST, msgspec.json.encode(sealed))
 
 
 def read_manifest(backup: Path) -> Manifest:
@@ -187,12 +182,3 @@ def open_private(path: Path) -> BinaryIO:
     """A new file that only its owner may read, in directories that are made."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-
-
-def sync_directory(path: Path) -> None:
-    """Force the names in a directory to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.durable_files import replace_file, replacing
 from tactful.errors import ModelError, TrainingBusy
 
 _STALE_S = 86_400
@@ -73,7 +73,7 @@ class Checkpoint:
     def begin(self, about: Mapping[str, Any]) -> None:
         """Forget what was done and begin a training of something else."""
         self.clear()
-        self._write("about.json", msgspec.json.encode(about))
+        replace_file(self._directory / "about.json", msgspec.json.encode(about))
 
     def clear(self) -> None:
         """Forget what was done."""
@@ -91,11 +91,8 @@ class Checkpoint:
         """Keep the rows of part `number`, from 0."""
         (self._directory / "parts").mkdir(exist_ok=True)
         path = self._directory / "parts" / f"{number:06}.npz"
-        with path.with_suffix(".new").open("wb") as file:
+        with replacing(path) as file:
             np.savez(file, allow_pickle=False, **part)
-            file.flush()
-            os.fsync(file.fileno())
-        path.with_suffix(".new").replace(path)
 
     def parts(self) -> list[dict[str, NDArray[Any]]]:
         """The rows that were laid out, part by part, up to the first that is missing."""
@@ -112,9 +109,9 @@ class Checkpoint:
 
     def save_forest(self, forest: bytes, curve: Sequence[float]) -> None:
         """Keep the trees so far and how good they were after each."""
-        self._write(f"forest-{len(curve)}.ubj", forest)
+        replace_file(self._directory / f"forest-{len(curve)}.ubj", forest)
         # The curve last: it says which forest belongs to it.
-        self._write("curve.json", msgspec.json.encode(list(curve)))
+        replace_file(self._directory / "curve.json", msgspec.json.encode(list(curve)))
         for path in self._directory.glob("forest-*.ubj"):
             if path.name != f"forest-{len(curve)}.ubj":
                 path.unlink()
@@ -128,11 +125,3 @@ class Checkpoint:
             return (self._directory / f"forest-{len(curve)}.ubj").read_bytes(), curve
         except (FileNotFoundError, msgspec.DecodeError):
             return None, []
-
-    def _write(self, name: str, content: bytes) -> None:
-        scratch = self._directory / f".{name}"
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(self._directory / name)

@@ -112,6 +112,7 @@ for _command in (
 @click.option("--dev", is_flag=True, default=None, help="No API keys; loopback only.")
 @click.option("--workers", type=int, help="Further processes that answer requests.")
 @click.option("--rebuild", is_flag=True, help="Compute all features again from the log.")
+@click.option("--supervise", is_flag=True, help="Start it again when it crashes.")
 @json_option
 def serve(
     config: Path | None,
@@ -121,6 +122,7 @@ def serve(
     dev: bool | None,
     workers: int | None,
     rebuild: bool,
+    supervise: bool,
     as_json: bool,
 ) -> None:
     """Run ingestion, engine and recommendation; in one process, or with several to answer."""
@@ -134,14 +136,21 @@ def serve(
             "server.workers": workers,
         },
     )
+    if supervise:
+        from tactful.supervision import supervise_this
+
+        if rebuild:
+            raise click.UsageError("--supervise not with --rebuild: a crash would begin it again")
+        supervise_this()
     from tactful import logs
 
     logs.configure(settings.logging)
 
+    from tactful.data_directory import exclusive
     from tactful.http import make_application
     from tactful.recommender import build, open_shown
     from tactful.server import listen, make_server, run
-    from tactful.service import Platform, exclusive
+    from tactful.service import Platform
     from tactful.statistics import open_statistics
     from tactful_streaming import StreamingError
 

@@ -26,6 +26,9 @@ from msgspec import Meta
 from tactful.browser import parse_origins
 from tactful.errors import ConfigError
 
+PACKAGED_FEATURES = Path(__file__).with_name("features.yaml")
+"""The feature definitions that ship, which lists are made from."""
+
 _PREFIX = "TACTFUL_"
 
 PositiveInt = Annotated[int, Meta(ge=1)]
@@ -481,7 +484,7 @@ class Settings:
     def features(self) -> Path:
         """File of the feature definitions."""
         chosen = self.engine.features
-        return Path(__file__).with_name("features.yaml") if chosen == Path() else chosen
+        return PACKAGED_FEATURES if chosen == Path() else chosen
 
     @property
     def keyring(self) -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tactful.clock import now_ms
 from tactful.config import LogSettings, OnlineSettings, Settings, secret
 from tactful.errors import ConfigError, StorageError
 from tactful.keys import KeyStore
@@ -164,7 +164,7 @@ def open_keys(
     except OSError as error:
         raise StorageError(f"{data}: cannot be used as data directory: {error}") from error
     with contextlib.closing(open_installation(settings, environ=environ)) as metadata:
-        keys = KeyStore(metadata, clock=lambda: time.time_ns() // 1_000_000)
+        keys = KeyStore(metadata, clock=now_ms)
         if (old := data / "keys.db").exists():
             keys.adopt(old)
         yield metadata, keys

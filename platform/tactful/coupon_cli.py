@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
+from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
 from tactful.coupon_definitions import CouponDefinition, load_coupons
@@ -129,11 +129,7 @@ def _read(
     }
     if name not in found:
         raise ConfigError(f"there is no campaign {name!r}; there are {', '.join(found)}")
-    with measured_log(settings, clock=_now) as log:
+    with measured_log(settings, clock=now_ms) as log:
         return found[name], read_coupon_outcomes(
-            log, found[name], until=_now(), lasts=int(hours * _HOUR)
+            log, found[name], until=now_ms(), lasts=int(hours * _HOUR)
         )
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

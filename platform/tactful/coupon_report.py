@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition
+from tactful.log_batches import read_batches
 from tactful.outcome_metrics import LARGEST_AMOUNT, number_of, spent_in
 from tactful_bandits import Comparison, Mean, SampleRatio, check_sample_ratio, compare
 from tactful_streaming import EventLog, StreamingError, decode_entry, event_for, subject_key
@@ -82,12 +83,10 @@ def read_coupon_outcomes(
     """
     people: dict[str, _Person] = {}
     marks = (OFFER.encode(), WITHHELD.encode(), b"purchase")
-    position, stop = log.begin, log.end
-    while position < stop and (records := log.read(position, min(_CHUNK, stop - position))):
+    for records in read_batches(log, log.begin, log.end, size=_CHUNK):
         for _, payload in records:
             if any(mark in payload for mark in marks):
                 _read(payload, campaign, people, lasts)
-        position = records[-1][0] + 1
     over = [person for person in people.values() if person.at + lasts <= until]
     width = len(campaign.features)
     return CouponOutcomes(

@@ -56,7 +56,7 @@ from tactful.roster import Roster, Serving, serving
 from tactful.server import loop_factory
 from tactful.service import Platform
 from tactful.serving_worker import Orders
-from tactful.situation import described
+from tactful.situation import described, read_columns
 from tactful.trending import Trends
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class Keeper:
                     return self._described(seen, key, at) if entity == "user" else seen
             case ReadColumns(entity, keys, names, at):
                 with platform.lock:
-                    return source.read_columns(entity, keys, names, at).tobytes()
+                    return read_columns(source, entity, keys, names, at).tobytes()
             case Changes(epoch, start):
                 now, following, items = self._changes.read(epoch, start)
                 return Changed(

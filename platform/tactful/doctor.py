@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tactful.clock import now_ms
 from tactful.config import Settings, is_loopback
 from tactful.errors import ConfigError, TactfulError
 
@@ -92,13 +93,19 @@ def _extras() -> Iterator[Check]:
 
 
 def _features(settings: Settings) -> Check:
-    from tactful_streaming import StreamingError, load_definitions
+    from tactful.features import absent_features
+    from tactful_streaming import StreamingError, load_definitions, make_operators
 
     try:
-        count = len(load_definitions(settings.features).features)
+        definitions = load_definitions(settings.features)
+        make_operators(definitions)  # a sequence may need too many states
     except (OSError, StreamingError) as error:
         return Check("features", "failed", str(error))
-    return Check("features", "ok", f"{count} in {settings.features.name}")
+    said = f"{len(definitions.all)} definitions in {settings.features.name}"
+    if absent := absent_features(definitions):
+        lacks = f"{said}; lists are made without {', '.join(absent)}, which are not among them"
+        return Check("features", "warning", lacks)
+    return Check("features", "ok", said)
 
 
 def _disk(data: Path) -> Check:
@@ -127,7 +134,7 @@ def _room(data: Path) -> Check:
 
 
 def _holder(settings: Settings) -> Check:
-    from tactful.service import exclusive
+    from tactful.data_directory import exclusive
 
     try:
         with exclusive(settings.storage.data):
@@ -201,8 +208,8 @@ def _erasures(settings: Settings) -> Iterator[Check]:
 
     try:
         with open_keys(settings) as (metadata, _):
-            jobs = ErasureJobs(metadata, clock=lambda: time.time_ns() // 1_000_000)
-            waiting, overdue = len(jobs.waiting()), jobs.overdue()
+            jobs = ErasureJobs(metadata, clock=now_ms)
+            waiting, overdue = jobs.incomplete(), jobs.overdue()
     except TactfulError:  # the check of the keys has said what is wrong
         return
     if overdue:
@@ -243,7 +250,7 @@ def _sealing(settings: Settings) -> Check:
     from tactful.record_seal import open_seal
 
     try:
-        seal = open_seal(settings, clock=lambda: time.time_ns() // 1_000_000)
+        seal = open_seal(settings, clock=now_ms)
     except TactfulError as error:
         return Check("sealing", "failed", str(error))
     assert seal is not None

@@ -79,6 +79,11 @@ class ErasureJobs:
         rows = self._metadata.fetch(query.order_by(_table.requested_at, _table.receipt))
         return [(row.receipt, row.person) for row in rows]
 
+    def incomplete(self) -> int:
+        """How many erasures are not complete, also of whom only the name is still to go."""
+        count = sa.select(sa.func.count()).where(_table.state != "done")
+        return int(self._metadata.fetch(count)[0][0])
+
     def overdue(self) -> int:
         """How many erasures should be complete by now and are not."""
         count = sa.select(sa.func.count()).where(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tactful.erasure import Installation, look_up
+from tactful.erasure import look_up
+from tactful.installation import Installation
 from tactful.messages import ErasureStep
 from tactful.person_export import export_person
 

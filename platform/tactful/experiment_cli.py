@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from tactful.command_options import config_option, data_option, json_option, outcome_hours_option
+from tactful.clock import now_ms
+from tactful.command_options import (
+    config_option,
+    data_option,
+    json_option,
+    outcome_hours_option,
+    outcome_option,
+)
 from tactful.config import load_settings
 from tactful.errors import ConfigError
 from tactful.rollout_cli import COMMANDS
@@ -115,14 +121,7 @@ def plan(
     show_default=True,
     help="How far back lists count; give no more than have passed since the arms were changed.",
 )
-@click.option(
-    "--outcome",
-    "outcomes",
-    multiple=True,
-    default=("click", "add_to_cart", "purchase"),
-    show_default=True,
-    help="Type of event that says an item of a list was taken; may be given repeatedly.",
-)
+@outcome_option
 @outcome_hours_option
 @json_option
 def report(
@@ -147,8 +146,8 @@ def report(
     found = {each.key: each for each in _experiments(settings.experiments)}
     if key not in found:
         raise ConfigError(f"there is no experiment {key!r}; there are {', '.join(found)}")
-    now = _now()
-    with measured_log(settings, clock=_now) as log:
+    now = now_ms()
+    with measured_log(settings, clock=now_ms) as log:
         seen = read_arm_outcomes(
             log,
             key,
@@ -186,7 +185,3 @@ def _experiments(file: Path) -> Any:
 
 def _print_json(value: object) -> None:
     click.echo(msgspec.json.encode(value).decode())
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
 
@@ -44,7 +45,7 @@ def expire(
     if backups is None and exports is None and not models:
         raise click.UsageError("give --backups, --exports or --models")
     settings = load_settings(config, overrides={"storage.data": data})
-    before = time.time_ns() // 1_000_000 - kept_for(settings, older_than)
+    before = now_ms() - kept_for(settings, older_than)
     found: list[Expired] = []
     if backups is not None:
         found += expire_backups(backups, before, dry_run=dry_run)

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from tactful.candidates import Candidates
 from tactful.catalogue import Catalogue
+from tactful.config import PACKAGED_FEATURES
 from tactful.scores import Scores, kernels
 from tactful.situation import FeatureSource, Situation, read_placed
+from tactful_streaming import Definitions, load_definitions
 
 RANKING_FEATURES: tuple[str, ...] = (
     "next_last",
@@ -75,6 +77,13 @@ def layout(definitions: str) -> str:
     """
     text = "\n".join((definitions, *RANKING_FEATURES))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def absent_features(definitions: Definitions) -> tuple[str, ...]:
+    """Names of features that lists are made from and `definitions` lack: each counts as nothing."""
+    has = {(one.entity, one.name) for one in definitions.features}
+    packaged = load_definitions(PACKAGED_FEATURES).features
+    return tuple(one.name for one in packaged if (one.entity, one.name) not in has)
 
 
 _DAY = 86_400_000.0

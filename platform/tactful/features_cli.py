@@ -15,6 +15,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.clock import now_ms
 from tactful.command_options import json_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
@@ -52,9 +53,13 @@ features.add_command(rescale)
 @json_option
 def check(file: Path, as_json: bool) -> None:
     """Check the definitions in FILE; the first thing that is wrong is named with its line."""
-    from tactful_streaming import dump_definitions
+    from tactful_streaming import DefinitionError, dump_definitions, make_operators
 
     definitions = _definitions(file)
+    try:
+        make_operators(definitions)  # a sequence may need too many states
+    except DefinitionError as error:
+        raise ConfigError(f"{file}: {error}") from error
     if as_json:
         _print_json(
             {
@@ -158,9 +163,8 @@ def backfill(features: Path | None, config: Path | None, data: Path | None, as_j
     from tactful.backfill_parts import opened_parts, require_state
     from tactful.backfills import Backfill
     from tactful.connections import open_installation
-    from tactful.service import exclusive
+    from tactful.data_directory import exclusive
     from tactful.suppression import open_suppression
-    from tactful.worker_cli import now_ms
 
     settings = load_settings(config, overrides={"storage.data": data})
     definitions = _definitions(features or settings.features)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
+from tactful.clock import now_ms
 from tactful.config import EngineSettings
 from tactful.followed import Followed, behind
 from tactful.metrics import Metrics
@@ -129,7 +130,7 @@ class Follower:
         commit_idle: bool = False,
         tells_time: bool = True,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        wall: Callable[[], int] = now_ms,
     ) -> None:
         """Prepare to follow; `start` starts the thread.
 

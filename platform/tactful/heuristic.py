@@ -9,7 +9,7 @@ from tactful.candidates import Candidates, Popularity
 from tactful.catalogue import Catalogue
 from tactful.cold_start import coldness
 from tactful.scores import Scores
-from tactful.situation import FeatureSource, Situation
+from tactful.situation import FeatureSource, Situation, read_columns
 
 _POPULAR = 200
 
@@ -48,7 +48,7 @@ def heuristic_scores(
         # What people like this one take stands for what everybody takes.
         lift = np.float32(cold) * candidates.lift.of(candidates.rows)
         items = catalogue.item_ids.of_rows(candidates.rows)
-        sold = source.read_columns("item", items, ("sold_28d",), situation.at)[:, 0]
+        sold = read_columns(source, "item", items, ("sold_28d",), situation.at)[:, 0]
         expected = np.log(sold + 0.5) + lift
         places[np.lexsort((places, -expected))] = np.arange(len(places), dtype=places.dtype)
     near = np.minimum(places, _POPULAR).astype(np.float32)

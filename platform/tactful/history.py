@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.cold_start import Cohorts
+from tactful.log_batches import decoded, read_batches
 from tactful.recall import Interactions
 from tactful_streaming import (
     Event,
     EventLog,
     Item,
-    StreamingError,
     User,
-    decode_entry,
     subject_key,
 )
 
@@ -73,16 +72,9 @@ class History:
         visits: dict[str, int] = {}
         subjects: list[str | None] = []
         taken: list[tuple[str, int, int, int]] = []
-        position, end = log.begin, log.end if until is None else min(log.end, until)
-        while position < end:
-            records = log.read(position, min(_CHUNK, end - position))
-            if not records:
-                break
-            for offset, payload in records:
-                try:
-                    entry = decode_entry(payload)
-                except StreamingError:
-                    continue
+        end = log.end if until is None else min(log.end, until)
+        for records in read_batches(log, log.begin, end, size=_CHUNK):
+            for offset, entry in decoded(records):
                 if isinstance(entry, Item):
                     rows.setdefault(entry.item_id, len(rows))
                     updates.append((offset, entry))
@@ -96,8 +88,7 @@ class History:
                     if number == len(subjects):
                         subjects.append(subject)
                     taken.append((entry.item_id, number, entry.timestamp, offset))
-            position = records[-1][0] + 1
-            progress(position, end)
+            progress(records[-1][0] + 1, end)
         known = [(rows[item], *rest) for item, *rest in taken if item in rows]
         columns = np.array(known, np.int64).reshape(-1, 4).T
         return cls(

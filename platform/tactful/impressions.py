@@ -1,4 +1,4 @@
-"""Lists that were shown: read from the log, and the latest of them at hand.
+"""Lists that were shown: written for the log, read from it, and the latest of them at hand.
 
 The server logs every list it gives as an event of the type ``impression``: the items in order,
 their scores and channels, who ranked them, and the features they were ranked by.
@@ -7,15 +7,18 @@ their scores and channels, who ranked them, and the features they were ranked by
 from __future__ import annotations
 
 import binascii
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.log_batches import Record, read_batches
+from tactful.messages import Recommendation, RecommendRequest
+from tactful_bandits import Assignment
 from tactful_streaming import (
     PERSONALISATION,
     Entry,
@@ -23,6 +26,7 @@ from tactful_streaming import (
     EventLog,
     StreamingError,
     decode_entry,
+    encode_entry,
     event_for,
 )
 
@@ -53,6 +57,76 @@ class Impression:
     layout: str
     forced: bool
     features: NDArray[np.float32] | None
+
+
+def encode_impression(
+    request: RecommendRequest,
+    answer: Recommendation,
+    assignment: Assignment,
+    *,
+    at: int,
+    applied: int | None,
+    layout: str,
+    features: NDArray[np.float32] | None,
+    more: Mapping[str, Any],
+) -> bytes:
+    """A log record of a list, with the features as served: what training will learn from.
+
+    Args:
+        request: what was asked.
+        answer: what was shown.
+        assignment: the arm.
+        at: when, epoch milliseconds.
+        applied: as in `Impression`; None where nobody can say.
+        layout: as in `Impression`.
+        features: as in `Impression`.
+        more: what else took part, by name.
+    """
+    properties: dict[str, Any] = {
+        "items": [item.item_id for item in answer.items],
+        "scores": [item.score for item in answer.items],
+        "channels": [item.channel for item in answer.items],
+        "model_version": answer.model_version,
+        "experiment": assignment.experiment,
+        "arm": assignment.arm,
+        "forced": assignment.forced,
+        "propensity": assignment.propensity,
+        "applied": applied,
+        "took_ms": round(answer.took_ms, 3),
+        **more,
+    }
+    if filters := _filters(request):
+        properties["filters"] = filters
+    if features is not None:
+        properties["layout"] = layout
+        properties["features"] = b64encode(features.astype("<f4").tobytes()).decode()
+    return encode_entry(
+        Event(
+            event_id=f"impression:{answer.recommendation_id}",
+            type="impression",
+            timestamp=at,
+            user_id=request.user_id,
+            device_id=request.device_id,
+            session_id=request.session_id,
+            item_id=None,
+            recommendation_id=answer.recommendation_id,
+            properties=properties,
+            context={},
+        )
+    )
+
+
+def _filters(request: RecommendRequest) -> list[str]:
+    """What the request left out, for whoever wants to know why an item is not there."""
+    asked: dict[str, Any] = {
+        "category": request.category,
+        "min_price": request.min_price,
+        "max_price": request.max_price,
+        "excluded": len(request.exclude) or None,
+        "exclude_seen": "yes" if request.exclude_seen else None,
+        "exclude_taken": "yes" if request.exclude_taken else None,
+    }
+    return [f"{name}: {value}" for name, value in asked.items() if value is not None]
 
 
 def decode_impression(payload: bytes, offset: int) -> Impression | None:
@@ -106,16 +180,17 @@ def read_impressions(log: EventLog, *, latest: int | None = None) -> Iterator[Im
         log: where they are.
         latest: look at so many of the newest records only; None looks at all.
     """
-    end = log.end
-    position = log.begin if latest is None else max(log.begin, end - latest)
-    while position < end:
-        records = log.read(position, _CHUNK)
-        if not records:
-            return
+    for records in _newest(log, latest):
         for offset, payload in records:
             if (found := decode_impression(payload, offset)) is not None:
                 yield found
-        position = records[-1][0] + 1
+
+
+def _newest(log: EventLog, latest: int | None) -> Iterator[Sequence[Record]]:
+    """The newest records, or all; also beyond the end, where some brokers count a batch as one."""
+    end = log.end
+    begin = log.begin if latest is None else max(log.begin, end - latest)
+    return read_batches(log, begin, end + _CHUNK, size=_CHUNK)
 
 
 def find_impression(log: EventLog, recommendation_id: str, *, latest: int) -> Event | None:
@@ -127,17 +202,11 @@ def find_impression(log: EventLog, recommendation_id: str, *, latest: int) -> Ev
         latest: how many of the newest records are looked at.
     """
     wanted = recommendation_id.encode()
-    end = log.end
-    position = max(log.begin, end - latest)
-    while position < end:
-        records = log.read(position, _CHUNK)
-        if not records:
-            break
+    for records in _newest(log, latest):
         for offset, payload in records:
             found = decode_impression(payload, offset) if wanted in payload else None
             if found is not None and found.event.recommendation_id == recommendation_id:
                 return found.event
-        position = records[-1][0] + 1
     return None
 
 

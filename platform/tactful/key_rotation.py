@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from tactful.config import Settings, secret
+from tactful.durable_files import force
 from tactful.errors import ConfigError, StorageError
 from tactful.record_seal import master_key, read_master_key
 from tactful_privacy import Keyring, KeyringError, VaultError, rewrap_vault
@@ -70,7 +71,7 @@ def change_master_key(
         if before != after:
             _replace(current, new.read_bytes())
         new.unlink()
-        _sync(new.parent)
+        force(new.parent)
     except OSError as error:
         raise StorageError(
             f"{current}: the vault has the new key and this file has not, or {new} is left: "
@@ -104,14 +105,6 @@ def _replace(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     with path.open("r+b") as old:
         draft.replace(path)
-        _sync(path.parent)
+        force(path.parent)
         os.pwrite(old.fileno(), bytes(os.fstat(old.fileno()).st_size), 0)
         os.fsync(old.fileno())
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

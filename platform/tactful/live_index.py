@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import shutil
 import struct
 import threading
@@ -34,6 +33,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.durable_files import replace_file
 from tactful.errors import ModelError, StorageError
 from tactful.item_ids import ItemIds
 from tactful.sealed import check_seal, remove_scratch, sealing
@@ -343,7 +343,7 @@ class LiveIndex:
             index.save(place / "index")
             with sealing(place / "ids") as scratch:
                 ids.save(scratch)
-            _replace(self._directory / "current.json", msgspec.json.encode(_Current(number)))
+            replace_file(self._directory / "current.json", msgspec.json.encode(_Current(number)))
             tuning = self.follow()
             self._forget()
         _LOG.info("vector index: build %d serves, recall %.3f", number, tuning.recall)
@@ -502,12 +502,3 @@ def _write_all(journal: FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[journal.write(view) :]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
+from tactful.clock import now_ms
 from tactful.errors import StorageError
 from tactful_privacy.named_lock import hold_named_lock
 from tactful_privacy.sqlite import use_write_ahead_log
@@ -445,9 +445,7 @@ class MetadataStore:
             self._backfill(job)  # MySQL counts an update that changed nothing as none
 
 
-def open_metadata(
-    location: str | Path, *, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-) -> MetadataStore:
+def open_metadata(location: str | Path, *, clock: Callable[[], int] = now_ms) -> MetadataStore:
     """Open the metadata, making or upgrading its tables.
 
     Of processes that start at once, one upgrades and the others wait for it. There is no way back
@@ -587,7 +585,11 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
         yield
     except sa.exc.SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or error
-        raise StorageError(f"{_name(engine)}: the metadata cannot be used: {cause}") from error
+        # Of this very class is what SQLite says of a file that it cannot read as a database.
+        cure = ": restore it from a backup" if type(error) is sa.exc.DatabaseError else ""
+        raise StorageError(
+            f"{_name(engine)}: the metadata cannot be used: {cause}{cure}"
+        ) from error
 
 
 def _name(engine: sa.Engine) -> str:

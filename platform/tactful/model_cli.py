@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +13,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, outcome_hours_option
 from tactful.config import Settings, load_settings
 from tactful.errors import TrainingBusy
@@ -127,7 +127,7 @@ def train(
     from tactful.training_run import reason_to_train, run_training
 
     if if_due:
-        due = reason_to_train(settings, now=time.time_ns() // 1_000_000)
+        due = reason_to_train(settings, now=now_ms())
         if due is None:
             click.echo(msgspec.json.encode({"due": None}) if as_json else "It is not time.")
             return

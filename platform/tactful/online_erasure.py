@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -28,29 +27,32 @@ from typing import Literal
 
 import msgspec
 
+from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.erasure import (
     FORGOTTEN,
-    Installation,
     Say,
     ask_owners,
-    blank_letter,
-    blanking,
     close_erasure,
-    delete_keys,
     erase_consent,
-    find_person,
     is_purged_here,
     load_found,
     names_dropped,
-    purge_online,
-    purge_training,
     save_found,
     work_of,
 )
+from tactful.erasure_places import (
+    blank_letter,
+    blanking,
+    delete_keys,
+    find_person,
+    purge_online,
+    purge_training,
+)
 from tactful.erasure_search import still_there
 from tactful.erasure_traces import Found
+from tactful.installation import Installation
 from tactful.low_priority import low_priority
 from tactful.messages import ErasureStep
 from tactful.running_places import RunningPlaces
@@ -323,9 +325,5 @@ def _draft(
 @contextlib.contextmanager
 def _installation(settings: Settings) -> Iterator[Installation]:
     with contextlib.closing(open_installation(settings)) as metadata:
-        suppression = open_suppression(settings, metadata, clock=_now)
-        yield Installation(settings, metadata, suppression, _now)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        yield Installation(settings, metadata, suppression, now_ms)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tactful.features import RANKING_FEATURES
 from tactful.impressions import Impression, decode_impression
+from tactful.log_batches import read_batches
 from tactful.training_options import TrainingOptions
 from tactful.training_rows import Progress, Rows
 from tactful_streaming import (
@@ -128,11 +129,8 @@ def read_shown(
     outcomes: dict[str, list[tuple[int, str]]] = {}
     types = frozenset(options.outcomes)
     marks = [name.encode() for name in types]
-    position, stop = log.begin, log.end if end is None else min(log.end, end)
-    while options.shown and position < stop:
-        records = log.read(position, min(_CHUNK, stop - position))
-        if not records:
-            break
+    stop = log.end if end is None else min(log.end, end)
+    for records in read_batches(log, log.begin, stop if options.shown else 0, size=_CHUNK):
         for offset, payload in records:
             if (found := decode_impression(payload, offset)) is not None:
                 if _usable(found, layout) and since <= found.event.timestamp <= until - lasts:
@@ -144,8 +142,7 @@ def read_shown(
                 if event is not None and event.recommendation_id and event.item_id:
                     outcome = event.timestamp, event.item_id
                     outcomes.setdefault(event.recommendation_id, []).append(outcome)
-        position = records[-1][0] + 1
-        progress("outcomes", position, stop)
+        progress("outcomes", records[-1][0] + 1, stop)
     return _joined(lists, outcomes, lasts)
 
 

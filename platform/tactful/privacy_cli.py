@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError
@@ -177,8 +177,8 @@ def rotate_command(
 
     For the master key the server has to be stopped. Killed, the same command goes on.
     """
+    from tactful.data_directory import exclusive
     from tactful.key_rotation import begin_epoch, change_master_key
-    from tactful.service import exclusive
 
     if master_key_file is None and not pseudonyms:
         raise click.UsageError("give --master-key-file, --pseudonyms or both")
@@ -190,7 +190,7 @@ def rotate_command(
             changed = change_master_key(settings, master_key_file, advanced=bar.update)
         told |= msgspec.to_builtins(changed)
     if pseudonyms:
-        told["epoch"] = begin_epoch(settings, clock=lambda: time.time_ns() // 1_000_000)
+        told["epoch"] = begin_epoch(settings, clock=now_ms)
     if as_json:
         click.echo(msgspec.json.encode(told))
         return

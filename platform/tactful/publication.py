@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from tactful.durable_files import replacing
 from tactful_privacy import Ledger, ReleasedPane, Statistic, read_released
 
 _DAY_MS = 86_400_000
@@ -181,17 +181,9 @@ def _panes(
 
 
 def _replace(path: Path, lines: Iterable[bytes]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            for line in lines:
-                file.write(line + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:  # the lines are read from the ledger meanwhile
-        draft.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        for line in lines:
+            file.write(line + b"\n")
 
 
 def _read_position(path: Path) -> Mapping[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import kafka_settings
 from tactful.errors import ConfigError, StorageError
@@ -45,7 +45,7 @@ def publish(
     topic: str | None,
     *,
     follow: bool = False,
-    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    clock: Callable[[], int] = now_ms,
 ) -> Published:
     """Write what is published and shown by now.
 

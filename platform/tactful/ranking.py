@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.calibration import Calibration
+from tactful.durable_files import replace_file
 from tactful.errors import ModelError, UnsupportedForest
 from tactful.features import RANKING_FEATURES
 from tactful.forest import BinnedForest, bin_forest
@@ -214,12 +214,7 @@ def read_pointer(models: Path) -> Pointer | None:
 def write_pointer(models: Path, pointer: Pointer) -> None:
     """Name the version that serves, atomically and durably."""
     models.mkdir(parents=True, exist_ok=True)
-    scratch = models / f".{_POINTER}.{os.getpid()}"
-    with scratch.open("wb") as file:
-        file.write(msgspec.json.encode(pointer))
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(models / _POINTER)
+    replace_file(models / _POINTER, msgspec.json.encode(pointer))
 
 
 def version_directory(models: Path, version: str) -> Path:

@@ -6,8 +6,7 @@ import logging
 import shutil
 import time
 import uuid
-from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from tactful.exploration import generator_of
 from tactful.features import assemble, layout
 from tactful.filters import Filter
 from tactful.heuristic import heuristic_scores
+from tactful.impressions import encode_impression
 from tactful.item_feed import GivesItems
 from tactful.live_catalogue import LiveCatalogue, View
 from tactful.messages import (
@@ -49,7 +49,8 @@ from tactful.scores import load_kernels
 from tactful.situation import FeatureSource, Situation, observe
 from tactful.trending import Rising
 from tactful_bandits import Assignment, AssignmentError, Experiment, assign
-from tactful_streaming import Event, encode_entry
+from tactful_streaming import Event
+from tactful_streaming.pane_kernel import load_counting
 from tactful_streaming.pane_kernel import load_kernel as load_pane_kernel
 
 _LOG = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ class Recommender:
         self._told: str | None = None
         load_kernels(models / "kernels")  # or the first request would wait for them
         load_pane_kernel()  # likewise, and what comes in would wait for that request
+        load_counting()
         live = LiveCatalogue(empty_index(), None, rising=rising, monotonic=monotonic)
         self._loaded = _Loaded(version="", model=None, live=live, view=live.view)
         self.refresh()
@@ -271,7 +273,16 @@ class Recommender:
         here = candidates.channel[order] == CHANNELS.index(TRENDING)
         if here.any():
             took_part[TRENDING] = view.trending.told(candidates.rows[order][here])
-        return answer, self._impression(request, answer, assignment, shown, at, took_part)
+        return answer, encode_impression(
+            request,
+            answer,
+            assignment,
+            at=at,
+            applied=self._source.offset,
+            layout=self._layout,
+            features=shown,
+            more=took_part,
+        )
 
     def _scored(
         self, rival: str, champion: RankingModel, features: NDArray[np.float32]
@@ -452,49 +463,6 @@ class Recommender:
             return Assignment(self._experiment.key, None, 0.0, None, False)
         return assign(self._experiment, unit or "nobody", forced=forced)
 
-    def _impression(
-        self,
-        request: RecommendRequest,
-        answer: Recommendation,
-        assignment: Assignment,
-        features: NDArray[np.float32] | None,
-        at: int,
-        took_part: Mapping[str, Any],
-    ) -> bytes:
-        """The shown list with the features as served: what training will learn from."""
-        properties: dict[str, Any] = {
-            "items": [item.item_id for item in answer.items],
-            "scores": [item.score for item in answer.items],
-            "channels": [item.channel for item in answer.items],
-            "model_version": answer.model_version,
-            "experiment": assignment.experiment,
-            "arm": assignment.arm,
-            "forced": assignment.forced,
-            "propensity": assignment.propensity,
-            "applied": self._source.offset,
-            "took_ms": round(answer.took_ms, 3),
-            **took_part,
-        }
-        if filters := _filters(request):
-            properties["filters"] = filters
-        if features is not None:
-            properties["layout"] = self._layout
-            properties["features"] = b64encode(features.astype("<f4").tobytes()).decode()
-        return encode_entry(
-            Event(
-                event_id=f"impression:{answer.recommendation_id}",
-                type="impression",
-                timestamp=at,
-                user_id=request.user_id,
-                device_id=request.device_id,
-                session_id=request.session_id,
-                item_id=None,
-                recommendation_id=answer.recommendation_id,
-                properties=properties,
-                context={},
-            )
-        )
-
 
 def build(
     *,
@@ -565,19 +533,6 @@ def _filter(request: RecommendRequest) -> Filter:
         seen=request.exclude_seen,
         taken=request.exclude_taken,
     )
-
-
-def _filters(request: RecommendRequest) -> list[str]:
-    """What the request left out, for whoever wants to know why an item is not there."""
-    asked: dict[str, Any] = {
-        "category": request.category,
-        "min_price": request.min_price,
-        "max_price": request.max_price,
-        "excluded": len(request.exclude) or None,
-        "exclude_seen": "yes" if request.exclude_seen else None,
-        "exclude_taken": "yes" if request.exclude_taken else None,
-    }
-    return [f"{name}: {value}" for name, value in asked.items() if value is not None]
 
 
 def _fallback(

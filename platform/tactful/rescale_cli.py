@@ -10,6 +10,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
@@ -53,7 +54,7 @@ def rescale(
         )
     from tactful.record_seal import open_seal
     from tactful.rescaling import Target, rescale_workers
-    from tactful.worker_cli import followed_erasures, now_ms
+    from tactful.worker_cli import followed_erasures
     from tactful_streaming import StreamingError, load_definitions
 
     stopping = threading.Event()

@@ -11,7 +11,6 @@ were drained, and the first new state how many keys were moved.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import msgspec
 
 from tactful.config import Settings
 from tactful.connections import kafka_settings, make_topic
+from tactful.durable_files import force, replace_file
 from tactful.errors import ConfigError, StorageError
 from tactful.worker_cli import prepare_worker
 from tactful_streaming import (
@@ -211,9 +211,7 @@ def _drain(
         raise
     drained = Drained(kafka.topic, target.topic, target.partitions, ends)
     target.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = target.data / f"{_NOTE}.new"
-    draft.write_bytes(msgspec.json.encode(drained))
-    draft.rename(target.data / _NOTE)
+    replace_file(target.data / _NOTE, msgspec.json.encode(drained))
     return drained
 
 
@@ -281,10 +279,6 @@ def _publish(data: Path) -> None:
     """Let the new states appear where workers look for them, durably and all at once."""
     try:
         (data / _DRAFT).rename(data / _STATES)
-        descriptor = os.open(data, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        force(data)
     except OSError as error:
         raise StorageError(f"{data}: the new states cannot be put in place: {error}") from error

@@ -14,7 +14,6 @@ What was erased since is removed from what was restored before a server opens it
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -22,8 +21,9 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.backup_manifest import Copied, Manifest, copy_checked, read_manifest, sync_directory
+from tactful.backup_manifest import Copied, Manifest, copy_checked, read_manifest
 from tactful.config import Settings
+from tactful.durable_files import force, replace_file
 from tactful.erasure import RESTORED
 from tactful.errors import BackupError
 from tactful.restored_files import READY, RESTORING, STAGED, Ready, finish_restore
@@ -99,13 +99,13 @@ def restore_backup(
         parts = keep_what_never_goes_back(
             settings, staged, clock=clock, without_tombstones=without_tombstones
         )
-        _write(staged / RESTORED, msgspec.json.encode(_Restored(manifest.begun_at, clock())))
+        replace_file(staged / RESTORED, msgspec.json.encode(_Restored(manifest.begun_at, clock())))
         say("place")
         comes = sorted(path.name for path in staged.iterdir())
         for directory in (*(path for path in staged.rglob("*") if path.is_dir()), staged):
-            sync_directory(directory)
-        _write(restoring / READY, msgspec.json.encode(Ready(present, comes)))
-        sync_directory(data)
+            force(directory)
+        replace_file(restoring / READY, msgspec.json.encode(Ready(present, comes)))
+        force(data)
     except BackupError:
         shutil.rmtree(restoring, ignore_errors=True)
         raise
@@ -126,13 +126,3 @@ def _stop_counting(state: Path) -> None:
         for name in ("statistics", "statistics.changes"):
             drop_passenger(store, name)
         store.purge()
-
-
-def _write(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_directory(path.parent)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.backup_manifest import sync_directory
+from tactful.durable_files import force
 from tactful.errors import BackupError
 
 RESTORING = ".restoring"
@@ -62,9 +62,9 @@ def finish_restore(data: Path) -> bool:
             if (staged / name).exists():
                 _remove(data / name)
                 (staged / name).rename(data / name)
-        sync_directory(data)
+        force(data)
         shutil.rmtree(restoring)
-        sync_directory(data)
+        force(data)
     except OSError as error:
         raise BackupError(f"{data}: the restore cannot be finished: {error}") from error
     return True

@@ -21,8 +21,6 @@ of the server.
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
@@ -30,8 +28,10 @@ from typing import Literal
 
 import msgspec
 
+from tactful.clock import now_ms
 from tactful.config import RetentionSettings, Settings
 from tactful.coupon_desk import forget_offers
+from tactful.durable_files import replace_file
 from tactful.errors import StorageError
 from tactful.low_priority import low_priority
 from tactful.metadata import MetadataStore
@@ -162,10 +162,10 @@ class Retention:
                     progress.removed += drafted[1]
                 for kind in due:
                     progress.until[kind] = segment.end
-                _write(self._path, progress)
+                replace_file(self._path, msgspec.json.encode(progress))
         if not 0 <= now - progress.at < _NOTED_EVERY_MS:
             progress.at = now
-            _write(self._path, progress)
+            replace_file(self._path, msgspec.json.encode(progress))
         return removed
 
 
@@ -209,7 +209,7 @@ def forget_segment(
         StreamingError: if it is damaged.
         StorageError: if sealed records cannot be opened.
     """
-    seal = open_seal(settings, clock=lambda: time.time_ns() // 1_000_000)
+    seal = open_seal(settings, clock=now_ms)
 
     def replace(offset: int, payload: bytes) -> bytes | None:
         if payload == BLANK:
@@ -266,15 +266,6 @@ def read_progress(path: Path) -> Progress:
         return Progress()
     except (OSError, msgspec.MsgspecError) as error:
         raise StorageError(f"{path}: cannot be read: {error}; remove it, to begin anew") from error
-
-
-def _write(path: Path, progress: Progress) -> None:
-    draft = path.with_name(f".{path.name}")
-    with draft.open("wb") as file:
-        file.write(msgspec.json.encode(progress))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _ms(days: float) -> int:

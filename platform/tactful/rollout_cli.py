@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import time
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import Settings, load_settings
 from tactful.errors import ConfigError
@@ -163,7 +163,7 @@ def _opened(config: Path | None, data: Path | None) -> Iterator[tuple[RolloutSto
 
     settings = load_settings(config, overrides={"storage.data": data})
     with contextlib.closing(open_installation(settings)) as metadata:
-        yield RolloutStore(metadata, clock=lambda: time.time_ns() // 1_000_000), settings
+        yield RolloutStore(metadata, clock=now_ms), settings
 
 
 def _whoever() -> str:

@@ -1,4 +1,4 @@
-"""The compiled forms of what `tactful.row_code` does to rows and scores."""
+"""The compiled forms of what `tactful.row_code` and `tactful.cell_code` do to rows and scores."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from numba import types
 
-from tactful import row_code
+from tactful import cell_code, row_code
 from tactful.machine_code import Kernel, array, compiled
 
 
 @dataclass(frozen=True)
 class RowKernels:
-    """Called as the functions of `tactful.row_code` of the same names."""
+    """Called as the functions of `tactful.row_code` and `tactful.cell_code` of the same names."""
 
     sums: Kernel
     neighbour_sums: Kernel
@@ -25,6 +25,7 @@ class RowKernels:
     look_up: Kernel
     look_up_places: Kernel
     of_items: Kernel
+    in_cells: Kernel
 
 
 def row_kernels(cache: Path | None) -> RowKernels:
@@ -57,5 +58,9 @@ def row_kernels(cache: Path | None) -> RowKernels:
             row_code.of_items,
             *(rows, floats, items, array(types.float32, 2)),
             *(types.int64, types.float32, rows, table),
+        ),
+        in_cells=made(
+            cell_code.in_cells,
+            *(floats, rows, types.int64, types.int64, rows, rows, rows, array(types.uint8)),
         ),
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import msgspec
 
+from tactful.clock import now_ms
 from tactful.errors import DatasetError
 from tactful.redrive import as_sent
 from tactful_streaming import (
@@ -157,7 +157,7 @@ class _Check:
         self._counts = rules.report().by_rule
 
     def catalogue(self, places: list[int], lines: list[bytes]) -> None:
-        accepted, rejected = decode_items(_body(lines), now=_now(), limits=_LIMITS)
+        accepted, rejected = decode_items(_body(lines), now=now_ms(), limits=_LIMITS)
         for _, item in accepted:
             self._items[item.item_id] = item
         if rejected:
@@ -168,7 +168,7 @@ class _Check:
         try:
             accepted, rejected = decode_events(
                 _body(lines),
-                now=_now(),
+                now=now_ms(),
                 limits=_LIMITS,
                 content_type="application/x-ndjson",
                 mint=lambda: "",
@@ -287,7 +287,3 @@ def _gathered(elements: Iterator[tuple[int, bytes]]) -> Iterator[tuple[list[int]
 def _body(lines: list[bytes]) -> bytes:
     """The elements as NDJSON: line breaks within one are space between its parts."""
     return b"\n".join(line.strip().replace(b"\n", b" ").replace(b"\r", b" ") for line in lines)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -6,7 +6,6 @@ import collections
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError, DatasetError
@@ -184,7 +184,7 @@ def _opened(
     settings = load_settings(config, overrides={"storage.data": data})
     directory = settings.storage.data / name
     with contextlib.ExitStack() as stack:
-        seal = open_seal(settings, clock=lambda: time.time_ns() // 1_000_000)
+        seal = open_seal(settings, clock=now_ms)
         if seal is not None:
             stack.callback(seal.close)
         try:

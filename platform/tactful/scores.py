@@ -57,7 +57,7 @@ def load_kernels(cache: Path | None = None) -> None:
     Args:
         cache: as of `tactful.row_kernels.row_kernels`.
     """
-    from tactful.row_kernels import row_kernels  # numba takes a second, and many need no scores
+    from tactful.row_kernels import row_kernels  # numba loads slowly, and many need no scores
 
     if not _loaded:
         _loaded.append(row_kernels(cache))

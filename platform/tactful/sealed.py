@@ -8,7 +8,6 @@ since nobody ever writes to them again.
 
 from __future__ import annotations
 
-import os
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
+from tactful.durable_files import force
 from tactful.errors import ModelError
 
 _SEAL = "seal.json"
@@ -54,8 +54,8 @@ def sealing(directory: Path) -> Iterator[Path]:
         seal = _Seal({name: _measure(scratch / name) for name in names})
         (scratch / _SEAL).write_bytes(msgspec.json.encode(seal))
         for name in (*names, _SEAL):
-            _force(scratch / name)
-        _force(scratch)
+            force(scratch / name)
+        force(scratch)
         if directory.exists():
             old = directory.parent / f".{directory.name}.{uuid4().hex}"
             directory.rename(old)
@@ -63,7 +63,7 @@ def sealing(directory: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             scratch.rename(directory)
-        _force(directory.parent)
+        force(directory.parent)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -108,11 +108,3 @@ def _measure(path: Path) -> _File:
             size += len(block)
             checksum = zlib.crc32(block, checksum)
     return _File(size, checksum)
-
-
-def _force(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -26,20 +25,24 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from tactful.backends import Backend, open_backend
+from tactful.clock import now_ms
 from tactful.conclusion_query import ConclusionQuery
-from tactful.config import Settings
+from tactful.config import PACKAGED_FEATURES, Settings
 from tactful.connections import open_keys
 from tactful.consent_store import ConsentStore, default_purposes
 from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition, load_coupons
 from tactful.coupon_desk import CouponDesk
+from tactful.data_directory import exclusive
 from tactful.door import Door
-from tactful.erasure import Installation, complete_erasures, settle_erasures
+from tactful.erasure import complete_erasures, settle_erasures
 from tactful.erasure_jobs import ErasureJobs
 from tactful.erasure_traces import Found, search_partitions
 from tactful.errors import ModelError, StorageError, TactfulError
+from tactful.features import absent_features
 from tactful.follower import Follower
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.impressions import RecentImpressions, find_impression
+from tactful.installation import Installation
 from tactful.keys import KeyStore
 from tactful.messages import (
     Conclusion,
@@ -63,7 +66,6 @@ from tactful.person_export import export_person
 from tactful.positions import Offsets, Position, parse, reaches
 from tactful.privacy_ledger import PrivacyLedger
 from tactful.problems import ProblemError
-from tactful.restored_files import finish_restore
 from tactful.retention import Retention, expire_state
 from tactful.retraining import retrain
 from tactful.rollout_keeper import RolloutKeeper, apply_file, write_served
@@ -73,6 +75,7 @@ from tactful.rollout_store import RolloutStore
 from tactful.running_places import RunningPlaces
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful.turnstile import Turnstile
+from tactful.visible import Visible
 from tactful.webhooks import Webhooks
 from tactful_bandits import ExperimentError
 from tactful_privacy import Purpose
@@ -93,7 +96,6 @@ from tactful_streaming import (
 logger = logging.getLogger(__name__)
 
 _REFRESH_S = 0.25  # a new item shows within a second, whatever else goes on
-_MARKS_S = 0.003
 _TRIM_S = 60.0
 _SETTLE_S = 5.0
 _DROP_S = 30.0
@@ -252,13 +254,14 @@ class Platform:
             clock=clock,
             allows=self._measures,
         )
+        self._visible = Visible(lambda: self._follower.applied, backend.shared)
         self._follower = Follower(
             backend.followed,
             backend.engine,
             self.lock,
             settings.engine,
             self.metrics,
-            progressed=self._progressed,
+            progressed=self._visible.progressed,
             append=backend.append,
             letters=backend.letters,
             permits=lambda key: Purpose.MARKETING in self.permissions.of_key(key),
@@ -310,10 +313,7 @@ class Platform:
             wait_s=server.recommend_wait_s,
             standing_s=server.recommend_standing_s,
         )
-        self._waiters: list[tuple[Offsets, asyncio.Future[None]]] = []
-        self._marks: Offsets = {}
         self._follow: Callable[[], None] = lambda: None
-        self._watching: asyncio.Task[None] | None = None
         self._impressions: set[asyncio.Future[Offsets]] = set()
         self._recent = RecentImpressions()
         self._status = "starting"
@@ -347,15 +347,21 @@ class Platform:
             StreamingError: if features, log or state cannot be used; see `tactful_streaming`.
         """
         definitions = load_definitions(settings.features)
+        if absent := absent_features(definitions):
+            logger.warning(
+                "%s lacks features that lists are made from, and each of them counts as nothing: "
+                "%s. If there are to be lists, copy their lines from %s",
+                *(settings.features, ", ".join(absent), PACKAGED_FEATURES),
+            )
         with contextlib.ExitStack() as stack:
             data = settings.storage.data
             stack.enter_context(exclusive(data))
             metadata, keys = stack.enter_context(open_keys(settings))
             installation = Installation(
-                settings, metadata, open_suppression(settings, metadata, clock=_now), _now
+                settings, metadata, open_suppression(settings, metadata, clock=now_ms), now_ms
             )
             complete_erasures(installation)
-            expire_state(settings, clock=_now)
+            expire_state(settings, clock=now_ms)
             backend = open_backend(
                 settings,
                 definitions,
@@ -380,11 +386,11 @@ class Platform:
                     backend.partitions(),
                     types,
                     data / "webhooks",
-                    clock=_now,
+                    clock=now_ms,
                     suppressed=installation.suppression.suppressed,
                 )
                 stack.callback(webhooks.close)
-            rollouts = RolloutStore(metadata, clock=_now)
+            rollouts = RolloutStore(metadata, clock=now_ms)
             if settings.recommend.rollouts != Path():
                 apply_file(rollouts, settings.recommend.rollouts)
             write_served(data / FILE, rollouts.all())
@@ -394,16 +400,16 @@ class Platform:
                 settings,
                 backend=backend,
                 keys=keys,
-                consents=ConsentStore(metadata, default_purposes(settings), clock=_now),
+                consents=ConsentStore(metadata, default_purposes(settings), clock=now_ms),
                 suppression=installation.suppression,
                 erasures=installation.jobs,
                 database=metadata,
                 recommender=recommender,
                 statistics=statistics,
                 webhooks=webhooks,
-                model_log=ModelLog(metadata, clock=_now),
+                model_log=ModelLog(metadata, clock=now_ms),
                 coupons=coupons,
-                clock=_now,
+                clock=now_ms,
             )
             platform._guard = stack.pop_all()
         return platform
@@ -453,14 +459,7 @@ class Platform:
     @property
     def position(self) -> Position:
         """Log position up to which everything is visible."""
-        return self.backend.show(self._visible)
-
-    @property
-    def _visible(self) -> Offsets:
-        applied = self._follower.applied
-        if self.backend.shared is None:
-            return applied
-        return {n: min(at, self._marks.get(n, 0)) for n, at in applied.items()}
+        return self.backend.show(self._visible.offsets)
 
     def health(self) -> Health:
         """Whether it is ready for traffic, and if not, why.
@@ -555,11 +554,7 @@ class Platform:
 
     def _search(self, recommendation_id: str) -> Event | None:
         """Look for a list among the latest records of the log; called in a thread."""
-        with contextlib.ExitStack() as stack:
-            partitions = self.backend.partitions()
-            if self.settings.log.kind == "kafka":  # with connections of their own
-                for partition in partitions:
-                    stack.callback(partition.close)
+        with self.backend.searched() as partitions:
             latest = _EXPLAINED_RECORDS // len(partitions)
             try:
                 found = (find_impression(it, recommendation_id, latest=latest) for it in partitions)
@@ -585,12 +580,16 @@ class Platform:
             StorageError: if the metadata cannot be used.
             StreamingError: if log or state cannot be read.
         """
-        search = None
-        if self.settings.log.kind == "kafka":
-            search = search_partitions(self.backend.partitions())
-        return export_person(
-            self.settings, self._metadata, person, clock=self._clock, search=search
-        )
+        with self.backend.searched() as partitions:
+            # Files are searched faster as such.
+            kafka = self.settings.log.kind == "kafka"
+            return export_person(
+                self.settings,
+                self._metadata,
+                person,
+                clock=self._clock,
+                search=search_partitions(partitions) if kafka else None,
+            )
 
     async def applied(self, position: Position, timeout: float) -> bool:
         """Wait until the log is applied up to `position`.
@@ -601,20 +600,7 @@ class Platform:
         Raises:
             ValueError: if it is no position.
         """
-        wanted = parse(position)
-        if reaches(self._visible, wanted):
-            return True
-        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append((wanted, reached))
-        if self.backend.shared is not None and self._watching is None:
-            self._watching = asyncio.create_task(self._watch_marks())
-        self._wake_waiters()
-        try:
-            async with asyncio.timeout(timeout):
-                await reached
-        except TimeoutError:
-            return False
-        return True
+        return await self._visible.reach(parse(position), timeout)
 
     def check(self) -> None:
         """Refuse work while the engine cannot do it.
@@ -660,41 +646,6 @@ class Platform:
 
         return asyncio.run_coroutine_threadsafe(drop(), self._loop).result(_DROP_S)
 
-    def _progressed(self) -> None:
-        """Tell those who wait; called in the engine thread."""
-        if self._waiters:
-            with contextlib.suppress(RuntimeError):  # the loop is closed already
-                self._loop.call_soon_threadsafe(self._wake_waiters)
-
-    def _wake_waiters(self) -> None:
-        visible = self._visible
-        waiting: list[tuple[Offsets, asyncio.Future[None]]] = []
-        for wanted, reached in self._waiters:
-            if reached.done():
-                continue
-            if reaches(visible, wanted):
-                reached.set_result(None)
-            else:
-                waiting.append((wanted, reached))
-        self._waiters = waiting
-
-    async def _watch_marks(self) -> None:
-        """Look how far the workers are, as long as somebody waits for them."""
-        try:
-            while self._waiters:
-                partitions = {number for wanted, _ in self._waiters for number in wanted}
-                await self._look_at_marks(partitions)
-                self._wake_waiters()
-                await asyncio.sleep(_MARKS_S)
-        finally:
-            self._watching = None
-
-    async def _look_at_marks(self, partitions: Iterable[int]) -> None:
-        assert self.backend.shared is not None
-        with contextlib.suppress(ProblemError):
-            marks = await asyncio.to_thread(self.backend.shared.marks, list(partitions))
-            self._marks = {**self._marks, **marks}
-
     async def _refresh(self) -> None:
         """Follow what other processes change: models, keys, and how far workers are."""
         while True:
@@ -703,8 +654,7 @@ class Platform:
                 await asyncio.to_thread(self._follow_metadata)
             except Exception as error:
                 logger.warning("API keys and consent are as they were: %s", error)
-            if self.backend.shared is not None:
-                await self._look_at_marks(self._follower.applied)
+            await self._visible.look_at_marks()
             await self._take_in()
 
     def _follow_metadata(self) -> None:
@@ -887,31 +837,3 @@ class Platform:
                 ("buried", "Actions that were given up"),
             ):
                 metrics.gauge(f"webhooks_{name}", text, partial(getattr, webhooks, name))
-
-
-@contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold a data directory for this process alone; it is made, private, if there is none.
-
-    Raises:
-        StorageError: if it cannot be used, or another process holds it.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        holder = (directory / "lock").open("ab")
-    except OSError as error:
-        raise StorageError(f"{directory}: cannot be used as data directory: {error}") from error
-    with holder:
-        try:
-            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StorageError(
-                f"{directory}: another process uses this data directory; "
-                "stop it, or choose another one with --data"
-            ) from None
-        finish_restore(directory)
-        yield
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

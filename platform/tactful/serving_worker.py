@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry
 
 from tactful import browser, logs
 from tactful.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
+from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.endpoints import ENDPOINTS
 from tactful.errors import NotPersonal
@@ -107,7 +108,7 @@ class ServingWorker:
         source: WorkerSource,
         caller: Caller,
         refreshing: Asker,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock: Callable[[], int] = now_ms,
     ) -> None:
         """Prepare to serve.
 

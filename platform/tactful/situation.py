@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue import Catalogue
-from tactful_streaming import Definitions, Item, User
+from tactful_streaming import Definitions, EngineError, Item, User
 from tactful_streaming.placed_rows import Placing
 
 Values = Mapping[str, Any]
@@ -157,6 +157,8 @@ def read_placed(
 ) -> NDArray[np.float64]:
     """Ungrouped features of many entities, without their keys where the source can.
 
+    Those that the definitions lack are 0.
+
     Args:
         source: the feature engine.
         entity: ``item`` or ``category``.
@@ -170,9 +172,61 @@ def read_placed(
     """
     # Asked for by name: to check a protocol takes longer than to read.
     if hasattr(source, "read_placed"):
-        return cast(ReadsPlaced, source).read_placed(entity, placing, places, names, at)
+        placed = cast(ReadsPlaced, source)
+        return _read_defined(
+            source,
+            entity,
+            names,
+            lambda some: placed.read_placed(entity, placing, places, some, at),
+            len(places),
+        )
     distinct, of = np.unique(places, return_inverse=True)
-    return source.read_columns(entity, placing.keys_at(distinct), names, at)[of]
+    return read_columns(source, entity, placing.keys_at(distinct), names, at)[of]
+
+
+def read_columns(
+    source: FeatureSource, entity: str, keys: Sequence[str], names: Sequence[str], at: int
+) -> NDArray[np.float64]:
+    """Ungrouped features of several entities; those that the definitions lack are 0.
+
+    Args:
+        source: the feature engine.
+        entity: kind of entity.
+        keys: ids.
+        names: features.
+        at: the moment, epoch milliseconds.
+
+    Returns:
+        Shape (len(keys), len(names)).
+    """
+    return _read_defined(
+        source,
+        entity,
+        names,
+        lambda some: source.read_columns(entity, keys, some, at),
+        len(keys),
+    )
+
+
+def _read_defined(
+    source: FeatureSource,
+    entity: str,
+    names: Sequence[str],
+    read: Callable[[Sequence[str]], NDArray[np.float64]],
+    count: int,
+) -> NDArray[np.float64]:
+    """What `read` gives of `count` entities; of names that are not defined, 0."""
+    try:
+        return read(names)
+    except EngineError:
+        defined = {feature.name for feature in source.definitions.of_entity(entity)}
+        found = [number for number, name in enumerate(names) if name in defined]
+        if len(found) == len(names):
+            raise
+        columns = np.zeros((count, len(names)))
+        if found:
+            columns[:, found] = read([names[number] for number in found])
+        return columns
 
 
 def described(source: FeatureSource, subject: str, at: int) -> Values:

@@ -23,6 +23,7 @@ from tactful.features import RANKING_FEATURES, REQUESTED, assemble
 from tactful.impressions import Impression, read_impressions
 from tactful.live_catalogue import unlearned
 from tactful.live_index import Snapshot
+from tactful.log_batches import read_batches
 from tactful.ranking import read_manifest, version_directory
 from tactful.recall import RecallIndex
 from tactful.situation import observe
@@ -154,10 +155,7 @@ def _index(models: Path, version: str) -> RecallIndex | None:
 
 
 def _replay(engine: Engine, log: EventLog, position: int, until: int) -> int:
-    while position < until:
-        records = log.read(position, min(_CHUNK, until - position))
-        if not records:
-            break
+    for records in read_batches(log, position, until, size=_CHUNK):
         engine.apply(records)
         position = records[-1][0] + 1
     return position

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from tactful.clock import now_ms
 from tactful.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.conclusions import MAX_CELLS, MAX_PANES, conclude
 from tactful.config import Settings
@@ -554,7 +554,7 @@ def open_statistics(settings: Settings) -> PrivateStatistics | None:
             wanted.statistics,
             Ledger(ledger_location(settings), budgets=wanted.all_budgets()),
             secret=_secret(data / "statistics.secret"),
-            clock=(lambda: time.time_ns() // 1_000_000) if wall else None,
+            clock=now_ms if wall else None,
             not_before=_not_before(data / NOT_BEFORE),
         )
     except PrivacyError as error:

@@ -14,6 +14,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import click
 
 from tactful.stop_signals import on_stop_signals
 
@@ -27,7 +30,7 @@ _LONGEST_PAUSE_S = 30.0
 def supervise(
     command: Sequence[str],
     *,
-    again: int,
+    again: int | None,
     tell: Callable[[str], None],
     pause_s: float = _FIRST_PAUSE_S,
 ) -> int:
@@ -37,7 +40,7 @@ def supervise(
 
     Args:
         command: program and arguments.
-        again: exit code that asks to be started again.
+        again: exit code that asks to be started again; None: none does.
         tell: given a line for each time that it is started again, and why.
         pause_s: wait before the first start again, seconds; it doubles each time, up to 30 s.
 
@@ -74,6 +77,22 @@ def supervise(
             if stopping.is_set():
                 return code if code >= 0 else 128 - code
             pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+
+def supervise_this(again: int | None = None) -> NoReturn:
+    """Run the present command without ``--supervise`` as :func:`supervise` does, and end with it.
+
+    Args:
+        again: exit code that asks to be started again; None: none does.
+    """
+    arguments = [it for it in sys.argv[1:] if it != "--supervise"]
+    sys.exit(
+        supervise(
+            [sys.executable, "-m", "tactful", *arguments],
+            again=again,
+            tell=lambda said: click.echo(f"tactful: {said}", err=True),
+        )
+    )
 
 
 def _die_with_parent() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tactful.checkpoints import Checkpoint
+from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.drift import Drift, measure_drift
@@ -52,7 +52,7 @@ def open_model_log(settings: Settings) -> Iterator[ModelLog]:
     """
     settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.closing(open_installation(settings)) as metadata:
-        yield ModelLog(metadata, clock=_now)
+        yield ModelLog(metadata, clock=now_ms)
 
 
 @contextlib.contextmanager
@@ -220,7 +220,7 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
     with open_model_log(settings) as audit:
         last = audit.latest("train", training.name)
     with contextlib.closing(open_installation(settings)) as metadata:
-        erased_at = ErasureJobs(metadata, clock=_now).latest()
+        erased_at = ErasureJobs(metadata, clock=now_ms).latest()
     limits = limits_of(settings.retention)
     return why_due(
         training,
@@ -241,18 +241,14 @@ def _open_log(settings: Settings) -> Iterator[tuple[PermittedLog, Definitions]]:
         raise ConfigError(str(error)) from error
     with contextlib.ExitStack() as stack:
         try:
-            log = stack.enter_context(log_in_files(settings, clock=_now))
+            log = stack.enter_context(log_in_files(settings, clock=now_ms))
         except LogError as error:
             raise ModelError(
                 f"nothing to train from: {error}; send events to `tactful serve` first, or name "
                 "its data directory with --data"
             ) from error
-        allows = stack.enter_context(training_permissions(settings, clock=_now))
+        allows = stack.enter_context(training_permissions(settings, clock=now_ms))
         yield PermittedLog(log, allows), definitions
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _parameters(options: TrainingOptions) -> dict[str, Any]:

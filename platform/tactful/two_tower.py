@@ -13,7 +13,6 @@ PyTorch is imported when it is used: ``pip install 'tactful[two-tower]'``.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.durable_files import replacing
 from tactful.errors import ModelError
 from tactful.recall import FADE, Interactions
 
@@ -292,8 +292,7 @@ class _Towers:
     ) -> None:
         if checkpoint is None:
             return
-        draft = checkpoint.with_name(f".{checkpoint.name}")
-        with draft.open("wb") as file:
+        with replacing(checkpoint) as file:
             self._torch.save(
                 {
                     "about": self._about(),
@@ -306,9 +305,6 @@ class _Towers:
                 },
                 file,
             )
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(checkpoint)
 
     def _about(self) -> str:
         return f"{self._options} {int(self._met.sum())} of {len(self._met)}"

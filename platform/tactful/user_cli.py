@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from tactful.clock import now_ms
 from tactful.config import Settings, load_settings
 from tactful.errors import ConfigError, StorageError
 
@@ -67,8 +68,8 @@ def consent(
     if both := sorted(agreed & refused):
         raise ConfigError(f"--allow and --deny both name {both[0]}: say one of them")
     with _installation(config, data) as (settings, metadata):
-        store = ConsentStore(metadata, default_purposes(settings), clock=_now)
-        suppressed = open_suppression(settings, metadata, clock=_now).suppressed
+        store = ConsentStore(metadata, default_purposes(settings), clock=now_ms)
+        suppressed = open_suppression(settings, metadata, clock=now_ms).suppressed
         if person in suppressed:
             raise StorageError("this person was erased: who comes back needs a new id")
         if agreed or refused:
@@ -105,7 +106,7 @@ def export(
         if settings.log.kind == "kafka":
             raise ConfigError("the log is in Kafka: ask a server, GET /v1/users/{user_id}/export")
         try:
-            found = export_person(settings, metadata, person, clock=_now)
+            found = export_person(settings, metadata, person, clock=now_ms)
         except StreamingError as error:
             raise StorageError(str(error)) from error
     encoded = msgspec.json.encode(found)
@@ -145,15 +146,11 @@ def erase(
     PERSON, only finishes what waits.
     PERSON is a user id, or device: and a device id.
     """
-    from tactful.erasure import (
-        Installation,
-        check_rebuild,
-        request_erasure,
-        request_suppressed,
-        run_erasures,
-    )
+    from tactful.data_directory import exclusive
+    from tactful.erasure import request_erasure, request_suppressed, run_erasures
+    from tactful.erasure_places import check_rebuild
     from tactful.erasure_preview import preview
-    from tactful.service import exclusive
+    from tactful.installation import Installation
     from tactful.suppression import open_suppression
     from tactful_streaming import StreamingError
 
@@ -162,8 +159,8 @@ def erase(
     with _installation(config, data) as (settings, metadata):
         if rebuild:
             check_rebuild(settings)
-        suppression = open_suppression(settings, metadata, clock=_now)
-        installation = Installation(settings, metadata, suppression, _now)
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        installation = Installation(settings, metadata, suppression, now_ms)
         if dry_run and person is not None:
             try:
                 steps = preview(installation, person)
@@ -226,7 +223,3 @@ def _day(at: int) -> str:
 
 def _print(value: Any) -> None:
     click.echo(msgspec.json.encode(value).decode())
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -39,6 +39,7 @@ _ITERATIONS = 10
 _GROWTH = 1.5
 _PART = 2_048
 _FIRST = 8
+_NO_BITS = np.zeros(0, np.uint8)
 _LADDER = tuple(round(2 ** (step / 8)) for step in range(16, 128))
 
 _Cells = Any  # Faiss describes its types too loosely to be of help
@@ -95,8 +96,6 @@ class _Selected:
     count: int
     rows: NDArray[np.int64] | None
     probing: _Probing | None
-    selector: Any = None
-    bits: NDArray[np.uint8] | None = None
 
 
 class VectorIndex:
@@ -123,6 +122,7 @@ class VectorIndex:
         self._present = _any(vectors) if present is None else present
         self._size = int(np.count_nonzero(self._present))
         self._cells = cells
+        self._lists = None if cells is None else _CellLists(cells)
         self._selected: _Selected | None = None
 
     @classmethod
@@ -196,9 +196,9 @@ class VectorIndex:
         count = min(count, selected.count)
         if count <= 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        if self._cells is None or selected.probing is None:
+        if self._lists is None or selected.probing is None:
             return self._exact(query, count, selected)
-        found = _in_cells(self._cells, query, count, selected.probing)
+        found = self._lists.nearest(query, count, selected.probing)
         # None where the cells near the query held too few that are allowed.
         return self._exact(query, count, selected) if found is None else found
 
@@ -260,25 +260,24 @@ class VectorIndex:
             return _Selected(self._present, self._size, None, self._probing(self._size))
         passing = np.logical_and(allowed[: len(self._present)], self._present)
         count = int(np.count_nonzero(passing))
-        rows, selector, bits = None, None, None
+        rows, bits = None, _NO_BITS
         if self._cells is None or count <= self.tuning.exact_below:
             rows = np.flatnonzero(passing)
         elif count < self._size:
             bits = np.packbits(passing, bitorder="little")
-            selector = _bitmap(bits)
-        probing = None if rows is not None else self._probing(count, selector)
-        selected = _Selected(allowed, count, rows, probing, selector, bits)
+        probing = None if rows is not None else self._probing(count, bits)
+        selected = _Selected(allowed, count, rows, probing)
         # An array that may still be written to could mean something else the next time.
         if not allowed.flags.writeable:
             self._selected = selected
         return selected
 
-    def _probing(self, count: int, selector: Any = None) -> _Probing | None:
+    def _probing(self, count: int, bits: NDArray[np.uint8] = _NO_BITS) -> _Probing | None:
         """How the cells are searched where `count` rows may be found: the fewer, the more cells."""
         if self._cells is None or not count:
             return None
         probes = int(np.ceil(self.tuning.probes / (count / self._size)))
-        return _Probing.of(min(self.tuning.cells, probes), selector)
+        return _Probing(min(self.tuning.cells, probes), bits)
 
     def _exact(self, query: NDArray[np.float32], count: int, selected: _Selected) -> Nearest:
         rows = selected.rows
@@ -336,77 +335,61 @@ def _any(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Probing:
-    """How the cells nearest to a query are searched: some, then the others by what these gave.
+    """How many cells are searched, and for which rows.
 
     Attributes:
-        first: parameters of Faiss for the nearest cells.
-        rest: for the others that are probed; None where there are none.
+        probes: how many of the nearest.
+        bits: a bit for each row that may be found; empty where all may.
     """
 
-    first: Any
-    rest: Any
-
-    @classmethod
-    def of(cls, probes: int, selector: Any = None) -> _Probing:
-        """Of so many cells, with a filter."""
-        first = -(-probes // _FIRST)
-        rest = _parameters(probes - first, selector) if probes > first else None
-        return cls(_parameters(first, selector), rest)
+    probes: int
+    bits: NDArray[np.uint8]
 
 
-def _in_cells(
-    cells: _Cells, query: NDArray[np.float32], count: int, probing: _Probing
-) -> Nearest | None:
-    """The nearest of what lies in the cells probed; None if that is fewer than `count`.
+class _CellLists:
+    """Where the vectors and rows of the cells lie, for machine code that reads them.
 
     Faiss would keep the best in a heap while it goes on, which for a thousand takes longer than to
-    take all and choose them at the end. What the nearest cells hold says how near a vector of the
-    others has to be, so that few of these are taken.
+    take what may be among them and choose at the end. And each call of it costs some memory.
     """
-    asked = np.ascontiguousarray(query, np.float32)
-    first = probing.first.nprobe
-    probes = first + (0 if probing.rest is None else probing.rest.nprobe)
-    near, numbers = cells.quantizer.search(asked[None, :], probes)
-    least = np.float32(-np.inf)
-    rows, scores = _above(cells, asked, numbers[0, :first], near[0, :first], least, probing.first)
-    if probing.rest is not None:
-        if len(rows) >= count:
-            least = np.partition(scores, len(rows) - count)[len(rows) - count]
-            near_enough = scores >= least
-            rows, scores = rows[near_enough], scores[near_enough]
-        below = np.nextafter(least, np.float32(-np.inf))  # what ties is taken, too
-        more = _above(cells, asked, numbers[0, first:], near[0, first:], below, probing.rest)
-        rows, scores = np.concatenate([rows, more[0]]), np.concatenate([scores, more[1]])
-    if len(rows) < count:
-        return None
-    found: Nearest = kernels().largest(rows, scores, count)
-    return found
+
+    def __init__(self, cells: _Cells) -> None:
+        from tactful.cell_code import LANES  # numba loads slowly, and small indexes need none
+
+        self._readable = cells.d % LANES == 0
+        lists, numbers = cells.invlists, range(cells.nlist)
+        self._cells = cells  # the addresses hold as long as it lives
+        self._codes = np.array([int(lists.get_codes(cell)) for cell in numbers], np.int64)
+        self._ids = np.array([int(lists.get_ids(cell)) for cell in numbers], np.int64)
+        self._sizes = np.array([lists.list_size(cell) for cell in numbers], np.int64)
+
+    def nearest(self, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest | None:
+        """The nearest of what lies in the cells probed; None if that is fewer than `count`."""
+        asked = np.ascontiguousarray(query, np.float32)
+        if not self._readable:
+            rows, scores = _searched(self._cells, asked, count, probing)
+        else:
+            _, numbers = self._cells.quantizer.search(asked[None, :], probing.probes)
+            rows, scores = kernels().in_cells(
+                asked,
+                numbers[0],
+                -(-probing.probes // _FIRST),
+                count,
+                *(self._codes, self._ids, self._sizes),
+                probing.bits,
+            )
+        if len(rows) < count:
+            return None
+        found: Nearest = kernels().largest(rows, scores, count)
+        return found
 
 
-def _above(
-    cells: _Cells,
-    query: NDArray[np.float32],
-    numbers: NDArray[np.int64],
-    near: NDArray[np.float32],
-    least: np.float32,
-    parameters: Any,
-) -> Nearest:
-    """What some cells hold that is nearer to a query than `least`, in any order."""
-    result: Any = faiss.RangeSearchResult(1)
-    cells.range_search_preassigned_c(
-        1,
-        faiss.swig_ptr(query),
-        float(least),
-        faiss.swig_ptr(numbers),
-        faiss.swig_ptr(near),
-        result,
-        False,
-        parameters,
-    )
-    size = int(faiss.rev_swig_ptr(result.lims, 2)[1])
-    # Views of the result, which lives as long as this call.
-    rows, scores = (faiss.rev_swig_ptr(it, size) for it in (result.labels, result.distances))
-    return rows.copy(), scores.copy()
+def _searched(cells: _Cells, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest:
+    """As Faiss finds them, where vectors have a length that the machine code is not made for."""
+    selector = _bitmap(probing.bits) if len(probing.bits) else None
+    scores, rows = cells.search(query[None, :], count, params=_parameters(probing.probes, selector))
+    there = rows[0] >= 0
+    return rows[0][there], scores[0][there]
 
 
 def _parameters(probes: int, selector: Any = None) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection, Container, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tactful.clock import now_ms
 from tactful.config import ActionSettings, secret
 from tactful_streaming import (
     Delivery,
@@ -46,7 +46,7 @@ class Webhooks:
         types: Collection[str],
         directory: Path,
         *,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock: Callable[[], int] = now_ms,
         post: Any = None,
         suppressed: Container[str] = frozenset(),
     ) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option
 from tactful.config import Settings, load_settings, secret
 from tactful.errors import ConfigError, StorageError
@@ -80,16 +81,9 @@ def worker(
     if settings.log.kind != "kafka":
         raise ConfigError('log.kind is "embedded": workers share the partitions of a log in Kafka')
     if supervise:
-        from tactful import supervision
+        from tactful.supervision import supervise_this
 
-        arguments = [it for it in sys.argv[1:] if it != "--supervise"]
-        sys.exit(
-            supervision.supervise(
-                [sys.executable, "-m", "tactful", *arguments],
-                again=FENCED,
-                tell=lambda said: click.echo(f"tactful: {said}", err=True),
-            )
-        )
+        supervise_this(again=FENCED)
     from tactful import interpreter, logs
     from tactful.record_seal import open_seal
     from tactful_streaming import (
@@ -393,8 +387,3 @@ def _show(crew: Sequence[WorkerProgress], as_json: bool) -> None:
         f"{len(partitions)} partitions, {counts.get('entries', 0)} entries applied, {lag} to read, "
         f"{counts.get('rows', 0)} rows written, {counts.get('actions', 0)} actions"
     )
-
-
-def now_ms() -> int:
-    """The clock, epoch milliseconds."""
-    return time.time_ns() // 1_000_000

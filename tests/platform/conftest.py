@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from tests.platform.databases import BACKENDS, Location, empty_database
 from tests.platform.support import Live, build, small_settings
 
+from tactful import metadata
 from tactful.config import Settings
 from tactful.metadata import MetadataStore, open_metadata
 from tactful.service import Platform
@@ -76,3 +80,35 @@ def tracking_uri(empty_registry: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
+
+
+@pytest.fixture(scope="session")
+def upgraded_metadata(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the tables of the metadata and nothing in them."""
+    path = tmp_path_factory.mktemp("metadata") / "metadata.db"
+    open_metadata(path).close()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def prepared_metadata(upgraded_metadata: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New SQLite files of this process are copies of one that was upgraded.
+
+    Going through all migrations takes longer than most tests. `test_metadata.py` goes through them
+    every time, and so do the processes that tests start.
+    """
+    upgrade = metadata._upgrade
+
+    def upgrade_copy(engine: sa.Engine) -> None:
+        if engine.dialect.name == "sqlite" and engine.url.database:
+            path = Path(engine.url.database)
+            draft = path.with_name(f"{uuid.uuid4().hex}.new")
+            # Where it cannot be put the upgrade says why. Of threads that open at once, one wins.
+            with contextlib.suppress(OSError):
+                if not path.exists():
+                    shutil.copyfile(upgraded_metadata, draft)
+                    path.hardlink_to(draft)
+            draft.unlink(missing_ok=True)
+        upgrade(engine)
+
+    monkeypatch.setattr(metadata, "_upgrade", upgrade_copy)

@@ -33,8 +33,9 @@ from tactful.cli import main
 from tactful.config import PrivacySettings, Settings
 from tactful.connections import open_installation, open_keys
 from tactful.consent_store import ConsentStore
-from tactful.erasure import RESTORED, Installation, complete_erasures, request_erasure
+from tactful.erasure import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError
+from tactful.installation import Installation
 from tactful.metadata import suppressions
 from tactful.restore import check_backup, restore_backup
 from tactful.restored_files import RESTORING, finish_restore

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,10 +139,13 @@ def test_what_was_laid_out_is_not_laid_out_again(
 
 def test_another_training_begins_anew(folder: Path) -> None:
     killed(folder, "fit", 0.5)
+    left, checkpoint = folder / "left", folder / "checkpoint"
+    shutil.copytree(checkpoint, left)
     assert not trained(folder, "other", replace(OPTIONS, seed=1)).resumed
 
-    killed(folder, "fit", 0.5)
-    about = folder / "checkpoint" / "about.json"
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    shutil.copytree(left, checkpoint)
+    about = checkpoint / "about.json"
     old = about.stat().st_mtime - 90_000
     os.utime(about, (old, old))
     assert not trained(folder, "stale").resumed

@@ -14,6 +14,7 @@ from tests.platform.support import Live, build, view
 
 from tactful.cli import main
 from tactful.config import Settings
+from tactful.doctor import examine
 from tactful.keys import KeyStore
 from tactful.service import Platform
 
@@ -221,6 +222,12 @@ def test_the_doctor_fails_for_what_keeps_a_server_from_working(tmp_path: Path) -
         "metadata",
         f"port {port}",
     }
+
+
+def test_the_doctor_tells_of_what_lists_are_made_from(settings: Settings) -> None:
+    found = next(check for check in examine(settings) if check.name == "features")
+    assert found.state == "warning"
+    assert "lists are made without" in found.said and "sold_28d" in found.said
 
 
 def test_the_doctor_knows_its_own_server(live: Live) -> None:

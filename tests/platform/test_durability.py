@@ -25,6 +25,7 @@ import pytest
 from click.testing import CliRunner
 from tests.platform.support import Live, blocked, build, view, wait_until
 
+from benchmarks._ports import free_port
 from tactful.cli import main
 from tactful.config import Settings
 from tactful.service import Platform
@@ -247,6 +248,29 @@ def test_a_damaged_state_is_refused_and_computed_again_from_the_log(
         assert live.views("u", posted["position"]) == 3
 
 
+@pytest.mark.slow
+def test_a_server_that_is_watched_is_started_again_when_it_crashes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tactful", "serve", "--dev", "--json", "--supervise"]
+    command += ["--port", str(free_port()), "--data", str(tmp_path / "data")]
+    with (tmp_path / "err").open("wb") as err:
+        watcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err)
+    assert watcher.stdout is not None
+    try:
+        url = json.loads(watcher.stdout.readline())["url"]
+        assert httpx.post(f"{url}/v1/events", json=[view(1)]).status_code == 202
+        (child,) = Path(f"/proc/{watcher.pid}/task/{watcher.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGSEGV)
+        assert json.loads(watcher.stdout.readline())["url"] == url
+        again = httpx.post(f"{url}/v1/events", json=[view(1)]).json()
+        assert (again["accepted"], again["duplicates"]) == (0, 1)
+    finally:
+        watcher.terminate()
+        ended = watcher.wait(60)
+        watcher.stdout.close()
+    assert ended == 0
+    assert "it crashed (SIGSEGV)" in (tmp_path / "err").read_text()
+
+
 class FullDisk:
     """A disk under a server that is full, or lets its files grow to a size only, until `free`."""
 
@@ -345,9 +369,10 @@ def _fill_and_free(folder: Path, how: str) -> None:
 def test_the_serving_process_imports_neither_torch_nor_mlflow_nor_streamlit(tmp_path: Path) -> None:
     code = (
         "import sys, tactful.cli, tactful.http, tactful.server, tactful.recommender\n"
-        "import tactful.statistics, tactful.logs, tactful.client\n"
+        "import tactful.statistics, tactful.logs, tactful.client, tactful.service\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules}"
-        " & {'torch', 'mlflow', 'streamlit', 'matplotlib', 'opacus', 'flwr'}))"
+        " & {'torch', 'mlflow', 'streamlit', 'matplotlib', 'opacus', 'flwr'}"
+        " | {'scipy.optimize'} & {*sys.modules}))"  # which takes its time
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path

@@ -25,15 +25,11 @@ from tactful.cli import main
 from tactful.config import ConsentSettings, LogSettings, Settings
 from tactful.connections import open_installation
 from tactful.doctor import examine
-from tactful.erasure import (
-    Installation,
-    look_up,
-    request_erasure,
-    run_erasures,
-)
+from tactful.erasure import look_up, request_erasure, run_erasures
 from tactful.erasure_jobs import ErasureJobs
 from tactful.erasure_preview import preview
 from tactful.errors import ConfigError, StorageError
+from tactful.installation import Installation
 from tactful.metadata import MetadataStore
 from tactful.service import Platform
 from tactful.suppression import open_suppression
@@ -335,7 +331,8 @@ JOB = """
 import os, pickle, signal, sys, time
 from pathlib import Path
 from tactful.connections import open_installation
-from tactful.erasure import Installation, run_erasures
+from tactful.erasure import run_erasures
+from tactful.installation import Installation
 from tactful.suppression import open_suppression
 
 settings = pickle.loads(Path(sys.argv[1]).read_bytes())
@@ -548,6 +545,21 @@ def test_the_command_suppresses_beside_a_server_and_purges_without_one(
     assert run("erase") == []
 
 
+def test_a_log_that_cannot_be_read_is_told_to_who_erases_again(settings: Settings) -> None:
+    with Live(Platform.open(settings, build)) as live:
+        for number in range(3):
+            assert live.http.post("/v1/events", json=[view(number)]).status_code == 202
+    segment = min((settings.storage.data / "log").glob("*.log"))
+    damaged = bytearray(segment.read_bytes())
+    damaged[40] ^= 1
+    segment.write_bytes(damaged)
+    refused = CliRunner().invoke(
+        main, ["user", "erase", "--again", "--data", str(settings.storage.data)]
+    )
+    assert refused.exit_code == 1
+    assert "damaged" in refused.stderr, refused.exception
+
+
 def test_the_doctor_tells_of_erasures_that_wait(
     settings: Settings, metadata: MetadataStore
 ) -> None:
@@ -558,9 +570,12 @@ def test_the_doctor_tells_of_erasures_that_wait(
     assert said() == ("ok", "none waits")
     ErasureJobs(metadata, clock=now_ms).request("ada")
     assert said()[0] == "warning"
-    ErasureJobs(metadata, clock=lambda: 1_000, days=1.0).request("bob")
+    late = ErasureJobs(metadata, clock=lambda: 1_000, days=1.0)
+    bob = late.request("bob")
     state, text = said()
     assert (state, "1 of 2 are overdue" in text) == ("failed", True)
+    late.forget(bob.receipt, [])  # but the name is still in the files of the database
+    assert "1 of 2 are overdue" in said()[1]
 
 
 def test_a_state_is_not_thrown_away_for_a_log_that_is_not_there(

@@ -18,9 +18,10 @@ from tactful.backup_manifest import FORMAT, MANIFEST, Manifest, write_manifest
 from tactful.cli import main
 from tactful.config import RetentionSettings, Settings, TrainingSettings
 from tactful.connections import open_installation
-from tactful.erasure import Installation, request_erasure, run_erasures
+from tactful.erasure import request_erasure, run_erasures
 from tactful.errors import ConfigError
 from tactful.expiry import expire_backups, expire_exports, expire_models, kept_for
+from tactful.installation import Installation
 from tactful.metadata import MetadataStore
 from tactful.model_log import ModelLog
 from tactful.retraining import after_erasure

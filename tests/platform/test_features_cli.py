@@ -63,6 +63,11 @@ def test_definitions_are_checked_with_the_line_of_what_is_wrong(tmp_path: Path) 
     assert refused.exit_code == 2
     assert f"{file}:{FEATURES.count(chr(10)) + 1}" in refused.stderr
 
+    file.write_text("- {name: x, entity: user, sequence: [any, view], within: 5m, emit: x}\n")
+    endless = run("features", "check", file)
+    assert endless.exit_code == 2
+    assert f"{file}:1: emit: the action x.x of x leads to x again" in endless.stderr
+
 
 def test_a_plan_changes_nothing_and_says_what_a_backfill_reads(
     settings: Settings, new_features: Path

@@ -29,6 +29,7 @@ from tactful_streaming import (
     FencedError,
     Item,
     JobOptions,
+    KafkaPartition,
     MemoryState,
     OnlineStoreError,
     TopicError,
@@ -122,6 +123,34 @@ def test_a_list_is_explained_from_the_log_after_a_restart(kafka: Settings) -> No
             told = live.http.get(f"/v1/explain/{one['recommendation_id']}")
             assert told.json() == one["explanation"]
         assert live.http.get("/v1/explain/nobody").json()["code"] == "not_found"
+
+
+def test_a_search_of_the_log_leaves_no_connections_behind(
+    kafka: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Live(Platform.open(kafka, build)) as live:
+        live.http.put("/v1/items", json=[{"item_id": "a"}])
+        post(live, [view(number) for number in range(3)])
+    opened: list[KafkaPartition] = []
+    closed: list[KafkaPartition] = []
+    begin, close = KafkaPartition.__init__, KafkaPartition.close
+
+    def noted(self: KafkaPartition, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        opened.append(self)
+
+    def noted_end(self: KafkaPartition) -> None:
+        close(self)
+        closed.append(self)
+
+    with Live(Platform.open(kafka, build)) as live:
+        monkeypatch.setattr(KafkaPartition, "__init__", noted)
+        monkeypatch.setattr(KafkaPartition, "close", noted_end)
+        export = live.http.get("/v1/users/u/export").json()
+        assert [it["event_id"] for it in export["records"]] == ["u-0", "u-1", "u-2"]
+        assert live.http.get("/v1/explain/nobody").status_code == 404
+        assert len(opened) == 2 * 4
+        assert set(closed) == set(opened)
 
 
 def test_a_state_of_another_topic_is_refused(kafka: Settings) -> None:

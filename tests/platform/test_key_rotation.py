@@ -19,11 +19,11 @@ from tactful import key_rotation
 from tactful.cli import main
 from tactful.config import PrivacySettings, Settings, StorageSettings
 from tactful.connections import open_installation
+from tactful.data_directory import exclusive
 from tactful.errors import ConfigError, StorageError
 from tactful.key_rotation import begin_epoch, change_master_key
 from tactful.metadata import suppressions
 from tactful.record_seal import open_seal
-from tactful.service import exclusive
 from tactful.suppression import open_suppression
 from tactful_streaming import BLANK, Event, encode_entry
 

@@ -320,7 +320,7 @@ def test_death_at_each_step_of_a_merge_loses_nothing(
         elif at == "ids":
             patch.setattr(ItemIds, "save", die)
         elif at == "current":
-            patch.setattr(tactful.live_index, "_replace", die)
+            patch.setattr(tactful.live_index, "replace_file", die)
         else:
             patch.setattr(LiveIndex, "_forget", die)
         with pytest.raises(Death):

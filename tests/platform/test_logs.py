@@ -53,6 +53,11 @@ def own_logging() -> Iterator[None]:
     root.level, root.handlers[:] = before
 
 
+@pytest.fixture
+def prepared_metadata() -> None:
+    """A first start goes through all upgrades."""
+
+
 def test_a_first_start_says_one_line_about_the_metadata(
     own_logging: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,11 @@ from tactful.metadata import BackfillJob, DefinitionVersion, MetadataStore, open
 
 
 @pytest.fixture
+def prepared_metadata() -> None:
+    """Here every database goes through all upgrades."""
+
+
+@pytest.fixture
 def store(location: Location) -> Iterator[MetadataStore]:
     times = itertools.count(1_000)
     opened = open_metadata(location, clock=lambda: next(times))
@@ -293,7 +298,7 @@ def test_other_locations_are_refused_without_their_password(wrong: str, said: st
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.db").write_bytes(b"no database" * 100)
-    with pytest.raises(StorageError, match=r"m\.db"):
+    with pytest.raises(StorageError, match=r"m\.db.*restore it from a backup"):
         open_metadata(tmp_path / "m.db")
     strange = tmp_path / "a%20b?c.db"
     open_metadata(strange).close()

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.platform.databases import Location
 from tests.platform.support import Live
 from tests.platform.test_registry import make_model, register
 
@@ -19,16 +18,9 @@ from tactful.registry import Registry
 
 
 @pytest.fixture
-def store(location: Location) -> Iterator[MetadataStore]:
-    opened = open_metadata(location)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def log(store: MetadataStore) -> ModelLog:
+def log(database: MetadataStore) -> ModelLog:
     times = itertools.count(1_000)
-    return ModelLog(store, clock=lambda: next(times))
+    return ModelLog(database, clock=lambda: next(times))
 
 
 def test_an_entry_is_there_before_the_change_and_closed_after_it(log: ModelLog) -> None:

@@ -31,8 +31,9 @@ from tests.platform.test_erasure import (
 from tactful.checkpoints import Checkpoint
 from tactful.config import RetentionSettings, Settings
 from tactful.connections import open_installation
-from tactful.erasure import Installation, request_erasure
+from tactful.erasure import request_erasure
 from tactful.errors import StorageError
+from tactful.installation import Installation
 from tactful.online_erasure import OnlineErasures
 from tactful.record_seal import log_in_files
 from tactful.retention import Retention

@@ -17,15 +17,9 @@ from tactful import metadata
 from tactful.config import OnlineSettings
 from tactful.connections import open_installation, open_redis
 from tactful.consent_store import ConsentStore
-from tactful.erasure import (
-    FORGOTTEN,
-    Installation,
-    names_dropped,
-    request_erasure,
-    run_erasures,
-    work_of,
-)
+from tactful.erasure import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of
 from tactful.erasure_jobs import ErasureJobs
+from tactful.installation import Installation
 from tactful.messages import ErasureStep
 from tactful.metadata import MetadataStore, open_metadata
 from tactful.online_erasure import OnlineErasures
@@ -107,11 +101,13 @@ def test_a_job_keeps_its_receipt_and_forgets_the_person(store: MetadataStore) ->
     assert jobs.overdue() == 1
     jobs.forget(asked.receipt, found.steps)
     assert (jobs.overdue(), jobs.waiting(), jobs.latest()) == (1, [], 0)
+    assert jobs.incomplete() == 1
     assert jobs.forgotten()
     store.compact()
     jobs.complete()
     assert not jobs.forgotten()
     assert (jobs.overdue(), jobs.waiting(), jobs.latest()) == (0, [], now)
+    assert jobs.incomplete() == 0
     assert jobs.request("ada").receipt != asked.receipt
     assert jobs.find("none") is None
 

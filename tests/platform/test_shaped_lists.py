@@ -398,6 +398,11 @@ def test_a_rollout_changes_the_lists_of_those_who_get_it(shop: Shop) -> None:
         served = {"novel": 0.5, "same": 0.5}
         wait_until(lambda: live.http.get("/v1/models").json()["rollouts"] == served)
         person = EVERYBODY[0]
+        forced = {"novel": "control", "same": "control"}
+        asked = {"user_id": person, "force": forced}
+        wait_until(  # the other model is loaded beside serving
+            lambda: "same" in live.http.post("/v1/recommend", json=asked).json()["variant"]
+        )
         assert cheap(person, "change") != cheap(person, "control")
         told = [
             live.http.post("/v1/recommend", json={"user_id": one, "timestamp": NOW}).json()

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.platform.shop import DAY, definitions
 
 from tactful.catalogue import Catalogue
-from tactful.situation import observe
-from tactful_streaming import Engine, Event, Item, MemoryState, encode_entry
+from tactful.situation import observe, read_columns, read_placed
+from tactful_streaming import (
+    Engine,
+    EngineError,
+    Event,
+    Item,
+    MemoryState,
+    encode_entry,
+    load_definitions,
+)
 
 NOW = 1_700_000_000_000
 CATALOGUE = Catalogue(
@@ -112,3 +121,20 @@ def test_silence_ages_what_is_seen(engine: Engine) -> None:
     assert names(later.history) == "a"
     assert later.grouped("taken_28d").get("a", 0.0) == 0.0
     assert later.grouped("taken_364d")["a"] > 0.0
+
+
+def test_what_the_definitions_lack_is_nothing() -> None:
+    line = "- {name: %s, entity: item, event: view, aggregate: count, window: {size: 1d}%s}\n"
+    text = line % ("sold_7d", "") + line % ("by_category", ", group_by: category")
+    engine = Engine(load_definitions(text), MemoryState())
+    see(engine, ("b", "view", {"user_id": "u"}))
+    asked = ("sold_28d", "sold_7d")
+
+    columns = read_columns(engine, "item", ["a", "b"], asked, NOW)
+    assert columns.tolist() == [[0, 0], [0, 1]]
+    places = np.array([CATALOGUE.rows["b"], CATALOGUE.rows["a"]])
+    placed = read_placed(engine, "item", CATALOGUE.item_places, places, asked, NOW)
+    assert placed.tolist() == [[0, 1], [0, 0]]
+    assert read_columns(engine, "category", ["x"], asked, NOW).tolist() == [[0, 0]]
+    with pytest.raises(EngineError):
+        read_columns(engine, "item", ["a"], ("by_category",), NOW)

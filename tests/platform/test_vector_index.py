@@ -122,12 +122,12 @@ def test_a_search_in_two_steps_finds_what_one_step_finds(
     allowed = generator.random(ROWS) < share
     query = generator.integers(-1, 2, DIMENSIONS).astype(np.float32)
     probing = index._select(allowed).probing
-    assert probing is not None and probing.rest is not None
+    assert probing is not None
 
     rows, scores = index.nearest(query, count, allowed)
 
     parameters = faiss.SearchParametersIVF()
-    parameters.nprobe = probing.first.nprobe + probing.rest.nprobe
+    parameters.nprobe = probing.probes
     near, labels = index._cells.search(query[None, :], ROWS, params=parameters)
     passing = (labels[0] >= 0) & allowed[labels[0]]
     near, labels = near[0][passing], labels[0][passing]
@@ -137,6 +137,28 @@ def test_a_search_in_two_steps_finds_what_one_step_finds(
         assert scores.tolist() == near[wanted].tolist()
     else:  # too few in the cells near the query: compared one by one
         assert len(rows) == min(count, int((allowed & index._present).sum()))
+
+
+@pytest.mark.parametrize("dimensions", [16, 48, 20])
+def test_products_in_cells_are_those_of_faiss(dimensions: int) -> None:
+    """Halves of every size are read as what they are; lengths that are not are left to Faiss."""
+    generator = np.random.default_rng(dimensions)
+    vectors = generator.standard_normal((ROWS, dimensions)).astype(np.float32)
+    vectors *= 10.0 ** generator.uniform(-8, 4, vectors.shape).astype(np.float32)
+    vectors[:, 0] = np.where(generator.random(ROWS) < 0.5, 0.0, -0.0)
+    index = VectorIndex.build(vectors, exact_below=500, target=0.5)
+    query = generator.standard_normal(dimensions).astype(np.float32)
+    everything = msgspec.structs.replace(index.tuning, probes=index.tuning.cells)
+    index = VectorIndex(vectors, cells=index._cells, tuning=everything)
+    rows, scores = index.nearest(query, ROWS)
+    parameters = faiss.SearchParametersIVF()
+    parameters.nprobe = index.tuning.cells
+    near, labels = index._cells.search(query[None, :], ROWS, params=parameters)
+    wanted = np.empty(ROWS, np.float32)
+    wanted[labels[0]] = near[0]
+    assert sorted(rows.tolist()) == list(range(ROWS))
+    size = np.abs(vectors[rows]) @ np.abs(query)
+    assert np.all(np.abs(scores - wanted[rows]) <= 1e-6 * size + 1e-12)
 
 
 def test_the_probes_are_the_fewest_that_reach_the_target() -> None:

@@ -1,0 +1,35 @@
+"""A data directory, which one process at a time may use."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from tactful.errors import StorageError
+from tactful.restored_files import finish_restore
+
+
+@contextlib.contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold a data directory for this process alone; it is made, private, if there is none.
+
+    Raises:
+        StorageError: if it cannot be used, or another process holds it.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        holder = (directory / "lock").open("ab")
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot be used as data directory: {error}") from error
+    with holder:
+        try:
+            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StorageError(
+                f"{directory}: another process uses this data directory; "
+                "stop it, or choose another one with --data"
+            ) from None
+        finish_restore(directory)
+        yield

@@ -1,0 +1,60 @@
+"""Of whom an installation keeps anything, before a server uses the data directory."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Collection, Iterator
+
+import msgspec
+import sqlalchemy as sa
+
+from tactful.installation import Installation
+from tactful.log_batches import read_batches
+from tactful.metadata import consent_decisions
+from tactful.record_seal import log_in_files
+from tactful_streaming import (
+    DEVICE_PREFIX,
+    EmbeddedLog,
+    RocksState,
+    people_in,
+)
+
+_CHUNK = 4_096
+
+
+def people_kept(installation: Installation) -> Iterator[Collection[str]]:
+    """Keys of all people of whom anything is kept, some at a time and more than once."""
+    if (log := installation.data / "log").is_dir():
+        EmbeddedLog(log).close()  # cuts off the torn tail of a crash
+        with log_in_files(installation.settings, clock=installation.clock) as opened:
+            for records in read_batches(opened, opened.begin, opened.end, size=_CHUNK):
+                yield set[str]().union(*map(_named, (payload for _, payload in records)))
+    if (state := installation.data / "state").is_dir():
+        with contextlib.closing(RocksState(state, read_only=True)) as store:
+            people = people_in(store)
+            while some := list(itertools.islice(people, _CHUNK)):
+                yield some
+    decided = sa.select(consent_decisions.c.person).distinct()
+    yield [row.person for row in installation.metadata.fetch(decided)]
+
+
+class _Named(msgspec.Struct):
+    user_id: str | None = None
+    device_id: str | None = None
+    event: _Named | None = None
+
+
+def _named(payload: bytes) -> set[str]:
+    """Keys of the people whom a record names."""
+    try:
+        entry = msgspec.msgpack.decode(payload, type=_Named)
+    except msgspec.MsgspecError:
+        return set()
+    named = _named_by(entry)
+    return named if entry.event is None else named | _named_by(entry.event)
+
+
+def _named_by(entry: _Named) -> set[str]:
+    keys = {entry.user_id} if entry.user_id is not None else set()
+    return keys | ({DEVICE_PREFIX + entry.device_id} if entry.device_id is not None else set())

@@ -1,0 +1,50 @@
+"""New content takes the place of the old one whole, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tactful.durable_files import replace_file, replacing
+
+
+def names(directory: Path) -> list[str]:
+    return [file.name for file in directory.iterdir()]
+
+
+def test_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for content in (b"first and longer", b"second"):
+        replace_file(path, content)
+        assert path.read_bytes() == content
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_an_error_on_the_way_leaves_the_file_as_it_was(
+    tmp_path: Path, before: bytes | None
+) -> None:
+    path = tmp_path / "file"
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(KeyError), replacing(path) as file:
+        file.write(b"half")
+        raise KeyError
+    assert names(tmp_path) == ([] if before is None else ["file"])
+    assert before is None or path.read_bytes() == before
+
+
+def test_content_is_forced_to_disk_before_the_name_and_the_name_at_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    forced: list[tuple[str, bool]] = []
+
+    def force(handle: int) -> None:
+        forced.append((str(Path(f"/proc/self/fd/{handle}").readlink()), path.exists()))
+
+    monkeypatch.setattr("os.fsync", force)
+    replace_file(path, b"new")
+    assert [there for _, there in forced] == [False, True]
+    assert forced[-1][0] == str(tmp_path)
