@@ -24,7 +24,8 @@ from benchmarks._streaming_server import Server
 from benchmarks.figures import Figure
 from tactful.config import Settings, StorageSettings
 from tactful.connections import open_installation
-from tactful.erasure import Installation, request_erasure, run_erasures
+from tactful.erasure import request_erasure, run_erasures
+from tactful.installation import Installation
 from tactful.suppression import open_suppression
 from tactful_streaming import RocksState
 

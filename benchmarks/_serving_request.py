@@ -5,13 +5,16 @@ of depth 6, 1,000 rows of 40 columns), called here one after the other. In turn 
 goes to a server of the product in a process of its own, which searches an index of the same vectors
 for 1,000 candidates, asks its other channels, assembles all columns, ranks, answers and logs the
 list. What the bare sum leaves out, HTTP, features, JSON and the log, is in the request's time.
+
+The caller is a bare socket. `http.client` takes some 0.35 ms of processor time more for a request,
+and that is not what a server is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +39,7 @@ from tactful.vector_index import mixtures
 
 BARE_COLUMNS = 40
 _LIST = 20
+_ITEM = b'"item_id":'
 
 
 @contextmanager
@@ -75,11 +79,12 @@ class Served:
         """Talk to the server on `port`."""
         self.port = port
         self.pid = pid
-        self._wire = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._wire = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self._wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def get(self, path: str) -> int:
         """The status of an answer."""
-        return self._ask("GET", path, None)[0]
+        return self._ask("GET", path)[0]
 
     def recommend(self, number: int) -> int:
         """Ask for a list for one of the shop's people in one of their visits; how long it is.
@@ -93,10 +98,10 @@ class Served:
             "session_id": f"s-{(number % PEOPLE + PEOPLE * (number // PEOPLE)) % visits}",
             "count": _LIST,
         }
-        status, body = self._ask("POST", "/v1/recommend", json.dumps(asked))
+        status, body = self._ask("POST", "/v1/recommend", json.dumps(asked).encode())
         if status != 200:
             raise RuntimeError(f"a request was answered with {status}")
-        return len(json.loads(body)["items"])
+        return body.count(_ITEM)
 
     def workers(self) -> list[int]:
         """Process ids of its children."""
@@ -107,10 +112,27 @@ class Served:
         """Processor seconds of it and its children so far."""
         return sum(cpu_s(pid) for pid in (self.pid, *self.workers()))
 
-    def _ask(self, method: str, path: str, body: str | None) -> tuple[int, bytes]:
-        self._wire.request(method, path, body, {"content-type": "application/json"})
-        answer = self._wire.getresponse()
-        return answer.status, answer.read()
+    def _ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Status and body of an answer.
+
+        Raises:
+            ConnectionError: if the server closes the connection before it is whole.
+        """
+        self._wire.sendall(
+            b"%b %b HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n%b" % (method.encode(), path.encode(), len(body), body)
+        )
+        answer = b""
+        while True:
+            part = self._wire.recv(1 << 16)
+            if not part:
+                raise ConnectionError(f"{method} {path}: the server closed the connection")
+            answer += part
+            head, ended, found = answer.partition(b"\r\n\r\n")
+            if ended:
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                if len(found) == length:
+                    return int(head[9:12]), found
 
 
 def request_figures(data: Path, quick: bool) -> list[Figure]:

@@ -17,6 +17,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -117,13 +118,21 @@ def measure(parts: Sequence[Part], only: str | None = None) -> list[Figure]:
     for part in parts:
         if only not in (None, part.name):
             continue
+        before, began = _cpu_seconds(), time.perf_counter()
         try:
             figures += part.measure()
         except Exception as error:  # one part that cannot be measured must not cost the others
             traceback.print_exc()
             reason = f"could not be measured: {type(error).__name__}: {error}"
             figures += [Figure(name, None, unit, note=reason[:400]) for name, unit in part.figures]
+        took, computed = time.perf_counter() - began, _cpu_seconds() - before
+        print(f"{part.name}: {took:.0f} s, {computed:.0f} s of CPU", file=sys.stderr, flush=True)
     return figures
+
+
+def _cpu_seconds() -> float:
+    """Of this process and the ones that it has waited for."""
+    return sum(os.times()[:4])
 
 
 @dataclass(frozen=True)

@@ -229,3 +229,17 @@ def test_no_file_names_a_place_on_somebodys_machine(files: list[Path]) -> None:
 def test_no_large_or_generated_file_is_tracked(files: list[Path]) -> None:
     assert [str(path) for path in files if (ROOT / path).stat().st_size > 2**20] == []
     assert [str(path) for path in files if path.suffix in {".pyc", ".db", ".whl"}] == []
+
+
+def test_what_runs_last_is_found_by_its_mark(files: list[Path]) -> None:
+    # scripts/test looks for these marks in the text of files whose name begins with test_.
+    script = (ROOT / "scripts" / "test").read_text(encoding="utf-8")
+    assert "--include='test_*.py'" in script
+    marked = re.compile(r"\bmark\.(slow|alone)\b")
+    others = [path for path in files if path.parts[0] == "tests" and path.suffix == ".py"]
+    assert [
+        path.as_posix()
+        for path in others
+        if not path.name.startswith("test_")
+        and marked.search((ROOT / path).read_text(encoding="utf-8"))
+    ] == []
