@@ -4,8 +4,9 @@ A decision is only worth logging with its propensity: the probability, given all
 that this arm would be chosen. An upper confidence bound leaves nothing to chance, so its
 propensity is 1 unless a share of decisions explores uniformly. Thompson sampling is random, but
 the probability that an arm's draw is the largest has no closed form. Therefore several joint draws
-are made, and one of their winners is taken at random. Over all of it that *is* Thompson sampling;
-given the draws, the probability of each arm is its share of winners, exactly.
+are made, and the winner of the first is taken. Over all of it that *is* Thompson sampling; given
+what was drawn, but not in which order, each draw is as likely to be the first as any other, so the
+probability of each arm is its share of winners, exactly.
 """
 
 from __future__ import annotations
@@ -122,10 +123,10 @@ def choose_winner(
     rng: np.random.Generator,
     allowed: NDArray[np.bool_] | None = None,
 ) -> Choice:
-    """Take the winner of one of the draws, or with probability `explore` any allowed arm.
+    """Take the winner of the first draw, or with probability `explore` any allowed arm.
 
     Args:
-        draws: Scores from the posterior, ``[draws, arms]``.
+        draws: Scores from the posterior, ``[draws, arms]``, each drawn in the same way.
         explore: From 0 to 1.
         rng: Where chance comes from.
         allowed: Which arms may be taken, ``[arms]``; None: all.
@@ -137,10 +138,7 @@ def choose_winner(
     if allowed is not None:
         draws = np.where(allowed, draws, -np.inf)
     winners = draws.argmax(axis=1)
-    if explore and rng.random() < explore:
-        arm = _any(arms, rng)
-    else:
-        arm = int(winners[rng.integers(len(winners))])
+    arm = _any(arms, rng) if explore and rng.random() < explore else int(winners[0])
     share = np.count_nonzero(winners == arm) / len(winners)
     propensity = (1 - explore) * share + explore / _count(arms)
     return Choice(arm, propensity, "exact" if explore else "estimated")

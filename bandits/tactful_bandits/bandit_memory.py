@@ -161,11 +161,21 @@ def on_grid(values: ArrayLike, what: str) -> NDArray[np.int64]:
         PolicyError: A value is NaN, infinite or beyond `LARGEST`.
     """
     array = np.asarray(values, dtype=np.float64)
-    if array.size and not np.abs(array).max() <= LARGEST:
+    require_small(array, what)
+    return np.rint(array * GRID).astype(np.int64)
+
+
+def require_small(values: NDArray[np.float64], what: str) -> None:
+    """Refuse what sums have no room for.
+
+    Raises:
+        PolicyError: A value is NaN, infinite or beyond `LARGEST`.
+    """
+    # No value is larger than the root of all squares: mostly one product is enough to know.
+    if not np.vdot(values, values) <= LARGEST**2 and not np.abs(values).max() <= LARGEST:
         raise PolicyError(
             f"{what} must be finite and lie between -{LARGEST:g} and {LARGEST:g}: scale them"
         )
-    return np.rint(array * GRID).astype(np.int64)
 
 
 def require_room(count: int) -> None:

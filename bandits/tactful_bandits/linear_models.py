@@ -12,7 +12,7 @@ from tactful_bandits.bandit_choice import (
     choose_best,
     choose_winner,
 )
-from tactful_bandits.bandit_memory import LARGEST
+from tactful_bandits.bandit_memory import require_small
 from tactful_bandits.errors import PolicyError
 
 _MOST_CELLS = 20_000_000
@@ -96,8 +96,7 @@ def checked_features(features: ArrayLike, length: int) -> NDArray[np.float64]:
     x = np.asarray(features, dtype=np.float64)
     if x.shape != (length,):
         raise PolicyError(f"features have shape {x.shape}, not [{length}]")
-    if not np.abs(x).max() <= LARGEST:
-        raise PolicyError(f"features must be finite and lie between -{LARGEST:g} and {LARGEST:g}")
+    require_small(x, "features")
     return x
 
 

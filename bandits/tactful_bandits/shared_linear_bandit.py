@@ -22,7 +22,7 @@ from tactful_bandits.bandit_choice import (
     choose_winner,
     require_share,
 )
-from tactful_bandits.bandit_memory import LARGEST, Memory, Observation
+from tactful_bandits.bandit_memory import Memory, Observation, require_small
 from tactful_bandits.errors import PolicyError
 from tactful_bandits.linear_bandit import LinearBandit
 from tactful_bandits.linear_models import checked_penalties
@@ -91,10 +91,7 @@ class SharedLinearBandit:
         x = np.asarray(arms, dtype=np.float64)
         if x.ndim != 2 or not len(x) or x.shape[1] != self.features:
             raise PolicyError(f"arms have shape {x.shape}, not [arms, {self.features}]")
-        if not np.abs(x).max() <= LARGEST:
-            raise PolicyError(
-                f"features must be finite and lie between -{LARGEST:g} and {LARGEST:g}"
-            )
+        require_small(x, "features")
         means = x @ self._model.coefficients[0]
         if penalties is not None:
             means = means - checked_penalties(penalties, len(x))
