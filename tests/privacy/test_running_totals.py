@@ -139,11 +139,12 @@ def test_totals_are_not_added_up(ledger: Ledger) -> None:
 
 
 def test_intervals_of_totals_cover_as_often_as_they_say(tmp_path: Path) -> None:
-    """800 keys at four times of a day: fewer than 725 covered of 800 has probability 1e-6."""
+    """800 keys at four times of a day, seeded: fewer than 725 covered has probability 1e-6."""
     keys = tuple(f"item {n}" for n in range(800))
     statistic = replace(TOTALS, keys=keys)
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
-    pages = Publisher(counting(statistic), ledger).publish(DAY_MS)
+    entropy = np.random.default_rng(1).bytes
+    pages = Publisher(counting(statistic), ledger, entropy=entropy).publish(DAY_MS)
     for page in (pages[0], pages[8], pages[50], pages[95]):
         covered = sum(abs(value) <= page.half_width for value in page.values.values())
         assert covered >= 725
@@ -153,12 +154,13 @@ def test_intervals_of_totals_cover_as_often_as_they_say(tmp_path: Path) -> None:
 def test_noise_of_totals_is_that_of_the_tree(tmp_path: Path) -> None:
     """Second moments: a total's variance, and what two totals of one block share.
 
-    Over 4,000 keys; the tolerance is seven standard errors.
+    Over 4,000 keys, seeded; the tolerance is seven standard errors.
     """
     keys = tuple(f"item {n}" for n in range(4_000))
     statistic = replace(TOTALS, keys=keys)
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
-    pages = Publisher(counting(statistic), ledger).publish(3 * HOUR)
+    entropy = np.random.default_rng(2).bytes
+    pages = Publisher(counting(statistic), ledger, entropy=entropy).publish(3 * HOUR)
     noise = [np.array(list(page.values.values())) for page in pages]
     variance = float(statistic.mechanism().variance)
     tree = best_tree(96)
@@ -180,17 +182,18 @@ def test_leak_1_a_node_is_not_redrawn_after_a_crash(ledger: Ledger) -> None:
 
     The eighth total has the noise of eight nodes, one of them of panes to come. With nodes drawn
     again, it would have that of eighteen draws: five old ones, eight new ones, and five new ones
-    that stand for the old. Over 2,000 keys; the tolerance is eight standard errors.
+    that stand for the old. Over 2,000 keys, seeded; the tolerance is eight standard errors.
     """
+    entropy = np.random.default_rng(3).bytes
     wide = replace(TOTALS, keys=tuple(f"item {n}" for n in range(2_000)))
     counts = counting(wide)
     saved = counts.snapshot()
-    publisher = Publisher(counts, ledger)
+    publisher = Publisher(counts, ledger, entropy=entropy)
     sums = publisher.snapshot()
     before = publisher.publish(5 * 15 * MINUTE)
     restored = counting(wide)
     restored.restore(saved)
-    publisher = Publisher(restored, ledger)
+    publisher = Publisher(restored, ledger, entropy=entropy)
     publisher.restore(sums)
     pages = publisher.publish(8 * 15 * MINUTE)
     assert pages[:5] == before
