@@ -6,9 +6,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
+
+from tactful_privacy._table import Entropy, Table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -115,6 +119,27 @@ def _fresh_broker() -> Iterator[str]:
 
     with running_broker() as broker:
         yield broker.servers
+
+
+@pytest.fixture(scope="session")
+def seeded_noise() -> Callable[[int], AbstractContextManager[None]]:
+    """Takes a seed; as long as the context lasts, noise is drawn from that, not from the system.
+
+    For what lets nobody choose where its noise comes from, such as a command.
+    """
+    return _seeded_noise
+
+
+@contextmanager
+def _seeded_noise(seed: int) -> Iterator[None]:
+    seeded, draw = np.random.default_rng(seed).bytes, Table.sample
+
+    def sample(self: Table, n: int, entropy: Entropy) -> NDArray[np.int64]:
+        return draw(self, n, seeded if entropy is os.urandom else entropy)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Table, "sample", sample)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,14 @@ from tactful.statistics import (
     PrivateStatistics,
     open_statistics,
 )
-from tactful_privacy import BudgetError, Ledger, LedgerError, Publisher, Statistic
+from tactful_privacy import (
+    BudgetError,
+    KeysPublisher,
+    Ledger,
+    LedgerError,
+    Publisher,
+    Statistic,
+)
 from tactful_privacy import StateError as PrivateStateError
 from tactful_streaming import (
     Engine,
@@ -60,7 +67,9 @@ def makes_every_draw_zero(n: int) -> bytes:
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publishes without noise, so that what was counted can be seen."""
-    monkeypatch.setattr(statistics, "Publisher", partial(Publisher, entropy=makes_every_draw_zero))
+    for publisher in (Publisher, KeysPublisher):
+        quiet = partial(publisher, entropy=makes_every_draw_zero)
+        monkeypatch.setattr(statistics, publisher.__name__, quiet)
 
 
 @pytest.fixture
@@ -158,7 +167,11 @@ def test_panes_equal_a_bounded_recount(quiet: None, ledger: Ledger, cap: int) ->
     assert released(counts) == recount(SHOP, cap)
 
 
-def test_empty_hours_are_released_with_noise_like_all_others(ledger: Ledger) -> None:
+def test_empty_hours_are_released_with_noise_like_all_others(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded = partial(Publisher, entropy=random.Random(1).randbytes)
+    monkeypatch.setattr(statistics, "Publisher", seeded)
     counts = passenger(ledger)
 
     run(engine_with(counts), SHOP, 0)
@@ -1018,7 +1031,7 @@ def _has_cells(page: Callable[[], StatisticsPage]) -> bool:
 
 
 def test_keys_that_nobody_listed_are_found_published_and_kept_through_a_restart(
-    tmp_path: Path,
+    quiet: None, tmp_path: Path
 ) -> None:
     """From the definition over the engine and the ledger to HTTP and files."""
     settings = replace(
@@ -1071,10 +1084,9 @@ def test_keys_that_nobody_listed_are_found_published_and_kept_through_a_restart(
                 refused = live.http.get("/v1/statistics/searches.daily/top", params=span)
         opened.close()
     cells = {it["key"]: it for it in told["cells"]}
-    # The noise has scale 4; it is beyond 60 with probability 1e-7.
     assert cells.keys() == {"tea", "coffee", "salt"}, "first two words of 281 people"
     for word, many in (("tea", 150), ("coffee", 130), ("salt", 281)):
-        assert abs(cells[word]["value"] - many) < 60
+        assert cells[word]["value"] == many
         assert cells[word]["low"] < cells[word]["value"] < cells[word]["high"]
         assert cells[word]["pane_start"] == cells[word]["counted_from"] == day
     assert (told["kind"], told["delta"], told["next_cursor"]) == ("found_keys", 1e-6, None)

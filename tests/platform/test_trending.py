@@ -59,7 +59,7 @@ def found(panes: dict[int, Any], epsilon: int = 1) -> dict[str, float]:
 
 
 def test_variance_is_that_of_the_noise_that_is_drawn() -> None:
-    drawn = DiscreteLaplace(CAP, 1).sample(40_000)
+    drawn = DiscreteLaplace(CAP, 1, entropy=np.random.default_rng(1).bytes).sample(40_000)
     # Its fourth moment is 6 squares of the variance, so the estimate has sd of 1.1 %.
     assert np.var(np.asarray(drawn, float)) == pytest.approx(noise_variance(CAP, 1.0), rel=0.06)
 
