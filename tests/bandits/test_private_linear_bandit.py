@@ -67,8 +67,10 @@ def test_the_promised_sensitivity_is_reached() -> None:
 
 
 def test_noise_is_as_large_as_the_guarantee_needs_and_drawn_once() -> None:
-    policy = PrivateLinearBandit(20, 8, rho=Fraction(1, 2), batches=7, contributions=2)
     rng = np.random.default_rng(0)
+    policy = PrivateLinearBandit(
+        20, 8, rho=Fraction(1, 2), batches=7, contributions=2, entropy=rng.bytes
+    )
     for _ in range(3):
         policy.close()
     drawn = policy._noisy[:2]  # three batches: nodes of both levels, nothing inside
@@ -88,7 +90,8 @@ def test_noise_is_as_large_as_the_guarantee_needs_and_drawn_once() -> None:
 
 
 def test_choices_depend_on_closed_batches_only() -> None:
-    policy = PrivateLinearBandit(2, 2, rho=Fraction(50), batches=3, rule=UpperConfidence(0.0))
+    entropy, rule = np.random.default_rng(2).bytes, UpperConfidence(0.0)
+    policy = PrivateLinearBandit(2, 2, rho=Fraction(50), batches=3, rule=rule, entropy=entropy)
     before = policy.choose([1.0, 0.0], np.random.default_rng(1))
     for person in range(500):
         policy.record(f"u{person}", 1, [1.0, 0.0], 1.0)
@@ -139,7 +142,13 @@ def test_it_learns_where_people_are_many() -> None:
     rng = np.random.default_rng(4)
     theta = np.array([[0.9, 0.0], [0.0, 0.9]])
     policy = PrivateLinearBandit(
-        2, 2, rho=Fraction(1, 2), batches=8, rule=UpperConfidence(0.0), explore=0.3
+        2,
+        2,
+        rho=Fraction(1, 2),
+        batches=8,
+        rule=UpperConfidence(0.0),
+        explore=0.3,
+        entropy=rng.bytes,
     )
     for batch in range(8):
         for person in range(1500):
