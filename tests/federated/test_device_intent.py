@@ -1,6 +1,8 @@
 """What a device believes of its person, how little of it is told, and when it fires."""
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,13 +101,16 @@ def test_a_day_has_one_report_whatever_is_asked(tmp_path: Path) -> None:
     assert {weight for _, weight in days} == {float(RandomizedResponse(6, "0.1").truth)}
 
 
-def test_reports_are_as_often_true_as_they_say(tmp_path: Path) -> None:
+def test_reports_are_as_often_true_as_they_say(
+    tmp_path: Path, seeded_noise: Callable[[int], AbstractContextManager[None]]
+) -> None:
     phone = Phone(tmp_path)
     phone.take(favouring("c4"))
     counted: Counter[str] = Counter()
-    for _ in range(400):
-        counted.update(list(phone.intent().randomised("2")))
-        phone.time += DAY
+    with seeded_noise(1):
+        for _ in range(400):
+            counted.update(list(phone.intent().randomised("2")))
+            phone.time += DAY
     truth = float(RandomizedResponse(6, "2").truth)
     assert counted["c4"] / 400 == pytest.approx(truth, abs=5 * 0.5 / 20)
     assert min(counted[f"c{n}"] for n in range(6)) > 0

@@ -62,14 +62,14 @@ def test_one_device_counts_at_most_one_whatever_it_holds(one: int, two: int, thr
 
 
 def test_noised_rates_are_near_the_true_ones_and_say_how_near(tmp_path: Path) -> None:
-    """A wrong alarm in about 1 of 10^8 runs: six standard errors."""
+    """Seeded; six standard errors are a wrong alarm in about 1 of 10^8."""
     scores = [Score(4, n % 3, 2 + n % 3, 1.0) if n % 5 else Score() for n in range(15)]
     plan = plan_evaluations(MANY)
 
     def said(device: int, round_number: int) -> Vector:
         return evaluator(lambda weights: scores[device % 15])(WEIGHTS, round_number)
 
-    run = PrivateEvaluations(tmp_path, plan)
+    run = PrivateEvaluations(tmp_path, plan, entropy=np.random.default_rng(1).bytes)
     found = run.evaluate(WEIGHTS, ClearCollector(Devices(MANY.population, said)))
     held = [score for score in scores if score.steps]
     # The cohort is drawn at random as well; 10,000 devices keep its share of the error below 0.01.
@@ -88,8 +88,9 @@ def test_evaluations_end_with_their_budget_also_after_a_restart(tmp_path: Path) 
         return evaluator(lambda weights: Score(2, 1, 1, 1.0))(WEIGHTS, round_number)
 
     collector = ClearCollector(Devices(few.population, said))
+    entropy = np.random.default_rng(2).bytes
     for left in (1, 0):
-        run = PrivateEvaluations(tmp_path, plan)
+        run = PrivateEvaluations(tmp_path, plan, entropy=entropy)
         # What was released before is not in what comes after.
         assert run.evaluate(WEIGHTS, collector).top1 == pytest.approx(0.5, abs=0.2)
         assert run.left == left
@@ -102,7 +103,7 @@ def test_evaluations_end_with_their_budget_also_after_a_restart(tmp_path: Path) 
 
 def test_too_few_devices_or_nothing_but_noise_is_no_evaluation(tmp_path: Path) -> None:
     plan = plan_evaluations(WISHES)
-    run = PrivateEvaluations(tmp_path, plan)
+    run = PrivateEvaluations(tmp_path, plan, entropy=np.random.default_rng(3).bytes)
     with pytest.raises(HistoryError, match="too few"):
         run.evaluate(WEIGHTS, ClearCollector(Devices(60, lambda device, number: None)))
     zeros = np.zeros(ANSWER_SIZE, dtype=np.float32)

@@ -124,6 +124,7 @@ def test_noise_inside_the_sum_has_the_planned_width() -> None:
 
     def silent(device: int) -> SecureRounds:
         rounds = joins(device, plan)
+        rounds._entropy = np.random.default_rng(device).bytes
         rounds._trainer = lambda weights, number: np.zeros(size, dtype=np.float32)
         return rounds
 
