@@ -247,7 +247,7 @@ def test_devices_say_how_good_a_model_is_to_a_command(tmp_path: Path) -> None:
         found = json.loads(said[-1])
         assert found["left"] == 1
         # Of three devices it may well be that no more than noise comes back, and it says so.
-        assert found["devices"] == 0 or abs(found["devices"] - 3) < 6 * 3**1.5 * noise
+        assert found["devices"] == 0 or abs(found["devices"] - 3) < 7 * 3**1.5 * noise
     finally:
         for process in processes:
             process.terminate()
