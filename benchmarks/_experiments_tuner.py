@@ -15,9 +15,8 @@ from tactful_bandits.ddpg import DdpgAgent
 from tactful_bandits.market_environment import CHAMPION
 from tactful_bandits.market_simulator import STATE, MarketSettings
 from tactful_bandits.tuner import (
-    TUNER_SETTINGS,
     TuningCourse,
-    effect_of_weights,
+    make_tuner,
     tune_in_market,
     worst_loss,
 )
@@ -141,7 +140,7 @@ def _run(
 def _tuned(
     seed: int, hours: int, *, reward_scale: float = 1.0, sessions: int = _SESSIONS
 ) -> tuple[StatePolicy, TuningCourse]:
-    agent = DdpgAgent(10, 5, settings=TUNER_SETTINGS, seed=seed, effect=effect_of_weights(_BOUNDS))
+    agent = make_tuner(_BOUNDS, seed)
     course = tune_in_market(
         agent,
         100 + seed,

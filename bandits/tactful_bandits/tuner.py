@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tactful_bandits.ddpg import DdpgAgent, DdpgSettings, Effect
 from tactful_bandits.errors import MissingExtraError, PolicyError
-from tactful_bandits.market_simulator import MarketSettings, MarketSimulator
+from tactful_bandits.market_simulator import STATE, MarketSettings, MarketSimulator
 from tactful_bandits.weight_bounds import WeightBounds
 
 try:
@@ -54,6 +54,22 @@ def effect_of_weights(bounds: WeightBounds) -> Effect:
         return (weights - champion) / bounds.reach
 
     return effect
+
+
+def make_tuner(bounds: WeightBounds, seed: int = 0) -> DdpgAgent:
+    """An agent that has learnt nothing yet and sees what `MarketSimulator` tells of an hour.
+
+    Args:
+        bounds: Of the weights that it sets.
+        seed: Of its networks and its noise.
+    """
+    return DdpgAgent(
+        len(STATE),
+        len(bounds.champion),
+        settings=TUNER_SETTINGS,
+        seed=seed,
+        effect=effect_of_weights(bounds),
+    )
 
 
 @dataclass(frozen=True, eq=False)

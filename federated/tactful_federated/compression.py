@@ -102,14 +102,12 @@ def restore(values: NDArray[Any], scale: float = 1.0) -> Vector:
     """What an encoded update stands for, float32.
 
     Args:
-        values: As they arrived, from whomever.
-        scale: Likewise.
+        values: What `from_bytes` or `compress` gave.
+        scale: As it arrived, from whomever.
 
     Raises:
-        WeightsError: It is of no encoding, or the scale is none.
+        WeightsError: The scale is none.
     """
-    if values.dtype.name not in ENCODINGS:
-        raise WeightsError(f"an update of {values.dtype} is of no encoding")
     if not 0 <= scale < np.inf:
         raise WeightsError("the scale of an update is not finite and at least 0")
     restored: Vector = values.astype(np.float32)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import warnings
 
-from tactful_federated.errors import missing_extra, require
+from tactful_federated.errors import missing_extra
+from tactful_federated.inference import require_temperature
 from tactful_federated.model import IntentModel
 from tactful_federated.tokens import FIRST_CATEGORY
 from tactful_federated.vectors import Vector
@@ -60,7 +61,7 @@ def to_torchscript(
         WeightsError: The vector does not fit.
         SettingsError: A size or the temperature is out of range.
     """
-    require(0 < temperature < float("inf"), f"temperature is {temperature}: give above 0")
+    require_temperature(temperature)
     model = IntentModel(vocabulary_size, embedding=embedding, hidden=hidden)
     model.load_vector(weights)
     module = _Next(model, temperature).eval().requires_grad_(requires_grad=False)

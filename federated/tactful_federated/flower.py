@@ -31,6 +31,7 @@ from tactful_federated.compression import (
     to_bytes,
 )
 from tactful_federated.errors import VocabularyError, WeightsError, missing_extra, require
+from tactful_federated.one_run_grid import OneRunGrid
 from tactful_federated.scores import Score
 from tactful_federated.tokens import Vocabulary
 from tactful_federated.vectors import Vector
@@ -218,7 +219,7 @@ def update_of(reply: Message, round_number: int) -> Vector | None:
         return None
 
 
-class LocalGrid(Grid):
+class LocalGrid(OneRunGrid):
     """A grid of this process: every message is handled at once, by the app, in order.
 
     Flower keeps the identity of a running task per process, so making this grid claims the
@@ -255,24 +256,10 @@ class LocalGrid(Grid):
         }
         self._replies: dict[str, Message] = {}
 
-    def set_run(self, run: Run) -> None:
-        """Accepted and ignored: there is one run."""
-
     @property
     def run(self) -> Run:
         """The one run of this grid."""
         return Run.create_empty(run_id=1)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node; Flower's interface wants it, and `Message(...)` does the same."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """Ids of all nodes."""

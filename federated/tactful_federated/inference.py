@@ -9,9 +9,18 @@ from numpy.typing import NDArray
 
 from tactful_federated.errors import SettingsError, VocabularyError, require
 from tactful_federated.tokens import BOUNDARY, FIRST_CATEGORY, PAD, Windows
-from tactful_federated.vectors import Vector, check_vector, layer_shapes, layers, parameter_count
+from tactful_federated.vectors import Vector, checked_layers
 
 _CONTEXT_TOKENS = 256
+
+
+def require_temperature(temperature: float) -> None:
+    """Refuse what logits cannot be divided by.
+
+    Raises:
+        SettingsError: It is not above 0, or infinite.
+    """
+    require(0 < temperature < float("inf"), f"temperature is {temperature}: give above 0")
 
 
 class IntentPredictor:
@@ -47,15 +56,12 @@ class IntentPredictor:
             WeightsError: The vector does not fit.
             SettingsError: The temperature is not above 0.
         """
-        require(0 < temperature < float("inf"), f"temperature is {temperature}: give above 0")
-        shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
-        size = parameter_count(vocabulary_size, embedding=embedding, hidden=hidden)
-        flat = check_vector(weights, size)
-        parts = layers(flat, shapes)
+        require_temperature(temperature)
+        parts = checked_layers(weights, vocabulary_size, embedding=embedding, hidden=hidden)
         self._table, self._from_input, self._from_state = parts[:3]
         self._bias = parts[3] + parts[4]
         self._out, self._out_bias = parts[5:]
-        self.weights, self.vocabulary_size, self.temperature = flat, vocabulary_size, temperature
+        self.weights, self.vocabulary_size, self.temperature = weights, vocabulary_size, temperature
         self.embedding, self.hidden = embedding, hidden
 
     def predict(self, history: Sequence[int]) -> NDArray[np.float64]:

@@ -11,9 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from tactful_federated.errors import missing_extra, require
+from tactful_federated.errors import missing_extra
+from tactful_federated.inference import require_temperature
 from tactful_federated.tokens import FIRST_CATEGORY
-from tactful_federated.vectors import Vector, check_vector, layer_shapes, layers, parameter_count
+from tactful_federated.vectors import Vector, checked_layers
 
 try:
     from onnx import TensorProto, checker, helper, numpy_helper
@@ -49,11 +50,9 @@ def to_onnx(
         WeightsError: The vector does not fit.
         SettingsError: The temperature is out of range.
     """
-    require(0 < temperature < float("inf"), f"temperature is {temperature}: give above 0")
-    size = parameter_count(vocabulary_size, embedding=embedding, hidden=hidden)
-    shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
-    table, into, back, into_bias, back_bias, out, out_bias = layers(
-        check_vector(weights, size), shapes
+    require_temperature(temperature)
+    table, into, back, into_bias, back_bias, out, out_bias = checked_layers(
+        weights, vocabulary_size, embedding=embedding, hidden=hidden
     )
     constants = {
         "table": table,

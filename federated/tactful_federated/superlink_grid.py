@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 from tactful_federated.errors import missing_extra
+from tactful_federated.one_run_grid import OneRunGrid
 
 try:
-    from flwr.app import Message, RecordDict
+    from flwr.app import Message
     from flwr.app.message import remove_content_from_message
     from flwr.common.constant import SUPERLINK_NODE_ID
     from flwr.common.serde import message_to_proto, run_from_proto
@@ -35,7 +36,6 @@ try:
         PushAppMessagesRequest,
         PushTaskOutputRequest,
     )
-    from flwr.serverapp import Grid
     from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
     from flwr.supercore.inflatable.inflatable_object import (
         get_all_nested_objects,
@@ -67,7 +67,7 @@ class _Half(NamedTuple):
     contents: dict[str, bytes]
 
 
-class SuperLinkGrid(Grid):
+class SuperLinkGrid(OneRunGrid):
     """Nodes and messages of one run.
 
     Making one claims the process for its run, as Flower keeps a task's identity per process.
@@ -105,24 +105,10 @@ class SuperLinkGrid(Grid):
         self._heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(self._client))
         self._heartbeat.start()
 
-    def set_run(self, run: Run) -> None:
-        """Accepted and ignored: the token is for one run."""
-
     @property
     def run(self) -> Run:
         """The run."""
         return Run(**vars(self._run))
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node; Flower's interface wants it, and `Message(...)` does the same."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """Numbers of the nodes that are online."""

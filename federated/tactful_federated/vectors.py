@@ -83,6 +83,19 @@ def parameter_count(vocabulary_size: int, *, embedding: int = 32, hidden: int = 
     return sum(math.prod(shape) for shape in shapes)
 
 
+def checked_layers(
+    weights: Vector, vocabulary_size: int, *, embedding: int, hidden: int
+) -> list[Vector]:
+    """Views of the layers of a whole model.
+
+    Raises:
+        WeightsError: The vector does not fit.
+    """
+    size = parameter_count(vocabulary_size, embedding=embedding, hidden=hidden)
+    shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
+    return layers(check_vector(weights, size), shapes)
+
+
 def layers(vectors: Vector, shapes: Sequence[tuple[int, ...]]) -> list[Vector]:
     """Views of the layers in one vector, or in a stack of vectors along the first axis."""
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]

@@ -18,7 +18,7 @@ from tactful.federated_options import (
     tls_of,
     wishes_of,
 )
-from tactful.stop_signals import on_stop_signals
+from tactful.stop_signals import leave, on_stop_signals
 
 if TYPE_CHECKING:
     from tactful_federated import Evaluation
@@ -94,7 +94,7 @@ def evaluate_command(
         raise ConfigError(str(error)) from error
     try:
         with (
-            on_stop_signals(_stop),
+            on_stop_signals(leave),
             SuperLink(directory, tls, port=options["port"]) as link,
             link.run() as grid,
         ):
@@ -123,7 +123,3 @@ def _tell(found: Evaluation, left: int, evaluations: int, *, as_json: bool) -> N
         click.echo(
             f"of about {found.devices:.0f} devices; {left} of {evaluations} evaluations are left"
         )
-
-
-def _stop() -> None:
-    raise SystemExit(0)

@@ -26,7 +26,7 @@ from tactful.federated_options import (
     widths_of,
     wishes_of,
 )
-from tactful.stop_signals import on_stop_signals
+from tactful.stop_signals import leave, on_stop_signals
 
 if TYPE_CHECKING:
     from tactful_federated import LiveView, Outcome
@@ -168,7 +168,7 @@ def serve_command(
 
     try:
         with (
-            on_stop_signals(_stop),
+            on_stop_signals(leave),
             SuperLink(directory, tls, port=options["port"]) as link,
             link.run() as grid,
             bar,
@@ -351,7 +351,3 @@ def _succeeds(command: str | None) -> bool:
     if command is None:
         return True
     return subprocess.run(shlex.split(command), capture_output=True, check=False).returncode == 0
-
-
-def _stop() -> None:
-    raise SystemExit(0)

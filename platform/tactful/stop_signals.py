@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
+def leave() -> None:
+    """Ends a command that has nothing to finish."""
+    raise SystemExit(0)
+
+
 @contextmanager
 def on_stop_signals(stop: Callable[[], object]) -> Iterator[None]:
     """SIGTERM and SIGINT call `stop` while the context lasts; for the main thread only."""

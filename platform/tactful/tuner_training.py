@@ -39,10 +39,8 @@ def train_in_simulator(
     try:
         import torch
 
-        from tactful_bandits.ddpg import DdpgAgent
         from tactful_bandits.tuner import (
-            TUNER_SETTINGS,
-            effect_of_weights,
+            make_tuner,
             tune_in_market,
             worst_loss,
         )
@@ -60,13 +58,7 @@ def train_in_simulator(
 
     torch.set_num_threads(1)
     bounds = WeightBounds(_CHAMPION)
-    agent = DdpgAgent(
-        len(STATE),
-        len(_CHAMPION),
-        settings=TUNER_SETTINGS,
-        seed=seed,
-        effect=effect_of_weights(bounds),
-    )
+    agent = make_tuner(bounds, seed)
     course = tune_in_market(agent, seed, hours, bounds)
     network = agent.export()
 

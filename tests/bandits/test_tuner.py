@@ -18,7 +18,13 @@ from tactful_bandits import (
 from tactful_bandits.ddpg import DdpgAgent
 from tactful_bandits.market_environment import CHAMPION
 from tactful_bandits.network_policy import gaussian_log_density
-from tactful_bandits.tuner import TUNER_SETTINGS, effect_of_weights, tune_in_market, worst_loss
+from tactful_bandits.tuner import (
+    TUNER_SETTINGS,
+    effect_of_weights,
+    make_tuner,
+    tune_in_market,
+    worst_loss,
+)
 from tactful_bandits.tuner_rivals import best_static, cross_entropy, linear_policy, play
 
 BOUNDS = WeightBounds(CHAMPION)
@@ -132,7 +138,7 @@ def test_the_tuner_beats_the_champion_raises_the_weight_of_prices_and_learns_at_
 ):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    agent = DdpgAgent(10, 5, settings=TUNER_SETTINGS, seed=1, effect=effect_of_weights(BOUNDS))
+    agent = make_tuner(BOUNDS, 1)
     course = tune_in_market(agent, 101, 2500, BOUNDS)
     torch.set_num_threads(threads)
     network = agent.export()

@@ -88,12 +88,6 @@ def test_one_byte_is_right_on_average() -> None:
 def test_forged_updates_are_refused() -> None:
     with pytest.raises(SettingsError, match="float16"):
         compress(TINY, "bfloat16")  # type: ignore[arg-type]
-    for values, scale in (
-        (np.zeros(3), 1.0),
-        (np.zeros(3, np.int16), 1.0),
-        (np.zeros(3, np.int8), np.nan),
-        (np.zeros(3, np.int8), np.inf),
-        (np.zeros(3, np.int8), -1.0),
-    ):
+    for scale in (np.nan, np.inf, -1.0):
         with pytest.raises(WeightsError):
-            restore(values, scale)
+            restore(np.zeros(3, np.int8), scale)
