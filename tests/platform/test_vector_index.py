@@ -249,7 +249,9 @@ def test_a_damaged_index_is_refused_with_the_name_of_the_file(tmp_path: Path) ->
     for name in ("about.json", "vectors.npy", "present.npy", "cells.faiss"):
         path = tmp_path / "index" / name
         whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2] + b"?" + whole[len(whole) // 2 + 1 :])
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 0xFF
+        path.write_bytes(damaged)
         with pytest.raises(ModelError, match=f"{name}: damaged"):
             VectorIndex.load(tmp_path / "index")
         path.write_bytes(whole[:-1])
