@@ -65,7 +65,7 @@ def new_shard(servers: str, folder: Path, partitions: int = 4, **options: Any) -
             servers,
             topic=f"{what}-{name}",
             linger_ms=1,
-            session_timeout_ms=10_000,
+            session_timeout_ms=3_000,  # the broker of the tests waits for half of it at each join
             delivery_timeout_ms=60_000,
         )
         for what in ("log", "fired", "matches")

@@ -31,7 +31,8 @@ from tactful_streaming.records import Records
 
 @pytest.fixture
 def log(kafka_servers: str) -> Iterator[KafkaLog]:
-    with new_log(kafka_servers, linger_ms=1, session_timeout_ms=10_000) as log:
+    # The broker of the tests waits for half of the time-out whenever somebody joins.
+    with new_log(kafka_servers, linger_ms=1, session_timeout_ms=3_000) as log:
         yield log
 
 
