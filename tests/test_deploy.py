@@ -194,6 +194,7 @@ def database(mysql_url: str) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.service("kafka", "redis", "mysql")
 def test_the_compose_file_without_its_containers(
     kafka_servers: str, redis_url: str, mysql_url: str, database: sa.Engine, tmp_path: Path

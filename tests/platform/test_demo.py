@@ -118,6 +118,7 @@ def check_report(report: dict[str, Any]) -> None:
     assert list(report["timings_s"]) == stages
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_ends_with_a_whole_report_and_no_server(tracking_uri: str, tmp_path: Path) -> None:
     asked = options(tmp_path)

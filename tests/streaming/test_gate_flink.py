@@ -52,7 +52,7 @@ def flink(flink_home: Path) -> Iterator[LocalFlink]:
         yield running
 
 
-@pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.parametrize("seed", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_flink_agrees(
     seed: int, flink: LocalFlink, kafka_servers: str, record_property: Record
 ) -> None:
@@ -68,6 +68,7 @@ def test_flink_agrees_at_length(
     check(seed, flink, kafka_servers, record_property, features=14, entries=3000)
 
 
+@pytest.mark.slow
 def test_flink_finds_every_silence(flink: LocalFlink, kafka_servers: str) -> None:
     definitions = Definitions((), silent_sequences(random.Random(1), 12))
     assert {sequence.skip for sequence in definitions.sequences} == {"past_last", "to_next"}
