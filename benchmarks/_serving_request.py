@@ -181,19 +181,34 @@ def memory_figure(data: Path) -> Figure:
         # New connections, so that both have answered.
         load = asyncio.run(closed(served.port, waiting=8, seconds=5.0))
         sizes = sorted(map(private_mb, served.workers()))
+        mapped = max(map(mapped_mb, served.workers()))
         keeper = private_mb(served.pid)
     note = (
         f"of {len(sizes)} workers of `tactful serve --workers` after {len(load.answered)} more "
-        f"lists, with everything that it has of its own; the process that keeps the state: "
-        f"{keeper:,.0f} MB"
+        f"lists, with everything that it has of its own; pages of files that it alone had touched "
+        f"by then, in memory once for all workers, are not counted: {mapped:,.0f} MB at most; the "
+        f"process that keeps the state: {keeper:,.0f} MB"
     )
     return Figure("worker_private_mb", sizes[-1], "MB", sizes[0], sizes[-1], len(sizes), note)
 
 
 def private_mb(process: int) -> float:
-    """Memory that only this process has (USS)."""
+    """Memory that only this process has and that no file holds.
+
+    A page of a mapped file is in memory once, however many processes map it; that one of them alone
+    has touched it yet (``Private_Clean``) says nothing of what another process would cost.
+    """
+    return _private(process, "Private_Dirty:")
+
+
+def mapped_mb(process: int) -> float:
+    """Pages of files that no other process has touched yet: they are in memory once for all."""
+    return _private(process, "Private_Clean:")
+
+
+def _private(process: int, kind: str) -> float:
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+    return sum(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1024
 
 
 def _bare(index: RecallIndex) -> Callable[[], object]:
