@@ -13,20 +13,18 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import AbstractContextManager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
 from tactful.backends import Backend, open_backend
 from tactful.clock import now_ms
-from tactful.conclusion_query import ConclusionQuery
 from tactful.config import PACKAGED_FEATURES, Settings
 from tactful.connections import open_keys
 from tactful.consent_store import ConsentStore, default_purposes
@@ -36,23 +34,21 @@ from tactful.data_directory import exclusive
 from tactful.door import Door
 from tactful.erasure import complete_erasures, settle_erasures
 from tactful.erasure_jobs import ErasureJobs
-from tactful.erasure_traces import Found, search_partitions
+from tactful.erasure_traces import search_partitions
 from tactful.errors import ModelError, StorageError, TactfulError
 from tactful.features import absent_features
 from tactful.follower import Follower
+from tactful.gauges import add_gauges
+from tactful.given_lists import GivenLists
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
-from tactful.impressions import RecentImpressions, find_impression
 from tactful.installation import Installation
 from tactful.keys import KeyStore
 from tactful.messages import (
-    Conclusion,
     Explanation,
     Health,
     PersonExport,
     Recommendation,
     RecommendRequest,
-    StatisticsIndex,
-    StatisticsPage,
     UserFeatures,
     WorkerHealth,
     to_milliseconds,
@@ -63,8 +59,8 @@ from tactful.model_log import ModelLog
 from tactful.online_erasure import OnlineErasures
 from tactful.permissions import CLAIM, Permissions, claimed
 from tactful.person_export import export_person
-from tactful.positions import Offsets, Position, parse, reaches
-from tactful.privacy_ledger import PrivacyLedger
+from tactful.platform_parts import Recommender, Statistics
+from tactful.positions import Position, parse, reaches
 from tactful.problems import ProblemError
 from tactful.retention import Retention, expire_state
 from tactful.retraining import retrain
@@ -75,6 +71,7 @@ from tactful.rollout_store import RolloutStore
 from tactful.running_places import RunningPlaces
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful.turnstile import Turnstile
+from tactful.upkeep import repeat
 from tactful.visible import Visible
 from tactful.webhooks import Webhooks
 from tactful_bandits import ExperimentError
@@ -84,12 +81,10 @@ from tactful_streaming import (
     Engine,
     Event,
     Limits,
-    LogError,
     StreamingError,
     User,
     dump_definitions,
     emitted_types,
-    is_of,
     load_definitions,
 )
 
@@ -102,65 +97,6 @@ _DROP_S = 30.0
 _LOOK_S = 5.0
 _GIVE_S = 0.25
 _EXPLAINED_RECORDS = 200_000
-
-
-class Recommender(Protocol):
-    """What answers requests for recommendations."""
-
-    def recommend(
-        self, request: RecommendRequest, *, now: int
-    ) -> tuple[Recommendation, bytes | None]:
-        """Answer `request` as of `now` (epoch ms), in a few milliseconds.
-
-        Called with the read lock held. The second value is the impression, encoded for the log.
-        """
-
-    def refresh(self, reading: AbstractContextManager[object]) -> None:
-        """Take over a new model if there is one; called about once a second in a thread.
-
-        `reading` is to be held while the engine is read, and never for long.
-        """
-
-    def explain(self, impression: Event) -> Explanation:
-        """Say how a logged list came about; called in a thread.
-
-        Raises:
-            ModelError: if it is none that can be explained.
-        """
-
-    def describe(self) -> Mapping[str, Any]:
-        """Which models are in use."""
-
-    def close(self) -> None:
-        """Give free what only one process may hold; nothing is asked of it any more."""
-
-
-class Statistics(Protocol):
-    """Published private statistics."""
-
-    def index(self) -> StatisticsIndex:
-        """What is published."""
-
-    def page(
-        self, name: str, cursor: str | None, limit: int, since: int | None, until: int | None
-    ) -> StatisticsPage:
-        """One page of the panes of `name` that start in [since, until), epoch ms.
-
-        Raises:
-            KeyError: if there is no such statistic.
-            ValueError: if the cursor is not one of ours.
-        """
-
-    def ledger(self) -> PrivacyLedger:
-        """What published numbers have cost this month."""
-
-    def conclude(self, name: str, conclusion: str, query: ConclusionQuery) -> Conclusion:
-        """Conclude something from the panes of `name`.
-
-        Raises:
-            KeyError: if there is no such statistic or conclusion.
-            ValueError: if it cannot be drawn; the message says why.
-        """
 
 
 class Platform:
@@ -289,6 +225,7 @@ class Platform:
             permit=self.permissions.restricted,
             described=self._take_decisions,
         )
+        self._lists = GivenLists(self.door, backend)
         self.online_erasures = OnlineErasures(
             Installation(settings, database, suppression, clock),
             backend.written,
@@ -299,7 +236,7 @@ class Platform:
                 self.lock,
                 consents=consents,
                 webhooks=webhooks,
-                drop_lists=self._drop_lists,
+                drop_lists=self._lists.forget,
                 keeper=self._keeper,
             ),
         )
@@ -314,13 +251,11 @@ class Platform:
             standing_s=server.recommend_standing_s,
         )
         self._follow: Callable[[], None] = lambda: None
-        self._impressions: set[asyncio.Future[Offsets]] = set()
-        self._recent = RecentImpressions()
         self._status = "starting"
         self._current = False
         self._guard = contextlib.ExitStack()
         self.workers: Callable[[], list[WorkerHealth]] | None = None
-        self._add_gauges()
+        add_gauges(self.metrics, backend, self._follower, self._turnstile, webhooks, clock=clock)
 
     @classmethod
     def open(
@@ -421,21 +356,12 @@ class Platform:
             refresh: follows models and items, in a thread; None: the recommender does.
         """
         self._follow = refresh or partial(self.recommender.refresh, self.lock)
-        self._loop = asyncio.get_running_loop()
+        self._lists.begin()
         self._follower.start()
         await self._take_in()
         if self._webhooks is not None:
             self._webhooks.start()
-        self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._trim())]
-        self._tasks.append(asyncio.create_task(self._erase(self.online_erasures)))
-        self._tasks.append(asyncio.create_task(self._look()))
-        if self.coupons is not None:
-            self._tasks.append(asyncio.create_task(self._give(self.coupons)))
-        if self.settings.log.kind == "kafka":
-            self._tasks.append(asyncio.create_task(self._settle()))
-        training = self.settings.training
-        if training.every_hours or training.drift_psi:
-            self._tasks.append(asyncio.create_task(retrain(self.settings)))
+        self._tasks = [asyncio.create_task(each) for each in self._upkeep()]
         self._status = "ok"
 
     async def stop(self) -> None:
@@ -447,7 +373,7 @@ class Platform:
         for task in self._tasks:
             task.cancel()
         self.door.write_notes()  # a task that is cancelled leaves nothing behind to wait for
-        await asyncio.gather(*self._tasks, *self._impressions, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._lists.waiting, return_exceptions=True)
         await self.backend.commit.close()
         await asyncio.to_thread(self._follower.stop)
         await asyncio.to_thread(self.close)
@@ -540,9 +466,7 @@ class Platform:
             ProblemError: if it is neither among the latest lists nor among the latest records of
                 the log, or cannot be explained.
         """
-        impression = self._recent.find(recommendation_id)
-        if impression is None:
-            impression = await asyncio.to_thread(self._search, recommendation_id)
+        impression = await self._lists.find(recommendation_id)
         if impression is None:
             raise ProblemError(
                 "not_found", "no list of this id was given lately: only recent ones are explained"
@@ -551,18 +475,6 @@ class Platform:
             return await asyncio.to_thread(self.recommender.explain, impression)
         except ModelError as error:
             raise ProblemError("not_found", str(error)) from None
-
-    def _search(self, recommendation_id: str) -> Event | None:
-        """Look for a list among the latest records of the log; called in a thread."""
-        with self.backend.searched() as partitions:
-            latest = _EXPLAINED_RECORDS // len(partitions)
-            try:
-                found = (find_impression(it, recommendation_id, latest=latest) for it in partitions)
-                return next(filter(None, found), None)
-            except LogError as error:
-                raise ProblemError(
-                    "not_ready", f"the log cannot be searched now: {error}", retry_after=2
-                ) from None
 
     def features(self, user: str, at: int | None) -> UserFeatures:
         """The features of one user as of `at` (epoch ms), or now."""
@@ -633,18 +545,44 @@ class Platform:
 
     def note(self, recommendation_id: str, impression: bytes) -> None:
         """Log a list that is shown, and keep it for a while to be explained."""
-        self._recent.add(recommendation_id, impression)
-        written = self.door.note(impression)
-        self._impressions.add(written)
-        written.add_done_callback(self._impressions.discard)
+        self._lists.note(recommendation_id, impression)
 
-    def _drop_lists(self, found: Found) -> int:
-        """Forget the latest lists of people, in whose place none can be explained any more."""
-
-        async def drop() -> int:
-            return self._recent.forget(found.needles, lambda entry: is_of(entry, found.traces))
-
-        return asyncio.run_coroutine_threadsafe(drop(), self._loop).result(_DROP_S)
+    def _upkeep(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What is done again and again until the server stops."""
+        settings, recommend = self.settings, self.settings.recommend
+        cleaning = (StorageError, StreamingError, OSError, BrokenExecutor)
+        yield self._refresh()
+        yield repeat(
+            _TRIM_S,
+            partial(asyncio.to_thread, self._forget),
+            failures=cleaning,
+            told="nothing was trimmed",
+        )
+        yield repeat(
+            _SETTLE_S,
+            partial(asyncio.to_thread, self.online_erasures.run),
+            failures=cleaning,
+            told="no erasure went on",
+        )
+        recorder = Recorder(settings, self.rollouts) if recommend.record_rollouts else None
+        yield repeat(
+            min(recommend.look_minutes * 60 / 4, _LOOK_S),
+            partial(self._look, recorder),
+            failures=(TactfulError, StreamingError, ExperimentError, OSError),
+            told="no look was taken at rollouts",
+        )
+        if self.coupons is not None:
+            yield self._give(self.coupons)
+        if settings.log.kind == "kafka":
+            installation = Installation(settings, self._metadata, self.suppression, self._clock)
+            yield repeat(
+                _SETTLE_S,
+                partial(asyncio.to_thread, settle_erasures, installation),
+                failures=(StorageError,),
+                told="no erasure was completed",
+            )
+        if settings.training.every_hours or settings.training.drift_psi:
+            yield retrain(settings)
 
     async def _refresh(self) -> None:
         """Follow what other processes change: models, keys, and how far workers are."""
@@ -696,21 +634,6 @@ class Platform:
         of = self.permissions.of
         return Purpose.MEASUREMENT in of(event.user_id, event.device_id, event.timestamp, said)
 
-    async def _look(self) -> None:
-        """Look at rollouts, move them by what people do, and keep how they ended."""
-        chosen = self.settings.recommend
-        every = chosen.look_minutes * 60
-        recorder = Recorder(self.settings, self.rollouts) if chosen.record_rollouts else None
-        while True:
-            await asyncio.sleep(min(every / 4, _LOOK_S))
-            try:
-                if await asyncio.to_thread(self._keeper.run):
-                    await asyncio.to_thread(self.follow_rollouts)
-                if recorder is not None:
-                    await recorder.run()
-            except (TactfulError, StreamingError, ExperimentError, OSError) as error:
-                logger.warning("no look was taken at rollouts: %s", error)
-
     async def _take_decisions(self, users: Sequence[User]) -> Collection[str]:
         """Record what descriptions of people say of consent, before anybody reads them.
 
@@ -744,35 +667,18 @@ class Platform:
             logger.exception("refresh failed with %s; the old state is kept", error)
         self._current |= recovered
 
-    async def _trim(self) -> None:
+    async def _look(self, recorder: Recorder | None) -> None:
+        """Look at rollouts, move them by what people do, and keep how they ended."""
+        if await asyncio.to_thread(self._keeper.run):
+            await asyncio.to_thread(self.follow_rollouts)
+        if recorder is not None:
+            await recorder.run()
+
+    def _forget(self) -> None:
         """Forget what retention gives up, as far as nobody needs it any more."""
-        while True:
-            await asyncio.sleep(_TRIM_S)
-            try:
-                await asyncio.to_thread(self.trim)
-                if self._retention is not None:
-                    await asyncio.to_thread(self._retention.run, self._needed)
-            except (StorageError, StreamingError, OSError, BrokenExecutor) as error:
-                logger.warning("nothing was trimmed: %s", error)
-
-    async def _erase(self, erasures: OnlineErasures) -> None:
-        """Erase people from all that the server keeps, while it is in use."""
-        while True:
-            await asyncio.sleep(_SETTLE_S)
-            try:
-                await asyncio.to_thread(erasures.run)
-            except (StorageError, StreamingError, OSError, BrokenExecutor) as error:
-                logger.warning("no erasure went on: %s", error)
-
-    async def _settle(self) -> None:
-        """Complete erasures that waited for workers."""
-        installation = Installation(self.settings, self._metadata, self.suppression, self._clock)
-        while True:
-            await asyncio.sleep(_SETTLE_S)
-            try:
-                await asyncio.to_thread(settle_erasures, installation)
-            except StorageError as error:
-                logger.warning("no erasure was completed: %s", error)
+        self.trim()
+        if self._retention is not None:
+            self._retention.run(self._needed)
 
     @property
     def _needed(self) -> int:
@@ -790,50 +696,3 @@ class Platform:
         for letters in (self.backend.dead_letters, self.backend.late):
             if letters is not None:
                 letters.trim()
-
-    def _add_gauges(self) -> None:
-        metrics = self.metrics
-        metrics.gauge("engine_lag", "Log records not applied yet", lambda: self._follower.lag)
-        metrics.gauge(
-            "watermark_age_seconds",
-            "Age of the event time up to which events are expected to be complete",
-            lambda: max(0.0, (self._clock() - self.engine.watermark) / 1000),
-        )
-        metrics.gauge(
-            "commit_pending_bytes",
-            "Bytes accepted and not durable yet",
-            self.backend.waiting_bytes,
-        )
-        metrics.gauge(
-            "recommend_waiting",
-            "Recommendations waiting for their turn",
-            lambda: self._turnstile.waiting,
-        )
-        metrics.gauge(
-            "features_missing",
-            "Features that are to be computed from the log",
-            lambda: len(self.engine.missing),
-        )
-        backend, webhooks = self.backend, self._webhooks
-        metrics.gauge(
-            "log_unreachable",
-            "Whether the event log takes no events at present",
-            lambda: backend.problem() is not None,
-        )
-        metrics.gauge(
-            "log_spooled", "Records that wait on disk for an absent broker", backend.spooled
-        )
-        if backend.rules is not None:
-            metrics.rules(backend.rules.report)
-        if (copied := backend.copied) is not None:
-            metrics.gauge(
-                "online_waiting_bytes",
-                "Bytes that wait for the online store",
-                lambda: copied.waiting_bytes,
-            )
-        if webhooks is not None:
-            for name, text in (
-                ("failed", "Attempts that failed and are repeated"),
-                ("buried", "Actions that were given up"),
-            ):
-                metrics.gauge(f"webhooks_{name}", text, partial(getattr, webhooks, name))

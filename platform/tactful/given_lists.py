@@ -1,0 +1,81 @@
+"""Lists that a server has given: logged, at hand for a while to be explained, and forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tactful.backends import Backend
+from tactful.door import Door
+from tactful.erasure_traces import Found
+from tactful.impressions import RecentImpressions, find_impression
+from tactful.positions import Offsets
+from tactful.problems import ProblemError
+from tactful_streaming import Event, LogError, is_of
+
+_SEARCHED_RECORDS = 200_000
+_FORGET_S = 30.0
+
+
+class GivenLists:
+    """The lists of one server. For its event loop, but for `forget`.
+
+    Attributes:
+        waiting: lists that are being logged.
+    """
+
+    def __init__(self, door: Door, backend: Backend) -> None:
+        """Start empty.
+
+        Args:
+            door: writes lists to the log.
+            backend: has the log, in which older ones are found.
+        """
+        self._door = door
+        self._backend = backend
+        self._recent = RecentImpressions()
+        self.waiting: set[asyncio.Future[Offsets]] = set()
+
+    def begin(self) -> None:
+        """Belong to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def note(self, recommendation_id: str, impression: bytes) -> None:
+        """Log a list that is shown, and keep it for a while to be explained."""
+        self._recent.add(recommendation_id, impression)
+        written = self._door.note(impression)
+        self.waiting.add(written)
+        written.add_done_callback(self.waiting.discard)
+
+    async def find(self, recommendation_id: str) -> Event | None:
+        """The event of a list; None if it is not among the latest records of the log, either.
+
+        Raises:
+            ProblemError: if the log cannot be searched now.
+        """
+        found = self._recent.find(recommendation_id)
+        return found or await asyncio.to_thread(self._search, recommendation_id)
+
+    def forget(self, found: Found) -> int:
+        """Forget the latest lists of people, in whose place none can be explained any more.
+
+        For other threads than the loop's.
+
+        Returns:
+            How many there were.
+        """
+
+        async def drop() -> int:
+            return self._recent.forget(found.needles, lambda entry: is_of(entry, found.traces))
+
+        return asyncio.run_coroutine_threadsafe(drop(), self._loop).result(_FORGET_S)
+
+    def _search(self, recommendation_id: str) -> Event | None:
+        with self._backend.searched() as partitions:
+            latest = _SEARCHED_RECORDS // len(partitions)
+            try:
+                found = (find_impression(it, recommendation_id, latest=latest) for it in partitions)
+                return next(filter(None, found), None)
+            except LogError as error:
+                raise ProblemError(
+                    "not_ready", f"the log cannot be searched now: {error}", retry_after=2
+                ) from None
