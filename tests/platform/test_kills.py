@@ -222,6 +222,7 @@ def test_rows_that_are_committed_too_early_are_missed(
     assert run_sink(kafka_brokers, 3, folder, 1, in_sqlite, planted).lost > 0
 
 
+@pytest.mark.slow  # only those above look for such faults
 def test_an_open_transaction_is_no_fault_of_the_broker(kafka_servers: str) -> None:
     from confluent_kafka import Producer
 

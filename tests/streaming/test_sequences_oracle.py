@@ -263,7 +263,7 @@ def streams(draw: st.DrawFn, size: int = 8) -> list[E]:
 
 
 @given(sequences(), streams(), st.sampled_from([0, 2, 50]))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_matches_are_those_that_the_definition_allows(
     sequence: Sequence, events: list[E], delay: int
 ) -> None:
@@ -279,7 +279,7 @@ def test_matches_are_those_that_the_definition_allows(
 
 
 @given(sequences(), streams(14), st.sampled_from([0, 2, 50]), st.data())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_batches_ticks_and_restarts_change_nothing(
     sequence: Sequence, events: list[E], delay: int, data: st.DataObject
 ) -> None:
