@@ -29,6 +29,9 @@ _JVM = [
     "-XX:+DisplayVMOutputToStderr",
     "-Xlog:disable",
     "-Xlog:all=warning:stderr",
+    # To verify the classes of Flink takes a seventh of a first job; a cluster does, in tests, too.
+    "-XX:+UnlockDiagnosticVMOptions",
+    "-XX:-BytecodeVerificationRemote",
 ]
 # A job that has failed would begin again and again, until nobody knows why any more.
 _ONCE = "SET 'restart-strategy.type' = 'none';\n\n"
