@@ -16,6 +16,7 @@ from tactful_privacy._exact import Exact, exp_bounds
 from tactful_privacy._table import BITS
 
 _BUCKETS = 40
+_FEW = 50
 
 
 class StatedNoise(Protocol):
@@ -67,13 +68,19 @@ def gaussian_delta(distance: float, epsilon: float) -> float:
 
 
 def chance_of(draws: NDArray[Any], noise: StatedNoise) -> float:
-    """Return the p-value of draws against the stated probabilities (chi-square)."""
+    """Return the p-value of draws against the stated probabilities.
+
+    By chi-square; exactly, by how many draws are not 0, where those are too few for that.
+    """
     p = probabilities(noise)
-    edge = 0
-    while p.get(edge + 1, 0) * len(draws) > 50:
-        edge += 1
+    edge, tail = 0, (1 - float(p[0])) / 2
+    # What is left outside is counted together; of that, too, there must be enough for chi-square
+    # to hold far out.
+    while (share := float(p.get(edge + 1, 0))) and len(draws) * min(share, tail - share) > _FEW:
+        edge, tail = edge + 1, tail - share
+    if len(draws) * tail <= _FEW:
+        return _exact(int(np.count_nonzero(draws)), len(draws), 2 * tail)
     inner = [float(p[k]) for k in range(-edge, edge + 1)]
-    tail = (1 - sum(inner)) / 2
     observed = np.bincount(np.clip(draws, -edge - 1, edge + 1) + edge + 1, minlength=2 * edge + 3)
     return _chi_square(observed, [tail, *inner, tail])
 
@@ -85,6 +92,13 @@ def chance_of_normal(draws: NDArray[Any], sigma: float) -> float:
     below = [0.0, *(normal.cdf(edge + 0.5) for edge in edges), 1.0]
     observed = np.bincount(np.searchsorted(edges, draws), minlength=_BUCKETS)
     return _chi_square(observed, np.diff(below).tolist())
+
+
+def _exact(found: int, draws: int, share: float) -> float:
+    """Return the two-sided p-value of so many draws out of all, each with that probability."""
+    fewer = float(special.bdtr(found, draws, share))
+    more = float(special.bdtrc(found - 1, draws, share)) if found else 1.0
+    return min(1.0, 2 * min(fewer, more))
 
 
 def _chi_square(observed: NDArray[Any], shares: Sequence[float]) -> float:

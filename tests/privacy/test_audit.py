@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from tactful_privacy import BoundedCounts, ParameterError, Statistic
+from tactful_privacy import BoundedCounts, ParameterError, Statistic, laplace_noise
 from tactful_privacy.audit import QUICK, Audited, AuditReport, Effort, audit, examine
 from tactful_privacy.audit_checks import attack, check_freshness, check_noise, check_sensitivity
 from tactful_privacy.audit_gaussian import ContributionsForgotten, GaussianPipeline
-from tactful_privacy.audit_noise import chance_of_normal
+from tactful_privacy.audit_noise import chance_of, chance_of_normal
 from tactful_privacy.audit_pipeline import Contribution, Pipeline
 from tactful_privacy.audit_planted import low_scale, planted_bugs
 from tactful_privacy.audit_totals import LevelsForgotten, TotalsPipeline
@@ -228,6 +229,23 @@ def test_normal_noise_of_another_width_is_told_apart() -> None:
     assert chance_of_normal(draws, 1_500) > 1e-6
     assert chance_of_normal(draws, 1_400) < 1e-6
     assert chance_of_normal(draws + 100, 1_500) < 1e-6
+
+
+@pytest.mark.parametrize("epsilon", [10, 5, 1])
+def test_draws_as_stated_look_rare_as_seldom_as_is_said(epsilon: int) -> None:
+    """Also where nearly all noise is 0; there chi-square alone cried wolf five times too often."""
+    stated, generator = laplace_noise(1, epsilon), np.random.default_rng(epsilon)
+
+    def drawn(scale: float) -> NDArray[np.int64]:
+        falls = 1 - np.exp(-scale * epsilon)
+        return generator.geometric(falls, 100_000) - generator.geometric(falls, 100_000)
+
+    chances = np.array([chance_of(drawn(1), stated) for _ in range(1_000)])
+    assert (chances < 0.01).mean() <= 0.02
+    assert chances.min() > 1e-6
+    assert chance_of(drawn(0.7), stated) < 1e-6, "noise too wide"
+    # At 10 nine draws of 100,000 are not 0: that they are fewer can be chance.
+    assert epsilon == 10 or chance_of(drawn(1.7), stated) < 1e-6, "too narrow"
 
 
 # -- at length ------------------------------------------------------------------------------------
