@@ -189,6 +189,8 @@ def mock_cluster() -> Iterator[str]:
 
 def new_log(servers: str, threads: int = 2, **settings: int) -> KafkaLog:
     """A log in a topic of its own."""
+    # The broker of the tests waits for half of the session time-out whenever somebody joins.
+    settings = {"session_timeout_ms": 3_000, **settings}
     made = KafkaSettings(servers=servers, topic=topic_name(), **settings)  # type: ignore[arg-type]
     ensure_topic(made, consumer_threads=threads)
     return KafkaLog(made)

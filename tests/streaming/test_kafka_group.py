@@ -31,8 +31,7 @@ from tactful_streaming.records import Records
 
 @pytest.fixture
 def log(kafka_servers: str) -> Iterator[KafkaLog]:
-    # The broker of the tests waits for half of the time-out whenever somebody joins.
-    with new_log(kafka_servers, linger_ms=1, session_timeout_ms=3_000) as log:
+    with new_log(kafka_servers, linger_ms=1) as log:
         yield log
 
 

@@ -529,7 +529,8 @@ def produce(servers: str, topic: str, rows: Payloads) -> None:
 def test_rows_pass_from_kafka_and_are_read_once(kafka_servers: str, tmp_path: Path) -> None:
     chance = random.Random(3)
     topic = random_topic(chance, 500)
-    where = KafkaSettings(kafka_servers, f"test-{uuid.uuid4().hex}")
+    # The broker of the tests waits for half of the session time-out when a sink joins.
+    where = KafkaSettings(kafka_servers, f"test-{uuid.uuid4().hex}", session_timeout_ms=3_000)
     ensure_topic(where, consumer_threads=2)
     produce(kafka_servers, where.topic, topic)
     target = SqlRows(f"sqlite:///{tmp_path / 'rows.db'}")
