@@ -528,11 +528,6 @@ class Settings:
             )
         if self.log.kind == "kafka" and not self.log.brokers:
             raise ConfigError("log.brokers is missing: log.kind is kafka, so say where it is")
-        if self.log.kind == "kafka" and (self.training.every_hours or self.training.drift_psi):
-            raise ConfigError(
-                "training.every_hours and training.drift_psi need a log in files: with "
-                "log.kind = kafka, run `tactful train` where a copy of the log lies in files"
-            )
         self._check_retention()
         for section, name in (
             ("log", "password"),

@@ -16,6 +16,9 @@ from tactful_streaming import EventLog
 SCORE = "score"
 """Name under which the drift of the scores is told."""
 
+LATEST = 2_000_000
+"""How many of the newest records of the log are looked at, unless it is said."""
+
 _BINS = 10
 _FLOOR = 1e-4
 
@@ -37,7 +40,7 @@ class Drift:
 
 
 def measure_drift(
-    log: EventLog, version: str, layout: str, *, lists: int = 500, latest: int = 2_000_000
+    log: EventLog, version: str, layout: str, *, lists: int = 500, latest: int = LATEST
 ) -> Drift | None:
     """Compare the first lists of a model version with its latest.
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tactful.positions import Offsets
+from tactful.positions import Offsets, Position, as_text, parse, reaches
 from tactful_streaming import (
     Event,
     EventLog,
@@ -33,6 +33,8 @@ _logger = logging.getLogger(__name__)
 _QUEUE = 4_000
 _CONSUME = 1_000
 _PATIENCE_S = 1.0
+_POLL_S = 1.0
+"""A signal is not seen before a wait for records has ended."""
 
 
 class Followed(Protocol):
@@ -122,6 +124,9 @@ class _Head(msgspec.Struct, gc=False):
 _Queued = tuple[int, bytes, int, bool]
 """Offset, payload, event time, and whether it is an event rather than a copy of an upsert."""
 
+_EVENTS = frozenset({"event", "restricted"})
+"""Kinds of what lies in one partition alone."""
+
 _of_json = msgspec.json.Decoder(_Head)
 _of_msgpack = msgspec.msgpack.Decoder(_Head)
 
@@ -140,8 +145,9 @@ class MergedLog:
         settings: KafkaSettings,
         partitions: int,
         *,
-        begin: int = 0,
+        begin: int | None = 0,
         offsets: Offsets | None = None,
+        latest: int | None = None,
         bounded: bool = False,
         ends: Offsets | None = None,
         opened: Callable[[Sequence[bytes]], list[bytes]] = list,
@@ -154,12 +160,14 @@ class MergedLog:
         Args:
             settings: where the topic lies.
             partitions: how many it has.
-            begin: number of the first record that is read.
+            begin: number of the first record that is read; None: how many are left out before it.
             offsets: by partition, where to begin; those that are missing begin with their oldest.
+            latest: begin so many records before the end, by partition an equal share, where
+                `offsets` says nothing; None: with the oldest.
             bounded: end where the partitions end now, instead of following them.
             ends: by partition, where to end instead, if it is bounded.
             opened: what sealed payloads say.
-            wait_s: how long a read at the end waits for a record.
+            wait_s: how long a read waits for a record: at the end, or if it is bounded at most.
             timeout_s: how long to wait for an answer of the broker.
             clock: monotonic seconds.
 
@@ -174,6 +182,7 @@ class MergedLog:
         self._wait_s = wait_s
         self._clock = clock
         self._problem: LogError | None = None
+        self._full: set[int] = set()
         config = settings.consumer_config("tactful-readers")
         try:
             self._consumer = self._kafka.Consumer(config, error_cb=self._on_error, logger=_logger)
@@ -183,12 +192,30 @@ class MergedLog:
             self._bounds = {n: self._bounds_of(n, timeout_s) for n in range(partitions)}
             for number, end in (ends or {}).items():
                 self._bounds[number] = self._bounds[number][0], end
-            self._starts = {n: self._start(n, offsets or {}) for n in range(partitions)}
+            self._starts = {n: self._start(n, offsets or {}, latest) for n in range(partitions)}
         except BaseException:
             self._consumer.close()
             raise
-        self.begin = begin
+        self.begin = sum(self._starts.values()) if begin is None else begin
         self._rewind()
+
+    @property
+    def reach(self) -> Position:
+        """Where it ends if it is bounded, over all partitions."""
+        return as_text({number: end for number, (_, end) in self._bounds.items()})
+
+    def reach_to(self, position: Position) -> bool:
+        """End there, which a bounded log can where its partitions go so far; whether it does."""
+        try:
+            ends = parse(position)
+        except ValueError:
+            return False
+        held = {number: end for number, (_, end) in self._bounds.items()}
+        if ends.keys() != held.keys() or not reaches(held, ends):
+            return False
+        self._bounds = {number: (low, ends[number]) for number, (low, _) in self._bounds.items()}
+        self._rewind()
+        return True
 
     @property
     def reached(self) -> Offsets:
@@ -213,10 +240,12 @@ class MergedLog:
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
         """Up to `limit` records from number `offset` on: behind what was read last, or the begin.
 
-        Empty when none came within the wait. While the broker is away that is all that happens.
+        Empty when none came within the wait, or at the end if it is bounded. While the broker is
+        away that is all that happens to a log that is followed.
 
         Raises:
             OffsetError: if `offset` is another one, or records were dropped before they were read.
+            LogUnreachableError: if it is bounded and what is there did not come within the wait.
             TopicError: if the topic or a partition is gone.
             LogError: for anything else that does not mend by itself.
         """
@@ -225,12 +254,18 @@ class MergedLog:
                 raise OffsetError(f"record {offset} is not next: that is {self._next}")
             self._rewind()
         until = self._clock() + self._wait_s
-        while True:
-            self._receive(max(until - self._clock(), 0.0) if not self._is_ready() else 0.0)
+        while not (self._bounded and self._is_over()):
+            left = min(max(until - self._clock(), 0.0), _POLL_S)
+            self._receive(left if not self._is_ready() else 0.0)
             records = self._take(limit)
             self._ends = {number: self._end(number) for number in self._reached}
-            if records or self._clock() >= until or (self._bounded and self._is_over()):
+            if records:
                 return records
+            if self._clock() >= until:
+                if self._bounded and not self._is_over():
+                    raise self._missing()
+                break
+        return []
 
     def append(self, payloads: object) -> int:
         """Refused: what is appended goes through the log itself."""
@@ -250,9 +285,11 @@ class MergedLog:
         self._came = dict(self._starts)
         self._queues: dict[int, deque[_Queued]] = {number: deque() for number in self._starts}
         self._at_end = {n for n, at in self._starts.items() if at >= self._bounds[n][1]}
-        self._full: set[int] = set()
         self._waiting_since: float | None = None
         self._ends = {number: self._end(number) for number in self._reached}
+        if self._full:
+            self._consumer.resume([self._tp(number) for number in self._full])
+        self._full = set()
         self._consumer.assign([self._tp(number, at) for number, at in self._starts.items()])
 
     def _bounds_of(self, number: int, timeout_s: float) -> tuple[int, int]:
@@ -262,9 +299,10 @@ class MergedLog:
             raise explain(error.args[0], self._settings) from error
         return low, high
 
-    def _start(self, number: int, offsets: Offsets) -> int:
-        low, _ = self._bounds[number]
-        start = offsets.get(number, low)
+    def _start(self, number: int, offsets: Offsets, latest: int | None) -> int:
+        low, high = self._bounds[number]
+        oldest = low if latest is None else max(low, high - latest // len(self._bounds))
+        start = offsets.get(number, oldest)
         if start < low:
             raise OffsetError(
                 f"partition {number} of topic {self._settings.topic!r} begins at offset {low} and "
@@ -320,7 +358,7 @@ class MergedLog:
             head = (_of_json if payload[:1] == b"{" else _of_msgpack).decode(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             head = _Head("event")  # the engine says what is wrong with it
-        self._queues[number].append((offset, payload, head.timestamp, head.kind == "event"))
+        self._queues[number].append((offset, payload, head.timestamp, head.kind in _EVENTS))
         self._came[number] = offset + 1
         self._at_end.discard(number)
         if self._bounded and offset + 1 >= self._bounds[number][1]:
@@ -374,7 +412,9 @@ class MergedLog:
     def _on_message_error(self, message: Any) -> None:
         error, number = message.error(), message.partition()
         if error.code() == self._kafka.KafkaError._PARTITION_EOF:
-            self._find_end(number, message.offset())
+            # What is behind an open transaction is there, and comes when that ends.
+            if not self._bounded or message.offset() >= self._bounds[number][1]:
+                self._find_end(number, message.offset())
         elif error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
             self._problem = OffsetError(
                 f"partition {number} of topic {self._settings.topic!r} does not hold offset "
@@ -382,6 +422,16 @@ class MergedLog:
             )
         else:
             self._on_error(error)
+
+    def _missing(self) -> LogUnreachableError:
+        """What to say of records that are there and did not come."""
+        number = next(n for n, at in self._came.items() if at < self._bounds[n][1])
+        return LogUnreachableError(
+            f"partition {number} of topic {self._settings.topic!r} at {self._settings.servers}: "
+            f"record {self._came[number]} is there and did not come within {self._wait_s:g} s: see "
+            "whether the broker is well",
+            retry_after=2.0,
+        )
 
     def _on_error(self, error: Any) -> None:
         problem = explain(error, self._settings)

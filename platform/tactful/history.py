@@ -71,6 +71,7 @@ class History:
         people: list[tuple[int, User]] = []
         visits: dict[str, int] = {}
         subjects: list[str | None] = []
+        counted: set[str] = set()
         taken: list[tuple[str, int, int, int]] = []
         end = log.end if until is None else min(log.end, until)
         for records in read_batches(log, log.begin, end, size=_CHUNK):
@@ -81,6 +82,9 @@ class History:
                 elif isinstance(entry, User):
                     people.append((offset, entry))
                 elif isinstance(entry, Event) and entry.type in TAKEN and entry.item_id:
+                    if entry.event_id in counted:
+                        continue  # the log may hold an event twice, of who sent it again
+                    counted.add(entry.event_id)
                     subject = subject_key(entry)
                     # Without a visit id, one person's day stands for a visit.
                     visit = entry.session_id or f"{subject}@{entry.timestamp // 86_400_000}"
@@ -88,7 +92,7 @@ class History:
                     if number == len(subjects):
                         subjects.append(subject)
                     taken.append((entry.item_id, number, entry.timestamp, offset))
-            progress(records[-1][0] + 1, end)
+            progress(records[-1][0] + 1, min(log.end, end))
         known = [(rows[item], *rest) for item, *rest in taken if item in rows]
         columns = np.array(known, np.int64).reshape(-1, 4).T
         return cls(

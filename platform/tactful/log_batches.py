@@ -1,12 +1,38 @@
-"""Reads a log from one offset to another, some records at a time."""
+"""Reads a log from one offset to another, some records at a time, and says how far that is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
+from tactful.positions import Position
 from tactful_streaming import Entry, EventLog, StreamingError, decode_entry
 
 Record = tuple[int, bytes]
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A log that ends where it ended when it was opened, and counts its records from there."""
+
+    @property
+    def reach(self) -> Position:
+        """Where it ends."""
+
+    def reach_to(self, position: Position) -> bool:
+        """End where it ended for somebody before; whether that is possible."""
+
+
+def reach_of(log: EventLog) -> Position:
+    """Where a log ends now."""
+    return log.reach if isinstance(log, Bounded) else log.end
+
+
+def reach_to(log: EventLog, position: object) -> bool:
+    """Let a log end where it ended before, if it is bounded; whether it goes so far."""
+    if isinstance(log, Bounded):
+        return isinstance(position, int | str) and log.reach_to(position)
+    return isinstance(position, int) and position <= log.end
 
 
 def read_batches(log: EventLog, begin: int, end: int, *, size: int) -> Iterator[Sequence[Record]]:

@@ -348,6 +348,7 @@ def _bars() -> Callable[[str, int, int], None]:
             for bar in held.values():
                 bar.close()
             held[stage] = tqdm(desc=stage, total=total, file=sys.stderr, unit_scale=True)
+        held[stage].total = total  # known better the further it is
         held[stage].update(done - held[stage].n)
 
     return say

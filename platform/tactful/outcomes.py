@@ -142,7 +142,7 @@ def read_shown(
                 if event is not None and event.recommendation_id and event.item_id:
                     outcome = event.timestamp, event.item_id
                     outcomes.setdefault(event.recommendation_id, []).append(outcome)
-        progress("outcomes", records[-1][0] + 1, stop)
+        progress("outcomes", records[-1][0] + 1, min(log.end, stop))
     return _joined(lists, outcomes, lasts)
 
 

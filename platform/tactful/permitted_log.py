@@ -16,11 +16,13 @@ from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.consent_store import ConsentStore
 from tactful.errors import StorageError
+from tactful.log_batches import reach_of, reach_to
+from tactful.log_opening import open_log
 from tactful.permissions import Permissions, claimed
-from tactful.record_seal import log_in_files
+from tactful.positions import Position
 from tactful.suppression import open_suppression
 from tactful_privacy import EVERYTHING, NOTHING, Purpose
-from tactful_streaming import BLANK, EventLog, LogError
+from tactful_streaming import BLANK, EventLog, LogError, Tick, encode_entry
 
 Allows = Callable[[str | None, str | None, int, str | None], bool]
 """Whether an event may be learned from: by user id, device id, time and what it says itself."""
@@ -44,7 +46,9 @@ class _Narrow(msgspec.Struct, frozen=True):
     purposes: tuple[str, ...] = ()
 
 
-_decode = msgspec.msgpack.Decoder(_Narrow).decode
+_from_msgpack = msgspec.msgpack.Decoder(_Narrow).decode
+_from_json = msgspec.json.Decoder(_Narrow).decode
+_JSON_BLANK = encode_entry(Tick(timestamp=0), "json")
 
 
 class PermittedLog:
@@ -53,7 +57,7 @@ class PermittedLog:
     def __init__(
         self, log: EventLog, allows: Allows, purpose: Purpose = Purpose.PERSONALISATION
     ) -> None:
-        """Read `log`, whose records are msgpack, as far as `allows` says, for a purpose."""
+        """Read `log`, as far as `allows` says, for a purpose."""
         self._log = log
         self._allows = allows
         self._purpose = purpose
@@ -69,8 +73,17 @@ class PermittedLog:
         return self._log.end
 
     def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
-        """Up to `limit` records from `offset` on; those that are not shown are `BLANK`."""
+        """Up to `limit` records from `offset` on; a tick of no time stands for each not shown."""
         return [(at, self._shown(payload)) for at, payload in self._log.read(offset, limit)]
+
+    @property
+    def reach(self) -> Position:
+        """Where the log ends."""
+        return reach_of(self._log)
+
+    def reach_to(self, position: Position) -> bool:
+        """End where it ended before, if the log is bounded; whether it goes so far."""
+        return reach_to(self._log, position)
 
     def append(self, payloads: object) -> int:
         """Never: it is there to be read."""
@@ -85,13 +98,15 @@ class PermittedLog:
         self._log.close()
 
     def _shown(self, payload: bytes) -> bytes:
+        json = payload[:1] == b"{"
+        decode, blank = (_from_json, _JSON_BLANK) if json else (_from_msgpack, BLANK)
         try:
-            entry = _decode(payload)
-        except msgspec.MsgspecError:
+            entry = decode(payload)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return payload  # whoever reads it counts it as damaged
         if entry.kind == "restricted":
             if self._purpose not in entry.purposes:
-                return BLANK
+                return blank
             return self._shown(bytes(entry.event))
         if entry.kind not in ("event", "user"):
             return payload
@@ -100,7 +115,7 @@ class PermittedLog:
         claim = entry.context.consent
         said = claim if isinstance(claim, str) else None
         allowed = self._allows(entry.user_id, entry.device_id, entry.timestamp, said)
-        return payload if allowed else BLANK
+        return payload if allowed else blank
 
 
 @contextlib.contextmanager
@@ -118,8 +133,10 @@ def training_permissions(
     on at which that was asked for.
 
     Raises:
-        StorageError: if the metadata or the keyring cannot be used.
+        StorageError: if the metadata or the keyring cannot be used, or are not where a log in Kafka
+            is read from.
     """
+    _require_metadata(settings)
     with contextlib.closing(open_installation(settings)) as metadata:
         default = NOTHING if settings.consent.default == "deny" else EVERYTHING
         consents = ConsentStore(metadata, default, clock=clock).consents
@@ -132,6 +149,16 @@ def training_permissions(
         yield allows
 
 
+def _require_metadata(settings: Settings) -> None:
+    """See to it that what people have said is here; a topic can be read where it is not."""
+    file = settings.storage.data / "metadata.db"
+    if settings.log.kind == "kafka" and not settings.metadata.url_env and not file.exists():
+        raise StorageError(
+            f"{file} is not there, so nobody knows what people agree to: name the data directory "
+            "of the server with --data, or its database in metadata.url_env"
+        )
+
+
 @contextlib.contextmanager
 def measured_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[PermittedLog]:
     """The log of an installation as far as it may be used to measure what came of lists.
@@ -141,14 +168,15 @@ def measured_log(settings: Settings, *, clock: Callable[[], int]) -> Iterator[Pe
         clock: now, epoch milliseconds.
 
     Raises:
-        StorageError: if there is no log, or it is damaged.
+        StorageError: if there is no log, or it is damaged or does not answer.
     """
     purpose = Purpose.MEASUREMENT
     try:
         with (
-            log_in_files(settings, clock=clock) as log,
+            open_log(settings, clock=clock) as log,
             training_permissions(settings, clock=clock, purpose=purpose) as allows,
         ):
             yield PermittedLog(log, allows, purpose)
     except LogError as error:
-        raise StorageError(f"nothing to read out: {error}; name the data with --data") from error
+        cure = "" if settings.log.kind == "kafka" else "; name the data with --data"
+        raise StorageError(f"nothing to read out: {error}{cure}") from error

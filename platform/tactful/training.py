@@ -26,8 +26,10 @@ from tactful.errors import ModelError
 from tactful.evaluation import list_metrics
 from tactful.features import RANKING_FEATURES, layout
 from tactful.history import History
+from tactful.log_batches import reach_of, reach_to
 from tactful.outcomes import ShownLists, read_shown
 from tactful.position_bias import examination
+from tactful.positions import Position
 from tactful.ranking import Manifest, gains, save_model
 from tactful.recall import Improve, RecallIndex, build_index
 from tactful.training_options import TrainingOptions
@@ -61,6 +63,7 @@ class Trained:
         example: a few rows of features.
         held_back: the replayed lists that were held back, to judge others on.
         held_back_at: when each of them was asked, epoch milliseconds.
+        reach: up to where it saw the log.
         resumed: whether it went on where another one was killed.
     """
 
@@ -69,6 +72,7 @@ class Trained:
     example: NDArray[np.float32]
     held_back: Rows
     held_back_at: NDArray[np.int64]
+    reach: Position
     resumed: bool = False
 
 
@@ -107,7 +111,8 @@ def train(
     """
     if options.vectors == "two_tower":
         require_torch()
-    end, resumed = _begin(log, definitions, options, checkpoint)
+    reach, resumed = _begin(log, definitions, options, checkpoint)
+    end = reach if isinstance(reach, int) else log.end
     history = History.read(
         log, until=end, progress=lambda done, total: progress("read", done, total)
     )
@@ -177,15 +182,15 @@ def train(
     )
     save_model(directory, manifest, forest, index, kernels=kernels)
     asked = np.array([question.at for question in questions[held_back:]], np.int64)
-    return Trained(manifest, curve, replayed.features[:5], judge, asked, resumed)
+    return Trained(manifest, curve, replayed.features[:5], judge, asked, reach, resumed)
 
 
 def _begin(
     log: EventLog, definitions: Definitions, options: TrainingOptions, checkpoint: Checkpoint | None
-) -> tuple[int, bool]:
+) -> tuple[Position, bool]:
     """Where the log ends for this training, and whether it goes on with one that was killed."""
     if checkpoint is None:
-        return log.end, False
+        return reach_of(log), False
     first = log.read(log.begin, 1)
     about: dict[str, Any] = {
         "options": {**asdict(options), "outcomes": list(options.outcomes)},
@@ -194,10 +199,11 @@ def _begin(
     }
     held = checkpoint.about() or {}
     end = held.pop("end", None)
-    if held == about and isinstance(end, int) and end <= log.end:
+    if held == about and reach_to(log, end):
         return end, True
-    checkpoint.begin({**about, "end": log.end})
-    return log.end, False
+    reach = reach_of(log)
+    checkpoint.begin({**about, "end": reach})
+    return reach, False
 
 
 def _index(

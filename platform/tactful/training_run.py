@@ -16,16 +16,17 @@ from tactful.checkpoints import Checkpoint
 from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import open_installation
-from tactful.drift import Drift, measure_drift
+from tactful.drift import LATEST, Drift, measure_drift
 from tactful.erasure_jobs import ErasureJobs
 from tactful.errors import ConfigError, ModelError
 from tactful.evaluation import list_metrics
 from tactful.features import layout
 from tactful.linking import identity_of
+from tactful.log_opening import open_log
 from tactful.model_log import ModelLog, whoever_runs_this
 from tactful.permitted_log import PermittedLog, training_permissions
+from tactful.positions import Position
 from tactful.ranking import load_trees, read_manifest, read_pointer, version_directory
-from tactful.record_seal import log_in_files
 from tactful.registry import Registry
 from tactful.retention import Kind, limits_of
 from tactful.retraining import why_due
@@ -94,7 +95,7 @@ def run_training(
 
     Raises:
         ConfigError: if the feature definitions are wrong.
-        ModelError: if there is too little to learn from.
+        ModelError: if there is too little to learn from, or the log cannot be read.
         TrainingBusy: if the same model is being trained.
     """
     identity = identity_of(settings.identity)
@@ -118,13 +119,17 @@ def run_training(
             checkpoint=checkpoint,
             progress=say,
         )
-        skew = measure_skew(
-            log, definitions, settings.models, identity=identity, progress=partial(say, "compare")
-        )
+        skew = Skew(0, 0, 0, 0, {})
+        # How far a server had read each partition of a topic does not stand in its lists.
+        if settings.log.kind != "kafka":
+            compare = partial(say, "compare")
+            skew = measure_skew(
+                log, definitions, settings.models, identity=identity, progress=compare
+            )
         say("register", 0, 1)
         registered = registry.register(
             scratch / "model",
-            parameters=_parameters(options),
+            parameters=_parameters(options, trained.reach),
             example=trained.example,
             figures=plot_training(trained, scratch / "figures"),
             metrics=_metrics(trained, skew),
@@ -143,6 +148,8 @@ def run_training(
         "alias": "champion" if promote else "",
         "run_id": registered.run_id,
         "resumed": trained.resumed,
+        "read_until": trained.reach,
+        "data_hash": manifest.data_hash,
         "rows": manifest.rows,
         "questions": manifest.questions,
         "shown": manifest.shown,
@@ -208,13 +215,14 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
 
     Raises:
         ConfigError: if the feature definitions are wrong.
+        ModelError: if the log cannot be read.
     """
     training = settings.training
     pointer = read_pointer(settings.models)
     champion = None if pointer is None else pointer.version
 
     def drift() -> Drift | None:
-        with _open_log(settings) as (log, definitions):
+        with _open_log(settings, latest=LATEST) as (log, definitions):
             return measure_drift(log, champion or "", layout(definitions.fingerprint))
 
     with open_model_log(settings) as audit:
@@ -234,27 +242,32 @@ def reason_to_train(settings: Settings, *, now: int) -> str | None:
 
 
 @contextlib.contextmanager
-def _open_log(settings: Settings) -> Iterator[tuple[PermittedLog, Definitions]]:
+def _open_log(
+    settings: Settings, *, latest: int | None = None
+) -> Iterator[tuple[PermittedLog, Definitions]]:
     try:
         definitions = load_definitions(settings.features)
     except DefinitionError as error:
         raise ConfigError(str(error)) from error
     with contextlib.ExitStack() as stack:
         try:
-            log = stack.enter_context(log_in_files(settings, clock=now_ms))
+            log = stack.enter_context(open_log(settings, clock=now_ms, latest=latest))
         except LogError as error:
-            raise ModelError(
-                f"nothing to train from: {error}; send events to `tactful serve` first, or name "
-                "its data directory with --data"
-            ) from error
+            cure = "; send events to `tactful serve` first, or name its data directory with --data"
+            if settings.log.kind == "kafka":
+                cure = ""
+            raise ModelError(f"nothing to train from: {error}{cure}") from error
         allows = stack.enter_context(training_permissions(settings, clock=now_ms))
-        yield PermittedLog(log, allows), definitions
+        try:
+            yield PermittedLog(log, allows), definitions
+        except LogError as error:
+            raise ModelError(f"the log cannot be read to its end: {error}") from error
 
 
-def _parameters(options: TrainingOptions) -> dict[str, Any]:
+def _parameters(options: TrainingOptions, reach: Position) -> dict[str, Any]:
     chosen = asdict(options)
     del chosen["name"], chosen["threads"]
-    return {**chosen, "outcomes": ",".join(options.outcomes)}
+    return {**chosen, "outcomes": ",".join(options.outcomes), "read_until": reach}
 
 
 def _metrics(trained: Trained, skew: Skew) -> dict[str, float]:

@@ -29,12 +29,13 @@ from tactful.permitted_log import PermittedLog
 from tactful.service import Platform
 from tactful_privacy import NOTHING, Purpose
 from tactful_streaming import (
-    BLANK,
     EVENT_TYPES,
     EmbeddedLog,
+    EntryFormat,
     Event,
     Item,
     Restricted,
+    Tick,
     decode_entry,
     encode_entry,
 )
@@ -318,7 +319,8 @@ def test_an_erased_decision_leaves_no_number_to_be_given_again(tmp_path: Path) -
     metadata.close()
 
 
-def test_training_passes_over_who_withdrew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["msgpack", "json"])
+def test_training_passes_over_who_withdrew(tmp_path: Path, format: EntryFormat) -> None:
     def event(number: int, **of: Any) -> Event:
         return Event(event_id=f"e-{number}", type="view", timestamp=number, **of)
 
@@ -332,7 +334,7 @@ def test_training_passes_over_who_withdrew(tmp_path: Path) -> None:
         Item(item_id="i", timestamp=6),
     ]
     with EmbeddedLog(tmp_path) as log:
-        log.append([encode_entry(entry) for entry in entries] + [b"\xc1 damaged"])
+        log.append([encode_entry(entry, format) for entry in entries] + [b"\xc1 damaged"])
         permitted = PermittedLog(log, lambda user, device, at, claim: user == "bob")
         read = [payload for _, payload in permitted.read(0, 100)]
 
@@ -342,7 +344,7 @@ def test_training_passes_over_who_withdrew(tmp_path: Path) -> None:
         if number in kept:
             assert decode_entry(payload) == whole[number]
         else:
-            assert payload == BLANK
+            assert payload == encode_entry(Tick(timestamp=0), format)
     assert read[-1] == b"\xc1 damaged"
 
 

@@ -30,7 +30,6 @@ from tactful.checkpoints import Checkpoint
 from tactful.cli import main
 from tactful.config import (
     EngineSettings,
-    LogSettings,
     ServerSettings,
     Settings,
     StorageSettings,
@@ -38,7 +37,6 @@ from tactful.config import (
     load_settings,
 )
 from tactful.drift import SCORE, Drift, measure_drift, population_stability
-from tactful.errors import ConfigError
 from tactful.features import RANKING_FEATURES, layout
 from tactful.model_log import ModelChange
 from tactful.ranking import Pointer, load_trees, version_directory, write_pointer
@@ -229,13 +227,6 @@ def test_drift_is_between_the_first_and_the_latest_lists_of_a_version(tmp_path: 
     assert set(found.by_name) == {*RANKING_FEATURES, SCORE}
     assert found.by_name[SCORE] < 0.1
     assert found.largest[1] == max(found.by_name.values())
-
-
-def test_a_log_in_kafka_is_not_trained_from() -> None:
-    with pytest.raises(ConfigError, match=r"training\.every_hours .* need a log in files"):
-        Settings(
-            log=LogSettings(kind="kafka", brokers="b:1"), training=TrainingSettings(every_hours=1)
-        )
 
 
 # The process that trains
@@ -435,7 +426,7 @@ def test_a_version_that_is_worse_does_not_take_over(tmp_path: Path) -> None:
         at = np.arange(200) + 1_700_000_000_000 + 100 - (200 - lists)
         # The champion knows the world up to 1_700_000_000_000 and its number.
         at = np.where(np.arange(200) < 200 - lists, 0, at)
-        return no_worse(models, Trained(manifest, [], features[:5], rows, at), directory)
+        return no_worse(models, Trained(manifest, [], features[:5], rows, at, 0), directory)
 
     assert may(bad), "nothing serves yet"
     for number, source in (("1", good), ("2", bad)):
