@@ -9,6 +9,7 @@ import subprocess
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,14 @@ from tactful import followed, log_opening
 from tactful.checkpoints import Checkpoint
 from tactful.cli import main
 from tactful.clock import now_ms
-from tactful.config import LogSettings, Settings, StorageSettings, TrainingSettings
-from tactful.connections import kafka_settings, open_installation
+from tactful.config import (
+    LogSettings,
+    PrivacySettings,
+    Settings,
+    StorageSettings,
+    TrainingSettings,
+)
+from tactful.connections import kafka_settings, make_topic, open_installation
 from tactful.errors import ModelError, StorageError
 from tactful.features import RANKING_FEATURES, layout
 from tactful.followed import MergedLog
@@ -37,6 +44,7 @@ from tactful.log_opening import open_log
 from tactful.permitted_log import Allows, PermittedLog, measured_log
 from tactful.positions import parse
 from tactful.ranking import Pointer, version_directory, write_pointer
+from tactful.record_seal import open_seal
 from tactful.training import Trained, TrainingOptions, train
 from tactful.training_run import reason_to_train, run_training
 from tactful_streaming import (
@@ -46,7 +54,9 @@ from tactful_streaming import (
     Item,
     KafkaLog,
     Restricted,
+    SealedPartitions,
     Tick,
+    decode_entry,
     encode_entry,
     route_key,
 )
@@ -180,6 +190,36 @@ def test_the_same_events_make_the_same_model_in_files_and_in_kafka(
     assert parse(theirs.reach) == {n: records[-1][0] + 1 for n, records in held.items()}
     upserts = sum(route_key(it) is None for it in what) + 1
     assert min(map(len, held.values())) > upserts, "people are in every partition"
+
+
+def test_a_sealed_topic_is_opened_and_who_has_no_key_any_more_is_not_in_it(
+    kafka_servers: str, tmp_path: Path
+) -> None:
+    what = entries(make_shop(3, people=12, items=40, days=30))
+    key = tmp_path / "key"
+    key.write_text("5c" * 32)
+    settings = replace(
+        on_kafka(kafka_servers, tmp_path),
+        privacy=PrivacySettings(sealed_log=True, master_key_file=key),
+    )
+    kafka = kafka_settings(settings.log)
+    make_topic(settings.log, kafka)
+    seal = open_seal(settings, clock=now_ms)
+    assert seal is not None
+    with KafkaLog(kafka) as topic, closing(SealedPartitions(topic, seal)) as sealed:
+        for batch in (what, [Tick(timestamp=0)]):
+            payloads = [encode_entry(it, "json") for it in batch]
+            sealed.submit(payloads, [route_key(it) for it in batch]).result()
+    seal.erase(["person-02"])
+    seal.close()
+
+    with open_log(settings, clock=now_ms) as log:
+        read = [decode_entry(payload) for _, payload in every(log)]
+
+    events = [it for it in what if isinstance(it, Event)]
+    kept = [it for it in events if it.user_id != "person-02"]
+    assert len(kept) < len(events)
+    assert [it for it in read if isinstance(it, Event)] == kept
 
 
 def test_an_event_that_was_sent_twice_is_taken_once(tmp_path: Path) -> None:
