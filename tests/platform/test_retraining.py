@@ -149,8 +149,9 @@ def naive_stability(before: list[float], now: list[float]) -> float:
     """By the definition, value by value."""
     known = [it for it in before if it == it]
     # With n / 10 instead, the last bit of an edge may be another one, and lie beyond a value.
-    cuts = np.quantile(np.array(known, np.float32), np.linspace(0, 1, 11)[1:-1]) if known else []
-    edges = sorted({float(it) for it in cuts})
+    cuts = np.linspace(0, 1, 11)[1:-1]
+    found = np.quantile(np.array(known, np.float32), cuts) if known else np.zeros(0)
+    edges = sorted({float(it) for it in found})
 
     def part(value: float) -> int:
         return -1 if value != value else sum(value > edge for edge in edges)
