@@ -528,8 +528,11 @@ def test_a_topic_ends_where_it_did_and_is_read_again_as_it_was(
         assert [offset for offset, _ in first] == [*range(len(what) + 1)]
         assert log.read(len(first), 10) == []
         monkeypatch.setattr(followed, "_QUEUE", 20)
-        assert log.read(0, 100) == first[:100]
-        assert log._full, "much waits in some partitions"
+        again = log.read(0, 100)
+        while not log._full:
+            again += log.read(len(again), 100)
+            assert len(again) < len(first), "much waits in some partitions"
+        assert again == first[: len(again)]
         assert [*every(log)] == first
         assert not log.reach_to("0:1")
         assert not log.reach_to("0:999999,1:1,2:1,3:1")
