@@ -488,7 +488,8 @@ def test_a_page_of_another_origin_gets_nothing(shop: Shop) -> None:
     shop.page.wait_for("location.hostname === 'localhost' && window.tactful !== undefined")
     shop.start(consent=True)
 
-    assert shop.page.run("return client.recommend().catch((error) => error.code)") == "network"
+    told = shop.page.run("return client.recommend().catch((error) => error.code)")
+    assert told in ("network", "timeout"), "its time may be over in the middle of the last try"
     assert shop.gate.seen == []
 
 
