@@ -7,9 +7,11 @@ import contextlib
 import json
 import os
 import subprocess
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -80,33 +82,68 @@ class Flink:
         script = _script(kind, topic, output)
         argument = base64.b64encode(script.encode()).decode()
         request = json.dumps({"programArgsList": ["run", argument], "parallelism": 1}).encode()
-        submitted = time.perf_counter()
-        job = self._call(f"jars/{self._jar}/run", request, "application/json")["jobid"]
-        begun: tuple[float, float] | None = None
-        while (status := self._call(f"jobs/{job}"))["state"] not in ("FINISHED", "FAILED"):
-            tasks = {task["status"] for task in status["vertices"]}
-            if begun is None and tasks and tasks <= {"RUNNING", "FINISHED"}:
-                # As of us, what it takes to start is not counted: code is made, state is opened.
-                begun = cpu_seconds(self._worker), time.perf_counter()
-            if time.perf_counter() - submitted > _PATIENCE_S:
-                cancel = f"{self._url}/jobs/{job}?mode=cancel"
-                urllib.request.urlopen(
-                    urllib.request.Request(cancel, b"", method="PATCH"), timeout=60
-                ).close()
-                raise TimeoutError(f"Flink's {kind} took longer than {_PATIENCE_S} s")
-            time.sleep(0.1 if begun is not None else 0.01)
-        ended = cpu_seconds(self._worker), time.perf_counter()
+        with _Watch(self._worker) as watch:
+            submitted = time.perf_counter()
+            job = self._call(f"jars/{self._jar}/run", request, "application/json")["jobid"]
+            while (status := self._call(f"jobs/{job}"))["state"] not in ("FINISHED", "FAILED"):
+                if time.perf_counter() - submitted > _PATIENCE_S:
+                    cancel = f"{self._url}/jobs/{job}?mode=cancel"
+                    urllib.request.urlopen(
+                        urllib.request.Request(cancel, b"", method="PATCH"), timeout=60
+                    ).close()
+                    raise TimeoutError(f"Flink's {kind} took longer than {_PATIENCE_S} s")
+                time.sleep(0.1)
         if status["state"] == "FAILED":
             raise RuntimeError(f"Flink: {self._call(f'jobs/{job}/exceptions')}")
-        if begun is None:
-            raise RuntimeError(f"Flink's {kind} was over before it was seen to run: too few events")
-        return Run(topic.count, ended[0] - begun[0], ended[1] - begun[1])
+        begun, ended = self._ran(job, status["vertices"])
+        return Run(topic.count, watch.at(ended) - watch.at(begun), ended - begun)
+
+    def _ran(self, job: str, tasks: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+        """Since when the first task of a job ran, and until when the last did, seconds.
+
+        As of us, what it takes to start is not counted: code is made, state is opened. The times
+        are Flink's own, for what it answers about a job that runs is up to three seconds old.
+        """
+        attempts = [
+            attempt
+            for task in tasks
+            for attempt in self._call(f"jobs/{job}/vertices/{task['id']}")["subtasks"]
+        ]
+        begun = min(each["end-time"] - each["status-duration"]["RUNNING"] for each in attempts)
+        return begun / 1000, max(each["end-time"] for each in attempts) / 1000
 
     def _call(self, path: str, body: bytes | None = None, kind: str = "") -> Any:
         headers = {"Content-Type": kind} if body is not None else {}
         request = urllib.request.Request(f"{self._url}/{path}", body, headers)
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
+
+
+class _Watch:
+    """Reads the CPU time of a process all the while, so that it can be said of any moment of it."""
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+        self._seen: list[tuple[float, float]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def at(self, moment: float) -> float:
+        """CPU seconds at a moment of the clock, to a hundredth."""
+        place = bisect_left(self._seen, (moment, 0.0))
+        return self._seen[min(place, len(self._seen) - 1)][1]
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.005):
+            self._seen.append((time.time(), cpu_seconds(self._process)))
 
 
 @contextlib.contextmanager
