@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ _LOG = logging.getLogger(__name__)
 Kernel = Callable[..., Any]
 
 
-def compiled(function: Kernel, signature: Any, *caches: Path | None) -> Kernel:
+def compiled(
+    function: Kernel, signature: Any, *caches: Path | None, releases: bool = False
+) -> Kernel:
     """The machine code of a function for one signature; it is compiled or loaded here.
 
     Args:
@@ -26,17 +29,19 @@ def compiled(function: Kernel, signature: Any, *caches: Path | None) -> Kernel:
             this kind: the first that can is used; the variable ``NUMBA_CACHE_DIR`` wins. None is
             where numba keeps it by itself, beside the module or with the user. Who can write there
             can run code here, as in the directory of the package.
+        releases: whether other threads may run Python while it is at work.
 
     Returns:
         What never compiles when it is called, and may be called from several threads.
     """
     started = time.perf_counter()
-    kernel = _dispatcher(function, caches)
+    make = partial(numba.njit, error_model="numpy", nogil=releases)
+    kernel = _kept(make, function, caches)
     try:
         kernel.compile(signature)
     except Exception as error:  # a damaged file of the cache may raise anything
         _LOG.warning("kept machine code is of no use, it is compiled anew: %r", error)
-        kernel = numba.njit(error_model="numpy")(function)
+        kernel = make()(function)
         kernel.compile(signature)
     kernel.disable_compile()
     _LOG.info("%s ready after %.1f s", function.__name__, time.perf_counter() - started)
@@ -49,7 +54,28 @@ def array(kind: Any, dimensions: int = 1, *, written: bool = False) -> Any:
     return types.Array(kind, dimensions, "C", readonly=not written)
 
 
-def _dispatcher(function: Kernel, caches: Sequence[Path | None]) -> Any:
+def for_c(function: Kernel, *caches: Path | None) -> Any:
+    """A function of C, to be called by other machine code.
+
+    Args:
+        function: takes a pointer to words (int64), as numba compiles it; of its own module, as of
+            `compiled`.
+        caches: as of `compiled`.
+
+    Returns:
+        What has its ``address``, for as long as it lives.
+    """
+    words: Any = types.CPointer(types.int64)  # type: ignore[no-untyped-call]
+    make = partial(numba.cfunc, types.void(words), error_model="numpy")
+    try:
+        return _kept(make, function, caches)
+    except Exception as error:  # a damaged file of the cache may raise anything
+        _LOG.warning("kept machine code is of no use, it is compiled anew: %r", error)
+        return make()(function)
+
+
+def _kept(make: Callable[..., Any], function: Kernel, caches: Sequence[Path | None]) -> Any:
+    """What `make` makes of a function, kept where the first of the caches allows it."""
     settings: Any = numba.config
     held = settings.CACHE_DIR
     reason: Exception | None = None
@@ -57,10 +83,10 @@ def _dispatcher(function: Kernel, caches: Sequence[Path | None]) -> Any:
         try:
             if cache is not None and not held:
                 settings.CACHE_DIR = str(cache)
-            return numba.njit(error_model="numpy", cache=True)(function)
+            return make(cache=True)(function)
         except (RuntimeError, OSError) as error:
             reason = error
         finally:
             settings.CACHE_DIR = held
     _LOG.warning("%s is compiled at each start: %s", function.__name__, reason)
-    return numba.njit(error_model="numpy")(function)
+    return make()(function)

@@ -1,0 +1,118 @@
+"""The thread that takes over work of a request: all of it is done, and each piece once."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numba import types
+
+from tactful.companion import Companion, Work, open_companion
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2,
+    reason="for Linux with a second core",
+)
+
+_words: Any = types.CPointer(types.int64)  # type: ignore[no-untyped-call]
+_self: Any = types.ExternalFunction("pthread_self", types.int64())
+
+
+@numba.cfunc(types.void(_words))
+def _count(words: Any) -> None:
+    """Add the numbers up to the first word, count the call, and say which thread it was."""
+    total = 0
+    for number in range(words[0]):
+        total += number
+    words[1] = total
+    words[2] += 1
+    words[3] = _self()
+
+
+@pytest.fixture(scope="module")
+def helper() -> Iterator[Companion]:
+    with Companion() as helper:
+        yield helper
+
+
+def _work(size: int) -> Work:
+    return Work(int(_count.address or 0), np.array([size, -1, 0, 0], np.int64), ())
+
+
+def test_all_work_is_done_once_whoever_does_it(helper: Companion) -> None:
+    chance = random.Random(5)
+    by_helper = 0
+    for _ in range(3_000):
+        if chance.random() < 0.7:
+            helper.rouse()
+        time.sleep(chance.choice([0.0, 0.0, 0.00002, 0.0003]))
+        work = _work(size := chance.choice([0, 3, 1_000, 30_000]))
+        helper.begin(work)
+        if chance.random() < 0.5:
+            time.sleep(0.0)
+        helper.finish(work)
+        assert work.words[:3].tolist() == [size, size * (size - 1) // 2, 1]
+        by_helper += int(work.words[3]) != threading.get_ident()
+    assert by_helper > 0
+
+
+def test_two_works_that_overlap_are_both_done(helper: Companion) -> None:
+    helper.rouse()
+    time.sleep(0.0005)
+    first, second = _work(1_000), _work(2_000)
+    helper.begin(first)
+    helper.begin(second)
+    helper.finish(second)
+    helper.finish(first)
+    assert [int(work.words[2]) for work in (first, second)] == [1, 1]
+    assert [int(work.words[1]) for work in (first, second)] == [499_500, 1_999_000]
+
+
+def test_one_that_is_awake_does_it_and_one_that_sleeps_leaves_it(helper: Companion) -> None:
+    deadline = time.monotonic() + 30.0
+    while time.monotonic() < deadline:
+        helper.rouse()
+        time.sleep(0.0003)
+        work = _work(10)
+        helper.begin(work)
+        time.sleep(0.0003)
+        helper.finish(work)
+        if int(work.words[3]) != threading.get_ident():
+            break
+    else:
+        pytest.fail("it never did anything, although it was roused")
+    time.sleep(0.5)
+    work = _work(10)
+    helper.begin(work)
+    helper.finish(work)
+    assert work.words[2:].tolist() == [1, threading.get_ident()]
+
+
+def test_it_does_not_spin_for_long_when_nobody_needs_it(helper: Companion) -> None:
+    helper.rouse()
+    time.sleep(0.1)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.25
+
+
+def test_what_is_left_after_the_end_is_done_here() -> None:
+    with Companion() as helper:
+        pass
+    work = _work(10)
+    helper.begin(work)
+    helper.finish(work)
+    assert work.words[2:].tolist() == [1, threading.get_ident()]
+
+
+def test_there_is_none_where_it_would_be_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert open_companion() is None
