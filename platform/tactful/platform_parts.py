@@ -23,11 +23,12 @@ class Recommender(Protocol):
     """What answers requests for recommendations."""
 
     def recommend(
-        self, request: RecommendRequest, *, now: int
+        self, request: RecommendRequest, *, now: int, alone: bool = False
     ) -> tuple[Recommendation, bytes | None]:
         """Answer `request` as of `now` (epoch ms), in a few milliseconds.
 
-        Called with the read lock held. The second value is the impression, encoded for the log.
+        Called with the read lock held. `alone` says that no other request waits, so that a second
+        core may help. The second value is the impression, encoded for the log.
         """
 
     def refresh(self, reading: AbstractContextManager[object]) -> None:

@@ -19,6 +19,7 @@ from tactful.arrangement import Arrangement, arrange
 from tactful.candidates import Candidates, Quotas, gather
 from tactful.caps import Shown, ShownToday, exhausted
 from tactful.catalogue import Catalogue
+from tactful.companion import Companion, open_companion
 from tactful.config import Settings
 from tactful.diversity import Likeness
 from tactful.errors import ConfigError, ModelError
@@ -85,6 +86,7 @@ class Recommender:
         shown: Shown | None = None,
         rising: Rising | None = None,
         rollouts: Path | None = None,
+        companion: Companion | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         monotonic: Callable[[], float] = time.monotonic,
         stopwatch: Callable[[], float] = time.perf_counter,
@@ -101,6 +103,7 @@ class Recommender:
             shown: how often each item was shown today; rules with a cap need it.
             rising: says what rises in published statistics, where they are read for that.
             rollouts: file that says which changes are being rolled out, and to how many.
+            companion: does part of the work of a request that comes alone; closed with this.
             new_id: makes recommendation ids.
             monotonic: seconds that never go back; what is popular is counted anew every so often.
             stopwatch: seconds, by which it is logged how long a list took.
@@ -126,6 +129,7 @@ class Recommender:
         self._rollouts = ServedRollouts(rollouts)
         self._rivals: dict[str, RankingModel] = {}
         self._failing: set[str] = set()
+        self._companion = companion
         self._new_id = new_id
         self._monotonic = monotonic
         self._stopwatch = stopwatch
@@ -139,13 +143,14 @@ class Recommender:
         self.refresh()
 
     def recommend(
-        self, request: RecommendRequest, *, now: int
+        self, request: RecommendRequest, *, now: int, alone: bool = False
     ) -> tuple[Recommendation, bytes | None]:
         """Answer one request.
 
         Args:
             request: what is asked.
             now: epoch milliseconds; the request's own time wins.
+            alone: whether no other request waits, so that a second core may help.
 
         Returns:
             The answer, and the impression to append to the log (None for an empty list).
@@ -154,6 +159,9 @@ class Recommender:
             ProblemError: if an arm is forced that does not exist, or no price can be in range.
         """
         started = self._stopwatch()
+        companion = self._companion if alone else None
+        if companion is not None:
+            companion.rouse()  # it takes as long to wake up as to see who asks
         if _or(request.min_price, 0.0) > _or(request.max_price, float("inf")):
             raise ProblemError("invalid", "`min_price` is above `max_price`", field="$.min_price")
         if not len(self._loaded.view.catalogue) and self._source.items:
@@ -184,6 +192,7 @@ class Recommender:
             intent=request.intent,
             trending=view.trending.rows,
             least=request.count,
+            companion=companion,
         )
         if rules:
             candidates = with_demanded(
@@ -207,7 +216,7 @@ class Recommender:
                 source=self._source,
                 catalogue=view.catalogue,
             )
-            scores, failed = self._scored(drawn.model, loaded.model, features)
+            scores, failed = self._scored(drawn.model, loaded.model, features, companion)
         else:
             scores = heuristic_scores(
                 candidates,
@@ -285,15 +294,19 @@ class Recommender:
         )
 
     def _scored(
-        self, rival: str, champion: RankingModel, features: NDArray[np.float32]
+        self,
+        rival: str,
+        champion: RankingModel,
+        features: NDArray[np.float32],
+        companion: Companion | None,
     ) -> tuple[NDArray[np.float32], bool]:
         """Scores, and whether a model on trial failed to give them, so that the champion did."""
         trial = self._rivals.get(rival)
         if trial is None:
-            return champion.score(features), False
+            return champion.score(features, companion), False
         why = "gives scores that are no numbers"
         try:
-            scores = trial.score(features)
+            scores = trial.score(features, companion)
         except Exception as error:  # whatever it is: nobody's list may fail for a trial
             why = f"fails ({type(error).__name__}: {error})"
             scores = np.full(len(features), np.nan, np.float32)
@@ -430,6 +443,8 @@ class Recommender:
     def close(self) -> None:
         """Give free what only one process may hold."""
         self._loaded.live.close()
+        if self._companion is not None:
+            self._companion.close()
 
     def _allowed(
         self,
@@ -494,6 +509,8 @@ def build(
         shown=shown,
         rising=rising,
         rollouts=settings.storage.data / FILE,
+        # Workers fill the cores by themselves.
+        companion=None if settings.server.workers else open_companion(settings.models / "kernels"),
     )
 
 

@@ -444,7 +444,9 @@ class Platform:
                 asked_by = request
                 if not self.permissions.personalises(request, now):
                     request = for_everybody(request)
-                answer, impression = self.recommender.recommend(request, now=now)
+                answer, impression = self.recommender.recommend(
+                    request, now=now, alone=not self._turnstile.waiting
+                )
                 position = self.position
             if request is not asked_by:
                 answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)

@@ -56,7 +56,7 @@ class TinyRecommender:
         self.before: Callable[[], None] = lambda: None
 
     def recommend(
-        self, request: RecommendRequest, *, now: int
+        self, request: RecommendRequest, *, now: int, alone: bool = False
     ) -> tuple[Recommendation, bytes | None]:
         self.before()
         subject = request.subject
