@@ -98,22 +98,20 @@ class CatalogueRows(Mapping[str, int]):
     def of_many(self, item_ids: Iterable[str]) -> list[int | None]:
         """The rows of many items, None for one that does not exist; faster than one by one."""
         item_ids = [*item_ids]
-        found = [*map(self._remembered.get, item_ids)]
-        missing = [item_id for item_id, row in zip(item_ids, found, strict=True) if row is None]
-        if missing:
-            known = dict(zip(missing, self._known.rows_of(missing), strict=True))
-            known |= {item: row for item in missing if (row := self._others.get(item)) is not None}
-            new = {item: row for item, row in known.items() if row is not None}
-            if len(self._remembered) + len(new) > _REMEMBERED:
+        rows = [*map(self._remembered.get, item_ids)]
+        absent = [number for number, row in enumerate(rows) if row is None]
+        if absent:
+            if len(self._remembered) + len(absent) > _REMEMBERED:
                 self._remembered.clear()
-            if len(new) <= _REMEMBERED:
-                self._remembered.update(new)
-            found = [
-                known[item_id] if row is None else row
-                for item_id, row in zip(item_ids, found, strict=True)
-            ]
+            remembered = self._remembered if len(absent) <= _REMEMBERED else {}
+            known = self._known.rows_of([item_ids[number] for number in absent])
+            for number, row in zip(absent, known, strict=True):
+                item_id = item_ids[number]
+                found = self._others.get(item_id) if row is None else row
+                if found is not None:
+                    rows[number] = remembered[item_id] = found
         count = self._count  # later catalogues remember, too, and know more items
-        return [row if row is not None and row < count else None for row in found]
+        return [row if row is not None and row < count else None for row in rows]
 
     def looked_up(self, item_id: str) -> int | None:
         """The row of an item that will hardly be asked for again; None if there is none."""

@@ -1,4 +1,4 @@
-"""The compiled forms of what `tactful.row_code` and `tactful.cell_code` do to rows and scores."""
+"""The compiled forms of what is written to become machine code: row, cell and id code."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from numba import types
 
-from tactful import cell_code, row_code
+from tactful import cell_code, id_code, row_code
 from tactful.machine_code import Kernel, array, compiled
 
 
 @dataclass(frozen=True)
 class RowKernels:
-    """Called as the functions of `tactful.row_code` and `tactful.cell_code` of the same names."""
+    """Called as the functions of the same names of the modules ending in ``_code``."""
 
     sums: Kernel
     neighbour_sums: Kernel
@@ -26,6 +26,7 @@ class RowKernels:
     look_up_places: Kernel
     of_items: Kernel
     in_cells: Kernel
+    rows_of: Kernel
 
 
 def row_kernels(cache: Path | None) -> RowKernels:
@@ -62,5 +63,10 @@ def row_kernels(cache: Path | None) -> RowKernels:
         in_cells=made(
             cell_code.in_cells,
             *(floats, rows, types.int64, types.int64, rows, rows, rows, array(types.uint8)),
+        ),
+        rows_of=made(
+            id_code.rows_of,
+            *(array(types.uint8), array(types.uint64), array(types.uint8), rows),
+            *(array(types.uint64), items),
         ),
     )

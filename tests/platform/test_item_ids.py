@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tactful.id_code import BETWEEN
 from tactful.item_ids import ItemIds
+from tactful.scores import kernels
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -56,6 +58,40 @@ def test_ids_whose_hashes_collide_are_told_apart() -> None:
 
     assert collided.row(ids[planted]) == planted
     assert [collided.row(item_id) for item_id in "xyz"] == [None] * 3
+
+    every = ItemIds(ids._text, ids._ends, np.full(3, ids._hashes[1]), np.arange(3, dtype=np.int32))
+    hashed = ids[int(ids._rows[1])]
+    assert every.rows_of([hashed, "x", hashed]) == [ids.row(hashed), None, ids.row(hashed)]
+
+
+@given(
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60),
+    st.lists(st.integers(0, 2**64 - 1), max_size=20),
+    st.integers(1, 30),
+)
+@settings(deadline=None)
+def test_ids_are_found_however_their_hashes_lie(
+    hashes: list[int], others: list[int], kinds: int
+) -> None:
+    """Also where hashes are alike, or crowd, as those of a hash hardly ever do."""
+    hashes.sort()
+    known = [f"{row % kinds}-{row}" for row in range(len(hashes))]
+    text = "".join(known).encode()
+    lengths = [len(each) for each in known]
+    asked = [*known, *(f"{number % kinds}-x{number}" for number in range(len(others))), "0-0"]
+    wanted = [*hashes, *others, hashes[-1]]
+
+    found = kernels().rows_of(
+        np.frombuffer(b"".join(each.encode() + bytes([BETWEEN]) for each in asked), np.uint8),
+        np.array(wanted, np.uint64),
+        np.frombuffer(text, np.uint8),
+        np.cumsum(lengths),
+        np.array(hashes, np.uint64),
+        np.arange(len(known), dtype=np.int32),
+    )
+
+    of = dict(zip(zip(known, hashes, strict=True), range(len(known)), strict=True))
+    assert found.tolist() == [of.get(each, -1) for each in zip(asked, wanted, strict=True)]
 
 
 def test_an_id_given_twice_is_refused() -> None:

@@ -1,0 +1,111 @@
+"""What finds the rows of ids, written to become machine code.
+
+What a list begins with, the ids of what a person looked at, lies anywhere in a catalogue of which
+next to nothing is in the processor's cache. So each round looks at one place for every id: their
+ways to memory overlap, where a search from beginning to end for one id after the other waits for
+each.
+
+Numba keeps machine code until this file changes, so that all of its source has to be in here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+BETWEEN = 0xFF
+"""A byte that UTF-8 never holds, to lay texts one behind the other."""
+
+_GUESSES = 2
+_NEAR = 4
+_ONE = 1.0 / 2.0**64
+
+_compiled: Any = numba.njit(error_model="numpy")
+
+
+def _first_code(hashes: NDArray[np.uint64], wanted: np.uint64, guess: int) -> int:
+    """The first place of a hash that is not below one, searched for from a guess on."""
+    step, count = _NEAR, len(hashes)
+    if hashes[guess] < wanted:
+        low, high = guess + 1, guess + 1 + step
+        while high < count and hashes[high] < wanted:
+            step *= 2
+            low, high = high + 1, high + 1 + step
+        high = min(high, count)
+    else:
+        low, high = guess - step, guess
+        while low >= 0 and hashes[low] >= wanted:
+            step *= 2
+            low, high = low - step, low
+        low = max(low + 1, 0)
+    while low < high:
+        middle = (low + high) >> 1
+        if hashes[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+_first: Any = _compiled(_first_code)
+
+
+def rows_of(
+    asked: NDArray[np.uint8],
+    wanted: NDArray[np.uint64],
+    text: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    hashes: NDArray[np.uint64],
+    rows: NDArray[np.int32],
+) -> NDArray[np.int64]:
+    """The rows of ids, -1 of one that is not there.
+
+    Args:
+        asked: the ids, each followed by `BETWEEN`.
+        wanted: the hash of each.
+        text: the ids that are there, at least one, one behind the other by row.
+        ends: where each of them ends.
+        hashes: their hashes, ascending; as evenly spread as hashes are, or it takes longer.
+        rows: the row of each hash.
+    """
+    count, last = len(wanted), len(hashes) - 1
+    density = np.float64(len(hashes)) * _ONE
+    places, found = np.empty(count, np.int64), np.empty(count, np.int64)
+    starts = np.empty(count, np.int64)
+    for number in range(count):
+        places[number] = min(int(np.float64(wanted[number]) * density), last)
+    # A guess misses by about the root of what the one before it did.
+    for _ in range(_GUESSES):
+        for number in range(count):
+            missed = np.float64(wanted[number]) - np.float64(hashes[places[number]])
+            places[number] = min(max(places[number] + int(missed * density), 0), last)
+    for number in range(count):
+        places[number] = _first(hashes, wanted[number], places[number])
+    for number in range(count):
+        place = min(int(places[number]), last)
+        found[number] = rows[place] if hashes[place] == wanted[number] else -1
+    for number in range(count):
+        starts[number] = ends[found[number] - 1] if found[number] > 0 else np.int64(0)
+    begin = np.int64(0)
+    for number in range(count):
+        end = begin
+        while asked[end] != BETWEEN:
+            end += 1
+        while found[number] >= 0:
+            start = starts[number]
+            if ends[found[number]] - start == end - begin:
+                same = np.int64(0)
+                while begin + same < end and text[start + same] == asked[begin + same]:
+                    same += 1
+                if begin + same == end:
+                    break
+            # Another id has the same hash, which may also be that of the next place.
+            places[number] += 1
+            more = places[number] <= last and hashes[places[number]] == wanted[number]
+            found[number] = rows[places[number]] if more else -1
+            starts[number] = ends[found[number] - 1] if found[number] > 0 else np.int64(0)
+        begin = end + 1
+    return found
