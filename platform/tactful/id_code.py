@@ -1,4 +1,4 @@
-"""What finds the rows of ids, written to become machine code.
+"""What finds the rows of ids and the ids of rows, written to become machine code.
 
 What a list begins with, the ids of what a person looked at, lies anywhere in a catalogue of which
 next to nothing is in the processor's cache. So each round looks at one place for every id: their
@@ -108,4 +108,33 @@ def rows_of(
             found[number] = rows[places[number]] if more else -1
             starts[number] = ends[found[number] - 1] if found[number] > 0 else np.int64(0)
         begin = end + 1
+    return found
+
+
+def texts_of(
+    rows: NDArray[np.int64], text: NDArray[np.uint8], ends: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """The ids of rows, each followed by `BETWEEN`.
+
+    Args:
+        rows: each at least 0 and below the number of ids.
+        text: the ids, one behind the other by row.
+        ends: where each of them ends.
+    """
+    starts, lengths = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    total = len(rows)
+    for number in range(len(rows)):
+        row = rows[number]
+        starts[number] = ends[row - 1] if row else np.int64(0)
+        lengths[number] = ends[row] - starts[number]
+        total += lengths[number]
+    found = np.empty(total, np.uint8)
+    at = 0
+    for number in range(len(rows)):
+        start, length = starts[number], lengths[number]
+        for place in range(length):
+            found[at + place] = text[start + place]
+        at += length
+        found[at] = BETWEEN
+        at += 1
     return found

@@ -27,6 +27,7 @@ class RowKernels:
     of_items: Kernel
     in_cells: Kernel
     rows_of: Kernel
+    texts_of: Kernel
 
 
 def row_kernels(cache: Path | None) -> RowKernels:
@@ -69,4 +70,5 @@ def row_kernels(cache: Path | None) -> RowKernels:
             *(array(types.uint8), array(types.uint64), array(types.uint8), rows),
             *(array(types.uint64), items),
         ),
+        texts_of=made(id_code.texts_of, rows, array(types.uint8), rows),
     )

@@ -26,6 +26,8 @@ def test_rows_and_ids_are_those_of_a_dictionary(known: list[str], others: list[s
     assert ids[1:4] == tuple(known[1:4])
     some = np.arange(len(known))[::-2]
     assert ids.of_rows(some) == [known[row] for row in some.tolist()]
+    again = np.repeat(some, 3)
+    assert ids.of_rows(again) == [known[row] for row in again.tolist()]
     for item_id in (*known, *others):
         assert ids.row(item_id) == rows.get(item_id)
         assert (item_id in ids) == (item_id in rows)
