@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from statistics import median
+from itertools import accumulate, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,15 +103,26 @@ _SCORES = (
 """Columns that are scores of the candidates, under the same names."""
 
 _COLUMN = {name: number for number, name in enumerate(RANKING_FEATURES)}
-_OF_CATALOGUE = np.array(
-    [
-        _COLUMN[name]
-        for name in (
-            *("price", "price_to_session", "category_of_last"),
-            *("category_share", "category_in_session", "category_viewed_1h"),
-        )
-    ]
+
+
+def _columns(*names: str) -> NDArray[np.int64]:
+    return np.array([_COLUMN[name] for name in names])
+
+
+_SCORED = _columns(*_SCORES, "cohort_lift")
+_ALL_ZERO = np.zeros(len(_SCORED), np.float32)
+_NO_LIFT = np.array([*[0.0] * len(_SCORES), np.nan], np.float32)
+_OF_PERSON = _columns(
+    *("in_session", "taken_28d", "taken_364d", "taken_per_visit", "taken_share"),
+    *("days_since_taken", "session_length", "history_items", "visits_364d", "spend_28d"),
+    "days_since_visit",
 )
+_OF_CATALOGUE = _columns(
+    *("price", "price_to_session", "category_of_last"),
+    *("category_share", "category_in_session", "category_viewed_1h"),
+)
+_SOLD = ("sold_7d", "sold_28d", "sold_84d")
+_OF_EVERYBODY = _columns(*_SOLD, "sold_trend", "category_sold_28d")
 _NOTHING = Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
@@ -136,44 +147,30 @@ def assemble(
     """
     rows = candidates.rows
     features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
-    _look_up(
-        {
-            **{name: (getattr(candidates, name), 0.0) for name in _SCORES},
-            "cohort_lift": (candidates.lift or _NOTHING, 0.0 if candidates.lift else np.nan),
-            **_own_items(situation, catalogue),
-        },
-        rows,
-        features,
-    )
+    _look_up(candidates, features)
     # Places among all that are scored, so that they depend on nothing but the situation.
     for name, scores in (
         ("next_place", candidates.next_three),
         ("similar_place", candidates.similar_sessions),
     ):
         kernels().look_up_places(rows, scores.rows, scores.values, features[_COLUMN[name]])
+    _of_person(situation, catalogue, rows, features)
     category = _of_catalogue(situation, catalogue, rows, features)
     _everybody(source, catalogue, rows, category, situation.at, features)
     _nearness(candidates, features)
     _intended(candidates.intent, catalogue, category, features)
-    for name, value in _own(situation).items():
-        features[_COLUMN[name]] = value
     return features.T
 
 
-def _look_up(
-    wanted: Mapping[str, tuple[Scores, float]],
-    rows: NDArray[np.int64],
-    features: NDArray[np.float32],
-) -> None:
-    """Columns of scores; each with what it says of a row that has none."""
-    scores = [each for each, _ in wanted.values()]
-    kernels().look_up(
-        rows,
-        np.concatenate([each.rows for each in scores]),
-        np.concatenate([each.values for each in scores]),
-        np.array([len(each.rows) for each in scores]).cumsum(),
-        np.array([absent for _, absent in wanted.values()], np.float32),
-        np.array([_COLUMN[name] for name in wanted]),
+def _look_up(candidates: Candidates, features: NDArray[np.float32]) -> None:
+    """Columns of scores; a row that has none has 0, and NaN where nobody has any."""
+    lists = [*map(candidates.__getattribute__, _SCORES), candidates.lift or _NOTHING]
+    kernels().look_up_each(
+        candidates.rows,
+        tuple([each.rows for each in lists]),
+        tuple([each.values for each in lists]),
+        _NO_LIFT if candidates.lift is None else _ALL_ZERO,
+        _SCORED,
         features,
     )
 
@@ -196,9 +193,9 @@ def _intended(
     features: NDArray[np.float32],
 ) -> None:
     """What the device believes of each item's category; NaN where it said nothing at all."""
-    columns = [_COLUMN["intent_weight"], _COLUMN["intent_place"]]
+    columns = features[_COLUMN["intent_weight"] : _COLUMN["intent_place"] + 1]
     if not intent:
-        features[columns] = np.nan
+        columns[:] = np.nan
         return
     # Number -1, an unknown category, reads the spare last element of each table.
     tables = np.zeros((2, len(catalogue.categories) + 1), np.float32)
@@ -207,53 +204,40 @@ def _intended(
     best_first = sorted(intent, key=lambda name: (-intent[name], name))
     places = {name: float(place) for place, name in enumerate(best_first)}
     _of_categories(places, catalogue, tables[1])
-    features[columns] = tables[:, category]
+    columns[:] = tables[:, category]
 
 
-def _own(situation: Situation) -> dict[str, float]:
-    """How active the person is."""
-    latest = situation.number("last_taken")
-    return {
-        "session_length": float(len(situation.session)),
-        "history_items": float(len(situation.grouped("taken_364d"))),
-        "visits_364d": situation.number("visits_364d"),
-        "spend_28d": situation.number("spend_28d"),
-        "days_since_visit": (situation.at - latest) / _DAY if latest else np.nan,
-    }
-
-
-def _own_items(situation: Situation, catalogue: Catalogue) -> dict[str, tuple[Scores, float]]:
-    """What the person did with items, by column, and what it says of the others."""
-    session = np.array(sorted({*situation.session}), np.int64)
-    lately, month = _of_items(situation.grouped("taken_28d"), catalogue)
-    items = situation.grouped("taken_364d")
-    taken, amounts = _of_items(items, catalogue)
-    year = amounts.astype(np.float32)
-    per_visit = year / np.float32(max(situation.number("visits_364d"), 1.0))
-    share = year / np.float32(max(sum(items.values()), 1.0))
-    ever, last = _of_items(situation.grouped("taken_last"), catalogue)
-    days = ((situation.at - last) / _DAY).astype(np.float32)
-    return {
-        "in_session": (Scores(session, np.ones(len(session), np.float32)), 0.0),
-        "taken_28d": (Scores(lately, month.astype(np.float32)), 0.0),
-        "taken_364d": (Scores(taken, year), 0.0),
-        "taken_per_visit": (Scores(taken, per_visit), 0.0),
-        "taken_share": (Scores(taken, share), 0.0),
-        "days_since_taken": (Scores(ever, days), np.nan),
-    }
-
-
-def _of_items(
-    values: Mapping[str, float], catalogue: Catalogue
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Rows of the items that the catalogue has, ascending, and their values."""
-    rows = catalogue.rows.of_many(values)
-    known = sorted(
-        (row, value) for row, value in zip(rows, values.values(), strict=True) if row is not None
-    )
-    return (
-        np.array([row for row, _ in known], np.int64),
-        np.array([value for _, value in known], np.float64),
+def _of_person(
+    situation: Situation,
+    catalogue: Catalogue,
+    rows: NDArray[np.int64],
+    features: NDArray[np.float32],
+) -> None:
+    """What the person did with each item, and how active the person is."""
+    session = situation.session
+    month, year, ever = map(situation.grouped, ("taken_28d", "taken_364d", "taken_last"))
+    taken = catalogue.rows.of_many([*month, *year, *ever])
+    visits, latest = situation.number("visits_364d"), situation.number("last_taken")
+    kernels().of_person(
+        rows,
+        np.array([*session, *(-1 if row is None else row for row in taken)], np.int64),
+        np.array(
+            [*repeat(1.0, len(session)), *month.values(), *year.values(), *ever.values()],
+            np.float64,
+        ),
+        tuple(accumulate(map(len, (session, month, year, ever)))),
+        max(visits, 1.0),
+        max(sum(year.values()), 1.0),
+        situation.at,
+        (
+            float(len(session)),
+            float(len(year)),
+            visits,
+            situation.number("spend_28d"),
+            (situation.at - latest) / _DAY if latest else np.nan,
+        ),
+        _OF_PERSON,
+        features,
     )
 
 
@@ -266,27 +250,22 @@ def _everybody(
     features: NDArray[np.float32],
 ) -> None:
     """What everybody takes, of each item and of its category."""
-    names = ("sold_7d", "sold_28d", "sold_84d")
-    sold = read_placed(source, "item", catalogue.item_places, rows, names, at)
-    for number, name in enumerate(names):
-        features[_COLUMN[name]] = sold[:, number]
-    week, month = features[_COLUMN["sold_7d"]], features[_COLUMN["sold_28d"]]
-    np.divide(week, month + np.float32(1.0), out=features[_COLUMN["sold_trend"]])
-    known = category >= 0
+    sold = read_placed(source, "item", catalogue.item_places, rows, _SOLD, at)
     of_category = read_placed(
         source,
         "category",
         catalogue.category_places,
-        category[known],
+        category[category >= 0],
         ("category_sold_28d",),
         at,
-    )[:, 0]
-    column = features[_COLUMN["category_sold_28d"]]
-    if len(of_category) < len(rows):
-        column[:] = np.nan
-        column[known] = of_category
-    else:
-        column[:] = of_category
+    )
+    kernels().of_everybody(
+        np.ascontiguousarray(sold.T),
+        np.ascontiguousarray(of_category[:, 0]),
+        category,
+        _OF_EVERYBODY,
+        features,
+    )
 
 
 def _of_catalogue(
@@ -301,22 +280,25 @@ def _of_catalogue(
         The category of each item, -1 where it is unknown.
     """
     mine = situation.grouped("categories_182d")
-    total = max(sum(mine.values()), 1.0)
     # Number -1, an unknown category, reads the spare last element of each table.
     tables = np.zeros((3, len(catalogue.categories) + 1), np.float32)
-    share, visit, viewed = tables
-    _of_categories({name: value / total for name, value in mine.items()}, catalogue, share)
-    np.add.at(visit, catalogue.category[situation.session], 1.0)
-    visit[-1] = 0.0
+    share, visits, viewed = tables
+    _of_categories(mine, catalogue, share, whole=max(sum(mine.values()), 1.0))
     _of_categories(situation.grouped("viewed_1h"), catalogue, viewed)
-    last = (situation.session or situation.history)[:1]
+    last, usual = kernels().of_visit(
+        np.array(situation.session or situation.history, np.int64),
+        len(situation.session),
+        catalogue.price,
+        catalogue.category,
+        visits,
+    )
     found: NDArray[np.int64] = kernels().of_items(
         rows,
         catalogue.price,
         catalogue.category,
         tables,
-        int(catalogue.category[last[0]]) if last else -2,
-        _usual_price(situation, catalogue),
+        last,
+        usual,
         _OF_CATALOGUE,
         features,
     )
@@ -324,17 +306,13 @@ def _of_catalogue(
 
 
 def _of_categories(
-    values: Mapping[str, float], catalogue: Catalogue, found: NDArray[np.float32]
+    values: Mapping[str, float],
+    catalogue: Catalogue,
+    found: NDArray[np.float32],
+    whole: float = 1.0,
 ) -> None:
-    """Values by category number."""
+    """Values by category number, as shares of a whole."""
     for name, value in values.items():
         number = catalogue.category_numbers.get(name)
         if number is not None:
-            found[number] = value
-
-
-def _usual_price(situation: Situation, catalogue: Catalogue) -> np.float32:
-    """Median price of the visit, or of the history when the visit is empty; NaN when unknown."""
-    prices = catalogue.price[situation.session or situation.history].tolist()
-    known = [price for price in prices if price == price]
-    return np.float32(max(median(known), 0.01)) if known else np.float32("nan")
+            found[number] = value / whole

@@ -229,7 +229,7 @@ def merge(
     return kept[:count], kept_of[:count]
 
 
-def look_up(
+def _look_up_code(
     rows: Rows,
     scored: Rows,
     values: Floats,
@@ -276,6 +276,25 @@ def look_up(
                 found[begin] = values[place]
                 begin += 1
         start = ends[each]
+
+
+look_up: Any = _compiled(_look_up_code)
+
+
+def look_up_each(
+    rows: Rows,
+    scored: tuple[Rows, ...],
+    values: tuple[Floats, ...],
+    absent: Floats,
+    columns: Rows,
+    features: Floats,
+) -> None:
+    """As `look_up`, of lists that need not be put together before."""
+    end = np.empty(1, np.int64)
+    for each in range(len(scored)):
+        end[0] = len(scored[each])
+        this = slice(each, each + 1)
+        look_up(rows, scored[each], values[each], end, absent[this], columns[this], features)
 
 
 def look_up_places(rows: Rows, scored: Rows, values: Floats, found: Floats) -> None:
@@ -356,12 +375,14 @@ def of_items(
         features: shape (columns, len(rows)).
     """
     unknown = tables.shape[1] - 1
-    found = np.empty(len(rows), np.int64)
+    found, costs = np.empty(len(rows), np.int64), features[columns[0]]
+    # Rows lie far apart. A loop that does nothing else has more of them on their way at once.
     for number in range(len(rows)):
-        category, price = categories[rows[number]], prices[rows[number]]
-        found[number] = category
-        features[columns[0], number] = price
-        features[columns[1], number] = price / usual
+        found[number] = categories[rows[number]]
+        costs[number] = prices[rows[number]]
+    for number in range(len(rows)):
+        category = found[number]
+        features[columns[1], number] = costs[number] / usual
         same = np.float32(category == last and category >= 0)
         features[columns[2], number] = same if last > -2 else np.float32(np.nan)
         for table in range(len(tables)):

@@ -1,4 +1,4 @@
-"""The compiled forms of what is written to become machine code: row, cell and id code."""
+"""The compiled forms of what is written to become machine code: of rows, cells, ids, features."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 
 from numba import types
 
-from tactful import cell_code, id_code, row_code
+from tactful import cell_code, feature_code, id_code, row_code
 from tactful.machine_code import Kernel, array, compiled
+
+LISTS = 11
+"""How many lists `look_up_each` looks up."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,12 @@ class RowKernels:
     largest: Kernel
     merge: Kernel
     look_up: Kernel
+    look_up_each: Kernel
     look_up_places: Kernel
     of_items: Kernel
+    of_person: Kernel
+    of_visit: Kernel
+    of_everybody: Kernel
     in_cells: Kernel
     rows_of: Kernel
     texts_of: Kernel
@@ -42,11 +49,12 @@ def row_kernels(cache: Path | None) -> RowKernels:
         return compiled(function, signature, None, cache)
 
     rows, items, floats = (array(kind) for kind in (types.int64, types.int32, types.float32))
-    numbers = array(types.int8)
+    tuples: Any = types.UniTuple
+    numbers, doubles = array(types.int8), array(types.float64)
     found = array(types.float32, written=True)
     table = array(types.float32, 2, written=True)
     return RowKernels(
-        sums=made(row_code.sums.py_func, rows, array(types.float64)),
+        sums=made(row_code.sums.py_func, rows, doubles),
         neighbour_sums=made(
             row_code.neighbour_sums, array(types.int32, 2), array(types.float32, 2), rows, floats
         ),
@@ -54,12 +62,26 @@ def row_kernels(cache: Path | None) -> RowKernels:
         best=made(row_code.best.py_func, floats),
         largest=made(row_code.largest, rows, floats, types.int64),
         merge=made(row_code.merge, rows, rows, numbers, types.int64),
-        look_up=made(row_code.look_up, rows, rows, floats, rows, floats, rows, table),
+        look_up=made(row_code.look_up.py_func, rows, rows, floats, rows, floats, rows, table),
+        look_up_each=made(
+            row_code.look_up_each,
+            *(rows, tuples(rows, LISTS), tuples(floats, LISTS)),
+            *(floats, rows, table),
+        ),
         look_up_places=made(row_code.look_up_places, rows, rows, floats, found),
         of_items=made(
             row_code.of_items,
             *(rows, floats, items, array(types.float32, 2)),
             *(types.int64, types.float32, rows, table),
+        ),
+        of_person=made(
+            feature_code.of_person,
+            *(rows, rows, doubles, tuples(types.int64, 4), types.float64, types.float64),
+            *(types.int64, tuples(types.float64, 5), rows, table),
+        ),
+        of_visit=made(feature_code.of_visit, rows, types.int64, floats, items, found),
+        of_everybody=made(
+            feature_code.of_everybody, array(types.float64, 2), doubles, rows, rows, table
         ),
         in_cells=made(
             cell_code.in_cells,
