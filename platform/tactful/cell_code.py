@@ -3,7 +3,12 @@
 The vectors of a cell lie one after the other as halves (fp16), as Faiss keeps them. The bits of a
 half, moved to where a float has them, are that number times 2**-112, also where it is subnormal; so
 a query times 2**112 has with them the inner product that it has with the vector. That is said
-outright, as operations on vectors of LLVM, which makes of them what the processor has.
+outright, as operations on vectors of LLVM, which makes of them what the processor has. As many
+vectors are compared at once as their products fill a register.
+
+Keys stand for products, the smaller the larger a product is; a row and its key are one number, so
+that ties are by row. Numbers are chosen and sorted by counting how many there are in each of some
+thousand parts of their range.
 
 Numba keeps machine code until this file changes, so that all of its source has to be in here.
 """
@@ -13,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -23,119 +29,134 @@ from numpy.typing import NDArray
 LANES = 16
 """The length of vectors is a multiple of this."""
 
-_HALF_BYTES = 2
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+_HALF_BYTES, _FLOAT_BYTES, _ROW_BYTES = 2, 4, 8
 _LINE_BYTES = 64
 _SCALE = np.float32(2.0**112)
 _SIGN_AND_REST = 0x8FFFE000
+_AHEAD = 6
+_PARTS = 1 << 12
+_ROOM = 3
 _SHORT, _INT, _WORD = (ir.IntType(bits) for bits in (16, 32, 64))
 _FLOAT = ir.FloatType()
 _cg: Any = _cgutils
+_compiled: Any = numba.njit(error_model="numpy")
 
 
-def in_cells(
-    query: NDArray[np.float32],
-    numbers: NDArray[np.int64],
-    first: int,
-    count: int,
-    codes: NDArray[np.int64],
-    ids: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    bits: NDArray[np.uint8],
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Rows in some cells and their inner products with a query; to be compiled.
+def _products_code(halves: bool) -> Any:
+    """What compares the vectors of halves or floats at an address with a query.
 
-    What the first cells hold says how near a row of the others has to be to be among the best, and
-    what is farther is left out. The addresses are not checked.
-
-    Args:
-        query: its components below 2**15, their number a multiple of `LANES`.
-        numbers: of cells, the nearest first.
-        first: so many of them are looked through before.
-        count: how many of the best are wanted.
-        codes: address of the vectors of each cell.
-        ids: address of the rows of each cell, as int64.
-        sizes: number of rows of each cell.
-        bits: a bit for each row that may be found; empty where all may.
-
-    Returns:
-        In any order what holds the best `count` rows, or all rows where they are fewer.
+    The keys of the products are written; the result has a bit for each that is at most `most`, of
+    the first `left`. What is `ahead` is brought nearer meanwhile, if anything is there.
     """
-    scaled = query * _SCALE
-    total = np.int64(0)
-    for number in range(len(numbers)):
-        total += sizes[numbers[number]]
-    rows, scores = np.empty(total, np.int64), np.empty(total, np.float32)
-    least = np.float32(-np.inf)
-    found = np.int64(0)
-    for number in range(len(numbers)):
-        if number == first and found > count:
-            least = np.partition(scores[:found], found - count)[found - count]
-            kept = np.int64(0)
-            for place in range(found):
-                if scores[place] >= least:
-                    rows[kept], scores[kept] = rows[place], scores[place]
-                    kept += 1
-            found = kept
-        cell = numbers[number]
-        code, of = codes[cell], ids[cell]
-        # Cells lie far from each other: the next one is on its way while this one is read.
-        ahead = codes[numbers[min(number + 1, len(numbers) - 1)]] - code
-        for _ in range(sizes[cell]):
-            for line in range(0, len(scaled) * _HALF_BYTES, _LINE_BYTES):
-                _fetch(code + ahead + line)
-            score = _product(code, scaled)
-            code += len(scaled) * _HALF_BYTES
-            if score >= least:
-                row = _row(of)
-                if len(bits) == 0 or (bits[row >> 3] >> np.uint8(row & 7)) & 1:
-                    rows[found], scores[found] = row, score
-                    found += 1
-            of += 8
-    return rows[:found], scores[:found]
+    size = _HALF_BYTES if halves else _FLOAT_BYTES
+    floats, ints = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT))
+    byte = ir.IntType(8).as_pointer()
 
+    def read(builder: Any, address: Any) -> Any:
+        if not halves:
+            return builder.load(builder.inttoptr(address, floats.as_pointer()), align=4)
+        kind = ir.VectorType(_SHORT, LANES).as_pointer()
+        bits = builder.sext(builder.load(builder.inttoptr(address, kind), align=1), ints)
+        bits = builder.shl(bits, ir.Constant(ints, [13] * LANES))
+        bits = builder.and_(bits, ir.Constant(ints, [_SIGN_AND_REST] * LANES))
+        return builder.bitcast(bits, floats)
 
-def _product_code(_: Any, address: Any, query: Any) -> Any:
-    """The inner product of the halves at an address and a query that is scaled."""
+    def summed(builder: Any, parts: Sequence[Any]) -> Any:
+        """The sum of each of some registers, side by side; halves of them are added up."""
+        width = LANES
+        while len(parts) > 1:
+            width //= 2
+            low = [
+                start + lane for start in range(0, 2 * LANES, 2 * width) for lane in range(width)
+            ]
+            lanes = ir.VectorType(_INT, LANES)
+            parts = [
+                builder.fadd(
+                    *(
+                        builder.shuffle_vector(
+                            one, other, ir.Constant(lanes, [lane + by for lane in low])
+                        )
+                        for by in (0, width)
+                    )
+                )
+                for one, other in zip(parts[::2], parts[1::2], strict=True)
+            ]
+        return parts[0]
 
     def emit(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
-        address, query = given
-        query = context.make_array(signature.args[1])(context, builder, query)
-        floats, ints = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT))
-        halves = ir.VectorType(_SHORT, LANES)
+        address, left, ahead, query, most, keys = given
+        query, keys = (
+            context.make_array(signature.args[place])(context, builder, given[place])
+            for place in (3, 5)
+        )
         fused = _cg.get_or_insert_function(
             builder.module, ir.FunctionType(floats, [floats] * 3), f"llvm.fmuladd.v{LANES}f32"
         )
-        total = _cg.alloca_once_value(builder, ir.Constant(floats, None))
-        size = _cg.unpack_tuple(builder, query.shape)[0]
-        begin = builder.inttoptr(address, _SHORT.as_pointer())
-        with _cg.for_range_slice(
-            builder, ir.Constant(_WORD, 0), size, ir.Constant(_WORD, LANES)
-        ) as (start, _):
-            half = builder.bitcast(builder.gep(begin, [start]), halves.as_pointer())
-            bits = builder.sext(builder.load(half, align=1), ints)
-            bits = builder.shl(bits, ir.Constant(ints, [13] * LANES))
-            bits = builder.and_(bits, ir.Constant(ints, [_SIGN_AND_REST] * LANES))
-            asked = builder.bitcast(builder.gep(query.data, [start]), floats.as_pointer())
-            part = (builder.bitcast(bits, floats), builder.load(asked, align=4))
-            builder.store(builder.call(fused, [*part, builder.load(total)]), total)
-        sums, width = builder.load(total), LANES
-        while width > 1:
-            width //= 2
-            low, high = (
-                builder.shuffle_vector(
-                    sums,
-                    ir.Constant(sums.type, ir.Undefined),
-                    ir.Constant(ir.VectorType(_INT, width), [*range(begin, begin + width)]),
-                )
-                for begin in (0, width)
+        fetch = _cg.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT]),
+            "llvm.prefetch.p0",
+        )
+        length = _cg.unpack_tuple(builder, query.shape)[0]
+        bytes_each = builder.mul(length, _WORD(size))
+        # Beyond the last vector the first is read again: there may be no memory.
+        vectors = [
+            builder.select(
+                builder.icmp_signed("<", _WORD(number), left),
+                builder.add(address, builder.mul(bytes_each, _WORD(number))),
+                address,
             )
-            sums = builder.fadd(low, high)
-        return builder.extract_element(sums, ir.Constant(_INT, 0))
+            for number in range(LANES)
+        ]
+        sums = [_cg.alloca_once_value(builder, ir.Constant(floats, None)) for _ in vectors]
+        lines = LANES * LANES * size // _LINE_BYTES
+        with _cg.for_range_slice(
+            builder, ir.Constant(_WORD, 0), length, ir.Constant(_WORD, LANES)
+        ) as (start, _):
+            place = builder.bitcast(builder.gep(query.data, [start]), floats.as_pointer())
+            asked = builder.load(place, align=4)
+            offset = builder.mul(start, _WORD(size))
+            coming = builder.add(ahead, builder.mul(offset, _WORD(LANES)))
+            for number, (vector, total) in enumerate(zip(vectors, sums, strict=True)):
+                for line in range(number * lines // LANES, (number + 1) * lines // LANES):
+                    there = builder.add(coming, _WORD(line * _LINE_BYTES))
+                    # To read, to be kept, as data.
+                    builder.call(
+                        fetch, [builder.inttoptr(there, byte), *(_INT(x) for x in (0, 3, 1))]
+                    )
+                part = read(builder, builder.add(vector, offset))
+                builder.store(builder.call(fused, [part, asked, builder.load(total)]), total)
+        found = summed(builder, [builder.load(total) for total in sums])
+        # The bits of floats are in order as integers are, those of negative ones in reverse; of
+        # two zeros one is taken.
+        found = builder.fadd(found, ir.Constant(floats, [0.0] * LANES))
+        bits = builder.bitcast(found, ints)
+        negative = builder.ashr(bits, ir.Constant(ints, [31] * LANES))
+        reverse = builder.and_(negative, ir.Constant(ints, [0x7FFFFFFF] * LANES))
+        found_keys = builder.not_(builder.xor(bits, reverse))
+        builder.store(found_keys, builder.bitcast(keys.data, ints.as_pointer()), align=4)
+        every = builder.insert_element(ir.Constant(ints, ir.Undefined), most, _INT(0))
+        first = ir.Constant(ints, [0] * LANES)
+        every = builder.shuffle_vector(every, ir.Constant(ints, ir.Undefined), first)
+        near = builder.and_(
+            builder.icmp_signed("<=", found_keys, every), builder.fcmp_ordered("ord", found, found)
+        )
+        near = builder.zext(builder.bitcast(near, ir.IntType(LANES)), _WORD)
+        some = builder.sub(builder.shl(_WORD(1), left), _WORD(1))
+        there = builder.icmp_signed("<", left, _WORD(LANES))
+        return builder.select(there, builder.and_(near, some), near)
 
-    return types.float32(types.int64, query), emit
+    def code(_: Any, address: Any, left: Any, ahead: Any, query: Any, most: Any, keys: Any) -> Any:
+        word = types.int64
+        return word(word, word, word, query, types.int32, keys), emit
+
+    return code
 
 
-def _row_code(_: Any, address: Any) -> Any:
+def _number_code(_: Any, address: Any) -> Any:
     """The number at an address."""
 
     def emit(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
@@ -144,20 +165,185 @@ def _row_code(_: Any, address: Any) -> Any:
     return types.int64(types.int64), emit
 
 
-def _fetch_code(_: Any, address: Any) -> Any:
-    """Bring what lies at an address nearer, if anything does; its value does not matter."""
+def _lowest_code(_: Any, number: Any) -> Any:
+    """The place of the lowest bit of a number that is not 0."""
 
     def emit(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
-        place = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [place, _INT, _INT, _INT])
-        fetch = _cg.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        # To read, to be kept, as data.
-        builder.call(fetch, [builder.inttoptr(given[0], place), *(_INT(x) for x in (0, 3, 1))])
-        return context.get_dummy_value()
+        return builder.cttz(given[0], ir.Constant(ir.IntType(1), 1))
 
-    return types.void(types.int64), emit
+    return types.int64(types.int64), emit
 
 
-_fetch: Any = intrinsic(_fetch_code)
-_product: Any = intrinsic(_product_code)
-_row: Any = intrinsic(_row_code)
+_half_products: Any = intrinsic(_products_code(halves=True))
+_float_products: Any = intrinsic(_products_code(halves=False))
+_number: Any = intrinsic(_number_code)
+_lowest: Any = intrinsic(_lowest_code)
+
+
+def _counted_code(numbers: Rows) -> tuple[NDArray[np.int32], np.int64, np.int64]:
+    """How many numbers there are in each part of their range, and what makes a number its part."""
+    low = high = numbers[0]
+    for number in numbers:
+        low, high = min(low, number), max(high, number)
+    shift = np.int64(1)
+    while (high >> shift) - (low >> shift) >= _PARTS:
+        shift += 1
+    sizes = np.zeros(_PARTS, np.int32)
+    for number in numbers:
+        sizes[(number >> shift) - (low >> shift)] += 1
+    return sizes, shift, low >> shift
+
+
+_counted: Any = _compiled(_counted_code)
+
+
+def _thinned_code(numbers: Rows, count: int) -> np.int64:
+    """Moves the smallest `count` of more numbers, and few others, to the front; how many."""
+    sizes, shift, first = _counted(numbers)
+    last, taken = 0, sizes[0]
+    while taken < count:
+        last += 1
+        taken += sizes[last]
+    kept = np.int64(0)
+    for number in numbers:
+        numbers[kept] = number
+        kept += (number >> shift) - first <= last
+    return kept
+
+
+_thinned: Any = _compiled(_thinned_code)
+
+
+def _ordered_code(numbers: Rows) -> Rows:
+    """The numbers in order."""
+    if len(numbers) < 2:
+        return numbers
+    sizes, shift, first = _counted(numbers)
+    start = np.int32(0)
+    for part in range(_PARTS):
+        sizes[part], start = start, start + sizes[part]
+    order = np.empty_like(numbers)
+    for number in numbers:
+        part = (number >> shift) - first
+        order[sizes[part]] = number
+        sizes[part] += 1
+    for end in range(1, len(order)):
+        number, place = order[end], end
+        while place and order[place - 1] > number:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = number
+    return order
+
+
+_ordered: Any = _compiled(_ordered_code)
+
+
+def _cells_code(query: Floats, centroids: int, cells: int, probes: int) -> Rows:
+    """The cells whose centroids are nearest to a query, the nearest first."""
+    step_bytes = LANES * len(query) * _FLOAT_BYTES
+    keys = np.empty(LANES, np.int32)
+    numbers = np.empty(cells, np.int64)
+    most = np.int32(0x7FFFFFFF)
+    found, room = np.int64(0), _ROOM * probes
+    for start in range(0, cells, LANES):
+        address = centroids + (start // LANES) * step_bytes
+        ahead = address + step_bytes
+        near = _float_products(address, cells - start, ahead, query, most, keys)
+        while near:
+            lane = _lowest(near)
+            near &= near - 1
+            numbers[found] = (np.int64(keys[lane]) << 32) | (start + lane)
+            found += 1
+        if found > room:
+            found = _thinned(numbers[:found], probes)
+            most = np.int32(numbers[:found].max() >> 32)
+            room = max(room, 2 * found)
+    if found > probes:
+        found = _thinned(numbers[:found], probes)
+    best: Rows = _ordered(numbers[:found])[:probes] & 0xFFFFFFFF
+    return best
+
+
+_cells: Any = _compiled(_cells_code)
+
+
+def _steps_code(
+    cells: Rows, codes: Rows, ids: Rows, sizes: Rows, vector_bytes: int
+) -> tuple[Rows, Rows, Rows]:
+    """Where the vectors lie that are compared at once, and their rows; how many are left there."""
+    count = 0
+    for cell in cells:
+        count += (sizes[cell] + LANES - 1) // LANES
+    code, of, left = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
+    step = 0
+    for cell in cells:
+        for start in range(0, sizes[cell], LANES):
+            code[step] = codes[cell] + start * vector_bytes
+            of[step] = ids[cell] + start * _ROW_BYTES
+            left[step] = sizes[cell] - start
+            step += 1
+    return code, of, left
+
+
+_steps: Any = _compiled(_steps_code)
+
+
+def nearest(
+    query: Floats,
+    centroids: int,
+    probes: int,
+    count: int,
+    codes: Rows,
+    ids: Rows,
+    sizes: Rows,
+    bits: NDArray[np.uint8],
+) -> tuple[Rows, Floats]:
+    """The rows in the cells near a query that have the largest inner products with it.
+
+    To be compiled. What was found so far says how near a row has to be to be among the best, and
+    what is farther is left out. The addresses are not checked.
+
+    Args:
+        query: its components below 2**15, their number a multiple of `LANES`.
+        centroids: address of the centroids of the cells, as float32.
+        probes: how many of the nearest cells are searched, at least 1.
+        count: how many rows are wanted, at least 1.
+        codes: address of the vectors of each cell.
+        ids: address of the rows of each cell, as int64, below 2**32.
+        sizes: number of rows of each cell.
+        bits: a bit for each row that may be found; empty where all may.
+
+    Returns:
+        The best `count` rows, or all where they are fewer, the best first, ties by row.
+    """
+    cells = _cells(query, centroids, len(codes), probes)
+    code, of, left = _steps(cells, codes, ids, sizes, len(query) * _HALF_BYTES)
+    scaled = query * _SCALE
+    keys = np.empty(LANES, np.int32)
+    numbers = np.empty(len(code) * LANES, np.int64)
+    most = np.int32(0x7FFFFFFF)
+    found, room = np.int64(0), _ROOM * count
+    for step in range(len(code)):
+        # Cells lie far from each other: what comes later is on its way while this is read.
+        ahead = code[min(step + _AHEAD, len(code) - 1)]
+        near = _half_products(code[step], left[step], ahead, scaled, most, keys)
+        while near:
+            lane = _lowest(near)
+            near &= near - 1
+            row = _number(of[step] + lane * _ROW_BYTES)
+            if len(bits) == 0 or (bits[row >> 3] >> np.uint8(row & 7)) & 1:
+                numbers[found] = (np.int64(keys[lane]) << 32) | row
+                found += 1
+        if found > room:
+            found = _thinned(numbers[:found], count)
+            most = np.int32(numbers[:found].max() >> 32)
+            room = max(room, 2 * found)
+    if found > count:
+        found = _thinned(numbers[:found], count)
+    best = _ordered(numbers[:found])[:count]
+    rows, scores = np.empty(len(best), np.int64), np.empty(len(best), np.int32)
+    for place in range(len(best)):
+        key = ~np.int32(best[place] >> 32)
+        rows[place], scores[place] = best[place] & 0xFFFFFFFF, key ^ ((key >> 31) & 0x7FFFFFFF)
+    return rows, scores.view(np.float32)

@@ -32,7 +32,7 @@ class RowKernels:
     of_person: Kernel
     of_visit: Kernel
     of_everybody: Kernel
-    in_cells: Kernel
+    nearest: Kernel
     rows_of: Kernel
     texts_of: Kernel
 
@@ -83,9 +83,10 @@ def row_kernels(cache: Path | None) -> RowKernels:
         of_everybody=made(
             feature_code.of_everybody, array(types.float64, 2), doubles, rows, rows, table
         ),
-        in_cells=made(
-            cell_code.in_cells,
-            *(floats, rows, types.int64, types.int64, rows, rows, rows, array(types.uint8)),
+        nearest=made(
+            cell_code.nearest,
+            *(floats, types.int64, types.int64, types.int64),
+            *(rows, rows, rows, array(types.uint8)),
         ),
         rows_of=made(
             id_code.rows_of,

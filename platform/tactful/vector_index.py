@@ -38,7 +38,6 @@ _TRAINING_POINTS = 64
 _ITERATIONS = 10
 _GROWTH = 1.5
 _PART = 2_048
-_FIRST = 8
 _NO_BITS = np.zeros(0, np.uint8)
 _LADDER = tuple(round(2 ** (step / 8)) for step in range(16, 128))
 
@@ -359,6 +358,8 @@ class _CellLists:
         self._readable = cells.d % LANES == 0
         lists, numbers = cells.invlists, range(cells.nlist)
         self._cells = cells  # the addresses hold as long as it lives
+        centroids: Any = faiss.downcast_index(cells.quantizer)
+        self._centroids = int(centroids.get_xb())
         self._codes = np.array([int(lists.get_codes(cell)) for cell in numbers], np.int64)
         self._ids = np.array([int(lists.get_ids(cell)) for cell in numbers], np.int64)
         self._sizes = np.array([lists.list_size(cell) for cell in numbers], np.int64)
@@ -366,22 +367,15 @@ class _CellLists:
     def nearest(self, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest | None:
         """The nearest of what lies in the cells probed; None if that is fewer than `count`."""
         asked = np.ascontiguousarray(query, np.float32)
-        if not self._readable:
-            rows, scores = _searched(self._cells, asked, count, probing)
-        else:
-            _, numbers = self._cells.quantizer.search(asked[None, :], probing.probes)
-            rows, scores = kernels().in_cells(
-                asked,
-                numbers[0],
-                -(-probing.probes // _FIRST),
-                count,
-                *(self._codes, self._ids, self._sizes),
-                probing.bits,
+        found: Nearest
+        if self._readable:
+            found = kernels().nearest(
+                *(asked, self._centroids, probing.probes, count),
+                *(self._codes, self._ids, self._sizes, probing.bits),
             )
-        if len(rows) < count:
-            return None
-        found: Nearest = kernels().largest(rows, scores, count)
-        return found
+        else:
+            found = _searched(self._cells, asked, count, probing)
+        return None if len(found[0]) < count else found
 
 
 def _searched(cells: _Cells, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest:
@@ -389,7 +383,9 @@ def _searched(cells: _Cells, query: NDArray[np.float32], count: int, probing: _P
     selector = _bitmap(probing.bits) if len(probing.bits) else None
     scores, rows = cells.search(query[None, :], count, params=_parameters(probing.probes, selector))
     there = rows[0] >= 0
-    return rows[0][there], scores[0][there]
+    rows, scores = rows[0][there], scores[0][there]
+    found: Nearest = kernels().largest(rows, scores, min(count, len(rows)))
+    return found
 
 
 def _parameters(probes: int, selector: Any = None) -> Any:
