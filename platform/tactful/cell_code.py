@@ -174,6 +174,16 @@ def _lowest_code(_: Any, number: Any) -> Any:
     return types.int64(types.int64), emit
 
 
+def _at_code(_: Any, address: Any) -> Any:
+    """A pointer to what is at an address."""
+
+    def emit(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
+        return builder.inttoptr(given[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), emit
+
+
+_at: Any = intrinsic(_at_code)
 _half_products: Any = intrinsic(_products_code(halves=True))
 _float_products: Any = intrinsic(_products_code(halves=False))
 _number: Any = intrinsic(_number_code)
@@ -347,3 +357,30 @@ def nearest(
         key = ~np.int32(best[place] >> 32)
         rows[place], scores[place] = best[place] & 0xFFFFFFFF, key ^ ((key >> 31) & 0x7FFFFFFF)
     return rows, scores.view(np.float32)
+
+
+_nearest: Any = _compiled(nearest)
+
+
+def search(words: Any) -> None:
+    """`nearest` as a function of C, for whoever has no more than addresses; to be compiled.
+
+    Args:
+        words: address and length of `query`; `centroids`, `probes`, `count`; addresses of `codes`,
+            `ids` and `sizes` and their length; address and length of `bits`; addresses that take
+            the rows and their products; and last, how many were found.
+    """
+    cells = words[8]
+    rows, scores = _nearest(
+        numba.carray(_at(words[0]), words[1], np.float32),
+        words[2],
+        words[3],
+        words[4],
+        numba.carray(_at(words[5]), cells, np.int64),
+        numba.carray(_at(words[6]), cells, np.int64),
+        numba.carray(_at(words[7]), cells, np.int64),
+        numba.carray(_at(words[9]), words[10], np.uint8),
+    )
+    numba.carray(_at(words[11]), len(rows), np.int64)[:] = rows
+    numba.carray(_at(words[12]), len(rows), np.float32)[:] = scores
+    words[13] = len(rows)

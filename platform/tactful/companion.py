@@ -1,9 +1,8 @@
 """A thread that takes over part of the work of a request while another core has nothing to do.
 
 A list is made by one thread. When its server has nothing else to answer, the search for near
-vectors can go on beside the other channels, and half of the candidates can be scored beside the
-other half. A thread of Python could not do that: it would wait for the interpreter's lock, and to
-wake it up takes as long as its work. So this thread never leaves machine code
+vectors can go on beside the other channels. A thread of Python could not do that: it would wait for
+the interpreter's lock, and to wake it up takes half as long as its work. So this thread never leaves machine code
 (`tactful.companion_code`). It is roused when a request comes, spins until it is given something or
 nothing came for a while, and what it did not begin in time is done by whoever offered it. A core
 spins for about as long as a request takes; that is why a server that is busy does not rouse it.
@@ -16,6 +15,7 @@ import logging
 import os
 import platform
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -35,10 +35,10 @@ _END_S = 5.0
 
 @dataclass(frozen=True)
 class Work:
-    """A call of machine code.
+    """A call of machine code that was begun.
 
     Attributes:
-        code: address of a function of C that takes the address of `words`.
+        code: address of what is called.
         words: what it is told, and where it leaves what it found, shape (n,).
         needs: whatever has to stay in memory until the work is done.
     """
@@ -100,14 +100,21 @@ class Companion:
         """Have it awake soon, if it is not, and for about a millisecond."""
         self._rouse(self._shared)
 
-    def begin(self, work: Work) -> None:
-        """Offer it work, which it begins at once if it is awake and has none; `finish` comes next.
+    def begin(self, code: int, words: Sequence[int], *needs: object) -> Work:
+        """Offer it work, which it begins at once if it is awake and has none.
 
         Args:
-            work: its memory must not be touched before `finish`.
+            code: address of a function of C that takes the address of `words`.
+            words: what it is told; it may change them.
+            needs: the objects whose memory it uses; nobody else may before `finish`.
+
+        Returns:
+            The work, for `finish`.
         """
-        if self._offer(self._shared, work.code, work.words.ctypes.data):
+        work = Work(code, np.array(words, np.int64), needs)
+        if self._offer(self._shared, code, work.words.ctypes.data):
             self._offered = work
+        return work
 
     def finish(self, work: Work) -> None:
         """See that work is done: by it if it began, else here and now."""

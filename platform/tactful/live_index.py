@@ -23,11 +23,11 @@ import struct
 import threading
 import zlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import numpy as np
@@ -38,6 +38,9 @@ from tactful.errors import ModelError, StorageError
 from tactful.item_ids import ItemIds
 from tactful.sealed import check_seal, remove_scratch, sealing
 from tactful.vector_index import EXACT_BELOW, Nearest, Queries, Tuning, VectorIndex, best
+
+if TYPE_CHECKING:
+    from tactful.companion import Companion
 
 _LOG = logging.getLogger(__name__)
 
@@ -115,9 +118,32 @@ class Snapshot:
             At most `count` rows, best first; all of them allowed.
         """
         self._asked.append(query)
-        rows, scores = self.index.nearest(query, count, self._in_build(allowed))
+        near = self.index.nearest(query, count, self._in_build(allowed))
+        return self._with_delta(near, query, count, allowed)
+
+    def begin(
+        self,
+        query: NDArray[np.float32],
+        count: int,
+        allowed: NDArray[np.bool_] | None,
+        companion: Companion,
+    ) -> Callable[[], Nearest]:
+        """As `nearest`, begun by another thread: what it gives is to be called for the result."""
+        self._asked.append(query)
+        near = self.index.begin(query, count, self._in_build(allowed), companion)
+        return lambda: self._with_delta(near(), query, count, allowed)
+
+    def _with_delta(
+        self,
+        near: Nearest,
+        query: NDArray[np.float32],
+        count: int,
+        allowed: NDArray[np.bool_] | None,
+    ) -> Nearest:
+        """The nearest of those of the build and of the delta."""
         if not len(self.rows):
-            return rows, scores
+            return near
+        rows, scores = near
         fresh, vectors = self.rows, self.vectors
         if allowed is not None:
             passing = allowed[fresh]

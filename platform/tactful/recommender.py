@@ -218,7 +218,7 @@ class Recommender:
                 source=self._source,
                 catalogue=view.catalogue,
             )
-            scores, failed = self._scored(drawn.model, loaded.model, features, companion)
+            scores, failed = self._scored(drawn.model, loaded.model, features)
         else:
             scores = heuristic_scores(
                 candidates,
@@ -296,19 +296,15 @@ class Recommender:
         )
 
     def _scored(
-        self,
-        rival: str,
-        champion: RankingModel,
-        features: NDArray[np.float32],
-        companion: Companion | None,
+        self, rival: str, champion: RankingModel, features: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], bool]:
         """Scores, and whether a model on trial failed to give them, so that the champion did."""
         trial = self._rivals.get(rival)
         if trial is None:
-            return champion.score(features, companion), False
+            return champion.score(features), False
         why = "gives scores that are no numbers"
         try:
-            scores = trial.score(features, companion)
+            scores = trial.score(features)
         except Exception as error:  # whatever it is: nobody's list may fail for a trial
             why = f"fails ({type(error).__name__}: {error})"
             scores = np.full(len(features), np.nan, np.float32)

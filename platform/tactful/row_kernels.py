@@ -9,7 +9,7 @@ from typing import Any
 from numba import types
 
 from tactful import cell_code, feature_code, id_code, row_code
-from tactful.machine_code import Kernel, array, compiled
+from tactful.machine_code import Kernel, array, compiled, for_c
 
 LISTS = 11
 """How many lists `look_up_each` looks up."""
@@ -17,7 +17,10 @@ LISTS = 11
 
 @dataclass(frozen=True)
 class RowKernels:
-    """Called as the functions of the same names of the modules ending in ``_code``."""
+    """Called as the functions of the same names of the modules ending in ``_code``.
+
+    But for `search`, which is a function of C, called by other machine code.
+    """
 
     sums: Kernel
     neighbour_sums: Kernel
@@ -33,6 +36,7 @@ class RowKernels:
     of_visit: Kernel
     of_everybody: Kernel
     nearest: Kernel
+    search: Any
     rows_of: Kernel
     texts_of: Kernel
 
@@ -88,6 +92,7 @@ def row_kernels(cache: Path | None) -> RowKernels:
             *(floats, types.int64, types.int64, types.int64),
             *(rows, rows, rows, array(types.uint8)),
         ),
+        search=for_c(cell_code.search, None, cache),
         rows_of=made(
             id_code.rows_of,
             *(array(types.uint8), array(types.uint64), array(types.uint8), rows),

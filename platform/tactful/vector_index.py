@@ -12,9 +12,11 @@ An index never changes. What changes between builds is in `tactful.live_index`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import msgspec
@@ -24,6 +26,9 @@ from numpy.typing import NDArray
 from tactful.errors import ModelError
 from tactful.scores import kernels
 from tactful.sealed import check_seal, sealing
+
+if TYPE_CHECKING:
+    from tactful.companion import Companion
 
 _LOG = logging.getLogger(__name__)
 
@@ -201,6 +206,24 @@ class VectorIndex:
         # None where the cells near the query held too few that are allowed.
         return self._exact(query, count, selected) if found is None else found
 
+    def begin(
+        self,
+        query: NDArray[np.float32],
+        count: int,
+        allowed: NDArray[np.bool_] | None,
+        companion: Companion,
+    ) -> Callable[[], Nearest]:
+        """As `nearest`, begun by another thread: what it gives is to be called for the result."""
+        selected = self._select(allowed)
+        if self._lists is None or selected.probing is None or not 0 < count <= selected.count:
+            return partial(self.nearest, query, count, allowed)
+        finish = self._lists.begin(query, count, selected.probing, companion)
+
+        def found() -> Nearest:
+            return finish() or self._exact(query, count, selected)
+
+        return found
+
     def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows, shape (len(rows), dimensions); zero for rows the index does not have."""
         known = rows < len(self.vectors)
@@ -363,6 +386,8 @@ class _CellLists:
         self._codes = np.array([int(lists.get_codes(cell)) for cell in numbers], np.int64)
         self._ids = np.array([int(lists.get_ids(cell)) for cell in numbers], np.int64)
         self._sizes = np.array([lists.list_size(cell) for cell in numbers], np.int64)
+        held = (self._codes, self._ids, self._sizes)
+        self._lists = (*(array.ctypes.data for array in held), cells.nlist)
 
     def nearest(self, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest | None:
         """The nearest of what lies in the cells probed; None if that is fewer than `count`."""
@@ -376,6 +401,27 @@ class _CellLists:
         else:
             found = _searched(self._cells, asked, count, probing)
         return None if len(found[0]) < count else found
+
+    def begin(
+        self, query: NDArray[np.float32], count: int, probing: _Probing, companion: Companion
+    ) -> Callable[[], Nearest | None]:
+        """As `nearest`, begun by another thread: what it gives is to be called for the result."""
+        if not self._readable:
+            return partial(self.nearest, query, count, probing)
+        asked = np.ascontiguousarray(query, np.float32)
+        rows, scores = np.empty(count, np.int64), np.empty(count, np.float32)
+        words = (
+            *(asked.ctypes.data, len(asked), self._centroids, probing.probes, count),
+            *self._lists,
+            *(probing.bits.ctypes.data, len(probing.bits), rows.ctypes.data, scores.ctypes.data, 0),
+        )
+        work = companion.begin(kernels().search.address, words, asked, rows, scores, probing)
+
+        def found() -> Nearest | None:
+            companion.finish(work)
+            return None if work.words[-1] < count else (rows, scores)
+
+        return found
 
 
 def _searched(cells: _Cells, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest:

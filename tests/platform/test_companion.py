@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numba
-import numpy as np
 import pytest
 from numba import types
 
@@ -43,8 +42,8 @@ def helper() -> Iterator[Companion]:
         yield helper
 
 
-def _work(size: int) -> Work:
-    return Work(int(_count.address or 0), np.array([size, -1, 0, 0], np.int64), ())
+def _begin(helper: Companion, size: int) -> Work:
+    return helper.begin(int(_count.address or 0), (size, -1, 0, 0))
 
 
 def test_all_work_is_done_once_whoever_does_it(helper: Companion) -> None:
@@ -54,8 +53,7 @@ def test_all_work_is_done_once_whoever_does_it(helper: Companion) -> None:
         if chance.random() < 0.7:
             helper.rouse()
         time.sleep(chance.choice([0.0, 0.0, 0.00002, 0.0003]))
-        work = _work(size := chance.choice([0, 3, 1_000, 30_000]))
-        helper.begin(work)
+        work = _begin(helper, size := chance.choice([0, 3, 1_000, 30_000]))
         if chance.random() < 0.5:
             time.sleep(0.0)
         helper.finish(work)
@@ -67,9 +65,7 @@ def test_all_work_is_done_once_whoever_does_it(helper: Companion) -> None:
 def test_two_works_that_overlap_are_both_done(helper: Companion) -> None:
     helper.rouse()
     time.sleep(0.0005)
-    first, second = _work(1_000), _work(2_000)
-    helper.begin(first)
-    helper.begin(second)
+    first, second = _begin(helper, 1_000), _begin(helper, 2_000)
     helper.finish(second)
     helper.finish(first)
     assert [int(work.words[2]) for work in (first, second)] == [1, 1]
@@ -81,8 +77,7 @@ def test_one_that_is_awake_does_it_and_one_that_sleeps_leaves_it(helper: Compani
     while time.monotonic() < deadline:
         helper.rouse()
         time.sleep(0.0003)
-        work = _work(10)
-        helper.begin(work)
+        work = _begin(helper, 10)
         time.sleep(0.0003)
         helper.finish(work)
         if int(work.words[3]) != threading.get_ident():
@@ -90,8 +85,7 @@ def test_one_that_is_awake_does_it_and_one_that_sleeps_leaves_it(helper: Compani
     else:
         pytest.fail("it never did anything, although it was roused")
     time.sleep(0.5)
-    work = _work(10)
-    helper.begin(work)
+    work = _begin(helper, 10)
     helper.finish(work)
     assert work.words[2:].tolist() == [1, threading.get_ident()]
 
@@ -107,8 +101,7 @@ def test_it_does_not_spin_for_long_when_nobody_needs_it(helper: Companion) -> No
 def test_what_is_left_after_the_end_is_done_here() -> None:
     with Companion() as helper:
         pass
-    work = _work(10)
-    helper.begin(work)
+    work = _begin(helper, 10)
     helper.finish(work)
     assert work.words[2:].tolist() == [1, threading.get_ident()]
 
