@@ -1,10 +1,11 @@
 """A boosted forest laid out for fast, exact evaluation: thresholds by rank, trees as bytes.
 
-A split asks whether ``x < threshold``. Only the place of `x` among the thresholds of its column
-matters, so each value is replaced by its bin, a byte, and a split compares two bytes. The leaf
-values and the order in which they are summed stay XGBoost's, in float32, so a margin has the same
-bits as XGBoost's own. The idea of comparing ranks goes back to QuickScorer (Lucchese et al.,
-SIGIR 2015); the kernel that evaluates many rows at once is in `tactful.forest_kernel`.
+A split asks whether ``x < threshold``. Few of these questions differ between the trees of a forest,
+so a split names its threshold by its rank in the column, a byte, and each threshold is compared
+once for all trees. The leaf values and the order in which they are summed stay XGBoost's, in
+float32, so a margin has the same bits as XGBoost's own. The idea of going through thresholds
+instead of trees goes back to QuickScorer (Lucchese et al., SIGIR 2015); the kernel that evaluates
+many rows at once is in `tactful.forest_kernel`.
 
 Reading a forest needs no XGBoost: a server that never falls back to it does not import it.
 """
@@ -32,7 +33,7 @@ MAX_DEPTH = 8
 """Deepest tree that is evaluated: the number of a leaf is a byte."""
 
 BAND = 254
-"""Most thresholds in a band: bin 255 is above every split, for what is missing and goes right."""
+"""Most thresholds in a band: their ranks are bytes, and 255 is no rank."""
 
 _FORMAT = 1
 _NEVER = 255
@@ -45,13 +46,12 @@ Offsets = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class BinnedForest:
-    """Trees over bins.
+    """Trees over ranks of thresholds.
 
-    A *band* is a run of at most `BAND` ascending thresholds of one column; the bin of a value is
-    the number of thresholds of the band that are not above it. Each band `b` has two planes of
-    bins, which differ in where a missing value goes: right in plane ``2 * b``, left in
-    ``2 * b + 1``. Trees are perfect: a leaf above the last level is repeated, below splits that
-    always go left. Nodes are in level order, leaves from left to right.
+    A *band* is a run of at most `BAND` ascending thresholds of one column. Each band `b` has two
+    planes of answers, one for each threshold, which differ in where a missing value goes: right in
+    plane ``2 * b``, left in ``2 * b + 1``. Trees are perfect: a leaf above the last level is
+    repeated, below splits that always go left. Nodes are in level order, leaves from left to right.
 
     Attributes:
         columns: number of input columns.
@@ -61,8 +61,9 @@ class BinnedForest:
         thresholds: of all bands.
         depth: of each tree, 0 to `MAX_DEPTH`.
         node_start: where the nodes of each tree begin, and the end.
-        plane: plane that a node compares.
-        cut: a node sends bins above this one right.
+        plane: plane that a node reads.
+        cut: rank in the band of the threshold from which on a node sends values right; 255 if it
+            sends all left.
         leaf_start: where the leaves of each tree begin, and the end.
         leaves: values, margin of one tree.
     """
@@ -346,11 +347,18 @@ def _check(path: Path, forest: BinnedForest) -> None:
         and np.array_equal(np.diff(forest.node_start) + 1, 1 << forest.depth)
         and len(forest.cut) == len(forest.plane)
         and _within(forest.plane, max(2 * len(forest.band_column), 1))
+        and _cuts_are_thresholds(forest)
         and _partition(forest.leaf_start, len(forest.depth), len(forest.leaves))
         and np.array_equal(np.diff(forest.leaf_start), 1 << forest.depth)
     )
     if not good:
         raise ModelError(f"{path}: not a binned forest: its arrays do not fit together")
+
+
+def _cuts_are_thresholds(forest: BinnedForest) -> bool:
+    splits = forest.cut != _NEVER
+    lengths = np.diff(forest.band_start)[forest.plane[splits] // 2]
+    return bool((forest.cut[splits] < lengths).all())
 
 
 def _within(values: NDArray[Any], end: int) -> bool:

@@ -372,6 +372,7 @@ def test_a_damaged_file_never_reaches_the_kernel(
         ("depth", -1),
         ("node_start", 1),
         ("plane", 60_000),
+        ("cut", BAND),
         ("leaf_start", 3),
     ],
 )
