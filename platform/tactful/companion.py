@@ -2,10 +2,11 @@
 
 A list is made by one thread. When its server has nothing else to answer, the search for near
 vectors can go on beside the other channels. A thread of Python could not do that: it would wait for
-the interpreter's lock, and to wake it up takes half as long as its work. So this thread never leaves machine code
-(`tactful.companion_code`). It is roused when a request comes, spins until it is given something or
-nothing came for a while, and what it did not begin in time is done by whoever offered it. A core
-spins for about as long as a request takes; that is why a server that is busy does not rouse it.
+the interpreter's lock, and to wake it up takes half as long as its work. So this thread never
+leaves machine code (`tactful.companion_code`). It is roused when a request comes, spins until it is
+given something or nothing came for a while, and what it did not begin in time is done by whoever
+offered it. A core spins for about as long as a request takes; that is why a server that is busy
+does not rouse it.
 """
 
 from __future__ import annotations
