@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
+from heapq import nsmallest
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from tactful.catalogue import Catalogue
 from tactful.cold_start import coldness
 from tactful.errors import ConfigError
+from tactful.neighbourhood import neighbourhood
 from tactful.plain_values import is_whole_number
-from tactful.recall import CHANNELS, FADE, RecallIndex, direction
+from tactful.recall import CHANNELS, RecallIndex, direction
 from tactful.scores import Scores, kernels
 from tactful.situation import FeatureSource, Situation, read_placed
 from tactful.vector_index import Nearest
@@ -184,22 +186,30 @@ class Candidates:
 class _Union:
     """Collects candidates; an item belongs to the channel that placed it highest."""
 
-    def __init__(self, allowed: NDArray[np.bool_]) -> None:
-        self._allowed = allowed
+    def __init__(self) -> None:
         self._rows: list[NDArray[np.int64]] = []
+        self._sizes: list[int] = []
         self._channels: list[int] = []
 
-    def add(self, channel: str, rows: NDArray[np.int64], quota: int) -> None:
-        """Take the first `quota` allowed ones of a channel's rows, its best first."""
-        self._rows.append(rows[self._allowed[rows]][:quota])
-        self._channels.append(CHANNELS.index(channel))
+    def add(self, channel: str, rows: NDArray[np.int64]) -> None:
+        """Take rows of a channel, its best first."""
+        self.extend([channel], [len(rows)], rows)
+
+    def extend(
+        self, channels: Sequence[str], sizes: Sequence[int], rows: NDArray[np.int64]
+    ) -> None:
+        """Take what several channels bring, one after the other, and how many rows each does."""
+        self._rows.append(rows)
+        self._sizes.extend(sizes)
+        self._channels.extend(map(CHANNELS.index, channels))
 
     def merged(self, total: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """At most `total` rows, ascending, and the channel of each."""
-        sizes = np.array([len(rows) for rows in self._rows], np.int64)
-        channels = np.array(self._channels, np.int8)
         merged: tuple[NDArray[np.int64], NDArray[np.int8]] = kernels().merge(
-            np.concatenate([np.zeros(0, np.int64), *self._rows]), sizes, channels, total
+            np.concatenate(self._rows),
+            np.array(self._sizes, np.int64),
+            np.array(self._channels, np.int8),
+            total,
         )
         return merged
 
@@ -237,63 +247,66 @@ def gather(
         The candidates; none when every channel is silent or everything is filtered.
     """
     session, history = situation.session[:20], situation.history[:30]
-    last = (situation.session or situation.history)[:3]
-    next_last = index.following.scores(last[:1], [1.0] * len(last[:1]))
-    next_three = index.following.scores(last, [1.0 / (place + 1) for place in range(len(last))])
-    next_session = index.following.scores(session, _fading(session))
-    together_session = index.together.scores(session, _fading(session))
-    together_history = index.together.scores(history, _fading(history))
-    similar_sessions = index.sessions.scores(session)
-    known = search.vectors_of(np.array([*last[:1], *session, *history], np.int64))
-    ends = len(last[:1]), len(last[:1]) + len(session)
-    last_vector = direction(known[: ends[0]], last[:1])
-    session_vector = direction(known[ends[0] : ends[1]], session)
-    history_vector = direction(known[ends[1] :], history)
-
-    union = _Union(allowed)
-    union.add("next", next_three.best(), quotas.following)
-    if len(session) > len(last):
-        union.add("next", next_session.best(), quotas.following)
-    union.add("together", together_session.best(), quotas.together)
-    union.add("together", together_history.best(), quotas.together)
+    recent = np.array([*session, *history], np.int64)
+    known = search.vectors_of(recent)
+    session_vector = direction(known[: len(session)], session)
+    history_vector = direction(known[len(session) :], history)
     anchor = session_vector if session_vector.any() else history_vector
+    # The search takes longest and needs no more than this.
+    near = recent[:0]
     if anchor.any() and quotas.vectors:
         near, _ = search.nearest(anchor, quotas.vectors, allowed)
-        union.add("vectors", near, quotas.vectors)
-    union.add("repeat", _repeated(situation, catalogue, allowed, quotas.repeat), quotas.repeat)
-    union.add("popular", popular.first(allowed, quotas.popular), quotas.popular)
-    union.add("sessions", similar_sessions.best(), quotas.sessions)
-    for rows, quota in _intended(intent or {}, catalogue, popular, allowed, quotas.intent):
-        union.add("intent", rows, quota)
+    around = neighbourhood(
+        index,
+        recent,
+        len(session),
+        allowed=allowed,
+        following=quotas.following,
+        together=quotas.together,
+    )
+    similar_sessions = index.sessions.scores(session)
+
+    def first(rows: NDArray[np.int64], quota: int) -> NDArray[np.int64]:
+        return rows[allowed[rows]][:quota]
+
+    union = _Union()
+    union.extend(("next", "next", "together", "together"), around.sizes, around.best)
+    union.add("vectors", near)
+    union.add("repeat", _repeated(situation, catalogue, allowed, quotas.repeat))
+    union.add("popular", popular.first(allowed, quotas.popular))
+    if len(similar_sessions.rows):
+        union.add("sessions", first(similar_sessions.best(), quotas.sessions))
+    if intent:
+        for rows in _intended(intent, catalogue, popular, allowed, quotas.intent):
+            union.add("intent", rows)
     if len(catalogue.in_campaign):
         shown = catalogue.in_campaign[allowed[catalogue.in_campaign]]
-        union.add("campaign", popular.best(shown, quotas.campaign), quotas.campaign)
+        union.add("campaign", popular.best(shown, quotas.campaign))
     lift = index.cohorts.lift(situation.properties)
     if lift is not None and coldness(situation) and quotas.cohort:
-        expected = index.cohorts.expected(lift)
-        union.add("cohort", expected, quotas.cohort)
+        union.add("cohort", first(index.cohorts.expected(lift), quotas.cohort))
     if trending is not None and len(trending):
-        union.add("trending", trending, quotas.trending)
+        union.add("trending", first(trending, quotas.trending))
 
     rows, channel = union.merged(max(quotas.total, least))
     if len(rows) < least:
-        union.add("popular", popular.first(allowed, least), least)
+        union.add("popular", popular.first(allowed, least))
         rows, channel = union.merged(len(rows) + least)
     return Candidates(
         rows=rows,
         channel=channel,
         vectors=search.vectors_of(rows),
-        next_last=next_last,
-        next_three=next_three,
-        next_session=next_session,
-        together_session=together_session,
-        together_history=together_history,
+        next_last=around.next_last,
+        next_three=around.next_three,
+        next_session=around.next_session,
+        together_session=around.together_session,
+        together_history=around.together_history,
         similar_sessions=similar_sessions,
-        after_last=_beside(index, last[:1], 1),
-        after_second=_beside(index, last[1:2], 2),
-        before_last=_beside(index, last[:1], -1),
-        together_last=index.together.scores(last[:1], [1.0] * len(last[:1])),
-        last_vector=last_vector,
+        after_last=around.after_last,
+        after_second=around.after_second,
+        before_last=around.before_last,
+        together_last=around.together_last,
+        last_vector=direction(known[:1], (session or history)[:1]),
         session_vector=session_vector,
         history_vector=history_vector,
         lift=lift,
@@ -363,8 +376,8 @@ def _intended(
     popular: Popularity,
     allowed: NDArray[np.bool_],
     quota: int,
-) -> list[tuple[NDArray[np.int64], int]]:
-    """The most popular of each category that is intended, and how many of them, by its weight."""
+) -> list[NDArray[np.int64]]:
+    """The most popular of each category that is intended, as many as its weight says."""
     weights = {
         catalogue.category_numbers[name]: weight
         for name, weight in intent.items()
@@ -375,19 +388,8 @@ def _intended(
     for number, weight in weights.items():
         share = round(quota * weight / total)
         rows = np.flatnonzero((catalogue.category == number) & allowed)
-        found.append((popular.best(rows, share), share))
+        found.append(popular.best(rows, share))
     return found
-
-
-def _beside(index: RecallIndex, anchor: Sequence[int], step: int) -> Scores:
-    """What stood so many places after the anchor; nothing where there is none."""
-    if not anchor:
-        return Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
-    return index.sessions.beside(anchor[0], step)
-
-
-def _fading(rows: Sequence[int]) -> list[float]:
-    return [FADE**place for place in range(len(rows))]
 
 
 def _repeated(
@@ -395,14 +397,9 @@ def _repeated(
 ) -> NDArray[np.int64]:
     """Rows of the allowed items the person took most, ties by item id."""
     items = situation.grouped("taken_364d")
-    taken = {
-        item: (row, amount)
+    taken = [
+        (-amount, item, row)
         for (item, amount), row in zip(items.items(), catalogue.rows.of_many(items), strict=True)
-        if row is not None and allowed[row]
-    }
-    amounts = np.fromiter((amount for _, amount in taken.values()), np.float64, len(taken))
-    # Everything as strong as the last that counts, so that ties do not depend on the order.
-    least = np.partition(amounts, -count)[-count] if 0 < count < len(amounts) else 0.0
-    strongest = [item for item, (_, amount) in taken.items() if amount >= least]
-    strongest.sort(key=lambda item: (-taken[item][1], item))
-    return np.array([taken[item][0] for item in strongest[:count]], np.int64)
+        if row is not None and allowed[row] and amount >= 0.0
+    ]
+    return np.array([row for _, _, row in nsmallest(count, taken)], np.int64)

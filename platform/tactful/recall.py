@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -369,6 +370,14 @@ def _popular(seen: Interactions, count: int, half_life_days: float) -> NDArray[n
     return order[mass[order] > 0].astype(np.int32)
 
 
+@lru_cache
+def fading(count: int) -> NDArray[np.float32]:
+    """What each of so many items of a visit counts, newest first; read-only, since it is kept."""
+    counts = np.array([FADE**place for place in range(count)], np.float32)
+    counts.flags.writeable = False
+    return counts
+
+
 def direction(vectors: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float32]:
     """Unit vector of the faded sum of the rows' vectors; zero where nothing is known.
 
@@ -378,7 +387,7 @@ def direction(vectors: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.f
     """
     if not len(rows):
         return np.zeros(vectors.shape[1], np.float32)
-    total = np.array([FADE**place for place in range(len(rows))], np.float32) @ vectors
+    total = fading(len(rows)) @ vectors
     norm = np.sqrt(total.dot(total))
     return total / norm if norm > 0 else total
 

@@ -62,10 +62,9 @@ def _order_code(keys: Rows) -> Rows:
 _order: Any = _compiled(_order_code)
 
 
-def _sums_code(rows: Rows, values: NDArray[np.float64]) -> tuple[Rows, Floats]:
-    """Rows that sum to more than 0, ascending, and their sums, added up in the order they come."""
+def _add_code(rows: Rows, values: NDArray[np.float64], found: Rows, totals: Floats) -> int:
+    """Write the sums of rows as `sums` gives them; how many there are."""
     order = _order(rows)
-    found, sums = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
     count = place = 0
     while place < len(rows):
         row, total = rows[order[place]], 0.0
@@ -73,12 +72,44 @@ def _sums_code(rows: Rows, values: NDArray[np.float64]) -> tuple[Rows, Floats]:
             total += values[order[place]]
             place += 1
         if total > 0:
-            found[count], sums[count] = row, total
+            found[count], totals[count] = row, total
             count += 1
-    return found[:count], sums[:count]
+    return count
 
 
-sums: Any = _compiled(_sums_code)
+_add: Any = _compiled(_add_code)
+
+
+def sums(rows: Rows, values: NDArray[np.float64]) -> tuple[Rows, Floats]:
+    """Rows that sum to more than 0, ascending, and their sums, added up in the order they come."""
+    found, totals = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+    count = _add(rows, values, found, totals)
+    return found[:count], totals[:count]
+
+
+def _neighbours_code(
+    items: NDArray[np.int32],
+    weights: Floats,
+    sources: Rows,
+    shares: Floats,
+    rows: Rows,
+    values: NDArray[np.float64],
+) -> int:
+    """Write the neighbours of several items and what each counts; how many there are."""
+    count = 0
+    for source in range(len(sources)):
+        of = sources[source]
+        if of >= len(items):
+            continue
+        for place in range(items.shape[1]):
+            if items[of, place] >= 0:
+                rows[count] = items[of, place]
+                values[count] = np.float64(weights[of, place] * shares[source])
+                count += 1
+    return count
+
+
+_neighbours: Any = _compiled(_neighbours_code)
 
 
 def neighbour_sums(
@@ -92,21 +123,12 @@ def neighbour_sums(
         sources: rows; those beyond `items` have no neighbours.
         shares: what each source counts.
     """
-    width = items.shape[1]
-    rows = np.empty(len(sources) * width, np.int64)
-    values = np.empty(len(sources) * width, np.float64)
-    count = 0
-    for source in range(len(sources)):
-        of = sources[source]
-        if of >= len(items):
-            continue
-        for place in range(width):
-            if items[of, place] >= 0:
-                rows[count] = items[of, place]
-                values[count] = np.float64(weights[of, place] * shares[source])
-                count += 1
-    found: tuple[Rows, Floats] = sums(rows[:count], values[:count])
-    return found
+    most = len(sources) * items.shape[1]
+    rows, values = np.empty(most, np.int64), np.empty(most, np.float64)
+    count = _neighbours(items, weights, sources, shares, rows, values)
+    found, totals = np.empty(count, np.int64), np.empty(count, np.float32)
+    count = _add(rows[:count], values[:count], found, totals)
+    return found[:count], totals[:count]
 
 
 def _keys_code(values: Floats) -> Rows:
@@ -321,6 +343,29 @@ def look_up_places(rows: Rows, scored: Rows, values: Floats, found: Floats) -> N
         found[number] = np.float32(places[place]) if here else np.float32(np.nan)
 
 
+def _stood_code(
+    session_starts: Rows,
+    session_items: NDArray[np.int32],
+    visits: NDArray[np.int32],
+    places: NDArray[np.int32],
+    row: int,
+    step: int,
+    rows: Rows,
+) -> int:
+    """Write what stood beside an item in each of some visits; in how many of them anything did."""
+    count = 0
+    for number in range(len(visits)):
+        start, end = session_starts[visits[number]], session_starts[visits[number] + 1]
+        at = start + places[number] + step
+        if start <= at < end and session_items[at] != row:
+            rows[count] = session_items[at]
+            count += 1
+    return count
+
+
+_stood: Any = _compiled(_stood_code)
+
+
 def beside(
     session_starts: Rows,
     session_items: NDArray[np.int32],
@@ -339,16 +384,120 @@ def beside(
         row: the other item, which is not counted itself.
         step: how many places after it, or before it if it is below 0.
     """
-    rows, ones = np.empty(len(visits), np.int64), np.ones(len(visits), np.float64)
-    count = 0
-    for number in range(len(visits)):
-        start, end = session_starts[visits[number]], session_starts[visits[number] + 1]
-        at = start + places[number] + step
-        if start <= at < end and session_items[at] != row:
-            rows[count] = session_items[at]
-            count += 1
-    found: tuple[Rows, Floats] = sums(rows[:count], ones[:count])
-    return found
+    rows = np.empty(len(visits), np.int64)
+    count = _stood(session_starts, session_items, visits, places, row, step, rows)
+    found, counts = np.empty(count, np.int64), np.empty(count, np.float32)
+    count = _add(rows[:count], np.ones(count, np.float64), found, counts)
+    return found[:count], counts[:count]
+
+
+def around(
+    following_items: NDArray[np.int32],
+    following_weights: Floats,
+    together_items: NDArray[np.int32],
+    together_weights: Floats,
+    session_starts: Rows,
+    session_items: NDArray[np.int32],
+    visit_starts: Rows,
+    visits: NDArray[np.int32],
+    visit_places: NDArray[np.int32],
+    recent: Rows,
+    visited: int,
+    fading: Floats,
+    nearer: Floats,
+    doubt: float,
+    allowed: NDArray[np.bool_],
+    quotas: Rows,
+) -> tuple[Rows, Floats, Rows, Rows, Rows]:
+    """What is known of the items around those of a visit and a history, as lists of scores.
+
+    They are, one list after the other: what followed the last item, what followed the last three,
+    what followed the visit, what was together with the visit, with the history and with the last
+    item; how often items stood right after the last one, two places after the last but one, and
+    right before the last. The last are those of the history where the visit is empty.
+
+    Args:
+        following_items: as of `neighbour_sums`, of what followed.
+        following_weights: likewise.
+        together_items: likewise, of what was together.
+        together_weights: likewise.
+        session_starts: as of `beside`.
+        session_items: likewise.
+        visit_starts: where each item begins in `visits`, and the end.
+        visits: those that each item was in.
+        visit_places: the place of the item in each of them.
+        recent: rows of the visit, then of the history, each newest first.
+        visited: how many of them are of the visit.
+        fading: what each item of the visit and of the history counts, by its place, the first 1.
+        nearer: what each of the last three counts.
+        doubt: so many visits without an item are taken to be there besides.
+        allowed: which rows may be chosen.
+        quotas: by list, how many of its best may be chosen.
+
+    Returns:
+        Rows of all lists, each list ascending; their values; where each list ends; the chosen rows
+        of all lists, the best of each first; and how many of each they are.
+    """
+    last = min(len(nearer), visited if visited else len(recent))
+    width = max(following_items.shape[1], together_items.shape[1])
+    most = (2 + last + visited + len(recent)) * width
+    steps = (1, 2, -1)
+    begins, stops = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for number in range(3):
+        row = recent[number % 2] if number % 2 < last else len(visit_starts)
+        if row < len(visit_starts) - 1:
+            begins[number], stops[number] = visit_starts[row], visit_starts[row + 1]
+        most += stops[number] - begins[number]
+    every, values = np.empty(most, np.int64), np.empty(most, np.float32)
+    chosen = np.empty(most, np.int64)
+    ends, sizes = np.empty(9, np.int64), np.zeros(9, np.int64)
+    rows, counts = np.empty(most, np.int64), np.empty(most, np.float64)
+    total = np.int64(0)
+    picked = np.int64(0)
+    # One place for all that is done to a list: what is seldom called is slow by its length.
+    for number in range(9):
+        share = np.float64(1.0)
+        if number < 6:
+            start = visited if number == 4 else 0
+            stop = (1, last, visited, visited, len(recent), 1)[number]
+            count = _neighbours(
+                following_items if number < 3 else together_items,
+                following_weights if number < 3 else together_weights,
+                recent[start:stop],
+                nearer if number == 1 else fading,
+                rows,
+                counts,
+            )
+        else:
+            step, begin, stop = steps[number - 6], begins[number - 6], stops[number - 6]
+            count = 0
+            if stop > begin:
+                count = _stood(
+                    session_starts,
+                    session_items,
+                    visits[begin:stop],
+                    visit_places[begin:stop],
+                    recent[(number - 6) % 2],
+                    step,
+                    rows,
+                )
+            counts[:count] = 1.0
+            share = np.float64(stop - begin) + doubt
+        found = _add(rows[:count], counts[:count], every[total:], values[total:])
+        if number >= 6:
+            for place in range(total, total + found):
+                values[place] = np.float64(values[place]) / share
+        if quotas[number]:
+            order = best(values[total : total + found])
+            for place in range(found):
+                row = every[total + order[place]]
+                if sizes[number] < quotas[number] and allowed[row]:
+                    chosen[picked] = row
+                    picked += 1
+                    sizes[number] += 1
+        total += found
+        ends[number] = total
+    return every[:total], values[:total], ends, chosen[:picked], sizes
 
 
 def of_items(

@@ -25,6 +25,7 @@ class RowKernels:
     sums: Kernel
     neighbour_sums: Kernel
     beside: Kernel
+    around: Kernel
     best: Kernel
     largest: Kernel
     merge: Kernel
@@ -55,14 +56,18 @@ def row_kernels(cache: Path | None) -> RowKernels:
     rows, items, floats = (array(kind) for kind in (types.int64, types.int32, types.float32))
     tuples: Any = types.UniTuple
     numbers, doubles = array(types.int8), array(types.float64)
+    neighbours = array(types.int32, 2), array(types.float32, 2)
     found = array(types.float32, written=True)
     table = array(types.float32, 2, written=True)
     return RowKernels(
-        sums=made(row_code.sums.py_func, rows, doubles),
-        neighbour_sums=made(
-            row_code.neighbour_sums, array(types.int32, 2), array(types.float32, 2), rows, floats
-        ),
+        sums=made(row_code.sums, rows, doubles),
+        neighbour_sums=made(row_code.neighbour_sums, *neighbours, rows, floats),
         beside=made(row_code.beside, rows, items, items, items, types.int64, types.int64),
+        around=made(
+            row_code.around,
+            *(*neighbours, *neighbours, rows, items, rows, items, items),
+            *(rows, types.int64, floats, floats, types.float64, array(types.boolean), rows),
+        ),
         best=made(row_code.best.py_func, floats),
         largest=made(row_code.largest, rows, floats, types.int64),
         merge=made(row_code.merge, rows, rows, numbers, types.int64),

@@ -26,7 +26,7 @@ _LENGTH_POWER = 0.25
 _AGE = 0.2
 _DISTANCE_POWER = 1.5
 _BEFORE = 0.3
-_DOUBT = 5.0
+DOUBT = 5.0
 
 _FIELDS = ("session_starts", "session_items", "visit_starts", "visits", "visit_places")
 
@@ -153,7 +153,7 @@ class SessionNeighbours:
         rows, counts = kernels().beside(
             self.session_starts, self.session_items, visits, self.visit_places[span], row, step
         )
-        shares = counts.astype(np.float64) / (len(visits) + _DOUBT)
+        shares = counts.astype(np.float64) / (len(visits) + DOUBT)
         return Scores(rows, shares.astype(np.float32))
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
