@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from heapq import nsmallest
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from tactful.scores import Scores, kernels
 from tactful.situation import FeatureSource, Situation, read_placed
 from tactful.vector_index import Nearest
 
+if TYPE_CHECKING:
+    from tactful.companion import Companion
+
 _PART = 4_096
 _REACH = 8
 
@@ -32,6 +36,15 @@ class VectorSearch(Protocol):
         self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
     ) -> Nearest:
         """Up to `count` allowed rows with the largest inner products, best first."""
+
+    def begin(
+        self,
+        query: NDArray[np.float32],
+        count: int,
+        allowed: NDArray[np.bool_] | None,
+        companion: Companion,
+    ) -> Callable[[], Nearest]:
+        """As `nearest`, begun by another thread: what it gives is to be called for the result."""
 
     def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows, zero where there is none."""
@@ -226,6 +239,7 @@ def gather(
     intent: Mapping[str, float] | None = None,
     trending: NDArray[np.int64] | None = None,
     least: int = 0,
+    companion: Companion | None = None,
 ) -> Candidates:
     """Ask every channel and merge what they bring.
 
@@ -242,6 +256,7 @@ def gather(
         trending: rows of what rises, the first to be proposed first; None where nothing does.
         least: so many candidates are found if as many are allowed, whatever the quotas: the most
             popular fill up.
+        companion: searches the vectors meanwhile; None where there is none.
 
     Returns:
         The candidates; none when every channel is silent or everything is filtered.
@@ -253,9 +268,12 @@ def gather(
     history_vector = direction(known[len(session) :], history)
     anchor = session_vector if session_vector.any() else history_vector
     # The search takes longest and needs no more than this.
-    near = recent[:0]
+    near: Callable[[], Nearest] | None = None
     if anchor.any() and quotas.vectors:
-        near, _ = search.nearest(anchor, quotas.vectors, allowed)
+        if companion is None:
+            near = partial(search.nearest, anchor, quotas.vectors, allowed)
+        else:
+            near = search.begin(anchor, quotas.vectors, allowed, companion)
     around = neighbourhood(
         index,
         recent,
@@ -265,15 +283,17 @@ def gather(
         together=quotas.together,
     )
     similar_sessions = index.sessions.scores(session)
+    repeated = _repeated(situation, catalogue, allowed, quotas.repeat)
+    favourites = popular.first(allowed, quotas.popular)
 
     def first(rows: NDArray[np.int64], quota: int) -> NDArray[np.int64]:
         return rows[allowed[rows]][:quota]
 
     union = _Union()
     union.extend(("next", "next", "together", "together"), around.sizes, around.best)
-    union.add("vectors", near)
-    union.add("repeat", _repeated(situation, catalogue, allowed, quotas.repeat))
-    union.add("popular", popular.first(allowed, quotas.popular))
+    union.add("vectors", recent[:0] if near is None else near()[0])
+    union.add("repeat", repeated)
+    union.add("popular", favourites)
     if len(similar_sessions.rows):
         union.add("sessions", first(similar_sessions.best(), quotas.sessions))
     if intent:

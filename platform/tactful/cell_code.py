@@ -43,6 +43,7 @@ _SHORT, _INT, _WORD = (ir.IntType(bits) for bits in (16, 32, 64))
 _FLOAT = ir.FloatType()
 _cg: Any = _cgutils
 _compiled: Any = numba.njit(error_model="numpy")
+_carray: Any = numba.carray  # type: ignore[attr-defined]
 
 
 def _products_code(halves: bool) -> Any:
@@ -372,15 +373,15 @@ def search(words: Any) -> None:
     """
     cells = words[8]
     rows, scores = _nearest(
-        numba.carray(_at(words[0]), words[1], np.float32),
+        _carray(_at(words[0]), words[1], np.float32),
         words[2],
         words[3],
         words[4],
-        numba.carray(_at(words[5]), cells, np.int64),
-        numba.carray(_at(words[6]), cells, np.int64),
-        numba.carray(_at(words[7]), cells, np.int64),
-        numba.carray(_at(words[9]), words[10], np.uint8),
+        _carray(_at(words[5]), cells, np.int64),
+        _carray(_at(words[6]), cells, np.int64),
+        _carray(_at(words[7]), cells, np.int64),
+        _carray(_at(words[9]), words[10], np.uint8),
     )
-    numba.carray(_at(words[11]), len(rows), np.int64)[:] = rows
-    numba.carray(_at(words[12]), len(rows), np.float32)[:] = scores
+    _carray(_at(words[11]), len(rows), np.int64)[:] = rows
+    _carray(_at(words[12]), len(rows), np.float32)[:] = scores
     words[13] = len(rows)
