@@ -33,7 +33,6 @@ Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 _HALF_BYTES, _FLOAT_BYTES, _ROW_BYTES = 2, 4, 8
-_LINE_BYTES = 64
 _SCALE = np.float32(2.0**112)
 _SIGN_AND_REST = 0x8FFFE000
 _AHEAD = 6
@@ -113,22 +112,19 @@ def _products_code(halves: bool) -> Any:
             for number in range(LANES)
         ]
         sums = [_cg.alloca_once_value(builder, ir.Constant(floats, None)) for _ in vectors]
-        lines = LANES * LANES * size // _LINE_BYTES
-        with _cg.for_range_slice(
-            builder, ir.Constant(_WORD, 0), length, ir.Constant(_WORD, LANES)
-        ) as (start, _):
-            place = builder.bitcast(builder.gep(query.data, [start]), floats.as_pointer())
-            asked = builder.load(place, align=4)
-            offset = builder.mul(start, _WORD(size))
-            coming = builder.add(ahead, builder.mul(offset, _WORD(LANES)))
-            for number, (vector, total) in enumerate(zip(vectors, sums, strict=True)):
-                for line in range(number * lines // LANES, (number + 1) * lines // LANES):
-                    there = builder.add(coming, _WORD(line * _LINE_BYTES))
-                    # To read, to be kept, as data.
-                    builder.call(
-                        fetch, [builder.inttoptr(there, byte), *(_INT(x) for x in (0, 3, 1))]
-                    )
+        # One vector after the other, in the order in which memory brings them.
+        for number, (vector, total) in enumerate(zip(vectors, sums, strict=True)):
+            coming = builder.add(ahead, builder.mul(bytes_each, _WORD(number)))
+            with _cg.for_range_slice(
+                builder, ir.Constant(_WORD, 0), length, ir.Constant(_WORD, LANES)
+            ) as (start, _):
+                offset = builder.mul(start, _WORD(size))
+                there = builder.inttoptr(builder.add(coming, offset), byte)
+                # To read, to be kept, as data.
+                builder.call(fetch, [there, *(_INT(x) for x in (0, 3, 1))])
+                place = builder.bitcast(builder.gep(query.data, [start]), floats.as_pointer())
                 part = read(builder, builder.add(vector, offset))
+                asked = builder.load(place, align=4)
                 builder.store(builder.call(fused, [part, asked, builder.load(total)]), total)
         found = summed(builder, [builder.load(total) for total in sums])
         # The bits of floats are in order as integers are, those of negative ones in reverse; of
