@@ -164,11 +164,13 @@ def assemble(
 
 def _look_up(candidates: Candidates, features: NDArray[np.float32]) -> None:
     """Columns of scores; a row that has none has 0, and NaN where nobody has any."""
-    lists = [*map(candidates.__getattribute__, _SCORES), candidates.lift or _NOTHING]
-    kernels().look_up_each(
+    lists = [getattr(candidates, name) for name in _SCORES]
+    lists.append(candidates.lift or _NOTHING)
+    kernels().look_up(
         candidates.rows,
-        tuple([each.rows for each in lists]),
-        tuple([each.values for each in lists]),
+        np.concatenate([each.rows for each in lists]),
+        np.concatenate([each.values for each in lists]),
+        np.array([len(each.rows) for each in lists]).cumsum(),
         _NO_LIFT if candidates.lift is None else _ALL_ZERO,
         _SCORED,
         features,

@@ -251,7 +251,7 @@ def merge(
     return kept[:count], kept_of[:count]
 
 
-def _look_up_code(
+def look_up(
     rows: Rows,
     scored: Rows,
     values: Floats,
@@ -298,25 +298,6 @@ def _look_up_code(
                 found[begin] = values[place]
                 begin += 1
         start = ends[each]
-
-
-look_up: Any = _compiled(_look_up_code)
-
-
-def look_up_each(
-    rows: Rows,
-    scored: tuple[Rows, ...],
-    values: tuple[Floats, ...],
-    absent: Floats,
-    columns: Rows,
-    features: Floats,
-) -> None:
-    """As `look_up`, of lists that need not be put together before."""
-    end = np.empty(1, np.int64)
-    for each in range(len(scored)):
-        end[0] = len(scored[each])
-        this = slice(each, each + 1)
-        look_up(rows, scored[each], values[each], end, absent[this], columns[this], features)
 
 
 def look_up_places(rows: Rows, scored: Rows, values: Floats, found: Floats) -> None:

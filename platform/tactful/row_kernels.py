@@ -11,9 +11,6 @@ from numba import types
 from tactful import cell_code, feature_code, id_code, row_code
 from tactful.machine_code import Kernel, array, compiled, for_c
 
-LISTS = 11
-"""How many lists `look_up_each` looks up."""
-
 
 @dataclass(frozen=True)
 class RowKernels:
@@ -30,7 +27,6 @@ class RowKernels:
     largest: Kernel
     merge: Kernel
     look_up: Kernel
-    look_up_each: Kernel
     look_up_places: Kernel
     of_items: Kernel
     of_person: Kernel
@@ -71,12 +67,7 @@ def row_kernels(cache: Path | None) -> RowKernels:
         best=made(row_code.best.py_func, floats),
         largest=made(row_code.largest, rows, floats, types.int64),
         merge=made(row_code.merge, rows, rows, numbers, types.int64),
-        look_up=made(row_code.look_up.py_func, rows, rows, floats, rows, floats, rows, table),
-        look_up_each=made(
-            row_code.look_up_each,
-            *(rows, tuples(rows, LISTS), tuples(floats, LISTS)),
-            *(floats, rows, table),
-        ),
+        look_up=made(row_code.look_up, rows, rows, floats, rows, floats, rows, table),
         look_up_places=made(row_code.look_up_places, rows, rows, floats, found),
         of_items=made(
             row_code.of_items,

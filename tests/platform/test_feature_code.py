@@ -5,13 +5,11 @@ from __future__ import annotations
 from statistics import median
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful.row_kernels import LISTS
-from tactful.scores import Scores, kernels
+from tactful.scores import kernels
 
 DAY = 86_400_000.0
 NOW = 1_700_000_000_000
@@ -118,24 +116,4 @@ def test_columns_of_everybody_are_those_of_numpy(seed: int, count: int) -> None:
     known = np.where(categories >= 0, of_categories[categories], np.nan)
     expected = np.full((6, count), -9, np.float32)
     expected[columns] = [week, month, quarter, week / (month + np.float32(1.0)), known]
-    assert np.array_equal(found, expected, equal_nan=True)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_lists_that_lie_apart_are_looked_up(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    wanted = np.sort(generator.permutation(400)[:200])
-    rows = [np.sort(generator.permutation(400)[: 9 * number]) for number in range(LISTS)]
-    values = [generator.random(len(each), np.float32) for each in rows]
-    rows[2].flags.writeable = values[3].flags.writeable = False
-    absent = np.where(np.arange(LISTS) == 4, np.float32(np.nan), np.float32(0.0))
-    columns = generator.permutation(LISTS + 1)[:LISTS]
-    found = np.full((LISTS + 1, len(wanted)), -9, np.float32)
-
-    kernels().look_up_each(wanted, tuple(rows), tuple(values), absent, columns, found)
-
-    expected = np.full((LISTS + 1, len(wanted)), -9, np.float32)
-    for column, mine, of in zip(columns.tolist(), rows, values, strict=True):
-        expected[column] = Scores(mine, of).of(wanted)
-    expected[columns[4], ~np.isin(wanted, rows[4])] = np.nan
     assert np.array_equal(found, expected, equal_nan=True)
