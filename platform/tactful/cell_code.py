@@ -381,3 +381,32 @@ def search(words: Any) -> None:
     _carray(_at(words[11]), len(rows), np.int64)[:] = rows
     _carray(_at(words[12]), len(rows), np.float32)[:] = scores
     words[13] = len(rows)
+
+
+def products(
+    vectors: Floats, directions: Floats, columns: Rows, found: NDArray[np.float32]
+) -> None:
+    """Inner products of vectors and directions, each of which depends on its two vectors alone.
+
+    To be compiled. A library for matrices adds up in an order that depends on how many rows there
+    are, and what is served would not be to the bit what is trained on.
+
+    Args:
+        vectors: shape (n, dimensions), the dimensions a multiple of `LANES`.
+        directions: shape (m, dimensions).
+        columns: which of `found` each direction fills.
+        found: shape (columns, n).
+    """
+    count, length = vectors.shape
+    keys = np.empty(LANES, np.int32)
+    begin = vectors.ctypes.data
+    for number in range(len(directions)):
+        bits = found[columns[number]].view(np.int32)
+        for start in range(0, count, LANES):
+            address = begin + start * length * _FLOAT_BYTES
+            _float_products(
+                address, count - start, address, directions[number], np.int32(0x7FFFFFFF), keys
+            )
+            for lane in range(min(LANES, count - start)):
+                key = ~keys[lane]
+                bits[start + lane] = key ^ ((key >> 31) & 0x7FFFFFFF)

@@ -4,9 +4,8 @@ A list is made by one thread. When its server has nothing else to answer, the se
 vectors can go on beside the other channels. A thread of Python could not do that: it would wait for
 the interpreter's lock, and to wake it up takes half as long as its work. So this thread never
 leaves machine code (`tactful.companion_code`). It is roused when a request comes, spins until it is
-given something or nothing came for a while, and what it did not begin in time is done by whoever
-offered it. A core spins for about as long as a request takes; that is why a server that is busy
-does not rouse it.
+given something or nothing came for half a millisecond, and what it did not begin in time is done by
+whoever offered it. A server that is busy has no core to spare for that, and does not rouse it.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ class Companion:
         self._thread.start()
 
     def rouse(self) -> None:
-        """Have it awake soon, if it is not, and for about a millisecond."""
+        """Have it awake soon, until it has done something or for half a millisecond."""
         self._rouse(self._shared)
 
     def begin(self, code: int, words: Sequence[int], *needs: object) -> Work:

@@ -2,8 +2,8 @@
 
 The two sides share an array of words. `STATE` says whose turn it is, and changes hands by comparing
 and swapping, so that work is done once: by the thread that took it, or by whoever offered it and
-took it back. The thread waits on a semaphore while nobody needs it. Once roused it spins, for to
-wake up takes longer than what it is given; and after some idle rounds it sleeps again.
+took it back. The thread waits on a semaphore while nobody needs it. Once roused it spins until it
+has done one piece of work or nothing came for a while, and sleeps again.
 
 Numba keeps machine code until this file changes, so that all of its source has to be in here.
 """
@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-STATE, AWAKE, ROUSED, BY, CODE, GIVEN, SEMAPHORE, CORES = (8 * line for line in range(8))
+STATE, AWAKE, BY, CODE, GIVEN, SEMAPHORE, CORES = (8 * line for line in range(7))
 """Places of the words, each in a line of the cache of its own."""
 
 CORE_WORDS = 16
@@ -32,7 +32,7 @@ WORDS = CORES + CORE_WORDS
 FREE, OFFERED, TAKEN, DONE, ENDED = range(5)
 """Values of the word `STATE`."""
 
-_ROUNDS = 50_000
+_ROUNDS = 15_000
 _PATIENT = 20_000
 _WORD = ir.IntType(64)
 _PAUSES = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}
@@ -57,17 +57,14 @@ def attend(shared: int) -> None:
         if _core() == _load(shared, BY):
             _leave_core(shared)
         _store(shared, AWAKE, 1)
-        idle, roused = 0, _load(shared, ROUSED)
-        while idle < _ROUNDS:
-            if _swap(shared, STATE, OFFERED, TAKEN):
+        for _ in range(_ROUNDS):
+            state = _load(shared, STATE)
+            if state == ENDED:
+                return
+            if state == OFFERED and _swap(shared, STATE, OFFERED, TAKEN):
                 _call(_load(shared, CODE), _load(shared, GIVEN))
                 _store(shared, STATE, DONE)
-                idle = 0
-            if _load(shared, STATE) == ENDED:
-                return
-            if _load(shared, ROUSED) != roused:
-                idle, roused = 0, _load(shared, ROUSED)
-            idle += 1
+                break
             _pause()
 
 
@@ -78,13 +75,12 @@ def _leave_core_code(shared: int) -> None:
     for word in range(CORE_WORDS):
         mask[word] = _load(shared, CORES + word)
     mask[core >> 6] &= ~(np.int64(1) << (core & 63))
-    _stay_on(0, mask.ctypes.data, 8 * CORE_WORDS)
+    _stay_on(0, 8 * CORE_WORDS, mask.ctypes.data)
 
 
 def rouse(shared: int) -> None:
     """Have the thread awake soon; to be compiled."""
     _store(shared, BY, _core())
-    _store(shared, ROUSED, _load(shared, ROUSED) + 1)
     if _load(shared, AWAKE) == 0:
         _post(shared + 8 * SEMAPHORE)
 

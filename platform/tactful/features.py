@@ -123,6 +123,7 @@ _OF_CATALOGUE = _columns(
 )
 _SOLD = ("sold_7d", "sold_28d", "sold_84d")
 _OF_EVERYBODY = _columns(*_SOLD, "sold_trend", "category_sold_28d")
+_NEARNESS = _columns("vector_last", "vector_session", "vector_history")
 _NOTHING = Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
@@ -178,12 +179,16 @@ def _look_up(candidates: Candidates, features: NDArray[np.float32]) -> None:
 
 
 def _nearness(candidates: Candidates, features: NDArray[np.float32]) -> None:
-    for name, direction in (
-        ("vector_last", candidates.last_vector),
-        ("vector_session", candidates.session_vector),
-        ("vector_history", candidates.history_vector),
-    ):
-        np.dot(candidates.vectors, direction, out=features[_COLUMN[name]])
+    from tactful.cell_code import LANES  # numba loads slowly; with the kernels it is there
+
+    vectors = candidates.vectors
+    directions = np.stack(
+        [candidates.last_vector, candidates.session_vector, candidates.history_vector]
+    )
+    if missing := -vectors.shape[1] % LANES:
+        room = (0, 0), (0, missing)
+        vectors, directions = np.pad(vectors, room), np.pad(directions, room)
+    kernels().products(vectors, directions, _NEARNESS, features)
     if not candidates.last_vector.any():
         features[_COLUMN["vector_last"]] = np.nan
 

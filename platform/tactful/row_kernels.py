@@ -33,6 +33,7 @@ class RowKernels:
     of_visit: Kernel
     of_everybody: Kernel
     nearest: Kernel
+    products: Kernel
     search: Any
     rows_of: Kernel
     texts_of: Kernel
@@ -87,6 +88,9 @@ def row_kernels(cache: Path | None) -> RowKernels:
             cell_code.nearest,
             *(floats, types.int64, types.int64, types.int64),
             *(rows, rows, rows, array(types.uint8)),
+        ),
+        products=made(
+            cell_code.products, array(types.float32, 2), array(types.float32, 2), rows, table
         ),
         search=for_c(cell_code.search, None, cache),
         rows_of=made(

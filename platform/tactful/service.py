@@ -450,9 +450,12 @@ class Platform:
                 position = self.position
             if request is not asked_by:
                 answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
-            if impression is not None:
-                self.note(answer.recommendation_id, impression)
-        if request.explain and impression is not None:
+        if impression is not None and not request.explain:
+            # After the answer is sent, and before anything else is read.
+            noted = partial(self.note, answer.recommendation_id, impression)
+            asyncio.get_running_loop().call_soon(noted)
+        elif impression is not None:
+            self.note(answer.recommendation_id, impression)
             explanation = await self.explain(answer.recommendation_id)
             answer = msgspec.structs.replace(answer, explanation=explanation)
         took = (time.perf_counter() - started) * 1000

@@ -64,3 +64,22 @@ def test_a_query_that_is_no_number_finds_nothing() -> None:
     )
 
     assert len(found) == len(scores) == 0
+
+
+@given(st.integers(0, 10_000), st.sampled_from([16, 64]), st.integers(1, 70))
+@settings(max_examples=60, deadline=None)
+def test_a_product_depends_on_its_two_vectors_alone(seed: int, dimensions: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    vectors = generator.standard_normal((count, dimensions)).astype(np.float32)
+    directions = generator.standard_normal((3, dimensions)).astype(np.float32)
+    columns, found = np.array([4, 0, 2]), np.full((5, count), np.nan, np.float32)
+
+    kernels().products(vectors, directions, columns, found)
+
+    exact = directions.astype(np.float64) @ vectors.astype(np.float64).T
+    np.testing.assert_allclose(found[columns], exact, atol=1e-5 * dimensions)
+    assert np.isnan(found[[1, 3]]).all()
+    for row in range(count):
+        alone = np.empty((5, 1), np.float32)
+        kernels().products(vectors[row : row + 1], directions, columns, alone)
+        assert alone[columns, 0].tolist() == found[columns, row].tolist()

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numba
+import numpy as np
 import pytest
 from numba import types
 
 from tactful.companion import Companion, Work, open_companion
+from tactful.vector_index import VectorIndex
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2,
@@ -109,3 +111,25 @@ def test_what_is_left_after_the_end_is_done_here() -> None:
 def test_there_is_none_where_it_would_be_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     assert open_companion() is None
+
+
+def test_it_finds_the_vectors_that_are_found_here(helper: Companion) -> None:
+    generator = np.random.default_rng(4)
+    centres = generator.standard_normal((40, 32))
+    vectors = centres[generator.integers(0, 40, 6_000)] + generator.standard_normal((6_000, 32)) / 3
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    index = VectorIndex.build(vectors, exact_below=500)
+    assert index.tuning.probes > 0
+    chance, narrow = random.Random(6), np.arange(6_000) % 37 == 0
+    for number in range(300):
+        query = vectors[generator.integers(0, 6_000, 3)].mean(0)
+        count = chance.choice([0, 1, 50, 900, 7_000])
+        allowed = chance.choice([None, generator.random(6_000) < 0.5, narrow])
+        if number % 3:
+            helper.rouse()
+            time.sleep(chance.choice([0.0, 0.0002]))
+        finish = index.begin(query, count, allowed, helper)
+        rows, scores = finish()
+        wanted, products = index.nearest(query, count, allowed)
+        assert rows.tolist() == wanted.tolist()
+        assert scores.tolist() == products.tolist()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tests.platform.shop import SERVICE, definitions, engine_at, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings
 
+from tactful.companion import open_companion
 from tactful.config import EngineSettings, Settings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.evaluation import CUTOFF
@@ -424,6 +425,23 @@ def test_equal_state_gives_equal_lists(served: Served, models: Path, tmp_path: P
                 assert mine.items == theirs.items
                 assert logged == logged_there
     reopened.close()
+
+
+def test_a_companion_changes_no_list(engine: Engine, models: Path) -> None:
+    fixed: dict[str, Any] = {"new_id": lambda: "r", "stopwatch": lambda: 0.0}
+    alone = recommender(engine, models, **fixed)
+    helped = recommender(engine, models, companion=open_companion(), **fixed)
+    try:
+        for person in sorted(set(SHOP.person)):
+            request = RecommendRequest(
+                user_id=person, count=200, force={RANKING_EXPERIMENT: LEARNED}
+            )
+            mine, logged = alone.recommend(request, now=NOW)
+            theirs, logged_there = helped.recommend(request, now=NOW, alone=True)
+            assert mine.items == theirs.items
+            assert logged == logged_there
+    finally:
+        helped.close()
 
 
 def test_ties_do_not_depend_on_a_restart(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_dead_engine_shows_and_is_not_quoted(
 def test_an_error_in_the_recommender_is_a_problem_and_not_quoted(
     live: Live, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(request: RecommendRequest, *, now: int) -> None:
+    def fail(request: RecommendRequest, *, now: int, alone: bool) -> None:
         raise KeyError(request.user_id)
 
     live.platform.recommender.recommend = fail  # type: ignore[method-assign, assignment]
