@@ -13,7 +13,6 @@ import numpy as np
 
 from tactful_streaming.panes import Floats, PanedWindow, Rows, window_at
 from tactful_streaming.parts import NumberPanes
-from tactful_streaming.taking_kernel import load_taking
 from tactful_streaming.views import View
 
 _ENTRY_BYTES: Final = 8
@@ -56,15 +55,15 @@ class ColumnCache:
             self._panes = panes
             self._numbers[:] = np.nan
         self._asked = None
-        _, take = load_taking()
-        numbers, unknown = np.empty(len(rows)), np.empty(len(rows), np.int64)
-        count = take(rows, self._numbers, numbers, unknown)
-        if count < 0:
+        try:
+            numbers = self._numbers.take(rows)
+        except IndexError:
             self._grow(max(int(rows.max()) + 1, 3 * len(self._numbers) // 2))
-            count = take(rows, self._numbers, numbers, unknown)
-        if count:
-            read = rows[unknown[:count]]
-            self._numbers[read] = numbers[unknown[:count]] = self._view.read_many(read, at)
+            numbers = self._numbers.take(rows)
+        unknown = np.isnan(numbers)
+        if unknown.any():
+            read = rows[unknown]
+            self._numbers[read] = numbers[unknown] = self._view.read_many(read, at)
         return numbers
 
     def changed(self, rows: Rows) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 
 from tactful_streaming.json_reader import NumberedTexts
 from tactful_streaming.panes import Rows
-from tactful_streaming.taking_kernel import load_taking
 
 _UNKNOWN: Final = -1
 _MOST_MOVED: Final = 10_000
@@ -69,16 +68,16 @@ class PlacedRows:
                 if place is not None and place < len(self._rows):
                     self._rows[place] = _UNKNOWN
             self._moved.clear()
-        take, _ = load_taking()
-        rows, unknown = np.empty((2, len(places)), np.int64)
-        count = take(places, self._rows, rows, unknown)
-        if count < 0:
+        try:
+            rows = self._rows.take(places)
+        except IndexError:
             self._grow(max(int(places.max()) + 1, 3 * len(self._rows) // 2))
-            count = take(places, self._rows, rows, unknown)
-        if count:
-            absent = places[unknown[:count]]
-            found = [known.get(key, nobody) for key in placing.keys_at(absent)]
-            rows[unknown[:count]] = self._rows[absent] = found
+            rows = self._rows.take(places)
+        unknown = rows < 0
+        if unknown.any():
+            absent = places[unknown]
+            rows[unknown] = [known.get(key, nobody) for key in placing.keys_at(absent)]
+            self._rows[absent] = rows[unknown]
         return rows
 
     def _grow(self, capacity: int) -> None:
