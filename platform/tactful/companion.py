@@ -98,6 +98,8 @@ class Companion:
 
     def rouse(self) -> None:
         """Have it awake soon, until it has done something or for half a millisecond."""
+        if self._offered is not None:  # of a request that failed before it was finished
+            self.finish(self._offered)
         self._rouse(self._shared)
 
     def begin(self, code: int, words: Sequence[int], *needs: object) -> Work:

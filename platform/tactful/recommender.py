@@ -53,7 +53,6 @@ from tactful_bandits import Assignment, AssignmentError, Experiment, assign
 from tactful_streaming import Event
 from tactful_streaming.pane_kernel import load_counting
 from tactful_streaming.pane_kernel import load_kernel as load_pane_kernel
-from tactful_streaming.taking_kernel import load_taking
 
 _LOG = logging.getLogger(__name__)
 
@@ -139,7 +138,6 @@ class Recommender:
         load_kernels(models / "kernels")  # or the first request would wait for them
         load_pane_kernel()  # likewise, and what comes in would wait for that request
         load_counting()
-        load_taking()
         live = LiveCatalogue(empty_index(), None, rising=rising, monotonic=monotonic)
         self._loaded = _Loaded(version="", model=None, live=live, view=live.view)
         self.refresh()

@@ -92,6 +92,18 @@ def test_one_that_is_awake_does_it_and_one_that_sleeps_leaves_it(helper: Compani
     assert work.words[2:].tolist() == [1, threading.get_ident()]
 
 
+def test_work_that_nobody_finished_is_not_in_the_way(helper: Companion) -> None:
+    deadline = time.monotonic() + 30.0
+    while helper._offered is None:
+        assert time.monotonic() < deadline, "it never took anything, although it was roused"
+        helper.rouse()
+        time.sleep(0.0002)
+        left = _begin(helper, 1_000)
+    helper.rouse()
+    assert left.words[:3].tolist() == [1_000, 499_500, 1]
+    assert helper._offered is None
+
+
 def test_it_does_not_spin_for_long_when_nobody_needs_it(helper: Companion) -> None:
     helper.rouse()
     time.sleep(0.1)
