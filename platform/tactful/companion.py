@@ -21,11 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
-
-from tactful import companion_code
-from tactful.machine_code import compiled
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,6 +56,11 @@ class Companion:
         Raises:
             OSError: if there are no semaphores here that machine code can wait for.
         """
+        from numba import types  # it loads slowly, and what only opens no companion needs none
+
+        from tactful import companion_code
+        from tactful.machine_code import compiled
+
         word, nothing = types.int64, types.void
         kernels = {
             code: compiled(code, signature, cache, releases=code is companion_code.attend)

@@ -16,9 +16,6 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-BETWEEN = 0xFF
-"""A byte that UTF-8 never holds, to lay texts one behind the other."""
-
 _GUESSES = 2
 _NEAR = 4
 _ONE = 1.0 / 2.0**64
@@ -60,16 +57,18 @@ def rows_of(
     ends: NDArray[np.int64],
     hashes: NDArray[np.uint64],
     rows: NDArray[np.int32],
+    between: int,
 ) -> NDArray[np.int64]:
     """The rows of ids, -1 of one that is not there.
 
     Args:
-        asked: the ids, each followed by `BETWEEN`.
+        asked: the ids, each followed by `between`.
         wanted: the hash of each.
         text: the ids that are there, at least one, one behind the other by row.
         ends: where each of them ends.
         hashes: their hashes, ascending; as evenly spread as hashes are, or it takes longer.
         rows: the row of each hash.
+        between: a byte that is in no id.
     """
     count, last = len(wanted), len(hashes) - 1
     density = np.float64(len(hashes)) * _ONE
@@ -92,7 +91,7 @@ def rows_of(
     begin = np.int64(0)
     for number in range(count):
         end = begin
-        while asked[end] != BETWEEN:
+        while asked[end] != between:
             end += 1
         while found[number] >= 0:
             start = starts[number]
@@ -112,14 +111,15 @@ def rows_of(
 
 
 def texts_of(
-    rows: NDArray[np.int64], text: NDArray[np.uint8], ends: NDArray[np.int64]
+    rows: NDArray[np.int64], text: NDArray[np.uint8], ends: NDArray[np.int64], between: int
 ) -> NDArray[np.uint8]:
-    """The ids of rows, each followed by `BETWEEN`.
+    """The ids of rows, each followed by `between`.
 
     Args:
         rows: each at least 0 and below the number of ids.
         text: the ids, one behind the other by row.
         ends: where each of them ends.
+        between: a byte that is in no id.
     """
     starts, lengths = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     total = len(rows)
@@ -135,6 +135,6 @@ def texts_of(
         for place in range(length):
             found[at + place] = text[start + place]
         at += length
-        found[at] = BETWEEN
+        found[at] = between
         at += 1
     return found

@@ -15,10 +15,12 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.id_code import BETWEEN
 from tactful.scores import kernels
 
-_SEPARATOR = bytes([BETWEEN])
+_BETWEEN = 0xFF
+"""A byte that UTF-8 never holds, to lay texts one behind the other."""
+
+_SEPARATOR = bytes([_BETWEEN])
 _ESCAPED = _SEPARATOR.decode("utf-8", "surrogateescape")
 _UNUSED = blake2b(digest_size=8)
 """To be copied, which takes half of what making one does."""
@@ -114,7 +116,7 @@ class ItemIds(Sequence[str]):
         found = kernels().rows_of(
             np.frombuffer(_SEPARATOR.join([*encoded, b""]), np.uint8),
             np.frombuffer(b"".join(map(_digest, encoded)), "<u8"),
-            *(self._text, self._ends, self._hashes, self._rows),
+            *(self._text, self._ends, self._hashes, self._rows, _BETWEEN),
         )
         return [None if row < 0 else row for row in found.tolist()]
 
@@ -125,7 +127,7 @@ class ItemIds(Sequence[str]):
             rows: each at least 0 and below the number of ids.
         """
         wanted = np.ascontiguousarray(rows, np.int64)
-        joined: bytes = kernels().texts_of(wanted, self._text, self._ends).tobytes()
+        joined: bytes = kernels().texts_of(wanted, self._text, self._ends, _BETWEEN).tobytes()
         # All of them are decoded at once: one by one costs five times as much.
         return joined.decode("utf-8", "surrogateescape").split(_ESCAPED)[:-1]
 

@@ -96,7 +96,7 @@ def row_kernels(cache: Path | None) -> RowKernels:
         rows_of=made(
             id_code.rows_of,
             *(array(types.uint8), array(types.uint64), array(types.uint8), rows),
-            *(array(types.uint64), items),
+            *(array(types.uint64), items, types.int64),
         ),
-        texts_of=made(id_code.texts_of, rows, array(types.uint8), rows),
+        texts_of=made(id_code.texts_of, rows, array(types.uint8), rows, types.int64),
     )

@@ -81,18 +81,28 @@ def test_beta_refuses_what_it_cannot_take() -> None:
 
 @pytest.mark.parametrize("baseline", ["none", "mean", "linear"])
 def test_softmax_learns_with_every_baseline(baseline: str) -> None:
-    rng = np.random.default_rng(3)
-    theta = rng.normal(size=(3, 4))
-    policy = SoftmaxBandit(3, 4, learning_rate=0.2, baseline=baseline, explore=0.05)  # type: ignore[arg-type]
-    for _ in range(3000):
-        x = rng.normal(size=4).clip(-4, 4)
-        choice = policy.choose(x, rng)
-        reward = float(np.clip(theta[choice.arm] @ x, -8, 8))
-        policy.update(choice.arm, x, reward, propensity=choice.propensity)
-    held_out = rng.normal(size=(500, 4)).clip(-4, 4)
-    best = (held_out @ theta.T).argmax(axis=1)
-    likely = np.array([policy.propensities(x).argmax() for x in held_out])
-    assert (likely == best).mean() > 0.85
+    """The mean of three seeds: of one it is .93, give or take .03 by seed (24 of them tried).
+
+    By seed alone it would fail once in a hundred thousand. It does depend on the processor: on the
+    last bits of products, after which other arms are drawn.
+    """
+
+    def right(seed: int) -> float:
+        """Share of situations in which the arm that is chosen most often is the best one."""
+        rng = np.random.default_rng(seed)
+        theta = rng.normal(size=(3, 4))
+        policy = SoftmaxBandit(3, 4, learning_rate=0.2, baseline=baseline, explore=0.05)  # type: ignore[arg-type]
+        for _ in range(8_000):
+            x = rng.normal(size=4).clip(-4, 4)
+            choice = policy.choose(x, rng)
+            reward = float(np.clip(theta[choice.arm] @ x, -8, 8))
+            policy.update(choice.arm, x, reward, propensity=choice.propensity)
+        held_out = rng.normal(size=(500, 4)).clip(-4, 4)
+        best = (held_out @ theta.T).argmax(axis=1)
+        likely = np.array([policy.propensities(x).argmax() for x in held_out])
+        return float((likely == best).mean())
+
+    assert np.mean([right(seed) for seed in (3, 4, 5)]) > 0.85
 
 
 def test_softmax_moves_along_the_gradient_of_the_expected_reward() -> None:

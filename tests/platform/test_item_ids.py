@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.id_code import BETWEEN
 from tactful.item_ids import ItemIds
 from tactful.scores import kernels
 
@@ -84,12 +83,13 @@ def test_ids_are_found_however_their_hashes_lie(
     wanted = [*hashes, *others, hashes[-1]]
 
     found = kernels().rows_of(
-        np.frombuffer(b"".join(each.encode() + bytes([BETWEEN]) for each in asked), np.uint8),
+        np.frombuffer(b"".join(each.encode() + b"\xff" for each in asked), np.uint8),
         np.array(wanted, np.uint64),
         np.frombuffer(text, np.uint8),
         np.cumsum(lengths),
         np.array(hashes, np.uint64),
         np.arange(len(known), dtype=np.int32),
+        0xFF,
     )
 
     of = dict(zip(zip(known, hashes, strict=True), range(len(known)), strict=True))
