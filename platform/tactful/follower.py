@@ -282,6 +282,8 @@ class Follower:
                 uncommitted += len(records)
             elif self.applied != self._log.reached:
                 self._advance()
+            elif self._accepted:  # read before it was said to be there
+                self._note_progress()
             done = stopping and (not records or self.recovering)
             due = oldest + commit_s - self._clock()
             behind = len(records) == limit

@@ -87,6 +87,27 @@ def test_passengers_with_a_clock_get_commits_while_nothing_comes(
         assert engine.commits == 0
 
 
+def test_what_was_applied_before_it_was_said_to_be_there_is_fresh_at_once() -> None:
+    """A log can be read as soon as it is written, and who wrote it says so a moment later."""
+    metrics, waited = Metrics(CollectorRegistry()), threading.Event()
+    follower = Follower(
+        EmptyLog(),  # all that it has, nothing, is applied
+        CountingEngine(enough=1),  # type: ignore[arg-type]
+        threading.Lock(),
+        EngineSettings(),
+        metrics,
+        progressed=waited.set,
+        append=lambda entries: None,
+    )
+    follower.start()
+    waited.wait(0.2)
+    waited.clear()
+    follower.notice({0: 0})
+    assert waited.wait(60.0)
+    follower.stop()
+    assert ("tactful_freshness_seconds_count", {}, 1.0) in metrics.samples()
+
+
 class Ticking:
     """A clock that only work moves, seconds."""
 

@@ -465,6 +465,9 @@ def test_metrics_count_and_name_nobody(live: Live) -> None:
     live.views("alice-4711", position)
     live.http.get("/v1/users/alice-4711/features")
     wait_until(lambda: "tactful_engine_lag 0.0" in live.http.get("/metrics").text)
+    wait_until(  # noted by the engine's thread right after it has applied the events
+        lambda: ("tactful_freshness_seconds_count", {}, 2.0) in live.platform.metrics.samples()
+    )
 
     text = live.http.get("/metrics").text
 
