@@ -11,7 +11,6 @@ whoever offered it. A server that is busy has no core to spare for that, and doe
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import platform
 import threading
@@ -22,8 +21,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-
-_LOG = logging.getLogger(__name__)
 
 _LINE_BYTES = 64
 _END_S = 5.0

@@ -415,7 +415,7 @@ class _CellLists:
             *self._lists,
             *(probing.bits.ctypes.data, len(probing.bits), rows.ctypes.data, scores.ctypes.data, 0),
         )
-        work = companion.begin(kernels().search.address, words, asked, rows, scores, probing)
+        work = companion.begin(kernels().search.address, words, asked, rows, scores, probing, self)
 
         def found() -> Nearest | None:
             companion.finish(work)
