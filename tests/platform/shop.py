@@ -15,6 +15,7 @@ import numpy as np
 
 from tactful.config import Settings
 from tactful.datasets import Ask, Replay
+from tactful.recall import Interactions, RecallIndex, build_index
 from tactful_streaming import (
     Definitions,
     EmbeddedLog,
@@ -41,6 +42,22 @@ KINDS = ("add_to_cart", "purchase", "return", "view")
 def definitions() -> Definitions:
     """The feature definitions that ship."""
     return load_definitions(Settings().features)
+
+
+def learned(count: int, **options: Any) -> RecallIndex:
+    """What recall learns from made-up visits to `count` items."""
+    generator = np.random.default_rng(0)
+    size = 900
+    return build_index(
+        [f"i{number:02d}" for number in range(count)],
+        Interactions(
+            np.sort(generator.integers(0, 200, size)),
+            generator.integers(0, count, size),
+            np.arange(size) * 60_000,
+        ),
+        dimensions=8,
+        **options,
+    )
 
 
 def make_shop(

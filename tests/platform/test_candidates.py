@@ -9,17 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.platform.shop import definitions
+from tests.platform.shop import definitions, learned
 
 from tactful.candidates import Candidates, Popularity, Quotas, gather, popular_rows
 from tactful.catalogue import Catalogue
 from tactful.errors import ConfigError
 from tactful.recall import (
     CHANNELS,
-    Interactions,
     Neighbours,
-    RecallIndex,
-    build_index,
     empty_index,
 )
 from tactful.scores import Scores
@@ -33,21 +30,7 @@ QUOTAS = Quotas(
 )
 
 
-def learned(seed: int = 0) -> RecallIndex:
-    generator = np.random.default_rng(seed)
-    size = 900
-    return build_index(
-        [f"i{number:02d}" for number in range(COUNT)],
-        Interactions(
-            np.sort(generator.integers(0, 200, size)),
-            generator.integers(0, COUNT, size),
-            np.arange(size) * 60_000,
-        ),
-        dimensions=8,
-    )
-
-
-INDEX = learned()
+INDEX = learned(COUNT)
 SEARCH = INDEX.nearest
 # Two items came after the index was learned.
 CATALOGUE = Catalogue(

@@ -6,30 +6,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.platform.shop import learned
 
 from tactful.neighbourhood import neighbourhood
-from tactful.recall import FADE, Interactions, RecallIndex, build_index, empty_index
+from tactful.recall import FADE, empty_index
 from tactful.scores import Scores
 
 COUNT = 80
 
 
-def learned(seed: int) -> RecallIndex:
-    generator = np.random.default_rng(seed)
-    size = 900
-    return build_index(
-        [f"i{number:02d}" for number in range(COUNT)],
-        Interactions(
-            np.sort(generator.integers(0, 200, size)),
-            generator.integers(0, COUNT, size),
-            np.arange(size) * 60_000,
-        ),
-        dimensions=8,
-        neighbours=12,
-    )
-
-
-INDEX = learned(0)
+INDEX = learned(COUNT, neighbours=12)
 # Two rows are unknown to the index.
 rows = st.integers(0, COUNT + 1)
 
