@@ -86,13 +86,13 @@ class _Changes(threading.Thread):
         self.done["items"] += 4
 
 
-def load_figures(data: Path, *, minutes: float, workers: int = 1) -> list[Figure]:
+def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure]:
     """Idle, at capacity, and then `minutes` at four fifths of it with everything changing.
 
     Args:
         data: from `open_shop`; a second version of its model is put there.
         minutes: how long.
-        workers: of the server.
+        workers: of the server; 0 for the one process that it is unless told otherwise.
     """
     models = data / "models"
     other = version_directory(models, "2")

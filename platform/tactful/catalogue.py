@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.item_columns import ItemColumns, Rows
 from tactful.item_ids import ItemIds
 from tactful_streaming import Item
 
@@ -19,7 +19,6 @@ _KeysAt = Callable[[NDArray[np.int64]], Sequence[str]]
 _PlaceOf = Callable[[str], int | None]
 
 _REMEMBERED = 65_536
-_DAY_MS = 86_400_000.0
 
 
 class CatalogueIds(Sequence[str]):
@@ -185,6 +184,7 @@ class Catalogue:
         category: category number of each row, -1 where unknown.
         categories: names of the categories, by number.
         available: whether the item may be recommended; read-only.
+        described: whether the item was ever described: the index may know others.
         margin: property ``margin``, what the shop earns as a share of the price; 0 where unknown.
         released: property ``released`` in days since the epoch, NaN where unknown.
         campaign: number of the property ``campaign`` of each row, -1 where there is none.
@@ -208,21 +208,16 @@ class Catalogue:
         placed = {*ids, *then}
         others = (*then, *sorted(items.keys() - placed))
         rows = {item_id: row for row, item_id in enumerate(others, len(ids))}
-        count = len(ids) + len(others)
-        self._fill(
-            ids,
-            others,
-            rows,
-            np.full(count, np.nan, np.float32),
-            np.full(count, -1, np.int32),
-            np.zeros(count, np.bool_),
-            np.zeros(count, np.float32),
-            np.full(count, np.nan, np.float32),
-            np.full(count, -1, np.int32),
-            {},
-            {},
+        categories: dict[str, int] = {}
+        campaigns: dict[str, int] = {}
+        columns = ItemColumns.unknown(len(ids) + len(others))
+        columns.describe(
             ((row, items[it]) for row, it in enumerate(chain(ids, others)) if it in items),
+            categories,
+            campaigns,
         )
+        lookup = CatalogueRows(ids, rows)
+        self._fill(ids, others, lookup, columns, categories, campaigns)
         self.item_places = Places(self.item_ids.of_rows, self.rows.row)
         self.category_places = Places(self._categories_at, self.category_numbers.get)
 
@@ -252,32 +247,67 @@ class Catalogue:
         fresh = {item.item_id for item in changed} - set(then)
         fresh = {item_id for item_id in fresh if ids.row(item_id) is None}
         others = (*then, *sorted(fresh))
-        rows = {item_id: row for row, item_id in enumerate(others, len(ids))}
-        count = len(ids) + len(others)
-        made = object.__new__(Catalogue)
-        lookup = CatalogueRows(ids, rows, self.rows._remembered)
-        made._fill(
-            ids,
-            others,
-            rows,
-            _grown(self.price, count, np.nan),
-            _grown(self.category, count, -1),
-            _grown(self.available, count, False),
-            _grown(self.margin, count, 0.0),
-            _grown(self.released, count, np.nan),
-            _grown(self.campaign, count, -1),
-            dict(self.category_numbers),
-            dict(self.campaign_numbers),
+        held = slice(len(self))
+        made = self._made(ids, others, changed, held, held, self.rows._remembered)
+        made.item_places = self.item_places
+        made.item_places.grow(made.item_ids.of_rows, made.rows.row)
+        return made
+
+    def moved(
+        self, known: Sequence[str], changed: Sequence[Item] = (), *, then: Sequence[str] = ()
+    ) -> Catalogue:
+        """The catalogue in the rows of another index, as if it were laid out anew.
+
+        Args:
+            known: item ids of the other index, in its order.
+            changed: new descriptions of items.
+            then: ids of further rows, none of them in `known`.
+        """
+        ids, held = ItemIds.of(known), len(self._ids)
+        rows = np.full(len(self), -1, np.int64)
+        rows[:held] = self._ids.rows_in(ids)
+        rows[held:] = [-1 if row is None else row for row in ids.rows_of(self._others)]
+        left = np.flatnonzero((rows < 0) & self.described)
+        left_ids = self.item_ids.of_rows(left)
+        fresh = [item.item_id for item in changed]
+        fresh = [it for it, row in zip(fresh, ids.rows_of(fresh), strict=True) if row is None]
+        others = (*then, *sorted({*left_ids, *fresh}.difference(then)))
+        places = {item_id: row for row, item_id in enumerate(others, len(ids))}
+        rows[left] = [places[item_id] for item_id in left_ids]
+        kept = np.flatnonzero((rows >= 0) & self.described)
+        made = self._made(ids, others, changed, rows[kept], kept, None)
+        made.item_places = Places(made.item_ids.of_rows, made.rows.row)
+        return made
+
+    def _made(
+        self,
+        ids: ItemIds,
+        others: tuple[str, ...],
+        changed: Sequence[Item],
+        to: Rows,
+        held: Rows,
+        remembered: dict[str, int] | None,
+    ) -> Catalogue:
+        """A catalogue of the `held` rows of this one and of what changed, all but its places."""
+        lookup = CatalogueRows(
+            ids, {item_id: row for row, item_id in enumerate(others, len(ids))}, remembered
+        )
+        columns = self._columns.placed(len(lookup), to, held)
+        categories, campaigns = dict(self.category_numbers), dict(self.campaign_numbers)
+        columns.describe(
             # Every item passes here once, which is no reason to remember it.
             (
                 (row, item)
                 for item in changed
                 if (row := lookup.looked_up(item.item_id)) is not None
             ),
+            categories,
+            campaigns,
         )
-        made.rows = lookup
-        made.item_places, made.category_places = self.item_places, self.category_places
-        made.item_places.grow(made.item_ids.of_rows, lookup.row)
+        made = object.__new__(Catalogue)
+        made._fill(ids, others, lookup, columns, categories, campaigns)
+        # Categories keep their numbers, whatever becomes of the rows.
+        made.category_places = self.category_places
         made.category_places.grow(made._categories_at, made.category_numbers.get)
         return made
 
@@ -285,42 +315,29 @@ class Catalogue:
         self,
         ids: ItemIds,
         others: tuple[str, ...],
-        rows: Mapping[str, int],
-        price: NDArray[np.float32],
-        category: NDArray[np.int32],
-        available: NDArray[np.bool_],
-        margin: NDArray[np.float32],
-        released: NDArray[np.float32],
-        campaign: NDArray[np.int32],
-        numbers: dict[str, int],
+        rows: CatalogueRows,
+        columns: ItemColumns,
+        categories: dict[str, int],
         campaigns: dict[str, int],
-        items: Iterable[tuple[int, Item]],
     ) -> None:
-        for row, item in items:
-            available[row] = item.available
-            price[row] = np.nan if item.price is None else item.price
-            category[row] = (
-                -1 if item.category is None else numbers.setdefault(item.category, len(numbers))
-            )
-            campaign[row] = _campaign_number(item, campaigns)
-            margin[row] = _margin(item.properties.get("margin"))
-            released[row] = _days(item.properties.get("released"))
-        available.flags.writeable = False
+        columns.available.flags.writeable = False
         self._ids = ids
         self._others = others
+        self._columns = columns
         self.item_ids = CatalogueIds(ids, others)
-        self.rows = CatalogueRows(ids, rows)
-        self.price: NDArray[np.float32] = price
-        self.category: NDArray[np.int32] = category
-        self.available: NDArray[np.bool_] = available
-        self.categories: tuple[str, ...] = tuple(numbers)
-        self.category_numbers: Mapping[str, int] = numbers
-        self.margin: NDArray[np.float32] = margin
-        self.released: NDArray[np.float32] = released
-        self.campaign: NDArray[np.int32] = campaign
+        self.rows = rows
+        self.price: NDArray[np.float32] = columns.price
+        self.category: NDArray[np.int32] = columns.category
+        self.available: NDArray[np.bool_] = columns.available
+        self.described: NDArray[np.bool_] = columns.described
+        self.categories: tuple[str, ...] = tuple(categories)
+        self.category_numbers: Mapping[str, int] = categories
+        self.margin: NDArray[np.float32] = columns.margin
+        self.released: NDArray[np.float32] = columns.released
+        self.campaign: NDArray[np.int32] = columns.campaign
         self.campaigns: tuple[str, ...] = tuple(campaigns)
         self.campaign_numbers: Mapping[str, int] = campaigns
-        self.in_campaign: NDArray[np.int64] = np.flatnonzero(campaign >= 0)
+        self.in_campaign: NDArray[np.int64] = np.flatnonzero(columns.campaign >= 0)
 
     def __len__(self) -> int:
         """Number of items."""
@@ -328,34 +345,3 @@ class Catalogue:
 
     def _categories_at(self, numbers: NDArray[np.int64]) -> list[str]:
         return [self.categories[number] for number in numbers.tolist()]
-
-
-def _grown(column: NDArray[Any], count: int, missing: object) -> NDArray[Any]:
-    grown = np.full(count, missing, column.dtype)
-    grown[: len(column)] = column
-    return grown
-
-
-def _campaign_number(item: Item, numbers: dict[str, int]) -> int:
-    name = item.properties.get("campaign")
-    return numbers.setdefault(str(name), len(numbers)) if name else -1
-
-
-def _margin(value: object) -> float:
-    """A share from -1 (sold at a loss of its price) to 1; 0 for what is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        return 0.0
-    return min(max(float(value), -1.0), 1.0)
-
-
-def _days(value: object) -> float:
-    """Days since the epoch of epoch milliseconds or an ISO 8601 text; NaN for anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) / _DAY_MS
-    if not isinstance(value, str):
-        return float("nan")
-    try:
-        moment = dt.datetime.fromisoformat(value)
-    except ValueError:
-        return float("nan")
-    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1e3 / _DAY_MS

@@ -29,9 +29,6 @@ class ItemFeed(Protocol):
             reading: held while the engine is read; None where no other thread writes to it.
         """
 
-    def rewind(self) -> None:
-        """Begin again: every item is given once more."""
-
 
 @runtime_checkable
 class GivesItems(Protocol):
@@ -47,7 +44,6 @@ class EngineItems:
     def __init__(self, source: FeatureSource) -> None:
         """Begin with all items of `source`."""
         self._source = source
-        self._given: Mapping[str, Item] = {}
         self._version = -1
 
     def changes(self, reading: Reading = None) -> Sequence[Item]:
@@ -55,14 +51,9 @@ class EngineItems:
         if self._source.items_version == self._version:
             return ()
         with reading or nullcontext():
-            items, self._version = dict(self._source.items), self._source.items_version
-        changed = [item for it, item in items.items() if self._given.get(it) is not item]
-        self._given = items
+            changed = self._source.items_since(self._version)
+            self._version = self._source.items_version
         return changed
-
-    def rewind(self) -> None:
-        """Give all items again."""
-        self._given, self._version = {}, -1
 
 
 def feed_of(source: FeatureSource) -> ItemFeed:

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,9 @@ class LiveCatalogue:
         writes: bool = True,
         rising: Rising | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        after: LiveCatalogue | None = None,
     ) -> None:
-        """Start with the index alone.
+        """Start with the index alone, or with the items of views of another index.
 
         Args:
             index: what training made.
@@ -75,6 +76,8 @@ class LiveCatalogue:
             writes: whether this process may keep the changes, if no other does.
             rising: says what rises in published statistics, where they are read for that.
             monotonic: seconds that never go back; what is popular is counted anew every so often.
+            after: views of another index, that were kept up to date and are so no more: these
+                go on from there, which takes far less than to read all items again.
         """
         self._index = index
         self._rising = rising
@@ -83,7 +86,14 @@ class LiveCatalogue:
         self._feed: ItemFeed | None = None
         self._popular_at = -_POPULAR_S
         self._merging: threading.Thread | None = None
-        catalogue = Catalogue(index.item_ids, {})
+        self._followed = after is not None
+        if after is None:
+            catalogue = Catalogue(index.item_ids, {})
+        else:
+            known, then = self._rows()
+            catalogue = after.view.catalogue.moved(known, then=then)
+            # If these fail, the others begin anew: what changed from now on is told here alone.
+            self._feed, after._feed = after._feed, None
         nothing = Popularity.of(np.zeros(0, np.int64), len(catalogue))
         self._view = View(index, self._search(), catalogue, nothing, Trending.nothing())
 
@@ -141,21 +151,27 @@ class LiveCatalogue:
         reading: AbstractContextManager[object] | None,
     ) -> View:
         held, now = self._view, self._monotonic()
+        catalogue = held.catalogue
         if self._live is not None:
             self._live.follow()
-        catalogue = held.catalogue
+            if self._live.writes and self._followed:
+                with reading or nullcontext():
+                    untouched = [source.items[item] for item in _untouched(self._index, catalogue)]
+                self._learn(untouched)
+            self._followed = False
         if self._search() is not held.search:
-            catalogue = self._taken_in(feed, catalogue, (), reading)
+            catalogue = self._taken_in(catalogue, ())
         while changed := feed.changes(reading):
             if self._live is not None:
                 # Whoever writes the index has taken in what a feed of its engine gives.
                 self._live.follow()
                 self._learn(changed)
-            catalogue = self._taken_in(feed, catalogue, changed, reading)
+            catalogue = self._taken_in(catalogue, changed)
         search = self._search()
         popular = held.popular
         # Counting every item takes longer than anything else here, so it is not done each time.
-        if now - self._popular_at >= _POPULAR_S:
+        moved = catalogue.item_places is not held.catalogue.item_places
+        if moved or now - self._popular_at >= _POPULAR_S:
             popular = popular_rows(source, catalogue, self._index, reading)
             self._popular_at = now
         elif catalogue is not held.catalogue:
@@ -172,23 +188,11 @@ class LiveCatalogue:
             return held.trending
         return Trending.of(rises, catalogue)
 
-    def _taken_in(
-        self,
-        feed: ItemFeed,
-        catalogue: Catalogue,
-        changed: Sequence[Item],
-        reading: AbstractContextManager[object] | None,
-    ) -> Catalogue:
-        """The catalogue with what changed; laid out anew from all items where rows would move."""
+    def _taken_in(self, catalogue: Catalogue, changed: Sequence[Item]) -> Catalogue:
+        """The catalogue with what changed, in the rows of the index as it is now."""
         known, then = self._rows()
         updated = catalogue.updated(known, changed, then=then)
-        if updated is not None:
-            return updated
-        feed.rewind()
-        items: dict[str, Item] = {}
-        while more := feed.changes(reading):
-            items.update((item.item_id, item) for item in more)
-        return Catalogue(known, items, then=then)
+        return catalogue.moved(known, changed, then=then) if updated is None else updated
 
     def _learn(self, changed: Sequence[Item]) -> None:
         """Give items that training did not see a row, and a vector by their description."""
@@ -225,11 +229,11 @@ def unlearned(
         snapshot: its vectors, with what came since.
         items: latest descriptions.
     """
-    ids, fresh = index.item_ids, []
-    for item in sorted(items, key=lambda item: item.item_id):
-        row = ids.row(item.item_id)
-        if row is None or not index.vectors[row].any():
-            fresh.append(item)
+    items = [*items]
+    rows = index.item_ids.rows_of([item.item_id for item in items])
+    taught = index.nearest.holds(np.array([-1 if row is None else row for row in rows], np.int64))
+    fresh = [item for item, learned in zip(items, taught.tolist(), strict=True) if not learned]
+    fresh.sort(key=lambda item: item.item_id)
     changes = {}
     for item, vector in zip(fresh, index.content.vectors(fresh), strict=True):
         row = snapshot.row(item.item_id)
@@ -237,6 +241,15 @@ def unlearned(
         if row is None or not np.array_equal(snapshot.vectors_of(np.array([row]))[0], vector):
             changes[item.item_id] = vector
     return changes
+
+
+def _untouched(index: RecallIndex, catalogue: Catalogue) -> list[str]:
+    """The items that training saw nobody touch; the first rows are those of the index."""
+    rows = np.arange(len(catalogue))
+    rows[len(index.item_ids) :] = -1
+    return catalogue.item_ids.of_rows(
+        np.flatnonzero(catalogue.described & ~index.nearest.holds(rows))
+    )
 
 
 def _merge(live: LiveIndex) -> None:

@@ -339,6 +339,7 @@ class Recommender:
                 writes=not isinstance(self._source, GivesItems),
                 rising=self._rising,
                 monotonic=self._monotonic,
+                after=held.live,
             )
         view = live.refresh(self._source, reading)
         self._loaded = _Loaded(version=version, model=model, live=live, view=view)

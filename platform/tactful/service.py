@@ -40,6 +40,7 @@ from tactful.features import absent_features
 from tactful.follower import Follower
 from tactful.gauges import add_gauges
 from tactful.given_lists import GivenLists
+from tactful.giving_way import GivingWay
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.installation import Installation
 from tactful.keys import KeyStore
@@ -355,7 +356,7 @@ class Platform:
         Args:
             refresh: follows models and items, in a thread; None: the recommender does.
         """
-        self._follow = refresh or partial(self.recommender.refresh, self.lock)
+        self._follow = refresh or partial(self.recommender.refresh, GivingWay(self.lock))
         self._lists.begin()
         self._follower.start()
         await self._take_in()

@@ -104,6 +104,10 @@ class SharedFeatures:
         """Grows with every item upsert."""
         return self._engine.items_version
 
+    def items_since(self, version: int) -> list[Item]:
+        """The items that changed since `items_version` was `version`; maybe all of them."""
+        return self._engine.items_since(version)
+
     @property
     def offset(self) -> None:
         """None: workers are as far as they are, each with its partitions."""

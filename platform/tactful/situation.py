@@ -31,6 +31,9 @@ class FeatureSource(Protocol):
     def items_version(self) -> int:
         """Grows with every item upsert."""
 
+    def items_since(self, version: int) -> Sequence[Item]:
+        """The items that changed since `items_version` was `version`; maybe all of them."""
+
     @property
     def offset(self) -> int | None:
         """Log offset before which everything is applied; None where no one number says it."""

@@ -182,6 +182,12 @@ class VectorIndex:
         """Number of rows that can be found."""
         return self._size
 
+    def holds(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether there is a vector, other than zero, for each of `rows`; -1 is no row."""
+        found = rows >= 0
+        found[found] = self._present[rows[found]]
+        return found
+
     def nearest(
         self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
     ) -> Nearest:

@@ -60,6 +60,10 @@ class WorkerSource:
         """Never changes: items are followed by `item_feed`."""
         return 0
 
+    def items_since(self, version: int) -> Sequence[Item]:
+        """None: they are followed by `item_feed`."""
+        return ()
+
     @property
     def offset(self) -> int | None:
         """Log offset that the present request's features are as of; None where none says it."""
@@ -154,9 +158,6 @@ class _Feed:
 
     def __init__(self, source: WorkerSource) -> None:
         self._source = source
-        self.rewind()
-
-    def rewind(self) -> None:
         self._epoch = self._next = 0
 
     def changes(self, reading: Reading = None) -> Sequence[Item]:

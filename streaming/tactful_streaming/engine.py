@@ -11,9 +11,11 @@ What comes out follows from the log alone, never from how it is cut into batches
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
 
 import msgspec
@@ -78,6 +80,7 @@ from tactful_streaming.users import Users
 _logger = logging.getLogger(__name__)
 
 _SWEEP = 256
+_LATEST_ITEMS = 65_536
 
 
 @dataclass(frozen=True)
@@ -259,6 +262,7 @@ class Engine:
         )
         self._offset = 0
         self._items_version = 0
+        self._latest_items: deque[str] = deque(maxlen=_LATEST_ITEMS)
         self._dirty_items: set[str] = set()
         self._missing: tuple[str, ...] = ()
         self._owners: dict[str, str] = {}
@@ -309,6 +313,17 @@ class Engine:
     def items_version(self) -> int:
         """Number of item upserts applied."""
         return self._items_version
+
+    def items_since(self, version: int) -> list[Item]:
+        """The items that changed since :attr:`items_version` was `version`, each once.
+
+        At the cost of the changes, unless they are too many to be remembered: then all items.
+        """
+        changes = self._items_version - version
+        if changes > len(self._latest_items):
+            return [*self.items.values()]
+        latest = dict.fromkeys(islice(reversed(self._latest_items), changes))
+        return [self.items[item_id] for item_id in latest]
 
     def seen(self, event_id: str) -> bool:
         """Whether an event of this id was applied and is still remembered."""
@@ -428,6 +443,7 @@ class Engine:
             self._offset = records[-1][0] + 1
         for item in admitted.items:
             self._dirty_items.add(item.item_id)
+            self._latest_items.append(item.item_id)
         self._items_version += len(admitted.items)
         for user in admitted.users:
             self._users.update(user)

@@ -74,6 +74,45 @@ def test_updates_equal_a_new_catalogue_and_move_no_row(
         assert catalogue.item_ids.of_rows(np.arange(len(catalogue))) == list(catalogue.item_ids)
 
 
+@given(
+    st.lists(names, unique=True, max_size=5),
+    st.lists(names, unique=True, max_size=9),
+    st.lists(names, unique=True, max_size=4),
+    st.lists(items_of, min_size=1, max_size=4),
+    items_of,
+)
+@settings(max_examples=200, deadline=None)
+def test_what_moves_to_another_index_equals_a_new_catalogue(
+    known: list[str], other: list[str], then: list[str], batches: list[list[Item]], more: list[Item]
+) -> None:
+    items: dict[str, Item] = {}
+    catalogue = Catalogue(known, items)
+    for batch in batches:
+        changed = {item.item_id: item for item in batch}
+        items |= changed
+        updated = catalogue.updated(catalogue._ids, list(changed.values()))
+        assert updated is not None
+        catalogue = updated
+    before = content(catalogue)
+    then = [item_id for item_id in then if item_id not in other]
+    changed = {item.item_id: item for item in more}
+
+    moved = catalogue.moved(other, list(changed.values()), then=then)
+
+    anew = Catalogue(other, items | changed, then=then)
+    assert list(moved.item_ids) == list(anew.item_ids)
+    assert content(moved) == content(anew)
+    assert np.array_equal(moved.described, anew.described)
+    assert dict(moved.rows.items()) == {it: row for row, it in enumerate(anew.item_ids)}
+    assert not moved.available.flags.writeable
+    assert content(catalogue) == before
+    rows = np.arange(len(moved))
+    assert [*moved.item_places.keys_at(rows)] == list(anew.item_ids)
+    assert [*catalogue.item_places.keys_at(np.arange(len(before)))] == list(before)
+    for name, number in catalogue.category_numbers.items():
+        assert moved.category_places.place_of(name) == number, "categories keep their numbers"
+
+
 def test_rows_that_would_move_are_refused() -> None:
     tea, mug = (Item(item_id=it, timestamp=0) for it in ("tea", "mug"))
     catalogue = Catalogue(["a"], {"tea": tea})

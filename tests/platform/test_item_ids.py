@@ -34,6 +34,25 @@ def test_rows_and_ids_are_those_of_a_dictionary(known: list[str], others: list[s
     assert ids.rows_of(asked) == [rows.get(item_id) for item_id in asked]
 
 
+@given(st.lists(texts, unique=True, max_size=40), st.lists(texts, unique=True, max_size=40))
+@settings(deadline=None)
+def test_ids_are_found_in_those_of_others(ours: list[str], theirs: list[str]) -> None:
+    theirs += [item_id for item_id in ours[::2] if item_id not in theirs]
+    rows = {item_id: row for row, item_id in enumerate(theirs)}
+    found = ItemIds.of(ours).rows_in(ItemIds.of(theirs))
+    assert found.tolist() == [rows.get(item_id, -1) for item_id in ours]
+    assert ItemIds.of(ours).rows_in(ItemIds.of(ours)).tolist() == [*range(len(ours))]
+
+
+def test_many_ids_are_found_in_those_of_others() -> None:
+    ours = [f"item-{number}" for number in range(20_000)]
+    theirs = [f"item-{number}" for number in range(30_000, 100, -2)]
+    rows = {item_id: row for row, item_id in enumerate(theirs)}
+    wanted = [rows.get(item_id, -1) for item_id in ours]
+    assert ItemIds.of(ours).rows_in(ItemIds.of(theirs)).tolist() == wanted
+    assert ItemIds.of(theirs).rows_of(ours) == [rows.get(item_id) for item_id in ours]
+
+
 def test_ids_survive_the_disk_and_are_mapped(tmp_path: Path) -> None:
     known = [f"item-{number}" for number in range(5_000)] + ["", "é", "日本"]
     ItemIds.of(known).save(tmp_path)
@@ -63,6 +82,10 @@ def test_ids_whose_hashes_collide_are_told_apart() -> None:
     every = ItemIds(ids._text, ids._ends, np.full(3, ids._hashes[1]), np.arange(3, dtype=np.int32))
     hashed = ids[int(ids._rows[1])]
     assert every.rows_of([hashed, "x", hashed]) == [ids.row(hashed), None, ids.row(hashed)]
+    only = ItemIds.of([hashed])
+    assert only.rows_in(every).tolist() == [ids.row(hashed)]
+    found = every.rows_in(only).tolist()
+    assert found == [0 if item_id == hashed else -1 for item_id in every]
 
 
 @given(

@@ -13,7 +13,7 @@ import tactful.live_index
 from tactful.catalogue import Catalogue
 from tactful.live_catalogue import LiveCatalogue, View
 from tactful.recall import Interactions, RecallIndex, build_index
-from tactful_streaming import Engine, Item, MemoryState, encode_entry
+from tactful_streaming import Engine, Event, Item, MemoryState, encode_entry
 
 KINDS = ("green tea", "coffee mug")
 
@@ -116,6 +116,82 @@ def test_a_restart_a_merge_and_a_second_process_see_the_same(
         ]
         assert near(view, "i0", 8) == {*(f"i{row}" for row in range(5)), "new0", "new2", "last"}
     again.close()
+
+
+def test_views_of_another_index_go_on_with_what_changed(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = build_index(
+        ["i7", *(f"i{row}" for row in range(6)), "never"],
+        Interactions(np.repeat(np.arange(200), 2), np.tile([1, 2], 200), np.arange(400)),
+        items=[KNOWN[7], *KNOWN[:6], None],
+    )
+    held = LiveCatalogue(INDEX, tmp_path / "held")
+    send(engine, item("z-new", "green tea"), item("a-new", "coffee mug"))
+    held.refresh(engine)
+    send(engine, item("i8", "coffee mug", timestamp=1, available=False), item("last", "green tea"))
+    given: list[int] = []
+    told = engine.items_since
+
+    def counted(version: int) -> list[Item]:
+        changed = told(version)
+        given.append(len(changed))
+        return changed
+
+    monkeypatch.setattr(engine, "items_since", counted)
+    following = LiveCatalogue(other, tmp_path / "following", after=held)
+    view = following.refresh(engine)
+    assert given == [2], "what did not change is not read again"
+
+    anew = LiveCatalogue(other, tmp_path / "anew")
+    wanted = anew.refresh(engine)
+    assert list(view.catalogue.item_ids)[:8] == list(other.item_ids)
+    assert sorted(view.catalogue.item_ids) == sorted(wanted.catalogue.item_ids)
+    for item_id in wanted.catalogue.item_ids:
+        row, of = (each.catalogue.rows[item_id] for each in (view, wanted))
+        assert view.catalogue.available[row] == wanted.catalogue.available[of], item_id
+        vectors = (
+            each.search.vectors_of(np.array([at]))[0] for each, at in ((view, row), (wanted, of))
+        )
+        assert np.array_equal(*vectors), item_id
+    assert near(view, "i1") == near(wanted, "i1")
+    assert len(view.popular.rows) == len(wanted.popular.rows) == 12
+    # The rows are those of the directory, so that a restart finds them again.
+    following.close()
+    again = LiveCatalogue(other, tmp_path / "following")
+    assert list(again.refresh(engine).catalogue.item_ids) == list(view.catalogue.item_ids)
+    for live in (held, anew, again):
+        live.close()
+
+
+def test_views_that_were_followed_in_vain_read_all_again(tmp_path: Path, engine: Engine) -> None:
+    held = LiveCatalogue(INDEX, tmp_path / "held")
+    held.refresh(engine)
+    send(engine, item("new", "green tea"))
+    LiveCatalogue(INDEX, tmp_path / "vain", after=held).close()
+    assert "new" in held.refresh(engine).catalogue.rows
+    held.close()
+
+
+def test_popularity_is_counted_anew_where_rows_moved(tmp_path: Path, engine: Engine) -> None:
+    """A reader may know of an item before its index does, which then gives it another row."""
+    writer = LiveCatalogue(INDEX, tmp_path / "live", monotonic=lambda: 0.0)
+    reader = LiveCatalogue(INDEX, tmp_path / "live", monotonic=lambda: 0.0)
+    send(engine, item("a-new", "green tea"), item("b-new", "coffee mug"))
+    taken = Event(event_id="e", type="purchase", timestamp=1, user_id="u", item_id="a-new")
+    engine.apply([(engine.offset, encode_entry(taken))])
+    before = reader.refresh(engine)
+    assert before.catalogue.item_ids[before.popular.rows[0]] == "a-new"
+    send(engine, item("0-new", "green tea"))
+    writer.refresh(engine)
+
+    view = reader.refresh(engine)
+
+    assert list(view.catalogue.item_ids)[10:] == ["0-new", "a-new", "b-new"]
+    assert view.catalogue.item_ids[view.popular.rows[0]] == "a-new"
+    assert sorted(view.popular.rows.tolist()) == list(range(13))
+    for live in (writer, reader):
+        live.close()
 
 
 def test_a_damaged_directory_is_begun_anew(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.streaming.oracle import Oracle
 from tests.streaming.streams import DEFINITIONS, START, definitions, random_entries, records
 
+import tactful_streaming.engine
 from tactful_streaming import (
     Applied,
     Change,
@@ -277,6 +278,37 @@ def test_a_device_is_a_user_of_its_own_and_categories_come_from_the_catalogue() 
     assert [engine.read("user", key, START)["n"] for key in ("device:d", "u")] == [1, 2]
     assert [engine.read("category", key, START)["c"] for key in ("shoes", "hats")] == [1, 1]
     assert ({"i": item}, 1, ["u"]) == (engine.items, engine.items_version, [*engine.users])
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=8),
+    st.integers(0, 8),
+    st.integers(1, 40),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_items_since_a_version_are_those_that_changed(
+    batches: list[list[int]], reopened: int, remembered: int
+) -> None:
+    """Each once; all of them where too much changed, and after a restart."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tactful_streaming.engine, "_LATEST_ITEMS", remembered)
+        store = MemoryState()
+        engine, forgotten = Engine(small(), store), 0
+        history: list[str] = []
+        for number, batch in enumerate(batches):
+            for each in batch:
+                history.append(f"i{each}")
+                item = Item(item_id=history[-1], timestamp=len(history))
+                engine.apply([(engine.offset, encode_entry(item))])
+            engine.commit()
+            if number == reopened:
+                engine, forgotten = Engine(small(), store), len(history)
+            for version in range(-1, len(history) + 1):
+                told = engine.items_since(version)
+                known = version >= max(forgotten, len(history) - remembered)
+                wanted = {*history[version:]} if known else {*history}
+                assert sorted(each.item_id for each in told) == sorted(wanted)
+                assert all(engine.items[each.item_id] is each for each in told)
 
 
 def test_records_below_the_offset_are_skipped_and_rubbish_is_counted() -> None:

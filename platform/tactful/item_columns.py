@@ -1,0 +1,95 @@
+"""Descriptions of items as columns: one row an item."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tactful_streaming import Item
+
+Rows = slice | NDArray[np.int64]
+
+_DAY_MS = 86_400_000.0
+
+
+@dataclass(frozen=True)
+class ItemColumns:
+    """What is known of the item of each row.
+
+    Attributes: as of `tactful.catalogue.Catalogue`.
+    """
+
+    price: NDArray[np.float32]
+    category: NDArray[np.int32]
+    available: NDArray[np.bool_]
+    margin: NDArray[np.float32]
+    released: NDArray[np.float32]
+    campaign: NDArray[np.int32]
+    described: NDArray[np.bool_]
+
+    @classmethod
+    def unknown(cls, count: int) -> ItemColumns:
+        """Of rows of which nothing is known."""
+        return cls(
+            price=np.full(count, np.nan, np.float32),
+            category=np.full(count, -1, np.int32),
+            available=np.zeros(count, np.bool_),
+            margin=np.zeros(count, np.float32),
+            released=np.full(count, np.nan, np.float32),
+            campaign=np.full(count, -1, np.int32),
+            described=np.zeros(count, np.bool_),
+        )
+
+    def placed(self, count: int, to: Rows, rows: Rows) -> ItemColumns:
+        """These `rows` at `to`, among `count` rows of which nothing else is known."""
+        placed = ItemColumns.unknown(count)
+        for name, column in vars(self).items():
+            getattr(placed, name)[to] = column[rows]
+        return placed
+
+    def describe(
+        self,
+        items: Iterable[tuple[int, Item]],
+        numbers: dict[str, int],
+        campaigns: dict[str, int],
+    ) -> None:
+        """Take in the items of some rows; the names of categories and campaigns grow with them."""
+        for row, item in items:
+            self.available[row] = item.available
+            self.price[row] = np.nan if item.price is None else item.price
+            self.category[row] = (
+                -1 if item.category is None else numbers.setdefault(item.category, len(numbers))
+            )
+            self.campaign[row] = _campaign_number(item, campaigns)
+            self.margin[row] = _margin(item.properties.get("margin"))
+            self.released[row] = _days(item.properties.get("released"))
+            self.described[row] = True
+
+
+def _campaign_number(item: Item, numbers: dict[str, int]) -> int:
+    name = item.properties.get("campaign")
+    return numbers.setdefault(str(name), len(numbers)) if name else -1
+
+
+def _margin(value: object) -> float:
+    """A share from -1 (sold at a loss of its price) to 1; 0 for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return 0.0
+    return min(max(float(value), -1.0), 1.0)
+
+
+def _days(value: object) -> float:
+    """Days since the epoch of epoch milliseconds or an ISO 8601 text; NaN for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) / _DAY_MS
+    if not isinstance(value, str):
+        return float("nan")
+    try:
+        moment = dt.datetime.fromisoformat(value)
+    except ValueError:
+        return float("nan")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1e3 / _DAY_MS
