@@ -248,10 +248,7 @@ class Catalogue:
         fresh = {item_id for item_id in fresh if ids.row(item_id) is None}
         others = (*then, *sorted(fresh))
         held = slice(len(self))
-        made = self._made(ids, others, changed, held, held, self.rows._remembered)
-        made.item_places = self.item_places
-        made.item_places.grow(made.item_ids.of_rows, made.rows.row)
-        return made
+        return self._made(ids, others, changed, held, held, stays=True)
 
     def moved(
         self, known: Sequence[str], changed: Sequence[Item] = (), *, then: Sequence[str] = ()
@@ -275,9 +272,8 @@ class Catalogue:
         places = {item_id: row for row, item_id in enumerate(others, len(ids))}
         rows[left] = [places[item_id] for item_id in left_ids]
         kept = np.flatnonzero((rows >= 0) & self.described)
-        made = self._made(ids, others, changed, rows[kept], kept, None)
-        made.item_places = Places(made.item_ids.of_rows, made.rows.row)
-        return made
+        stays = np.array_equal(rows, np.arange(len(self)))
+        return self._made(ids, others, changed, rows[kept], kept, stays=stays)
 
     def _made(
         self,
@@ -286,11 +282,14 @@ class Catalogue:
         changed: Sequence[Item],
         to: Rows,
         held: Rows,
-        remembered: dict[str, int] | None,
+        *,
+        stays: bool,
     ) -> Catalogue:
-        """A catalogue of the `held` rows of this one and of what changed, all but its places."""
+        """A catalogue of the `held` rows of this one and of what changed; `stays`: no row moves."""
         lookup = CatalogueRows(
-            ids, {item_id: row for row, item_id in enumerate(others, len(ids))}, remembered
+            ids,
+            {item_id: row for row, item_id in enumerate(others, len(ids))},
+            self.rows._remembered if stays else None,
         )
         columns = self._columns.placed(len(lookup), to, held)
         categories, campaigns = dict(self.category_numbers), dict(self.campaign_numbers)
@@ -306,6 +305,11 @@ class Catalogue:
         )
         made = object.__new__(Catalogue)
         made._fill(ids, others, lookup, columns, categories, campaigns)
+        if stays:
+            made.item_places = self.item_places
+            made.item_places.grow(made.item_ids.of_rows, lookup.row)
+        else:
+            made.item_places = Places(made.item_ids.of_rows, lookup.row)
         # Categories keep their numbers, whatever becomes of the rows.
         made.category_places = self.category_places
         made.category_places.grow(made._categories_at, made.category_numbers.get)

@@ -8,6 +8,7 @@ one view from its beginning to its end.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 import time
@@ -33,6 +34,7 @@ from tactful_streaming import Item
 _LOG = logging.getLogger(__name__)
 
 _POPULAR_S = 10.0
+_SETTLED_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,13 @@ class LiveCatalogue:
         self._feed: ItemFeed | None = None
         self._popular_at = -_POPULAR_S
         self._merging: threading.Thread | None = None
+        self._merges_from = -math.inf
         self._followed = after is not None
         if after is None:
             catalogue = Catalogue(index.item_ids, {})
         else:
+            # A build takes minutes, and is of no use if this index is soon replaced, too.
+            self._merging, self._merges_from = after._merging, monotonic() + _SETTLED_S
             known, then = self._rows()
             catalogue = after.view.catalogue.moved(known, then=then)
             # If these fail, the others begin anew: what changed from now on is told here alone.
@@ -213,6 +218,8 @@ class LiveCatalogue:
     def _merge(self) -> None:
         live = self._live
         if live is None or not live.writes or not live.merge_due:
+            return
+        if self._monotonic() < self._merges_from:
             return
         if self._merging is None or not self._merging.is_alive():
             self._merging = threading.Thread(target=_merge, args=(live,), daemon=True)

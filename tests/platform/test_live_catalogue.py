@@ -173,6 +173,29 @@ def test_views_that_were_followed_in_vain_read_all_again(tmp_path: Path, engine:
     held.close()
 
 
+def test_an_index_that_follows_another_is_merged_once_it_stays(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tactful.live_index, "MERGE_ABOVE", 2)
+    now = 0.0
+    held = LiveCatalogue(INDEX, tmp_path / "held", monotonic=lambda: now)
+    held.refresh(engine)
+    send(engine, *(item(f"new{number}", KINDS[number % 2]) for number in range(4)))
+    live = LiveCatalogue(INDEX, tmp_path / "live", monotonic=lambda: now, after=held)
+    for now in (0.0, 59.0):  # noqa: B007 - the clock of both
+        live.refresh(engine)
+        assert (live.describe()["changes"], live._merging) == (4, None)
+    now = 61.0
+    live.refresh(engine)
+    assert live._merging is not None
+    following = LiveCatalogue(INDEX, tmp_path / "following", monotonic=lambda: now, after=live)
+    assert following._merging is live._merging, "one at a time"
+    live._merging.join(120)
+    assert live.describe()["build"] == 1
+    for each in (held, live, following):
+        each.close()
+
+
 def test_popularity_is_counted_anew_where_rows_moved(tmp_path: Path, engine: Engine) -> None:
     """A reader may know of an item before its index does, which then gives it another row."""
     writer = LiveCatalogue(INDEX, tmp_path / "live", monotonic=lambda: 0.0)
