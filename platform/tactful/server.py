@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tactful import interpreter, problems
+from tactful.asgi import ARRIVED
 from tactful.config import ServerSettings
 from tactful.problems import ProblemError
 
@@ -59,6 +60,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     header_timeout_s = 10.0
     _head_timer: asyncio.TimerHandle | None = None
+    _in_head = False
     _discarded = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -76,20 +78,32 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of a head, if all of it did not come at once, as it mostly does."""
+        super().data_received(data)
+        if self._in_head and self._head_timer is None:
+            self._expect_head()
+
     def on_message_begin(self) -> None:
-        """Wait for the rest of the head."""
+        """A head begins."""
+        self._stop_timer()
         super().on_message_begin()
-        self._expect_head()
+        self._in_head = True
         self._discarded = 0
 
     def on_headers_complete(self) -> None:
         """The head is there."""
         self._stop_timer()
+        self._in_head = False
         before = self.cycle
         super().on_headers_complete()
+        cycle = self.cycle
+        if cycle is before:
+            return
         # Its task has not begun yet. An answer to HEAD has no body to wait for.
-        if self.cycle is not before and self.scope["method"] != "HEAD":
-            self.cycle.transport = cast(asyncio.Transport, _Joining(self.transport, self.cycle))
+        self.scope[ARRIVED] = lambda: not cycle.more_body  # type: ignore[literal-required]
+        if self.scope["method"] != "HEAD":
+            cycle.transport = cast(asyncio.Transport, _Joining(self.transport, cycle))
 
     def on_body(self, body: bytes) -> None:
         """Throw away what comes after the answer, up to the limit."""
@@ -103,6 +117,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, as a problem like every other error."""
         self._stop_timer()
+        self._in_head = False
         error = ProblemError("bad_body", "this is not an HTTP/1.1 request")
         body = problems.encode(error.problem(None))
         self.transport.write(
