@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -49,6 +49,15 @@ class Recommender(Protocol):
 
     def close(self) -> None:
         """Give free what only one process may hold; nothing is asked of it any more."""
+
+
+class AnswersFirst(Protocol):
+    """A recommender that can leave the encoding of an impression for later."""
+
+    def answer(
+        self, request: RecommendRequest, *, now: int, alone: bool = False
+    ) -> tuple[Recommendation, Callable[[], bytes] | None]:
+        """As `Recommender.recommend`, with what encodes the impression in its place."""
 
 
 class Statistics(Protocol):

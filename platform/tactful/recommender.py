@@ -158,6 +158,17 @@ class Recommender:
         Raises:
             ProblemError: if an arm is forced that does not exist, or no price can be in range.
         """
+        answer, impression = self.answer(request, now=now, alone=alone)
+        return answer, None if impression is None else impression()
+
+    def answer(
+        self, request: RecommendRequest, *, now: int, alone: bool = False
+    ) -> tuple[Recommendation, Callable[[], bytes] | None]:
+        """As `recommend`, with what encodes the impression in its place.
+
+        Nobody who waits for the answer waits for that. It is to be called once, before anything
+        else is asked for.
+        """
         started = self._stopwatch()
         companion = self._companion if alone else None
         if companion is not None:
@@ -275,23 +286,27 @@ class Recommender:
         )
         if not items:
             return answer, None
-        shown = None if features is None else features[order]
-        took_part = {**policy.told(), **_told(rules, arranged), **drawn.told()}
-        if failed:
-            took_part["failed"] = True
-        here = candidates.channel[order] == CHANNELS.index(TRENDING)
-        if here.any():
-            took_part[TRENDING] = view.trending.told(candidates.rows[order][here])
-        return answer, encode_impression(
-            request,
-            answer,
-            assignment,
-            at=at,
-            applied=self._source.offset,
-            layout=self._layout,
-            features=shown,
-            more=took_part,
-        )
+        applied = self._source.offset
+
+        def impression() -> bytes:
+            took_part = {**policy.told(), **_told(rules, arranged), **drawn.told()}
+            if failed:
+                took_part["failed"] = True
+            here = candidates.channel[order] == CHANNELS.index(TRENDING)
+            if here.any():
+                took_part[TRENDING] = view.trending.told(candidates.rows[order][here])
+            return encode_impression(
+                request,
+                answer,
+                assignment,
+                at=at,
+                applied=applied,
+                layout=self._layout,
+                features=None if features is None else features[order],
+                more=took_part,
+            )
+
+        return answer, impression
 
     def _scored(
         self, rival: str, champion: RankingModel, features: NDArray[np.float32]

@@ -18,7 +18,7 @@ from concurrent.futures import BrokenExecutor
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -60,7 +60,7 @@ from tactful.model_log import ModelLog
 from tactful.online_erasure import OnlineErasures
 from tactful.permissions import CLAIM, Permissions, claimed
 from tactful.person_export import export_person
-from tactful.platform_parts import Recommender, Statistics
+from tactful.platform_parts import AnswersFirst, Recommender, Statistics
 from tactful.positions import Position, parse, reaches
 from tactful.problems import ProblemError
 from tactful.retention import Retention, expire_state
@@ -445,18 +445,16 @@ class Platform:
                 asked_by = request
                 if not self.permissions.personalises(request, now):
                     request = for_everybody(request)
-                answer, impression = self.recommender.recommend(
-                    request, now=now, alone=not self._turnstile.waiting
-                )
+                answer, impression = self._answer(request, now)
                 position = self.position
             if request is not asked_by:
                 answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
         if impression is not None and not request.explain:
             # After the answer is sent, and before anything else is read.
-            noted = partial(self.note, answer.recommendation_id, impression)
+            noted = partial(self._note, answer.recommendation_id, impression)
             asyncio.get_running_loop().call_soon(noted)
         elif impression is not None:
-            self.note(answer.recommendation_id, impression)
+            self._note(answer.recommendation_id, impression)
             explanation = await self.explain(answer.recommendation_id)
             answer = msgspec.structs.replace(answer, explanation=explanation)
         took = (time.perf_counter() - started) * 1000
@@ -552,6 +550,21 @@ class Platform:
     def note(self, recommendation_id: str, impression: bytes) -> None:
         """Log a list that is shown, and keep it for a while to be explained."""
         self._lists.note(recommendation_id, impression)
+
+    def _note(self, recommendation_id: str, impression: Callable[[], bytes]) -> None:
+        self.note(recommendation_id, impression())
+
+    def _answer(
+        self, request: RecommendRequest, now: int
+    ) -> tuple[Recommendation, Callable[[], bytes] | None]:
+        """A list and what encodes its impression, from a recommender of either kind."""
+        alone = not self._turnstile.waiting
+        # Asked for by name: to check a protocol takes longer than to encode.
+        if hasattr(self.recommender, "answer"):
+            able = cast(AnswersFirst, self.recommender)
+            return able.answer(request, now=now, alone=alone)
+        answer, impression = self.recommender.recommend(request, now=now, alone=alone)
+        return answer, None if impression is None else lambda: impression
 
     def _upkeep(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What is done again and again until the server stops."""
