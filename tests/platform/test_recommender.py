@@ -444,6 +444,15 @@ def test_a_companion_changes_no_list(engine: Engine, models: Path) -> None:
         helped.close()
 
 
+def test_an_impression_may_be_encoded_later(engine: Engine, models: Path) -> None:
+    ranked = recommender(engine, models, new_id=lambda: "r", stopwatch=lambda: 0.0)
+    requests = [RecommendRequest(user_id=person) for person in sorted(set(SHOP.person))]
+    waiting = [ranked.answer(request, now=NOW) for request in requests]
+    for request, (answer, impression) in zip(requests, waiting, strict=True):
+        assert impression is not None
+        assert (answer, impression()) == ranked.recommend(request, now=NOW)
+
+
 def test_ties_do_not_depend_on_a_restart(tmp_path: Path) -> None:
     first = Engine(definitions(), RocksState(tmp_path / "state"))
     items = [Item(item_id=f"i{number * 7 % 30}", timestamp=0) for number in range(30)]

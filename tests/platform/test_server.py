@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from uvicorn.server import ServerState
 
-from tactful.asgi import Application, Receive, Scope, Send
+from tactful.asgi import ARRIVED, Application, Receive, Scope, Send
 from tactful.config import ServerSettings
 from tactful.server import make_server
 
@@ -94,3 +94,17 @@ def test_what_breaks_after_its_head_leaves_the_head() -> None:
     wire = asyncio.run(_written(_broken, b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"))
     assert b"".join(wire.writes).startswith(b"HTTP/1.1 200 OK\r\n")
     assert wire.closed
+
+
+def test_a_request_says_whether_its_body_is_there() -> None:
+    said: list[bool] = []
+
+    async def listens(scope: Scope, receive: Receive, send: Send) -> None:
+        said.append(scope[ARRIVED]())
+        if said[-1]:
+            await _echo(scope, receive, send)
+
+    head = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n"
+    for sent in (b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n", head + b"hi", head + b"h", head):
+        asyncio.run(_written(listens, sent))
+    assert said == [True, True, False, False]
