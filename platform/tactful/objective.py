@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ class Objective:
             raise ConfigError(f"{where}: all weights are 0: lists would have no order")
         return made
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether a list is ordered by the score alone."""
         return self == _PLAIN

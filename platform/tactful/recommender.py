@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ class Recommender:
         rising: Rising | None = None,
         rollouts: Path | None = None,
         companion: Companion | None = None,
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        new_id: Callable[[], str] = lambda: os.urandom(16).hex(),
         monotonic: Callable[[], float] = time.monotonic,
         stopwatch: Callable[[], float] = time.perf_counter,
     ) -> None:
