@@ -25,6 +25,9 @@ from tactful.vector_index import Nearest
 if TYPE_CHECKING:
     from tactful.companion import Companion
 
+SOLD = ("sold_7d", "sold_28d", "sold_84d")
+"""What is read of each item of a list: how much everybody took within a week, four and twelve."""
+
 _PART = 4_096
 _REACH = 8
 
@@ -381,8 +384,9 @@ def popular_rows(
     for start in range(0, count, _PART):
         rows = np.arange(start, min(start + _PART, count))
         with reading or nullcontext():
-            found = read_placed(source, "item", catalogue.item_places, rows, ("sold_28d",), at)
-        sold[rows] = found[:, 0]
+            # All of them, as the source keeps them for the lists.
+            found = read_placed(source, "item", catalogue.item_places, rows, SOLD, at)
+        sold[rows] = found[:, SOLD.index("sold_28d")]
     before = np.full(count, count, np.int32)
     before[index.popular] = np.arange(len(index.popular), dtype=np.int32)
     np.negative(sold, out=sold)

@@ -13,7 +13,7 @@ from itertools import accumulate, repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.candidates import Candidates
+from tactful.candidates import SOLD, Candidates
 from tactful.catalogue import Catalogue
 from tactful.config import PACKAGED_FEATURES
 from tactful.scores import Scores, kernels
@@ -121,8 +121,7 @@ _OF_CATALOGUE = _columns(
     *("price", "price_to_session", "category_of_last"),
     *("category_share", "category_in_session", "category_viewed_1h"),
 )
-_SOLD = ("sold_7d", "sold_28d", "sold_84d")
-_OF_EVERYBODY = _columns(*_SOLD, "sold_trend", "category_sold_28d")
+_OF_EVERYBODY = _columns(*SOLD, "sold_trend", "category_sold_28d")
 _NEARNESS = _columns("vector_last", "vector_session", "vector_history")
 _NOTHING = Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
@@ -257,7 +256,7 @@ def _everybody(
     features: NDArray[np.float32],
 ) -> None:
     """What everybody takes, of each item and of its category."""
-    sold = read_placed(source, "item", catalogue.item_places, rows, _SOLD, at)
+    sold = read_placed(source, "item", catalogue.item_places, rows, SOLD, at)
     of_category = read_placed(
         source,
         "category",

@@ -51,6 +51,7 @@ from tactful.situation import FeatureSource, Situation, observe
 from tactful.trending import Rising
 from tactful_bandits import Assignment, AssignmentError, Experiment, assign
 from tactful_streaming import Event
+from tactful_streaming.kept_kernel import load_taking
 from tactful_streaming.pane_kernel import load_counting
 from tactful_streaming.pane_kernel import load_kernel as load_pane_kernel
 
@@ -138,6 +139,7 @@ class Recommender:
         load_kernels(models / "kernels")  # or the first request would wait for them
         load_pane_kernel()  # likewise, and what comes in would wait for that request
         load_counting()
+        load_taking()
         live = LiveCatalogue(empty_index(), None, rising=rising, monotonic=monotonic)
         self._loaded = _Loaded(version="", model=None, live=live, view=live.view)
         self.refresh()

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.aggregates import Outcome, Value, make_stores, with_groups
-from tactful_streaming.column_cache import ColumnCache, keeps
+from tactful_streaming.column_cache import ColumnCache, KeptNumbers, keeps
 from tactful_streaming.definitions import Feature, SessionWindow
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.firing import Fired, fire, fires, next_end, next_pending
 from tactful_streaming.json_reader import NumberedTexts
+from tactful_streaming.kept_kernel import load_taking
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import Selection
 from tactful_streaming.placed_rows import PlacedRows, Placing, rows_of_numbered
@@ -97,6 +98,7 @@ class EntityTable:
         of_source = {feature.name: store for store in self.stores for feature in store.features}
         self._views = {f.name: View(f, of_source[f.name]) for f in self.features}
         self._kept: dict[str, ColumnCache] = {}
+        self._numbers = KeptNumbers()
         self._placed: WeakKeyDictionary[Placing, PlacedRows] = WeakKeyDictionary()
         self._firing = [view for view in self._views.values() if firing and fires(view)]
         self._load = load
@@ -227,7 +229,20 @@ class EntityTable:
         placed = self._placed.get(placing)
         if placed is None:
             placed = self._placed[placing] = PlacedRows()
-        return self._read_rows(placed.at(places, placing, self._rows, _NOBODY), names, at)
+        columns = self._columns_kept(names, at)
+        if columns is None:
+            return self._read_rows(placed.at(places, placing, self._rows, _NOBODY), names, at)
+        placed.settle(placing)
+        found, unknown = np.empty((len(names), len(places))), np.empty(len(places), np.int64)
+        count = load_taking()(
+            np.ascontiguousarray(places, np.int64),
+            *(placed.rows, self._numbers.numbers, columns, found, unknown),
+        )
+        if count:
+            some = unknown[:count]
+            rows = placed.at(places[some], placing, self._rows, _NOBODY)
+            found[:, some] = self._read_rows(rows, names, at).T
+        return found.T
 
     def _read_rows(self, rows: Rows, names: Sequence[str], at: int) -> Floats:
         views = [self._number(name) for name in names]
@@ -444,8 +459,16 @@ class EntityTable:
         """What is kept of a view from the first time that many are read at once."""
         cache = self._kept.get(view.feature.name)
         if cache is None and keeps(view):
-            cache = self._kept[view.feature.name] = ColumnCache(view)
+            cache = self._kept[view.feature.name] = ColumnCache(view, self._numbers)
         return cache
+
+    def _columns_kept(self, names: Sequence[str], at: int) -> Rows | None:
+        """Where the numbers of time `at` are kept; None where those of a name are not."""
+        if at < self._horizon:
+            return None
+        caches = [self._kept.get(name) for name in names]
+        columns = [cache.column for cache in caches if cache is not None and cache.holds(at)]
+        return np.array(columns, np.int64) if len(columns) == len(names) else None
 
     def _note_change(self, rows: Rows) -> None:
         for cache in self._kept.values():

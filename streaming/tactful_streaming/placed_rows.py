@@ -31,27 +31,39 @@ class Placing(Protocol):
 
 
 class PlacedRows:
-    """The rows that the keys of one placing have in one table."""
+    """The rows that the keys of one placing have in one table.
+
+    Attributes:
+        rows: by place, -1 for one that was not looked up; right once what moved is settled.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing looked up."""
-        self._rows: Rows = np.zeros(0, np.int64)
+        self.rows: Rows = np.zeros(0, np.int64)
         self._moved: list[str] = []
 
     @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        return self._rows.nbytes
+        return self.rows.nbytes
 
     def moved(self, keys: Sequence[str]) -> None:
         """Note that entities came or went."""
-        if not len(self._rows):
+        if not len(self.rows):
             return
         self._moved += keys
         if len(self._moved) > _MOST_MOVED:
             # To look them all up now could take longer than what reads them later is worth.
             self._moved.clear()
-            self._rows[:] = _UNKNOWN
+            self.rows[:] = _UNKNOWN
+
+    def settle(self, placing: Placing) -> None:
+        """Take in which entities came or went; `placing` says which keys these are."""
+        for key in self._moved:
+            place = placing.place_of(key)
+            if place is not None and place < len(self.rows):
+                self.rows[place] = _UNKNOWN
+        self._moved.clear()
 
     def at(self, places: Rows, placing: Placing, known: Mapping[Any, int], nobody: int) -> Rows:
         """The rows of the keys at `places`.
@@ -62,27 +74,22 @@ class PlacedRows:
             known: row of each key.
             nobody: row of the others.
         """
-        if self._moved:
-            for key in self._moved:
-                place = placing.place_of(key)
-                if place is not None and place < len(self._rows):
-                    self._rows[place] = _UNKNOWN
-            self._moved.clear()
+        self.settle(placing)
         try:
-            rows = self._rows.take(places)
+            rows = self.rows.take(places)
         except IndexError:
-            self._grow(max(int(places.max()) + 1, 3 * len(self._rows) // 2))
-            rows = self._rows.take(places)
+            self._grow(max(int(places.max()) + 1, 3 * len(self.rows) // 2))
+            rows = self.rows.take(places)
         unknown = rows < 0
         if unknown.any():
             absent = places[unknown]
             rows[unknown] = [known.get(key, nobody) for key in placing.keys_at(absent)]
-            self._rows[absent] = rows[unknown]
+            self.rows[absent] = rows[unknown]
         return rows
 
     def _grow(self, capacity: int) -> None:
-        more = np.full(capacity - len(self._rows), _UNKNOWN)
-        self._rows = np.concatenate([self._rows, more])
+        more = np.full(capacity - len(self.rows), _UNKNOWN)
+        self.rows = np.concatenate([self.rows, more])
 
 
 def rows_of_numbered(
