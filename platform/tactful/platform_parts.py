@@ -22,13 +22,14 @@ from tactful_streaming import Event
 class Recommender(Protocol):
     """What answers requests for recommendations."""
 
-    def recommend(
+    def answer(
         self, request: RecommendRequest, *, now: int, alone: bool = False
-    ) -> tuple[Recommendation, bytes | None]:
+    ) -> tuple[Recommendation, Callable[[], bytes] | None]:
         """Answer `request` as of `now` (epoch ms), in a few milliseconds.
 
         Called with the read lock held. `alone` says that no other request waits, so that a second
-        core may help. The second value is the impression, encoded for the log.
+        core may help. The second value encodes the impression for the log, which nobody who waits
+        for the answer waits for. It is called once, before anything else is asked for.
         """
 
     def refresh(self, reading: AbstractContextManager[object]) -> None:
@@ -49,15 +50,6 @@ class Recommender(Protocol):
 
     def close(self) -> None:
         """Give free what only one process may hold; nothing is asked of it any more."""
-
-
-class AnswersFirst(Protocol):
-    """A recommender that can leave the encoding of an impression for later."""
-
-    def answer(
-        self, request: RecommendRequest, *, now: int, alone: bool = False
-    ) -> tuple[Recommendation, Callable[[], bytes] | None]:
-        """As `Recommender.recommend`, with what encodes the impression in its place."""
 
 
 class Statistics(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, cast
@@ -28,13 +29,16 @@ class _Joining:
 
     def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
         self._transport = transport
-        self._cycle = cycle
+        # The cycle holds this: held in turn, both would stay until the collector looks.
+        self._cycle = weakref.ref(cycle)
         self._head = b""
         self._waits = True
 
     def write(self, data: bytes) -> None:
         """Write, but for the head, which is the first that is written of an answer."""
-        if self._waits and self._cycle.response_started:  # else it is a ``100 Continue``
+        cycle = self._cycle()
+        # Before the response it is a ``100 Continue``.
+        if self._waits and cycle is not None and cycle.response_started:
             self._waits, self._head = False, data
             return
         self._transport.write(self._head + data)
@@ -49,6 +53,12 @@ class _Joining:
         if self._head:
             self.write(b"")
         self._transport.close()
+
+
+def _arrived(cycle: RequestResponseCycle) -> Callable[[], bool]:
+    """Says whether the whole body is there; the scope that holds it is held by the cycle."""
+    held = weakref.ref(cycle)
+    return lambda: (there := held()) is not None and not there.more_body
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -101,7 +111,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if cycle is before:
             return
         # Its task has not begun yet. An answer to HEAD has no body to wait for.
-        self.scope[ARRIVED] = lambda: not cycle.more_body  # type: ignore[literal-required]
+        self.scope[ARRIVED] = _arrived(cycle)  # type: ignore[literal-required]
         if self.scope["method"] != "HEAD":
             cycle.transport = cast(asyncio.Transport, _Joining(self.transport, cycle))
 

@@ -18,7 +18,7 @@ from concurrent.futures import BrokenExecutor
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -60,7 +60,7 @@ from tactful.model_log import ModelLog
 from tactful.online_erasure import OnlineErasures
 from tactful.permissions import CLAIM, Permissions, claimed
 from tactful.person_export import export_person
-from tactful.platform_parts import AnswersFirst, Recommender, Statistics
+from tactful.platform_parts import Recommender, Statistics
 from tactful.positions import Position, parse, reaches
 from tactful.problems import ProblemError
 from tactful.retention import Retention, expire_state
@@ -445,7 +445,9 @@ class Platform:
                 asked_by = request
                 if not self.permissions.personalises(request, now):
                     request = for_everybody(request)
-                answer, impression = self._answer(request, now)
+                answer, impression = self.recommender.answer(
+                    request, now=now, alone=not self._turnstile.waiting
+                )
                 position = self.position
             if request is not asked_by:
                 answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)
@@ -553,18 +555,6 @@ class Platform:
 
     def _note(self, recommendation_id: str, impression: Callable[[], bytes]) -> None:
         self.note(recommendation_id, impression())
-
-    def _answer(
-        self, request: RecommendRequest, now: int
-    ) -> tuple[Recommendation, Callable[[], bytes] | None]:
-        """A list and what encodes its impression, from a recommender of either kind."""
-        alone = not self._turnstile.waiting
-        # Asked for by name: to check a protocol takes longer than to encode.
-        if hasattr(self.recommender, "answer"):
-            able = cast(AnswersFirst, self.recommender)
-            return able.answer(request, now=now, alone=alone)
-        answer, impression = self.recommender.recommend(request, now=now, alone=alone)
-        return answer, None if impression is None else lambda: impression
 
     def _upkeep(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What is done again and again until the server stops."""

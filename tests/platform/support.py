@@ -82,6 +82,12 @@ class TinyRecommender:
         )
         return recommendation, encode_entry(impression)
 
+    def answer(
+        self, request: RecommendRequest, *, now: int, alone: bool = False
+    ) -> tuple[Recommendation, Callable[[], bytes] | None]:
+        answer, impression = self.recommend(request, now=now, alone=alone)
+        return answer, None if impression is None else lambda: impression
+
     def explain(self, impression: Event) -> Explanation:
         return Explanation(
             recommendation_id=impression.recommendation_id or "",

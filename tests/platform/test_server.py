@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from tactful.asgi import ARRIVED, Application, Receive, Scope, Send
@@ -108,3 +110,23 @@ def test_a_request_says_whether_its_body_is_there() -> None:
     for sent in (b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n", head + b"hi", head + b"h", head):
         asyncio.run(_written(listens, sent))
     assert said == [True, True, False, False]
+
+
+def test_a_request_that_was_answered_leaves_nothing_to_the_collector() -> None:
+    asked = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\nhi"
+    left: list[int] = []
+
+    async def counts(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope[ARRIVED]()
+        left.append(sum(type(one) is RequestResponseCycle for one in gc.get_objects()))
+        await _echo(scope, receive, send)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(_written(counts, 30 * asked))
+    finally:
+        gc.enable()
+    # All requests are read at once, and each that is answered is gone.
+    assert left == sorted(left, reverse=True)
+    assert left[0] - left[-1] >= 28
