@@ -383,6 +383,19 @@ def search(words: Any) -> None:
     words[13] = len(rows)
 
 
+def _block_code(
+    vectors: int, count: int, direction: Floats, keys: NDArray[np.int32], found: NDArray[np.int32]
+) -> None:
+    """Sets the bits of the products of a direction and of at most `LANES` vectors at an address."""
+    _float_products(vectors, count, vectors, direction, np.int32(0x7FFFFFFF), keys)
+    for lane in range(min(LANES, count)):
+        key = ~keys[lane]
+        found[lane] = key ^ ((key >> 31) & 0x7FFFFFFF)
+
+
+_block: Any = _compiled(_block_code)
+
+
 def products(
     vectors: Floats, directions: Floats, columns: Rows, found: NDArray[np.float32]
 ) -> None:
@@ -404,9 +417,43 @@ def products(
         bits = found[columns[number]].view(np.int32)
         for start in range(0, count, LANES):
             address = begin + start * length * _FLOAT_BYTES
-            _float_products(
-                address, count - start, address, directions[number], np.int32(0x7FFFFFFF), keys
-            )
-            for lane in range(min(LANES, count - start)):
-                key = ~keys[lane]
-                bits[start + lane] = key ^ ((key >> 31) & 0x7FFFFFFF)
+            _block(address, count - start, directions[number], keys, bits[start:])
+
+
+def products_of_rows(words: Any) -> None:
+    """`products` as a function of C, of vectors where they lie; to be compiled.
+
+    The vector of a row is the one that replaces it, else the one that was built, else zero.
+
+    Args:
+        words: address and length of the rows; addresses of the vectors as built and of a flag for
+            each that says whether it holds, 0 where all do, and how many there are; address of the
+            ascending rows that have others, of those, and how many; the length of a vector;
+            address and number of the directions, and their length, a multiple of `LANES`; the
+            address of `found`; and `columns`.
+    """
+    rows = _carray(_at(words[0]), words[1], np.int64)
+    built, kept, changed = words[2], words[3], _carray(_at(words[5]), words[7], np.int64)
+    length, width = words[8], words[11]
+    directions = _carray(_at(words[9]), (words[10], width), np.float32)
+    keys = np.empty(LANES, np.int32)
+    vectors = np.zeros((LANES, width), np.float32)
+    for start in range(0, len(rows), LANES):
+        some = rows[start : start + LANES]
+        for lane in range(len(some)):
+            row, address = some[lane], 0
+            place = np.searchsorted(changed, row)
+            if place < len(changed) and changed[place] == row:
+                address = words[6] + place * length * _FLOAT_BYTES
+            elif row < words[4] and (kept == 0 or _carray(_at(kept), words[4], np.bool_)[row]):
+                address = built + row * length * _FLOAT_BYTES
+            if address:
+                vector = _carray(_at(address), length, np.float32)
+                for component in range(length):
+                    vectors[lane, component] = vector[component]
+            else:
+                vectors[lane] = 0.0
+        for number in range(len(directions)):
+            address = words[12] + (words[13 + number] * len(rows) + start) * _FLOAT_BYTES
+            found = _carray(_at(address), len(some), np.int32)
+            _block(vectors.ctypes.data, len(some), directions[number], keys, found)

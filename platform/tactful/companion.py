@@ -3,9 +3,10 @@
 A list is made by one thread. When its server has nothing else to answer, the search for near
 vectors can go on beside the other channels. A thread of Python could not do that: it would wait for
 the interpreter's lock, and to wake it up takes half as long as its work. So this thread never
-leaves machine code (`tactful.companion_code`). It is roused when a request comes, spins until it is
-given something or nothing came for half a millisecond, and what it did not begin in time is done by
-whoever offered it. A server that is busy has no core to spare for that, and does not rouse it.
+leaves machine code (`tactful.companion_code`). It is roused when a request comes, spins and does
+what it is given until it is told to rest or nothing came for half a millisecond, and what it did
+not begin in time is done by whoever offered it. A server that is busy has no core to spare for
+that, and does not rouse it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import ctypes
 import os
 import platform
 import threading
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 _LINE_BYTES = 64
 _END_S = 5.0
@@ -32,12 +33,12 @@ class Work:
 
     Attributes:
         code: address of what is called.
-        words: what it is told, and where it leaves what it found, shape (n,).
+        words: what it is told, and where it leaves what it found.
         needs: whatever has to stay in memory until the work is done.
     """
 
     code: int
-    words: NDArray[np.int64]
+    words: array[int]
     needs: tuple[Any, ...]
 
 
@@ -64,6 +65,7 @@ class Companion:
             for code, signature in (
                 (companion_code.attend, nothing(word)),
                 (companion_code.rouse, nothing(word)),
+                (companion_code.rest, nothing(word)),
                 (companion_code.offer, types.boolean(word, word, word)),
                 (companion_code.collect, nothing(word)),
                 (companion_code.do, nothing(word, word)),
@@ -71,6 +73,7 @@ class Companion:
             )
         }
         self._rouse = kernels[companion_code.rouse]
+        self._rest = kernels[companion_code.rest]
         self._offer = kernels[companion_code.offer]
         self._collect = kernels[companion_code.collect]
         self._do = kernels[companion_code.do]
@@ -95,10 +98,13 @@ class Companion:
         self._thread.start()
 
     def rouse(self) -> None:
-        """Have it awake soon, until it has done something or for half a millisecond."""
-        if self._offered is not None:  # of a request that failed before it was finished
-            self.finish(self._offered)
+        """Have it awake soon, until it may rest or had nothing to do for half a millisecond."""
+        self._finish_left()
         self._rouse(self._shared)
+
+    def rest(self) -> None:
+        """Have it sleep: nothing more comes."""
+        self._rest(self._shared)
 
     def begin(self, code: int, words: Sequence[int], *needs: object) -> Work:
         """Offer it work, which it begins at once if it is awake and has none.
@@ -111,8 +117,8 @@ class Companion:
         Returns:
             The work, for `finish`.
         """
-        work = Work(code, np.array(words, np.int64), needs)
-        if self._offer(self._shared, code, work.words.ctypes.data):
+        work = Work(code, array("q", words), needs)
+        if self._offer(self._shared, code, _address(work)):
             self._offered = work
         return work
 
@@ -122,12 +128,18 @@ class Companion:
             self._collect(self._shared)
             self._offered = None
         else:
-            self._do(work.code, work.words.ctypes.data)
+            self._do(work.code, _address(work))
 
     def close(self) -> None:
         """End the thread."""
+        self._finish_left()
         self._end(self._shared)
         self._thread.join(_END_S)
+
+    def _finish_left(self) -> None:
+        """Finish what a request left that failed."""
+        if self._offered is not None:
+            self.finish(self._offered)
 
     def __enter__(self) -> Self:
         """Use as a context that closes."""
@@ -136,6 +148,10 @@ class Companion:
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
+
+
+def _address(work: Work) -> int:
+    return work.words.buffer_info()[0]
 
 
 def open_companion(cache: Path | None = None) -> Companion | None:

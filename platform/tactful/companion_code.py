@@ -2,8 +2,9 @@
 
 The two sides share an array of words. `STATE` says whose turn it is, and changes hands by comparing
 and swapping, so that work is done once: by the thread that took it, or by whoever offered it and
-took it back. The thread waits on a semaphore while nobody needs it. Once roused it spins until it
-has done one piece of work or nothing came for a while, and sleeps again.
+took it back. The thread waits on a semaphore while nobody needs it. Once roused it spins, does what
+is offered, one piece of work after the other, and sleeps again when it is told to, or when nothing
+came for a while.
 
 Numba keeps machine code until this file changes, so that all of its source has to be in here.
 """
@@ -20,7 +21,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-STATE, AWAKE, BY, CODE, GIVEN, SEMAPHORE, CORES = (8 * line for line in range(7))
+STATE, NEEDED, BY, CODE, GIVEN, SEMAPHORE, CORES = (8 * line for line in range(7))
 """Places of the words, each in a line of the cache of its own."""
 
 CORE_WORDS = 16
@@ -52,19 +53,20 @@ def attend(shared: int) -> None:
         shared: address of the words.
     """
     while True:
-        _store(shared, AWAKE, 0)
         _wait(shared + 8 * SEMAPHORE)
+        if _load(shared, STATE) == ENDED:
+            return
         if _core() == _load(shared, BY):
             _leave_core(shared)
-        _store(shared, AWAKE, 1)
-        for _ in range(_ROUNDS):
-            state = _load(shared, STATE)
-            if state == ENDED:
-                return
-            if state == OFFERED and _swap(shared, STATE, OFFERED, TAKEN):
+        left = _ROUNDS
+        while _load(shared, NEEDED):
+            if _load(shared, STATE) == OFFERED and _swap(shared, STATE, OFFERED, TAKEN):
                 _call(_load(shared, CODE), _load(shared, GIVEN))
                 _store(shared, STATE, DONE)
-                break
+                left = _ROUNDS
+            left -= 1
+            if left == 0:
+                _store(shared, NEEDED, 0)
             _pause()
 
 
@@ -81,8 +83,13 @@ def _leave_core_code(shared: int) -> None:
 def rouse(shared: int) -> None:
     """Have the thread awake soon; to be compiled."""
     _store(shared, BY, _core())
-    if _load(shared, AWAKE) == 0:
+    if _swap(shared, NEEDED, 0, 1):
         _post(shared + 8 * SEMAPHORE)
+
+
+def rest(shared: int) -> None:
+    """Have the thread sleep as soon as it has done what it began; to be compiled."""
+    _store(shared, NEEDED, 0)
 
 
 def offer(shared: int, code: int, given: int) -> bool:
@@ -94,9 +101,10 @@ def offer(shared: int, code: int, given: int) -> bool:
         given: the address that it is called with.
 
     Returns:
-        Whether it was offered: it is not where the thread sleeps or something else is on offer.
+        Whether it was offered: it is not where the thread was not roused, or something else is on
+        offer.
     """
-    if _load(shared, AWAKE) == 0 or _load(shared, STATE) != FREE:
+    if _load(shared, NEEDED) == 0 or _load(shared, STATE) != FREE:
         return False
     _store(shared, CODE, code)
     _store(shared, GIVEN, given)

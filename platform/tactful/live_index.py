@@ -25,6 +25,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -37,6 +38,7 @@ from tactful.durable_files import replace_file
 from tactful.errors import ModelError, StorageError
 from tactful.item_ids import ItemIds
 from tactful.sealed import check_seal, remove_scratch, sealing
+from tactful.stored_vectors import StoredVectors
 from tactful.vector_index import EXACT_BELOW, Nearest, Queries, Tuning, VectorIndex, best
 
 if TYPE_CHECKING:
@@ -152,20 +154,16 @@ class Snapshot:
         order = np.argsort(merged, kind="stable")
         return best(merged[order], np.concatenate([scores, vectors @ query])[order], count)
 
+    @cached_property
+    def stored(self) -> StoredVectors:
+        """The vectors by row."""
+        return StoredVectors(
+            self.index.vectors, kept=self.kept, rows=self.rows, vectors=self.vectors
+        )
+
     def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows, shape (len(rows), dimensions); zero where there is none."""
-        built = rows < len(self.ids)
-        if self.kept is None and built.all():
-            return self.index.vectors.take(rows, axis=0)
-        found = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
-        if self.kept is not None:
-            built[built] = self.kept[rows[built]]
-        found[built] = self.index.vectors.take(rows[built], axis=0)
-        if len(self.rows):
-            places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-            fresh = self.rows[places] == rows
-            found[fresh] = self.vectors[places[fresh]]
-        return found
+        return self.stored.of(rows)
 
     def changed(self, changes: Changes) -> Snapshot:
         """The index after some more changes.

@@ -16,7 +16,7 @@ from tactful.machine_code import Kernel, array, compiled, for_c
 class RowKernels:
     """Called as the functions of the same names of the modules ending in ``_code``.
 
-    But for `search`, which is a function of C, called by other machine code.
+    But for `search` and `products_of_rows`, which are functions of C, called by other machine code.
     """
 
     sums: Kernel
@@ -35,6 +35,7 @@ class RowKernels:
     nearest: Kernel
     products: Kernel
     search: Any
+    products_of_rows: Any
     rows_of: Kernel
     texts_of: Kernel
 
@@ -93,6 +94,7 @@ def row_kernels(cache: Path | None) -> RowKernels:
             cell_code.products, array(types.float32, 2), array(types.float32, 2), rows, table
         ),
         search=for_c(cell_code.search, None, cache),
+        products_of_rows=for_c(cell_code.products_of_rows, None, cache),
         rows_of=made(
             id_code.rows_of,
             *(array(types.uint8), array(types.uint64), array(types.uint8), rows),

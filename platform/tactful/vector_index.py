@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tactful.errors import ModelError
 from tactful.scores import kernels
 from tactful.sealed import check_seal, sealing
+from tactful.stored_vectors import StoredVectors
 
 if TYPE_CHECKING:
     from tactful.companion import Companion
@@ -109,6 +110,7 @@ class VectorIndex:
 
     Attributes:
         vectors: shape (rows, dimensions); mapped from a file where the index was loaded.
+        stored: the same by row.
         tuning: how it was tuned.
     """
 
@@ -122,6 +124,7 @@ class VectorIndex:
     ) -> None:
         """Make an exact index over `vectors`; `build` and `load` make the others."""
         self.vectors = vectors
+        self.stored = StoredVectors(vectors)
         self.tuning = tuning or Tuning()
         self._present = _any(vectors) if present is None else present
         self._size = int(np.count_nonzero(self._present))
@@ -232,12 +235,7 @@ class VectorIndex:
 
     def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows, shape (len(rows), dimensions); zero for rows the index does not have."""
-        known = rows < len(self.vectors)
-        if known.all():
-            return self.vectors.take(rows, axis=0)
-        found = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
-        found[known] = self.vectors[rows[known]]
-        return found
+        return self.stored.of(rows)
 
     def save(self, directory: Path) -> None:
         """Write the index as a sealed directory that `load` maps."""

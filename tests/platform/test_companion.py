@@ -16,6 +16,7 @@ import pytest
 from numba import types
 
 from tactful.companion import Companion, Work, open_companion
+from tactful.stored_vectors import StoredVectors
 from tactful.vector_index import VectorIndex
 
 pytestmark = pytest.mark.skipif(
@@ -92,6 +93,50 @@ def test_one_that_is_awake_does_it_and_one_that_sleeps_leaves_it(helper: Compani
     assert work.words[2:].tolist() == [1, threading.get_ident()]
 
 
+def test_once_awake_it_does_one_work_after_the_other_until_it_may_rest(helper: Companion) -> None:
+    deadline = time.monotonic() + 30.0
+    while True:
+        assert time.monotonic() < deadline, "it never did three works, although it was roused"
+        helper.rouse()
+        time.sleep(0.0003)
+        done = []
+        for size in (10, 1_000, 100):
+            done.append(_begin(helper, size))
+            time.sleep(0.0001)
+            helper.finish(done[-1])
+        assert [work.words[2] for work in done] == [1, 1, 1]
+        if threading.get_ident() not in [work.words[3] for work in done]:
+            break
+    helper.rest()
+    work = _begin(helper, 10)
+    assert helper._offered is None
+    helper.finish(work)
+    assert work.words[2:].tolist() == [1, threading.get_ident()]
+
+
+def test_it_can_be_roused_as_soon_as_it_may_rest(helper: Companion) -> None:
+    deadline = time.monotonic() + 30.0
+    by_helper = 0
+    while by_helper < 20:
+        assert time.monotonic() < deadline, "it never did anything, although it was roused"
+        helper.rouse()
+        helper.rest()
+        helper.rouse()
+        work = _begin(helper, 1_000)
+        time.sleep(0.0003)
+        helper.finish(work)
+        assert work.words[:3].tolist() == [1_000, 499_500, 1]
+        by_helper += work.words[3] != threading.get_ident()
+
+
+def test_it_ends_although_a_request_left_something() -> None:
+    with Companion() as helper:
+        helper.rouse()
+        left = _begin(helper, 1_000)
+    assert not helper._thread.is_alive()
+    assert left.words[2] <= 1
+
+
 def test_work_that_nobody_finished_is_not_in_the_way(helper: Companion) -> None:
     deadline = time.monotonic() + 30.0
     while helper._offered is None:
@@ -145,3 +190,32 @@ def test_it_finds_the_vectors_that_are_found_here(helper: Companion) -> None:
         wanted, products = index.nearest(query, count, allowed)
         assert rows.tolist() == wanted.tolist()
         assert scores.tolist() == products.tolist()
+
+
+def test_it_makes_the_products_that_are_made_here(helper: Companion) -> None:
+    generator = np.random.default_rng(8)
+    chance = random.Random(9)
+    for number in range(200):
+        dimensions, count = chance.choice([5, 16, 33, 64]), chance.choice([0, 1, 40, 700])
+        vectors = generator.standard_normal((900, dimensions)).astype(np.float32)
+        changed = np.flatnonzero(generator.random(count) < 0.1)
+        stored = StoredVectors(
+            vectors[:500][: count // 2 + 1],
+            kept=chance.choice([None, generator.random(count // 2 + 1) < 0.8]),
+            rows=changed,
+            vectors=vectors[: len(changed)],
+        )
+        rows = np.sort(generator.permutation(count)[: chance.choice([0, 1, 15, 16, 300])])
+        directions = generator.standard_normal((chance.choice([1, 3]), dimensions))
+        columns = [4, 0, 2][: len(directions)]
+        mine, theirs = (np.full((5, len(rows)), np.nan, np.float32) for _ in range(2))
+        if number % 3:
+            helper.rouse()
+            time.sleep(chance.choice([0.0, 0.0002]))
+        given = rows, directions.astype(np.float32), columns
+        finish = stored.begin_products(*given, theirs, helper)
+        stored.begin_products(*given, mine, None)()
+        finish()
+        assert theirs.tobytes() == mine.tobytes()
+        wanted = directions @ stored.of(rows).T.astype(np.float64)
+        np.testing.assert_allclose(mine[columns], wanted, atol=1e-4)
