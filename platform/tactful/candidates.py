@@ -20,6 +20,7 @@ from tactful.plain_values import is_whole_number
 from tactful.recall import CHANNELS, RecallIndex, direction
 from tactful.scores import Scores, kernels
 from tactful.situation import FeatureSource, Situation, read_placed
+from tactful.stored_vectors import RowVectors, StoredVectors
 from tactful.vector_index import Nearest
 
 if TYPE_CHECKING:
@@ -30,10 +31,15 @@ SOLD = ("sold_7d", "sold_28d", "sold_84d")
 
 _PART = 4_096
 _REACH = 8
+_NO_CHANNEL = np.zeros(0, np.int8)
 
 
 class VectorSearch(Protocol):
     """Search over the vectors of items: an index as it was built, or with what came since."""
+
+    @property
+    def stored(self) -> StoredVectors:
+        """The vectors by row."""
 
     def nearest(
         self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
@@ -159,7 +165,7 @@ class Candidates:
     Attributes:
         rows: catalogue rows, ascending, shape (n,).
         channel: number in `CHANNELS` of the channel that ranked the item best, shape (n,).
-        vectors: their vectors, zero where there is none, shape (n, dimensions).
+        vectors: their vectors, zero where there is none.
         next_last: score by what followed the last item, by row.
         next_three: by what followed the last three items, nearer ones counting more.
         next_session: by what followed any item of the visit.
@@ -181,7 +187,7 @@ class Candidates:
 
     rows: NDArray[np.int64]
     channel: NDArray[np.int8]
-    vectors: NDArray[np.float32]
+    vectors: RowVectors
     next_last: Scores
     next_three: Scores
     next_session: Scores
@@ -197,6 +203,11 @@ class Candidates:
     history_vector: NDArray[np.float32]
     lift: Scores | None = None
     intent: Mapping[str, float] | None = None
+
+    def found(self, rows: NDArray[np.int64], channel: NDArray[np.int8]) -> Candidates:
+        """The same of other rows, ascending."""
+        vectors = RowVectors(self.vectors.stored, rows)
+        return replace(self, rows=rows, channel=channel, vectors=vectors)
 
 
 class _Union:
@@ -243,6 +254,7 @@ def gather(
     trending: NDArray[np.int64] | None = None,
     least: int = 0,
     companion: Companion | None = None,
+    meanwhile: Callable[[Candidates], None] | None = None,
 ) -> Candidates:
     """Ask every channel and merge what they bring.
 
@@ -260,6 +272,7 @@ def gather(
         least: so many candidates are found if as many are allowed, whatever the quotas: the most
             popular fill up.
         companion: searches the vectors meanwhile; None where there is none.
+        meanwhile: called before the search is waited for, with all but which rows it will be.
 
     Returns:
         The candidates; none when every channel is silent or everything is filtered.
@@ -292,33 +305,24 @@ def gather(
     def first(rows: NDArray[np.int64], quota: int) -> NDArray[np.int64]:
         return rows[allowed[rows]][:quota]
 
-    union = _Union()
-    union.extend(("next", "next", "together", "together"), around.sizes, around.best)
-    union.add("vectors", recent[:0] if near is None else near()[0])
-    union.add("repeat", repeated)
-    union.add("popular", favourites)
+    further = [("repeat", repeated), ("popular", favourites)]
     if len(similar_sessions.rows):
-        union.add("sessions", first(similar_sessions.best(), quotas.sessions))
+        further.append(("sessions", first(similar_sessions.best(), quotas.sessions)))
     if intent:
-        for rows in _intended(intent, catalogue, popular, allowed, quotas.intent):
-            union.add("intent", rows)
+        intended = _intended(intent, catalogue, popular, allowed, quotas.intent)
+        further.extend(("intent", rows) for rows in intended)
     if len(catalogue.in_campaign):
         shown = catalogue.in_campaign[allowed[catalogue.in_campaign]]
-        union.add("campaign", popular.best(shown, quotas.campaign))
+        further.append(("campaign", popular.best(shown, quotas.campaign)))
     lift = index.cohorts.lift(situation.properties)
     if lift is not None and coldness(situation) and quotas.cohort:
-        union.add("cohort", first(index.cohorts.expected(lift), quotas.cohort))
+        further.append(("cohort", first(index.cohorts.expected(lift), quotas.cohort)))
     if trending is not None and len(trending):
-        union.add("trending", first(trending, quotas.trending))
-
-    rows, channel = union.merged(max(quotas.total, least))
-    if len(rows) < least:
-        union.add("popular", popular.first(allowed, least))
-        rows, channel = union.merged(len(rows) + least)
-    return Candidates(
-        rows=rows,
-        channel=channel,
-        vectors=search.vectors_of(rows),
+        further.append(("trending", first(trending, quotas.trending)))
+    candidates = Candidates(
+        rows=recent[:0],
+        channel=_NO_CHANNEL,
+        vectors=RowVectors(search.stored, recent[:0]),
         next_last=around.next_last,
         next_three=around.next_three,
         next_session=around.next_session,
@@ -335,6 +339,19 @@ def gather(
         lift=lift,
         intent=intent or None,
     )
+    if meanwhile is not None:
+        meanwhile(candidates)
+
+    union = _Union()
+    union.extend(("next", "next", "together", "together"), around.sizes, around.best)
+    union.add("vectors", recent[:0] if near is None else near()[0])
+    for each, rows in further:
+        union.add(each, rows)
+    rows, channel = union.merged(max(quotas.total, least))
+    if len(rows) < least:
+        union.add("popular", popular.first(allowed, least))
+        rows, channel = union.merged(len(rows) + least)
+    return candidates.found(rows, channel)
 
 
 def extended(
@@ -354,12 +371,7 @@ def extended(
     every = np.concatenate([candidates.rows, rows])
     channels = np.full(len(rows), CHANNELS.index(channel), np.int8)
     order = np.argsort(every)
-    return replace(
-        candidates,
-        rows=every[order],
-        channel=np.concatenate([candidates.channel, channels])[order],
-        vectors=np.concatenate([candidates.vectors, search.vectors_of(rows)])[order],
-    )
+    return candidates.found(every[order], np.concatenate([candidates.channel, channels])[order])
 
 
 def popular_rows(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import accumulate, repeat
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ from tactful.config import PACKAGED_FEATURES
 from tactful.scores import Scores, kernels
 from tactful.situation import FeatureSource, Situation, read_placed
 from tactful_streaming import Definitions, load_definitions
+
+if TYPE_CHECKING:
+    from tactful.companion import Companion
 
 RANKING_FEATURES: tuple[str, ...] = (
     "next_last",
@@ -122,8 +127,44 @@ _OF_CATALOGUE = _columns(
     *("category_share", "category_in_session", "category_viewed_1h"),
 )
 _OF_EVERYBODY = _columns(*SOLD, "sold_trend", "category_sold_28d")
-_NEARNESS = _columns("vector_last", "vector_session", "vector_history")
+_NEARNESS = _columns("vector_last", "vector_session", "vector_history").tolist()
 _NOTHING = Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the features of candidates are made of, but for the candidates.
+
+    Attributes:
+        scores: what `look_up` takes between the rows and the columns.
+        person: what `of_person` takes there.
+        visit: what `of_items` takes there after the catalogue.
+        directions: of the vectors, and the columns of the products with them.
+        intended: weight and place by category; None where no device said any.
+    """
+
+    scores: tuple[Any, ...]
+    person: tuple[Any, ...]
+    visit: tuple[Any, ...]
+    directions: tuple[NDArray[np.float32], list[int]]
+    intended: NDArray[np.float32] | None
+
+
+def prepare(known: Candidates, situation: Situation, catalogue: Catalogue) -> Prepared:
+    """Do what `assemble` needs of whoever asks, while candidates are searched for.
+
+    Args:
+        known: all but which rows it will be.
+        situation: who asks, and when.
+        catalogue: prices and categories.
+    """
+    return Prepared(
+        _scores(known),
+        _person(situation, catalogue),
+        _visit(situation, catalogue),
+        _directions(known),
+        _intended(known.intent, catalogue),
+    )
 
 
 def assemble(
@@ -132,6 +173,8 @@ def assemble(
     *,
     source: FeatureSource,
     catalogue: Catalogue,
+    prepared: Prepared | None = None,
+    companion: Companion | None = None,
 ) -> NDArray[np.float32]:
     """Lay out the features of every candidate.
 
@@ -140,69 +183,62 @@ def assemble(
         situation: who asks, and when.
         source: the feature engine, for what items and categories do with everybody.
         catalogue: prices and categories.
+        prepared: what `prepare` gave; None where nobody asked it.
+        companion: reads the vectors meanwhile; None where there is none.
 
     Returns:
         Features, shape (len(candidates.rows), len(RANKING_FEATURES)), each column contiguous; NaN
         where a value does not exist, such as the days since an item was taken that never was.
     """
-    rows = candidates.rows
+    prepared = prepared or prepare(candidates, situation, catalogue)
+    rows, vectors = candidates.rows, candidates.vectors
     features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
-    _look_up(candidates, features)
+    finish_products = vectors.stored.begin_products(rows, *prepared.directions, features, companion)
+    if _NEARNESS[0] not in prepared.directions[1]:
+        features[_NEARNESS[0]] = np.nan
+    kernels().look_up(rows, *prepared.scores, _SCORED, features)
     # Places among all that are scored, so that they depend on nothing but the situation.
     for name, scores in (
         ("next_place", candidates.next_three),
         ("similar_place", candidates.similar_sessions),
     ):
         kernels().look_up_places(rows, scores.rows, scores.values, features[_COLUMN[name]])
-    _of_person(situation, catalogue, rows, features)
-    category = _of_catalogue(situation, catalogue, rows, features)
+    kernels().of_person(rows, *prepared.person, _OF_PERSON, features)
+    category = kernels().of_items(
+        rows, catalogue.price, catalogue.category, *prepared.visit, _OF_CATALOGUE, features
+    )
     _everybody(source, catalogue, rows, category, situation.at, features)
-    _nearness(candidates, features)
-    _intended(candidates.intent, catalogue, category, features)
+    intended = features[_COLUMN["intent_weight"] : _COLUMN["intent_place"] + 1]
+    intended[:] = np.nan if prepared.intended is None else prepared.intended[:, category]
+    finish_products()
     return features.T
 
 
-def _look_up(candidates: Candidates, features: NDArray[np.float32]) -> None:
-    """Columns of scores; a row that has none has 0, and NaN where nobody has any."""
-    lists = [getattr(candidates, name) for name in _SCORES]
-    lists.append(candidates.lift or _NOTHING)
-    kernels().look_up(
-        candidates.rows,
+def _scores(known: Candidates) -> tuple[Any, ...]:
+    """Lists of scores; a row that has none has 0, and NaN where nobody has any."""
+    lists = [getattr(known, name) for name in _SCORES]
+    lists.append(known.lift or _NOTHING)
+    return (
         np.concatenate([each.rows for each in lists]),
         np.concatenate([each.values for each in lists]),
         np.array([len(each.rows) for each in lists]).cumsum(),
-        _NO_LIFT if candidates.lift is None else _ALL_ZERO,
-        _SCORED,
-        features,
+        _NO_LIFT if known.lift is None else _ALL_ZERO,
     )
 
 
-def _nearness(candidates: Candidates, features: NDArray[np.float32]) -> None:
-    from tactful.cell_code import LANES  # numba loads slowly; with the kernels it is there
-
-    vectors = candidates.vectors
-    directions = np.stack(
-        [candidates.last_vector, candidates.session_vector, candidates.history_vector]
-    )
-    if missing := -vectors.shape[1] % LANES:
-        room = (0, 0), (0, missing)
-        vectors, directions = np.pad(vectors, room), np.pad(directions, room)
-    kernels().products(vectors, directions, _NEARNESS, features)
-    if not candidates.last_vector.any():
-        features[_COLUMN["vector_last"]] = np.nan
+def _directions(known: Candidates) -> tuple[NDArray[np.float32], list[int]]:
+    """Where the visit and the history go; without a latest item, nothing is near to it."""
+    directions = [known.last_vector, known.session_vector, known.history_vector]
+    first = 0 if known.last_vector.any() else 1
+    return np.array(directions[first:]), _NEARNESS[first:]
 
 
 def _intended(
-    intent: Mapping[str, float] | None,
-    catalogue: Catalogue,
-    category: NDArray[np.int64],
-    features: NDArray[np.float32],
-) -> None:
-    """What the device believes of each item's category; NaN where it said nothing at all."""
-    columns = features[_COLUMN["intent_weight"] : _COLUMN["intent_place"] + 1]
+    intent: Mapping[str, float] | None, catalogue: Catalogue
+) -> NDArray[np.float32] | None:
+    """What the device believes of each category; None where it said nothing at all."""
     if not intent:
-        columns[:] = np.nan
-        return
+        return None
     # Number -1, an unknown category, reads the spare last element of each table.
     tables = np.zeros((2, len(catalogue.categories) + 1), np.float32)
     tables[1] = len(intent)
@@ -210,22 +246,16 @@ def _intended(
     best_first = sorted(intent, key=lambda name: (-intent[name], name))
     places = {name: float(place) for place, name in enumerate(best_first)}
     _of_categories(places, catalogue, tables[1])
-    columns[:] = tables[:, category]
+    return tables
 
 
-def _of_person(
-    situation: Situation,
-    catalogue: Catalogue,
-    rows: NDArray[np.int64],
-    features: NDArray[np.float32],
-) -> None:
-    """What the person did with each item, and how active the person is."""
+def _person(situation: Situation, catalogue: Catalogue) -> tuple[Any, ...]:
+    """What the person did with items, and how active the person is."""
     session = situation.session
     month, year, ever = map(situation.grouped, ("taken_28d", "taken_364d", "taken_last"))
     taken = catalogue.rows.of_many([*month, *year, *ever])
     visits, latest = situation.number("visits_364d"), situation.number("last_taken")
-    kernels().of_person(
-        rows,
+    return (
         np.array([*session, *(-1 if row is None else row for row in taken)], np.int64),
         np.array(
             [*repeat(1.0, len(session)), *month.values(), *year.values(), *ever.values()],
@@ -242,8 +272,6 @@ def _of_person(
             situation.number("spend_28d"),
             (situation.at - latest) / _DAY if latest else np.nan,
         ),
-        _OF_PERSON,
-        features,
     )
 
 
@@ -274,17 +302,8 @@ def _everybody(
     )
 
 
-def _of_catalogue(
-    situation: Situation,
-    catalogue: Catalogue,
-    rows: NDArray[np.int64],
-    features: NDArray[np.float32],
-) -> NDArray[np.int64]:
-    """What person and visit do with the category of each item, and what it costs.
-
-    Returns:
-        The category of each item, -1 where it is unknown.
-    """
+def _visit(situation: Situation, catalogue: Catalogue) -> tuple[Any, ...]:
+    """What person and visit do with categories, and what the visit costs."""
     mine = situation.grouped("categories_182d")
     # Number -1, an unknown category, reads the spare last element of each table.
     tables = np.zeros((3, len(catalogue.categories) + 1), np.float32)
@@ -298,17 +317,7 @@ def _of_catalogue(
         catalogue.category,
         visits,
     )
-    found: NDArray[np.int64] = kernels().of_items(
-        rows,
-        catalogue.price,
-        catalogue.category,
-        tables,
-        last,
-        usual,
-        _OF_CATALOGUE,
-        features,
-    )
-    return found
+    return tables, last, usual
 
 
 def _of_categories(

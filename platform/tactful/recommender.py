@@ -25,7 +25,7 @@ from tactful.diversity import Likeness
 from tactful.errors import ConfigError, ModelError
 from tactful.explanation import Explainer
 from tactful.exploration import generator_of
-from tactful.features import assemble, layout
+from tactful.features import Prepared, assemble, layout, prepare
 from tactful.filters import Filter
 from tactful.heuristic import heuristic_scores
 from tactful.impressions import encode_impression
@@ -194,6 +194,14 @@ class Recommender:
         policy = drawn.over(self._policies.get(assignment.arm or "", self._default_policy))
         rules = on_page(self._placement, request.context.get("page"))
         allowed = self._allowed(request, view.catalogue, situation, rules)
+        may_rank = loaded.model is not None and assignment.arm != HEURISTIC
+        prepared: Prepared | None = None
+
+        def meanwhile(known: Candidates) -> None:
+            nonlocal prepared
+            if may_rank:
+                prepared = prepare(known, situation, view.catalogue)
+
         candidates = gather(
             view.index,
             view.search,
@@ -206,6 +214,7 @@ class Recommender:
             trending=view.trending.rows,
             least=request.count,
             companion=companion,
+            meanwhile=meanwhile,
         )
         if rules:
             candidates = with_demanded(
@@ -219,7 +228,7 @@ class Recommender:
             )
         # Of somebody of whom only demographics are known, the trees know less than these say.
         unknown = candidates.lift is not None and not situation.known
-        learned = loaded.model is not None and assignment.arm != HEURISTIC and not unknown
+        learned = may_rank and not unknown
         features: NDArray[np.float32] | None = None
         failed = False
         if loaded.model is not None and learned and len(candidates.rows):
@@ -228,8 +237,10 @@ class Recommender:
                 situation,
                 source=self._source,
                 catalogue=view.catalogue,
+                prepared=prepared,
+                companion=companion,
             )
-            scores, failed = self._scored(drawn.model, loaded.model, features)
+            scores, failed = self._scored(drawn.model, loaded.model, features, companion)
         else:
             scores = heuristic_scores(
                 candidates,
@@ -238,6 +249,8 @@ class Recommender:
                 view.popular,
                 source=self._source,
             )
+        if companion is not None:
+            companion.rest()
         values = policy.objective.value(
             scores,
             candidates.rows,
@@ -249,7 +262,7 @@ class Recommender:
         likeness = generator = None
         if policy.diversity.strength:
             category = view.catalogue.category[candidates.rows]
-            likeness = Likeness(candidates.vectors, category)
+            likeness = Likeness(candidates.vectors.read(), category)
         if policy.exploration.temperature:
             generator = generator_of(recommendation_id)
         arranged = arrange(
@@ -311,15 +324,20 @@ class Recommender:
         return answer, impression
 
     def _scored(
-        self, rival: str, champion: RankingModel, features: NDArray[np.float32]
+        self,
+        rival: str,
+        champion: RankingModel,
+        features: NDArray[np.float32],
+        companion: Companion | None,
     ) -> tuple[NDArray[np.float32], bool]:
         """Scores, and whether a model on trial failed to give them, so that the champion did."""
+        helped = () if companion is None else (companion,)
         trial = self._rivals.get(rival)
         if trial is None:
-            return champion.score(features), False
+            return champion.score(features, *helped), False
         why = "gives scores that are no numbers"
         try:
-            scores = trial.score(features)
+            scores = trial.score(features, *helped)
         except Exception as error:  # whatever it is: nobody's list may fail for a trial
             why = f"fails ({type(error).__name__}: {error})"
             scores = np.full(len(features), np.nan, np.float32)
@@ -327,7 +345,7 @@ class Recommender:
         if failed and rival not in self._failing:
             self._failing.add(rival)
             _LOG.error("model %s, on trial, %s: the champion ranks instead", rival, why)
-        return (champion.score(features) if failed else scores), failed
+        return (champion.score(features, *helped) if failed else scores), failed
 
     def explain(self, impression: Event) -> Explanation:
         """Say how a list came about.

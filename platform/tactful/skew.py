@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -184,12 +184,7 @@ def _again(
         quotas=_NO_QUOTAS,
         allowed=np.zeros(len(catalogue), np.bool_),
     )
-    candidates = replace(
-        asked,
-        rows=known,
-        channel=np.zeros(len(known), np.int8),
-        vectors=search.vectors_of(known),
-    )
+    candidates = asked.found(known, np.zeros(len(known), np.int8))
     features = assemble(candidates, situation, source=engine, catalogue=catalogue)
     found = np.full((len(rows), len(RANKING_FEATURES)), np.nan, np.float32)
     found[rows >= 0] = features[np.searchsorted(known, rows[rows >= 0])]
