@@ -201,7 +201,7 @@ def test_an_error_in_the_recommender_is_a_problem_and_not_quoted(
     def fail(request: RecommendRequest, *, now: int, alone: bool) -> None:
         raise KeyError(request.user_id)
 
-    live.platform.recommender.recommend = fail  # type: ignore[method-assign, assignment]
+    live.platform.recommender.answer = fail  # type: ignore[method-assign, assignment]
     answer = live.http.post(
         "/v1/recommend", json={"user_id": "user-4711"}, headers={"x-request-id": "trace-12345"}
     )
