@@ -55,9 +55,6 @@ class VectorSearch(Protocol):
     ) -> Callable[[], Nearest]:
         """As `nearest`, begun by another thread: what it gives is to be called for the result."""
 
-    def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors of rows, zero where there is none."""
-
 
 @dataclass(frozen=True)
 class Quotas:
@@ -279,7 +276,7 @@ def gather(
     """
     session, history = situation.session[:20], situation.history[:30]
     recent = np.array([*session, *history], np.int64)
-    known = search.vectors_of(recent)
+    known = search.stored.of(recent)
     session_vector = direction(known[: len(session)], session)
     history_vector = direction(known[len(session) :], history)
     anchor = session_vector if session_vector.any() else history_vector

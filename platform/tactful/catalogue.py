@@ -87,7 +87,9 @@ class CatalogueRows(Mapping[str, int]):
         if row is not None:
             # Later catalogues remember, too, and know more items.
             return row if row < self._count else None
-        row = self.looked_up(item_id)
+        row = self._others.get(item_id)
+        if row is None:
+            row = self._known.row(item_id)
         if row is not None:
             if len(self._remembered) >= _REMEMBERED:
                 self._remembered.clear()
@@ -111,11 +113,6 @@ class CatalogueRows(Mapping[str, int]):
                     rows[number] = remembered[item_id] = found
         count = self._count  # later catalogues remember, too, and know more items
         return [row if row is not None and row < count else None for row in rows]
-
-    def looked_up(self, item_id: str) -> int | None:
-        """The row of an item that will hardly be asked for again; None if there is none."""
-        row = self._others.get(item_id)
-        return self._known.row(item_id) if row is None else row
 
     @overload
     def get(self, item_id: str, default: None = None, /) -> int | None: ...
@@ -244,11 +241,11 @@ class Catalogue:
         else:
             return None
         then = now[len(ids) :]
-        fresh = {item.item_id for item in changed} - set(then)
-        fresh = {item_id for item_id in fresh if ids.row(item_id) is None}
-        others = (*then, *sorted(fresh))
+        found = _found(ids, changed)
+        fresh = {item.item_id for item, row in found if row is None}
+        others = (*then, *sorted(fresh.difference(then)))
         held = slice(len(self))
-        return self._made(ids, others, changed, held, held, stays=True)
+        return self._made(ids, others, found, held, held, stays=True)
 
     def moved(
         self, known: Sequence[str], changed: Sequence[Item] = (), *, then: Sequence[str] = ()
@@ -266,40 +263,32 @@ class Catalogue:
         rows[held:] = [-1 if row is None else row for row in ids.rows_of(self._others)]
         left = np.flatnonzero((rows < 0) & self.described)
         left_ids = self.item_ids.of_rows(left)
-        fresh = [item.item_id for item in changed]
-        fresh = [it for it, row in zip(fresh, ids.rows_of(fresh), strict=True) if row is None]
+        found = _found(ids, changed)
+        fresh = [item.item_id for item, row in found if row is None]
         others = (*then, *sorted({*left_ids, *fresh}.difference(then)))
         places = {item_id: row for row, item_id in enumerate(others, len(ids))}
         rows[left] = [places[item_id] for item_id in left_ids]
         kept = np.flatnonzero((rows >= 0) & self.described)
         stays = np.array_equal(rows, np.arange(len(self)))
-        return self._made(ids, others, changed, rows[kept], kept, stays=stays)
+        return self._made(ids, others, found, rows[kept], kept, stays=stays)
 
     def _made(
         self,
         ids: ItemIds,
         others: tuple[str, ...],
-        changed: Sequence[Item],
+        changed: Sequence[tuple[Item, int | None]],
         to: Rows,
         held: Rows,
         *,
         stays: bool,
     ) -> Catalogue:
         """A catalogue of the `held` rows of this one and of what changed; `stays`: no row moves."""
-        lookup = CatalogueRows(
-            ids,
-            {item_id: row for row, item_id in enumerate(others, len(ids))},
-            self.rows._remembered if stays else None,
-        )
+        places = {item_id: row for row, item_id in enumerate(others, len(ids))}
+        lookup = CatalogueRows(ids, places, self.rows._remembered if stays else None)
         columns = self._columns.placed(len(lookup), to, held)
         categories, campaigns = dict(self.category_numbers), dict(self.campaign_numbers)
         columns.describe(
-            # Every item passes here once, which is no reason to remember it.
-            (
-                (row, item)
-                for item in changed
-                if (row := lookup.looked_up(item.item_id)) is not None
-            ),
+            ((places[item.item_id] if row is None else row, item) for item, row in changed),
             categories,
             campaigns,
         )
@@ -349,3 +338,8 @@ class Catalogue:
 
     def _categories_at(self, numbers: NDArray[np.int64]) -> list[str]:
         return [self.categories[number] for number in numbers.tolist()]
+
+
+def _found(ids: ItemIds, items: Sequence[Item]) -> list[tuple[Item, int | None]]:
+    """Items with their rows in an index, None for one that is not there."""
+    return [*zip(items, ids.rows_of([item.item_id for item in items]), strict=True)]

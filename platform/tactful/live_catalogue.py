@@ -245,7 +245,7 @@ def unlearned(
     for item, vector in zip(fresh, index.content.vectors(fresh), strict=True):
         row = snapshot.row(item.item_id)
         # After a restart every item is news to this process, but few are to the index.
-        if row is None or not np.array_equal(snapshot.vectors_of(np.array([row]))[0], vector):
+        if row is None or not np.array_equal(snapshot.stored.of(np.array([row]))[0], vector):
             changes[item.item_id] = vector
     return changes
 

@@ -161,10 +161,6 @@ class Snapshot:
             self.index.vectors, kept=self.kept, rows=self.rows, vectors=self.vectors
         )
 
-    def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors of rows, shape (len(rows), dimensions); zero where there is none."""
-        return self.stored.of(rows)
-
     def changed(self, changes: Changes) -> Snapshot:
         """The index after some more changes.
 

@@ -126,5 +126,5 @@ def _nearest(
         anchor = candidates.history_vector
     if not len(rows):
         return rows
-    near = search.vectors_of(rows) @ anchor
+    near = search.stored.of(rows) @ anchor
     return rows[np.lexsort((-rows, -near))[:count]]

@@ -331,13 +331,12 @@ class Recommender:
         companion: Companion | None,
     ) -> tuple[NDArray[np.float32], bool]:
         """Scores, and whether a model on trial failed to give them, so that the champion did."""
-        helped = () if companion is None else (companion,)
         trial = self._rivals.get(rival)
         if trial is None:
-            return champion.score(features, *helped), False
+            return champion.score(features, companion), False
         why = "gives scores that are no numbers"
         try:
-            scores = trial.score(features, *helped)
+            scores = trial.score(features, companion)
         except Exception as error:  # whatever it is: nobody's list may fail for a trial
             why = f"fails ({type(error).__name__}: {error})"
             scores = np.full(len(features), np.nan, np.float32)
@@ -345,7 +344,7 @@ class Recommender:
         if failed and rival not in self._failing:
             self._failing.add(rival)
             _LOG.error("model %s, on trial, %s: the champion ranks instead", rival, why)
-        return (champion.score(features, *helped) if failed else scores), failed
+        return (champion.score(features, companion) if failed else scores), failed
 
     def explain(self, impression: Event) -> Explanation:
         """Say how a list came about.

@@ -233,10 +233,6 @@ class VectorIndex:
 
         return found
 
-    def vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors of rows, shape (len(rows), dimensions); zero for rows the index does not have."""
-        return self.stored.of(rows)
-
     def save(self, directory: Path) -> None:
         """Write the index as a sealed directory that `load` maps."""
         with sealing(directory) as scratch:

@@ -45,7 +45,7 @@ def send(engine: Engine, *items: Item) -> None:
 
 def near(view: View, item_id: str, count: int = 6) -> set[str]:
     rows = np.array([view.catalogue.rows[item_id]])
-    found, _ = view.search.nearest(view.search.vectors_of(rows)[0], count, view.catalogue.available)
+    found, _ = view.search.nearest(view.search.stored.of(rows)[0], count, view.catalogue.available)
     return {view.catalogue.item_ids[row] for row in found.tolist()}
 
 
@@ -151,7 +151,7 @@ def test_views_of_another_index_go_on_with_what_changed(
         row, of = (each.catalogue.rows[item_id] for each in (view, wanted))
         assert view.catalogue.available[row] == wanted.catalogue.available[of], item_id
         vectors = (
-            each.search.vectors_of(np.array([at]))[0] for each, at in ((view, row), (wanted, of))
+            each.search.stored.of(np.array([at]))[0] for each, at in ((view, row), (wanted, of))
         )
         assert np.array_equal(*vectors), item_id
     assert near(view, "i1") == near(wanted, "i1")

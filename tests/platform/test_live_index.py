@@ -55,7 +55,7 @@ def check(snapshot: Snapshot, wanted: Vectors, seed: int, banned: frozenset[str]
     assert all(snapshot.row(item_id) == row for row, item_id in enumerate(known))
     assert wanted.keys() <= set(known)
     zero = np.zeros(DIMENSIONS, np.float32)
-    vectors = snapshot.vectors_of(np.arange(len(known)))
+    vectors = snapshot.stored.of(np.arange(len(known)))
     assert np.array_equal(vectors, np.stack([wanted.get(it, zero) for it in known]))
     query = drawn(seed)
     allowed = np.array([item_id not in banned for item_id in known])
@@ -282,7 +282,7 @@ def _survived(directory: Path, confirmed: int) -> int:
         # records, and only whole ones count.
         exact = _after(found)
         known = names(live.snapshot)
-        stored = dict(zip(known, live.snapshot.vectors_of(np.arange(len(known))), strict=True))
+        stored = dict(zip(known, live.snapshot.stored.of(np.arange(len(known))), strict=True))
         last = f"i{(found - 1) % 40}"
         assert stored.keys() == exact.keys()
         assert all(np.array_equal(stored[it], exact[it]) for it in exact if it != last)

@@ -797,7 +797,9 @@ def test_where_a_model_on_trial_fails_the_champion_ranks_and_the_list_says_so(
 ) -> None:
     ranks = RankingModel.score
 
-    def score(model: RankingModel, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def score(
+        model: RankingModel, features: NDArray[np.float32], companion: object = None
+    ) -> NDArray[np.float32]:
         if model.manifest.version == "1":
             return ranks(model, features)
         if how == "raises":
