@@ -7,7 +7,6 @@ grows, and how much slower the slowest lists are than those of an idle server.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import shutil
 import threading
@@ -24,6 +23,7 @@ from benchmarks._serving_shop import PEOPLE, name, person
 from benchmarks.figures import Figure
 from tactful.client import Client
 from tactful.errors import ClientError
+from tactful.interpreter import short_delays
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 
 _SHARE = 0.8
@@ -31,6 +31,7 @@ _SWAP_S = 10.0
 _EVENTS = 50
 _PAUSE_S = 0.25
 _MEASURE_S = 5.0
+_FULL_S = 30.0
 
 
 class _Changes(threading.Thread):
@@ -89,6 +90,9 @@ class _Changes(threading.Thread):
 def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure]:
     """Idle, at capacity, and then `minutes` at four fifths of it with everything changing.
 
+    Capacity is what eight callers that wait for their answers get while everything changes, too.
+    The changes are sent by a thread of this process, which is kept from holding the callers up.
+
     Args:
         data: from `open_shop`; a second version of its model is put there.
         minutes: how long.
@@ -101,13 +105,14 @@ def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure
         manifest = msgspec.structs.replace(read_manifest(other), version="2")
         (other / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     items = len(np.load(version_directory(models, "1") / "index" / "item_ids_ends.npy"))
-    with serving(data, workers) as served:
-        asyncio.run(closed(served.port, waiting=2, seconds=3.0))
-        idle = asyncio.run(closed(served.port, waiting=1, seconds=10.0))
-        full = asyncio.run(closed(served.port, waiting=8, seconds=10.0))
-        rate = _SHARE * len(full.answered) / full.span
+    with short_delays(), serving(data, workers) as served:
+        closed(served.port, waiting=2, seconds=3.0)
+        idle = closed(served.port, waiting=1, seconds=10.0)
         changes = _Changes(served.port, models, items)
         changes.start()
+        full = closed(served.port, waiting=8, seconds=_FULL_S)
+        rate = _SHARE * len(full.answered) / full.span
+        changes.done.clear()
         load, sizes = _loaded(served, rate, minutes * 60)
         changes.stopping.set()
         changes.join()
@@ -126,7 +131,7 @@ def _loaded(served: Served, rate: float, seconds: float) -> tuple[Load, list[flo
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
-    load = asyncio.run(opened(served.port, rate=rate, seconds=seconds))
+    load = opened(served.port, rate=rate, seconds=seconds)
     ended.set()
     watching.join()
     return load, sizes

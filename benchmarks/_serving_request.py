@@ -12,7 +12,6 @@ and that is not what a server is asked for.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import subprocess
@@ -154,7 +153,7 @@ def request_figures(data: Path, quick: bool) -> list[Figure]:
             {"bare": bare, "request": lambda: served.recommend(next(numbers))}, rounds
         )
         before, began = served.cpu_s(), time.perf_counter()
-        load = asyncio.run(closed(served.port, waiting=4, seconds=4.0 if quick else 15.0))
+        load = closed(served.port, waiting=4, seconds=4.0 if quick else 15.0)
         span, cpu_s = time.perf_counter() - began, served.cpu_s() - before
     answered = len(load.answered)
     bare_ms, request_ms = (np.array(timings[who].seconds) * 1e3 for who in ("bare", "request"))
@@ -179,7 +178,7 @@ def memory_figure(data: Path) -> Figure:
         for number in range(400):
             served.recommend(number)
         # New connections, so that both have answered.
-        load = asyncio.run(closed(served.port, waiting=8, seconds=5.0))
+        load = closed(served.port, waiting=8, seconds=5.0)
         sizes = sorted(map(private_mb, served.workers()))
         mapped = max(map(mapped_mb, served.workers()))
         keeper = private_mb(served.pid)

@@ -49,6 +49,7 @@ _SMALLEST_COMMIT = 256
 _IDLE_WAIT_S = 1.0
 _IDLE_COMMIT_S = 10.0
 _RETRY_S = 1.0
+_GIVES_WAY_S = 0.005
 
 
 class Letters:
@@ -129,6 +130,7 @@ class Follower:
         permits: Callable[[str], bool] = lambda key: True,
         commit_idle: bool = False,
         tells_time: bool = True,
+        quiet: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = now_ms,
     ) -> None:
@@ -147,6 +149,9 @@ class Follower:
             commit_idle: commit every ten seconds also while nothing comes, for passengers that act
                 by the clock: a private statistic appears on time whether or not somebody came.
             tells_time: write the time into the log when nothing comes and something waits for it.
+            quiet: set while nobody waits for an answer. A batch and a commit wait for that, for a
+                few milliseconds at most: they compute for as long as an answer takes, and one that
+                has to share the interpreter with them takes twice that.
             clock: monotonic seconds.
             wall: now in epoch milliseconds.
         """
@@ -161,6 +166,7 @@ class Follower:
         self._permits = permits
         self._commit_idle = commit_idle
         self._tells_time = tells_time and settings.clock == "wall"
+        self._quiet = quiet
         self._clock = clock
         self._wall = wall
         self._wake = threading.Event()
@@ -305,7 +311,12 @@ class Follower:
                     continue
                 self._wake.wait(max(due, 0.0) if uncommitted else _IDLE_WAIT_S)
 
+    def _give_way(self) -> None:
+        if self._quiet is not None and not (self._stopping or self.recovering):
+            self._quiet.wait(_GIVES_WAY_S)
+
     def _apply(self, records: list[tuple[int, bytes]]) -> None:
+        self._give_way()
         started = self._clock()
         with self._lock:
             applied = self._engine.apply(records)
@@ -339,6 +350,7 @@ class Follower:
 
     def _commit(self, count: int) -> bool:
         """Commit `count` records; what disk or ledger refused is tried again, none is lost."""
+        self._give_way()
         started = self._clock()
         try:
             self._letters.keep()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import AbstractContextManager
 
 _LEAST_S = 0.0003
+_LONGEST_S = 0.005
 _SHARE = 2.0
 
 
@@ -17,13 +19,18 @@ class GivingWay(AbstractContextManager[None]):
     instead of one.
     """
 
-    def __init__(self, lock: AbstractContextManager[object]) -> None:
-        """Hold `lock`."""
+    def __init__(
+        self, lock: AbstractContextManager[object], quiet: threading.Event | None = None
+    ) -> None:
+        """Hold `lock`, each time once it is `quiet`, or a few milliseconds have passed."""
         self._lock = lock
+        self._quiet = quiet
         self._since = 0.0
 
     def __enter__(self) -> None:
         """Wait for it."""
+        if self._quiet is not None:
+            self._quiet.wait(_LONGEST_S)
         self._lock.__enter__()
         self._since = time.perf_counter()
 

@@ -10,6 +10,7 @@ wait can be foreseen, since all wait for the same kind of work.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -30,6 +31,8 @@ class Turnstile:
 
     Attributes:
         waiting: how many wait now.
+        quiet: set while nobody is in it and nobody waits. What is done in the background can wait
+            for that, in threads of its own.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Turnstile:
         self._standing_s = standing_s
         self._clock = clock
         self.waiting = 0
+        self.quiet = threading.Event()
+        self.quiet.set()
         self._turn_s = 0.0
         self._began = 0.0
         self._empty_at = clock()
@@ -67,6 +72,7 @@ class Turnstile:
         """
         if not self.waiting and not self._gate.locked():
             await self._gate.acquire()
+            self.quiet.clear()
             self._empty_at = self._began = self._clock()
             return
         self._admit()
@@ -96,6 +102,8 @@ class Turnstile:
         took = self._clock() - self._began
         self._turn_s += _WEIGHT * (took - self._turn_s) if self._turn_s else took
         self._gate.release()
+        if not self.waiting:
+            self.quiet.set()
 
     def _admit(self) -> None:
         if self.waiting >= self._queue:

@@ -269,3 +269,68 @@ def test_a_pace_keeps_to_its_bounds() -> None:
     for _ in range(10):
         pace.note(pace.size, 1.0)
     assert pace.size == 16
+
+
+class OneRecord(EmptyLog):
+    """A log with a single record."""
+
+    ends: Offsets = MappingProxyType({0: 1})
+
+    def __init__(self) -> None:
+        self.reached = MappingProxyType({0: 0})
+
+    def read(self, offset: int, limit: int) -> list[tuple[int, bytes]]:
+        if offset:
+            return []
+        self.reached = MappingProxyType({0: 1})
+        return [(0, b"")]
+
+
+class Writing(CountingEngine):
+    """Writes down what it is asked for."""
+
+    def __init__(self, happened: list[str]) -> None:
+        super().__init__(enough=1)
+        self._happened = happened
+
+    def apply(self, records: list[tuple[int, bytes]]) -> Applied:
+        self._happened.append("applied")
+        return Applied()
+
+    def commit(self) -> None:
+        self._happened.append("committed")
+        super().commit()
+
+
+class NeverQuiet(threading.Event):
+    """Writes down that it was waited for."""
+
+    def __init__(self, happened: list[str]) -> None:
+        super().__init__()
+        self._happened = happened
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        assert timeout < 0.1
+        self._happened.append("gave way")
+        return super().wait(timeout)
+
+
+def test_batches_and_commits_give_way_to_answers_but_are_done() -> None:
+    happened: list[str] = []
+    engine = Writing(happened)
+    follower = Follower(
+        OneRecord(),
+        engine,  # type: ignore[arg-type]
+        threading.Lock(),
+        EngineSettings(commit_ms=1),
+        Metrics(CollectorRegistry()),
+        progressed=lambda: None,
+        append=lambda entries: None,
+        quiet=NeverQuiet(happened),
+    )
+    follower._goal = {0: 0}  # nothing is to be recovered
+    follower.start()
+    assert engine.reached.wait(60)
+    follower.stop()
+    assert happened[:4] == ["gave way", "applied", "gave way", "committed"]
