@@ -62,6 +62,13 @@ class KnowsPeople(Protocol):
         """Key of the person whom ``device:<device_id>`` stands for at a time."""
 
 
+class ReadsLate(Protocol):
+    """A feature engine that reads a feature when it is asked for."""
+
+    def read_late(self, entity: str, key: str, at: int) -> Values:
+        """As `FeatureSource.read`, to be used before the engine goes on."""
+
+
 class ReadsPlaced(Protocol):
     """A feature engine that remembers where it finds what has a place with the reader."""
 
@@ -82,7 +89,8 @@ class Situation:
 
     Attributes:
         at: the moment, epoch milliseconds.
-        user: features of the person by name; empty when nobody is named.
+        user: features of the person by name, to be used before the engine goes on; empty when
+            nobody is named.
         session: catalogue rows of this visit's items, newest first.
         history: catalogue rows of the person's latest other items, newest first, each once.
         properties: what the shop knows of the person; empty where nobody keeps it.
@@ -129,7 +137,7 @@ def observe(
     Returns:
         The situation.
     """
-    user: Values = source.read("user", subject, at) if subject is not None else {}
+    user: Values = _read_late(source, subject, at) if subject is not None else {}
     visit: Values = source.read("session", session_id, at) if session_id is not None else {}
     visited = [item for item, _ in visit.get("session_items", ())]
     recent = [item for item, _ in user.get("recent_items", ())]
@@ -148,6 +156,13 @@ def observe(
         history=history,
         properties={} if subject is None else described(source, subject, at),
     )
+
+
+def _read_late(source: FeatureSource, subject: str, at: int) -> Values:
+    """Features of a person: what a search begins with first, the others while it goes on."""
+    if hasattr(source, "read_late"):
+        return cast(ReadsLate, source).read_late("user", subject, at)
+    return source.read("user", subject, at)
 
 
 def read_placed(

@@ -223,6 +223,7 @@ class Engine:
         }
         self._cuts = Cuts(definitions.features if on_fired else (), allowed_lateness_ms)
         self._operators = make_operators(definitions)
+        self._operated = {operator.entity for operator in self._operators}
         self._emits = emitted_types(definitions)
         self._plan = Plan(self._tables, self._operators)
         self._dedupe = Deduplicator(store, dedupe_days)
@@ -353,6 +354,17 @@ class Engine:
             if operator.entity == entity:
                 values[operator.name] = operator.read(key, at)
         return values
+
+    def read_late(self, entity: str, key: str, at: int) -> Mapping[str, Value]:
+        """As :meth:`read`, each feature when it is asked for, where that can wait.
+
+        For whoever needs one of them first of all. What it gives is to be used before anything
+        else is applied.
+        """
+        table = self._table(entity)
+        if table is None or self._missing or entity in self._operated:
+            return self.read(entity, key, at)
+        return table.read_late(self.resolve(key, at) if entity == "user" else key, at)
 
     def read_columns(
         self, entity: str, keys: Sequence[str], names: Sequence[str], at: int

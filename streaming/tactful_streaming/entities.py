@@ -23,7 +23,7 @@ from tactful_streaming.kept_kernel import load_taking
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import Selection
 from tactful_streaming.placed_rows import PlacedRows, Placing, rows_of_numbered
-from tactful_streaming.views import View
+from tactful_streaming.views import LateValues, View
 
 Loader = Callable[[Sequence[str]], Sequence[bytes | None]]
 """Gives the stored packed state of entities; None for one that has none."""
@@ -188,13 +188,17 @@ class EntityTable:
 
     def read(self, key: str, at: int) -> dict[str, Value]:
         """All features of `key` at time `at`; of a key nobody has seen, zeros."""
+        return dict(self.read_late(key, at))
+
+    def read_late(self, key: str, at: int) -> LateValues:
+        """As :meth:`read`, each feature when it is asked for, which is before anything changes."""
         row = self._rows.get(key)
         if row is None:
             table = self._fetched([key])
             if table is not None:
-                return table.read(key, at)
+                return table.read_late(key, at)
             row = _NOBODY
-        return {name: view.read(row, at) for name, view in self._views.items()}
+        return LateValues(self._views, row, at)
 
     def read_columns(self, keys: Sequence[str], names: Sequence[str], at: int) -> Floats:
         """Numbers of many keys at time `at`; shape ``(len(keys), len(names))``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -134,3 +134,35 @@ class View:
         if self.feature.aggregate == "distinct":
             return float(len(counts))
         return most_frequent(counts, self.feature)
+
+
+class LateValues(Mapping[str, Value]):
+    """The features of one row at a time, each read when it is asked for first.
+
+    They are those of that time as long as nothing is applied.
+    """
+
+    def __init__(self, views: Mapping[str, View], row: int, at: int) -> None:
+        """Read nothing yet."""
+        self._views = views
+        self._row = row
+        self._at = at
+        self._values: dict[str, Value] = {}
+
+    def __getitem__(self, name: str) -> Value:
+        """The value of a feature.
+
+        Raises:
+            KeyError: if there is no such feature.
+        """
+        if name not in self._values:
+            self._values[name] = self._views[name].read(self._row, self._at)
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the features."""
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        """How many features there are."""
+        return len(self._views)

@@ -20,6 +20,7 @@ from tactful_streaming import (
     encode_entry,
     load_definitions,
 )
+from tactful_streaming.views import View
 
 NOW = 1_700_000_000_000
 CATALOGUE = Catalogue(
@@ -110,6 +111,41 @@ def test_a_stranger_is_not_known(engine: Engine) -> None:
     found = observe(engine, CATALOGUE, subject="stranger", session_id="new", at=NOW)
 
     assert (found.session, found.history, found.known) == ([], [], False)
+
+
+def test_of_a_person_nothing_is_read_before_it_is_asked_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see(engine, ("a", "add_to_cart", {"user_id": "u"}))
+    whole = engine.read("user", "u", NOW)
+    asked, read = [], View.read
+
+    def noted(view: View, row: int, at: int) -> Any:
+        asked.append(view.feature.name)
+        return read(view, row, at)
+
+    monkeypatch.setattr(View, "read", noted)
+
+    found = observe(engine, CATALOGUE, subject="u", session_id=None, at=NOW)
+    assert (names(found.history), asked) == ("a", ["recent_items"])
+    for _ in range(2):
+        assert found.grouped("taken_364d") == whole["taken_364d"]
+    assert asked == ["recent_items", "taken_364d"]
+    assert found.user == whole
+
+
+def test_a_source_that_reads_all_at_once_is_enough(engine: Engine) -> None:
+    see(engine, ("a", "add_to_cart", {"user_id": "u"}))
+
+    class Whole:
+        def read(self, entity: str, key: str, at: int) -> Any:
+            return engine.read(entity, key, at)
+
+    whole: Any = Whole()
+    found = observe(whole, CATALOGUE, subject="u", session_id=None, at=NOW)
+
+    assert names(found.history) == "a"
+    assert found.user == observe(engine, CATALOGUE, subject="u", session_id=None, at=NOW).user
 
 
 def test_silence_ages_what_is_seen(engine: Engine) -> None:

@@ -129,6 +129,7 @@ def test_a_backfilled_state_is_that_of_a_rebuild(tmp_path: Path, lateness: int) 
         nothing = Engine(NEW, MemoryState()).read("user", "u1", engine.watermark)
         read = engine.read("user", "u1", engine.watermark)
         assert all(read[name] == nothing[name] for name in RECOMPUTED & read.keys())
+        assert engine.read_late("user", "u1", engine.watermark) == read
         users = [engine.read("user", f"u{n}", engine.watermark) for n in range(30)]
         assert any(user["categories"] for user in users)
 

@@ -50,6 +50,7 @@ def compare(engine: Engine, oracle: Oracle, at: int) -> int:
         keys = sorted(key for name, key in oracle.kept if name == feature.name)
         expected = [oracle.read(feature, key, at) for key in keys]
         assert expected == [engine.read(feature.entity, key, at)[feature.name] for key in keys]
+        assert expected == [engine.read_late(feature.entity, key, at)[feature.name] for key in keys]
         if feature.group_by is None and feature.aggregate != "last_n":
             columns = engine.read_columns(feature.entity, keys, [feature.name], at)
             assert expected == columns[:, 0].tolist()

@@ -90,6 +90,7 @@ def test_a_sequence_is_read_beside_the_features_and_a_tick_completes_it() -> Non
     assert engine.read("user", "u", due)["browsed"] == 0
     engine.apply([(4, encode_entry(Tick(timestamp=due + 1000)))])
     assert engine.read("user", "u", due)["browsed"] == START + 1
+    assert engine.read_late("user", "u", due) == engine.read("user", "u", due)
     assert engine.outbox() == []  # not before it is committed
     engine.commit()
     (action,) = engine.outbox()
