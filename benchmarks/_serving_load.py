@@ -112,7 +112,7 @@ def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure
         changes.start()
         full = closed(served.port, waiting=8, seconds=_FULL_S)
         rate = _SHARE * len(full.answered) / full.span
-        changes.done.clear()
+        changes.done = Counter(failed=changes.done["failed"])  # which counts at any time
         load, sizes = _loaded(served, rate, minutes * 60)
         changes.stopping.set()
         changes.join()

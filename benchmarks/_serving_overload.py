@@ -131,8 +131,11 @@ def opened(port: int, *, rate: float, seconds: float, seed: int = 1) -> Load:
 
 def _run(work: Coroutine[None, None, None]) -> None:
     """Run on a loop that wakes up when it is due: that of epoll does so at whole milliseconds."""
-    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+
+    def loop() -> asyncio.AbstractEventLoop:
+        return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+    with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(work)
 
 

@@ -49,7 +49,6 @@ _SMALLEST_COMMIT = 256
 _IDLE_WAIT_S = 1.0
 _IDLE_COMMIT_S = 10.0
 _RETRY_S = 1.0
-_GIVES_WAY_S = 0.005
 
 
 class Letters:
@@ -130,7 +129,7 @@ class Follower:
         permits: Callable[[str], bool] = lambda key: True,
         commit_idle: bool = False,
         tells_time: bool = True,
-        quiet: threading.Event | None = None,
+        give_way: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = now_ms,
     ) -> None:
@@ -149,9 +148,7 @@ class Follower:
             commit_idle: commit every ten seconds also while nothing comes, for passengers that act
                 by the clock: a private statistic appears on time whether or not somebody came.
             tells_time: write the time into the log when nothing comes and something waits for it.
-            quiet: set while nobody waits for an answer. A batch and a commit wait for that, for a
-                few milliseconds at most: they compute for as long as an answer takes, and one that
-                has to share the interpreter with them takes twice that.
+            give_way: waits for those who answer, not for long; called before a batch and a commit.
             clock: monotonic seconds.
             wall: now in epoch milliseconds.
         """
@@ -166,7 +163,7 @@ class Follower:
         self._permits = permits
         self._commit_idle = commit_idle
         self._tells_time = tells_time and settings.clock == "wall"
-        self._quiet = quiet
+        self._give_way = give_way
         self._clock = clock
         self._wall = wall
         self._wake = threading.Event()
@@ -311,12 +308,12 @@ class Follower:
                     continue
                 self._wake.wait(max(due, 0.0) if uncommitted else _IDLE_WAIT_S)
 
-    def _give_way(self) -> None:
-        if self._quiet is not None and not (self._stopping or self.recovering):
-            self._quiet.wait(_GIVES_WAY_S)
+    def _let_answers_pass(self) -> None:
+        if not (self._stopping or self.recovering):
+            self._give_way()
 
     def _apply(self, records: list[tuple[int, bytes]]) -> None:
-        self._give_way()
+        self._let_answers_pass()
         started = self._clock()
         with self._lock:
             applied = self._engine.apply(records)
@@ -350,7 +347,7 @@ class Follower:
 
     def _commit(self, count: int) -> bool:
         """Commit `count` records; what disk or ledger refused is tried again, none is lost."""
-        self._give_way()
+        self._let_answers_pass()
         started = self._clock()
         try:
             self._letters.keep()

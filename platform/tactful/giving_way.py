@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 _LEAST_S = 0.0003
-_LONGEST_S = 0.005
 _SHARE = 2.0
 
 
@@ -20,17 +19,16 @@ class GivingWay(AbstractContextManager[None]):
     """
 
     def __init__(
-        self, lock: AbstractContextManager[object], quiet: threading.Event | None = None
+        self, lock: AbstractContextManager[object], give_way: Callable[[], None] = lambda: None
     ) -> None:
-        """Hold `lock`, each time once it is `quiet`, or a few milliseconds have passed."""
+        """Hold `lock`, each time after `give_way` has waited for those who answer."""
         self._lock = lock
-        self._quiet = quiet
+        self._give_way = give_way
         self._since = 0.0
 
     def __enter__(self) -> None:
         """Wait for it."""
-        if self._quiet is not None:
-            self._quiet.wait(_LONGEST_S)
+        self._give_way()
         self._lock.__enter__()
         self._since = time.perf_counter()
 

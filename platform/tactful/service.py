@@ -209,7 +209,7 @@ class Platform:
             permits=lambda key: Purpose.MARKETING in self.permissions.of_key(key),
             commit_idle=statistics is not None,
             tells_time=settings.statistics.clock == "wall",
-            quiet=self._turnstile.quiet,
+            give_way=self._turnstile.give_way,
         )
         self.door = Door(
             ends=backend.ends,
@@ -392,7 +392,7 @@ class Platform:
     @property
     def giving_way(self) -> GivingWay:
         """The engine's lock, as work in the background takes it."""
-        return GivingWay(self.lock, self._turnstile.quiet)
+        return GivingWay(self.lock, self._turnstile.give_way)
 
     def health(self) -> Health:
         """Whether it is ready for traffic, and if not, why.

@@ -20,6 +20,7 @@ from tactful.problems import ProblemError
 _STANDING_AFTER_S = 0.1
 _CALM_AFTER_S = 1.0
 _WEIGHT = 0.1
+_GIVES_WAY_S = 0.005
 
 
 class Turnstile:
@@ -31,8 +32,7 @@ class Turnstile:
 
     Attributes:
         waiting: how many wait now.
-        quiet: set while nobody is in it and nobody waits. What is done in the background can wait
-            for that, in threads of its own.
+        quiet: set while nobody is in it and nobody waits.
     """
 
     def __init__(
@@ -86,6 +86,8 @@ class Turnstile:
             self.waiting -= 1
             if not self.waiting:
                 self._empty_at = self._clock()
+                if not self._gate.locked():  # who had the turn left before this one was gone
+                    self.quiet.set()
         self._began = self._clock()
 
     async def __aexit__(
@@ -96,6 +98,14 @@ class Turnstile:
     ) -> None:
         """Let the next one through in the loop's next round, before which it reads its sockets."""
         asyncio.get_running_loop().call_soon(self._release)
+
+    def give_way(self) -> None:
+        """Wait, in a thread of the background, until it is quiet; a few milliseconds at most.
+
+        What is done there computes for as long as an answer takes, and an answer that has to share
+        the interpreter with it takes twice that.
+        """
+        self.quiet.wait(_GIVES_WAY_S)
 
     def _release(self) -> None:
         # Reading the sockets is part of a turn: those in the queue wait for it, too.

@@ -188,17 +188,23 @@ class EntityTable:
 
     def read(self, key: str, at: int) -> dict[str, Value]:
         """All features of `key` at time `at`; of a key nobody has seen, zeros."""
-        return dict(self.read_late(key, at))
+        table, row = self._found(key)
+        return {name: view.read(row, at) for name, view in table._views.items()}
 
     def read_late(self, key: str, at: int) -> LateValues:
         """As :meth:`read`, each feature when it is asked for, which is before anything changes."""
+        table, row = self._found(key)
+        return LateValues(table._views, row, at)
+
+    def _found(self, key: str) -> tuple[EntityTable, int]:
+        """The table and the row to read `key` from."""
         row = self._rows.get(key)
         if row is None:
             table = self._fetched([key])
             if table is not None:
-                return table.read_late(key, at)
+                return table._found(key)
             row = _NOBODY
-        return LateValues(self._views, row, at)
+        return self, row
 
     def read_columns(self, keys: Sequence[str], names: Sequence[str], at: int) -> Floats:
         """Numbers of many keys at time `at`; shape ``(len(keys), len(names))``.

@@ -302,20 +302,6 @@ class Writing(CountingEngine):
         super().commit()
 
 
-class NeverQuiet(threading.Event):
-    """Writes down that it was waited for."""
-
-    def __init__(self, happened: list[str]) -> None:
-        super().__init__()
-        self._happened = happened
-
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        assert timeout < 0.1
-        self._happened.append("gave way")
-        return super().wait(timeout)
-
-
 def test_batches_and_commits_give_way_to_answers_but_are_done() -> None:
     happened: list[str] = []
     engine = Writing(happened)
@@ -327,7 +313,7 @@ def test_batches_and_commits_give_way_to_answers_but_are_done() -> None:
         Metrics(CollectorRegistry()),
         progressed=lambda: None,
         append=lambda entries: None,
-        quiet=NeverQuiet(happened),
+        give_way=lambda: happened.append("gave way"),
     )
     follower._goal = {0: 0}  # nothing is to be recovered
     follower.start()

@@ -42,24 +42,15 @@ def test_the_lock_is_free_after_an_error() -> None:
     assert not lock.locked()
 
 
-class _Busy(threading.Event):
-    """Says what happened while it was waited for."""
-
-    def __init__(self, happened: list[str]) -> None:
-        super().__init__()
-        self._happened = happened
-
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        assert timeout < 0.1
-        self._happened.append("waited")
-        return super().wait(timeout)
-
-
-def test_who_is_never_quiet_is_waited_for_but_not_for_ever() -> None:
+def test_others_are_given_way_to_before_the_lock_is_taken() -> None:
     happened: list[str] = []
     lock = threading.Lock()
-    with GivingWay(lock, _Busy(happened)):
+
+    def give_way() -> None:
+        assert not lock.locked()
+        happened.append("waited")
+
+    with GivingWay(lock, give_way):
         happened.append("held")
     assert happened == ["waited", "held"]
     assert not lock.locked()

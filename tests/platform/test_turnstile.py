@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import selectors
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,3 +201,52 @@ def test_it_is_quiet_again_after_one_that_was_refused_while_waiting(
     loop.run_until_complete(both())
     assert (len(load.answered), len(load.refused)) == (1, 1)
     assert turnstile.quiet.is_set()
+
+
+def test_it_is_quiet_again_after_one_that_went_away_when_its_turn_came(
+    loop: asyncio.SelectorEventLoop,
+) -> None:
+    turnstile = make(loop)
+
+    async def wait() -> None:
+        async with turnstile:
+            await asyncio.sleep(TURN_S)
+
+    async def all_of_it() -> None:
+        first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
+        release = turnstile._release
+
+        def release_and_leave() -> None:
+            release()
+            second.cancel()
+
+        turnstile._release = release_and_leave  # type: ignore[method-assign]
+        await asyncio.gather(first, second, return_exceptions=True)
+        assert (first.cancelled(), second.cancelled()) == (False, True)
+
+    loop.run_until_complete(all_of_it())
+    assert turnstile.waiting == 0
+    assert turnstile.quiet.is_set()
+
+
+class NeverQuiet(threading.Event):
+    """Writes down how long it was waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return super().wait(timeout)
+
+
+def test_who_is_never_quiet_is_given_way_to_but_not_for_ever(
+    loop: asyncio.SelectorEventLoop,
+) -> None:
+    turnstile = make(loop)
+    turnstile.quiet = NeverQuiet()
+    turnstile.give_way()
+    (timeout,) = turnstile.quiet.waits
+    assert timeout is not None
+    assert timeout < 0.1
