@@ -27,6 +27,7 @@ import msgspec
 from tactful.asgi import Call, Endpoint
 from tactful.caps import Shown
 from tactful.endpoints import ENDPOINTS
+from tactful.giving_way import GivingWay
 from tactful.interpreter import keep_what_is, short_delays
 from tactful.item_feed import ChangeList
 from tactful.link import (
@@ -117,7 +118,7 @@ class Keeper:
         has the same row everywhere.
         """
         self._changes.look(self._platform.lock)
-        self._platform.recommender.refresh(self._platform.giving_way)
+        self._platform.recommender.refresh(GivingWay(self._platform.lock))
         self._changes.publish()
 
     def at_once(self, question: Question) -> Any:

@@ -129,7 +129,6 @@ class Follower:
         permits: Callable[[str], bool] = lambda key: True,
         commit_idle: bool = False,
         tells_time: bool = True,
-        give_way: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = now_ms,
     ) -> None:
@@ -148,7 +147,6 @@ class Follower:
             commit_idle: commit every ten seconds also while nothing comes, for passengers that act
                 by the clock: a private statistic appears on time whether or not somebody came.
             tells_time: write the time into the log when nothing comes and something waits for it.
-            give_way: waits for those who answer, not for long; called before a batch and a commit.
             clock: monotonic seconds.
             wall: now in epoch milliseconds.
         """
@@ -163,7 +161,6 @@ class Follower:
         self._permits = permits
         self._commit_idle = commit_idle
         self._tells_time = tells_time and settings.clock == "wall"
-        self._give_way = give_way
         self._clock = clock
         self._wall = wall
         self._wake = threading.Event()
@@ -308,12 +305,7 @@ class Follower:
                     continue
                 self._wake.wait(max(due, 0.0) if uncommitted else _IDLE_WAIT_S)
 
-    def _let_answers_pass(self) -> None:
-        if not (self._stopping or self.recovering):
-            self._give_way()
-
     def _apply(self, records: list[tuple[int, bytes]]) -> None:
-        self._let_answers_pass()
         started = self._clock()
         with self._lock:
             applied = self._engine.apply(records)
@@ -347,7 +339,6 @@ class Follower:
 
     def _commit(self, count: int) -> bool:
         """Commit `count` records; what disk or ledger refused is tried again, none is lost."""
-        self._let_answers_pass()
         started = self._clock()
         try:
             self._letters.keep()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 _LEAST_S = 0.0003
@@ -18,17 +17,13 @@ class GivingWay(AbstractContextManager[None]):
     instead of one.
     """
 
-    def __init__(
-        self, lock: AbstractContextManager[object], give_way: Callable[[], None] = lambda: None
-    ) -> None:
-        """Hold `lock`, each time after `give_way` has waited for those who answer."""
+    def __init__(self, lock: AbstractContextManager[object]) -> None:
+        """Hold `lock`."""
         self._lock = lock
-        self._give_way = give_way
         self._since = 0.0
 
     def __enter__(self) -> None:
         """Wait for it."""
-        self._give_way()
         self._lock.__enter__()
         self._since = time.perf_counter()
 

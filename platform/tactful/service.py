@@ -192,11 +192,6 @@ class Platform:
             allows=self._measures,
         )
         self._visible = Visible(lambda: self._follower.applied, backend.shared)
-        self._turnstile = Turnstile(
-            queue=server.recommend_queue,
-            wait_s=server.recommend_wait_s,
-            standing_s=server.recommend_standing_s,
-        )
         self._follower = Follower(
             backend.followed,
             backend.engine,
@@ -209,7 +204,6 @@ class Platform:
             permits=lambda key: Purpose.MARKETING in self.permissions.of_key(key),
             commit_idle=statistics is not None,
             tells_time=settings.statistics.clock == "wall",
-            give_way=self._turnstile.give_way,
         )
         self.door = Door(
             ends=backend.ends,
@@ -252,6 +246,11 @@ class Platform:
             self._retention = Retention(
                 settings, log, models=model_log, metadata=database, clock=clock
             )
+        self._turnstile = Turnstile(
+            queue=server.recommend_queue,
+            wait_s=server.recommend_wait_s,
+            standing_s=server.recommend_standing_s,
+        )
         self._follow: Callable[[], None] = lambda: None
         self._status = "starting"
         self._current = False
@@ -357,7 +356,7 @@ class Platform:
         Args:
             refresh: follows models and items, in a thread; None: the recommender does.
         """
-        self._follow = refresh or partial(self.recommender.refresh, self.giving_way)
+        self._follow = refresh or partial(self.recommender.refresh, GivingWay(self.lock))
         self._lists.begin()
         self._follower.start()
         await self._take_in()
@@ -388,11 +387,6 @@ class Platform:
     def position(self) -> Position:
         """Log position up to which everything is visible."""
         return self.backend.show(self._visible.offsets)
-
-    @property
-    def giving_way(self) -> GivingWay:
-        """The engine's lock, as work in the background takes it."""
-        return GivingWay(self.lock, self._turnstile.give_way)
 
     def health(self) -> Health:
         """Whether it is ready for traffic, and if not, why.

@@ -10,7 +10,6 @@ wait can be foreseen, since all wait for the same kind of work.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -20,7 +19,6 @@ from tactful.problems import ProblemError
 _STANDING_AFTER_S = 0.1
 _CALM_AFTER_S = 1.0
 _WEIGHT = 0.1
-_GIVES_WAY_S = 0.005
 
 
 class Turnstile:
@@ -32,7 +30,6 @@ class Turnstile:
 
     Attributes:
         waiting: how many wait now.
-        quiet: set while nobody is in it and nobody waits.
     """
 
     def __init__(
@@ -57,8 +54,6 @@ class Turnstile:
         self._standing_s = standing_s
         self._clock = clock
         self.waiting = 0
-        self.quiet = threading.Event()
-        self.quiet.set()
         self._turn_s = 0.0
         self._began = 0.0
         self._empty_at = clock()
@@ -72,7 +67,6 @@ class Turnstile:
         """
         if not self.waiting and not self._gate.locked():
             await self._gate.acquire()
-            self.quiet.clear()
             self._empty_at = self._began = self._clock()
             return
         self._admit()
@@ -86,8 +80,6 @@ class Turnstile:
             self.waiting -= 1
             if not self.waiting:
                 self._empty_at = self._clock()
-                if not self._gate.locked():  # who had the turn left before this one was gone
-                    self.quiet.set()
         self._began = self._clock()
 
     async def __aexit__(
@@ -99,21 +91,11 @@ class Turnstile:
         """Let the next one through in the loop's next round, before which it reads its sockets."""
         asyncio.get_running_loop().call_soon(self._release)
 
-    def give_way(self) -> None:
-        """Wait, in a thread of the background, until it is quiet; a few milliseconds at most.
-
-        What is done there computes for as long as an answer takes, and an answer that has to share
-        the interpreter with it takes twice that.
-        """
-        self.quiet.wait(_GIVES_WAY_S)
-
     def _release(self) -> None:
         # Reading the sockets is part of a turn: those in the queue wait for it, too.
         took = self._clock() - self._began
         self._turn_s += _WEIGHT * (took - self._turn_s) if self._turn_s else took
         self._gate.release()
-        if not self.waiting:
-            self.quiet.set()
 
     def _admit(self) -> None:
         if self.waiting >= self._queue:

@@ -40,17 +40,3 @@ def test_the_lock_is_free_after_an_error() -> None:
     with pytest.raises(ValueError, match="planted"), GivingWay(lock):
         raise ValueError("planted")
     assert not lock.locked()
-
-
-def test_others_are_given_way_to_before_the_lock_is_taken() -> None:
-    happened: list[str] = []
-    lock = threading.Lock()
-
-    def give_way() -> None:
-        assert not lock.locked()
-        happened.append("waited")
-
-    with GivingWay(lock, give_way):
-        happened.append("held")
-    assert happened == ["waited", "held"]
-    assert not lock.locked()

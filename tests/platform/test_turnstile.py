@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import selectors
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,88 +164,3 @@ def test_nobody_waits_longer_than_allowed_or_keeps_the_turn_by_leaving(
     assert load.refused == [pytest.approx(0.5)]
     assert load.answered == [pytest.approx(TURN_S)]
     assert turnstile.waiting == 0
-
-
-def test_it_is_quiet_only_while_nobody_is_in_it_or_waits(loop: asyncio.SelectorEventLoop) -> None:
-    turnstile = make(loop)
-    seen: list[tuple[str, bool]] = []
-
-    async def take(name: str) -> None:
-        async with turnstile:
-            seen.append((name, turnstile.quiet.is_set()))
-            await asyncio.sleep(TURN_S)
-        seen.append((f"{name} left", turnstile.quiet.is_set()))
-
-    async def all_of_them() -> None:
-        assert turnstile.quiet.is_set()
-        await asyncio.gather(*(take(name) for name in "abc"))
-        await asyncio.sleep(TURN_S)
-        assert turnstile.quiet.is_set()
-
-    loop.run_until_complete(all_of_them())
-    assert {name for name, _ in seen} == {"a", "b", "c", "a left", "b left", "c left"}
-    assert not any(quiet for _, quiet in seen)
-
-
-def test_it_is_quiet_again_after_one_that_was_refused_while_waiting(
-    loop: asyncio.SelectorEventLoop,
-) -> None:
-    turnstile = make(loop, wait_s=TURN_S)
-    load = Load()
-
-    async def both() -> None:
-        await asyncio.gather(*(ask(turnstile, load, 5 * TURN_S) for _ in range(2)))
-        await asyncio.sleep(TURN_S)
-
-    loop.run_until_complete(both())
-    assert (len(load.answered), len(load.refused)) == (1, 1)
-    assert turnstile.quiet.is_set()
-
-
-def test_it_is_quiet_again_after_one_that_went_away_when_its_turn_came(
-    loop: asyncio.SelectorEventLoop,
-) -> None:
-    turnstile = make(loop)
-
-    async def wait() -> None:
-        async with turnstile:
-            await asyncio.sleep(TURN_S)
-
-    async def all_of_it() -> None:
-        first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
-        release = turnstile._release
-
-        def release_and_leave() -> None:
-            release()
-            second.cancel()
-
-        turnstile._release = release_and_leave  # type: ignore[method-assign]
-        await asyncio.gather(first, second, return_exceptions=True)
-        assert (first.cancelled(), second.cancelled()) == (False, True)
-
-    loop.run_until_complete(all_of_it())
-    assert turnstile.waiting == 0
-    assert turnstile.quiet.is_set()
-
-
-class NeverQuiet(threading.Event):
-    """Writes down how long it was waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[float | None] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout)
-        return super().wait(timeout)
-
-
-def test_who_is_never_quiet_is_given_way_to_but_not_for_ever(
-    loop: asyncio.SelectorEventLoop,
-) -> None:
-    turnstile = make(loop)
-    turnstile.quiet = NeverQuiet()
-    turnstile.give_way()
-    (timeout,) = turnstile.quiet.waits
-    assert timeout is not None
-    assert timeout < 0.1
