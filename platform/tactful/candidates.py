@@ -20,6 +20,7 @@ from tactful.plain_values import is_whole_number
 from tactful.recall import CHANNELS, RecallIndex, direction
 from tactful.scores import Scores, kernels
 from tactful.situation import FeatureSource, Situation, read_placed
+from tactful.spare_room import lengthened
 from tactful.stored_vectors import RowVectors, StoredVectors
 from tactful.vector_index import Nearest
 
@@ -31,6 +32,7 @@ SOLD = ("sold_7d", "sold_28d", "sold_84d")
 
 _PART = 4_096
 _REACH = 8
+_NOWHERE = np.iinfo(np.int32).max
 _NO_CHANNEL = np.zeros(0, np.int8)
 
 
@@ -116,7 +118,8 @@ class Popularity:
 
     Attributes:
         rows: available rows, the most popular first.
-        places: place of each row in `rows`, its length where it is not there, shape (n_items,).
+        places: place of each row in `rows`, its length or more where it is not there, shape
+            (n_items,).
     """
 
     rows: NDArray[np.int64]
@@ -125,16 +128,32 @@ class Popularity:
     @classmethod
     def of(cls, rows: NDArray[np.int64], count: int) -> Popularity:
         """From rows in order, out of `count` rows."""
-        places = np.full(count, len(rows), np.int32)
+        places = np.full(count, _NOWHERE, np.int32)
         places[rows] = np.arange(len(rows), dtype=np.int32)
         return cls(rows, places)
 
-    def grown(self, available: NDArray[np.bool_]) -> Popularity:
-        """With the rows that are available now and were not counted yet at the end."""
-        places = np.full(len(available), len(self.rows), np.int32)
-        places[: len(self.places)] = self.places
-        added = np.flatnonzero(available & (places == len(self.rows)))
-        return Popularity.of(np.concatenate([self.rows, added]), len(available))
+    def grown(
+        self, available: NDArray[np.bool_], rows: NDArray[np.int64] | None = None
+    ) -> Popularity:
+        """With the rows that are available now and were not counted yet at the end.
+
+        It shares memory with this one, which stays as it is. Only the latest may grow further.
+
+        Args:
+            available: of all rows.
+            rows: ascending, those that may have come or changed; None for all.
+        """
+        fresh = np.full(len(available) - len(self.places), _NOWHERE, np.int32)
+        places = lengthened(self.places, fresh)
+        rows = np.arange(len(available)) if rows is None else rows
+        added = rows[available[rows] & (places[rows] >= len(self.rows))]
+        found = lengthened(self.rows, added)
+        places[added] = np.arange(len(self.rows), len(found), dtype=np.int32)
+        return Popularity(found, places)
+
+    def places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Their places among all, the first behind them for those that are not there."""
+        return np.minimum(self.places[rows], np.int32(len(self.rows)))
 
     def first(self, allowed: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
         """The `count` most popular of the allowed rows."""

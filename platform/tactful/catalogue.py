@@ -9,7 +9,7 @@ from typing import TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.item_columns import ItemColumns, Rows
+from tactful.item_columns import ItemColumns
 from tactful.item_ids import ItemIds
 from tactful_streaming import Item
 
@@ -168,7 +168,7 @@ class Places:
 
 
 class Catalogue:
-    """Items as columns, immutable once made.
+    """Items as columns, immutable once made, unless it is updated in its place.
 
     The rows of the recall index come first and in its order, so a row of the index is a row of the
     catalogue; then come the items that the index learned of since, in its order; the others follow
@@ -215,18 +215,27 @@ class Catalogue:
         )
         lookup = CatalogueRows(ids, rows)
         self._fill(ids, others, lookup, columns, categories, campaigns)
+        self.in_campaign: NDArray[np.int64] = np.flatnonzero(columns.campaign >= 0)
         self.item_places = Places(self.item_ids.of_rows, self.rows.row)
         self.category_places = Places(self._categories_at, self.category_numbers.get)
 
     def updated(
-        self, known: Sequence[str], changed: Sequence[Item], *, then: Sequence[str] = ()
+        self,
+        known: Sequence[str],
+        changed: Sequence[Item],
+        *,
+        then: Sequence[str] = (),
+        in_place: bool = False,
     ) -> Catalogue | None:
-        """The catalogue after some items changed, at the cost of the changes.
+        """The catalogue after some items changed.
 
         Args:
             known: item ids of the recall index now; those of before, and maybe more behind them.
             changed: the new descriptions.
             then: ids of the further rows now.
+            in_place: take what changed into the columns of this one, at the cost of the changes:
+                its rows say the same from then on, and only the new one may be updated further.
+                Nobody may read it meanwhile.
 
         Returns:
             The catalogue; None if rows would move, and all has to be laid out anew.
@@ -244,8 +253,12 @@ class Catalogue:
         found = _found(ids, changed)
         fresh = {item.item_id for item, row in found if row is None}
         others = (*then, *sorted(fresh.difference(then)))
-        held = slice(len(self))
-        return self._made(ids, others, found, held, held, stays=True)
+        count = len(ids) + len(others)
+        if in_place:
+            columns = self._columns.lengthened(count)
+        else:
+            columns = self._columns.placed(count, slice(len(self)), slice(len(self)))
+        return self._made(ids, others, found, columns, stays=True)
 
     def moved(
         self, known: Sequence[str], changed: Sequence[Item] = (), *, then: Sequence[str] = ()
@@ -270,34 +283,36 @@ class Catalogue:
         rows[left] = [places[item_id] for item_id in left_ids]
         kept = np.flatnonzero((rows >= 0) & self.described)
         stays = np.array_equal(rows, np.arange(len(self)))
-        return self._made(ids, others, found, rows[kept], kept, stays=stays)
+        columns = self._columns.placed(len(ids) + len(others), rows[kept], kept)
+        return self._made(ids, others, found, columns, stays=stays)
 
     def _made(
         self,
         ids: ItemIds,
         others: tuple[str, ...],
         changed: Sequence[tuple[Item, int | None]],
-        to: Rows,
-        held: Rows,
+        columns: ItemColumns,
         *,
         stays: bool,
     ) -> Catalogue:
-        """A catalogue of the `held` rows of this one and of what changed; `stays`: no row moves."""
+        """A catalogue of what this one has in `columns` and what changed; `stays`: no row moves."""
         places = {item_id: row for row, item_id in enumerate(others, len(ids))}
         lookup = CatalogueRows(ids, places, self.rows._remembered if stays else None)
-        columns = self._columns.placed(len(lookup), to, held)
         categories, campaigns = dict(self.category_numbers), dict(self.campaign_numbers)
-        columns.describe(
-            ((places[item.item_id] if row is None else row, item) for item, row in changed),
-            categories,
-            campaigns,
-        )
+        described = [
+            (places[item.item_id] if row is None else row, item) for item, row in changed
+        ]
+        columns.describe(described, categories, campaigns)
         made = object.__new__(Catalogue)
         made._fill(ids, others, lookup, columns, categories, campaigns)
         if stays:
+            rows = np.array([row for row, _ in described], np.int64)
+            inside = rows[columns.campaign[rows] >= 0]
+            made.in_campaign = np.union1d(np.setdiff1d(self.in_campaign, rows), inside)
             made.item_places = self.item_places
             made.item_places.grow(made.item_ids.of_rows, lookup.row)
         else:
+            made.in_campaign = np.flatnonzero(columns.campaign >= 0)
             made.item_places = Places(made.item_ids.of_rows, lookup.row)
         # Categories keep their numbers, whatever becomes of the rows.
         made.category_places = self.category_places
@@ -313,7 +328,6 @@ class Catalogue:
         categories: dict[str, int],
         campaigns: dict[str, int],
     ) -> None:
-        columns.available.flags.writeable = False
         self._ids = ids
         self._others = others
         self._columns = columns
@@ -321,7 +335,8 @@ class Catalogue:
         self.rows = rows
         self.price: NDArray[np.float32] = columns.price
         self.category: NDArray[np.int32] = columns.category
-        self.available: NDArray[np.bool_] = columns.available
+        self.available: NDArray[np.bool_] = columns.available.view()
+        self.available.flags.writeable = False
         self.described: NDArray[np.bool_] = columns.described
         self.categories: tuple[str, ...] = tuple(categories)
         self.category_numbers: Mapping[str, int] = categories
@@ -330,7 +345,6 @@ class Catalogue:
         self.campaign: NDArray[np.int32] = columns.campaign
         self.campaigns: tuple[str, ...] = tuple(campaigns)
         self.campaign_numbers: Mapping[str, int] = campaigns
-        self.in_campaign: NDArray[np.int64] = np.flatnonzero(columns.campaign >= 0)
 
     def __len__(self) -> int:
         """Number of items."""

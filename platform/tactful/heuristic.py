@@ -42,7 +42,7 @@ def heuristic_scores(
         np.array([row for row, _ in known], np.int64),
         np.array([amount for _, amount in known], np.float32),
     ).of(candidates.rows)
-    places = popular.places[candidates.rows]
+    places = popular.places_of(candidates.rows)
     cold = coldness(situation)
     if candidates.lift is not None and cold and len(places):
         # What people like this one take stands for what everybody takes.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.spare_room import lengthened
 from tactful_streaming import Item
 
 Rows = slice | NDArray[np.int64]
@@ -50,6 +51,17 @@ class ItemColumns:
         for name, column in vars(self).items():
             getattr(placed, name)[to] = column[rows]
         return placed
+
+    def lengthened(self, count: int) -> ItemColumns:
+        """These rows and more behind them, `count` in all, of which nothing is known.
+
+        They share memory where there is room: what is written to one is written to both. Only the
+        latest may grow further.
+        """
+        more = ItemColumns.unknown(count - len(self.price))
+        return ItemColumns(
+            **{name: lengthened(column, getattr(more, name)) for name, column in vars(self).items()}
+        )
 
     def describe(
         self,

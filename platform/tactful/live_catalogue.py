@@ -2,7 +2,8 @@
 
 Training fixes the recall index; items come and change all the time. Every refresh takes in what
 changed since the last one, at the cost of the changes, and gives a new `View`. A request works with
-one view from its beginning to its end.
+one view from its beginning to its end, and what is written into columns that views share is written
+between two requests.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _LOG = logging.getLogger(__name__)
 
 _POPULAR_S = 10.0
 _SETTLED_S = 60.0
+_FEW = 2_000
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class LiveCatalogue:
         rising: Rising | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         after: LiveCatalogue | None = None,
+        changing: AbstractContextManager[object] | None = None,
     ) -> None:
         """Start with the index alone, or with the items of views of another index.
 
@@ -80,10 +84,13 @@ class LiveCatalogue:
             monotonic: seconds that never go back; what is popular is counted anew every so often.
             after: views of another index, that were kept up to date and are so no more: these
                 go on from there, which takes far less than to read all items again.
+            changing: held while a few items are written into the columns of the latest view; None
+                where no other thread reads it.
         """
         self._index = index
         self._rising = rising
         self._monotonic = monotonic
+        self._changing = changing or nullcontext()
         self._live = None if directory is None else _open(directory, index, writes)
         self._feed: ItemFeed | None = None
         self._popular_at = -_POPULAR_S
@@ -166,12 +173,14 @@ class LiveCatalogue:
             self._followed = False
         if self._search() is not held.search:
             catalogue = self._taken_in(catalogue, ())
+        rows: list[NDArray[np.int64]] = []
         while changed := feed.changes(reading):
             if self._live is not None:
                 # Whoever writes the index has taken in what a feed of its engine gives.
                 self._live.follow()
                 self._learn(changed)
             catalogue = self._taken_in(catalogue, changed)
+            rows.append(_rows_of(catalogue, changed))
         search = self._search()
         popular = held.popular
         # Counting every item takes longer than anything else here, so it is not done each time.
@@ -180,7 +189,7 @@ class LiveCatalogue:
             popular = popular_rows(source, catalogue, self._index, reading)
             self._popular_at = now
         elif catalogue is not held.catalogue:
-            popular = popular.grown(catalogue.available)
+            popular = popular.grown(catalogue.available, np.unique(np.concatenate([_NONE, *rows])))
         return View(self._index, search, catalogue, popular, self._trending(catalogue))
 
     def _trending(self, catalogue: Catalogue) -> Trending:
@@ -196,7 +205,9 @@ class LiveCatalogue:
     def _taken_in(self, catalogue: Catalogue, changed: Sequence[Item]) -> Catalogue:
         """The catalogue with what changed, in the rows of the index as it is now."""
         known, then = self._rows()
-        updated = catalogue.updated(known, changed, then=then)
+        few = len(changed) <= _FEW  # of many, nobody has to wait for the copy that they go into
+        with self._changing if few else nullcontext():
+            updated = catalogue.updated(known, changed, then=then, in_place=few)
         return catalogue.moved(known, changed, then=then) if updated is None else updated
 
     def _learn(self, changed: Sequence[Item]) -> None:
@@ -224,6 +235,11 @@ class LiveCatalogue:
         if self._merging is None or not self._merging.is_alive():
             self._merging = threading.Thread(target=_merge, args=(live,), daemon=True)
             self._merging.start()
+
+
+def _rows_of(catalogue: Catalogue, items: Sequence[Item]) -> NDArray[np.int64]:
+    rows = catalogue.rows.of_many(item.item_id for item in items)
+    return np.array([row for row in rows if row is not None], np.int64)
 
 
 def unlearned(

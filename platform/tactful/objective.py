@@ -168,7 +168,7 @@ def novelty(popular: Popularity, rows: NDArray[np.int64]) -> NDArray[np.float32]
         popular: what everybody takes.
         rows: of the items, shape (n,).
     """
-    places = popular.places[rows].astype(np.float32)
+    places = popular.places_of(rows).astype(np.float32)
     last = np.float32(np.log1p(max(len(popular.rows), 1)))
     found: NDArray[np.float32] = (np.log1p(places) / last).astype(np.float32, copy=False)
     return found

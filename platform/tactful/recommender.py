@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -140,7 +141,10 @@ class Recommender:
         load_pane_kernel()  # likewise, and what comes in would wait for that request
         load_counting()
         load_taking()
-        live = LiveCatalogue(empty_index(), None, rising=rising, monotonic=monotonic)
+        self._changing = threading.RLock()
+        live = LiveCatalogue(
+            empty_index(), None, rising=rising, monotonic=monotonic, changing=self._changing
+        )
         self._loaded = _Loaded(version="", model=None, live=live, view=live.view)
         self.refresh()
 
@@ -171,6 +175,12 @@ class Recommender:
         Nobody who waits for the answer waits for that. It is to be called once, before anything
         else is asked for.
         """
+        with self._changing:
+            return self._answer(request, now=now, alone=alone)
+
+    def _answer(
+        self, request: RecommendRequest, *, now: int, alone: bool
+    ) -> tuple[Recommendation, Callable[[], bytes] | None]:
         started = self._stopwatch()
         companion = self._companion if alone else None
         if companion is not None:
@@ -374,6 +384,7 @@ class Recommender:
                 rising=self._rising,
                 monotonic=self._monotonic,
                 after=held.live,
+                changing=self._changing,
             )
         view = live.refresh(self._source, reading)
         self._loaded = _Loaded(version=version, model=model, live=live, view=view)

@@ -281,6 +281,45 @@ def test_popular_is_of_what_can_be_had() -> None:
     assert popular_rows(nothing_sold, Catalogue((), {}), empty_index()).rows.shape == (0,)
 
 
+@given(
+    st.lists(st.booleans(), max_size=8),
+    st.lists(st.lists(st.tuples(st.integers(0, 11), st.booleans()), max_size=5), max_size=5),
+    st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_grows_equals_what_is_made_anew_and_leaves_the_others_as_they_were(
+    at_first: list[bool], batches: list[list[tuple[int, bool]]], told: bool
+) -> None:
+    """`told`: it is said which rows may have changed."""
+    available = np.array(at_first, np.bool_)
+    wanted = np.flatnonzero(available)[::-1].tolist()
+    popular = Popularity.of(np.array(wanted, np.int64), len(available))
+    older: list[tuple[Popularity, list[int], int]] = []
+    for batch in batches:
+        older.append((popular, list(wanted), len(available)))
+        changed = {row if row < len(available) else len(available) + n: here
+                   for n, (row, here) in enumerate(batch)}  # fmt: skip
+        grown = np.zeros(max([len(available) - 1, *changed]) + 1, np.bool_)
+        grown[: len(available)] = available
+        available = grown
+        for row, here in changed.items():
+            available[row] = here
+        wanted += [row for row in sorted(changed) if available[row] and row not in wanted]
+        rows = np.array(sorted(changed), np.int64) if told else None
+
+        popular = popular.grown(available, rows)
+
+        for each, said, count in [*older, (popular, wanted, len(available))]:
+            assert each.rows.tolist() == said
+            places = {row: place for place, row in enumerate(said)}
+            assert each.places_of(np.arange(count)).tolist() == [
+                places.get(row, len(said)) for row in range(count)
+            ]
+            every = np.ones(count, np.bool_)
+            assert each.first(every, 3).tolist() == said[:3]
+            assert each.best(np.arange(count), 3).tolist() == said[:3]
+
+
 def test_a_narrow_filter_finds_the_popular_of_what_is_left() -> None:
     for left in ([], [3], [COUNT, 2], list(range(0, COUNT, 9))):
         allowed = np.isin(np.arange(COUNT + 2), left)

@@ -44,26 +44,36 @@ def content(catalogue: Catalogue) -> dict[str, object]:
     }
 
 
-@given(st.lists(names, unique=True, max_size=5), st.lists(items_of, max_size=6), st.booleans())
-@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(names, unique=True, max_size=5),
+    st.lists(items_of, max_size=6),
+    st.booleans(),
+    st.lists(st.booleans(), min_size=6, max_size=6),
+)
+@settings(max_examples=200, deadline=None)
 def test_updates_equal_a_new_catalogue_and_move_no_row(
-    known: list[str], batches: list[list[Item]], indexed: bool
+    known: list[str], batches: list[list[Item]], indexed: bool, in_place: list[bool]
 ) -> None:
     """`indexed`: the index gives every new item a row, as it does once there is a model."""
     items: dict[str, Item] = {}
     then: tuple[str, ...] = ()
     catalogue = Catalogue(known, items)
-    for batch in batches:
+    for batch, here in zip(batches, in_place, strict=False):
         changed = {item.item_id: item for item in batch}
         items |= changed
         if indexed:
             then += tuple(it for it in changed if it not in known and it not in then)
-        before = list(catalogue.item_ids)
+        before, held, said = list(catalogue.item_ids), catalogue, content(catalogue)
 
-        updated = catalogue.updated(catalogue._ids, list(changed.values()), then=then)
+        updated = catalogue.updated(
+            catalogue._ids, list(changed.values()), then=then, in_place=here
+        )
 
         assert updated is not None
         catalogue = updated
+        assert list(held.item_ids) == before
+        if not here:
+            assert content(held) == said, "what is copied stays as it was"
         assert list(catalogue.item_ids)[: len(before)] == before
         assert content(catalogue) == content(Catalogue(known, items, then=then))
         assert all(catalogue.rows[it] == row for row, it in enumerate(catalogue.item_ids))
@@ -158,3 +168,16 @@ def test_many_rows_are_those_of_one_by_one() -> None:
     assert after.rows._remembered == {item_id: row for row, item_id in enumerate(known)} | {
         "new": 60
     }
+
+
+def test_an_update_in_place_costs_what_changed() -> None:
+    known = [f"k{number}" for number in range(1_000)]
+    catalogue = Catalogue(known, {})
+    first = catalogue.updated(known, [Item(item_id="a", timestamp=1, price=1.0)], in_place=True)
+    assert first is not None
+    then = first.updated(first._ids, [Item(item_id="b", timestamp=1, price=2.0)], in_place=True)
+    assert then is not None
+    for name in ("price", "category", "available", "described", "margin", "released", "campaign"):
+        assert np.shares_memory(getattr(first, name), getattr(then, name)), name
+    assert (len(first), len(then)) == (1_001, 1_002)
+    assert np.isnan(first.price).sum() == 1_000

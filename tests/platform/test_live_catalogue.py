@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.platform.shop import definitions
 
+import tactful.live_catalogue
 import tactful.live_index
 from tactful.catalogue import Catalogue
 from tactful.live_catalogue import LiveCatalogue, View
@@ -248,3 +250,32 @@ def test_without_an_index_the_catalogue_grows_all_the_same(engine: Engine) -> No
     assert sorted(view.catalogue.item_ids) == sorted(fresh.item_ids)
     assert not view.catalogue.available[view.catalogue.rows["i3"]]
     assert live.refresh(engine).catalogue is view.catalogue, "nothing changed, nothing is copied"
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_what_changed_is_written_between_two_requests(
+    tmp_path: Path, engine: Engine, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`few`: too few items to copy all columns for, so that a request has to be over first."""
+    changing = threading.Lock()
+    live = LiveCatalogue(INDEX, tmp_path / "live", changing=changing)
+    live.refresh(engine)
+    send(engine, item("y-new", "Coffee"))
+    before = live.refresh(engine)  # whose columns have room for more, since they grew
+    if not few:
+        monkeypatch.setattr(tactful.live_catalogue, "_FEW", 0)
+    send(engine, item("i0", KINDS[0], available=False), item("z-new", "Tea, green"))
+    refreshing = threading.Thread(target=live.refresh, args=(engine,))
+
+    with changing:
+        refreshing.start()
+        refreshing.join(0.3)
+        assert refreshing.is_alive() is few
+        assert before.catalogue.available.all(), "a request has one view from its beginning on"
+    refreshing.join()
+
+    rows = live.view.catalogue.rows
+    assert live.view.catalogue.available[[rows["i0"], rows["z-new"]]].tolist() == [False, True]
+    assert len(before.catalogue.available) == 11
+    assert before.catalogue.available[rows["i0"]] == (not few)
+    live.close()
