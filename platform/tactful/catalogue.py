@@ -299,9 +299,7 @@ class Catalogue:
         places = {item_id: row for row, item_id in enumerate(others, len(ids))}
         lookup = CatalogueRows(ids, places, self.rows._remembered if stays else None)
         categories, campaigns = dict(self.category_numbers), dict(self.campaign_numbers)
-        described = [
-            (places[item.item_id] if row is None else row, item) for item, row in changed
-        ]
+        described = [(places[item.item_id] if row is None else row, item) for item, row in changed]
         columns.describe(described, categories, campaigns)
         made = object.__new__(Catalogue)
         made._fill(ids, others, lookup, columns, categories, campaigns)

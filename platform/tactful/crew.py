@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import pickle
 import signal
 import socket
@@ -28,6 +27,7 @@ from tactful.asgi import Call, Endpoint
 from tactful.caps import Shown
 from tactful.endpoints import ENDPOINTS
 from tactful.giving_way import GivingWay
+from tactful.heap import return_large_pieces
 from tactful.interpreter import keep_what_is, short_delays
 from tactful.item_feed import ChangeList
 from tactful.link import (
@@ -66,13 +66,6 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _CALM_S = 30.0
 _START_S = 600.0
-
-# A column of a million items is taken and given back at every count of what is popular. Left to
-# itself, the C library soon serves such pieces from its heaps, which hardly ever shrink again.
-_ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
-}
 
 _ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {(e.method, e.path): e for e in ENDPOINTS}
 
@@ -362,7 +355,6 @@ class Crew:
                 *map(str, numbers),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=numbers,
-                env={**_ALLOCATOR, **os.environ},
             )
             self._processes[number] = process
             for end in theirs:
@@ -432,6 +424,7 @@ def run_crew(
             await crew.stop()
             await platform.stop()
 
+    return_large_pieces()
     with short_delays(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve())
 

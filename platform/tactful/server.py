@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from tactful import interpreter, problems
 from tactful.asgi import ARRIVED
 from tactful.config import ServerSettings
+from tactful.heap import return_large_pieces
 from tactful.problems import ProblemError
 
 _DISCARD_BYTES = 64 * 1024 * 1024
@@ -206,6 +207,7 @@ def run(server: Server, listener: socket.socket, *, started: Callable[[], None])
     Returns:
         Whether it came to serving at all.
     """
+    return_large_pieces()
     with interpreter.short_delays():
 
         async def serve() -> None:
