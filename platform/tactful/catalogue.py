@@ -61,7 +61,11 @@ class CatalogueIds(Sequence[str]):
 
 
 class CatalogueRows(Mapping[str, int]):
-    """Row of each item. Items that were looked up are remembered, for a few are asked for often."""
+    """Row of each item. Items that were looked up are remembered, for a few are asked for often.
+
+    Attributes:
+        others: rows of the items that the index does not know.
+    """
 
     def __init__(
         self,
@@ -77,7 +81,7 @@ class CatalogueRows(Mapping[str, int]):
             remembered: what was looked up before in rows that have not moved since.
         """
         self._known = known
-        self._others = others
+        self.others = others
         self._remembered: dict[str, int] = {} if remembered is None else remembered
         self._count = len(known) + len(others)
 
@@ -87,7 +91,7 @@ class CatalogueRows(Mapping[str, int]):
         if row is not None:
             # Later catalogues remember, too, and know more items.
             return row if row < self._count else None
-        row = self._others.get(item_id)
+        row = self.others.get(item_id)
         if row is None:
             row = self._known.row(item_id)
         if row is not None:
@@ -108,7 +112,7 @@ class CatalogueRows(Mapping[str, int]):
             known = self._known.rows_of([item_ids[number] for number in absent])
             for number, row in zip(absent, known, strict=True):
                 item_id = item_ids[number]
-                found = self._others.get(item_id) if row is None else row
+                found = self.others.get(item_id) if row is None else row
                 if found is not None:
                     rows[number] = remembered[item_id] = found
         count = self._count  # later catalogues remember, too, and know more items
@@ -140,11 +144,11 @@ class CatalogueRows(Mapping[str, int]):
 
     def __len__(self) -> int:
         """Number of items."""
-        return len(self._known) + len(self._others)
+        return len(self._known) + len(self.others)
 
     def __iter__(self) -> Iterator[str]:
         """The items in row order."""
-        return chain(self._known, self._others)
+        return chain(self._known, self.others)
 
 
 class Places:
@@ -285,6 +289,16 @@ class Catalogue:
         stays = np.array_equal(rows, np.arange(len(self)))
         columns = self._columns.placed(len(ids) + len(others), rows[kept], kept)
         return self._made(ids, others, found, columns, stays=stays)
+
+    def rows_of(self, items: Sequence[Item]) -> NDArray[np.int64]:
+        """The rows of items that are here. Lists may ask for others: none of these is remembered.
+
+        Raises:
+            KeyError: if an item is not here.
+        """
+        others = self.rows.others
+        found = _found(self._ids, items)
+        return np.array([others[it.item_id] if row is None else row for it, row in found], np.int64)
 
     def _made(
         self,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import pickle
 import signal
 import socket
@@ -23,11 +24,11 @@ from typing import Any
 
 import msgspec
 
+from tactful import heap
 from tactful.asgi import Call, Endpoint
 from tactful.caps import Shown
 from tactful.endpoints import ENDPOINTS
 from tactful.giving_way import GivingWay
-from tactful.heap import return_large_pieces
 from tactful.interpreter import keep_what_is, short_delays
 from tactful.item_feed import ChangeList
 from tactful.link import (
@@ -355,6 +356,7 @@ class Crew:
                 *map(str, numbers),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=numbers,
+                env={**heap.returning_large_pieces(), **os.environ},
             )
             self._processes[number] = process
             for end in theirs:
@@ -424,7 +426,7 @@ def run_crew(
             await crew.stop()
             await platform.stop()
 
-    return_large_pieces()
+    heap.return_large_pieces()
     with short_delays(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve())
 

@@ -37,7 +37,6 @@ _LOG = logging.getLogger(__name__)
 _POPULAR_S = 10.0
 _SETTLED_S = 60.0
 _FEW = 2_000
-_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -173,23 +172,25 @@ class LiveCatalogue:
             self._followed = False
         if self._search() is not held.search:
             catalogue = self._taken_in(catalogue, ())
-        rows: list[NDArray[np.int64]] = []
+        # Counting every item takes longer than anything else here, so it is not done each time.
+        due = now - self._popular_at >= _POPULAR_S
+        rows = [np.zeros(0, np.int64)]
         while changed := feed.changes(reading):
             if self._live is not None:
                 # Whoever writes the index has taken in what a feed of its engine gives.
                 self._live.follow()
                 self._learn(changed)
             catalogue = self._taken_in(catalogue, changed)
-            rows.append(_rows_of(catalogue, changed))
+            if not due:
+                rows.append(catalogue.rows_of(changed))
         search = self._search()
         popular = held.popular
-        # Counting every item takes longer than anything else here, so it is not done each time.
         moved = catalogue.item_places is not held.catalogue.item_places
-        if moved or now - self._popular_at >= _POPULAR_S:
+        if moved or due:
             popular = popular_rows(source, catalogue, self._index, reading)
             self._popular_at = now
         elif catalogue is not held.catalogue:
-            popular = popular.grown(catalogue.available, np.unique(np.concatenate([_NONE, *rows])))
+            popular = popular.grown(catalogue.available, np.unique(np.concatenate(rows)))
         return View(self._index, search, catalogue, popular, self._trending(catalogue))
 
     def _trending(self, catalogue: Catalogue) -> Trending:
@@ -235,11 +236,6 @@ class LiveCatalogue:
         if self._merging is None or not self._merging.is_alive():
             self._merging = threading.Thread(target=_merge, args=(live,), daemon=True)
             self._merging.start()
-
-
-def _rows_of(catalogue: Catalogue, items: Sequence[Item]) -> NDArray[np.int64]:
-    rows = catalogue.rows.of_many(item.item_id for item in items)
-    return np.array([row for row in rows if row is not None], np.int64)
 
 
 def unlearned(

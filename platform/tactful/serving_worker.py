@@ -31,7 +31,6 @@ from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.endpoints import ENDPOINTS
 from tactful.errors import NotPersonal
-from tactful.heap import return_large_pieces
 from tactful.http import route
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.interpreter import keep_what_is, short_delays
@@ -279,7 +278,6 @@ def main(numbers: list[int]) -> int:
         The exit code.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the keeper, which tells us
-    return_large_pieces()
     listener, requests, refresh, calls = (socket.socket(fileno=number) for number in numbers)
     refreshing = Asker(refresh, timeout_s=60.0)
     orders: Orders = pickle.loads(refreshing.ask(Hello(), bytes))

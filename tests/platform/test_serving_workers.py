@@ -154,6 +154,20 @@ def test_workers_read_no_history_of_who_withdrew(server: Server) -> None:
     assert answer_of(server, person) == theirs
 
 
+def test_workers_give_back_what_they_do_not_need_unless_told_otherwise(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "12345")
+    server = Server(data, workers=1)
+    try:
+        (worker,) = server.workers()
+        environment = Path(f"/proc/{worker}/environ").read_text().split("\0")
+        assert "MALLOC_MMAP_THRESHOLD_=1048576" in environment
+        assert "MALLOC_TRIM_THRESHOLD_=12345" in environment
+    finally:
+        assert server.stop() == 0
+
+
 def test_keys_hold_in_workers_and_end_when_they_are_revoked(data: Path) -> None:
     with open_keys(Settings(storage=StorageSettings(data=data))) as (_, store):
         key, about = store.create(["recommend"])
