@@ -314,17 +314,20 @@ class Catalogue:
         lookup = CatalogueRows(ids, places, self.rows._remembered if stays else None)
         categories, campaigns = dict(self.category_numbers), dict(self.campaign_numbers)
         described = [(places[item.item_id] if row is None else row, item) for item, row in changed]
+        rows = np.array([row for row, _ in described], np.int64)
+        was_shown = columns.campaign[rows] >= 0
         columns.describe(described, categories, campaigns)
+        same_shown = not (was_shown | (columns.campaign[rows] >= 0)).any()
         made = object.__new__(Catalogue)
         made._fill(ids, others, lookup, columns, categories, campaigns)
+        if stays and same_shown:
+            made.in_campaign = self.in_campaign
+        else:
+            made.in_campaign = np.flatnonzero(columns.campaign >= 0)
         if stays:
-            rows = np.array([row for row, _ in described], np.int64)
-            inside = rows[columns.campaign[rows] >= 0]
-            made.in_campaign = np.union1d(np.setdiff1d(self.in_campaign, rows), inside)
             made.item_places = self.item_places
             made.item_places.grow(made.item_ids.of_rows, lookup.row)
         else:
-            made.in_campaign = np.flatnonzero(columns.campaign >= 0)
             made.item_places = Places(made.item_ids.of_rows, lookup.row)
         # Categories keep their numbers, whatever becomes of the rows.
         made.category_places = self.category_places
