@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-STATE, NEEDED, BY, CODE, GIVEN, SEMAPHORE, CORES = (8 * line for line in range(7))
+STATE, NEEDED, BY, CODE, GIVEN, SEMAPHORE, CLOCK, CORES = (8 * line for line in range(8))
 """Places of the words, each in a line of the cache of its own."""
 
 CORE_WORDS = 16
@@ -33,13 +33,19 @@ WORDS = CORES + CORE_WORDS
 FREE, OFFERED, TAKEN, DONE, ENDED = range(5)
 """Values of the word `STATE`."""
 
-_ROUNDS = 15_000
+NOT_NEEDED, SOON, AGAIN = range(3)
+"""Values of the word `NEEDED`; `AGAIN` when it was roused although it was awake."""
+
+_AWAKE_NS = 500_000
+_ROUNDS = 128
+_MONOTONIC = 1
 _PATIENT = 20_000
 _WORD = ir.IntType(64)
 _PAUSES = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}
 _wait: Any = types.ExternalFunction("sem_wait", types.int32(types.intp))
 _post: Any = types.ExternalFunction("sem_post", types.int32(types.intp))
 _yield: Any = types.ExternalFunction("sched_yield", types.int32())
+_tell_time: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.intp))
 _core: Any = types.ExternalFunction("sched_getcpu", types.int32())
 _stay_on: Any = types.ExternalFunction(
     "sched_setaffinity", types.int32(types.int32, types.intp, types.intp)
@@ -58,16 +64,27 @@ def attend(shared: int) -> None:
             return
         if _core() == _load(shared, BY):
             _leave_core(shared)
-        left = _ROUNDS
-        while _load(shared, NEEDED):
+        rounds, until = 0, 0
+        while _load(shared, NEEDED) != NOT_NEEDED:
             if _load(shared, STATE) == OFFERED and _swap(shared, STATE, OFFERED, TAKEN):
                 _call(_load(shared, CODE), _load(shared, GIVEN))
                 _store(shared, STATE, DONE)
-                left = _ROUNDS
-            left -= 1
-            if left == 0:
-                _store(shared, NEEDED, 0)
+                rounds = until = 0
+            # How long a pause is differs by ten from one kind of processor to the next.
+            if rounds % _ROUNDS == 0:
+                now = _now(shared)
+                if until == 0 or _swap(shared, NEEDED, AGAIN, SOON):
+                    until = now + _AWAKE_NS
+                elif now >= until:
+                    _swap(shared, NEEDED, SOON, NOT_NEEDED)
+            rounds += 1
             _pause()
+
+
+def _now_code(shared: int) -> int:
+    """Nanoseconds that never go back."""
+    _tell_time(_MONOTONIC, shared + 8 * CLOCK)
+    return _load(shared, CLOCK) * 1_000_000_000 + _load(shared, CLOCK + 1)  # type: ignore[no-any-return]
 
 
 def _leave_core_code(shared: int) -> None:
@@ -83,13 +100,15 @@ def _leave_core_code(shared: int) -> None:
 def rouse(shared: int) -> None:
     """Have the thread awake soon; to be compiled."""
     _store(shared, BY, _core())
-    if _swap(shared, NEEDED, 0, 1):
+    if _swap(shared, NEEDED, NOT_NEEDED, SOON):
         _post(shared + 8 * SEMAPHORE)
+    else:
+        _swap(shared, NEEDED, SOON, AGAIN)
 
 
 def rest(shared: int) -> None:
     """Have the thread sleep as soon as it has done what it began; to be compiled."""
-    _store(shared, NEEDED, 0)
+    _store(shared, NEEDED, NOT_NEEDED)
 
 
 def offer(shared: int, code: int, given: int) -> bool:
@@ -104,7 +123,7 @@ def offer(shared: int, code: int, given: int) -> bool:
         Whether it was offered: it is not where the thread was not roused, or something else is on
         offer.
     """
-    if _load(shared, NEEDED) == 0 or _load(shared, STATE) != FREE:
+    if _load(shared, NEEDED) == NOT_NEEDED or _load(shared, STATE) != FREE:
         return False
     _store(shared, CODE, code)
     _store(shared, GIVEN, given)
@@ -201,4 +220,5 @@ _store: Any = intrinsic(_store_code)
 _swap: Any = intrinsic(_swap_code)
 _call: Any = intrinsic(_call_code)
 _pause: Any = intrinsic(_pause_code)
+_now: Any = numba.njit(error_model="numpy")(_now_code)
 _leave_core: Any = numba.njit(error_model="numpy")(_leave_core_code)
