@@ -296,9 +296,7 @@ class Catalogue:
         Raises:
             KeyError: if an item is not here.
         """
-        others = self.rows.others
-        found = _found(self._ids, items)
-        return np.array([others[it.item_id] if row is None else row for it, row in found], np.int64)
+        return _rows(_found(self._ids, items), self.rows.others)
 
     def _made(
         self,
@@ -313,10 +311,10 @@ class Catalogue:
         places = {item_id: row for row, item_id in enumerate(others, len(ids))}
         lookup = CatalogueRows(ids, places, self.rows._remembered if stays else None)
         categories, campaigns = dict(self.category_numbers), dict(self.campaign_numbers)
-        described = [(places[item.item_id] if row is None else row, item) for item, row in changed]
-        rows = np.array([row for row, _ in described], np.int64)
+        rows = _rows(changed, places)
         was_shown = columns.campaign[rows] >= 0
-        columns.describe(described, categories, campaigns)
+        items = (item for item, _ in changed)
+        columns.describe(zip(rows.tolist(), items, strict=True), categories, campaigns)
         same_shown = not (was_shown | (columns.campaign[rows] >= 0)).any()
         made = object.__new__(Catalogue)
         made._fill(ids, others, lookup, columns, categories, campaigns)
@@ -372,3 +370,9 @@ class Catalogue:
 def _found(ids: ItemIds, items: Sequence[Item]) -> list[tuple[Item, int | None]]:
     """Items with their rows in an index, None for one that is not there."""
     return [*zip(items, ids.rows_of([item.item_id for item in items]), strict=True)]
+
+
+def _rows(found: Sequence[tuple[Item, int | None]], others: Mapping[str, int]) -> NDArray[np.int64]:
+    """The rows of items, of `others` where an index does not have them."""
+    rows = (others[item.item_id] if row is None else row for item, row in found)
+    return np.fromiter(rows, np.int64, len(found))

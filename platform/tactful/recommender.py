@@ -141,7 +141,7 @@ class Recommender:
         load_pane_kernel()  # likewise, and what comes in would wait for that request
         load_counting()
         load_taking()
-        self._changing = threading.RLock()
+        self._changing = threading.RLock()  # the first list may refresh while it holds it
         live = LiveCatalogue(
             empty_index(), None, rising=rising, monotonic=monotonic, changing=self._changing
         )
