@@ -3,6 +3,10 @@
 While callers come when they come, events arrive, items change and vanish, and the model is swapped
 back and forth. What is looked for: an answer that is neither a list nor a refusal, memory that
 grows, and how much slower the slowest lists are than those of an idle server.
+
+Callers that wait for their answers make a busy server wait for nothing: they hold back, and so do
+the changes. What they get is more than can be answered of what comes at random. So the rate is
+raised step by step, and capacity is the last of them before answers are refused.
 """
 
 from __future__ import annotations
@@ -12,6 +16,10 @@ import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -32,6 +40,10 @@ _EVENTS = 50
 _PAUSE_S = 0.25
 _MEASURE_S = 5.0
 _FULL_S = 30.0
+_STEP_S = 30.0
+_STEPS = (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, _SHARE)
+_REFUSED = 0.001
+_WITHIN = 2.0
 
 
 class _Changes(threading.Thread):
@@ -87,11 +99,45 @@ class _Changes(threading.Thread):
         self.done["items"] += 4
 
 
-def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure]:
-    """Idle, at capacity, and then `minutes` at four fifths of it with everything changing.
+@dataclass(frozen=True)
+class _Step:
+    """Lists asked for at one rate while everything changes.
 
-    Capacity is what eight callers that wait for their answers get while everything changes, too.
-    The changes are sent by a thread of this process, which is kept from holding the callers up.
+    Attributes:
+        rate: lists a second.
+        load: what came of it.
+        done: what changed meanwhile.
+    """
+
+    rate: float
+    load: Load
+    done: Counter[str]
+
+    @property
+    def refused(self) -> float:
+        """Share of what was asked."""
+        return len(self.load.refused) / max(self.asked, 1)
+
+    @property
+    def asked(self) -> int:
+        """How many lists were asked for."""
+        return len(self.load.answered) + len(self.load.refused) + self.load.failed
+
+    def slower(self, idle: Load) -> float:
+        """The 99th percentile by that of an idle server."""
+        return _p99(self.load.answered) / _p99(idle.answered)
+
+    def sustained(self) -> bool:
+        """Whether (almost) nothing was refused and nothing failed."""
+        return self.refused <= _REFUSED and not self.load.failed
+
+
+def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure]:
+    """Idle, at rising rates, and then `minutes` at four fifths of capacity, everything changing.
+
+    The steps are shares of what eight callers get that wait for their answers. The last of them up
+    to which at most one in a thousand is refused, and nothing fails, is capacity. The changes are
+    sent by a thread of this process, which is kept from holding the callers up.
 
     Args:
         data: from `open_shop`; a second version of its model is put there.
@@ -110,18 +156,31 @@ def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure
         idle = closed(served.port, waiting=1, seconds=10.0)
         changes = _Changes(served.port, models, items)
         changes.start()
+
+        def step(rate: float, seconds: float) -> _Step:
+            before = Counter(changes.done)
+            load = opened(served.port, rate=rate, seconds=seconds)
+            return _Step(rate, load, changes.done - before)
+
         full = closed(served.port, waiting=8, seconds=_FULL_S)
-        rate = _SHARE * len(full.answered) / full.span
-        changes.done = Counter(failed=changes.done["failed"])  # which counts at any time
-        load, sizes = _loaded(served, rate, minutes * 60)
+        reached = len(full.answered) / full.span
+        steps = [step(share * reached, _STEP_S) for share in _STEPS]
+        sustained = list(takewhile(_Step.sustained, steps)) or steps[:1]
+        with _watched(served) as sizes:
+            long = step(_SHARE * sustained[-1].rate, minutes * 60)
         changes.stopping.set()
         changes.join()
     write_pointer(models, Pointer(version="1"))
-    return _figures(idle, load, sizes, changes.done, minutes, rate)
+    failed = full.failed + sum(each.load.failed + each.done["failed"] for each in steps)
+    return [
+        *_step_figures(idle, steps, reached, failed),
+        *_long_figures(idle, long, sizes, minutes),
+    ]
 
 
-def _loaded(served: Served, rate: float, seconds: float) -> tuple[Load, list[float]]:
-    """The load, and the private memory of all processes from time to time."""
+@contextmanager
+def _watched(served: Served) -> Iterator[list[float]]:
+    """Meanwhile, the private memory of all processes from time to time."""
     sizes: list[float] = []
     ended = threading.Event()
 
@@ -131,52 +190,98 @@ def _loaded(served: Served, rate: float, seconds: float) -> tuple[Load, list[flo
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
-    load = opened(served.port, rate=rate, seconds=seconds)
-    ended.set()
-    watching.join()
-    return load, sizes
+    try:
+        yield sizes
+    finally:
+        ended.set()
+        watching.join()
 
 
-def _figures(
-    idle: Load, load: Load, sizes: list[float], done: Counter[str], minutes: float, rate: float
-) -> list[Figure]:
+def _step_figures(
+    idle: Load, steps: Sequence[_Step], reached: float, failed: int
+) -> Iterator[Figure]:
+    """Of the rising rates."""
+    sustained = list(takewhile(_Step.sustained, steps))
+    prompt = list(takewhile(lambda each: each.slower(idle) <= _WITHIN, sustained))
+    yield Figure("load_callers_lists_per_s", reached, "lists/s", note="eight that wait")
+    yield Figure(
+        "load_capacity_lists_per_s",
+        sustained[-1].rate if sustained else None,
+        "lists/s",
+        note=f"at random, at most {_REFUSED:.1%} refused, none failed; up to {_SHARE:g} of what "
+        "waiting callers get was asked for",
+    )
+    yield Figure(
+        "load_within_twice_idle_lists_per_s",
+        prompt[-1].rate if prompt else None,
+        "lists/s",
+        note=f"at random, p99 up to {_WITHIN:g} times that of an idle server",
+    )
+    for share, each in zip(_STEPS, steps, strict=True):
+        yield Figure(
+            f"load_p99_vs_idle_at_{share:g}",
+            each.slower(idle),
+            "1",
+            runs=len(each.load.answered),
+            note=f"{each.rate:.0f} lists/s for {_STEP_S:g} s, {each.refused:.2%} refused, "
+            f"{each.done['events'] / _STEP_S:.0f} events/s",
+        )
+    yield Figure("load_steps_failed_requests", failed, "requests", note="changes among them")
+
+
+def _long_figures(
+    idle: Load, long: _Step, sizes: Sequence[float], minutes: float
+) -> Iterator[Figure]:
+    """Of the minutes at four fifths of capacity."""
+    done, load = long.done, long.load
     note = (
-        f"{minutes:g} minutes at {rate:.0f} lists/s, {done['events']:,} events, "
+        f"{minutes:g} minutes at {long.rate:.0f} lists/s, {done['events']:,} events, "
         f"{done['items']:,} items, {done['swaps']} swaps"
     )
-    slow, calm = (float(np.percentile(each.answered, 99)) for each in (load, idle))
     # The first third warms caches and indexes up.
     settled = sizes[len(sizes) // 3 :]
     growth: float | None = None
     if len(settled) >= 4:
         half = len(settled) // 2
         growth = float(np.median(settled[half:]) - np.median(settled[:half]))
-    total = len(load.answered) + len(load.refused) + load.failed
-    return [
-        Figure("load_failed_requests", load.failed + done["failed"], "requests", note=note),
-        Figure(
-            "swap_failed_requests",
-            load.failed,
-            "requests",
-            note=f"of {total:,} with {done['swaps']} swaps among them; refusals are not failures",
-        ),
-        Figure("load_refused_share", len(load.refused) / max(total, 1), "1", note=note),
-        Figure("load_p99_vs_idle", slow / calm, "1", runs=len(load.answered), note=note),
-        Figure("load_p99_ms", slow * 1e3, "ms", runs=len(load.answered), note=note),
-        Figure("load_idle_p99_ms", calm * 1e3, "ms", runs=len(idle.answered), note="one caller"),
-        Figure(
-            "load_memory_growth_mb",
-            growth,
-            "MB",
-            runs=len(settled),
-            note=f"private memory of all processes, the later half less the earlier one; {note}"
-            if growth is not None
-            else "too short a run to tell",
-        ),
-        Figure(
-            "load_sender_late_p99_ms",
-            float(np.percentile(load.late, 99)) * 1e3,
-            "ms",
-            note="of the load itself; where it is large, the machine was too busy to tell",
-        ),
-    ]
+    yield Figure("sustained_failed_requests", load.failed + done["failed"], "requests", note=note)
+    yield Figure(
+        "swap_failed_requests",
+        load.failed,
+        "requests",
+        note=f"of {long.asked:,} with {done['swaps']} swaps among them; refusals are not failures"
+        + "".join(f"; {many} x {what}" for what, many in load.failures.items()),
+    )
+    yield Figure("sustained_refused_share", long.refused, "1", note=note)
+    yield Figure(
+        "sustained_p99_vs_idle", long.slower(idle), "1", runs=len(load.answered), note=note
+    )
+    yield Figure(
+        "sustained_p99_ms", _p99(load.answered) * 1e3, "ms", runs=len(load.answered), note=note
+    )
+    yield Figure(
+        "load_idle_p99_ms",
+        _p99(idle.answered) * 1e3,
+        "ms",
+        runs=len(idle.answered),
+        note="one caller",
+    )
+    yield Figure(
+        "sustained_memory_growth_mb",
+        growth,
+        "MB",
+        runs=len(settled),
+        note=f"private memory of all processes, the later half less the earlier one; {note}"
+        if growth is not None
+        else "too short a run to tell",
+    )
+    yield Figure(
+        "sustained_sender_late_p99_ms",
+        _p99(load.late) * 1e3,
+        "ms",
+        note="of the load itself; where it is large, the machine was too busy to tell",
+    )
+
+
+def _p99(seconds: Sequence[float]) -> float:
+    return float(np.percentile(seconds, 99))

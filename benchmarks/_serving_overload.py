@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ _VIEWS = 60
 _WAITING = 16
 _FACTOR = 2.0
 _PATIENCE_S = 30.0
+_KEPT_S = 5.0  # a server may close what is idle at any time: clients let go of it well before
 
 
 @dataclass
@@ -43,16 +45,21 @@ class Load:
     Attributes:
         answered: seconds to each answer, from when the request was due.
         refused: the same for each 503 and 429.
-        failed: requests with any other outcome.
+        failures: requests with any other outcome, by what it was.
         late: seconds by which the sender itself was behind, of each request.
         span: seconds that it took.
     """
 
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
-    failed: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
     late: list[float] = field(default_factory=list)
     span: float = 0.0
+
+    @property
+    def failed(self) -> int:
+        """How many failed."""
+        return self.failures.total()
 
 
 def overload_figures(quick: bool) -> list[Figure]:
@@ -146,6 +153,7 @@ class _Wire(asyncio.Protocol):
     """
 
     def __init__(self) -> None:
+        self.used = time.monotonic()
         self.lost = False
         self._answer: asyncio.Future[bytes] | None = None
         self._got = b""
@@ -182,6 +190,7 @@ class _Wire(asyncio.Protocol):
             return await answer
         finally:
             limit.cancel()
+            self.used = time.monotonic()
 
     def close(self) -> None:
         self._transport.close()
@@ -191,18 +200,15 @@ async def _ask(port: int, pool: list[_Wire], due: float, load: Load) -> None:
     load.late.append(time.perf_counter() - due)
     body = json.dumps({"user_id": f"u-{int(due * 1e6) % _PEOPLE}", "count": 20}).encode()
     try:
-        wire = pool.pop() if pool else None
-        while wire is not None and wire.lost:  # idle for so long that the server closed it
-            wire = pool.pop() if pool else None
-        if wire is None:
+        if (wire := _kept(pool)) is None:
             loop = asyncio.get_running_loop()
             wire = (await loop.create_connection(_Wire, "127.0.0.1", port))[1]
         head = await wire.exchange(
             b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b"
             % (len(body), body)
         )
-    except (OSError, EOFError):
-        load.failed += 1
+    except (OSError, EOFError) as error:
+        load.failures[str(error)] += 1
         return
     pool.append(wire)
     status, took = int(head[9:12]), time.perf_counter() - due
@@ -211,7 +217,17 @@ async def _ask(port: int, pool: list[_Wire], due: float, load: Load) -> None:
     elif status in (429, 503) and b"retry-after" in head.lower():
         load.refused.append(took)
     else:
-        load.failed += 1
+        load.failures[f"status {status}"] += 1
+
+
+def _kept(pool: list[_Wire]) -> _Wire | None:
+    """The connection used last, if any may be used again; those idle for too long are let go."""
+    while pool:
+        wire = pool.pop()
+        if not wire.lost and time.monotonic() - wire.used < _KEPT_S:
+            return wire
+        wire.close()
+    return None
 
 
 def _percentile(name: str, seconds: Sequence[float], note: str) -> Figure:

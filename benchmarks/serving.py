@@ -93,7 +93,7 @@ def _parts(quick: bool, scratch: Path, minutes: float | None) -> list[Part]:
         Part("memory", named("worker_private_mb"), lambda: [memory_figure(shop())]),
         Part(
             "load",
-            [*named("swap_failed_requests"), ("load_failed_requests", "requests")],
+            [*named("swap_failed_requests"), ("sustained_failed_requests", "requests")],
             lambda: load_figures(shop(), minutes=span),
         ),
     ]
@@ -101,6 +101,6 @@ def _parts(quick: bool, scratch: Path, minutes: float | None) -> list[Part]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--minutes", type=float, help="how long the load lasts")
+    parser.add_argument("--minutes", type=float, help="how long the sustained load lasts")
     chosen, rest = parser.parse_known_args()
     main("serving", partial(run, minutes=chosen.minutes), rest, parts=PARTS)

@@ -49,7 +49,8 @@ class ServerSettings:
         workers: how many further processes answer requests; 0: the one that keeps the state does.
         header_timeout_s: how long the head of a request may take to arrive.
         body_timeout_s: how long the body of a request may take to arrive.
-        keep_alive_s: how long an idle connection is kept.
+        keep_alive_s: how long an idle connection is kept; a proxy in front should let go of it
+            first.
         shutdown_s: how long requests in progress may take to finish at a stop.
         recommend_queue: recommendations that may wait for their turn before others get 503.
         recommend_wait_s: how long one may wait for its turn, in a burst.
@@ -65,7 +66,7 @@ class ServerSettings:
     workers: Annotated[int, Meta(ge=0, le=256)] = 0
     header_timeout_s: PositiveFloat = 10.0
     body_timeout_s: PositiveFloat = 30.0
-    keep_alive_s: PositiveInt = 30
+    keep_alive_s: PositiveInt = 75
     shutdown_s: PositiveInt = 20
     recommend_queue: PositiveInt = 128
     recommend_wait_s: PositiveFloat = 1.0
