@@ -41,7 +41,7 @@ _PAUSE_S = 0.25
 _MEASURE_S = 5.0
 _FULL_S = 30.0
 _STEP_S = 30.0
-_STEPS = (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, _SHARE)
+_STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, _SHARE)
 _REFUSED = 0.001
 _WITHIN = 2.0
 
@@ -209,13 +209,14 @@ def _step_figures(
         sustained[-1].rate if sustained else None,
         "lists/s",
         note=f"at random, at most {_REFUSED:.1%} refused, none failed; up to {_SHARE:g} of what "
-        "waiting callers get was asked for",
+        f"waiting callers get was asked for, from {_STEPS[0]:g} on",
     )
     yield Figure(
         "load_within_twice_idle_lists_per_s",
         prompt[-1].rate if prompt else None,
         "lists/s",
-        note=f"at random, p99 up to {_WITHIN:g} times that of an idle server",
+        note=f"at random, p99 up to {_WITHIN:g} times that of an idle server"
+        + ("" if prompt else f": not even at {steps[0].rate:.0f}"),
     )
     for share, each in zip(_STEPS, steps, strict=True):
         yield Figure(
