@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from tactful import browser, logs
+from tactful import browser, heap, logs
 from tactful.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
 from tactful.clock import now_ms
 from tactful.config import Settings
@@ -67,6 +67,7 @@ logger = logging.getLogger(__name__)
 
 _REFRESH_S = 0.25
 _COUNT_S = 1.0
+_TIDY_S = 10.0  # as often as what is popular is counted, which leaves most of what lies free
 
 _one = msgspec.json.Decoder(RecommendRequest)
 _many = msgspec.json.Decoder(RecommendBatchRequest)
@@ -191,7 +192,7 @@ class ServingWorker:
 
     async def follow(self) -> None:
         """Follow keys, models and items, and tell what was counted, until cancelled."""
-        counted = 0.0
+        counted = tidied = 0.0
         while True:
             await asyncio.sleep(_REFRESH_S)
             for refresh in (self.follow_keys, self._follow_items):
@@ -205,6 +206,9 @@ class ServingWorker:
             if time.monotonic() - counted >= _COUNT_S:
                 counted = time.monotonic()
                 self.count()
+            if time.monotonic() - tidied >= _TIDY_S:
+                tidied = time.monotonic()
+                await asyncio.to_thread(heap.return_free_pages)
 
     def follow_keys(self) -> None:
         """Take over which keys are valid."""

@@ -10,16 +10,19 @@ import pytest
 
 _MB = 1 << 20
 
-# The first piece that is given back raises the size from which glibc asks the system, if it may.
-_PROGRAM = """
+_DIRTY = """
 import sys
 from pathlib import Path
-from tactful.heap import return_large_pieces
+from tactful.heap import return_free_pages, return_large_pieces
 
 def dirty():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) * 1024
 
+"""
+
+# The first piece that is given back raises the size from which glibc asks the system, if it may.
+_LARGE = """
 if sys.argv[1] == "returned":
     return_large_pieces()
 del (first := [b"x" * (4 << 20)])[:]
@@ -30,11 +33,21 @@ del pieces
 print(dirty() - before)
 """
 
+_SMALL = """
+before = dirty()
+pieces = [b"x" * ((64 << 10) + n) for n in range(960)]
+kept = pieces[::16]
+del pieces
+if sys.argv[1] == "returned":
+    return_free_pages()
+print(dirty() - before)
+"""
 
-def _left(told: str, **environment: str) -> int:
+
+def _left(program: str, told: str, **environment: str) -> int:
     """Bytes that a process keeps that took 60 MB in pieces, with others between them."""
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, told],
+        [sys.executable, "-c", _DIRTY + program, told],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -43,12 +56,21 @@ def _left(told: str, **environment: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(
+_of_glibc = pytest.mark.skipif(
     not hasattr(os, "confstr") or "CS_GNU_LIBC_VERSION" not in os.confstr_names,
     reason="it is about glibc",
 )
+
+
+@_of_glibc
 def test_large_pieces_are_returned_unless_the_environment_says_otherwise() -> None:
-    assert _left("as it is") > 40 * _MB, "or there is nothing to be done"
-    assert _left("returned") < 5 * _MB
+    assert _left(_LARGE, "as it is") > 40 * _MB, "or there is nothing to be done"
+    assert _left(_LARGE, "returned") < 5 * _MB
     wanted = {"MALLOC_MMAP_THRESHOLD_": str(32 * _MB)}
-    assert _left("returned", **wanted) > 40 * _MB
+    assert _left(_LARGE, "returned", **wanted) > 40 * _MB
+
+
+@_of_glibc
+def test_what_lies_free_between_small_pieces_is_returned() -> None:
+    assert _left(_SMALL, "as it is") > 40 * _MB, "or there is nothing to be done"
+    assert _left(_SMALL, "returned") < 10 * _MB
