@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks._serving_overload import Load, closed, opened
+from benchmarks._serving_overload import Load, closed, opened, p99_figure
 from benchmarks._serving_request import Served, private_mb, serving
 from benchmarks._serving_shop import PEOPLE, name, person
 from benchmarks.figures import Figure
@@ -164,16 +164,19 @@ def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure
 
         full = closed(served.port, waiting=8, seconds=_FULL_S)
         reached = len(full.answered) / full.span
-        steps = [step(share * reached, _STEP_S) for share in _STEPS]
-        sustained = list(takewhile(_Step.sustained, steps)) or steps[:1]
+        brief = min(_STEP_S, minutes * 60 / 10)
+        steps = [step(share * reached, brief) for share in _STEPS]
+        sustained = list(takewhile(_Step.sustained, steps))
         with _watched(served) as sizes:
-            long = step(_SHARE * sustained[-1].rate, minutes * 60)
+            long = step(_SHARE * (sustained or steps[:1])[-1].rate, minutes * 60)
         changes.stopping.set()
         changes.join()
     write_pointer(models, Pointer(version="1"))
-    failed = full.failed + sum(each.load.failed + each.done["failed"] for each in steps)
+    # Changes that fail count at any time, between two rates as well.
+    failed = full.failed + sum(each.load.failed for each in steps)
+    failed += changes.done["failed"] - long.done["failed"]
     return [
-        *_step_figures(idle, steps, reached, failed),
+        *_step_figures(idle, steps, sustained, reached, failed),
         *_long_figures(idle, long, sizes, minutes),
     ]
 
@@ -198,10 +201,9 @@ def _watched(served: Served) -> Iterator[list[float]]:
 
 
 def _step_figures(
-    idle: Load, steps: Sequence[_Step], reached: float, failed: int
+    idle: Load, steps: Sequence[_Step], sustained: Sequence[_Step], reached: float, failed: int
 ) -> Iterator[Figure]:
     """Of the rising rates."""
-    sustained = list(takewhile(_Step.sustained, steps))
     prompt = list(takewhile(lambda each: each.slower(idle) <= _WITHIN, sustained))
     yield Figure("load_callers_lists_per_s", reached, "lists/s", note="eight that wait")
     yield Figure(
@@ -224,8 +226,8 @@ def _step_figures(
             each.slower(idle),
             "1",
             runs=len(each.load.answered),
-            note=f"{each.rate:.0f} lists/s for {_STEP_S:g} s, {each.refused:.2%} refused, "
-            f"{each.done['events'] / _STEP_S:.0f} events/s",
+            note=f"{each.rate:.0f} lists/s for {each.load.span:.0f} s, {each.refused:.2%} refused, "
+            f"{each.done['events'] / each.load.span:.0f} events/s",
         )
     yield Figure("load_steps_failed_requests", failed, "requests", note="changes among them")
 
@@ -257,16 +259,8 @@ def _long_figures(
     yield Figure(
         "sustained_p99_vs_idle", long.slower(idle), "1", runs=len(load.answered), note=note
     )
-    yield Figure(
-        "sustained_p99_ms", _p99(load.answered) * 1e3, "ms", runs=len(load.answered), note=note
-    )
-    yield Figure(
-        "load_idle_p99_ms",
-        _p99(idle.answered) * 1e3,
-        "ms",
-        runs=len(idle.answered),
-        note="one caller",
-    )
+    yield p99_figure("sustained_p99_ms", load.answered, note)
+    yield p99_figure("load_idle_p99_ms", idle.answered, "one caller")
     yield Figure(
         "sustained_memory_growth_mb",
         growth,
@@ -276,11 +270,10 @@ def _long_figures(
         if growth is not None
         else "too short a run to tell",
     )
-    yield Figure(
+    yield p99_figure(
         "sustained_sender_late_p99_ms",
-        _p99(load.late) * 1e3,
-        "ms",
-        note="of the load itself; where it is large, the machine was too busy to tell",
+        load.late,
+        "of the load itself; where it is large, the machine was too busy to tell",
     )
 
 

@@ -77,13 +77,13 @@ def overload_figures(quick: bool) -> list[Figure]:
     return [
         Figure("full_load_requests_per_s", rate, "requests/s", runs=len(full.answered),
                note=f"{_WAITING} callers, one list of 20 each; {_ITEMS} items, no model"),
-        _percentile("idle_p99_ms", idle.answered, "one caller"),
-        _percentile("overload_answered_p99_ms", over.answered, note),
-        _percentile("overload_refused_p99_ms", over.refused, note),
+        p99_figure("idle_p99_ms", idle.answered, "one caller"),
+        p99_figure("overload_answered_p99_ms", over.answered, note),
+        p99_figure("overload_refused_p99_ms", over.refused, note),
         Figure("overload_goodput_ratio", len(over.answered) / over.span / rate, "1",
                note="answered at overload, to what was answered at full load"),
         Figure("overload_refused_share", len(over.refused) / max(1, total), "1", note=note),
-        _percentile(
+        p99_figure(
             "overload_sender_late_p99_ms",
             over.late,
             "of the load itself; where it is large, the machine was too busy to tell",
@@ -230,7 +230,8 @@ def _kept(pool: list[_Wire]) -> _Wire | None:
     return None
 
 
-def _percentile(name: str, seconds: Sequence[float], note: str) -> Figure:
+def p99_figure(name: str, seconds: Sequence[float], note: str) -> Figure:
+    """The 99th percentile of times, in milliseconds."""
     if not seconds:
         return Figure(name, None, "ms", note="there was none")
     return Figure(name, float(np.percentile(seconds, 99)) * 1e3, "ms", runs=len(seconds), note=note)
