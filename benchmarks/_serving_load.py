@@ -25,10 +25,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks._serving_overload import Load, closed, opened, p99_figure
+from benchmarks._serving_overload import Load, closed, opened
 from benchmarks._serving_request import Served, private_mb, serving
 from benchmarks._serving_shop import PEOPLE, name, person
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, percentile_figure
 from tactful.client import Client
 from tactful.errors import ClientError
 from tactful.interpreter import short_delays
@@ -116,12 +116,7 @@ class _Step:
     @property
     def refused(self) -> float:
         """Share of what was asked."""
-        return len(self.load.refused) / max(self.asked, 1)
-
-    @property
-    def asked(self) -> int:
-        """How many lists were asked for."""
-        return len(self.load.answered) + len(self.load.refused) + self.load.failed
+        return len(self.load.refused) / max(self.load.asked, 1)
 
     def slower(self, idle: Load) -> float:
         """The 99th percentile by that of an idle server."""
@@ -252,15 +247,15 @@ def _long_figures(
         "swap_failed_requests",
         load.failed,
         "requests",
-        note=f"of {long.asked:,} with {done['swaps']} swaps among them; refusals are not failures"
+        note=f"of {load.asked:,} with {done['swaps']} swaps among them; refusals are not failures"
         + "".join(f"; {many} x {what}" for what, many in load.failures.items()),
     )
     yield Figure("sustained_refused_share", long.refused, "1", note=note)
     yield Figure(
         "sustained_p99_vs_idle", long.slower(idle), "1", runs=len(load.answered), note=note
     )
-    yield p99_figure("sustained_p99_ms", load.answered, note)
-    yield p99_figure("load_idle_p99_ms", idle.answered, "one caller")
+    yield percentile_figure("sustained_p99_ms", load.answered, 99, note)
+    yield percentile_figure("load_idle_p99_ms", idle.answered, 99, "one caller")
     yield Figure(
         "sustained_memory_growth_mb",
         growth,
@@ -270,9 +265,10 @@ def _long_figures(
         if growth is not None
         else "too short a run to tell",
     )
-    yield p99_figure(
+    yield percentile_figure(
         "sustained_sender_late_p99_ms",
         load.late,
+        99,
         "of the load itself; where it is large, the machine was too busy to tell",
     )
 

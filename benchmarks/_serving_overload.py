@@ -18,14 +18,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, percentile_figure
 from tactful.client import Client
 from tactful.errors import ClientError
 
@@ -61,6 +59,11 @@ class Load:
         """How many failed."""
         return self.failures.total()
 
+    @property
+    def asked(self) -> int:
+        """How many requests there were."""
+        return len(self.answered) + len(self.refused) + self.failed
+
 
 def overload_figures(quick: bool) -> list[Figure]:
     """At rest, at full load, and at twice the rate that can be answered."""
@@ -73,19 +76,19 @@ def overload_figures(quick: bool) -> list[Figure]:
         over = opened(port, rate=_FACTOR * rate, seconds=seconds)
     failed = idle.failed + full.failed + over.failed
     note = f"at {_FACTOR:g} x {rate:.0f} requests/s, open loop, {failed} failed"
-    total = len(over.answered) + len(over.refused)
     return [
         Figure("full_load_requests_per_s", rate, "requests/s", runs=len(full.answered),
                note=f"{_WAITING} callers, one list of 20 each; {_ITEMS} items, no model"),
-        p99_figure("idle_p99_ms", idle.answered, "one caller"),
-        p99_figure("overload_answered_p99_ms", over.answered, note),
-        p99_figure("overload_refused_p99_ms", over.refused, note),
+        percentile_figure("idle_p99_ms", idle.answered, 99, "one caller"),
+        percentile_figure("overload_answered_p99_ms", over.answered, 99, note),
+        percentile_figure("overload_refused_p99_ms", over.refused, 99, note),
         Figure("overload_goodput_ratio", len(over.answered) / over.span / rate, "1",
                note="answered at overload, to what was answered at full load"),
-        Figure("overload_refused_share", len(over.refused) / max(1, total), "1", note=note),
-        p99_figure(
+        Figure("overload_refused_share", len(over.refused) / max(over.asked, 1), "1", note=note),
+        percentile_figure(
             "overload_sender_late_p99_ms",
             over.late,
+            99,
             "of the load itself; where it is large, the machine was too busy to tell",
         ),
         Figure("overload_failed_requests", failed, "requests", note="neither 200 nor 503"),
@@ -228,13 +231,6 @@ def _kept(pool: list[_Wire]) -> _Wire | None:
             return wire
         wire.close()
     return None
-
-
-def p99_figure(name: str, seconds: Sequence[float], note: str) -> Figure:
-    """The 99th percentile of times, in milliseconds."""
-    if not seconds:
-        return Figure(name, None, "ms", note="there was none")
-    return Figure(name, float(np.percentile(seconds, 99)) * 1e3, "ms", runs=len(seconds), note=note)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from benchmarks.figures import Figure, interleave
+from benchmarks.figures import Figure, interleave, percentile_figure
 from tactful.features import RANKING_FEATURES
 from tactful.forest import BinnedForest, bin_forest
 from tactful.forest_kernel import load_kernel
@@ -58,8 +58,8 @@ def ranking_figures(quick: bool) -> list[Figure]:
         f"{CANDIDATES} candidates of {_COLUMNS} columns, {forests[0].num_boosted_rounds()} trees"
     )
     for who, timing in timings.items():
-        figures.append(_percentile(f"ranking_{who}_p50_ms", timing.seconds, 50, shape))
-        figures.append(_percentile(f"ranking_{who}_p99_ms", timing.seconds, 99, shape))
+        figures.append(percentile_figure(f"ranking_{who}_p50_ms", timing.seconds, 50, shape))
+        figures.append(percentile_figure(f"ranking_{who}_p99_ms", timing.seconds, 99, shape))
     ratio = timings["xgboost"].ratio(timings["kernel"])
     figures += [
         Figure(
@@ -126,12 +126,6 @@ def _rows(
     rows[:, -5:] = rows[0, -5:] if count == CANDIDATES else np.round(rows[:, -5:] * 10)
     rows[generator.random(rows.shape) < 0.02] = np.nan
     return rows
-
-
-def _percentile(name: str, seconds: tuple[float, ...], share: float, note: str) -> Figure:
-    return Figure(
-        name, float(np.percentile(seconds, share)) * 1e3, "ms", runs=len(seconds), note=note
-    )
 
 
 def _seconds(work: Callable[[], _T]) -> tuple[_T, float]:

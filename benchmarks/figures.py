@@ -26,6 +26,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 _ROOT = Path(__file__).resolve().parents[1]
 
 # The libraries whose versions move our figures.
@@ -81,6 +83,21 @@ class Figure:
             raise ValueError(f"figure {self.name}: low, value, high are out of order: {numbers}")
         if self.value is None and not self.note:
             raise ValueError(f"figure {self.name}: no value and no note that says why")
+
+
+def percentile_figure(name: str, seconds: Sequence[float], share: float, note: str) -> Figure:
+    """A percentile of times, in milliseconds.
+
+    Args:
+        name: of the figure.
+        seconds: the times; where there is none, the figure says so.
+        share: which percentile, from 0 to 100.
+        note: of the figure.
+    """
+    if not seconds:
+        return Figure(name, None, "ms", note="there was none")
+    value = float(np.percentile(seconds, share)) * 1e3
+    return Figure(name, value, "ms", runs=len(seconds), note=note)
 
 
 @dataclass(frozen=True)

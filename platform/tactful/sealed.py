@@ -103,8 +103,10 @@ def remove_scratch(directory: Path) -> None:
 
 def _measure(path: Path) -> _File:
     size, checksum = 0, 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            size += len(block)
-            checksum = zlib.crc32(block, checksum)
+    with path.open("rb", buffering=0) as file:
+        # One block for all: to take and give back memory each time holds other threads up.
+        block = memoryview(bytearray(min(_BLOCK, path.stat().st_size)))
+        while count := file.readinto(block):
+            size += count
+            checksum = zlib.crc32(block[:count], checksum)
     return _File(size, checksum)

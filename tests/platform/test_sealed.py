@@ -1,12 +1,15 @@
 """A sealed directory is whole or refused."""
 
 import os
+import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tactful import sealed
 from tactful.errors import ModelError
 from tactful.sealed import check_seal, remove_scratch, sealing
 
@@ -54,6 +57,19 @@ def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path: Path) -
     remove_scratch(tmp_path)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "thing"]
+    check_seal(tmp_path / "thing")
+
+
+@pytest.mark.parametrize("size", [0, 15, 16, 17, 48, 50])
+def test_the_checksum_is_that_of_the_whole_file(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealed, "_BLOCK", 16)
+    data = bytes(range(size))
+    write(tmp_path / "thing", one=data)
+
+    seal = msgspec.json.decode((tmp_path / "thing" / "seal.json").read_bytes())
+    assert seal == {"files": {"one": {"size": size, "crc32": zlib.crc32(data)}}}
     check_seal(tmp_path / "thing")
 
 

@@ -1,4 +1,4 @@
-"""Answers leave whole: head and body in one write."""
+"""Answers leave whole, head and body in one write; and memory goes back while they are made."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
+from tactful import server as serving
 from tactful.asgi import ARRIVED, Application, Receive, Scope, Send
 from tactful.config import ServerSettings
-from tactful.server import make_server
+from tactful.server import listen, make_server, run
 
 _ASKED = (
     b"%b / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n%b\r\n"
@@ -130,3 +131,20 @@ def test_a_request_that_was_answered_leaves_nothing_to_the_collector() -> None:
     # All requests are read at once, and each that is answered is gone.
     assert left == sorted(left, reverse=True)
     assert left[0] - left[-1] >= 28
+
+
+def test_memory_is_returned_from_the_first_answer_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("nobody asks")
+
+    told: list[str] = []
+    monkeypatch.setattr(serving, "return_large_pieces", lambda: told.append("returns"))
+    server = make_server(nothing, ServerSettings(), lifespan=False)
+
+    def started() -> None:
+        told.append("started")
+        server.should_exit = True
+
+    with listen("127.0.0.1", 0) as listener:
+        assert run(server, listener, started=started)
+    assert told == ["returns", "started"]
