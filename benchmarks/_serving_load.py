@@ -131,8 +131,9 @@ def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure
     """Idle, at rising rates, and then `minutes` at four fifths of capacity, everything changing.
 
     The steps are shares of what eight callers get that wait for their answers. The last of them up
-    to which at most one in a thousand is refused, and nothing fails, is capacity. The changes are
-    sent by a thread of this process, which is kept from holding the callers up.
+    to which at most one in a thousand is refused, and nothing fails, is capacity. Then callers come
+    at the same rate but at even intervals, for a tenth of the minutes. The changes are sent by a
+    thread of this process, which is kept from holding the callers up.
 
     Args:
         data: from `open_shop`; a second version of its model is put there.
@@ -152,9 +153,9 @@ def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure
         changes = _Changes(served.port, models, items)
         changes.start()
 
-        def step(rate: float, seconds: float) -> _Step:
+        def step(rate: float, seconds: float, *, evenly: bool = False) -> _Step:
             before = Counter(changes.done)
-            load = opened(served.port, rate=rate, seconds=seconds)
+            load = opened(served.port, rate=rate, seconds=seconds, evenly=evenly)
             return _Step(rate, load, changes.done - before)
 
         full = closed(served.port, waiting=8, seconds=_FULL_S)
@@ -162,17 +163,20 @@ def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure
         brief = min(_STEP_S, minutes * 60 / 10)
         steps = [step(share * reached, brief) for share in _STEPS]
         sustained = list(takewhile(_Step.sustained, steps))
+        rate = _SHARE * (sustained or steps[:1])[-1].rate
         with _watched(served) as sizes:
-            long = step(_SHARE * (sustained or steps[:1])[-1].rate, minutes * 60)
+            long = step(rate, minutes * 60)
+        even = step(rate, minutes * 60 / 10, evenly=True)
         changes.stopping.set()
         changes.join()
     write_pointer(models, Pointer(version="1"))
     # Changes that fail count at any time, between two rates as well.
-    failed = full.failed + sum(each.load.failed for each in steps)
+    failed = full.failed + sum(each.load.failed for each in (*steps, even))
     failed += changes.done["failed"] - long.done["failed"]
     return [
         *_step_figures(idle, steps, sustained, reached, failed),
         *_long_figures(idle, long, sizes, minutes),
+        _slower_figure("sustained_evenly_p99_vs_idle", even, idle),
     ]
 
 
@@ -216,14 +220,7 @@ def _step_figures(
         + ("" if prompt else f": not even at {steps[0].rate:.0f}"),
     )
     for share, each in zip(_STEPS, steps, strict=True):
-        yield Figure(
-            f"load_p99_vs_idle_at_{share:g}",
-            each.slower(idle),
-            "1",
-            runs=len(each.load.answered),
-            note=f"{each.rate:.0f} lists/s for {each.load.span:.0f} s, {each.refused:.2%} refused, "
-            f"{each.done['events'] / each.load.span:.0f} events/s",
-        )
+        yield _slower_figure(f"load_p99_vs_idle_at_{share:g}", each, idle)
     yield Figure("load_steps_failed_requests", failed, "requests", note="changes among them")
 
 
@@ -270,6 +267,18 @@ def _long_figures(
         load.late,
         99,
         "of the load itself; where it is large, the machine was too busy to tell",
+    )
+
+
+def _slower_figure(name: str, step: _Step, idle: Load) -> Figure:
+    span = step.load.span
+    return Figure(
+        name,
+        step.slower(idle),
+        "1",
+        runs=len(step.load.answered),
+        note=f"{step.rate:.0f} lists/s for {span:.0f} s, {step.refused:.2%} refused, "
+        f"{step.done['events'] / span:.0f} events/s",
     )
 
 

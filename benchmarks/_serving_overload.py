@@ -115,8 +115,8 @@ def closed(port: int, *, waiting: int, seconds: float) -> Load:
     return load
 
 
-def opened(port: int, *, rate: float, seconds: float, seed: int = 1) -> Load:
-    """Callers that come when they come, over connections that are kept."""
+def opened(port: int, *, rate: float, seconds: float, seed: int = 1, evenly: bool = False) -> Load:
+    """Callers that come when they come, or at even intervals, over connections that are kept."""
     load, chance = Load(), random.Random(seed)
     pool: list[_Wire] = []
     tasks: set[asyncio.Task[None]] = set()
@@ -129,7 +129,7 @@ def opened(port: int, *, rate: float, seconds: float, seed: int = 1) -> Load:
             task = asyncio.create_task(_ask(port, pool, due, load))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-            due += chance.expovariate(rate)
+            due += 1.0 / rate if evenly else chance.expovariate(rate)
         load.span = time.perf_counter() - began
         await asyncio.gather(*tasks)
         for wire in pool:
