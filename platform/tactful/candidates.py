@@ -407,19 +407,31 @@ def popular_rows(
         reading: held while the engine is read, a part of the catalogue at a time, so that neither
             the engine nor an answer waits long; None where nothing else uses the engine.
     """
-    count = len(catalogue)
-    sold, at = np.empty(count), source.watermark
+    count, at = len(catalogue), source.watermark
+    parts: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
     for start in range(0, count, _PART):
         rows = np.arange(start, min(start + _PART, count))
         with reading or nullcontext():
             # All of them, as the source keeps them for the lists.
             found = read_placed(source, "item", catalogue.item_places, rows, SOLD, at)
-        sold[rows] = found[:, SOLD.index("sold_28d")]
+        sold = found[:, SOLD.index("sold_28d")]
+        some = np.flatnonzero(sold)
+        parts.append((rows[some], sold[some]))
+    taken = np.concatenate([rows for rows, _ in parts] or [np.zeros(0, np.int64)])
+    amount = np.concatenate([sold for _, sold in parts] or [np.zeros(0)])
+    # Most items are taken by nobody within four weeks, and need no sorting.
     before = np.full(count, count, np.int32)
     before[index.popular] = np.arange(len(index.popular), dtype=np.int32)
-    np.negative(sold, out=sold)
-    order = np.lexsort((before, sold))  # stable, so by row at last
-    return Popularity.of(order[catalogue.available[order]], count)
+    order = np.lexsort((before[taken], -amount))  # stable, so by row at last
+    del before
+    left = catalogue.available.copy()
+    left[taken] = False
+    then = index.popular[left[index.popular]]
+    left[then] = False
+    taken, amount = taken[order], amount[order]
+    here = catalogue.available[taken]
+    most, least = taken[here & (amount > 0.0)], taken[here & (amount < 0.0)]
+    return Popularity.of(np.concatenate([most, then, np.flatnonzero(left), least]), count)
 
 
 def _intended(

@@ -92,7 +92,7 @@ class LiveCatalogue:
         self._changing = changing or nullcontext()
         self._live = None if directory is None else _open(directory, index, writes)
         self._feed: ItemFeed | None = None
-        self._popular_at = -_POPULAR_S
+        self._counted_at = -_POPULAR_S
         self._merging: threading.Thread | None = None
         self._merges_from = -math.inf
         self._followed = after is not None
@@ -117,6 +117,11 @@ class LiveCatalogue:
     def writes(self) -> bool:
         """Whether this process keeps the changes that others follow."""
         return self._live is not None and self._live.writes
+
+    @property
+    def counted_at(self) -> float:
+        """When what is popular was counted last, by `monotonic`."""
+        return self._counted_at
 
     def refresh(
         self, source: FeatureSource, reading: AbstractContextManager[object] | None = None
@@ -173,7 +178,7 @@ class LiveCatalogue:
         if self._search() is not held.search:
             catalogue = self._taken_in(catalogue, ())
         # Counting every item takes longer than anything else here, so it is not done each time.
-        due = now - self._popular_at >= _POPULAR_S
+        due = now - self._counted_at >= _POPULAR_S
         rows = [np.zeros(0, np.int64)]
         while changed := feed.changes(reading):
             if self._live is not None:
@@ -188,7 +193,7 @@ class LiveCatalogue:
         moved = catalogue.item_places is not held.catalogue.item_places
         if moved or due:
             popular = popular_rows(source, catalogue, self._index, reading)
-            self._popular_at = now
+            self._counted_at = now
         elif catalogue is not held.catalogue:
             popular = popular.grown(catalogue.available, np.unique(np.concatenate(rows)))
         return View(self._index, search, catalogue, popular, self._trending(catalogue))

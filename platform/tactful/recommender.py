@@ -395,6 +395,11 @@ class Recommender:
                 self._forget_vectors(version)
             _LOG.info("ranking model %s serves, %d items", version, len(view.catalogue))
 
+    @property
+    def counted_at(self) -> float:
+        """When what is popular was counted last, by `monotonic`: it takes memory by the item."""
+        return self._loaded.live.counted_at
+
     def describe(self) -> dict[str, Any]:
         """What serves: for ``GET /v1/models``."""
         loaded = self._loaded

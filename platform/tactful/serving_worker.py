@@ -67,7 +67,6 @@ logger = logging.getLogger(__name__)
 
 _REFRESH_S = 0.25
 _COUNT_S = 1.0
-_TIDY_S = 10.0  # as often as what is popular is counted, which leaves most of what lies free
 
 _one = msgspec.json.Decoder(RecommendRequest)
 _many = msgspec.json.Decoder(RecommendBatchRequest)
@@ -130,6 +129,7 @@ class ServingWorker:
         self._refreshing = refreshing
         self._clock = clock
         self._nothing = contextlib.nullcontext()
+        self._tidied_for: float | None = None
         server = settings.server
         self._turnstile = Turnstile(
             queue=server.recommend_queue,
@@ -192,7 +192,7 @@ class ServingWorker:
 
     async def follow(self) -> None:
         """Follow keys, models and items, and tell what was counted, until cancelled."""
-        counted = tidied = 0.0
+        counted = 0.0
         while True:
             await asyncio.sleep(_REFRESH_S)
             for refresh in (self.follow_keys, self._follow_items):
@@ -206,9 +206,6 @@ class ServingWorker:
             if time.monotonic() - counted >= _COUNT_S:
                 counted = time.monotonic()
                 self.count()
-            if time.monotonic() - tidied >= _TIDY_S:
-                tidied = time.monotonic()
-                await asyncio.to_thread(heap.return_free_pages)
 
     def follow_keys(self) -> None:
         """Take over which keys are valid."""
@@ -216,6 +213,10 @@ class ServingWorker:
 
     def _follow_items(self) -> None:
         self._recommender.refresh(self._nothing)
+        if self._recommender.counted_at != self._tidied_for:
+            # Of all that lies free in a worker, counting what is popular leaves most.
+            self._tidied_for = self._recommender.counted_at
+            heap.return_free_pages()
 
     def tell(self) -> None:
         """Tell what lists are made from here."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.platform.shop import definitions, learned
 
-from tactful.candidates import Candidates, Popularity, Quotas, gather, popular_rows
+from tactful import candidates as candidates_of
+from tactful.candidates import SOLD, Candidates, Popularity, Quotas, gather, popular_rows
 from tactful.catalogue import Catalogue
 from tactful.errors import ConfigError
 from tactful.recall import (
@@ -270,6 +274,54 @@ def test_popular_is_what_is_sold_now_then_what_was_then_the_rest() -> None:
     before = [row for row in INDEX.popular.tolist() if row not in rows_of[:4]]
     assert rows_of[4:-1] == before
     assert [CATALOGUE.item_ids[row] for row in rows_of[-1:]] == ["new-a"], "nobody took it yet"
+
+
+class Counted(Engine):
+    """An engine that says of items what a table says."""
+
+    def __init__(self, sold: Sequence[float]) -> None:
+        super().__init__(definitions(), MemoryState())
+        self._sold = np.array([[0.0, each, 0.0] for each in sold]).reshape(-1, len(SOLD))
+
+    def read_placed(
+        self, entity: str, placing: Any, places: NDArray[np.int64], names: Any, at: int
+    ) -> NDArray[np.float64]:
+        assert (entity, names) == ("item", SOLD)
+        return self._sold[places]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, -0.0, 1.0, 2.0, 0.5, -1.0, -2.0]), st.booleans()),
+        max_size=30,
+    ),
+    st.randoms(use_true_random=False),
+    st.integers(1, 9),
+)
+@settings(max_examples=200, deadline=None)
+def test_popular_is_ordered_by_amount_place_before_and_row(
+    items: list[tuple[float, bool]], chance: Random, part: int
+) -> None:
+    sold, rows = [amount for amount, _ in items], [*range(len(items))]
+    described = [
+        Item(item_id=f"{row:02}", timestamp=0, available=available)
+        for row, (_, available) in enumerate(items)
+    ]
+    catalogue = Catalogue([it.item_id for it in described], {it.item_id: it for it in described})
+    before = chance.sample(rows, chance.randint(0, len(rows)))
+    index = replace(empty_index(), popular=np.array(before, np.int32))
+    place = {row: number for number, row in enumerate(before)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates_of, "_PART", part)
+        found = popular_rows(Counted(sold), catalogue, index)
+
+    wanted = sorted(rows, key=lambda row: (-sold[row], place.get(row, len(rows)), row))
+    wanted = [row for row in wanted if items[row][1]]
+    assert found.rows.tolist() == wanted
+    assert found.places_of(np.array(rows, np.int64)).tolist() == [
+        wanted.index(row) if row in wanted else len(wanted) for row in rows
+    ]
 
 
 def test_popular_is_of_what_can_be_had() -> None:
