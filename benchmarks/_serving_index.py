@@ -90,7 +90,7 @@ def _fresh(place: Path, ids: ItemIds, index: VectorIndex) -> list[Figure]:
             live.update({f"fresh-{number}": vector})
             rows, _ = live.snapshot.nearest(vector, 1)
             samples.append((time.perf_counter() - started) * 1e3)
-            if rows.tolist() != [live.snapshot.row(f"fresh-{number}")]:
+            if rows.tolist() != live.snapshot.rows_of([f"fresh-{number}"]):
                 raise AssertionError("a vector that was taken in was not found")
     samples.sort()
     note = f"journal, delta and search; {len(ids):,} items"

@@ -258,13 +258,17 @@ def unlearned(
     taught = index.nearest.holds(np.array([-1 if row is None else row for row in rows], np.int64))
     fresh = [item for item, learned in zip(items, taught.tolist(), strict=True) if not learned]
     fresh.sort(key=lambda item: item.item_id)
-    changes = {}
-    for item, vector in zip(fresh, index.content.vectors(fresh), strict=True):
-        row = snapshot.row(item.item_id)
-        # After a restart every item is news to this process, but few are to the index.
-        if row is None or not np.array_equal(snapshot.stored.of(np.array([row]))[0], vector):
-            changes[item.item_id] = vector
-    return changes
+    ids, vectors = [item.item_id for item in fresh], index.content.vectors(fresh)
+    there = snapshot.rows_of(ids)
+    same = np.array([row is not None for row in there], np.bool_)
+    held = snapshot.stored.of(np.array([row for row in there if row is not None], np.int64))
+    # After a restart every item is news to this process, but few are to the index.
+    same[same] = (held == vectors[same]).all(axis=1)
+    return {
+        item_id: vector
+        for item_id, vector, is_held in zip(ids, vectors, same.tolist(), strict=True)
+        if not is_held
+    }
 
 
 def _untouched(index: RecallIndex, catalogue: Catalogue) -> list[str]:

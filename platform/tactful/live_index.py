@@ -23,7 +23,7 @@ import struct
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
@@ -100,10 +100,17 @@ class Snapshot:
         replaced = 0 if self.kept is None else int(np.count_nonzero(~self.kept))
         return replaced + len(self.new_ids)
 
-    def row(self, item_id: str) -> int | None:
-        """Row of an item; None for an item the index never heard of."""
-        row = self.new_rows.get(item_id)
-        return self.ids.row(item_id) if row is None else row
+    def rows_of(self, item_ids: Sequence[str]) -> list[int | None]:
+        """Rows of items; None for each that the index never heard of."""
+        rows = [self.new_rows.get(item_id) for item_id in item_ids]
+        unknown = [place for place, row in enumerate(rows) if row is None]
+        # Not one by one: a thread that gives the interpreter's lock back as often as a search does
+        # and takes it again at once is never told to leave it to another.
+        for place, row in zip(
+            unknown, self.ids.rows_of([item_ids[place] for place in unknown]), strict=True
+        ):
+            rows[place] = row
+        return rows
 
     def nearest(
         self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
@@ -171,15 +178,12 @@ class Snapshot:
         delta = dict(zip(self.rows.tolist(), self.vectors, strict=True))
         new_ids, new_rows = list(self.new_ids), dict(self.new_rows)
         kept = np.ones(len(self.ids), np.bool_) if self.kept is None else self.kept.copy()
-        for item_id, vector in changes.items():
+        for row, (item_id, vector) in zip(self.rows_of([*changes]), changes.items(), strict=True):
             if vector is not None and vector.shape != (dimensions,):
                 raise ModelError(
                     f"the vector of an item has shape {vector.shape}, the index holds vectors "
                     f"of {dimensions}; both must come from the same training"
                 )
-            row = new_rows.get(item_id)
-            if row is None:
-                row = self.ids.row(item_id)
             if row is None and vector is None:
                 continue
             if row is None:

@@ -52,7 +52,7 @@ def check(snapshot: Snapshot, wanted: Vectors, seed: int, banned: frozenset[str]
     """Everything a snapshot says, against the dictionary it should equal."""
     known = names(snapshot)
     assert len(set(known)) == len(known) == len(snapshot)
-    assert all(snapshot.row(item_id) == row for row, item_id in enumerate(known))
+    assert snapshot.rows_of(known) == [*range(len(known))]
     assert wanted.keys() <= set(known)
     zero = np.zeros(DIMENSIONS, np.float32)
     vectors = snapshot.stored.of(np.arange(len(known)))
@@ -138,6 +138,22 @@ def test_any_changes_merges_and_restarts_equal_a_dictionary(
     run_state_machine_as_test(
         Differential, settings=settings(max_examples=30, stateful_step_count=15, deadline=None)
     )
+
+
+def test_many_changes_are_looked_up_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look-up gives the interpreter's lock back for a moment: many starve other threads."""
+
+    def alone(ids: ItemIds, item_id: str) -> int:
+        raise AssertionError(f"{item_id} is looked up alone")
+
+    ids, made = base(5)
+    vectors = {f"new-{n}": np.ones(DIMENSIONS, np.float32) for n in range(3)}
+    with LiveIndex(tmp_path, ids, made, writes=True) as live:
+        monkeypatch.setattr(ItemIds, "row", alone)
+        live.update({**vectors, ids[2]: None, "never-there": None})
+        assert live.snapshot.rows_of(["new-2", ids[2], "never-there"]) == [7, 2, None]
 
 
 def test_the_delta_and_the_cells_are_searched_as_one(tmp_path: Path) -> None:
