@@ -408,7 +408,7 @@ def popular_rows(
             the engine nor an answer waits long; None where nothing else uses the engine.
     """
     count, at = len(catalogue), source.watermark
-    parts: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+    takes, amounts = [np.zeros(0, np.int64)], [np.zeros(0)]
     for start in range(0, count, _PART):
         rows = np.arange(start, min(start + _PART, count))
         with reading or nullcontext():
@@ -416,9 +416,9 @@ def popular_rows(
             found = read_placed(source, "item", catalogue.item_places, rows, SOLD, at)
         sold = found[:, SOLD.index("sold_28d")]
         some = np.flatnonzero(sold)
-        parts.append((rows[some], sold[some]))
-    taken = np.concatenate([rows for rows, _ in parts] or [np.zeros(0, np.int64)])
-    amount = np.concatenate([sold for _, sold in parts] or [np.zeros(0)])
+        takes.append(rows[some])
+        amounts.append(sold[some])
+    taken, amount = np.concatenate(takes), np.concatenate(amounts)
     # Most items are taken by nobody within four weeks, and need no sorting.
     before = np.full(count, count, np.int32)
     before[index.popular] = np.arange(len(index.popular), dtype=np.int32)

@@ -102,15 +102,13 @@ class Snapshot:
 
     def rows_of(self, item_ids: Sequence[str]) -> list[int | None]:
         """Rows of items; None for each that the index never heard of."""
-        rows = [self.new_rows.get(item_id) for item_id in item_ids]
-        unknown = [place for place, row in enumerate(rows) if row is None]
         # Not one by one: a thread that gives the interpreter's lock back as often as a search does
         # and takes it again at once is never told to leave it to another.
-        for place, row in zip(
-            unknown, self.ids.rows_of([item_ids[place] for place in unknown]), strict=True
-        ):
-            rows[place] = row
-        return rows
+        built = self.ids.rows_of(item_ids)
+        return [
+            self.new_rows.get(item_id) if row is None else row
+            for item_id, row in zip(item_ids, built, strict=True)
+        ]
 
     def nearest(
         self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
