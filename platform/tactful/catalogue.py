@@ -39,9 +39,12 @@ class CatalogueIds(Sequence[str]):
     def __getitem__(self, row: slice) -> tuple[str, ...]: ...
     def __getitem__(self, row: int | slice) -> str | tuple[str, ...]:
         """The item of a row, or the items of a slice of rows."""
-        if isinstance(row, slice):
-            return tuple(self[each] for each in range(*row.indices(len(self))))
         known = len(self._known)
+        if isinstance(row, slice):
+            start, stop, step = row.indices(len(self))
+            if start >= known and step == 1:
+                return self._others[start - known : max(stop - known, 0)]
+            return tuple(self[each] for each in range(start, stop, step))
         if row < 0:
             row += len(self)
         return self._known[row] if row < known else self._others[row - known]
@@ -255,14 +258,19 @@ class Catalogue:
             return None
         then = now[len(ids) :]
         found = _found(ids, changed)
-        fresh = {item.item_id for item, row in found if row is None}
-        others = (*then, *sorted(fresh.difference(then)))
+        # Those that are not of the index are kept as they are: they grow all day.
+        places = dict(self.rows.others) if ids is self._ids else {}
+        came = then[len(places) :]
+        fresh = {item.item_id for item, row in found if row is None and item.item_id not in places}
+        came = (*came, *sorted(fresh.difference(came)))
+        others = then[: len(places)] + came
         count = len(ids) + len(others)
+        places.update(zip(came, range(count - len(came), count), strict=True))
         if in_place:
             columns = self._columns.lengthened(count)
         else:
             columns = self._columns.placed(count, slice(len(self)), slice(len(self)))
-        return self._made(ids, others, found, columns, stays=True)
+        return self._made(ids, others, places, found, columns, stays=True)
 
     def moved(
         self, known: Sequence[str], changed: Sequence[Item] = (), *, then: Sequence[str] = ()
@@ -288,7 +296,7 @@ class Catalogue:
         kept = np.flatnonzero((rows >= 0) & self.described)
         stays = np.array_equal(rows, np.arange(len(self)))
         columns = self._columns.placed(len(ids) + len(others), rows[kept], kept)
-        return self._made(ids, others, found, columns, stays=stays)
+        return self._made(ids, others, places, found, columns, stays=stays)
 
     def rows_of(self, items: Sequence[Item]) -> NDArray[np.int64]:
         """The rows of items that are here. Lists may ask for others: none of these is remembered.
@@ -302,13 +310,13 @@ class Catalogue:
         self,
         ids: ItemIds,
         others: tuple[str, ...],
+        places: Mapping[str, int],
         changed: Sequence[tuple[Item, int | None]],
         columns: ItemColumns,
         *,
         stays: bool,
     ) -> Catalogue:
         """A catalogue of what this one has in `columns` and what changed; `stays`: no row moves."""
-        places = {item_id: row for row, item_id in enumerate(others, len(ids))}
         lookup = CatalogueRows(ids, places, self.rows._remembered if stays else None)
         categories, campaigns = dict(self.category_numbers), dict(self.campaign_numbers)
         rows = _rows(changed, places)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.spare_room import lengthened
+from tactful.spare_room import filled, lengthened
 from tactful_streaming import Item
 
 Rows = slice | NDArray[np.int64]
@@ -36,13 +36,13 @@ class ItemColumns:
     def unknown(cls, count: int) -> ItemColumns:
         """Of rows of which nothing is known."""
         return cls(
-            price=np.full(count, np.nan, np.float32),
-            category=np.full(count, -1, np.int32),
-            available=np.zeros(count, np.bool_),
-            margin=np.zeros(count, np.float32),
-            released=np.full(count, np.nan, np.float32),
-            campaign=np.full(count, -1, np.int32),
-            described=np.zeros(count, np.bool_),
+            price=filled(count, np.nan, np.float32),
+            category=filled(count, -1, np.int32),
+            available=filled(count, False, np.bool_),
+            margin=filled(count, 0.0, np.float32),
+            released=filled(count, np.nan, np.float32),
+            campaign=filled(count, -1, np.int32),
+            described=filled(count, False, np.bool_),
         )
 
     def placed(self, count: int, to: Rows, rows: Rows) -> ItemColumns:

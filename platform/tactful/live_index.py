@@ -151,13 +151,18 @@ class Snapshot:
         if not len(self.rows):
             return near
         rows, scores = near
-        fresh, vectors = self.rows, self.vectors
+        fresh, products = self.rows, self.vectors @ query
+        if len(rows) >= count > 0:  # most of the delta is further away than the last of the build
+            close = np.flatnonzero(products >= scores[-1])
+            fresh, products = fresh[close], products[close]
         if allowed is not None:
             passing = allowed[fresh]
-            fresh, vectors = fresh[passing], vectors[passing]
+            fresh, products = fresh[passing], products[passing]
+        if not len(fresh):
+            return near
         merged = np.concatenate([rows, fresh])
         order = np.argsort(merged, kind="stable")
-        return best(merged[order], np.concatenate([scores, vectors @ query])[order], count)
+        return best(merged[order], np.concatenate([scores, products])[order], count)
 
     @cached_property
     def stored(self) -> StoredVectors:
@@ -173,9 +178,10 @@ class Snapshot:
             ModelError: if a vector has another length than those of the build.
         """
         dimensions = self.vectors.shape[1]
-        delta = dict(zip(self.rows.tolist(), self.vectors, strict=True))
+        delta: dict[int, NDArray[np.float32]] = {}
         new_ids, new_rows = list(self.new_ids), dict(self.new_rows)
         kept = np.ones(len(self.ids), np.bool_) if self.kept is None else self.kept.copy()
+        replaced: list[int] = []
         for row, (item_id, vector) in zip(self.rows_of([*changes]), changes.items(), strict=True):
             if vector is not None and vector.shape != (dimensions,):
                 raise ModelError(
@@ -190,14 +196,14 @@ class Snapshot:
                 new_rows[item_id] = row
             elif row < len(kept):
                 kept[row] = False
-            if vector is None or not vector.any():
-                delta.pop(row, None)
-            else:
+            replaced.append(row)
+            if vector is not None and vector.any():
                 delta[row] = vector
-        rows = np.array(sorted(delta), np.int64)
-        vectors = np.zeros((len(rows), dimensions), np.float32)
-        for place, row in enumerate(rows.tolist()):
-            vectors[place] = delta[row]
+        stays = np.isin(self.rows, replaced, invert=True)
+        rows = np.concatenate([self.rows[stays], np.fromiter(delta, np.int64, len(delta))])
+        more = np.array([*delta.values()], np.float32).reshape(-1, dimensions)
+        order = np.argsort(rows, kind="stable")
+        rows, vectors = rows[order], np.concatenate([self.vectors[stays], more])[order]
         kept.flags.writeable = False
         return Snapshot(
             ids=self.ids,

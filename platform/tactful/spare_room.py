@@ -13,6 +13,19 @@ _SHARE = 8
 _LEAST = 64
 
 
+def filled(count: int, value: float, dtype: type[_Scalar]) -> NDArray[_Scalar]:
+    """An array of one value that has room from the beginning: it is not copied to be lengthened.
+
+    Args:
+        count: how long.
+        value: of each element.
+        dtype: of the same.
+    """
+    array = _roomy(count, np.dtype(dtype))[:count]
+    array[:] = value
+    return array
+
+
 def lengthened(array: NDArray[_Scalar], more: NDArray[_Scalar]) -> NDArray[_Scalar]:
     """`more` behind `array`: in the memory of `array` while that has room, else copied with room.
 
@@ -26,7 +39,12 @@ def lengthened(array: NDArray[_Scalar], more: NDArray[_Scalar]) -> NDArray[_Scal
     count = len(array) + len(more)
     room: NDArray[Any] = array if array.base is None else array.base
     if len(room) < count:
-        room = np.empty(count + count // _SHARE + _LEAST, array.dtype)
+        room = _roomy(count, array.dtype)
         room[: len(array)] = array
     room[len(array) : count] = more
     return room[:count]
+
+
+def _roomy(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Room for `count` and some more; what is never written to takes no memory."""
+    return np.empty(count + count // _SHARE + _LEAST, dtype)
