@@ -81,7 +81,13 @@ def test_updates_equal_a_new_catalogue_and_move_no_row(
         assert "nothing" not in catalogue.rows
         assert len(catalogue) == len(catalogue.rows) == len({*known, *then, *items})
         assert not catalogue.available.flags.writeable
-        assert catalogue.item_ids.of_rows(np.arange(len(catalogue))) == list(catalogue.item_ids)
+        listed = list(catalogue.item_ids)
+        assert catalogue.item_ids.of_rows(np.arange(len(catalogue))) == listed
+        for start in range(-1, len(listed) + 1):
+            assert list(catalogue.item_ids[start:]) == listed[start:]
+            assert list(catalogue.item_ids[start:-1]) == listed[start:-1]
+            assert list(catalogue.item_ids[:start]) == listed[:start]
+            assert list(catalogue.item_ids[start::2]) == listed[start::2]
 
 
 @given(
@@ -175,9 +181,13 @@ def test_an_update_in_place_costs_what_changed() -> None:
     catalogue = Catalogue(known, {})
     first = catalogue.updated(known, [Item(item_id="a", timestamp=1, price=1.0)], in_place=True)
     assert first is not None
+    moved = first.moved([*known[1:], known[0]])
+    second = moved.updated(moved._ids, [Item(item_id="c", timestamp=1, price=3.0)], in_place=True)
+    assert second is not None
     then = first.updated(first._ids, [Item(item_id="b", timestamp=1, price=2.0)], in_place=True)
     assert then is not None
     for name in ("price", "category", "available", "described", "margin", "released", "campaign"):
-        assert np.shares_memory(getattr(first, name), getattr(then, name)), name
+        for one, other in ((catalogue, first), (first, then), (moved, second)):
+            assert np.shares_memory(getattr(one, name), getattr(other, name)), name
     assert (len(first), len(then)) == (1_001, 1_002)
     assert np.isnan(first.price).sum() == 1_000

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful.spare_room import lengthened
+from tactful.spare_room import filled, lengthened
 
 
 @given(st.lists(st.lists(st.integers(-9, 9), max_size=90), max_size=8))
@@ -31,3 +31,11 @@ def test_it_is_seldom_copied() -> None:
         array = longer
     assert copies <= 6
     assert array.sum() == 1_000
+
+
+def test_what_is_filled_is_lengthened_where_it_lies() -> None:
+    array = filled(1_000, np.nan, np.float32)
+    longer = lengthened(array, np.ones(100, np.float32))
+    assert np.shares_memory(longer, array)
+    assert (array.dtype, len(array), len(longer)) == (np.float32, 1_000, 1_100)
+    assert np.isnan(longer[:1_000]).all() and (longer[1_000:] == 1.0).all()
