@@ -32,7 +32,7 @@ LANES = 16
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-_HALF_BYTES, _FLOAT_BYTES, _ROW_BYTES = 2, 4, 8
+_HALF_BYTES, _FLOAT_BYTES, _ROW_BYTES, _LINE_BYTES = 2, 4, 8, 64
 _SCALE = np.float32(2.0**112)
 _SIGN_AND_REST = 0x8FFFE000
 _AHEAD = 6
@@ -53,7 +53,6 @@ def _products_code(halves: bool) -> Any:
     """
     size = _HALF_BYTES if halves else _FLOAT_BYTES
     floats, ints = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT))
-    byte = ir.IntType(8).as_pointer()
 
     def read(builder: Any, address: Any) -> Any:
         if not halves:
@@ -95,11 +94,6 @@ def _products_code(halves: bool) -> Any:
         fused = _cg.get_or_insert_function(
             builder.module, ir.FunctionType(floats, [floats] * 3), f"llvm.fmuladd.v{LANES}f32"
         )
-        fetch = _cg.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT]),
-            "llvm.prefetch.p0",
-        )
         length = _cg.unpack_tuple(builder, query.shape)[0]
         bytes_each = builder.mul(length, _WORD(size))
         # Beyond the last vector the first is read again: there may be no memory.
@@ -119,9 +113,7 @@ def _products_code(halves: bool) -> Any:
                 builder, ir.Constant(_WORD, 0), length, ir.Constant(_WORD, LANES)
             ) as (start, _):
                 offset = builder.mul(start, _WORD(size))
-                there = builder.inttoptr(builder.add(coming, offset), byte)
-                # To read, to be kept, as data.
-                builder.call(fetch, [there, *(_INT(x) for x in (0, 3, 1))])
+                _fetched(builder, builder.add(coming, offset))
                 place = builder.bitcast(builder.gep(query.data, [start]), floats.as_pointer())
                 part = read(builder, builder.add(vector, offset))
                 asked = builder.load(place, align=4)
@@ -171,6 +163,24 @@ def _lowest_code(_: Any, number: Any) -> Any:
     return types.int64(types.int64), emit
 
 
+def _fetch_code(_: Any, address: Any) -> Any:
+    """Ask memory for what is at an address, without waiting for it; there may be nothing."""
+
+    def emit(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
+        _fetched(builder, given[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+def _fetched(builder: Any, address: Any) -> None:
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
+    fetch = _cg.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    # To read, to be kept, as data.
+    builder.call(fetch, [builder.inttoptr(address, byte), *(_INT(x) for x in (0, 3, 1))])
+
+
 def _at_code(_: Any, address: Any) -> Any:
     """A pointer to what is at an address."""
 
@@ -181,6 +191,7 @@ def _at_code(_: Any, address: Any) -> Any:
 
 
 _at: Any = intrinsic(_at_code)
+_fetch: Any = intrinsic(_fetch_code)
 _half_products: Any = intrinsic(_products_code(halves=True))
 _float_products: Any = intrinsic(_products_code(halves=False))
 _number: Any = intrinsic(_number_code)
@@ -440,6 +451,10 @@ def products_of_rows(words: Any) -> None:
     vectors = np.zeros((LANES, width), np.float32)
     for start in range(0, len(rows), LANES):
         some = rows[start : start + LANES]
+        # Rows lie far from each other: those that come next are on their way meanwhile.
+        for row in rows[start + LANES : start + 2 * LANES]:
+            for byte in range(0, length * _FLOAT_BYTES, _LINE_BYTES):
+                _fetch(built + row * length * _FLOAT_BYTES + byte)
         for lane in range(len(some)):
             row, address = some[lane], 0
             place = np.searchsorted(changed, row)
