@@ -21,9 +21,10 @@ def filled(count: int, value: float, dtype: type[_Scalar]) -> NDArray[_Scalar]:
         value: of each element.
         dtype: of the same.
     """
-    array = _roomy(count, np.dtype(dtype))[:count]
-    array[:] = value
-    return array
+    room = np.zeros(_with_room(count), dtype)
+    if value:  # zeros that nobody writes over take no memory
+        room[:count] = value
+    return room[:count]
 
 
 def lengthened(array: NDArray[_Scalar], more: NDArray[_Scalar]) -> NDArray[_Scalar]:
@@ -39,12 +40,11 @@ def lengthened(array: NDArray[_Scalar], more: NDArray[_Scalar]) -> NDArray[_Scal
     count = len(array) + len(more)
     room: NDArray[Any] = array if array.base is None else array.base
     if len(room) < count:
-        room = _roomy(count, array.dtype)
+        room = np.empty(_with_room(count), array.dtype)
         room[: len(array)] = array
     room[len(array) : count] = more
     return room[:count]
 
 
-def _roomy(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Room for `count` and some more; what is never written to takes no memory."""
-    return np.empty(count + count // _SHARE + _LEAST, dtype)
+def _with_room(count: int) -> int:
+    return count + count // _SHARE + _LEAST
