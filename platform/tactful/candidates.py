@@ -19,7 +19,7 @@ from tactful.neighbourhood import neighbourhood
 from tactful.plain_values import is_whole_number
 from tactful.recall import CHANNELS, RecallIndex, direction
 from tactful.scores import Scores, kernels
-from tactful.situation import FeatureSource, Situation, read_placed
+from tactful.situation import FeatureSource, Situation, read_nonzero, read_placed
 from tactful.spare_room import lengthened
 from tactful.stored_vectors import RowVectors, StoredVectors
 from tactful.vector_index import Nearest
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SOLD = ("sold_7d", "sold_28d", "sold_84d")
 """What is read of each item of a list: how much everybody took within a week, four and twelve."""
 
+_TAKEN = "sold_28d"
 _PART = 4_096
 _REACH = 8
 _NOWHERE = np.iinfo(np.int32).max
@@ -407,18 +408,8 @@ def popular_rows(
         reading: held while the engine is read, a part of the catalogue at a time, so that neither
             the engine nor an answer waits long; None where nothing else uses the engine.
     """
-    count, at = len(catalogue), source.watermark
-    takes, amounts = [np.zeros(0, np.int64)], [np.zeros(0)]
-    for start in range(0, count, _PART):
-        rows = np.arange(start, min(start + _PART, count))
-        with reading or nullcontext():
-            # All of them, as the source keeps them for the lists.
-            found = read_placed(source, "item", catalogue.item_places, rows, SOLD, at)
-        sold = found[:, SOLD.index("sold_28d")]
-        some = np.flatnonzero(sold)
-        takes.append(rows[some])
-        amounts.append(sold[some])
-    taken, amount = np.concatenate(takes), np.concatenate(amounts)
+    count = len(catalogue)
+    taken, amount = _taken(source, catalogue, reading)
     # Most items are taken by nobody within four weeks, and need no sorting.
     before = np.full(count, count, np.int32)
     before[index.popular] = np.arange(len(index.popular), dtype=np.int32)
@@ -432,6 +423,46 @@ def popular_rows(
     here = catalogue.available[taken]
     most, least = taken[here & (amount > 0.0)], taken[here & (amount < 0.0)]
     return Popularity.of(np.concatenate([most, then, np.flatnonzero(left), least]), count)
+
+
+def _taken(
+    source: FeatureSource, catalogue: Catalogue, reading: AbstractContextManager[object] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The rows that were taken within four weeks, ascending, and how often."""
+    # Who keeps numbers by place keeps them for the lists, and is asked for all of them.
+    if hasattr(source, "read_placed"):
+        return _taken_of_all(source, catalogue, reading)
+    at, rows, amounts = source.watermark, [], []
+    start: int | None = 0
+    while start is not None:
+        with reading or nullcontext():
+            part = read_nonzero(source, "item", _TAKEN, at, start)
+        if part is None:
+            return _taken_of_all(source, catalogue, reading)
+        rows.append(catalogue.rows_at(part.keys))
+        amounts.append(part.numbers)
+        start = part.following
+    # What went and came again between two parts is told twice: the last time counts.
+    taken, last = np.unique(np.concatenate(rows)[::-1], return_index=True)
+    amount = np.concatenate(amounts)[::-1][last]
+    return taken[taken >= 0], amount[taken >= 0]
+
+
+def _taken_of_all(
+    source: FeatureSource, catalogue: Catalogue, reading: AbstractContextManager[object] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """As `_taken`, by asking for each row."""
+    count, at = len(catalogue), source.watermark
+    takes, amounts = [np.zeros(0, np.int64)], [np.zeros(0)]
+    for start in range(0, count, _PART):
+        rows = np.arange(start, min(start + _PART, count))
+        with reading or nullcontext():
+            found = read_placed(source, "item", catalogue.item_places, rows, SOLD, at)
+        sold = found[:, SOLD.index(_TAKEN)]
+        some = np.flatnonzero(sold)
+        takes.append(rows[some])
+        amounts.append(sold[some])
+    return np.concatenate(takes), np.concatenate(amounts)
 
 
 def _intended(

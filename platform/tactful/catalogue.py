@@ -306,6 +306,17 @@ class Catalogue:
         """
         return _rows(_found(self._ids, items), self.rows.others)
 
+    def rows_at(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """The rows of many items, -1 for one that is not here; none of these is remembered."""
+        others = self.rows.others
+        return np.array(
+            [
+                others.get(item_id, -1) if row is None else row
+                for item_id, row in zip(item_ids, self._ids.rows_of(item_ids), strict=True)
+            ],
+            np.int64,
+        )
+
     def _made(
         self,
         ids: ItemIds,

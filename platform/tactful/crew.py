@@ -40,10 +40,12 @@ from tactful.link import (
     Hello,
     Keys,
     Note,
+    Numbers,
     Question,
     Reach,
     Read,
     ReadColumns,
+    ReadNonZero,
     Ready,
     Rises,
     Seen,
@@ -58,7 +60,7 @@ from tactful.roster import Roster, Serving, serving
 from tactful.server import loop_factory
 from tactful.service import Platform
 from tactful.serving_worker import Orders
-from tactful.situation import described, read_columns
+from tactful.situation import described, read_columns, read_nonzero
 from tactful.trending import Trends
 
 logger = logging.getLogger(__name__)
@@ -136,6 +138,12 @@ class Keeper:
             case ReadColumns(entity, keys, names, at):
                 with platform.lock:
                     return read_columns(source, entity, keys, names, at).tobytes()
+            case ReadNonZero(entity, name, at, start):
+                with platform.lock:
+                    found = read_nonzero(source, entity, name, at, start)
+                if found is None:
+                    return Numbers(None, b"", None)
+                return Numbers(found.keys, found.numbers.tobytes(), found.following)
             case Changes(epoch, start):
                 now, following, items = self._changes.read(epoch, start)
                 return Changed(

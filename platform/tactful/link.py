@@ -62,6 +62,15 @@ class ReadColumns(_Question, frozen=True, array_like=True, tag=True):
     at: int
 
 
+class ReadNonZero(_Question, frozen=True, array_like=True, tag=True):
+    """Which entities have a number that is not 0? Answered with `Numbers`, a part of them."""
+
+    entity: str
+    name: str
+    at: int
+    start: int
+
+
 class Changes(_Question, frozen=True, array_like=True, tag=True):
     """Items that changed since a place in the list of changes. Answered with `Changed`."""
 
@@ -123,6 +132,7 @@ Question = (
     | Keys
     | Read
     | ReadColumns
+    | ReadNonZero
     | Changes
     | Rises
     | Reach
@@ -150,6 +160,20 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     properties: dict[str, Any] | None = None
     shown: dict[str, int] | None = None
     personal: bool = True
+
+
+class Numbers(msgspec.Struct, frozen=True, array_like=True):
+    """Entities with a number each.
+
+    Attributes:
+        keys: of the entities; None: they are to be asked for by key.
+        numbers: bytes of float64, one for each key.
+        following: where to go on; None after the last.
+    """
+
+    keys: list[str] | None
+    numbers: bytes
+    following: int | None
 
 
 class Changed(msgspec.Struct, frozen=True, array_like=True):

@@ -21,6 +21,7 @@ from tactful_streaming import (
     Definitions,
     Engine,
     Item,
+    NonZero,
     OnlineStore,
     OnlineStoreError,
     User,
@@ -163,6 +164,10 @@ class SharedFeatures:
     ) -> NDArray[np.float64]:
         """As `read_columns`, of items or categories at some places."""
         return self._engine.read_placed(entity, placing, places, names, at)
+
+    def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
+        """As `Engine.read_nonzero`, of items or categories."""
+        return self._engine.read_nonzero(entity, name, at, start)
 
     def resolve(self, key: str, at: int) -> str:
         """Key of the person whom ``device:<device_id>`` stands for at time `at`."""

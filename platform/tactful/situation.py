@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue import Catalogue
-from tactful_streaming import Definitions, EngineError, Item, User
+from tactful_streaming import Definitions, EngineError, Item, NonZero, User
 from tactful_streaming.placed_rows import Placing
 
 Values = Mapping[str, Any]
@@ -81,6 +81,13 @@ class ReadsPlaced(Protocol):
         at: int,
     ) -> NDArray[np.float64]:
         """Ungrouped features of the entities at some places, shape (len(places), len(names))."""
+
+
+class ReadsNonZero(Protocol):
+    """A feature engine that tells which entities have a number at all."""
+
+    def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
+        """Entities whose number is not 0, a part of them; None: they are to be asked for by key."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,31 @@ def read_placed(
         )
     distinct, of = np.unique(places, return_inverse=True)
     return read_columns(source, entity, placing.keys_at(distinct), names, at)[of]
+
+
+def read_nonzero(
+    source: FeatureSource, entity: str, name: str, at: int, start: int
+) -> NonZero | None:
+    """The entities whose number is not 0, a part of them; none where the definitions lack it.
+
+    Args:
+        source: the feature engine.
+        entity: kind of entity.
+        name: feature.
+        at: the moment, epoch milliseconds.
+        start: where to begin: 0, then what the part before says.
+
+    Returns:
+        None where the source cannot tell, and has to be asked by key.
+    """
+    if not hasattr(source, "read_nonzero"):
+        return None
+    try:
+        return cast(ReadsNonZero, source).read_nonzero(entity, name, at, start)
+    except EngineError:
+        if name in {feature.name for feature in source.definitions.of_entity(entity)}:
+            raise
+        return NonZero([], np.zeros(0), None)
 
 
 def read_columns(

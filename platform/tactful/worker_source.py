@@ -10,11 +10,21 @@ from numpy.typing import NDArray
 
 from tactful.errors import NotPersonal
 from tactful.item_feed import Reading
-from tactful.link import Asker, Changed, Changes, Read, ReadColumns, Rises, Seen
+from tactful.link import (
+    Asker,
+    Changed,
+    Changes,
+    Numbers,
+    Read,
+    ReadColumns,
+    ReadNonZero,
+    Rises,
+    Seen,
+)
 from tactful.positions import Position
 from tactful.situation import Values
 from tactful.trending import Rise
-from tactful_streaming import Definitions, Item, User, decode_entry
+from tactful_streaming import Definitions, Item, NonZero, User, decode_entry
 
 
 class WorkerSource:
@@ -121,6 +131,17 @@ class WorkerSource:
         asker = self._requests if serving else self._refresh
         found = asker.ask(ReadColumns(entity, [*keys], [*names], at), bytes)
         return np.frombuffer(found, np.float64).reshape(len(keys), len(names))
+
+    def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
+        """As `Engine.read_nonzero`, for the thread that follows items and popularity.
+
+        Raises:
+            ProblemError: if the engine does not answer or is not ready.
+        """
+        found = self._refresh.ask(ReadNonZero(entity, name, at, start), Numbers)
+        if found.keys is None:
+            return None
+        return NonZero(found.keys, np.frombuffer(found.numbers, np.float64), found.following)
 
     @property
     def users(self) -> Mapping[str, User]:

@@ -22,7 +22,7 @@ from tactful_streaming.definitions import (
     dump_definitions,
 )
 from tactful_streaming.engine import Applied, Engine, LateEvent
-from tactful_streaming.entities import read_packed
+from tactful_streaming.entities import NonZero, read_packed
 from tactful_streaming.entries import (
     DEVICE_PREFIX,
     PERSONALISATION,
@@ -246,6 +246,7 @@ __all__ = [
     "LogWriteError",
     "Match",
     "MemoryState",
+    "NonZero",
     "OffsetError",
     "OnlineStore",
     "OnlineStoreError",

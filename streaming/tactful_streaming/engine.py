@@ -27,7 +27,7 @@ from tactful_streaming.cuts import Cuts
 from tactful_streaming.dead_letters import DeadLetter
 from tactful_streaming.dedupe import Deduplicator
 from tactful_streaming.definitions import ENTITIES, Definitions, Feature, dump_definitions
-from tactful_streaming.entities import EntityTable, newest_packed
+from tactful_streaming.entities import EntityTable, NonZero, newest_packed
 from tactful_streaming.entries import (
     Entry,
     Event,
@@ -422,6 +422,27 @@ class Engine:
             if name in names:
                 columns[:, list(names).index(name)] = 0
         return columns
+
+    def read_nonzero(self, entity: str, name: str, at: int, start: int = 0) -> NonZero | None:
+        """The entities whose number is not 0, a part of them, at the cost of those that are known.
+
+        Args:
+            entity: kind of entity.
+            name: a feature, without group_by.
+            at: request time, epoch milliseconds.
+            start: where to begin: 0, then what the part before says.
+
+        Returns:
+            None where not all entities are kept in memory: then they are to be asked for by key.
+
+        Raises:
+            EngineError: if the name is no such feature.
+        """
+        table = self._table(entity)
+        if table is None:
+            raise EngineError(f"no feature describes entity {entity!r}")
+        found = table.read_nonzero(name, at, start)
+        return NonZero([], np.zeros(0), None) if found and name in self._missing else found
 
     def resolve(self, key: str, at: int) -> str:
         """Key of the person whom ``device:<device_id>`` stands for at time `at`.

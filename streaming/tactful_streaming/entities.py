@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
 from typing import Any
@@ -30,6 +31,7 @@ Loader = Callable[[Sequence[str]], Sequence[bytes | None]]
 
 _FIRST_CAPACITY = 256
 _SWEEP = 4096
+_ROWS_AT_ONCE = 16_384
 _NOBODY = 0
 """Row of keys nobody has seen: always empty."""
 
@@ -60,6 +62,22 @@ _DAMAGE = (
     RuntimeError,
     AssertionError,
 )
+
+
+@dataclass(frozen=True)
+class NonZero:
+    """Entities whose number is not 0, a part of all.
+
+    Attributes:
+        keys: their ids.
+        numbers: of each, shape ``(len(keys),)``.
+        following: where the next part begins; None after the last. Entities come and go between
+            two parts: one may come twice, the last time as it is.
+    """
+
+    keys: list[str]
+    numbers: Floats
+    following: int | None
 
 
 class EntityTable:
@@ -253,6 +271,33 @@ class EntityTable:
             rows = placed.at(places[some], placing, self._rows, _NOBODY)
             found[:, some] = self._read_rows(rows, names, at).T
         return found.T
+
+    def read_nonzero(self, name: str, at: int, start: int) -> NonZero | None:
+        """The entities whose number is not 0 at time `at`, those of some rows.
+
+        Args:
+            name: a feature with one number for each entity.
+            at: request time, epoch milliseconds.
+            start: where to begin: 0, then what the part before says.
+
+        Returns:
+            None where entities may be in the store alone.
+
+        Raises:
+            EngineError: if the name is no such feature.
+        """
+        if self._load is not None:
+            return None
+        end = min(start + _ROWS_AT_ONCE, len(self._keys))
+        rows = np.arange(start, end)
+        numbers = self._read_rows(rows, [name], at)[:, 0]
+        some = np.flatnonzero(numbers)
+        keys = [self._keys[row] for row in rows[some].tolist()]
+        return NonZero(
+            keys=[key for key in keys if key is not None],
+            numbers=numbers[some],
+            following=end if end < len(self._keys) else None,
+        )
 
     def _read_rows(self, rows: Rows, names: Sequence[str], at: int) -> Floats:
         views = [self._number(name) for name in names]

@@ -10,7 +10,7 @@ import pytest
 from tests.platform.shop import DAY, definitions
 
 from tactful.catalogue import Catalogue
-from tactful.situation import observe, read_columns, read_placed
+from tactful.situation import observe, read_columns, read_nonzero, read_placed
 from tactful_streaming import (
     Engine,
     EngineError,
@@ -172,5 +172,10 @@ def test_what_the_definitions_lack_is_nothing() -> None:
     placed = read_placed(engine, "item", CATALOGUE.item_places, places, asked, NOW)
     assert placed.tolist() == [[0, 1], [0, 0]]
     assert read_columns(engine, "category", ["x"], asked, NOW).tolist() == [[0, 0]]
+    told = {name: read_nonzero(engine, "item", name, NOW, 0) for name in asked}
+    assert [part and part.keys for part in told.values()] == [[], ["b"]]
+    assert read_nonzero(engine, "category", "sold_7d", NOW, 0) is not None
     with pytest.raises(EngineError):
         read_columns(engine, "item", ["a"], ("by_category",), NOW)
+    with pytest.raises(EngineError):
+        read_nonzero(engine, "item", "by_category", NOW, 0)

@@ -1,4 +1,4 @@
-"""What is read by place is what is read by key, whatever entities come and go."""
+"""What is read by place, or of all at once, is what is read by key, whatever comes and goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful_streaming import Engine, EngineError, MemoryState, load_definitions, placed_rows
+from tactful_streaming import (
+    Engine,
+    EngineError,
+    MemoryState,
+    entities,
+    load_definitions,
+    placed_rows,
+)
 from tactful_streaming.entities import EntityTable
 from tactful_streaming.parts import Selection
 from tactful_streaming.placed_rows import PlacedRows
@@ -58,6 +65,19 @@ def wrong(table: EntityTable, placing: Growing, places: NDArray[np.int64], at: i
     return int((found != np.array(wanted, np.float64).reshape(found.shape)).sum())
 
 
+def told(table: EntityTable, name: str, at: int) -> dict[str, float]:
+    """Who has a number that is not 0, part by part."""
+    found: dict[str, float] = {}
+    start: int | None = 0
+    while start is not None:
+        part = table.read_nonzero(name, at, start)
+        assert part is not None
+        assert not found.keys() & set(part.keys), "nobody comes twice while nothing happens"
+        found |= zip(part.keys, part.numbers.tolist(), strict=True)
+        start = part.following
+    return found
+
+
 def live(seed: int, *, spills: bool = False, rounds: int = 60) -> int:
     """Events, silence, merges, new keys and reads in any order; counts what was read wrong."""
     rng = random.Random(seed)
@@ -86,6 +106,11 @@ def live(seed: int, *, spills: bool = False, rounds: int = 60) -> int:
             placing.size = rng.randrange(placing.size, len(KEYS) + 1)
             places = np.array(rng.choices(range(placing.size or 1), k=rng.randrange(5)), np.int64)
             bad += wrong(table, placing, places[places < placing.size], now)
+            if not spills:
+                read = {key: table.read(key, now) for key in KEYS}
+                for name in NAMES:
+                    some = {key: values[name] for key, values in read.items() if values[name]}
+                    bad += told(table, name, now) != some
     return bad
 
 
@@ -103,6 +128,30 @@ def test_so_it_does_when_more_move_than_are_noted(monkeypatch: pytest.MonkeyPatc
 def test_forgetting_to_note_a_move_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PlacedRows, "moved", lambda self, keys: None)
     assert sum(map(live, range(20))) > 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_all_that_have_a_number_are_told_in_parts(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entities, "_ROWS_AT_ONCE", size)
+    assert sum(map(live, range(20))) == 0
+
+
+def test_who_may_be_in_the_store_alone_is_not_told() -> None:
+    table = EntityTable(FEATURES, lambda keys: [None for _ in keys])
+    feed(table, KEYS[:3], START, START)
+    assert table.read_nonzero("n5", START, 0) is None
+
+
+def test_an_engine_tells_of_what_it_computes_and_of_nothing_else() -> None:
+    engine = Engine(load_definitions(TEXT), MemoryState())
+    nothing = engine.read_nonzero("item", "n5", START)
+    assert nothing is not None and (nothing.keys, nothing.following) == ([], None)
+    with pytest.raises(EngineError, match="n6"):
+        engine.read_nonzero("item", "n6", START)
+    with pytest.raises(EngineError, match="category"):
+        engine.read_nonzero("category", "n5", START)
 
 
 def test_keys_are_looked_up_once() -> None:
