@@ -292,12 +292,12 @@ class EntityTable:
         rows = np.arange(start, end)
         numbers = self._read_rows(rows, [name], at)[:, 0]
         some = np.flatnonzero(numbers)
-        keys = [self._keys[row] for row in rows[some].tolist()]
-        return NonZero(
-            keys=[key for key in keys if key is not None],
-            numbers=numbers[some],
-            following=end if end < len(self._keys) else None,
-        )
+        keys: list[str] = []
+        for row in rows[some].tolist():
+            key = self._keys[row]
+            assert key is not None
+            keys.append(key)
+        return NonZero(keys, numbers[some], end if end < len(self._keys) else None)
 
     def _read_rows(self, rows: Rows, names: Sequence[str], at: int) -> Floats:
         views = [self._number(name) for name in names]
