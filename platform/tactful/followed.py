@@ -26,7 +26,7 @@ from tactful_streaming import (
     LogUnreachableError,
     OffsetError,
 )
-from tactful_streaming.kafka_config import explain, import_kafka
+from tactful_streaming.kafka_config import ask, explain, import_kafka
 
 _logger = logging.getLogger(__name__)
 
@@ -293,8 +293,9 @@ class MergedLog:
         self._consumer.assign([self._tp(number, at) for number, at in self._starts.items()])
 
     def _bounds_of(self, number: int, timeout_s: float) -> tuple[int, int]:
+        of = self._tp(number)
         try:
-            low, high = self._consumer.get_watermark_offsets(self._tp(number), timeout=timeout_s)
+            low, high = ask(lambda: self._consumer.get_watermark_offsets(of, timeout=timeout_s))
         except self._kafka.KafkaException as error:
             raise explain(error.args[0], self._settings) from error
         return low, high

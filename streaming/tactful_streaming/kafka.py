@@ -29,6 +29,7 @@ from tactful_streaming.kafka_config import (
     MAX_KAFKA_PAYLOAD,
     Causes,
     KafkaSettings,
+    ask,
     count_partitions,
     explain,
     import_kafka,
@@ -478,7 +479,9 @@ class KafkaPartition:
 
     def _bounds(self) -> tuple[int, int]:
         try:
-            low, high = self._consumer.get_watermark_offsets(self._tp(), timeout=self._timeout_s)
+            low, high = ask(
+                lambda: self._consumer.get_watermark_offsets(self._tp(), timeout=self._timeout_s)
+            )
         except self._kafka.KafkaException as error:
             problem = explain(error.args[0], self._settings)
             if isinstance(problem, TopicError) and self._is_there():

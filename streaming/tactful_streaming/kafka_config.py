@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from tactful_streaming.errors import LogError, LogSettingsError, LogUnreachableError, TopicError
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+Answer = TypeVar("Answer")
 
 _logger = logging.getLogger(__name__)
 
@@ -275,8 +277,26 @@ def count_partitions(client: Any, settings: KafkaSettings, timeout_s: float) -> 
         confluent_kafka.KafkaException: if no broker answers.
     """
     # All topics are listed: to ask for one makes it, where brokers do that by themselves.
-    topic = client.list_topics(timeout=timeout_s).topics.get(settings.topic)
+    topic = ask(lambda: client.list_topics(timeout=timeout_s)).topics.get(settings.topic)
     return len(topic.partitions) if topic is not None and topic.partitions else None
+
+
+def ask(question: Callable[[], Answer]) -> Answer:
+    """What a client answers; it is asked once more where it dropped what it had been asked.
+
+    A client that learns of other brokers lets go of those it knew, with all that waits there for an
+    answer.
+
+    Raises:
+        confluent_kafka.KafkaException: as the question.
+    """
+    kafka = import_kafka()
+    try:
+        return question()
+    except kafka.KafkaException as error:
+        if error.args[0].code() != kafka.KafkaError._DESTROY_BROKER:
+            raise
+    return question()
 
 
 def import_kafka() -> ModuleType:
@@ -333,6 +353,7 @@ def explain(error: Any, settings: KafkaSettings, causes: Causes | None = None) -
     absent = (
         kafka._ALL_BROKERS_DOWN,
         kafka._TRANSPORT,
+        kafka._DESTROY_BROKER,
         kafka._TIMED_OUT,
         kafka._TIMED_OUT_QUEUE,
         kafka._MSG_TIMED_OUT,
@@ -343,7 +364,9 @@ def explain(error: Any, settings: KafkaSettings, causes: Causes | None = None) -
         kafka.NETWORK_EXCEPTION,
         kafka.NOT_ENOUGH_REPLICAS,
         kafka.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        kafka.BROKER_NOT_AVAILABLE,
         kafka.LEADER_NOT_AVAILABLE,
+        kafka.NOT_LEADER_FOR_PARTITION,
     )
     if code in absent or lost_identity(error):
         said = error.str() if causes is None else f"{error.str()}; {causes}"

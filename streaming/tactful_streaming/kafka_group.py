@@ -17,7 +17,7 @@ from typing import Any
 from tactful_streaming.batch_fetcher import BatchFetcher
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
 from tactful_streaming.fetch_connection import Address
-from tactful_streaming.kafka_config import Causes, KafkaSettings, explain, import_kafka
+from tactful_streaming.kafka_config import Causes, KafkaSettings, ask, explain, import_kafka
 from tactful_streaming.message_queue import MessageQueue
 from tactful_streaming.records import Records
 
@@ -292,9 +292,10 @@ class PartitionGroup:
     def _start(self, number: int) -> int:
         position = self._assigned(number)
         try:
-            low, _ = self._consumer.get_watermark_offsets(self._tp(number), timeout=self._timeout_s)
+            of, timeout_s = self._tp(number), self._timeout_s
+            low, _ = ask(lambda: self._consumer.get_watermark_offsets(of, timeout=timeout_s))
             if position is None:
-                (committed,) = self._consumer.committed([self._tp(number)], self._timeout_s)
+                (committed,) = ask(lambda: self._consumer.committed([of], timeout_s))
                 return int(max(committed.offset, low))
         except self._kafka.KafkaException as error:
             raise explain(error.args[0], self._settings) from error

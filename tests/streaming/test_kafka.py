@@ -482,6 +482,37 @@ def test_a_partition_that_the_client_does_not_know_is_asked_for_before_it_is_cal
         partition.close()
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_a_client_drops_is_asked_again_and_then_waited_for(
+    kafka_servers: str, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """A client that learns of other brokers drops what it asked the ones it knew."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    with new_log(kafka_servers, linger_ms=1) as log:
+        log.append_to(0, [b"x"])
+        partition = log.partition(0)
+        consumer, dropped = partition._consumer, []
+
+        class Dropping:
+            def __getattr__(self, name: str) -> object:
+                return getattr(consumer, name)
+
+            def get_watermark_offsets(self, *of: object, **options: object) -> object:
+                if len(dropped) < times:
+                    dropped.append(of)
+                    raise KafkaException(KafkaError(KafkaError._DESTROY_BROKER))
+                return consumer.get_watermark_offsets(*of, **options)
+
+        monkeypatch.setattr(partition, "_consumer", Dropping())
+        if times > 1:
+            with pytest.raises(LogUnreachableError, match="no broker answers"):
+                partition.read(0, 1)
+        assert partition.read(0, 1) == [(0, b"x")]
+        assert len(dropped) == times
+        partition.close()
+
+
 VANISH = """
 import sys
 from confluent_kafka.admin import AdminClient
