@@ -12,6 +12,7 @@ raised step by step, and capacity is the last of them before answers are refused
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import threading
 import time
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+import httpx
 import msgspec
 import numpy as np
 
@@ -180,15 +182,29 @@ def load_figures(data: Path, *, minutes: float, workers: int = 0) -> list[Figure
     ]
 
 
+@dataclass(frozen=True)
+class _Size:
+    """Memory at one time, MB.
+
+    Attributes:
+        private: of all processes, that no other and no file holds.
+        state: of it, about what the engine knows of people and items.
+    """
+
+    private: float
+    state: float
+
+
 @contextmanager
-def _watched(served: Served) -> Iterator[list[float]]:
-    """Meanwhile, the private memory of all processes from time to time."""
-    sizes: list[float] = []
+def _watched(served: Served) -> Iterator[list[_Size]]:
+    """Meanwhile, what memory is taken from time to time."""
+    sizes: list[_Size] = []
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(_MEASURE_S):
-            sizes.append(sum(map(private_mb, (served.pid, *served.workers()))))
+            private = sum(map(private_mb, (served.pid, *served.workers())))
+            sizes.append(_Size(private, _state_mb(served.port)))
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
@@ -197,6 +213,14 @@ def _watched(served: Served) -> Iterator[list[float]]:
     finally:
         ended.set()
         watching.join()
+
+
+def _state_mb(port: int) -> float:
+    told = httpx.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().text
+    value = re.search(r"^tactful_engine_state_bytes (\S+)$", told, re.MULTILINE)
+    if value is None:
+        raise RuntimeError("the server does not tell how large its state is")
+    return float(value[1]) / 2**20
 
 
 def _step_figures(
@@ -225,7 +249,7 @@ def _step_figures(
 
 
 def _long_figures(
-    idle: Load, long: _Step, sizes: Sequence[float], minutes: float
+    idle: Load, long: _Step, sizes: Sequence[_Size], minutes: float
 ) -> Iterator[Figure]:
     """Of the minutes at four fifths of capacity."""
     done, load = long.done, long.load
@@ -235,10 +259,8 @@ def _long_figures(
     )
     # The first third warms caches and indexes up.
     settled = sizes[len(sizes) // 3 :]
-    growth: float | None = None
-    if len(settled) >= 4:
-        half = len(settled) // 2
-        growth = float(np.median(settled[half:]) - np.median(settled[:half]))
+    growth = _growth([size.private for size in settled])
+    known = _growth([size.state for size in settled])
     yield Figure("sustained_failed_requests", load.failed + done["failed"], "requests", note=note)
     yield Figure(
         "swap_failed_requests",
@@ -253,14 +275,24 @@ def _long_figures(
     )
     yield percentile_figure("sustained_p99_ms", load.answered, 99, note)
     yield percentile_figure("load_idle_p99_ms", idle.answered, 99, "one caller")
+    size = "private memory of all processes, the later half less the earlier one"
+    brief = "too short a run to tell"
     yield Figure(
         "sustained_memory_growth_mb",
         growth,
         "MB",
         runs=len(settled),
-        note=f"private memory of all processes, the later half less the earlier one; {note}"
-        if growth is not None
-        else "too short a run to tell",
+        note=brief if growth is None else f"{size}; {note}",
+    )
+    yield Figure(
+        "sustained_memory_growth_beyond_state_mb",
+        None if growth is None or known is None else growth - known,
+        "MB",
+        runs=len(settled),
+        note=brief
+        if known is None
+        else f"of it, {known:.0f} MB are about people and items "
+        "that events were the first to name: almost all items here, as each is as likely",
     )
     yield percentile_figure(
         "sustained_sender_late_p99_ms",
@@ -268,6 +300,14 @@ def _long_figures(
         99,
         "of the load itself; where it is large, the machine was too busy to tell",
     )
+
+
+def _growth(sizes: Sequence[float]) -> float | None:
+    """The later half less the earlier one; None of too few."""
+    if len(sizes) < 4:
+        return None
+    half = len(sizes) // 2
+    return float(np.median(sizes[half:]) - np.median(sizes[:half]))
 
 
 def _slower_figure(name: str, step: _Step, idle: Load) -> Figure:

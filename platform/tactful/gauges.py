@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 from tactful.backends import Backend
@@ -10,6 +11,8 @@ from tactful.follower import Follower
 from tactful.metrics import Metrics
 from tactful.turnstile import Turnstile
 from tactful.webhooks import Webhooks
+
+_MEGABYTE = 2**20
 
 
 def add_gauges(
@@ -19,6 +22,7 @@ def add_gauges(
     turnstile: Turnstile,
     webhooks: Webhooks | None,
     *,
+    lock: AbstractContextManager[object],
     clock: Callable[[], int],
 ) -> None:
     """Let metrics show how far a server is and what waits in it.
@@ -29,9 +33,22 @@ def add_gauges(
         follower: what applies the log.
         turnstile: where recommendations wait.
         webhooks: who tells others of actions, if anybody does.
+        lock: keeps the engine as it is.
         clock: now in epoch milliseconds.
     """
+
+    def state_bytes() -> float:
+        with lock:
+            size = backend.engine.nbytes
+        # To the byte it would tell of each person who is new.
+        return _MEGABYTE * round(size / _MEGABYTE)
+
     metrics.gauge("engine_lag", "Log records not applied yet", lambda: follower.lag)
+    metrics.gauge(
+        "engine_state_bytes",
+        "About how much memory the state of entities takes, in whole megabytes",
+        state_bytes,
+    )
     metrics.gauge(
         "watermark_age_seconds",
         "Age of the event time up to which events are expected to be complete",

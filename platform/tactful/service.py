@@ -256,7 +256,15 @@ class Platform:
         self._current = False
         self._guard = contextlib.ExitStack()
         self.workers: Callable[[], list[WorkerHealth]] | None = None
-        add_gauges(self.metrics, backend, self._follower, self._turnstile, webhooks, clock=clock)
+        add_gauges(
+            self.metrics,
+            backend,
+            self._follower,
+            self._turnstile,
+            webhooks,
+            lock=self.lock,
+            clock=clock,
+        )
 
     @classmethod
     def open(

@@ -286,6 +286,11 @@ class Engine:
         return self._missing
 
     @property
+    def nbytes(self) -> int:
+        """About how much memory the state of entities takes."""
+        return sum(table.nbytes for table in self._tables.values())
+
+    @property
     def offset(self) -> int:
         """Next offset of the log to apply."""
         return self._offset

@@ -58,6 +58,21 @@ def compare(engine: Engine, oracle: Oracle, at: int) -> int:
     return compared
 
 
+def test_its_size_grows_with_whom_it_knows_and_not_with_what_they_do() -> None:
+    engine = Engine(definitions(), MemoryState())
+
+    def after(people: int) -> int:
+        """The size once each of `people` has done the same again."""
+        begin = engine.offset
+        engine.apply([view(n, user_id=f"u{n % people}") for n in range(begin, begin + 8_000)])
+        engine.commit()
+        return engine.nbytes
+
+    first, again, more = after(1_000), after(1_000), after(8_000)
+    assert first == again
+    assert more > 4 * first > 0
+
+
 @pytest.mark.parametrize("lateness", [0, MINUTE, 10**7])
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_oracle_agrees_on_10_000_events(seed: int, lateness: int) -> None:

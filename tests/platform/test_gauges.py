@@ -1,0 +1,52 @@
+"""What the metrics of a server show as it stands."""
+
+from __future__ import annotations
+
+import re
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tactful.gauges import add_gauges
+from tactful.metrics import Metrics
+
+
+class Engine:
+    """Of a size that may only be looked at while nothing is applied."""
+
+    watermark = 0
+    missing = ()
+
+    def __init__(self, nbytes: int, lock: threading.Lock) -> None:
+        self._nbytes = nbytes
+        self._lock = lock
+
+    @property
+    def nbytes(self) -> int:
+        assert self._lock.locked()
+        return self._nbytes
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [(0, 0), (490, 0), (7 * 2**20 - 490, 7), (7 * 2**20 + 490, 7), (2**30, 1024)]
+)
+def test_the_size_of_the_state_tells_nothing_of_one_person(size: int, told: int) -> None:
+    metrics, lock = Metrics(CollectorRegistry()), threading.Lock()
+    backend: Any = SimpleNamespace(
+        engine=Engine(size, lock),
+        waiting_bytes=lambda: 0,
+        problem=lambda: None,
+        spooled=lambda: 0,
+        rules=None,
+        copied=None,
+    )
+    follower: Any = SimpleNamespace(lag=0)
+    turnstile: Any = SimpleNamespace(waiting=0)
+    add_gauges(metrics, backend, follower, turnstile, None, lock=lock, clock=lambda: 0)
+    (value,) = re.findall(
+        r"^tactful_engine_state_bytes (\S+)$", metrics.render().decode(), re.MULTILINE
+    )
+    assert float(value) == told * 2**20
