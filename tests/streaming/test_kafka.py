@@ -492,7 +492,8 @@ def test_what_a_client_drops_is_asked_again_and_then_waited_for(
     with new_log(kafka_servers, linger_ms=1) as log:
         log.append_to(0, [b"x"])
         partition = log.partition(0)
-        consumer, dropped = partition._consumer, []
+        consumer = partition._consumer
+        dropped: list[object] = []
 
         class Dropping:
             def __getattr__(self, name: str) -> object:
