@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
-from tactful_streaming import Tick, encode_entry
+from tactful_streaming import KafkaSettings, LogUnreachableError, Tick, encode_entry
+from tactful_streaming.kafka_config import ask, explain
 
 
 class Stalled(RuntimeError):
@@ -129,7 +130,8 @@ class Committed:
 
     def __call__(self) -> tuple[int, ...]:
         """Next offset to read of each partition; negative where none was committed."""
-        return tuple(it.offset for it in self._consumer.committed(self._partitions, _ANSWER_S))
+        found = ask(lambda: self._consumer.committed(self._partitions, _ANSWER_S))
+        return tuple(it.offset for it in found)
 
     def close(self) -> None:
         """Leave the broker."""
@@ -154,7 +156,7 @@ def _read(servers: str, topic: str, isolation: str) -> tuple[dict[int, int], Rec
     from confluent_kafka import KafkaError, TopicPartition
 
     consumer = _consumer(servers, f"reader-of-{topic}", isolation)
-    numbers = consumer.list_topics(topic, _ANSWER_S).topics[topic].partitions
+    numbers = ask(lambda: consumer.list_topics(topic, _ANSWER_S)).topics[topic].partitions
     consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
     records: Records = {number: [] for number in numbers}
     ends: dict[int, int] = {}
@@ -169,7 +171,9 @@ def _read(servers: str, topic: str, isolation: str) -> tuple[dict[int, int], Rec
         elif message.error().code() == KafkaError._PARTITION_EOF:
             ends[number] = offset
         else:
-            raise RuntimeError(f"topic {topic!r} cannot be read: {message.error()}")
+            problem = explain(message.error(), KafkaSettings(servers, topic))
+            if not isinstance(problem, LogUnreachableError):  # the client connects again by itself
+                raise RuntimeError(f"topic {topic!r} cannot be read: {problem}")
     consumer.close()
     return ends, records
 
