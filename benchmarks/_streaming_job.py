@@ -47,7 +47,7 @@ _AFTER_ALL_MS = 3_600_000
 def main(kind: str, servers: str, topic: str, output: str, count: int, folder: Path) -> None:
     """Run the worker over `count` events of `topic`; print what it took."""
     options = JobOptions(
-        kafka=KafkaSettings(servers, topic, extra={"check.crcs": True}),  # as Flink's client does
+        kafka=KafkaSettings(servers, topic),
         data=folder,
         group=output,
         features_topic=output,

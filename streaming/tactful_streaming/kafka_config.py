@@ -27,8 +27,6 @@ MAX_KAFKA_PAYLOAD = 5 * 1024 * 1024
 """Largest record in Kafka, bytes; topics are made to take it."""
 MAX_KAFKA_BATCH = MAX_KAFKA_PAYLOAD + 1024
 """Largest batch of records in such a topic, bytes."""
-FETCH_WAIT_MS = 5
-"""How long a broker may wait for records when it is asked for more, milliseconds."""
 
 Security = Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -182,13 +180,14 @@ class KafkaSettings:
     def consumer_config(self, group: str) -> dict[str, Any]:
         """Properties of a consumer that keeps no offset but what it is told to."""
         return {
-            "fetch.wait.max.ms": FETCH_WAIT_MS,
+            "fetch.wait.max.ms": 5,
             "fetch.queue.backoff.ms": 5,
             "fetch.error.backoff.ms": 50,
             "fetch.message.max.bytes": MAX_KAFKA_BATCH,
             "queued.min.messages": 100_000,
             "queued.max.messages.kbytes": 65_536,
             "enable.partition.eof": True,
+            "check.crcs": True,
             **self.client_config(),
             "group.id": group,
             "session.timeout.ms": self.session_timeout_ms,

@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from tactful_streaming.batch_fetcher import BatchFetcher
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
-from tactful_streaming.fetch_connection import Address
 from tactful_streaming.kafka_config import Causes, KafkaSettings, ask, explain, import_kafka
 from tactful_streaming.message_queue import MessageQueue
 from tactful_streaming.records import Records
 
 _logger = logging.getLogger(__name__)
-
-_ASK_S = 1.0  # for an answer that another thread waits for, and asks again
 
 
 @dataclass(frozen=True)
@@ -102,12 +98,7 @@ class PartitionGroup:
             self._consumer = self._kafka.Consumer(config, error_cb=self._on_error, logger=_logger)
         except (self._kafka.KafkaException, ValueError) as error:
             raise LogError(f"the Kafka client refuses its settings: {error}") from error
-        self._fetcher: BatchFetcher | None = None
-        self._queue: MessageQueue | None = None
-        if in_lines and BatchFetcher.serves(settings):
-            self._fetcher = BatchFetcher(settings, self._leaders)
-        elif in_lines:
-            self._queue = MessageQueue.of(self._consumer, self._kafka)
+        self._queue = MessageQueue.of(self._consumer, self._kafka) if in_lines else None
         self._consumer.subscribe(
             [settings.topic],
             on_assign=self._on_assign,
@@ -136,13 +127,12 @@ class PartitionGroup:
             Exception: whatever a callback raised.
         """
         self._moved.clear()
-        source = self._fetcher or self._queue
-        if source is None:
+        if self._queue is None:
             first = self._consumer.poll(wait_s)
             more = self._consumer.consume(limit - 1, 0) if first is not None and limit > 1 else []
             records, again = self._split([first, *more] if first is not None else []), set[int]()
         else:
-            records, again = self._take(source, limit, wait_s)
+            records, again = self._take(self._queue, limit, wait_s)
         # They came or went in the midst of this call: these may be of their life before. So may
         # what comes of one that has left, until the client has heard of it.
         for number in again | (self._moved & records.keys()) | (records.keys() - self._next.keys()):
@@ -179,16 +169,10 @@ class PartitionGroup:
 
     def pause(self, partitions: Collection[int]) -> None:
         """Stop reading partitions that are ahead of the others; they stay ours."""
-        if self._fetcher is not None:
-            self._fetcher.pause(partitions)
-            return
         self._consumer.pause([self._tp(number) for number in partitions if number in self._next])
 
     def resume(self, partitions: Collection[int]) -> None:
         """Go on reading paused partitions where they stopped."""
-        if self._fetcher is not None:
-            self._fetcher.pause(partitions, False)
-            return
         self._consumer.resume([self._tp(number) for number in partitions if number in self._next])
 
     def lag(self) -> dict[int, Lag]:
@@ -196,7 +180,7 @@ class PartitionGroup:
         lags = {}
         now = self._clock()
         for number, position in self._next.items():
-            high = self._high(number)
+            _, high = self._consumer.get_watermark_offsets(self._tp(number), cached=True)
             # Behind the last record there may be marks of transactions, which nobody reads.
             end = self._ends.get(number, -1)
             behind = 0
@@ -207,16 +191,15 @@ class PartitionGroup:
 
     def close(self) -> None:
         """Leave the group; partitions are revoked first."""
-        source = self._fetcher or self._queue
-        if source is not None:
-            source.close()
+        if self._queue is not None:
+            self._queue.close()
         self._consumer.close()
         if self._problem is not None:
             problem, self._problem = self._problem, None
             raise problem
 
     def _take(
-        self, source: BatchFetcher | MessageQueue, limit: int, wait_s: float
+        self, queue: MessageQueue, limit: int, wait_s: float
     ) -> tuple[dict[int, Records], set[int]]:
         """Records by partition, and partitions of which others came by the way, out of order."""
         again: set[int] = set()
@@ -224,12 +207,11 @@ class PartitionGroup:
         message = self._consumer.poll(0 if self._next else wait_s)
         if message is not None and message.error() is not None:
             self._on_message_error(message)
-        # With a fetcher, it came before the client was told to fetch nothing.
-        elif message is not None and self._fetcher is None:
+        elif message is not None:
             again.add(message.partition())
         if self._moved:
             return {}, again
-        runs, troubles = source.take(limit, wait_s if self._next else 0)
+        runs, troubles = queue.take(limit, wait_s if self._next else 0)
         for trouble in troubles:
             error = self._kafka.KafkaError(trouble.code, trouble.reason)
             self._on_partition_error(trouble.partition, trouble.offset, error)
@@ -284,10 +266,6 @@ class PartitionGroup:
             for number in numbers:
                 self._queue.lead(self._settings.topic, number)
         consumer.incremental_assign([self._tp(number, at) for number, at in starts.items()])
-        if self._fetcher is not None:
-            consumer.pause([self._tp(number) for number in numbers])  # the client fetches nothing
-            for number, at in starts.items():
-                self._fetcher.begin(number, at)
 
     def _start(self, number: int) -> int:
         position = self._assigned(number)
@@ -323,8 +301,6 @@ class PartitionGroup:
         except BaseException as error:
             self._fail(error)
         for number in numbers:
-            if self._fetcher is not None:
-                self._fetcher.end(number)
             del self._next[number]
             self._newest.pop(number, None)
             self._ends.pop(number, None)
@@ -359,27 +335,6 @@ class PartitionGroup:
         silent = error.code() == self._kafka.KafkaError._MAX_POLL_EXCEEDED
         if not (mends or silent):
             self._fail(problem)
-
-    def _high(self, number: int) -> int:
-        """Offset behind the newest record, as far as it is known."""
-        if self._fetcher is not None:
-            return self._fetcher.high(number)
-        return int(self._consumer.get_watermark_offsets(self._tp(number), cached=True)[1])
-
-    def _leaders(self) -> dict[int, Address] | None:
-        """Which broker leads each partition; None if nobody answers. Any thread may ask."""
-        try:
-            # All topics are listed: to ask for one makes it, where brokers do that by themselves.
-            found = self._consumer.list_topics(timeout=_ASK_S)
-        except self._kafka.KafkaException:
-            return None
-        topic = found.topics.get(self._settings.topic)
-        led = {} if topic is None else {n: it.leader for n, it in topic.partitions.items()}
-        return {
-            number: (found.brokers[leader].host, found.brokers[leader].port)
-            for number, leader in led.items()
-            if leader in found.brokers
-        }
 
     def _answered(self) -> None:
         if self._away:

@@ -23,7 +23,6 @@ from tactful_streaming import (
     TransactionalProducer,
     ensure_topic,
 )
-from tactful_streaming.batch_fetcher import BatchFetcher
 
 pytest.importorskip("confluent_kafka")
 
@@ -122,7 +121,6 @@ def test_everything_speaks_tls(settings: KafkaSettings) -> None:
     group = PartitionGroup(
         settings, "g", assigned=lambda _: 0, revoked=lambda _: None, lost=lambda _: None
     )
-    assert BatchFetcher.serves(settings)
     found.clear()
 
     def read() -> bool:
