@@ -38,6 +38,14 @@ def test_a_pane_lies_in_one_node_of_each_level(length: int) -> None:
         assert covered.max() <= 1
 
 
+@pytest.mark.parametrize("length", [*range(1, 60), 96, 288, 1_440])
+def test_node_count_bounds_distinct_nodes(length: int) -> None:
+    """The delta of running totals is a union bound over the nodes that all prefixes use."""
+    tree = best_tree(length)
+    used = {node.unsigned for t in range(1, length + 1) for node in tree.nodes(t)}
+    assert len(used) <= tree.size
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_past_node_is_used_no_more(length: int) -> None:
     tree = best_tree(length)

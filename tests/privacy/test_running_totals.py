@@ -14,6 +14,7 @@ import pytest
 from tactful_privacy import (
     BoundedCounts,
     BudgetError,
+    DiscreteLaplace,
     Ledger,
     Pane,
     ParameterError,
@@ -25,7 +26,6 @@ from tactful_privacy import (
 )
 from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.ledger import Draw
-from tactful_privacy.released import delta_of
 from tactful_privacy.series import RunningTotals
 from tactful_privacy.statistic import DAY_MS, RUNNING_TOTALS
 
@@ -129,7 +129,9 @@ def test_a_total_says_since_when_it_counts_and_how_sure_it_is(ledger: Ledger) ->
     assert [p.noise_terms for p in (first, eighth, last)] == [1, 8, len(tree.nodes(96))]
     assert first.half_width == next_day.half_width < eighth.half_width
     assert first.sensitivity == 5 * tree.levels == TOTALS.sensitivity
-    assert first.delta == float(delta_of(TOTALS)) < 1e-12
+    used = {node.unsigned for t in range(1, 97) for node in tree.nodes(t)}
+    of_a_cell = DiscreteLaplace(5 * tree.levels, TOTALS.epsilon).delta(TOTALS.epsilon)
+    assert float(len(used) * len(KEYS) * of_a_cell) <= first.delta < 1e-12
 
 
 def test_totals_are_not_added_up(ledger: Ledger) -> None:
