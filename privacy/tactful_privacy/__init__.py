@@ -16,9 +16,6 @@ from tactful_privacy.budget import (
 from tactful_privacy.cap_choice import (
     CapChoice,
 )
-from tactful_privacy.choices import (
-    choose_once,
-)
 from tactful_privacy.consent import (
     EVERYTHING,
     NOTHING,
@@ -76,12 +73,6 @@ from tactful_privacy.released import (
     read_released,
     sum_released,
 )
-from tactful_privacy.selection import (
-    Choice,
-    exponential_mechanism,
-    permute_and_flip,
-    report_noisy_max,
-)
 from tactful_privacy.shares import ReleasedShare, share_released
 from tactful_privacy.statistic import (
     FOUND_KEYS,
@@ -115,7 +106,6 @@ __all__ = [
     "BudgetError",
     "CapChoice",
     "Charge",
-    "Choice",
     "Composed",
     "Consents",
     "ConsistentPeriod",
@@ -163,26 +153,22 @@ __all__ = [
     "WideGaussian",
     "WideLaplace",
     "cap_query",
-    "choose_once",
     "chosen_caps",
     "compose",
     "consistent",
     "decide_cap",
     "delta_of",
     "drop_keys",
-    "exponential_mechanism",
     "laplace_noise",
     "largest_belief",
     "merge_ledger",
     "merge_vault",
     "method_of",
     "parse_purposes",
-    "permute_and_flip",
     "quantile_released",
     "read_odometer",
     "read_released",
     "refuse_overspending",
-    "report_noisy_max",
     "rewrap_vault",
     "share_released",
     "sum_released",

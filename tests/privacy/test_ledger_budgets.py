@@ -22,7 +22,6 @@ from tactful_privacy import (
     Query,
     Statistic,
     UnknownStatisticError,
-    choose_once,
     read_odometer,
     refuse_overspending,
 )
@@ -367,24 +366,6 @@ def test_a_name_stands_for_one_query(ledger: Ledger) -> None:
     for other in (asking("q", "1/4"), asking("q", "1/2", -2, -2), asking("q", "1/2", rho="1/8")):
         with pytest.raises(LedgerError, match="another query"):
             ledger.answer_once(other, never)
-
-
-def test_a_choice_is_made_once_with_what_it_is_charged(ledger: Ledger) -> None:
-    scores = [0, 10_000, 3]  # the gap makes the choice all but certain
-    query = asking("most viewed", "1/2", mechanism="permute and flip")
-    assert choose_once(ledger, query, lambda: scores, 1) == 1
-
-    def looked_at() -> list[int]:
-        raise AssertionError("scores were looked at although the answer is stored")
-
-    assert choose_once(ledger, query, looked_at, 1) == 1
-    with pytest.raises(BudgetError):
-        choose_once(ledger, asking("second", "2/3"), looked_at, 1)
-    with pytest.raises(ParameterError, match="no delta"):
-        choose_once(ledger, asking("third", "1/4", delta="1/10"), looked_at, 1)
-    ledger.answer_once(asking("other kind", "1/4"), lambda: np.arange(2))
-    with pytest.raises(LedgerError, match="no choice"):
-        choose_once(ledger, asking("other kind", "1/4"), looked_at, 1)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((1, 1), np.int64), np.zeros(1), np.int64(3)])
