@@ -168,7 +168,10 @@ def _field_test(test: FieldTest) -> Holds:
 
         def matches(event: Event, item: Item | None, received: int | None) -> bool:
             value = read(event, item, received)
-            return type(value) is str and search(value[:TEXT_LIMIT]) is not None
+            if type(value) is not str:
+                return False
+            # A lone surrogate, which UTF-8 cannot hold, becomes a question mark.
+            return search(value[:TEXT_LIMIT].encode("utf-8", "replace")) is not None
 
         return matches
     if test.operator in _COMPARISONS:
