@@ -1,37 +1,11 @@
 """Private statistics: exact noise, bounded contributions, a durable ledger of releases."""
 
-from tactful_privacy.accounting import (
-    Composed,
-    compose,
-    largest_belief,
-    tightest,
-)
-from tactful_privacy.bounding import BoundedCounts, Pane
-from tactful_privacy.budget import (
-    Budget,
-    Charge,
-    Loss,
-    refuse_overspending,
-)
-from tactful_privacy.cap_choice import (
-    CapChoice,
-)
-from tactful_privacy.consent import (
-    EVERYTHING,
-    NOTHING,
-    Consents,
-    Decision,
-    Purpose,
-    parse_purposes,
-)
-from tactful_privacy.consistency import ConsistentPeriod, consistent
-from tactful_privacy.daily_caps import (
-    cap_query,
-    chosen_caps,
-    decide_cap,
-)
+from tactful_privacy.bounding import BoundedCounts
+from tactful_privacy.budget import Budget, Charge, refuse_overspending
+from tactful_privacy.cap_choice import CapChoice
+from tactful_privacy.consent import EVERYTHING, NOTHING, Consents, Decision, Purpose, parse_purposes
+from tactful_privacy.consistency import consistent
 from tactful_privacy.errors import (
-    BackendError,
     BudgetError,
     KeyringError,
     LedgerError,
@@ -45,35 +19,25 @@ from tactful_privacy.errors import (
 from tactful_privacy.gaussian import DiscreteGaussian
 from tactful_privacy.heavy_hitters import BoundedKeys, KeysPublisher
 from tactful_privacy.laplace import DiscreteLaplace
-from tactful_privacy.ledger import Ledger, Page, Release
+from tactful_privacy.ledger import Ledger, Release
 from tactful_privacy.ledger_merge import merge_ledger
-from tactful_privacy.local import Estimate, OneHotReport, RandomizedResponse
+from tactful_privacy.local import OneHotReport, RandomizedResponse
 from tactful_privacy.noise import DiffprivlibGeometric, Noise, OpenDPLaplace, laplace_noise
-from tactful_privacy.odometer import (
-    Odometer,
-    Room,
-    Spend,
-    read_odometer,
-)
+from tactful_privacy.odometer import Odometer, Spend, read_odometer
 from tactful_privacy.pseudonyms import Keyring, Pseudonym, Suppressed
-from tactful_privacy.quantiles import ReleasedQuantile, quantile_released
-from tactful_privacy.query import (
-    Answer,
-    Query,
-)
-from tactful_privacy.ranking import RankedKey, top_released
+from tactful_privacy.quantiles import quantile_released
+from tactful_privacy.query import Answer, Query
+from tactful_privacy.ranking import top_released
 from tactful_privacy.release import Publisher
 from tactful_privacy.released import (
     CONFIDENCE,
-    ReleasedPage,
     ReleasedPane,
-    ReleasedSum,
     delta_of,
     method_of,
     read_released,
     sum_released,
 )
-from tactful_privacy.shares import ReleasedShare, share_released
+from tactful_privacy.shares import share_released
 from tactful_privacy.statistic import (
     FOUND_KEYS,
     GAUSSIAN_TOTALS,
@@ -99,33 +63,26 @@ __all__ = [
     "RUNNING_TOTALS",
     "UNIT",
     "Answer",
-    "BackendError",
     "BoundedCounts",
     "BoundedKeys",
     "Budget",
     "BudgetError",
     "CapChoice",
     "Charge",
-    "Composed",
     "Consents",
-    "ConsistentPeriod",
     "Decision",
     "DiffprivlibGeometric",
     "DiscreteGaussian",
     "DiscreteLaplace",
-    "Estimate",
     "Keyring",
     "KeyringError",
     "KeysPublisher",
     "Ledger",
     "LedgerError",
-    "Loss",
     "Noise",
     "Odometer",
     "OneHotReport",
     "OpenDPLaplace",
-    "Page",
-    "Pane",
     "ParameterError",
     "PrivacyError",
     "Pseudonym",
@@ -133,14 +90,8 @@ __all__ = [
     "Purpose",
     "Query",
     "RandomizedResponse",
-    "RankedKey",
     "Release",
-    "ReleasedPage",
     "ReleasedPane",
-    "ReleasedQuantile",
-    "ReleasedShare",
-    "ReleasedSum",
-    "Room",
     "SealError",
     "Spend",
     "StateError",
@@ -152,15 +103,10 @@ __all__ = [
     "VaultError",
     "WideGaussian",
     "WideLaplace",
-    "cap_query",
-    "chosen_caps",
-    "compose",
     "consistent",
-    "decide_cap",
     "delta_of",
     "drop_keys",
     "laplace_noise",
-    "largest_belief",
     "merge_ledger",
     "merge_vault",
     "method_of",
@@ -172,6 +118,5 @@ __all__ = [
     "rewrap_vault",
     "share_released",
     "sum_released",
-    "tightest",
     "top_released",
 ]

@@ -15,7 +15,8 @@ from tactful.cli import main
 from tactful.privacy_ledger import PrivacyLedger, as_text, tell
 from tactful.statistic_definitions import StatisticDefinition
 from tactful.statistics import PrivateStatistics
-from tactful_privacy import Budget, Ledger, Query, Statistic, compose, read_odometer
+from tactful_privacy import Budget, Ledger, Query, Statistic, read_odometer
+from tactful_privacy.accounting import compose
 from tactful_privacy.budget import date_of
 
 DAY = 86_400_000

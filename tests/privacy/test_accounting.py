@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful_privacy import Loss, ParameterError, compose, largest_belief, tightest
-from tactful_privacy.budget import epsilon_of_zcdp
+from tactful_privacy import ParameterError
+from tactful_privacy.accounting import compose, largest_belief, tightest
+from tactful_privacy.budget import Loss, epsilon_of_zcdp
 
 ONE = Fraction(1)
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tactful_privacy import BoundedCounts, Pane, ParameterError, StateError, Statistic
+from tactful_privacy import BoundedCounts, ParameterError, StateError, Statistic
+from tactful_privacy.bounding import Pane
 from tactful_privacy.statistic import DAY_MS
 
 HOUR = 3_600_000

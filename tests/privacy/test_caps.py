@@ -31,12 +31,11 @@ from tactful_privacy import (
     ParameterError,
     Publisher,
     Statistic,
-    cap_query,
-    chosen_caps,
     read_released,
     sum_released,
 )
 from tactful_privacy.counting_tree import best_tree
+from tactful_privacy.daily_caps import cap_query, chosen_caps
 from tactful_privacy.statistic import DAY_MS, HOUR_MS
 
 SECRET = b"sixteen bytes or more"

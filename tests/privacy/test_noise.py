@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_privacy import BackendError, Noise, ParameterError, WideLaplace, laplace_noise
+from tactful_privacy import Noise, ParameterError, WideLaplace, laplace_noise
+from tactful_privacy.errors import BackendError
 from tactful_privacy.noise import Backend
 
 BACKENDS: list[Backend] = ["table", "opendp", "diffprivlib"]

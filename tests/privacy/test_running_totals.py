@@ -16,7 +16,6 @@ from tactful_privacy import (
     BudgetError,
     DiscreteLaplace,
     Ledger,
-    Pane,
     ParameterError,
     Publisher,
     StateError,
@@ -24,6 +23,7 @@ from tactful_privacy import (
     read_released,
     sum_released,
 )
+from tactful_privacy.bounding import Pane
 from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.ledger import Draw
 from tactful_privacy.series import RunningTotals
