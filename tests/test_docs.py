@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import fnmatch
 import importlib
 import json
 import re
@@ -208,15 +207,6 @@ def test_document_is_true(path: Path) -> None:
     assert missing_paths(text) == []
     for words in commands(text):
         assert unknown_words(words) == [], f"in the command: tactful {shlex.join(words)}"
-
-
-@pytest.mark.parametrize("folder", ["privacy", "streaming", "federated", "bandits", "ui"])
-def test_every_module_is_in_the_readme_of_its_folder(folder: str) -> None:
-    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
-    patterns = re.findall(r"`(?:tactful_\w+/)?([\w*]+\.py)`", text)
-    modules = (ROOT / folder / f"tactful_{folder}").glob("*.py")
-    names = [path.name for path in modules if not path.name.startswith("__")]
-    assert [it for it in names if not any(fnmatch.fnmatch(it, p) for p in patterns)] == []
 
 
 def test_both_readmes_agree() -> None:
