@@ -107,7 +107,7 @@ def main(grid: Grid, context: Context) -> None:
             seed=seed,
             progress=_report,
         )
-        released = state.release()
+        released = state.model.release()
     if path := str(config["weights-file"]):
         np.save(path, released)
 

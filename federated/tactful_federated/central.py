@@ -1,7 +1,7 @@
-"""Training on data that people agreed to have collected, so that the model tells little of any.
+"""Differentially private training on central data with consent: DP-SGD by Opacus.
 
-DP-SGD by Opacus. It is for data that lies on the server anyway, and protects one row each; it does
-not replace training on devices, where the server sees no histories.
+The data are on the server already, and one row is protected. It does not replace training on
+devices, where the server receives no histories.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CentralSettings:
-    """How to train, all of it public and chosen without looking at the data.
+    """Settings of training; public, and chosen without looking at the data.
 
     Attributes:
         steps: Number of updates, 1 or more.
         sample_rate: Probability with which each row takes part in an update, in (0, 1].
-        expected_batch: What the sum of gradients is divided by: about rows * sample_rate, as known
-            beforehand. Not the number of rows that took part, which depends on people.
+        expected_batch: Divisor of the sum of gradients: about rows * sample_rate, fixed beforehand.
+            It is not the number of sampled rows, which depends on private data.
         noise_multiplier: Standard deviation of the noise in units of `clipping_norm`, above 0.
-        clipping_norm: Most that one row moves the sum of gradients, Euclidean, above 0.
-        delta: Below one in the number of rows.
-        epsilon_limit: Most privacy loss that is allowed; training that would cost more does not
-            begin.
+        clipping_norm: Euclidean norm to which the gradient of a row is clipped, above 0.
+        delta: Probability of failure, below 1 / rows.
+        epsilon_limit: Largest privacy loss allowed; training that would cost more is refused.
         learning_rate: Step size of plain SGD, above 0.
     """
 
@@ -73,13 +72,13 @@ class CentralSettings:
 
 @dataclass(frozen=True)
 class CentralTraining:
-    """What training cost and did.
+    """Result of training: its privacy loss and number of steps.
 
     Attributes:
-        epsilon: Upper bound on the privacy loss of one row, from the steps that were taken.
-        delta: That goes with it.
+        epsilon: Upper bound on the privacy loss of one row over the steps taken.
+        delta: Delta of that bound.
         steps: Updates taken.
-        unit: What is protected.
+        unit: Unit of protection.
     """
 
     epsilon: float
@@ -89,7 +88,7 @@ class CentralTraining:
 
 
 def epsilon_of(settings: CentralSettings) -> float:
-    """Return the upper bound on the privacy loss that training with these settings costs."""
+    """Return an upper bound on the privacy loss of training with these settings."""
     accountant = PRVAccountant()
     accountant.history = [(settings.noise_multiplier, settings.sample_rate, settings.steps)]
     return float(accountant.get_epsilon(settings.delta))
@@ -108,31 +107,32 @@ def train_privately(
 ) -> CentralTraining:
     """Train a model in place by DP-SGD.
 
-    Guarantee: (epsilon, delta) for adding or removing one row, which is one person: whoever has
-    several is refused. Each update takes every row with probability `sample_rate` (Poisson), clips
-    each gradient, adds Gaussian noise to the sum (Abadi et al., CCS 2016), also when no row was
-    taken. The loss is composed by privacy loss random variables (Gopi, Lee, Wutschitz, NeurIPS
+    Guarantee: (epsilon, delta) for adding or removing one row, which is one user; users with
+    several rows are refused. Each step samples every row with probability `sample_rate` (Poisson),
+    clips each gradient and adds Gaussian noise to the sum (Abadi et al., CCS 2016), also when no
+    row was sampled. Privacy loss random variables compose the loss (Gopi, Lee, Wutschitz, NeurIPS
     2021). Rows whose gradient is not finite count as zero.
 
-    Assumed: noise and gradients are floats and the generator is torch's, which is no cryptographic
-    one, so this is the guarantee of the algorithm on real numbers and not an exact one as that of
-    published counts. Settings were chosen without the data, or their choice is accounted elsewhere.
+    Assumed: noise and gradients are floats, and torch's generator is not cryptographic, so the
+    guarantee is that of the algorithm on real numbers, not an exact one as for published counts.
+    Settings were chosen without the data, or their choice is accounted elsewhere.
 
     Args:
-        model: Any module that Opacus can take apart by example: no batch normalisation.
-        loss: Returns the loss of each example, ``[batch]``, from outputs and targets.
+        model: Module that Opacus supports: no batch normalisation.
+        loss: Maps outputs and targets to the loss of each example, ``[batch]``.
         inputs: ``[rows, ...]``.
         targets: ``[rows, ...]``.
-        people: Whose each row is.
-        settings: How to train.
-        consented: Whether somebody agreed to central training.
-        generator: Of sampling and noise; default: one seeded by the operating system. Other ones
-            are for tests.
+        people: User of each row.
+        settings: Settings of training.
+        consented: Returns whether a user consented to central training.
+        generator: Generator for sampling and noise, seeded by the operating system by default. Only
+            tests give one.
 
     Raises:
-        SettingsError: It would cost more than `epsilon_limit`, or the model cannot be trained so.
-        HistoryError: There are no rows, lengths differ, somebody did not consent or has several
-            rows. Nothing was trained then.
+        SettingsError: Training would cost more than `epsilon_limit`, or Opacus does not support the
+            model.
+        HistoryError: There are no rows, lengths differ, a user did not consent or has several
+            rows. The model is unchanged.
     """
     _check_rows(inputs, targets, people, consented)
     cost = epsilon_of(settings)
@@ -147,36 +147,49 @@ def train_privately(
         generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(8), "little"))
     accountant = PRVAccountant()
     model.train()
-    taken_apart = GradSampleModule(model, loss_reduction="sum")
+    per_example = GradSampleModule(model, loss_reduction="sum")
     try:
-        optimizer = DPOptimizer(
-            torch.optim.SGD(taken_apart.parameters(), settings.learning_rate),
-            noise_multiplier=settings.noise_multiplier,
-            max_grad_norm=settings.clipping_norm,
-            expected_batch_size=settings.expected_batch,
-            generator=generator,
-        )
+        optimizer = _optimizer(per_example, settings, generator)
         optimizer.attach_step_hook(
             accountant.get_optimizer_hook_fn(sample_rate=settings.sample_rate)
         )
-        for rows in UniformWithReplacementSampler(
-            num_samples=len(inputs),
-            sample_rate=settings.sample_rate,
-            generator=generator,
-            steps=settings.steps,
-        ):
+        for rows in _samples(len(inputs), settings, generator):
             optimizer.zero_grad()
             if rows:
-                total = loss(taken_apart(inputs[rows]), targets[rows]).sum()
+                total = loss(per_example(inputs[rows]), targets[rows]).sum()
                 total.backward()  # type: ignore[no-untyped-call]
-            _drop_what_is_not_finite(optimizer.params)
+            _zero_unbounded_rows(optimizer.params)
             optimizer.step()
     finally:
-        taken_apart.remove_hooks()
+        per_example.remove_hooks()
     return CentralTraining(
         epsilon=float(accountant.get_epsilon(settings.delta)),
         delta=settings.delta,
         steps=sum(steps for _, _, steps in accountant.history),
+    )
+
+
+def _optimizer(
+    model: nn.Module, settings: CentralSettings, generator: torch.Generator
+) -> DPOptimizer:
+    return DPOptimizer(
+        torch.optim.SGD(model.parameters(), settings.learning_rate),
+        noise_multiplier=settings.noise_multiplier,
+        max_grad_norm=settings.clipping_norm,
+        expected_batch_size=settings.expected_batch,
+        generator=generator,
+    )
+
+
+def _samples(
+    rows: int, settings: CentralSettings, generator: torch.Generator
+) -> UniformWithReplacementSampler:
+    """Return the rows of each step; a step may have none."""
+    return UniformWithReplacementSampler(
+        num_samples=rows,
+        sample_rate=settings.sample_rate,
+        generator=generator,
+        steps=settings.steps,
     )
 
 
@@ -201,10 +214,10 @@ def _check_rows(
         )
 
 
-def _drop_what_is_not_finite(parameters: Sequence[Any]) -> None:
-    """Set the gradients of a row to zero where one of them cannot be clipped."""
+def _zero_unbounded_rows(parameters: Sequence[Any]) -> None:
+    """Set the gradients of rows to zero that hold a value that is not finite."""
     for parameter in parameters:
-        if getattr(parameter, "grad_sample", None) is None:  # no row took part
+        if getattr(parameter, "grad_sample", None) is None:  # no row was sampled
             parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
     finite = torch.stack([p.grad_sample.flatten(1).isfinite().all(dim=1) for p in parameters]).all(
         dim=0

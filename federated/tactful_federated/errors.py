@@ -1,18 +1,18 @@
-"""What can go wrong here, one small hierarchy."""
+"""Exceptions of the package, all derived from `FederatedError`."""
 
 from __future__ import annotations
 
 
 class FederatedError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Base class of every exception that this package raises."""
 
 
 class VocabularyError(FederatedError, ValueError):
-    """A public catalogue cannot be made a vocabulary, or a token lies outside it."""
+    """The catalogue is empty or repeats a category, or a token lies outside it."""
 
 
 class HistoryError(FederatedError, ValueError):
-    """The histories given are too few or too short for what was asked."""
+    """There are too few devices, or their histories are too short."""
 
 
 class SettingsError(FederatedError, ValueError):
@@ -20,15 +20,15 @@ class SettingsError(FederatedError, ValueError):
 
 
 class WeightsError(FederatedError, ValueError):
-    """A flat vector of model weights has the wrong shape or holds a value that is not finite."""
+    """Weights or an update have the wrong shape or a value that is not finite."""
 
 
 class MissingExtraError(FederatedError, ImportError):
-    """A part that needs an optional dependency was used without it."""
+    """An optional dependency is not installed."""
 
 
 def missing_extra(error: ImportError, *, extra: str = "federated") -> MissingExtraError:
-    """Name the extra that brings the module `error` could not find."""
+    """Return an error that names the extra with the missing module."""
     return MissingExtraError(
         f"this part of tactful_federated needs {error.name!r}, which is not installed; "
         f"install it with: pip install 'tactful[{extra}]'",
@@ -43,24 +43,24 @@ def require(condition: bool, message: str) -> None:
 
 
 class SecureSumError(FederatedError, RuntimeError):
-    """A secure sum was given up: too few devices, or somebody did not keep to the protocol."""
+    """A secure sum was aborted: too few devices, or a protocol violation."""
 
 
 class BudgetError(FederatedError, RuntimeError):
-    """What was asked for is not covered by the privacy budget of the run."""
+    """The privacy budget of the run does not cover the request."""
 
 
 class CheckpointError(FederatedError, RuntimeError):
-    """A directory of a run is in use, damaged, older than its ledger, or of another run."""
+    """A run's directory is in use, damaged, older than its ledger or of another run."""
 
 
 class ConsentError(FederatedError, PermissionError):
-    """The person did not agree to what was asked."""
+    """The user did not consent to the operation."""
 
 
 class StoreError(FederatedError, RuntimeError):
-    """A store on the device cannot be used: another key, damaged, or changed from outside."""
+    """A store on the device has another key, is damaged or was altered."""
 
 
 class PackageError(FederatedError, ValueError):
-    """A model package is not signed by whom this device trusts, is older, or does not work."""
+    """A model package has no trusted signature, is not newer, or does not work."""

@@ -1,8 +1,8 @@
-"""The intent model as a TorchScript program, for apps that run torch's mobile runtime.
+"""Export of the intent model as a TorchScript program for torch's mobile runtime.
 
-A device needs none of it: `IntentPredictor` computes the same with numpy. The program has the
-weights inside and is not signed, so devices get models as packages (`model_package.py`), and an app
-ships a program only as part of itself. For other runtimes there is `onnx_export.py`.
+Devices do not need it: `IntentPredictor` computes the same in numpy. The program contains the
+weights and is not signed; devices receive models as signed packages, and an app
+ships a program only as part of itself. Other runtimes read the ONNX export.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ except ModuleNotFoundError as error:
     raise missing_extra(error) from error
 
 
-class _Next(nn.Module):
-    """Tokens so far, int64 `[rows, length]`, to probabilities `[rows, vocabulary]` of the next."""
+class _NextToken(nn.Module):
+    """Map tokens, int64 `[rows, length]`, to probabilities `[rows, vocabulary]`."""
 
     def __init__(self, model: IntentModel, temperature: float) -> None:
         super().__init__()
@@ -36,8 +36,8 @@ class _Next(nn.Module):
         embedded = self.embedding(tokens)
         states, _ = self.lstm(embedded)
         logits = self.output(torch.cat([states[:, -1], embedded[:, -1]], dim=-1))
-        likely = torch.softmax(logits / self.temperature, dim=-1)
-        return functional.pad(likely, (self.reserved, 0))
+        probabilities = torch.softmax(logits / self.temperature, dim=-1)
+        return functional.pad(probabilities, (self.reserved, 0))
 
 
 def to_torchscript(
@@ -48,14 +48,14 @@ def to_torchscript(
     hidden: int = 32,
     temperature: float = 1.0,
 ) -> bytes:
-    """What `torch.jit.load` reads: tokens so far to the probability of each token to come next.
+    """Return a program for `torch.jit.load`: tokens to probabilities of the next one.
 
     Args:
         weights: Flat float32, in the order of `IntentModel.vector`.
-        vocabulary_size: Tokens, reserved ones included.
+        vocabulary_size: Number of tokens, including reserved ones.
         embedding: Width of a token's vector.
         hidden: Width of the LSTM state.
-        temperature: Logits are divided by it, above 0; see `fit_temperature`.
+        temperature: Divisor of the logits, above 0; see `fit_temperature`.
 
     Raises:
         WeightsError: The vector does not fit.
@@ -64,10 +64,10 @@ def to_torchscript(
     require_temperature(temperature)
     model = IntentModel(vocabulary_size, embedding=embedding, hidden=hidden)
     model.load_vector(weights)
-    module = _Next(model, temperature).eval().requires_grad_(requires_grad=False)
+    module = _NextToken(model, temperature).eval().requires_grad_(requires_grad=False)
     out = io.BytesIO()
     with warnings.catch_warnings():
-        # Torch wants programs in another format, which its mobile runtime of today does not read.
+        # Torch deprecates this format, but its mobile runtime reads no other.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(module), out)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""The intent model on a device that has numpy and nothing to train with."""
+"""The intent model in numpy: prediction on a device without torch."""
 
 from __future__ import annotations
 
@@ -15,30 +15,28 @@ _CONTEXT_TOKENS = 256
 
 
 def require_temperature(temperature: float) -> None:
-    """Refuse what logits cannot be divided by.
+    """Check a temperature.
 
     Raises:
-        SettingsError: It is not above 0, or infinite.
+        SettingsError: The temperature is not above 0, or infinite.
     """
-    require(0 < temperature < float("inf"), f"temperature is {temperature}: give above 0")
+    require(
+        0 < temperature < float("inf"),
+        f"temperature is {temperature}: give a finite number above 0",
+    )
 
 
 class IntentPredictor:
-    """The same function as `IntentModel.predict`, from the same flat vector.
+    """Numpy implementation of `IntentModel.predict` on the same flat vector.
 
     Args:
         weights: Flat float32, in the order of `IntentModel.vector`.
-        vocabulary_size: Tokens, reserved ones included.
+        vocabulary_size: Number of tokens, including reserved ones.
         embedding: Width of a token's vector.
         hidden: Width of the LSTM state.
-        temperature: Logits are divided by it, above 0; see `fit_temperature`.
+        temperature: Divisor of the logits, above 0; see `fit_temperature`.
 
-    Attributes:
-        weights: As given.
-        vocabulary_size: Likewise.
-        embedding: Likewise.
-        hidden: Likewise.
-        temperature: Likewise.
+    All arguments are also attributes.
     """
 
     def __init__(
@@ -50,7 +48,7 @@ class IntentPredictor:
         hidden: int = 32,
         temperature: float = 1.0,
     ) -> None:
-        """Cut the vector into layers.
+        """Split the vector into layers.
 
         Raises:
             WeightsError: The vector does not fit.
@@ -65,7 +63,7 @@ class IntentPredictor:
         self.embedding, self.hidden = embedding, hidden
 
     def predict(self, history: Sequence[int]) -> NDArray[np.float64]:
-        """Probability of each token to come next; as `IntentModel.predict`.
+        """Return the probability of each token to come next, as `IntentModel.predict`.
 
         Raises:
             VocabularyError: A token lies outside the vocabulary.
@@ -74,14 +72,14 @@ class IntentPredictor:
         return self._next(state, token)
 
     def questions(self, asked: Windows) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """What the model says to questions, and what is right.
+        """Return the logits of questions, and the right answers.
 
         Args:
-            asked: The questions.
+            asked: Questions in windows.
 
         Returns:
             Logits `[questions, categories]`, not divided by the temperature, and the right
-            categories, counted from 0.
+            categories `[questions]`, counted from 0.
         """
         rows, length = asked.inputs.shape
         states = cells = np.zeros((rows, self.hidden), dtype=np.float32)
@@ -102,17 +100,17 @@ class IntentPredictor:
         seed: int,
         continuations: int = 200,
     ) -> float:
-        """Probability that one of some categories comes within the next steps: "about to buy".
+        """Return the probability that a category occurs within the next steps.
 
-        The share of `continuations` drawn from the model itself, so its standard error is at most
-        ``0.5 / sqrt(continuations)``.
+        Monte Carlo: the share of continuations, drawn from the model, that contain one of the
+        categories. The standard error is at most ``0.5 / sqrt(continuations)``.
 
         Args:
             history: Tokens so far.
-            categories: Tokens waited for.
-            steps: How far to look ahead, 1 or more.
-            seed: Of the draws.
-            continuations: How many to draw, 1 or more.
+            categories: Tokens to look for.
+            steps: Number of tokens to look ahead, 1 or more.
+            seed: Seed of the draws.
+            continuations: Number of draws, 1 or more.
 
         Raises:
             SettingsError: A number is out of range.
@@ -121,20 +119,20 @@ class IntentPredictor:
         if steps < 1 or continuations < 1:
             raise SettingsError("steps and continuations must be at least 1")
         random = np.random.default_rng(seed)
-        wanted = np.isin(np.arange(self.vocabulary_size), list(categories))
+        is_target = np.isin(np.arange(self.vocabulary_size), list(categories))
         state, cell, token = self._read(list(history[-_CONTEXT_TOKENS:]) or [BOUNDARY])
         states = np.repeat(state[None], continuations, axis=0)
         cells = np.repeat(cell[None], continuations, axis=0)
         tokens = np.full(continuations, token)
-        met = np.zeros(continuations, dtype=bool)
+        hit = np.zeros(continuations, dtype=bool)
         for step in range(steps):
             if step:
                 states, cells = self._advance(states, cells, tokens)
             likely = self._next(states, tokens).cumsum(axis=1)
             drawn = random.random(continuations)[:, None] * likely[:, -1:]
             tokens = (likely <= drawn).sum(axis=1).clip(FIRST_CATEGORY, self.vocabulary_size - 1)
-            met |= wanted[tokens]
-        return float(met.mean())
+            hit |= is_target[tokens]
+        return float(hit.mean())
 
     def _read(self, tokens: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
         if not all(0 <= token < self.vocabulary_size for token in tokens):
@@ -152,20 +150,22 @@ class IntentPredictor:
         cell: NDArray[np.float32],
         token: NDArray[np.signedinteger],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        gates = self._embed(token) @ self._from_input.T + state @ self._from_state.T + self._bias
-        entry, forget, value, leaving = np.split(gates, 4, axis=-1)
-        cell = _sigmoid(forget) * cell + _sigmoid(entry) * np.tanh(value)
-        return _sigmoid(leaving) * np.tanh(cell), cell
+        gates = (
+            self._embedding_of(token) @ self._from_input.T + state @ self._from_state.T + self._bias
+        )
+        input_gate, forget_gate, candidate, output_gate = np.split(gates, 4, axis=-1)
+        cell = _sigmoid(forget_gate) * cell + _sigmoid(input_gate) * np.tanh(candidate)
+        return _sigmoid(output_gate) * np.tanh(cell), cell
 
-    def _embed(self, token: NDArray[np.signedinteger] | int) -> NDArray[np.float32]:
-        read: NDArray[np.float32] = self._table[token]
-        return read
+    def _embedding_of(self, token: NDArray[np.signedinteger] | int) -> NDArray[np.float32]:
+        row: NDArray[np.float32] = self._table[token]
+        return row
 
     def _logits(
         self, state: NDArray[np.float32], token: NDArray[np.signedinteger] | int
     ) -> NDArray[np.float32]:
-        seen = np.concatenate([state, self._embed(token)], axis=-1)
-        logits: NDArray[np.float32] = seen @ self._out.T + self._out_bias
+        features = np.concatenate([state, self._embedding_of(token)], axis=-1)
+        logits: NDArray[np.float32] = features @ self._out.T + self._out_bias
         return logits
 
     def _next(
@@ -181,20 +181,20 @@ class IntentPredictor:
 def fit_temperature(
     logits: NDArray[np.floating], answers: NDArray[np.int64], *, steps: int = 60
 ) -> float:
-    """Temperature under which probabilities are best calibrated, by their likelihood.
+    """Return the temperature with the highest likelihood of the answers.
 
-    Guo et al., "On calibration of modern neural networks", ICML 2017. One number, found by golden
-    section between 0.2 and 5; ranks do not change.
+    Guo et al., "On calibration of modern neural networks", ICML 2017. Golden section search
+    between 0.2 and 5; ranks do not change.
 
     Args:
-        logits: Of held-out questions, ``[questions, categories]``.
-        answers: Their right categories, counted from 0.
-        steps: Of the search.
+        logits: Logits of held-out questions, ``[questions, categories]``.
+        answers: Right categories, counted from 0.
+        steps: Iterations of the search.
 
     Raises:
         SettingsError: There is no question.
     """
-    require(len(answers) > 0, "a temperature needs questions to fit")
+    require(len(answers) > 0, "there is no question to fit a temperature to: give held-out visits")
 
     def loss(log_temperature: float) -> float:
         return mean_loss(logits, answers, float(np.exp(log_temperature)))
@@ -209,7 +209,7 @@ def fit_temperature(
 def mean_loss(
     logits: NDArray[np.floating], answers: NDArray[np.int64], temperature: float = 1.0
 ) -> float:
-    """Mean -log p(answer) in nats; arguments as of `fit_temperature`."""
+    """Return the mean -log p(answer) in nats; arguments as in `fit_temperature`."""
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     right = scaled[np.arange(len(answers)), answers]
@@ -217,6 +217,6 @@ def mean_loss(
 
 
 def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    # Both tails without overflow.
+    # By tanh, which does not overflow at either tail.
     result: NDArray[np.float32] = 0.5 * (1 + np.tanh(0.5 * x))
     return result

@@ -1,7 +1,7 @@
 """The baselines: a first-order Markov chain and plain popularity.
 
-Both are fitted on the pooled training sequences of all households, which is more than a
-federated server ever sees: they are yardsticks for the model, not something to deploy.
+Both are fitted on the pooled training sequences of all households, which a federated server does
+not have: they serve for comparison, not for deployment.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _LONGEST = 5
 
 @dataclass(frozen=True)
 class Markov:
-    """Ranks the next category by how often it followed the current token.
+    """Ranking of the next category by how often it followed the current token.
 
-    Places the chain cannot fill, because the token was rare or never seen, go to the most
-    popular categories. A chain without `followers` is the popularity baseline.
+    After a rare or unknown token the most popular categories fill the remaining places. A chain
+    without `followers` is the popularity baseline.
     """
 
     followers: Mapping[int, tuple[int, ...]]
     popular: tuple[int, ...]
 
     def rank(self, token: int) -> tuple[int, ...]:
-        """The (up to) five likeliest categories after `token`, best first."""
+        """Return up to five categories that are likeliest after `token`, best first."""
         first = self.followers.get(token, ())
         return (first + tuple(t for t in self.popular if t not in first))[:_LONGEST]
 
     def evaluate(self, questions: Windows) -> Score:
-        """Score the chain on the very steps a model is asked; it reads one token of each."""
+        """Score the chain on the same questions as a model; it reads only the last token."""
         asked = questions.answers != PAD
         steps = top1 = top5 = 0
         for token, answer in zip(
@@ -51,7 +51,7 @@ class Markov:
 
 
 def fit_markov(sequences: Iterable[NDArray[np.int64]]) -> Markov:
-    """Count which category follows which token; equal counts rank in catalogue order."""
+    """Fit a first-order chain; ties are ranked in catalogue order."""
     follows: defaultdict[int, Counter[int]] = defaultdict(Counter)
     popularity: Counter[int] = Counter()
     for sequence in sequences:
@@ -64,7 +64,7 @@ def fit_markov(sequences: Iterable[NDArray[np.int64]]) -> Markov:
 
 
 def fit_popularity(sequences: Iterable[NDArray[np.int64]]) -> Markov:
-    """The same five categories whatever came before."""
+    """Fit the popularity baseline: the same five categories after every token."""
     return Markov({}, fit_markov(sequences).popular)
 
 

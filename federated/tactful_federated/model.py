@@ -1,4 +1,4 @@
-"""The intent model: a small LSTM that ranks the next category of a visit."""
+"""The intent model in torch: a small LSTM that ranks the next category of a visit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
     raise missing_extra(error) from error
 
 MAX_PARAMETERS: Final = 50_000
-"""Upper bound of a model that phones train, send and receive every round."""
+"""Largest model: phones train, send and receive it every round."""
 
 _CONTEXT_TOKENS = 256
 
@@ -27,14 +27,16 @@ _CONTEXT_TOKENS = 256
 class IntentModel(nn.Module):
     """Embedding, one LSTM layer (Hochreiter & Schmidhuber, 1997), one linear layer.
 
-    The output layer reads the LSTM state *and* the embedding of the current token, so first-order
-    transitions are learnt at once and the LSTM spends its capacity on the longer history.
+    The output layer reads the LSTM state *and* the embedding of the current token: first-order
+    transitions are learnt fast, and the capacity of the LSTM is left for the longer history.
+
+        tokens [rows, length] -> embedding -> LSTM -> [state | embedding] -> linear -> logits
 
     Args:
-        vocabulary_size: Number of tokens, reserved ones included, at least 4.
+        vocabulary_size: Number of tokens, including reserved ones, at least 4.
         embedding: Width of a token's vector, at least 1.
         hidden: Width of the LSTM state, at least 1.
-        seed: Seed of the initial weights; the process-wide generator is left as it was.
+        seed: Seed of the initial weights; the state of the global generator is unchanged.
 
     Raises:
         SettingsError: A size is out of range, or the model would exceed `MAX_PARAMETERS`.
@@ -67,11 +69,11 @@ class IntentModel(nn.Module):
             self.embedding.weight.mul_(0.5)
 
     def forward(self, inputs: Tensor, asked: Tensor) -> Tensor:
-        """Logits of the categories (token - 3) at the positions asked.
+        """Return logits of the categories (token - 3) at the positions asked.
 
         Args:
             inputs: Tokens, int64 of shape (rows, length).
-            asked: bool of the same shape, true where the next category is asked.
+            asked: bool of the same shape, true at positions whose next category is asked.
 
         Returns:
             float32 of shape (number asked, categories), in row-major order of `asked`.
@@ -87,14 +89,14 @@ class IntentModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def vector(self) -> Vector:
-        """All parameters as a fresh flat float32 vector, in order of definition."""
+        """Return all parameters as a new flat float32 vector, in order of definition."""
         with torch.no_grad():
             flat = torch.cat([parameter.reshape(-1) for parameter in self.parameters()])
         weights: Vector = flat.numpy().copy()
         return weights
 
     def load_vector(self, weights: Vector) -> None:
-        """Set all parameters from a flat vector, which is copied.
+        """Copy a flat vector into the parameters.
 
         Raises:
             WeightsError: Wrong dtype or shape, or a value that is not finite.
@@ -108,11 +110,11 @@ class IntentModel(nn.Module):
                 offset += count
 
     def predict(self, history: Sequence[int]) -> NDArray[np.float64]:
-        """Probability of each token to come next.
+        """Return the probability of each token to come next.
 
         Args:
-            history: Tokens so far, oldest first; the last 256 are read. An empty history asks
-                for the lead category of a first visit.
+            history: Tokens so far, oldest first; the last 256 are read. With an empty history
+                the lead category of a first visit is predicted.
 
         Returns:
             float64 of shape (vocabulary_size,), indexed by token, sum 1; reserved tokens get 0.
@@ -128,5 +130,5 @@ class IntentModel(nn.Module):
         with torch.no_grad():
             inputs = torch.tensor([tokens], dtype=torch.int64)
             last = torch.arange(len(tokens))[None] == len(tokens) - 1
-            likely = torch.softmax(self(inputs, last)[0].double(), dim=-1).numpy()
-        return np.concatenate([np.zeros(FIRST_CATEGORY), likely])
+            probabilities = torch.softmax(self(inputs, last)[0].double(), dim=-1).numpy()
+        return np.concatenate([np.zeros(FIRST_CATEGORY), probabilities])

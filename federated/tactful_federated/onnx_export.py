@@ -1,8 +1,8 @@
-"""The intent model as an ONNX graph, for apps that run another runtime than torch's.
+"""Export of the intent model as an ONNX graph for any ONNX runtime.
 
-The graph is written from the flat vector, so neither torch nor its exporter takes part. It has the
-weights inside and is not signed: devices get models as packages (`model_package.py`), and an app
-ships a graph only as part of itself.
+The graph is written from the flat vector, without torch. It contains the weights and is not
+signed: devices receive models as signed packages, and an app ships a graph only as part of
+itself.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tactful_federated.tokens import FIRST_CATEGORY
 from tactful_federated.vectors import Vector, checked_layers
 
 try:
-    from onnx import TensorProto, checker, helper, numpy_helper
+    from onnx import NodeProto, TensorProto, checker, helper, numpy_helper
 except ModuleNotFoundError as error:
     raise missing_extra(error, extra="onnx") from error
 
 OPSET: Final = 17
-"""Of the operators; runtimes from 2022 on know them."""
+"""Version of the operator set; runtimes support it since 2022."""
 
 _IR_VERSION = 8
 
@@ -35,16 +35,17 @@ def to_onnx(
     hidden: int = 32,
     temperature: float = 1.0,
 ) -> bytes:
-    """What an ONNX runtime reads: `tokens`, int64 `[rows, length]`, to `likely` `[rows, tokens]`.
+    """Return an ONNX graph that computes `IntentPredictor.predict`.
 
-    The function is that of `IntentPredictor.predict`: the probability of each token to come next.
+    Its input is `tokens`, int64 `[rows, length]`; its output is `likely`, float32
+    `[rows, vocabulary]`, the probability of each token to come next.
 
     Args:
         weights: Flat float32, in the order of `IntentModel.vector`.
-        vocabulary_size: Tokens, reserved ones included.
+        vocabulary_size: Number of tokens, including reserved ones.
         embedding: Width of a token's vector.
         hidden: Width of the LSTM state.
-        temperature: Logits are divided by it, above 0; see `fit_temperature`.
+        temperature: Divisor of the logits, above 0; see `fit_temperature`.
 
     Raises:
         WeightsError: The vector does not fit.
@@ -66,7 +67,23 @@ def to_onnx(
         "last": np.array(-1, dtype=np.int64),
         "reserved": np.array([0, FIRST_CATEGORY, 0, 0], dtype=np.int64),
     }
-    nodes = [
+    graph = helper.make_graph(
+        _nodes(hidden),
+        "intent",
+        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["rows", "length"])],
+        [helper.make_tensor_value_info("likely", TensorProto.FLOAT, ["rows", vocabulary_size])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
+    )
+    checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def _nodes(hidden: int) -> list[NodeProto]:
+    """Return the operators; the LSTM reads `[length, rows, width]`, time first."""
+    return [
         helper.make_node("Gather", ["table", "tokens"], ["rows_first"]),
         helper.make_node("Transpose", ["rows_first"], ["embedded"], perm=[1, 0, 2]),
         helper.make_node(
@@ -80,21 +97,9 @@ def to_onnx(
         helper.make_node("Softmax", ["scaled"], ["categories"], axis=1),
         helper.make_node("Pad", ["categories", "reserved"], ["likely"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "intent",
-        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["rows", "length"])],
-        [helper.make_tensor_value_info("likely", TensorProto.FLOAT, ["rows", vocabulary_size])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
-    )
-    checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString())
 
 
 def _gates(stacked: Vector) -> Vector:
-    """From the order of torch (input, forget, cell, output) to that of ONNX."""
-    entry, forget, cell, leaving = np.split(stacked, 4)
-    return np.concatenate([entry, leaving, forget, cell])
+    """Reorder gates from torch (input, forget, cell, output) to ONNX (i, o, f, c)."""
+    input_gate, forget_gate, cell, output_gate = np.split(stacked, 4)
+    return np.concatenate([input_gate, output_gate, forget_gate, cell])

@@ -1,8 +1,8 @@
-"""What the server does with a round's average: FedAvg with momentum, FedAdam, FedYogi.
+"""Server optimisers: FedAvg with momentum, FedAdam and FedYogi.
 
 McMahan et al., AISTATS 2017; Hsu et al., arXiv:1909.06335 (momentum); Reddi et al., "Adaptive
-federated optimization", ICLR 2021, alg. 2. All of it is computed from the released estimate, so
-none of it costs privacy.
+federated optimization", ICLR 2021, alg. 2. A step is post-processing of the released estimate, so
+it costs no privacy.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How the server steps.
+    """Settings of the server optimiser.
 
     Attributes:
         kind: `fedavg`, `fedadam` or `fedyogi`.
         learning_rate: Server step size, above 0.
-        momentum: Share of the last step that is repeated, 0 to below 1. `fedavg` adds the whole
-            average to it, the others one part of (1 - momentum), as their papers do.
-        second_moment: Decay of the squared averages, 0 to below 1; without meaning for `fedavg`.
-        adaptivity: Added to the root of the second moment, above 0; likewise.
-        averaging: Decay of the average of the iterates that is handed out, 0 to below 1, warmed up
-            as min(averaging, t / (t + 9)).
+        momentum: Share of the last step that is repeated, 0 to below 1; 0 is plain FedAvg.
+            `fedavg` adds the whole update to it, the others (1 - momentum) of the update.
+        second_moment: Decay of the squared updates, 0 to below 1; not used by `fedavg`.
+        adaptivity: Term added to the root of the second moment, above 0; not used by `fedavg`.
+        averaging: Decay of the average of the iterates, 0 to below 1; 0 is the last iterate. It
+            warms up as min(averaging, t / (t + 9)) over steps t.
     """
 
     kind: Literal["fedavg", "fedadam", "fedyogi"] = "fedavg"
@@ -45,7 +45,7 @@ class Optimizer:
         """Raise `SettingsError` on a setting outside its range."""
         require(
             self.kind in ("fedavg", "fedadam", "fedyogi"),
-            f"optimizer is {self.kind!r}: give fedavg, fedadam or fedyogi",
+            f"kind of optimizer is {self.kind!r}: give fedavg, fedadam or fedyogi",
         )
         for name in ("learning_rate", "adaptivity"):
             value = getattr(self, name)
@@ -56,14 +56,14 @@ class Optimizer:
 
 @dataclass(frozen=True, eq=False)
 class ModelState:
-    """The model on the server: float64 vectors of shape (parameters,).
+    """Model and moments on the server: float64 vectors of shape (parameters,).
 
     Attributes:
         steps: Steps taken.
-        weights: Current iterate; what devices train from.
+        weights: Current iterate, from which devices train.
         velocity: First moment.
         squares: Second moment; zeros for `fedavg`.
-        average: Average of the iterates; what is evaluated and used.
+        average: Average of the iterates, for evaluation and use.
     """
 
     steps: int
@@ -74,46 +74,46 @@ class ModelState:
 
     @classmethod
     def begin(cls, weights: Vector) -> ModelState:
-        """Before the first step.
+        """Return the state before the first step.
 
         Raises:
-            WeightsError: The weights are no finite flat float32 vector.
+            WeightsError: The weights are not a finite, flat float32 vector.
         """
         initial = check_vector(weights, weights.size).astype(np.float64)
         zeros = np.zeros_like(initial)
         return cls(0, initial, zeros, zeros, initial)
 
     def broadcast(self) -> Vector:
-        """Weights that devices train from, float32."""
+        """Return the weights that devices train from, float32."""
         return self.weights.astype(np.float32)
 
     def release(self) -> Vector:
-        """Weights to evaluate and to use, float32."""
+        """Return the weights to evaluate and to use, float32."""
         return self.average.astype(np.float32)
 
 
 def step(state: ModelState, average_update: Doubles, settings: Optimizer) -> ModelState:
-    """Move the model by a round's average update.
+    """Return the state after a step by the average update of a round.
 
     Raises:
         WeightsError: The update has another shape or a value that is not finite.
     """
     if average_update.shape != state.weights.shape or not np.isfinite(average_update).all():
-        raise WeightsError("the average of a round does not fit the model or is not finite")
+        raise WeightsError("the average update of a round does not fit the model or is not finite")
     squares = state.squares
     if settings.kind == "fedavg":
         velocity = settings.momentum * state.velocity + average_update
-        moved = velocity
+        direction = velocity
     else:
-        keep, squared = settings.second_moment, np.square(average_update)
+        decay, squared = settings.second_moment, np.square(average_update)
         velocity = settings.momentum * state.velocity + (1 - settings.momentum) * average_update
         if settings.kind == "fedadam":
-            squares = keep * squares + (1 - keep) * squared
+            squares = decay * squares + (1 - decay) * squared
         else:
-            squares = squares - (1 - keep) * squared * np.sign(squares - squared)
-        moved = velocity / (np.sqrt(squares) + settings.adaptivity)
-    weights = state.weights + settings.learning_rate * moved
+            squares = squares - (1 - decay) * squared * np.sign(squares - squared)
+        direction = velocity / (np.sqrt(squares) + settings.adaptivity)
+    weights = state.weights + settings.learning_rate * direction
     steps = state.steps + 1
-    decay = min(settings.averaging, steps / (steps + 9))
-    average = decay * state.average + (1 - decay) * weights
+    averaging = min(settings.averaging, steps / (steps + 9))
+    average = averaging * state.average + (1 - averaging) * weights
     return ModelState(steps, weights, velocity, squares, average)

@@ -1,9 +1,9 @@
-"""Generated shoppers for tests and for `flwr run` without data; they resemble nobody.
+"""Generated shoppers for tests and for `flwr run` without data.
 
-Every visit has a lead category and one more. With probability 0.8 the second one belongs to the
-lead and the next visit's lead follows this one's; otherwise each is drawn uniformly. A first-order
-chain can learn the pair inside a basket, but to foresee the next lead it would have to look back
-over the basket boundary.
+Each visit has a lead category and a second one. With probability 0.8 the second one is determined
+by the lead, and so is the lead of the next visit; otherwise each is drawn uniformly. A first-order
+chain can learn the pair inside a basket, but not the next lead, which depends on a token before
+the basket boundary.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEEPS = 0.8
 
 
 def sample_history(household: int, *, baskets: int = 40, seed: int = 0) -> list[list[str]]:
-    """Baskets of one generated household, in time order; equal arguments give equal baskets.
+    """Generate the baskets of one household in time order, deterministically.
 
     Args:
         household: Number of the household, at least 0.

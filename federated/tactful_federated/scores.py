@@ -1,4 +1,4 @@
-"""Counts of answered questions; what an evaluation on a device reports, and nothing more."""
+"""Counts of right answers, the only output of an evaluation on a device."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Score:
-    """How a predictor did on a number of questions; scores of several devices add up.
+    """Counts of right answers of a predictor; scores of several devices can be added.
 
     `top1` and `top5` count the answers ranked first and among the first five; `loss` is the sum
-    of -log p(answer) in nats (0.0 for a predictor that ranks but gives no probabilities).
+    of -log p(answer) in nats (0.0 for a predictor without probabilities).
     """
 
     steps: int = 0
@@ -23,12 +23,12 @@ class Score:
     loss: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` on counts no evaluation can produce."""
+        """Raise `ValueError` on inconsistent counts."""
         if not (0 <= self.top1 <= self.top5 <= self.steps and 0 <= self.loss < math.inf):
             raise ValueError(f"impossible score: {self}")
 
     def __add__(self, other: Score) -> Score:
-        """Score of both sets of questions together."""
+        """Return the score of both sets of questions together."""
         return Score(
             self.steps + other.steps,
             self.top1 + other.top1,
@@ -54,7 +54,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two rates with its 95 % interval."""
+    """Difference of two rates with its 95 % interval."""
 
     value: float
     low: float
@@ -64,23 +64,25 @@ class Difference:
 def paired_difference(
     ours: Sequence[tuple[int, int]], theirs: Sequence[tuple[int, int]], *, seed: int
 ) -> Difference:
-    """Difference of two hit rates on the same questions, resampled by household.
+    """Return the difference of two hit rates on the same questions.
 
-    Steps of one household are not independent, so the household is the unit of the percentile
-    bootstrap (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13): 2,000
-    resamples of (hits, questions) per household.
+    The interval is a percentile bootstrap (Efron & Tibshirani, "An Introduction to the Bootstrap",
+    1993, ch. 13) with 2,000 resamples of households, since the questions of one household are not
+    independent.
 
     Args:
-        ours: Per household (hits, questions) of the first predictor.
-        theirs: The same households and questions, of the second.
+        ours: (hits, questions) of the first predictor for each household.
+        theirs: The same households and questions for the second one.
         seed: Seed of the resampling.
 
     Raises:
-        ValueError: The questions of the two differ, or there are none.
+        ValueError: The two have different questions, or there are none.
     """
     a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if a.shape != b.shape or not np.array_equal(a[:, 1], b[:, 1]) or a[:, 1].sum() == 0:
-        raise ValueError("a paired difference needs the same, non-zero questions on both sides")
+        raise ValueError(
+            "a paired difference needs the same number of questions, above 0, on both sides"
+        )
     gain = a[:, 0] - b[:, 0]
     chosen = np.random.default_rng(seed).integers(0, len(a), size=(2000, len(a)))
     questions = a[:, 1][chosen].sum(axis=1)

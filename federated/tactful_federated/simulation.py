@@ -149,7 +149,7 @@ def simulate(
         state, results = run_rounds(
             population, start(initial.vector()), server, rounds=rounds, seed=seed, progress=progress
         )
-        scores = population.evaluate(population.ids(), state.release(), state.round)
+        scores = population.evaluate(population.ids(), state.model.release(), state.round)
     ours = [scores[node] for node in devices]
     markov, popularity = _baselines([histories[name] for name in chosen], vocabulary, trainer)
     total, markov_total = sum(ours, Score()), sum(markov, Score())

@@ -1,9 +1,8 @@
-"""The intent model of many devices at once: loss and gradient, with numpy alone.
+"""Loss and gradient of the intent model for many devices at once, in numpy.
 
-Every array has one axis for devices, each of which has weights of its own, so one operation serves
-a whole cohort. A model of 20,000 parameters is too small to pay for a library that differentiates:
-loading it takes ten times the memory of a thousand devices, and each of its operations longer than
-what it computes.
+Each array has an axis for devices, each with its own weights, so one operation serves a cohort. An
+automatic differentiation library does not pay for 20,000 parameters: loading it takes ten times the
+memory of a thousand devices, and its overhead for each operation exceeds the computation.
 
 The formulas are those of Hochreiter & Schmidhuber, "Long short-term memory", 1997, with forget
 gates, in the order of `torch.nn.LSTM` (input, forget, cell, output); a test compares the gradient
@@ -27,7 +26,7 @@ _ONE = np.float32(1.0)
 
 
 class _Trace(NamedTuple):
-    """What the forward pass leaves for the backward one; each is `[devices, length, rows, …]`."""
+    """Results of the forward pass for the backward pass, `[devices, length, rows, …]`."""
 
     gates: Floats
     cells: Floats
@@ -39,127 +38,133 @@ class StackedModel:
     """Loss and gradient of an `IntentModel` for a stack of devices.
 
     Args:
-        vocabulary_size: Tokens, reserved ones included.
+        vocabulary_size: Number of tokens, including reserved ones.
         embedding: Width of a token's vector.
         hidden: Width of the LSTM state.
     """
 
     def __init__(self, vocabulary_size: int, *, embedding: int = 32, hidden: int = 32) -> None:
-        """Lay the layers out."""
+        """Compute the shapes of the layers."""
         self._shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
         self.size = parameter_count(vocabulary_size, embedding=embedding, hidden=hidden)
         self._vocabulary, self._hidden = vocabulary_size, hidden
-        # sigmoid(x) = (1 + tanh(x / 2)) / 2: so all four gates are one call, and none overflows.
+        # sigmoid(x) = (1 + tanh(x / 2)) / 2: one tanh call for all four gates, without overflow.
         half = np.full(4 * hidden, 0.5, dtype=np.float32)
         half[2 * hidden : 3 * hidden] = 1.0
         self._scale, self._shift = half, _ONE - half
 
     def gradient(self, weights: Floats, inputs: Tokens, answers: Tokens) -> Floats:
-        """Gradient of each device's mean loss, in nats, by its own weights.
+        """Return the gradient of the mean loss of each device by its weights.
 
         Args:
             weights: `[devices, size]`.
             inputs: Tokens, `[devices, rows, length]`.
-            answers: Of the same shape; `PAD` is not asked. Each device is asked something.
+            answers: Answers, same shape; `PAD` is not asked. Each device has at least one.
 
         Returns:
-            Of the shape of `weights`.
+            Gradient in nats, `[devices, size]`.
         """
-        table, into, back, bias1, bias2, out, out_bias = layers(weights, self._shapes)
+        table, input_weights, recurrent_weights, bias1, bias2, out, out_bias = layers(
+            weights, self._shapes
+        )
         gradient = np.empty_like(weights)
-        d_table, d_into, d_back, d_bias1, d_bias2, d_out, d_out_bias = layers(
+        d_table, d_input_weights, d_recurrent_weights, d_bias1, d_bias2, d_out, d_out_bias = layers(
             gradient, self._shapes
         )
         devices, rows, length = inputs.shape
         width, steps = table.shape[-1], rows * length
-        # Time before rows, so that a step of all rows lies together.
-        read = inputs.transpose(0, 2, 1).reshape(devices, steps)
+        # [devices, rows, length] -> [devices, length * rows]: a step of all rows is contiguous.
+        tokens = inputs.transpose(0, 2, 1).reshape(devices, steps)
         asked = answers.transpose(0, 2, 1).reshape(devices, steps)
-        embedded = table[np.arange(devices)[:, None], read]
-        arriving = embedded @ into.transpose(0, 2, 1)
-        arriving += (bias1 + bias2)[:, None, :]
-        trace = self._forward(arriving.reshape(devices, length, rows, -1), back)
+        embedded = table[np.arange(devices)[:, None], tokens]
+        gate_inputs = embedded @ input_weights.transpose(0, 2, 1)
+        gate_inputs += (bias1 + bias2)[:, None, :]
+        trace = self._forward(gate_inputs.reshape(devices, length, rows, -1), recurrent_weights)
 
-        positions, truth, share = _questions(asked)
-        beside = np.arange(devices)[:, None]
-        after = trace.states[:, 1:].reshape(devices, steps, -1)
-        seen = np.concatenate([after[beside, positions], embedded[beside, positions]], axis=2)
-        error = seen @ out.transpose(0, 2, 1)
+        positions, truth, weight = _questions(asked)
+        device_axis = np.arange(devices)[:, None]
+        states_after = trace.states[:, 1:].reshape(devices, steps, -1)
+        features = np.concatenate(
+            [states_after[device_axis, positions], embedded[device_axis, positions]], axis=2
+        )
+        error = features @ out.transpose(0, 2, 1)
         error += out_bias[:, None, :]
         _softmax(error)
-        error[beside, np.arange(truth.shape[1]), truth] -= _ONE
-        error *= share[:, :, None]
-        np.matmul(error.transpose(0, 2, 1), seen, out=d_out)
+        error[device_axis, np.arange(truth.shape[1]), truth] -= _ONE
+        error *= weight[:, :, None]
+        np.matmul(error.transpose(0, 2, 1), features, out=d_out)
         error.sum(axis=1, out=d_out_bias)
 
-        d_seen = error @ out
+        d_features = error @ out
         d_states = np.zeros((devices, steps, self._hidden), dtype=np.float32)
         d_embedded = np.zeros((devices, steps, width), dtype=np.float32)
-        # Positions differ, and where none is asked the error is 0.
-        d_states[beside, positions] = d_seen[..., : self._hidden]
-        d_embedded[beside, positions] = d_seen[..., self._hidden :]
+        # Positions are distinct; the error of padded ones is 0.
+        d_states[device_axis, positions] = d_features[..., : self._hidden]
+        d_embedded[device_axis, positions] = d_features[..., self._hidden :]
 
-        d_gates = self._backward(trace, d_states.reshape(devices, length, rows, -1), back)
+        d_gates = self._backward(
+            trace, d_states.reshape(devices, length, rows, -1), recurrent_weights
+        )
         d_gates = d_gates.reshape(devices, steps, -1)
-        turned = d_gates.transpose(0, 2, 1)
-        before = trace.states[:, :-1].reshape(devices, steps, -1)
-        np.matmul(turned, embedded, out=d_into)
-        np.matmul(turned, before, out=d_back)
+        transposed = d_gates.transpose(0, 2, 1)
+        states_before = trace.states[:, :-1].reshape(devices, steps, -1)
+        np.matmul(transposed, embedded, out=d_input_weights)
+        np.matmul(transposed, states_before, out=d_recurrent_weights)
         d_gates.sum(axis=1, out=d_bias1)
         d_bias2[...] = d_bias1
-        d_embedded += d_gates @ into
-        self._scatter(d_embedded, read, d_table)
+        d_embedded += d_gates @ input_weights
+        self._scatter(d_embedded, tokens, d_table)
         return gradient
 
-    def _forward(self, arriving: Floats, back: Floats) -> _Trace:
-        """States after each step; `arriving` becomes the gates."""
-        devices, length, rows, _ = arriving.shape
-        hidden, turned = self._hidden, back.transpose(0, 2, 1)
+    def _forward(self, gate_inputs: Floats, recurrent_weights: Floats) -> _Trace:
+        """Return the states after each step; overwrites `gate_inputs` with the gates."""
+        devices, length, rows, _ = gate_inputs.shape
+        hidden, transposed = self._hidden, recurrent_weights.transpose(0, 2, 1)
         cells, states = np.zeros((2, devices, length + 1, rows, hidden), dtype=np.float32)
         squashed = np.empty((devices, length, rows, hidden), dtype=np.float32)
         for t in range(length):
-            gates = arriving[:, t]
-            gates += states[:, t] @ turned
+            gates = gate_inputs[:, t]
+            gates += states[:, t] @ transposed
             gates *= self._scale
             np.tanh(gates, out=gates)
             gates *= self._scale
             gates += self._shift
-            entry, forget, value, leaving = np.split(gates, 4, axis=2)
+            input_gate, forget_gate, candidate, output_gate = np.split(gates, 4, axis=2)
             cell = cells[:, t + 1]
-            np.multiply(forget, cells[:, t], out=cell)
-            cell += entry * value
+            np.multiply(forget_gate, cells[:, t], out=cell)
+            cell += input_gate * candidate
             np.tanh(cell, out=squashed[:, t])
-            np.multiply(leaving, squashed[:, t], out=states[:, t + 1])
-        return _Trace(arriving, cells, squashed, states)
+            np.multiply(output_gate, squashed[:, t], out=states[:, t + 1])
+        return _Trace(gate_inputs, cells, squashed, states)
 
-    def _backward(self, trace: _Trace, d_states: Floats, back: Floats) -> Floats:
-        """Gradient by what goes into the gates, before they are squashed."""
-        entry, forget, value, leaving = np.split(trace.gates, 4, axis=3)
+    def _backward(self, trace: _Trace, d_states: Floats, recurrent_weights: Floats) -> Floats:
+        """Return the gradient by the gate inputs, before their activation."""
+        input_gate, forget_gate, candidate, output_gate = np.split(trace.gates, 4, axis=3)
         squashed, length = trace.squashed, trace.gates.shape[1]
-        # What does not hang on later steps is taken for all steps at once.
+        # Factors that do not depend on later steps are computed for all steps at once.
         d_gates = np.empty_like(trace.gates)
-        by_cell = leaving * (_ONE - squashed * squashed)
+        by_cell = output_gate * (_ONE - squashed * squashed)
         parts = np.split(d_gates, 4, axis=3)
-        np.multiply(value, entry * (_ONE - entry), out=parts[0])
-        np.multiply(trace.cells[:, :-1], forget * (_ONE - forget), out=parts[1])
-        np.multiply(entry, _ONE - value * value, out=parts[2])
-        np.multiply(squashed, leaving * (_ONE - leaving), out=parts[3])
+        np.multiply(candidate, input_gate * (_ONE - input_gate), out=parts[0])
+        np.multiply(trace.cells[:, :-1], forget_gate * (_ONE - forget_gate), out=parts[1])
+        np.multiply(input_gate, _ONE - candidate * candidate, out=parts[2])
+        np.multiply(squashed, output_gate * (_ONE - output_gate), out=parts[3])
         d_cell = np.zeros_like(d_states[:, 0])
         for t in reversed(range(length)):
             d_state = d_states[:, t]
             if t + 1 < length:
-                d_state = d_state + d_gates[:, t + 1] @ back
+                d_state = d_state + d_gates[:, t + 1] @ recurrent_weights
             d_cell += d_state * by_cell[:, t]
             for part in parts[:3]:
                 part[:, t] *= d_cell
             parts[3][:, t] *= d_state
-            d_cell *= forget[:, t]
+            d_cell *= forget_gate[:, t]
         return d_gates
 
-    def _scatter(self, d_embedded: Floats, read: Tokens, d_table: Floats) -> None:
-        """Add up what goes back to each token's vector; padding is never learnt."""
-        devices, steps = read.shape
-        rows = (np.arange(devices)[:, None] * self._vocabulary + read).reshape(-1)
+    def _scatter(self, d_embedded: Floats, tokens: Tokens, d_table: Floats) -> None:
+        """Sum the gradients of each token's vector; the gradient of `PAD` is 0."""
+        devices, steps = tokens.shape
+        rows = (np.arange(devices)[:, None] * self._vocabulary + tokens).reshape(-1)
         order = np.argsort(rows, kind="stable")
         sorted_rows = rows[order]
         first = np.flatnonzero(np.diff(sorted_rows, prepend=-1))
@@ -171,14 +176,17 @@ class StackedModel:
 
 
 def _questions(answers: Tokens) -> tuple[Tokens, Tokens, Floats]:
-    """Where each device is asked, what is right, and its share of the mean; filled up with 0."""
+    """Return positions, right categories and weights of the questions of each device.
+
+    All three are `[devices, most questions]`; padding has the weight 0.
+    """
     asked = answers != PAD
     counts = asked.sum(axis=1, keepdims=True)
-    most = int(counts.max())
-    positions = np.argsort(~asked, axis=1, kind="stable")[:, :most]
-    real = np.arange(most) < counts
+    width = int(counts.max())
+    positions = np.argsort(~asked, axis=1, kind="stable")[:, :width]
+    is_asked = np.arange(width) < counts
     truth = np.take_along_axis(answers, positions, axis=1) - FIRST_CATEGORY
-    return positions, np.where(real, truth, 0), (real / counts).astype(np.float32)
+    return positions, np.where(is_asked, truth, 0), (is_asked / counts).astype(np.float32)
 
 
 def _softmax(logits: Floats) -> None:

@@ -1,12 +1,13 @@
-"""Visits as token sequences: a public vocabulary, one token per category of a basket.
+"""Visits as token sequences over a public vocabulary of categories.
 
-The vocabulary is built from the catalogue's list of categories, which everybody may know, and
-never from what people bought: a vocabulary learnt from histories would itself tell of them.
+The vocabulary is built from the public list of categories of the catalogue, never from purchases:
+a vocabulary learnt from histories would reveal information about them.
 
-Lines of one basket carry no order in most shops' data, so a basket is read as a *set* of
-categories in an order that is a function of the basket alone: the category with the most lines
-first (the basket's lead category), equal ones in catalogue order. The token after `BOUNDARY` is
-therefore the lead category of a visit, and the tokens after it say what else the basket holds.
+The lines of a basket have no order in the data of most shops, so a basket is read as a *set* of
+categories, sorted by number of lines (most first), then in catalogue order. The token after
+`BOUNDARY` is the lead category of the visit; the tokens after it are its other categories:
+
+    [["tea", "milk", "tea"], ["soap"]]  ->  BOUNDARY tea milk BOUNDARY soap
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from numpy.typing import NDArray
 from tactful_federated.errors import SettingsError, VocabularyError
 
 PAD: Final = 0
-"""Fills a window up to its length; as an answer it means "not scored"."""
+"""Padding of a window; as an answer it means "not scored"."""
 
 BOUNDARY: Final = 1
-"""Opens every basket."""
+"""First token of every basket."""
 
 OTHER: Final = 2
-"""A category the catalogue does not list."""
+"""Token of a category that is not in the catalogue."""
 
 FIRST_CATEGORY: Final = 3
-"""The smallest token that stands for a category of the catalogue."""
+"""Smallest token of a category of the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,21 @@ class Vocabulary:
 
     @classmethod
     def from_catalogue(cls, categories: Iterable[str]) -> Vocabulary:
-        """Build the vocabulary of a catalogue; order and repetitions of the input do not matter.
+        """Build the vocabulary of a catalogue; input order and repetitions are ignored.
 
         Raises:
-            VocabularyError: No category is left after blank ones are dropped.
+            VocabularyError: All categories are blank, or there are none.
         """
         return cls(tuple(sorted({name for name in categories if name.strip()})))
 
     @property
     def size(self) -> int:
-        """Number of tokens, the three reserved ones included."""
+        """Number of tokens, including the three reserved ones."""
         return len(self.categories) + FIRST_CATEGORY
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the category list, hex; devices and server must agree on it."""
+        """SHA-256 of the category list, hex; must be equal on devices and server."""
         return hashlib.sha256("\0".join(self.categories).encode()).hexdigest()
 
     @cached_property
@@ -74,31 +75,31 @@ class Vocabulary:
         return {name: token for token, name in enumerate(self.categories, FIRST_CATEGORY)}
 
     def token(self, category: str) -> int:
-        """Token of `category`, `OTHER` if the catalogue does not list it."""
+        """Return the token of `category`, `OTHER` if it is not in the catalogue."""
         return self._tokens.get(category, OTHER)
 
     def category(self, token: int) -> str:
-        """Category of `token`.
+        """Return the category of `token`.
 
         Raises:
             VocabularyError: The token is reserved or outside the vocabulary.
         """
         if not FIRST_CATEGORY <= token < self.size:
             raise VocabularyError(
-                f"token {token} stands for no category; categories are {FIRST_CATEGORY} to "
+                f"token {token} is not a category: categories are {FIRST_CATEGORY} to "
                 f"{self.size - 1}"
             )
         return self.categories[token - FIRST_CATEGORY]
 
     def sequence(self, baskets: Iterable[Sequence[str]]) -> NDArray[np.int64]:
-        """Token sequence of baskets in time order.
+        """Return the token sequence of baskets in time order.
 
         Args:
-            baskets: For each basket the category of each of its lines, in any order.
+            baskets: Categories of the lines of each basket, in any order.
 
         Returns:
-            int64 of shape (tokens,): for each basket that has a line, `BOUNDARY` and then each
-            of its categories once, most lines first, equal ones in catalogue order.
+            int64 of shape (tokens,): for each non-empty basket `BOUNDARY`, then each of its
+            categories once, sorted by number of lines (most first), then in catalogue order.
         """
         out: list[int] = []
         for basket in baskets:
@@ -111,10 +112,13 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Windows:
-    """Next-token questions cut to one length; row r asks `answers[r, t]` after `inputs[r, :t+1]`.
+    """Next-token questions in rows of equal length.
 
-    `inputs` and `answers` are of shape (rows, length), int64 but for `compact` ones. An answer of
-    `PAD` is not scored.
+    Row r asks for `answers[r, t]` given `inputs[r, :t+1]`. Both arrays have the shape
+    (rows, length) and are int64 (int16 after `compact`). An answer of `PAD` is not scored:
+
+        inputs   BOUNDARY  tea   milk      BOUNDARY  PAD
+        answers  tea       milk  PAD       soap      PAD
     """
 
     inputs: NDArray[np.signedinteger]
@@ -126,27 +130,27 @@ class Windows:
         return int(np.count_nonzero(self.answers != PAD))
 
     def compact(self) -> Windows:
-        """The same in two bytes a token, for a simulation that holds thousands of devices'."""
+        """Return an int16 copy, for simulations of thousands of devices."""
         return Windows(self.inputs.astype(np.int16), self.answers.astype(np.int16))
 
 
 def windows(
     sequence: NDArray[np.int64], *, start: int = 1, scored: int = 24, context: int = 24
 ) -> Windows:
-    """Cut the questions at positions `start` and later out of a sequence.
+    """Cut a sequence into windows that ask its tokens from position `start` on.
 
-    Every position p >= max(start, 1) whose token is a category of the catalogue is asked exactly
-    once, from the token before it and at least `context` tokens before that where the sequence
-    has them. `BOUNDARY` and `OTHER` are read but never asked.
+    Each position p >= max(start, 1) whose token is a category of the catalogue is asked exactly
+    once, given the token before it and at least `context` earlier tokens (fewer at the start of
+    the sequence). `BOUNDARY` and `OTHER` are inputs but never asked.
 
     Args:
         sequence: Tokens, int64 of shape (tokens,).
-        start: First position asked; earlier ones serve as context only.
+        start: First position asked; earlier ones are context only.
         scored: Positions asked per window, at least 1.
-        context: Positions a window reads before the first it asks, at least 0.
+        context: Positions before the first one asked, at least 0.
 
     Returns:
-        Windows of length `context + scored`, filled up with `PAD` on the right.
+        Windows of length `context + scored`, padded with `PAD` on the right.
 
     Raises:
         SettingsError: `scored` or `context` lies outside its range.
@@ -168,15 +172,15 @@ def windows(
 def split_by_time(
     baskets: Sequence[Sequence[str]], vocabulary: Vocabulary, held_out: float
 ) -> tuple[NDArray[np.int64], int]:
-    """Sequence of all baskets, and the position where the latest ones, held out, begin.
+    """Return the sequence of all baskets and the position of the held-out ones.
 
     Args:
         baskets: Baskets in time order.
         vocabulary: Public vocabulary.
-        held_out: Share of baskets held out, rounded down to whole baskets.
+        held_out: Share of the latest baskets to hold out, rounded down to whole baskets.
 
     Returns:
-        Tokens of shape (tokens,), and `cut`: `tokens[:cut]` is what may be trained on.
+        Tokens of shape (tokens,), and `cut`: `tokens[:cut]` is the training part.
     """
     kept = len(baskets) - int(len(baskets) * held_out)
     past, latest = vocabulary.sequence(baskets[:kept]), vocabulary.sequence(baskets[kept:])

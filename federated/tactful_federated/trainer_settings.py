@@ -1,4 +1,4 @@
-"""How devices train; it needs nothing to train with."""
+"""Settings of training on a device; importing them needs no torch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tactful_federated.errors import require
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """How a device trains.
+    """Settings of training on a device.
 
     Attributes:
-        epochs: Passes over the device's own windows per round, at least 1.
+        epochs: Passes over the windows of the device in a round, at least 1.
         batch_size: Windows per gradient step, at least 1.
         learning_rate: Step size of plain SGD, above 0.
-        gradient_norm: Each step's gradient is clipped to this Euclidean norm, above 0.
-        update_norm: The update a device sends has at most this Euclidean norm, above 0.
+        gradient_norm: Euclidean norm to which the gradient of each step is clipped, above 0.
+        update_norm: Euclidean norm to which the update is clipped before it is sent, above 0.
         scored: Questions per window, at least 1.
-        context: Positions read before a window's first question, at least 0.
-        held_out: Share of the device's latest baskets kept for evaluation, 0 to below 1.
-        proximal: How strongly training is drawn back to the weights it began from, 0 or more: the
-            mu of FedProx (Li et al., MLSys 2020). 0 is FedAvg.
+        context: Positions before the first question of a window, at least 0.
+        held_out: Share of the latest baskets held out for evaluation, 0 to below 1.
+        proximal: Penalty on the distance from the initial weights, 0 or more: mu of FedProx (Li et
+            al., MLSys 2020). 0 is FedAvg.
     """
 
     epochs: int = 1

@@ -1,4 +1,10 @@
-"""A model as one flat vector, and the arithmetic that must be exact on it."""
+"""Model weights as one flat vector: norm, clipping and views of the layers.
+
+Layout of a vector (`layer_shapes`), E = embedding, H = hidden, V = vocabulary, C = V - 3:
+
+    embedding [V, E] | input weights [4H, E] | recurrent weights [4H, H] | two biases [4H]
+    | output weights [C, H + E] | output bias [C]
+"""
 
 from __future__ import annotations
 
@@ -16,23 +22,26 @@ Vector = NDArray[np.float32]
 
 
 def l2_norm(vector: NDArray[np.floating]) -> float:
-    """Euclidean norm, computed in float64 without BLAS, whose threads change its rounding."""
+    """Return the Euclidean norm in float64.
+
+    BLAS is not used: its rounding depends on the number of threads.
+    """
     return float(np.sqrt(np.square(vector.astype(np.float64)).sum()))
 
 
 def clip_to_norm(vector: Vector, norm: float) -> Vector:
-    """Scale `vector` so that its Euclidean norm is at most `norm`; a shorter one is untouched.
+    """Scale `vector` to a Euclidean norm of at most `norm`, if it is longer.
 
-    This is the bound every sensitivity argument rests on (McMahan et al., "Learning
-    Differentially Private Recurrent Language Models", 2018, "flat clipping"), so it holds for
-    the float32 values that are sent, measured in float64, and not merely before rounding.
+    Guarantee: the bound holds for the float32 values that are sent, measured in float64, not only
+    before rounding. Every sensitivity bound depends on it (McMahan et al., "Learning Differentially
+    Private Recurrent Language Models", 2018, "flat clipping").
 
     Raises:
-        WeightsError: The vector holds a value that is not finite: no scaling makes it safe.
+        WeightsError: A value is not finite, so no scaling can bound the norm.
     """
     length = l2_norm(vector)
     if not np.isfinite(length):
-        raise WeightsError("an update with values that are not finite cannot be clipped")
+        raise WeightsError("the update holds a value that is not finite, so it cannot be clipped")
     if length <= norm:
         return vector
     target = norm
@@ -47,7 +56,7 @@ def check_vector(vector: NDArray[np.generic], size: int) -> Vector:
     """Return `vector` if it is a finite float32 vector of `size` values.
 
     Raises:
-        WeightsError: It is not.
+        WeightsError: Wrong dtype or shape, or a value is not finite.
     """
     if vector.dtype != np.float32 or vector.shape != (size,):
         raise WeightsError(
@@ -60,10 +69,10 @@ def check_vector(vector: NDArray[np.generic], size: int) -> Vector:
 
 
 def layer_shapes(vocabulary_size: int, *, embedding: int, hidden: int) -> list[tuple[int, ...]]:
-    """Of the layers of an `IntentModel`, in the order in which its vector holds them.
+    """Return the shapes of the layers of an `IntentModel`, in the order of its vector.
 
-    They are the embedding, the LSTM's weights from the input and from its state, its two biases,
-    and the output layer's weights and bias.
+    The layers are the embedding, the LSTM's input and recurrent weights, its two biases, and the
+    output layer's weights and bias.
     """
     categories = vocabulary_size - FIRST_CATEGORY
     return [
@@ -78,7 +87,7 @@ def layer_shapes(vocabulary_size: int, *, embedding: int, hidden: int) -> list[t
 
 
 def parameter_count(vocabulary_size: int, *, embedding: int = 32, hidden: int = 32) -> int:
-    """Parameters of an `IntentModel`."""
+    """Return the number of parameters of an `IntentModel`."""
     shapes = layer_shapes(vocabulary_size, embedding=embedding, hidden=hidden)
     return sum(math.prod(shape) for shape in shapes)
 
@@ -86,7 +95,7 @@ def parameter_count(vocabulary_size: int, *, embedding: int = 32, hidden: int = 
 def checked_layers(
     weights: Vector, vocabulary_size: int, *, embedding: int, hidden: int
 ) -> list[Vector]:
-    """Views of the layers of a whole model.
+    """Check the vector of a model and return views of its layers.
 
     Raises:
         WeightsError: The vector does not fit.
@@ -97,7 +106,7 @@ def checked_layers(
 
 
 def layers(vectors: Vector, shapes: Sequence[tuple[int, ...]]) -> list[Vector]:
-    """Views of the layers in one vector, or in a stack of vectors along the first axis."""
+    """Return views of the layers of a vector, or of vectors stacked on axis 0."""
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     parts = np.split(vectors, ends, axis=-1)
     return [

@@ -68,5 +68,5 @@ def test_paired_difference_follows_households() -> None:
 
 
 def test_difference_of_other_questions_is_refused() -> None:
-    with pytest.raises(ValueError, match="same, non-zero questions"):
+    with pytest.raises(ValueError, match="same number of questions"):
         paired_difference([(1, 2)], [(1, 3)], seed=1)

@@ -146,7 +146,7 @@ def test_rounds_learn_a_planted_chain_beyond_unigram_and_markov() -> None:
     assert results[-1].top1 > scores["unigram"].top1_rate + 0.2
     assert results[-1].top1 > scores["markov"].top1_rate
     assert results[-1].loss < results[0].loss
-    assert state.applied == 40
+    assert state.model.steps == 40
 
 
 def test_a_proximal_device_stays_closer_to_where_it_began() -> None:

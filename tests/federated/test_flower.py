@@ -70,7 +70,7 @@ def test_flower_and_direct_path_are_bit_equal() -> None:
     )
     assert flower_rounds == direct_rounds
     for name in ("weights", "velocity", "average"):
-        assert np.array_equal(getattr(flower, name), getattr(direct, name))
+        assert np.array_equal(getattr(flower.model, name), getattr(direct.model, name))
 
 
 def _update(values: np.ndarray, /, **forged: Any) -> ConfigRecord:
@@ -128,7 +128,7 @@ def test_a_devices_message_holds_an_update_or_counts_and_nothing_else() -> None:
     grid = Spy(client_app(lambda context: devices[context.node_id]), NODES)
     run_rounds(FlowerPopulation(grid, VOCABULARY), START, SETTINGS, rounds=2, seed=5)
     assert len(grid.answers) == len(grid.requests) == 2 * (SETTINGS.cohort + NODES)
-    size = START.weights.size
+    size = START.model.weights.size
     for answer in grid.answers:
         history = VOCABULARY.sequence(sample_history(answer.metadata.src_node_id))
         assert leaks(answer.content, size, history) == []
@@ -143,7 +143,7 @@ def test_a_devices_message_holds_an_update_or_counts_and_nothing_else() -> None:
 )
 def test_the_scan_catches_a_planted_leak(leak: str) -> None:
     history = VOCABULARY.sequence(sample_history(1))
-    update = np.zeros(START.weights.size, dtype=np.float32)
+    update = np.zeros(START.model.weights.size, dtype=np.float32)
     record = _update(update)
     content = RecordDict({"update": record})
     assert leaks(content, len(update), history) == []
@@ -174,9 +174,9 @@ def test_encoded_updates_are_smaller_and_train_nearly_the_same(
     population = FlowerPopulation(grid, VOCABULARY, encoding=encoding)
     state, results = run_rounds(population, START, SETTINGS, rounds=3, seed=5)
     assert [(r.reports, r.refused) for r in results] == [(SETTINGS.report_goal, 0)] * 3
-    moved = l2_norm(plain.weights - START.weights)
-    assert 0 < l2_norm(state.weights - plain.weights) < 0.1 * moved
-    size = START.weights.size
+    moved = l2_norm(plain.model.weights - START.model.weights)
+    assert 0 < l2_norm(state.model.weights - plain.model.weights) < 0.1 * moved
+    size = START.model.weights.size
     for answer in grid.answers:
         if "update" in answer.content:
             update = cast(ConfigRecord, answer.content["update"])
@@ -191,13 +191,13 @@ def test_encoded_updates_are_smaller_and_train_nearly_the_same(
 @pytest.mark.parametrize(
     "forged",
     [
-        ArrayRecord({"values": Array(np.ones(START.weights.size, np.int8))}),
+        ArrayRecord({"values": Array(np.ones(START.model.weights.size, np.int8))}),
         MetricRecord({"values": [1.0], "scale": 1.0}),
         ConfigRecord({"scale": 1e-9, "encoding": "int8"}),
-        _update(np.ones(START.weights.size, np.int8), scale="x"),
-        _update(np.ones(START.weights.size, np.int8), scale=[1.0]),
-        _update(np.ones(START.weights.size, np.int8), values="x"),
-        _update(np.ones(START.weights.size, np.int8), values=[1, 2]),
+        _update(np.ones(START.model.weights.size, np.int8), scale="x"),
+        _update(np.ones(START.model.weights.size, np.int8), scale=[1.0]),
+        _update(np.ones(START.model.weights.size, np.int8), values="x"),
+        _update(np.ones(START.model.weights.size, np.int8), values=[1, 2]),
     ],
 )
 def test_an_answer_of_other_records_ends_no_round(forged: Any) -> None:
@@ -208,7 +208,7 @@ def test_an_answer_of_other_records_ends_no_round(forged: Any) -> None:
         return Message(RecordDict({"update": forged}), reply_to=message)
 
     population = FlowerPopulation(LocalGrid(app, 2), VOCABULARY, encoding="int8")
-    assert list(population.train([1, 2], START.broadcast(), 1)) == []
+    assert list(population.train([1, 2], START.model.broadcast(), 1)) == []
 
 
 @pytest.mark.parametrize(
@@ -225,12 +225,12 @@ def test_a_forged_encoding_counts_as_a_report_of_zeros(forged: dict[str, Any]) -
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        update = _update(np.ones(START.weights.size, np.int8), **forged)
+        update = _update(np.ones(START.model.weights.size, np.int8), **forged)
         return Message(RecordDict({"update": update}), reply_to=message)
 
-    plan = small_plan(parameters=START.weights.size)
+    plan = small_plan(parameters=START.model.weights.size)
     collector = ClearCollector(FlowerPopulation(LocalGrid(app, 2), VOCABULARY, encoding="int8"))
-    found = collector.collect([1, 2], START.broadcast(), plan, 1)
+    found = collector.collect([1, 2], START.model.broadcast(), plan, 1)
     assert found.reports == 2 and not found.total.any()
 
 
@@ -250,7 +250,9 @@ def test_vanishing_and_failing_nodes_are_missing_reports() -> None:
     )
     expected, expected_results = run_rounds(direct, START, settings, rounds=2, seed=5)
     assert [r.reports for r in results] == [4, 4]
-    assert results == expected_results and np.array_equal(state.weights, expected.weights)
+    assert results == expected_results and np.array_equal(
+        state.model.weights, expected.model.weights
+    )
 
 
 def test_round_is_void_when_most_nodes_vanish() -> None:
@@ -261,7 +263,7 @@ def test_round_is_void_when_most_nodes_vanish() -> None:
         FlowerPopulation(grid, VOCABULARY), START, SETTINGS, rounds=2, seed=5
     )
     assert all(r.void for r in results)
-    assert np.array_equal(state.weights, START.weights)
+    assert np.array_equal(state.model.weights, START.model.weights)
 
 
 def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
@@ -273,7 +275,7 @@ def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
     def train(message: Message, context: Context) -> Message:
         reply = honest(message, context)
         if context.node_id == 1:
-            flat = np.full(START.weights.size, np.nan, dtype=np.float32)
+            flat = np.full(START.model.weights.size, np.nan, dtype=np.float32)
             return Message(RecordDict({"update": _update(flat)}), reply_to=message)
         if context.node_id == 2:
             return Message(RecordDict(), reply_to=message)
@@ -293,38 +295,38 @@ def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
     population = FlowerPopulation(LocalGrid(app, NODES), VOCABULARY)
     state, results = run_rounds(population, START, settings, rounds=1, seed=5)
     assert (results[0].reports, results[0].refused) == (4, 1)
-    assert 0 <= results[0].top1 <= 1 and np.isfinite(state.weights).all()
+    assert 0 <= results[0].top1 <= 1 and np.isfinite(state.model.weights).all()
 
 
 def test_a_device_whose_training_diverged_says_so_and_counts_as_a_report_of_zeros() -> None:
     def train(weights: np.ndarray, round_number: int) -> np.ndarray:
         raise WeightsError("an update with values that are not finite cannot be clipped")
 
-    plan = small_plan(parameters=START.weights.size)
+    plan = small_plan(parameters=START.model.weights.size)
     population = FlowerPopulation(LocalGrid(training_app(VOCABULARY, train), 2), VOCABULARY)
-    assert [len(u) for _, u in population.train([1, 2], START.broadcast(), 1)] == [0, 0]
-    found = ClearCollector(population).collect([1, 2], START.broadcast(), plan, 1)
+    assert [len(u) for _, u in population.train([1, 2], START.model.broadcast(), 1)] == [0, 0]
+    found = ClearCollector(population).collect([1, 2], START.model.broadcast(), plan, 1)
     assert found.reports == 2 and not found.total.any()
     state, tally = apply_reports(
-        START, [1, 2], population.train([1, 2], START.broadcast(), 1), SETTINGS
+        START, [1, 2], population.train([1, 2], START.model.broadcast(), 1), SETTINGS
     )
     assert (tally.reports, tally.refused) == (0, 2)
-    assert np.array_equal(state.weights, START.weights)
+    assert np.array_equal(state.model.weights, START.model.weights)
 
 
 def test_device_of_another_vocabulary_answers_an_error(caplog: pytest.LogCaptureFixture) -> None:
     other = Vocabulary.from_catalogue([f"{name} " for name in SAMPLE_CATALOGUE])
     assert other.size == VOCABULARY.size
     population = FlowerPopulation(make_grid(), other)
-    assert list(population.train([1, 2], START.broadcast(), 1)) == []
-    assert population.evaluate([1, 2], START.broadcast(), 1) == {}
+    assert list(population.train([1, 2], START.model.broadcast(), 1)) == []
+    assert population.evaluate([1, 2], START.model.broadcast(), 1) == {}
     assert "vocabulary" in caplog.text
 
 
 def test_grid_keeps_nodes_apart_and_replies_once() -> None:
     grid = make_grid(run_config={"seed": 3})
     population = FlowerPopulation(grid, VOCABULARY)
-    (message,) = population.requests(MessageType.EVALUATE, [4], START.broadcast(), 1)
+    (message,) = population.requests(MessageType.EVALUATE, [4], START.model.broadcast(), 1)
     ids = grid.push_messages([message])
     (reply,) = grid.pull_messages(ids)
     assert reply.metadata.reply_to_message_id == ids[0] and reply.metadata.src_node_id == 4

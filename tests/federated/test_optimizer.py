@@ -47,10 +47,13 @@ def test_steps_follow_the_formulas(kind: Any) -> None:
     [
         {"kind": "sgd"},
         {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
         {"adaptivity": math.inf},
         {"momentum": 1.0},
         {"second_moment": -0.1},
         {"averaging": 1.0},
+        {"averaging": -0.1},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def test_repeated_category_is_refused() -> None:
 
 @pytest.mark.parametrize("token", [PAD, BOUNDARY, OTHER, 6, -1])
 def test_token_without_a_category_is_refused(token: int) -> None:
-    with pytest.raises(VocabularyError, match="stands for no category"):
+    with pytest.raises(VocabularyError, match="is not a category"):
         VOCABULARY.category(token)
 
 
