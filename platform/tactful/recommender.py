@@ -53,7 +53,6 @@ from tactful.trending import Rising
 from tactful_bandits import Assignment, AssignmentError, Experiment, assign
 from tactful_streaming import Event
 from tactful_streaming.kept_kernel import load_taking
-from tactful_streaming.pane_kernel import load_counting
 from tactful_streaming.pane_kernel import load_kernel as load_pane_kernel
 
 _LOG = logging.getLogger(__name__)
@@ -139,7 +138,6 @@ class Recommender:
         self._told: str | None = None
         load_kernels(models / "kernels")  # or the first request would wait for them
         load_pane_kernel()  # likewise, and what comes in would wait for that request
-        load_counting()
         load_taking()
         self._changing = threading.RLock()  # the first list may refresh while it holds it
         live = LiveCatalogue(

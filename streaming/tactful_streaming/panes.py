@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.definitions import CumulativeWindow, Window
-from tactful_streaming.pane_kernel import load_counting, load_kernel
+from tactful_streaming.pane_kernel import load_kernel
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -37,9 +37,6 @@ _NOWHERE: Final = -(2**62)
 _ALL_ONE: Final = np.zeros(0)
 _FIRST_CAPACITY = 64
 _FIRST_COMPACTION = 4096
-
-_LEAST_COMPILED: Final = 256
-"""Where fewer amounts come at once, machine code is not worth loading."""
 
 ENTRY_BYTES: Final = 24
 """Memory of one pane of one cell."""
@@ -119,9 +116,6 @@ class PaneTable:
 
     def add(self, cells: Rows, panes: Rows, amounts: Floats | None) -> None:
         """Fold ``amounts[i]``, or ones, into pane ``panes[i]`` of ``cells[i]``, in order."""
-        if self._adds and len(cells) >= _LEAST_COMPILED:
-            self._count(cells, panes, _ALL_ONE if amounts is None else amounts)
-            return
         entries = self._entries(cells, panes)
         self._fold.combine.at(self._values, entries, 1.0 if amounts is None else amounts)
 
@@ -253,20 +247,6 @@ class PaneTable:
     @property
     def _adds(self) -> bool:
         return self._fold.combine is np.add
-
-    def _count(self, cells: Rows, panes: Rows, amounts: Floats) -> None:
-        """As :meth:`add`, in machine code."""
-        given = [np.ascontiguousarray(array, np.int64) for array in (cells, panes)]
-        done = 0
-        while True:
-            done, self._size = load_counting()(
-                done,
-                *(*given, np.ascontiguousarray(amounts, np.float64)),
-                *(self._head, self._panes, self._older, self._values, self._cells, self._size),
-            )
-            if done == len(cells):
-                return
-            self._reserve(len(cells) - done)
 
     def _entries(self, cells: Rows, panes: Rows) -> NDArray[np.int32]:
         """Entry of each pane of each cell, made where there is none."""

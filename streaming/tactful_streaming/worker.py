@@ -18,7 +18,6 @@ from tactful_streaming.errors import LogError
 from tactful_streaming.fired_rows import prepare as prepare_rows
 from tactful_streaming.json_reader import prepare
 from tactful_streaming.kafka_group import PartitionGroup
-from tactful_streaming.pane_kernel import load_counting
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob, purge_idle
 from tactful_streaming.partition_online import OpenOnline
@@ -140,7 +139,6 @@ class Worker:
         """
         prepare()
         prepare_rows()
-        load_counting()
         self._definitions = definitions
         self._options = options
         self._open_online = online
