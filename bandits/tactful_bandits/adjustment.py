@@ -1,10 +1,10 @@
-"""The same difference with less noise: what is known from before the experiment is taken out.
+"""Variance reduction by data from before the experiment: CUPED, strata, capped values.
 
-What units did before they were assigned cannot depend on their arm. CUPED subtracts what a
-regression on it predicts; post-stratification compares like with like, stratum by stratum. Both
+The behaviour of units before their assignment cannot depend on their arm. CUPED subtracts the
+prediction of a regression on it; post-stratification compares units of the same stratum. Both
 estimate the same difference as `tactful_bandits.compare`, with a smaller standard error.
-Winsorising is another matter: it caps the values of a few heavy spenders, and so answers a slightly
-different question, about capped values, much more precisely.
+Winsorising instead caps the values of a few heavy spenders: it estimates the difference of capped
+values, a slightly different quantity, much more precisely.
 """
 
 import math
@@ -31,8 +31,7 @@ class Paired:
         products: Sum of outcome times covariate.
 
     Raises:
-        StatisticsError: The two do not speak of the same number of units, or no values have these
-            sums.
+        StatisticsError: The two have different numbers of units, or no values have these sums.
     """
 
     outcome: Mean
@@ -40,13 +39,13 @@ class Paired:
     products: float
 
     def __post_init__(self) -> None:
-        """Refuse sums that no pairs can have."""
+        """Reject sums that no pairs can have."""
         if self.outcome.units != self.covariate.units:
             raise StatisticsError(
                 f"outcomes of {self.outcome.units} units beside a covariate of "
                 f"{self.covariate.units}: give a unit without history the covariate 0"
             )
-        # Cauchy and Schwarz, with room for rounding, and for squares too small for a float.
+        # Cauchy and Schwarz, with tolerance for rounding and for squares too small for a float.
         lost = self.outcome.units * sys.float_info.min
         bound = (self.outcome.squares + lost) * (self.covariate.squares + lost)
         if not math.isfinite(self.products) or self.products**2 > bound * (1 + 1e-9):
@@ -60,17 +59,17 @@ class Paired:
 
     @property
     def units(self) -> int:
-        """How many independently randomised units there are."""
+        """Number of independently randomised units."""
         return self.outcome.units
 
     @property
     def covariance(self) -> float:
-        """Of outcome and covariate over units, with Bessel's correction."""
+        """Covariance of outcome and covariate over units, with Bessel's correction."""
         return _covariance(self.units, self.outcome.total, self.covariate.total, self.products)
 
 
 def regression_coefficient(control: Paired, treatment: Paired) -> float:
-    """Slope of the outcome on the covariate over the units of both arms; 0 for a constant one."""
+    """Compute the slope of outcome on covariate over both arms; 0 for a constant covariate."""
     units = control.units + treatment.units
     x = control.covariate.total + treatment.covariate.total
     y = control.outcome.total + treatment.outcome.total
@@ -84,7 +83,7 @@ def regression_coefficient(control: Paired, treatment: Paired) -> float:
 def adjusted_difference(control: Paired, treatment: Paired, *, relative: bool = False) -> Estimate:
     """Estimate treatment minus control, adjusted for the covariate (CUPED).
 
-    From each mean ``θ`` times the mean of the covariate is subtracted, ``θ`` being the slope over
+    Each mean is reduced by ``θ`` times the mean of the covariate, ``θ`` being the slope over
     both arms; the variance of a unit becomes ``Var y - 2 θ Cov(y, x) + θ² Var x``. A relative
     difference divides by the control's unadjusted mean ``m``; with ``g`` the ratio of the two
     unadjusted means, its variance by the delta method is
@@ -92,7 +91,7 @@ def adjusted_difference(control: Paired, treatment: Paired, *, relative: bool = 
     the control.
 
     Raises:
-        StatisticsError: A relative difference is asked from a control whose mean is 0.
+        StatisticsError: A relative difference is requested and the control's mean is 0.
 
     Source: Deng, Xu, Kohavi, Walker, "Improving the Sensitivity of Online Controlled Experiments by
     Utilizing Pre-Experiment Data" (WSDM 2013).
@@ -120,11 +119,11 @@ def adjusted_difference(control: Paired, treatment: Paired, *, relative: bool = 
 
 
 def stratified_difference(strata: Sequence[tuple[Sample, Sample]]) -> Estimate:
-    """Estimate treatment minus control as the average over strata, weighed by their units.
+    """Estimate treatment minus control as the average over strata, weighted by their units.
 
-    Strata follow from what was known before assignment, such as country or device. Beside the error
-    within strata, the variance holds ``Σ w (d - mean d)² / units``: which strata the units fell
-    into is chance as well.
+    Strata must be known before assignment, such as country or device. In addition to the error
+    within strata, the variance holds ``Σ w (d - mean d)² / units``, because the strata of the
+    units are random as well.
 
     Args:
         strata: Control and treatment of each stratum.
@@ -167,7 +166,7 @@ def winsorised(
 
     Args:
         control: One value per unit, shape ``[units]``.
-        treatment: The same of the other arm.
+        treatment: One value per unit of the other arm.
         share: Level of the quantile, in (0.5, 1]; 1 caps nothing.
 
     Returns:

@@ -1,8 +1,8 @@
 """Experiments and the assignment of units to their arms.
 
-Assignment is a pure function of an experiment and a unit: no storage, no network, the same answer
-in every process and language. Who takes part in which arm follows from the unit's bucket alone;
-that is what makes a difference between arms a causal effect.
+Assignment is a pure function of an experiment and a unit: no storage, no network, the same result
+in every process and language. The arm follows from the unit's bucket alone, so a difference between
+arms is a causal effect.
 """
 
 import math
@@ -25,7 +25,7 @@ from tactful_bandits.hashing import BUCKETS, bucket_number, fnv1a_32
 from tactful_bandits.ranges import bucket_ranges, buckets_within
 
 Status = Literal["draft", "running", "stopped"]
-"""Only a running experiment draws units; in every state an arm can be forced."""
+"""Only a running experiment draws units; an arm can be forced in every state."""
 
 _WEIGHT_TOLERANCE = 1e-9
 
@@ -37,7 +37,7 @@ class Arm:
     Attributes:
         name: Unique within its experiment.
         weight: Share of the units that take part, in [0, 1].
-        parameters: What this arm does differently; whoever runs the experiment gives them meaning.
+        parameters: Settings of this arm; the application that runs the experiment interprets them.
 
     Raises:
         DefinitionError: The name is empty or the weight is not a share.
@@ -48,7 +48,7 @@ class Arm:
     parameters: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        """Refuse what no experiment could use."""
+        """Validate the name and the weight."""
         require_name("arm name", self.name)
         require_share(f"arm {self.name!r}: weight", self.weight)
 
@@ -60,17 +60,17 @@ class Experiment:
     To ramp, replace `coverage` and nothing else: every unit that has an arm keeps it.
 
     Attributes:
-        key: Unique among experiments; it goes into logs, never the seed.
+        key: Unique among experiments; logs contain it, never the seed.
         arms: At least two; their weights sum to 1 within 1e-9.
         coverage: Share of the units (of the namespace's slice, if there is one) that takes part,
             in [0, 1].
-        seed: Of the hash; None stands for the key. Give the old key here when renaming an
-            experiment, or a new text to draw afresh.
+        seed: Seed of the hash; None stands for the key. Give the old key here when renaming an
+            experiment, or a new text to draw again.
         namespace: Slice of the units that may take part; None for all.
         status: Only a running experiment draws units.
-        condition: On the unit's attributes, to take part (`tactful_bandits.matches`).
-        holdout: Units that are spared; None for none.
-        prerequisites: Other experiments whose arms let a unit in; all must.
+        condition: Condition on the unit's attributes (`tactful_bandits.matches`).
+        holdout: Units that are excluded; None for none.
+        prerequisites: Conditions on other experiments' arms; all must hold.
 
     Raises:
         DefinitionError: The parts contradict each other; the message names the key.
@@ -85,8 +85,8 @@ class Experiment:
     condition: Condition = field(default_factory=dict, hash=False)
     holdout: Holdout | None = None
     prerequisites: tuple[Prerequisite, ...] = ()
-    # Derived once, for the hot path: the hash of the seed, and per arm its first bucket, the bucket
-    # after its last, its name, and its probability among the units that take part.
+    # Derived once because `assign` runs for every request: the hash of the seed, and per arm
+    # (first bucket, bucket after the last, name, probability among the units that take part).
     _prefix: int = field(init=False, repr=False, compare=False)
     _slots: tuple[tuple[int, int, str, float], ...] = field(init=False, repr=False, compare=False)
 
@@ -116,7 +116,7 @@ class Experiment:
 
     @property
     def control(self) -> Arm:
-        """The arm that the others are compared with."""
+        """The arm that the other arms are compared with."""
         return self.arms[0]
 
     @property
@@ -130,17 +130,17 @@ class Experiment:
 
 
 class Assignment(msgspec.Struct, frozen=True, gc=False):
-    """What one unit gets from one experiment.
+    """The result of one experiment for one unit.
 
     Attributes:
         experiment: Key of the experiment.
         arm: Name of the arm, or None: the unit does not take part.
         bucket: Place of the unit, in [0, 1).
         propensity: Probability of this arm among the units that take part, over the draw of the
-            bucket; None where no draw of today decided (no arm, a forced one, or one kept from a
-            draw under other shares).
-        forced: The arm was chosen by hand, for quality assurance.
-        kept: The unit had this arm from before and keeps it.
+            bucket; None where the current draw did not decide (no arm, a forced one, or one kept
+            from a draw with other shares).
+        forced: Whether the arm was chosen by hand, for quality assurance.
+        kept: Whether the unit had this arm before and keeps it.
     """
 
     experiment: str
@@ -152,7 +152,7 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def randomised(self) -> bool:
-        """Whether the unit may enter an analysis: it has an arm, and the draw gave it."""
+        """Whether the unit may enter an analysis: a draw gave it an arm."""
         return self.arm is not None and not self.forced
 
 
@@ -169,17 +169,17 @@ def assign(
     """Assign a unit to an arm of an experiment.
 
     Args:
-        experiment: What to draw from.
-        unit: What is randomised, commonly a user id; not empty.
+        experiment: The experiment to draw from.
+        unit: Id of the randomised unit, commonly a user id; not empty.
         forced: Name of an arm to give regardless of the draw, the coverage, the namespace and the
             status. The result is marked, and must not enter an analysis (`Assignment.randomised`).
-        attributes: Of the unit, for the experiment's condition; an attribute that is not given is
-            missing.
+        attributes: Attributes of the unit for the experiment's condition; an attribute that is not
+            given is missing.
         groups: Named lists for the condition.
         given: Arms that the unit has from other experiments, by key, for the prerequisites.
-        sticky: Name of the arm that a draw gave the unit before. It keeps the arm while the
-            experiment runs, whatever became of coverage, weights, condition and prerequisites; it
-            is drawn anew if the experiment has no such arm any more. Holdouts come first.
+        sticky: Name of the arm from an earlier draw. The unit keeps it while the experiment runs,
+            whatever the present coverage, weights, condition and prerequisites; it is drawn again
+            if the experiment no longer has this arm. Holdouts come first.
 
     Returns:
         The assignment, the same on every call.
@@ -224,12 +224,12 @@ def assign_all(
     groups: Groups | None = None,
     sticky: Mapping[str, str] | None = None,
 ) -> dict[str, Assignment]:
-    """Assign a unit in all experiments, prerequisites first.
+    """Assign a unit in all experiments, in the order of their prerequisites.
 
     Args:
-        experiments: Each key once; a prerequisite that is not among them lets nobody in.
-        unit: What is randomised.
-        attributes: Of the unit, for the conditions.
+        experiments: Experiments with distinct keys; a missing prerequisite admits no unit.
+        unit: Id of the randomised unit.
+        attributes: Attributes of the unit, for the conditions.
         groups: Named lists for the conditions.
         sticky: Arms that the unit had before, by experiment.
 
@@ -274,13 +274,13 @@ def _kept(experiment: Experiment, arm: str, number: int) -> Assignment:
         ),
         None,
     )
-    # Under other shares the draw of today would be another, so today's probability is not its.
+    # An arm kept from a draw with other shares has no probability under the present shares.
     propensity = drawn[1] if drawn is not None and drawn[0] == arm else None
     return Assignment(experiment.key, arm, number / BUCKETS, propensity, False, True)
 
 
-def _fulfilled(needed: Sequence[Prerequisite], given: Mapping[str, str | None]) -> bool:
-    return all(given.get(each.experiment) in each.arms for each in needed)
+def _fulfilled(prerequisites: Sequence[Prerequisite], given: Mapping[str, str | None]) -> bool:
+    return all(given.get(needed.experiment) in needed.arms for needed in prerequisites)
 
 
 def _lay_out(

@@ -1,12 +1,12 @@
-"""How a policy turns what it believes into an arm, and with what probability.
+"""Choice of an arm from scores or posterior draws, with its propensity.
 
-A decision is only worth logging with its propensity: the probability, given all the policy knew,
-that this arm would be chosen. An upper confidence bound leaves nothing to chance, so its
-propensity is 1 unless a share of decisions explores uniformly. Thompson sampling is random, but
-the probability that an arm's draw is the largest has no closed form. Therefore several joint draws
-are made, and the winner of the first is taken. Over all of it that *is* Thompson sampling; given
-what was drawn, but not in which order, each draw is as likely to be the first as any other, so the
-probability of each arm is its share of winners, exactly.
+A decision is only worth logging with its propensity: the probability, given the policy's state,
+that this arm would be chosen. An upper confidence bound is deterministic, so its propensity is 1
+unless a share of decisions explores uniformly. Thompson sampling is random, but the probability
+that an arm's draw is the largest has no closed form. Several joint draws are therefore made, and
+the winner of the first is chosen. Unconditionally this *is* Thompson sampling; given the set of
+draws without their order, each draw is equally likely to be the first, so the probability of each
+arm is exactly its share of winners.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Choice(NamedTuple):
     Attributes:
         arm: Index of the arm.
         propensity: Probability with which it was chosen.
-        propensity_kind: ``exact``: every arm that was allowed had a positive probability, and this
-            is the one of the chosen arm, so off-policy estimates are unbiased. ``estimated``: the
-            share of winners among the draws, with no exploration below it: arms without a winner
-            had no chance. ``deterministic``: nothing was left to chance, and nothing can be
-            learned about other arms.
+        propensity_kind: ``exact``: every allowed arm had a positive probability, and this is the
+            probability of the chosen arm, so off-policy estimates are unbiased. ``estimated``: the
+            share of winners among the draws, without exploration: arms without a winner
+            had no chance. ``deterministic``: no chance was involved, and the log holds nothing
+            about other arms.
     """
 
     arm: int
@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 
 
 class UpperConfidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ucb"):
-    """Take the arm with the largest upper confidence bound.
+    """Rule: choose the arm with the largest upper confidence bound.
 
     Attributes:
         width: Standard deviations above the mean, from 0.
@@ -48,26 +48,26 @@ class UpperConfidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a width that is no width."""
+        """Validate the width."""
         if not 0 <= self.width < float("inf"):
             raise PolicyError(f"width is {self.width}: it must be finite and at least 0")
 
 
 class Thompson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="thompson"):
-    """Take an arm with the probability that it is the best one.
+    """Rule: choose an arm with the probability that it is the best.
 
     Attributes:
-        scale: What the standard deviation of the posterior is multiplied by, from 0: for a linear
+        scale: Factor of the posterior's standard deviation, from 0: for a linear
             model, the standard deviation of the rewards around it.
-        draws: Joint draws from the posterior, from 1 to 4,096. More make propensities smoother,
-            and so off-policy estimates less variable; the policy stays the same.
+        draws: Joint draws from the posterior, from 1 to 4,096. More draws make propensities
+            smoother and off-policy estimates less variable; the policy stays the same.
     """
 
     scale: float = 1.0
     draws: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Validate scale and draws."""
         if not 0 <= self.scale < float("inf"):
             raise PolicyError(f"scale is {self.scale}: it must be finite and at least 0")
         if not 1 <= self.draws <= 4096:
@@ -75,14 +75,14 @@ class Thompson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tho
 
 
 Rule = UpperConfidence | Thompson
-"""How beliefs become a choice."""
+"""Rule that maps estimates with their uncertainty to an arm."""
 
 
 def require_share(explore: float) -> float:
     """Check the share of decisions that explore.
 
     Raises:
-        PolicyError: It lies outside [0, 1].
+        PolicyError: The share is outside [0, 1].
     """
     if not 0 <= explore <= 1:
         raise PolicyError(f"explore is {explore}: it must lie between 0 and 1")
@@ -95,13 +95,13 @@ def choose_best(
     rng: np.random.Generator,
     allowed: NDArray[np.bool_] | None = None,
 ) -> Choice:
-    """Take the largest score, or with probability `explore` any allowed arm.
+    """Choose the largest score, or with probability `explore` any allowed arm.
 
     Args:
-        scores: ``[arms]``; of equal ones the first wins.
-        explore: From 0 to 1.
-        rng: Where chance comes from.
-        allowed: Which arms may be taken, ``[arms]``; None: all.
+        scores: Score of each arm, ``[arms]``; the first of equal ones wins.
+        explore: Share of decisions that explore, from 0 to 1.
+        rng: Random generator.
+        allowed: Mask of allowed arms, ``[arms]``; None: all.
 
     Raises:
         PolicyError: No arm is allowed.
@@ -123,13 +123,13 @@ def choose_winner(
     rng: np.random.Generator,
     allowed: NDArray[np.bool_] | None = None,
 ) -> Choice:
-    """Take the winner of the first draw, or with probability `explore` any allowed arm.
+    """Choose the winner of the first draw, or with probability `explore` any allowed arm.
 
     Args:
-        draws: Scores from the posterior, ``[draws, arms]``, each drawn in the same way.
-        explore: From 0 to 1.
-        rng: Where chance comes from.
-        allowed: Which arms may be taken, ``[arms]``; None: all.
+        draws: Scores from the posterior, ``[draws, arms]``, independent and identically drawn.
+        explore: Share of decisions that explore, from 0 to 1.
+        rng: Random generator.
+        allowed: Mask of allowed arms, ``[arms]``; None: all.
 
     Raises:
         PolicyError: No arm is allowed.
@@ -149,10 +149,10 @@ def _allowed_arms(allowed: NDArray[np.bool_] | None, arms: int) -> int | NDArray
         return arms
     if allowed.shape != (arms,):
         raise PolicyError(f"`allowed` has shape {allowed.shape}, not [{arms}]")
-    found = np.flatnonzero(allowed)
-    if not len(found):
+    indices = np.flatnonzero(allowed)
+    if not len(indices):
         raise PolicyError("no arm is allowed: keep one that always is, such as doing nothing")
-    return found
+    return indices
 
 
 def _count(arms: int | NDArray[np.intp]) -> int:

@@ -1,9 +1,8 @@
-"""What a policy has learnt, as exact sums by period.
+"""Sufficient statistics of a policy: exact sums by period, for decay and exact unlearning.
 
-Sums are kept as whole numbers on a fixed grid, so adding is exact and does not depend on the order,
-and what a person contributed can be taken out again to the bit. Kept by period, the same sums serve
-policies that forget: a sliding window drops the oldest period, discounting weighs a period that is
-k old by ``discount ** k``.
+Sums are integers on a fixed grid, so adding is exact and independent of the order, and a person's
+contribution can be subtracted to the bit. The same sums by period support decay: a sliding window
+drops the oldest period, and discounting weights a period of age k by ``discount ** k``.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _MOST_PER_CELL = 1 << 24
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long a policy remembers.
+    """Memory of a policy: number of periods and their weights.
 
     Attributes:
-        periods: How many periods, the current one included, are kept; None: everything, for ever.
-        discount: Weight of a period relative to the next younger one, above 0 and at most 1. What
-            is older than `periods` is dropped, so with 0.9, 60 periods lose 0.2 % of the weight.
+        periods: Number of periods kept, including the current one; None: everything without limit.
+        discount: Weight of a period relative to the next younger one, above 0 and at most 1. Data
+            older than `periods` are dropped: with 0.9, 60 periods lose 0.2 % of the weight.
 
     Raises:
         PolicyError: A value is out of range, or there is a discount without periods.
@@ -43,24 +42,24 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     discount: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what no policy can keep."""
+        """Validate periods and discount."""
         if self.periods is not None and not 1 <= self.periods <= 1000:
             raise PolicyError(f"a memory of {self.periods} periods: give 1 to 1,000, or None")
         if not 0 < self.discount <= 1:
             raise PolicyError(f"discount is {self.discount}: it must lie above 0 and at most at 1")
         if self.periods is None and self.discount != 1:
-            raise PolicyError("to discount, say how many periods are kept")
+            raise PolicyError("discount needs periods: give the number of periods to keep")
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One decision and what came of it.
+    """One decision with its reward.
 
     Attributes:
         arm: Index of the arm that was chosen.
-        features: As they were when it was chosen, ``[features]``; empty where there are none.
-        reward: What came of it.
-        period: The period it counts in; None: the current one.
+        features: Features at the time of the choice, ``[features]``; empty without features.
+        reward: Reward of the decision.
+        period: Period of the decision; None: the current one.
         propensity: Probability with which the arm had been chosen.
     """
 
@@ -72,16 +71,17 @@ class Observation:
 
 
 class PeriodSums:
-    """Named arrays of whole numbers, one row per period that is remembered.
+    """Named integer arrays with one row per remembered period.
 
     Attributes:
-        memory: How long they are kept.
+        memory: Number of periods and their weights.
         newest: Number of the current period; it starts at 0.
-        rows: The sums by name, int64 ``[periods, ...]``; period p lies in row ``p % periods``.
+        rows: Sums by name, int64 ``[periods, ...]``; period p is in row ``p % periods``. A linear
+            policy has ``{"gram": [periods, arms, f, f], "moment": [periods, arms, f], ...}``.
     """
 
     def __init__(self, memory: Memory, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Start with nothing."""
+        """Create sums of 0."""
         self.memory = memory
         self.newest = 0
         self._length = memory.periods or 1
@@ -90,7 +90,7 @@ class PeriodSums:
         }
 
     def row(self, period: int | None) -> int | None:
-        """Row of a period; None if it is forgotten.
+        """Return the row of a period, or None for a dropped period.
 
         Raises:
             PolicyError: The period has not begun.
@@ -103,16 +103,16 @@ class PeriodSums:
         return number % self._length if number > self.newest - self._length else None
 
     def weight(self, period: int | None) -> float:
-        """What the period counts now."""
+        """Return the present weight of a period."""
         if period is None or self.memory.periods is None:
             return 1.0
         return float(self.memory.discount ** (self.newest - period))
 
     def advance(self, period: int) -> None:
-        """Begin a period; periods that are too old by then are forgotten.
+        """Begin a period and drop the periods that are too old.
 
         Raises:
-            PolicyError: It lies before the current one.
+            PolicyError: The period is before the current one.
         """
         if period < self.newest:
             raise PolicyError(f"period {period} lies before {self.newest}, the current one")
@@ -123,27 +123,27 @@ class PeriodSums:
         self.newest = period
 
     def weighted(self, name: str) -> NDArray[np.float64]:
-        """The sum over the periods, each by its weight, in steps of the grid."""
+        """Return the weighted sum over the periods, in steps of the grid."""
         array = self.rows[name]
         if self.memory.periods is None:
-            only: NDArray[np.float64] = array[0].astype(np.float64)
-            return only
+            total: NDArray[np.float64] = array[0].astype(np.float64)
+            return total
         ages = (self.newest - np.arange(self._length)) % self._length
         result: NDArray[np.float64] = np.tensordot(self.memory.discount**ages, array, axes=1)
         return result
 
     def to_bytes(self) -> dict[str, bytes]:
-        """The rows as little-endian int64."""
+        """Return the rows as little-endian int64."""
         return {name: array.astype("<i8").tobytes() for name, array in self.rows.items()}
 
     def read(self, newest: int, rows: Mapping[str, bytes]) -> None:
-        """Take over what `to_bytes` wrote.
+        """Replace the sums by those of `to_bytes`.
 
         Raises:
             PolicyError: Names or sizes do not fit.
         """
         if rows.keys() != self.rows.keys() or newest < 0:
-            raise PolicyError("the state of this policy holds other sums than it should")
+            raise PolicyError("the state of this policy holds other sums than expected")
         for name, array in self.rows.items():
             if len(rows[name]) != array.nbytes:
                 raise PolicyError(
@@ -154,35 +154,35 @@ class PeriodSums:
         self.newest = newest
 
 
-def on_grid(values: ArrayLike, what: str) -> NDArray[np.int64]:
-    """Round to the grid.
+def on_grid(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    """Round values to the grid.
 
     Raises:
         PolicyError: A value is NaN, infinite or beyond `LARGEST`.
     """
     array = np.asarray(values, dtype=np.float64)
-    require_small(array, what)
+    require_small(array, name)
     return np.rint(array * GRID).astype(np.int64)
 
 
-def require_small(values: NDArray[np.float64], what: str) -> None:
-    """Refuse what sums have no room for.
+def require_small(values: NDArray[np.float64], name: str) -> None:
+    """Check that values are finite and within the range of the sums.
 
     Raises:
         PolicyError: A value is NaN, infinite or beyond `LARGEST`.
     """
-    # No value is larger than the root of all squares: mostly one product is enough to know.
+    # No value exceeds the root of the sum of squares, so usually one product suffices.
     if not np.vdot(values, values) <= LARGEST**2 and not np.abs(values).max() <= LARGEST:
         raise PolicyError(
-            f"{what} must be finite and lie between -{LARGEST:g} and {LARGEST:g}: scale them"
+            f"{name} must be finite and lie between -{LARGEST:g} and {LARGEST:g}: scale them"
         )
 
 
 def require_room(count: int) -> None:
-    """Refuse the observation that could make a sum overflow.
+    """Check that one more observation cannot overflow a sum.
 
     Raises:
-        PolicyError: There are 2^24 observations of one arm in one period.
+        PolicyError: One arm has 2^24 observations in one period.
     """
     if count >= _MOST_PER_CELL:
         raise PolicyError(

@@ -1,4 +1,4 @@
-"""Policies as bytes: a mark with the version, a checksum, and the state as MessagePack."""
+"""Serialised policies: a version mark, a checksum, and the state as MessagePack."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _State = TypeVar("_State", bound=msgspec.Struct)
 
 
 def pack(state: msgspec.Struct) -> bytes:
-    """Write a state."""
+    """Serialise a state."""
     body = msgspec.msgpack.encode(state)
     return _MARK + zlib.crc32(body).to_bytes(4, "big") + body
 
 
 def unpack(data: bytes, kind: type[_State]) -> _State:
-    """Read a state of the given kind.
+    """Deserialise a state of the given type.
 
     Raises:
-        PolicyError: The bytes are damaged, of another version, or of another kind of policy.
+        PolicyError: The bytes are damaged, of another version, or of another type of policy.
     """
     head = len(_MARK) + 4
     if data[: len(_MARK)] != _MARK:
-        raise PolicyError("these bytes are no policy, or one of a version that is not known here")
+        raise PolicyError("these bytes are no policy, or a policy of an unknown version")
     body = data[head:]
     if zlib.crc32(body).to_bytes(4, "big") != data[len(_MARK) : head]:
         raise PolicyError("the state of this policy is damaged: its checksum does not fit")

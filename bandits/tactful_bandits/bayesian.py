@@ -1,10 +1,10 @@
-"""The Bayesian read-out of a difference: how probably the treatment is better, and at what risk.
+"""Bayesian comparison of two arms: chance to win, risk and credible interval.
 
 The likelihood of an estimated difference is taken as normal with its standard error, the prior as
-normal too, so the posterior is normal and everything about it is a formula.
+normal too, so the posterior is normal and all its quantities have closed forms.
 
-A posterior is a statement about one look. Stopping as soon as the chance to win passes a bar calls
-differences that are not there just as repeated significance tests do; to look often, use
+A posterior is valid for one look. Stopping as soon as the chance to win passes a bar finds
+differences that do not exist, as repeated significance tests do; for repeated looks use
 `tactful_bandits.confidence_sequence`.
 """
 
@@ -19,11 +19,11 @@ from tactful_bandits.errors import StatisticsError
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed about a difference before the data, in the units of the difference.
+    """Normal prior of a difference, in the units of the difference.
 
     Attributes:
         mean: Expected difference.
-        standard_deviation: How far it may be off; infinity believes nothing.
+        standard_deviation: Standard deviation of the prior; infinity is a flat prior.
 
     Raises:
         StatisticsError: The deviation is not above 0.
@@ -33,7 +33,7 @@ class Prior:
     standard_deviation: float = math.inf
 
     def __post_init__(self) -> None:
-        """Refuse beliefs that are none."""
+        """Validate mean and deviation."""
         if not math.isfinite(self.mean) or not self.standard_deviation > 0:
             raise StatisticsError(
                 "a prior needs a finite mean and a standard deviation above 0, not "
@@ -41,9 +41,9 @@ class Prior:
             )
 
     def scaled(self, factor: float) -> "Prior":
-        """The same belief in other units.
+        """Return this prior in other units.
 
-        A belief about relative differences, times the absolute value of the control, is one about
+        A prior of relative differences, times the absolute value of the control, is a prior of
         absolute differences.
         """
         return Prior(self.mean * factor, self.standard_deviation * abs(factor))
@@ -51,32 +51,32 @@ class Prior:
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """What is believed about a difference after the data.
+    """Normal posterior of a difference.
 
     Attributes:
         mean: Expected difference, treatment minus control.
-        standard_deviation: Of the belief.
+        standard_deviation: Standard deviation of the posterior.
     """
 
     mean: float
     standard_deviation: float
 
     def chance_to_win(self, *, higher_is_better: bool = True) -> float:
-        """Probability that the treatment is better than the control."""
+        """Compute the probability that the treatment is better than the control."""
         z = self.mean / self.standard_deviation
         return float(special.ndtr(z if higher_is_better else -z))
 
     def risk(self, *, higher_is_better: bool = True) -> tuple[float, float]:
-        """What is lost on average by choosing the control, and by choosing the treatment.
+        """Compute the expected losses of choosing the control and of choosing the treatment.
 
         The loss of the control is ``E max(d, 0)`` for the difference ``d``, that of the treatment
-        ``E max(-d, 0)``: each wrong choice weighed by how much it costs.
+        ``E max(-d, 0)``.
         """
         gain, loss = self._expected_positive(1.0), self._expected_positive(-1.0)
         return (gain, loss) if higher_is_better else (loss, gain)
 
     def credible_interval(self, *, alpha: float = 0.05) -> Interval:
-        """Hold the difference with probability ``1 - alpha``, equal tails.
+        """Compute the interval that holds ``1 - alpha`` of the posterior, with equal tails.
 
         Raises:
             StatisticsError: `alpha` is not between 0 and 1.
@@ -92,20 +92,20 @@ class Posterior:
         mean, sd = sign * self.mean, self.standard_deviation
         z = mean / sd
         density = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-        # Never below 0; far out the two terms cancel to rounding.
+        # The result is never below 0, but far out the two terms cancel to rounding noise.
         return max(0.0, mean * float(special.ndtr(z)) + sd * density)
 
 
 def posterior(estimate: Estimate, prior: Prior | None = None) -> Posterior:
-    """Update a belief about a difference by its estimate.
+    """Compute the posterior of a difference from its estimate.
 
     Args:
-        estimate: Of the difference, with a standard error above 0.
-        prior: In the same units, that is shares where the difference is relative; None believes
-            nothing beforehand.
+        estimate: Estimate of the difference, with a standard error above 0.
+        prior: Prior in the same units, that is shares where the difference is relative; None is a
+            flat prior.
 
     Returns:
-        The normal posterior, each side weighed by its precision.
+        The normal posterior; estimate and prior are weighted by their precision.
 
     Raises:
         StatisticsError: No variation was seen, so the data have no finite precision.

@@ -32,11 +32,11 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="beta"
 
 
 class BetaBandit:
-    """Chooses among arms by the posterior of their success rates.
+    """Thompson sampling from beta posteriors of the arms' success rates.
 
     Attributes:
-        arms: How many.
-        prior: Successes and failures that are assumed of every arm beforehand, each above 0.
+        arms: Number of arms.
+        prior: Prior successes and failures of every arm, each above 0.
         explore: Share of decisions that take any arm, from 0 to 1.
         draws: Joint draws from the posterior per decision, see `Thompson`.
     """
@@ -50,7 +50,7 @@ class BetaBandit:
         draws: int = 32,
         memory: Memory | None = None,
     ) -> None:
-        """Start from the prior.
+        """Create a policy with the prior only.
 
         Raises:
             PolicyError: A value is out of range.
@@ -68,7 +68,7 @@ class BetaBandit:
 
     @property
     def memory(self) -> Memory:
-        """How long is remembered."""
+        """Number of periods and their weights."""
         return self._sums.memory
 
     @property
@@ -78,15 +78,15 @@ class BetaBandit:
 
     @property
     def parameters(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Parameters of the beta distributions, each ``[arms]``."""
+        """Parameters ``(α, β)`` of the beta posteriors, each ``[arms]``."""
         return self._alpha.copy(), self._beta.copy()
 
     def choose(self, rng: np.random.Generator, *, allowed: ArrayLike | None = None) -> Choice:
         """Choose an arm.
 
         Args:
-            rng: Where chance comes from.
-            allowed: Which arms may be taken, ``[arms]``.
+            rng: Random generator.
+            allowed: Mask of allowed arms, ``[arms]``.
 
         Raises:
             PolicyError: No arm is allowed.
@@ -99,7 +99,7 @@ class BetaBandit:
         """Learn from one decision.
 
         Returns:
-            Whether it counts: False for a period that is forgotten.
+            Whether the decision counts: False for a dropped period.
 
         Raises:
             PolicyError: The arm does not exist, the reward is not 0 or 1, or the period has not
@@ -114,33 +114,36 @@ class BetaBandit:
         return True
 
     def learn(self, observations: Iterable[Observation]) -> int:
-        """Learn from many decisions; returns how many count.
+        """Learn from many decisions and return the number that count.
 
         Raises:
-            PolicyError: One cannot be taken; those before it are learnt.
+            PolicyError: A decision is invalid; those before it are learnt.
         """
-        return sum(self.update(seen.arm, seen.reward, period=seen.period) for seen in observations)
+        return sum(
+            self.update(decision.arm, decision.reward, period=decision.period)
+            for decision in observations
+        )
 
     def forget(self, observations: Iterable[Observation]) -> int:
-        """Unlearn decisions, such as all those of one person, exactly.
+        """Unlearn decisions exactly, such as all those of one person.
 
         Returns:
-            How many were taken out; those of forgotten periods have no trace left.
+            Number of decisions removed; those of dropped periods have no trace left.
 
         Raises:
-            PolicyError: One cannot have been learnt. Nothing is unlearnt then.
+            PolicyError: A decision cannot have been learnt. Nothing is unlearnt then.
         """
         kept = {name: array.copy() for name, array in self._sums.rows.items()}
         removed = 0
         try:
-            for seen in observations:
-                row = self._sums.row(seen.period)
-                rows = self._rows_of(seen.arm, seen.reward)
+            for decision in observations:
+                row = self._sums.row(decision.period)
+                rows = self._rows_of(decision.arm, decision.reward)
                 if row is None:
                     continue
-                if not rows[row, seen.arm]:
-                    raise PolicyError(f"an observation of arm {seen.arm} was never learnt")
-                rows[row, seen.arm] -= 1
+                if not rows[row, decision.arm]:
+                    raise PolicyError(f"an observation of arm {decision.arm} was never learnt")
+                rows[row, decision.arm] -= 1
                 removed += 1
         except PolicyError:
             self._sums.rows.update(kept)
@@ -150,23 +153,23 @@ class BetaBandit:
         return removed
 
     def advance(self, period: int) -> None:
-        """Begin a period: older ones lose weight, the oldest are forgotten.
+        """Begin a period: older periods lose weight, the oldest are dropped.
 
         Raises:
-            PolicyError: It lies before the current one.
+            PolicyError: The period is before the current one.
         """
         self._sums.advance(period)
         self._refresh()
 
     def to_bytes(self) -> bytes:
-        """The whole policy."""
+        """Serialise the policy."""
         sums = self._sums
         parts = self.arms, self.prior, self.explore, self.draws, sums.memory, sums.newest
         return pack(_State(*parts, sums.to_bytes()))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The policy that `to_bytes` wrote.
+        """Restore the policy of `to_bytes`.
 
         Raises:
             PolicyError: The bytes are damaged or hold something else.
@@ -187,7 +190,7 @@ class BetaBandit:
         if not 0 <= arm < self.arms:
             raise PolicyError(f"arm {arm}: there are {self.arms}, counted from 0")
         if reward not in (0, 1):
-            raise PolicyError(f"the reward is {reward}: here it is 0 or 1; see `LinearBandit`")
+            raise PolicyError(f"the reward is {reward}: it must be 0 or 1; see `LinearBandit`")
         return self._sums.rows["success" if reward else "failure"]
 
     def _refresh(self) -> None:

@@ -1,11 +1,11 @@
-"""Spend a budget for coupons evenly, and where it does most: a bandit with a knapsack.
+"""Budget pacing: spend a coupon budget evenly and effectively (a bandit with a knapsack).
 
 Every arm has a cost. The *price* of money, λ, turns it into a penalty on the arm's score: an arm is
-worth taking if what it gains exceeds ``λ cost``. After each decision λ moves by ``step * (spent -
-budget / horizon)``, never below 0: it rises while too much is spent and falls while too little is.
-For a bandit this is the primal-dual method for knapsacks (Agrawal, Devanur, NeurIPS 2016, arXiv
+chosen only if its gain exceeds ``λ cost``. After each decision λ moves by ``step * (spent -
+budget / horizon)``, never below 0: it rises if too much is spent and falls if too little is.
+For bandits this is the primal-dual method for knapsacks (Agrawal, Devanur, NeurIPS 2016, arXiv
 1507.06738), for auctions adaptive pacing (Balseiro, Gur, Management Science 2019). The budget
-itself is a hard bound: what it does not cover is not allowed.
+itself is a hard bound: arms that cost more than the rest of it are not allowed.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pacin
 
 
 class BudgetPacing:
-    """The price of money for the decisions that share a budget.
+    """Price of money for decisions that share a budget.
 
     Attributes:
-        budget: What may be spent, above 0.
-        horizon: For how many decisions it should last; a forecast, at least 1.
-        step: How fast the price follows, in units of reward per squared unit of money.
-        largest_price: Where the price stops rising; a unit of money is never worth more reward.
+        budget: Total budget, above 0.
+        horizon: Number of decisions that the budget should last for; a forecast, at least 1.
+        step: Step of the price, in units of reward per squared unit of money.
+        largest_price: Upper bound of the price, in reward per unit of money.
         price: λ, in reward per unit of money.
-        spent: So far.
-        decisions: So far.
+        spent: Money spent so far.
+        decisions: Number of decisions so far.
     """
 
     def __init__(
         self, budget: float, horizon: int, *, step: float, largest_price: float = 100.0
     ) -> None:
-        """Start at price 0.
+        """Create a budget with price 0.
 
         Raises:
             PolicyError: A value is not positive.
@@ -64,14 +64,14 @@ class BudgetPacing:
 
     @property
     def left(self) -> float:
-        """What is left to spend."""
+        """Rest of the budget."""
         return max(0.0, self.budget - self.spent)
 
     def terms(self, costs: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Penalty of each arm, and whether what is left covers it, for `LinearBandit.choose`.
+        """Compute each arm's penalty and whether the rest covers it, for `LinearBandit.choose`.
 
         Args:
-            costs: The most that each arm can cost, ``[arms]``, from 0.
+            costs: Largest possible cost of each arm, ``[arms]``, from 0.
 
         Raises:
             PolicyError: A cost is negative or not finite.
@@ -82,44 +82,44 @@ class BudgetPacing:
         return self.price * money, money <= self.left
 
     def spend(self, cost: float) -> None:
-        """Book what a decision cost, 0 included; the price follows.
+        """Book the cost of a decision, 0 included, and update the price.
 
         Raises:
-            PolicyError: The cost is negative, or more than is left: it was not allowed.
+            PolicyError: The cost is negative, or exceeds the rest of the budget.
         """
         if not 0 <= cost <= self.left:
-            raise PolicyError(f"a cost of {cost} is not covered by the {self.left:g} that are left")
+            raise PolicyError(f"a cost of {cost} exceeds the {self.left:g} left in the budget")
         self.spent = min(self.spent + cost, self.budget)  # the last bit may be rounded up
         self.decisions += 1
         moved = self.price + self.step * (cost - self.budget / self.horizon)
         self.price = min(max(0.0, moved), self.largest_price)
 
     def refund(self, cost: float) -> None:
-        """Give back what a decision did not cost after all, such as a coupon that was never used.
+        """Return money that a decision did not cost, such as that of an unused coupon.
 
         Raises:
-            PolicyError: It is more than was spent, or negative.
+            PolicyError: The amount is negative or more than was spent.
         """
         if not 0 <= cost <= self.spent:
-            raise PolicyError(f"{cost} cannot be given back: {self.spent:g} were spent")
+            raise PolicyError(f"cannot refund {cost}: only {self.spent:g} were spent")
         self.spent -= cost
         self.price = min(max(0.0, self.price - self.step * cost), self.largest_price)
 
     def to_bytes(self) -> bytes:
-        """The whole state."""
+        """Serialise the state."""
         parts = self.budget, self.horizon, self.step, self.largest_price
         return pack(_State(*parts, self.price, self.spent, self.decisions))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """What `to_bytes` wrote.
+        """Restore the state of `to_bytes`.
 
         Raises:
             PolicyError: The bytes are damaged or hold something else.
         """
         state = unpack(data, _State)
         if not (0 <= state.price <= state.largest_price and 0 <= state.spent <= state.budget):
-            raise PolicyError("the state of this pacing contradicts itself")
+            raise PolicyError("the state of this pacing is inconsistent")
         pacing = cls(
             state.budget, state.horizon, step=state.step, largest_price=state.largest_price
         )

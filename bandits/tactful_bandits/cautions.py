@@ -1,4 +1,4 @@
-"""Two ways in which a good-looking result misleads: peeking, and effects that do not last."""
+"""Diagnostics of misleading results: the error of peeking, and effects that change over time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from tactful_bandits.group_sequential import crossing_probability
 from tactful_bandits.samples import Sample
 
 Course = Literal["steady", "fading", "growing"]
-"""How an effect goes on: "fading" is novelty that wears off, "growing" is people who learn."""
+"""Course of an effect over time: "fading" is novelty that wears off, "growing" is learning."""
 
 
 def error_of_peeking(information: Sequence[float], *, alpha: float = 0.05) -> float:
-    """Probability that tests meant for one look, taken at each of several, call a false difference.
+    """Compute the real error of repeating a single-look test at each of several looks.
 
     Args:
         information: Units at each look, rising, in any scale.
-        alpha: Of each test by itself, two-sided.
+        alpha: Two-sided error of each test by itself.
 
     Returns:
-        What alpha really is: 0.142 for five equally spaced looks at 0.05.
+        Probability of any false difference: 0.142 for five equally spaced looks at 0.05.
 
     Raises:
         StatisticsError: The looks do not rise, or `alpha` is out of range.
@@ -37,14 +37,14 @@ def error_of_peeking(information: Sequence[float], *, alpha: float = 0.05) -> fl
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """How an effect changed with the days since units first met the change.
+    """Linear change of an effect over the days since the units' first exposure.
 
     Attributes:
         slope: Change of the effect per day.
-        standard_error: Of the slope.
-        p: Two-sided, that the effect does not change.
-        effect: The effect over all days, each weighed by its precision.
-        alpha: At which a change is called one.
+        standard_error: Standard error of the slope.
+        p: Two-sided p-value of the hypothesis that the effect does not change.
+        effect: Mean effect over all days, weighted by precision.
+        alpha: Significance level of the trend.
     """
 
     slope: float
@@ -55,26 +55,25 @@ class Trend:
 
     @property
     def course(self) -> Course:
-        """Whether the effect wears off, grows, or neither can be told."""
+        """Course of the effect; "steady" also if no change is significant."""
         if self.p >= self.alpha:
             return "steady"
         return "growing" if self.slope * self.effect > 0 else "fading"
 
 
 def effect_trend(days: Sequence[tuple[Sample, Sample]], *, alpha: float = 0.05) -> Trend:
-    """Look for novelty: does the effect change with the days since first exposure?
+    """Test whether the effect changes with the days since first exposure.
 
-    A straight line is fitted to the daily effects, each weighed by its precision. What was new
-    wears off; what has to be learnt gets better. In both cases the average so far is not what is to
-    come.
+    A straight line is fitted to the daily effects, weighted by their precision. Novelty wears off,
+    and habits form slowly; in both cases the average so far differs from the later effect.
 
     Args:
         days: Control and treatment on each day *since a unit's first exposure*, not of the
-            calendar: there a rising share of new units looks like a trend. Only units that have
-            all the days behind them, or those who joined late weigh on the first days alone. Units
-            that count on several days make the days depend on each other, and the p-value too
-            small where a unit's days resemble each other in one arm more than in the other.
-        alpha: At which a change is called one.
+            calendar: there a rising share of new units looks like a trend. Include only units with
+            all the days behind them, or late units count on the first days alone. Units that count
+            on several days correlate the days, and make the p-value too small where a unit's days
+            are more similar in one arm than in the other.
+        alpha: Significance level of the trend.
 
     Returns:
         The trend.
@@ -85,10 +84,10 @@ def effect_trend(days: Sequence[tuple[Sample, Sample]], *, alpha: float = 0.05) 
     if len(days) < 3:
         raise StatisticsError(f"a trend needs at least 3 days, not {len(days)}")
     estimates = [difference(*pair) for pair in days]
-    if any(each.standard_error == 0 for each in estimates):
+    if any(estimate.standard_error == 0 for estimate in estimates):
         raise StatisticsError("a day without any variation has no error; leave it out")
-    weights = np.array([each.standard_error**-2 for each in estimates])
-    effects = np.array([each.value for each in estimates])
+    weights = np.array([estimate.standard_error**-2 for estimate in estimates])
+    effects = np.array([estimate.value for estimate in estimates])
     day = np.arange(len(days), dtype=np.float64)
     effect = float(weights @ effects / weights.sum())
     centred = day - weights @ day / weights.sum()

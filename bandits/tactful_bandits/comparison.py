@@ -1,9 +1,9 @@
-"""The read-out of an experiment: how far apart two arms are, and how sure that is.
+"""Compare two arms of an experiment: the difference, its intervals and p-values.
 
-Each difference comes with two intervals. The fixed-horizon one (Welch) is right for a single look
-at a moment chosen beforehand. The confidence sequence is right at every look, however often and
-whenever one stops; it is wider, which is the price of peeking. Both rest on the central limit
-theorem: below some fifty outcomes of each kind they promise more than they hold.
+Each difference has two intervals. The fixed-horizon interval (Welch) is valid for a single look
+at a moment chosen beforehand. The confidence sequence is valid at every look, for any stopping
+rule, and is wider for it. Both rest on the central limit theorem: below about fifty outcomes of
+each kind they cover less than they state.
 
 Only randomised assignments may enter (`tactful_bandits.Assignment.randomised`).
 """
@@ -18,19 +18,19 @@ from tactful_bandits.errors import StatisticsError
 from tactful_bandits.samples import Sample
 
 Alternative = Literal["two-sided", "greater", "less"]
-"""What is asked: is there a difference, is the treatment above, is it below? The one-sided answers
-are one-sided intervals: of "greater" the upper end is infinite, of "less" the lower."""
+"""Alternative hypothesis: a difference, the treatment above, or the treatment below. One-sided
+alternatives give one-sided intervals: infinite above for "greater", below for "less"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its uncertainty, from which intervals are made.
+    """A point estimate with its standard error.
 
     Attributes:
         value: The point estimate.
         standard_error: Its standard deviation; 0 where no variation was seen.
-        units: All units it rests on.
-        degrees_of_freedom: Of Student's t for the fixed horizon.
+        units: Number of units of all arms.
+        degrees_of_freedom: Degrees of freedom of Student's t for the fixed horizon.
     """
 
     value: float
@@ -44,10 +44,10 @@ class Interval:
     """A range that covers the truth with a stated probability.
 
     Attributes:
-        low: Lower end; minus infinity where the data cannot say.
-        high: Upper end; infinity where the data cannot say.
+        low: Lower end; minus infinity where the data give no bound.
+        high: Upper end; infinity where the data give no bound.
         confidence: Probability of covering, such as 0.95.
-        method: How it was made, in words.
+        method: Name of the method, for people.
     """
 
     low: float
@@ -56,13 +56,13 @@ class Interval:
     method: str
 
     def __contains__(self, value: float) -> bool:
-        """Say whether a value lies within, ends included."""
+        """Return whether a value lies within, ends included."""
         return self.low <= value <= self.high
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The read-out of one metric of a treatment against its control.
+    """The difference of one metric between a treatment and its control.
 
     Attributes:
         estimate: The difference, treatment minus control.
@@ -98,18 +98,18 @@ def compare(
 
     Args:
         control: Outcomes of the control's units.
-        treatment: Outcomes of the treatment's units, none of them in both arms.
+        treatment: Outcomes of the treatment's units; no unit is in both arms.
         relative: Express the difference as a share of the control's value.
         alpha: Probability of missing the truth, in (0, 0.5].
-        tightest_at: Number of units of both arms at which the confidence sequence is to be
-            narrowest; to be chosen before looking.
+        tightest_at: Number of units of both arms at which the confidence sequence is narrowest;
+            choose it before looking at data.
 
     Returns:
         The difference with both intervals and p-values.
 
     Raises:
         StatisticsError: `alpha` or `tightest_at` is out of range, or a relative difference is
-            asked from a control whose value is 0.
+            requested and the control's value is 0.
     """
     return conclude(
         difference(control, treatment, relative=relative),
@@ -126,7 +126,7 @@ def conclude(
     alpha: float = 0.05,
     tightest_at: float = 5000,
 ) -> Comparison:
-    """Read out a difference however it was estimated: adjusted, stratified, of quantiles.
+    """Compute intervals and p-values of a difference from any estimator.
 
     The arguments and errors are those of `compare`.
     """
@@ -161,7 +161,7 @@ def difference(control: Sample, treatment: Sample, *, relative: bool = False) ->
     variances are involved", Biometrika 34 (1947).
 
     Raises:
-        StatisticsError: A relative difference is asked from a control whose value is 0.
+        StatisticsError: A relative difference is requested and the control's value is 0.
     """
     c, t = control.value, treatment.value
     var_c, var_t = control.variance / control.units, treatment.variance / treatment.units
@@ -182,7 +182,7 @@ def fixed_horizon_interval(
 ) -> Interval:
     """Cover the truth with probability ``1 - alpha`` at one look that was planned beforehand.
 
-    Where no variation was seen, it is the whole line: then nothing is known about the error.
+    The interval is the whole line where no variation was seen: the error is then unknown.
 
     Raises:
         StatisticsError: `alpha` is out of range, or there is no such alternative.
@@ -219,9 +219,9 @@ def confidence_sequence(
     the width is ``s · sqrt(2 (t ρ² + 1) / (t ρ)² · log(sqrt(t ρ² + 1) / alpha))``. One-sided, ``ρ``
     is tuned for ``2 alpha`` and the logarithm is ``log(1 + sqrt(t ρ² + 1) / (2 alpha))``.
 
-    The theorem speaks of units that arrive one after another, each complete when it is counted.
-    Where users come back and their later outcomes are added, it is silent; simulated A/A tests of
-    that kind stay below `alpha` (`tests/bandits/test_comparison.py`).
+    The theorem holds for units that arrive one after another, each complete when it is counted. It
+    does not cover users who come back and add outcomes; simulated A/A tests of that kind stay below
+    `alpha` (`tests/bandits/test_comparison.py`).
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and
     asymptotic confidence sequences", arXiv 2103.06476v7, equation 9, one-sided 134; ρ by 161.
@@ -271,7 +271,7 @@ def _mixture_variance(alpha: float, tightest_at: float, alternative: Alternative
     _require_alpha(alpha)
     if not 0 < tightest_at < math.inf:
         raise StatisticsError(f"tightest_at must be a number of units above 0, not {tightest_at}")
-    # One-sided at 0.5 would tune for no error at all: any tuning is valid, this one is finite.
+    # A one-sided alpha of 0.5 would give log(1) = 0; any tuning is valid, and this one is finite.
     log_term = -2 * math.log(alpha if _is_two_sided(alternative) else min(2 * alpha, 0.9999))
     return (log_term + math.log1p(log_term)) / tightest_at
 
@@ -284,7 +284,7 @@ def _is_two_sided(alternative: Alternative) -> bool:
 
 
 def _towards(estimate: Estimate, alternative: Alternative) -> float:
-    """Standard errors by which the estimate speaks for the alternative."""
+    """Return the estimate in standard errors, positive towards the alternative."""
     z = estimate.value / estimate.standard_error
     return {"two-sided": abs(z), "greater": z, "less": -z}[alternative]
 
@@ -303,9 +303,9 @@ def _around(
 
 
 def welch_freedom(var_a: float, freedom_a: float, var_b: float, freedom_b: float) -> float:
-    """Degrees of freedom of a difference by Welch and Satterthwaite.
+    """Compute the degrees of freedom of a difference by Welch and Satterthwaite.
 
-    The variances are squared standard errors of the two values, each with degrees of its own.
+    The variances are squared standard errors of the two values, each with its own degrees.
     """
     if var_a + var_b == 0:
         return freedom_a + freedom_b

@@ -1,4 +1,4 @@
-"""Whom an experiment is for: conditions on attributes, written as data.
+"""Targeting conditions: which units an experiment admits, written as data.
 
 ```yaml
 condition:
@@ -8,9 +8,9 @@ condition:
 ```
 
 The language is GrowthBook's, which is MongoDB's query language without the database, so definitions
-can be moved between the two. Evaluation never fails: what cannot be compared does not match. Unlike
-JavaScript, a number is never above or below a text, nor anything above or below a missing attribute
-(three of GrowthBook's published cases expect JavaScript's conversion there).
+can be moved between the two. Evaluation never fails: values that cannot be compared do not match.
+Unlike JavaScript, a number is never above or below a text, and nothing is above or below a missing
+attribute (three of GrowthBook's published cases expect JavaScript's conversion).
 """
 
 import json
@@ -35,26 +35,26 @@ _DEEPEST = 32
 def matches(
     condition: Condition, attributes: Mapping[str, object], groups: Groups | None = None
 ) -> bool:
-    """Say whether attributes fulfil a condition; an empty one is fulfilled by all.
+    """Evaluate a condition on attributes; an empty condition always holds.
 
     Args:
-        condition: What is asked.
-        attributes: Of the unit: texts, numbers, truth values, lists, mappings, None.
+        condition: The condition to evaluate.
+        attributes: Attributes of the unit: texts, numbers, booleans, lists, mappings, None.
         groups: Lists that ``$inGroup`` and ``$notInGroup`` name; an unknown group is empty.
 
     Returns:
-        Whether every part is fulfilled. An operator that does not exist is fulfilled by nobody;
-        `require_condition` refuses it beforehand.
+        Whether every part holds. An unknown operator never holds; `require_condition` rejects it
+        beforehand.
     """
     return _all(condition, attributes, groups or {})
 
 
 def require_condition(where: str, condition: object) -> None:
-    """Refuse a condition that could not mean what was meant.
+    """Validate a condition before it is used.
 
     Raises:
-        DefinitionError: It is no mapping, nested too deep, holds an unknown operator, an operand of
-            the wrong kind, or a regular expression that is none; the message names the place.
+        DefinitionError: It is no mapping, nested too deep, or holds an unknown operator, an operand
+            of the wrong type or an invalid regular expression; the message names the place.
     """
     _require_mapping(where, condition, 0)
 
@@ -65,7 +65,7 @@ def _part(key: str, asked: object, attributes: object, groups: Groups) -> bool:
         fulfilled = (isinstance(c, Mapping) and _all(c, attributes, groups) for c in parts)
         if key == "$and":
             return all(fulfilled)
-        # Without alternatives there is nothing to choose from, and nothing to miss.
+        # Both are true for an empty list, by the published cases.
         return (not parts or any(fulfilled)) == (key == "$or")
     if key == "$not":
         return not (isinstance(asked, Mapping) and _all(asked, attributes, groups))
@@ -85,7 +85,7 @@ def _look_up(attributes: object, path: str) -> object:
 
 
 def _value(asked: object, actual: object, groups: Groups, *, ignore_case: bool) -> bool:
-    """Fulfil what is asked of one value: operators, or the value itself, loosely by its kind."""
+    """Evaluate the requirement on one value: operators, or equality after type conversion."""
     if isinstance(asked, str):
         text = _as_text(actual)
         return text.lower() == asked.lower() if ignore_case else text == asked
@@ -113,11 +113,11 @@ def _operator(name: str, operand: object, actual: object, groups: Groups) -> boo
     if name == "$size":
         return _value(operand, len(actual), groups, ignore_case=False)
     if name == "$elemMatch":
-        return any(_element(operand, each, groups) for each in actual)
+        return any(_element(operand, element, groups) for element in actual)
     if name in _LISTS and isinstance(operand, list | tuple):
         return all(
-            any(_value(each, one, groups, ignore_case=name == "$alli") for one in actual)
-            for each in operand
+            any(_value(wanted, element, groups, ignore_case=name == "$alli") for element in actual)
+            for wanted in operand
         )
     return False
 
@@ -132,12 +132,12 @@ def _is_operators(asked: Mapping[object, object]) -> bool:
     return bool(asked) and all(str(key).startswith("$") for key in asked)
 
 
-def _same(one: object, other: object) -> bool:
-    """Equality that keeps truth values and numbers apart, as JSON does."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    return (type(one) is type(other) and one == other) or (
-        isinstance(one, int | float) and isinstance(other, int | float) and one == other
+def _same(left: object, right: object) -> bool:
+    """Test equality; booleans and numbers differ, as in JSON."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    return (type(left) is type(right) and left == right) or (
+        isinstance(left, int | float) and isinstance(right, int | float) and left == right
     )
 
 
@@ -148,7 +148,7 @@ def _is_in(actual: object, allowed: object, fold: Callable[[str], str]) -> bool:
     if not isinstance(allowed, list | tuple):
         return False
     values = actual if isinstance(actual, list | tuple) else (actual,)
-    return any(_same(folded(value), folded(each)) for value in values for each in allowed)
+    return any(_same(folded(value), folded(member)) for value in values for member in allowed)
 
 
 def _as_is(text: str) -> str:
@@ -159,8 +159,8 @@ def _ordered(actual: object, operand: object, holds: Callable[[int], bool]) -> b
     """Compare two numbers or two texts, and nothing else."""
     if isinstance(actual, str) and isinstance(operand, str):
         return holds((actual > operand) - (actual < operand))
-    one, other = _comparable(actual), _comparable(operand)
-    return not math.isnan(one + other) and holds((one > other) - (one < other))
+    left, right = _comparable(actual), _comparable(operand)
+    return not math.isnan(left + right) and holds((left > right) - (left < right))
 
 
 def _comparable(value: object) -> float:
@@ -177,19 +177,19 @@ def _as_double(value: float) -> float:
 
 
 def _versions(actual: object, operand: object, holds: Callable[[int], bool]) -> bool:
-    one, other = _version(actual), _version(operand)
-    return holds((one > other) - (one < other))
+    left, right = _version(actual), _version(operand)
+    return holds((left > right) - (left < right))
 
 
 def _version(value: object) -> str:
-    """A version as a text whose order is that of versions: ``1.10`` after ``1.9``."""
+    """Convert a version to a text that sorts like versions: ``1.10`` after ``1.9``."""
     parts = re.split(r"[-.]", re.sub(r"^v|\+.*$", "", _as_text(value) if value else "0"))
     if len(parts) == 3:
         parts.append("~")  # after any text: a release follows its pre-releases
     return "-".join(part.rjust(5) if part.isascii() and part.isdigit() else part for part in parts)
 
 
-def _found(actual: object, pattern: object, flags: re.RegexFlag) -> bool:
+def _search(actual: object, pattern: object, flags: re.RegexFlag) -> bool:
     try:
         return re.search(str(pattern), _as_text(actual), flags) is not None
     except re.error:
@@ -264,10 +264,10 @@ _OPERATORS: Mapping[str, Callable[[object, object], bool]] = {
     "$nini": lambda actual, operand: (
         isinstance(operand, list | tuple) and not _is_in(actual, operand, str.lower)
     ),
-    "$regex": lambda actual, operand: _found(actual, operand, re.NOFLAG),
-    "$regexi": lambda actual, operand: _found(actual, operand, re.IGNORECASE),
-    "$notRegex": lambda actual, operand: not _found(actual, operand, re.NOFLAG),
-    "$notRegexi": lambda actual, operand: not _found(actual, operand, re.IGNORECASE),
+    "$regex": lambda actual, operand: _search(actual, operand, re.NOFLAG),
+    "$regexi": lambda actual, operand: _search(actual, operand, re.IGNORECASE),
+    "$notRegex": lambda actual, operand: not _search(actual, operand, re.NOFLAG),
+    "$notRegexi": lambda actual, operand: not _search(actual, operand, re.IGNORECASE),
     "$type": lambda actual, operand: _kind(actual) == operand,
 }
 
@@ -288,7 +288,7 @@ def _require_mapping(where: str, condition: object, depth: int) -> None:
             _require_deeper(place, asked, depth)
         elif key.startswith("$"):
             known = ", ".join(_LOGIC)
-            raise DefinitionError(f"{place}: unknown operator; here stand attributes or {known}")
+            raise DefinitionError(f"{place}: unknown operator; use an attribute or {known}")
         else:
             _require_value(place, asked, depth)
 

@@ -1,27 +1,27 @@
 """Deep deterministic policy gradient, with the switches of TD3; needs the extra ``tuner``.
 
-An actor proposes an action in ``[-1, 1]``, a critic says what it is worth, and the actor climbs the
-critic (Lillicrap et al., ICLR 2016, arXiv 1509.02971). The lowest of several critics as a target,
-delayed actors and smoothed targets are those of TD3 (Fujimoto, van Hoof, Meger, ICML 2018, arXiv
-1802.09477). What keeps it
-from failing quietly on rewards of another scale or on an actor that saturates:
+An actor proposes an action in ``[-1, 1]``, a critic estimates its value, and the actor ascends the
+critic's gradient (Lillicrap et al., ICLR 2016, arXiv 1509.02971). The minimum of several critics as
+a target, delayed actors and smoothed targets are those of TD3 (Fujimoto, van Hoof, Meger, ICML
+2018, arXiv 1802.09477). Measures against failures on rewards of another scale and on saturated
+actors:
 
-- the actor's loss is divided by the mean size of the critic's values (Fujimoto, Gu, NeurIPS 2021,
-  arXiv 2106.06860), and what goes into its tanh is kept small;
-- states and rewards are normalised by statistics of the first, random steps. Then those are frozen,
-  and saved with the network: later drift cannot move the ground under it;
-- bootstrapping stops where an episode terminated, not where it was cut off;
-- the last layer of the actor starts at 0, so an untrained actor is action 0: the champion;
-- where rewards are mostly noise, a critic learns them by heart and its actor follows the luck of
-  the last steps. Decay keeps the weights of critics small (Loshchilov, Hutter, ICLR 2019, arXiv
-  1711.05101). An actor that climbs the mean of several critics follows less of what each made up
+- the actor's loss is divided by the mean absolute value of the critic (Fujimoto, Gu, NeurIPS 2021,
+  arXiv 2106.06860), and the inputs of its tanh are penalised;
+- states and rewards are normalised by statistics of the first, random steps, which are then frozen
+  and saved with the network: later drift does not change the scale;
+- bootstrapping stops where an episode terminated, not where it was truncated;
+- the last layer of the actor starts at 0, so an untrained actor gives action 0: the champion;
+- if rewards are mostly noise, a critic overfits and its actor follows the noise of the latest
+  steps. Weight decay regularises the critics (Loshchilov, Hutter, ICLR 2019, arXiv
+  1711.05101), and the actor ascends the mean of several critics, whose errors partly cancel
   (as in Chen et al., ICLR 2021, arXiv 2101.05982);
-- where several actions come to the same, critics judge what an action comes to (`effect`). Else
-  they have to learn that map from rewards, and round off its corners: the actor climbs what actions
-  are worth with noise on them, which is best elsewhere than what they are worth;
-- what acts and is exported may be an average of the actors on the way (Polyak, Juditsky, SIAM
-  Journal on Control and Optimization 30, 1992): it leaves the champion by and by, where the actor
-  itself jumps as soon as the warm-up is over.
+- if several actions are equivalent, critics get the effect of an action instead (`effect`).
+  Otherwise they learn that map from rewards and smooth its corners: with exploration noise the
+  actor would then find the optimum of smoothed values, which is not the optimum;
+- the actor that acts and is exported may be an average over training (Polyak, Juditsky, SIAM
+  Journal on Control and Optimization 30, 1992): it leaves the champion gradually, whereas the actor
+  itself jumps after the warm-up.
 """
 
 from __future__ import annotations
@@ -48,38 +48,38 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("DDPG needs torch: pip install 'tactful[tuner]'") from error
 
 _FORMAT = 3
-_WIDEST = 5.0  # as `NetworkPolicy` cuts off
+_WIDEST = 5.0  # same limit as in `NetworkPolicy`
 
 
 Effect = Callable[[Tensor], Tensor]
-"""From actions between -1 and 1, ``[batch, actions]``, to what they come to, of the same shape;
-differentiable, as the actor learns through it."""
+"""Map from actions between -1 and 1, ``[batch, actions]``, to their effect, of the same shape;
+differentiable, because the actor is trained through it."""
 
 
 @dataclass(frozen=True)
 class DdpgSettings:
-    """How an agent learns.
+    """Hyperparameters of an agent.
 
     Attributes:
         hidden: Width of each hidden layer.
         discount: Weight of the next step's value, from 0 to below 1.
-        learning_rate: Of Adam, for actor and critics.
+        learning_rate: Learning rate of Adam, for actor and critics.
         batch: Transitions per update.
-        target_rate: How fast the target networks follow.
+        target_rate: Rate of the exponential average in the target networks.
         warm_up: Random steps at the start, after which normalisation is frozen.
-        warm_up_reach: They are uniform between minus and plus this.
-        noise: Standard deviation of exploration, added to the action before it is cut off.
-        critics: How many, each from another start; the lowest counts for what follows, their mean
-            for the actor.
+        warm_up_reach: Random actions are uniform between minus and plus this value.
+        noise: Standard deviation of exploration, added to the action before it is clipped.
+        critics: Number of critics with different initial weights; targets use their minimum, the
+            actor their mean.
         actor_delay: Critic updates per actor update.
-        smoothing: Standard deviation of the noise on target actions, cut off at half.
+        smoothing: Standard deviation of the noise on target actions, clipped at 0.5.
         normalise_actor_loss: Divide it by the mean absolute value of the critic.
-        saturation_penalty: Weight of the squared values that go into the actor's tanh.
-        centre_rewards: Subtract the mean of the first rewards as well. Right only where episodes
-            never terminate: elsewhere it changes what ending is worth.
-        weight_decay: Of the critics, decoupled from the gradient, per unit of the learning rate.
-        average_rate: How fast the average of actors that acts and is exported follows; 1: it is the
-            actor.
+        saturation_penalty: Weight of the squared inputs of the actor's tanh.
+        centre_rewards: Subtract the mean of the first rewards as well. Only valid if episodes
+            never terminate: otherwise it changes the value of termination.
+        weight_decay: Decay of the critics' weights, decoupled from the gradient, per unit of the
+            learning rate.
+        average_rate: Rate of the averaged actor that acts and is exported; 1: the actor itself.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -100,7 +100,7 @@ class DdpgSettings:
     average_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot learn.
+        """Validate the values.
 
         Raises:
             PolicyError: A value is out of range.
@@ -124,12 +124,12 @@ class DdpgSettings:
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """An action with what off-policy evaluation needs of it.
+    """An action with the data that off-policy evaluation needs.
 
     Attributes:
-        action: What is done, between -1 and 1.
-        drawn: The same before it was cut off to that range; log this one.
-        log_density: Of `drawn`, under the policy that drew it; NaN where nothing was drawn.
+        action: Action to take, between -1 and 1.
+        drawn: The action before it was clipped to that range; log this value.
+        log_density: Log density of `drawn` under its policy; NaN without noise.
     """
 
     action: NDArray[np.float64]
@@ -138,12 +138,12 @@ class Proposal:
 
 
 class DdpgAgent:
-    """An actor, its critics and what they learn from.
+    """Actor, critics and replay buffer.
 
     Attributes:
-        settings: How it learns.
-        replay: What it lived through.
-        updates: How often the critics were updated.
+        settings: Hyperparameters.
+        replay: Replay buffer.
+        updates: Number of critic updates.
     """
 
     def __init__(
@@ -157,20 +157,20 @@ class DdpgAgent:
         replay_path: Path | None = None,
         effect: Effect | None = None,
     ) -> None:
-        """Make an agent that proposes action 0.
+        """Create an agent that proposes action 0.
 
         Args:
             states: Length of a state.
             actions: Length of an action.
-            settings: How it learns.
-            seed: Of everything random.
-            capacity: Of the replay.
-            replay_path: File of the replay; None: in memory.
-            effect: What critics judge of an action, where it comes to less than it says; None: the
-                action itself. An agent goes on with the one that it began with.
+            settings: Hyperparameters.
+            seed: Seed of all random numbers.
+            capacity: Capacity of the replay buffer.
+            replay_path: File of the replay buffer; None: in memory.
+            effect: Map from actions to their effect, which critics get instead of the action; None:
+                the action itself. Restore a saved agent with the same map.
 
         Raises:
-            PolicyError: Sizes are not positive, or the file is of another use.
+            PolicyError: Sizes are not positive, or the file is no replay of this size.
         """
         self.settings = s = settings or DdpgSettings()
         self._sizes = states, actions
@@ -207,13 +207,13 @@ class DdpgAgent:
         return self.replay.added < self.settings.warm_up
 
     def act(self, state: ArrayLike) -> NDArray[np.float64]:
-        """The action of the average of actors, without noise: what would be exported now."""
+        """Compute the averaged actor's action without noise, the same as the exported policy's."""
         with torch.no_grad():
             squeezed = torch.tanh(self._average(self._normalised(np.asarray(state, np.float32))))
         return np.asarray(squeezed.numpy(), dtype=np.float64)
 
     def explore(self, state: ArrayLike) -> Proposal:
-        """An action with noise; a uniform one while warming up."""
+        """Draw an action with noise; a uniform one during the warm-up."""
         size = self._sizes[1]
         if self.warming_up:
             reach = self.settings.warm_up_reach
@@ -237,14 +237,14 @@ class DdpgAgent:
         *,
         terminated: bool,
     ) -> None:
-        """Take a transition in, and learn once if the warm-up is over.
+        """Store a transition, and update once after the warm-up.
 
         Args:
-            state: Before the action.
-            action: What was done, between -1 and 1.
-            reward: What it brought.
-            next_state: After it.
-            terminated: Whether nothing can follow; an episode that was cut off did not terminate.
+            state: State before the action.
+            action: Action taken, between -1 and 1.
+            reward: Reward of the action.
+            next_state: State after the action.
+            terminated: Whether the episode ended; a truncated episode did not terminate.
 
         Raises:
             PolicyError: A value is not finite.
@@ -259,9 +259,9 @@ class DdpgAgent:
             self._update()
 
     def export(self) -> NetworkPolicy:
-        """The average of actors, for serving.
+        """Export the averaged actor for serving.
 
-        It answers within the range of all states that the replay holds, and a tenth of it beyond.
+        It covers the range of all states in the replay, extended by a tenth on each side.
         """
         layers = [
             (part.weight.detach().numpy().T.copy(), part.bias.detach().numpy().copy())
@@ -277,7 +277,7 @@ class DdpgAgent:
         return NetworkPolicy(layers, s["mean"], s["deviation"], low - margin, high + margin)
 
     def save(self, path: Path) -> None:
-        """Write all but the replay's rows, which stay in their file; whole or not at all."""
+        """Save everything but the replay's rows, which stay in their file; atomic."""
         self.replay.flush()
         temporary = path.with_name(path.name + ".new")
         torch.save(
@@ -300,20 +300,20 @@ class DdpgAgent:
         temporary.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on where `save` was called, on the same replay file.
+        """Restore the state of `save`, on the same replay file.
 
         Raises:
-            PolicyError: The file is of another agent, or the replay is.
+            PolicyError: The file belongs to another agent, or the replay does.
         """
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if state.get("format") != _FORMAT or state.get("sizes") != list(self._sizes):
-            raise PolicyError(f"{path} holds no agent of this size and version: train another")
+            raise PolicyError(f"{path} holds no agent of this size and version: train a new one")
         self.replay.resume(state["added"], state["latest"].numpy())
         try:
             for network, saved in zip(self._networks(), state["networks"], strict=True):
                 network.load_state_dict(saved)
         except (RuntimeError, ValueError) as error:
-            raise PolicyError(f"{path} is of an agent with other layers: {error}") from error
+            raise PolicyError(f"{path} holds an agent with other layers: {error}") from error
         for steps, saved in zip(
             (self._actor_steps, self._critic_steps), state["steps"], strict=True
         ):
@@ -327,12 +327,12 @@ class DdpgAgent:
         return self._actor, self._critics, self._target_actor, self._target_critics, self._average
 
     def _freeze(self) -> None:
-        seen = self.replay.all()
+        warm_up = self.replay.all()
         s = self._statistics
-        s["mean"] = seen.states.mean(axis=0)
-        s["deviation"] = np.maximum(seen.states.std(axis=0), 1e-6).astype(np.float32)
-        mean = float(seen.rewards.mean()) if self.settings.centre_rewards else 0.0
-        s["reward"] = np.array([mean, max(float(seen.rewards.std()), 1e-9)], dtype=np.float32)
+        s["mean"] = warm_up.states.mean(axis=0)
+        s["deviation"] = np.maximum(warm_up.states.std(axis=0), 1e-6).astype(np.float32)
+        mean = float(warm_up.rewards.mean()) if self.settings.centre_rewards else 0.0
+        s["reward"] = np.array([mean, max(float(warm_up.rewards.std()), 1e-9)], dtype=np.float32)
 
     def _normalised(self, states: NDArray[np.float32]) -> Tensor:
         s = self._statistics
@@ -342,10 +342,10 @@ class DdpgAgent:
         s = self.settings
         batch = self.replay.sample(s.batch, self._rng)
         states = self._normalised(batch.states)
-        found = self._values(self._critics, states, torch.from_numpy(batch.actions))
+        predicted = self._values(self._critics, states, torch.from_numpy(batch.actions))
         self._critic_steps.zero_grad()
-        lost = ((found - self._wanted(batch)) ** 2).mean(dim=1).sum()
-        lost.backward()  # type: ignore[no-untyped-call]
+        critic_loss = ((predicted - self._targets(batch)) ** 2).mean(dim=1).sum()
+        critic_loss.backward()  # type: ignore[no-untyped-call]
         self._critic_steps.step()
         self.updates += 1
         if self.updates % s.actor_delay:
@@ -358,17 +358,18 @@ class DdpgAgent:
         loss.backward()
         self._actor_steps.step()
         with torch.no_grad():
-            for network, follower, rate in (
+            for network, average, rate in (
                 (self._actor, self._target_actor, s.target_rate),
                 (self._critics, self._target_critics, s.target_rate),
                 (self._actor, self._average, s.average_rate),
             ):
-                for own, slow in zip(network.parameters(), follower.parameters(), strict=True):
-                    slow.lerp_(own, rate)
+                pairs = zip(network.parameters(), average.parameters(), strict=True)
+                for latest, averaged in pairs:
+                    averaged.lerp_(latest, rate)
 
     @torch.no_grad()
-    def _wanted(self, batch: Batch) -> Tensor:
-        """What the critics should say: the reward, and what the targets expect to follow."""
+    def _targets(self, batch: Batch) -> Tensor:
+        """Compute the critics' targets ``[batch]``: reward plus discounted next value."""
         s = self.settings
         mean, deviation = self._statistics["reward"]
         rewards = torch.from_numpy((batch.rewards - mean) / deviation)
@@ -382,6 +383,7 @@ class DdpgAgent:
         values = self._values(self._target_critics, following, actions).min(dim=0).values
         return rewards + s.discount * torch.from_numpy(1 - batch.terminated) * values
 
+    # Values have the shape [critics, batch].
     def _values(self, critics: nn.ModuleList, states: Tensor, actions: Tensor) -> Tensor:
         together = torch.cat([states, self._effect(actions)], dim=1)
         return torch.stack([critic(together).squeeze(1) for critic in critics])

@@ -1,4 +1,4 @@
-"""Experiments as data: read a YAML list, check it, and say on which line it is wrong.
+"""Experiments as YAML: read a list, validate it, and report errors with their line.
 
 ```yaml
 - key: ranking-model
@@ -15,7 +15,7 @@
   prerequisites: [{experiment: ranking-model, arms: [challenger]}]
 ```
 
-JSON is YAML, so it is read too; so is the same structure of plain Python objects.
+JSON is YAML and is read too, as is the same structure of plain Python objects.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,13 +41,13 @@ def load_experiments(
 
     Args:
         source: A YAML file, YAML text, or a list of plain mappings.
-        name: How messages call the source; by default the path, or ``experiments``.
+        name: Name of the source in messages; by default the path, or ``experiments``.
 
     Returns:
         The experiments in the order written.
 
     Raises:
-        DefinitionError: Something is wrong; the message begins ``name:line:`` (``name:`` for
+        DefinitionError: A definition is wrong; the message begins ``name:line:`` (``name:`` for
             plain objects) and the place within the list.
         OSError: The file cannot be read.
     """
@@ -61,7 +61,10 @@ def load_experiments(
 
 
 class _Reader:
-    """Turns plain data into experiments, and knows on which line each piece was written."""
+    """Converts plain data into experiments and reports errors with the line of the field.
+
+    `lines` maps a path to its line: ``{(0, "arms", 1): 4}`` is the second arm of the first entry.
+    """
 
     def __init__(self, name: str, data: object, lines: Mapping[_Place, int]) -> None:
         self._name = name
@@ -71,8 +74,8 @@ class _Reader:
     def experiments(self) -> tuple[Experiment, ...]:
         entries = self._list((), self._data, "a list of experiments")
         experiments = tuple(self._experiment((i,), entry) for i, entry in enumerate(entries))
-        for (i, one), (j, other) in combinations(enumerate(experiments), 2):
-            conflict = _conflict(one, other)
+        for (i, first), (j, second) in combinations(enumerate(experiments), 2):
+            conflict = _conflict(first, second)
             if conflict:
                 raise self._error((j,), f"{conflict} (the other is entry {i})")
         for i, experiment in enumerate(experiments):
@@ -172,29 +175,29 @@ class _Reader:
         return DefinitionError(": ".join(filter(None, (self._name + line, path, message))))
 
 
-def _conflict(one: Experiment, other: Experiment) -> str | None:
-    """Say why two experiments cannot stand in one list, if they cannot."""
-    if one.key == other.key:
-        return f"key {other.key!r} is taken"
-    if one.status != "running" or other.status != "running":
+def _conflict(first: Experiment, second: Experiment) -> str | None:
+    """Describe the conflict of two experiments in one list, or return None."""
+    if first.key == second.key:
+        return f"key {second.key!r} is taken"
+    if first.status != "running" or second.status != "running":
         return None
-    a, b = one.namespace, other.namespace
+    a, b = first.namespace, second.namespace
     if a and b and (a.name, a.version) == (b.name, b.version) and a.overlaps(b):
         return (
-            f"experiments {one.key!r} and {other.key!r} run in overlapping slices of namespace "
+            f"experiments {first.key!r} and {second.key!r} run in overlapping slices of namespace "
             f"{a.name!r}; separate the slices or stop one"
         )
     disjoint = a is not None and b is not None and not a.overlaps(b)
-    if (one.seed or one.key) == (other.seed or other.key) and not disjoint:
+    if (first.seed or first.key) == (second.seed or second.key) and not disjoint:
         return (
-            f"experiments {one.key!r} and {other.key!r} run with the same seed, so they split "
-            "the same units alike; give one another seed"
+            f"experiments {first.key!r} and {second.key!r} run with the same seed, so they split "
+            "the same units alike; give one of them another seed"
         )
     return None
 
 
 def _missing_prerequisite(experiment: Experiment, others: Sequence[Experiment]) -> str | None:
-    """Say what an experiment's prerequisites lack among the experiments of one list."""
+    """Describe an unknown or circular prerequisite, or return None."""
     by_key = {other.key: other for other in others}
     for needed in experiment.prerequisites:
         other = by_key.get(needed.experiment)
@@ -244,13 +247,13 @@ def _refuse_aliases(text: str, name: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             line = f":{event.start_mark.line + 1}" if event.start_mark else ""
-            raise DefinitionError(f"{name}{line}: aliases are not supported; write it out")
+            raise DefinitionError(f"{name}{line}: aliases are not supported; write the value out")
 
 
 def _plain(
     loader: yaml.SafeLoader, node: yaml.Node, place: _Place, lines: dict[_Place, int], name: str
 ) -> object:
-    """Convert a YAML node into plain objects, noting the line of every piece."""
+    """Convert a YAML node into plain objects and record the line of every node."""
     line = node.start_mark.line + 1
     lines.setdefault(place, line)
     if isinstance(node, yaml.SequenceNode):
@@ -272,7 +275,7 @@ def _plain(
     try:
         value: object = loader.construct_object(node)
     except (AttributeError, LookupError, ValueError) as error:
-        # PyYAML lets the conversion's own error through: the 99th month, `!!bool maybe`.
+        # PyYAML passes the conversion's own error on, for example for the 99th month or `!!bool x`.
         raise DefinitionError(f"{name}:{line}: cannot read {node.value!r}: {error}") from error
     return value
 

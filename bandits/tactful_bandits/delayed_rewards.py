@@ -1,8 +1,8 @@
-"""Rewards that come later than the decision, or never.
+"""Delayed rewards: decisions wait for their reward until a window ends.
 
-A click comes within seconds, a purchase within days, and most rewards are never sent at all.
-Silence means 0, but only once the window is over. Until then a decision is pending and teaches
-nothing; counting it as 0 at once would make every fresh arm look bad.
+A click comes within seconds, a purchase within days, and most rewards are never sent. A missing
+reward means 0, but only after the window. Until then a decision is pending and not learnt;
+counting it as 0 at once would bias the policy against new arms.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class _Waiting:
 class PendingRewards:
     """Decisions that wait for their reward.
 
-    Each decision comes out exactly once: with its reward, or with 0 when its window is over. What
-    is sent a second time, too late, or for a decision that is not known, changes nothing.
+    Each decision is returned exactly once: with its reward, or with 0 after its window. Rewards
+    that repeat, come too late, or belong to an unknown decision are ignored.
 
     Attributes:
-        window: How long a reward may take, in the unit of the times given, above 0.
+        window: Longest delay of a reward, in the unit of the times given, above 0.
     """
 
     def __init__(self, window: float) -> None:
-        """Start with none.
+        """Create an empty queue.
 
         Raises:
             PolicyError: The window is not positive.
@@ -61,28 +61,28 @@ class PendingRewards:
         self._waiting: dict[str, _Waiting] = {}
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Return the number of pending decisions."""
         return len(self._waiting)
 
     def add(self, decision_id: str, decision: Observation, at: float) -> None:
-        """Wait for the reward of a decision; what stands in its `reward` does not matter.
+        """Add a decision; its `reward` is ignored.
 
         Raises:
-            PolicyError: A decision of this id waits already.
+            PolicyError: A decision with this id is pending.
         """
         if decision_id in self._waiting:
-            raise PolicyError("a decision of this id waits already: ids must not repeat")
+            raise PolicyError("a decision with this id is pending: ids must not repeat")
         self._waiting[decision_id] = _Waiting(float(at), decision)
 
     def settle(self, decision_id: str, reward: float, at: float) -> Observation | None:
-        """Take a reward in.
+        """Match a reward to its decision.
 
         Returns:
-            The decision with its reward, ready to be learnt; None if it is not known, was settled
-            before, or its window was over at `at`. The last stays, for `expire`.
+            The decision with its reward, ready to be learnt; None if it is unknown, was settled
+            before, or its window was over at `at`. In the last case it stays for `expire`.
 
         Raises:
-            PolicyError: The reward is not finite; the decision still waits.
+            PolicyError: The reward is not finite; the decision stays pending.
         """
         if not math.isfinite(reward):
             raise PolicyError(f"reward is {reward}: it must be finite")
@@ -93,17 +93,17 @@ class PendingRewards:
         return replace(waiting.decision, reward=float(reward))
 
     def expire(self, now: float) -> list[Observation]:
-        """Decisions whose window is over, with reward 0, oldest first."""
+        """Remove and return decisions after their window, with reward 0, oldest first."""
         over = [key for key, entry in self._waiting.items() if now >= entry.at + self.window]
-        found = sorted((self._waiting.pop(key) for key in over), key=lambda entry: entry.at)
-        return [replace(entry.decision, reward=0.0) for entry in found]
+        expired = sorted((self._waiting.pop(key) for key in over), key=lambda entry: entry.at)
+        return [replace(entry.decision, reward=0.0) for entry in expired]
 
     def discard(self, decision_ids: Iterable[str]) -> int:
-        """Forget decisions that wait, such as those of a person who leaves; returns how many."""
+        """Remove pending decisions, such as those of an erased person, and return their number."""
         return sum(self._waiting.pop(key, None) is not None for key in decision_ids)
 
     def to_bytes(self) -> bytes:
-        """All that waits."""
+        """Serialise all pending decisions."""
         pending = {
             key: _Pending(
                 entry.at,
@@ -118,7 +118,7 @@ class PendingRewards:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """What `to_bytes` wrote.
+        """Restore the decisions of `to_bytes`.
 
         Raises:
             PolicyError: The bytes are damaged or hold something else.

@@ -1,4 +1,4 @@
-"""Who may take part in an experiment, before the draw: slices, holdouts, prerequisites."""
+"""Eligibility before the draw: namespaces, holdouts and prerequisites."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ class Namespace:
     Experiments with disjoint slices of one namespace never share a unit.
 
     Attributes:
-        name: Of the namespace; its seed is ``"__" + name``.
+        name: Name of the namespace; its seed is ``"__" + name``.
         start: First place of the slice, in [0, 1].
         end: Place after the slice, in (start, 1].
-        version: Of the hash. 1 only to agree with published vectors: it is biased.
+        version: Hash version. Use 1 only to agree with published vectors: it is biased.
 
     Raises:
-        DefinitionError: The name is empty, the slice is, or the version is unknown.
+        DefinitionError: The name or the slice is empty, or the version is unknown.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Namespace:
     version: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse slices that hold nobody or more than everybody."""
+        """Validate the name, the slice and the version."""
         require_name("namespace name", self.name)
         require_share(f"namespace {self.name!r}: start", self.start)
         require_share(f"namespace {self.name!r}: end", self.end)
@@ -43,15 +43,15 @@ class Namespace:
 
     @property
     def seed(self) -> str:
-        """What separates this namespace's buckets from every experiment's."""
+        """Seed that separates this namespace's buckets from those of experiments."""
         return "__" + self.name
 
     def holds(self, unit: str) -> bool:
-        """Say whether a unit falls into the slice."""
+        """Return whether a unit falls into the slice."""
         return self.start <= bucket(self.seed, unit, version=self.version) < self.end
 
     def overlaps(self, other: "Namespace") -> bool:
-        """Say whether some unit may fall into both slices."""
+        """Return whether a unit may fall into both slices."""
         if (self.name, self.version) != (other.name, other.version):
             return True
         return self.start < other.end and other.start < self.end
@@ -59,24 +59,24 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class Holdout:
-    """Units that take part in no experiment, to measure what all of them bring together.
+    """Units excluded from all experiments, to measure the experiments' joint effect.
 
-    Experiments that name the same holdout spare the same units, for as long as its name and share
-    stay. A larger share holds out the same units and more.
+    Experiments that name the same holdout exclude the same units, for as long as its name and share
+    stay. A larger share excludes the same units and more.
 
     Attributes:
-        name: Of the holdout; its seed is ``"__holdout:" + name``.
-        share: Of all units, in (0, 1).
+        name: Name of the holdout; its seed is ``"__holdout:" + name``.
+        share: Share of all units, in (0, 1).
 
     Raises:
-        DefinitionError: The name is empty or the share holds out nobody or everybody.
+        DefinitionError: The name is empty or the share is not between 0 and 1.
     """
 
     name: str
     share: float
 
     def __post_init__(self) -> None:
-        """Refuse a holdout that is none."""
+        """Validate the name and the share."""
         require_name("holdout name", self.name)
         require_share(f"holdout {self.name!r}: share", self.share)
         if not 0 < self.share < 1:
@@ -85,40 +85,40 @@ class Holdout:
             )
 
     def holds(self, unit: str) -> bool:
-        """Say whether a unit is held out."""
+        """Return whether a unit is held out."""
         return bucket("__holdout:" + self.name, unit) < self.share
 
 
 @dataclass(frozen=True, slots=True)
 class Prerequisite:
-    """Another experiment that must have given the unit one of some arms.
+    """A condition on another experiment: the unit must have one of the named arms.
 
     Attributes:
         experiment: Key of the other experiment.
-        arms: Names of the arms that let the unit in; at least one.
+        arms: Names of the arms that admit the unit; at least one.
 
     Raises:
-        DefinitionError: A name is empty or there is none.
+        DefinitionError: A name is empty, or no arm is named.
     """
 
     experiment: str
     arms: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a prerequisite that nobody could fulfil."""
+        """Validate the names."""
         require_name("prerequisite's experiment", self.experiment)
         object.__setattr__(self, "arms", tuple(self.arms))
         if not self.arms:
-            raise DefinitionError(f"prerequisite {self.experiment!r}: name the arms that let in")
+            raise DefinitionError(f"prerequisite {self.experiment!r}: name at least one arm")
         for arm in self.arms:
             require_name(f"prerequisite {self.experiment!r}: arm", arm)
 
 
 def require_name(what: str, name: object) -> None:
-    """Refuse a name that is no printable text.
+    """Check that a name is printable text.
 
     Raises:
-        DefinitionError: It is not.
+        DefinitionError: The name is no text, empty, not printable, or has spaces at its ends.
     """
     if not isinstance(name, str):
         raise DefinitionError(f"{what} must be text, not {name!r}; quote it")
@@ -129,10 +129,10 @@ def require_name(what: str, name: object) -> None:
 
 
 def require_share(what: str, value: object) -> None:
-    """Refuse a share that is no number from 0 to 1.
+    """Check that a share is a number from 0 to 1.
 
     Raises:
-        DefinitionError: It is not.
+        DefinitionError: The value is no number or out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise DefinitionError(f"{what} must be a number from 0 to 1, not {value!r}")

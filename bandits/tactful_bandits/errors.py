@@ -5,14 +5,14 @@
     * AssignmentError (ValueError): this unit or this forced arm cannot be assigned
     * LifecycleError (ValueError): a rollout cannot do this in its state
     * StatisticsError (ValueError): these totals cannot be compared
-    * PolicyError (ValueError): a policy cannot be made, asked or taught like this
+    * PolicyError (ValueError): settings, features, rewards or a state do not fit a policy
     * EvaluationError (ValueError): these logged decisions cannot be evaluated
     * MissingExtraError (ImportError): a module needs an extra that is not installed
 """
 
 
 class ExperimentError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class DefinitionError(ExperimentError, ValueError):
@@ -24,19 +24,19 @@ class AssignmentError(ExperimentError, ValueError):
 
 
 class LifecycleError(ExperimentError, ValueError):
-    """A rollout cannot do what was asked in the state it is in, or the data are none of one."""
+    """The rollout's state does not allow the operation, or data are no stored rollout."""
 
 
 class StatisticsError(ExperimentError, ValueError):
-    """The data given to a statistic are impossible or too few for it."""
+    """The data for a statistic are impossible or too few."""
 
 
 class PolicyError(ExperimentError, ValueError):
-    """A decision policy was given settings, features, rewards or a state that it cannot take."""
+    """Settings, features, rewards or a state do not fit a decision policy."""
 
 
 class EvaluationError(ExperimentError, ValueError):
-    """Logged decisions do not fit each other, or the policy that is to be evaluated on them."""
+    """Logged decisions do not fit each other or the policy to evaluate."""
 
 
 class MissingExtraError(ExperimentError, ImportError):

@@ -1,9 +1,8 @@
-"""Confidence sequences that hold exactly, for shares, whatever the number of units.
+"""Exact confidence sequences for shares, for any number of units.
 
 The confidence sequence of `tactful_bandits.confidence_sequence` rests on the central limit theorem
-and needs some fifty outcomes. These rest on nothing but each unit saying yes with the same
-probability, so they hold from the first unit on, and for errors in a thousand requests. They are
-wider.
+and needs about fifty outcomes. These assume only that all units have the same probability of yes,
+so they hold from the first unit on, also for one error in a thousand requests. They are wider.
 """
 
 import math
@@ -22,18 +21,18 @@ _HALVINGS = 60
 def proportion_sequence(
     sample: Proportion, *, alpha: float = 0.05, prior: tuple[float, float] = (0.5, 0.5)
 ) -> Interval:
-    """Cover the share of one arm with probability ``1 - alpha`` at all looks at once.
+    """Compute an interval of one arm's share that is valid at all looks.
 
     For any share ``p`` the mixture ``B(a + s, b + f) / B(a, b) / (p^s (1 - p)^f)`` of ``s``
     successes and ``f`` failures is a martingale that starts at 1 if ``p`` is true; by Ville's
     inequality it ever reaches ``1 / alpha`` with probability at most `alpha`. The interval holds
-    every ``p`` that has not.
+    every ``p`` whose martingale is below ``1 / alpha``.
 
     Args:
         sample: All units so far.
         alpha: Probability of ever missing the truth, in (0, 1).
-        prior: ``a`` and ``b``, above 0; to be chosen before looking. It is narrowest near
-            ``a / (a + b)``.
+        prior: ``a`` and ``b``, above 0; choose them before looking at data. The interval is
+            narrowest near ``a / (a + b)``.
 
     Raises:
         StatisticsError: `alpha` or `prior` is out of range.
@@ -53,7 +52,7 @@ def proportion_sequence(
 
     def excluded(p: float) -> bool:
         if (p == 0 and s) or (p == 1 and f):
-            return True  # what was seen cannot be
+            return True  # impossible after these outcomes
         likelihood = (s * math.log(p) if s else 0.0) + (f * math.log1p(-p) if f else 0.0)
         return mixture - likelihood >= threshold
 
@@ -68,10 +67,10 @@ def exact_difference_sequence(
     alpha: float = 0.05,
     prior: tuple[float, float] = (0.5, 0.5),
 ) -> Interval:
-    """Cover the absolute difference of two shares, treatment minus control, at all looks at once.
+    """Compute an interval of treatment minus control that is valid at all looks.
 
     Each arm's share is covered with probability ``1 - alpha / 2``, hence both with ``1 - alpha``.
-    That holds exactly, and is wider than need be by about a fifth where both arms are large.
+    The interval holds exactly; for two large arms it is about a fifth wider than necessary.
 
     Raises:
         StatisticsError: `alpha` or `prior` is out of range.
@@ -82,7 +81,7 @@ def exact_difference_sequence(
 
 
 def _edge(excluded: Callable[[float], bool], outside: float, inside: float) -> float:
-    """Where a set that holds `inside` ends towards `outside`; rounded outwards."""
+    """Bisect for the end of a set that holds `inside`, towards `outside`; rounded outwards."""
     if not excluded(outside):
         return outside
     for _ in range(_HALVINGS):

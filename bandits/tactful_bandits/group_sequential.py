@@ -1,8 +1,8 @@
-"""A few looks that were planned: bounds that spend the error among them.
+"""Group-sequential tests: bounds that spend alpha over a few planned looks.
 
-Where it is known beforehand how many looks there will be, say five Mondays, less width is paid than
-for any number of looks. Each look spends a part of alpha, as a function of how much of the planned
-information it has seen; looks may shift, as long as the function stays.
+If the number of looks is planned, say five Mondays, intervals are narrower than for any number of
+looks. Each look spends a part of alpha, as a function of the share of the planned information that
+has been seen; looks may shift as long as the function stays the same.
 """
 
 import math
@@ -18,15 +18,15 @@ from tactful_bandits.comparison import Estimate, Interval
 from tactful_bandits.errors import StatisticsError
 
 Spending = Callable[[float, float], float]
-"""From alpha and the share of the information seen, in [0, 1], to the error spent so far."""
+"""Map alpha and the share of the information seen, in [0, 1], to the error spent so far."""
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(160)
 _HALVINGS = 60
-_FARTHEST = 10.0  # standard errors, beyond which there is nothing to speak of
+_FARTHEST = 10.0  # standard errors; the probability beyond is negligible
 
 
 def obrien_fleming_spending(alpha: float, seen: float) -> float:
-    """Spend nearly nothing at first, so that the last bound is nearly that of a single look.
+    """Spend almost nothing at first, so that the last bound is close to that of a single look.
 
     On each side ``2 - 2 Φ(z / sqrt t)`` with ``z`` the normal quantile of ``1 - alpha / 4``.
 
@@ -52,17 +52,17 @@ def group_sequential_bounds(
     alpha: float = 0.05,
     spending: Spending = obrien_fleming_spending,
 ) -> tuple[float, ...]:
-    """Compute how many standard errors from 0 each look must see to call a difference.
+    """Compute the bound of the absolute z-score for each look.
 
-    Between looks the score moves by independent normal steps. Its density among the paths that have
-    crossed no bound is carried from look to look by Gauss and Legendre's quadrature, and each bound
-    is where the density beyond it is what the look may spend.
+    Between looks the score moves by independent normal steps. The density of the paths that have
+    crossed no bound is propagated from look to look by Gauss-Legendre quadrature; each bound leaves
+    as much probability beyond it as the look may spend.
 
     Args:
         information: Share of the planned information (units, commonly) at each look so far, rising,
             in (0, 1].
         alpha: Two-sided error of all looks together, in (0, 0.5].
-        spending: How it is spent.
+        spending: Spending function.
 
     Returns:
         One bound per look, for the absolute z-score; infinite where a look may spend nothing.
@@ -77,7 +77,7 @@ def group_sequential_bounds(
     if not seen or any(a >= b for a, b in zip([0.0, *seen], [*seen, math.inf], strict=True)):
         raise StatisticsError(f"information must rise from above 0, look by look, not {seen}")
     if seen[-1] > 1:
-        raise StatisticsError(f"a look has seen {seen[-1]} of what was planned: at most 1")
+        raise StatisticsError(f"the last look has {seen[-1]} of the planned information; at most 1")
     if not 0 < alpha <= 0.5:
         raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {alpha}")
     bounds: list[float] = []
@@ -90,14 +90,14 @@ def group_sequential_bounds(
 
 
 def crossing_probability(information: Sequence[float], bounds: Sequence[float]) -> float:
-    """Probability that some look's absolute z-score is beyond its bound, with no difference there.
+    """Compute the probability that any look crosses its bound if there is no difference.
 
     Args:
         information: Units at each look, rising, in any scale.
-        bounds: One per look, above 0.
+        bounds: One bound of the absolute z-score per look, above 0.
 
     Raises:
-        StatisticsError: The looks do not rise, or there is not one bound for each.
+        StatisticsError: The looks do not rise, or their number differs from that of the bounds.
     """
     seen = list(information)
     if not seen or any(a >= b for a, b in zip([0.0, *seen], [*seen, math.inf], strict=True)):
@@ -113,12 +113,12 @@ def crossing_probability(information: Sequence[float], bounds: Sequence[float]) 
 
 
 def repeated_interval(estimate: Estimate, bound: float, *, alpha: float = 0.05) -> Interval:
-    """Cover the truth at all planned looks with probability ``1 - alpha``.
+    """Compute the interval that covers the truth at all planned looks.
 
     Args:
-        estimate: At the latest look.
-        bound: Of this look, from `group_sequential_bounds` with the same alpha.
-        alpha: Of all looks together.
+        estimate: Estimate at the latest look.
+        bound: Bound of this look, from `group_sequential_bounds` with the same alpha.
+        alpha: Two-sided error of all looks together.
 
     Source: Jennison and Turnbull, "Interim analyses: the repeated confidence interval approach",
     JRSS B 51 (1989).
@@ -130,7 +130,10 @@ def repeated_interval(estimate: Estimate, bound: float, *, alpha: float = 0.05) 
 
 @dataclass(frozen=True)
 class _Paths:
-    """Where the score is among the paths that have crossed no bound: nodes and their mass."""
+    """Distribution of the score over paths that crossed no bound, as quadrature nodes and masses.
+
+    ``scores`` and ``masses`` have the shape ``[nodes]``; `share` is the information at this look.
+    """
 
     scores: NDArray[np.float64]
     masses: NDArray[np.float64]
@@ -138,18 +141,18 @@ class _Paths:
 
     @classmethod
     def start(cls) -> Self:
-        """Everything at a score of 0."""
+        """Return the distribution with all mass at a score of 0."""
         return cls(np.zeros(1), np.ones(1), 0.0)
 
     def beyond(self, share: float, edge: float) -> float:
-        """Mass that lies beyond an edge, on either side, at the next look."""
+        """Compute the mass beyond an edge, on either side, at the next look."""
         step = math.sqrt(share - self.share)
         tails = special.ndtr((self.scores - edge) / step)
         tails += special.ndtr((-self.scores - edge) / step)
         return float(tails @ self.masses)
 
     def bound(self, share: float, target: float) -> float:
-        """The absolute z-score beyond which as much mass lies as a look may spend."""
+        """Compute the absolute z-score that leaves the target mass beyond it."""
         low, high = 0.0, _FARTHEST
         if target <= self.beyond(share, high * math.sqrt(share)):
             return math.inf
@@ -160,7 +163,7 @@ class _Paths:
         return high
 
     def within(self, share: float, bound: float) -> "_Paths":
-        """The paths that stay within a look's bound."""
+        """Return the distribution of the paths that stay within a look's bound."""
         step = math.sqrt(share - self.share)
         edge = min(bound, _FARTHEST) * math.sqrt(share)
         scores = edge * _NODES

@@ -1,14 +1,13 @@
-"""Guardrails: metrics that a change must not harm, judged at every look while it is tried out.
+"""Guardrails: metrics that a change must not harm, checked at every look during a rollout.
 
-A canary is looked at again and again, and rolled back at the first look that shows harm. A rule
-that compares what was measured ("roll back when clicks fell by 10 %"), or one that tests anew at
-every look, rolls back half and a third of the changes that harm nothing. Here harm is called by
-one-sided confidence sequences, whose chance of ever calling it without cause is bounded over all
-looks and all guardrails together. A part of that chance is kept for the last look, if one is
-planned: there one more test spends it, and what a confidence sequence saved for looks that never
-come. Its level counts only whom the sequence has not found before (`tactful_bandits.saved_alpha`).
-Another part is for outcomes as rare as errors, where exact intervals take the place of asymptotic
-ones.
+A canary is checked repeatedly and rolled back at the first look that shows harm. A rule that
+compares measured values ("roll back when clicks fell by 10 %") rolls back half of the harmless
+changes, and one that tests anew at every look a third. Here one-sided confidence sequences detect
+harm; their probability of a false alarm is bounded over all looks and all guardrails together. A
+part of that probability is kept for one more test at the planned last look, which also spends the
+alpha that the sequence saved for looks after it. Its level counts only rejections that the sequence
+has not made before (`tactful_bandits.saved_alpha`). Another part is for rare outcomes such as
+errors, where exact intervals replace asymptotic ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,13 +29,13 @@ from tactful_bandits.samples import Proportion, Sample
 from tactful_bandits.saved_alpha import last_level
 
 Better = Literal["higher", "lower"]
-"""Which way a metric should go: clicks higher, latency and errors lower."""
+"""Desired direction of a metric: clicks higher, latency and errors lower."""
 
 GuardrailVerdict = Literal["too few data", "harm", "undecided", "no harm"]
-"""What one look says of a guardrail. "no harm" is shown, not assumed."""
+"""Verdict of one look at a guardrail. "no harm" is shown, not assumed."""
 
 
-# Of alpha: what the last look, and what exact intervals of rare outcomes may spend.
+# Shares of alpha reserved for the last look, and for exact intervals of rare outcomes.
 _KEPT_FOR_THE_LAST_LOOK = 0.1
 _KEPT_FOR_RARE_OUTCOMES = 0.1
 
@@ -46,14 +45,13 @@ class Guardrail:
     """A metric that the treatment must not harm.
 
     Attributes:
-        metric: Its name, such as ``click_rate``.
-        better: Which way it should go.
-        critical: Harm rolls back; of a guardrail that is not critical it only warns.
-        margin: Loss that is put up with (non-inferiority), as a share of the control's value, in
-            [0, 1).
-        minimum_units: Units that each arm needs before anything is said.
-        minimum_outcomes: Of a share, how many units of each arm must have said yes, and how many
-            no, for the normal law to hold; the treatment's count as if it did no harm. Below it,
+        metric: Name of the metric, such as ``click_rate``.
+        better: Desired direction.
+        critical: Whether harm rolls back; a guardrail that is not critical only warns.
+        margin: Acceptable loss (non-inferiority), as a share of the control's value, in [0, 1).
+        minimum_units: Units that each arm needs before a verdict.
+        minimum_outcomes: For a share, the numbers of yes and of no that each arm needs for the
+            normal approximation; the treatment's count as if it did no harm. Below it,
             exact counts are judged by exact, wider intervals, and released ones not at all.
 
     Raises:
@@ -68,7 +66,7 @@ class Guardrail:
     minimum_outcomes: int = 50
 
     def __post_init__(self) -> None:
-        """Refuse what cannot guard."""
+        """Validate the attributes."""
         where = f"guardrail {self.metric!r}"
         if not self.metric:
             raise DefinitionError("a guardrail needs the name of its metric")
@@ -85,13 +83,13 @@ class Guardrail:
 
 @dataclass(frozen=True, slots=True)
 class GuardrailLook:
-    """One guardrail at one look.
+    """Result of one guardrail at one look.
 
     Attributes:
-        guardrail: What is guarded.
-        verdict: What this look says of it.
-        loss: Interval, right at all looks, of how much worse the treatment is than the margin
-            allows: above 0 is harm. None without enough data.
+        guardrail: The guardrail.
+        verdict: Verdict of this look.
+        loss: Interval, valid at all looks, of the treatment's loss beyond the margin: above 0 is
+            harm. None without enough data.
     """
 
     guardrail: Guardrail
@@ -100,7 +98,7 @@ class GuardrailLook:
 
     @property
     def rolls_back(self) -> bool:
-        """Whether the change has to go."""
+        """Whether the change must be rolled back."""
         return self.verdict == "harm" and self.guardrail.critical
 
 
@@ -112,19 +110,19 @@ def check_guardrails(
     tightest_at: float = 20_000,
     last_look: bool = False,
 ) -> tuple[GuardrailLook, ...]:
-    """Judge every guardrail at one look, as often as wanted.
+    """Check all guardrails at one look; valid for any number of looks.
 
     Args:
-        guardrails: What must not be harmed.
-        samples: Control and treatment by metric, all outcomes so far, exact or released; None of a
+        guardrails: The guardrails to check.
+        samples: Control and treatment by metric, all outcomes so far, exact or released; None for a
             metric of which an arm has fewer than two units yet.
-        alpha: Probability that a change which harms nothing is ever rolled back, over all looks and
+        alpha: Probability that a harmless change is ever rolled back, over all looks and
             all critical guardrails (each gets an equal part). The others share as much again.
-        tightest_at: Units of both arms at which harm is to be seen soonest; chosen beforehand.
-        last_look: Whether this is the look that was planned as the last, of which there is one.
+        tightest_at: Units of both arms at which harm is detected soonest; choose it beforehand.
+        last_look: Whether this is the planned last look; there is only one.
 
     Returns:
-        One judgement for each guardrail, in their order.
+        One result for each guardrail, in their order.
 
     Raises:
         StatisticsError: A metric has no samples, or `alpha` or `tightest_at` is out of range.
@@ -133,7 +131,7 @@ def check_guardrails(
     for guardrail in guardrails:
         if guardrail.metric not in samples:
             raise StatisticsError(
-                f"guardrail {guardrail.metric!r}: no samples of this metric, there are those of "
+                f"guardrail {guardrail.metric!r}: no samples of this metric; samples exist for "
                 f"{sorted(samples)}"
             )
         alike = sum(other.critical == guardrail.critical for other in guardrails)
@@ -184,9 +182,10 @@ def _last_level(
     kept: float,
     tightest_at: float,
 ) -> float:
-    """Level of the test at the last look, after which nobody looks any more.
+    """Compute the level of the test at the last look.
 
-    Units arrive in both arms alike, so the first look came when the smaller one had enough.
+    Units arrive at the same rate in both arms, so the first look was possible when the smaller arm
+    had enough.
     """
     seen = control.units + treatment.units
     first = seen * guardrail.minimum_units / min(control.units, treatment.units)
@@ -194,16 +193,16 @@ def _last_level(
 
 
 def _ends(estimate: Estimate, alpha: float, tightest_at: float) -> Interval:
-    """Both one-sided intervals: each end is right at all looks with ``1 - alpha``."""
+    """Combine two one-sided intervals; each end is valid at all looks with ``1 - alpha``."""
     low = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="greater")
     high = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="less")
     return Interval(low.low, high.high, 1 - 2 * alpha, low.method)
 
 
 def _loss(guardrail: Guardrail, control: Sample, treatment: Sample) -> Estimate:
-    """How much worse the treatment is than the margin allows, absolute.
+    """Estimate the treatment's absolute loss beyond the margin.
 
-    The margin moves with the control's value, and so brings its error: for higher values better,
+    The margin is proportional to the control's value and so adds its error: if higher is better,
     the loss is ``(1 - margin) c - t``.
     """
     c, scale = level(control), _scale(guardrail)
@@ -235,10 +234,10 @@ def _scale(guardrail: Guardrail) -> float:
 
 
 def _is_normal(guardrail: Guardrail, control: Sample, treatment: Sample) -> bool:
-    """Whether there are outcomes enough of each kind for the normal law.
+    """Return whether each kind of outcome is frequent enough for the normal approximation.
 
-    Of the treatment those count that it would have if it did no harm, if that is more: one that
-    breaks everything has no outcomes, and must not be waited for.
+    For the treatment, the expected outcomes without harm count if they are more: a treatment that
+    fails completely has no outcomes, and the check must not wait for them.
     """
     counts = _outcomes(control)
     if counts is None:
@@ -251,16 +250,16 @@ def _is_normal(guardrail: Guardrail, control: Sample, treatment: Sample) -> bool
 
 
 def _outcomes(arm: Sample) -> tuple[float, float] | None:
-    """How many units of a share said yes and no; None of what is no share."""
+    """Return a share's numbers of yes and no, or None for other samples."""
     if isinstance(arm, Proportion):
         return arm.successes, arm.units - arm.successes
     return (arm.successes, arm.failures) if isinstance(arm, ReleasedProportion) else None
 
 
 def _variance(guardrail: Guardrail, treatment: Sample, allowed: float) -> float:
-    """Of one unit of the treatment; of a share with few outcomes, what it would be without harm.
+    """Return the variance of one unit of the treatment, at least that without harm.
 
-    The observed variance of hardly any outcomes is far too small: of none it is 0.
+    A share with few outcomes has too small an observed variance: without outcomes it is 0.
     """
     observed = _outcomes(treatment)
     if observed is None or min(observed) >= guardrail.minimum_outcomes:

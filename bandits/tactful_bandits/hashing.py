@@ -1,4 +1,4 @@
-"""Deterministic bucketing: the published GrowthBook hash, so that any of its SDKs agrees with us.
+"""Deterministic bucketing with the published GrowthBook hash, compatible with all its SDKs.
 
 A unit (a user id) falls into one of 10,000 buckets that depend only on a seed and on the unit.
 FNV-1a runs over UTF-16 code units, as JavaScript's ``charCodeAt`` yields them: a character outside
@@ -14,7 +14,7 @@ import struct
 from tactful_bandits.errors import DefinitionError
 
 BUCKETS = 10_000
-"""How many buckets version 2 has; the smallest share of traffic is one of them, 0.01 %."""
+"""Number of buckets of version 2; the smallest share of traffic is one bucket, 0.01 %."""
 
 _OFFSET_BASIS = 0x811C9DC5
 
@@ -23,8 +23,8 @@ def fnv1a_32(text: str, state: int = _OFFSET_BASIS) -> int:
     """Hash text with 32-bit FNV-1a over its UTF-16 code units.
 
     Args:
-        text: What to hash; a lone surrogate, as JSON may carry, counts as itself.
-        state: The hash of what came before. FNV-1a reads left to right, hence
+        text: Text to hash; a lone surrogate, as JSON may carry, counts as itself.
+        state: The hash of the preceding text. FNV-1a reads left to right, hence
             ``fnv1a_32(b, fnv1a_32(a)) == fnv1a_32(a + b)``: a fixed prefix is hashed once.
 
     Returns:
@@ -37,11 +37,11 @@ def fnv1a_32(text: str, state: int = _OFFSET_BASIS) -> int:
 
 
 def bucket_number(prefix: int, unit: str) -> int:
-    """Give the version 2 bucket of a unit, from the hash of its seed.
+    """Return the version 2 bucket of a unit, given the hash of its seed.
 
     Args:
         prefix: ``fnv1a_32(seed)``.
-        unit: What is assigned.
+        unit: Id of the unit to assign.
 
     Returns:
         An integer in [0, BUCKETS).
@@ -52,11 +52,11 @@ def bucket_number(prefix: int, unit: str) -> int:
 
 
 def bucket(seed: str, unit: str, *, version: int = 2) -> float:
-    """Give the place in [0, 1) where a unit falls under a seed.
+    """Return the position in [0, 1) of a unit under a seed.
 
     Args:
-        seed: Separates experiments: two seeds give independent places.
-        unit: What is assigned, commonly a user id.
+        seed: Separates experiments: two seeds give independent positions.
+        unit: Id of the unit to assign, commonly a user id.
         version: 2 has 10,000 buckets. 1 has 1,000 and is kept only to agree with published
             vectors: its buckets are correlated between experiments, never randomise with it.
 

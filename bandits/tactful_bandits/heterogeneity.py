@@ -1,9 +1,9 @@
-"""For whom a change works: effects by segment, found honestly.
+"""Heterogeneous treatment effects: effects by segment, with honest search for segments.
 
-Somewhere among enough segments an effect is large by chance. Segments that were named beforehand
-are corrected for their number here. Segments that are *searched for* are found in one half of the
-units and judged in the other, which had no say in which were chosen (honest splits); an effect
-reported for the half that chose it would be too large every time.
+With many segments some effect is large by chance. P-values of segments named beforehand are
+corrected for their number. Segments from a *search* are chosen on one half of the units and
+evaluated on the other (honest splits); effects in the half used for the choice would be biased
+upwards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SegmentEffect:
-    """The effect in one segment.
+    """Effect in one segment.
 
     Attributes:
-        name: Of the segment.
-        share: Of all units.
-        estimate: Treatment minus control within it.
-        interval: For one look; all segments are covered together with the stated probability.
-        p: Holm's adjusted p-value, over all segments.
+        name: Name of the segment.
+        share: Share of all units.
+        estimate: Treatment minus control in the segment.
+        interval: Interval for one look; all intervals together cover with the stated probability.
+        p: P-value after Holm's adjustment over all segments.
     """
 
     name: str
@@ -50,13 +50,12 @@ class SegmentEffect:
 
 @dataclass(frozen=True, slots=True)
 class Heterogeneity:
-    """Effects by segment, and whether they differ at all.
+    """Effects by segment, and a test whether they differ.
 
     Attributes:
-        segments: In the order given.
-        p: That the effects are all the same: Cochran's Q. Above alpha, the differences between the
-            segments are no more than chance makes, and the overall effect is the best guess for
-            each of them.
+        segments: Effects in the order given.
+        p: P-value of equal effects in all segments, by Cochran's Q. Above alpha, the differences
+            are within chance, and the overall effect is the best estimate for each segment.
     """
 
     segments: tuple[SegmentEffect, ...]
@@ -69,8 +68,8 @@ def segment_effects(
     """Compare the arms within segments that were named beforehand.
 
     Args:
-        segments: Control and treatment by segment, each unit in one segment, by what was known
-            before it was assigned.
+        segments: Control and treatment by segment; each unit is in one segment, which was known
+            before its assignment.
         alpha: Probability of any segment's interval missing its truth (Bonferroni).
 
     Returns:
@@ -97,16 +96,15 @@ def segment_effects(
         )
         for (name, estimate), p in zip(estimates.items(), adjusted, strict=True)
     )
-    return Heterogeneity(effects, _cochran([each.estimate for each in effects]))
+    return Heterogeneity(effects, _cochran([effect.estimate for effect in effects]))
 
 
 @dataclass(frozen=True, slots=True)
 class Uplift:
-    """Segments that were found in one half of the units, and their effects in the other.
+    """Segments chosen on one half of the units, and their effects in the other half.
 
     Attributes:
-        heterogeneity: The effects, in the half that had no say in the segments; those with the
-            largest first.
+        heterogeneity: Effects in the half that was not used to choose, the largest first.
         features: Names of the columns.
     """
 
@@ -116,7 +114,7 @@ class Uplift:
     _effects: Mapping[int, float]
 
     def predict(self, x: ArrayLike) -> NDArray[np.float64]:
-        """Predict the effect on units as that of their segment.
+        """Predict each unit's effect as the effect of its segment.
 
         Args:
             x: Features, shape ``[units, features]``.
@@ -143,22 +141,22 @@ def honest_uplift(
     """Search for segments with different effects, and estimate them on other units.
 
     A regression tree is grown on the transformed outcome ``(y - mean y) (w - p) / (p (1 - p))``,
-    whose expectation given the features is the effect. Half of the units, drawn at random, grow the
-    tree; the other half says what the effect is in each of its leaves.
+    whose expectation given the features is the effect. A random half of the units grows the tree;
+    the other half gives the effect in each leaf.
 
     Args:
-        x: What was known of the units before they were assigned, shape ``[units, features]``.
+        x: Features of the units from before their assignment, shape ``[units, features]``.
         treated: 1 for the treatment, 0 for the control, shape ``[units]``.
         outcome: The metric, one value per unit, shape ``[units]``.
         features: Names of the columns of `x`.
         treatment_share: Probability ``p`` that the draw gave the treatment, in (0, 1).
-        seed: Of the split.
-        segments: How many there may be, at least 2.
+        seed: Seed of the split.
+        segments: Largest number of segments, at least 2.
         smallest: Units that a segment needs in each half.
         alpha: Probability of any segment's interval missing its truth.
 
     Returns:
-        The segments; a single one where no split was worth it.
+        The segments; a single one if no split improves the fit.
 
     Raises:
         StatisticsError: Shapes differ, a value is out of range, or there are too few units.
@@ -166,8 +164,6 @@ def honest_uplift(
     Source: Athey and Imbens, "Recursive partitioning for heterogeneous causal effects", PNAS 113
     (2016), arXiv 1504.01132.
     """
-    from sklearn.tree import DecisionTreeRegressor  # slow to import, and only analysts search
-
     names = tuple(features)
     matrix = _matrix(x, names)
     w, y = columns(treated, outcome)
@@ -175,43 +171,56 @@ def honest_uplift(
         raise StatisticsError(f"{len(matrix)} rows of features for {len(w)} units")
     if not np.isin(w, (0, 1)).all() or not np.isfinite(y).all():
         raise StatisticsError("treated must be 0 or 1, and every outcome a finite number")
-    if not 0 < treatment_share < 1 or segments < 2 or smallest < 2:
-        raise StatisticsError(
-            "treatment_share must lie between 0 and 1, segments and smallest be at least 2"
-        )
-    if len(w) < 4 * smallest:
-        raise StatisticsError(
-            f"{len(w)} units are too few: two segments of {smallest} in each half need "
-            f"{4 * smallest}"
-        )
+    _require_search(len(w), treatment_share, segments, smallest)
     grows = np.random.default_rng(seed).permutation(len(w)) < len(w) // 2
     weight = (w - treatment_share) / (treatment_share * (1 - treatment_share))
     transformed = (y - y[grows].mean()) * weight
-    tree = DecisionTreeRegressor(
-        max_leaf_nodes=segments, min_samples_leaf=smallest, random_state=seed
-    ).fit(matrix[grows], transformed[grows])
+    tree = _grown(matrix[grows], transformed[grows], segments, smallest, seed)
     leaves = tree.apply(matrix[~grows])
-    judged = {
+    arms_by_leaf = {
         int(leaf): tuple(
             Mean.from_units(y[~grows][(leaves == leaf) & (w[~grows] == arm)]) for arm in (0, 1)
         )
         for leaf in np.unique(leaves)
     }
     rules = _rules(tree, names)
-    found = segment_effects(
-        {rules[leaf]: (pair[0], pair[1]) for leaf, pair in judged.items()}, alpha=alpha
+    heterogeneity = segment_effects(
+        {rules[leaf]: (pair[0], pair[1]) for leaf, pair in arms_by_leaf.items()}, alpha=alpha
     )
-    ordered = sorted(found.segments, key=lambda each: -each.estimate.value)
-    by_rule = {each.name: each.estimate.value for each in ordered}
-    effects = {leaf: by_rule[rules[leaf]] for leaf in judged}
-    return Uplift(Heterogeneity(tuple(ordered), found.p), names, tree, effects)
+    ordered = sorted(heterogeneity.segments, key=lambda effect: -effect.estimate.value)
+    by_rule = {effect.name: effect.estimate.value for effect in ordered}
+    effects = {leaf: by_rule[rules[leaf]] for leaf in arms_by_leaf}
+    return Uplift(Heterogeneity(tuple(ordered), heterogeneity.p), names, tree, effects)
+
+
+def _require_search(units: int, treatment_share: float, segments: int, smallest: int) -> None:
+    if not 0 < treatment_share < 1 or segments < 2 or smallest < 2:
+        raise StatisticsError(
+            "treatment_share must lie between 0 and 1, segments and smallest be at least 2"
+        )
+    if units < 4 * smallest:
+        raise StatisticsError(
+            f"{units} units are too few: two segments of {smallest} in each half need "
+            f"{4 * smallest}"
+        )
+
+
+def _grown(
+    x: NDArray[np.float64], y: NDArray[np.float64], segments: int, smallest: int, seed: int
+) -> "DecisionTreeRegressor":
+    # Imported here because scikit-learn is slow to import and only this analysis needs it.
+    from sklearn.tree import DecisionTreeRegressor
+
+    return DecisionTreeRegressor(
+        max_leaf_nodes=segments, min_samples_leaf=smallest, random_state=seed
+    ).fit(x, y)
 
 
 def _cochran(estimates: Sequence[Estimate]) -> float:
-    if len(estimates) < 2 or any(each.standard_error == 0 for each in estimates):
+    if len(estimates) < 2 or any(estimate.standard_error == 0 for estimate in estimates):
         return 1.0
-    weights = np.array([each.standard_error**-2 for each in estimates])
-    effects = np.array([each.value for each in estimates])
+    weights = np.array([estimate.standard_error**-2 for estimate in estimates])
+    effects = np.array([estimate.value for estimate in estimates])
     q = float(weights @ (effects - weights @ effects / weights.sum()) ** 2)
     return float(special.chdtrc(len(estimates) - 1, q))
 
@@ -226,7 +235,7 @@ def _matrix(x: ArrayLike, names: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _rules(tree: "DecisionTreeRegressor", names: Sequence[str]) -> dict[int, str]:
-    """Say in words which units a leaf holds."""
+    """Describe each leaf by its conditions: ``{3: "age <= 30 and visits > 2"}``."""
     grown: Any = tree.tree_
     rules: dict[int, str] = {}
     waiting: list[tuple[int, tuple[str, ...]]] = [(0, ())]

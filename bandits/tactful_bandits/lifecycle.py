@@ -1,7 +1,7 @@
-"""The life of a change: tried in shadow, rolled out in stages, rolled back by itself, decided.
+"""State machine of a rollout: shadow, canary by stages, hold, rollback, decision.
 
-A pure state machine: a rollout and what happened go in, the next rollout comes out. It reads no
-clock and stores nothing; whoever runs it gives the times, keeps the result (`dump_rollout`) and
+Its functions are pure: they map a rollout and observations to the next rollout. They read no
+clock and store nothing; the caller supplies the times, stores the result (`dump_rollout`) and
 sets the experiment's arms to `Rollout.share`.
 
 ```
@@ -10,11 +10,11 @@ draft → shadow → canary (1 → 5 → 10 → 25 → 50 → 100 %) → decided
                     └→ rolled back (harm, or by hand)
 ```
 
-- **Harm rolls back** in the very look that shows it, from whatever stage, held or not.
-- **A sample ratio mismatch holds**: the arms did not get the units they should have, so no number
-  can be trusted. Nothing advances until a person resumes.
-- **Every stage is judged by itself**, with an equal part of alpha. Data of several stages are put
-  together only by `poolable_stages`.
+- **Harm rolls back** at the look that shows it, from any stage, held or not.
+- **A sample ratio mismatch holds**: the arms did not get their expected units, so no number is
+  reliable. The rollout does not advance until a person resumes it.
+- **Stages are judged separately**, each with an equal part of alpha. Only `poolable_stages`
+  combines data of several stages.
 """
 
 from dataclasses import replace
@@ -38,20 +38,20 @@ _POOLED_UP_TO = 0.5
 
 
 def start_shadow(rollout: Rollout, *, at: int, by: str, reason: str = "started") -> Rollout:
-    """Compute the change beside what is served, and serve it to nobody.
+    """Start the shadow phase: compute the change beside the served version, serve it to nobody.
 
     Raises:
-        LifecycleError: It is no draft, or the time lies before the last transition.
+        LifecycleError: The rollout is no draft, or the time is before the last transition.
     """
     _require_state(rollout, "start its shadow", "draft")
     return _move(rollout, "shadow", at=at, by=by, reason=reason)
 
 
 def start_canary(rollout: Rollout, *, at: int, by: str, reason: str = "started") -> Rollout:
-    """Give the change to the units of the first stage.
+    """Start the canary: serve the change to the units of the first stage.
 
     Raises:
-        LifecycleError: It is not in shadow, or the time lies before the last transition.
+        LifecycleError: The rollout is not in shadow, or the time is before the last transition.
     """
     _require_state(rollout, "start its canary", "shadow")
     return _move(rollout, "canary", at=at, by=by, reason=reason, stage=0)
@@ -60,20 +60,20 @@ def start_canary(rollout: Rollout, *, at: int, by: str, reason: str = "started")
 def judge_rollout(rollout: Rollout, seen: StageObservations, *, at: int) -> RolloutLook:
     """Judge the current stage: roll back, hold, advance, or leave it.
 
-    A stage advances at the first look at which it has lasted as planned and data suffice; where
-    the plan asks for proof, that has to be there as well. This look is its last: what was kept of
-    alpha for it is spent (`tactful_bandits.check_guardrails`).
+    A stage advances at the first look after its planned duration with sufficient data and, if the
+    plan requires it, proof. This is its last look and spends the part of alpha kept for it
+    (`tactful_bandits.check_guardrails`).
 
     Args:
-        rollout: In canary or held.
-        seen: Since the stage began.
-        at: Now, in epoch milliseconds.
+        rollout: A rollout in canary or held.
+        seen: Observations since the stage began.
+        at: Present time in epoch milliseconds.
 
     Returns:
-        The rollout, the same if nothing changed, and what was judged.
+        The rollout, the same if nothing changed, and the results of the checks.
 
     Raises:
-        LifecycleError: It is in another state, or the time lies before the last transition.
+        LifecycleError: The state is another, or the time is before the last transition.
         StatisticsError: A guardrail's samples are missing.
     """
     _require_state(rollout, "be looked at", "canary", "held")
@@ -86,7 +86,7 @@ def judge_rollout(rollout: Rollout, seen: StageObservations, *, at: int) -> Roll
         seen.units, (1 - share, share), alpha=plan.sample_ratio_alpha / len(plan.stages)
     )
     looks = _guarded(plan, seen)
-    undisturbed = rollout.state == "canary" and not any(each.rolls_back for each in looks)
+    undisturbed = rollout.state == "canary" and not any(look.rolls_back for look in looks)
     if undisturbed and ratio.mismatch:
         after = _move(rollout, "held", at=at, by=SYSTEM, reason="sample ratio mismatch")
     elif undisturbed and over and _ready(plan, looks):
@@ -98,20 +98,20 @@ def judge_rollout(rollout: Rollout, seen: StageObservations, *, at: int) -> Roll
 
 
 def resume_rollout(rollout: Rollout, *, at: int, by: str, reason: str) -> Rollout:
-    """Go on after a hold whose cause was found; the stage begins anew, without its old data.
+    """Resume a held rollout; the stage restarts without its earlier data.
 
     Raises:
-        LifecycleError: It is not held, or the time lies before the last transition.
+        LifecycleError: The rollout is not held, or the time is before the last transition.
     """
     _require_state(rollout, "be resumed", "held")
     return _move(rollout, "canary", at=at, by=by, reason=reason)
 
 
 def roll_back(rollout: Rollout, *, at: int, by: str, reason: str) -> Rollout:
-    """Give everybody what was served before, at once and for good.
+    """Serve the control to everybody, at once and finally.
 
     Raises:
-        LifecycleError: Nobody has it any more, or the time lies before the last transition.
+        LifecycleError: The rollout has ended, or the time is before the last transition.
     """
     _require_state(rollout, "be rolled back", "draft", "shadow", "canary", "held")
     return _move(rollout, "rolled back", at=at, by=by, reason=reason, decision="keep")
@@ -120,24 +120,24 @@ def roll_back(rollout: Rollout, *, at: int, by: str, reason: str) -> Rollout:
 def decide_rollout(
     rollout: Rollout, decision: Decision, *, at: int, by: str, reason: str
 ) -> Rollout:
-    """End it by hand before its last stage is over, such as for good where it shows a gain.
+    """End a rollout by hand before its last stage is over.
 
     Raises:
-        LifecycleError: It is not in canary (a held one has no numbers to decide by), or the time
-            lies before the last transition.
+        LifecycleError: The rollout is not in canary (a held one has no numbers to decide by), or
+            the time is before the last transition.
     """
     _require_state(rollout, "be decided", "canary")
     return _move(rollout, "decided", at=at, by=by, reason=reason, decision=decision)
 
 
 def poolable_stages(rollout: Rollout) -> tuple[int, ...]:
-    """Which stages may be put together with the latest one that has a control.
+    """List the stages whose data may be pooled with the latest stage that has a control.
 
-    Only stages up to 50 %, each entered by advancing from the one before: where a stage was held
-    and resumed, what lies before stays out, and while one is held all do. To put them together,
-    give the units of each stage that were first exposed in it to
-    `tactful_bandits.stratified_difference`, stage by stage; summed up across stages, a change of
-    the shares would pass for an effect of whatever else changed with the days.
+    These are stages up to 50 % that were each entered by advancing. After a hold and resumption
+    the earlier stages are excluded, and while a stage is held all are. To pool, pass
+    the units of each stage that were first exposed in it to
+    `tactful_bandits.stratified_difference`, stage by stage; in a plain sum over stages, the change
+    of the shares would turn any other change over the days into an effect.
 
     Returns:
         Numbers of the stages, rising; empty before the first.
@@ -173,11 +173,11 @@ def _guarded(
 
 def _ready(plan: RolloutPlan, looks: tuple[GuardrailLook, ...]) -> bool:
     enough = {"no harm"} if plan.proof else {"no harm", "undecided"}
-    return all(each.verdict in enough for each in looks if each.guardrail.critical)
+    return all(look.verdict in enough for look in looks if look.guardrail.critical)
 
 
 def _harmed(rollout: Rollout, looks: tuple[GuardrailLook, ...], at: int) -> Rollout | None:
-    harmed = [each.guardrail.metric for each in looks if each.rolls_back]
+    harmed = [look.guardrail.metric for look in looks if look.rolls_back]
     if not harmed:
         return None
     return roll_back(rollout, at=at, by=SYSTEM, reason=f"harm: {', '.join(harmed)}")
@@ -208,7 +208,7 @@ def _move(
 ) -> Rollout:
     _require_time(rollout, at)
     if not by or not reason:
-        raise LifecycleError(f"{_name(rollout)}: say who asks for it and why")
+        raise LifecycleError(f"{_name(rollout)}: give the author and the reason of the change")
     stage = rollout.stage if stage is None else stage
     share = share_of(rollout.plan, after, stage, decision)
     line = Transition(at, rollout.state, after, share, by, reason)
@@ -222,11 +222,11 @@ def _move(
     )
 
 
-def _require_state(rollout: Rollout, wish: str, *states: RolloutState) -> None:
+def _require_state(rollout: Rollout, action: str, *states: RolloutState) -> None:
     if rollout.state not in states:
         expected = " or ".join(states)
         raise LifecycleError(
-            f"{_name(rollout)} cannot {wish}: it is {rollout.state}, not {expected}"
+            f"{_name(rollout)} cannot {action}: it is {rollout.state}, not {expected}"
         )
 
 

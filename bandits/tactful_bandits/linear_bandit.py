@@ -3,12 +3,12 @@
 The reward of arm a at features x is modelled as ``θ_a · x`` plus noise, each ``θ_a`` by ridge
 regression on the decisions that took arm a. LinUCB takes the largest ``θ_a · x + width * s_a`` with
 ``s_a² = x' A_a⁻¹ x`` (Li, Chu, Langford, Schapire, WWW 2010, arXiv 1003.0146); Thompson sampling
-draws from the posterior (Agrawal, Goyal, ICML 2013, arXiv 1209.3352). As each arm has a model of
-its own, what is drawn is ``θ_a · x`` itself, which is normal with variance ``scale² s_a²``: no
-matrix has to be decomposed.
+draws from the posterior (Agrawal, Goyal, ICML 2013, arXiv 1209.3352). Because each arm has its own
+model, the draw is of ``θ_a · x`` itself, which is normal with variance ``scale² s_a²``: no
+matrix decomposition is needed.
 
-Inverses are kept up to date by the formula of Sherman and Morrison and computed anew from the exact
-sums after every 4,096 updates of an arm, so rounding cannot pile up.
+Inverses are updated by the formula of Sherman and Morrison and recomputed from the exact sums after
+every 4,096 updates of an arm, so that rounding errors do not accumulate.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linea
 
 
 class LinearBandit:
-    """Chooses among arms by a linear model of each.
+    """Contextual bandit with a linear model per arm.
 
     Attributes:
-        arms: How many.
-        features: Length of the feature vector; give it a constant 1 for an intercept.
-        rule: How beliefs become a choice.
-        ridge: What is added to the diagonal of every ``A``, above 0: the weight of the belief that
-            coefficients are 0.
+        arms: Number of arms.
+        features: Length of the feature vector; include a constant 1 for an intercept.
+        rule: Rule that chooses from means and deviations.
+        ridge: Constant added to the diagonal of every ``A``, above 0: the strength of the prior
+            that coefficients are 0.
         explore: Share of decisions that take any arm, from 0 to 1. Above 0 every propensity is
             exact, and at least ``explore / arms``.
     """
@@ -77,15 +77,15 @@ class LinearBandit:
         explore: float = 0.0,
         memory: Memory | None = None,
     ) -> None:
-        """Start without knowledge.
+        """Create a policy without observations.
 
         Args:
-            arms: At least 1.
-            features: At least 1.
+            arms: Number of arms, at least 1.
+            features: Length of the feature vector, at least 1.
             rule: `UpperConfidence` or `Thompson`, the default.
-            ridge: Above 0.
-            explore: From 0 to 1.
-            memory: How long is remembered; by default for ever.
+            ridge: Ridge penalty, above 0.
+            explore: Share of decisions that take any arm, from 0 to 1.
+            memory: Periods and their weights; by default everything is kept without limit.
 
         Raises:
             PolicyError: A value is out of range.
@@ -102,7 +102,7 @@ class LinearBandit:
 
     @property
     def memory(self) -> Memory:
-        """How long is remembered."""
+        """Number of periods and their weights."""
         return self._sums.memory
 
     @property
@@ -112,24 +112,24 @@ class LinearBandit:
 
     @property
     def coefficients(self) -> NDArray[np.float64]:
-        """``θ``, ``[arms, features]``."""
+        """Coefficients ``θ``, ``[arms, features]``."""
         return self._models.coefficients.copy()
 
     @property
     def counts(self) -> NDArray[np.float64]:
-        """Observations of each arm, by the weights of their periods, ``[arms]``."""
+        """Number of observations of each arm, weighted by period, ``[arms]``."""
         return self._sums.weighted("count")
 
     def inverse(self, arm: int) -> NDArray[np.float64]:
-        """``A⁻¹`` of an arm, ``[features, features]``: its covariance for noise of variance 1."""
+        """Return ``A⁻¹`` of an arm, ``[features, features]``, its covariance for unit noise."""
         inverse: NDArray[np.float64] = self._models.inverse[arm].copy()
         return inverse
 
     def predict(self, features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Expected reward of each arm, and its standard deviation for noise of variance 1.
+        """Compute each arm's expected reward and its standard deviation for noise variance 1.
 
         Raises:
-            PolicyError: The features have another shape or cannot be taken.
+            PolicyError: The features have another shape, are not finite or exceed the range.
         """
         return self._models.predict(features)
 
@@ -144,13 +144,13 @@ class LinearBandit:
         """Choose an arm.
 
         Args:
-            features: ``[features]``.
-            rng: Where chance comes from.
-            penalties: Taken off each arm's score, ``[arms]``: its cost, in units of reward.
-            allowed: Which arms may be taken, ``[arms]``.
+            features: Feature vector, ``[features]``.
+            rng: Random generator.
+            penalties: Cost of each arm in units of reward, subtracted from its score, ``[arms]``.
+            allowed: Mask of allowed arms, ``[arms]``.
 
         Raises:
-            PolicyError: The features cannot be taken, or no arm is allowed.
+            PolicyError: The features are invalid, or no arm is allowed.
         """
         return self._models.choose(features, self.rule, self.explore, rng, penalties, allowed)
 
@@ -160,16 +160,16 @@ class LinearBandit:
         """Learn from one decision, at once.
 
         Args:
-            arm: Which one was taken.
-            features: As they were when it was, ``[features]``.
-            reward: Between -8 and 8.
-            period: When it was taken; None: in the current period.
+            arm: Index of the chosen arm.
+            features: Features at the time of the choice, ``[features]``.
+            reward: Reward, between -8 and 8.
+            period: Period of the choice; None: the current one.
 
         Returns:
-            Whether it counts: False for a period that is forgotten.
+            Whether the decision counts: False for a dropped period.
 
         Raises:
-            PolicyError: The arm does not exist, the values cannot be taken, or the period has not
+            PolicyError: The arm does not exist, the values are invalid, or the period has not
                 begun. Nothing is learnt then.
         """
         row = self._sums.row(period)
@@ -193,27 +193,27 @@ class LinearBandit:
         return True
 
     def learn(self, observations: Iterable[Observation]) -> int:
-        """Learn from many decisions, then compute the models once; returns how many count.
+        """Learn from many decisions, recompute the models once, and return the number that count.
 
         Raises:
-            PolicyError: One cannot be taken; those before it are learnt.
+            PolicyError: A decision is invalid; those before it are learnt.
         """
         return self._add(observations, 1)
 
     def forget(self, observations: Iterable[Observation]) -> int:
         """Unlearn decisions, such as all those of one person.
 
-        Afterwards the policy is the one that never saw them: its sums are equal to the bit, and so
-        is everything computed from them. Observations of forgotten periods have no trace left.
+        Afterwards the policy equals one that never learnt them: its sums are equal to the bit, and
+        so is everything computed from them. Observations of dropped periods have no trace left.
 
         Args:
-            observations: Exactly as they were learnt, each with its period.
+            observations: Decisions exactly as they were learnt, each with its period.
 
         Returns:
-            How many were taken out.
+            Number of decisions removed.
 
         Raises:
-            PolicyError: One cannot have been learnt. Nothing is unlearnt then.
+            PolicyError: A decision cannot have been learnt. Nothing is unlearnt then.
         """
         kept = {name: array.copy() for name, array in self._sums.rows.items()}
         try:
@@ -224,17 +224,17 @@ class LinearBandit:
             raise
 
     def advance(self, period: int) -> None:
-        """Begin a period: older ones lose weight, the oldest are forgotten.
+        """Begin a period: older periods lose weight, the oldest are dropped.
 
         Raises:
-            PolicyError: It lies before the current one.
+            PolicyError: The period is before the current one.
         """
         if period != self._sums.newest:
             self._sums.advance(period)
             self.refresh()
 
     def refresh(self) -> None:
-        """Compute the models anew from the sums."""
+        """Recompute the models from the sums."""
         gram = self._sums.weighted("gram") / GRID**2
         self._moment = self._sums.weighted("moment") / GRID**2
         gram[:, range(self.features), range(self.features)] += self.ridge
@@ -243,7 +243,7 @@ class LinearBandit:
         self._since_refresh = [0] * self.arms
 
     def to_bytes(self) -> bytes:
-        """The whole policy."""
+        """Serialise the policy."""
         sums = self._sums
         return pack(
             _State(
@@ -260,7 +260,7 @@ class LinearBandit:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The policy that `to_bytes` wrote.
+        """Restore the policy of `to_bytes`.
 
         Raises:
             PolicyError: The bytes are damaged or hold something else.
@@ -294,22 +294,22 @@ class LinearBandit:
         rows = self._sums.rows
         added = 0
         try:
-            for seen in observations:
-                row = self._sums.row(seen.period)
-                _, gram, moment = self._terms(seen.arm, seen.features, seen.reward)
+            for decision in observations:
+                row = self._sums.row(decision.period)
+                _, gram, moment = self._terms(decision.arm, decision.features, decision.reward)
                 if row is None:
                     continue
-                count = int(rows["count"][row, seen.arm])
+                count = int(rows["count"][row, decision.arm])
                 if sign > 0:
                     require_room(count)
-                elif not count or (np.diagonal(rows["gram"][row, seen.arm] - gram) < 0).any():
+                elif not count or (np.diagonal(rows["gram"][row, decision.arm] - gram) < 0).any():
                     raise PolicyError(
-                        f"an observation of arm {seen.arm} was never learnt: unlearn what was"
-                        " learnt, as it was"
+                        f"an observation of arm {decision.arm} was never learnt: unlearn only"
+                        " decisions that were learnt, with the same values"
                     )
-                rows["gram"][row, seen.arm] += sign * gram
-                rows["moment"][row, seen.arm] += sign * moment
-                rows["count"][row, seen.arm] += sign
+                rows["gram"][row, decision.arm] += sign * gram
+                rows["moment"][row, decision.arm] += sign * moment
+                rows["count"][row, decision.arm] += sign
                 added += 1
         finally:
             self.refresh()

@@ -1,4 +1,4 @@
-"""Linear models of the arms' rewards, with what is uncertain about them, and the choice by them."""
+"""Linear reward models of the arms: prediction with uncertainty, and choice."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class LinearModels:
     """
 
     def __init__(self, inverse: NDArray[np.float64], coefficients: NDArray[np.float64]) -> None:
-        """Take both as they are, without a copy; `inverse` is contiguous."""
+        """Store both without a copy; `inverse` must be contiguous."""
         self.inverse, self.coefficients = inverse, coefficients
         self._arms, self._features = coefficients.shape
-        # A view: one product with a tall matrix is faster than one for each arm.
+        # A view: one product with a tall matrix is faster than one product per arm.
         self._flat = inverse.reshape(self._arms * self._features, self._features)
 
     def predict(self, features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Expected reward of each arm, and its standard deviation for noise of variance 1.
+        """Compute each arm's expected reward and its standard deviation for noise variance 1.
 
         Raises:
-            PolicyError: The features have another shape or cannot be taken.
+            PolicyError: The features have another shape, are not finite or exceed the range.
         """
         x = checked_features(features, self._features)
         spread = (self._flat @ x).reshape(self._arms, self._features) @ x
-        # A variance is never negative, but what rounding leaves of a tiny one may be.
+        # A tiny variance may be negative after rounding.
         deviations: NDArray[np.float64] = np.sqrt(np.maximum(spread, 0.0))
         means: NDArray[np.float64] = self.coefficients @ x
         return means, deviations
@@ -75,23 +75,23 @@ class LinearModels:
 
 
 def checked_penalties(penalties: ArrayLike, arms: int) -> NDArray[np.float64]:
-    """What is taken off each arm's score, ``[arms]``.
+    """Validate the penalties, which are subtracted from the arms' scores, ``[arms]``.
 
     Raises:
-        PolicyError: It has another shape, or a value is not finite.
+        PolicyError: The shape differs, or a value is not finite.
     """
     values = np.asarray(penalties, dtype=np.float64)
-    # One that is NaN would win every choice: no other is greater.
+    # A NaN would win every choice: argmax returns it.
     if values.shape != (arms,) or not np.isfinite(values).all():
         raise PolicyError(f"penalties must be {arms} finite numbers, one for each arm")
     return values
 
 
 def checked_features(features: ArrayLike, length: int) -> NDArray[np.float64]:
-    """A feature vector ``[length]``.
+    """Validate a feature vector ``[length]``.
 
     Raises:
-        PolicyError: It has another shape, or a value is NaN, infinite or beyond `LARGEST`.
+        PolicyError: The shape differs, or a value is NaN, infinite or beyond `LARGEST`.
     """
     x = np.asarray(features, dtype=np.float64)
     if x.shape != (length,):
@@ -101,10 +101,10 @@ def checked_features(features: ArrayLike, length: int) -> NDArray[np.float64]:
 
 
 def require_shape(arms: int, features: int, ridge: float, periods: int = 1) -> None:
-    """Check what every linear policy is made of.
+    """Check the dimensions and the ridge of a linear policy.
 
     Raises:
-        PolicyError: There are no arms or features, too many, or the ridge is not positive.
+        PolicyError: There are no arms or features, too many, or the ridge is not above 0.
     """
     if arms < 1 or features < 1 or arms * features**2 * periods > _MOST_CELLS:
         raise PolicyError(

@@ -1,7 +1,7 @@
-"""The simulated shop by gymnasium's interface, alone and vectorised; needs the extra ``tuner``.
+"""Simulated shop as gymnasium environments, single and vectorised; needs the extra ``tuner``.
 
-Episodes are cut off after some hours and never end by themselves: what comes afterwards still has a
-value, so an agent must not take the cut for an end.
+Episodes are truncated after some hours and never terminate: the states afterwards still have a
+value, so agents must continue to bootstrap at the cut.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHAMPION = (0.59, 0.12, 0.17, 0.06, 0.06)
 
 @dataclass(frozen=True)
 class Reward:
-    """What an hour is worth.
+    """Reward of an hour.
 
     ``clicks * click_rate + purchases * (purchases - returns) / sessions + margin * max(0, margin)
     - shortfall * max(0, least_margin - margin)``
@@ -38,9 +38,9 @@ class Reward:
     Attributes:
         clicks: Weight of the click rate.
         purchases: Weight of kept purchases per session.
-        margin: Weight of the mean standardised margin of what was clicked.
-        shortfall: Price of each unit of margin below `least_margin`, a soft constraint.
-        least_margin: The constraint.
+        margin: Weight of the mean standardised margin of the clicked items.
+        shortfall: Penalty per unit of margin below `least_margin`, a soft constraint.
+        least_margin: Margin below which the penalty begins.
     """
 
     clicks: float = 1.0
@@ -50,7 +50,7 @@ class Reward:
     least_margin: float = 0.0
 
     def of(self, step: MarketStep, sessions: int) -> NDArray[np.float64]:
-        """Rewards of a step, ``[environments]``."""
+        """Compute the rewards of a step, ``[environments]``."""
         kept = (step.purchases - step.returns) / sessions
         reward: NDArray[np.float64] = (
             self.clicks * step.click_rate
@@ -62,7 +62,7 @@ class Reward:
 
 
 class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
-    """One simulated shop. Actions are bounded changes of the champion's weights."""
+    """Simulated shop. Actions are bounded changes of the champion's weights."""
 
     def __init__(
         self,
@@ -72,12 +72,12 @@ class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
         reward: Reward | None = None,
         hours: int = 500,
     ) -> None:
-        """Make it; `reset` opens it.
+        """Create the environment; call `reset` before the first step.
 
         Args:
-            settings: What the shop is like.
-            bounds: How far weights may go.
-            reward: What an hour is worth; by default its click rate.
+            settings: Parameters of the shop.
+            bounds: Bounds of the weights.
+            reward: Reward of an hour; by default its click rate.
             hours: Length of an episode.
         """
         self.settings = settings or MarketSettings()
@@ -91,7 +91,7 @@ class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """Open the shop anew."""
+        """Start a new episode."""
         super().reset(seed=seed)
         chosen = int(self.np_random.integers(2**63))
         self._market = MarketSimulator(chosen, settings=self.settings)
@@ -102,10 +102,10 @@ class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
     def step(
         self, action: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
-        """Show lists for an hour; `info` holds what happened, and the weights.
+        """Simulate an hour; `info` holds its click rates, promotion and weights.
 
         Raises:
-            PolicyError: The shop is not open, or the action is none.
+            PolicyError: `reset` was not called, or the action is invalid.
         """
         if self._market is None:
             raise PolicyError("the environment must be reset before its first step")
@@ -125,9 +125,9 @@ class MarketEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
 class MarketVectorEnv(
     gymnasium.vector.VectorEnv[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]
 ):
-    """Several simulated shops, moved on by one set of array operations.
+    """Several simulated shops, simulated by one set of array operations.
 
-    All end together; the step after the last one opens them anew (`AutoresetMode.NEXT_STEP`).
+    All episodes end together; the next step starts new ones (`AutoresetMode.NEXT_STEP`).
     """
 
     def __init__(
@@ -139,17 +139,17 @@ class MarketVectorEnv(
         reward: Reward | None = None,
         hours: int = 500,
     ) -> None:
-        """Make them; the arguments are those of `MarketEnv`."""
-        one = MarketEnv(settings=settings, bounds=bounds, reward=reward, hours=hours)
+        """Create the environments; the arguments are those of `MarketEnv`."""
+        single = MarketEnv(settings=settings, bounds=bounds, reward=reward, hours=hours)
         self.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
-        self.settings, self.bounds, self.reward = one.settings, one.bounds, one.reward
+        self.settings, self.bounds, self.reward = single.settings, single.bounds, single.reward
         self.hours, self.num_envs = hours, environments
-        self.single_observation_space = one.observation_space
-        self.single_action_space = one.action_space
+        self.single_observation_space = single.observation_space
+        self.single_action_space = single.action_space
         self.observation_space = gymnasium.vector.utils.batch_space(
-            one.observation_space, environments
+            single.observation_space, environments
         )
-        self.action_space = gymnasium.vector.utils.batch_space(one.action_space, environments)
+        self.action_space = gymnasium.vector.utils.batch_space(single.action_space, environments)
         self._market: MarketSimulator | None = None
 
     def reset(
@@ -158,7 +158,7 @@ class MarketVectorEnv(
         seed: int | list[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """Open all shops anew; they share one seed."""
+        """Start new episodes in all shops, with one seed."""
         super().reset(seed=seed[0] if isinstance(seed, list) else seed)
         chosen = int(self.np_random.integers(2**63))
         self._market = MarketSimulator(chosen, environments=self.num_envs, settings=self.settings)
@@ -175,10 +175,10 @@ class MarketVectorEnv(
         NDArray[np.bool_],
         dict[str, Any],
     ]:
-        """Show lists for an hour in every shop.
+        """Simulate an hour in every shop.
 
         Raises:
-            PolicyError: The shops are not open, or an action is none.
+            PolicyError: `reset` was not called, or an action is invalid.
         """
         if self._market is None:
             raise PolicyError("the environments must be reset before their first step")

@@ -1,18 +1,18 @@
-"""A simulated shop, to try policies in before anybody is shown anything.
+"""Market simulator: a simulated shop to test policies without showing anything to people.
 
-It is a simulator: a lift in here says that a policy can learn, not what it would do to people. What
-is calibrated on the UCI Online Retail data is in `MarketSettings` with its source; what those data
-cannot show (they hold sales, no views) is assumed, and said to be.
+It is a simulator: a lift here shows that a policy can learn, not its effect on people. Values
+calibrated on the UCI Online Retail data are in `MarketSettings` with their source; other values
+are assumed and marked so, because those data hold sales but no views.
 
-One step is a trading hour. In it, `sessions` people are each shown the `shown` best of `candidates`
-items, ordered by a weighted sum of five objectives. Whether somebody clicks depends on the same
-five, by weights that nobody knows: new customers look at campaigns, regular ones at relevance and
-novelty, in a promotion everybody looks at prices; tastes drift, campaigns tire. Purchases follow
-clicks after a while, and some come back.
+One step is a trading hour, in which `sessions` people each see the `shown` best of `candidates`
+items, ordered by a weighted sum of five objectives. Clicks depend on the same five, by hidden
+weights: new customers prefer campaigns, regular ones relevance and novelty, and during a promotion
+everybody prefers low prices; tastes drift, and repeated campaigns lose their effect. Purchases
+follow clicks after a delay, and some are returned.
 
-What happens to the shop (promotions, people, items) is drawn apart from what people then do, so one
-seed gives every policy the same course: policies are best compared hour by hour. Shops of one seed
-with other people are the arms of an experiment.
+Events of the shop (promotions, people, items) and reactions of people have separate random streams,
+so one seed gives every policy the same course: compare policies hour by hour. Shops with the same
+seed and other people are the arms of an experiment.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STATE = (
     "released_conversion_rate",
     "campaign_fatigue",
 )
-"""What a policy is told, in this order."""
+"""Names of the state values that a policy gets, in this order."""
 
 # Share of invoices by hour, 7 to 20 o'clock.
 _TRAFFIC = (
@@ -50,7 +50,7 @@ _TRAFFIC = (
 
 @dataclass(frozen=True)
 class MarketSettings:
-    """What the simulated shop is like.
+    """Parameters of the simulated shop.
 
     Attributes:
         traffic: Share of a day's visits in each trading hour. Calibrated: invoices by hour.
@@ -58,19 +58,20 @@ class MarketSettings:
             customer's first, 23.6 %, nearly alike at all hours.
         deepest_discount: Discounts in promotions are uniform between 10 % and this. Calibrated:
             lines sold at 10 % or more below the item's usual price are 28.9 % below it on average.
-        return_share: Share of purchases that come back. Calibrated: units returned per unit sold.
-        promotion_start: Chance of a promotion to begin in an hour. Assumed.
-        promotion_end: Chance of it to end. Assumed.
-        promotion_price_sensitivity: How much more prices count in promotions. Assumed.
+        return_share: Share of purchases that are returned. Calibrated: units returned per unit
+            sold.
+        promotion_start: Probability that a promotion begins in an hour. Assumed.
+        promotion_end: Probability that it ends in an hour. Assumed.
+        promotion_price_sensitivity: Additional weight of prices in promotions. Assumed.
         drift: Standard deviation of an hour's change of tastes. Assumed.
-        tiring: What one hour of campaign items only adds to fatigue. Assumed.
-        purchase_share: Chance of a click to lead to a purchase, before prices. Assumed.
+        tiring: Fatigue added by one hour of campaign items only. Assumed.
+        purchase_share: Probability that a click leads to a purchase, before prices. Assumed.
         purchase_delay: Mean hours from click to purchase. Assumed.
         release_scale: Scale of the noise on an hour's released counts, 5 for a cap of 5 clicks at
             ε = 1. 0: exact.
-        sessions: People per step.
-        candidates: Items to choose from per session.
-        shown: Items shown.
+        sessions: Number of people per step.
+        candidates: Number of candidate items per session.
+        shown: Number of items shown.
     """
 
     traffic: tuple[float, ...] = _TRAFFIC
@@ -90,10 +91,10 @@ class MarketSettings:
     shown: int = 10
 
     def __post_init__(self) -> None:
-        """Refuse a shop that cannot be.
+        """Validate the parameters.
 
         Raises:
-            PolicyError: A share lies outside [0, 1] or a size makes no sense.
+            PolicyError: A share lies outside [0, 1] or a size is out of range.
         """
         shares = (self.new_customers, self.return_share, self.promotion_start, self.promotion_end)
         if not all(0 <= share <= 1 for share in (*shares, self.purchase_share)):
@@ -106,14 +107,14 @@ class MarketSettings:
 
 @dataclass(frozen=True, eq=False)
 class MarketStep:
-    """What one hour brought, each per environment, ``[environments]``.
+    """Results of one hour, each per environment, ``[environments]``.
 
     Attributes:
         click_rate: Clicks per shown item.
-        expected_click_rate: Its expectation, for evaluation: no shop knows it.
-        purchases: Purchases that happened in this hour, by clicks of this hour or before.
-        returns: Purchases that came back.
-        margin: Mean standardised margin of what was clicked.
+        expected_click_rate: Expected click rate, for evaluation only; no real shop has it.
+        purchases: Purchases in this hour, from clicks of this hour or before.
+        returns: Purchases that were returned.
+        margin: Mean standardised margin of the clicked items.
         promotion: Whether there was a promotion.
     """
 
@@ -126,14 +127,14 @@ class MarketStep:
 
 
 class MarketSimulator:
-    """Several simulated shops, moved on together.
+    """Vectorised simulation of several shops.
 
     Attributes:
-        environments: How many.
-        settings: What they are like.
-        common: Whether all see the same people, items and promotions, so that they differ by their
+        environments: Number of shops.
+        settings: Parameters of the shops.
+        common: Whether all have the same people, items and promotions, so that they differ by their
             weights alone.
-        state: What a policy is told, ``[environments, 10]``, in the order of `STATE`.
+        state: State values of each shop, ``[environments, 10]``, in the order of `STATE`.
     """
 
     def __init__(
@@ -145,15 +146,15 @@ class MarketSimulator:
         settings: MarketSettings | None = None,
         common: bool = False,
     ) -> None:
-        """Open the shops.
+        """Create the shops.
 
         Args:
-            seed: Of the course: promotions, prices, tastes. From 0.
-            people: Of the people and what they do, from 0: shops of one seed and other people are
-                arms of one experiment.
-            environments: At least 1.
-            settings: What the shops are like.
-            common: Whether all see the same people as well.
+            seed: Seed of promotions, prices and tastes, from 0.
+            people: Seed of the people and their behaviour, from 0: shops with the same `seed` and
+                other people are arms of one experiment.
+            environments: Number of shops, at least 1.
+            settings: Parameters of the shops.
+            common: Whether all shops have the same people as well.
 
         Raises:
             PolicyError: There are no environments, or a seed is negative.
@@ -168,7 +169,7 @@ class MarketSimulator:
             np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
             for key in ((0,), (1, people), (2, people))
         )
-        self._own = 1 if common else environments  # rows that chance is drawn for
+        self._own = 1 if common else environments  # rows with random numbers of their own
         shape = (self._own,)
         self._hour = 0
         self._promotion = np.zeros(shape, dtype=np.bool_)
@@ -183,10 +184,10 @@ class MarketSimulator:
         self._begin_hour()
 
     def step(self, weights: ArrayLike) -> MarketStep:
-        """Show lists for an hour.
+        """Simulate an hour of lists ordered by the weights.
 
         Args:
-            weights: Of the objectives, in the order of `OBJECTIVES`, ``[5]`` or
+            weights: Weights of the objectives, in the order of `OBJECTIVES`, ``[5]`` or
                 ``[environments, 5]``.
 
         Raises:
@@ -231,7 +232,7 @@ class MarketSimulator:
         return step
 
     def _utility(self, shown: Floats, newcomer: NDArray[np.bool_]) -> Floats:
-        """Log-odds of a click: what people look at, which no policy is told."""
+        """Compute the log-odds of a click from hidden preferences."""
         n = newcomer.astype(np.float64)
         sensitivity = self.settings.promotion_price_sensitivity
         price = 0.3 + sensitivity * self._promotion * (0.5 + self._discount)
@@ -250,8 +251,8 @@ class MarketSimulator:
     def _released(self, counts: NDArray[np.int64]) -> Floats:
         if not self.settings.release_scale:
             return counts.astype(np.float64)
-        # A difference of two geometric draws is discrete Laplace. Here it plays the part of a
-        # private release; it protects nobody, as nobody is in here.
+        # A difference of two geometric draws is discrete Laplace noise. It imitates a private
+        # release; simulated data need no protection.
         stop = 1 - np.exp(-1 / self.settings.release_scale)
         draws = self._luck.geometric(stop, size=(2, *counts.shape))
         noisy: Floats = np.maximum(counts + draws[0] - draws[1], 0).astype(np.float64)

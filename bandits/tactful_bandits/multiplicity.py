@@ -1,6 +1,6 @@
-"""Many metrics or many arms at once: p-values that account for how many were looked at.
+"""Multiple testing: p-values adjusted for many metrics or many arms.
 
-Of twenty metrics that nothing changed, one differs at 5 %. Holm bounds the probability of any false
+One of twenty unchanged metrics differs at 5 %. Holm bounds the probability of any false
 claim, for decisions; Benjamini and Hochberg bound the expected share of false ones among the
 claims, for exploring. An adjusted p-value is compared with alpha as usual.
 """
@@ -14,9 +14,9 @@ from tactful_bandits.errors import StatisticsError
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust p-values so that any false claim at all has probability at most alpha.
+    """Adjust p-values so that the probability of any false claim is at most alpha.
 
-    It holds for p-values that depend on each other in any way.
+    The bound holds under any dependence between the p-values.
 
     Args:
         p_values: One per test, each in [0, 1].
@@ -25,7 +25,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
         The adjusted p-values in the same order.
 
     Raises:
-        StatisticsError: A p-value is none.
+        StatisticsError: A p-value is not in [0, 1].
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6
     (1979).
@@ -36,9 +36,9 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust p-values so that the expected share of false ones among the claims is at most alpha.
+    """Adjust p-values so that the false discovery rate is at most alpha.
 
-    It holds for independent or positively dependent p-values.
+    The bound holds for independent or positively dependent p-values.
 
     Args:
         p_values: One per test, each in [0, 1].
@@ -47,7 +47,7 @@ def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
         The adjusted p-values in the same order.
 
     Raises:
-        StatisticsError: A p-value is none.
+        StatisticsError: A p-value is not in [0, 1].
 
     Source: Benjamini and Hochberg, "Controlling the False Discovery Rate", JRSS B 57 (1995).
     """

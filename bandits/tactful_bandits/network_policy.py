@@ -1,4 +1,4 @@
-"""A trained policy as a small network in plain arrays, for serving: no torch, some microseconds."""
+"""Trained policy as a small network in plain arrays: serves without torch in microseconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tactful_bandits.errors import PolicyError
 
 Floats32 = NDArray[np.float32]
 
-_WIDEST = 5.0  # standard deviations; what lies beyond is cut off, here as in training
+_WIDEST = 5.0  # standard deviations; states are clipped here as in training
 
 
 class _Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,18 +33,17 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="netwo
 
 
 class NetworkPolicy:
-    """From a state to an action between -1 and 1, by a multi-layer perceptron.
+    """Multi-layer perceptron from a state to an action between -1 and 1.
 
-    Where a state lies outside what the network was trained on, it is not asked: the action is 0,
-    which is the champion.
+    For a state outside the range of the training data the action is 0, the champion.
 
     Attributes:
         layers: Weights ``[inputs, outputs]`` and biases ``[outputs]`` of each layer; ReLU between
-            them, tanh behind the last.
-        mean: Of the states in training, ``[states]``.
-        deviation: Their standard deviation, ``[states]``.
-        lowest: Least value of each state for which the network answers.
-        highest: Largest one.
+            the layers, tanh after the last.
+        mean: Mean of the states in training, ``[states]``.
+        deviation: Standard deviation of the states in training, ``[states]``.
+        lowest: Lower ends of the range that the network covers, ``[states]``.
+        highest: Upper ends of the range, ``[states]``.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class NetworkPolicy:
         lowest: Floats32,
         highest: Floats32,
     ) -> None:
-        """Take arrays that fit each other.
+        """Validate and store the arrays.
 
         Raises:
             PolicyError: Shapes do not fit, or a value is not finite.
@@ -64,14 +63,14 @@ class NetworkPolicy:
         for weights, biases in layers:
             if weights.shape != (width, *biases.shape) or biases.ndim != 1:
                 raise PolicyError(
-                    f"a layer of shape {weights.shape} does not follow one of {width}"
+                    f"a layer of shape {weights.shape} does not fit an input of length {width}"
                 )
             width = len(biases)
         arrays = [array for layer in layers for array in layer]
         if not layers or not all(np.isfinite(array).all() for array in (*arrays, mean, deviation)):
             raise PolicyError("a network needs layers, and finite values in all of them")
         if not all(array.shape == mean.shape for array in (deviation, lowest, highest)):
-            raise PolicyError("mean, deviation and range must have the length of a state")
+            raise PolicyError("mean, deviation, lowest and highest must have the length of a state")
         if not (deviation > 0).all():
             raise PolicyError("deviations must be above 0")
         self.layers, self.mean, self.deviation = layers, mean, deviation
@@ -83,14 +82,14 @@ class NetworkPolicy:
         return len(self.layers[-1][1])
 
     def covers(self, state: ArrayLike) -> bool:
-        """Whether a state lies in the range that the network was trained on; NaN never does."""
+        """Return whether a state lies in the range of the training data; NaN never does."""
         x = np.asarray(state, dtype=np.float32)
         if x.shape != self.mean.shape:
             raise PolicyError(f"a state has shape {x.shape}, not {self.mean.shape}")
         return bool(((x >= self.lowest) & (x <= self.highest)).all())
 
     def act(self, state: ArrayLike) -> Floats32:
-        """The action at a state, ``[actions]``; 0 where the network does not cover it.
+        """Compute the action at a state, ``[actions]``; 0 outside the covered range.
 
         Raises:
             PolicyError: The state has another length.
@@ -106,14 +105,14 @@ class NetworkPolicy:
         return action
 
     def to_bytes(self) -> bytes:
-        """The whole policy."""
+        """Serialise the policy."""
         layers = [_Layer(w.shape[0], w.shape[1], _raw(w), _raw(b)) for w, b in self.layers]
         rest = (self.mean, self.deviation, self.lowest, self.highest)
         return pack(_State(layers, *map(_raw, rest)))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The policy that `to_bytes` wrote.
+        """Restore the policy of `to_bytes`.
 
         Raises:
             PolicyError: The bytes are damaged or hold something else.
@@ -127,7 +126,7 @@ class NetworkPolicy:
             rest = (state.mean, state.deviation, state.lowest, state.highest)
             return cls(layers, *map(_array, rest))
         except ValueError as error:
-            raise PolicyError(f"the state of this network contradicts itself: {error}") from error
+            raise PolicyError(f"the state of this network is inconsistent: {error}") from error
 
 
 def _raw(array: Floats32) -> bytes:
@@ -139,14 +138,14 @@ def _array(raw: bytes) -> Floats32:
 
 
 def gaussian_log_density(drawn: ArrayLike, mean: ArrayLike, deviation: float) -> float:
-    """Log density of an action with independent normal noise, for off-policy evaluation.
+    """Compute the log density of an action with independent normal noise.
 
     Raises:
-        PolicyError: There is no noise, or the two have not as many numbers.
+        PolicyError: The noise is not above 0, or the lengths differ.
     """
     action, middle = np.asarray(drawn, np.float64), np.asarray(mean, np.float64)
     if not deviation > 0:
-        raise PolicyError(f"an action drawn with noise of {deviation} has no density: give some")
+        raise PolicyError(f"an action with noise of {deviation} has no density: use noise above 0")
     if action.shape != middle.shape:
         raise PolicyError(f"the action drawn has shape {action.shape}, the policy's {middle.shape}")
     z = (action - middle) / deviation

@@ -1,11 +1,11 @@
-"""What a policy would have earned, from decisions that another one made and logged.
+"""Off-policy estimators: the value of a policy from decisions that another policy logged.
 
-Every estimator here is a mean of per-decision terms, or a ratio of two such means, so that each has
-an interval by its influence values; where one person made many decisions, the person is the unit.
+Every estimator is a mean of per-decision terms, or a ratio of two such means, so its interval
+follows from influence values; if one person made many decisions, the person is the unit.
 With ``w = π(a | x) / propensity`` the importance weight, ``q(x, a)`` a model of the reward and
 ``v(x) = Σ π(a | x) q(x, a)``:
 
-| estimator | terms | right if |
+| estimator | terms | consistent if |
 |---|---|---|
 | `ips` | ``w r`` | propensities are right |
 | `clipped_ips` | ``min(w, limit) r`` | few weights are clipped: biased, varies less |
@@ -20,7 +20,7 @@ Sources: Horvitz, Thompson 1952; Swaminathan, Joachims, NIPS 2015; Dudik, Langfo
 arXiv 1103.4601; Wang, Agarwal, Dudik, ICML 2017, arXiv 1612.01205; Su, Dimakopoulou, Krishnamurthy,
 Dudik, ICML 2020, arXiv 1907.09623.
 
-The model must not have seen the rewards that it is asked about: fit it on other folds.
+Fit the model on other folds: it must not have been trained on the rewards that it predicts here.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class LoggedDecisions:
-    """Decisions as logged, beside what the policy in question would have done.
+    """Logged decisions with the target policy's probabilities of them.
 
     Attributes:
-        rewards: ``[n]``.
+        rewards: Reward of each decision, ``[n]``.
         propensities: Probability with which the logged arm was chosen, ``[n]``, above 0, at most 1.
             Densities, for arms from a continuum, may exceed 1 if `densities` says so.
-        target: Probability, or density, that the policy in question gives the logged arm, ``[n]``.
+        target: Probability, or density, that the target policy gives the logged arm, ``[n]``.
         expected: ``q`` of the logged arm, ``[n]``; None: no model.
         expected_target: ``v``, ``[n]``; None: no model.
-        units: Who made each decision, ``[n]``; None: every decision is a unit. Whatever numbers
-            are given, they are kept as 0, 1, 2 and so on.
+        units: Unit of each decision, such as its person, ``[n]``; None: every decision is a unit.
+            Any numbers are stored as 0, 1, 2 and so on.
         densities: Whether `propensities` and `target` are densities.
     """
 
@@ -63,10 +63,10 @@ class LoggedDecisions:
     densities: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what does not fit together.
+        """Validate the arrays and number the units.
 
         Raises:
-            EvaluationError: Shapes differ, values are not finite, or probabilities are none.
+            EvaluationError: Shapes differ, values are not finite, or probabilities are invalid.
         """
         n = len(self.rewards)
         for name in ("rewards", "propensities", "target", "expected", "expected_target", "units"):
@@ -74,15 +74,15 @@ class LoggedDecisions:
             if array is None:
                 continue
             if array.shape != (n,) or n < 2:
-                raise EvaluationError(f"{name} has shape {array.shape}: [n] is needed, n above 1")
+                raise EvaluationError(f"{name} has shape {array.shape}; expected [n], n above 1")
             if not np.isfinite(array).all():
                 raise EvaluationError(f"{name} must be finite; some value is NaN or infinite")
         if (self.expected is None) != (self.expected_target is None):
-            raise EvaluationError("a model is given by `expected` and `expected_target` together")
+            raise EvaluationError("a model needs both `expected` and `expected_target`")
         largest = np.inf if self.densities else 1 + 1e-9
         if not ((self.propensities > 0) & (self.propensities <= largest)).all():
             raise EvaluationError(
-                "propensities must lie above 0 and at most at 1: what had no chance to be logged"
+                "propensities must lie above 0 and at most at 1: an arm that could not be logged"
                 " cannot be evaluated"
             )
         if not ((self.target >= 0) & (self.target <= largest)).all():
@@ -102,15 +102,15 @@ class LoggedDecisions:
         model: ArrayLike | None = None,
         units: ArrayLike | None = None,
     ) -> LoggedDecisions:
-        """From what the policy does at each decision.
+        """Create a log from the policy's probabilities of all arms at each decision.
 
         Args:
             actions: Index of the logged arm, ``[n]``.
-            rewards: ``[n]``.
-            propensities: Of the logged arm, ``[n]``.
+            rewards: Reward of each decision, ``[n]``.
+            propensities: Propensity of the logged arm, ``[n]``.
             policy: Probability of every arm, ``[n, arms]``; rows sum to 1.
             model: Expected reward of every arm, ``[n, arms]``.
-            units: Who made each decision, ``[n]``, of any kind that can be sorted.
+            units: Unit of each decision, such as its person, ``[n]``, of any sortable type.
 
         Raises:
             EvaluationError: Shapes differ or values are impossible.
@@ -119,7 +119,7 @@ class LoggedDecisions:
         arms = np.asarray(actions)
         if chances.ndim != 2 or arms.shape != chances.shape[:1]:
             raise EvaluationError(
-                f"policy has shape {chances.shape} for {arms.shape} actions: [n, arms] is needed"
+                f"policy has shape {chances.shape} for {arms.shape} actions; expected [n, arms]"
             )
         if (
             not np.issubdtype(arms.dtype, np.integer)
@@ -155,12 +155,12 @@ class LoggedDecisions:
 
 @dataclass(frozen=True, eq=False)
 class OffPolicyEstimate:
-    """An estimate of what a policy earns per decision.
+    """Estimate of a policy's mean reward per decision.
 
     Attributes:
         value: The estimate.
-        influence: What each unit moves it, ``[units]``; its mean is 0. The squared standard error
-            is its variance over the number of units.
+        influence: Influence of each unit on the value, ``[units]``; its mean is 0. The squared
+            standard error is its variance over the number of units.
     """
 
     value: float
@@ -168,14 +168,14 @@ class OffPolicyEstimate:
 
     @property
     def standard_error(self) -> float:
-        """By the variance between units."""
+        """Standard error by the variance between units."""
         return float(self.influence.std(ddof=1) / np.sqrt(len(self.influence)))
 
     def interval(self, confidence: float = 0.95) -> Interval:
-        """Asymptotic, by Student's distribution.
+        """Compute the asymptotic interval by Student's distribution.
 
         Raises:
-            EvaluationError: `confidence` is none.
+            EvaluationError: `confidence` is not between 0 and 1.
         """
         if not 0 < confidence < 1:
             raise EvaluationError(f"confidence is {confidence}: it must lie between 0 and 1")
@@ -185,10 +185,10 @@ class OffPolicyEstimate:
         )
 
     def minus(self, other: OffPolicyEstimate) -> OffPolicyEstimate:
-        """The difference to another estimate from the same decisions; what they share cancels.
+        """Subtract another estimate from the same decisions; shared variation cancels.
 
         Raises:
-            EvaluationError: They are of different decisions.
+            EvaluationError: The estimates are from different decisions.
         """
         if self.influence.shape != other.influence.shape:
             raise EvaluationError("a difference needs two estimates from the same decisions")
@@ -196,30 +196,30 @@ class OffPolicyEstimate:
 
 
 def ips(log: LoggedDecisions) -> OffPolicyEstimate:
-    """Inverse propensity scoring."""
+    """Estimate by inverse propensity scoring."""
     return _mean(log, log.weights * log.rewards)
 
 
 def clipped_ips(log: LoggedDecisions, limit: float) -> OffPolicyEstimate:
-    """Inverse propensity scoring with no weight above `limit`.
+    """Estimate by inverse propensity scoring with weights clipped at `limit`.
 
     Raises:
-        EvaluationError: The limit is not positive.
+        EvaluationError: The limit is not above 0.
     """
     return _mean(log, np.minimum(log.weights, _positive(limit, "limit")) * log.rewards)
 
 
 def snips(log: LoggedDecisions) -> OffPolicyEstimate:
-    """Self-normalised inverse propensity scoring.
+    """Estimate by self-normalised inverse propensity scoring.
 
     Raises:
-        EvaluationError: The policy never does what was logged.
+        EvaluationError: The policy gives no logged arm a positive probability.
     """
     return _normalised(log, np.zeros(len(log.rewards)), log.weights, log.rewards)
 
 
 def direct_method(log: LoggedDecisions) -> OffPolicyEstimate:
-    """What the model expects of the policy.
+    """Estimate by the reward model alone.
 
     Raises:
         EvaluationError: There is no model.
@@ -228,30 +228,31 @@ def direct_method(log: LoggedDecisions) -> OffPolicyEstimate:
 
 
 def doubly_robust(log: LoggedDecisions, *, limit: float = np.inf) -> OffPolicyEstimate:
-    """The model, corrected by weighted residuals; no weight counts more than `limit`.
+    """Estimate by the model plus residuals with weights clipped at `limit`.
 
     Raises:
-        EvaluationError: There is no model, or the limit is not positive.
+        EvaluationError: There is no model, or the limit is not above 0.
     """
     q, v = _model(log)
     return _mean(log, v + np.minimum(log.weights, _positive(limit, "limit")) * (log.rewards - q))
 
 
 def self_normalised_doubly_robust(log: LoggedDecisions) -> OffPolicyEstimate:
-    """As `doubly_robust`, with weights divided by their mean.
+    """Estimate like `doubly_robust`, with weights divided by their mean.
 
     Raises:
-        EvaluationError: There is no model, or the policy never does what was logged.
+        EvaluationError: There is no model, or the policy gives no logged arm a positive
+            probability.
     """
     q, v = _model(log)
     return _normalised(log, v, log.weights, log.rewards - q)
 
 
 def switch_doubly_robust(log: LoggedDecisions, limit: float) -> OffPolicyEstimate:
-    """As `doubly_robust` where the weight is at most `limit`; elsewhere only the model.
+    """Estimate like `doubly_robust` up to the weight `limit`, and by the model alone above.
 
     Raises:
-        EvaluationError: There is no model, or the limit is not positive.
+        EvaluationError: There is no model, or the limit is not above 0.
     """
     q, v = _model(log)
     w = log.weights
@@ -259,10 +260,10 @@ def switch_doubly_robust(log: LoggedDecisions, limit: float) -> OffPolicyEstimat
 
 
 def shrunk_doubly_robust(log: LoggedDecisions, shrinkage: float) -> OffPolicyEstimate:
-    """Doubly robust with optimistic shrinkage, ``s w / (w² + s)``: towards the model as s falls.
+    """Estimate with optimistic shrinkage ``s w / (w² + s)``: closer to the model for small s.
 
     Raises:
-        EvaluationError: There is no model, or the shrinkage is not positive.
+        EvaluationError: There is no model, or the shrinkage is not above 0.
     """
     q, v = _model(log)
     w, s = log.weights, _positive(shrinkage, "shrinkage")
@@ -271,7 +272,7 @@ def shrunk_doubly_robust(log: LoggedDecisions, shrinkage: float) -> OffPolicyEst
 
 
 def logged_value(log: LoggedDecisions) -> OffPolicyEstimate:
-    """What the logging policy itself earned."""
+    """Estimate the mean reward of the logging policy itself."""
     return _mean(log, log.rewards)
 
 
@@ -283,10 +284,10 @@ def bootstrap_interval(
     resamples: int = 1000,
     confidence: float = 0.95,
 ) -> Interval:
-    """Percentiles of the estimate over resampled units: a check of the asymptotic interval.
+    """Compute percentiles over resampled units, as a check of the asymptotic interval.
 
     Raises:
-        EvaluationError: There are no resamples, or `confidence` is none.
+        EvaluationError: There are fewer than 2 resamples, or `confidence` is out of range.
     """
     if resamples < 2 or not 0 < confidence < 1:
         raise EvaluationError("give at least 2 resamples and a confidence between 0 and 1")
@@ -303,15 +304,15 @@ def bootstrap_interval(
 
 
 def _rows(log: LoggedDecisions, rows: NDArray[np.intp]) -> LoggedDecisions:
-    def of(array: Floats | None) -> Floats | None:
+    def select(array: Floats | None) -> Floats | None:
         return None if array is None else array[rows]
 
     return LoggedDecisions(
         log.rewards[rows],
         log.propensities[rows],
         log.target[rows],
-        of(log.expected),
-        of(log.expected_target),
+        select(log.expected),
+        select(log.expected_target),
         densities=log.densities,
     )
 
@@ -335,10 +336,10 @@ def _mean(log: LoggedDecisions, terms: Floats) -> OffPolicyEstimate:
 
 def _normalised(log: LoggedDecisions, base: Floats, w: Floats, gains: Floats) -> OffPolicyEstimate:
     if not w.sum() > 0:
-        raise EvaluationError("the policy never does what was logged: there is no overlap at all")
+        raise EvaluationError("the policy gives no logged arm a positive probability: no overlap")
     gained = float((w * gains).sum() / w.sum())
     value = float(base.mean()) + gained
-    # By the delta method for a ratio of two means.
+    # The influence of a ratio of two means, by the delta method.
     return OffPolicyEstimate(
         value, _by_unit(log, base - base.mean() + w * (gains - gained) / w.mean())
     )
@@ -349,7 +350,7 @@ def _by_unit(log: LoggedDecisions, terms: Floats) -> Floats:
         return terms
     sums = np.bincount(log.units, weights=terms)
     if len(sums) < 2:
-        raise EvaluationError("all decisions are of one unit: nothing is known of the variation")
-    # A mean over decisions, taken as a sum over units.
+        raise EvaluationError("all decisions have one unit: the variation between units is unknown")
+    # The mean over decisions, written as a mean over units.
     scaled: Floats = np.asarray(sums * (len(sums) / len(terms)), dtype=np.float64)
     return scaled

@@ -1,7 +1,7 @@
-"""Whether logged decisions show that a policy is better than the one that made them.
+"""Verdict on a policy from logged decisions: better, worse or inconclusive.
 
-An estimate alone decides nothing. Weights may be few and huge, propensities wrong, or the answer
-may hang on where weights are clipped. Then the verdict is "inconclusive", with the reasons.
+An estimate alone is not enough. Weights may be few and large, propensities wrong, or the result
+may depend on the clipping of weights. Then the verdict is "inconclusive", with the reasons.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ _ALPHA_OF_CHECK = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How much the log says about the policy.
+    """Diagnostics of the importance weights.
 
     Attributes:
-        decisions: How many were logged.
-        effective: Effective sample size, ``(Σ w)² / Σ w²`` (Kish 1965): as many decisions of the
-            policy itself would tell as much, where rewards do not depend on the weights.
-        effective_rewards: The same over the decisions with a reward other than the most frequent
-            one, such as clicks.
+        decisions: Number of logged decisions.
+        effective: Effective sample size, ``(Σ w)² / Σ w²`` (Kish 1965): the number of decisions of
+            the policy itself with the same information, if rewards do not depend on the weights.
+        effective_rewards: Effective sample size of the decisions with a reward other than the most
+            frequent one, such as clicks.
         largest_weight: Largest importance weight.
-        mean_weight: 1 on average, if propensities are right and the log covers the policy.
-        mean_weight_interval: At confidence 0.999; 1 outside it is a reason for distrust.
-        share_of_top: Share of all weight that the heaviest hundredth of the decisions carries.
-        never_logged: Share of decisions at which the policy gives the logged arm no chance.
+        mean_weight: Mean weight; expected to be 1 if propensities are right and the log covers the
+            policy.
+        mean_weight_interval: Interval at confidence 0.999; outside 1 the log is not reliable.
+        share_of_top: Share of all weight in the heaviest hundredth of the decisions.
+        never_logged: Share of decisions whose logged arm has probability 0 under the policy.
     """
 
     decisions: int
@@ -61,7 +62,7 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """The gain over the logging policy with weights clipped at a limit."""
+    """Gain over the logging policy with weights clipped at a limit."""
 
     limit: float
     clipped: float
@@ -71,18 +72,18 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class PolicyEvaluation:
-    """What a log says about a policy.
+    """Evaluation of a policy on a log.
 
     Attributes:
-        estimates: Every estimator's estimate, by its name.
-        logged: What the logging policy earned.
-        gain: The policy over the logging policy, by `snips`, or with a model
+        estimates: Estimates by name of the estimator.
+        logged: Estimate of the logging policy.
+        gain: Difference to the logging policy, by `snips`, or with a model
             `self_normalised_doubly_robust`.
-        interval: Of the gain.
-        overlap: How much the log says about the policy.
-        sensitivity: The gain with weights clipped at several limits.
+        interval: Interval of the gain.
+        overlap: Diagnostics of the weights.
+        sensitivity: Gain with weights clipped at several limits.
         verdict: ``better`` or ``worse`` than the logging policy, or ``inconclusive``.
-        reasons: Why it is inconclusive; empty otherwise.
+        reasons: Reasons for ``inconclusive``; empty otherwise.
     """
 
     estimates: dict[str, OffPolicyEstimate]
@@ -96,7 +97,7 @@ class PolicyEvaluation:
 
 
 def measure_overlap(log: LoggedDecisions) -> Overlap:
-    """Diagnose the importance weights."""
+    """Compute diagnostics of the importance weights."""
     w = log.weights
     values, counts = np.unique(log.rewards, return_counts=True)
     mean = OffPolicyEstimate(float(w.mean()), _weight_influence(log))
@@ -121,41 +122,28 @@ def evaluate_policy(
     least_effective: float = 200,
     least_effective_rewards: float = 30,
 ) -> PolicyEvaluation:
-    """Evaluate a policy from a log, and say whether it beats the logging policy.
+    """Evaluate a policy on a log and compare it with the logging policy.
 
     Args:
         log: Decisions of one logging policy, or of several, each with its propensity.
-        confidence: Of the intervals.
-        limits: Where weights are clipped to see what depends on it.
-        least_effective: Effective decisions below which nothing is concluded.
-        least_effective_rewards: The same for decisions with a reward other than the usual one:
-            asymptotic intervals need some.
+        confidence: Confidence of the intervals.
+        limits: Clipping limits of the sensitivity analysis.
+        least_effective: Effective decisions that a verdict needs.
+        least_effective_rewards: Effective decisions with a reward other than the usual one that a
+            verdict needs, for asymptotic intervals.
 
     Raises:
-        EvaluationError: `confidence` or a limit is none, or there is no overlap at all.
+        EvaluationError: `confidence` or a limit is out of range, or there is no overlap at all.
     """
     if not limits:
-        raise EvaluationError(
-            "give at least one limit: what hangs on clipping is part of the answer"
-        )
+        raise EvaluationError("give at least one limit for the sensitivity analysis")
     logged = logged_value(log)
     estimates = _estimates(log, limits)
     name = "snips" if log.expected is None else "self_normalised_doubly_robust"
     gain = estimates[name].minus(logged)
     interval = gain.interval(confidence)
     overlap = measure_overlap(log)
-    w = log.weights
-    sensitivity = []
-    for limit in limits:
-        # Without a model, clipped weights are divided by their mean: otherwise clipping would
-        # look like a loss.
-        clipped = _clipped(log, limit)
-        estimate = snips(clipped) if log.expected is None else doubly_robust(log, limit=limit)
-        difference = estimate.minus(logged)
-        share = float((w > limit).mean())
-        sensitivity.append(
-            Sensitivity(limit, share, difference.value, difference.interval(confidence))
-        )
+    sensitivity = [_sensitivity(log, limit, logged, confidence) for limit in limits]
     reasons = _reasons(interval, gain.value, overlap, sensitivity, least_effective)
     if overlap.effective_rewards < least_effective_rewards:
         reasons.append(
@@ -209,9 +197,21 @@ def _reasons(
             f"weights have a mean of {overlap.mean_weight:.3g} where 1 is expected: propensities"
             " are wrong, or the log does not cover the policy"
         )
-    if any(look.gain * gain <= 0 for look in sensitivity):
+    if any(clipped.gain * gain <= 0 for clipped in sensitivity):
         reasons.append("the sign of the gain depends on where weights are clipped")
     return reasons
+
+
+def _sensitivity(
+    log: LoggedDecisions, limit: float, logged: OffPolicyEstimate, confidence: float
+) -> Sensitivity:
+    # Without a model, clipped weights are divided by their mean: otherwise clipping would
+    # look like a loss.
+    model_free = log.expected is None
+    estimate = snips(_clipped(log, limit)) if model_free else doubly_robust(log, limit=limit)
+    difference = estimate.minus(logged)
+    share = float((log.weights > limit).mean())
+    return Sensitivity(limit, share, difference.value, difference.interval(confidence))
 
 
 def _clipped(log: LoggedDecisions, limit: float) -> LoggedDecisions:

@@ -1,7 +1,7 @@
-"""Planning: how many units an experiment needs, what it can see, and how long it takes.
+"""Power analysis: number of units, detectable effect and duration of an experiment.
 
-Plan before the first unit. An experiment stopped "when it is significant" has no power to speak of,
-only luck; one that could not have seen the effect says nothing by not seeing it.
+Plan before the first unit. An experiment that stops "when it is significant" has no defined power,
+and a missing effect means nothing in an experiment that could not have detected it.
 """
 
 import math
@@ -13,24 +13,24 @@ from scipy import special
 from tactful_bandits.comparison import Estimate, confidence_sequence
 from tactful_bandits.errors import StatisticsError
 
-_LARGEST = 10**12  # units; what needs more cannot be run
+_LARGEST = 10**12  # units; larger experiments cannot be run
 _WEEK = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """An experiment of two arms before it starts.
+    """Design of an experiment of two arms.
 
     Attributes:
-        variance: Of one unit of the metric, such as ``p (1 - p)`` of a share
+        variance: Variance of one unit of the metric, such as ``p (1 - p)`` of a share
             (`tactful_bandits.Sample.variance` of a past period).
         treatment_share: Share of the units that get the treatment, in (0, 1).
-        alpha: Probability of calling a difference that is not there, two-sided, in (0, 0.5].
-        noise_variance: Of private noise in the difference of all units, which does not shrink with
-            them relative to their number: variance of the noise on an arm's total, summed over both
+        alpha: Probability of a false difference, two-sided, in (0, 0.5].
+        noise_variance: Variance of private noise in the difference of totals, which does not grow
+            with the units: variance of the noise on an arm's total, summed over both
             arms as ``Var_t / share_t² + Var_c / share_c²``. 0 for exact data.
-        looks: ``"one"`` planned look, or ``"any"`` number of them.
-        tightest_at: As of `tactful_bandits.confidence_sequence`; None: at the planned size.
+        looks: ``"one"`` planned look, or ``"any"`` number of looks.
+        tightest_at: Tuning of `tactful_bandits.confidence_sequence`; None: the planned size.
 
     Raises:
         StatisticsError: An attribute is out of range.
@@ -44,7 +44,7 @@ class Design:
     tightest_at: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be planned."""
+        """Validate the attributes."""
         if not 0 < self.variance < math.inf or not 0 <= self.noise_variance < math.inf:
             raise StatisticsError(
                 f"a plan needs a finite variance above 0, not {self.variance}, and a noise "
@@ -60,16 +60,16 @@ class Design:
             raise StatisticsError(f'looks must be "one" or "any", not {self.looks!r}')
 
     def standard_error(self, units: int) -> float:
-        """Of the difference, with so many units in both arms together."""
+        """Compute the standard error of the difference for a number of units of both arms."""
         share = self.treatment_share
         sampling = self.variance * (1 / share + 1 / (1 - share)) / units
         return math.sqrt(sampling + self.noise_variance / units**2)
 
     def power(self, effect: float, units: int) -> float:
-        """Probability of calling a true absolute difference, with so many units.
+        """Compute the probability of detecting a true absolute difference.
 
-        With any number of looks it is that of calling it at the last; sooner counts as well, so
-        the truth is a little more.
+        With any number of looks it is the probability at the last look, slightly less than the
+        truth, since earlier looks detect as well.
 
         Raises:
             StatisticsError: Fewer than 4 units, or the effect is not finite.
@@ -83,15 +83,15 @@ class Design:
         return float(special.ndtr(z - bound) + special.ndtr(-z - bound))
 
     def units_for(self, effect: float, *, power: float = 0.8) -> int:
-        """Smallest number of units, both arms together, that reaches a power.
+        """Compute the smallest number of units of both arms that reaches a power.
 
         Raises:
-            StatisticsError: The effect is 0, the power is out of range, or no number of units that
-                could exist reaches it.
+            StatisticsError: The effect is 0, the power is out of range, or more than 10¹² units
+                would be needed.
         """
         _require_power(power, self.alpha)
         if effect == 0:
-            raise StatisticsError("no number of units shows an effect of 0; state what matters")
+            raise StatisticsError("the effect must not be 0; give the smallest effect that matters")
         low, high = 4, 8
         while self.power(effect, high) < power:
             low, high = high, 2 * high
@@ -103,7 +103,7 @@ class Design:
         return high
 
     def detectable_effect(self, units: int, *, power: float = 0.8) -> float:
-        """Smallest absolute difference that is called with a power, with so many units.
+        """Compute the smallest absolute difference that a number of units detects.
 
         Raises:
             StatisticsError: Fewer than 4 units, or the power is out of range.
@@ -116,29 +116,29 @@ class Design:
         return high
 
     def _bound(self, units: int) -> float:
-        """Standard errors from 0 at which a difference is called."""
+        """Return the bound of the absolute z-score for a detection."""
         if self.looks == "one":
             return float(special.ndtri(1 - self.alpha / 2))
-        one = Estimate(0.0, 1.0, units, math.inf)
+        unit_error = Estimate(0.0, 1.0, units, math.inf)
         tightest_at = units if self.tightest_at is None else self.tightest_at
-        return confidence_sequence(one, alpha=self.alpha, tightest_at=tightest_at).high
+        return confidence_sequence(unit_error, alpha=self.alpha, tightest_at=tightest_at).high
 
 
 def days_needed(units: int, new_units: Sequence[float], *, whole_weeks: bool = True) -> int:
-    """Plan how many days pass until so many units have come.
+    """Compute the number of days until enough units have arrived.
 
     Args:
-        units: How many are needed.
+        units: Number of units needed.
         new_units: Units seen for the first time on each day of a past period, from its first day.
             Returning units do not count again, so these numbers fall; beyond the period the mean of
-            its last week goes on.
+            its last week is used.
         whole_weeks: Round up to whole weeks, since weekdays differ from weekends.
 
     Returns:
-        Days, at least one.
+        Number of days, at least one.
 
     Raises:
-        StatisticsError: No day is given, a number is negative, or too few would ever come.
+        StatisticsError: No day is given, a number is negative, or too few units would arrive.
     """
     if not new_units or not all(0 <= day < math.inf for day in new_units):
         raise StatisticsError("give the new units of at least one day, none of them negative")
@@ -152,7 +152,9 @@ def days_needed(units: int, new_units: Sequence[float], *, whole_weeks: bool = T
         last = list(new_units)[-_WEEK:]
         rate = sum(last) / len(last)
         if rate <= 0:
-            raise StatisticsError(f"{units} units never come: the last week brought no new ones")
+            raise StatisticsError(
+                f"{units} units are never reached: the last week had no new units"
+            )
         days += math.ceil(missing / rate)
     return math.ceil(days / _WEEK) * _WEEK if whole_weeks else days
 

@@ -1,9 +1,9 @@
-"""A linear contextual bandit whose models are differentially private.
+"""Linear contextual bandit with differentially private models.
 
-The sums that LinUCB learns from are released through a binary tree over batches, every node with
+The sums of LinUCB are released through a binary tree over batches; every node has
 discrete Gaussian noise that is drawn once (Shariff, Sheffet, "Differentially Private Contextual
-Linear Bandits", NeurIPS 2018, arXiv 1810.00068; Chan, Shi, Song 2011 for the tree). Choices are
-made from the released sums and the features of the person who asks, and from nothing else.
+Linear Bandits", NeurIPS 2018, arXiv 1810.00068; Chan, Shi, Song 2011 for the tree). Choices use
+only the released sums and the features of the person who is served.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tactful_bandits.linear_models import LinearModels, checked_features, requir
 from tactful_privacy import DiscreteGaussian
 
 _FINEST, _COARSEST = 1024, 16
-_LARGEST_SIGMA = 20_000  # so that the table of the noise is made within half a second
+_LARGEST_SIGMA = 20_000  # limits the time to build the noise table to half a second
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="private-linear"):
@@ -44,32 +44,32 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="priva
 
 
 class PrivateLinearBandit:
-    """Chooses among arms by linear models that hide each contributor.
+    """Contextual bandit whose linear models hide each contributor.
 
-    Guarantee: all choices together are rho-zCDP with respect to one contributor, joint differential
-    privacy: what everybody else is shown is nearly independent of all decisions and rewards of one
-    contributor. What the contributor is shown depends on own features, of course. Neighbours: the
-    same run with all of one contributor's decisions left out. Holds against people who adapt to
-    what they were shown, as every node has noise of its own (Denisov, McMahan, Rush, Smith,
-    Guha Thakurta, NeurIPS 2022, arXiv 2202.08312). `delta` has the noise's own error in it.
+    Guarantee: all choices together are rho-zCDP with respect to one contributor (joint differential
+    privacy): the choices for everybody else are nearly independent of all decisions and rewards of
+    one contributor. The contributor's own choices depend on own features, of course. Neighbours:
+    the same run with all of one contributor's decisions left out. Holds against people who adapt to
+    the choices they get, as every node has noise of its own (Denisov, McMahan, Rush, Smith,
+    Guha Thakurta, NeurIPS 2022, arXiv 2202.08312). `delta` includes the noise's own error.
 
-    Assumed: batches are closed by a public clock, never by how many decisions they hold; the key of
-    a contributor is theirs alone; features and rewards reach nobody but this class; a state from
-    before a batch was closed is never taken up again, which would draw the noise of the batch anew:
-    write `to_bytes` down after `close` and before the next choice.
+    Assumed: batches are closed by a public clock, never by their number of decisions; the key of
+    a contributor belongs to one person; only this class gets features and rewards; a state from
+    before a batch was closed is never restored, which would draw the noise of the batch again:
+    store `to_bytes` after `close` and before the next choice.
 
-    Features are scaled to norm 1 where they are longer, rewards clipped to [-1, 1].
+    Features longer than norm 1 are scaled to norm 1, rewards clipped to [-1, 1].
 
     Attributes:
-        arms: How many.
+        arms: Number of arms.
         features: Length of the feature vector.
-        batches: How many can be closed, in all.
-        contributions: How many decisions of one contributor are learnt from, in all; others are
+        batches: Number of batches that can be closed, in all.
+        contributions: Number of decisions of one contributor that are learnt, in all; more are
             refused.
         rho: Privacy loss of the whole run.
-        levels: Nodes that one decision is in.
+        levels: Number of nodes that contain one decision.
         sigma: Standard deviation of the noise of a sum, in units of one decision's largest part.
-        closed: Batches closed so far.
+        closed: Number of batches closed so far.
     """
 
     def __init__(
@@ -85,18 +85,19 @@ class PrivateLinearBandit:
         explore: float = 0.0,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Start without knowledge.
+        """Create a policy without observations.
 
         Args:
-            arms: At least 1.
-            features: At least 1.
-            rho: Above 0; `tactful_privacy.DiscreteGaussian` says which delta goes with an epsilon.
-            batches: At least 1.
-            contributions: At least 1.
+            arms: Number of arms, at least 1.
+            features: Length of the feature vector, at least 1.
+            rho: Privacy loss, above 0; `tactful_privacy.DiscreteGaussian` converts it to epsilon
+                and delta.
+            batches: Number of batches, at least 1.
+            contributions: Decisions per contributor, at least 1.
             rule: `UpperConfidence` or `Thompson`, the default.
-            ridge: Above 0.
+            ridge: Ridge penalty, above 0.
             explore: Share of decisions that take any arm.
-            entropy: Where the noise comes from.
+            entropy: Source of random bytes for the noise.
 
         Raises:
             PolicyError: A value is out of range, or the noise would be too large to be of use.
@@ -115,8 +116,9 @@ class PrivateLinearBandit:
         self._noise = DiscreteGaussian(self.sensitivity_squared, self.rho, entropy=entropy)
         self.closed = 0
         self._counts: dict[str, int] = {}
-        self._recorded: dict[str, int] = {}  # of the open batch, by contributor
+        self._recorded: dict[str, int] = {}  # decisions in the open batch, by contributor
         self._upper = np.triu_indices(features)
+        # Cells of a row: upper triangle of x xᵀ, then r x. Layers: one per level of the tree.
         cells = len(self._upper[0]) + features
         self._open = np.zeros((arms, cells), dtype=np.int64)
         self._exact = np.zeros((self.levels, arms, cells), dtype=np.int64)
@@ -125,17 +127,17 @@ class PrivateLinearBandit:
 
     @property
     def sensitivity_squared(self) -> int:
-        """Squared L2 distance, in steps, that one contributor makes in all nodes together, at most.
+        """Squared L2 sensitivity of all nodes together to one contributor, in steps of the grid.
 
         Products of one decision with ``|x| <= g`` and ``|r| <= g`` have the squared norm
-        ``(|x|⁴ + Σ x_i⁴) / 2 + r² |x|² <= 2 g⁴``; several of one person may point the same way and
-        fall into the same node, so they add up before they are squared; each lies in one node of
-        every level.
+        ``(|x|⁴ + Σ x_i⁴) / 2 + r² |x|² <= 2 g⁴``; several decisions of one person may have the same
+        direction and fall into the same node, so they add up before they are squared; each lies in
+        one node of every level.
         """
         return 2 * self.contributions**2 * self._grid**4 * self.levels
 
     def delta(self, epsilon: Fraction) -> Fraction:
-        """A delta for which the whole run is (epsilon, delta)-private for a contributor.
+        """Compute a delta for which the run is (epsilon, delta)-private for a contributor.
 
         Raises:
             tactful_privacy.ParameterError: epsilon lies outside [0, 40].
@@ -151,24 +153,24 @@ class PrivateLinearBandit:
         penalties: ArrayLike | None = None,
         allowed: ArrayLike | None = None,
     ) -> Choice:
-        """Choose an arm from what was released; as `LinearBandit.choose`."""
+        """Choose an arm from the released models, see `LinearBandit.choose`."""
         x = self._scaled(features)
         return self._models.choose(x, self.rule, self.explore, rng, penalties, allowed)
 
     def record(self, contributor: str, arm: int, features: ArrayLike, reward: float) -> bool:
-        """Take a decision into the open batch; nobody sees it before the batch is closed.
+        """Add a decision to the open batch; choices use it only after the batch is closed.
 
         Args:
-            contributor: Key of the person whose decision it is, best a pseudonym.
-            arm: Which one was taken.
-            features: As they were when it was.
-            reward: What came of it.
+            contributor: Key of the person of the decision, best a pseudonym.
+            arm: Index of the chosen arm.
+            features: Features at the time of the choice.
+            reward: Reward of the decision.
 
         Returns:
-            False where the contributor has had all `contributions`: nothing is learnt then.
+            False if the contributor has used all `contributions`: nothing is learnt then.
 
         Raises:
-            PolicyError: The arm does not exist or the values cannot be taken.
+            PolicyError: The arm does not exist or the values are invalid.
         """
         terms = self._terms(arm, features, reward)
         count = self._counts.get(contributor, 0)
@@ -180,26 +182,26 @@ class PrivateLinearBandit:
         return True
 
     def forget(self, contributor: str, decisions: list[tuple[int, ArrayLike, float]]) -> None:
-        """Take a contributor's decisions out of the open batch, exactly.
+        """Remove a contributor's decisions from the open batch, exactly.
 
-        Those of closed batches stay inside their noise: to release the sums again without them
-        would tell the difference. The key stays with its count: a contributor who comes back has
-        no more than what is left of `contributions`.
+        Those of closed batches stay inside their noise: a second release without them
+        would reveal the difference. The key stays with its count: a returning contributor has
+        only the rest of `contributions`.
 
         Args:
             contributor: Key of the person.
             decisions: Arm, features and reward of each decision in the open batch, as recorded.
 
         Raises:
-            PolicyError: More than the contributor has left in the open batch, or one that cannot
-                have been recorded. Nothing is unlearnt then: what is taken out twice, or out of a
-                batch that is closed, would move the sums by more than the noise hides.
+            PolicyError: More decisions than the contributor has in the open batch, or a decision
+                that cannot have been recorded. Nothing is unlearnt then: a second removal, or one
+                from a closed batch, would move the sums by more than the noise hides.
         """
         left = self._recorded.get(contributor, 0) - len(decisions)
         if left < 0:
             raise PolicyError(
-                "a contributor's decisions were never recorded in the open batch, or are taken out"
-                " already: nothing is unlearnt"
+                "the contributor has fewer decisions in the open batch than were given:"
+                " nothing is unlearnt"
             )
         parts = [(arm, self._terms(arm, features, reward)) for arm, features, reward in decisions]
         for arm, terms in parts:
@@ -208,13 +210,13 @@ class PrivateLinearBandit:
             self._recorded[contributor] = left
 
     def close(self) -> None:
-        """Close the batch and release it, with all before it.
+        """Close the batch and release it together with all earlier batches.
 
         Raises:
             PolicyError: All `batches` are closed: the guarantee covers no more.
         """
         if self.closed >= self.batches:
-            raise PolicyError(f"all {self.batches} batches are closed: begin a policy anew")
+            raise PolicyError(f"all {self.batches} batches are closed: create a new policy")
         self.closed += 1
         level = (self.closed & -self.closed).bit_length() - 1
         self._exact[level] = self._exact[:level].sum(axis=0) + self._open
@@ -226,7 +228,7 @@ class PrivateLinearBandit:
         self._models = self._release()
 
     def to_bytes(self) -> bytes:
-        """The whole policy, exact sums and contributors included: keep it where those may be."""
+        """Serialise the policy; the bytes hold exact sums and contributors: protect them."""
         parts = self.batches, self.contributions, self.rule, self.ridge, self.explore, self.closed
         sums = {name: array.astype("<i8").tobytes() for name, array in self._arrays().items()}
         rho = self.rho.numerator, self.rho.denominator
@@ -235,7 +237,7 @@ class PrivateLinearBandit:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, entropy: Callable[[int], bytes] = os.urandom) -> Self:
-        """The policy that `to_bytes` wrote.
+        """Restore the policy of `to_bytes`.
 
         Raises:
             PolicyError: The bytes are damaged or hold something else.
@@ -266,7 +268,7 @@ class PrivateLinearBandit:
         return {"open": self._open, "exact": self._exact, "noisy": self._noisy}
 
     def _release(self) -> LinearModels:
-        """Models of all closed batches: only what is noisy goes in."""
+        """Compute the models of all closed batches from noisy sums only."""
         used = [level for level in range(self.levels) if self.closed >> level & 1]
         total = self._noisy[used].sum(axis=0) / self._grid**2
         split = len(self._upper[0])
@@ -274,7 +276,7 @@ class PrivateLinearBandit:
         gram[:, self._upper[0], self._upper[1]] = total[:, :split]
         gram[:, self._upper[1], self._upper[0]] = total[:, :split]
         # The noise of a symmetric matrix has a norm of about twice sigma times the root of its
-        # size; shifted by that, and cut off where it was not enough, the matrix is positive.
+        # size. The shift by that norm, and a lower bound, make the matrix positive definite.
         shift = self.ridge + 2 * self.sigma * math.sqrt(len(used) * self.features)
         values, vectors = np.linalg.eigh(gram)
         values = np.maximum(values + shift, self.ridge)
@@ -292,7 +294,7 @@ class PrivateLinearBandit:
         if not math.isfinite(reward):
             raise PolicyError("the reward is not finite")
         whole = np.rint(self._scaled(features) * self._grid).astype(np.int64)
-        while int(whole @ whole) > self._grid**2:  # rounded up beyond the norm that is promised
+        while int(whole @ whole) > self._grid**2:  # rounding may exceed the promised norm
             longest = int(np.abs(whole).argmax())
             whole[longest] -= np.sign(whole[longest])
         gain = round(min(max(reward, -1.0), 1.0) * self._grid)
@@ -306,7 +308,7 @@ def _grid_for(sigma: float) -> int:
         grid //= 2
     if grid < _COARSEST:
         raise PolicyError(
-            f"the noise of a sum would be that of {sigma:.0f} decisions: spend more, close fewer"
+            f"the noise of a sum would be that of {sigma:.0f} decisions: increase rho, close fewer"
             " batches, or take fewer contributions"
         )
     return grid

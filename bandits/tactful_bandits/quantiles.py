@@ -1,8 +1,8 @@
-"""Quantiles of an arm, such as the 95th percentile of latency, to be compared like means.
+"""Quantiles of an arm, such as the 95th percentile of latency, for comparisons like means.
 
-Requests of one user resemble each other, and the user is what was randomised. So the error of a
-quantile is taken from how much the *share of events below it* varies over units, a ratio, and then
-carried over to the scale of the values by where the quantiles one standard error beside it lie.
+Requests of one user are correlated, and the user is the randomised unit. The error of a
+quantile is therefore derived from the variance of the *share of events below it* over units, a
+ratio, and converted to the scale of the values by the quantiles one standard error to each side.
 """
 
 import math
@@ -21,13 +21,13 @@ _Z = float(special.ndtri(0.975))
 
 @dataclass(frozen=True, slots=True)
 class Quantile:
-    """One quantile of one arm's values.
+    """Quantile of one arm's values.
 
     Attributes:
-        units: How many independently randomised units there are; at least 2.
+        units: Number of independently randomised units; at least 2.
         level: Share of the values below it, in (0, 1).
         value: The quantile.
-        standard_error: Of it, above 0.
+        standard_error: Standard error of the quantile, above 0.
 
     Raises:
         StatisticsError: An attribute is out of range.
@@ -39,7 +39,7 @@ class Quantile:
     standard_error: float
 
     def __post_init__(self) -> None:
-        """Refuse what no values have."""
+        """Validate the attributes."""
         if self.units < 2:
             raise StatisticsError(f"a comparison needs at least 2 units per arm, not {self.units}")
         if not 0 < self.level < 1:
@@ -49,7 +49,7 @@ class Quantile:
 
     @classmethod
     def from_units(cls, values: ArrayLike, level: float) -> Self:
-        """Take the quantile of one value per unit, shape ``[units]``.
+        """Compute the quantile of one value per unit, shape ``[units]``.
 
         Raises:
             StatisticsError: There are too few values for this level, or they are not numbers.
@@ -59,10 +59,10 @@ class Quantile:
 
     @classmethod
     def from_events(cls, values: ArrayLike, units: ArrayLike, level: float) -> Self:
-        """Take the quantile of many values per unit, such as a user's requests.
+        """Compute the quantile of many values per unit, such as a user's requests.
 
         Args:
-            values: One per event, shape ``[events]``.
+            values: One value per event, shape ``[events]``.
             units: Number of the unit of each event, the same shape.
             level: Share of the values below the quantile, in (0, 1).
 
@@ -91,7 +91,7 @@ class Quantile:
 
     @property
     def variance(self) -> float:
-        """Of one unit: ``units`` times the squared standard error."""
+        """Variance of one unit: ``units`` times the squared standard error."""
         return self.units * self.standard_error**2
 
     @property

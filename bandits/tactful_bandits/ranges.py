@@ -1,9 +1,9 @@
-"""From weights and coverage to the range of buckets that belongs to each arm.
+"""Map weights and coverage to one range of buckets for each arm.
 
 An arm's range starts where the arms before it end *at full coverage*, and coverage stretches it
-from there. Raising coverage therefore only adds units: whoever has an arm keeps it through every
-step of a ramp. The functions follow the published GrowthBook specification, forgiving of bad
-input as it is; `tactful_bandits.Experiment` refuses such input before it gets here.
+from there. Raising coverage therefore only adds units: every unit that has an arm keeps it through
+all steps of a ramp. The functions follow the published GrowthBook specification, including its
+tolerance of bad input; `tactful_bandits.Experiment` rejects such input beforehand.
 """
 
 from bisect import bisect_left
@@ -16,14 +16,14 @@ Range = tuple[float, float]
 
 
 def equal_weights(arms: int) -> tuple[float, ...]:
-    """Give every arm the same weight; no arms, no weights."""
+    """Return equal weights that sum to 1, or an empty tuple without arms."""
     return (1 / arms,) * arms if arms > 0 else ()
 
 
 def bucket_ranges(
     arms: int, coverage: float, weights: Sequence[float] | None = None
 ) -> tuple[Range, ...]:
-    """Lay the arms' ranges one after another.
+    """Compute the consecutive bucket ranges of the arms.
 
     Args:
         arms: Number of arms.
@@ -46,7 +46,7 @@ def bucket_ranges(
 
 
 def choose_range(place: float, ranges: Sequence[Range]) -> int | None:
-    """Find the first range that holds a place in [0, 1), or None."""
+    """Return the index of the first range that contains a position in [0, 1), or None."""
     for index, (start, end) in enumerate(ranges):
         if start <= place < end:
             return index
@@ -54,11 +54,11 @@ def choose_range(place: float, ranges: Sequence[Range]) -> int | None:
 
 
 def buckets_within(range_: Range) -> range:
-    """List the version 2 buckets whose place ``n / 10,000`` lies within a range."""
+    """List the version 2 buckets whose position ``n / 10,000`` lies within a range."""
     return range(_first_bucket_from(range_[0]), _first_bucket_from(range_[1]))
 
 
 def _first_bucket_from(place: float) -> int:
-    # A search over the very quotients that are compared elsewhere, and no arithmetic on `place`,
-    # so that rounding cannot put the edge one bucket aside.
+    # The search compares the same quotients as `choose_range`. Arithmetic on `place` instead could
+    # round and shift the edge by one bucket.
     return bisect_left(range(BUCKETS), place, key=lambda number: number / BUCKETS)

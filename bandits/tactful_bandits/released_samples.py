@@ -1,12 +1,11 @@
-"""Outcomes of one arm as private releases give them: counts and sums with noise on them.
+"""Outcomes of one arm from private releases: counts and sums with noise.
 
-Noise is one more source of chance beside who came and what they did, and its variance is public. It
-is added to the variance of the sample here, so every interval and test made from it is as wide as
-it must be. An interval that forgets it covers the truth in 38 % instead of 95 % of experiments with
-a thousand users at epsilon 0.2.
+The variance of the noise is public. It is added to the sampling variance here, so every interval
+and test has the right width. An interval that ignores it covers the truth in 38 % instead of 95 %
+of experiments with a thousand users at epsilon 0.2.
 
-Values stay unbiased and may therefore lie outside what is possible, a share below 0, say; they are
-not clipped, for a clipped value would be biased.
+Values stay unbiased and may therefore be impossible, such as a share below 0; they are
+not clipped, because clipping would bias them.
 """
 
 import math
@@ -20,17 +19,17 @@ from tactful_bandits.errors import StatisticsError
 class ReleasedProportion:
     """A share of units from two noisy counts of disjoint units, such as clickers and the others.
 
-    Each unit stands in one of the two cells, so both cost what one of them would.
+    A unit adds to one of the two cells, so both together cost as much budget as one cell.
 
     Attributes:
-        successes: Noisy count of units that said yes, summed over releases.
-        failures: Noisy count of those that did not, summed alike.
-        successes_noise: Variance of the noise in `successes`: of a sum of k releases k times that
-            of one. 0 for an exact count.
-        failures_noise: The same of `failures`.
+        successes: Noisy count of units with yes, summed over releases.
+        failures: Noisy count of units with no, summed over releases.
+        successes_noise: Variance of the noise in `successes`: the sum of k releases has k times the
+            variance of one release. 0 for an exact count.
+        failures_noise: Variance of the noise in `failures`.
 
     Raises:
-        StatisticsError: Fewer than two units are left, or a variance is impossible.
+        StatisticsError: Fewer than two units remain, or a variance is impossible.
     """
 
     successes: float
@@ -39,25 +38,25 @@ class ReleasedProportion:
     failures_noise: float
 
     def __post_init__(self) -> None:
-        """Refuse what is no release."""
+        """Validate counts and variances."""
         _require_noise((self.successes_noise, self.failures_noise))
         _require_size(self.successes + self.failures)
 
     @property
     def units(self) -> int:
-        """How many units there are, give or take the noise."""
+        """Noisy number of units."""
         return round(self.successes + self.failures)
 
     @property
     def value(self) -> float:
-        """The share; below 0 or above 1 where noise outweighs the data."""
+        """The share; below 0 or above 1 if noise outweighs the data."""
         return self.successes / (self.successes + self.failures)
 
     @property
     def variance(self) -> float:
-        """Of one unit: ``p (1 - p)``, and ``n`` times what the noise gives the share.
+        """Variance of one unit: ``p (1 - p)`` plus ``n`` times the share's noise variance.
 
-        By the delta method that is ``((1 - p)² Var s + p² Var f) / n²``.
+        The noise variance of the share is ``((1 - p)² Var s + p² Var f) / n²`` (delta method).
         """
         n = self.successes + self.failures
         p = min(max(self.value, 0.0), 1.0)
@@ -73,20 +72,20 @@ class ReleasedProportion:
 def units_behind_noise(
     control: ReleasedProportion, treatment: ReleasedProportion, share: float
 ) -> tuple[int, int]:
-    """Exact counts that say as much of the sample ratio as two released ones.
+    """Convert released counts to exact counts with the same evidence on the sample ratio.
 
     With ``N`` units, ``d`` more in the treatment than its share ``s``, and noise of variance ``V``
-    in ``d``, that are ``f N`` units with ``f d`` more, ``f = N s (1 - s) / (N s (1 - s) + V)``: of
-    ``d`` over its standard error nothing is lost or won. `tactful_bandits.check_sample_ratio` may
-    be asked about them, look by look, as about exact counts.
+    in ``d``, these are ``f N`` units with ``f d`` more, ``f = N s (1 - s) / (N s (1 - s) + V)``;
+    the ratio of ``d`` to its standard error is unchanged. `tactful_bandits.check_sample_ratio`
+    accepts them at every look like exact counts.
 
     Args:
         control: Units of the control.
         treatment: Units of the treatment.
-        share: Of the units that should be in the treatment, in (0, 1).
+        share: Expected share of the treatment's units, in (0, 1).
 
     Raises:
-        StatisticsError: The share is none.
+        StatisticsError: The share is out of range.
     """
     if not 0 < share < 1:
         raise StatisticsError(f"the treatment's share must lie between 0 and 1, not {share}")
@@ -102,7 +101,7 @@ def units_behind_noise(
 
 @dataclass(frozen=True, slots=True)
 class RatioSums:
-    """The sums that a ratio over units is made of, or the variances of the noise in them.
+    """Sums over units for a ratio, or the variances of the noise in them.
 
     Attributes:
         numerator: Sum of the units' numerators.
@@ -123,17 +122,17 @@ class RatioSums:
 class ReleasedRatio:
     """A ratio of two totals over the same units, from noisy sums.
 
-    What one unit may add to each sum has to be bounded before, for noise can only hide what is
-    bounded: its clicks, its impressions, and with them the squares and the product.
+    Bound each unit's contribution to every sum beforehand, because noise can only hide bounded
+    contributions: its clicks, its impressions, and with them the squares and the product.
 
     Attributes:
         released_units: Noisy number of units.
         sums: The noisy sums; the denominator above 0.
-        noise: Variance of the noise in each.
+        noise: Variance of the noise in each sum.
 
     Raises:
-        StatisticsError: Fewer than two units or no denominator are left, or a variance is
-            impossible.
+        StatisticsError: Fewer than two units remain, the denominator is not above 0, or a variance
+            is impossible.
     """
 
     released_units: float
@@ -141,7 +140,7 @@ class ReleasedRatio:
     noise: RatioSums
 
     def __post_init__(self) -> None:
-        """Refuse what is no release."""
+        """Validate sums and variances."""
         _require_noise(astuple(self.noise))
         _require_size(self.released_units)
         if not self.sums.denominator > 0:
@@ -152,7 +151,7 @@ class ReleasedRatio:
 
     @property
     def units(self) -> int:
-        """How many units there are, give or take the noise."""
+        """Noisy number of units."""
         return round(self.released_units)
 
     @property
@@ -162,35 +161,35 @@ class ReleasedRatio:
 
     @property
     def variance(self) -> float:
-        """Of one unit: the delta method's, and ``units`` times what the noise gives `value`.
+        """Variance of one unit: the delta method's plus ``units`` times the noise of `value`.
 
         With ``r`` the ratio, ``D`` the total denominator and ``n`` the units, the units' part is
-        ``n Σ (x - r y)² / D²``, that of the noise ``n (Var N + r² Var D) / D²``. Where noise makes
-        the first negative, it counts as 0; such a sample is too small for its noise.
+        ``n Σ (x - r y)² / D²``, that of the noise ``n (Var N + r² Var D) / D²``. A negative first
+        part counts as 0; such a sample is too small for its noise.
         """
         return self.units * self._squares / self.sums.denominator**2
 
     @property
     def degrees_of_freedom(self) -> float:
-        """Less than ``units - 1``, as the variance itself is known through noise only.
+        """Degrees of freedom, less than ``units - 1`` because of the noise in the variance.
 
         A chi-square law of ``f`` degrees has twice its squared mean, over ``f``, as its variance;
-        so the noise alone leaves ``2 S² / Var S`` of them, with ``S`` the sum of squares and
+        the noise alone therefore gives ``2 S² / Var S`` degrees, with ``S`` the sum of squares and
         ``Var S = Var Σx² + 4 r² Var Σxy + r⁴ Var Σy²`` (Satterthwaite 1946).
         """
         r = self.value
-        doubt = (
+        uncertainty = (
             self.noise.numerator_squares
             + 4 * r**2 * self.noise.products
             + r**4 * self.noise.denominator_squares
         )
-        if doubt == 0 or self._squares == 0:
+        if uncertainty == 0 or self._squares == 0:
             return self.units - 1
-        return 1 / (1 / (self.units - 1) + doubt / (2 * self._squares**2))
+        return 1 / (1 / (self.units - 1) + uncertainty / (2 * self._squares**2))
 
     @property
     def _squares(self) -> float:
-        """Sum of ``(x - r y)²`` as far as it is positive, with the variance of the noise."""
+        """Sum of ``(x - r y)²``, at least 0, plus the variance of the noise."""
         r = self.value
         squares = (
             self.sums.numerator_squares

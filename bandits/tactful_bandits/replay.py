@@ -1,4 +1,4 @@
-"""What an agent has lived through, in a ring that may lie on disk."""
+"""Replay buffer: a ring of transitions in memory or in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats32 = NDArray[np.float32]
 
 
 class Batch(NamedTuple):
-    """Transitions, the first axis of each array the batch."""
+    """Transitions; the first axis of each array is the batch."""
 
     states: Floats32
     actions: Floats32
@@ -24,32 +24,32 @@ class Batch(NamedTuple):
 
 
 class Replay:
-    """A ring of transitions.
+    """Ring buffer of transitions.
 
-    What is stored is whether an episode *terminated*. One that was merely cut off goes on as far as
-    values are concerned.
+    One row is ``[state, action, reward, next_state, terminated]``. ``terminated`` is 0 for an
+    episode that was only truncated, because values continue after truncation.
 
     Attributes:
-        capacity: How many are kept.
-        added: How many were ever added.
+        capacity: Largest number of transitions.
+        added: Number of transitions ever added.
     """
 
     def __init__(
         self, states: int, actions: int, *, capacity: int = 100_000, path: Path | None = None
     ) -> None:
-        """Make a ring, or open the one at `path`.
+        """Create a buffer, or open the file at `path`.
 
         Args:
             states: Length of a state.
             actions: Length of an action.
-            capacity: At least 1.
-            path: File of its own; None: in memory.
+            capacity: Largest number of transitions, at least 1.
+            path: File of this buffer alone; None: in memory.
 
         Raises:
-            PolicyError: The sizes are not positive, or the file has another size.
+            PolicyError: The sizes are not positive, or the size of the file differs.
         """
         if states < 1 or actions < 1 or capacity < 1:
-            raise PolicyError("a replay needs states, actions and room for at least one transition")
+            raise PolicyError("states, actions and capacity of a replay must be at least 1")
         self.capacity, self.added = capacity, 0
         self._cuts = np.cumsum([states, actions, 1, states])
         shape = (capacity, 2 * states + actions + 2)
@@ -58,12 +58,14 @@ class Replay:
             return
         size = 4 * shape[0] * shape[1]
         if path.exists() and path.stat().st_size != size:
-            raise PolicyError(f"{path} holds {path.stat().st_size} bytes, not {size}: of other use")
+            raise PolicyError(
+                f"{path} has {path.stat().st_size} bytes, not {size}: it is another file"
+            )
         mode = "r+" if path.exists() else "w+"
         self._rows = np.memmap(path, dtype=np.float32, mode=mode, shape=shape)  # type: ignore[call-overload]
 
     def __len__(self) -> int:
-        """How many can be drawn."""
+        """Return the number of transitions that can be drawn."""
         return min(self.added, self.capacity)
 
     def add(
@@ -74,7 +76,7 @@ class Replay:
         next_state: ArrayLike,
         terminated: bool,
     ) -> None:
-        """Add a transition, in place of the oldest where the ring is full."""
+        """Add a transition; a full buffer overwrites its oldest."""
         row = np.concatenate([state, action, [reward], next_state, [terminated]])
         self._rows[self.added % self.capacity] = row
         self.added += 1
@@ -83,36 +85,36 @@ class Replay:
         """Draw transitions with replacement.
 
         Raises:
-            PolicyError: There are none.
+            PolicyError: The buffer is empty.
         """
         if not self.added:
-            raise PolicyError("an empty replay has nothing to draw")
+            raise PolicyError("the replay is empty: add a transition before drawing")
         rows = np.asarray(self._rows[rng.integers(0, len(self), size)])
         states, actions, rewards, next_states, terminated = np.split(rows, self._cuts, axis=1)
         return Batch(states, actions, rewards[:, 0], next_states, terminated[:, 0])
 
     def all(self) -> Batch:
-        """All transitions, in no order."""
+        """Return all transitions, in no order."""
         rows = np.asarray(self._rows[: len(self)])
         states, actions, rewards, next_states, terminated = np.split(rows, self._cuts, axis=1)
         return Batch(states, actions, rewards[:, 0], next_states, terminated[:, 0])
 
     @property
     def latest(self) -> Floats32:
-        """The row that was added last; zeros before the first."""
+        """The row added last; zeros before the first."""
         row: Floats32 = np.array(self._rows[(self.added - 1) % self.capacity])
         return row
 
     def resume(self, added: int, latest: Floats32) -> None:
-        """Count on from where a ring was left that now lies in the file.
+        """Continue a saved buffer whose rows are in the file.
 
         Args:
-            added: As it was then.
-            latest: As it was then.
+            added: `added` when it was saved.
+            latest: `latest` when it was saved.
 
         Raises:
-            PolicyError: The ring holds another transition there: it is of another run, was in
-                memory, or went around once since.
+            PolicyError: The row differs: the file belongs to another run, the buffer was in
+                memory, or the row was overwritten since.
         """
         if added and not np.array_equal(self._rows[(added - 1) % self.capacity], latest):
             raise PolicyError(
@@ -121,6 +123,6 @@ class Replay:
         self.added = added
 
     def flush(self) -> None:
-        """Write what lies in memory to the file."""
+        """Write pending changes to the file."""
         if isinstance(self._rows, np.memmap):
             self._rows.flush()

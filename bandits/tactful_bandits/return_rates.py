@@ -1,8 +1,8 @@
-"""Retention: which share of an arm's units comes back.
+"""Retention: share of an arm's units that return.
 
-A unit that joined yesterday could not yet come back after a week. Counting it as lost makes the arm
-look bad that grew faster; so a unit counts for a span of days only once the whole span lies behind
-it, in every arm alike.
+A unit that joined yesterday could not yet return after a week; counting it as lost would penalise
+the arm that grew faster. A unit therefore counts for a span of days only once the whole span has
+passed, in all arms.
 """
 
 from collections.abc import Sequence
@@ -22,35 +22,35 @@ def retention(
     span: tuple[float, float],
     now: float,
 ) -> Proportion:
-    """Count the units that came back within a span after they joined.
+    """Count the units that returned within a span after they joined.
 
     Args:
-        joined: When each unit was first exposed, in days, shape ``[units]``.
-        visitors: Number of the unit of each visit, its place in `joined`; shape ``[visits]``.
-        visited: When each visit was, in days, the same shape.
-        span: Days after joining, half-open: ``(7, 14)`` asks for the second week.
-        now: Until when visits are known, in days.
+        joined: Day of each unit's first exposure, shape ``[units]``.
+        visitors: Unit of each visit as an index into `joined`, shape ``[visits]``.
+        visited: Day of each visit, the same shape.
+        span: Days after joining, half-open: ``(7, 14)`` is the second week.
+        now: Day up to which visits are known.
 
     Returns:
-        The share of the units that have the span behind them, of those that came back in it.
+        The share of returning units among those whose span has passed.
 
     Raises:
-        StatisticsError: The span is empty, a visit is of no unit, or fewer than two units have the
-            span behind them yet.
+        StatisticsError: The span is empty, a visit has no unit, or the span has passed for fewer
+            than two units.
     """
     start, end = span
     if not 0 <= start < end:
-        raise StatisticsError(f"a span of days must start at 0 or later and end after, not {span}")
+        raise StatisticsError(f"span must start at 0 or later and end after its start, not {span}")
     (first,) = columns(joined)
-    who, when = columns(visitors, visited)
-    if len(who) and not (who.min() >= 0 and who.max() < len(first)):
+    visitor, day = columns(visitors, visited)
+    if len(visitor) and not (visitor.min() >= 0 and visitor.max() < len(first)):
         raise StatisticsError(f"visitors must be numbers of units, from 0 to {len(first) - 1}")
-    unit = who.astype(np.intp)
-    age = when - first[unit]
-    came = np.zeros(len(first), dtype=bool)
-    came[unit[(age >= start) & (age < end)]] = True
+    unit = visitor.astype(np.intp)
+    age = day - first[unit]
+    returned = np.zeros(len(first), dtype=bool)
+    returned[unit[(age >= start) & (age < end)]] = True
     old_enough = first + end <= now
-    return Proportion(int(old_enough.sum()), int((came & old_enough).sum()))
+    return Proportion(int(old_enough.sum()), int((returned & old_enough).sum()))
 
 
 def retention_curve(
@@ -61,7 +61,7 @@ def retention_curve(
     days: Sequence[int],
     now: float,
 ) -> dict[int, Proportion]:
-    """Retention on each of some days after joining, such as 1, 7 and 28, day n as ``[n, n + 1)``.
+    """Compute the retention on given days after joining; day n is the span ``[n, n + 1)``.
 
     The arguments and errors are those of `retention`.
     """

@@ -1,6 +1,6 @@
-"""What a rollout is: its plan, where it stands, and the log of how it came there.
+"""Rollout model: the plan, the present state and the audit log.
 
-Plain values. How they change is in `tactful_bandits.lifecycle`.
+Plain values; `tactful_bandits.lifecycle` holds the transitions.
 """
 
 from collections.abc import Mapping
@@ -15,30 +15,30 @@ from tactful_bandits.sample_ratio import SampleRatio
 from tactful_bandits.samples import Sample
 
 RolloutState = Literal["draft", "shadow", "canary", "held", "rolled back", "decided"]
-"""Where a rollout is; "rolled back" and "decided" are for good."""
+"""State of a rollout; "rolled back" and "decided" are final."""
 
 Decision = Literal["ship", "keep", "inconclusive"]
-"""What came out: the change replaces what was, it does not, or the data cannot tell."""
+"""Outcome: the change is shipped, the control is kept, or the data are inconclusive."""
 
 SYSTEM = "system"
-"""Who caused a transition that nobody asked for."""
+"""Author of transitions that a rule caused."""
 
 
 @dataclass(frozen=True)
 class RolloutPlan:
-    """How a change is to be rolled out, written before it starts.
+    """Plan of a rollout, fixed before it starts.
 
     Attributes:
         experiment: Key of the experiment of two arms, the control first.
-        guardrails: What must not be harmed.
+        guardrails: Metrics that must not be harmed.
         stages: Share of the units that get the change, stage by stage, rising, in (0, 1].
-        stage_ms: How long a stage lasts at least, in milliseconds; a day or more, since mornings
+        stage_ms: Minimum duration of a stage in milliseconds; a day or more, since mornings
             differ from evenings.
-        alpha: Probability that a change which harms nothing is ever rolled back.
+        alpha: Probability that a harmless change is ever rolled back.
         sample_ratio_alpha: Probability that a sound rollout is ever held.
-        tightest_at: Units of both arms at which harm is to be seen soonest.
-        proof: Advance only once every critical guardrail shows that there is no harm beyond its
-            margin, instead of showing none.
+        tightest_at: Units of both arms at which harm is detected soonest.
+        proof: Advance only once every critical guardrail has the verdict "no harm", instead of
+            no verdict "harm".
 
     Raises:
         DefinitionError: The stages do not rise, or a value is out of range.
@@ -54,7 +54,7 @@ class RolloutPlan:
     proof: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be carried out."""
+        """Validate stages, guardrails and probabilities."""
         where = f"rollout of {self.experiment!r}"
         rising = all(a < b for a, b in zip((0.0, *self.stages), self.stages, strict=False))
         if not self.stages or not rising or self.stages[-1] > 1:
@@ -83,15 +83,15 @@ class RolloutPlan:
 
 @dataclass(frozen=True)
 class Transition:
-    """One line of the audit log.
+    """One entry of the audit log.
 
     Attributes:
-        at: When, in epoch milliseconds.
-        before: State that was left.
-        after: State that was entered.
+        at: Time in epoch milliseconds.
+        before: Previous state.
+        after: New state.
         share: Share of the units that get the change from now on.
-        by: Who caused it; `SYSTEM` where a rule did.
-        reason: Why: names of metrics and rules, never numbers about people.
+        by: Author of the transition; `SYSTEM` for rules.
+        reason: Names of metrics and rules, never numbers about people.
     """
 
     at: int
@@ -104,15 +104,15 @@ class Transition:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A change on its way.
+    """A rollout in its present state.
 
     Attributes:
-        plan: What was planned.
-        state: Where it is.
+        plan: The plan.
+        state: Present state.
         stage: Number of the current or last stage.
-        since: When the stage began or was resumed, in epoch milliseconds. Samples of a stage begin
-            here.
-        decision: What came out; None until it is decided.
+        since: Time at which the stage began or was resumed, in epoch milliseconds. Samples of a
+            stage begin here.
+        decision: Outcome; None until it is decided.
         history: All transitions, oldest first.
     """
 
@@ -125,7 +125,7 @@ class Rollout:
 
     @property
     def active(self) -> bool:
-        """Whether it is compared with a champion, which must not be replaced meanwhile."""
+        """Whether the change is under comparison, so that its champion must not be replaced."""
         return self.state in ("shadow", "canary", "held")
 
     @property
@@ -136,7 +136,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class StageObservations:
-    """What a look is taken at, all of it since the stage began.
+    """Data of one look, collected since the stage began.
 
     Attributes:
         units: Units that the draw gave the control, and the change.
@@ -150,12 +150,12 @@ class StageObservations:
 
 @dataclass(frozen=True)
 class RolloutLook:
-    """The outcome of one look.
+    """Result of one look.
 
     Attributes:
-        rollout: The rollout after it.
-        guardrails: What each guardrail said; empty without a control.
-        sample_ratio: Whether the arms got their units; None without a control or units.
+        rollout: The rollout after the look.
+        guardrails: Result of each guardrail; empty without a control.
+        sample_ratio: Check of the arms' units; None without a control or units.
     """
 
     rollout: Rollout
@@ -164,16 +164,16 @@ class RolloutLook:
 
 
 def dump_rollout(rollout: Rollout) -> dict[str, object]:
-    """Write a rollout as plain data for JSON or YAML."""
+    """Convert a rollout to plain data for JSON or YAML."""
     plain: dict[str, object] = msgspec.to_builtins(rollout)
     return plain
 
 
 def load_rollout(plain: object) -> Rollout:
-    """Read a rollout from plain data.
+    """Convert plain data to a rollout.
 
     Raises:
-        LifecycleError: The data are none of a rollout; the message names the place.
+        LifecycleError: The data are no valid rollout; the message names the place.
     """
     try:
         rollout = msgspec.convert(plain, Rollout)
@@ -191,7 +191,7 @@ def load_rollout(plain: object) -> Rollout:
 def share_of(
     plan: RolloutPlan, state: RolloutState, stage: int, decision: Decision | None
 ) -> float:
-    """Share of the units that get the change in a state of a plan."""
+    """Compute the share of the units that get the change in a state of a plan."""
     if state in ("canary", "held"):
         return plan.stages[stage]
     return 1.0 if decision == "ship" else 0.0

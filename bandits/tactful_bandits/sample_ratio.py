@@ -1,7 +1,7 @@
-"""Sample ratio mismatch: did the arms get the units that the draw should give them?
+"""Sample ratio mismatch: test whether the arms got the units that the draw should give them.
 
-A mismatch means that units were lost or added on the way from assignment to analysis, and that
-they differ between the arms; then no other number of the experiment can be trusted. Compare with
+A mismatch means that units were lost or added between assignment and analysis, differently in the
+arms; no other number of the experiment is reliable then. Compare with
 `tactful_bandits.Experiment.shares`.
 """
 
@@ -17,7 +17,7 @@ from tactful_bandits.errors import StatisticsError
 
 @dataclass(frozen=True, slots=True)
 class SampleRatio:
-    """The check of one look.
+    """Result of the check at one look.
 
     Attributes:
         log_e_value: Natural logarithm of the evidence against the expected shares.
@@ -42,23 +42,24 @@ def check_sample_ratio(
     alpha: float = 0.001,
     concentration: float = 1000,
 ) -> SampleRatio:
-    """Check the arms' units against their expected shares, as often as wanted.
+    """Test the arms' units against their expected shares, valid at any number of looks.
 
     The e-value is the Bayes factor of a Dirichlet mixture around the expected shares ``θ``, with
     parameters ``k θ``, against ``θ`` itself. Under ``θ`` it is a martingale that starts at 1, so
     by Ville's inequality it ever reaches ``1 / alpha`` with probability at most `alpha`.
 
     Args:
-        counts: Units per arm so far, each unit once.
+        counts: Units per arm so far; each unit counts once.
         shares: Expected share per arm, each above 0, summing to 1.
         alpha: Probability of a false alarm over all looks.
-        concentration: ``k``: larger values look for smaller mismatches.
+        concentration: ``k``: larger values detect smaller mismatches.
 
     Returns:
         The evidence at this look.
 
     Raises:
-        StatisticsError: Lengths differ, counts are negative or not whole, shares are not shares.
+        StatisticsError: Lengths differ, counts are negative or not whole, shares are not above 0
+            or do not sum to 1.
 
     Source: Lindon and Malek, "Anytime-Valid Inference for Multinomial Count Data" (NeurIPS 2022),
     arXiv 2011.03567.

@@ -1,9 +1,9 @@
 """Outcomes of one arm, reduced to the sums that a comparison needs.
 
-What is randomised is the unit (a user), so the unit is what is counted, even where one user asks
-many questions: outcomes of one user are not independent. A rate such as hits per question is
-therefore a *ratio of two means over users*, and its variance comes from the delta method. Counting
-questions as if each were a user would make the intervals too narrow.
+The randomised unit (a user) is the unit of analysis, even where one user asks many questions:
+outcomes of one user are not independent. A rate such as hits per question is therefore a *ratio of
+two means over users*, and its variance comes from the delta method. Counting questions as if each
+were a user would make the intervals too narrow.
 """
 
 import math
@@ -15,37 +15,37 @@ from numpy.typing import ArrayLike
 
 from tactful_bandits.errors import StatisticsError
 
-_ROUNDING = 1e-9  # relative error that honest sums may carry
-_NOTHING = 1e-300  # squares below it have lost their digits
+_ROUNDING = 1e-9  # relative rounding error allowed in sums
+_NOTHING = 1e-300  # squares below this have lost their digits
 
 
 class Sample(Protocol):
-    """One arm's outcomes of one metric, reduced to what a comparison needs."""
+    """Interface of one arm's outcomes of one metric."""
 
     @property
     def units(self) -> int:
-        """How many independently randomised units there are."""
+        """Number of independently randomised units."""
 
     @property
     def value(self) -> float:
-        """The metric."""
+        """Value of the metric."""
 
     @property
     def variance(self) -> float:
-        """Of one unit; divided by `units` it is the squared standard error of `value`."""
+        """Variance of one unit; divided by `units` the squared standard error of `value`."""
 
     @property
     def degrees_of_freedom(self) -> float:
-        """How well `variance` is known: those of the chi-square law it follows."""
+        """Degrees of freedom of `variance`, those of its chi-square law."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """A share of units, one yes or no each.
+    """A share of units, with one yes or no for each unit.
 
     Attributes:
-        units: How many; at least 2.
-        successes: How many of them said yes.
+        units: Number of units; at least 2.
+        successes: Number of units with yes.
 
     Raises:
         StatisticsError: The counts are impossible.
@@ -55,7 +55,7 @@ class Proportion:
     successes: int
 
     def __post_init__(self) -> None:
-        """Refuse impossible counts."""
+        """Reject impossible counts."""
         _require_units(self.units)
         if not 0 <= self.successes <= self.units:
             raise StatisticsError(f"{self.successes} successes of {self.units} units")
@@ -81,12 +81,12 @@ class Mean:
     """A mean over units.
 
     Attributes:
-        units: How many; at least 2.
+        units: Number of units; at least 2.
         total: Sum of the values.
         squares: Sum of the squared values.
 
     Raises:
-        StatisticsError: The sums are not finite or no values have them.
+        StatisticsError: The sums are not finite, or no values have these sums.
     """
 
     units: int
@@ -94,7 +94,7 @@ class Mean:
     squares: float
 
     def __post_init__(self) -> None:
-        """Refuse sums that no values can have."""
+        """Reject sums that no values can have."""
         _require_units(self.units)
         _require_finite(self.total, self.squares)
         _require_possible(self.units, self.total, self.squares)
@@ -127,7 +127,7 @@ class Ratio:
     """A ratio of two totals over the same units, such as hits per question.
 
     Attributes:
-        units: How many; at least 2.
+        units: Number of units; at least 2.
         numerator: Sum of the units' numerators.
         denominator: Sum of the units' denominators; above 0.
         numerator_squares: Sum of the squared numerators.
@@ -135,7 +135,8 @@ class Ratio:
         products: Sum of numerator times denominator.
 
     Raises:
-        StatisticsError: The sums are not finite, no values have them, or nothing was asked.
+        StatisticsError: The sums are not finite, no values have these sums, or the denominator is
+            not above 0.
     """
 
     units: int
@@ -146,7 +147,7 @@ class Ratio:
     products: float
 
     def __post_init__(self) -> None:
-        """Refuse sums that no values can have."""
+        """Reject sums that no values can have."""
         _require_units(self.units)
         sums = (self.numerator, self.numerator_squares, self.denominator_squares, self.products)
         _require_finite(self.denominator, *sums)
@@ -170,7 +171,7 @@ class Ratio:
 
     @property
     def variance(self) -> float:
-        """Of one unit, by the delta method.
+        """Variance of one unit, by the delta method.
 
         ``(Var x - 2 r Cov(x, y) + r² Var y) / mean(y)²`` with ``r`` the ratio, that is the variance
         of ``x - r y``, whose mean is 0, over the squared mean of ``y``.
@@ -199,16 +200,16 @@ class Ratio:
 
 
 def _beyond_rounding(difference: float, scale: float) -> float:
-    # Where all units are alike, what subtraction leaves is noise; taken for a variance it would
-    # make an interval of no width, and any difference certain.
+    # For identical units the subtraction leaves only rounding noise; as a variance it would make an
+    # interval without width, and any difference certain.
     return difference if difference > 1e-3 * _ROUNDING * scale else 0.0
 
 
 def columns(*arrays: ArrayLike) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Read one column of numbers per array, all of the same shape ``[units]``.
+    """Convert arrays to columns of numbers of one shape ``[units]``.
 
     Raises:
-        StatisticsError: A shape is another.
+        StatisticsError: The shapes differ or are not one-dimensional.
     """
     read = [np.asarray(array, dtype=np.float64) for array in arrays]
     if any(column.ndim != 1 or column.shape != read[0].shape for column in read):
@@ -228,8 +229,8 @@ def _require_finite(*sums: float) -> None:
 
 
 def _require_possible(units: int, total: float, squares: float) -> None:
-    # Cauchy and Schwarz; sums of a constant miss equality by rounding only, and squares of what is
-    # smaller than any value of meaning by everything.
+    # Cauchy and Schwarz. Sums of a constant miss equality by rounding only; squares below
+    # `_NOTHING` have no digits to compare.
     if squares < 0 or squares - total**2 / units < -_ROUNDING * squares - _NOTHING:
         raise StatisticsError(
             f"no {units} values sum to {total} and their squares to {squares}: the squares are "

@@ -1,8 +1,8 @@
-"""What of its alpha a confidence sequence has spent by a number of units.
+"""The part of alpha that a confidence sequence has spent by a number of units.
 
-A one-sided confidence sequence is right at all looks, to infinity. Who stops looking has spent less
-than its alpha, and may spend the rest on one last test. Most of what that test would find alone is
-excluded by the sequence already, so only what it finds besides counts.
+A one-sided confidence sequence is valid at all looks, to infinity. A test that stops has spent less
+than its alpha and may spend the rest on one last test. The sequence has already rejected in most of
+the cases in which that test rejects, so only the additional rejections count.
 """
 
 import math
@@ -17,30 +17,30 @@ from scipy import special
 from tactful_bandits.comparison import Estimate, confidence_sequence
 from tactful_bandits.errors import StatisticsError
 
-# Shorter steps would need more nodes: a step's spread has to reach from node to node.
+# Shorter steps would need more nodes: the spread of a step must be wider than their distance.
 _MOST_STEPS, _SHORTEST_STEP = 160, 0.04
 _LOWEST = -8.0
 _SCALE = 10**9
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(160)
-# A path that is watched all the time crosses more often than one that is looked at now and then, as
-# if the bound were lower by so many standard deviations of a step.
+# Continuous monitoring crosses the bound more often than looks at the steps do, as if the bound
+# were lower by this number of standard deviations of a step.
 _CORRECTION = 0.5826
 
 
 def spent_alpha(*, alpha: float, tightest_at: float, first: float, last: float) -> float:
-    """Probability that the sequence excludes the truth, on one given side, while it is watched.
+    """Compute the probability that the sequence ever excludes the truth on one side.
 
-    The z-score of what arrives unit by unit is an Ornstein-Uhlenbeck process in the logarithm of
-    the units. Its density below the bound is carried on from step to step (Armitage, McPherson,
-    Rowe 1969), and the bound moved from steps to all the time between them (Broadie, Glasserman,
-    Kou, "A continuity correction for discrete barrier options", Mathematical Finance 7, 1997). Who
-    looks now and then spends less than this. Asymptotic, as the sequence is.
+    The z-score over units is an Ornstein-Uhlenbeck process in the logarithm of the units. Its
+    density below the bound is propagated from step to step (Armitage, McPherson, Rowe 1969), and
+    the bound is corrected from steps to continuous monitoring (Broadie, Glasserman, Kou, "A
+    continuity correction for discrete barrier options", Mathematical Finance 7, 1997). Fewer looks
+    spend less than this. Asymptotic, like the sequence.
 
     Args:
-        alpha: Of the one-sided sequence, in (0, 0.5].
-        tightest_at: What it is tuned for.
-        first: Units before which nobody looks, above 0.
-        last: Units after which nobody does, at least `first`.
+        alpha: Alpha of the one-sided sequence, in (0, 0.5].
+        tightest_at: Tuning of the sequence.
+        first: Units at the first look, above 0.
+        last: Units at the last look, at least `first`.
 
     Returns:
         At most `alpha`.
@@ -54,28 +54,28 @@ def spent_alpha(*, alpha: float, tightest_at: float, first: float, last: float) 
 def last_level(
     *, alpha: float, kept: float, tightest_at: float, first: float, last: float
 ) -> float:
-    """Level of one last test so that it and the sequence spend ``alpha + kept`` together.
+    """Compute the level of a last test that spends ``alpha + kept`` with the sequence.
 
-    The test looks at the same z-score as the sequence, so whoever it convicts is mostly convicted
-    before: its level may be higher than what is left. As with group-sequential designs, the level
+    The test uses the same z-score as the sequence, which mostly has rejected before: its level may
+    be higher than the alpha that is left. Like in group-sequential designs, the level
     follows from the density of the paths that never crossed (Jennison and Turnbull, "Group
     Sequential Methods with Applications to Clinical Trials", 1999, chapter 19).
 
     Args:
-        alpha: Of the one-sided sequence, in (0, 0.5].
-        kept: What the test may spend on top of what the sequence saves, from 0.
-        tightest_at: What the sequence is tuned for.
-        first: Units before which nobody looks, above 0.
+        alpha: Alpha of the one-sided sequence, in (0, 0.5].
+        kept: Alpha that the test may spend in addition to the unspent part of `alpha`, from 0.
+        tightest_at: Tuning of the sequence.
+        first: Units at the first look, above 0.
         last: Units at the last look, at least `first`.
 
     Returns:
-        At least ``alpha + kept`` less what is spent, at most 0.5.
+        A level of at least ``alpha + kept`` less the spent part, at most 0.5.
 
     Raises:
         StatisticsError: A value is out of range.
     """
     if not 0 <= kept <= 0.5:
-        raise StatisticsError(f"the last test may spend from 0 to 0.5 on top, not {kept}")
+        raise StatisticsError(f"kept must lie between 0 and 0.5, not {kept}")
     spent = spent_alpha(alpha=alpha, tightest_at=tightest_at, first=first, last=last)
     left = alpha + kept - spent
     return _level(alpha, *_positions(tightest_at, first, last), left)
@@ -83,23 +83,23 @@ def last_level(
 
 @dataclass(frozen=True)
 class _Watched:
-    """What became of all paths: `spent` crossed, `beyond(z)` ended above z and never did."""
+    """Result for all paths: `spent` crossed, `beyond(z)` ended above z and never crossed."""
 
     spent: float
     beyond: Callable[[float], float]
 
 
 def _positions(tightest_at: float, first: float, last: float) -> tuple[float, float]:
-    """Logarithms of units over `tightest_at`, on which alone bounds depend.
+    """Compute the logarithms of ``first`` and ``last`` over `tightest_at`, which fix the bounds.
 
-    Rounded: looks alike are computed once.
+    They are rounded so that similar looks share a cache entry.
 
     Raises:
-        StatisticsError: They are no first and last look.
+        StatisticsError: The looks are not above 0 or do not rise.
     """
     if not 0 < first <= last < math.inf:
         raise StatisticsError(
-            f"looks go from some units above 0 to as many or more, not from {first} to {last}"
+            f"the units at the first and last look must be above 0 and rise, not {first} and {last}"
         )
     return round(math.log(first / tightest_at), 2), round(math.log(last / tightest_at), 2)
 
@@ -109,7 +109,7 @@ def _level(alpha: float, start: float, stop: float, left: float) -> float:
     beyond = _watched(alpha, start, stop).beyond
     if beyond(0.0) <= left:
         return 0.5
-    # Here, since a server loads nothing else of it, and what it loads keeps it from serving.
+    # Imported here because a server needs only this part of it, and importing takes long.
     from scipy import optimize
 
     edge = optimize.brentq(lambda score: beyond(score) - left, 0.0, 40.0)
@@ -118,7 +118,11 @@ def _level(alpha: float, start: float, stop: float, left: float) -> float:
 
 @lru_cache(maxsize=256)
 def _watched(alpha: float, start: float, stop: float) -> _Watched:
-    """Carry the density of all paths from the first look to the last."""
+    """Propagate the density of all paths from the first look to the last.
+
+    Arrays have the shape ``[nodes]``; ``before``, ``carried`` and ``crossed`` belong to the last
+    step.
+    """
     steps = max(1, min(_MOST_STEPS, int((stop - start) / _SHORTEST_STEP)))
     step = (stop - start) / steps
     kept, spread = math.exp(-step / 2), math.sqrt(-math.expm1(-step))
@@ -146,13 +150,13 @@ def _watched(alpha: float, start: float, stop: float) -> _Watched:
 
 
 def _nodes(edge: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # Early bounds lie far beyond all paths: nodes up to there would miss where the density is.
+    # Early bounds lie far above all paths; nodes up to there would leave the density unresolved.
     half = (min(edge, -_LOWEST) - _LOWEST) / 2
     return _LOWEST + half * (_NODES + 1), half * _WEIGHTS
 
 
 def _bound(alpha: float, position: float) -> float:
-    """The z-score beyond which the sequence excludes 0."""
+    """Compute the z-score above which the sequence excludes 0."""
     seen = Estimate(0.0, 1.0, round(_SCALE * math.exp(position)), math.inf)
     sequence = confidence_sequence(seen, alpha=alpha, tightest_at=_SCALE, alternative="greater")
     return -sequence.low

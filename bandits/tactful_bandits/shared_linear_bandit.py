@@ -1,9 +1,9 @@
-"""One linear model for many arms that have features of their own.
+"""One linear model shared by many arms that have features of their own.
 
-Where arms come and go, as items and coupons do, a model per arm never learns enough. Here the
-features describe the person *and* the arm (their products, say), one ``θ`` serves all, and an arm
-that was never shown is judged by its features. The rules are those of `LinearBandit`; Thompson
-sampling draws ``θ`` itself, since the arms' scores depend on each other.
+If arms change often, as items and coupons do, a model per arm never gets enough data. Here the
+features describe the person *and* the arm (their products, say), one ``θ`` serves all arms, and a
+new arm is scored by its features. The rules are those of `LinearBandit`; Thompson
+sampling draws ``θ`` itself, because the arms' scores are correlated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tactful_bandits.linear_models import checked_penalties
 
 
 class SharedLinearBandit:
-    """Chooses among any number of arms by their features.
+    """Contextual bandit over any number of arms, described by features.
 
     Attributes:
         features: Length of an arm's feature vector.
@@ -45,7 +45,7 @@ class SharedLinearBandit:
         explore: float = 0.0,
         memory: Memory | None = None,
     ) -> None:
-        """Start without knowledge; the arguments are those of `LinearBandit`.
+        """Create a policy without observations; the arguments are those of `LinearBandit`.
 
         Raises:
             PolicyError: A value is out of range.
@@ -65,7 +65,7 @@ class SharedLinearBandit:
 
     @property
     def coefficients(self) -> NDArray[np.float64]:
-        """``θ``, ``[features]``."""
+        """Coefficients ``θ``, ``[features]``."""
         coefficients: NDArray[np.float64] = self._model.coefficients[0]
         return coefficients
 
@@ -81,12 +81,12 @@ class SharedLinearBandit:
 
         Args:
             arms: Features of each arm, ``[arms, features]``.
-            rng: Where chance comes from.
-            penalties: Taken off each arm's score, ``[arms]``.
-            allowed: Which arms may be taken, ``[arms]``.
+            rng: Random generator.
+            penalties: Cost of each arm, subtracted from its score, ``[arms]``.
+            allowed: Mask of allowed arms, ``[arms]``.
 
         Raises:
-            PolicyError: The features or penalties cannot be taken, or no arm is allowed.
+            PolicyError: The features or penalties are invalid, or no arm is allowed.
         """
         x = np.asarray(arms, dtype=np.float64)
         if x.ndim != 2 or not len(x) or x.shape[1] != self.features:
@@ -106,46 +106,46 @@ class SharedLinearBandit:
         return choose_winner(means + rule.scale * deviations, self.explore, rng, mask)
 
     def update(self, features: ArrayLike, reward: float, *, period: int | None = None) -> bool:
-        """Learn from one decision; `features` are those of the arm that was taken.
+        """Learn from one decision; `features` are those of the chosen arm.
 
         Returns:
-            Whether it counts: False for a period that is forgotten.
+            Whether the decision counts: False for a dropped period.
 
         Raises:
-            PolicyError: The values cannot be taken, or the period has not begun.
+            PolicyError: The values are invalid, or the period has not begun.
         """
         return self._model.update(0, features, reward, period=period)
 
     def learn(self, observations: Iterable[Observation]) -> int:
-        """Learn from many decisions at once, as `LinearBandit.learn`; `arm` is 0 in all of them."""
+        """Learn from many decisions like `LinearBandit.learn`; `arm` is 0 in all of them."""
         return self._model.learn(observations)
 
     def forget(self, observations: Iterable[Observation]) -> int:
-        """Unlearn decisions exactly, as `LinearBandit.forget`; `arm` is 0 in all of them."""
+        """Unlearn decisions exactly like `LinearBandit.forget`; `arm` is 0 in all of them."""
         return self._model.forget(observations)
 
     def advance(self, period: int) -> None:
-        """Begin a period, as `LinearBandit.advance`."""
+        """Begin a period, see `LinearBandit.advance`."""
         self._model.advance(period)
 
     def refresh(self) -> None:
-        """Compute the model anew from its sums."""
+        """Recompute the model from its sums."""
         self._model.refresh()
 
     def to_bytes(self) -> bytes:
-        """The whole policy."""
+        """Serialise the policy."""
         return self._model.to_bytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The policy that `to_bytes` wrote.
+        """Restore the policy of `to_bytes`.
 
         Raises:
             PolicyError: The bytes are damaged or hold something else.
         """
         model = LinearBandit.from_bytes(data)
         if model.arms != 1:
-            raise PolicyError(f"this policy has a model for each of {model.arms} arms: not shared")
+            raise PolicyError(f"this policy has {model.arms} models, one per arm: not a shared one")
         policy = cls.__new__(cls)
         policy._model = model
         return policy

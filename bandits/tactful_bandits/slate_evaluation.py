@@ -1,21 +1,21 @@
-"""What a policy for whole lists would have earned, from lists that another one showed.
+"""Off-policy estimators for slates: the value of a list policy from another policy's lists.
 
 A list of k places has so many values that its own importance weight, the product over the places,
-is useless beyond a few of them. Assumptions about how people look at lists buy smaller weights:
+is useless for more than a few places. Assumptions on user behaviour reduce the weights:
 
-| estimator | assumes |
+| estimator | assumption |
 |---|---|
-| `slate_ips` | nothing |
+| `slate_ips` | none |
 | `cascade_ips`, `cascade_doubly_robust` | the reward at a place depends on it and on those above |
 | `independent_ips` | the reward at a place depends on that place alone |
-| `pseudo_inverse` | the reward of the list is a sum over its places, whatever the parts are |
+| `pseudo_inverse` | the reward of the list is a sum of unknown terms over its places |
 
 Sources: Swaminathan et al., NIPS 2017, arXiv 1605.04812 (pseudo-inverse); Li, Abbasi-Yadkori,
 Kveton et al., KDD 2018, arXiv 1804.10488 (independent); McInerney et al., KDD 2020, arXiv
 2007.12986 (cascade); Kiyohara et al., WSDM 2022, arXiv 2202.01562 (cascade, doubly robust).
 
 `ratios` are ``π(a_k | x, a_1..k-1) / μ(a_k | x, a_1..k-1)`` of each place given those above it,
-``[n, places]``; for policies that fill the places independently, just of each place.
+``[n, places]``; for policies that fill the places independently, the ratio of each place alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 
 def slate_ips(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
-    """Inverse propensity scoring of whole lists; `rewards` per place, ``[n, places]``.
+    """Estimate by weights of whole lists; `rewards` per place, ``[n, places]``.
 
     Raises:
         EvaluationError: Shapes differ or values are impossible.
@@ -40,7 +40,7 @@ def slate_ips(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
 
 
 def independent_ips(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
-    """Each place by its own weight; `ratios` are then of the places' marginal probabilities.
+    """Estimate by the weight of each place; `ratios` are of marginal probabilities.
 
     Raises:
         EvaluationError: Shapes differ or values are impossible.
@@ -50,7 +50,7 @@ def independent_ips(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
 
 
 def cascade_ips(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
-    """Each place by the weights down to it.
+    """Estimate by the product of weights down to each place.
 
     Raises:
         EvaluationError: Shapes differ or values are impossible.
@@ -62,15 +62,15 @@ def cascade_ips(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
 def cascade_doubly_robust(
     ratios: ArrayLike, rewards: ArrayLike, expected: ArrayLike, expected_target: ArrayLike
 ) -> OffPolicyEstimate:
-    """As `cascade_ips`, corrected by a model.
+    """Estimate like `cascade_ips`, corrected by a model.
 
     Args:
-        ratios: ``[n, places]``.
-        rewards: ``[n, places]``.
-        expected: What the model expects of each place and all below, given the list down to the
+        ratios: Ratio of each place, ``[n, places]``.
+        rewards: Reward of each place, ``[n, places]``.
+        expected: The model's expectation for each place and all below, given the list down to the
             place, ``[n, places]``.
-        expected_target: The same before the place is filled, averaged over what the policy would
-            put there given the list above it, ``[n, places]``.
+        expected_target: The model's expectation before the place is filled, averaged over the
+            policy's choices for it given the list above, ``[n, places]``.
 
     Raises:
         EvaluationError: Shapes differ or values are impossible.
@@ -81,16 +81,16 @@ def cascade_doubly_robust(
         raise EvaluationError(f"the model has shape {q.shape}, the lists {w.shape}")
     down_to = w.cumprod(axis=1)
     above = np.column_stack([np.ones(len(w)), down_to[:, :-1]])
-    # What was gained at a place and is expected below, against what had been expected of both.
+    # Residual of each place and all below, plus the model's expectation before the place.
     return _mean((down_to * (r - q) + above * v).sum(axis=1))
 
 
 def pseudo_inverse(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
-    """For a logging policy that fills the places independently: ``1 + Σ (ratio_k - 1)``.
+    """Estimate with the weight ``1 + Σ (ratio_k - 1)``, for independently filled places.
 
     Args:
-        ratios: Of the places' marginal probabilities, ``[n, places]``.
-        rewards: Of the whole list, ``[n]``; it need not be known which place earned it.
+        ratios: Ratios of the places' marginal probabilities, ``[n, places]``.
+        rewards: Reward of the whole list, ``[n]``; the place that earned it need not be known.
 
     Raises:
         EvaluationError: Shapes differ or values are impossible.
@@ -104,29 +104,29 @@ def pseudo_inverse(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
 def pseudo_inverse_weights(
     slates: ArrayLike, logging: ArrayLike, target: ArrayLike, arms: int
 ) -> Floats:
-    """Weights for a logging policy of any kind, from all lists that it can show in one context.
+    """Compute weights for any logging policy from all lists of one context.
 
-    The weight of list s is ``q_π' Γ⁺ 1_s``: ``1_s`` says which arm stands at which place, ``Γ`` is
+    The weight of list s is ``q_π' Γ⁺ 1_s``: ``1_s`` indicates the arm at each place, ``Γ`` is
     the mean of ``1_s 1_s'`` over the logging policy, and ``q_π`` the mean of ``1_s`` over the
-    policy in question.
+    target policy.
 
     Args:
-        slates: Arms of each list that may be shown, ``[slates, places]``.
-        logging: Probability of each list, ``[slates]``, summing to 1.
-        target: The same for the policy in question.
-        arms: How many arms there are.
+        slates: Arms of each possible list, ``[slates, places]``.
+        logging: Probability of each list under the logging policy, ``[slates]``, summing to 1.
+        target: Probability of each list under the target policy.
+        arms: Number of arms.
 
     Returns:
-        Weight of each list, ``[slates]``; multiply the logged list's by the reward.
+        Weight of each list, ``[slates]``; multiply the logged list's weight by the reward.
 
     Raises:
-        EvaluationError: Shapes differ, probabilities do not sum to 1, or the logging policy never
-            puts an arm where the policy in question does.
+        EvaluationError: Shapes differ, probabilities do not sum to 1, or the target policy puts an
+            arm at a place where the logging policy never does.
     """
     lists = np.asarray(slates, dtype=np.int64)
     mu, pi = np.asarray(logging, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if lists.ndim != 2 or mu.shape != lists.shape[:1] or pi.shape != mu.shape:
-        raise EvaluationError("give slates [slates, places] and a probability for each")
+        raise EvaluationError("give slates [slates, places] and one probability for each slate")
     if not ((lists >= 0) & (lists < arms)).all():
         raise EvaluationError(f"slates must hold indexes of the {arms} arms")
     for chances in (mu, pi):
@@ -138,7 +138,7 @@ def pseudo_inverse_weights(
         indicators[np.arange(len(lists)), place * arms + lists[:, place]] = 1
     wanted = pi @ indicators
     if ((wanted > 0) & (mu @ indicators == 0)).any():
-        raise EvaluationError("the logging policy never puts some arm where the other one does")
+        raise EvaluationError("the target policy puts an arm where the logging policy never does")
     gram = indicators.T @ (mu[:, None] * indicators)
     weights: Floats = indicators @ (np.linalg.pinv(gram, hermitian=True) @ wanted)
     return weights
@@ -155,7 +155,7 @@ def _checked(
 def _require(w: Floats, r: Floats, *, shape: tuple[int, ...], positive: bool = True) -> None:
     if w.ndim != 2 or len(w) < 2 or r.shape != shape:
         raise EvaluationError(
-            f"shapes {w.shape} and {r.shape} do not fit: [n, places] is needed, n above 1"
+            f"shapes {w.shape} and {r.shape} do not fit: expected [n, places], n above 1"
         )
     if not (np.isfinite(w).all() and np.isfinite(r).all()):
         raise EvaluationError("values must be finite; some are NaN or infinite")

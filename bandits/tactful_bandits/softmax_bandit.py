@@ -1,13 +1,13 @@
-"""A policy that learns by the gradient of its own reward, with a baseline.
+"""Softmax policy trained by policy gradient, with a baseline.
 
-Arm a is taken with probability proportional to ``exp(θ_a · x)``; after a reward r, ``θ`` moves
+Arm a is chosen with probability proportional to ``exp(θ_a · x)``; after a reward r, ``θ`` moves
 along ``w (r - b) ∇ log π(a | x)`` (Sutton and Barto, "Reinforcement Learning", 2nd edition, section
-2.8; Williams 1992). The baseline b does not change where the gradient points on average, only how
-much it varies. ``w = π(a | x) / propensity`` corrects for what the policy learnt between the choice
+2.8; Williams 1992). The baseline b does not change the expected gradient, only its variance.
+``w = π(a | x) / propensity`` corrects for updates between the choice
 and the reward, and for exploration; it is clipped.
 
-Propensities are exact without any draws. What is learnt depends on the order, so there is nothing
-to subtract: a person is unlearnt by `replayed`, from the log without him.
+Propensities are exact without any draws. The result depends on the order of the decisions, so
+nothing can be subtracted: to unlearn a person, use `replayed` on the log without that person.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="softm
 
 
 class SoftmaxBandit:
-    """Chooses among arms by a softmax of linear preferences.
+    """Contextual bandit with a softmax of linear preferences.
 
     Attributes:
-        arms: How many.
+        arms: Number of arms.
         features: Length of the feature vector.
         learning_rate: Step along the gradient, above 0.
-        baseline: ``none``; ``mean``, of the rewards so far; ``linear``, what a linear model expects
-            at these features.
+        baseline: ``none``; ``mean``, the mean reward so far; ``linear``, a linear prediction from
+            the features.
         explore: Share of decisions that take any arm, from 0 to 1.
     """
 
@@ -63,7 +63,7 @@ class SoftmaxBandit:
         baseline: Baseline = "linear",
         explore: float = 0.0,
     ) -> None:
-        """Start indifferent.
+        """Create a policy that chooses uniformly.
 
         Raises:
             PolicyError: A value is out of range.
@@ -86,10 +86,10 @@ class SoftmaxBandit:
         self._updates = 0
 
     def propensities(self, features: ArrayLike) -> NDArray[np.float64]:
-        """Probability of each arm, ``[arms]``, exploration included.
+        """Compute the probability of each arm, ``[arms]``, including exploration.
 
         Raises:
-            PolicyError: The features cannot be taken.
+            PolicyError: The features are invalid.
         """
         preferred = self._preferred(checked_features(features, self.features))
         return (1 - self.explore) * preferred + self.explore / self.arms
@@ -98,25 +98,25 @@ class SoftmaxBandit:
         """Choose an arm at features ``[features]``.
 
         Raises:
-            PolicyError: The features cannot be taken.
+            PolicyError: The features are invalid.
         """
         chances = self.propensities(features)
-        upto = chances.cumsum()
-        # Its own last sum, for one that was added in another order may lie beyond it.
-        arm = int(np.searchsorted(upto, rng.random() * upto[-1], side="right"))
+        sums = chances.cumsum()
+        # Scaled by the last partial sum: the total of another summation order may lie beyond it.
+        arm = int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
         return Choice(arm, float(chances[arm]), "exact")
 
     def update(self, arm: int, features: ArrayLike, reward: float, *, propensity: float) -> None:
         """Learn from one decision.
 
         Args:
-            arm: Which one was taken.
-            features: As they were when it was.
-            reward: Between -8 and 8.
-            propensity: Probability with which it was taken.
+            arm: Index of the chosen arm.
+            features: Features at the time of the choice.
+            reward: Reward, between -8 and 8.
+            propensity: Probability with which the arm was chosen.
 
         Raises:
-            PolicyError: A value cannot be taken. Nothing is learnt then.
+            PolicyError: A value is invalid. Nothing is learnt then.
         """
         x = checked_features(features, self.features)
         if not 0 <= arm < self.arms:
@@ -135,16 +135,16 @@ class SoftmaxBandit:
         if self.baseline == "mean":
             self._expected += (reward - self._expected) / self._updates
         elif self.baseline == "linear":
-            # Normalised least mean squares: a step that cannot overshoot, whatever the features.
+            # Normalised least mean squares: the step cannot overshoot for any features.
             self._expected += (0.1 * advantage / (1.0 + x @ x)) * x
 
     def replayed(self, observations: Iterable[Observation]) -> Self:
-        """A new policy of the same settings that saw these decisions, in their order.
+        """Train a new policy of the same settings on decisions, in their order.
 
-        To unlearn a person, leave his out: what comes back never saw him.
+        To unlearn a person, leave that person's decisions out.
 
         Raises:
-            PolicyError: One cannot be taken.
+            PolicyError: A decision is invalid.
         """
         policy = type(self)(
             self.arms,
@@ -153,12 +153,14 @@ class SoftmaxBandit:
             baseline=self.baseline,
             explore=self.explore,
         )
-        for seen in observations:
-            policy.update(seen.arm, seen.features, seen.reward, propensity=seen.propensity)
+        for decision in observations:
+            policy.update(
+                decision.arm, decision.features, decision.reward, propensity=decision.propensity
+            )
         return policy
 
     def to_bytes(self) -> bytes:
-        """The whole policy."""
+        """Serialise the policy."""
         return pack(
             _State(
                 self.arms,
@@ -174,7 +176,7 @@ class SoftmaxBandit:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The policy that `to_bytes` wrote.
+        """Restore the policy of `to_bytes`.
 
         Raises:
             PolicyError: The bytes are damaged or hold something else.
@@ -187,8 +189,8 @@ class SoftmaxBandit:
             baseline=state.baseline,
             explore=state.explore,
         )
-        own = (policy._preferences, state.preferences), (policy._expected, state.expected)
-        for array, raw in own:
+        arrays = (policy._preferences, state.preferences), (policy._expected, state.expected)
+        for array, raw in arrays:
             if len(raw) != array.nbytes or not np.isfinite(np.frombuffer(raw, "<f8")).all():
                 raise PolicyError("the state of this policy does not fit its shape")
             array[...] = np.frombuffer(raw, "<f8").reshape(array.shape)

@@ -1,4 +1,4 @@
-"""An agent that tunes objective weights around a champion's; needs the extra ``tuner``."""
+"""Agent that tunes objective weights around the champion's; needs the extra ``tuner``."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ TUNER_SETTINGS = DdpgSettings(
     weight_decay=0.3,
     average_rate=0.002,
 )
-"""For weights of lists. An hour's click rate is mostly chance: critics are several and held back,
-actors are averaged, and the noise is wide enough for its effect to be seen. What follows an hour
-counts for nothing: it depends less on that hour's weights than its estimate would add in chance."""
+"""Settings for objective weights. An hour's click rate is mostly noise: several regularised critics
+and averaged actors reduce it, and wide exploration noise makes effects visible. The discount is 0:
+later hours depend less on an hour's weights than their estimate would add in noise."""
 
 _MOST_CONTROLS = 4
 
 
 def effect_of_weights(bounds: WeightBounds) -> Effect:
-    """What an action comes to once its weights are none below 0 and of sum 1, again as an action.
+    """Return the map from an action to the action that its normalised weights amount to.
 
-    Weights twice as large order a list alike, and one that is pushed below 0 is 0: critics need not
-    learn from clicks what is known. Without it, a weight whose best value is small is learnt too
-    low, as noise that would push it below 0 only ever raises it.
+    Doubled weights give the same order, and a weight below 0 becomes 0: critics need not learn
+    these known facts from clicks. Without the map, a weight with a small optimum is learnt too
+    low, because noise that would push it below 0 only ever raises it.
 
     Args:
-        bounds: Of the weights. Their `largest_step` is left out: what counts is where weights go.
+        bounds: Bounds of the weights. `largest_step` is ignored: only the final weights count.
     """
     champion = torch.tensor(bounds.champion, dtype=torch.float32)
 
@@ -57,11 +57,11 @@ def effect_of_weights(bounds: WeightBounds) -> Effect:
 
 
 def make_tuner(bounds: WeightBounds, seed: int = 0) -> DdpgAgent:
-    """An agent that has learnt nothing yet and sees what `MarketSimulator` tells of an hour.
+    """Create an untrained agent for the state of `MarketSimulator`.
 
     Args:
-        bounds: Of the weights that it sets.
-        seed: Of its networks and its noise.
+        bounds: Bounds of the weights that it sets.
+        seed: Seed of its networks and its noise.
     """
     return DdpgAgent(
         len(STATE),
@@ -74,16 +74,16 @@ def make_tuner(bounds: WeightBounds, seed: int = 0) -> DdpgAgent:
 
 @dataclass(frozen=True, eq=False)
 class TuningCourse:
-    """What happened while an agent learnt.
+    """Record of a training run.
 
     Attributes:
-        states: What it saw, ``[hours, states]``.
-        drawn: Actions before they were cut off, ``[hours, actions]``.
-        log_densities: Of `drawn` under what drew them, ``[hours]``.
-        weights: In service, ``[hours, weights]``.
-        rewards: What the agent learnt from, ``[hours]``.
-        expected_click_rate: What the shop would expect where the agent acts, ``[hours]``.
-        champion: The same where the champion does, ``[hours]``.
+        states: States, ``[hours, states]``.
+        drawn: Actions before clipping, ``[hours, actions]``.
+        log_densities: Log densities of `drawn`, ``[hours]``.
+        weights: Weights in service, ``[hours, weights]``.
+        rewards: Rewards, ``[hours]``.
+        expected_click_rate: Expected click rate of the agent's arm, ``[hours]``.
+        champion: Expected click rate of the champion's arm, ``[hours]``.
     """
 
     states: NDArray[np.float64]
@@ -105,20 +105,21 @@ def tune_in_market(
     reward_scale: float = 1.0,
     settings: MarketSettings | None = None,
 ) -> TuningCourse:
-    """Let an agent learn in a simulated shop, on a share of its people.
+    """Train an agent in a simulated shop, on a share of its people.
 
-    All others are served by the champion at the same time. The reward is the click rate over
-    theirs: what moves both arms alike, such as a promotion, does not disturb what is learnt, and
-    the shop never loses more than `share` of what the agent loses.
+    The champion serves all others at the same time. The reward is the difference of the click
+    rates: influences on both arms, such as a promotion, cancel, and
+    the shop never loses more than `share` of the agent's loss.
 
     Args:
-        agent: Which learns.
-        seed: Of the shop; never the one that it is evaluated with.
-        hours: How long.
-        bounds: How far weights may go.
-        share: Of all people, above 0 and below 1; as many sessions as `settings` say.
-        reward_scale: What rewards are multiplied by; what is learnt should not depend on it.
-        settings: What the shop is like.
+        agent: Agent to train.
+        seed: Seed of the shop; evaluate with another one.
+        hours: Number of hours.
+        bounds: Bounds of the weights.
+        share: Share of all people in the agent's arm, above 0 and below 1; it has as many sessions
+            as `settings` say.
+        reward_scale: Factor of the rewards; results should not depend on it.
+        settings: Parameters of the shop.
 
     Raises:
         PolicyError: The share lies outside (0, 1).
@@ -127,49 +128,35 @@ def tune_in_market(
         raise PolicyError(f"share is {share}: it must lie between 0 and 1")
     own = settings or MarketSettings()
     shop = MarketSimulator(seed, settings=own)
-    # More of them would cost time to simulate and hardly make their click rate any surer.
+    # More sessions would cost time and hardly reduce the error of their click rate.
     others = max(1, min(round(own.sessions * (1 - share) / share), _MOST_CONTROLS * own.sessions))
     control = MarketSimulator(seed, people=1, settings=replace(own, sessions=others))
     weights = np.array(bounds.champion)
-    states, drawn, densities, used = [], [], [], []
-    rewards, expected, champion = [], [], []
+    rows = []
     for _ in range(hours):
         state = shop.state[0]
         proposal = agent.explore(state)
         weights = bounds.weights(proposal.action, weights)
         step = shop.step(weights)
-        beside = control.step(bounds.champion)
-        reward = reward_scale * float(step.click_rate[0] - beside.click_rate[0])
+        control_step = control.step(bounds.champion)
+        reward = reward_scale * float(step.click_rate[0] - control_step.click_rate[0])
         agent.observe(state, proposal.action, reward, shop.state[0], terminated=False)
-        states.append(state)
-        drawn.append(proposal.drawn)
-        densities.append(proposal.log_density)
-        used.append(weights)
-        rewards.append(reward)
-        expected.append(float(step.expected_click_rate[0]))
-        champion.append(float(beside.expected_click_rate[0]))
-    return TuningCourse(
-        np.array(states),
-        np.array(drawn),
-        np.array(densities),
-        np.array(used),
-        np.array(rewards),
-        np.array(expected),
-        np.array(champion),
-    )
+        rates = float(step.expected_click_rate[0]), float(control_step.expected_click_rate[0])
+        rows.append((state, proposal.drawn, proposal.log_density, weights, reward, *rates))
+    return TuningCourse(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def worst_loss(
     expected: NDArray[np.float64], champion: NDArray[np.float64], window: int = 200
 ) -> float:
-    """Largest relative loss against the champion over any `window` hours in a row; may be below 0.
+    """Compute the largest relative loss against the champion in a window; may be below 0.
 
     Args:
-        expected: Click rates while learning, ``[hours]``.
-        champion: Those of the champion on the same course, ``[hours]``.
-        window: Over how many hours both are summed.
+        expected: Click rates during training, ``[hours]``.
+        champion: Click rates of the champion on the same course, ``[hours]``.
+        window: Number of consecutive hours over which both are summed.
     """
     kernel = np.ones(min(window, len(expected)))
-    ours = np.convolve(expected, kernel, mode="valid")
-    theirs = np.convolve(champion, kernel, mode="valid")
-    return float((1 - ours / theirs).max())
+    agent_sums = np.convolve(expected, kernel, mode="valid")
+    champion_sums = np.convolve(champion, kernel, mode="valid")
+    return float((1 - agent_sums / champion_sums).max())

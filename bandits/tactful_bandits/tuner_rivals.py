@@ -1,9 +1,9 @@
-"""What a tuner has to beat: the best fixed weights, and weights that are linear in the state.
+"""Baselines of the tuner: the best fixed weights, and weights that are linear in the state.
 
 Both are found by the cross-entropy method (Rubinstein 1999; de Boer et al., Annals of Operations
 Research 2005): draw candidates from a normal distribution, keep the best quarter, fit the
-distribution to them, repeat. Candidates of a round see the same course, so that they differ by what
-they do alone. A tuner that does not beat these is not worth its risk.
+distribution to them, repeat. Candidates of a round share the same course, so that they differ only
+by their actions. A tuner that does not beat these baselines is not worth its risk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tactful_bandits.weight_bounds import WeightBounds
 
 Floats = NDArray[np.float64]
 StatePolicy = Callable[[Floats], Floats]
-"""From states ``[environments, 10]`` to actions ``[environments, 5]``."""
+"""Map from states ``[environments, 10]`` to actions ``[environments, 5]``."""
 
 
 def cross_entropy(
@@ -34,26 +34,27 @@ def cross_entropy(
     """Maximise a noisy function of a vector.
 
     Args:
-        score: Of candidates ``[candidates, size]`` in a round, ``[candidates]``.
+        score: Map from candidates ``[candidates, size]`` and the round to scores
+            ``[candidates]``.
         size: Length of the vector.
-        rng: Where candidates come from.
-        rounds: At least 1.
-        candidates: Per round, at least 4.
-        deviation: Of the first candidates around 0.
+        rng: Random generator.
+        rounds: Number of rounds, at least 1.
+        candidates: Candidates per round, at least 4.
+        deviation: Standard deviation of the first candidates around 0.
 
     Returns:
-        The mean of the last round's best, ``[size]``.
+        The mean of the last round's best candidates, ``[size]``.
 
     Raises:
         PolicyError: There are too few rounds or candidates.
     """
     if rounds < 1 or candidates < 4:
-        raise PolicyError("the cross-entropy method needs a round and 4 candidates")
+        raise PolicyError("the cross-entropy method needs at least 1 round and 4 candidates")
     mean, spread = np.zeros(size), np.full(size, deviation)
     for number in range(rounds):
         drawn = mean + spread * rng.standard_normal((candidates, size))
         best = drawn[np.argsort(score(drawn, number))[-(candidates // 4) :]]
-        # The floor keeps the search from freezing where luck made the best alike.
+        # The constant keeps the search going if the best candidates happen to be alike.
         mean, spread = best.mean(axis=0), best.std(axis=0) + 0.05 * deviation
     return mean
 
@@ -68,7 +69,7 @@ def play(
     settings: MarketSettings | None = None,
     common: bool = False,
 ) -> tuple[Floats, NDArray[np.bool_], Floats]:
-    """Let a policy run shops.
+    """Run a policy in simulated shops.
 
     Returns:
         Expected click rates ``[hours, environments]``, whether there was a promotion, of the same
@@ -94,7 +95,7 @@ def best_static(
     hours: int = 150,
     rounds: int = 10,
 ) -> Floats:
-    """The best action for all states, ``[5]``."""
+    """Find the best constant action, ``[5]``."""
 
     def score(actions: Floats, number: int) -> Floats:
         rates, _, _ = play(
@@ -108,8 +109,8 @@ def best_static(
         )
         return _mean_by_environment(rates)
 
-    found = cross_entropy(score, len(bounds.champion), np.random.default_rng(seed), rounds=rounds)
-    return np.clip(found, -1, 1)
+    best = cross_entropy(score, len(bounds.champion), np.random.default_rng(seed), rounds=rounds)
+    return np.clip(best, -1, 1)
 
 
 def linear_contextual(
@@ -120,7 +121,7 @@ def linear_contextual(
     hours: int = 150,
     rounds: int = 20,
 ) -> Floats:
-    """The best ``tanh(L [state, 1])``; returns L, ``[5, 11]``."""
+    """Find the best policy ``tanh(L [state, 1])`` and return L, ``[5, 11]``."""
     shape = (len(bounds.champion), len(STATE) + 1)
 
     def score(vectors: Floats, number: int) -> Floats:
@@ -138,12 +139,12 @@ def linear_contextual(
 
     size = shape[0] * shape[1]
     rng = np.random.default_rng(seed)
-    found = cross_entropy(score, size, rng, rounds=rounds, candidates=32, deviation=0.4)
-    return found.reshape(shape)
+    best = cross_entropy(score, size, rng, rounds=rounds, candidates=32, deviation=0.4)
+    return best.reshape(shape)
 
 
 def linear_policy(matrix: Floats) -> StatePolicy:
-    """The policy of a matrix of `linear_contextual`."""
+    """Return the policy of a matrix from `linear_contextual`."""
     return lambda states: _linear(np.broadcast_to(matrix, (len(states), *matrix.shape)), states)
 
 

@@ -1,4 +1,4 @@
-"""From a bounded action to objective weights near those of the champion."""
+"""Mapping from a bounded action to objective weights near those of the champion."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from numpy.typing import ArrayLike, NDArray
 from tactful_bandits.errors import PolicyError
 
 OBJECTIVES = ("relevance", "price", "novelty", "margin", "campaign")
-"""What a list is ordered by, each with its weight."""
+"""Objectives of a ranking, each with its weight."""
 
 
 @dataclass(frozen=True)
 class WeightBounds:
-    """How far weights may go.
+    """Bounds of the weights around the champion's.
 
     Weights are at least 0 and sum to 1. Action 0 is the champion.
 
     Attributes:
         champion: The weights in service, at least 0, summing to 1.
-        reach: Largest change of a weight before all are brought to sum 1 again, above 0.
+        reach: Largest change of a weight before all are normalised to sum 1, above 0.
         largest_step: Largest change of a weight between two updates; None: no limit.
 
     Raises:
@@ -33,7 +33,7 @@ class WeightBounds:
     largest_step: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse weights that are none."""
+        """Validate weights and limits."""
         weights = np.array(self.champion, dtype=np.float64)
         if not len(weights) or not (weights >= 0).all() or abs(weights.sum() - 1) > 1e-6:
             raise PolicyError("the champion's weights must be at least 0 and sum to 1")
@@ -41,18 +41,18 @@ class WeightBounds:
             raise PolicyError(f"reach is {self.reach}: it must lie above 0 and at most at 1")
         if self.largest_step is not None and not 0 < self.largest_step <= 1:
             raise PolicyError(
-                f"largest_step is {self.largest_step}: above 0 and at most 1, or None"
+                f"largest_step is {self.largest_step}: it must lie above 0 and at most at 1"
             )
 
     def weights(self, action: ArrayLike, previous: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Weights of an action.
+        """Compute the weights of an action.
 
         Args:
-            action: Between -1 and 1, ``[..., weights]``; what lies beyond is cut off.
-            previous: The weights before this update, of the same shape.
+            action: Action, ``[..., weights]``, clipped to [-1, 1].
+            previous: Weights before this update, of the same shape.
 
         Returns:
-            Weights, of the same shape; the champion's where the action leaves none above 0.
+            Weights, of the same shape; the champion's if the action makes all weights 0.
 
         Raises:
             PolicyError: The action has another length, or is not finite.
@@ -67,7 +67,7 @@ class WeightBounds:
         if previous is None or self.largest_step is None:
             return target
         before = np.asarray(previous, dtype=np.float64)
-        # Shortened, not cut off by component: both ends sum to 1, so all between them do.
+        # Scaled as a whole, not clipped by component, so that the weights keep the sum 1.
         farthest = np.abs(target - before).max(axis=-1, keepdims=True)
         share = np.minimum(1.0, self.largest_step / np.maximum(farthest, 1e-12))
         shortened: NDArray[np.float64] = before + share * (target - before)

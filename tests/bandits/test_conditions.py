@@ -83,7 +83,7 @@ def test_a_condition_that_was_accepted_holds_known_operators_only(condition: Any
     [
         ([], "c: expected a mapping"),
         ({"a": {"$regx": "x"}}, r"c\.a\.\$regx: unknown operator; expected one of"),
-        ({"$eq": 1}, r"c\.\$eq: unknown operator; here stand attributes"),
+        ({"$eq": 1}, r"c\.\$eq: unknown operator; use an attribute or"),
         ({"$or": {"a": 1}}, r"c\.\$or: expected a list"),
         ({"$or": [{"a": {"$in": 3}}]}, r"c\.\$or\[0\]\.a\.\$in: expected a list"),
         ({"a": {"$regex": "???"}}, r"c\.a\.\$regex: not a regular expression"),

@@ -49,7 +49,7 @@ def test_replay_keeps_the_latest(on_disk: bool, tmp_path: Path) -> None:
         again = Replay(2, 1, capacity=7, path=path)
         again.resume(replay.added, replay.latest)
         np.testing.assert_array_equal(again.all().states, replay.all().states)
-        with pytest.raises(PolicyError, match="of other use"):
+        with pytest.raises(PolicyError, match="another file"):
             Replay(3, 1, capacity=7, path=path)
     with pytest.raises(PolicyError, match="empty"):
         Replay(2, 1).sample(1, rng)

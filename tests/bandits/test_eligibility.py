@@ -125,7 +125,7 @@ def test_they_are_read_from_yaml() -> None:
         ("share: 0.02", "part: 0.02", "unknown field; expected one of name, share"),
         ("experiment: base", "experiment: bas", r"experiments:8: .*no experiment 'bas'"),
         ("[treatment]}", "[winner]}", r"'base' has no arms \['winner'\]"),
-        ("[treatment]}", "[]}", "name the arms that let in"),
+        ("[treatment]}", "[]}", "name at least one arm"),
         ("experiment: base", "experiment: next", "its own prerequisite"),
     ],
 )

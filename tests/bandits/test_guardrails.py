@@ -100,9 +100,7 @@ def test_what_cannot_guard_is_refused() -> None:
     ):
         with pytest.raises(DefinitionError, match=message):
             Guardrail(**options)
-    with pytest.raises(
-        StatisticsError, match=r"no samples of this metric, there are those of \[\]"
-    ):
+    with pytest.raises(StatisticsError, match=r"no samples of this metric; samples exist for \[\]"):
         check_guardrails([CTR], {})
 
 

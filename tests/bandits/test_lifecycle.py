@@ -171,7 +171,7 @@ def test_the_way_is_one_way() -> None:
     assert (shadow.share, shadow.active) == (0, True)
     with pytest.raises(LifecycleError, match="the time 4 lies before its last transition, 5"):
         start_canary(shadow, at=4, by="ann")
-    with pytest.raises(LifecycleError, match="say who asks for it and why"):
+    with pytest.raises(LifecycleError, match="give the author and the reason"):
         start_canary(shadow, at=6, by="")
     ended = roll_back(shadow, at=6, by="ann", reason="a better idea")
     calls: list[Callable[[], object]] = [

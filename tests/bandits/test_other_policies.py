@@ -156,7 +156,7 @@ def test_a_late_decision_comes_out_exactly_once() -> None:
     pending = PendingRewards(10.0)
     for at in range(5):
         pending.add(f"d{at}", Observation(at, np.array([float(at)]), 9.0, 3, 0.5), float(at))
-    with pytest.raises(PolicyError, match="waits already"):
+    with pytest.raises(PolicyError, match="is pending"):
         pending.add("d0", Observation(0, NOTHING, 0.0), 0.0)
     with pytest.raises(PolicyError, match="must be finite"):
         pending.settle("d1", float("nan"), 1.0)  # and it still waits
@@ -240,7 +240,7 @@ def test_a_budget_is_never_overspent(costs: list[float], step: float) -> None:
         if allowed:
             pacing.spend(cost)
         else:
-            with pytest.raises(PolicyError, match="not covered"):
+            with pytest.raises(PolicyError, match="exceeds the"):
                 pacing.spend(cost)
         assert 0 <= pacing.spent <= 20
         assert 0 <= pacing.price <= pacing.largest_price

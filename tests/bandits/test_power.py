@@ -69,7 +69,7 @@ def test_days_follow_new_units_and_whole_weeks() -> None:
     # 225 after eight days; then the last week's mean, 125 / 7 a day.
     assert days_needed(325, falling, whole_weeks=False) == 8 + math.ceil(100 / (125 / 7))
     assert days_needed(325, falling) == 14
-    with pytest.raises(StatisticsError, match="never come"):
+    with pytest.raises(StatisticsError, match="never reached"):
         days_needed(100, [50.0] + [0.0] * 7)
     for days in ([], [-1.0], [math.nan]):
         with pytest.raises(StatisticsError, match="new units of at least one day"):

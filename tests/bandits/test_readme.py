@@ -1,12 +1,40 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
+from tactful_bandits import Ratio, assign, check_sample_ratio, compare
+
 README = Path(__file__).parents[2] / "bandits" / "README.md"
 
 
-def test_the_example_runs_and_finds_what_was_put_in() -> None:
+def _run_example() -> dict[str, Any]:
     code = README.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     names: dict[str, Any] = {}
     exec(compile(code, str(README), "exec"), names)
-    assert 0 < names["low"] < 0.06 < names["high"]
-    assert not names["balance"].mismatch
+    return names
+
+
+def test_the_example_runs() -> None:
+    names = _run_example()
+    assert names["arm"] in names["experiment"].shares
+    assert names["result"].estimate.value == pytest.approx(6 / 26 - 3 / 24)
+    assert names["low"] < names["result"].estimate.value < names["high"]
+
+
+def test_a_simulated_difference_is_found() -> None:
+    """The example's experiment on 5,000 simulated users finds the difference put in."""
+    experiment = _run_example()["experiment"]
+    users = [f"user-{number}" for number in range(5000)]
+    arms = np.array([assign(experiment, user).arm for user in users])
+    rng = np.random.default_rng(1)
+    questions = 1 + rng.poisson(8, len(users))
+    hits = rng.binomial(questions, np.where(arms == "challenger", 0.36, 0.30))
+    champion, challenger = (
+        Ratio.from_units(hits[arms == arm], questions[arms == arm]) for arm in experiment.shares
+    )
+    interval = compare(champion, challenger).anytime
+    assert 0 < interval.low < 0.06 < interval.high
+    counts = [int((arms == arm).sum()) for arm in experiment.shares]
+    assert not check_sample_ratio(counts, list(experiment.shares.values())).mismatch

@@ -38,7 +38,7 @@ def test_the_young_do_not_count_as_lost() -> None:
 
 def test_what_cannot_be_counted_is_refused() -> None:
     for span in ((3, 3), (-1, 2)):
-        with pytest.raises(StatisticsError, match="a span of days"):
+        with pytest.raises(StatisticsError, match="span must start"):
             retention([0, 0], [], [], span=span, now=9)
     with pytest.raises(StatisticsError, match="from 0 to 1"):
         retention([0, 0], [2], [1], span=(0, 1), now=9)

@@ -54,7 +54,7 @@ def test_it_grows_with_the_looks_and_never_beyond_alpha(
 
 @pytest.mark.parametrize(("first", "last"), [(0, 1), (2, 1), (1, float("inf"))])
 def test_looks_that_cannot_be_are_refused(first: float, last: float) -> None:
-    with pytest.raises(StatisticsError, match="looks go from"):
+    with pytest.raises(StatisticsError, match="must be above 0 and rise"):
         spent_alpha(alpha=0.05, tightest_at=100, first=first, last=last)
 
 
@@ -112,5 +112,5 @@ def test_a_single_look_tests_at_all_there_is() -> None:
 
 
 def test_more_than_half_cannot_be_kept() -> None:
-    with pytest.raises(StatisticsError, match="on top"):
+    with pytest.raises(StatisticsError, match="kept must lie"):
         last_level(alpha=0.04, kept=0.6, tightest_at=20_000, first=10, last=20)
