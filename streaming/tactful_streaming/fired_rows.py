@@ -6,27 +6,21 @@ entity and group.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 
 from tactful_streaming.engine import LateEvent
 from tactful_streaming.entries import decode_entry, encode_entry, route_key
 from tactful_streaming.firing import Fired
 from tactful_streaming.matches import Match
-from tactful_streaming.packed_rows import TOGETHER, PackedRows, Row
+from tactful_streaming.records import Row
 
 _encoder = msgspec.json.Encoder()
-_LEAST: Final = 16
-"""Fewer rows are not worth it: texts have to be made for each window."""
-
-
-def prepare() -> None:
-    """Load the machine code, or compile it the first time on a machine, for some seconds."""
-    from tactful_streaming import row_kernel  # noqa: F401
+_TOGETHER: Final = 2_000
+"""Rows encoded at once: few enough to stay in the processor's cache."""
 
 
 class _Window(msgspec.Struct, frozen=True, gc=False):
@@ -55,53 +49,14 @@ def encode_fired(fired: Iterable[Fired]) -> list[Row]:
 
     A value is a number, a list, or null where a number is not finite.
     """
-    rows: list[Row] = []
-    for one, part in _parts(fired):
-        rows += _encode(one, part)
-    return rows
+    return [row for part in encode_in_turn(fired) for row in part]
 
 
-def encode_in_turn(fired: Iterable[Fired]) -> Iterator[Sequence[Row]]:
-    """The rows of :func:`encode_fired`, some of them at a time: those of everybody may be many.
-
-    Machine code puts them together where no name needs an escape.
-    """
-    for one, part in _parts(fired):
-        yield _pack(one, part) or _encode(one, part)
-
-
-def _parts(fired: Iterable[Fired]) -> Iterator[tuple[Fired, slice]]:
+def encode_in_turn(fired: Iterable[Fired]) -> Iterator[list[Row]]:
+    """Yield the rows of :func:`encode_fired` in parts, so that few are in memory at once."""
     for one in fired:
-        for begin in range(0, len(one.keys), TOGETHER):
-            yield one, slice(begin, begin + TOGETHER)
-
-
-def _pack(one: Fired, part: slice) -> PackedRows | None:
-    """The rows in one text; None where they have to be made one by one."""
-    # Imported here, for numba takes most of a second, and few processes write rows.
-    from tactful_streaming import row_kernel
-
-    keys = one.keys[part]
-    if len(keys) < _LEAST:
-        return None
-    names = _encoder.encode_lines(keys)
-    groups = b"" if one.groups is None else _encoder.encode_lines(one.groups[part])
-    if b"\\" in names or b"\\" in groups:
-        return None
-    values = _encoder.encode_lines(one.values[part])
-    head = b'{"feature":%b,"entity_key":' % _encoder.encode(one.feature)
-    between = b',"group_key":'
-    rest = b',"window_start":%d,"window_end":%d,"feature_value":' % (
-        one.window_start,
-        one.window_end,
-    )
-    size = 2 * (len(names) + len(groups)) + len(values)
-    size += len(keys) * (len(head) + len(between) + len(rest) + 2)
-    slack = bytes(row_kernel.SLACK)
-    texts = (names, groups, values, head, between, rest)
-    letters, ends = np.empty(size + len(slack), np.uint8), np.zeros(2 * len(keys) + 1, np.int64)
-    row_kernel.write_rows(*(np.frombuffer(it + slack, np.uint8) for it in texts), letters, ends)
-    return PackedRows(letters, ends)
+        for begin in range(0, len(one.keys), _TOGETHER):
+            yield _encode(one, slice(begin, begin + _TOGETHER))
 
 
 def _encode(one: Fired, part: slice) -> list[Row]:

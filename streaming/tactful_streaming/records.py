@@ -17,6 +17,9 @@ PADDING: Final = b"\0" * 32
 Record = tuple[int, bytes]
 """Offset and payload."""
 
+Row = tuple[bytes, bytes]
+"""Key and value of a record that is written."""
+
 
 class Lines(Sequence[bytes]):
     """Payloads that lie in one text, each with a line break behind it; then comes the padding.

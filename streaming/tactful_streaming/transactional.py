@@ -21,12 +21,12 @@ from tactful_streaming.kafka_config import (
     explain,
     import_kafka,
 )
-from tactful_streaming.message_batch import MessageBatches, errors_of
-from tactful_streaming.packed_rows import TOGETHER, PackedRows, Row
+from tactful_streaming.records import Row
 
 _logger = logging.getLogger(__name__)
 
 _MOST_WAITING = 500_000
+_TOGETHER = 2_000  # rows handed to the client at once
 _TRANSACTION_TIMEOUT_MS = 300_000
 _LINGER_MS = 500
 """Nobody sees rows before the commit, and it waits for no batch to fill.
@@ -76,7 +76,6 @@ class TransactionalProducer:
             "transaction.timeout.ms": max(settings.delivery_timeout_ms, _TRANSACTION_TIMEOUT_MS),
         }
         self._producer = self._kafka.Producer(config, logger=_logger)
-        self._batches = MessageBatches.of(self._producer, self._kafka)
         with self._explained():
             self._producer.init_transactions(self._timeout_s)
 
@@ -110,12 +109,9 @@ class TransactionalProducer:
             return
         self._begin()
         until = self._clock() + self._timeout_s
-        if isinstance(rows, PackedRows) and self._batches is not None:
-            self._produce_packed(self._batches, topic, rows, partition, until)
-            return
         placed = {} if partition is None else {"partition": partition}
-        for begin in range(0, len(rows), TOGETHER):
-            self._produce(topic, rows[begin : begin + TOGETHER], placed, until)
+        for begin in range(0, len(rows), _TOGETHER):
+            self._produce(topic, rows[begin : begin + _TOGETHER], placed, until)
 
     def commit(self) -> None:
         """Make what was written visible, durably; nothing was written: do nothing.
@@ -179,21 +175,6 @@ class TransactionalProducer:
             with self._explained():
                 taken = self._producer.produce_batch(topic, messages, **placed)
             messages = list(self._not_taken(messages)) if taken < len(messages) else []
-            self._make_room(len(messages), until)
-
-    def _produce_packed(
-        self,
-        batches: MessageBatches,
-        topic: str,
-        rows: PackedRows,
-        partition: int | None,
-        until: float,
-    ) -> None:
-        messages = batches.lay_out(rows)
-        while len(messages):
-            messages = batches.produce(topic, messages, partition)
-            for code in set(errors_of(messages).tolist()) - {self._kafka.KafkaError._QUEUE_FULL}:
-                raise self._error(self._kafka.KafkaError(code))
             self._make_room(len(messages), until)
 
     def _make_room(self, refused: int, until: float) -> None:
