@@ -1,4 +1,7 @@
-"""AES-256-GCM under one key, and data keys wrapped by a master key (NIST SP 800-38D)."""
+"""AES-256-GCM under one key, and data keys wrapped by a master key.
+
+NIST SP 800-38D.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ NONCE = 12
 """Bytes of a nonce: 96 bits, drawn at random."""
 
 TAG = 16
-"""Bytes by which a change is noticed."""
+"""Bytes of the authentication tag."""
 
 _PROVES = b"master"
 
@@ -22,7 +25,7 @@ class Cipher:
     """AES-256-GCM under one key."""
 
     def __init__(self, key: bytes) -> None:
-        # Few processes have a vault: the others do not load the library for it.
+        # Imported late: few processes have a vault.
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -30,11 +33,11 @@ class Cipher:
         self._changed = InvalidTag
 
     def seal(self, nonce: bytes, content: bytes, about: bytes) -> bytes:
-        """Seal content together with what it is about, which has to be the same to open it."""
+        """Encrypt content; `about` is authenticated and needed to open it."""
         return self._cipher.encrypt(nonce, content, about)
 
     def open(self, nonce: bytes, sealed: bytes, about: bytes) -> bytes | None:
-        """The content; None if anything was changed."""
+        """Decrypt content; None if the key, the bytes or `about` differ."""
         try:
             return self._cipher.decrypt(nonce, sealed, about)
         except self._changed:
@@ -42,7 +45,7 @@ class Cipher:
 
 
 class MasterKey:
-    """Wraps data keys, each for its reference."""
+    """Wraps data keys, each bound to its reference."""
 
     def __init__(self, key: bytes, random: Callable[[int], bytes]) -> None:
         """Use 32 bytes.
@@ -52,7 +55,7 @@ class MasterKey:
             random: cryptographically secure bytes, for nonces.
 
         Raises:
-            ParameterError: if it does not have 32 bytes.
+            ParameterError: if the key does not have 32 bytes.
         """
         if len(key) != KEY:
             raise ParameterError(f"a master key has {KEY} bytes, not {len(key)}")
@@ -60,18 +63,18 @@ class MasterKey:
         self._random = random
 
     def wrap(self, reference: bytes, key: bytes) -> bytes:
-        """A data key as it is kept."""
+        """Encrypt a data key for storage."""
         nonce = self._random(NONCE)
         return nonce + self._cipher.seal(nonce, key, reference)
 
     def unwrap(self, reference: bytes, wrapped: bytes) -> bytes | None:
-        """The data key; None if this is not its master key, or it was changed."""
+        """Decrypt a data key; None if it was changed or wrapped by another master key."""
         return self._cipher.open(wrapped[:NONCE], wrapped[NONCE:], reference)
 
     def proof(self) -> bytes:
-        """What only this key opens, and which says nothing."""
+        """Return an empty message sealed by this key, to recognise the key later."""
         return self.wrap(_PROVES, b"")
 
     def proved_by(self, proof: bytes) -> bool:
-        """Whether a proof is of this key."""
+        """Whether a proof was made by this key."""
         return self.unwrap(_PROVES, proof) is not None

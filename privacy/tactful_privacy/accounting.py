@@ -1,4 +1,4 @@
-"""What losses add up to: over mechanisms, and over the days of one person."""
+"""Composition of privacy losses over mechanisms and over the days of one person."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -21,12 +21,12 @@ _FINEST = 200_000  # steps of the grid that a year's loss may take
 
 @dataclass(frozen=True)
 class Composed:
-    """What several losses come to: together they are (epsilon, delta)-private.
+    """Composed loss of several mechanisms: together they are (epsilon, delta)-private.
 
     Attributes:
-        epsilon: Rounded up.
-        delta: At which it holds.
-        method: How it was found; see `compose`.
+        epsilon: Composed epsilon, rounded up.
+        delta: Delta at which epsilon holds.
+        method: Method of composition, see `compose`.
     """
 
     epsilon: float
@@ -37,18 +37,18 @@ class Composed:
 def compose(
     losses: Iterable[tuple[Loss, int]], *, method: Method, delta: Exact = DELTA
 ) -> Composed:
-    """Return what losses come to, each taken a number of times.
+    """Compose losses, each repeated a number of times.
 
     Args:
-        losses: Each with how often it occurs.
+        losses: Each loss with its number of occurrences.
         method: ``pure``: epsilons are added; every delta must be 0 (Dwork and Roth 2014, th.
             3.16). ``approximate``: deltas are added as well. ``zcdp``: rhos are added (Bun and
             Steinke, TCC 2016). ``pld``: the distributions of the privacy loss are convolved
-            numerically, rounded against us (Koskela, Jälkö, Honkela, AISTATS 2020; by the library
-            dp-accounting). The distribution of discrete Laplace noise is that of the whole
-            sensitivity in one cell; Gaussian noise is taken at the sensitivity of its rho; anything
-            else as the worst mechanism of its (epsilon, delta) (Kairouz, Oh, Viswanath, ICML 2015).
-        delta: At which epsilon is wanted; without meaning for ``pure``.
+            numerically, rounded up (Koskela, Jälkö, Honkela, AISTATS 2020; by the library
+            dp-accounting). Discrete Laplace noise is taken with the whole sensitivity in one cell,
+            Gaussian noise at the sensitivity of its rho, any other mechanism as the worst mechanism
+            of its (epsilon, delta) (Kairouz, Oh, Viswanath, ICML 2015).
+        delta: Delta at which epsilon is computed; ignored by ``pure``.
 
     Raises:
         ParameterError: The method does not apply to one of the losses, delta is out of range, or
@@ -79,27 +79,26 @@ def compose(
 
 
 def tightest(losses: Sequence[tuple[Loss, int]], *, delta: Exact = DELTA) -> Composed:
-    """Return the smallest epsilon that any of the methods finds at this delta."""
+    """Return the smallest epsilon of all methods at this delta."""
     target = fraction(delta, "delta")
-    found = []
+    candidates = []
     for method in ("approximate", "zcdp", "pld"):
         try:
             composed = compose(losses, method=method, delta=target)
         except ParameterError:
             continue
         if composed.delta <= float(target):
-            found.append(composed)
-    if not found:
-        raise ParameterError(f"nothing can be said at delta {float(target):g}: give a larger one")
-    return min(found, key=lambda composed: composed.epsilon)
+            candidates.append(composed)
+    if not candidates:
+        raise ParameterError(f"no epsilon holds at delta {float(target):g}: give a larger delta")
+    return min(candidates, key=lambda composed: composed.epsilon)
 
 
 def largest_belief(epsilon: float, prior: float = 0.5) -> float:
-    """Return how sure an onlooker can become of what a person did, at most.
+    """Return the largest posterior belief of an attacker about an action of a person.
 
-    Whoever held it true with probability `prior` and then sees everything released holds it true
-    with at most this one: odds grow by a factor of at most e^epsilon (Kasiviswanathan and Smith,
-    JPC 2014), but for the delta.
+    An attacker with the belief `prior` who reads all releases reaches at most this belief: the odds
+    grow by a factor of at most e^epsilon (Kasiviswanathan and Smith, JPC 2014), up to delta.
 
     Raises:
         ParameterError: The prior does not lie between 0 and 1.
@@ -117,11 +116,11 @@ def has_pld() -> bool:
 
 
 def _rounded_up(value: Fraction) -> float:
-    found = float(value)
-    return found if Fraction(found) >= value else math.nextafter(found, math.inf)
+    nearest = float(value)
+    return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
 
 
-@lru_cache(maxsize=256)  # convolving takes a tenth of a second and more
+@lru_cache(maxsize=256)  # one convolution takes a tenth of a second or more
 def _by_distribution(losses: tuple[tuple[Loss, int], ...], delta: float) -> float:
     try:
         from dp_accounting.pld import common, privacy_loss_distribution
@@ -133,23 +132,23 @@ def _by_distribution(losses: tuple[tuple[Loss, int], ...], delta: float) -> floa
         return 0.0
     total = float(sum(loss.epsilon * times for loss, times in losses))
     grid = max(_GRID, total / _FINEST)
-    found: Any = None
+    composed: Any = None
     for loss, times in losses:
         if loss.sensitivity is not None:
-            one = privacy_loss_distribution.from_discrete_laplace_mechanism(
+            single = privacy_loss_distribution.from_discrete_laplace_mechanism(
                 float(loss.epsilon / loss.sensitivity),
                 sensitivity=loss.sensitivity,
                 value_discretization_interval=grid,
             )
         elif loss.rho is not None:
-            one = privacy_loss_distribution.from_gaussian_mechanism(
+            single = privacy_loss_distribution.from_gaussian_mechanism(
                 1 / math.sqrt(2 * float(loss.rho)), value_discretization_interval=grid
             )
         else:
-            one = privacy_loss_distribution.from_privacy_parameters(
+            single = privacy_loss_distribution.from_privacy_parameters(
                 common.DifferentialPrivacyParameters(float(loss.epsilon), float(loss.delta)),
                 value_discretization_interval=grid,
             )
-        one = one.self_compose(times) if times > 1 else one
-        found = one if found is None else found.compose(one)
-    return float(found.get_epsilon_for_delta(delta))
+        repeated = single.self_compose(times) if times > 1 else single
+        composed = repeated if composed is None else composed.compose(repeated)
+    return float(composed.get_epsilon_for_delta(delta))

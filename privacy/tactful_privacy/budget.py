@@ -1,4 +1,4 @@
-"""How much one person's day may lose, and whether what is asked still fits."""
+"""Privacy budgets: limits on the loss of one user and UTC day, and charges against them."""
 
 import datetime
 import math
@@ -13,7 +13,7 @@ from tactful_privacy.errors import BudgetError, ParameterError
 
 ANY = "*"
 UNIT = "one user, one UTC day"
-"""The unit of privacy of everything that is published."""
+"""Unit of privacy of every release."""
 DEFAULT_TENANT = "default"
 DEFAULT_PURPOSE = "statistics"
 
@@ -28,14 +28,14 @@ _ROUNDED_UP = 1 + 1e-12
 
 @dataclass(frozen=True)
 class Loss:
-    """What one mechanism costs one user and one UTC day.
+    """Privacy loss of one mechanism for one user and one UTC day.
 
     Attributes:
         epsilon: The mechanism is (epsilon, delta)-private.
-        delta: As declared, 0 for a pure mechanism. What the noise tables add (computed, at most
-            1e-12 a statistic) comes on top.
-        rho: It is also rho-zCDP (Bun and Steinke, TCC 2016), as Gaussian noise is; None: not
-            known. A pure mechanism is (epsilon^2 / 2)-zCDP (there, prop. 1.4).
+        delta: Declared delta, 0 for a pure mechanism. The computed delta of the noise tables (at
+            most 1e-12 a statistic) comes on top.
+        rho: The mechanism is also rho-zCDP (Bun and Steinke, TCC 2016), like Gaussian noise; None:
+            not known. A pure mechanism is (epsilon^2 / 2)-zCDP (there, prop. 1.4).
         sensitivity: L1 sensitivity where the noise is discrete Laplace of scale
             sensitivity / epsilon; it makes tight composition tighter. None: any mechanism.
     """
@@ -63,7 +63,7 @@ class Loss:
                 raise ParameterError(f"rho is {self.rho}: it must be above 0")
 
     def __str__(self) -> str:
-        """Say what it is, in the field's letters."""
+        """Return the loss as text, such as ``epsilon 1, delta 1e-06``."""
         parts = [f"epsilon {self.epsilon}"]
         if self.delta:
             parts.append(f"delta {float(self.delta):g}")
@@ -71,7 +71,7 @@ class Loss:
 
     @property
     def zcdp(self) -> Fraction | None:
-        """The rho for which it is zCDP; None if it is not known to be."""
+        """Rho of the mechanism under zCDP; None if not known."""
         if self.rho is not None:
             return self.rho
         return None if self.delta else self.epsilon**2 / 2
@@ -79,23 +79,22 @@ class Loss:
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on the loss of one user and one UTC day, or several; what exceeds it is refused.
+    """Limit on the loss of one user and one UTC day, or several days in a row.
 
-    It holds for everything that its tenant and purpose match. All budgets of a ledger hold at
-    once: a statistic is charged to every one that it matches.
+    A budget applies to all charges that its tenant and purpose match. All budgets of a ledger apply
+    at once: a statistic is charged to every budget that matches it.
 
     Attributes:
-        epsilon: The limit.
-        delta: The limit on delta. Under zCDP, where the limit on epsilon is to hold.
-        tenant: Whose people; ``*`` matches all.
-        purpose: What for; ``*`` matches all.
+        epsilon: Limit on epsilon.
+        delta: Limit on delta. Under zCDP, the delta at which the limit on epsilon holds.
+        tenant: Tenant of the users; ``*`` matches all.
+        purpose: Purpose of the charge; ``*`` matches all.
         composition: ``basic`` adds up epsilons and deltas (Dwork and Roth 2014, th. 3.16).
             ``zcdp`` adds up rhos, and epsilon is ``rho + 2 sqrt(rho ln(1/delta))`` (Bun and
-            Steinke, TCC 2016, prop. 1.3). Both stay true when what is asked next depends on former
-            answers (Rogers, Roth, Ullman, Vadhan, NIPS 2016; Feldman and Zrnic, NeurIPS 2021).
-        days: The limit holds for any so many UTC days in a row, for somebody who is active on all
-            of them: each day of each loss counts. What is reserved counts whether or not it is
-            released.
+            Steinke, TCC 2016, prop. 1.3). Both hold for queries that depend on earlier answers
+            (Rogers, Roth, Ullman, Vadhan, NIPS 2016; Feldman and Zrnic, NeurIPS 2021).
+        days: The limit holds for any run of this many UTC days, for a user who is active on all of
+            them: each day of each loss counts. Reserved loss counts whether or not it is released.
     """
 
     epsilon: Fraction
@@ -128,7 +127,7 @@ class Budget:
             raise ParameterError(f"{self}: with zcdp give the delta at which epsilon is to hold")
 
     def __str__(self) -> str:
-        """Name it by what it covers."""
+        """Name the budget by its tenant, purpose and days."""
         span = "" if self.days == 1 else f" of {self.days} days"
         if self.tenant == self.purpose == ANY:
             return f"the budget{span}"
@@ -136,29 +135,29 @@ class Budget:
 
     @property
     def unit(self) -> str:
-        """The unit of privacy that it is about."""
+        """Unit of privacy of the limit."""
         return UNIT if self.days == 1 else f"one user, any {self.days} UTC days in a row"
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What it covers; a ledger has one budget of each."""
+        """Tenant, purpose and days; a ledger has one budget for each combination."""
         return self.tenant, self.purpose, self.days
 
     def covers(self, tenant: str, purpose: str) -> bool:
-        """Whether what has this tenant and purpose is charged to it."""
+        """Whether a charge of this tenant and purpose counts against the budget."""
         return self.tenant in (ANY, tenant) and self.purpose in (ANY, purpose)
 
     def spent(
         self, losses: Mapping[str, Loss], days: Mapping[str, int] | None = None
     ) -> tuple[Fraction, Fraction]:
-        """Return the (epsilon, delta) of losses together, never too small.
+        """Return the composed (epsilon, delta) of losses, never too small.
 
         Args:
-            losses: By name.
-            days: On how many days each is lost; None: each on one.
+            losses: Losses by name.
+            days: Number of days of each loss; None: one day each.
 
         Raises:
-            BudgetError: Under zCDP, one of the losses is not known to be zCDP.
+            BudgetError: Under zCDP, the rho of one of the losses is not known.
         """
         times = {name: 1 if days is None else days[name] for name in losses}
         if self.composition == "basic":
@@ -171,7 +170,7 @@ class Budget:
             if loss.zcdp is None:
                 raise BudgetError(
                     f"{name!r} is ({loss.epsilon}, {loss.delta})-private, but not known to be zCDP,"
-                    f" by which {self} adds up: state its rho"
+                    f" the composition of {self}: state its rho"
                 )
             rho += loss.zcdp * times[name]
         return Fraction(epsilon_of_zcdp(rho, self.delta)), self.delta if rho else Fraction(0)
@@ -183,16 +182,16 @@ class Budget:
         when: str,
         days: Mapping[str, int] | None = None,
     ) -> None:
-        """Raise if what is asked, with what is taken, exceeds the limit.
+        """Raise an error if new losses together with granted ones exceed the limit.
 
         Args:
-            taken: What was granted before, by name.
-            asked: What is wanted, by name.
-            when: Which days are meant, for the message.
-            days: On how many of them each is lost, by name; None: each on one.
+            taken: Losses granted before, by name.
+            asked: New losses, by name.
+            when: The days in words, for the message.
+            days: Number of days of each loss, by name; None: one day each.
 
         Raises:
-            BudgetError: It does not fit; the message lists who takes what.
+            BudgetError: The losses do not fit; the message lists them.
         """
         epsilon, delta = self.spent({**taken, **asked}, days)
         if epsilon <= self.epsilon and delta <= self.delta:
@@ -202,7 +201,7 @@ class Budget:
             f"{self} is {limit} for {self.unit}: {_listed(asked)} more {when} would make it"
             f" epsilon {_number(epsilon)}" + (f", delta {float(delta):g}" if delta else "") + ";"
             f" taken before: {_listed(taken) or 'nothing'}."
-            " Lower an epsilon, or leave something out"
+            " Lower an epsilon, or remove a statistic or query"
         )
 
 
@@ -215,7 +214,7 @@ def epsilon_of_zcdp(rho: Fraction, delta: Fraction) -> float:
 
 
 def check_name(name: str, what: str) -> None:
-    """Raise `ParameterError` unless it is a name of a tenant or purpose."""
+    """Raise `ParameterError` unless the text is a valid name of a tenant or purpose."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ParameterError(
             f"{what} is {name!r}: give 1 to 64 of a-z, 0-9, '.', '_' and '-',"
@@ -232,21 +231,24 @@ def _number(value: Fraction) -> str:
 
 
 def total_budget(daily_epsilon: Exact) -> Budget:
-    """Return the budget that covers everything."""
+    """Return the budget over everything."""
     return Budget(fraction(daily_epsilon, "daily_epsilon"))
 
 
 @dataclass(frozen=True)
 class Charge:
-    """What somebody takes of the budgets on each day of a span.
+    """Loss charged to the budgets on each day of a span.
+
+    Example: ``Charge("views.hourly", "default", "statistics", 0, 2**62, Loss(1))`` charges epsilon
+    1 on every day from 1970-01-01 on, without end.
 
     Attributes:
-        name: Who takes it.
-        tenant: Whose people.
-        purpose: What for.
+        name: Name of the statistic or query.
+        tenant: Tenant of the users.
+        purpose: Purpose of the charge.
         first_day: First UTC day, days since 1970-01-01.
-        last_day: The last one.
-        loss: On each day.
+        last_day: Last UTC day.
+        loss: Loss on each day.
     """
 
     name: str
@@ -257,11 +259,11 @@ class Charge:
     loss: Loss
 
     def on(self, day: int) -> bool:
-        """Whether it takes something on a day."""
+        """Whether the charge applies on a day."""
         return self.first_day <= day <= self.last_day
 
     def days_in(self, first_day: int, days: int) -> int:
-        """On how many of some days in a row it takes something."""
+        """Count the days of a run on which the charge applies."""
         last_day = min(self.last_day, first_day + days - 1)
         return max(0, last_day - max(self.first_day, first_day) + 1)
 
@@ -269,36 +271,36 @@ class Charge:
 def refuse_overspending(
     budgets: Iterable[Budget], taken: Sequence[Charge], asked: Sequence[Charge]
 ) -> None:
-    """Raise unless what is asked fits all budgets on all of its days.
+    """Raise an error unless new charges fit all budgets on all of their days.
 
     Raises:
-        BudgetError: It does not; the message says where and lists who takes what.
+        BudgetError: A budget would be exceeded; the message names the day and lists the charges.
     """
     for budget in budgets:
-        here = [charge for charge in asked if budget.covers(charge.tenant, charge.purpose)]
-        if not here:
+        new = [charge for charge in asked if budget.covers(charge.tenant, charge.purpose)]
+        if not new:
             continue
-        others = [charge for charge in taken if budget.covers(charge.tenant, charge.purpose)]
+        granted = [charge for charge in taken if budget.covers(charge.tenant, charge.purpose)]
         if budget.days > 1:
-            _refuse_days_in_a_row(budget, others, here)
+            _refuse_days_in_a_row(budget, granted, new)
             continue
-        first = min(charge.first_day for charge in here)
-        last = max(charge.last_day for charge in here)
-        # The sum can only rise on a day on which somebody begins.
-        days = {first} | {c.first_day for c in (*here, *others) if first < c.first_day <= last}
+        first = min(charge.first_day for charge in new)
+        last = max(charge.last_day for charge in new)
+        # The sum rises only on a day on which a charge begins, so only these days are checked.
+        days = {first} | {c.first_day for c in (*new, *granted) if first < c.first_day <= last}
         for day in sorted(days):
             budget.refuse_more_than_fits(
-                {charge.name: charge.loss for charge in others if charge.on(day)},
-                {charge.name: charge.loss for charge in here if charge.on(day)},
+                {charge.name: charge.loss for charge in granted if charge.on(day)},
+                {charge.name: charge.loss for charge in new if charge.on(day)},
                 _span(day, last),
             )
 
 
 def _refuse_days_in_a_row(budget: Budget, taken: Sequence[Charge], asked: Sequence[Charge]) -> None:
-    """Raise unless every row of days with one of what is asked fits.
+    """Raise an error unless every run of days that includes a new charge fits.
 
-    What is lost in a row rises and falls linearly with its first day. It is largest at the ends, or
-    where something begins with the row or ends with it.
+    The loss of a run is piecewise linear in its first day. So it is largest at the first or last
+    possible run, or where a charge begins or ends together with the run.
     """
     length = budget.days
     first = min(charge.first_day for charge in asked) - length + 1

@@ -1,4 +1,4 @@
-"""A day's cap from a private quantile of what people contributed the day before."""
+"""Choice of a day's cap by a private quantile of the contributions of the day before."""
 
 import os
 from dataclasses import dataclass
@@ -17,15 +17,17 @@ MECHANISM = "discrete Laplace on the histogram of contributions by person"
 
 @dataclass(frozen=True)
 class CapChoice:
-    """How the cap of a day is chosen from the contributions of the day before. All of it is public.
+    """Public parameters for choosing a day's cap from the day before.
 
-    A histogram of people by their number of contributions (up to each candidate, and beyond the
-    one below it) is noised: one user is in one bucket, so its L1 sensitivity is 1 and it costs
-    `epsilon` for the day that it is about. It is drawn once and kept in the ledger. The cap is
-    computed from the noisy histogram and so costs nothing more, and may be shown.
+    A histogram of people by their number of contributions gets noise. Each user is in one bucket,
+    so its L1 sensitivity is 1 and it costs `epsilon` for the day before. It is drawn once and kept
+    in the ledger. The cap is computed from the noisy histogram, so it costs nothing more and may
+    be shown.
+
+        candidates (2, 5, 20)  ->  buckets 1..2, 3..5, 6 or more contributions
 
     Attributes:
-        candidates: Caps to choose from, rising; the last is the `cap` of the statistic.
+        candidates: Candidate caps, rising; the last is the `cap` of the statistic.
         epsilon: Privacy loss of one user and one UTC day, beside that of the tables.
         quantile: Share of the people whose contributions should all count.
     """
@@ -58,7 +60,8 @@ class CapChoice:
         """Count people by their contributions of a day, ``[candidates]``. Secret.
 
         Args:
-            contributions: Of each person with at least one, counted up to the last candidate.
+            contributions: Contributions of each person with at least one, counted up to the last
+                candidate, ``[people]``.
         """
         bucket = np.searchsorted(self.candidates, contributions)
         bucket = np.minimum(bucket, len(self.candidates) - 1)
@@ -72,10 +75,10 @@ class CapChoice:
         return self.histogram(contributions) + noise.sample(len(self.candidates))
 
     def cap(self, noisy: NDArray[np.int64]) -> int:
-        """Return the smallest candidate up to which the quantile of the people lies.
+        """Return the smallest candidate that covers the quantile of the people.
 
-        Negative counts are taken as none. Where noise may be all there is, it is the last
-        candidate.
+        Negative counts are taken as 0. If the total may be noise alone, the last candidate is
+        returned.
         """
         people = np.maximum(noisy, 0).tolist()
         noise = DiscreteLaplace(1, self.epsilon)
@@ -86,7 +89,7 @@ class CapChoice:
         return next(cap for cap, upto in zip(self.candidates, below, strict=True) if upto >= wanted)
 
     def to_dict(self) -> dict[str, object]:
-        """Return what the constructor takes, as JSON can hold it."""
+        """Return the arguments of the constructor as JSON values."""
         return {
             "candidates": list(self.candidates),
             "epsilon": str(self.epsilon),

@@ -1,8 +1,8 @@
-"""What people have agreed to: purposes, decisions, and what follows from them.
+"""Consent: purposes, decisions of people, and the allowed purposes of a person.
 
-A decision is what a person said about some purposes, when, and where. Decisions are never changed:
-a later one adds to what is known, and for each purpose the latest word holds. Who said nothing is
-treated by the default of the deployment, which denies unless somebody chose otherwise.
+A decision records the answers of a person about some purposes, with time and place. Decisions never
+change: for each purpose the latest decision applies. A person without a decision gets the default
+of the deployment, which denies unless configured otherwise.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from tactful_privacy.errors import ParameterError
 
 
 class Purpose(StrEnum):
-    """What data of a person may be used for.
+    """Purpose for which data of a person may be used.
 
-    ``SERVICE`` is to take it at all. The others build on it: who refuses the service refuses
-    everything, and who agrees to another purpose agrees to the service, unless they refused it.
+    ``SERVICE`` allows data to be stored at all. The other purposes include it: a refusal of the
+    service refuses everything, and an agreement to another purpose agrees to the service, unless
+    that was refused.
     """
 
     SERVICE = "service"
@@ -37,14 +38,14 @@ NOTHING: frozenset[Purpose] = frozenset()
 
 
 class Decision(msgspec.Struct, kw_only=True, frozen=True):
-    """What a person said at one time.
+    """Answers of a person at one time.
 
     Attributes:
-        version: number of the decision in the installation; later ones have larger numbers.
+        version: number of the decision in the installation; later decisions have larger numbers.
         person: key of the person: a user id, or ``device:`` and a device id.
-        purposes: whether each purpose that was spoken of is agreed to.
-        at: when it was said, epoch milliseconds.
-        source: where it was said: a dialogue, a form, a letter.
+        purposes: agreement (true) or refusal (false) by purpose.
+        at: time of the decision, epoch milliseconds.
+        source: origin of the decision: a dialogue, a form, a letter.
     """
 
     version: int
@@ -55,69 +56,73 @@ class Decision(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Consents:
-    """What everybody has agreed to, in memory; some 150 bytes for each person who said something.
+    """Consent of all people in memory, about 150 bytes for each person with a decision.
+
+    Two bit masks for each person, with one bit for each `Purpose`:
+
+        {"u1": (agreed 0b00011, refused 0b10000)}
 
     Attributes:
-        default: what those may be used for who said nothing.
-        version: number of the latest decision taken in.
+        default: allowed purposes of people without a decision.
+        version: number of the latest applied decision.
     """
 
     def __init__(self, default: Collection[Purpose] = NOTHING) -> None:
-        """Know of no decision yet; by default nothing is allowed."""
+        """Begin without decisions; by default nothing is allowed."""
         self.default = frozenset(default)
         self.version = 0
-        self._said: dict[str, tuple[int, int]] = {}
-        self._sets = _Sets()
+        self._answers: dict[str, tuple[int, int]] = {}
+        self._sets = _InternedSets()
 
     def take(self, decisions: Iterable[Decision]) -> None:
-        """Take decisions in, in the order of their versions; those known already change nothing."""
+        """Apply decisions in the order of their versions; skip applied ones."""
         for decision in decisions:
             if decision.version <= self.version:
                 continue
             self.version = decision.version
-            agreed, refused = self._said.get(decision.person, (0, 0))
+            agreed, refused = self._answers.get(decision.person, (0, 0))
             for purpose, agrees in decision.purposes.items():
                 bit = _BIT[purpose]
                 agreed = agreed | bit if agrees else agreed & ~bit
                 refused = refused & ~bit if agrees else refused | bit
-            self._said[decision.person] = self._sets.pair(agreed, refused)
+            self._answers[decision.person] = self._sets.pair(agreed, refused)
 
     def forget(self, person: str) -> None:
-        """Forget what a person said: from now on they said nothing."""
-        self._said.pop(person, None)
+        """Delete the decisions of a person."""
+        self._answers.pop(person, None)
 
     def said(self, person: str) -> dict[Purpose, bool]:
-        """What a person said of each purpose; without those they said nothing of."""
-        agreed, refused = self._said.get(person, (0, 0))
+        """Return the answers of a person by purpose, without undecided purposes."""
+        agreed, refused = self._answers.get(person, (0, 0))
         return {
             purpose: bool(agreed & bit) for purpose, bit in _BIT.items() if (agreed | refused) & bit
         }
 
     def allowed(self, *keys: str, claimed: frozenset[Purpose] | None = None) -> frozenset[Purpose]:
-        """What a person may be used for who is known under all of `keys`.
+        """Return the allowed purposes of a person with several keys.
 
-        Several keys stand for one person: a user id and the device in use. A refusal under any of
-        them holds; an agreement under any of them is enough where none refuses.
+        The keys are a user id and the device in use. A refusal under any key applies; without a
+        refusal, an agreement under any key is enough.
 
         Args:
-            keys: of the person.
-            claimed: what the person agrees to, by what comes along with an event or a request. It
-                stands in the place of the default: what they decided for good holds before it.
+            keys: keys of the person.
+            claimed: purposes stated by an event or a request. They replace the default; decisions
+                take precedence over them.
         """
         default = self.default if claimed is None else claimed
         agreed = refused = 0
         for key in keys:
-            said = self._said.get(key)
-            if said is not None:
-                agreed |= said[0]
-                refused |= said[1]
+            answers = self._answers.get(key)
+            if answers is not None:
+                agreed |= answers[0]
+                refused |= answers[1]
         if not agreed and not refused and claimed is None:
             return default
         return self._sets.allowed(agreed, refused, default)
 
 
-class _Sets:
-    """The few sets there are, made once each."""
+class _InternedSets:
+    """One shared object for each distinct pair of masks and set of purposes."""
 
     def __init__(self) -> None:
         self._pairs: dict[tuple[int, int], tuple[int, int]] = {}
@@ -128,10 +133,10 @@ class _Sets:
 
     def allowed(self, agreed: int, refused: int, default: frozenset[Purpose]) -> frozenset[Purpose]:
         key = agreed, refused, default
-        found = self._allowed.get(key)
-        if found is None:
-            found = self._allowed[key] = _allowed(agreed, refused, default)
-        return found
+        purposes = self._allowed.get(key)
+        if purposes is None:
+            purposes = self._allowed[key] = _allowed(agreed, refused, default)
+        return purposes
 
 
 _BIT: Mapping[Purpose, int] = {purpose: 1 << number for number, purpose in enumerate(Purpose)}
@@ -150,13 +155,13 @@ def _allowed(agreed: int, refused: int, default: frozenset[Purpose]) -> frozense
 
 
 def parse_purposes(names: Iterable[str]) -> frozenset[Purpose]:
-    """Purposes by their names.
+    """Parse purposes from their names.
 
     Raises:
-        ParameterError: if there is no purpose of a name.
+        ParameterError: if a name is not a purpose.
     """
     chosen = list(names)
     for name in chosen:
         if name not in _KNOWN:
-            raise ParameterError(f"there is no purpose {name!r}: name {', '.join(_KNOWN)}")
+            raise ParameterError(f"there is no purpose {name!r}: give {', '.join(_KNOWN)}")
     return frozenset(Purpose(name) for name in chosen)

@@ -1,4 +1,4 @@
-"""Each day's cap, chosen once and kept in the ledger like everything that is published."""
+"""Daily caps, chosen once and kept in the ledger."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tactful_privacy.statistic import Statistic
 
 
 def cap_query(statistic: Statistic, day: int) -> Query:
-    """Return the question whose answer gives the cap of a UTC day: it is about the day before.
+    """Return the query about the day before, whose answer gives the cap of a UTC day.
 
     Raises:
-        ParameterError: The caps of this statistic are not chosen.
+        ParameterError: The statistic has a fixed cap.
     """
     if statistic.cap_choice is None:
         raise ParameterError(f"the cap of {statistic.name!r} is fixed")
@@ -37,15 +37,15 @@ def cap_query(statistic: Statistic, day: int) -> Query:
 def decide_cap(
     counts: BoundedCounts, ledger: Ledger, day: int, *, entropy: Entropy = os.urandom
 ) -> int:
-    """Choose the cap of a day from the contributions of the day before, or read it if it is chosen.
+    """Choose the cap of a day from the contributions of the day before, at most once.
 
     Guarantee: `CapChoice.epsilon` for one user and the day before; the statistic reserved it. The
-    noisy histogram is in the ledger before the cap is used; after a crash the same cap comes out.
+    noisy histogram is in the ledger before the cap is used; after a crash the same cap results.
 
     Args:
-        counts: Where the day is undecided.
-        ledger: Where the statistic is registered.
-        day: What `BoundedCounts.undecided` returned.
+        counts: Counter that needs the cap of the day.
+        ledger: Ledger with the registered statistic.
+        day: Result of `BoundedCounts.undecided`.
         entropy: See `DiscreteLaplace`.
 
     Returns:
@@ -54,7 +54,7 @@ def decide_cap(
     statistic = counts.statistic
     query = cap_query(statistic, day)
     choice = statistic.cap_choice
-    assert choice is not None  # or the query could not have been made
+    assert choice is not None  # checked by cap_query
     answer = ledger.answer_once(query, lambda: choice.noisy(counts.contributions(day), entropy))
     if answer.values is None or len(answer.values) != len(choice.candidates):
         raise LedgerError(f"the answer of {query.name!r} is damaged: restore the ledger")
@@ -66,17 +66,18 @@ def decide_cap(
 def chosen_caps(
     ledger: Ledger, statistic: Statistic, first_day: int, last_day: int
 ) -> dict[int, int]:
-    """Return the cap of each UTC day in [first_day, last_day] whose cap was chosen.
+    """Return the chosen caps of UTC days in [first_day, last_day].
 
-    On other days it is the `cap` of the statistic.
+    Other days have the `cap` of the statistic.
     """
     choice = statistic.cap_choice
     if choice is None:
         return {}
-    found = {}
+    caps = {}
     for answer in ledger.answers(first_day - 1, last_day - 1):
         day = answer.query.last_day + 1
-        mine = answer.query.within == statistic.name and answer.values is not None
-        if mine and answer.query == cap_query(statistic, day):
-            found[day] = choice.cap(answer.values)  # type: ignore[arg-type]
-    return found
+        if answer.values is None or answer.query.within != statistic.name:
+            continue
+        if answer.query == cap_query(statistic, day):
+            caps[day] = choice.cap(answer.values)
+    return caps

@@ -1,15 +1,15 @@
-"""Everything this package raises on purpose.
+"""Errors of this package.
 
 * ``PrivacyError``
-    * ``ParameterError``: a parameter is outside what the guarantee was proved for
-    * ``BudgetError``: the day's privacy budget does not allow it
-    * ``StateError``: a snapshot does not belong here or is damaged
-    * ``KeyringError``: keys of pseudonyms are missing or damaged
-    * ``VaultError``: the vault of data keys cannot be used
-    * ``SealError``: sealed bytes cannot be opened: their key was deleted, or they were changed
-    * ``LedgerError``: the ledger cannot do what was asked
-        * ``UnknownStatisticError``: no statistic of that name is registered
-    * ``BackendError``: a library that was asked for is not installed
+    * ``ParameterError``
+    * ``BudgetError``
+    * ``StateError``
+    * ``KeyringError``
+    * ``VaultError``
+    * ``SealError``
+    * ``LedgerError``
+        * ``UnknownStatisticError``
+    * ``BackendError``
 """
 
 
@@ -18,11 +18,11 @@ class PrivacyError(Exception):
 
 
 class ParameterError(PrivacyError, ValueError):
-    """A parameter is outside the range for which the guarantee holds."""
+    """A parameter is outside the range of the guarantee."""
 
 
 class BudgetError(PrivacyError, ValueError):
-    """Accepting this would exceed the privacy budget of one user and one UTC day."""
+    """A charge would exceed the privacy budget of one user and one UTC day."""
 
 
 class StateError(PrivacyError, ValueError):
@@ -34,15 +34,15 @@ class KeyringError(PrivacyError, RuntimeError):
 
 
 class VaultError(PrivacyError, RuntimeError):
-    """The vault cannot be used, or its master key is another one."""
+    """The vault cannot be used, or has another master key."""
 
 
 class SealError(PrivacyError, ValueError):
-    """Sealed bytes cannot be opened: their key was deleted, or they were changed or moved."""
+    """Sealed bytes cannot be opened: key deleted, or bytes changed or moved."""
 
 
 class LedgerError(PrivacyError, RuntimeError):
-    """The ledger cannot do what was asked."""
+    """The ledger is damaged or unavailable, or refuses the request."""
 
 
 class UnknownStatisticError(LedgerError, LookupError):
@@ -50,4 +50,4 @@ class UnknownStatisticError(LedgerError, LookupError):
 
 
 class BackendError(PrivacyError, ImportError):
-    """A library that was asked for is not installed."""
+    """The library of a noise backend is not installed."""

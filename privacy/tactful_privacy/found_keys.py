@@ -1,4 +1,7 @@
-"""Keys and their noisy numbers as the integers that a ledger keeps: one for each byte of text."""
+"""Encoding of found keys and their noisy counts as ledger integers.
+
+``{"tea": 120}`` is stored as one integer for each byte of its JSON: ``[123, 34, 116, …]``.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,19 @@ from tactful_privacy.errors import LedgerError
 
 
 def stored_keys(values: Mapping[str, int]) -> NDArray[np.int64]:
-    """Return what the ledger stores of the keys that are shown, ``[bytes]``."""
+    """Encode shown keys for the ledger, ``[bytes]``."""
     return np.frombuffer(msgspec.json.encode(values), dtype=np.uint8).astype(np.int64)
 
 
 def found_values(stored: NDArray[np.int64], where: str) -> dict[str, int]:
-    """Return the keys that are shown and their noisy numbers of users, the largest first.
+    """Decode shown keys and their noisy numbers of users, largest first.
 
     Args:
-        stored: What `stored_keys` made.
-        where: Of what, for the message.
+        stored: Result of `stored_keys`.
+        where: Name of the release, for the message.
 
     Raises:
-        LedgerError: It is something else.
+        LedgerError: The integers are not from `stored_keys`.
     """
     try:
         text = stored.astype(np.uint8).tobytes()

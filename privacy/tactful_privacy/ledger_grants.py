@@ -1,7 +1,7 @@
-"""What the ledger grants: budgets, statistics, queries, each within one transaction.
+"""Grants of the ledger: budgets, statistics and queries, each in one transaction.
 
-Every function locks first, so that two who ask at once see each other, and reads what holds after
-that: budgets that another process has added count as well.
+Every function locks first and then reads, so that concurrent grants see each other and budgets
+added by other processes count.
 """
 
 import logging
@@ -22,11 +22,11 @@ _statistics, _releases, _queries = schema.statistics, schema.releases, schema.qu
 
 
 def keep_budgets(connection: sa.Connection, given: Sequence[Budget]) -> None:
-    """Store budgets that are new.
+    """Store new budgets.
 
     Raises:
-        BudgetError: One is stored with other terms, or allows less than is granted.
-        LedgerError: Something was granted, but the budget over everything is gone.
+        BudgetError: A budget is stored with other terms, or allows less than is granted.
+        LedgerError: The ledger holds grants, but the budget over everything is gone.
     """
     schema.lock(connection)
     stored = rows.load_budgets(connection)
@@ -35,8 +35,8 @@ def keep_budgets(connection: sa.Connection, given: Sequence[Budget]) -> None:
         if before is not None and before != budget:
             raise BudgetError(
                 f"the ledger was made with {rows.terms(before)}, not {rows.terms(budget)},"
-                f" as {budget}: the promise to the users stands; open it without it or with"
-                " the same"
+                f" as {budget}: a promise to users cannot be changed; open the ledger without this"
+                " budget or with the same terms"
             )
     taken = rows.load_charges(connection)
     for budget in given:
@@ -57,7 +57,7 @@ def keep_budgets(connection: sa.Connection, given: Sequence[Budget]) -> None:
 def register(
     connection: sa.Connection, wanted: Sequence[Statistic], first_day: int, now: int
 ) -> None:
-    """Reserve what statistics cost, for all of them or none; see `Ledger.register_all`."""
+    """Reserve the loss of statistics, for all or none; see `Ledger.register_all`."""
     schema.lock(connection)
     known = set(connection.execute(sa.select(_statistics.c.name)).scalars())
     earlier: list[Charge] = []
@@ -67,7 +67,7 @@ def register(
             if last_day < schema.FOREVER:
                 raise LedgerError(
                     f"statistic {statistic.name!r} was retired on {date_of(last_day)}:"
-                    " give what follows it a new name"
+                    " give its successor a new name"
                 )
             if first_day < begins:
                 earlier.append(rows.charge(statistic, first_day, begins - 1))
@@ -94,7 +94,7 @@ def register(
 
 
 def retire(connection: sa.Connection, name: str, now: int) -> None:
-    """End a statistic today, or with the day of its newest release; see `Ledger.retire`."""
+    """End a statistic today or on the day of its newest release; see `Ledger.retire`."""
     schema.lock(connection)
     rows.load_statistic(connection, name)
     newest = sa.select(sa.func.max(_releases.c.pane_start)).where(_releases.c.statistic == name)
@@ -111,7 +111,7 @@ def reserve(connection: sa.Connection, query: Query, now: int) -> None:
 
     Raises:
         BudgetError: A budget would be exceeded on one of the days.
-        LedgerError: One of the days is not over, or the name stands for another query.
+        LedgerError: A day is not over, or the name stands for another query.
     """
     schema.lock(connection)
     if rows.load_answer(connection, query) is not None:

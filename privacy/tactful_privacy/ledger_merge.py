@@ -1,8 +1,8 @@
-"""Brings two copies of a ledger together, so that nothing that was spent is forgotten.
+"""Merge two copies of a ledger, so that no spent budget is lost.
 
-A copy that was made earlier lacks what was released since. Whoever goes on from it alone draws the
-same panes again, and the two draws can be averaged. So a ledger is never replaced by an older copy,
-only completed by it.
+An older copy lacks later releases. A process that continued from it alone would draw the same panes
+again, and the two draws could be averaged. So a restore never replaces a ledger by an older copy;
+it adds the copy's rows.
 """
 
 import sqlite3
@@ -19,28 +19,26 @@ _OTHER = "other"
 
 
 def merge_ledger(into: Path, other: Path) -> int:
-    """Add to a ledger what only another copy of it holds.
+    """Add the rows that only another copy holds to a ledger.
 
-    Where both hold something under the same key, `into` keeps its own: statistics, budgets,
-    releases and shared noise are never changed once they are there. A query that only the other
-    copy has answered is answered with that.
+    A row whose key both hold stays as it is in `into`: statistics, budgets, releases and shared
+    noise never change once stored. A query that only the other copy has answered gets that answer.
 
     Args:
-        into: SQLite file of the ledger that goes on; brought up to date if it is older.
-        other: SQLite file of the copy; brought up to date likewise, else unchanged.
+        into: SQLite file of the ledger to keep; upgraded if it is older.
+        other: SQLite file of the copy; upgraded likewise, otherwise unchanged.
 
     Returns:
-        How many rows were added.
+        Number of added rows.
 
     Raises:
-        LedgerError: If one of them is damaged or of a newer version, or they are of two different
+        LedgerError: One of them is damaged or of a newer version, or they belong to two different
             installations. Nothing was added then.
     """
     for path in (into, other):
         engine = schema.connect(path)
         try:
-            with schema.explained():
-                schema.upgrade(engine)
+            schema.upgrade(engine)
         finally:
             engine.dispose()
     try:
@@ -51,7 +49,7 @@ def merge_ledger(into: Path, other: Path) -> int:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise LedgerError(f"{into} and {other} cannot be brought together: {error}") from error
+        raise LedgerError(f"{into} and {other} cannot be merged: {error}") from error
 
 
 def _merge(connection: sqlite3.Connection) -> int:
@@ -76,7 +74,7 @@ def _merge(connection: sqlite3.Connection) -> int:
 
 
 def _refuse_strangers(connection: sqlite3.Connection) -> None:
-    """Refuse two ledgers that give one name different meanings, or other noise to one pane."""
+    """Refuse two ledgers with different definitions of a name or noise of a pane."""
     for table, key, value in (
         (schema.statistics, ("name",), "fingerprint"),
         (schema.queries, ("name",), "fingerprint"),
@@ -84,15 +82,15 @@ def _refuse_strangers(connection: sqlite3.Connection) -> None:
         (schema.noise, ("statistic", "period_start", "part"), "noise"),
     ):
         same = " AND ".join(f"a.{column} = b.{column}" for column in key)
-        found = connection.execute(
+        difference = connection.execute(
             f"SELECT a.{key[0]} FROM main.{table.name} a JOIN {_OTHER}.{table.name} b"
             f" ON {same} WHERE a.{value} != b.{value} LIMIT 1"
         ).fetchone()
-        if found is not None:
+        if difference is not None:
             raise LedgerError(
-                f"the two ledgers differ in what they hold of {found[0]!r}: they are no copies of"
-                " each other, and nothing may be released from either as if the other were not"
-                " there. Move the one away that does not belong here"
+                f"the two ledgers differ in {table.name} at {difference[0]!r}: they are not copies"
+                " of one ledger, and releasing from one would ignore the other."
+                " Move the ledger away that does not belong to this installation"
             )
 
 
@@ -107,7 +105,7 @@ def _take_answers(connection: sqlite3.Connection) -> None:
 
 
 def _take_days(connection: sqlite3.Connection) -> None:
-    """Both days of a statistic only ever move back: when it is begun earlier, or retired."""
+    """Keep the earlier first and last day: both only move back, by a new start or retirement."""
     name = schema.statistics.name
     connection.execute(
         f"UPDATE main.{name} AS a SET first_day = min(a.first_day, b.first_day),"

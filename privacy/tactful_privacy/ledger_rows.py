@@ -1,4 +1,4 @@
-"""What the rows of the ledger mean, and how they are checked when they are read."""
+"""Reading and writing of the ledger's rows, with checks for damage."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class Release:
         statistic: Name of the statistic.
         start: Start of the pane, epoch milliseconds.
         noisy_counts: One integer for every key of the catalogue in its order, ``[keys]``; may be
-            negative. Of `FOUND_KEYS` it is what `found_values` reads.
-        released_at: When it was stored, epoch milliseconds.
+            negative. For `FOUND_KEYS` the bytes that `found_values` decodes.
+        released_at: Time of storage, epoch milliseconds.
     """
 
     statistic: str
@@ -63,7 +63,7 @@ def load_budgets(connection: sa.Connection) -> dict[tuple[str, str, int], Budget
 
 
 def insert_budget(connection: sa.Connection, budget: Budget) -> None:
-    """Store a budget that is new."""
+    """Store a new budget."""
     row = {
         "tenant": budget.tenant,
         "purpose": budget.purpose,
@@ -78,7 +78,7 @@ def insert_budget(connection: sa.Connection, budget: Budget) -> None:
 
 
 def terms(budget: Budget) -> str:
-    """Return what a budget allows, in words."""
+    """Return the terms of a budget in words."""
     delta = f", delta {budget.delta}" if budget.delta else ""
     by = "" if budget.composition == "basic" else f" by {budget.composition}"
     name = "daily_epsilon" if budget.days == 1 else "epsilon"
@@ -92,14 +92,14 @@ def holds_anything(connection: sa.Connection) -> bool:
 
 
 def charge(statistic: Statistic, first_day: int, last_day: int) -> Charge:
-    """Return what a statistic takes of each day."""
+    """Return the charge of a statistic on each day."""
     return Charge(
         statistic.name, statistic.tenant, statistic.purpose, first_day, last_day, statistic.loss
     )
 
 
 def query_charge(query: Query) -> Charge:
-    """Return what a query takes of each of its days."""
+    """Return the charge of a query on each of its days."""
     return Charge(
         f"query {query.name}",
         query.tenant,
@@ -113,7 +113,7 @@ def query_charge(query: Query) -> Charge:
 def load_charges(
     connection: sa.Connection, first_day: int = 0, last_day: int = schema.FOREVER
 ) -> list[Charge]:
-    """Return what is taken of some days, but for what statistics had reserved for queries."""
+    """Return the charges on some days, without queries that a statistic has reserved for."""
     rows = connection.execute(select_statistics).all()
     charges = [charge(definition(row), row.first_day, row.last_day) for row in rows]
     asked = _queries_about(connection, first_day, last_day)
@@ -121,7 +121,7 @@ def load_charges(
 
 
 def refuse_beyond_reservation(connection: sa.Connection, query: Query) -> None:
-    """Raise unless the statistic that has reserved the query's loss has any of it left."""
+    """Raise an error unless the statistic's reservation for queries covers this query."""
     statistic = load_statistic(connection, str(query.within))
     choice = statistic.cap_choice
     if choice is None:
@@ -139,21 +139,21 @@ def _queries_about(connection: sa.Connection, first_day: int, last_day: int) -> 
 
 
 def load_answer(connection: sa.Connection, query: Query) -> Answer | None:
-    """Return the row of a query, None if it was not asked; a different one is refused."""
-    found = sa.select(_queries).where(_queries.c.name == query.name)
-    row = connection.execute(found).one_or_none()
+    """Return the row of a query, None if it was not asked; refuse another definition."""
+    named = sa.select(_queries).where(_queries.c.name == query.name)
+    row = connection.execute(named).one_or_none()
     if row is None:
         return None
     if row.fingerprint != query.fingerprint:
         raise LedgerError(
-            f"{query.name!r} is the name of another query in the ledger: a changed one needs a new"
-            " name, and its own part of the budget"
+            f"{query.name!r} is the name of another query in the ledger: a changed query needs a"
+            " new name, and its own part of the budget"
         )
     return unpack_answer(row)
 
 
 def unpack_answer(row: sa.Row[Any]) -> Answer:
-    """Return what a row of queries holds."""
+    """Return the answer in a row of queries."""
     query = _decoded(Query, row)
     if (row.answer is None) != (row.answered_at is None) or len(row.answer or b"") % 8:
         raise LedgerError(f"the answer of {row.name!r} is damaged: restore the ledger")
@@ -162,24 +162,24 @@ def unpack_answer(row: sa.Row[Any]) -> Answer:
 
 
 def definition(row: sa.Row[Any]) -> Statistic:
-    """Return the statistic that a row defines."""
+    """Return the statistic of a row."""
     return _decoded(Statistic, row)
 
 
 def _decoded(kind: type[_T], row: Any) -> _T:
-    """Return what a row defines, if it is what was written."""
+    """Decode the definition in a row and check its fingerprint."""
     try:
-        found = kind.from_json(row.definition)
+        decoded = kind.from_json(row.definition)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise LedgerError(
             f"the definition of {row.name!r} is damaged: restore the ledger from a backup"
         ) from error
-    if found.fingerprint != row.fingerprint or found.name != row.name:
+    if decoded.fingerprint != row.fingerprint or decoded.name != row.name:
         raise LedgerError(
             f"the definition of {row.name!r} does not agree with its fingerprint: the ledger is"
             " damaged, restore it from a backup"
         )
-    return found
+    return decoded
 
 
 def load_statistic(connection: sa.Connection, name: str) -> Statistic:
@@ -195,7 +195,7 @@ def _unknown(name: str) -> UnknownStatisticError:
 
 
 def check_registered(connection: sa.Connection, statistic: Statistic) -> tuple[int, int]:
-    """Return the first and last day of a statistic; one that is not registered is refused."""
+    """Return the first and last day of a statistic; refuse an unregistered statistic."""
     columns = (_statistics.c.fingerprint, _statistics.c.first_day, _statistics.c.last_day)
     query = sa.select(*columns).where(_statistics.c.name == statistic.name)
     row = connection.execute(query).one_or_none()
@@ -213,19 +213,19 @@ def load_releases(
     connection: sa.Connection, statistic: Statistic, starts: Iterable[int]
 ) -> dict[int, Release]:
     """Return the stored releases of some panes by their start."""
-    wanted, found = list(starts), {}
+    wanted, releases = list(starts), {}
     for begin in range(0, len(wanted), MAX_PAGE):
         query = sa.select(_releases).where(
             _releases.c.statistic == statistic.name,
             _releases.c.pane_start.in_(wanted[begin : begin + MAX_PAGE]),
         )
         for row in connection.execute(query):
-            found[row.pane_start] = unpack(row, statistic)
-    return found
+            releases[row.pane_start] = unpack(row, statistic)
+    return releases
 
 
 def pack(noisy_counts: NDArray[np.int64], statistic: Statistic) -> bytes:
-    """Return a draw as it is stored; of `FOUND_KEYS` it has any length."""
+    """Encode a draw for storage; a draw of `FOUND_KEYS` may have any length."""
     wrong = noisy_counts.dtype != np.int64 or noisy_counts.ndim != 1
     if statistic.kind == FOUND_KEYS and not wrong:
         return noisy_counts.astype("<i8").tobytes()
@@ -238,7 +238,7 @@ def pack(noisy_counts: NDArray[np.int64], statistic: Statistic) -> bytes:
 
 
 def unpack(row: sa.Row[Any], statistic: Statistic) -> Release:
-    """Return what a row of releases holds."""
+    """Return the release in a row."""
     noisy_counts = np.frombuffer(row.noisy_counts, dtype="<i8").astype(np.int64)
     if statistic.kind != FOUND_KEYS and noisy_counts.shape != (len(statistic.keys),):
         raise LedgerError(

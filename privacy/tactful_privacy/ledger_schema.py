@@ -1,4 +1,4 @@
-"""The ledger's tables, how they came to be, and how their database is opened."""
+"""Tables of the ledger, their upgrade from older versions, and database transactions."""
 
 import contextlib
 import logging
@@ -37,7 +37,7 @@ tables = sa.MetaData()
 budget = sa.Table(
     "privacy_budget",
     tables,
-    # One row, of the budget over everything; older versions know no other.
+    # One row: the budget over everything, the only budget that older versions read.
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("daily_epsilon", sa.String(128), nullable=False),
     **_INNODB,
@@ -77,7 +77,7 @@ statistics = sa.Table(
 releases = sa.Table(
     "privacy_releases",
     tables,
-    # This key is what forbids a second draw, whoever tries and whenever.
+    # This primary key forbids a second draw of a pane, from any process at any time.
     sa.Column("statistic", sa.String(128), sa.ForeignKey(statistics.c.name), primary_key=True),
     sa.Column("pane_start", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("noisy_counts", sa.LargeBinary(2**32 - 1), nullable=False),
@@ -87,7 +87,7 @@ releases = sa.Table(
 noise = sa.Table(
     "privacy_noise",
     tables,
-    # Noise that several releases share. Secret, and drawn once like they are.
+    # Noise that several releases share: secret, and drawn once.
     sa.Column("statistic", sa.String(128), sa.ForeignKey(statistics.c.name), primary_key=True),
     sa.Column("period_start", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("part", sa.String(64), primary_key=True),
@@ -119,12 +119,12 @@ _version = sa.Table(
 
 
 def connect(location: str | Path) -> sa.Engine:
-    """Return an engine whose transactions on SQLite begin with the lock that a writer needs.
+    """Return an engine whose SQLite transactions begin with the write lock.
 
-    Connections with the execution option ``reads_only`` take none.
+    Connections with the execution option ``reads_only`` do not take the lock.
 
     Raises:
-        ParameterError: Not a database that ledgers are kept in.
+        ParameterError: The database is not SQLite, MySQL or MariaDB, or is in memory.
     """
     text = str(location)
     url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
@@ -134,11 +134,11 @@ def connect(location: str | Path) -> sa.Engine:
     if backend != "sqlite":
         raise ParameterError(f"{backend} is not supported: give an SQLite path or a MySQL URL")
     if url.database in (None, "", ":memory:"):
-        raise ParameterError("an SQLite ledger in memory forgets what it released: give a path")
+        raise ParameterError("an SQLite ledger in memory loses its releases: give a path")
     engine = sa.create_engine(url, connect_args={"timeout": _LOCK_SECONDS})
 
-    # The driver's own transactions begin at the first write, too late to read and then write
-    # without another writer in between; so it is told to begin none, and we begin them.
+    # The driver begins transactions at the first write, so another writer could come between a
+    # read and a write. Its own transactions are switched off, and `begin` starts ours.
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
@@ -153,25 +153,44 @@ def connect(location: str | Path) -> sa.Engine:
     return engine
 
 
-def upgrade(engine: sa.Engine) -> None:
-    """Make the tables, or bring those of an older version up to date; releases stay as they are.
+@contextlib.contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Turn database errors into `LedgerError`, without the statement and its values."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or type(error).__name__
+        if any(sign in str(cause).lower() for sign in ("locked", "lock wait", "deadlock")):
+            raise LedgerError(
+                f"the ledger was locked by other processes for too long, and nothing was written:"
+                f" {cause}. Try again; with many writers keep it in MySQL or MariaDB"
+            ) from error
+        raise LedgerError(
+            f"the ledger cannot be used, and nothing is released without it: {cause}."
+            " If it is damaged, restore it from its latest backup"
+        ) from error
 
-    Each step makes only what is missing: MySQL commits table by table, so an upgrade may have
-    broken off anywhere.
+
+@_translated_errors()
+def upgrade(engine: sa.Engine) -> None:
+    """Create the tables or upgrade those of an older version; releases stay unchanged.
+
+    Each step creates only missing parts: MySQL commits table by table, so an earlier upgrade may
+    have stopped at any step.
 
     Raises:
-        LedgerError: A newer version of tactful wrote it.
+        LedgerError: A newer version of tactful wrote the ledger, or the database failed.
     """
     with engine.connect().execution_options(reads_only=True) as connection:
-        if _found(connection) == SCHEMA:
+        if _stored_version(connection) == SCHEMA:
             return
-    with _alone(engine) as connection:
-        found = _found(connection)
-        if found == SCHEMA:
+    with _exclusive_transaction(engine) as connection:
+        version = _stored_version(connection)
+        if version == SCHEMA:
             return
-        if found is not None and found > SCHEMA:
+        if version is not None and version > SCHEMA:
             raise LedgerError(
-                f"the ledger has schema {found}, and this version of tactful knows none above"
+                f"the ledger has schema {version}, and this version of tactful reads schemas up to"
                 f" {SCHEMA}: start the newer version that wrote it"
             )
         for table in tables.sorted_tables:
@@ -193,50 +212,52 @@ def upgrade(engine: sa.Engine) -> None:
         logger.info("the ledger has schema %s", SCHEMA)
 
 
-def _found(connection: sa.Connection) -> int | None:
+def _stored_version(connection: sa.Connection) -> int | None:
     if not sa.inspect(connection).has_table(_version.name):
         return None
-    found = connection.execute(sa.select(_version.c.version)).scalar_one_or_none()
-    return None if found is None else int(found)
+    version = connection.execute(sa.select(_version.c.version)).scalar_one_or_none()
+    return None if version is None else int(version)
 
 
 @contextlib.contextmanager
-def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that no other process upgrades beside."""
+def _exclusive_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Begin a transaction while no other process upgrades the ledger."""
     with contextlib.ExitStack() as stack:
-        if engine.dialect.name != "sqlite":  # there BEGIN IMMEDIATE lets nobody else in
-            # MySQL commits at every CREATE TABLE, so a transaction would not keep others away.
+        if engine.dialect.name != "sqlite":  # on SQLite, BEGIN IMMEDIATE already excludes writers
+            # MySQL commits at every CREATE TABLE, so a transaction excludes nobody.
             try:
                 stack.enter_context(
                     hold_named_lock(engine, "privacy ledger", timeout_s=_LOCK_SECONDS)
                 )
             except TimeoutError as error:
                 raise LedgerError(
-                    "another process does not finish its upgrade of the ledger"
+                    f"another process has been upgrading the ledger for {_LOCK_SECONDS} s:"
+                    " wait until it has finished, or stop it"
                 ) from error
         yield stack.enter_context(engine.begin())
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Turn what the database raises into `LedgerError`, without the statement and its values."""
-    try:
-        yield
-    except sa.exc.SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or type(error).__name__
-        if any(sign in str(cause).lower() for sign in ("locked", "lock wait", "deadlock")):
-            raise LedgerError(
-                f"the ledger was locked by others for too long, and nothing was written: {cause}."
-                " Try again; with many writers keep it in MySQL or MariaDB"
-            ) from error
-        raise LedgerError(
-            f"the ledger cannot be used, and nothing is released without it: {cause}."
-            " If it is damaged, restore it from its latest backup"
-        ) from error
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Open a connection that only reads.
+
+    Raises:
+        LedgerError: The database failed.
+    """
+    with (
+        _translated_errors(),
+        engine.connect().execution_options(reads_only=True) as connection,
+    ):
+        yield connection
 
 
+@_translated_errors()
 def write(engine: sa.Engine, work: Callable[[sa.Connection], None]) -> None:
-    """Run one transaction; again if MySQL chose it as the victim of a deadlock."""
+    """Run one transaction; repeat it if MySQL chose it as the victim of a deadlock.
+
+    Raises:
+        LedgerError: The database failed.
+    """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with engine.begin() as connection:
@@ -245,14 +266,14 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], None]) -> None:
         except sa.exc.OperationalError as error:
             if attempt == _ATTEMPTS or not _may_retry(error):
                 raise
-        # Those who deadlocked with each other must not meet again at the same moment.
+        # Random waits keep the deadlocked transactions from colliding again.
         time.sleep(random.uniform(0, _SHORTEST_WAIT_S * 2**attempt))
 
 
 def lock(connection: sa.Connection) -> None:
-    """Let one transaction at a time change what is granted; on SQLite it holds the lock already."""
-    # This row is there from the upgrade on. Of an empty table MySQL would give every one the gap in
-    # which the first row belongs, and let none of them insert it.
+    """Serialise transactions that grant; on SQLite the transaction holds the lock already."""
+    # The upgrade inserted this row. In an empty table MySQL would give every transaction the gap
+    # before the first row, and none of them could insert into it.
     connection.execute(sa.select(_version).with_for_update())
 
 
@@ -264,7 +285,7 @@ def _may_retry(error: sa.exc.OperationalError) -> bool:
 def insert_where_absent(
     connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]
 ) -> None:
-    """Insert rows, leaving those whose primary key exists as they are."""
+    """Insert rows whose primary key is absent; keep existing rows unchanged."""
     if connection.dialect.name == "sqlite":
         connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
     else:
@@ -274,14 +295,14 @@ def insert_where_absent(
 
 
 def exact(text: str, what: str) -> Fraction:
-    """Return a stored number.
+    """Parse a stored number.
 
     Raises:
-        LedgerError: It is none.
+        LedgerError: The text is not a number.
     """
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError, TypeError) as error:
         raise LedgerError(
-            f"the ledger is damaged: its {what} is no number: restore it from a backup"
+            f"the ledger is damaged: its {what} is not a number: restore it from a backup"
         ) from error

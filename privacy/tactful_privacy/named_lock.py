@@ -1,4 +1,4 @@
-"""One process at a time, by a lock that a MySQL server keeps under a name."""
+"""Named locks of a MySQL server, for mutual exclusion of processes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ import sqlalchemy as sa
 
 @contextlib.contextmanager
 def hold_named_lock(engine: sa.Engine, name: str, *, timeout_s: int) -> Iterator[None]:
-    """Keep others out who ask for the same name in the same database.
+    """Hold a lock that other processes take by the same name in the same database.
 
-    The lock has a connection of its own, so that it outlives the transaction that it guards: given
-    back before the commit, it let the next one read what was not there yet.
+    The lock has its own connection, so that it outlives the guarded transaction: released before
+    the commit, it would let the next process read stale data.
 
     Args:
         engine: a MySQL or MariaDB database.
-        name: of the lock.
-        timeout_s: how long to wait for it, seconds.
+        name: name of the lock.
+        timeout_s: longest wait for the lock, seconds.
 
     Raises:
-        TimeoutError: if somebody else has it for that long.
+        TimeoutError: if another process holds the lock for that long.
     """
     with engine.connect() as connection:
         digest = sa.text("SELECT SHA1(CONCAT(:name, ' ', DATABASE()))")
         lock = {"lock": connection.scalar(digest, {"name": name})}
         wanted = {**lock, "seconds": timeout_s}
         if connection.scalar(sa.text("SELECT GET_LOCK(:lock, :seconds)"), wanted) != 1:
-            raise TimeoutError(f"another process keeps the lock {name!r} of the database")
+            raise TimeoutError(
+                f"another process has held the lock {name!r} of the database for {timeout_s} s"
+            )
         try:
             yield
         finally:

@@ -1,11 +1,11 @@
-"""Pseudonyms: what stands for a person where their id must not, under keys that change.
+"""Pseudonyms of people under keys that rotate by epoch.
 
 A pseudonym is HMAC-SHA256 of the tenant and the id under the key of an epoch (RFC 2104). Without
-the key it can neither be computed from an id nor be tried out against a list of ids. A person has
-another pseudonym in each epoch; once the key of an epoch is destroyed, nobody can tell which.
+the key nobody can compute it from an id or compare it with a list of ids. A person has another
+pseudonym in each epoch; after the key of an epoch is destroyed, nobody can link them.
 
-Pseudonyms are personal data still: they are a measure, not anonymity. Keys belong apart from what
-bears the pseudonyms.
+Pseudonyms are still personal data: a safeguard, not anonymity. Keep the keys apart from the data
+that holds the pseudonyms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SECRET_BYTES = 32
 
 
 class Pseudonym(NamedTuple):
-    """A person, as of one epoch.
+    """Pseudonym of a person in one epoch.
 
     Attributes:
         key_id: number of the epoch's key.
@@ -40,12 +40,12 @@ class Pseudonym(NamedTuple):
 
 
 class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The key of a time.
+    """Key of one epoch.
 
     Attributes:
-        key_id: its number, computed from it: two keys that differ hardly ever share one.
+        key_id: number computed from the secret; different keys hardly ever share a number.
         secret: 32 bytes.
-        begins_at: when it came into use, epoch milliseconds.
+        begins_at: first time of use, epoch milliseconds.
     """
 
     key_id: int
@@ -58,18 +58,20 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Keyring:
-    """The keys of an installation, in a file that only its owner may read.
+    """Keys of an installation, in a file that only its owner may read.
+
+    The file is JSON: ``{"epochs": [{"key_id": 17, "secret": "…", "begins_at": 1767225600000}]}``.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], int]) -> None:
-        """Open a keyring; a new one is made, with one key, if there is none.
+        """Open a keyring; create one with one key if the file does not exist.
 
         Args:
-            path: of the file; all servers of an installation need the same.
-            clock: now in epoch milliseconds.
+            path: path of the file; all servers of an installation need the same keyring.
+            clock: current time, epoch milliseconds.
 
         Raises:
             KeyringError: if the file is damaged, holds no key, or cannot be used.
@@ -79,10 +81,10 @@ class Keyring:
         self.reload()
 
     def reload(self) -> None:
-        """Read the file, which another process may have changed.
+        """Read the file again.
 
         Raises:
-            KeyringError: if it is damaged, holds no key, or cannot be used.
+            KeyringError: if the file is damaged, holds no key, or cannot be used.
         """
         path = self.path
         try:
@@ -93,7 +95,7 @@ class Keyring:
                 epochs = msgspec.json.decode(file.read(), type=_File).epochs
         except msgspec.MsgspecError as error:
             raise KeyringError(
-                f"{path}: not a keyring: {error}; restore it from where keys are kept"
+                f"{path}: not a keyring: {error}; restore it from your backup of keys"
             ) from error
         except OSError as error:
             raise KeyringError(f"{path}: the keyring cannot be used: {error}") from error
@@ -103,10 +105,10 @@ class Keyring:
         self._epochs, self._seen = epochs, seen
 
     def follow(self) -> None:
-        """Read the file if another process has changed it since.
+        """Read the file again if another process has changed it.
 
         Raises:
-            KeyringError: if it is damaged, holds no key, or cannot be used.
+            KeyringError: if the file is damaged, holds no key, or cannot be used.
         """
         try:
             seen = _version(self.path.stat())
@@ -117,7 +119,7 @@ class Keyring:
 
     @property
     def current(self) -> int:
-        """Number of the key that new pseudonyms are made by."""
+        """Number of the key of new pseudonyms."""
         return self._epochs[-1].key_id
 
     @property
@@ -126,53 +128,54 @@ class Keyring:
         return tuple(epoch.key_id for epoch in self._epochs)
 
     def pseudonym(self, person: str, *, tenant: str = "", key_id: int | None = None) -> Pseudonym:
-        """What stands for a person.
+        """Compute the pseudonym of a person.
 
         Args:
             person: key of the person.
-            tenant: whose customer they are: the same id at two tenants is two people.
-            key_id: of the epoch; None: the current one.
+            tenant: tenant of the person: the same id at two tenants is two people.
+            key_id: key of the epoch; None: the current key.
 
         Raises:
-            KeyringError: if there is no such key, or not any more.
+            KeyringError: if the keyring does not hold the key.
         """
         wanted = self.current if key_id is None else key_id
         for epoch in self._epochs:
             if epoch.key_id == wanted:
                 return Pseudonym(wanted, _digest(epoch.secret, tenant, person))
         raise KeyringError(
-            f"{self.path}: there is no key {wanted}: it was destroyed, or is another"
+            f"{self.path}: there is no key {wanted}: it was destroyed, or belongs to another"
+            " keyring"
         )
 
     def rotate(self) -> int:
-        """Begin an epoch; the number of its key.
+        """Begin an epoch and return the number of its key.
 
         Raises:
             KeyringError: if the file is damaged or cannot be used.
         """
-        with self._alone():
+        with self._locked():
             self._store((*self._epochs, _new_epoch(self._clock())))
         return self.current
 
     def destroy(self, key_id: int) -> None:
-        """Destroy the key of an epoch that is over: its pseudonyms cannot be computed any more.
+        """Destroy the key of a past epoch, so that its pseudonyms cannot be computed again.
 
         Raises:
-            KeyringError: if there is no such key, or it is the current one.
+            KeyringError: if there is no such key, or it is the current key.
         """
-        with self._alone():
+        with self._locked():
             if key_id == self.current:
                 raise KeyringError(
                     f"{self.path}: key {key_id} is in use: begin another epoch first"
                 )
-            left = tuple(epoch for epoch in self._epochs if epoch.key_id != key_id)
-            if len(left) == len(self._epochs):
+            remaining = tuple(epoch for epoch in self._epochs if epoch.key_id != key_id)
+            if len(remaining) == len(self._epochs):
                 raise KeyringError(f"{self.path}: there is no key {key_id}")
-            self._store(left)
+            self._store(remaining)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Change what the file holds now, and nobody else meanwhile: a lost key finds nobody."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the file lock and read the newest keys; a key lost in a race is unrecoverable."""
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
             handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
@@ -201,7 +204,7 @@ class Keyring:
             file.flush()
             os.fsync(file.fileno())
         if only_new:
-            # Linked when whole: of processes that start at once, one makes it.
+            # A link to the complete draft: of processes that start together, exactly one succeeds.
             with suppress(FileExistsError):
                 self.path.hardlink_to(draft)
             draft.unlink()
@@ -215,23 +218,23 @@ class Keyring:
 
 
 class Suppressed:
-    """People whose data may not come back, known by their pseudonyms alone."""
+    """Erased people whose data may not return, stored by pseudonym only."""
 
     def __init__(self, keyring: Keyring) -> None:
-        """Nobody is suppressed yet."""
+        """Begin without suppressed people."""
         self._keyring = keyring
         self._digests: dict[int, set[bytes]] = {}
-        self._known: dict[str, bool] = {}
+        self._cache: dict[str, bool] = {}
 
     def __len__(self) -> int:
-        """How many pseudonyms are suppressed."""
+        """Count the suppressed pseudonyms."""
         return sum(map(len, self._digests.values()))
 
     def add(self, pseudonyms: Iterable[Pseudonym]) -> None:
         """Suppress people.
 
         Raises:
-            KeyringError: if the key of a pseudonym is not in the keyring: nobody would be found.
+            KeyringError: if the keyring lacks the key of a pseudonym, which could never match.
         """
         for key_id, digest in pseudonyms:
             if key_id not in self._keyring.key_ids:
@@ -239,38 +242,38 @@ class Suppressed:
             if key_id not in self._keyring.key_ids:
                 raise KeyringError(
                     f"{self._keyring.path}: people were erased under key {key_id}, which is not in "
-                    "this keyring, so what comes back of them would not be recognised: use the "
+                    "this keyring, so their returning data would not be recognised: use the "
                     "keyring of the installation"
                 )
             self._digests.setdefault(key_id, set()).add(digest)
-        self._known.clear()
+        self._cache.clear()
 
     def __contains__(self, person: object) -> bool:
-        """Whether a person is suppressed; remembers the latest answers."""
+        """Whether a person is suppressed; caches recent results."""
         if not self._digests or not isinstance(person, str):
             return False
-        known = self._known.get(person)
-        if known is None:
-            known = any(
+        suppressed = self._cache.get(person)
+        if suppressed is None:
+            suppressed = any(
                 self._keyring.pseudonym(person, key_id=key_id).digest in digests
                 for key_id, digests in self._digests.items()
             )
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[person] = known
-        return known
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
+            self._cache[person] = suppressed
+        return suppressed
 
 
-_REMEMBERED = 10_000
+_CACHE_SIZE = 10_000
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:
-    """Tells a file that was put in the place of another one from it."""
+    """Return a value that differs when the file was replaced or changed."""
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def key_id_of(secret: bytes) -> int:
-    """Number of a key: 31 bits of a hash of it, from which it cannot be found."""
+    """Return the number of a key: 31 bits of its hash, which do not reveal the key."""
     return int.from_bytes(hashlib.sha256(b"key id\0" + secret).digest()[:4]) >> 1
 
 
@@ -280,7 +283,7 @@ def _new_epoch(now: int) -> Epoch:
 
 
 def _digest(secret: bytes, tenant: str, person: str) -> bytes:
-    # The length of the tenant stands first, so that no two pairs give the same bytes.
+    # The length of the tenant comes first, so that no two (tenant, person) give the same bytes.
     name = tenant.encode()
     message = len(name).to_bytes(4) + name + person.encode()
     return hmac.digest(secret, message, "sha256")

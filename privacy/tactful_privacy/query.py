@@ -1,4 +1,4 @@
-"""A question that is asked once about some days and answered with noise, once."""
+"""Queries about some days that are charged and answered with noise once."""
 
 import hashlib
 import json
@@ -17,25 +17,25 @@ from tactful_privacy.errors import ParameterError
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked, and what the answer costs: public.
+    """Public definition of a query and its cost.
 
-    Unit of privacy: one user, one UTC day. The mechanism that answers must be
-    (`epsilon`, `delta`)-private for the contributions of one user on *each one* of the days, and
-    every day is charged with it.
+    Unit of privacy: one user, one UTC day. The answering mechanism must be
+    (`epsilon`, `delta`)-private for the contributions of one user on *each* of the days, and every
+    day is charged.
 
     Attributes:
-        name: Of this very question, days included: asked again, the stored answer is returned.
-            1 to 190 characters.
-        first_day: First UTC day that is asked about, days since 1970-01-01.
-        last_day: The last one.
+        name: Name of this query and its days, 1 to 190 characters: a repeated query returns the
+            stored answer.
+        first_day: First UTC day of the query, days since 1970-01-01.
+        last_day: Last UTC day.
         epsilon: Privacy loss on each of the days; a Fraction (int and text are converted).
-        delta: The same of delta.
-        rho: It is also rho-zCDP; None if it is not, or pure.
-        tenant: Whose people.
-        purpose: What for.
-        mechanism: How it is answered, in words.
-        within: Name of a registered statistic that has reserved this already for each day, as the
-            daily choice of its cap; None: a charge of its own.
+        delta: Delta on each of the days.
+        rho: The mechanism is also rho-zCDP; None if it is not, or is pure.
+        tenant: Tenant of the users.
+        purpose: Purpose of the charge.
+        mechanism: The mechanism in words.
+        within: Name of a registered statistic that has reserved this loss already for each day,
+            such as the daily choice of its cap; None: the query is charged itself.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Query:
         if not self.first_day <= self.last_day < self.first_day + MAX_DAYS:
             raise ParameterError(
                 f"query {self.name!r} is about the days {self.first_day} to {self.last_day}:"
-                f" give a first and a last one, at most {MAX_DAYS} in all"
+                f" give a first and a last day, at most {MAX_DAYS} days in all"
             )
         check_name(self.tenant, f"query {self.name!r}: tenant")
         check_name(self.purpose, f"query {self.name!r}: purpose")
@@ -72,11 +72,11 @@ class Query:
 
     @property
     def loss(self) -> Loss:
-        """What it costs on each day."""
+        """Privacy loss on each day."""
         return Loss(self.epsilon, self.delta, self.rho)
 
     def to_json(self) -> str:
-        """Return it as JSON, from which `from_json` makes an equal one."""
+        """Return the query as JSON for `from_json`."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         for name in ("epsilon", "delta", "rho"):
             fields[name] = None if fields[name] is None else str(fields[name])
@@ -89,7 +89,7 @@ class Query:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what is asked, in hex."""
+        """SHA-256 of the definition, in hex."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
@@ -98,10 +98,10 @@ class Answer:
     """The stored answer of a query, free to be shown.
 
     Attributes:
-        query: What was asked.
-        values: What the mechanism returned, int64 ``[n]``; None: charged, not answered yet.
-        reserved_at: When it was charged, epoch milliseconds.
-        answered_at: When the answer was stored, epoch milliseconds.
+        query: The query.
+        values: Result of the mechanism, int64 ``[n]``; None: charged, not answered yet.
+        reserved_at: Time of the charge, epoch milliseconds.
+        answered_at: Time of storage of the answer, epoch milliseconds.
     """
 
     query: Query

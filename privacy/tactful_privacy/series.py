@@ -200,7 +200,7 @@ class RunningTotals:
         """Destroy the noise of the days whose totals are all stored, and of past nodes."""
         day = start - start % DAY_MS
         if day != self._day:
-            self._ledger.forget_noise(self.statistic, day)
+            self._ledger.shared_noise.delete_before(self.statistic, day)
             self._day = day
         panes = (start - day) // self.statistic.pane_ms + 1
         self._kept = {
@@ -234,7 +234,8 @@ class RunningTotals:
         missing = {node.name: node for node in nodes if (day, node.unsigned) not in self._kept}
         if missing:
             draws = dict.fromkeys(missing, self._draw)
-            for name, noise in self._ledger.noise_once(self.statistic, day, draws).items():
+            stored = self._ledger.shared_noise.draw_once(self.statistic, day, draws)
+            for name, noise in stored.items():
                 self._kept[day, missing[name].unsigned] = noise
         total = np.zeros(len(self.statistic.keys), dtype=np.int64)
         for node in nodes:

@@ -1,4 +1,4 @@
-"""What every SQLite file of tactful is opened with."""
+"""Durability settings of every SQLite file of tactful."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ _PAUSE_S = 0.01
 
 
 def use_write_ahead_log(connection: sqlite3.Connection, *, timeout_s: float = 60.0) -> None:
-    """Let readers go on beside a writer, and a commit be on disk when it returns.
+    """Switch to a write-ahead log with synchronous commits.
 
-    To change the mode, SQLite wants the file for itself, and does not wait for that however long
-    the connection's own timeout is. Processes that open a new file at once would fail, so we wait.
+    Readers then continue beside a writer, and a commit is on disk when it returns. SQLite needs
+    exclusive access to change the mode and ignores the connection's timeout for it, so processes
+    that open a new file together would fail; this function retries.
 
     Args:
-        connection: one that is in no transaction.
-        timeout_s: how long to wait for others, seconds.
+        connection: connection outside a transaction.
+        timeout_s: longest wait for other processes, seconds.
 
     Raises:
-        sqlite3.OperationalError: if the file cannot be used, or others hold it for too long.
+        sqlite3.OperationalError: if the file cannot be used, or is locked for too long.
     """
     until = time.monotonic() + timeout_s
     while True:

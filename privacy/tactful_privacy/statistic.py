@@ -27,11 +27,11 @@ RUNNING_TOTALS = "running_totals"
 GAUSSIAN_TOTALS = "gaussian_totals"
 """Kind of a statistic that releases totals since midnight with Gaussian noise."""
 FOUND_KEYS = "found_keys"
-"""Kind of a statistic without a catalogue: keys are shown from a noisy number of users on."""
+"""Kind of a statistic without a catalogue: shows keys with enough users."""
 HOUR_MS = 3_600_000
 
-# Left out of the definition where they are not used: older ledgers do not know them, and the
-# fingerprint of an unchanged statistic must stay what it was.
+# Omitted from the definition at their default: older ledgers lack them, and the fingerprint of an
+# unchanged statistic must not change.
 _LATER_FIELDS = {
     "hour_cap": None,
     "tenant": DEFAULT_TENANT,
@@ -44,37 +44,37 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
 @dataclass(frozen=True)
 class Statistic:
-    """Counts per key and pane, published with noise: everything about it is public.
+    """Public definition of counts per key and pane that are published with noise.
 
     Unit of privacy: one user, one UTC day. One user adds at most `cap` to the counts of a day,
     each contribution to exactly one (pane, key) cell, hence the whole day's table of panes and
     keys has L1 sensitivity C = `cap`, and noise of scale C / epsilon on every cell costs epsilon
-    for the day whatever the number of panes and keys (vector Laplace mechanism, Dwork, McSherry,
+    for the day with any number of panes and keys (vector Laplace mechanism, Dwork, McSherry,
     Nissim, Smith, TCC 2006).
 
     Attributes:
         name: Lower-case letters, digits, ``.``, ``_``, ``-``; at most 128 characters.
-        keys: The public catalogue. It must not be learnt from the data that is counted: a key that
-            appears because somebody bought it tells that somebody did. None of ``found_keys``.
+        keys: The public catalogue. It must not be learnt from the counted data: a key that
+            appears because somebody bought it reveals the purchase. Empty for ``found_keys``.
         pane_ms: Length of a pane in milliseconds; it divides 24 hours, so no pane spans two days.
         cap: Most contributions of one user and one UTC day.
         epsilon: Privacy loss of one user and one UTC day; a Fraction (int and text are converted,
-            floats refused). What the choice of a cap costs comes on top, see `loss`.
+            floats refused). The cost of a cap choice comes on top, see `loss`.
         cell_cap: Most contributions of one user to one (pane, key) cell; default `cap`. It does
-            not lower the noise, it keeps one burst from eating a user's day.
-        kind: What is released for a pane: ``panes``, its own counts, or ``running_totals``, the
-            counts since midnight (UTC) up to its end, or ``gaussian_totals``, the same with
-            Gaussian noise: less of it where the cap is large, for a delta. ``found_keys`` are the
-            keys of a day that no catalogue lists and enough users share, with their number.
+            not lower the noise; it keeps one burst from using up a user's day.
+        kind: Kind of the release of a pane: ``panes``, its own counts; ``running_totals``, the
+            counts since midnight (UTC) up to its end; ``gaussian_totals``, the same with Gaussian
+            noise, which is smaller for large caps and needs a delta; ``found_keys``, the keys of a
+            day outside any catalogue that enough users share, with their number.
         hour_cap: Most contributions of one user and one hour; default `cap`. Like `cell_cap` it
             does not lower the noise.
-        tenant: Whose people are counted.
-        purpose: What for; budgets can be set by tenant and purpose.
-        cap_choice: How each day's cap is chosen, at most `cap`; None: it is always `cap`.
-        delta: Of ``gaussian_totals`` and ``found_keys``, for one user and one UTC day; these need
-            it, others have none.
-        cap_of: Name of the statistic that chooses the cap of each day, where this one is made from
-            its counts; None: the cap is `cap`.
+        tenant: Tenant of the counted users.
+        purpose: Purpose of the statistic; budgets can be set by tenant and purpose.
+        cap_choice: Choice of each day's cap, at most `cap`; None: the cap is always `cap`.
+        delta: Delta of ``gaussian_totals`` and ``found_keys``, for one user and one UTC day; None
+            for the other kinds.
+        cap_of: Name of the statistic that chooses the cap of each day, if this statistic is made
+            from its counts; None: the cap is `cap`.
     """
 
     name: str
@@ -128,6 +128,10 @@ class Statistic:
                 )
         check_name(self.tenant, f"{where}: tenant")
         check_name(self.purpose, f"{where}: purpose")
+        self._check_kind(where)
+
+    def _check_kind(self, where: str) -> None:
+        """Check the parameters of the kind and of its noise."""
         if self.cap_choice is not None and self.cap_choice.candidates[-1] != self.cap:
             raise ParameterError(
                 f"{where}: cap is {self.cap}: it must be the largest candidate of cap_choice,"
@@ -162,10 +166,10 @@ class Statistic:
 
     @cached_property
     def sensitivity(self) -> int:
-        """L1 sensitivity of what is noised.
+        """L1 sensitivity of the counts that get noise.
 
-        Of panes it is `cap`. Running totals are sums of noisy nodes of a tree; a contribution lies
-        in one node of each level, so it is `cap` times the number of levels.
+        For panes this is `cap`. Running totals are sums of noisy nodes of a tree; a contribution
+        lies in one node of each level, so their sensitivity is `cap` times the number of levels.
         """
         if self.kind == RUNNING_TOTALS:
             return self.cap * best_tree(DAY_MS // self.pane_ms).levels
@@ -173,30 +177,32 @@ class Statistic:
 
     @cached_property
     def gaussian(self) -> GaussianTotals:
-        """How ``gaussian_totals`` are noised.
+        """Mechanism of ``gaussian_totals``.
 
         Raises:
-            ParameterError: It is of another kind, or the noise is outside what is tabulated.
+            ParameterError: The statistic has another kind, or no table fits the noise.
         """
         if self.delta is None or self.kind != GAUSSIAN_TOTALS:
-            raise ParameterError(f"statistic {self.name!r} is no {GAUSSIAN_TOTALS}")
+            raise ParameterError(
+                f"statistic {self.name!r} has the kind {self.kind}, not {GAUSSIAN_TOTALS}"
+            )
         length, cell_cap = DAY_MS // self.pane_ms, self.cell_cap or self.cap
         return gaussian_totals(length, self.cap, cell_cap, self.epsilon, self.delta)
 
     @cached_property
     def threshold(self) -> int:
-        """Least noisy number of users of a key of ``found_keys`` that is shown.
+        """Smallest noisy number of users of a shown key of ``found_keys``.
 
         Raises:
-            ParameterError: It is of another kind, or its delta is below what the noise itself has.
+            ParameterError: The statistic has another kind, or its delta is below that of the noise.
         """
         return self.threshold_release().threshold
 
     def threshold_release(self, entropy: Entropy = os.urandom) -> ThresholdRelease:
-        """Return what draws ``found_keys``.
+        """Return the mechanism of ``found_keys``.
 
         Raises:
-            ParameterError: It is of another kind.
+            ParameterError: The statistic has another kind.
         """
         if self.delta is None or self.kind != FOUND_KEYS:
             raise ParameterError(f"statistic {self.name!r} has a catalogue and no threshold")
@@ -204,7 +210,7 @@ class Statistic:
 
     @property
     def loss(self) -> Loss:
-        """What it costs one user and one UTC day: its tables, and the choice of the cap."""
+        """Privacy loss of one user and one UTC day, including the choice of the cap."""
         if self.kind == FOUND_KEYS:
             return Loss(self.epsilon, self.delta or Fraction(0))
         if self.delta is not None:
@@ -214,21 +220,21 @@ class Statistic:
         return Loss(self.epsilon, sensitivity=None if self.cap_of else self.sensitivity)
 
     def with_cap(self, cap: int) -> "Statistic":
-        """Return it as on a day whose cap was chosen: the noise of that day is that of this one."""
+        """Return the statistic with the chosen cap of a day, which determines its noise."""
         return replace(self, cap=cap, cap_choice=None, cap_of=None)
 
     def mechanism(self, entropy: Entropy = os.urandom) -> DiscreteLaplace:
-        """Return the noise of one cell, or of one node of the tree: sensitivity and `epsilon`.
+        """Return the noise of one cell, or of one node of the tree.
 
         Raises:
-            ParameterError: Its noise is Gaussian, see `gaussian`.
+            ParameterError: The noise is Gaussian, see `gaussian`.
         """
         if self.kind == GAUSSIAN_TOTALS:
-            raise ParameterError(f"the noise of {self.name!r} is Gaussian")
+            raise ParameterError(f"the noise of {self.name!r} is Gaussian, not Laplace")
         return DiscreteLaplace(self.sensitivity, self.epsilon, entropy=entropy)
 
     def to_json(self) -> str:
-        """Return the definition as JSON, from which `from_json` makes an equal one."""
+        """Return the definition as JSON for `from_json`."""
         fields: dict[str, object] = {
             "name": self.name,
             "keys": self.keys,
@@ -237,7 +243,7 @@ class Statistic:
             "epsilon": str(self.epsilon),
             "cell_cap": self.cell_cap,
         }
-        if self.kind != PANES:  # ledgers were written before there was another kind
+        if self.kind != PANES:  # the first ledgers had no other kind
             fields["kind"] = self.kind
         for field, default in _LATER_FIELDS.items():
             if (value := getattr(self, field)) != default:

@@ -1,4 +1,4 @@
-"""Counts of keys that nobody knew before, shown only where enough people stand behind them."""
+"""Counts of keys outside any catalogue, shown from a threshold of contributors on."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from tactful_privacy.laplace import DiscreteLaplace
 
 
 class ThresholdRelease:
-    """Releases the noisy counts of those keys whose noisy count reaches a threshold.
+    """Releases the noisy counts of keys whose noisy count reaches a threshold.
 
-    For keys that no public catalogue lists: search terms, new brands. That a key is shown at all
-    tells that somebody contributed to it, so it must not be shown for one person's sake.
+    For keys that no public catalogue lists: search terms, new brands. A shown key reveals that
+    somebody contributed to it, so the key of a single person must stay hidden.
 
     Guarantee: (epsilon, delta) for adding or removing one person, `delta` being computed. The
     counts of keys that others contribute to as well have L1 sensitivity `cap`: noise of scale
-    cap/epsilon. A key of nobody else exists only with that person. It passes the threshold with
-    the probability that noise lifts the person's own count that far, added up over the worst way to
-    spread `cap` contributions over such keys (Korolova, Kenthapadi, Mishra, Ntoulas, WWW 2009; for
-    one contribution to each of kappa keys the threshold is
-    ``1 - (kappa/epsilon) ln(2 - 2(1-delta)^(1/kappa))``).
+    cap/epsilon. A key of this person alone passes the threshold with the probability that noise
+    lifts the person's own count that far, added up over the worst way to spread `cap` contributions
+    over such keys (Korolova, Kenthapadi, Mishra, Ntoulas, WWW 2009; for one contribution to each of
+    kappa keys the threshold is ``1 - (kappa/epsilon) ln(2 - 2(1-delta)^(1/kappa))``).
 
     Assumed: one person contributes at most `cap` in all and `cell_cap` to one key. The threshold is
-    on the *noisy* count; to drop small exact counts beforehand would tell.
+    on the *noisy* count; dropping small exact counts beforehand would leak them.
 
     Attributes:
         cap: Most contributions of one person over all keys.
         cell_cap: Most contributions of one person to one key.
         epsilon: Privacy loss.
-        threshold: Least noisy count that is shown.
-        delta: Computed: at most what was asked for.
+        threshold: Smallest shown noisy count.
+        delta: Computed delta, at most the requested one.
     """
 
     def __init__(
@@ -46,20 +45,19 @@ class ThresholdRelease:
         cell_cap: int | None = None,
         entropy: Entropy = os.urandom,
     ) -> None:
-        """Find the smallest threshold that keeps to delta.
+        """Find the smallest threshold within delta.
 
         Args:
             cap: Most contributions of one person over all keys.
             epsilon: Exact; floats are refused.
-            delta: Largest allowed, exact, such as ``"1e-9"``: well below one in the number of
-                people.
-            cell_cap: Most contributions of one person to one key; default `cap`. One is best: the
-                threshold is then lowest.
+            delta: Largest allowed delta, exact, such as ``"1e-9"``: well below one in the number
+                of people.
+            cell_cap: Most contributions of one person to one key; default `cap`. The threshold is
+                lowest with 1.
             entropy: See `DiscreteLaplace`.
 
         Raises:
-            ParameterError: A parameter is out of range, or delta is below what the noise's table
-                itself has.
+            ParameterError: A parameter is out of range, or delta is below that of the noise table.
         """
         self._noise = DiscreteLaplace(cap, epsilon, entropy=entropy)
         self.cap, self.epsilon = cap, self._noise.epsilon
@@ -71,10 +69,10 @@ class ThresholdRelease:
         allowed = open_share(delta, "delta") - self._noise.delta(epsilon)
         if allowed <= 0:
             raise ParameterError(
-                f"delta is {float(Fraction(delta)):.1e}, but the noise's table alone has"
-                f" {float(self._noise.delta(epsilon)):.1e}: allow more"
+                f"delta is {float(Fraction(delta)):.1e}, but the noise table alone has"
+                f" {float(self._noise.delta(epsilon)):.1e}: allow a larger delta"
             )
-        # Above the cell cap the noise's tail is convex, which the worst spread rests on.
+        # The worst spread assumes a convex tail, which the noise has above the cell cap.
         low, high = self.cell_cap, self.cell_cap + self._noise._table.highest + 1
         while high - low > 1:
             middle = (low + high) // 2
@@ -83,10 +81,10 @@ class ThresholdRelease:
         self.delta = self._shown(high) + self._noise.delta(epsilon)
 
     def release(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the noisy counts that reach the threshold, in the order of the keys' text.
+        """Return the noisy counts that reach the threshold, sorted by key.
 
         Args:
-            counts: Exact bounded counts of the keys that occur, each once.
+            counts: Exact bounded counts by key.
         """
         keys = sorted(counts)
         noisy = [
@@ -95,7 +93,7 @@ class ThresholdRelease:
         return {k: int(y) for k, y in zip(keys, noisy, strict=True) if y >= self.threshold}
 
     def _shown(self, threshold: int) -> Fraction:
-        """Return a bound on the probability that a key of one person alone is shown.
+        """Bound the probability that a key of one person alone is shown.
 
         The tail is convex in the person's count, so the worst spread has keys of `cell_cap`, keys
         of 1 and at most one key in between.

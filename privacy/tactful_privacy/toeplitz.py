@@ -1,14 +1,18 @@
-"""The square root of summing: how running totals are noised with Gaussian noise.
+"""Matrix factorisation by the square root of summing, for totals with Gaussian noise.
 
 Summing over time is a matrix A of ones on and below the diagonal. Its square root is the Toeplitz
-matrix R with the coefficients ``binomial(2k, k) / 4^k``. Released is R x + z, and A x is estimated
-as A R^-1 (R x + z), with an error that only grows like ln T / pi (Fichtenberger, Henzinger,
-Upadhyay, "Constant matters", ICML 2023, arXiv:2202.11205; Henzinger, Upadhyay, Upadhyay, SODA
-2023).
+matrix R with the coefficients ``binomial(2k, k) / 4^k``. The release is R x + z, and A x is
+estimated as A R^-1 (R x + z), with an error that only grows like ln T / pi (Fichtenberger,
+Henzinger, Upadhyay, "Constant matters", ICML 2023, arXiv:2202.11205; Henzinger, Upadhyay, Upadhyay,
+SODA 2023).
 
-Here R is rounded to integers, so that R x is an integer vector and its noise exact. Any invertible
-R is right; a rounded one is a hair worse than the root, and its inverse is computed from what it
-is.
+    R = | 1                  |       A = | 1          |
+        | 1/2  1             |           | 1  1       |       R R = A
+        | 3/8  1/2  1        |           | 1  1  1    |
+        | 5/16 3/8  1/2  1   |           | 1  1  1  1 |
+
+R is rounded to integers here, so that R x is an integer vector and its noise exact. Any invertible
+R gives unbiased totals; the rounded R is slightly worse than the root, and its own inverse is used.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ class RootOfSums:
     """R for the panes of a period, in integers.
 
     Attributes:
-        length: How many panes a period has.
+        length: Number of panes in a period.
         bits: R is rounded at 2^-bits and multiplied by 2^bits.
     """
 
@@ -47,24 +51,24 @@ class RootOfSums:
     def coefficients(self) -> tuple[int, ...]:
         """First column of R times 2^bits: not negative and never rising, ``[length]``."""
         exact = 1 << (self.bits + _GUARD_BITS)
-        found = []
+        coefficients = []
         for k in range(self.length):
             if k:
                 exact = exact * (2 * k - 1) // (2 * k)
-            found.append((exact + (1 << (_GUARD_BITS - 1))) >> _GUARD_BITS)
-        return tuple(found)
+            coefficients.append((exact + (1 << (_GUARD_BITS - 1))) >> _GUARD_BITS)
+        return tuple(coefficients)
 
     def sensitivity_squared(self, cap: int, cell_cap: int) -> int:
         """Return the largest squared L2 change of R x by one user and period.
 
         A contribution in pane i adds column i of R, for its key. Inner products of two columns fall
-        as the columns move apart or later, and none is negative; so the worst is to fill the first
-        panes of one key, `cell_cap` each. Where `cap` is no multiple of `cell_cap` it is rounded
-        up to one, and what one key does not hold goes to the next.
+        as the columns move apart or later, and none is negative; so the worst case fills the first
+        panes of one key, `cell_cap` each. If `cap` is no multiple of `cell_cap` it is rounded up to
+        one; contributions beyond the panes of one key go to the next key.
 
         Args:
             cap: Most contributions of one user and period, 1 or more.
-            cell_cap: Most of them in one pane and key.
+            cell_cap: Most contributions in one pane and key.
         """
         weight = min(cap, cell_cap)
         full, rest = divmod(-(-cap // weight), self.length)
@@ -73,15 +77,15 @@ class RootOfSums:
     @cached_property
     def decoder(self) -> NDArray[np.float64]:
         """First column of A R^-1, ``[length]``: the weights of releases k panes back."""
-        ours = np.array(self.coefficients, dtype=np.float64)
+        root = np.array(self.coefficients, dtype=np.float64)
         inverse = np.zeros(self.length)
-        inverse[0] = 1 / ours[0]
+        inverse[0] = 1 / root[0]
         for k in range(1, self.length):
-            inverse[k] = -(ours[1 : k + 1] @ inverse[k - 1 :: -1]) / ours[0]
+            inverse[k] = -(root[1 : k + 1] @ inverse[k - 1 :: -1]) / root[0]
         return np.cumsum(inverse)
 
     def _norm_squared(self, columns: int) -> int:
-        """Squared norm of the sum of the first columns."""
+        """Return the squared norm of the sum of the first columns."""
         total, summed = 0, 0
         for k, coefficient in enumerate(self.coefficients):
             summed += coefficient
@@ -97,7 +101,7 @@ class GaussianTotals:
 
     Attributes:
         root: R.
-        sensitivity_squared: Of R x, for one user and period.
+        sensitivity_squared: Squared L2 sensitivity of R x, for one user and period.
         rho: R x + z is rho-zCDP.
         cells: Most cells of R x that one user and period changes.
     """
@@ -109,7 +113,7 @@ class GaussianTotals:
 
     @property
     def sigma_squared(self) -> Fraction:
-        """Of the noise of one cell of R x."""
+        """Variance of the noise of one cell of R x."""
         return self.sensitivity_squared / (2 * self.rho)
 
     def noise(self, entropy: Entropy = os.urandom) -> DiscreteGaussian:
@@ -117,7 +121,7 @@ class GaussianTotals:
         return DiscreteGaussian(self.sensitivity_squared, self.rho, entropy=entropy)
 
     def delta(self, epsilon: Fraction) -> Fraction:
-        """Return the delta of all totals of a period, computed with the very table."""
+        """Return the delta of all totals of a period, computed from the noise table."""
         return self.noise().delta(epsilon, cells=self.cells)
 
 
@@ -125,27 +129,27 @@ class GaussianTotals:
 def gaussian_totals(
     length: int, cap: int, cell_cap: int, epsilon: Fraction, delta: Fraction
 ) -> GaussianTotals:
-    """Return how totals of a period are noised.
+    """Choose R and the noise for totals of a period.
 
-    R is taken as fine as keeps the noise's table small: sigma is between 1,000 and 20,000 units.
+    R is as fine as possible with a small noise table: sigma is between 1,000 and 20,000 units.
 
     Args:
         length: Panes of a period.
         cap: Most contributions of one user and period.
-        cell_cap: Most of them in one pane and key.
-        epsilon: For delta, of one user and period.
-        delta: What is allowed; the noise's table takes its part of it.
+        cell_cap: Most contributions in one pane and key.
+        epsilon: Privacy loss of one user and period, at `delta`.
+        delta: Largest allowed delta, including the error of the noise table.
 
     Raises:
         ParameterError: A parameter is out of range, or the cap is too large for the epsilon.
     """
     for share in _SHARES_OF_DELTA:
-        found = _scaled(length, cap, cell_cap, largest_rho(epsilon, delta * share))
-        if found.delta(epsilon) <= delta:
-            return found
+        totals = _scaled(length, cap, cell_cap, largest_rho(epsilon, delta * share))
+        if totals.delta(epsilon) <= delta:
+            return totals
     raise ParameterError(
-        f"the noise's table alone takes delta to {float(found.delta(epsilon)):.1e}: allow more than"
-        f" {float(delta):.1e}"
+        f"the error of the noise table raises delta to {float(totals.delta(epsilon)):.1e}: allow"
+        f" more than {float(delta):.1e}"
     )
 
 
@@ -153,13 +157,13 @@ def _scaled(length: int, cap: int, cell_cap: int, rho: Fraction) -> GaussianTota
     for bits in range(_MOST_BITS, 1, -1):
         root = RootOfSums(length, bits)
         squared = root.sensitivity_squared(cap, cell_cap)
-        found = GaussianTotals(root, squared, rho, cap * length)
-        if found.sigma_squared <= _SIGMA_SQUARED[1]:
+        totals = GaussianTotals(root, squared, rho, cap * length)
+        if totals.sigma_squared <= _SIGMA_SQUARED[1]:
             break
-    if not _SIGMA_SQUARED[0] <= found.sigma_squared <= _SIGMA_SQUARED[1]:
+    if not _SIGMA_SQUARED[0] <= totals.sigma_squared <= _SIGMA_SQUARED[1]:
         raise ParameterError(
             f"totals with a cap of {cap} and rho {float(rho):.2g} need noise of sigma"
-            f" {float(found.sigma_squared) ** 0.5:.0f} units, outside what is tabulated: change the"
-            " cap or what is spent"
+            f" {float(totals.sigma_squared) ** 0.5:.0f} units, outside the range of the tables:"
+            " change the cap or epsilon"
         )
-    return found
+    return totals

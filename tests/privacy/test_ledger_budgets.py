@@ -102,7 +102,7 @@ def test_budgets_are_kept_and_cannot_be_changed(location: str) -> None:
     with pytest.raises(BudgetError, match="north"):
         reopened.register(costing("a", "1", tenant="north"))
     reopened.close()
-    with pytest.raises(BudgetError, match="the promise to the users stands"):
+    with pytest.raises(BudgetError, match="a promise to users cannot be changed"):
         Ledger(location, budgets=[Budget(Fraction(3, 4), tenant="north")])
     with pytest.raises(ParameterError, match="two budgets"):
         Ledger(location, daily_epsilon=1, budgets=[Budget(Fraction(1))])

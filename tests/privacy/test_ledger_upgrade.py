@@ -236,7 +236,7 @@ def test_a_ledger_that_others_hold_is_told_from_a_damaged_one(
     ledger.register(HOURLY)
     other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LedgerError, match="locked by others"):
+    with pytest.raises(LedgerError, match="locked by other processes"):
         ledger.release_once(HOURLY, 0, lambda: np.arange(3))
     other.execute("ROLLBACK")
     assert ledger.release_once(HOURLY, 0, lambda: np.arange(3)).noisy_counts.tolist() == [0, 1, 2]

@@ -26,6 +26,7 @@ from tactful_privacy import (
 from tactful_privacy.bounding import Pane
 from tactful_privacy.counting_tree import best_tree
 from tactful_privacy.ledger import Draw
+from tactful_privacy.ledger_noise import SharedNoise
 from tactful_privacy.series import RunningTotals
 from tactful_privacy.statistic import DAY_MS, RUNNING_TOTALS
 
@@ -208,7 +209,9 @@ def test_planted_redrawing_of_nodes_is_caught(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        Ledger, "noise_once", lambda self, statistic, day, draws: {n: d() for n, d in draws.items()}
+        SharedNoise,
+        "draw_once",
+        lambda self, statistic, day, draws: {n: d() for n, d in draws.items()},
     )
     with pytest.raises(AssertionError):
         test_leak_1_a_node_is_not_redrawn_after_a_crash(ledger)
@@ -279,15 +282,17 @@ def test_noise_is_drawn_once_whoever_asks_and_forgotten_with_its_day(location: s
         drawn.append(1)
         return np.array([len(drawn), 0, 0], dtype=np.int64)
 
-    first = ledger.noise_once(TOTALS, 0, {"0.0": draw, "0.1": draw})
-    again = ledger.noise_once(TOTALS, 0, {"0.1": draw, "0.2": draw})
+    first = ledger.shared_noise.draw_once(TOTALS, 0, {"0.0": draw, "0.1": draw})
+    again = ledger.shared_noise.draw_once(TOTALS, 0, {"0.1": draw, "0.2": draw})
     assert (again["0.1"] == first["0.1"]).all()
     assert len(drawn) == 3
-    other_day = ledger.noise_once(TOTALS, DAY_MS, {"0.0": draw})
-    ledger.forget_noise(TOTALS, DAY_MS)
-    assert (ledger.noise_once(TOTALS, DAY_MS, {"0.0": draw})["0.0"] == other_day["0.0"]).all()
+    other_day = ledger.shared_noise.draw_once(TOTALS, DAY_MS, {"0.0": draw})
+    ledger.shared_noise.delete_before(TOTALS, DAY_MS)
+    assert (
+        ledger.shared_noise.draw_once(TOTALS, DAY_MS, {"0.0": draw})["0.0"] == other_day["0.0"]
+    ).all()
     assert len(drawn) == 4
-    ledger.noise_once(TOTALS, 0, {"0.0": draw})
+    ledger.shared_noise.draw_once(TOTALS, 0, {"0.0": draw})
     assert len(drawn) == 5, "it was forgotten"
     ledger.close()
 
@@ -341,7 +346,7 @@ def test_kill_9_leaves_every_shown_total_and_node_as_it_was(tmp_path: Path) -> N
 
         for t in range(1, len(stored) + 1):
             nodes = best_tree(96).nodes(t)
-            kept = ledger.noise_once(TOTALS, 0, {node.name: refuse for node in nodes})
+            kept = ledger.shared_noise.draw_once(TOTALS, 0, {node.name: refuse for node in nodes})
             assert seen[(t - 1) * 15 * MINUTE]["tea"] == sum(
                 node.sign * int(kept[node.name][2]) for node in nodes
             )

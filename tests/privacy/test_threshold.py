@@ -87,7 +87,7 @@ def test_frequent_keys_are_shown_in_the_order_of_their_text() -> None:
         (5, 1, "0", None, "delta"),
         (5, 1, "1", None, "delta"),
         (5, 1, 1e-6, None, "delta"),
-        (5, 1, "1e-30", None, "allow more"),
+        (5, 1, "1e-30", None, "allow a larger delta"),
         (5, 1, "1e-6", 6, "cell_cap"),
         (5, 1, "1e-6", 0, "cell_cap"),
         (5, 1, "1e-6", True, "cell_cap"),

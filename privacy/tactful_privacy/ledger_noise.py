@@ -1,0 +1,89 @@
+"""Noise that several releases share, stored in the ledger until its period is over.
+
+A row of `privacy_noise` for one node of the tree of running totals:
+
+    statistic       period_start   part   noise
+    "views.totals"  1767225600000  "1.0"  int64 [keys], little-endian
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from tactful_privacy import ledger_rows as rows
+from tactful_privacy import ledger_schema as schema
+from tactful_privacy.statistic import Statistic
+
+Draw = Callable[[], NDArray[np.int64]]
+
+_noise = schema.noise
+
+
+class SharedNoise:
+    """Stored noise of a ledger; secret, unlike releases.
+
+    Each part of a period is drawn once: a second draw after a crash would reveal the secret twice.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Use the database of a ledger."""
+        self._engine = engine
+
+    def draw_once(
+        self, statistic: Statistic, period_start: int, draws: Mapping[str, Draw]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Return the stored noise of parts of a period; draw and store missing parts first.
+
+        Args:
+            statistic: A registered statistic.
+            period_start: Start of the period, such as a day; epoch milliseconds.
+            draws: Name of each part, at most 64 characters, and its draw, int64 ``[keys]``.
+
+        Returns:
+            The stored noise of every part.
+
+        Raises:
+            LedgerError: Not registered like this, or a draw of wrong shape.
+        """
+        period = sa.and_(
+            _noise.c.statistic == statistic.name, _noise.c.period_start == period_start
+        )
+
+        def load(connection: sa.Connection, parts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+            result = connection.execute(sa.select(_noise).where(period, _noise.c.part.in_(parts)))
+            return {row.part: np.frombuffer(row.noise, "<i8").astype(np.int64) for row in result}
+
+        with schema.reading(self._engine) as connection:
+            rows.check_registered(connection, statistic)
+            stored = load(connection, list(draws))
+        missing = sorted(draws.keys() - stored.keys())
+        if missing:
+            new = [
+                {
+                    "statistic": statistic.name,
+                    "period_start": period_start,
+                    "part": part,
+                    "noise": rows.pack(draws[part](), statistic),
+                }
+                for part in missing
+            ]
+            schema.write(
+                self._engine, lambda connection: schema.insert_where_absent(connection, _noise, new)
+            )
+            # Read back: another process may have stored its own draw first.
+            with schema.reading(self._engine) as connection:
+                stored |= load(connection, missing)
+        return {part: stored[part] for part in draws}
+
+    def delete_before(self, statistic: Statistic, before: int) -> None:
+        """Delete the noise of periods that start before a time, after their last release."""
+        past = sa.delete(_noise).where(
+            _noise.c.statistic == statistic.name, _noise.c.period_start < before
+        )
+
+        def delete(connection: sa.Connection) -> None:
+            connection.execute(past)
+
+        schema.write(self._engine, delete)
