@@ -1,0 +1,102 @@
+"""The shell scripts of the repository, run against stand-ins for what they call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*command: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command, with the programs of a folder before those of the machine."""
+    environment = dict(os.environ)
+    if path is not None:
+        environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
+    return subprocess.run(
+        [str(part) for part in command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def program(path: Path, text: str) -> None:
+    """Write a shell script that can be run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "calls"),
+    [
+        ("E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7", 0, 4),
+        ("E: Unable to locate package jq", 1, 1),
+    ],
+)
+def test_apt(tmp_path: Path, output: str, code: int, calls: int) -> None:
+    """A lock is waited for; any other error is shown at once."""
+    log = tmp_path / "calls"
+    program(
+        tmp_path / "bin" / "apt-get",
+        f'echo "$*" >>{log}\n[ "$(wc -l <{log})" -gt 2 ] || {{ echo "{output}" >&2; exit 100; }}',
+    )
+    program(tmp_path / "bin" / "sleep", ":")
+    done = run(ROOT / "scripts" / "apt", "jq", path=tmp_path / "bin")
+    asked = log.read_text().splitlines()
+    assert (done.returncode, len(asked)) == (code, calls)
+    assert all("-o DPkg::Lock::Timeout=" in line for line in asked)
+    assert done.stderr.strip() == ("" if code == 0 else output)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A git repository of one commit with the script that checks subjects."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "subjects", tmp_path / "scripts")
+    run("git", "-C", tmp_path, "init", "--quiet")
+    commit(tmp_path, "what came before the rule")
+    return tmp_path
+
+
+def commit(repository: Path, subject: str) -> str:
+    """Add an empty commit; return its id."""
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.com")
+    options = ("--quiet", "--allow-empty", "-m", subject)
+    assert run("git", "-C", repository, *identity, "commit", *options).returncode == 0
+    return run("git", "-C", repository, "rev-parse", "HEAD").stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("subject", "problem"),
+    [
+        ("Read the marks of a Redis that was emptied", None),
+        ("Ä" * 72, None),
+        ("A" * 73, "shorten it from 73 to 72 characters"),
+        ("read the marks", "begin with a capital letter"),
+        ("Who reads marks waits", "begin with a verb"),
+        ("Read the marks.", "leave the period"),
+    ],
+)
+def test_commit_subjects(checkout: Path, subject: str, problem: str | None) -> None:
+    """Subjects after the given commit are checked, and those before it are not."""
+    since = run("git", "-C", checkout, "rev-parse", "HEAD").stdout.strip()
+    commit(checkout, subject)
+    done = run(checkout / "scripts" / "subjects", since)
+    assert done.returncode == (problem is not None)
+    assert (problem or "") in done.stdout
+    assert bool(done.stdout) == (problem is not None)
+
+
+def test_commit_subjects_without_history(checkout: Path) -> None:
+    """A checkout without the commit that the rule begins with passes, and says so."""
+    done = run(checkout / "scripts" / "subjects")
+    assert done.returncode == 0
+    assert done.stdout.startswith("skipped: ")
