@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -131,10 +132,15 @@ def commands(text: str) -> Iterator[list[str]]:
             yield head + shlex.split(rest)
 
 
+def subcommands(group: click.Group) -> dict[str, click.Command]:
+    """Commands of a group by name, imported."""
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
 def unknown_words(words: list[str]) -> list[str]:
     """Words of a command that the command line does not know: subcommands and options."""
-    import click
-
     from tactful.cli import main
 
     command: click.Command = main
@@ -147,7 +153,7 @@ def unknown_words(words: list[str]) -> list[str]:
             if word.split("=")[0] not in known:
                 unknown.append(word)
         elif isinstance(command, click.Group):
-            following = command.commands.get(word)
+            following = subcommands(command).get(word)
             if following is None:
                 return [*unknown, word]
             command = following
@@ -249,15 +255,13 @@ def test_every_setting_is_in_its_reference_with_its_default() -> None:
 
 def commands_of_the_product() -> dict[str, set[str]]:
     """Every command by the words that call it, with its options."""
-    import click
-
     from tactful.cli import main
 
     found: dict[str, set[str]] = {}
     waiting: list[tuple[str, click.Command]] = [("", main)]
     for name, command in waiting:
         if isinstance(command, click.Group):
-            waiting += [(f"{name} {word}".strip(), it) for word, it in command.commands.items()]
+            waiting += [(f"{name} {word}".strip(), it) for word, it in subcommands(command).items()]
         else:
             options = (p for p in command.params if isinstance(p, click.Option))
             found[name] = {word for option in options for word in option.opts}

@@ -11,9 +11,17 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+from tqdm import tqdm
 
+from tactful.backup import make_backup
 from tactful.clock import now_ms
 from tactful.config import load_settings
+from tactful.connections import open_installation
+from tactful.data_directory import exclusive
+from tactful.erasure import complete_erasures
+from tactful.installation import Installation
+from tactful.restore import check_backup, restore_backup
+from tactful.suppression import open_suppression
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,9 +49,6 @@ def backup(
     TARGET is there when it is complete, with the checksum of every file. It holds what people did:
     encrypt it where it is kept, and delete it when its time is over.
     """
-    from tactful.backup import make_backup
-    from tactful.restore import check_backup
-
     with _progress(target.name, quiet=as_json) as copied:
         if check:
             manifest = check_backup(target, copied=copied)
@@ -86,13 +91,6 @@ def restore(
     Who was erased since the backup is erased from what was restored, before this ends or, if it is
     broken off, before a server answers. What was spent of privacy budgets stays spent.
     """
-    from tactful.connections import open_installation
-    from tactful.data_directory import exclusive
-    from tactful.erasure import complete_erasures
-    from tactful.installation import Installation
-    from tactful.restore import restore_backup
-    from tactful.suppression import open_suppression
-
     if (source is None) != finish:
         raise click.UsageError("name the backup, or say --finish")
     settings = load_settings(
@@ -128,8 +126,6 @@ def restore(
 
 @contextlib.contextmanager
 def _progress(name: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    from tqdm import tqdm
-
     hidden = quiet or not sys.stderr.isatty()
     with tqdm(unit="B", unit_scale=True, disable=hidden, desc=name) as bar:
 

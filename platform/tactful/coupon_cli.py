@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -12,10 +11,10 @@ from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
 from tactful.coupon_definitions import CouponDefinition, load_coupons
+from tactful.coupon_report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tactful.coupon_report import CouponOutcomes
+from tactful.permitted_log import measured_log
+from tactful_streaming import emitted_types, load_definitions
 
 _HOUR = 3_600_000
 
@@ -45,8 +44,6 @@ def coupons() -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def check(config: Path | None, file: Path) -> None:
     """Check the campaigns in FILE against the actions that there are."""
-    from tactful_streaming import emitted_types, load_definitions
-
     types = emitted_types(load_definitions(load_settings(config).features)).values()
     for each in load_coupons(file, actions=types):
         click.echo(
@@ -66,8 +63,6 @@ def report(
     config: Path | None, data: Path | None, name: str, margin: float, hours: float, as_json: bool
 ) -> None:
     """Say what the campaign NAME brings, by those who never get a coupon; as often as wanted."""
-    from tactful.coupon_report import lift
-
     campaign, seen = _read(config, data, name, hours)
     found = lift(seen, campaign, margin=margin)
     if found is None:
@@ -106,8 +101,6 @@ def report(
 @_hours_option
 def fit(config: Path | None, data: Path | None, name: str, margin: float, hours: float) -> None:
     """Learn what a coupon of NAME brings to whom; prints weights for `gain`."""
-    from tactful.coupon_report import fit_gain
-
     campaign, seen = _read(config, data, name, hours)
     weights = fit_gain(seen, campaign.features, margin=margin)
     if not weights:
@@ -118,9 +111,6 @@ def fit(config: Path | None, data: Path | None, name: str, margin: float, hours:
 def _read(
     config: Path | None, data: Path | None, name: str, hours: float
 ) -> tuple[CouponDefinition, CouponOutcomes]:
-    from tactful.coupon_report import read_coupon_outcomes
-    from tactful.permitted_log import measured_log
-
     settings = load_settings(config, overrides={"storage.data": data})
     if settings.coupons.definitions == Path():
         raise ConfigError("coupons.definitions is empty: there are no campaigns here")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from tactful.arm_outcomes import plain, read_arm_outcomes, read_out
 from tactful.clock import now_ms
 from tactful.command_options import (
     config_option,
@@ -18,18 +19,49 @@ from tactful.command_options import (
 )
 from tactful.config import load_settings
 from tactful.errors import ConfigError
-from tactful.rollout_cli import COMMANDS
+from tactful.lazy_commands import LazyCommand, LazyGroup
+from tactful.outcome_metrics import METRICS
+from tactful.permitted_log import measured_log
+from tactful_bandits import DefinitionError, Design, StatisticsError, days_needed, load_experiments
 
 _HOUR = 3_600_000
 
+_ROLLOUTS = {
+    "apply": LazyCommand(
+        "tactful.rollout_cli:apply", "Keep the rollouts in FILE; those that say so start."
+    ),
+    "list": LazyCommand(
+        "tactful.rollout_cli:list_rollouts", "List the rollouts and where each stands."
+    ),
+    "show": LazyCommand(
+        "tactful.rollout_cli:show",
+        "Say what became of the rollout KEY: who moved it, when, why, and what looks said.",
+    ),
+    "start": LazyCommand("tactful.rollout_cli:start", "Start the shadow of the rollout KEY."),
+    "advance": LazyCommand(
+        "tactful.rollout_cli:advance",
+        "Give KEY to the people of its first stage, or go on after a hold was explained.",
+    ),
+    "rollback": LazyCommand(
+        "tactful.rollout_cli:rollback", "Give everybody what was served before KEY, for good."
+    ),
+    "decide": LazyCommand(
+        "tactful.rollout_cli:decide", "End KEY by hand before its last stage is over."
+    ),
+    "archive": LazyCommand(
+        "tactful.rollout_cli:archive",
+        "Be done with KEY, which has ended; its change is served no more.",
+    ),
+    "record": LazyCommand(
+        "tactful.rollout_cli:record_end",
+        "Keep the end of the rollout KEY as a run in MLflow; a shipped model becomes the champion.",
+    ),
+}
 
-@click.group()
+
+@click.group(cls=LazyGroup, lazy=_ROLLOUTS)
 def experiment() -> None:
     """Check, plan, roll out and read out experiments."""
-
-
-for _command in COMMANDS:
-    experiment.add_command(_command)
 
 
 @experiment.command("check")
@@ -95,8 +127,6 @@ def plan(
     as_json: bool,
 ) -> None:
     """Say how many people an experiment needs to see a change of a share."""
-    from tactful_bandits import Design, StatisticsError, days_needed
-
     try:
         design = Design(rate * (1 - rate), treatment_share=share, looks=looks)
         people = design.units_for(rate * change, power=power)
@@ -138,10 +168,6 @@ def report(
     Intervals are right however often one looks, each by itself. "higher" and "lower" are said only
     of what holds over all comparisons together. Who does not agree to measurement is not counted.
     """
-    from tactful.arm_outcomes import plain, read_arm_outcomes, read_out
-    from tactful.outcome_metrics import METRICS
-    from tactful.permitted_log import measured_log
-
     settings = load_settings(config, overrides={"storage.data": data})
     found = {each.key: each for each in _experiments(settings.experiments)}
     if key not in found:
@@ -175,8 +201,6 @@ def report(
 
 
 def _experiments(file: Path) -> Any:
-    from tactful_bandits import DefinitionError, load_experiments
-
     try:
         return load_experiments(file)
     except (OSError, DefinitionError) as error:

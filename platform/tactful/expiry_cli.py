@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 import msgspec
 
+from tactful.audited_models import audited_registry
 from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
+from tactful.expiry import Expired, expire_backups, expire_exports, expire_models, kept_for
 
 _directory = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -38,8 +40,6 @@ def expire(
 
     Exit code 1 if something too old stays: a model that serves, or what cannot be read.
     """
-    from tactful.expiry import Expired, expire_backups, expire_exports, expire_models, kept_for
-
     if older_than is not None and not 0 < older_than < float("inf"):
         raise click.UsageError("--older-than is a number of days above 0")
     if backups is None and exports is None and not models:
@@ -52,8 +52,6 @@ def expire(
     if exports is not None:
         found += expire_exports(exports, before, dry_run=dry_run)
     if models:
-        from tactful.training_run import audited_registry
-
         with audited_registry(settings, settings.training.name) as registry:
             found += expire_models(registry.ages(), before, registry.forget, dry_run=dry_run)
     if as_json:

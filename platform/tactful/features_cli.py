@@ -9,20 +9,38 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.backfill_parts import opened_parts, require_state
+from tactful.backfills import Backfill, unfinished
 from tactful.clock import now_ms
 from tactful.command_options import json_option
 from tactful.config import load_settings
+from tactful.connections import open_installation
+from tactful.data_directory import exclusive
 from tactful.errors import ConfigError, StorageError, TactfulError
-from tactful.rescale_cli import rescale
+from tactful.lazy_commands import LazyCommand, LazyGroup
+from tactful.suppression import open_suppression
+from tactful_streaming import (
+    DefinitionError,
+    EvolutionPlan,
+    StreamingError,
+    dump_definitions,
+    load_definitions,
+    make_operators,
+    plan_evolution,
+)
 
-if TYPE_CHECKING:
-    from tactful_streaming import EvolutionPlan
+_COMMANDS = {
+    "rescale": LazyCommand(
+        "tactful.rescale_cli:rescale",
+        "Move what workers have computed to a log with another number of partitions.",
+    )
+}
 
 
 def _state_options(command: Any) -> Any:
@@ -40,12 +58,9 @@ def _state_options(command: Any) -> Any:
     return command
 
 
-@click.group()
+@click.group(cls=LazyGroup, lazy=_COMMANDS)
 def features() -> None:
     """Check feature definitions, and bring a state up to changed ones."""
-
-
-features.add_command(rescale)
 
 
 @features.command("check")
@@ -53,8 +68,6 @@ features.add_command(rescale)
 @json_option
 def check(file: Path, as_json: bool) -> None:
     """Check the definitions in FILE; the first thing that is wrong is named with its line."""
-    from tactful_streaming import DefinitionError, dump_definitions, make_operators
-
     definitions = _definitions(file)
     try:
         make_operators(definitions)  # a sequence may need too many states
@@ -81,10 +94,6 @@ def check(file: Path, as_json: bool) -> None:
 @json_option
 def plan(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
     """Say what changed definitions mean for the state; changes nothing, beside a server or not."""
-    from tactful.backfill_parts import opened_parts
-    from tactful.backfills import unfinished
-    from tactful_streaming import plan_evolution
-
     settings = load_settings(config, overrides={"storage.data": data})
     definitions = _definitions(features or settings.features)
     plans: list[EvolutionPlan] = []
@@ -135,7 +144,6 @@ def plan(features: Path | None, config: Path | None, data: Path | None, as_json:
 
 def _together(plans: Sequence[EvolutionPlan]) -> EvolutionPlan:
     """What becomes of several states, of which each may hold a part of the features."""
-    from tactful_streaming import EvolutionPlan
 
     def names(kind: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for plan in plans for name in getattr(plan, kind)))
@@ -160,12 +168,6 @@ def backfill(features: Path | None, config: Path | None, data: Path | None, as_j
     It may run beside servers and workers that still have the old definitions; only the last step,
     the merge, needs them to be stopped.
     """
-    from tactful.backfill_parts import opened_parts, require_state
-    from tactful.backfills import Backfill
-    from tactful.connections import open_installation
-    from tactful.data_directory import exclusive
-    from tactful.suppression import open_suppression
-
     settings = load_settings(config, overrides={"storage.data": data})
     definitions = _definitions(features or settings.features)
     require_state(settings)
@@ -203,8 +205,6 @@ def backfill(features: Path | None, config: Path | None, data: Path | None, as_j
 
 
 def _definitions(file: Path) -> Any:
-    from tactful_streaming import DefinitionError, load_definitions
-
     try:
         return load_definitions(file)
     except DefinitionError as error:
@@ -214,8 +214,6 @@ def _definitions(file: Path) -> Any:
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
     """Turn what the streaming package raises into an error that ends the command with one line."""
-    from tactful_streaming import StreamingError
-
     try:
         yield
     except StreamingError as error:

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import click
 import msgspec
+import numpy as np
 
+from tactful.command_options import existing_file
 from tactful.errors import ConfigError, TactfulError
 from tactful.federated_options import (
     LeaderOptions,
     cohort_options,
-    existing_file,
     link_options,
     tls_of,
     wishes_of,
 )
+from tactful.federated_runs import FederatedRuns
 from tactful.stop_signals import leave, on_stop_signals
-
-if TYPE_CHECKING:
-    from tactful_federated import Evaluation
-    from tactful_federated.invitation import Tier
+from tactful_federated import (
+    Evaluation,
+    FederatedError,
+    SettingsError,
+    SuperLink,
+    collector_for,
+    invite_to_evaluations,
+    read_invitation,
+    serve_evaluation,
+)
+from tactful_federated.invitation import Tier
 
 
 @click.command("evaluate")
@@ -58,19 +67,6 @@ def evaluate_command(
     The first call plans all evaluations there will be and writes evaluation.json, which devices
     take as their --invitation; epsilon adds to that of training.
     """
-    import numpy as np
-
-    from tactful.federated_runs import FederatedRuns
-    from tactful_federated import (
-        FederatedError,
-        SettingsError,
-        SuperLink,
-        collector_for,
-        invite_to_evaluations,
-        read_invitation,
-        serve_evaluation,
-    )
-
     tls = tls_of(options, directory)
     model = weights or directory / "weights.npy"
     if not model.exists():

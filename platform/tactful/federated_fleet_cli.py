@@ -8,32 +8,104 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import Literal, Unpack
 
 import click
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tqdm import tqdm
 
+from tactful.command_options import existing_file, grouped
 from tactful.errors import ConfigError, TactfulError
 from tactful.federated_options import (
     ServeOptions,
     cohort_options,
-    existing_file,
     link_options,
     tls_of,
     width_options,
     widths_of,
     wishes_of,
 )
+from tactful.federated_runs import FederatedRuns
 from tactful.stop_signals import leave, on_stop_signals
-
-if TYPE_CHECKING:
-    from tactful_federated import LiveView, Outcome
-    from tactful_federated.compression import Encoding
-    from tactful_federated.invitation import Tier
+from tactful_federated import (
+    DeviceHome,
+    Enrolment,
+    EnrolmentRequest,
+    FederatedError,
+    FleetClient,
+    FlowerStream,
+    Limits,
+    LiveView,
+    Optimizer,
+    Outcome,
+    Polling,
+    SettingsError,
+    SuperLink,
+    collector_for,
+    enrol,
+    invite,
+    keep_within,
+    read_invitation,
+    serve_buffered,
+    serve_rounds,
+)
+from tactful_federated.checkpoint import write_whole
+from tactful_federated.compression import Encoding
+from tactful_federated.invitation import Invitation, Tier
+from tactful_federated.serving import authority_key
+from tactful_federated.superlink import enrol_node
+from tactful_federated.superlink_grid import SuperLinkGrid
 
 _NAP_S = 0.5
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Options of `serve` that define the run."""
+
+    name: str
+    epsilon: float
+    rounds: int
+    tier: Tier
+
+
+@dataclass(frozen=True)
+class _Method:
+    """Options of `serve` for how updates are made, sent and applied."""
+
+    encoding: Encoding
+    trim: float
+    optimizer: Literal["fedavg", "fedadam", "fedyogi"]
+    server_rate: float | None
+    device_rate: float
+    proximal: float
+    buffered: bool
+    most_stale: int
+    deadline: float
+
+    def check(self, tier: Tier) -> None:
+        """Raise ConfigError if the method cannot be used with `tier`."""
+        if self.encoding != "float32" and tier != "clear":
+            raise ConfigError(
+                "--encoding goes with --tier clear: secret sums have words of 32 bits"
+            )
+        if self.trim and tier != "clear":
+            raise ConfigError("--trim goes with --tier clear: nobody sees what a secret sum is of")
+        if self.buffered and (tier != "clear" or self.trim):
+            raise ConfigError(
+                "--buffered goes with --tier clear and without --trim: it reads updates"
+            )
+
+    def server_optimizer(self) -> Optimizer:
+        """Return the optimiser of the server; adaptive ones have a default rate of 0.003."""
+        rate = 1.0 if self.optimizer == "fedavg" else 0.003
+        return Optimizer(self.optimizer, rate if self.server_rate is None else self.server_rate)
+
+
 _rate = click.FloatRange(0, min_open=True)
 _directory = click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 
@@ -96,73 +168,45 @@ _directory = click.argument("directory", type=click.Path(file_okay=False, path_t
 @link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
 @click.option("--json", "as_json", is_flag=True, help="Print each round as a line of JSON.")
+@grouped("run", _Run)
+@grouped("method", _Method)
 def serve_command(
     directory: Path,
     catalogue: Path,
-    name: str,
-    epsilon: float,
-    rounds: int,
-    tier: Tier,
-    encoding: Encoding,
-    trim: float,
-    optimizer: Literal["fedavg", "fedadam", "fedyogi"],
-    server_rate: float | None,
-    device_rate: float,
-    proximal: float,
-    buffered: bool,
-    most_stale: int,
-    deadline: float,
+    run: _Run,
+    method: _Method,
     hosts: tuple[str, ...],
     tracking_uri: str | None,
     as_json: bool,
     **options: Unpack[ServeOptions],
 ) -> None:
     """Lead private training over a SuperLink; started again, it goes on in DIRECTORY."""
-    from tactful.federated_runs import FederatedRuns
-    from tactful_federated import (
-        FederatedError,
-        FlowerStream,
-        Optimizer,
-        SettingsError,
-        SuperLink,
-        collector_for,
-        invite,
-        serve_buffered,
-        serve_rounds,
-    )
-
-    if encoding != "float32" and tier != "clear":
-        raise ConfigError("--encoding goes with --tier clear: secret sums have words of 32 bits")
-    if trim and tier != "clear":
-        raise ConfigError("--trim goes with --tier clear: nobody sees what a secret sum is of")
-    if buffered and (tier != "clear" or trim):
-        raise ConfigError("--buffered goes with --tier clear and without --trim: it reads updates")
+    method.check(run.tier)
     categories = [line for line in catalogue.read_text("utf-8").splitlines() if line]
     widths = widths_of(options, categories)
     tls = tls_of(options, directory, hosts)
-    rate = (1.0 if optimizer == "fedavg" else 0.003) if server_rate is None else server_rate
     try:
-        steps = Optimizer(optimizer, rate)
+        optimizer = method.server_optimizer()
         invitation = invite(
             directory,
-            wishes_of(options, epsilon=epsilon, rounds=rounds),
+            wishes_of(options, epsilon=run.epsilon, rounds=run.rounds),
             categories,
-            run=name,
-            tier=tier,
-            learning_rate=device_rate,
-            proximal=proximal,
+            run=run.name,
+            tier=run.tier,
+            learning_rate=method.device_rate,
+            proximal=method.proximal,
             **widths,
         )
     except SettingsError as error:
         raise ConfigError(str(error)) from error
-    bar = tqdm(total=rounds, unit="release", disable=as_json or not sys.stderr.isatty())
+    bar = tqdm(total=run.rounds, unit="release", disable=as_json or not sys.stderr.isatty())
     runs = FederatedRuns(directory, tracking_uri=tracking_uri)
-    run = runs.begin(invitation)
+    logged = runs.begin(invitation)
 
     def show(outcome: Outcome, view: LiveView) -> None:
         bar.update(outcome.releases - bar.n)
         bar.set_postfix(epsilon=f"{view.epsilon:.3g}")
-        runs.show(run, view)
+        runs.show(logged, view)
         if as_json:
             click.echo(msgspec.json.encode(view))
 
@@ -178,29 +222,40 @@ def serve_command(
                 f" and give devices {directory / 'invitation.json'} and {tls.authority}",
                 err=True,
             )
-            if buffered:
-                stream = FlowerStream(
-                    grid, invitation.vocabulary, deadline=deadline, encoding=encoding
-                )
-                serve_buffered(
-                    directory,
-                    invitation,
-                    stream,
-                    optimizer=steps,
-                    most_stale=most_stale,
-                    progress=show,
-                )
-            else:
-                collector = collector_for(
-                    invitation, grid, deadline=deadline, encoding=encoding, trim=trim
-                )
-                serve_rounds(directory, invitation, collector, optimizer=steps, progress=show)
+            _lead(directory, invitation, grid, method, optimizer, show)
     except FederatedError as error:
         raise TactfulError(str(error)) from error
-    version = runs.finish(run)
+    version = runs.finish(logged)
     click.echo(
         f"intent model version {version} is the champion; its package: {directory / 'model'}"
     )
+
+
+def _lead(
+    directory: Path,
+    invitation: Invitation,
+    grid: SuperLinkGrid,
+    method: _Method,
+    optimizer: Optimizer,
+    show: Callable[[Outcome, LiveView], None],
+) -> None:
+    """Run the rounds, or without rounds the buffer, to the end."""
+    deadline, encoding = method.deadline, method.encoding
+    if method.buffered:
+        stream = FlowerStream(grid, invitation.vocabulary, deadline=deadline, encoding=encoding)
+        serve_buffered(
+            directory,
+            invitation,
+            stream,
+            optimizer=optimizer,
+            most_stale=method.most_stale,
+            progress=show,
+        )
+        return
+    collector = collector_for(
+        invitation, grid, deadline=deadline, encoding=encoding, trim=method.trim
+    )
+    serve_rounds(directory, invitation, collector, optimizer=optimizer, progress=show)
 
 
 @click.command("enrol")
@@ -220,13 +275,6 @@ def enrol_command(
     holds authority.key decides who is a device; where the server must not, run this elsewhere, with
     the port forwarded.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    from tactful_federated import EnrolmentRequest, FederatedError, enrol
-    from tactful_federated.checkpoint import write_whole
-    from tactful_federated.serving import authority_key
-    from tactful_federated.superlink import enrol_node
-
     pinned = authority or directory / "tls" / "authority.pem"
     if not pinned.exists():
         raise ConfigError(f"{pinned} is missing: say by --authority what `serve` was given")
@@ -279,15 +327,6 @@ def device_command(
     memory: int,
 ) -> None:
     """Take part in a run as one device, until stopped; what it knows stays in DIRECTORY."""
-    from tactful_federated import (
-        DeviceHome,
-        FederatedError,
-        FleetClient,
-        Limits,
-        keep_within,
-        read_invitation,
-    )
-
     try:
         home = DeviceHome(directory, read_invitation(invitation), rotate=rotate)
     except FederatedError as error:
@@ -311,8 +350,7 @@ def device_command(
             ready=lambda: home.events.consent and _succeeds(only_while),
             node=home.node,
             greeted=home.greeted,
-            poll=poll,
-            sleep=lambda seconds: _sleep(seconds, stopped),
+            polling=Polling(interval=poll, sleep=lambda seconds: _sleep(seconds, stopped)),
         )
         keep_within(Limits(memory_mb=memory))
         with contextlib.closing(client), on_stop_signals(lambda: stopped.append(True)):
@@ -340,8 +378,6 @@ def _sleep(seconds: float, stopped: list[bool]) -> None:
 
 
 def _is_enrolled(path: Path, identity: bytes) -> bool:
-    from tactful_federated import Enrolment
-
     if not path.exists():
         return False
     return msgspec.msgpack.decode(path.read_bytes(), type=Enrolment).identity == identity

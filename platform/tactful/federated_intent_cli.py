@@ -5,16 +5,23 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from tactful.command_options import existing_file
 from tactful.errors import ConfigError, TactfulError
-from tactful.federated_options import existing_file
-
-if TYPE_CHECKING:
-    from tactful_federated.personal import Part
+from tactful_federated import (
+    DeviceIntent,
+    EventStore,
+    FederatedError,
+    ModelSlot,
+    read_invitation,
+)
+from tactful_federated.certificates import secret_file
+from tactful_federated.personal import Part
+from tactful_privacy import ParameterError
 
 
 @click.command("intent")
@@ -50,18 +57,6 @@ def intent_command(
     too: the probability that one of these categories comes within the next steps, which stays on
     the device. Without consent, or before there is a model, the intent is empty.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    from tactful_federated import (
-        DeviceIntent,
-        EventStore,
-        FederatedError,
-        ModelSlot,
-        read_invitation,
-    )
-    from tactful_federated.certificates import secret_file
-    from tactful_privacy import ParameterError
-
     try:
         invited = read_invitation(invitation)
         unknown = set(about) - set(invited.vocabulary.categories)

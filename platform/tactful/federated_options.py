@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 import click
 
+from tactful.command_options import existing_file, with_options
 from tactful.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tactful_federated import Tls, Wishes
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+from tactful_federated import Tls, Vocabulary, Wishes, make_tls
+from tactful_federated.vectors import parameter_count
 
 
 class CohortOptions(TypedDict):
@@ -55,20 +51,18 @@ class ServeOptions(LeaderOptions, WidthOptions):
     """All of these: what leads training takes."""
 
 
-def cohort_options(command: _Command) -> _Command:
-    """Options that say who is asked; see :func:`wishes_of`."""
-    return _with(
-        command,
-        click.option("--population", type=click.IntRange(1), required=True, help="Devices in all."),
-        click.option("--delta", type=float, help="Default: a tenth of 1 / population."),
-        click.option("--report-goal", type=click.IntRange(1), default=1000, show_default=True),
-        click.option(
-            "--minimum-reports", type=click.IntRange(0), default=0, help="0: two thirds of it."
-        ),
-        click.option("--over-selection", type=float, default=1.3, show_default=True),
-        click.option("--availability", type=float, default=0.5, show_default=True),
-        click.option("--spare", type=click.IntRange(0), default=0, help="Times in void rounds."),
-    )
+cohort_options = with_options(
+    click.option("--population", type=click.IntRange(1), required=True, help="Devices in all."),
+    click.option("--delta", type=float, help="Default: a tenth of 1 / population."),
+    click.option("--report-goal", type=click.IntRange(1), default=1000, show_default=True),
+    click.option(
+        "--minimum-reports", type=click.IntRange(0), default=0, help="0: two thirds of it."
+    ),
+    click.option("--over-selection", type=float, default=1.3, show_default=True),
+    click.option("--availability", type=float, default=0.5, show_default=True),
+    click.option("--spare", type=click.IntRange(0), default=0, help="Times in void rounds."),
+)
+"""Options that say who is asked; see :func:`wishes_of`."""
 
 
 def wishes_of(cohort: CohortOptions, *, epsilon: float, rounds: int, **more: Any) -> Wishes:
@@ -77,8 +71,6 @@ def wishes_of(cohort: CohortOptions, *, epsilon: float, rounds: int, **more: Any
     Raises:
         SettingsError: something is out of range.
     """
-    from tactful_federated import Wishes
-
     delta = 0.1 / cohort["population"] if cohort["delta"] is None else cohort["delta"]
     return Wishes(
         epsilon=epsilon,
@@ -94,17 +86,13 @@ def wishes_of(cohort: CohortOptions, *, epsilon: float, rounds: int, **more: Any
     )
 
 
-def link_options(command: _Command) -> _Command:
-    """Options of the server that devices reach; see :func:`tls_of`."""
-    return _with(
-        command,
-        click.option("--port", type=int, default=9092, show_default=True, help="Of loopback."),
-        click.option(
-            "--certificate", type=existing_file, help="PEM; without it one is made, once."
-        ),
-        click.option("--key", type=existing_file, help="PEM, of the certificate."),
-        click.option("--authority", type=existing_file, help="PEM that devices pin."),
-    )
+link_options = with_options(
+    click.option("--port", type=int, default=9092, show_default=True, help="Of loopback."),
+    click.option("--certificate", type=existing_file, help="PEM; without it one is made, once."),
+    click.option("--key", type=existing_file, help="PEM, of the certificate."),
+    click.option("--authority", type=existing_file, help="PEM that devices pin."),
+)
+"""Options of the server that devices reach; see :func:`tls_of`."""
 
 
 def tls_of(link: LinkOptions, directory: Path, hosts: tuple[str, ...] = ()) -> Tls:
@@ -113,8 +101,6 @@ def tls_of(link: LinkOptions, directory: Path, hosts: tuple[str, ...] = ()) -> T
     Raises:
         ConfigError: only some of them were given.
     """
-    from tactful_federated import Tls, make_tls
-
     given = [path for path in (link["certificate"], link["key"], link["authority"]) if path]
     if given and len(given) < 3:
         raise ConfigError("--certificate, --key and --authority go together")
@@ -124,25 +110,23 @@ def tls_of(link: LinkOptions, directory: Path, hosts: tuple[str, ...] = ()) -> T
     return make_tls(directory / "tls", names, now=datetime.datetime.now(datetime.UTC))
 
 
-def width_options(command: _Command) -> _Command:
-    """Options that say how wide the model's layers are; see :func:`widths_of`."""
-    return _with(
-        command,
-        click.option(
-            "--embedding",
-            type=click.IntRange(1),
-            default=32,
-            show_default=True,
-            help="Width of a token's vector in the model.",
-        ),
-        click.option(
-            "--hidden",
-            type=click.IntRange(1),
-            default=32,
-            show_default=True,
-            help="Width of the model's state.",
-        ),
-    )
+width_options = with_options(
+    click.option(
+        "--embedding",
+        type=click.IntRange(1),
+        default=32,
+        show_default=True,
+        help="Width of a token's vector in the model.",
+    ),
+    click.option(
+        "--hidden",
+        type=click.IntRange(1),
+        default=32,
+        show_default=True,
+        help="Width of the model's state.",
+    ),
+)
+"""Options that say how wide the model's layers are; see :func:`widths_of`."""
 
 
 def widths_of(widths: WidthOptions, catalogue: Iterable[str]) -> WidthOptions:
@@ -151,9 +135,7 @@ def widths_of(widths: WidthOptions, catalogue: Iterable[str]) -> WidthOptions:
     Raises:
         ConfigError: it is too large.
     """
-    from tactful_federated import Vocabulary
-    from tactful_federated.model import MAX_PARAMETERS
-    from tactful_federated.vectors import parameter_count
+    from tactful_federated.model import MAX_PARAMETERS  # imports torch
 
     embedding, hidden = widths["embedding"], widths["hidden"]
     tokens = Vocabulary.from_catalogue(catalogue).size
@@ -164,9 +146,3 @@ def widths_of(widths: WidthOptions, catalogue: Iterable[str]) -> WidthOptions:
             f" tokens, more than {MAX_PARAMETERS}: give less, or a coarser catalogue"
         )
     return {"embedding": embedding, "hidden": hidden}
-
-
-def _with(command: _Command, *options: Callable[[_Command], _Command]) -> _Command:
-    for option in reversed(options):
-        command = option(command)
-    return command

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.command_options import with_options
 from tactful.errors import ConfigError, TactfulError
-
-F = TypeVar("F", bound=Callable[..., Any])
+from tactful_streaming import (
+    DefinitionError,
+    FlinkError,
+    FlinkOptions,
+    compile_flink,
+    load_definitions,
+)
+from tactful_streaming.flink_build import build_runner
+from tactful_streaming.flink_rest import FlinkCluster, SqlGateway
 
 _DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -41,96 +48,92 @@ class _Property(click.ParamType[tuple[str, str]]):
         return key, text
 
 
-def _job_options(command: F) -> F:
-    """Options that decide what is compiled."""
-    for option in (
-        click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
-        click.option(
-            "--kafka",
-            "servers",
-            required=True,
-            envvar="TACTFUL_KAFKA_SERVERS",
-            help="Bootstrap servers of Kafka, as Flink reaches them.",
-        ),
-        click.option("--topic", default="tactful-log", show_default=True, help="The log's topic."),
-        click.option(
-            "--features-topic",
-            default="features",
-            show_default=True,
-            help="Where values of features go.",
-        ),
-        click.option(
-            "--matches-topic",
-            default="matches",
-            show_default=True,
-            help="Where matches of sequences and joins go.",
-        ),
-        click.option(
-            "--group",
-            default="tactful-flink",
-            show_default=True,
-            help="Consumer group, and prefix of transactions.",
-        ),
-        click.option(
-            "--delay",
-            type=_Duration(),
-            default="5m",
-            show_default=True,
-            help="How late an event may come and still count.",
-        ),
-        click.option(
-            "--idle",
-            type=_Duration(),
-            default="1m",
-            show_default=True,
-            help="After this long without an event a partition holds up nobody.",
-        ),
-        click.option(
-            "--dedupe-days",
-            type=click.IntRange(0),
-            default=7,
-            show_default=True,
-            help="For how long event ids are remembered; 0: not at all.",
-        ),
-        click.option(
-            "--items/--no-items",
-            "catalogue",
-            default=True,
-            show_default=True,
-            help="Whether the topic holds items, too.",
-        ),
-        click.option(
-            "--decay",
-            type=click.Choice(["exact", "panes"]),
-            default="exact",
-            show_default=True,
-            help="How decayed windows are added up.",
-        ),
-        click.option(
-            "--parallelism",
-            type=click.IntRange(0),
-            default=0,
-            help="Subtasks of each operator; 0: what the cluster says.",
-        ),
-        click.option(
-            "--checkpoint",
-            type=_Duration(),
-            default="10s",
-            show_default=True,
-            help="Time between checkpoints.",
-        ),
-        click.option("--exactly-once", is_flag=True, help="Write results in transactions."),
-        click.option(
-            "--kafka-property",
-            "properties",
-            type=_Property(),
-            multiple=True,
-            help="A further property of the Kafka client; may be given repeatedly.",
-        ),
-        click.option("--name", default="tactful", show_default=True, help="Name of the job."),
-    ):
-        command = option(command)
-    return command
+_job_options = with_options(  # what is compiled
+    click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
+    click.option(
+        "--kafka",
+        "servers",
+        required=True,
+        envvar="TACTFUL_KAFKA_SERVERS",
+        help="Bootstrap servers of Kafka, as Flink reaches them.",
+    ),
+    click.option("--topic", default="tactful-log", show_default=True, help="The log's topic."),
+    click.option(
+        "--features-topic",
+        default="features",
+        show_default=True,
+        help="Where values of features go.",
+    ),
+    click.option(
+        "--matches-topic",
+        default="matches",
+        show_default=True,
+        help="Where matches of sequences and joins go.",
+    ),
+    click.option(
+        "--group",
+        default="tactful-flink",
+        show_default=True,
+        help="Consumer group, and prefix of transactions.",
+    ),
+    click.option(
+        "--delay",
+        type=_Duration(),
+        default="5m",
+        show_default=True,
+        help="How late an event may come and still count.",
+    ),
+    click.option(
+        "--idle",
+        type=_Duration(),
+        default="1m",
+        show_default=True,
+        help="After this long without an event a partition holds up nobody.",
+    ),
+    click.option(
+        "--dedupe-days",
+        type=click.IntRange(0),
+        default=7,
+        show_default=True,
+        help="For how long event ids are remembered; 0: not at all.",
+    ),
+    click.option(
+        "--items/--no-items",
+        "catalogue",
+        default=True,
+        show_default=True,
+        help="Whether the topic holds items, too.",
+    ),
+    click.option(
+        "--decay",
+        type=click.Choice(["exact", "panes"]),
+        default="exact",
+        show_default=True,
+        help="How decayed windows are added up.",
+    ),
+    click.option(
+        "--parallelism",
+        type=click.IntRange(0),
+        default=0,
+        help="Subtasks of each operator; 0: what the cluster says.",
+    ),
+    click.option(
+        "--checkpoint",
+        type=_Duration(),
+        default="10s",
+        show_default=True,
+        help="Time between checkpoints.",
+    ),
+    click.option("--exactly-once", is_flag=True, help="Write results in transactions."),
+    click.option(
+        "--kafka-property",
+        "properties",
+        type=_Property(),
+        multiple=True,
+        help="A further property of the Kafka client; may be given repeatedly.",
+    ),
+    click.option("--name", default="tactful", show_default=True, help="Name of the job."),
+)
 
 
 @click.group()
@@ -186,10 +189,6 @@ def submit(
     if gateway is not None and (wait or savepoint is not None):
         raise click.UsageError("--wait and --savepoint need --cluster: a gateway knows no jobs")
     script = _compile(options)
-    from tactful_streaming import FlinkError
-    from tactful_streaming.flink_build import build_runner
-    from tactful_streaming.flink_rest import FlinkCluster, SqlGateway
-
     state: str | None = None
     try:
         if cluster is not None:
@@ -226,13 +225,6 @@ def _say_nothing(text: str) -> None:
 
 
 def _compile(options: dict[str, Any]) -> Any:
-    from tactful_streaming import (
-        DefinitionError,
-        FlinkOptions,
-        compile_flink,
-        load_definitions,
-    )
-
     file: Path = options["file"]
     job = FlinkOptions(
         servers=options["servers"],

@@ -14,7 +14,15 @@ from tqdm import tqdm
 from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option
 from tactful.config import load_settings
+from tactful.data_directory import exclusive
 from tactful.errors import ConfigError
+from tactful.key_rotation import begin_epoch, change_master_key
+from tactful.ledger_place import existing_ledger, named
+from tactful.privacy_ledger import as_text, day_of, tell
+from tactful.publishing import publish
+from tactful_privacy import Ledger, ParameterError, PrivacyError
+from tactful_privacy.audit import QUICK, THOROUGH, audit
+from tactful_privacy.budget import date_of
 
 _AUDIT_IN_VAIN = 5
 
@@ -40,9 +48,6 @@ def audit_command(
     plots: Path | None,
 ) -> None:
     """Attack published counts as they are installed, and check that the attack finds mistakes."""
-    from tactful_privacy import ParameterError
-    from tactful_privacy.audit import QUICK, THOROUGH, audit
-
     effort = QUICK if quick else THOROUGH
     if canaries is not None:
         effort = replace(effort, canaries=canaries)
@@ -79,10 +84,6 @@ def ledger_command(
     config: Path | None, data: Path | None, day: datetime | None, as_json: bool
 ) -> None:
     """Tell what published numbers have cost one person this month, and will have cost."""
-    from tactful.ledger_place import existing_ledger, named
-    from tactful.privacy_ledger import as_text, day_of, tell
-    from tactful_privacy import Ledger, PrivacyError
-
     place = existing_ledger(load_settings(config, overrides={"storage.data": data}))
     moment = datetime.now(UTC) if day is None else day.replace(tzinfo=UTC)
     try:
@@ -118,8 +119,6 @@ def release_command(
 
     Each number comes with its interval, epsilon, unit, pane and method.
     """
-    from tactful.publishing import publish
-
     if out is None and topic is None:
         raise click.UsageError("give --out, --topic or both")
     done = publish(
@@ -140,10 +139,6 @@ def retire_command(name: str, config: Path | None, data: Path | None) -> None:
 
     Take it out of statistics.yaml and stop the servers that count it before.
     """
-    from tactful.ledger_place import existing_ledger, named
-    from tactful_privacy import Ledger, PrivacyError
-    from tactful_privacy.budget import date_of
-
     place = existing_ledger(load_settings(config, overrides={"storage.data": data}))
     try:
         ledger = Ledger(place)
@@ -177,9 +172,6 @@ def rotate_command(
 
     For the master key the server has to be stopped. Killed, the same command goes on.
     """
-    from tactful.data_directory import exclusive
-    from tactful.key_rotation import begin_epoch, change_master_key
-
     if master_key_file is None and not pseudonyms:
         raise click.UsageError("give --master-key-file, --pseudonyms or both")
     settings = load_settings(config, overrides={"storage.data": data})

@@ -14,7 +14,11 @@ from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
+from tactful.feature_worker import followed_erasures
+from tactful.record_seal import open_seal
+from tactful.rescaling import Target, rescale_workers
 from tactful.stop_signals import on_stop_signals
+from tactful_streaming import StreamingError, load_definitions
 
 
 @click.command("rescale")
@@ -52,11 +56,6 @@ def rescale(
             'log.kind is "embedded": that log has one partition, which is never divided; a log of '
             "many partitions is one in Kafka"
         )
-    from tactful.record_seal import open_seal
-    from tactful.rescaling import Target, rescale_workers
-    from tactful.worker_cli import followed_erasures
-    from tactful_streaming import StreamingError, load_definitions
-
     stopping = threading.Event()
     definitions = load_definitions(settings.features)
     with (

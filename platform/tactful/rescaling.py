@@ -23,7 +23,7 @@ from tactful.config import Settings
 from tactful.connections import kafka_settings, make_topic
 from tactful.durable_files import force, replace_file
 from tactful.errors import ConfigError, StorageError
-from tactful.worker_cli import prepare_worker
+from tactful.feature_worker import prepare_worker
 from tactful_streaming import (
     Definitions,
     Erasures,

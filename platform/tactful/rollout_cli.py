@@ -7,39 +7,38 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 
 from tactful.clock import now_ms
-from tactful.command_options import config_option, data_option, json_option
+from tactful.command_options import by_option, config_option, data_option, json_option
 from tactful.config import Settings, load_settings
+from tactful.connections import open_installation
 from tactful.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tactful.rollout_store import RolloutStore
-
-_by_option = click.option(
-    "--by", help="Who does it, for the audit log; by default your login and host."
-)
+from tactful.model_log import whoever_runs_this
+from tactful.rollout_definitions import load_rollouts
+from tactful.rollout_messages import details, move, told
+from tactful.rollout_recording import record
+from tactful.rollout_store import RolloutStore
 
 
 @click.command("apply")
 @config_option
 @data_option
 @click.option("--reason", default="", help="Why, for the audit log.")
-@_by_option
+@by_option
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def apply(config: Path | None, data: Path | None, reason: str, by: str | None, file: Path) -> None:
     """Keep the rollouts in FILE; those that say so start."""
-    from tactful.rollout_definitions import load_rollouts
-
     found = load_rollouts(file)
     with _opened(config, data) as (store, _):
         for definition in found:
             changed = store.apply(
-                definition, by=by or _whoever(), reason=reason or f"applied from {file.name}"
+                definition,
+                by=by or whoever_runs_this(),
+                reason=reason or f"applied from {file.name}",
             )
             click.echo(f"{definition.key}: {'applied' if changed else 'as it was'}")
 
@@ -50,8 +49,6 @@ def apply(config: Path | None, data: Path | None, reason: str, by: str | None, f
 @json_option
 def list_rollouts(config: Path | None, data: Path | None, as_json: bool) -> None:
     """List the rollouts and where each stands."""
-    from tactful.rollout_messages import told
-
     with _opened(config, data) as (store, _):
         found = [told(each) for each in store.all()]
     if as_json:
@@ -70,8 +67,6 @@ def list_rollouts(config: Path | None, data: Path | None, as_json: bool) -> None
 @json_option
 def show(config: Path | None, data: Path | None, key: str, as_json: bool) -> None:
     """Say what became of the rollout KEY: who moved it, when, why, and what looks said."""
-    from tactful.rollout_messages import details
-
     with _opened(config, data) as (store, _):
         stored = store.find(key)
         if stored is None:
@@ -103,16 +98,16 @@ def _mover(name: str, words: str, *options: Any) -> click.Command:
         by: str | None,
         decision: str | None = None,
     ) -> None:
-        from tactful.rollout_messages import move
-
         with _opened(config, data) as (store, _):
-            after = move(store, key, name, by=by or _whoever(), reason=reason, decision=decision)
+            after = move(
+                store, key, name, by=by or whoever_runs_this(), reason=reason, decision=decision
+            )
         click.echo(f"{key} is {after.rollout.state}, {after.rollout.share:.2%} get it", err=True)
 
     command: Callable[..., Any] = work
     for option in (
         click.argument("key"),
-        _by_option,
+        by_option,
         click.option("--reason", required=True, help="Why, for the audit log."),
         data_option,
         config_option,
@@ -146,27 +141,12 @@ archive = _mover("archive", "Be done with KEY, which has ended; its change is se
 @click.argument("key")
 def record_end(config: Path | None, data: Path | None, key: str) -> None:
     """Keep the end of the rollout KEY as a run in MLflow; a shipped model becomes the champion."""
-    from tactful.rollout_recording import record
-
     with _opened(config, data) as (store, settings):
         click.echo(record(store, settings, key))
 
 
-COMMANDS = (apply, list_rollouts, show, start, advance, rollback, decide, archive, record_end)
-"""What belongs to ``tactful experiment``."""
-
-
 @contextlib.contextmanager
 def _opened(config: Path | None, data: Path | None) -> Iterator[tuple[RolloutStore, Settings]]:
-    from tactful.connections import open_installation
-    from tactful.rollout_store import RolloutStore
-
     settings = load_settings(config, overrides={"storage.data": data})
     with contextlib.closing(open_installation(settings)) as metadata:
         yield RolloutStore(metadata, clock=now_ms), settings
-
-
-def _whoever() -> str:
-    from tactful.model_log import whoever_runs_this
-
-    return whoever_runs_this()

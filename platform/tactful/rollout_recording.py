@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any
 
+from tactful.audited_models import audited_registry
 from tactful.config import Settings
 from tactful.errors import ConfigError
 from tactful.retraining import environment, run_command
@@ -87,7 +88,6 @@ def record(store: RolloutStore, settings: Settings, key: str) -> str:
 
 def _promote(settings: Settings, stored: StoredRollout) -> None:
     from tactful.ranking import read_pointer
-    from tactful.training_run import audited_registry
 
     version = stored.definition.model
     pointer = read_pointer(settings.models)

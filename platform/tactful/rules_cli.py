@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,20 +14,32 @@ import click
 import msgspec
 from tqdm import tqdm
 
+from tactful.client import Client
 from tactful.clock import now_ms
-from tactful.command_options import config_option, data_option, json_option
+from tactful.command_options import (
+    api_key,
+    config_option,
+    data_option,
+    existing_file,
+    json_option,
+    key_file_option,
+    url_option,
+)
 from tactful.config import load_settings
 from tactful.errors import ConfigError, DatasetError
+from tactful.record_seal import open_seal
+from tactful.redrive import as_sent
+from tactful.redrive import redrive as send
+from tactful.rule_check import check_file
+from tactful_streaming import DeadLetters, Event, LogError, RuleError, load_rules
 
 _DIRECTORY = "dead-letters"
 _LATE = "late"
 _PROGRESS = "redriven.json"
-_URL = "http://127.0.0.1:8420"
 
 _rule_option = click.option(
     "--rule", "rules", multiple=True, help="Only letters of this rule; may be given repeatedly."
 )
-_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group()
@@ -37,8 +48,8 @@ def rules() -> None:
 
 
 @rules.command("check")
-@click.argument("rules_file", metavar="RULES", type=_file)
-@click.argument("file", type=_file)
+@click.argument("rules_file", metavar="RULES", type=existing_file)
+@click.argument("file", type=existing_file)
 @click.option(
     "--source",
     type=click.Choice(["door", "topic"]),
@@ -46,7 +57,7 @@ def rules() -> None:
     show_default=True,
     help="FILE holds what clients send, or records of a topic that no door has checked.",
 )
-@click.option("--items", type=_file, help="Item upserts, for rules that look at item.*.")
+@click.option("--items", type=existing_file, help="Item upserts, for rules that look at item.*.")
 @click.option("--samples", type=click.IntRange(0, 100), default=3, show_default=True)
 @click.option("--expect-clean", is_flag=True, help="Fail if an event is dropped or set aside.")
 @json_option
@@ -60,8 +71,6 @@ def check(
     as_json: bool,
 ) -> None:
     """Try the rules of RULES on the events of FILE: JSON, NDJSON, gzipped or not."""
-    from tactful.rule_check import check_file
-
     quiet = as_json or not sys.stderr.isatty()
     with tqdm(
         total=file.stat().st_size, unit="B", unit_scale=True, disable=quiet, desc=file.name
@@ -112,14 +121,10 @@ def letters(
 @config_option
 @data_option
 @_rule_option
-@click.option("--mend", type=_file, help="Rules that mend each event before it is sent.")
+@click.option("--mend", type=existing_file, help="Rules that mend each event before it is sent.")
 @click.option("--restart", is_flag=True, help="Forget how far earlier runs came.")
-@click.option(
-    "--key-file",
-    type=_file,
-    help="File with the API key; else TACTFUL_API_KEY is used.",
-)
-@click.option("--url", envvar="TACTFUL_URL", default=_URL, show_default=True)
+@key_file_option
+@url_option
 @json_option
 def redrive(
     config: Path | None,
@@ -132,13 +137,9 @@ def redrive(
     as_json: bool,
 ) -> None:
     """Send dead letters again; run it again to go on where it stopped."""
-    from tactful.client import Client
-    from tactful.redrive import redrive as send
-
-    key = key_file.read_text("utf-8").strip() if key_file else os.environ.get("TACTFUL_API_KEY")
     mending = None if mend is None else _load(mend)
     quiet = as_json or not sys.stderr.isatty()
-    with _opened(config, data) as (kept, directory), Client(url, key) as client:
+    with _opened(config, data) as (kept, directory), Client(url, api_key(key_file)) as client:
         counts = collections.Counter(letter.rule for _, letter in kept.each(rules=rules or None))
         chosen = rules or tuple(counts)
         with tqdm(total=counts.total(), unit="letter", disable=quiet, desc="redrive") as bar:
@@ -165,8 +166,6 @@ def redrive(
 
 
 def _load(path: Path) -> Any:
-    from tactful_streaming import RuleError, load_rules
-
     try:
         return load_rules(path)
     except RuleError as error:
@@ -178,9 +177,6 @@ def _opened(
     config: Path | None, data: Path | None, name: str = _DIRECTORY
 ) -> Iterator[tuple[Any, Path]]:
     """The dead letters of a data directory, and where they lie."""
-    from tactful.record_seal import open_seal
-    from tactful_streaming import DeadLetters, LogError
-
     settings = load_settings(config, overrides={"storage.data": data})
     directory = settings.storage.data / name
     with contextlib.ExitStack() as stack:
@@ -205,9 +201,6 @@ def _opened(
 
 
 def _as_data(position: int, letter: Any) -> dict[str, Any]:
-    from tactful.redrive import as_sent
-    from tactful_streaming import Event
-
     entry = letter.entry()
     received = letter.received
     return {

@@ -7,16 +7,25 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from tqdm import tqdm
 
 from tactful.errors import ConfigError, StorageError
 from tactful.stop_signals import on_stop_signals
-
-if TYPE_CHECKING:
-    from tactful_streaming import KafkaSettings, RowTarget, SinkProgress
+from tactful_streaming import (
+    KafkaSettings,
+    LogError,
+    LogSettingsError,
+    OnlineStoreError,
+    RedisRows,
+    RowTarget,
+    SinkProgress,
+    open_rows,
+    run_sink,
+)
+from tactful_streaming.sink_sql import SqlRows
 
 # Properties of Kafka's clients that have a name of ours.
 _SETTINGS = {
@@ -67,8 +76,6 @@ def sink(
 
     A crash loses nothing: what was not committed is read again, and the newest window counts.
     """
-    from tactful_streaming import LogError, LogSettingsError, OnlineStoreError, open_rows, run_sink
-
     try:
         settings = _kafka_settings(servers, topic, properties)
     except LogSettingsError as error:
@@ -130,9 +137,6 @@ class _Idle:
 
 def _open_target(location: str, prefix: str, ttl: float | None) -> RowTarget:
     """The target, tried once, so that a wrong address ends the command at once."""
-    from tactful_streaming import RedisRows
-    from tactful_streaming.sink_sql import SqlRows
-
     target: RowTarget
     if location.startswith(("redis://", "rediss://", "unix://")):
         target = RedisRows(location, prefix=prefix, ttl_s=ttl)
@@ -145,8 +149,6 @@ def _open_target(location: str, prefix: str, ttl: float | None) -> RowTarget:
 
 
 def _kafka_settings(servers: str, topic: str, properties: Path | None) -> KafkaSettings:
-    from tactful_streaming import KafkaSettings
-
     known: dict[str, Any] = {}
     extra: dict[str, str] = {}
     lines = properties.read_text("utf-8").splitlines() if properties is not None else []

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tactful.audited_models import open_model_log
 from tactful.checkpoints import Checkpoint
 from tactful.clock import now_ms
 from tactful.config import Settings
@@ -23,7 +24,7 @@ from tactful.evaluation import list_metrics
 from tactful.features import layout
 from tactful.linking import identity_of
 from tactful.log_opening import open_log
-from tactful.model_log import ModelLog, whoever_runs_this
+from tactful.model_log import whoever_runs_this
 from tactful.permitted_log import PermittedLog, training_permissions
 from tactful.positions import Position
 from tactful.ranking import load_trees, read_manifest, read_pointer, version_directory
@@ -42,25 +43,6 @@ from tactful_streaming import (
 
 _FEWEST_TO_JUDGE = 50
 _LEARNED_FROM: tuple[Kind, ...] = ("personalisation", "impressions")
-
-
-@contextlib.contextmanager
-def open_model_log(settings: Settings) -> Iterator[ModelLog]:
-    """The audit log of an installation, as long as the context lasts.
-
-    Raises:
-        StorageError: if its metadata cannot be used.
-    """
-    settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.closing(open_installation(settings)) as metadata:
-        yield ModelLog(metadata, clock=now_ms)
-
-
-@contextlib.contextmanager
-def audited_registry(settings: Settings, name: str, *, by: str | None = None) -> Iterator[Registry]:
-    """The registry of an installation, which records what changes, as long as the context lasts."""
-    with open_model_log(settings) as audit:
-        yield Registry(name, settings.models, audit=audit, by=by)
 
 
 def run_training(

@@ -16,6 +16,10 @@ from tactful.command_options import (
     outcome_option,
 )
 from tactful.config import load_settings
+from tactful.permitted_log import measured_log
+from tactful.tuner_evaluation import evaluate_tuner, read_probed, write_probe
+from tactful.tuner_serving import Tuner
+from tactful.tuner_training import train_in_simulator
 
 _HOUR = 3_600_000
 
@@ -42,8 +46,6 @@ def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -
     What is printed was measured in simulated shops that nothing learnt in; it says that the tuner
     learns, and nothing about people. Those a rollout asks: `change: {tuner: DIRECTORY}`.
     """
-    from tactful.tuner_training import train_in_simulator
-
     figures = train_in_simulator(directory, hours=hours, seed=seed, rivals=rivals)
     if as_json:
         click.echo(msgspec.json.encode(figures))
@@ -58,8 +60,6 @@ def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -
 @json_option
 def show(directory: Path, as_json: bool) -> None:
     """Say which weights the tuner in DIRECTORY sets now; null where the champion's hold."""
-    from tactful.tuner_serving import Tuner
-
     objective = Tuner(directory).objective(now_ms())
     told = None if objective is None else objective.told()
     if as_json:
@@ -80,8 +80,6 @@ def probe(candidate: Path, directory: Path, noise: float) -> None:
 
     Roll it out to a few people; its lists tell what CANDIDATE would have done.
     """
-    from tactful.tuner_evaluation import write_probe
-
     write_probe(candidate, directory, noise=noise)
     click.echo(f"Roll it out with change: {{tuner: {directory.resolve()}}}", err=True)
 
@@ -119,10 +117,6 @@ def evaluate(
 
     A rollout with `evaluated: true` begins its canary only where that was "better".
     """
-    from tactful.permitted_log import measured_log
-    from tactful.tuner_evaluation import evaluate_tuner, read_probed
-    from tactful.tuner_serving import Tuner
-
     settings = load_settings(config, overrides={"storage.data": data})
     now = now_ms()
     with measured_log(settings, clock=lambda: now) as log:

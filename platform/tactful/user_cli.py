@@ -17,7 +17,18 @@ import msgspec
 
 from tactful.clock import now_ms
 from tactful.config import Settings, load_settings
+from tactful.connections import open_installation
+from tactful.consent_store import ConsentStore, default_purposes
+from tactful.data_directory import exclusive
+from tactful.erasure import request_erasure, request_suppressed, run_erasures
+from tactful.erasure_places import check_rebuild
+from tactful.erasure_preview import preview
 from tactful.errors import ConfigError, StorageError
+from tactful.installation import Installation
+from tactful.person_export import export_page, export_person
+from tactful.suppression import open_suppression
+from tactful_privacy import ParameterError, parse_purposes
+from tactful_streaming import StreamingError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,10 +68,6 @@ def consent(
 
     PERSON is a user id, or device: and a device id.
     """
-    from tactful.consent_store import ConsentStore, default_purposes
-    from tactful.suppression import open_suppression
-    from tactful_privacy import ParameterError, parse_purposes
-
     try:
         agreed, refused = parse_purposes(allowed), parse_purposes(denied)
     except ParameterError as error:
@@ -99,9 +106,6 @@ def export(
 
     Without --to the data goes to standard output. PERSON is a user id, or device: and a device id.
     """
-    from tactful.person_export import export_page, export_person
-    from tactful_streaming import StreamingError
-
     with _installation(config, data) as (settings, metadata):
         if settings.log.kind == "kafka":
             raise ConfigError("the log is in Kafka: ask a server, GET /v1/users/{user_id}/export")
@@ -146,14 +150,6 @@ def erase(
     PERSON, only finishes what waits.
     PERSON is a user id, or device: and a device id.
     """
-    from tactful.data_directory import exclusive
-    from tactful.erasure import request_erasure, request_suppressed, run_erasures
-    from tactful.erasure_places import check_rebuild
-    from tactful.erasure_preview import preview
-    from tactful.installation import Installation
-    from tactful.suppression import open_suppression
-    from tactful_streaming import StreamingError
-
     if dry_run and person is None:
         raise ConfigError("--dry-run needs to know who: name a person")
     with _installation(config, data) as (settings, metadata):
@@ -208,8 +204,6 @@ def erase(
 
 @contextlib.contextmanager
 def _installation(config: Path | None, data: Path | None) -> Iterator[tuple[Settings, Any]]:
-    from tactful.connections import open_installation
-
     settings = load_settings(config, overrides={"storage.data": data})
     if not settings.storage.data.is_dir():
         raise StorageError(f"{settings.storage.data}: there is no data directory here")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from tests.platform.support import Live, build, view
@@ -16,6 +20,7 @@ from tactful.cli import main
 from tactful.config import Settings
 from tactful.doctor import examine
 from tactful.keys import KeyStore
+from tactful.lazy_commands import LazyCommand, LazyGroup
 from tactful.service import Platform
 
 
@@ -241,7 +246,49 @@ def test_the_doctor_knows_its_own_server(live: Live) -> None:
 
 
 def test_every_command_helps() -> None:
-    for command in (("--help",), *((name, "--help") for name in main.commands)):
+    for command in (
+        ("--help",),
+        *((name, "--help") for name in main.list_commands(click.Context(main))),
+    ):
         result = run(*command)
         assert result.exit_code == 0
         assert "Usage: " in result.stdout
+
+
+def lazy_groups() -> Iterator[LazyGroup]:
+    waiting: list[click.Command | None] = [main]
+    for group in waiting:
+        if isinstance(group, LazyGroup):
+            yield group
+            context = click.Context(group)
+            waiting += [group.get_command(context, name) for name in group.lazy]
+
+
+def test_short_help_texts_are_those_of_the_commands() -> None:
+    groups = list(lazy_groups())
+    assert {group.name for group in groups} == {"main", "features", "federated", "experiment"}
+    for group in groups:
+        for name, lazy in group.lazy.items():
+            command = group.get_command(click.Context(group), name)
+            assert command is not None and command.name == name
+            first = " ".join((command.help or "").split("\n\n")[0].split())
+            assert first.startswith(lazy.help), name
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys\n"
+        "from tactful.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "print(sorted(m for m in sys.modules if m.startswith('tactful') or m == 'numpy'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = ["tactful", "tactful.cli", "tactful.errors", "tactful.lazy_commands"]
+    assert done.stdout.splitlines()[-1] == str(modules)
+
+
+def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(main.lazy, "sink", LazyCommand("no_such_package.sink:sink", ""))
+    result = run("sink")
+    assert result.exit_code == 1
+    assert result.stderr == "tactful: main sink: No module named 'no_such_package'\n"

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import tactful_privacy.audit
+from tactful import privacy_cli
 from tactful.cli import main
 from tactful_privacy.audit import AuditReport, Effort, audit
 from tactful_privacy.audit_pipeline import Pipeline
@@ -59,7 +60,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, report: AuditReport) -> list[tupl
         asked.append((cap, epsilon, effort))
         return report
 
-    monkeypatch.setattr(tactful_privacy.audit, "audit", answer)
+    monkeypatch.setattr(privacy_cli, "audit", answer)
     return asked
 
 
@@ -107,7 +108,7 @@ def test_an_impossible_claim_is_wrong_usage(epsilon: str) -> None:
 def test_the_real_audit_runs_from_the_command_line(
     seeded_noise: SeededNoise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tactful_privacy.audit, "QUICK", TINY)
+    monkeypatch.setattr(privacy_cli, "QUICK", TINY)
     monkeypatch.setattr(tactful_privacy.audit, "planted_bugs", two_bugs)
     with seeded_noise(2):
         result = run("--quick", "--cap", "2", "--epsilon", "1.5", "--json")

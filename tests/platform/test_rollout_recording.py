@@ -59,7 +59,7 @@ def test_a_model_that_was_shipped_becomes_the_champion_before_that_is_recorded(
             promoted.append(version)
 
     monkeypatch.setattr(
-        "tactful.training_run.audited_registry", lambda *_, **__: nullcontext(Registry())
+        "tactful.rollout_recording.audited_registry", lambda *_, **__: nullcontext(Registry())
     )
     monkeypatch.setattr("tactful.rollout_recording._log_run", lambda store, stored: "run")
     store.apply(

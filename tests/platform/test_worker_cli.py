@@ -16,7 +16,7 @@ from tests.platform.support import wait_until
 from tests.streaming.brokers import topic_name
 
 from benchmarks._ports import free_port
-from tactful import worker_cli
+from tactful import feature_worker, worker_run
 from tactful.config import EngineSettings, LogSettings, Settings, WorkerSettings
 from tactful.errors import StorageError
 from tactful_streaming import (
@@ -149,7 +149,7 @@ def progress(**records: int) -> WorkerProgress:
 
 def test_prometheus_reads_how_far_each_partition_is_behind() -> None:
     port = free_port()
-    gauges = worker_cli._serve_metrics(Settings(worker=WorkerSettings(metrics_port=port)))
+    gauges = worker_run._serve_metrics(Settings(worker=WorkerSettings(metrics_port=port)))
     assert gauges is not None
 
     def scraped() -> dict[str, float]:
@@ -171,16 +171,16 @@ def test_prometheus_reads_how_far_each_partition_is_behind() -> None:
     assert found['tactful_worker_lag_records{partition="3"}'] == 2
     assert not any('partition="0"' in name for name in found), "it belongs to another worker now"
     with pytest.raises(StorageError, match=f"worker.metrics_port: 127.0.0.1:{port}"):
-        worker_cli._serve_metrics(Settings(worker=WorkerSettings(metrics_port=port)))
+        worker_run._serve_metrics(Settings(worker=WorkerSettings(metrics_port=port)))
 
 
 def test_old_dead_letters_are_forgotten_by_workers_too(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    monkeypatch.setattr("tactful_streaming.Worker", lambda _, options, **__: made.append(options))
-    monkeypatch.setattr("tactful_streaming.topic_id", lambda _: "an id")
-    monkeypatch.setattr("tactful.connections.make_topic", lambda *_: 1)
+    monkeypatch.setattr(feature_worker, "Worker", lambda _, options, **__: made.append(options))
+    monkeypatch.setattr(feature_worker, "topic_id", lambda _: "an id")
+    monkeypatch.setattr(feature_worker, "make_topic", lambda *_: 1)
     monkeypatch.setattr(
-        "tactful.connections.kafka_settings", lambda _: KafkaSettings("broker:9092", "log")
+        feature_worker, "kafka_settings", lambda _: KafkaSettings("broker:9092", "log")
     )
     definitions = load_definitions(
         "- {name: n, entity: user, event: view, aggregate: count, window: {size: 1m}}"
@@ -190,6 +190,6 @@ def test_old_dead_letters_are_forgotten_by_workers_too(monkeypatch: pytest.Monke
             log=LogSettings(kind="kafka", brokers="broker:9092"),
             engine=EngineSettings(dead_letter_days=days),
         )
-        worker_cli.prepare_worker(settings, definitions, None)(0)
+        feature_worker.prepare_worker(settings, definitions, None)(0)
     assert [options.dead_letter_ms for options in made] == [43_200_000, None]
     assert {options.topic_id for options in made} == {"an id"}

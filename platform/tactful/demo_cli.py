@@ -1,0 +1,62 @@
+"""``tactful demo``: real shopping, replayed through the whole platform."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from tactful.command_options import json_option
+from tactful.demo import DemoOptions, run, summary
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Choice(["completejourney", "online-retail"]),
+    default="completejourney",
+    show_default=True,
+)
+@click.option(
+    "--path",
+    type=click.Path(path_type=Path),
+    help="The UCI Online Retail file: xlsx, csv or parquet.",
+)
+@click.option("--quick", is_flag=True, help="A slice, in under a minute.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=Path("tactful-data/demo"),
+    show_default=True,
+    help="Data directory of the run; made anew.",
+)
+@click.option(
+    "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True
+)
+@click.option(
+    "--port", type=int, default=8420, show_default=True, help="Of the server; 0 takes a free one."
+)
+@json_option
+def demo(
+    data: str,
+    path: Path | None,
+    quick: bool,
+    directory: Path,
+    reports: Path,
+    port: int,
+    as_json: bool,
+) -> None:
+    """Replay real shopping through the whole platform and measure what it recommends."""
+    # A stop from outside ends the demo's server as well.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    options = DemoOptions(
+        data=data, path=path, quick=quick, directory=directory, reports=reports, port=port
+    )
+    report = run(options)
+    if as_json:
+        click.echo(msgspec.json.encode(report))
+    else:
+        click.echo(summary(report, options))

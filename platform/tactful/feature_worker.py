@@ -1,0 +1,155 @@
+"""Members of the worker group, made from the settings, and the erasures that they follow."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from tactful.clock import now_ms
+from tactful.config import Settings, secret
+from tactful.connections import (
+    kafka_settings,
+    make_topic,
+    online_tag,
+    open_installation,
+    retention_ms,
+)
+from tactful.errors import ConfigError
+from tactful.linking import identity_of
+from tactful.partition_erasures import PartitionErasures
+from tactful.shared_features import shared_definitions
+from tactful.suppression import open_suppression
+from tactful_streaming import (
+    Definitions,
+    Erasures,
+    JobOptions,
+    KafkaSettings,
+    Seal,
+    Worker,
+    load_rules,
+    redis_online,
+    topic_id,
+)
+from tactful_streaming.partition_online import OpenOnline
+
+logger = logging.getLogger(__name__)
+
+_FRESH_S = 0.004
+_KEPT_S = 0.05
+_FOLLOW_S = 0.25
+
+
+@contextlib.contextmanager
+def followed_erasures(settings: Settings) -> Iterator[PartitionErasures]:
+    """Poll the erasures of the installation in a thread while the context lasts."""
+    settings.storage.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not settings.metadata.url_env:
+        logger.warning(
+            "the metadata is in %s: erasures reach this worker only if the server keeps its "
+            "metadata there, too; name the server's database by metadata.url_env",
+            settings.storage.data,
+        )
+    with contextlib.closing(open_installation(settings)) as metadata:
+        suppression = open_suppression(settings, metadata, clock=now_ms)
+        erasures = PartitionErasures(metadata, suppression, clock=now_ms)
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(_FOLLOW_S):
+                try:
+                    erasures.refresh()
+                except Exception as error:
+                    logger.warning("erasures are as they were: %s", error)
+
+        thread = threading.Thread(target=follow, name="erasures", daemon=True)
+        thread.start()
+        try:
+            yield erasures
+        finally:
+            ended.set()
+            thread.join()
+
+
+def prepare_worker(
+    settings: Settings,
+    definitions: Definitions,
+    matches_topic: str | None,
+    erasures: Erasures | None = None,
+    seal: Seal | None = None,
+) -> Callable[[int], Worker]:
+    """Make the topics, and return a function that makes member N of the group."""
+    kafka = kafka_settings(settings.log)
+    computed = definitions
+    if make_topic(settings.log, kafka) > 1:
+        computed = shared_definitions(definitions)
+        if left_out := len(definitions.all) - len(computed.all):
+            logger.info("%d definitions of items and categories are the server's", left_out)
+    options = _job_options(settings, kafka, matches_topic)
+    for topic in filter(None, (options.features_topic, matches_topic, options.late_topic)):
+        make_topic(settings.log, replace(kafka, topic=topic))
+    online = _online(settings, definitions)
+    share = settings.worker
+    rules = settings.engine.rules
+    commit_s = settings.engine.commit_ms / 1000
+
+    def make(number: int) -> Worker:
+        return Worker(
+            computed,
+            options,
+            online=online,
+            cleaner=None if rules == Path() else lambda: load_rules(rules),
+            erasures=erasures,
+            seal=seal,
+            publish_interval_s=None if online is None else _FRESH_S,
+            # Many small commits hold the interpreter lock for less long than a large one.
+            commit_interval_s=commit_s if online is None else min(commit_s, _KEPT_S),
+            checkpoint_interval_s=share.checkpoint_s,
+            idle_ms=round(share.idle_s * 1000),
+            alignment_ms=share.lead_ms,
+            instance=f"{share.instance}-{number}" if share.instance else None,
+        )
+
+    return make
+
+
+def _online(settings: Settings, definitions: Definitions) -> OpenOnline | None:
+    """Return what opens the copies of partitions in Redis; None without Redis."""
+    if settings.online.kind != "redis":
+        return None
+    if settings.online.cluster:
+        raise ConfigError(
+            "online.cluster: workers write to one Redis, which can tell a former owner of a "
+            "partition from the present one; a cluster cannot"
+        )
+    url = secret("online.url_env", settings.online.url_env)
+    assert url is not None
+    return redis_online(
+        url,
+        prefix=settings.online.prefix,
+        tag=online_tag(definitions),
+        ttl_s=settings.online.ttl_days * 86_400 or None,
+    )
+
+
+def _job_options(settings: Settings, kafka: KafkaSettings, matches_topic: str | None) -> JobOptions:
+    share = settings.worker
+    return JobOptions(
+        kafka=kafka,
+        data=settings.storage.data,
+        group=share.group,
+        features_topic=share.fired_topic or None,
+        matches_topic=matches_topic,
+        late_topic=share.late_topic or None,
+        topic_id=topic_id(kafka),
+        checkpoints=None if share.checkpoints == Path() else share.checkpoints,
+        dead_letter_ms=retention_ms(settings.engine.dead_letter_days),
+        dedupe_days=settings.engine.dedupe_days,
+        watermark_delay_ms=settings.engine.watermark_delay_ms,
+        allowed_lateness_ms=settings.engine.allowed_lateness_ms,
+        memory_bytes=settings.engine.memory_mb * 1024 * 1024 or None,
+        identity=identity_of(settings.identity),
+    )

@@ -1,0 +1,72 @@
+"""``tactful federated plan``: costs of private training on devices."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Unpack
+
+import click
+import msgspec
+
+from tactful.errors import ConfigError
+from tactful.federated_options import CohortOptions, cohort_options, wishes_of
+from tactful_federated import SettingsError, plan_training
+from tactful_federated.curvature import CURVATURE
+
+
+@click.command("plan")
+@click.option("--epsilon", type=float, default=2.0, show_default=True, help="For the whole run.")
+@click.option("--rounds", type=click.IntRange(1), default=500, show_default=True)
+@cohort_options
+@click.option("--update-norm", type=float, default=2.0, show_default=True)
+@click.option("--parameters", type=click.IntRange(1), default=20_000, show_default=True)
+@click.option("--bands", type=click.IntRange(1), default=64, show_default=True, help="At most.")
+@click.option(
+    "--curvature",
+    type=click.FloatRange(0),
+    help="Of the loss, to foresee what the noise costs; default: as measured on a shop's data.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan_command(
+    epsilon: float,
+    rounds: int,
+    update_norm: float,
+    parameters: int,
+    bands: int,
+    curvature: float | None,
+    as_json: bool,
+    **cohort: Unpack[CohortOptions],
+) -> None:
+    """Say what a private training run costs and loses, before it begins."""
+    try:
+        plan = plan_training(
+            wishes_of(
+                cohort,
+                epsilon=epsilon,
+                rounds=rounds,
+                update_norm=update_norm,
+                parameters=parameters,
+                most_bands=bands,
+            )
+        )
+    except SettingsError as error:
+        raise ConfigError(str(error)) from error
+    loss = plan.expected_loss(CURVATURE if curvature is None else curvature)
+    if as_json:
+        document = asdict(plan) | {"expected_loss": loss}
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        return
+    rows = [
+        ("promise", f"epsilon {plan.epsilon:g} at delta {plan.delta:g}; rho {plan.rho:.4g}"),
+        ("unit", plan.unit),
+        ("rounds", f"{plan.rounds}, each asking {plan.cohort} devices for {plan.report_goal}"),
+        ("released from", f"{plan.minimum_reports} reports on"),
+        ("a device joins", f"{plan.participations} times at most, {plan.separation} rounds apart"),
+        ("noise multiplier", f"{plan.noise_multiplier:.4f}, {plan.bands} bands"),
+        ("noise of a step", f"{plan.step_noise:.3g} on each parameter"),
+        ("noise of the model", f"{plan.model_noise:.3g} on each parameter"),
+        ("were it independent", f"{plan.independent_model_noise:.3g}"),
+        ("expected loss", f"+{loss:.3g} nats, to second order"),
+    ]
+    for name, text in rows:
+        click.echo(f"{name:20} {text}")

@@ -1,0 +1,72 @@
+"""``tactful keys``: make, list and revoke API keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from tactful.command_options import config_option, data_option, json_option
+from tactful.config import load_settings
+from tactful.connections import open_keys
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and revoke API keys."""
+
+
+def _key_store(config: Path | None, data: Path | None) -> Any:
+    return open_keys(load_settings(config, overrides={"storage.data": data}))
+
+
+@keys.command("create")
+@config_option
+@data_option
+@click.option("--scope", "scopes", multiple=True, required=True, help="May be given repeatedly.")
+@click.option("--note", default="", help="Who gets it or what for.")
+@json_option
+def keys_create(
+    config: Path | None, data: Path | None, scopes: tuple[str, ...], note: str, as_json: bool
+) -> None:
+    """Make a key and print it; it is not shown again."""
+    with _key_store(config, data) as (_, store):
+        key, about = store.create(scopes, note=note)
+    if as_json:
+        _print({"key": key, "id": about.id, "scopes": sorted(about.scopes)})
+    else:
+        click.echo(key)
+        click.echo("Keep it now: only its hash is stored.", err=True)
+
+
+@keys.command("list")
+@config_option
+@data_option
+@json_option
+def keys_list(config: Path | None, data: Path | None, as_json: bool) -> None:
+    """List the keys, without the keys."""
+    with _key_store(config, data) as (_, store):
+        known = store.list()
+    if as_json:
+        _print([{**msgspec.to_builtins(key), "scopes": sorted(key.scopes)} for key in known])
+        return
+    for key in known:
+        state = "valid" if key.revoked_at is None else "revoked"
+        click.echo(f"{key.id}  {state:<7}  {','.join(sorted(key.scopes))}  {key.note}")
+
+
+@keys.command("revoke")
+@config_option
+@data_option
+@click.argument("key_id")
+def keys_revoke(config: Path | None, data: Path | None, key_id: str) -> None:
+    """Make a key invalid; a running server notices within a second."""
+    with _key_store(config, data) as (_, store):
+        store.revoke(key_id)
+    click.echo(f"{key_id} is revoked.", err=True)
+
+
+def _print(value: Any) -> None:
+    click.echo(msgspec.json.encode(value))

@@ -1,0 +1,72 @@
+"""Click groups that import the module of a command when the command is invoked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from tactful.errors import TactfulError
+
+
+class LazyCommand(NamedTuple):
+    """Command that is not imported yet.
+
+    Attributes:
+        place: module and attribute, such as ``"tactful.serve_cli:serve"``.
+        help: first sentence of its help text, shown in the list of commands.
+    """
+
+    place: str
+    help: str
+
+
+class LazyGroup(click.Group):
+    """Group that knows the names and short help texts of its commands without importing them.
+
+    ``LazyGroup(lazy={"serve": LazyCommand("tactful.serve_cli:serve", "Run a server.")})``
+    """
+
+    def __init__(
+        self, *args: Any, lazy: Mapping[str, LazyCommand] | None = None, **kwargs: Any
+    ) -> None:
+        """Make a group of `lazy` commands; further ones can be added as to any group."""
+        super().__init__(*args, **kwargs)
+        self.lazy = dict(lazy or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted({*self.lazy, *self.commands})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command, None if the name is unknown.
+
+        Raises:
+            TactfulError: a package that the command needs is not installed.
+        """
+        if cmd_name not in self.lazy:
+            return super().get_command(ctx, cmd_name)
+        module, attribute = self.lazy[cmd_name].place.split(":")
+        try:
+            command: click.Command = getattr(import_module(module), attribute)
+        except ImportError as error:
+            if (error.name or module).startswith("tactful"):
+                raise
+            raise TactfulError(f"{ctx.command_path} {cmd_name}: {error}") from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands for ``--help``."""
+        names = self.list_commands(ctx)
+        width = formatter.width - 6 - max(map(len, names), default=0)
+        rows = []
+        for name in names:
+            if name in self.lazy:
+                stub = click.Command(name, help=self.lazy[name].help)
+                rows.append((name, stub.get_short_help_str(width)))
+            else:
+                rows.append((name, self.commands[name].get_short_help_str(width)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)

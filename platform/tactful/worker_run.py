@@ -1,0 +1,238 @@
+"""Worker processes: members of the group in threads, their metrics, and their progress."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+from prometheus_client import CollectorRegistry, Gauge, Metric, start_http_server
+from prometheus_client.core import CounterMetricFamily
+
+from tactful import interpreter, logs
+from tactful.clock import now_ms
+from tactful.config import Settings
+from tactful.errors import StorageError
+from tactful.feature_worker import followed_erasures, prepare_worker
+from tactful.public_metrics import PublicMetrics
+from tactful.record_seal import open_seal
+from tactful.stop_signals import on_stop_signals
+from tactful_streaming import (
+    FencedError,
+    LogError,
+    OnlineStoreError,
+    StreamingError,
+    Worker,
+    WorkerProgress,
+    load_definitions,
+)
+
+logger = logging.getLogger(__name__)
+
+_SHOW_S = 1.0
+
+_RESULTS = {
+    "applied": "entries",
+    "duplicates": "duplicates",
+    "late": "late",
+    "invalid": "invalid",
+    "dropped": "dropped",
+}
+
+
+def run_workers(
+    settings: Settings, matches_topic: str | None, *, idle_exit: float | None, as_json: bool
+) -> bool:
+    """Compute features until SIGTERM or Ctrl-C, or `idle_exit` seconds without progress.
+
+    Returns:
+        False if this process was silent for too long and should be started again.
+
+    Raises:
+        StorageError: the log, the state or Redis cannot be used.
+    """
+    logs.configure(settings.logging)
+    definitions = load_definitions(settings.features)
+    with contextlib.ExitStack() as stack:
+        erasures = stack.enter_context(followed_erasures(settings))
+        try:
+            seal = open_seal(settings, clock=now_ms)
+            if seal is not None:
+                stack.callback(seal.close)
+            make = prepare_worker(settings, definitions, matches_topic, erasures, seal)
+            interpreter.keep_what_is()
+            crew = _Crew(settings.worker.threads, make)
+        except (LogError, OnlineStoreError) as error:
+            raise StorageError(str(error)) from error
+        stack.enter_context(interpreter.short_delays())
+        stack.enter_context(on_stop_signals(crew.stop))
+        _watch(crew, _serve_metrics(settings), idle_exit, as_json)
+    _show(crew.progress(), as_json)
+    if isinstance(crew.failure, FencedError):
+        click.echo(f"tactful: {crew.failure}", err=True)
+        return False
+    if isinstance(crew.failure, StreamingError):
+        raise StorageError(str(crew.failure)) from crew.failure
+    if crew.failure is not None:
+        raise crew.failure
+    return True
+
+
+def _watch(crew: _Crew, metrics: _Gauges | None, idle_exit: float | None, as_json: bool) -> None:
+    """Show the progress of the workers until they end, or have had nothing to do for too long."""
+    last, since, shown = None, time.monotonic(), False
+    while crew.wait(_SHOW_S):
+        progress = crew.progress()
+        if metrics is not None:
+            metrics(progress)
+        changed = progress != last
+        if changed:
+            last, since = progress, time.monotonic()
+        if changed or not shown:
+            _show(progress, as_json)
+            shown = True
+        if idle_exit is not None and time.monotonic() - since >= idle_exit:
+            crew.stop()
+
+
+class _Crew:
+    """Members of the group, each in a thread of its own; when one fails, all stop."""
+
+    def __init__(self, count: int, make: Callable[[int], Worker]) -> None:
+        self.failure: BaseException | None = None
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._progress: dict[int, WorkerProgress] = {}
+        self._threads = [
+            threading.Thread(target=self._run, args=(number, make), name=f"worker-{number}")
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait; whether anybody is still at work."""
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(until - time.monotonic(), 0.0))
+        return any(thread.is_alive() for thread in self._threads)
+
+    def progress(self) -> list[WorkerProgress]:
+        with self._lock:
+            return [progress for _, progress in sorted(self._progress.items())]
+
+    def _run(self, number: int, make: Callable[[int], Worker]) -> None:
+        def progress(done: WorkerProgress) -> None:
+            with self._lock:
+                self._progress[number] = done
+
+        worker: Worker | None = None
+        try:
+            worker = make(number)
+            worker.run(self._stopping.is_set, progress)
+            worker.close()
+        except BaseException as error:
+            logger.exception("a worker stops")
+            self.failure = self.failure or error
+            if worker is not None:
+                worker.abandon()
+        finally:
+            self._stopping.set()
+
+
+class _Counts:
+    """Exact totals of a worker process, which stay inside; Prometheus reads shares of them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.totals: Mapping[str, int] = {}
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "tactful_engine_records", "Log records the engines have seen", labels=["result"]
+        )
+        for result, count in _RESULTS.items():
+            family.add_metric([result], self.totals.get(count, 0))
+        yield family
+
+
+@dataclass(frozen=True)
+class _Gauges:
+    """Metrics of a worker process; labels are numbers of partitions."""
+
+    counts: _Counts
+    lag: Any
+    behind: Any
+    watermark: Any
+
+    def __call__(self, crew: Sequence[WorkerProgress]) -> None:
+        self.counts.totals = _counts(crew)
+        for gauge in (self.lag, self.behind, self.watermark):
+            gauge.clear()
+        for number, at in _partitions(crew).items():
+            self.lag.labels(number).set(at["records"])
+            self.behind.labels(number).set(at["behind_ms"] / 1000)
+            self.watermark.labels(number).set(at["watermark"] / 1000)
+
+
+def _serve_metrics(settings: Settings) -> _Gauges | None:
+    if not settings.worker.metrics_port:
+        return None
+    registry, public = CollectorRegistry(), CollectorRegistry()
+    public.register(PublicMetrics(registry, time.monotonic))
+    made = _Gauges(
+        _Counts(registry),
+        Gauge("tactful_worker_lag_records", "Records to read", ["partition"], registry=registry),
+        Gauge(
+            "tactful_worker_behind_seconds",
+            "Age of the newest record read, while more wait",
+            ["partition"],
+            registry=registry,
+        ),
+        Gauge(
+            "tactful_worker_watermark_seconds",
+            "Event time reached, seconds since the epoch",
+            ["partition"],
+            registry=registry,
+        ),
+    )
+    host, port = settings.worker.metrics_host, settings.worker.metrics_port
+    try:
+        start_http_server(port, host, public)
+    except OSError as error:
+        raise StorageError(f"worker.metrics_port: {host}:{port}: {error.strerror}") from error
+    return made
+
+
+def _counts(crew: Sequence[WorkerProgress]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for progress in crew:
+        for name, value in asdict(progress).items():
+            if name != "partitions":
+                totals[name] = totals.get(name, 0) + value
+    return totals
+
+
+def _partitions(crew: Sequence[WorkerProgress]) -> dict[int, Mapping[str, Any]]:
+    return {number: asdict(at) for progress in crew for number, at in progress.partitions.items()}
+
+
+def _show(crew: Sequence[WorkerProgress], as_json: bool) -> None:
+    counts, partitions = _counts(crew), _partitions(crew)
+    if as_json:
+        click.echo(json.dumps({**counts, "partitions": partitions}))
+        return
+    lag = sum(at["records"] for at in partitions.values())
+    click.echo(
+        f"{len(partitions)} partitions, {counts.get('entries', 0)} entries applied, {lag} to read, "
+        f"{counts.get('rows', 0)} rows written, {counts.get('actions', 0)} actions"
+    )
