@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from tactful.candidates import Quotas
-from tactful.companion import open_companion
 from tactful.config import Settings
 from tactful.recommender import RANKING_EXPERIMENT, Recommender
 from tactful_bandits import Arm, Experiment
@@ -25,5 +24,4 @@ def build(*, engine: Any, settings: Settings, **_: Any) -> Recommender:
         definitions=engine.definitions.fingerprint,
         experiment=Experiment(RANKING_EXPERIMENT, arms),
         quotas=Quotas(vectors=CANDIDATES, total=CANDIDATES),
-        companion=None if settings.server.workers else open_companion(settings.models / "kernels"),
     )

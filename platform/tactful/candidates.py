@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from heapq import nsmallest
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,6 @@ from tactful.spare_room import lengthened
 from tactful.stored_vectors import RowVectors, StoredVectors
 from tactful.vector_index import Nearest
 
-if TYPE_CHECKING:
-    from tactful.companion import Companion
-
 SOLD = ("sold_7d", "sold_28d", "sold_84d")
 """What is read of each item of a list: how much everybody took within a week, four and twelve."""
 
@@ -34,7 +30,6 @@ _TAKEN = "sold_28d"
 _PART = 4_096
 _REACH = 8
 _NOWHERE = np.iinfo(np.int32).max
-_NO_CHANNEL = np.zeros(0, np.int8)
 
 
 class VectorSearch(Protocol):
@@ -48,15 +43,6 @@ class VectorSearch(Protocol):
         self, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
     ) -> Nearest:
         """Up to `count` allowed rows with the largest inner products, best first."""
-
-    def begin(
-        self,
-        query: NDArray[np.float32],
-        count: int,
-        allowed: NDArray[np.bool_] | None,
-        companion: Companion,
-    ) -> Callable[[], Nearest]:
-        """As `nearest`, begun by another thread: what it gives is to be called for the result."""
 
 
 @dataclass(frozen=True)
@@ -270,8 +256,6 @@ def gather(
     intent: Mapping[str, float] | None = None,
     trending: NDArray[np.int64] | None = None,
     least: int = 0,
-    companion: Companion | None = None,
-    meanwhile: Callable[[Candidates], None] | None = None,
 ) -> Candidates:
     """Ask every channel and merge what they bring.
 
@@ -288,8 +272,6 @@ def gather(
         trending: rows of what rises, the first to be proposed first; None where nothing does.
         least: so many candidates are found if as many are allowed, whatever the quotas: the most
             popular fill up.
-        companion: searches the vectors meanwhile; None where there is none.
-        meanwhile: called before the search is waited for, with all but which rows it will be.
 
     Returns:
         The candidates; none when every channel is silent or everything is filtered.
@@ -300,13 +282,9 @@ def gather(
     session_vector = direction(known[: len(session)], session)
     history_vector = direction(known[len(session) :], history)
     anchor = session_vector if session_vector.any() else history_vector
-    # The search takes longest and needs no more than this.
-    near: Callable[[], Nearest] | None = None
+    near = recent[:0]
     if anchor.any() and quotas.vectors:
-        if companion is None:
-            near = partial(search.nearest, anchor, quotas.vectors, allowed)
-        else:
-            near = search.begin(anchor, quotas.vectors, allowed, companion)
+        near, _ = search.nearest(anchor, quotas.vectors, allowed)
     around = neighbourhood(
         index,
         recent,
@@ -336,10 +314,19 @@ def gather(
         further.append(("cohort", first(index.cohorts.expected(lift), quotas.cohort)))
     if trending is not None and len(trending):
         further.append(("trending", first(trending, quotas.trending)))
-    candidates = Candidates(
-        rows=recent[:0],
-        channel=_NO_CHANNEL,
-        vectors=RowVectors(search.stored, recent[:0]),
+    union = _Union()
+    union.extend(("next", "next", "together", "together"), around.sizes, around.best)
+    union.add("vectors", near)
+    for each, brought in further:
+        union.add(each, brought)
+    rows, channel = union.merged(max(quotas.total, least))
+    if len(rows) < least:
+        union.add("popular", popular.first(allowed, least))
+        rows, channel = union.merged(len(rows) + least)
+    return Candidates(
+        rows=rows,
+        channel=channel,
+        vectors=RowVectors(search.stored, rows),
         next_last=around.next_last,
         next_three=around.next_three,
         next_session=around.next_session,
@@ -356,19 +343,6 @@ def gather(
         lift=lift,
         intent=intent or None,
     )
-    if meanwhile is not None:
-        meanwhile(candidates)
-
-    union = _Union()
-    union.extend(("next", "next", "together", "together"), around.sizes, around.best)
-    union.add("vectors", recent[:0] if near is None else near()[0])
-    for each, rows in further:
-        union.add(each, rows)
-    rows, channel = union.merged(max(quotas.total, least))
-    if len(rows) < least:
-        union.add("popular", popular.first(allowed, least))
-        rows, channel = union.merged(len(rows) + least)
-    return candidates.found(rows, channel)
 
 
 def extended(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import accumulate, repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +19,8 @@ from tactful.catalogue import Catalogue
 from tactful.config import PACKAGED_FEATURES
 from tactful.scores import Scores, kernels
 from tactful.situation import FeatureSource, Situation, read_placed
+from tactful.stored_vectors import products
 from tactful_streaming import Definitions, load_definitions
-
-if TYPE_CHECKING:
-    from tactful.companion import Companion
 
 RANKING_FEATURES: tuple[str, ...] = (
     "next_last",
@@ -127,44 +124,9 @@ _OF_CATALOGUE = _columns(
     *("category_share", "category_in_session", "category_viewed_1h"),
 )
 _OF_EVERYBODY = _columns(*SOLD, "sold_trend", "category_sold_28d")
-_NEARNESS = _columns("vector_last", "vector_session", "vector_history").tolist()
+_NEARNESS = _columns("vector_last", "vector_session", "vector_history")
+_INTENDED = _columns(*REQUESTED)
 _NOTHING = Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the features of candidates are made of, but for the candidates.
-
-    Attributes:
-        scores: what `look_up` takes between the rows and the columns.
-        person: what `of_person` takes there.
-        visit: what `of_items` takes there after the catalogue.
-        directions: of the vectors, and the columns of the products with them.
-        intended: weight and place by category; None where no device said any.
-    """
-
-    scores: tuple[Any, ...]
-    person: tuple[Any, ...]
-    visit: tuple[Any, ...]
-    directions: tuple[NDArray[np.float32], list[int]]
-    intended: NDArray[np.float32] | None
-
-
-def prepare(known: Candidates, situation: Situation, catalogue: Catalogue) -> Prepared:
-    """Do what `assemble` needs of whoever asks, while candidates are searched for.
-
-    Args:
-        known: all but which rows it will be.
-        situation: who asks, and when.
-        catalogue: prices and categories.
-    """
-    return Prepared(
-        _scores(known),
-        _person(situation, catalogue),
-        _visit(situation, catalogue),
-        _directions(known),
-        _intended(known.intent, catalogue),
-    )
 
 
 def assemble(
@@ -173,8 +135,6 @@ def assemble(
     *,
     source: FeatureSource,
     catalogue: Catalogue,
-    prepared: Prepared | None = None,
-    companion: Companion | None = None,
 ) -> NDArray[np.float32]:
     """Lay out the features of every candidate.
 
@@ -183,34 +143,33 @@ def assemble(
         situation: who asks, and when.
         source: the feature engine, for what items and categories do with everybody.
         catalogue: prices and categories.
-        prepared: what `prepare` gave; None where nobody asked it.
-        companion: reads the vectors meanwhile; None where there is none.
 
     Returns:
         Features, shape (len(candidates.rows), len(RANKING_FEATURES)), each column contiguous; NaN
         where a value does not exist, such as the days since an item was taken that never was.
     """
-    prepared = prepared or prepare(candidates, situation, catalogue)
-    rows, vectors = candidates.rows, candidates.vectors
+    rows = candidates.rows
     features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
-    finish_products = vectors.stored.begin_products(rows, *prepared.directions, features, companion)
-    if _NEARNESS[0] not in prepared.directions[1]:
-        features[_NEARNESS[0]] = np.nan
-    kernels().look_up(rows, *prepared.scores, _SCORED, features)
+    features[_NEARNESS] = _nearness(candidates)
+    kernels().look_up(rows, *_scores(candidates), _SCORED, features)
     # Places among all that are scored, so that they depend on nothing but the situation.
     for name, scores in (
         ("next_place", candidates.next_three),
         ("similar_place", candidates.similar_sessions),
     ):
         kernels().look_up_places(rows, scores.rows, scores.values, features[_COLUMN[name]])
-    kernels().of_person(rows, *prepared.person, _OF_PERSON, features)
+    kernels().of_person(rows, *_person(situation, catalogue), _OF_PERSON, features)
     category = kernels().of_items(
-        rows, catalogue.price, catalogue.category, *prepared.visit, _OF_CATALOGUE, features
+        rows,
+        catalogue.price,
+        catalogue.category,
+        *_visit(situation, catalogue),
+        _OF_CATALOGUE,
+        features,
     )
     _everybody(source, catalogue, rows, category, situation.at, features)
-    intended = features[_COLUMN["intent_weight"] : _COLUMN["intent_place"] + 1]
-    intended[:] = np.nan if prepared.intended is None else prepared.intended[:, category]
-    finish_products()
+    intended = _intended(candidates.intent, catalogue)
+    features[_INTENDED] = np.nan if intended is None else intended[:, category]
     return features.T
 
 
@@ -226,11 +185,17 @@ def _scores(known: Candidates) -> tuple[Any, ...]:
     )
 
 
-def _directions(known: Candidates) -> tuple[NDArray[np.float32], list[int]]:
-    """Where the visit and the history go; without a latest item, nothing is near to it."""
-    directions = [known.last_vector, known.session_vector, known.history_vector]
-    first = 0 if known.last_vector.any() else 1
-    return np.array(directions[first:]), _NEARNESS[first:]
+def _nearness(candidates: Candidates) -> NDArray[np.float32]:
+    """Inner products with the latest item, the visit and the history, shape (3, n)."""
+    directions = (
+        candidates.last_vector,
+        candidates.session_vector,
+        candidates.history_vector,
+    )
+    near = products(candidates.vectors.read(), np.array(directions))
+    if not candidates.last_vector.any():
+        near[0] = np.nan  # without a latest item, nothing is near to it
+    return near
 
 
 def _intended(

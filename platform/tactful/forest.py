@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +42,6 @@ _PROBES = 512
 
 Floats = NDArray[np.float32]
 Offsets = NDArray[np.int64]
-Share = Callable[[Floats, Floats], Callable[[], object]]
-"""Given columns and the margins of their rows, has these made; gives what is to be called for the
-end."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +80,12 @@ class BinnedForest:
     leaf_start: Offsets
     leaves: Floats
 
-    def margins(self, features: Floats, kernel: Kernel, share: Share | None = None) -> Floats:
+    def margins(self, features: Floats, kernel: Kernel) -> Floats:
         """Margin of each row, with the bits that XGBoost gives.
 
         Args:
             features: shape (n, columns), NaN for missing; fastest when the columns are contiguous.
             kernel: what `tactful.forest_kernel.load_kernel` gave.
-            share: has some of the rows evaluated by another thread; None for none.
 
         Returns:
             Shape (n,).
@@ -103,12 +99,7 @@ class BinnedForest:
             )
         columns = np.require(features.T, np.float32, ("C", "A"))
         margins = np.empty(len(features), np.float32)
-        if share is None or (half := _half(len(features))) == len(features):
-            kernel(columns, self.base, *self.arrays, margins)
-        else:
-            finish = share(columns[:, half:], margins[half:])
-            kernel(columns, self.base, *self.arrays, margins[:half])
-            finish()
+        kernel(columns, self.base, *self.arrays, margins)
         return margins
 
     @property
@@ -319,13 +310,6 @@ def _probes(forest: BinnedForest) -> Floats:
         drawn = np.concatenate([exact, below, odd, odd[:1].repeat(len(exact) // 2)])
         rows[:, column] = generator.choice(drawn, _PROBES)
     return rows
-
-
-def _half(rows: int) -> int:
-    """So many of some rows take half as long as all: rows are evaluated in blocks, full or not."""
-    from tactful.forest_code import BLOCK  # numba loads slowly; with the kernel it is there
-
-    return min(rows, BLOCK * -(-rows // (2 * BLOCK)))
 
 
 def _starts(lengths: Sequence[int]) -> Offsets:

@@ -41,7 +41,6 @@ _LOOKED_UP = 16
 _BIT, _BYTE, _INT, _WORD = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 _FLOAT = ir.FloatType()
 _cg: Any = _cgutils
-_carray: Any = numba.carray  # type: ignore[attr-defined]
 
 
 def evaluate(
@@ -104,32 +103,6 @@ def evaluate(
 
         for row in range(size):
             margins[begin + row] = sums[row]
-
-
-_evaluate: Any = numba.njit(error_model="numpy")(evaluate)
-
-
-def evaluate_for_c(words: Any) -> None:
-    """`evaluate` as a function of C, for whoever has no more than addresses; to be compiled.
-
-    Args:
-        words: address of the columns, how many they are and their length; address of the margins
-            and how many; address of the base; and address and length of each array of the forest.
-    """
-    _evaluate(
-        _carray(_at(words[0]), (words[1], words[2]), np.float32),
-        _carray(_at(words[5]), 1, np.float32)[0],
-        _carray(_at(words[6]), words[7], np.int64),
-        _carray(_at(words[8]), words[9], np.int64),
-        _carray(_at(words[10]), words[11], np.float32),
-        _carray(_at(words[12]), words[13], np.int64),
-        _carray(_at(words[14]), words[15], np.int64),
-        _carray(_at(words[16]), words[17], np.uint16),
-        _carray(_at(words[18]), words[19], np.uint8),
-        _carray(_at(words[20]), words[21], np.int64),
-        _carray(_at(words[22]), words[23], np.float32),
-        _carray(_at(words[3]), words[4], np.float32),
-    )
 
 
 def _has_tables() -> bool:
@@ -260,15 +233,6 @@ def _add_from_table_code(_: Any, table: Any, start: Any, numbers: Any, sums: Any
     return types.void(table, types.int64, numbers, sums), emit
 
 
-def _at_code(_: Any, address: Any) -> Any:
-    """A pointer to what is at an address."""
-
-    def emit(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> Any:
-        return builder.inttoptr(given[0], _BYTE.as_pointer())
-
-    return types.voidptr(types.int64), emit
-
-
 # Numba keeps code by the kind of the processor, so this is part of what it keeps it by.
 _TABLES = _has_tables()
 
@@ -276,7 +240,6 @@ _compare_block: Any = intrinsic(_compare_block_code)
 _decide_block: Any = intrinsic(_decide_block_code)
 _number_block: Any = intrinsic(_number_block_code)
 _add_from_table: Any = intrinsic(_add_from_table_code)
-_at: Any = intrinsic(_at_code)
 
 
 def _places(context: Any, builder: Any, signature: Any, given: Sequence[Any]) -> list[Any]:

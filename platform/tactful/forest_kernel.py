@@ -8,9 +8,9 @@ from typing import Any
 
 from numba import types
 
-from tactful.forest_code import evaluate, evaluate_for_c
+from tactful.forest_code import evaluate
 from tactful.machine_code import Kernel as Kernel
-from tactful.machine_code import array, compiled, for_c
+from tactful.machine_code import array, compiled
 
 
 @functools.cache
@@ -25,19 +25,6 @@ def load_kernel(cache: Path | None = None) -> Kernel:
         compiles when it is called, and may be called from several threads.
     """
     return compiled(evaluate, _signature(), cache)
-
-
-@functools.cache
-def load_for_c(cache: Path | None = None) -> Any:
-    """The same as a function of C, to be called by other machine code.
-
-    Args:
-        cache: as of `load_kernel`.
-
-    Returns:
-        What has its ``address``.
-    """
-    return for_c(evaluate_for_c, cache)
 
 
 def _signature() -> Any:

@@ -23,12 +23,12 @@ import struct
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -40,9 +40,6 @@ from tactful.item_ids import ItemIds
 from tactful.sealed import check_seal, remove_scratch, sealing
 from tactful.stored_vectors import StoredVectors
 from tactful.vector_index import EXACT_BELOW, Nearest, Queries, Tuning, VectorIndex, best
-
-if TYPE_CHECKING:
-    from tactful.companion import Companion
 
 _LOG = logging.getLogger(__name__)
 
@@ -127,18 +124,6 @@ class Snapshot:
         self._asked.append(query)
         near = self.index.nearest(query, count, self._in_build(allowed))
         return self._with_delta(near, query, count, allowed)
-
-    def begin(
-        self,
-        query: NDArray[np.float32],
-        count: int,
-        allowed: NDArray[np.bool_] | None,
-        companion: Companion,
-    ) -> Callable[[], Nearest]:
-        """As `nearest`, begun by another thread: what it gives is to be called for the result."""
-        self._asked.append(query)
-        near = self.index.begin(query, count, self._in_build(allowed), companion)
-        return lambda: self._with_delta(near(), query, count, allowed)
 
     def _with_delta(
         self,

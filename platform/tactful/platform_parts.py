@@ -23,13 +23,12 @@ class Recommender(Protocol):
     """What answers requests for recommendations."""
 
     def answer(
-        self, request: RecommendRequest, *, now: int, alone: bool = False
+        self, request: RecommendRequest, *, now: int
     ) -> tuple[Recommendation, Callable[[], bytes] | None]:
         """Answer `request` as of `now` (epoch ms), in a few milliseconds.
 
-        Called with the read lock held. `alone` says that no other request waits, so that a second
-        core may help. The second value encodes the impression for the log, which nobody who waits
-        for the answer waits for. It is called once, before anything else is asked for.
+        Called with the read lock held. The second value encodes the impression for the log; it is
+        called once, after the answer is sent and before the next request.
         """
 
     def refresh(self, reading: AbstractContextManager[object]) -> None:

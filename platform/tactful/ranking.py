@@ -30,8 +30,6 @@ from tactful.recall import RecallIndex
 if TYPE_CHECKING:
     import xgboost
 
-    from tactful.companion import Companion
-
 _LOG = logging.getLogger(__name__)
 
 _FORMAT = 1
@@ -39,7 +37,7 @@ _POINTER = "champion.json"
 _TREES = "model.ubj"
 _BINNED = "forest.npz"
 
-Margins = Callable[[NDArray[np.float32], "Companion | None"], NDArray[np.float32]]
+Margins = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,19 +106,16 @@ class RankingModel:
     evaluated: Literal["kernel", "xgboost"]
     _margins: Margins
 
-    def score(
-        self, features: NDArray[np.float32], companion: Companion | None = None
-    ) -> NDArray[np.float32]:
+    def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Margins of the forest, larger is better; XGBoost's own to the last bit.
 
         Args:
             features: shape (n, len(RANKING_FEATURES)), NaN for missing.
-            companion: evaluates some of the rows meanwhile; None where there is none.
 
         Returns:
             Shape (n,).
         """
-        return self._margins(features, companion)
+        return self._margins(features)
 
 
 def save_model(
@@ -260,7 +255,6 @@ def _load_forest(
 ) -> tuple[Literal["kernel", "xgboost"], Margins]:
     """XGBoost is imported only where a forest was not laid out before, or cannot be."""
     from tactful.forest_kernel import load_kernel
-    from tactful.served_forest import ServedForest
 
     try:
         binned = BinnedForest.load(directory / _BINNED, source=_digest(directory / _TREES))
@@ -269,16 +263,15 @@ def _load_forest(
         binned = None
     if binned is not None:
         _check_columns(directory, binned.columns)
-        return "kernel", ServedForest(binned, kernels).margins
+        return "kernel", partial(binned.margins, kernel=load_kernel(kernels))
     forest = load_trees(directory)
     _check_columns(directory, forest.num_features())
     try:
         binned = bin_forest(forest, load_kernel(kernels))
     except UnsupportedForest as reason:
         _LOG.warning("XGBoost itself evaluates %s, several times slower: %s", directory, reason)
-        predict = partial(forest.inplace_predict, predict_type="margin")
-        return "xgboost", lambda features, _: predict(features)
-    return "kernel", ServedForest(binned, kernels).margins
+        return "xgboost", partial(forest.inplace_predict, predict_type="margin")
+    return "kernel", partial(binned.margins, kernel=load_kernel(kernels))
 
 
 def _digest(path: Path) -> str:

@@ -20,13 +20,12 @@ from tactful.arrangement import Arrangement, arrange
 from tactful.candidates import Candidates, Quotas, gather
 from tactful.caps import Shown, ShownToday, exhausted
 from tactful.catalogue import Catalogue
-from tactful.companion import Companion, open_companion
 from tactful.config import Settings
 from tactful.diversity import Likeness
 from tactful.errors import ConfigError, ModelError
 from tactful.explanation import Explainer
 from tactful.exploration import generator_of
-from tactful.features import Prepared, assemble, layout, prepare
+from tactful.features import assemble, layout
 from tactful.filters import Filter
 from tactful.heuristic import heuristic_scores
 from tactful.impressions import encode_impression
@@ -87,7 +86,6 @@ class Recommender:
         shown: Shown | None = None,
         rising: Rising | None = None,
         rollouts: Path | None = None,
-        companion: Companion | None = None,
         new_id: Callable[[], str] = lambda: os.urandom(16).hex(),
         monotonic: Callable[[], float] = time.monotonic,
         stopwatch: Callable[[], float] = time.perf_counter,
@@ -104,7 +102,6 @@ class Recommender:
             shown: how often each item was shown today; rules with a cap need it.
             rising: says what rises in published statistics, where they are read for that.
             rollouts: file that says which changes are being rolled out, and to how many.
-            companion: does part of the work of a request that comes alone; closed with this.
             new_id: makes recommendation ids.
             monotonic: seconds that never go back; what is popular is counted anew every so often.
             stopwatch: seconds, by which it is logged how long a list took.
@@ -130,7 +127,6 @@ class Recommender:
         self._rollouts = ServedRollouts(rollouts)
         self._rivals: dict[str, RankingModel] = {}
         self._failing: set[str] = set()
-        self._companion = companion
         self._new_id = new_id
         self._monotonic = monotonic
         self._stopwatch = stopwatch
@@ -147,14 +143,13 @@ class Recommender:
         self.refresh()
 
     def recommend(
-        self, request: RecommendRequest, *, now: int, alone: bool = False
+        self, request: RecommendRequest, *, now: int
     ) -> tuple[Recommendation, bytes | None]:
         """Answer one request.
 
         Args:
             request: what is asked.
             now: epoch milliseconds; the request's own time wins.
-            alone: whether no other request waits, so that a second core may help.
 
         Returns:
             The answer, and the impression to append to the log (None for an empty list).
@@ -162,11 +157,11 @@ class Recommender:
         Raises:
             ProblemError: if an arm is forced that does not exist, or no price can be in range.
         """
-        answer, impression = self.answer(request, now=now, alone=alone)
+        answer, impression = self.answer(request, now=now)
         return answer, None if impression is None else impression()
 
     def answer(
-        self, request: RecommendRequest, *, now: int, alone: bool = False
+        self, request: RecommendRequest, *, now: int
     ) -> tuple[Recommendation, Callable[[], bytes] | None]:
         """As `recommend`, with what encodes the impression in its place.
 
@@ -174,15 +169,12 @@ class Recommender:
         else is asked for.
         """
         with self._changing:
-            return self._answer(request, now=now, alone=alone)
+            return self._answer(request, now=now)
 
     def _answer(
-        self, request: RecommendRequest, *, now: int, alone: bool
+        self, request: RecommendRequest, *, now: int
     ) -> tuple[Recommendation, Callable[[], bytes] | None]:
         started = self._stopwatch()
-        companion = self._companion if alone else None
-        if companion is not None:
-            companion.rouse()  # it takes as long to wake up as to see who asks
         if _or(request.min_price, 0.0) > _or(request.max_price, float("inf")):
             raise ProblemError("invalid", "`min_price` is above `max_price`", field="$.min_price")
         if not len(self._loaded.view.catalogue) and self._source.items:
@@ -203,13 +195,6 @@ class Recommender:
         rules = on_page(self._placement, request.context.get("page"))
         allowed = self._allowed(request, view.catalogue, situation, rules)
         may_rank = loaded.model is not None and assignment.arm != HEURISTIC
-        prepared: Prepared | None = None
-
-        def meanwhile(known: Candidates) -> None:
-            nonlocal prepared
-            if may_rank:
-                prepared = prepare(known, situation, view.catalogue)
-
         candidates = gather(
             view.index,
             view.search,
@@ -221,8 +206,6 @@ class Recommender:
             intent=request.intent,
             trending=view.trending.rows,
             least=request.count,
-            companion=companion,
-            meanwhile=meanwhile,
         )
         if rules:
             candidates = with_demanded(
@@ -245,10 +228,8 @@ class Recommender:
                 situation,
                 source=self._source,
                 catalogue=view.catalogue,
-                prepared=prepared,
-                companion=companion,
             )
-            scores, failed = self._scored(drawn.model, loaded.model, features, companion)
+            scores, failed = self._scored(drawn.model, loaded.model, features)
         else:
             scores = heuristic_scores(
                 candidates,
@@ -257,8 +238,6 @@ class Recommender:
                 view.popular,
                 source=self._source,
             )
-        if companion is not None:
-            companion.rest()
         values = policy.objective.value(
             scores,
             candidates.rows,
@@ -336,15 +315,14 @@ class Recommender:
         rival: str,
         champion: RankingModel,
         features: NDArray[np.float32],
-        companion: Companion | None,
     ) -> tuple[NDArray[np.float32], bool]:
         """Scores, and whether a model on trial failed to give them, so that the champion did."""
         trial = self._rivals.get(rival)
         if trial is None:
-            return champion.score(features, companion), False
+            return champion.score(features), False
         why = "gives scores that are no numbers"
         try:
-            scores = trial.score(features, companion)
+            scores = trial.score(features)
         except Exception as error:  # whatever it is: nobody's list may fail for a trial
             why = f"fails ({type(error).__name__}: {error})"
             scores = np.full(len(features), np.nan, np.float32)
@@ -352,7 +330,7 @@ class Recommender:
         if failed and rival not in self._failing:
             self._failing.add(rival)
             _LOG.error("model %s, on trial, %s: the champion ranks instead", rival, why)
-        return (champion.score(features, companion) if failed else scores), failed
+        return (champion.score(features) if failed else scores), failed
 
     def explain(self, impression: Event) -> Explanation:
         """Say how a list came about.
@@ -488,8 +466,6 @@ class Recommender:
     def close(self) -> None:
         """Give free what only one process may hold."""
         self._loaded.live.close()
-        if self._companion is not None:
-            self._companion.close()
 
     def _allowed(
         self,
@@ -554,8 +530,6 @@ def build(
         shown=shown,
         rising=rising,
         rollouts=settings.storage.data / FILE,
-        # Workers fill the cores by themselves.
-        companion=None if settings.server.workers else open_companion(settings.models / "kernels"),
     )
 
 

@@ -453,9 +453,7 @@ class Platform:
                 asked_by = request
                 if not self.permissions.personalises(request, now):
                     request = for_everybody(request)
-                answer, impression = self.recommender.answer(
-                    request, now=now, alone=not self._turnstile.waiting
-                )
+                answer, impression = self.recommender.answer(request, now=now)
                 position = self.position
             if request is not asked_by:
                 answer = msgspec.structs.replace(answer, fallback=NOT_PERSONALISED)

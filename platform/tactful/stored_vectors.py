@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tactful.scores import kernels
-
-if TYPE_CHECKING:
-    from tactful.companion import Companion
 
 _NO_ROWS = np.zeros(0, np.int64)
 
@@ -41,15 +33,6 @@ class StoredVectors:
         self._kept = kept
         self._rows = rows
         self._vectors = self._built[:0] if vectors is None else np.ascontiguousarray(vectors)
-        self._words = (
-            self._built.ctypes.data,
-            0 if kept is None else kept.ctypes.data,
-            len(self._built),
-            self._rows.ctypes.data,
-            self._vectors.ctypes.data,
-            len(self._rows),
-            self._built.shape[1],
-        )
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows, shape (len(rows), dimensions); zero where there is none."""
@@ -65,38 +48,6 @@ class StoredVectors:
             fresh = self._rows[places] == rows
             found[fresh] = self._vectors[places[fresh]]
         return found
-
-    def begin_products(
-        self,
-        rows: NDArray[np.int64],
-        directions: NDArray[np.float32],
-        columns: Sequence[int],
-        found: NDArray[np.float32],
-        companion: Companion | None,
-    ) -> Callable[[], object]:
-        """Inner products of the vectors of rows with directions.
-
-        Args:
-            rows: at least 0, shape (n,).
-            directions: shape (m, dimensions).
-            columns: which of `found` each direction fills.
-            found: shape (columns, n).
-            companion: makes them meanwhile; None where there is none.
-
-        Returns:
-            What is to be called before they are read.
-        """
-        directions = _padded(directions)
-        if companion is None:
-            kernels().products(_padded(self.of(rows)), directions, np.array(columns), found)
-            return _nothing
-        words = (
-            *(rows.ctypes.data, len(rows), *self._words),
-            *(directions.ctypes.data, *directions.shape, found.ctypes.data, *columns),
-        )
-        code = kernels().products_of_rows.address
-        work = companion.begin(code, words, rows, directions, found, self)
-        return partial(companion.finish, work)
 
 
 @dataclass(frozen=True)
@@ -120,13 +71,18 @@ class RowVectors:
         return self.stored.of(self.rows)
 
 
-def _padded(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors as long as machine code takes them, by zeros at the end."""
-    from tactful.cell_code import LANES  # numba loads slowly; with the kernels it is there
+def products(vectors: NDArray[np.float32], directions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inner products of vectors and directions, each of which depends on its two vectors alone.
 
-    missing = -vectors.shape[1] % LANES
-    return np.pad(vectors, ((0, 0), (0, missing))) if missing else vectors
+    A matrix product of BLAS adds up in an order that depends on the number of rows, so a feature
+    would differ in its last bits between training and serving.
 
+    Args:
+        vectors: shape (n, dimensions), C-contiguous.
+        directions: shape (m, dimensions), C-contiguous.
 
-def _nothing() -> None:
-    """There is nothing left to do."""
+    Returns:
+        Shape (m, n).
+    """
+    found: NDArray[np.float32] = np.einsum("nd,md->mn", vectors, directions)
+    return found

@@ -12,11 +12,9 @@ An index never changes. What changes between builds is in `tactful.live_index`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import faiss
 import msgspec
@@ -27,9 +25,6 @@ from tactful.errors import ModelError
 from tactful.scores import kernels
 from tactful.sealed import check_seal, sealing
 from tactful.stored_vectors import StoredVectors
-
-if TYPE_CHECKING:
-    from tactful.companion import Companion
 
 _LOG = logging.getLogger(__name__)
 
@@ -215,24 +210,6 @@ class VectorIndex:
         # None where the cells near the query held too few that are allowed.
         return self._exact(query, count, selected) if found is None else found
 
-    def begin(
-        self,
-        query: NDArray[np.float32],
-        count: int,
-        allowed: NDArray[np.bool_] | None,
-        companion: Companion,
-    ) -> Callable[[], Nearest]:
-        """As `nearest`, begun by another thread: what it gives is to be called for the result."""
-        selected = self._select(allowed)
-        if self._lists is None or selected.probing is None or not 0 < count <= selected.count:
-            return partial(self.nearest, query, count, allowed)
-        finish = self._lists.begin(query, count, selected.probing, companion)
-
-        def found() -> Nearest:
-            return finish() or self._exact(query, count, selected)
-
-        return found
-
     def save(self, directory: Path) -> None:
         """Write the index as a sealed directory that `load` maps."""
         with sealing(directory) as scratch:
@@ -401,27 +378,6 @@ class _CellLists:
         else:
             found = _searched(self._cells, asked, count, probing)
         return None if len(found[0]) < count else found
-
-    def begin(
-        self, query: NDArray[np.float32], count: int, probing: _Probing, companion: Companion
-    ) -> Callable[[], Nearest | None]:
-        """As `nearest`, begun by another thread: what it gives is to be called for the result."""
-        if not self._readable:
-            return partial(self.nearest, query, count, probing)
-        asked = np.ascontiguousarray(query, np.float32)
-        rows, scores = np.empty(count, np.int64), np.empty(count, np.float32)
-        words = (
-            *(asked.ctypes.data, len(asked), self._centroids, probing.probes, count),
-            *self._lists,
-            *(probing.bits.ctypes.data, len(probing.bits), rows.ctypes.data, scores.ctypes.data, 0),
-        )
-        work = companion.begin(kernels().search.address, words, asked, rows, scores, probing, self)
-
-        def found() -> Nearest | None:
-            companion.finish(work)
-            return None if work.words[-1] < count else (rows, scores)
-
-        return found
 
 
 def _searched(cells: _Cells, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest:

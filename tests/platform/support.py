@@ -83,9 +83,9 @@ class TinyRecommender:
         return recommendation, encode_entry(impression)
 
     def answer(
-        self, request: RecommendRequest, *, now: int, alone: bool = False
+        self, request: RecommendRequest, *, now: int
     ) -> tuple[Recommendation, Callable[[], bytes] | None]:
-        answer, impression = self.recommend(request, now=now, alone=alone)
+        answer, impression = self.recommend(request, now=now)
         return answer, None if impression is None else lambda: impression
 
     def explain(self, impression: Event) -> Explanation:

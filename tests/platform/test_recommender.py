@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from tests.platform.shop import SERVICE, definitions, engine_at, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings
 
-from tactful.companion import open_companion
 from tactful.config import EngineSettings, Settings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.evaluation import CUTOFF
@@ -427,23 +426,6 @@ def test_equal_state_gives_equal_lists(served: Served, models: Path, tmp_path: P
     reopened.close()
 
 
-def test_a_companion_changes_no_list(engine: Engine, models: Path) -> None:
-    fixed: dict[str, Any] = {"new_id": lambda: "r", "stopwatch": lambda: 0.0}
-    alone = recommender(engine, models, **fixed)
-    helped = recommender(engine, models, companion=open_companion(), **fixed)
-    try:
-        for person in sorted(set(SHOP.person)):
-            request = RecommendRequest(
-                user_id=person, count=200, force={RANKING_EXPERIMENT: LEARNED}
-            )
-            mine, logged = alone.recommend(request, now=NOW)
-            theirs, logged_there = helped.recommend(request, now=NOW, alone=True)
-            assert mine.items == theirs.items
-            assert logged == logged_there
-    finally:
-        helped.close()
-
-
 def test_an_impression_may_be_encoded_later(engine: Engine, models: Path) -> None:
     ranked = recommender(engine, models, new_id=lambda: "r", stopwatch=lambda: 0.0)
     requests = [RecommendRequest(user_id=person) for person in sorted(set(SHOP.person))]
@@ -797,9 +779,7 @@ def test_where_a_model_on_trial_fails_the_champion_ranks_and_the_list_says_so(
 ) -> None:
     ranks = RankingModel.score
 
-    def score(
-        model: RankingModel, features: NDArray[np.float32], companion: object = None
-    ) -> NDArray[np.float32]:
+    def score(model: RankingModel, features: NDArray[np.float32]) -> NDArray[np.float32]:
         if model.manifest.version == "1":
             return ranks(model, features)
         if how == "raises":
