@@ -29,6 +29,7 @@ from tactful_federated import (
     EnrolmentRequest,
     FleetClient,
     Invitation,
+    Polling,
     SuperLink,
     Tls,
     Wishes,
@@ -283,7 +284,7 @@ def _device(place: Path, server: Path, address: str, authority: Path, who: int) 
         home.app(fixed if secret else None),
         node=home.node,
         greeted=greeted,
-        poll=0.5 if secret else 0.25,  # in sums it would take more CPU than they do
+        polling=Polling(0.5 if secret else 0.25),  # in sums it would take more CPU than they do
     )
     client.step = _timed(client.step, place / "cpu")  # type: ignore[method-assign]
     client.work(lambda: False)

@@ -27,6 +27,7 @@ from tactful_federated.errors import (
 from tactful_federated.markov import Markov, fit_markov, fit_popularity
 from tactful_federated.optimizer import ModelState, Optimizer
 from tactful_federated.participation import Participation
+from tactful_federated.polling import Polling
 from tactful_federated.rounds import (
     Population,
     RoundResult,
@@ -87,14 +88,18 @@ if TYPE_CHECKING:
         without_noise,
     )
     from tactful_federated.private_rounds import Collected, Collector, Outcome, PrivateTraining
-    from tactful_federated.private_simulation import PrivateSimulation, simulate_privately
+    from tactful_federated.private_simulation import (
+        PrivateSimulation,
+        PrivateSimulationSettings,
+        simulate_privately,
+    )
     from tactful_federated.secure_device import SecureSumDevice
     from tactful_federated.secure_messages import Enrolment, Session, enrol
     from tactful_federated.secure_round import SecureRounds
     from tactful_federated.secure_server import SecureSumServer, SecureTotal, sum_in_secret
     from tactful_federated.serving import LiveView, collector_for, invite, serve_rounds
     from tactful_federated.serving_evaluations import invite_to_evaluations, serve_evaluation
-    from tactful_federated.simulation import SimulationReport, simulate
+    from tactful_federated.simulation import SimulationReport, SimulationSettings, simulate
     from tactful_federated.superlink import SuperLink, SuperLinkError
     from tactful_federated.superlink_grid import SuperLinkGrid
     from tactful_federated.trainer_settings import TrainerSettings
@@ -147,9 +152,11 @@ __all__ = [
     "PackageError",
     "Participation",
     "Personal",
+    "Polling",
     "Population",
     "PrivateEvaluations",
     "PrivateSimulation",
+    "PrivateSimulationSettings",
     "PrivateTraining",
     "RoundResult",
     "RoundSettings",
@@ -166,6 +173,7 @@ __all__ = [
     "SettingsError",
     "SimulatedPopulation",
     "SimulationReport",
+    "SimulationSettings",
     "StoreError",
     "SuperLink",
     "SuperLinkError",
@@ -259,6 +267,7 @@ _LOADED_WHEN_USED = {
     "Personal": "personal",
     "PrivateEvaluations": "evaluation",
     "PrivateSimulation": "private_simulation",
+    "PrivateSimulationSettings": "private_simulation",
     "PrivateTraining": "private_rounds",
     "SecureCollector": "collectors",
     "SecureRounds": "secure_round",
@@ -269,6 +278,7 @@ _LOADED_WHEN_USED = {
     "Session": "secure_messages",
     "SimulatedPopulation": "cohort",
     "SimulationReport": "simulation",
+    "SimulationSettings": "simulation",
     "SuperLink": "superlink",
     "SuperLinkError": "superlink",
     "SuperLinkGrid": "superlink_grid",

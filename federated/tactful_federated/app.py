@@ -1,14 +1,12 @@
-"""The apps that `flwr run federated` starts: `server` on the SuperLink, `client` on each device.
+"""Flower apps of `flwr run federated`: `server` and `client` (on each device).
 
-A device reads its own baskets from the file its node configuration names (`history-file`, a JSON
-list of baskets, each a list of categories) and the public catalogue from `catalogue-file` (one
-category per line). Without them a generated shopper takes part, so that the apps can be tried
-without data.
+A device reads its baskets from `history-file` of its node configuration (a JSON list of baskets,
+each a list of categories), and the public catalogue from `catalogue-file` (one category per line).
+Without these files generated shoppers are used, to try the apps without data.
 
-With `epsilon` above 0 the run is private: `population`, `delta` and `directory` go with it, the
-server reads updates one by one (`ClearCollector`) and adds the noise, and a run that was stopped
-goes on in its directory. No device is evaluated then, since counts that arrive one by one are not
-private.
+If `epsilon` is above 0, the run is private and also needs `population`, `delta` and `directory`:
+the server reads single updates (`ClearCollector`), adds the noise, and resumes in the directory
+after a stop. It does not evaluate devices, since single counts are not private.
 """
 
 from __future__ import annotations
@@ -42,18 +40,18 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) from error
 
-# A child of Flower's own logger: only what reaches its handler shows up in `flwr log`.
+# A child of Flower's logger, since `flwr log` shows only the records of its handler.
 _log = logging.getLogger("flwr.tactful_federated")
 
 _ATTEMPTS = 3
-"""Rounds that are tried for each release before a private run gives up."""
+"""Largest number of rounds per release of a private run."""
 
 
 def device_of(context: Context) -> Device:
-    """The device of a node, made from its own files or a generated shopper.
+    """Return the device of a node, from its files or a generated shopper.
 
     Raises:
-        HistoryError: The history file is no JSON list of lists of categories.
+        HistoryError: The history file is not a JSON list of lists of categories.
     """
     vocabulary = _vocabulary(context.run_config)
     seed = int(context.run_config["seed"])
@@ -72,17 +70,17 @@ server = ServerApp()
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """Wait for enough devices, run the rounds, keep the released weights.
+    """Wait for enough devices, run the rounds and save the released weights.
 
-    Reads from the run configuration: `seed`, `rounds`, `cohort`, `report-goal`,
-    `minimum-reports`, `timeout-s` (of one exchange, and of the wait for devices), `embedding` and
-    `hidden` (widths of the model; 32 without them), `catalogue-file` and `weights-file` (where the
-    released weights go as .npy; empty: nowhere). For a private run `epsilon`, `delta`, `directory`
-    and `population` (devices that can ever take part).
+    The run configuration has `seed`, `rounds`, `cohort`, `report-goal`, `minimum-reports`,
+    `timeout-s` (of an exchange and of the wait for devices), `embedding` and `hidden` (widths of
+    the model, 32 by default), `catalogue-file` and `weights-file` (.npy file of the released
+    weights; empty: none). A private run also has `epsilon`, `delta`, `directory` and `population`
+    (devices that can ever take part).
 
     Raises:
-        HistoryError: Too few devices appeared in time, or too many rounds were void.
-        SettingsError: The settings do not make a plan.
+        HistoryError: Too few devices connected in time, or too many rounds were void.
+        SettingsError: There is no plan for the settings.
         CheckpointError: The directory cannot be used.
     """
     config = context.run_config
@@ -116,7 +114,7 @@ def _run_privately(
     population: FlowerPopulation, initial: Vector, config: Mapping[str, Any], timeout: float
 ) -> Vector:
     goal, directory = int(config["report-goal"]), str(config["directory"])
-    require(directory != "", "directory is empty: name one where a private run keeps its state")
+    require(directory != "", "directory is empty: a private run needs one for its state")
     plan = plan_training(
         Wishes(
             epsilon=float(config["epsilon"]),
@@ -163,7 +161,7 @@ def _wait_for(population: FlowerPopulation, devices: int, timeout: float) -> Non
     deadline = time.monotonic() + timeout
     while len(population.ids()) < devices:
         if time.monotonic() > deadline:
-            raise HistoryError(f"fewer than {devices} devices appeared within {timeout:g} s")
+            raise HistoryError(f"fewer than {devices} devices connected within {timeout:g} s")
         time.sleep(0.5)
 
 

@@ -1,9 +1,8 @@
-"""Training over a network without rounds: nobody is waited for, and late updates are still of use.
+"""Asynchronous training over a network: no rounds, and late updates count.
 
-A round lasts as long as its slowest reports. Here devices are asked whenever there is room, each
-trains from the newest weights, and whatever has come fills the next release (`buffered.py`).
-Updates are read one by one: a secret sum has members that are fixed before it begins, so there is
-no such run in secret.
+A round takes as long as its slowest report. Here a device is asked whenever the limit allows it,
+trains from the newest weights, and its update enters the next release (`buffered.py`). Updates are
+read one by one; secret sums are not possible, since their members are fixed beforehand.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from tactful_federated.errors import BudgetError, missing_extra, require
 from tactful_federated.flower import FlowerPopulation, update_of
 from tactful_federated.invitation import Invitation
 from tactful_federated.optimizer import Optimizer
+from tactful_federated.polling import Polling
 from tactful_federated.private_rounds import Outcome
 from tactful_federated.serving import LiveView, open_run, publish, show_round
 from tactful_federated.tokens import Vocabulary
@@ -35,16 +35,18 @@ except ModuleNotFoundError as error:
 
 _log = logging.getLogger(__name__)
 
+_POLLING = Polling(interval=0.5)
+
 
 class FlowerStream:
-    """The nodes of a Flower grid, asked one by one and never waited for.
+    """Open training requests to the nodes of a Flower grid.
 
     Args:
-        grid: Of a run.
+        grid: Grid of a run.
         vocabulary: Public vocabulary of the model.
-        deadline: Seconds after which a request is given up.
-        encoding: How devices are to send updates.
-        clock: Seconds that never go back.
+        deadline: Seconds after which a request is abandoned.
+        encoding: Encoding of updates.
+        clock: Returns seconds of a clock that never goes back.
     """
 
     def __init__(
@@ -56,19 +58,19 @@ class FlowerStream:
         encoding: Encoding = "float32",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nobody is asked yet."""
+        """Create the stream without requests."""
         self._grid, self._deadline, self._clock = grid, deadline, clock
-        self._asking = FlowerPopulation(grid, vocabulary, timeout=deadline, encoding=encoding)
-        self._open: dict[str, tuple[int, int, float]] = {}
-        self._answered: dict[int, int] = {}
+        self._population = FlowerPopulation(grid, vocabulary, timeout=deadline, encoding=encoding)
+        self._open: dict[str, tuple[int, int, float]] = {}  # message id: node, release, deadline
+        self._answered: dict[int, int] = {}  # node: release of its last answer
 
     @property
     def waiting(self) -> int:
-        """Requests that are open."""
+        """Number of open requests."""
         return len(self._open)
 
     def free(self, release: int) -> list[int]:
-        """Nodes that are online, not at work, and have not answered for this release before."""
+        """Return online nodes without a request that did not answer for this release yet."""
         busy = {node for node, _, _ in self._open.values()}
         return [
             node
@@ -77,8 +79,8 @@ class FlowerStream:
         ]
 
     def hand_out(self, nodes: Sequence[int], weights: Vector, release: int) -> None:
-        """Ask nodes to train from the weights of a release."""
-        requests = self._asking.requests(MessageType.TRAIN, nodes, weights, release + 1)
+        """Send nodes the weights of a release to train from."""
+        requests = self._population.requests(MessageType.TRAIN, nodes, weights, release + 1)
         end = self._clock() + self._deadline
         numbers = self._grid.push_messages(requests)
         self._open |= {
@@ -86,7 +88,7 @@ class FlowerStream:
         }
 
     def arrived(self) -> Iterator[tuple[int, Vector, int]]:
-        """Node, update and release it was trained from, of those that have come since."""
+        """Yield (node, update, release it was trained from) of new updates."""
         for reply in self._grid.pull_messages(list(self._open)):
             asked = self._open.pop(reply.metadata.reply_to_message_id, None)
             if asked is None:
@@ -109,65 +111,74 @@ def serve_buffered(
     most_stale: int = 20,
     rounds: int | None = None,
     progress: Callable[[Outcome, LiveView], None] | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-    poll: float = 0.5,
+    polling: Polling = _POLLING,
 ) -> Vector:
-    """Train until the plan is carried out; started again, it goes on, with an empty buffer.
+    """Train until the plan is complete; a restart resumes with an empty buffer.
 
-    Up to `plan.cohort` devices are at work at a time. Otherwise as `serve_rounds`.
+    Up to `plan.cohort` devices train at a time. The files are those of `serve_rounds`.
 
     Args:
-        directory: Of the server.
-        invitation: Of the run, in the clear.
-        devices: Of its grid.
-        optimizer: How the server steps; the same at every start.
-        most_stale: Updates from weights that are more releases old are refused.
-        rounds: Stop after so many releases in all; None is the plan's number.
+        directory: Directory of the server.
+        invitation: Invitation of the run, in the clear tier.
+        devices: Requests to the nodes of its grid.
+        optimizer: Server optimiser, the same at each start.
+        most_stale: Largest age in releases of the weights an update was trained from.
+        rounds: Number of releases to stop after; None is the number of the plan.
         progress: Called after each release.
-        clock: Seconds that never go back.
-        sleep: Waits for seconds.
-        poll: Seconds between two looks for updates.
+        polling: Interval and clock.
 
     Returns:
-        The weights to use.
+        Weights to use.
 
     Raises:
         SettingsError: The tier hides updates, or the run began with another optimizer.
         CheckpointError: The directory is in use, damaged, or of another run.
     """
-    require(invitation.tier == "clear", "a buffer reads updates one by one: the tier must be clear")
-    plan, wanted = invitation.plan, min(rounds or invitation.plan.rounds, invitation.plan.rounds)
+    require(invitation.tier == "clear", "buffered training needs single updates, so tier clear")
+    wanted = min(rounds or invitation.plan.rounds, invitation.plan.rounds)
     draw = np.random.default_rng(int.from_bytes(os.urandom(16), "big"))
     training = open_run(directory, invitation, optimizer)
     try:
-        buffer, begun = BufferedTraining(training, most_stale=most_stale), clock()
-        told = False
+        buffer, begun = BufferedTraining(training, most_stale=most_stale), polling.monotonic()
+        warned = False
         while training.releases < wanted:
-            weights, release = buffer.hand_out()
-            able = buffer.able(devices.free(release))
-            chosen = draw.permutation(len(able))[: max(0, plan.cohort - devices.waiting)]
-            devices.hand_out([able[i] for i in chosen], weights, release)
-            found = False
+            _request(buffer, devices, invitation.plan.cohort, draw)
+            idle = True
             for node, update, trained_from in devices.arrived():
-                found = True
-                try:
-                    outcome = buffer.accept(node, update, trained_from)
-                except BudgetError as refused:
-                    _log.warning("an update was not taken: %s", refused)
-                    continue
+                idle = False
+                outcome = _accept(buffer, node, update, trained_from)
                 if outcome is None:
                     continue
-                seconds, begun = clock() - begun, clock()
+                seconds, begun = polling.monotonic() - begun, polling.monotonic()
                 show_round(directory, invitation, outcome, seconds, progress)
                 if outcome.releases >= wanted:
                     break
-            if not (found or devices.waiting or told):
-                _log.warning("waiting: no device that may take part is online")
-            told = not (found or devices.waiting)
-            if not found:
-                sleep(poll)
+            if idle:
+                if not (devices.waiting or warned):
+                    _log.warning("waiting for devices: none that may take part is online")
+                polling.sleep(polling.interval)
+            warned = idle and not devices.waiting
         publish(directory, invitation, training)
         return training.model
     finally:
         training.close()
+
+
+def _request(
+    buffer: BufferedTraining, devices: FlowerStream, limit: int, draw: np.random.Generator
+) -> None:
+    """Ask random eligible devices to train, up to `limit` at a time."""
+    weights, release = buffer.hand_out()
+    eligible = buffer.able(devices.free(release))
+    chosen = draw.permutation(len(eligible))[: max(0, limit - devices.waiting)]
+    devices.hand_out([eligible[i] for i in chosen], weights, release)
+
+
+def _accept(
+    buffer: BufferedTraining, node: int, update: Vector, trained_from: int
+) -> Outcome | None:
+    try:
+        return buffer.accept(node, update, trained_from)
+    except BudgetError as refusal:
+        _log.warning("an update was refused: %s", refusal)
+        return None

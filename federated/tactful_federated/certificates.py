@@ -1,4 +1,4 @@
-"""Keys and certificates of a deployment: an authority that devices pin, and node keys."""
+"""Keys and certificates of a deployment: pinned authority, server, node keys."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _AUTHORITY_DAYS, _SERVER_DAYS = 3650, 397
 
 @dataclass(frozen=True)
 class Tls:
-    """Files by which a server proves itself.
+    """TLS files of a server.
 
     Attributes:
-        certificate: PEM, the server's, for each host name it is reached by.
-        key: PEM, its private key.
-        authority: PEM, the certificate that devices pin.
+        certificate: PEM of the server certificate, for all its host names.
+        key: PEM of its private key.
+        authority: PEM of the authority certificate that devices pin.
     """
 
     certificate: Path
@@ -37,19 +37,21 @@ class Tls:
         """Raise `SettingsError` if a file is missing."""
         for path in (self.certificate, self.key, self.authority):
             if not path.is_file():
-                raise SettingsError(f"{path} is missing: a server of devices needs TLS")
+                raise SettingsError(
+                    f"{path} is missing: the server needs a certificate, a key and an authority"
+                )
 
 
 def make_tls(directory: Path, hosts: list[str], *, now: datetime.datetime) -> Tls:
-    """Make an authority and a server's certificate, or return those made before.
+    """Create an authority and a server certificate, unless they exist.
 
-    The authority signs nothing else, and its private key is not kept: a server that needs a new
-    certificate gets a new authority, and devices a new pin.
+    The authority signs only this certificate, and its private key is not stored: a new certificate
+    needs a new authority, which devices must pin.
 
     Args:
-        directory: Where the files go.
-        hosts: Names and addresses that devices reach the server by.
-        now: From when on they hold.
+        directory: Directory of the files.
+        hosts: Host names and addresses of the server.
+        now: Start of their validity.
     """
     paths = [directory / name for name in ("server.pem", "server.key", "authority.pem")]
     if not all(path.is_file() for path in paths):
@@ -81,26 +83,31 @@ def make_tls(directory: Path, hosts: list[str], *, now: datetime.datetime) -> Tl
 
 
 def node_key(path: Path, *, rotate: bool = False) -> ec.EllipticCurvePrivateKey:
-    """A device's key on NIST P-384, made where there is none.
+    """Read or create the key of a device, on NIST P-384.
 
-    It is the pseudonym that a server knows the device by, so each population has one of its own,
-    and a device that rotates it is a stranger until it is enrolled again.
+    The key is the pseudonym of the device on a server, so each population has its own key. After a
+    rotation the device is unknown until it is enrolled again.
 
     Args:
         path: PEM file, readable by its owner only.
-        rotate: Make a new one although there is one.
+        rotate: Replace an existing key.
+
+    Raises:
+        SettingsError: The file has another kind of key.
     """
     if rotate or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_whole(path, private_pem(ec.generate_private_key(ec.SECP384R1())))
     key = serialization.load_pem_private_key(path.read_bytes(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise SettingsError(f"{path} holds no elliptic-curve key: remove it to get a new one")
+        raise SettingsError(
+            f"{path} has no elliptic-curve key: delete the file to create a new one"
+        )
     return key
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A private key as PEM, in the clear."""
+    """Return a private key as unencrypted PEM."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -109,14 +116,14 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
-    """A public key as PEM."""
+    """Return a public key as PEM."""
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
 
 
 def secret_file(path: Path, size: int = 32) -> bytes:
-    """Random bytes of a file, drawn where there is none; readable by its owner only."""
+    """Read or create a file of random bytes, readable by its owner only."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_whole(path, os.urandom(size))

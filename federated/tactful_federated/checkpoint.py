@@ -1,4 +1,4 @@
-"""A run's state on disk: whole or not at all, and there before anybody is told of it."""
+"""Atomic files, checkpoints and the lock of the directory of a run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file by its new content; after a power cut it holds the old or the new one.
+    """Replace a file atomically; after a power cut it is the old or the new one.
 
-    Only its owner can read it: a run's state holds what takes the noise away.
+    Only its owner can read it, since the state of a run contains its noise.
     """
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)
-    handle = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(handle, "wb") as file:
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -38,14 +38,14 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def save_arrays(path: Path, arrays: Arrays) -> None:
-    """Write named arrays in one file, whole or not at all."""
+    """Write named arrays to one file, atomically."""
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **dict(arrays))
     write_whole(path, file.getvalue())
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[np.generic]] | None:
-    """Read what `save_arrays` wrote; None if there is nothing.
+    """Read the arrays of `save_arrays`; None if there is no file.
 
     Raises:
         CheckpointError: The file is damaged.
@@ -60,16 +60,16 @@ def load_arrays(path: Path) -> dict[str, NDArray[np.generic]] | None:
 
 
 def lock_directory(directory: Path) -> int:
-    """Keep other processes out of a run's directory; returns what `os.close` gives it back with.
+    """Lock the directory of a run; `os.close` on the returned descriptor unlocks it.
 
     Raises:
-        CheckpointError: Another process holds it.
+        CheckpointError: Another process has locked it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    descriptor = os.open(directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(handle)
-        raise CheckpointError(f"another server runs in {directory}: stop it first") from error
-    return handle
+        os.close(descriptor)
+        raise CheckpointError(f"another process uses {directory}: stop it first") from error
+    return descriptor

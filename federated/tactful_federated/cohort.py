@@ -1,8 +1,8 @@
-"""A simulated cohort that trains all at once: the same steps as `Device.train`, stacked.
+"""Simulated cohorts that train together: the steps of `Device.train`, stacked.
 
-A phone-sized model leaves a processor idle between small operations; stacked along one more axis,
-the devices of a round share each of them (`stacked_lstm.py`). Nothing else differs: every device
-has its own copy of the weights, its own shuffling, its own gradient clipping and its own update.
+The operations of a small model are too short to use a processor well, so the devices of a round are
+stacked along one more axis (`stacked_lstm.py`). Each device still has its own copy of the weights,
+shuffling, gradient clipping and update.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from tactful_federated.vectors import Vector, check_vector, clip_to_norm
 
 
 class SimulatedPopulation:
-    """Devices of a simulation, as `rounds.Population`; `IntentModel` is the model.
+    """Simulated devices with an `IntentModel`, as a `Population`.
 
     Args:
-        questions: Of each device, what it trains on.
-        vocabulary_size: Of the model.
-        embedding: Of the model.
-        hidden: Of the model.
-        settings: How devices train.
-        seed: Device n shuffles by `seed + n`, as `Device` does by its own seed.
-        group: Devices stacked at a time.
-        threads: Stacks trained at a time, 1 or more; updates do not depend on it.
+        questions: Training questions of each device.
+        vocabulary_size: Number of tokens, including reserved ones.
+        embedding: Width of a token's vector.
+        hidden: Width of the LSTM state.
+        settings: Settings of training.
+        seed: Seed; device n shuffles with `seed + n`, like a `Device` with that seed.
+        group: Devices in a stack, 1 or more.
+        threads: Stacks trained in parallel, 1 or more; updates do not depend on it.
     """
 
     def __init__(
@@ -49,35 +49,35 @@ class SimulatedPopulation:
         group: int = 32,
         threads: int = 1,
     ) -> None:
-        """Look at the devices' questions."""
+        """Check the sizes and create the model."""
         require(group >= 1 and threads >= 1, "group and threads must be at least 1")
         self._questions, self._seed = questions, seed
         self._group, self._threads = group, threads
         self._settings = settings or TrainerSettings()
-        # Its products are small: threads of the library's own take longer to meet than to multiply.
+        # Threads of BLAS cost more than they save on such small products.
         self._blas = ThreadpoolController()
         self._model = StackedModel(vocabulary_size, embedding=embedding, hidden=hidden)
 
     def ids(self) -> Sequence[int]:
-        """Numbers of the devices."""
+        """Return the numbers of the devices."""
         return list(self._questions)
 
     def train(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Iterable[tuple[int, Vector]]:
-        """Clipped updates of the devices asked; one that diverges is missing."""
+        """Yield clipped updates of the devices; those that diverge are left out."""
         flat = check_vector(weights, self._model.size)
         ordered = sorted(ids, key=lambda device: -len(self._questions[device].inputs))
         groups = [ordered[n : n + self._group] for n in range(0, len(ordered), self._group)]
         with ThreadPoolExecutor(self._threads) as pool:
-            # So many at a time, since each holds a copy of the weights for each of its devices.
+            # `threads` groups at a time: each holds a copy of the weights for every device.
             for first in range(0, len(groups), self._threads):
-                beside = groups[first : first + self._threads]
+                batch = groups[first : first + self._threads]
                 with self._blas.limit(limits=1, user_api="blas"):
                     trained = list(
-                        pool.map(lambda group: self._train_group(group, flat, round_number), beside)
+                        pool.map(lambda group: self._train_group(group, flat, round_number), batch)
                     )
-                for device, after in zip(chain(*beside), chain.from_iterable(trained), strict=True):
+                for device, after in zip(chain(*batch), chain.from_iterable(trained), strict=True):
                     try:
                         yield device, clip_to_norm(after - weights, self._settings.update_norm)
                     except WeightsError:
@@ -86,50 +86,50 @@ class SimulatedPopulation:
     def evaluate(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Mapping[int, Score]:
-        """No scores: a simulation is judged apart from its rounds."""
+        """Return no scores: a simulation is evaluated separately."""
         return {}
 
     def _train_group(self, group: Sequence[int], flat: Vector, round_number: int) -> Floats:
         settings = self._settings
         stacked = np.repeat(flat[None], len(group), axis=0)
         batches = [self._batches(device, round_number) for device in group]
-        for number in range(max((len(of) for of in batches), default=0)):
-            at = [index for index, of in enumerate(batches) if number < len(of)]
-            rows = [batches[index][number] for index in at]
-            inputs, answers = _stack([self._questions[group[index]] for index in at], rows)
-            copies = stacked[at] if len(at) < len(group) else stacked
+        for number in range(max((len(steps) for steps in batches), default=0)):
+            active = [index for index, steps in enumerate(batches) if number < len(steps)]
+            rows = [batches[index][number] for index in active]
+            inputs, answers = _stack([self._questions[group[index]] for index in active], rows)
+            copies = stacked[active] if len(active) < len(group) else stacked
             gradient = self._model.gradient(copies, inputs, answers)
             if settings.proximal:
                 gradient += np.float32(settings.proximal) * (copies - flat)
             norms = np.sqrt(np.einsum("ij,ij->i", gradient, gradient))
             shrunk = np.minimum(1.0, settings.gradient_norm / np.maximum(norms, 1e-12))
             gradient *= (settings.learning_rate * shrunk).astype(np.float32)[:, None]
-            stacked[at] = copies - gradient
+            stacked[active] = copies - gradient
         return stacked
 
     def _batches(self, device: int, round_number: int) -> list[NDArray[np.int64]]:
-        """Rows of each step, those without a question left out, as a device would."""
+        """Return the rows of each step, like `Device.train`; skip steps without question."""
         questions, settings = self._questions[device], self._settings
         shuffle = np.random.default_rng((self._seed + device, round_number))
-        found = []
+        batches = []
         for _ in range(settings.epochs):
             order = shuffle.permutation(len(questions.inputs))
             for first in range(0, len(order), settings.batch_size):
                 rows = order[first : first + settings.batch_size]
                 if (questions.answers[rows] != PAD).any():
-                    found.append(rows)
-        return found
+                    batches.append(rows)
+        return batches
 
 
 def _stack(
     questions: Sequence[Windows], rows: Sequence[NDArray[np.int64]]
 ) -> tuple[Tokens, Tokens]:
-    """Inputs and answers of one step, filled up to as many rows for each."""
-    most = max(len(chosen) for chosen in rows)
+    """Return inputs and answers of a step, padded: `[devices, rows, length]`."""
+    largest = max(len(chosen) for chosen in rows)
     length = questions[0].inputs.shape[1]
-    inputs = np.full((len(rows), most, length), PAD, dtype=np.int64)
-    answers = np.full((len(rows), most, length), PAD, dtype=np.int64)
-    for index, (of, chosen) in enumerate(zip(questions, rows, strict=True)):
-        inputs[index, : len(chosen)] = of.inputs[chosen]
-        answers[index, : len(chosen)] = of.answers[chosen]
+    inputs = np.full((len(rows), largest, length), PAD, dtype=np.int64)
+    answers = np.full((len(rows), largest, length), PAD, dtype=np.int64)
+    for index, (own, chosen) in enumerate(zip(questions, rows, strict=True)):
+        inputs[index, : len(chosen)] = own.inputs[chosen]
+        answers[index, : len(chosen)] = own.answers[chosen]
     return inputs, answers

@@ -1,16 +1,15 @@
-"""Noise of one release that later releases take back: DP-FTRL with a banded square root.
+"""Correlated noise across releases: DP-FTRL with a banded square root.
 
-Server optimisers add up what the rounds release, so what matters is the noise of *prefix sums*.
-Released is C G + Z instead of G + Z, where row t of G is the sum of round t and C is the square
-root of summing, cut after some bands; from it each round estimates its row of G. The noise of the
-estimates is then correlated so that it cancels in the prefix sums (Kairouz et al., "Practical and
-private (deep) learning without sampling or shuffling", ICML 2021; Choquette-Choo et al.,
+Server optimisers add up the releases of the rounds, so the noise of *prefix sums* matters. The
+mechanism releases C G + Z instead of G + Z, where row t of G is the sum of round t and C is the
+square root of the prefix-sum matrix, cut after some bands; each round estimates its row of G from
+it. The noise of the estimates then cancels in part in the prefix sums (Kairouz et al., "Practical
+and private (deep) learning without sampling or shuffling", ICML 2021; Choquette-Choo et al.,
 "(Amplified) banded matrix factorization", NeurIPS 2023; Kalinin, Lampert, "Banded square root
 matrix factorization", NeurIPS 2024).
 
-Everything that privacy rests on is whole numbers: C is rounded to integers, updates lie on a grid
-(`fixed_point`), and Z is exact discrete noise. The estimates are computed from what is released,
-in floating point.
+All values that privacy depends on are integers: C is rounded to integers, updates lie on a grid
+(`fixed_point`), and Z is exact discrete noise. The floating-point estimates are post-processing.
 """
 
 from __future__ import annotations
@@ -35,21 +34,28 @@ _BITS = 10
 
 @dataclass(frozen=True)
 class BandedRoot:
-    """C: lower triangular Toeplitz with `bands` coefficients binomial(2j, j) / 4^j, rounded.
+    """Matrix C: lower triangular, Toeplitz, with `bands` coefficients.
+
+    Coefficient j is binomial(2j, j) / 4^j, rounded to 2^-10. With bands = 3:
+
+        C = [c0         ]
+            [c1 c0      ]
+            [c2 c1 c0   ]
+            [   c2 c1 c0]
 
     Attributes:
-        bands: 1 is independent noise.
+        bands: Number of coefficients, 1 or more; 1 is independent noise.
     """
 
     bands: int
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` without a band."""
+        """Raise `SettingsError` if `bands` is below 1."""
         require(self.bands >= 1, f"bands is {self.bands}: give 1 or more")
 
     @cached_property
     def coefficients(self) -> tuple[int, ...]:
-        """First column times 2^10."""
+        """First column of C times 2^10."""
         return RootOfSums(self.bands, _BITS).coefficients
 
     @cached_property
@@ -58,22 +64,22 @@ class BandedRoot:
         return sum(c * c for c in self.coefficients)
 
     def sensitivity_squared(self, participations: int, units: int) -> int:
-        """Squared L2 change of C G by one device, exactly.
+        """Return the exact squared L2 change of C G by one device.
 
-        Two rounds of one device are at least `bands` apart, so the columns they touch have no row
-        in common and their squares add up, whatever the device sends: participations * units^2 *
+        The rounds of one device are at least `bands` apart, so its columns have no row in common
+        and their squares add up, independently of its updates: participations * units^2 *
         norm_squared (Choquette-Choo et al. 2023, th. 2).
 
         Args:
-            participations: Releases that one device takes part in, at most.
-            units: Largest Euclidean norm of what it adds to one of them.
+            participations: Largest number of releases of one device.
+            units: Largest Euclidean norm of its update in one release.
         """
         return participations * units**2 * self.norm_squared
 
     def prefix_errors(self, rounds: int) -> NDArray[np.float64]:
-        """Standard deviation of the noise of every prefix sum, ``[rounds]``.
+        """Return the standard deviation of the noise of each prefix sum, ``[rounds]``.
 
-        In units of ``sigma / 2^10``, sigma that of Z: row norms of A C^-1, A the prefix sum.
+        The unit is ``sigma / 2^10``, with sigma of Z: row norms of A C^-1, A the prefix-sum matrix.
         """
         c = np.array(self.coefficients, dtype=np.float64) / self.coefficients[0]
         inverse = np.zeros(rounds)
@@ -87,11 +93,11 @@ class BandedRoot:
 
 @dataclass(frozen=True, eq=False)
 class NoiseMemory:
-    """What is left of earlier rounds. **Secret**: with it the noise of later ones can be removed.
+    """State of the noise between rounds. **Secret**: it reveals the noise of later ones.
 
     Attributes:
         totals: Exact sums of the latest rounds, latest first, int64 ``[at most bands - 1, size]``.
-        estimates: What was released of them, float64 of the same shape.
+        estimates: Released estimates of these sums, float64 of the same shape.
     """
 
     totals: NDArray[np.int64]
@@ -99,18 +105,19 @@ class NoiseMemory:
 
     @classmethod
     def empty(cls, size: int) -> NoiseMemory:
-        """Before the first round of a model of `size` parameters."""
+        """Return the state before the first round of a model with `size` parameters."""
         return cls(np.zeros((0, size), np.int64), np.zeros((0, size), np.float64))
 
 
 class CorrelatedNoise:
-    """Draws the releases of a run.
+    """Mechanism that releases the sums of a run with correlated noise.
 
-    Guarantee: all estimates of a run together are post-processing of C G + Z. For one device's
-    whole participation set to zero, that is a Gaussian mechanism of noise multiplier
-    ``sqrt(covered / sensitivity_squared)``, within the tables' total variation (`WideGaussian`).
+    Guarantee: all estimates of a run together are post-processing of C G + Z. For neighbours that
+    differ in all updates of one device, set to zero, this is a Gaussian mechanism with the noise
+    multiplier ``sqrt(covered / sensitivity_squared)``, up to the total variation of the noise
+    tables (`WideGaussian`).
 
-    Assumed: a device takes part in at most the releases that the sensitivity was computed for, at
+    Assumed: a device takes part in at most as many releases as the sensitivity was computed for, at
     least `bands` releases apart; each sum is released once; the memory stays secret.
     """
 
@@ -121,12 +128,12 @@ class CorrelatedNoise:
         *,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Prepare the tables.
+        """Prepare the noise tables.
 
         Args:
-            root: C.
-            sigma_squared: Of Z; 0 draws none (to measure what noise costs, never to deploy).
-            entropy: Cryptographically secure bytes.
+            root: Matrix C.
+            sigma_squared: Variance of Z; 0 is no noise, for measurements only.
+            entropy: Source of cryptographically secure bytes.
         """
         self._root = root
         self._noise = WideGaussian(sigma_squared, entropy=entropy) if sigma_squared else None
@@ -134,20 +141,21 @@ class CorrelatedNoise:
     def release(
         self, total: IntegerVector, memory: NoiseMemory
     ) -> tuple[NDArray[np.float64], NoiseMemory]:
-        """Estimate one round's sum, and what the next release needs.
+        """Return the noisy estimate of the sum of a round, and the next memory.
 
         Args:
             total: Exact sum of the round, int64 ``[size]``.
-            memory: What the release before returned.
+            memory: Memory returned by the previous release.
 
         Raises:
-            WeightsError: The total is no int64 vector of the memory's size.
+            WeightsError: The total is not an int64 vector of the size of the memory.
         """
         if total.dtype != np.int64 or total.shape != memory.totals.shape[1:]:
             raise WeightsError(
                 f"expected an int64 sum of {memory.totals.shape[1:]}, not {total.dtype} of"
                 f" {total.shape}"
             )
+        # c0 G_t + c1 G_(t-1) + ... + Z_t, then solved for G_t with the earlier estimates.
         first, *rest = self._root.coefficients
         mixed = first * total
         for coefficient, earlier in zip(rest, memory.totals, strict=False):
@@ -166,5 +174,5 @@ class CorrelatedNoise:
 
 
 def noise_scale(root: BandedRoot, sigma_squared: float) -> float:
-    """Standard deviation of Z on the scale of the sums, so that prefix errors multiply it."""
+    """Return the standard deviation of Z on the scale of the sums."""
     return math.sqrt(sigma_squared) / root.coefficients[0]

@@ -1,9 +1,9 @@
-"""How good a model is on the devices themselves: a private query with a budget of its own.
+"""Private evaluation of a model on devices, with its own privacy budget.
 
-Counts of right answers tell of people as updates do, so they leave devices the same way: bounded,
-summed (in secret where the tier says so), noised, charged before anybody is asked. An evaluation is
-a run with its own plan and ledgers; who takes part in training and in evaluations loses at most the
-sum of their epsilons, at the sum of their deltas.
+Counts of right answers reveal information about users as updates do, so they are treated alike:
+bounded, summed (in secret, if the tier says so), noised, and charged before a device is asked. An
+evaluation is a run with its own plan and ledgers. The loss of a device in training and evaluations
+is at most the sum of their epsilons, at the sum of their deltas.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from tactful_federated.scores import Score
 from tactful_federated.vectors import Vector
 
 ANSWER_SIZE: Final = 3
-"""That there was a question, and the shares of answers ranked first and among the first five."""
+"""Size of an answer: 1 if there was a question, share ranked first, share in the first five."""
 
 _NORM = math.sqrt(ANSWER_SIZE)
-_ADDED = Optimizer(momentum=0.0, averaging=0.0)
+_SUM = Optimizer(momentum=0.0, averaging=0.0)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What devices said of a model; all of it is noised.
+    """Noisy result of an evaluation.
 
     Attributes:
-        round: Its number in the run.
-        devices: How many had a question.
+        round: Number of the round in the run.
+        devices: Number of devices that had a question.
         top1: Mean over these devices of the share of answers ranked first, in [0, 1].
-        top5: The same of the first five.
+        top5: Mean of the share among the first five.
         top1_error: Standard deviation of the noise in `top1`, to first order.
-        top5_error: In `top5`.
+        top5_error: Standard deviation of the noise in `top5`.
     """
 
     round: int
@@ -56,24 +56,24 @@ def plan_evaluations(wishes: Wishes, *, noise_in_sum: bool = False) -> TrainingP
     """Plan a run of evaluations.
 
     Args:
-        wishes: `rounds` is how many evaluations. What is asked of an update is fixed here: a bound
-            on the norm of 1, `ANSWER_SIZE` parameters, and noise that is new each time.
+        wishes: Requirements; `rounds` is the number of evaluations. The norm (1), the parameters
+            (`ANSWER_SIZE`) and independent noise are set here.
         noise_in_sum: Whether devices add the noise; see `plan_noise_in_sum`.
 
     Raises:
-        SettingsError: As `plan_training`.
+        SettingsError: See `plan_training`.
     """
     wished = replace(wishes, parameters=ANSWER_SIZE, update_norm=1.0, most_bands=1)
     return plan_noise_in_sum(wished) if noise_in_sum else plan_training(wished)
 
 
 def evaluator(evaluate: Callable[[Vector], Score]) -> Callable[[Vector, int], Vector]:
-    """What a device answers with in an evaluation, in the place of a trainer.
+    """Return the function that answers evaluations on a device, instead of a trainer.
 
-    Its norm is at most 1 whatever its history holds, and each device counts the same.
+    The norm of an answer is at most 1 for every history, and each device has the same weight.
 
     Args:
-        evaluate: Scores weights on the device's own, held-out visits.
+        evaluate: Scores weights on the held-out visits of the device.
     """
 
     def answer(weights: Vector, round_number: int) -> Vector:
@@ -81,67 +81,69 @@ def evaluator(evaluate: Callable[[Vector], Score]) -> Callable[[Vector, int], Ve
         if not score.steps:
             return np.zeros(ANSWER_SIZE, dtype=np.float32)
         shares = np.array([1.0, score.top1_rate, score.top5_rate]) / _NORM
-        # Towards zero, so that no rounding exceeds the bound.
+        # Rounded towards zero, so the norm stays within the bound.
         return np.nextafter(shares.astype(np.float32), np.float32(0.0))
 
     return answer
 
 
 class PrivateEvaluations:
-    """Evaluations in a directory of their own; they go on where they stopped, also after a kill.
+    """Run of evaluations in its own directory; it resumes after a kill.
 
-    Guarantee: as of `PrivateTraining`, for everything that `evaluate` returns, over all of them.
+    Guarantee: that of `PrivateTraining`, for all results of `evaluate` together.
 
     Args:
-        directory: Of the run of evaluations, not of training.
-        plan: As `plan_evaluations` made it; at a restart the same one.
-        entropy: Cryptographically secure bytes.
+        directory: Directory of the evaluations, not of the training.
+        plan: Plan from `plan_evaluations`; the same at each start.
+        entropy: Source of cryptographically secure bytes.
     """
 
     def __init__(
         self, directory: Path, plan: TrainingPlan, *, entropy: Callable[[int], bytes] = os.urandom
     ) -> None:
-        """Open the run, or begin it.
+        """Open or create the run.
 
         Raises:
-            CheckpointError: The directory is in use, damaged, or of another plan.
+            CheckpointError: The directory is in use, damaged, or has another plan.
         """
-        # The released averages add up in the weights of a run that steps by them alone.
+        # An optimizer without momentum adds each released average to the weights.
         zeros = np.zeros(ANSWER_SIZE, dtype=np.float32)
-        self._run = PrivateTraining(directory, plan, _ADDED, zeros, entropy=entropy)
+        self._run = PrivateTraining(directory, plan, _SUM, zeros, entropy=entropy)
 
     @property
     def left(self) -> int:
-        """Evaluations that the plan still allows."""
+        """Number of evaluations that the plan still allows."""
         return self._run.plan.rounds - self._run.releases
 
     def able(self, devices: Sequence[int]) -> int:
-        """How many of the devices may be asked now."""
+        """Return the number of devices that may be asked now."""
         return len(self._run.able(devices))
 
     def evaluate(self, weights: Vector, collector: Collector) -> Evaluation:
-        """Ask a cohort how good a model is.
+        """Evaluate a model on a cohort.
 
         Args:
-            weights: Of the model, as devices are to score it.
-            collector: Sums what devices answer; their trainer is an `evaluator`.
+            weights: Weights to score.
+            collector: Sums the answers of devices, whose trainer is an `evaluator`.
 
         Raises:
             BudgetError: All evaluations of the plan are spent.
-            HistoryError: Too few devices answered; those asked stay charged.
+            HistoryError: Too few devices answered; the devices asked stay charged.
         """
         plan, before = self._run.plan, self._run.weights.astype(np.float64)
         outcome = self._run.run_round(collector, weights)
         if not outcome.released:
-            raise HistoryError(f"no evaluation: {outcome.reason}; ask again when more are online")
+            raise HistoryError(
+                f"no evaluation: {outcome.reason}; try again when more devices are online"
+            )
         count, top1, top5 = (self._run.weights - before) * _NORM
         noise = plan.step_noise * _NORM
-        if count < 5 * noise:  # no more than noise: a ratio of it would say anything
+        if count < 5 * noise:  # no more than noise, so a ratio would be meaningless
             return Evaluation(outcome.round, 0.0, math.nan, math.nan, math.inf, math.inf)
         rates = [min(1.0, max(0.0, float(part / count))) for part in (top1, top5)]
         errors = [float(noise / count * math.hypot(1.0, rate)) for rate in rates]
         return Evaluation(outcome.round, float(count * plan.report_goal), *rates, *errors)
 
     def close(self) -> None:
-        """Give the directory back."""
+        """Unlock the directory."""
         self._run.close()

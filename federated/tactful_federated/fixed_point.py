@@ -1,4 +1,4 @@
-"""Updates as whole numbers: what is summed in secret and noised exactly has no rounding left."""
+"""Updates as integers, so that sums and their noise are exact."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tactful_federated.vectors import Vector, clip_to_norm
 IntegerVector = NDArray[np.int64]
 """Flat int64 vector of shape (parameters,)."""
 
-_MOST_UNITS = 1 << 24
-_HAIR = 1 - 1e-12
+_MAX_UNITS = 1 << 24
+_SHRINK = 1 - 1e-12
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """How an update becomes integers: `units` of them are `update_norm`.
+    """Integer grid of updates: the norm `update_norm` is `units` on the grid.
 
-    Rounding is towards zero, so it never lengthens a vector: the integers have a Euclidean norm of
-    at most `units`, exactly, and the sensitivity of their sum to one device is `units`.
+    Guarantee: rounding is towards zero and never increases a norm. The integers have a Euclidean
+    norm of at most `units`, exactly, so the sensitivity of their sum to one device is `units`.
 
     Attributes:
         update_norm: Largest Euclidean norm of an update, above 0.
-        units: That norm on the grid, 1 to 2^24; 2^16 or more keeps what rounding takes away small
-            for tens of thousands of parameters.
+        units: The same norm on the grid, 1 to 2^24; from 2^16 on the rounding error is small for
+            tens of thousands of parameters.
     """
 
     update_norm: float
@@ -40,12 +40,12 @@ class FixedPoint:
             f"update_norm is {self.update_norm}: give a finite number above 0",
         )
         require(
-            1 <= self.units <= _MOST_UNITS,
-            f"units is {self.units}: give a whole number from 1 to {_MOST_UNITS}",
+            1 <= self.units <= _MAX_UNITS,
+            f"units is {self.units}: give a whole number from 1 to {_MAX_UNITS}",
         )
 
     def encode(self, update: Vector) -> IntegerVector:
-        """Clip an update and put it on the grid.
+        """Clip an update and round it to the grid.
 
         Returns:
             int64 of the same shape with an exact Euclidean norm of at most `units`.
@@ -59,14 +59,14 @@ class FixedPoint:
             encoded = np.trunc(scaled).astype(np.int64)
             if self.holds(encoded):
                 return encoded
-            scaled *= _HAIR
+            scaled *= _SHRINK
 
     def holds(self, encoded: IntegerVector) -> bool:
-        """Whether the exact norm is at most `units`."""
+        """Return whether the exact norm is at most `units`."""
         if encoded.size and int(np.abs(encoded).max()) > self.units:
             return False
         return int(np.square(encoded).sum()) <= self.units**2
 
     def decode(self, total: NDArray[np.number]) -> NDArray[np.float64]:
-        """Sum of updates from a sum on the grid, float64."""
+        """Convert a sum on the grid to a sum of updates, float64."""
         return total.astype(np.float64) * (self.update_norm / self.units)

@@ -1,15 +1,14 @@
-"""A device's line to a SuperLink: Flower's Fleet API over TLS, and one app that was installed.
+"""Client of a device for Flower's Fleet API over TLS, with one installed app.
 
 Flower's SuperNode starts a process for each message and runs code that the server sends. This
-client does neither. It asks for messages, hands them to the app it was given, and sends back what
-the app says; the routes by which code travels (`get-fab`, `get-run`) are not in this file.
+client does neither: it pulls messages, calls the installed app and pushes the replies. It does not
+implement the routes that transfer code (`get-fab`, `get-run`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tactful_federated.certificates import public_pem
 from tactful_federated.errors import FederatedError, missing_extra
+from tactful_federated.polling import Polling
 
 try:
     import httpx
@@ -52,37 +52,37 @@ except ModuleNotFoundError as error:
 
 _log = logging.getLogger(__name__)
 
+_POLLING = Polling()
 _HEARTBEAT_S, _LONGEST_WAIT_S = 30.0, 30.0
+# HTTP status: wrong key or route; proxy timeout or rate limit; the run has ended.
 _FINAL, _OUTAGE, _RUN_OVER = (401, 404), (408, 429), 403
 _UPLOAD_S, _PART_S = 30.0, 0.05
-_MOST_PARTS, _LARGEST = 64, 64 * 2**20
+_MAX_PARTS, _MAX_PART_BYTES = 64, 64 * 2**20
 _DEVICE_FAILED = 2
 
 
 class FleetError(FederatedError, ConnectionError):
-    """The server does not know this device, or sent what no server of ours sends."""
+    """The server does not know this device, or sent an invalid message."""
 
 
 class FleetClient:
-    """One device on a SuperLink.
+    """Connection of one device to a SuperLink.
 
-    It can be killed at any point and started again: a message it did not answer is a report that is
-    missing. What a device must not forget (its ledger, its history) is the app's to keep.
+    It may be killed and restarted at any point: an unanswered message is a missing report. The app
+    keeps durable state (ledger, history).
 
     Args:
         address: `host:port` of the proxy in front of the SuperLink.
-        authority: PEM of the only certificate authority that is trusted.
-        key: The device's node key.
+        authority: PEM of the only trusted certificate authority.
+        key: Node key of the device.
         app: Answers messages.
-        ready: Whether the device may work now; while not, it asks for nothing.
-        node: Number of this device's node, if it was there before. A device that was killed is
-            taken to be online for a minute more; who knows its number can come back before.
-        greeted: Called with the node's number when the server lets the device in, to be kept.
-        poll: Seconds between two looks for work, above 0.
-        patience: Seconds to go on being refused at the door: the server does not tell one who is
-            not enrolled from one who is taken to be there already.
-        clock: Seconds that never go back.
-        sleep: Waits for seconds.
+        ready: Returns whether the device may work now; if not, it pulls nothing.
+        node: Number of the node from an earlier start. The server counts a killed device as online
+            for a minute more; the number lets the device reconnect at once.
+        greeted: Called with the number of the node when the server accepts the device.
+        patience: Seconds to retry after a refusal: the server answers alike to a device that is not
+            enrolled and to one that it counts as online.
+        polling: Interval and clock.
     """
 
     def __init__(
@@ -95,15 +95,12 @@ class FleetClient:
         ready: Callable[[], bool] = lambda: True,
         node: int | None = None,
         greeted: Callable[[int], None] = lambda node: None,
-        poll: float = 1.0,
         patience: float = 120.0,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        polling: Polling = _POLLING,
     ) -> None:
-        """Prepare; nothing is sent yet."""
-        self._app, self._ready, self._poll = app, ready, poll
-        self._clock, self._sleep = clock, sleep
-        self._node, self._greeted, self._patience = node, greeted, patience
+        """Create the client; nothing is sent."""
+        self._app, self._ready, self._polling = app, ready, polling
+        self._node, self._on_accepted, self._patience = node, greeted, patience
         self._key = public_pem(key.public_key())
         self._client = FleetHttpClient.from_server_address(
             address,
@@ -115,46 +112,49 @@ class FleetClient:
             ],
         )
         self._context: Context | None = None
-        self._beaten = 0.0
+        self._last_heartbeat = 0.0
 
     def work(self, stop: Callable[[], bool]) -> None:
-        """Answer messages until `stop` says so; outages of server and network are sat out.
+        """Answer messages until `stop` returns True; retry after outages, with backoff.
 
         Raises:
-            FleetError: The server refuses this device's key.
+            FleetError: The server refuses the key of this device.
         """
-        wait, refused_since = self._poll, None
+        wait, refused_since = self._polling.interval, None
         while not stop():
             try:
                 busy = self._ready() and self.step()
-                wait, refused_since = self._poll, None
+                wait, refused_since = self._polling.interval, None
             except httpx.HTTPStatusError as error:
                 status, busy = error.response.status_code, False
                 if status in _OUTAGE or status >= 500:
-                    refused_since = None  # a proxy speaks for a server that is away, or too busy
+                    refused_since = None  # a proxy answers for an unavailable server
                 else:
-                    refused_since = refused_since or self._clock()
-                    if status in _FINAL or self._clock() - refused_since > self._patience:
-                        raise FleetError(_refusal(status)) from error
-                _log.info("the server answered %d; asking again", status)
+                    refused_since = refused_since or self._polling.monotonic()
+                    if (
+                        status in _FINAL
+                        or self._polling.monotonic() - refused_since > self._patience
+                    ):
+                        raise FleetError(_refusal_message(status)) from error
+                _log.info("the server answered %d; trying again", status)
                 if status != _RUN_OVER:
-                    self._context = None  # said hello to another start of the server: do it again
+                    self._context = None  # the server may have restarted: connect again
                     wait = min(2 * wait, _LONGEST_WAIT_S)
             except httpx.TransportError as error:
                 _log.warning("the server cannot be reached: %s", type(error).__name__)
                 wait, busy = min(2 * wait, _LONGEST_WAIT_S), False
             if not busy:
-                self._sleep(wait)
+                self._polling.sleep(wait)
 
     def step(self) -> bool:
-        """Answer one message if there is one; returns whether there was."""
-        context = self._hello()
+        """Answer one message; return False if there was none."""
+        context = self._connect()
         node = Node(node_id=context.node_id)
-        if self._clock() - self._beaten > _HEARTBEAT_S / 2:
+        if self._polling.monotonic() - self._last_heartbeat > _HEARTBEAT_S / 2:
             self._client.SendNodeHeartbeat(
                 SendNodeHeartbeatRequest(node=node, heartbeat_interval=_HEARTBEAT_S)
             )
-            self._beaten = self._clock()
+            self._last_heartbeat = self._polling.monotonic()
         response = self._client.PullMessages(PullMessagesRequest(node=node))
         if not response.messages_list:
             return False
@@ -165,50 +165,54 @@ class FleetClient:
         return True
 
     def close(self) -> None:
-        """Tell the server that this device leaves."""
+        """Deactivate the node and close the connection."""
         if self._context is not None:
             with contextlib.suppress(httpx.HTTPError):
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._context.node_id))
         self._client.close()
 
-    def _hello(self) -> Context:
+    def _connect(self) -> Context:
         if self._context is None:
             if self._node is not None:
-                with contextlib.suppress(httpx.HTTPStatusError):  # it was offline
+                with contextlib.suppress(httpx.HTTPStatusError):  # the node was offline
                     self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node))
-            known = self._client.ActivateNode(
+            activated = self._client.ActivateNode(
                 ActivateNodeRequest(public_key=self._key, heartbeat_interval=_HEARTBEAT_S)
             )
-            self._node = known.node_id
-            self._greeted(known.node_id)
-            self._beaten = self._clock()
+            self._node = activated.node_id
+            self._on_accepted(activated.node_id)
+            self._last_heartbeat = self._polling.monotonic()
             self._context = Context(
-                run_id=0, node_id=known.node_id, node_config={}, state=RecordDict(), run_config={}
+                run_id=0,
+                node_id=activated.node_id,
+                node_config={},
+                state=RecordDict(),
+                run_config={},
             )
         return self._context
 
     def _pull(self, node: Node, head: Message, tree: ObjectTree) -> Message | None:
         run, parts = head.metadata.run_id, [part.object_id for part in iterate_object_tree(tree)]
-        if len(parts) > _MOST_PARTS:
-            raise FleetError(f"a message in {len(parts)} parts is not from a server of ours")
+        if len(parts) > _MAX_PARTS:
+            raise FleetError(f"a message has {len(parts)} parts, and {_MAX_PARTS} are allowed")
         contents: dict[str, bytes] = {}
-        end = self._clock() + _UPLOAD_S
+        end = self._polling.monotonic() + _UPLOAD_S
         for part in parts:
-            asked = PullObjectRequest(node=node, run_id=run, object_id=part)
-            # A message is announced before its parts are there.
-            while not (found := self._client.PullObject(asked)).object_available:
-                if not found.object_found or self._clock() > end:
+            request = PullObjectRequest(node=node, run_id=run, object_id=part)
+            # The server announces a message before its parts are uploaded.
+            while not (response := self._client.PullObject(request)).object_available:
+                if not response.object_found or self._polling.monotonic() > end:
                     return None
-                self._sleep(_PART_S)
-            if len(found.object_content) > _LARGEST:
+                self._polling.sleep(_PART_S)
+            if len(response.object_content) > _MAX_PART_BYTES:
                 return None
-            contents[part] = found.object_content
+            contents[part] = response.object_content
         self._client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(node=node, run_id=run, message_object_id=tree.object_id)
         )
         message: Any = inflate_object_from_contents(tree.object_id, contents)
         if not isinstance(message, Message):
-            raise FleetError("what the server sent is no message")
+            raise FleetError("the server sent an object that is not a Flower message")
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
 
@@ -216,8 +220,8 @@ class FleetClient:
         try:
             return self._app(message, context)
         except Exception as failure:
-            _log.warning("a message was not answered: %s", failure)
-            # Only what kind of failure: its text could hold what is on this device.
+            _log.warning("the app failed on a message: %s", failure)
+            # Only the type: the text of the error could contain data of this device.
             error = Error(code=_DEVICE_FAILED, reason=type(failure).__name__)
             return Message(error, reply_to=message)
 
@@ -225,7 +229,7 @@ class FleetClient:
         reply.metadata.__dict__["_message_id"] = reply.object_id
         objects = get_all_nested_objects(reply)
         head = remove_content_from_message(reply) if reply.has_content() else reply
-        asked = self._client.PushMessages(
+        request = self._client.PushMessages(
             PushMessagesRequest(
                 node=node,
                 messages_list=[message_to_proto(head)],
@@ -233,19 +237,19 @@ class FleetClient:
                 clientapp_runtime_list=[0.0],
             )
         )
-        for part in asked.objects_to_push:
+        for part in request.objects_to_push:
             self._client.PushObject(
                 PushObjectRequest(
                     node=node,
                     run_id=reply.metadata.run_id,
-                    session_id=asked.session_id,
+                    session_id=request.session_id,
                     object_id=part,
                     object_content=objects[part].deflate(),
                 )
             )
 
 
-def _refusal(status: int) -> str:
+def _refusal_message(status: int) -> str:
     if status == 404:
-        return "the server has no route for devices: is the address that of a fleet proxy?"
+        return "the server has no route for devices: give the address of a fleet proxy"
     return "the server does not know this device's key: enrol it (tactful federated enrol)"

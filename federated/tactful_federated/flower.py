@@ -1,15 +1,15 @@
-"""The same devices and rounds over Flower's Message API.
+"""Devices and rounds over Flower's Message API, in the clear.
 
-Flower is transport and job control only. A training request carries the weights, the round's
-number, how the update is to be encoded, and the fingerprint of the public vocabulary, which a
-device compares with its own; the reply carries the clipped update, its encoding and its scale, or
-says that training diverged.
-An evaluation reply carries counts. Nothing else is in a message, and a test scans for it.
+Flower is used for transport and job control only. The records of a message:
 
-Weights and updates travel as bytes of one record. As an array of Flower's each would be an object
-with two more inside, and a SuperLink is asked for every object by itself.
+    training request   request: round, vocabulary (fingerprint), encoding, weights
+    training reply     update: values, encoding, scale; or refusal: reason
+    evaluation reply   score: steps, top1, top5, loss
 
-`LocalGrid` runs a `ClientApp` in this process: no Ray, no network, deterministic.
+Messages contain nothing else, and a test scans for it. Weights and updates are bytes of one record:
+a Flower array would be three objects, each with its own request to the SuperLink.
+
+`LocalGrid` runs a `ClientApp` in this process, without Ray and network, deterministically.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _DEVICE_FAILED = 2
 
 
 def client_app(device_of: Callable[[Context], Device]) -> ClientApp:
-    """A Flower ClientApp around the device that `device_of` finds for a node's context."""
+    """Return a Flower ClientApp of the device that `device_of` returns for a context."""
     app = ClientApp()
 
     def device_for(message: Message, context: Context) -> Device:
@@ -88,11 +88,11 @@ def client_app(device_of: Callable[[Context], Device]) -> ClientApp:
 
 
 def training_app(vocabulary: Vocabulary, train: Callable[[Vector, int], Vector]) -> ClientApp:
-    """A Flower ClientApp that trains and answers nothing else.
+    """Return a Flower ClientApp that only trains.
 
     Args:
-        vocabulary: Of this device; a server with another one gets an error.
-        train: Weights and number of a round to a clipped update.
+        vocabulary: Vocabulary of this device; a server with another one gets an error.
+        train: Maps weights and the number of the round to a clipped update.
     """
     app = ClientApp()
 
@@ -105,14 +105,14 @@ def training_app(vocabulary: Vocabulary, train: Callable[[Vector, int], Vector])
 
 
 class FlowerPopulation:
-    """The nodes of a Flower grid, as `rounds.Population`.
+    """Nodes of a Flower grid as a `Population`.
 
     Args:
-        grid: The grid of a ServerApp, or a `LocalGrid`.
+        grid: Grid of a ServerApp, or a `LocalGrid`.
         vocabulary: Public vocabulary of the model; a device with another one answers an error.
-        timeout: Seconds to wait for replies; None waits until each came or its request expired.
-        encoding: How devices are to send updates. But for `float32`, weights go out in half
-            precision, and devices train from what arrives.
+        timeout: Seconds to wait for replies; None waits until each arrived or expired.
+        encoding: Encoding of updates. Except for `float32`, weights are sent in half precision, and
+            devices train from these.
     """
 
     def __init__(
@@ -123,10 +123,10 @@ class FlowerPopulation:
         timeout: float | None = None,
         encoding: Encoding = "float32",
     ) -> None:
-        """Look at the nodes of `grid` as a population.
+        """Check the encoding.
 
         Raises:
-            SettingsError: There is no such encoding.
+            SettingsError: Unknown encoding.
         """
         require(encoding in ENCODINGS, f"encoding is {encoding!r}: give {', '.join(ENCODINGS)}")
         self._grid, self._encoding = grid, encoding
@@ -134,16 +134,15 @@ class FlowerPopulation:
         self._timeout = timeout
 
     def ids(self) -> Sequence[int]:
-        """Node ids of the grid."""
+        """Return the node ids of the grid."""
         return list(self._grid.get_node_ids())
 
     def train(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Iterable[tuple[int, Vector]]:
-        """Updates in order of arrival; nodes that fail or stay silent are missing.
+        """Yield updates in order of arrival; nodes that do not answer are left out.
 
-        A node whose training diverged answered, and so did one that sent what is no encoding: its
-        update has no values, which is unfit.
+        If training diverged or the encoding is unknown, the update is empty, which is invalid.
         """
         requests = self.requests(MessageType.TRAIN, ids, weights, round_number)
         for reply in self._grid.send_and_receive(requests, timeout=self._timeout):
@@ -154,7 +153,7 @@ class FlowerPopulation:
     def evaluate(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Mapping[int, Score]:
-        """Scores of the nodes that answered."""
+        """Return the scores of the nodes that answered."""
         scores: dict[int, Score] = {}
         requests = self.requests(MessageType.EVALUATE, ids, weights, round_number)
         for reply in self._grid.send_and_receive(requests, timeout=self._timeout):
@@ -170,19 +169,19 @@ class FlowerPopulation:
                     loss=float(counts["loss"]),
                 )
             except (KeyError, ValueError, TypeError, OverflowError):  # int(inf) overflows
-                _log.warning("round %d: a reply held no usable counts", round_number)
+                _log.warning("round %d: a reply had no valid counts", round_number)
         return scores
 
     def requests(
         self, kind: str, ids: Sequence[int], weights: Vector, round_number: int
     ) -> list[Message]:
-        """What nodes are asked with, one message each."""
+        """Return the requests to nodes, one message each."""
         request = ConfigRecord(
             {
                 "round": round_number,
                 "vocabulary": self._fingerprint,
                 "encoding": self._encoding,
-                "weights": to_bytes(weights.astype(_way_out(self._encoding), copy=False)),
+                "weights": to_bytes(weights.astype(_weights_encoding(self._encoding), copy=False)),
             }
         )
         content = RecordDict({_REQUEST: request})
@@ -192,18 +191,18 @@ class FlowerPopulation:
                 dst_node_id=node,
                 message_type=kind,
                 group_id=str(round_number),
-                ttl=self._timeout,  # a device that comes back later is not asked for a past round
+                ttl=self._timeout,  # no request of a past round reaches a device
             )
             for node in ids
         ]
 
 
 def update_of(reply: Message, round_number: int) -> Vector | None:
-    """The update that a node answered with; unfit if it says that it has none, None if it failed.
+    """Return the update of a reply; an empty one on divergence, None on failure.
 
     Args:
-        reply: To one of `FlowerPopulation.requests`.
-        round_number: For the log.
+        reply: Reply to one of `FlowerPopulation.requests`.
+        round_number: Number of the round, for the log.
     """
     if reply.has_error():
         _log_failure(reply, round_number)
@@ -215,21 +214,21 @@ def update_of(reply: Message, round_number: int) -> Vector | None:
     except WeightsError:
         return np.zeros(0, dtype=np.float32)
     except (KeyError, ValueError, TypeError):
-        _log.warning("round %d: a reply held no update", round_number)
+        _log.warning("round %d: a reply had no update", round_number)
         return None
 
 
 class LocalGrid(OneRunGrid):
-    """A grid of this process: every message is handled at once, by the app, in order.
+    """Grid in this process; the app handles each message at once, in order.
 
-    Flower keeps the identity of a running task per process, so making this grid claims the
-    process: do not make one inside a real ServerApp.
+    Flower keeps the identity of a running task per process, so do not create this grid inside a
+    ServerApp.
 
     Args:
-        app: The client app every node runs.
+        app: Client app of all nodes.
         nodes: Number of nodes; node n has id n and `partition-id` n - 1.
-        drops: Called with (node id, message); True lets the node vanish without a reply.
-        run_config: Run configuration the nodes see.
+        drops: Called with (node id, message); True drops the message without a reply.
+        run_config: Run configuration of the nodes.
     """
 
     def __init__(
@@ -240,7 +239,7 @@ class LocalGrid(OneRunGrid):
         drops: Callable[[int, Message], bool] = lambda node, message: False,
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Set up the nodes, each with a context of its own."""
+        """Create the nodes, each with its own context."""
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
         self._app = app
         self._drops = drops
@@ -258,25 +257,25 @@ class LocalGrid(OneRunGrid):
 
     @property
     def run(self) -> Run:
-        """The one run of this grid."""
+        """Run of this grid."""
         return Run.create_empty(run_id=1)
 
     def get_node_ids(self) -> list[int]:
-        """Ids of all nodes."""
+        """Return the ids of all nodes."""
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Let each node handle its message now; replies wait to be pulled."""
+        """Handle each message now; store the replies."""
         return [self._deliver(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies to these messages that have not been pulled yet."""
+        """Return the replies to these messages that were not pulled before."""
         return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        """Replies of the nodes that did not vanish; never waits."""
+        """Handle messages and return the replies; never waits."""
         return self.pull_messages(self.push_messages(messages))
 
     def _deliver(self, message: Message) -> str:
@@ -305,41 +304,43 @@ def _request(message: Message) -> Mapping[str, Any]:
 
 def _check_vocabulary(message: Message, vocabulary: Vocabulary) -> None:
     if _request(message)["vocabulary"] != vocabulary.fingerprint:
-        raise VocabularyError("the server's vocabulary is not this device's; update the device")
+        raise VocabularyError(
+            "the vocabulary of the server is not that of this device: update the device"
+        )
 
 
 def _trained(message: Message, train: Callable[[Vector, int], Vector]) -> Message:
-    asked = _request(message)
+    request = _request(message)
     try:
-        update = train(_weights(message), asked["round"])
-        sent = compress(update, asked["encoding"])
+        update = train(_weights(message), request["round"])
+        encoded = compress(update, request["encoding"])
     except WeightsError:
-        # Silence would be a missing report, and whether a round is released must not hang on that.
+        # Answered, since a missing report could decide whether the round is released.
         refusal = ConfigRecord({"reason": _DIVERGED})
         return Message(RecordDict({_REFUSAL: refusal}), reply_to=message)
     answer = ConfigRecord(
         {
-            "values": to_bytes(sent.values),
-            "encoding": sent.values.dtype.name,
-            "scale": sent.scale,
+            "values": to_bytes(encoded.values),
+            "encoding": encoded.values.dtype.name,
+            "scale": encoded.scale,
         }
     )
     return Message(RecordDict({_UPDATE: answer}), reply_to=message)
 
 
-def _way_out(encoding: Encoding) -> Encoding:
-    """How weights are sent to devices that are asked for updates of `encoding`."""
+def _weights_encoding(encoding: Encoding) -> Encoding:
+    """Return the encoding of weights in requests for updates of `encoding`."""
     return "float32" if encoding == "float32" else "float16"
 
 
 def _weights(message: Message) -> Vector:
-    asked = _request(message)
-    return restore(from_bytes(asked["weights"], _way_out(asked["encoding"])))
+    request = _request(message)
+    return restore(from_bytes(request["weights"], _weights_encoding(request["encoding"])))
 
 
 def _read_update(message: Message) -> Vector:
-    said = cast(Mapping[str, Any], message.content[_UPDATE])
-    values, scale = said["values"], said["scale"]
-    if not isinstance(values, bytes):  # whoever answers may send what it likes
+    record = cast(Mapping[str, Any], message.content[_UPDATE])
+    values, scale = record["values"], record["scale"]
+    if not isinstance(values, bytes):  # replies are untrusted
         raise TypeError(f"an update is {type(values).__name__}, not bytes")
-    return restore(from_bytes(values, said["encoding"]), float(scale))
+    return restore(from_bytes(values, record["encoding"]), float(scale))

@@ -1,8 +1,13 @@
-"""Secure sums over Flower's Message API: five queries a round, each a number and some bytes.
+"""Secure sums over Flower's Message API: five queries in a round.
 
-A device keeps its keys in memory between the questions of a session and forgets them when its
-process ends, so the client must live through a round: a thin client or `LocalGrid` does, a stock
-SuperNode, which starts a process for every message, does not.
+The records of a message:
+
+    query   secure-sum: stage (1 to 5), data (bytes); at stage 1 also weights: weights (bytes)
+    reply   secure-sum: data (bytes)
+
+A device keeps the keys of a session in memory, so its process must run for the whole round, as
+`FleetClient` and `LocalGrid` do. A stock SuperNode starts a process for each message and cannot
+take part.
 """
 
 from __future__ import annotations
@@ -29,42 +34,43 @@ _STEP, _WEIGHTS = "secure-sum", "weights"
 
 
 def secure_client_app(rounds_of: Callable[[Context], SecureRounds]) -> ClientApp:
-    """A Flower ClientApp that takes part in secure sums and answers nothing else."""
+    """Return a Flower ClientApp that only takes part in secure sums."""
     app = ClientApp()
 
     @app.query()
     def answer(message: Message, context: Context) -> Message:
-        asked = cast(Mapping[str, Any], message.content[_STEP])
+        query = cast(Mapping[str, Any], message.content[_STEP])
         weights: Vector | None = None
         if _WEIGHTS in message.content:
             given = cast(Mapping[str, Any], message.content[_WEIGHTS])[_WEIGHTS]
             weights = restore(from_bytes(given, "float32"))
-        said = rounds_of(context).answer(int(asked["stage"]), bytes(asked["data"]), weights)
-        return Message(RecordDict({_STEP: ConfigRecord({"data": said})}), reply_to=message)
+        answer_data = rounds_of(context).answer(int(query["stage"]), bytes(query["data"]), weights)
+        return Message(RecordDict({_STEP: ConfigRecord({"data": answer_data})}), reply_to=message)
 
     return app
 
 
 class FlowerSecureTransport:
-    """The nodes of a Flower grid, as `SecureTransport`.
+    """Nodes of a Flower grid as a `SecureTransport`.
 
     Args:
-        grid: The grid of a ServerApp, or a `LocalGrid`.
-        timeout: Seconds that each stage waits for answers; None waits until each came or expired.
+        grid: Grid of a ServerApp, or a `LocalGrid`.
+        timeout: Seconds to wait for the answers of a stage; None waits until each arrived or
+            expired.
     """
 
     def __init__(self, grid: Grid, *, timeout: float | None = None) -> None:
-        """Look at the nodes of a grid."""
+        """Keep the grid."""
         self._grid, self._timeout = grid, timeout
 
     def ids(self) -> Sequence[int]:
-        """Node ids of the grid."""
+        """Return the node ids of the grid."""
         return list(self._grid.get_node_ids())
 
     def exchange(
         self, stage: int, questions: Mapping[int, bytes], weights: Vector
     ) -> Mapping[int, bytes]:
-        """Answers that came in time; nodes that fail or stay silent are missing."""
+        """Return the answers in time; nodes that fail or do not answer are left out."""
         answers: dict[int, bytes] = {}
         requests = [
             Message(
@@ -80,18 +86,18 @@ class FlowerSecureTransport:
                 _log.warning("a node left the secure sum at stage %d", stage)
                 continue
             try:
-                said = cast(Mapping[str, Any], reply.content[_STEP])["data"]
+                content = cast(Mapping[str, Any], reply.content[_STEP])["data"]
             except (KeyError, TypeError):
-                _log.warning("an answer at stage %d held nothing", stage)
+                _log.warning("an answer at stage %d had no data", stage)
                 continue
-            if isinstance(said, bytes):
-                answers[reply.metadata.src_node_id] = said
+            if isinstance(content, bytes):
+                answers[reply.metadata.src_node_id] = content
         return answers
 
 
 def _content(stage: int, data: bytes, weights: Vector) -> RecordDict:
     content = RecordDict({_STEP: ConfigRecord({"stage": stage, "data": data})})
     if stage == 1:
-        # A record of its own: it is the same for all devices, and what is shared is sent once.
+        # A separate record: it is equal for all devices, so it is uploaded once.
         content[_WEIGHTS] = ConfigRecord({_WEIGHTS: to_bytes(weights)})
     return content

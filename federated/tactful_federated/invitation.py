@@ -1,4 +1,4 @@
-"""What a device has to know of a run before it takes part; all of it is public."""
+"""Invitation of a device to a run: public data about the run."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ Tier = Literal["clear", "secret", "noise-in-sum"]
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """To the devices of a population, shipped with the app or fetched over another way.
+    """Invitation to the devices of a population, shipped with the app or downloaded.
 
-    A device keeps to this copy, whatever the server asks later: its plan bounds how often it takes
-    part and how much an update can weigh, and a question of another run or size is refused.
+    A device follows its copy and not the server: the plan in it bounds the participations and the
+    size of an update, and the device refuses questions of another run or size.
 
     Attributes:
         run: Name of the run.
-        tier: What the server sees: updates, their sum, or their sum with the devices' noise in it.
-        plan: The plan.
-        categories: The public catalogue.
-        authority: Public Ed25519 key, 32 bytes, that enrolments in secure sums are checked with.
-        signer: Public Ed25519 key, 32 bytes, that models are signed with.
-        learning_rate: Of a device's steps, above 0.
+        tier: Server's view: updates, their sum, or their sum with noise of the devices.
+        plan: Plan of the run.
+        categories: Public catalogue.
+        authority: Public Ed25519 key, 32 bytes, to check enrolments in secure sums.
+        signer: Public Ed25519 key, 32 bytes, to check models.
+        learning_rate: Step size of devices, above 0.
         batch_size: Windows per step.
-        proximal: How strongly training is drawn back to the weights that were sent; see
-            `TrainerSettings`.
-        purpose: What devices answer with: a trained update, or how good the model is on them.
+        proximal: Penalty on the distance from the weights sent; see `TrainerSettings`.
+        purpose: Answer of devices: a trained update, or an evaluation of the model.
         embedding: Width of a token's vector in the model.
-        hidden: Width of the model's LSTM state.
+        hidden: Width of the LSTM state.
     """
 
     run: str
@@ -53,12 +52,12 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Of the catalogue."""
+        """Vocabulary of the catalogue."""
         return Vocabulary.from_catalogue(self.categories)
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Of the model's layers: embedding and hidden."""
+        """Widths of the layers of the model: embedding and hidden."""
         return self.embedding, self.hidden
 
     @property
@@ -68,18 +67,18 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def save_invitation(path: Path, invitation: Invitation) -> None:
-    """Write an invitation, or find that the same one stands there.
+    """Write an invitation, unless the file has the same one.
 
     Raises:
-        SettingsError: Another one does: devices hold it, so a run never changes its own.
+        SettingsError: The file has another one. Devices have a copy, so it must not change.
     """
     document = msgspec.json.format(msgspec.json.encode(invitation), indent=2)
     if not path.exists():
         write_whole(path, document)
     elif read_invitation(path) != invitation:
         raise SettingsError(
-            f"{path} invites to other rounds than these settings: keep them, or begin a new run"
-            " in another directory"
+            f"{path} was written with other settings: use those, or start a new run in another"
+            " directory"
         )
 
 
@@ -87,9 +86,9 @@ def read_invitation(path: Path) -> Invitation:
     """Read an invitation.
 
     Raises:
-        SettingsError: The file is none.
+        SettingsError: The file is missing or not an invitation.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Invitation)
     except (OSError, msgspec.MsgspecError) as error:
-        raise SettingsError(f"{path} is no invitation to a run: {error}") from error
+        raise SettingsError(f"{path} is not an invitation to a run: {error}") from error

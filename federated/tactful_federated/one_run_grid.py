@@ -1,4 +1,4 @@
-"""What every grid of one run has, as Flower's interface asks for it."""
+"""Base class of Flower grids that serve a single run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ except ModuleNotFoundError as error:
 
 
 class OneRunGrid(Grid):
-    """A grid that belongs to one run from the beginning."""
+    """Flower grid of a single run."""
 
     def set_run(self, run: Run) -> None:
-        """Accepted and ignored: there is one run."""
+        """Do nothing: the run is fixed."""
 
     def create_message(
         self,
@@ -26,5 +26,5 @@ class OneRunGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """A message to a node; Flower's interface wants it, and `Message(...)` does the same."""
+        """Create a message to a node, as Flower's interface requires."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)

@@ -1,4 +1,4 @@
-"""Who took part and when: the bounds that a plan's noise was computed for, kept on disk."""
+"""Ledger of participations on the server; it enforces the bounds of a plan."""
 
 from __future__ import annotations
 
@@ -21,46 +21,49 @@ _NEVER, _NO_ROUND = -(1 << 31), 1 << 31
 
 
 class Participation:
-    """A ledger of participations in one run, in an SQLite file that outlives kills and power cuts.
+    """Ledger of participations in one run, in a durable SQLite file.
 
-    A device is charged when it is asked, before anything is sent: so what is on disk is never less
-    than what happened. A charge is never lifted, as the device's own ledger has it, too. But where
-    the release did not come, the device may be asked for it again as soon as its own ledger allows,
-    which counts in rounds.
+    A device is charged before it is asked, so the ledger never counts too little, also after a kill
+    or a power cut. A charge is never removed, because the ledger of the device has it as well. If
+    the release fails, the device may be asked for it again once its own ledger allows it, which
+    counts in rounds. Rows, for a device charged for releases 3 and 9:
+
+        device  times  latest  before  round
+        "17"    2      9       3       11
 
     Args:
-        path: Of the file.
-        times: Releases that one device takes part in, at most.
-        separation: Releases from one participation of a device to its next, at least.
+        path: Path of the file.
+        times: Largest number of releases of one device.
+        separation: Smallest distance in releases between two participations of a device.
     """
 
     def __init__(self, path: Path, *, times: int, separation: int) -> None:
-        """Open the ledger, or make it."""
+        """Open or create the ledger."""
         self._times, self._separation = times, separation
         self._file = sqlite3.connect(path, isolation_level=None)
         self._file.execute("PRAGMA synchronous = FULL")
         self._file.executescript(_SCHEMA)
         columns = [row[1] for row in self._file.execute("PRAGMA table_info(participation)")]
-        for column in {"before", "round"}.difference(columns):  # a run that began earlier
+        for column in {"before", "round"}.difference(columns):  # a file of an earlier version
             self._file.execute(f"ALTER TABLE participation ADD COLUMN {column} INTEGER")
 
     def eligible(
         self, devices: Iterable[int], release: int, round_number: int = _NO_ROUND
     ) -> list[int]:
-        """Those of the devices that may take part in a release, in ascending order.
+        """Return the devices that may take part in a release, in ascending order.
 
         Args:
-            devices: To look among.
+            devices: Candidates.
             release: Number of the release.
-            round_number: In which they would be asked, where there are rounds.
+            round_number: Round in which they would be asked, if there are rounds.
         """
-        free = self.free_from(devices, release, round_number)
-        return sorted(device for device, first in free.items() if first <= round_number)
+        first_rounds = self.free_from(devices, release, round_number)
+        return sorted(device for device, first in first_rounds.items() if first <= round_number)
 
     def free_from(self, devices: Iterable[int], release: int, round_number: int) -> dict[int, int]:
-        """For those that may take part in a release, the round from which they may be asked.
+        """Map each device that may take part in a release to the first round to ask it in.
 
-        It is 0 for those who may be asked in `round_number`.
+        The first round is 0 for devices that may be asked in `round_number`.
         """
         rows = self._file.execute(
             "SELECT device, times >= :times OR :release - latest < :apart AS barred, round + :apart"
@@ -72,26 +75,26 @@ class Participation:
                 "round": round_number,
             },
         )
-        known = {int(device): (barred, first) for device, barred, first in rows}
-        looked_up = {device: known.get(device, (False, 0)) for device in devices}
-        return {device: first for device, (barred, first) in looked_up.items() if not barred}
+        restricted = {int(device): (barred, first) for device, barred, first in rows}
+        restrictions = {device: restricted.get(device, (False, 0)) for device in devices}
+        return {device: first for device, (barred, first) in restrictions.items() if not barred}
 
     def charge(self, devices: Sequence[int], release: int, round_number: int | None = None) -> None:
-        """Charge devices for a release, all or none; on disk when this returns.
+        """Charge devices for a release, durably, all or none.
 
         Args:
-            devices: To be asked.
+            devices: Devices to be asked.
             release: Number of the release.
-            round_number: In which they are asked, where there are rounds.
+            round_number: Round in which they are asked, if there are rounds.
 
         Raises:
-            BudgetError: One of them may not take part.
+            BudgetError: A device may not take part.
         """
-        at = () if round_number is None else (round_number,)
-        if len(self.eligible(devices, release, *at)) < len(devices):
+        round_arguments = () if round_number is None else (round_number,)
+        if len(self.eligible(devices, release, *round_arguments)) < len(devices):
             raise BudgetError(
                 f"a device may take part {self._times} times, {self._separation} releases apart:"
-                " one of those to be asked has done so"
+                " at least one of the devices to be asked has reached this bound"
             )
         self._file.execute("BEGIN IMMEDIATE")
         try:
@@ -99,7 +102,7 @@ class Participation:
                 "INSERT INTO participation (device, times, latest, round) VALUES (?, 1, ?, ?)"
                 " ON CONFLICT (device) DO UPDATE SET times = times + 1, before = latest,"
                 " latest = excluded.latest, round = excluded.round",
-                # Numbers of 64 bits without a sign do not fit SQLite's integers.
+                # Text, since unsigned 64-bit numbers do not fit the integers of SQLite.
                 [(str(device), release, round_number) for device in devices],
             )
         except BaseException:
@@ -108,11 +111,11 @@ class Participation:
         self._file.execute("COMMIT")
 
     def did_not_come(self, release: int) -> None:
-        """Note that a release was tried and did not come: nobody took part in it.
+        """Record that an attempt at a release failed, so that nobody took part in it.
 
-        Only who knows that no update of that attempt can be released any more may call this.
+        The caller must ensure that no update of that attempt can still be released.
         """
-        # Where an earlier version kept no time before, the release before counts as it.
+        # Files of an earlier version have no `before`: the previous release stands in.
         self._file.execute(
             "UPDATE participation SET before = NULL, latest ="
             " iif(before IS NULL AND times > 1, latest - 1, ifnull(before, ?)) WHERE latest = ?",
@@ -121,12 +124,12 @@ class Participation:
 
     @property
     def released(self) -> int:
-        """Releases that were recorded."""
+        """Number of releases recorded."""
         row = self._file.execute("SELECT count FROM released").fetchone()
         return int(row[0]) if row else 0
 
     def record_release(self, count: int) -> None:
-        """Record how many releases there have been; on disk when this returns."""
+        """Record the number of releases, durably."""
         self._file.execute("INSERT OR REPLACE INTO released VALUES (1, ?)", (count,))
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
-"""What a private training run will cost and lose, fixed before its first round.
+"""Plans of private training: bounds on participation, noise and expected loss.
 
-The unit of privacy is one device and the whole run; neighbouring data sets differ in that one
-device's updates are zero ("zero-out"). No amplification by sampling is claimed, since a server
-cannot draw phones at random: instead it is bounded how often and how closely a device takes part.
+A plan is fixed before the first round. The unit of privacy is one device over the whole run;
+neighbouring data sets differ in that all updates of one device are zero ("zero-out"). No
+amplification by sampling is claimed, since a server cannot sample phones at random: instead the
+number of participations of a device and the distance between them are bounded.
 """
 
 from __future__ import annotations
@@ -19,31 +20,30 @@ from tactful_privacy import WideGaussian
 
 UNIT: Final = "one device, the whole run (add or remove its updates: zero-out)"
 
-_MOST_UNITS = 1 << 20
+_MAX_UNITS = 1 << 20
 _FIELD = 1 << 32
-# What the tables' error may take of delta; beyond it so many bands are refused.
+# Largest share of delta for the error of the noise tables.
 _TABLE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a run is wished to be.
+    """Requirements of a run, from which a plan is computed.
 
     Attributes:
-        epsilon: Privacy loss of one device over the whole run, above 0.
-        delta: That goes with it, in (0, 1); below one in the population.
-        population: Devices that can ever take part.
-        rounds: Releases, 1 or more.
-        report_goal: Updates of a round, and its denominator.
-        over_selection: Devices asked are this many times the goal, 1 or more.
-        minimum_reports: Fewest updates a round is released with; 0 stands for two thirds of the
-            goal.
-        availability: Share of the devices that may take part that can be reached at a time.
+        epsilon: Privacy loss of one device over the whole run, in (0, 40].
+        delta: Delta of that loss, in (0, 1); below 1 / population.
+        population: Number of devices that can ever take part.
+        rounds: Number of releases, 1 or more.
+        report_goal: Updates of a round, and the divisor of their sum.
+        over_selection: Ratio of devices asked to the goal, 1 or more.
+        minimum_reports: Fewest updates of a release; 0 means two thirds of the goal.
+        availability: Share of eligible devices that are reachable at a time, in (0, 1].
         update_norm: Bound on the Euclidean norm of an update.
-        parameters: Of the model.
-        most_bands: Bands of noise to keep at most; each costs 16 bytes a parameter.
-        spare: Participations of a device that void rounds may take, 0 or more. A device cannot know
-            that a round was void: its own ledger counts each, and so does the noise.
+        parameters: Number of parameters of the model.
+        most_bands: Largest number of bands of the noise; each costs 16 bytes a parameter.
+        spare: Participations of a device reserved for void rounds, 0 or more. A device cannot
+            detect that a round was void: its own ledger counts the round, and so does the noise.
     """
 
     epsilon: float
@@ -60,12 +60,12 @@ class Wishes:
     spare: int = 0
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` on a wish outside its range."""
+        """Raise `SettingsError` on a value outside its range."""
         require(0 < self.epsilon <= 40, f"epsilon is {self.epsilon}: give (0, 40]")
         require(0 < self.delta < 1, f"delta is {self.delta}: give a number between 0 and 1")
         require(
             self.delta * self.population < 1,
-            f"delta {self.delta:g} of {self.population} devices allows to give one away entirely:"
+            f"delta {self.delta:g} for {self.population} devices allows to reveal one entirely:"
             " give one well below 1 / population",
         )
         for name in ("rounds", "report_goal", "parameters", "most_bands"):
@@ -76,37 +76,37 @@ class Wishes:
         require(0 < self.availability <= 1, "availability must lie in (0, 1]")
         require(
             0 <= self.minimum_reports <= self.report_goal,
-            f"minimum_reports is {self.minimum_reports}: give at most the report goal",
+            f"minimum_reports is {self.minimum_reports}: give 0 to the report goal",
         )
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How a run is carried out; all of it is public.
+    """Public parameters of a private run.
 
     Attributes:
-        epsilon: Promised, at `delta`, for the whole run.
-        delta: The tables' error included.
-        rho: The same run as zCDP, but for the tables' error: 1 / (2 noise_multiplier^2).
-        noise_multiplier: z: standard deviation of Z over the sensitivity of C G.
-        participations: Releases that one device takes part in, at most (k).
-        separation: Releases from one participation of a device to its next, at least.
-        bands: Of C; at most `separation`.
-        rounds: Releases, at most.
+        epsilon: Guaranteed privacy loss of one device over the whole run, at `delta`.
+        delta: Delta of the guarantee, including the error of the noise tables.
+        rho: zCDP of the run without the error of the tables: 1 / (2 noise_multiplier^2).
+        noise_multiplier: z, the standard deviation of Z over the sensitivity of C G.
+        participations: Largest number of releases of one device (k).
+        separation: Smallest distance in releases between two participations of a device.
+        bands: Bands of C, at most `separation`.
+        rounds: Largest number of releases.
         cohort: Devices asked in a round.
-        report_goal: Updates of a round, and its denominator.
-        minimum_reports: With fewer updates nothing is released.
+        report_goal: Updates of a round, and the divisor of their sum.
+        minimum_reports: Fewest updates of a release.
         update_norm: Bound on the Euclidean norm of an update.
-        units: That bound on the integer grid.
-        parameters: Of the model.
-        sigma_squared: Variance of Z, a whole number; 0 if the server adds none.
-        step_noise: Standard deviation of one coordinate of a round's average.
-        model_noise: Root mean square over the rounds of one coordinate of the sum of all averages
-            so far: the noise that a model trained with plain averaging carries.
-        independent_model_noise: The same with independent noise for the same promise.
-        device_sigma_squared: Variance of what each device adds to its update on the grid; 0 where
-            the server adds the noise.
-        unit: What the promise is for.
+        units: The same bound on the integer grid.
+        parameters: Number of parameters of the model.
+        sigma_squared: Variance of Z, an integer; 0 if the server adds no noise.
+        step_noise: Standard deviation of one coordinate of the average of a round.
+        model_noise: Noise of one coordinate of a model trained with plain averaging: root mean
+            square, over the rounds, of the noise of the sum of all averages so far.
+        independent_model_noise: The same for independent noise with the same guarantee.
+        device_sigma_squared: Variance of the noise that each device adds on the grid; 0 if the
+            server adds the noise.
+        unit: Unit of privacy.
     """
 
     epsilon: float
@@ -132,58 +132,60 @@ class TrainingPlan:
 
     @property
     def grid(self) -> FixedPoint:
-        """How updates become integers."""
+        """Integer grid of updates."""
         return FixedPoint(self.update_norm, self.units)
 
     @property
     def root(self) -> BandedRoot:
-        """C."""
+        """Matrix C of the noise."""
         return BandedRoot(self.bands)
 
     def expected_loss(self, curvature: float) -> float:
-        """How much higher the model's mean loss is for the noise, in nats.
+        """Return the expected increase of the mean loss by the noise, in nats.
 
-        To second order, ``parameters * curvature * model_noise^2 / 2`` (with a curvature measured
-        near a minimum, where the first order vanishes). Training corrects part of the noise, so
-        this is pessimistic; where it is not small it is no longer a good approximation.
+        To second order, ``parameters * curvature * model_noise^2 / 2`` (the curvature is measured
+        near a minimum, so the first order vanishes). The estimate is pessimistic, since training
+        corrects part of the noise, and inaccurate if it is not small.
 
         Args:
-            curvature: Mean of the diagonal of the loss's Hessian, nats; `mean_curvature` measures
-                it.
+            curvature: Mean diagonal of the Hessian of the loss in nats, from `mean_curvature`.
         """
         return self.parameters * curvature * self.model_noise**2 / 2
 
 
 def plan_training(wishes: Wishes) -> TrainingPlan:
-    """Find the bounds on participation, the bands and the noise for what is wished.
+    """Compute bounds on participation, bands and noise from requirements.
 
-    Separation is as large as leaves enough devices to ask, participations follow from it, and
-    among the bands that it allows those with the least noise in the prefix sums are taken. The
-    noise multiplier is that of the Gaussian mechanism at (epsilon, delta), exactly (Balle, Wang,
-    ICML 2018; by dp-accounting), delta less what the noise's tables take of it: a whole run is one
-    such mechanism.
+    The separation is the largest that leaves enough devices to ask, and the participations follow
+    from it. Bands are chosen, up to the separation, with the least noise in the prefix sums. The
+    noise multiplier is exactly that of the Gaussian mechanism at (epsilon, delta) (Balle, Wang,
+    ICML 2018; by dp-accounting), after the error of the noise tables is subtracted from delta: a
+    whole run is one such mechanism.
 
     Raises:
-        SettingsError: The population is too small for the cohort, or what is wished cannot be had.
+        SettingsError: The population is too small for the cohort, or no plan meets the
+            requirements.
         MissingExtraError: dp-accounting is not installed.
     """
     return _planned(wishes, draws=1)
 
 
 def _planned(wishes: Wishes, *, draws: int) -> TrainingPlan:
-    """Plan a run whose noise is the sum of so many draws for each cell."""
+    """Plan a run whose noise is the sum of `draws` draws in each cell."""
     cohort = math.ceil(wishes.report_goal * wishes.over_selection)
     pool = math.ceil(cohort / wishes.availability)
     if wishes.population < pool:
         raise SettingsError(
-            f"a round asks {cohort} devices, of whom {wishes.availability:g} can be reached: that"
-            f" takes {pool}, and there are {wishes.population}; lower the report goal"
+            f"a round asks {cohort} devices at availability {wishes.availability:g}, so population must"
+            f" be at least {pool}, not {wishes.population}: lower the report goal"
         )
     separation = min(wishes.rounds, (wishes.population - pool) // cohort + 1)
     participations = math.ceil(wishes.rounds / separation) + wishes.spare
-    units = min(_MOST_UNITS, (_FIELD // 2 - 1) // cohort)
+    units = min(_MAX_UNITS, (_FIELD // 2 - 1) // cohort)
     if units < 1:
-        raise SettingsError(f"{cohort} devices do not fit a sum modulo 2^32: lower the report goal")
+        raise SettingsError(
+            f"the sum of {cohort} devices does not fit 32 bits: lower the report goal"
+        )
     plans: list[TrainingPlan] = []
     refusal: SettingsError | None = None
     for bands in _bands(min(separation, wishes.most_bands)):
@@ -198,38 +200,38 @@ def _planned(wishes: Wishes, *, draws: int) -> TrainingPlan:
 
 
 def plan_noise_in_sum(wishes: Wishes) -> TrainingPlan:
-    """Plan a run in which devices add the noise, for a server that is not trusted with a sum.
+    """Plan a run in which devices add the noise, for an untrusted server.
 
-    Each adds discrete Gaussian noise before its update enters a secure sum, as much as makes up the
-    whole once `minimum_reports` of them reported (Kairouz, Liu, Steinke, "The distributed discrete
-    Gaussian mechanism", ICML 2021; the series argument of `WideGaussian` bounds how far the sum
-    of such noises is from one). Each draw of theirs adds the error of its tables, and delta pays
-    for all. No server can take back noise that it does not know, so it is independent in each round
-    and costs the square root of the participations more.
+    Each device adds discrete Gaussian noise to its update before the secure sum; the noise of
+    `minimum_reports` devices is the whole noise (Kairouz, Liu, Steinke, "The distributed discrete
+    Gaussian mechanism", ICML 2021; the series argument of `WideGaussian` bounds the distance of the
+    sum of such noises from one draw). Each draw adds the error of its tables, and delta covers all.
+    The server does not know the noise and cannot correlate it across rounds, so the noise is
+    independent and larger by the square root of the participations.
 
-    Assumed: `minimum_reports` of the devices in each sum add their noise. Where some may not, wish
-    for a lower `minimum_reports` than is collected, and the rest may be anything.
+    Assumed: at least `minimum_reports` devices of each sum add their noise. If some may not, plan
+    with a lower `minimum_reports` than is collected; the other devices may then misbehave.
 
     Raises:
-        SettingsError: As `plan_training`.
+        SettingsError: See `plan_training`.
         MissingExtraError: dp-accounting is not installed.
     """
-    plan = _planned(replace(wishes, most_bands=1), draws=_fewest(wishes))
-    # Room for ten standard deviations of the sum's noise beside the updates themselves.
-    beside = 10 * plan.noise_multiplier * math.sqrt(plan.participations)
-    reach = plan.cohort * (1 + beside / plan.minimum_reports) + beside
-    units = min(plan.units, int((_FIELD // 2 - 1) / reach))
-    require(units >= 1, "so much noise does not fit a sum modulo 2^32: lower the report goal")
+    plan = _planned(replace(wishes, most_bands=1), draws=_minimum_reports(wishes))
+    # The range holds the updates and ten standard deviations of the noise of the sum.
+    noise_width = 10 * plan.noise_multiplier * math.sqrt(plan.participations)
+    total_width = plan.cohort * (1 + noise_width / plan.minimum_reports) + noise_width
+    units = min(plan.units, int((_FIELD // 2 - 1) / total_width))
+    require(units >= 1, "updates and noise do not fit 32 bits: lower the report goal")
     needed = Fraction(plan.noise_multiplier) ** 2 * plan.participations * units**2 + 16
-    share = math.ceil(needed / plan.minimum_reports) + 16
+    sigma_squared = math.ceil(needed / plan.minimum_reports) + 16
     average = plan.update_norm / units / plan.report_goal
-    step = math.sqrt(share * plan.report_goal) * average
+    step = math.sqrt(sigma_squared * plan.report_goal) * average
     noise = step * _root_mean_square(plan.root, plan.rounds)
     return replace(
         plan,
         units=units,
         sigma_squared=0,
-        device_sigma_squared=share,
+        device_sigma_squared=sigma_squared,
         step_noise=step,
         model_noise=noise,
         independent_model_noise=noise,
@@ -237,7 +239,7 @@ def plan_noise_in_sum(wishes: Wishes) -> TrainingPlan:
 
 
 def without_noise(plan: TrainingPlan) -> TrainingPlan:
-    """The same run without noise and without any promise, to measure what the noise costs."""
+    """Return the plan without noise and guarantee, to measure the cost of the noise."""
     return replace(
         plan,
         epsilon=math.inf,
@@ -251,9 +253,9 @@ def without_noise(plan: TrainingPlan) -> TrainingPlan:
     )
 
 
-def _bands(most: int) -> list[int]:
-    powers = [1 << i for i in range(most.bit_length())]
-    return sorted({*powers, most})
+def _bands(largest: int) -> list[int]:
+    powers = [1 << i for i in range(largest.bit_length())]
+    return sorted({*powers, largest})
 
 
 def _noised(
@@ -268,21 +270,21 @@ def _noised(
     root = BandedRoot(bands)
     sensitivity_squared = root.sensitivity_squared(participations, units)
     cells = draws * participations * bands * wishes.parameters
-    # The tables' error hardly depends on the width, so that of a rough guess serves to subtract.
+    # The error of the tables hardly depends on the width, so a rough width gives it.
     guess = WideGaussian(Fraction(sensitivity_squared) * 4 + 64)
-    spent = float(guess.error) * 1.5 * cells * (1 + math.exp(wishes.epsilon))
-    if spent > wishes.delta * _TABLE_SHARE:
+    table_error = float(guess.error) * 1.5 * cells * (1 + math.exp(wishes.epsilon))
+    if table_error > wishes.delta * _TABLE_SHARE:
         raise SettingsError(
-            f"the noise's tables alone take delta to {spent:.1e}, too much of {wishes.delta:g}:"
-            " allow a larger delta, a smaller epsilon, fewer bands or fewer parameters"
-            + (", or fewer minimum_reports" if draws > 1 else "")
+            f"the error of the noise tables is {table_error:.1e}, too large for delta"
+            f" {wishes.delta:g}: give a larger delta, a smaller epsilon, fewer bands or fewer"
+            " parameters" + (", or fewer minimum_reports" if draws > 1 else "")
         )
-    z = _noise_multiplier(wishes.epsilon, wishes.delta - spent)
+    z = _noise_multiplier(wishes.epsilon, wishes.delta - table_error)
     sigma_squared = math.ceil(sensitivity_squared * Fraction(z) ** 2) + 16
     average = wishes.update_norm / units / wishes.report_goal
     step = noise_scale(root, sigma_squared) * average
     independent = BandedRoot(1)
-    alone = z * math.sqrt(independent.sensitivity_squared(participations, units))
+    independent_sigma = z * math.sqrt(independent.sensitivity_squared(participations, units))
     return TrainingPlan(
         epsilon=wishes.epsilon,
         delta=wishes.delta,
@@ -294,20 +296,20 @@ def _noised(
         rounds=wishes.rounds,
         cohort=cohort,
         report_goal=wishes.report_goal,
-        minimum_reports=_fewest(wishes),
+        minimum_reports=_minimum_reports(wishes),
         update_norm=wishes.update_norm,
         units=units,
         parameters=wishes.parameters,
         sigma_squared=sigma_squared,
         step_noise=step,
         model_noise=step * _root_mean_square(root, wishes.rounds),
-        independent_model_noise=noise_scale(independent, alone**2)
+        independent_model_noise=noise_scale(independent, independent_sigma**2)
         * average
         * _root_mean_square(independent, wishes.rounds),
     )
 
 
-def _fewest(wishes: Wishes) -> int:
+def _minimum_reports(wishes: Wishes) -> int:
     return wishes.minimum_reports or max(1, wishes.report_goal * 2 // 3)
 
 
@@ -321,8 +323,10 @@ def _noise_multiplier(epsilon: float, delta: float) -> float:
         import dp_accounting
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
-    # Its root is found to a tolerance; the next millionth is on the safe side of it.
+    # dp-accounting finds the root to a tolerance; one millionth more is on the safe side.
     z = float(dp_accounting.get_sigma_gaussian(epsilon, delta)) * (1 + 1e-6)
     if dp_accounting.get_epsilon_gaussian(z, delta) > epsilon:
-        raise SettingsError(f"no noise was found for epsilon {epsilon} at delta {delta:g}")
+        raise SettingsError(
+            f"there is no noise for epsilon {epsilon} at delta {delta:g}: give larger ones"
+        )
     return z

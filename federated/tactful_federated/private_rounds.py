@@ -1,4 +1,4 @@
-"""Rounds of private training on the server: planned, charged, summed, noised, kept, then told."""
+"""Private training on the server: charge, sum, add noise, save, then publish."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tactful_federated.fixed_point import IntegerVector
 from tactful_federated.optimizer import Doubles, ModelState, Optimizer, step
 from tactful_federated.participation import Participation
 from tactful_federated.plan import TrainingPlan
+from tactful_federated.polling import Polling
 from tactful_federated.vectors import Vector
 
 _log = logging.getLogger(__name__)
@@ -27,12 +28,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """What a cohort sent.
+    """Sum of the updates of a cohort.
 
     Attributes:
-        total: Sum of its updates on the plan's grid, int64 ``[parameters]``.
-        reports: How many devices it is the sum of. One whose update was unfit counts as a report
-            of zeros: whether a round is released must not depend on what an update holds.
+        total: Sum of updates on the grid of the plan, int64 ``[parameters]``.
+        reports: Number of devices in the sum. An invalid update counts as a report of zeros, since
+            the content of an update must not decide whether a round is released.
     """
 
     total: IntegerVector
@@ -40,26 +41,26 @@ class Collected:
 
 
 class Collector(Protocol):
-    """Asks devices and sums what they send; in the clear or in secret."""
+    """Interface that asks devices and sums their updates, in the clear or in secret."""
 
     def ids(self) -> Sequence[int]:
-        """Numbers of the devices that can be asked now."""
+        """Return the numbers of the devices that are available now."""
 
     def collect(
         self, ids: Sequence[int], weights: Vector, plan: TrainingPlan, round_number: int
     ) -> Collected:
-        """Sum the updates of one round; at most `plan.cohort` devices, each at most once."""
+        """Sum the updates of a round: at most `plan.cohort` devices, each at most once."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a round.
+    """Outcome of a round.
 
     Attributes:
-        round: Its number, from 1.
-        releases: Releases so far.
-        released: Whether the model moved.
-        reason: Why not, otherwise empty.
+        round: Number of the round, from 1.
+        releases: Number of releases so far.
+        released: Whether the model changed.
+        reason: Reason why it did not change, else empty.
     """
 
     round: int
@@ -68,47 +69,45 @@ class Outcome:
     reason: str = ""
 
 
-def wait_for_devices(
-    able: Callable[[], int], least: int, *, sleep: Callable[[float], None], poll: float
-) -> None:
-    """Wait until enough devices can be asked; the log says so once.
+def wait_for_devices(available: Callable[[], int], needed: int, polling: Polling) -> None:
+    """Wait until enough devices can be asked; logs one warning.
 
     Args:
-        able: Counts the devices that can be asked now.
-        least: How many it takes.
-        sleep: Waits for seconds.
-        poll: Seconds between two looks.
+        available: Counts the devices that can be asked now.
+        needed: Number of devices to wait for.
+        polling: Interval and clock.
     """
-    told = False
-    while (found := able()) < least:
-        if not told:
-            _log.warning(
-                "waiting: %d devices are online and may take part, of %d that it takes",
-                found,
-                least,
-            )
-        told = True
-        sleep(poll)
+    warned = False
+    while (count := available()) < needed:
+        if not warned:
+            _log.warning("waiting for devices: %d of %d are online and eligible", count, needed)
+        warned = True
+        polling.sleep(polling.interval)
 
 
 class PrivateTraining:
-    """One run in a directory of its own; it goes on where it stopped, also after a kill.
+    """Private run in its own directory; it resumes after a kill.
 
-    Guarantee: everything that `weights`, `model` and `Outcome` ever show of one device's updates,
-    over all rounds and restarts, is (plan.epsilon, plan.delta)-differentially private; unit and
-    assumptions as of `TrainingPlan` and `CorrelatedNoise`. Numbers of reports are public.
+    Guarantee: all that `weights`, `model` and `Outcome` show of the updates of one device, over all
+    rounds and restarts, is (plan.epsilon, plan.delta)-differentially private; unit and assumptions
+    are those of `TrainingPlan` and `CorrelatedNoise`. Numbers of reports are public.
 
-    The order that it rests on: devices are charged, on disk, before they are asked; the new model
-    is on disk before anybody is told; a plan is fixed by its first start. If the process dies in
-    between, devices stay charged and nothing was shown.
+    The guarantee depends on the order of writes: devices are charged on disk before they are asked;
+    the new model is on disk before it is published; the first start fixes the plan. If the process
+    is killed in between, devices stay charged and nothing was published.
+
+        plan.json         the plan of the first start
+        participation.db  charges of devices and number of releases
+        state.npz         round, releases, model and noise memory
+        lock              held by the running process
 
     Args:
-        directory: Of the run. It holds the noise memory, which must stay secret, and the ledger;
-            restore both together or neither.
-        plan: The plan; at a restart the same one.
-        optimizer: How the server steps.
+        directory: Directory of the run. The noise memory in it must stay secret; restore it and the
+            ledger together or not at all.
+        plan: Plan of the run, the same at each start.
+        optimizer: Server optimiser.
         weights: Initial weights, used at the first start.
-        entropy: Cryptographically secure bytes, for noise and for the choice of cohorts.
+        entropy: Source of cryptographically secure bytes, for noise and cohorts.
     """
 
     def __init__(
@@ -120,11 +119,11 @@ class PrivateTraining:
         *,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Open the run, or begin it.
+        """Open or create the run.
 
         Raises:
-            CheckpointError: The directory is in use, damaged, or of another plan, or its
-                checkpoint is older than its ledger.
+            CheckpointError: The directory is in use, damaged or has another plan, or the
+                checkpoint is older than the ledger.
             WeightsError: The weights do not fit the plan.
         """
         self.plan, self._optimizer, self._entropy = plan, optimizer, entropy
@@ -146,8 +145,8 @@ class PrivateTraining:
             times=self.plan.participations,
             separation=self.plan.separation,
         )
-        kept = load_arrays(self._path)
-        if kept is None:
+        arrays = load_arrays(self._path)
+        if arrays is None:
             if weights.size != self.plan.parameters:
                 raise CheckpointError(
                     f"the plan is for {self.plan.parameters} parameters, not {weights.size}"
@@ -157,44 +156,44 @@ class PrivateTraining:
             if self.ledger.released == 0:
                 self._save(0, 0, self._model, self._memory)
         else:
-            self._load(kept)
+            self._load(arrays)
         if self.ledger.released > self.releases:
             raise CheckpointError(
-                f"{self._path} is older than the ledger: going on would release rounds twice;"
-                " restore the later checkpoint"
+                f"{self._path} is older than the ledger, so rounds would be released twice:"
+                " restore the newer checkpoint"
             )
         self.ledger.record_release(self.releases)
 
     @property
     def weights(self) -> Vector:
-        """Weights that devices train from."""
+        """Weights that devices train from, float32."""
         return self._model.broadcast()
 
     @property
     def model(self) -> Vector:
-        """Weights to evaluate and to use."""
+        """Weights to evaluate and to use, float32."""
         return self._model.release()
 
     def able(self, devices: Sequence[int]) -> list[int]:
-        """Those of the devices that may be asked for the next release, between two rounds.
+        """Return the devices that may be asked for the next release; call between rounds.
 
-        Who was asked for it in rounds that came to nothing may be asked again, or a void round
-        would bar a population of about one cohort for good. Their own ledgers want the plan's
-        separation in rounds; where too few are left, rounds are skipped until enough are free.
+        Devices asked for it in void rounds may be asked again; otherwise a void round would block a
+        population of about one cohort for good. The ledgers of the devices require the separation
+        of the plan in rounds, so rounds are skipped until enough devices are free.
         """
         self.ledger.did_not_come(self.releases)
-        free = self.ledger.free_from(devices, self.releases, self.round + 1)
-        firsts, fewest = sorted(free.values()), self.plan.minimum_reports
-        if len(firsts) >= fewest and (first := firsts[fewest - 1]) > self.round + 1:
+        first_rounds = self.ledger.free_from(devices, self.releases, self.round + 1)
+        sorted_rounds, needed = sorted(first_rounds.values()), self.plan.minimum_reports
+        if len(sorted_rounds) >= needed and (first := sorted_rounds[needed - 1]) > self.round + 1:
             self._save(first - 1, self.releases, self._model, self._memory)
-        return sorted(device for device, first in free.items() if first <= self.round + 1)
+        return sorted(device for device, first in first_rounds.items() if first <= self.round + 1)
 
     def run_round(self, collector: Collector, weights: Vector | None = None) -> Outcome:
         """Run one round.
 
         Args:
             collector: Asks the devices.
-            weights: What they get, if it is not what this run itself has come to; public.
+            weights: Public weights to send, if not those of the run.
 
         Raises:
             BudgetError: All releases of the plan are spent.
@@ -205,8 +204,8 @@ class PrivateTraining:
             return self._void("too few devices may take part now")
         cohort = self._draw(eligible)
         self.ledger.charge(cohort, self.releases, self.round + 1)
-        given = self.weights if weights is None else weights
-        collected = collector.collect(cohort, given, self.plan, self.round + 1)
+        sent = self.weights if weights is None else weights
+        collected = collector.collect(cohort, sent, self.plan, self.round + 1)
         if collected.reports < self.plan.minimum_reports:
             return self._void("too few devices reported")
         return self.release(collected.total)
@@ -215,16 +214,16 @@ class PrivateTraining:
         """Raise `BudgetError` if all releases of the plan are spent."""
         if self.releases >= self.plan.rounds:
             raise BudgetError(
-                f"all {self.plan.rounds} releases of the plan are spent: what is trained beyond"
-                " them would not be covered; plan a new run"
+                f"all {self.plan.rounds} releases of the plan are spent: the budget does not cover"
+                " further training; plan a new run"
             )
 
     def release(self, total: IntegerVector) -> Outcome:
-        """Noise a sum of updates of charged devices, move the model, and keep it.
+        """Add noise to a sum of updates of charged devices, step the model and save it.
 
         Raises:
             BudgetError: All releases of the plan are spent.
-            WeightsError: The sum does not fit.
+            WeightsError: The sum has the wrong shape or dtype.
         """
         self.check_budget()
         estimate, memory = self._noise.release(total, self._memory)
@@ -235,7 +234,7 @@ class PrivateTraining:
         return Outcome(self.round, self.releases, released=True)
 
     def close(self) -> None:
-        """Give the directory back."""
+        """Unlock the directory."""
         self.ledger.close()
         os.close(self._lock)
 
@@ -252,7 +251,7 @@ class PrivateTraining:
     def _save(
         self, round_number: int, releases: int, model: ModelState, memory: NoiseMemory
     ) -> None:
-        """Keep a state on disk; only then is it what this run shows and goes on from."""
+        """Save a state to disk, then make it the current one."""
         save_arrays(
             self._path,
             {
@@ -268,17 +267,19 @@ class PrivateTraining:
         self.round, self.releases = round_number, releases
         self._model, self._memory = model, memory
 
-    def _load(self, kept: dict[str, NDArray[np.generic]]) -> None:
+    def _load(self, arrays: dict[str, NDArray[np.generic]]) -> None:
         try:
-            self.round, self.releases, steps = (int(n) for n in kept["counts"].tolist())
+            self.round, self.releases, steps = (int(n) for n in arrays["counts"].tolist())
             vectors = [
-                cast(Doubles, kept[n]) for n in ("weights", "velocity", "squares", "average")
+                cast(Doubles, arrays[n]) for n in ("weights", "velocity", "squares", "average")
             ]
             self._memory = NoiseMemory(
-                cast(NDArray[np.int64], kept["totals"]), cast(Doubles, kept["estimates"])
+                cast(NDArray[np.int64], arrays["totals"]), cast(Doubles, arrays["estimates"])
             )
         except (KeyError, ValueError) as error:
-            raise CheckpointError(f"{self._path} is no checkpoint of a run") from error
+            raise CheckpointError(
+                f"{self._path} is not a checkpoint of a run: restore it"
+            ) from error
         self._model = ModelState(steps, *vectors)
 
 
@@ -288,5 +289,5 @@ def _fix_plan(path: Path, plan: TrainingPlan) -> None:
         write_whole(path, document)
     elif path.read_bytes() != document:
         raise CheckpointError(
-            f"{path} holds another plan: a run keeps the one it began with; begin a new run"
+            f"{path} holds another plan, and a run cannot change its plan: start a new run"
         )

@@ -1,4 +1,4 @@
-"""A private run in one process, on generated shoppers: a plan at work before it is deployed."""
+"""Simulation of a private run in one process, on generated shoppers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,7 +15,7 @@ from tactful_federated.cohort import SimulatedPopulation
 from tactful_federated.collectors import ClearCollector, SecureCollector
 from tactful_federated.device import Device
 from tactful_federated.device_ledger import DeviceLedger
-from tactful_federated.errors import FederatedError, SettingsError, WeightsError
+from tactful_federated.errors import FederatedError, WeightsError, require
 from tactful_federated.model import IntentModel
 from tactful_federated.optimizer import Optimizer
 from tactful_federated.plan import TrainingPlan, Wishes, plan_noise_in_sum, plan_training
@@ -25,27 +25,27 @@ from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.scores import Score
 from tactful_federated.secure_messages import Session, enrol
 from tactful_federated.secure_round import SecureRounds
-from tactful_federated.tokens import Vocabulary, Windows, windows
+from tactful_federated.tokens import Vocabulary, windows
 from tactful_federated.trainer_settings import TrainerSettings
 from tactful_federated.vectors import Vector
 
 Tier = Literal["clear", "secret", "noise-in-sum"]
 
 _RUN = "simulation"
-_JUDGES = 40
+_EVALUATED = 40
 _NORM = 1.0
 
 
 @dataclass(frozen=True)
 class PrivateSimulation:
-    """What a private simulation came to.
+    """Result of a private simulation.
 
     Attributes:
-        plan: The plan.
-        releases: Releases in all, those of earlier starts included.
-        void: Rounds of this start that released nothing.
-        before: How the initial model answers shoppers who are not in the population.
-        after: How the trained one does.
+        plan: Plan of the run.
+        releases: Number of releases, including those of earlier starts.
+        void: Number of void rounds of this start.
+        before: Score of the initial model on shoppers outside the population.
+        after: Score of the trained model on the same shoppers.
     """
 
     plan: TrainingPlan
@@ -55,116 +55,135 @@ class PrivateSimulation:
     after: Score
 
 
+@dataclass(frozen=True)
+class PrivateSimulationSettings:
+    """Settings of `simulate_privately`.
+
+    Attributes:
+        devices: Population; all devices are reachable.
+        rounds: Number of releases.
+        report_goal: Updates of a round.
+        epsilon: Privacy loss of each device over the whole run; delta is 0.1 / devices.
+        tier: Server's view: updates, their sum, or their sum with noise of the devices.
+        seed: Seed of shoppers and initial weights, not of noise.
+        ray_workers: Number of Ray workers; 0 trains in this process.
+        embedding: Width of a token's vector in the model.
+        hidden: Width of the LSTM state.
+    """
+
+    devices: int
+    rounds: int
+    report_goal: int
+    epsilon: float
+    tier: Tier = "clear"
+    seed: int = 7
+    ray_workers: int = 0
+    embedding: int = 32
+    hidden: int = 32
+
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` on an unknown tier."""
+        require(
+            self.tier in ("clear", "secret", "noise-in-sum"),
+            f"tier is {self.tier!r}: give clear, secret or noise-in-sum",
+        )
+
+    def plan(self, parameters: int) -> TrainingPlan:
+        """Plan the run of a model of so many parameters.
+
+        Raises:
+            SettingsError: There is no plan for these settings.
+        """
+        wishes = Wishes(
+            epsilon=self.epsilon,
+            delta=0.1 / self.devices,
+            population=self.devices,
+            rounds=self.rounds,
+            report_goal=self.report_goal,
+            over_selection=1.2,
+            availability=1.0,
+            update_norm=_NORM,
+            parameters=parameters,
+        )
+        return plan_noise_in_sum(wishes) if self.tier == "noise-in-sum" else plan_training(wishes)
+
+
 def simulate_privately(
     directory: Path,
+    settings: PrivateSimulationSettings,
     *,
-    devices: int,
-    rounds: int,
-    report_goal: int,
-    epsilon: float,
-    tier: Tier = "clear",
-    seed: int = 7,
-    ray_workers: int = 0,
-    embedding: int = 32,
-    hidden: int = 32,
     progress: Callable[[Outcome], None] | None = None,
 ) -> PrivateSimulation:
-    """Train on generated shoppers as a deployment would, and judge on others.
+    """Train on generated shoppers as a deployment would, and evaluate on others.
 
-    Started again with the same arguments, it goes on in its directory. Where sums are secret, each
-    device claims its sessions in a ledger of its own, in `devices` there.
+    A restart with the same settings resumes in the directory. If sums are secret, each device has
+    its own ledger in the subdirectory `devices`.
 
     Args:
-        directory: Of the run.
-        devices: Population, all of which can be reached.
-        rounds: Releases.
-        report_goal: Updates of a round.
-        epsilon: For each device and the whole run; delta is a tenth of 1 / devices.
-        tier: Whether updates are read, summed in secret, or summed in secret with noise inside.
-        seed: Of shoppers and initial weights, never of noise.
-        ray_workers: Ray's workers that train the devices; 0 trains them in this process.
-        embedding: Width of a token's vector in the model.
-        hidden: Width of the model's LSTM state.
+        directory: Directory of the run.
+        settings: Settings of the run.
         progress: Called after each round.
 
     Raises:
-        SettingsError: The numbers do not make a plan.
+        SettingsError: There is no plan for the settings.
         CheckpointError: The directory cannot be used.
     """
-    if tier not in ("clear", "secret", "noise-in-sum"):
-        raise SettingsError(f"tier is {tier!r}: give clear, secret or noise-in-sum")
-    vocabulary = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
-    model = IntentModel(vocabulary.size, embedding=embedding, hidden=hidden, seed=seed)
-    initial = model.vector()
-    wishes = Wishes(
-        epsilon=epsilon,
-        delta=0.1 / devices,
-        population=devices,
-        rounds=rounds,
-        report_goal=report_goal,
-        over_selection=1.2,
-        availability=1.0,
-        update_norm=_NORM,
-        parameters=initial.size,
+    vocabulary, seed = Vocabulary.from_catalogue(SAMPLE_CATALOGUE), settings.seed
+    model = IntentModel(
+        vocabulary.size, embedding=settings.embedding, hidden=settings.hidden, seed=seed
     )
-    plan = plan_noise_in_sum(wishes) if tier == "noise-in-sum" else plan_training(wishes)
-    options = {
-        "settings": TrainerSettings(learning_rate=1.0, update_norm=_NORM),
-        "seed": seed,
-        "embedding": embedding,
-        "hidden": hidden,
-    }
-    questions = {device: _questions(device, seed, vocabulary) for device in range(1, devices + 1)}
+    initial = model.vector()
+    plan = settings.plan(initial.size)
     void = 0
     with (
         closing(PrivateTraining(directory, plan, Optimizer(momentum=0.5), initial)) as training,
-        _population(questions, vocabulary.size, ray_workers, options) as population,
+        _population(vocabulary, settings) as population,
     ):
-        collector = _collector(tier, plan, population, directory / "devices")
+        collector = _collector(settings.tier, plan, population, directory / "devices")
         while training.releases < plan.rounds and void < plan.rounds:
             outcome = training.run_round(collector)
             void += not outcome.released
             if progress:
                 progress(outcome)
-        after = training.model
-        return PrivateSimulation(
-            plan,
-            training.releases,
-            void,
-            _judge(model, initial, vocabulary, devices, seed),
-            _judge(model, after, vocabulary, devices, seed),
+        before, after = (
+            _evaluate(model, weights, vocabulary, settings.devices, seed)
+            for weights in (initial, training.model)
         )
+        return PrivateSimulation(plan, training.releases, void, before, after)
 
 
 @contextmanager
 def _population(
-    questions: Mapping[int, Windows],
-    vocabulary_size: int,
-    ray_workers: int,
-    options: Mapping[str, Any],
+    vocabulary: Vocabulary, settings: PrivateSimulationSettings
 ) -> Iterator[Population]:
-    if not ray_workers:
-        yield SimulatedPopulation(questions, vocabulary_size, **options)
+    questions = {
+        device: windows(vocabulary.sequence(sample_history(device, seed=settings.seed)), context=8)
+        for device in range(1, settings.devices + 1)
+    }
+    options = {
+        "settings": TrainerSettings(learning_rate=1.0, update_norm=_NORM),
+        "seed": settings.seed,
+        "embedding": settings.embedding,
+        "hidden": settings.hidden,
+    }
+    if not settings.ray_workers:
+        yield SimulatedPopulation(questions, vocabulary.size, **options)
         return
     from tactful_federated.ray_population import RayPopulation
 
-    population = RayPopulation(questions, vocabulary_size, workers=ray_workers, **options)
+    population = RayPopulation(questions, vocabulary.size, workers=settings.ray_workers, **options)
     with closing(population):
         yield population
 
 
-def _questions(device: int, seed: int, vocabulary: Vocabulary) -> Windows:
-    return windows(vocabulary.sequence(sample_history(device, seed=seed)), context=8)
-
-
-def _judge(
+def _evaluate(
     model: IntentModel, weights: Vector, vocabulary: Vocabulary, devices: int, seed: int
 ) -> Score:
-    """Shoppers beyond the population; they are generated, so their exact counts tell of nobody."""
+    """Score weights on generated shoppers outside the population."""
     settings = TrainerSettings(held_out=0.5)
     total = Score()
-    for other in range(devices + 1, devices + 1 + _JUDGES):
-        history = sample_history(other, seed=seed)
+    for shopper in range(devices + 1, devices + 1 + _EVALUATED):
+        history = sample_history(shopper, seed=seed)
         total += Device(history, vocabulary, model, settings).evaluate(weights)
     return total
 
@@ -182,7 +201,7 @@ def _collector(tier: Tier, plan: TrainingPlan, population: Population, ledgers: 
             raise WeightsError("training diverged")
 
         def claim(session: Session) -> None:
-            # Opened anew each time: thousands of devices would hold too many files.
+            # Opened for each call: thousands of open files would exceed the limit.
             with closing(DeviceLedger(ledgers / f"{device}.db")) as ledger:
                 ledger.claim(session, plan)
 
@@ -202,25 +221,25 @@ def _collector(tier: Tier, plan: TrainingPlan, population: Population, ledgers: 
 
 
 class LocalTransport:
-    """Devices of this process, asked one after the other; see `SecureTransport`."""
+    """`SecureTransport` to devices in this process, called one after the other."""
 
     def __init__(self, devices: Mapping[int, SecureRounds]) -> None:
-        """Number the devices."""
+        """Keep the devices by number."""
         self._devices = devices
 
     def ids(self) -> Sequence[int]:
-        """Numbers of the devices."""
+        """Return the numbers of the devices."""
         return list(self._devices)
 
     def exchange(
         self, stage: int, questions: Mapping[int, bytes], weights: Vector
     ) -> Mapping[int, bytes]:
-        """Answers of the devices that gave one."""
+        """Return the answers of the devices that gave one."""
         answers = {}
         for device, question in questions.items():
-            given = np.array(weights) if stage == 1 else None
+            sent = np.array(weights) if stage == 1 else None
             try:
-                answers[device] = self._devices[device].answer(stage, question, given)
+                answers[device] = self._devices[device].answer(stage, question, sent)
             except FederatedError:
-                continue  # a device that gives up is one that fell silent
+                continue  # like a device that does not answer
         return answers

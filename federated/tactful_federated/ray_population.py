@@ -1,7 +1,7 @@
-"""Simulated devices on Ray's workers, for populations that one process is too small or slow for.
+"""Simulated devices on Ray workers, for populations too large for one process.
 
-Not needed for thousands of devices: one process trains those (`cohort.py`), and on one machine
-`SimulatedPopulation(threads=…)` uses its cores. Ray spreads them over the machines of its cluster.
+Thousands of devices do not need it: `SimulatedPopulation(threads=…)` uses the cores of one machine.
+Ray distributes devices over the machines of a cluster.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tactful_federated.scores import Score
 from tactful_federated.tokens import Windows
 from tactful_federated.vectors import Vector
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it is read when Ray is loaded
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it on import
 try:
     import ray
 except ModuleNotFoundError as error:
@@ -24,15 +24,15 @@ except ModuleNotFoundError as error:
 
 
 class RayPopulation:
-    """The same devices and updates as a `SimulatedPopulation`, as `rounds.Population`.
+    """`Population` with the same updates as `SimulatedPopulation`, trained on Ray.
 
-    Each worker holds its share of the devices, so that only weights and updates travel. A Ray that
-    runs is used; otherwise one is started on this machine, and stopped by `close`.
+    Each worker holds a part of the devices, so only weights and updates are sent. A running Ray is
+    used; otherwise one is started on this machine, and `close` stops it.
 
     Args:
-        questions: Of each device, what it trains on.
-        vocabulary_size: Of the model.
-        workers: Among which the devices are shared out, 1 or more.
+        questions: Training questions of each device.
+        vocabulary_size: Number of tokens, including reserved ones.
+        workers: Number of Ray workers, 1 or more.
         settings: Further arguments of `SimulatedPopulation`.
     """
 
@@ -46,14 +46,14 @@ class RayPopulation:
     ) -> None:
         """Start the workers."""
         require(workers >= 1, f"workers is {workers}: give 1 or more")
-        self._ours = not ray.is_initialized()
-        if self._ours:
+        self._started_ray = not ray.is_initialized()
+        if self._started_ray:
             ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
-        share = ray.remote(num_cpus=1)(_Share)
+        worker = ray.remote(num_cpus=1)(_Worker)
         self._worker_of = {device: n % workers for n, device in enumerate(questions)}
         self._workers = [
-            share.remote(
-                {of: asked for of, asked in questions.items() if self._worker_of[of] == n},
+            worker.remote(
+                {device: own for device, own in questions.items() if self._worker_of[device] == n},
                 vocabulary_size,
                 settings,
             )
@@ -61,39 +61,39 @@ class RayPopulation:
         ]
 
     def ids(self) -> Sequence[int]:
-        """Numbers of the devices."""
+        """Return the numbers of the devices."""
         return list(self._worker_of)
 
     def train(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Iterable[tuple[int, Vector]]:
-        """Clipped updates of the devices asked; one that diverges is missing."""
-        handed_out = ray.put(weights)
-        asked: dict[int, list[int]] = {}
+        """Yield clipped updates of the devices; those that diverge are left out."""
+        shared_weights = ray.put(weights)
+        devices_of: dict[int, list[int]] = {}
         for device in ids:
-            asked.setdefault(self._worker_of[device], []).append(device)
+            devices_of.setdefault(self._worker_of[device], []).append(device)
         for trained in [
-            self._workers[n].train.remote(devices, handed_out, round_number)
-            for n, devices in asked.items()
+            self._workers[n].train.remote(devices, shared_weights, round_number)
+            for n, devices in devices_of.items()
         ]:
             yield from ray.get(trained)
 
     def evaluate(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Mapping[int, Score]:
-        """No scores: a simulation is judged apart from its rounds."""
+        """Return no scores: a simulation is evaluated separately."""
         return {}
 
     def close(self) -> None:
-        """End the workers, and Ray if it was started here."""
+        """Stop the workers, and Ray if it was started here."""
         for worker in self._workers:
             ray.kill(worker)
-        if self._ours:
+        if self._started_ray:
             ray.shutdown()
 
 
-class _Share:
-    """One worker's devices."""
+class _Worker:
+    """Devices of one worker."""
 
     def __init__(
         self, questions: Mapping[int, Windows], vocabulary_size: int, settings: Mapping[str, Any]

@@ -1,11 +1,10 @@
-"""Rounds of a deployment: invited, led over a SuperLink, kept, and shown while they run."""
+"""Server of a deployment: invitation, rounds on a SuperLink, live view and model."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from tactful_federated.invitation import Invitation, Tier, read_invitation, save
 from tactful_federated.model_package import pack_model
 from tactful_federated.optimizer import Optimizer
 from tactful_federated.plan import Wishes, plan_noise_in_sum, plan_training
+from tactful_federated.polling import Polling
 from tactful_federated.private_rounds import (
     Collector,
     Outcome,
@@ -41,21 +41,23 @@ except ModuleNotFoundError as error:
 
 _log = logging.getLogger(__name__)
 
+_POLLING = Polling()
+
 
 class LiveView(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as it stands; written after every round.
+    """Public state of a run, written to `live.json` after each round.
 
     Attributes:
-        run: Its name.
-        tier: What the server sees.
-        round: Rounds so far.
-        releases: Of them, those that moved the model.
-        planned: Releases in all.
-        epsilon: Spent by any one device if the run ends with this release; the plan's at its end.
-            Where devices add the noise, void rounds count: the server may have seen their sums.
-        delta: That goes with it.
-        reason: Why the last round moved nothing, otherwise empty.
-        seconds: The last round took.
+        run: Name of the run.
+        tier: Server's view of updates.
+        round: Number of rounds so far.
+        releases: Number of rounds that changed the model.
+        planned: Number of releases of the plan.
+        epsilon: Privacy loss of one device if the run ends with this release. If devices add the
+            noise, void rounds count, since the server may have seen their sums.
+        delta: Delta of that loss.
+        reason: Reason why the last round was void, else empty.
+        seconds: Duration of the last round.
     """
 
     run: str
@@ -81,41 +83,34 @@ def invite(
     embedding: int = 32,
     hidden: int = 32,
 ) -> Invitation:
-    """Plan a run and write its invitation, or find the one that it began with.
+    """Plan a run and write its invitation, or check the existing one.
+
+    The keys of the enrolling authority and of models are created in the directory. Move the first
+    one to another party before a population depends on a tier that hides updates.
 
     Args:
-        directory: Of the server. The enrolling authority's key and the models' are made here; take
-            the first to other hands before a population relies on a tier that hides updates.
-        wishes: What the run is to be; its `parameters` follow from the catalogue and the widths.
-        categories: The public catalogue.
+        directory: Directory of the server.
+        wishes: Requirements; `parameters` is replaced by that of the catalogue and the widths.
+        categories: Public catalogue.
         run: Name of the run.
-        tier: What the server is to see.
-        learning_rate: Of a device's steps.
-        proximal: How strongly devices are drawn back to what they began from; see
-            `TrainerSettings`.
-        embedding: Width of a token's vector in the model.
-        hidden: Width of the model's LSTM state.
+        tier: Server's view of updates.
+        learning_rate: Step size of devices.
+        proximal: Penalty on the distance from the weights sent; see `TrainerSettings`.
+        embedding: Width of a token's vector.
+        hidden: Width of the LSTM state.
 
     Raises:
-        SettingsError: The wishes make no plan, the model is too large for devices, or another run
-            lives in the directory.
+        SettingsError: There is no plan for the requirements, the model is too large, or the
+            directory has another run.
     """
-    TrainerSettings(learning_rate=learning_rate, proximal=proximal)  # refused here, not on devices
+    TrainerSettings(learning_rate=learning_rate, proximal=proximal)  # checks the ranges
     vocabulary = Vocabulary.from_catalogue(categories)
     weights = initial_weights(vocabulary, embedding=embedding, hidden=hidden)
     wishes = replace(wishes, parameters=weights.size)
     plan = plan_noise_in_sum(wishes) if tier == "noise-in-sum" else plan_training(wishes)
     if tier != "clear" and plan.minimum_reports < FEWEST_DEVICES:
-        raise SettingsError(f"a secret sum is of {FEWEST_DEVICES} devices at least: raise the goal")
-    path = directory / "invitation.json"
-    if path.exists():  # the enrolling authority's key may be in other hands by now
-        earlier = read_invitation(path)
-        authority, signer = earlier.authority, earlier.signer
-    else:
-        authority, signer = (
-            _signing_key(directory / name).public_key().public_bytes_raw()
-            for name in ("authority.key", "model.key")
-        )
+        raise SettingsError(f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal")
+    authority, signer = _public_keys(directory)
     invitation = Invitation(
         run=run,
         tier=tier,
@@ -128,24 +123,39 @@ def invite(
         embedding=embedding,
         hidden=hidden,
     )
-    save_invitation(path, invitation)
+    save_invitation(directory / "invitation.json", invitation)
     return invitation
 
 
+def _public_keys(directory: Path) -> tuple[bytes, bytes]:
+    """Return the keys of authority and models; the first start creates them."""
+    path = directory / "invitation.json"
+    if path.exists():  # the authority's key may have been moved elsewhere
+        existing = read_invitation(path)
+        return existing.authority, existing.signer
+    authority, signer = (
+        _signing_key(directory / name).public_key().public_bytes_raw()
+        for name in ("authority.key", "model.key")
+    )
+    return authority, signer
+
+
 def authority_key(directory: Path) -> Ed25519PrivateKey:
-    """The enrolling authority's key.
+    """Return the private key of the enrolling authority.
 
     Raises:
-        SettingsError: It is not here; a new one would enrol devices that no other device believes.
+        SettingsError: The file is missing. A new key would enrol devices that others reject.
     """
     path = directory / "authority.key"
     if not path.exists():
-        raise SettingsError(f"{path} is missing: enrol devices where the authority's key is kept")
+        raise SettingsError(
+            f"{path} is missing: enrol devices on the machine that has the authority's key"
+        )
     return _signing_key(path)
 
 
 def initial_weights(vocabulary: Vocabulary, *, embedding: int = 32, hidden: int = 32) -> Vector:
-    """Where a run begins: the same on every machine."""
+    """Return the initial weights of a run, equal on all machines."""
     from tactful_federated.model import IntentModel
 
     return IntentModel(vocabulary.size, embedding=embedding, hidden=hidden, seed=7).vector()
@@ -159,25 +169,24 @@ def collector_for(
     encoding: Encoding = "float32",
     trim: float = 0.0,
 ) -> Collector:
-    """Sums a round's updates as the tier wants it.
+    """Return the collector of updates for the tier of a run.
 
     Args:
-        invitation: Of the run.
-        grid: To the devices.
+        invitation: Invitation of the run.
+        grid: Grid of the devices.
         deadline: Seconds for a round in the clear, or for each of the five exchanges of a sum.
-        encoding: Of updates in the clear.
-        trim: Share left out at either end of each coordinate, in the clear; see `ClearCollector`.
+        encoding: Encoding of updates in the clear.
+        trim: Share trimmed at each end of each coordinate, in the clear; see `ClearCollector`.
 
     Raises:
-        SettingsError: A secret sum was to be encoded, though its words are as long as its modulus,
-            or trimmed, though nobody sees what it is of.
+        SettingsError: An encoding or trimming is given for a secret sum, which supports neither.
     """
     if invitation.tier == "clear":
         goal = invitation.plan.report_goal
         require(
             trim == 0 or trim * goal >= 1,
-            # Rounded up: what it says is not refused again.
-            f"a share of {trim:g} of {goal} updates is none: trim at least"
+            # Rounded up, so the suggested value is accepted.
+            f"trim {trim:g} of {goal} updates is less than one: trim at least"
             f" {math.ceil(1e6 / goal) / 1e6:g}",
         )
         from tactful_federated.flower import FlowerPopulation
@@ -188,9 +197,9 @@ def collector_for(
         return ClearCollector(population, deadline=deadline, trim=trim)
     require(
         encoding == "float32",
-        f"encoding is {encoding!r}, but the tier sums in secret, in words of 32 bits: leave it out",
+        f"encoding is {encoding!r}, but secret sums use words of 32 bits: omit encoding",
     )
-    require(trim == 0, "only updates in the clear can be trimmed: leave trim out")
+    require(trim == 0, "only updates in the clear can be trimmed: omit trim")
     from tactful_federated.flower_secure import FlowerSecureTransport
 
     transport = FlowerSecureTransport(grid, timeout=deadline)
@@ -205,28 +214,24 @@ def serve_rounds(
     optimizer: Optimizer | None = None,
     rounds: int | None = None,
     progress: Callable[[Outcome, LiveView], None] | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-    poll: float = 1.0,
+    polling: Polling = _POLLING,
 ) -> Vector:
-    """Lead rounds until the plan is carried out; started again, it goes on.
+    """Run rounds until all releases of the plan are made; a restart resumes the run.
 
-    While too few devices can take part it waits. After every round the directory holds
-    `live.json`; at the end `weights.npy` and `model`, signed for devices.
+    It waits while too few devices are available. It writes `live.json` after each round, and
+    `weights.npy` and the signed `model` at the end.
 
     Args:
-        directory: Of the server.
-        invitation: Of the run.
+        directory: Directory of the server.
+        invitation: Invitation of the run.
         collector: Sums the updates of a round.
-        optimizer: How the server steps; the same at every start.
-        rounds: Stop after so many releases in all; None is the plan's number.
+        optimizer: Server optimiser, the same at each start.
+        rounds: Number of releases to stop after; None is the number of the plan.
         progress: Called after each round.
-        clock: Seconds that never go back.
-        sleep: Waits for seconds.
-        poll: Seconds between two looks for devices.
+        polling: Interval and clock.
 
     Returns:
-        The weights to use.
+        Weights to use.
 
     Raises:
         CheckpointError: The directory is in use, damaged, or of another run.
@@ -236,14 +241,11 @@ def serve_rounds(
     try:
         while training.releases < wanted:
             wait_for_devices(
-                lambda: len(training.able(collector.ids())),
-                plan.minimum_reports,
-                sleep=sleep,
-                poll=poll,
+                lambda: len(training.able(collector.ids())), plan.minimum_reports, polling
             )
-            begun = clock()
+            begun = polling.monotonic()
             outcome = training.run_round(collector)
-            show_round(directory, invitation, outcome, clock() - begun, progress)
+            show_round(directory, invitation, outcome, polling.monotonic() - begun, progress)
         publish(directory, invitation, training)
         return training.model
     finally:
@@ -253,20 +255,20 @@ def serve_rounds(
 def open_run(
     directory: Path, invitation: Invitation, optimizer: Optimizer | None = None
 ) -> PrivateTraining:
-    """The run of an invitation, where it stopped.
+    """Open or create the run of an invitation.
 
     Raises:
-        SettingsError: It began with another optimizer.
+        SettingsError: The run began with another optimizer.
         CheckpointError: The directory is in use, damaged, or of another run.
     """
     optimizer = optimizer or Optimizer()
-    kept, document = directory / "optimizer.json", msgspec.json.encode(asdict(optimizer))
-    if not kept.exists():
-        write_whole(kept, document)
-    elif kept.read_bytes() != document:
+    path, document = directory / "optimizer.json", msgspec.json.encode(asdict(optimizer))
+    if not path.exists():
+        write_whole(path, document)
+    elif path.read_bytes() != document:
         raise SettingsError(
-            f"{kept} holds how the server of this run steps: keep to it, or begin a new run in"
-            " another directory"
+            f"{path} holds another optimizer, and a run cannot change it: use that one, or start a"
+            " new run in another directory"
         )
     weights = initial_weights(
         invitation.vocabulary, embedding=invitation.embedding, hidden=invitation.hidden
@@ -275,24 +277,24 @@ def open_run(
 
 
 def epsilon_spent(invitation: Invitation, releases: int) -> float:
-    """What any one device has spent of the plan's epsilon, at its delta, after some releases.
+    """Return the privacy loss of one device, at the plan's delta, after some releases.
 
-    Or after some rounds, if all of their sums count: a device's rounds are as far apart.
+    It also holds after some rounds, if all of their sums count, as the separation is the same.
 
-    The bound on the sensitivity of a device's participations is taken for as many as fit into so
-    few releases, never more than the plan's; the plan's own figure is reached with the last, unless
-    the plan spares participations for void rounds.
+    The sensitivity is that of as many participations as fit into the releases, at most those of the
+    plan. The epsilon of the plan is reached with the last release, unless the plan reserves
+    participations for void rounds.
     """
     import dp_accounting
 
     plan = invitation.plan
     if releases == 0:
         return 0.0
-    fit = min(plan.participations, 1 + (releases - 1) // max(1, plan.separation))
-    if fit == plan.participations:
+    fitting = min(plan.participations, 1 + (releases - 1) // max(1, plan.separation))
+    if fitting == plan.participations:
         return plan.epsilon
-    # Sensitivity grows with the root of the participations where they do not overlap.
-    multiplier = plan.noise_multiplier * (plan.participations / fit) ** 0.5
+    # The sensitivity grows with the root of the participations, which do not overlap.
+    multiplier = plan.noise_multiplier * (plan.participations / fitting) ** 0.5
     return min(plan.epsilon, float(dp_accounting.get_epsilon_gaussian(multiplier, plan.delta)))
 
 
@@ -303,7 +305,7 @@ def show_round(
     seconds: float,
     progress: Callable[[Outcome, LiveView], None] | None,
 ) -> None:
-    """Write what is shown of a run after a round, and tell `progress`."""
+    """Write the live view after a round, and call `progress`."""
     view = _view(invitation, outcome, seconds)
     write_whole(directory / "live.json", msgspec.json.encode(view))
     if progress:
@@ -311,15 +313,15 @@ def show_round(
 
 
 def _view(invitation: Invitation, outcome: Outcome, seconds: float) -> LiveView:
-    # Elsewhere a sum that did not become a release is shown to nobody.
-    told = outcome.round if invitation.tier == "noise-in-sum" else outcome.releases
+    # In other tiers the sum of a void round is never visible.
+    visible_sums = outcome.round if invitation.tier == "noise-in-sum" else outcome.releases
     return LiveView(
         run=invitation.run,
         tier=invitation.tier,
         round=outcome.round,
         releases=outcome.releases,
         planned=invitation.plan.rounds,
-        epsilon=round(epsilon_spent(invitation, told), 6),
+        epsilon=round(epsilon_spent(invitation, visible_sums), 6),
         delta=invitation.plan.delta,
         reason=outcome.reason,
         seconds=round(seconds, 3),
@@ -327,7 +329,7 @@ def _view(invitation: Invitation, outcome: Outcome, seconds: float) -> LiveView:
 
 
 def publish(directory: Path, invitation: Invitation, training: PrivateTraining) -> None:
-    """Write what came of a run: its weights, and the package for devices."""
+    """Write the weights of a run, and the signed model package for devices."""
     weights = training.model
     with (directory / "weights.npy.new").open("wb") as file:
         np.save(file, weights)

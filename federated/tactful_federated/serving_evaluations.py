@@ -1,9 +1,7 @@
-"""Evaluations of a deployment: invited like a run, asked for one at a time, kept."""
+"""Evaluations of a deployment: invitation and single evaluations."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,30 +10,35 @@ from tactful_federated.errors import BudgetError, HistoryError, require
 from tactful_federated.evaluation import Evaluation, PrivateEvaluations, plan_evaluations
 from tactful_federated.invitation import Invitation, Tier, read_invitation, save_invitation
 from tactful_federated.plan import Wishes
+from tactful_federated.polling import Polling
 from tactful_federated.private_rounds import Collector, wait_for_devices
 from tactful_federated.secure_messages import FEWEST_DEVICES
 from tactful_federated.vectors import Vector, check_vector, parameter_count
+
+_POLLING = Polling()
 
 
 def invite_to_evaluations(
     directory: Path, wishes: Wishes, *, tier: Tier | None = None
 ) -> Invitation:
-    """Plan evaluations of a run's models and write `evaluation.json`, or find what was planned.
+    """Plan evaluations and write `evaluation.json`, or check the existing one.
 
     Args:
-        directory: Of the server that trained; its devices are enrolled there already.
-        wishes: `rounds` is how many evaluations; their epsilon adds to that of training.
-        tier: What the server is to see of answers; None stands for what it sees of updates.
+        directory: Directory of the training server, where the devices are enrolled.
+        wishes: Requirements; `rounds` is the number of evaluations. Their epsilon adds to that of
+            training.
+        tier: Server's view of answers; None is the tier of training.
 
     Raises:
-        SettingsError: No run was invited to there, the wishes make no plan, or others were planned.
+        SettingsError: The directory has no run or other evaluations, or there is no plan for the
+            requirements.
     """
     trained = read_invitation(directory / "invitation.json")
     tier = tier or trained.tier
     plan = plan_evaluations(wishes, noise_in_sum=tier == "noise-in-sum")
     require(
         tier == "clear" or plan.minimum_reports >= FEWEST_DEVICES,
-        f"a secret sum is of {FEWEST_DEVICES} devices at least: raise the goal",
+        f"a secret sum needs {FEWEST_DEVICES} devices: raise the report goal",
     )
     invitation = msgspec.structs.replace(
         trained,
@@ -55,30 +58,28 @@ def serve_evaluation(
     collector: Collector,
     *,
     attempts: int = 5,
-    sleep: Callable[[float], None] = time.sleep,
-    poll: float = 1.0,
+    polling: Polling = _POLLING,
 ) -> tuple[Evaluation, int]:
-    """Ask devices once how good a model is; while too few can be asked it waits.
+    """Evaluate a model on devices once; wait while too few are available.
 
     Args:
-        directory: Of the server; ledgers and checkpoint are in `evaluations` there.
-        invitation: As `invite_to_evaluations` made it.
-        weights: Of the model.
-        collector: Sums what devices answer.
-        attempts: Rounds with too few answers before it is given up, 1 or more.
-        sleep: Waits for seconds.
-        poll: Seconds between two looks for devices.
+        directory: Directory of the server; ledgers and checkpoint are in `evaluations` there.
+        invitation: Invitation from `invite_to_evaluations`.
+        weights: Weights of the model.
+        collector: Sums the answers of devices.
+        attempts: Number of rounds with too few answers before an error, 1 or more.
+        polling: Interval and clock.
 
     Returns:
-        What they said, and how many evaluations the plan still allows.
+        Result, and the number of evaluations that the plan still allows.
 
     Raises:
         BudgetError: All evaluations of the plan are spent.
-        HistoryError: Too few answered, in each attempt.
-        WeightsError: The model is not one of the invitation's catalogue and widths; nothing is
-            spent.
+        HistoryError: Too few devices answered in each attempt.
+        WeightsError: The weights do not fit the catalogue and widths of the invitation; no
+            evaluation is spent.
     """
-    # Devices that cannot load it answer zeros, and an evaluation is spent on those.
+    # Checked first: devices that cannot load the weights would answer zeros, at a cost.
     size = parameter_count(
         invitation.vocabulary.size, embedding=invitation.embedding, hidden=invitation.hidden
     )
@@ -87,16 +88,13 @@ def serve_evaluation(
     try:
         if not evaluations.left:
             raise BudgetError(
-                f"all {invitation.plan.rounds} evaluations are spent: what devices said beyond"
-                " them would not be covered; plan others in another run"
+                f"all {invitation.plan.rounds} evaluations are spent: another one would not be"
+                " covered by the budget; plan new ones in another run"
             )
         attempt = 1
         while True:
             wait_for_devices(
-                lambda: evaluations.able(collector.ids()),
-                invitation.plan.minimum_reports,
-                sleep=sleep,
-                poll=poll,
+                lambda: evaluations.able(collector.ids()), invitation.plan.minimum_reports, polling
             )
             try:
                 return evaluations.evaluate(weights, collector), evaluations.left

@@ -1,10 +1,10 @@
-"""A run of federated rounds on real histories, in one process, judged against its baselines."""
+"""Simulation of federated rounds on real histories, compared with the baselines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -27,44 +27,43 @@ except ModuleNotFoundError as error:
 TASK: Final = (
     "Next category of a visit: each basket is read as a set of catalogue categories, the one "
     "with the most lines first, equal ones in catalogue order (lines of a basket have no order "
-    "in the data). Asked is every category of a household's latest baskets, from the categories "
-    "before it; trained is on the baskets before those."
+    "in the data). The questions are the categories of a household's latest baskets, given the "
+    "categories before them; the model is trained on the earlier baskets."
 )
 
 PRIVACY: Final = (
     "Histories never leave the device objects; the server receives one update per device and "
     "round, clipped to a fixed norm, and counts of right answers. This simulation adds no noise "
     "and does not hide single updates in a secure sum, so NO privacy guarantee is claimed for the "
-    "model: whoever sees an update or the model may learn about a household. A private run is "
-    "what `tactful federated plan` plans and `PrivateTraining` carries out."
+    "model: an update or the model may reveal information about a household. For a private run, "
+    "see `tactful federated plan` and `PrivateTraining`."
 )
 
 
 @dataclass(frozen=True)
 class SimulationReport:
-    """What a simulation measured.
+    """Result of a simulation.
 
-    Every rate is over the same `steps` questions: the held-out latest baskets of all devices.
-    The baselines are fitted on the pooled training histories, which a federated server does not
-    have.
+    All rates are over the same `steps` questions: the held-out latest baskets of all devices. The
+    baselines are fitted on the pooled training histories, which a federated server does not have.
 
     Attributes:
-        households: Devices taking part.
-        categories: Categories of the public catalogue.
-        parameters: Parameters of the model.
-        steps: Questions asked.
-        rounds: Every round.
-        top1: Share of answers the final model ranks first.
-        top5: Share of answers it ranks among the first five.
-        markov_top1: The same of the Markov chain.
-        markov_top5: The same of the Markov chain.
-        popularity_top1: The same of the most popular categories.
-        popularity_top5: The same of the most popular categories.
+        households: Number of devices.
+        categories: Number of categories of the catalogue.
+        parameters: Number of parameters of the model.
+        steps: Number of questions.
+        rounds: Figures of each round.
+        top1: Share of answers that the final model ranks first.
+        top5: Share of answers among its first five.
+        markov_top1: `top1` of the Markov chain.
+        markov_top5: `top5` of the Markov chain.
+        popularity_top1: `top1` of the most popular categories.
+        popularity_top5: `top5` of the most popular categories.
         top1_gain: `top1 - markov_top1` with its interval over households.
         top5_gain: `top5 - markov_top5` with its interval over households.
-        verdict: In words, whether the model beats the chain.
-        task: What was asked.
-        privacy: What is and what is not protected.
+        verdict: Comparison with the chain in words.
+        task: Description of the questions.
+        privacy: Statement about privacy.
     """
 
     households: int
@@ -85,6 +84,31 @@ class SimulationReport:
     privacy: str = PRIVACY
 
 
+@dataclass(frozen=True)
+class SimulationSettings:
+    """Settings of `simulate`.
+
+    Attributes:
+        minimum_baskets: Baskets that a household needs to take part, at least 2.
+        trainer: Settings of training on devices.
+        server: Settings of rounds; by default half of the devices, at most 24, in each round.
+        threads: Threads of torch during the simulation.
+        embedding: Width of a token's vector in the model.
+        hidden: Width of the LSTM state.
+    """
+
+    minimum_baskets: int = 20
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    server: RoundSettings | None = None
+    threads: int = 1
+    embedding: int = 32
+    hidden: int = 32
+
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` on a setting outside its range."""
+        require(self.minimum_baskets >= 2, "minimum_baskets must be at least 2")
+
+
 def simulate(
     histories: Mapping[str, Sequence[Sequence[str]]],
     catalogue: Iterable[str],
@@ -92,54 +116,42 @@ def simulate(
     households: int = 48,
     rounds: int = 60,
     seed: int = 7,
+    settings: SimulationSettings | None = None,
     progress: Callable[[RoundResult], None] | None = None,
-    minimum_baskets: int = 20,
-    trainer: TrainerSettings | None = None,
-    server: RoundSettings | None = None,
-    threads: int = 1,
-    embedding: int = 32,
-    hidden: int = 32,
 ) -> SimulationReport:
-    """Train the intent model on some households' devices and compare it with the baselines.
+    """Train the intent model on simulated devices and compare it with the baselines.
 
-    Each device is a node of a `LocalGrid` and speaks Flower's messages, so the path is that of a
-    deployment but for the network.
+    Each device is a node of a `LocalGrid` and uses Flower's messages, so except for the network the
+    path is that of a deployment.
 
     Args:
         histories: Household to baskets in time order, each the categories of its lines.
         catalogue: Public list of categories.
-        households: Devices to draw, at random, from households with enough baskets; all of them
-            if there are fewer.
+        households: Devices to draw from the households with enough baskets; all if there are fewer.
         rounds: Rounds to run, at least 1.
-        seed: Seed of the draw, the initial weights, the cohorts and the devices' shuffling.
-        progress: Called after every round.
-        minimum_baskets: Baskets a household needs to take part, at least 2.
-        trainer: How devices train.
-        server: How rounds are run; by default half of the devices, at most 24, per round.
-        threads: Threads torch may use meanwhile; the setting before is restored.
-        embedding: Width of a token's vector in the model.
-        hidden: Width of the model's LSTM state.
+        seed: Seed of the draw, the initial weights, the cohorts and the shuffling of devices.
+        settings: Further settings.
+        progress: Called after each round.
 
     Raises:
-        HistoryError: Fewer than two households have enough baskets, or nothing can be asked.
+        HistoryError: Fewer than two households have enough baskets, or there is no question.
         VocabularyError: The catalogue is empty.
         SettingsError: A setting is out of range.
     """
     require(rounds >= 1, "rounds must be at least 1")
     require(households >= 2, "households must be at least 2")
-    require(minimum_baskets >= 2, "minimum_baskets must be at least 2")
-    trainer = trainer or TrainerSettings()
+    settings = settings or SimulationSettings()
     vocabulary = Vocabulary.from_catalogue(catalogue)
-    chosen = _draw(histories, households, minimum_baskets, seed)
-    server = server or _default_rounds(len(chosen), trainer)
-    with _threads(threads):
-        initial = IntentModel(vocabulary.size, embedding=embedding, hidden=hidden, seed=seed)
+    chosen = _draw(histories, households, settings.minimum_baskets, seed)
+    server = settings.server or _default_rounds(len(chosen), settings.trainer)
+    with _threads(settings.threads):
+        initial = _model(vocabulary, settings, seed)
         devices = {
             node: Device(
                 histories[name],
                 vocabulary,
-                IntentModel(vocabulary.size, embedding=embedding, hidden=hidden, seed=seed),
-                trainer,
+                _model(vocabulary, settings, seed),
+                settings.trainer,
                 seed=seed + node,
             )
             for node, name in enumerate(chosen, 1)
@@ -150,24 +162,40 @@ def simulate(
             population, start(initial.vector()), server, rounds=rounds, seed=seed, progress=progress
         )
         scores = population.evaluate(population.ids(), state.model.release(), state.round)
-    ours = [scores[node] for node in devices]
-    markov, popularity = _baselines([histories[name] for name in chosen], vocabulary, trainer)
-    total, markov_total = sum(ours, Score()), sum(markov, Score())
-    popularity_total = sum(popularity, Score())
+    baselines = _baselines([histories[name] for name in chosen], vocabulary, settings.trainer)
+    return _report(initial.size, vocabulary, results, (list(scores.values()), *baselines), seed)
+
+
+def _model(vocabulary: Vocabulary, settings: SimulationSettings, seed: int) -> IntentModel:
+    return IntentModel(
+        vocabulary.size, embedding=settings.embedding, hidden=settings.hidden, seed=seed
+    )
+
+
+def _report(
+    parameters: int,
+    vocabulary: Vocabulary,
+    rounds: Sequence[RoundResult],
+    scores: tuple[Sequence[Score], Sequence[Score], Sequence[Score]],
+    seed: int,
+) -> SimulationReport:
+    """Compare scores of households: of the model, of the chain and of popularity."""
+    model, markov, _ = scores
+    total, markov_total, popularity_total = (sum(part, Score()) for part in scores)
     if total.steps == 0:
-        raise HistoryError("no held-out basket holds a category of the catalogue; nothing to ask")
+        raise HistoryError("no held-out basket has a category of the catalogue: nothing to ask")
     top1_gain = paired_difference(
-        [(s.top1, s.steps) for s in ours], [(s.top1, s.steps) for s in markov], seed=seed
+        [(s.top1, s.steps) for s in model], [(s.top1, s.steps) for s in markov], seed=seed
     )
     top5_gain = paired_difference(
-        [(s.top5, s.steps) for s in ours], [(s.top5, s.steps) for s in markov], seed=seed
+        [(s.top5, s.steps) for s in model], [(s.top5, s.steps) for s in markov], seed=seed
     )
     return SimulationReport(
-        households=len(devices),
+        households=len(model),
         categories=len(vocabulary.categories),
-        parameters=initial.size,
+        parameters=parameters,
         steps=total.steps,
-        rounds=tuple(results),
+        rounds=tuple(rounds),
         top1=total.top1_rate,
         top5=total.top5_rate,
         markov_top1=markov_total.top1_rate,
@@ -186,8 +214,8 @@ def _draw(
     eligible = sorted(name for name, history in histories.items() if len(history) >= baskets)
     if len(eligible) < 2:
         raise HistoryError(
-            f"{len(eligible)} of {len(histories)} households have {baskets} baskets or more; "
-            "a simulation needs two: lower minimum_baskets or give longer histories"
+            f"{len(eligible)} of {len(histories)} households have {baskets} baskets or more, "
+            "and a simulation needs two: lower minimum_baskets or give longer histories"
         )
     order = np.random.default_rng(seed).permutation(len(eligible))
     return [eligible[i] for i in order[:households]]
@@ -206,11 +234,11 @@ def _default_rounds(devices: int, trainer: TrainerSettings) -> RoundSettings:
 def _baselines(
     histories: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary, trainer: TrainerSettings
 ) -> tuple[list[Score], list[Score]]:
-    parts = [split_by_time(history, vocabulary, trainer.held_out) for history in histories]
-    past = [sequence[:cut] for sequence, cut in parts]
+    splits = [split_by_time(history, vocabulary, trainer.held_out) for history in histories]
+    past = [sequence[:cut] for sequence, cut in splits]
     asked = [
         windows(sequence, start=cut, scored=trainer.scored, context=trainer.context)
-        for sequence, cut in parts
+        for sequence, cut in splits
     ]
     markov, popularity = fit_markov(past), fit_popularity(past)
     return [markov.evaluate(a) for a in asked], [popularity.evaluate(a) for a in asked]

@@ -1,12 +1,12 @@
-"""Flower's SuperLink as a child process: TLS, known nodes only, and nobody's code is run.
+"""Flower's SuperLink as a child process: TLS, enrolled nodes only, no apps.
 
-Stock `flower-superlink` is started with `--isolation process`: it hands messages on and keeps them
-in SQLite, and starts no app, whoever asks. Rounds are led by *this* process, which takes the one
-task of its run over the Runtime API, under a secret that only both know. The bundle that Flower
-wants for a run holds a module that refuses to be run.
+`flower-superlink` runs with `--isolation process`: it forwards messages, stores them in SQLite and
+never starts an app. *This* process runs the rounds: it acquires the task of its run over the
+Runtime API, with a shared secret. The bundle that Flower requires for a run contains a module that
+refuses to run.
 
-Its Control API knows no authentication, so the SuperLink listens on the loopback interface, and
-what devices reach is a proxy that passes the routes in `deploy/fleet-proxy.conf` and no other.
+The Control API has no authentication, so the SuperLink listens on the loopback interface. Devices
+connect to a proxy that forwards only the routes in `deploy/fleet-proxy.conf`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-"""Environment in which Flower calls nobody and installs nothing."""
+"""Environment that turns off telemetry, update checks and installations of Flower."""
 
 _PORT_S = 10.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -73,27 +73,29 @@ serverapp = "rounds:app"
 clientapp = "rounds:app"
 [tool.flwr.app.config]
 """
-_NEVER_RUN = 'raise SystemExit("rounds are led by tactful federated serve; this runs nowhere")\n'
+_REFUSING_MODULE = (
+    'raise SystemExit("tactful federated serve runs the rounds; this module does not run")\n'
+)
 
 
 class SuperLinkError(FederatedError, RuntimeError):
-    """The SuperLink does not start, ended, or refused what it was asked."""
+    """The SuperLink does not start, has ended, or refused a request."""
 
 
 class SuperLink:
-    """A SuperLink of our own, for as long as the context lasts.
+    """Context manager of a SuperLink process.
 
     Args:
-        directory: Where its state is: messages and nodes in `superlink.db`, its log beside it.
-        tls: By which it proves itself.
-        host: Loopback address it listens on.
-        port: And the port; 0 picks a free one.
+        directory: Directory of its state: messages and nodes in `superlink.db`, and its log.
+        tls: TLS files of the server.
+        host: Loopback address to listen on.
+        port: Port to listen on; 0 chooses a free one.
     """
 
     def __init__(
         self, directory: Path, tls: Tls, *, host: str = "127.0.0.1", port: int = 0
     ) -> None:
-        """Prepare; nothing runs yet."""
+        """Choose the address; the process is not started."""
         self.directory, self._tls = directory, tls
         self.address = f"{host}:{port or _free_port(host)}"
         self._host, self._port = self.address.rsplit(":", 1)
@@ -102,17 +104,17 @@ class SuperLink:
         self._lock: int | None = None
 
     def __enter__(self) -> SuperLink:
-        """Start it, and wait until it answers.
+        """Start the process and wait until it accepts connections.
 
         Raises:
-            SuperLinkError: It ended at once.
-            CheckpointError: Another process has one at work in the directory.
+            SuperLinkError: The process ended, or another program uses the port.
+            CheckpointError: Another process uses the directory.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = lock_directory(self.directory)  # who holds it may end what a former one left
+        self._lock = lock_directory(self.directory)  # the lock permits ending a leftover process
         try:
             self._secret = secret_file(self.directory / "executor.secret")
-            self._end_former()
+            self._end_leftover()
             with (self.directory / "superlink.log").open("ab") as log:
                 self._process = subprocess.Popen(
                     self.command(), stdout=log, stderr=log, env=quiet_environment(self.directory)
@@ -125,11 +127,11 @@ class SuperLink:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it."""
+        """End the process."""
         self.close()
 
     def command(self) -> list[str]:
-        """What is started."""
+        """Return the command line of the process."""
         program = shutil.which("flower-superlink", path=str(Path(sys.executable).parent))
         if program is None:
             raise SuperLinkError("flower-superlink is missing: install 'tactful[federated]'")
@@ -148,65 +150,65 @@ class SuperLink:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id of the SuperLink."""
         return self._running().pid
 
     def enrol(self, public_key: bytes) -> int:
-        """Let the owner of a node key in; returns the number of its node.
+        """Register a node key; return the number of its node.
 
         Args:
-            public_key: PEM, on a NIST curve.
+            public_key: PEM of a key on a NIST curve.
 
         Raises:
-            SuperLinkError: The key is none, or is known already.
+            SuperLinkError: The key is invalid, or registered already.
         """
         return enrol_node(self.address, self._authority, public_key)
 
     @contextlib.contextmanager
     def run(self) -> Iterator[SuperLinkGrid]:
-        """A new run, and the grid that its rounds are led over, for as long as the context lasts.
+        """Start a Flower run and yield its grid.
 
-        A run of Flower's ends with the process that leads it. A private run does not: it goes on,
-        with its ledger, in a directory of its own, over as many of Flower's as it takes.
+        A Flower run ends with this process. A private run does not: it resumes in its directory,
+        with its ledger, over several Flower runs.
         """
         bundle, _ = build_fab_from_files(
             {
                 "pyproject.toml": _BUNDLE.encode(),
-                "rounds.py": _NEVER_RUN.encode(),
+                "rounds.py": _REFUSING_MODULE.encode(),
                 "LICENSE": b"Apache-2.0\n",
             }
         )
         with control_client(self.address, self._authority) as control:
-            started = _asked(
+            started = _call(
                 lambda: control.StartRun(
                     StartRunRequest(fab=fab_to_proto(Fab(_sha256(bundle), bundle, {})))
                 )
             )
-        sign = SuperExecAuthHttpInterceptor(
+        signer = SuperExecAuthHttpInterceptor(
             master_secret=self._secret, protected_methods=frozenset({_ACQUIRE})
         )
-        with runtime_client(self.address, self._authority, [sign]) as executor:
+        with runtime_client(self.address, self._authority, [signer]) as executor:
             while True:
-                found = _asked(
+                acquired = _call(
                     lambda: executor.AcquireTask(
                         AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
                     )
                 )
-                if not found.token:
+                if not acquired.token:
                     raise SuperLinkError(f"run {started.run_id} has no task; {self._hint()}")
-                if found.task.run_id == started.run_id:
+                if acquired.task.run_id == started.run_id:
                     break
-                # An older run whose leader died before it began: it waits for nobody any more.
-        grid = SuperLinkGrid(self.address, self._authority, found.token)
+                # The task of an older run, whose process was killed before it acquired the task.
+        grid = SuperLinkGrid(self.address, self._authority, acquired.token)
         try:
             yield grid
         except httpx.TransportError as error:
-            raise SuperLinkError(f"the SuperLink answers no more; {self._hint()}") from error
+            raise SuperLinkError(f"the SuperLink stopped answering; {self._hint()}") from error
         finally:
             grid.close()
 
     def close(self) -> None:
-        """End the process; what it kept is on disk."""
+        """End the process; its state stays on disk."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -219,17 +221,19 @@ class SuperLink:
             os.close(self._lock)
             self._lock = None
 
-    def _end_former(self) -> None:
-        """End the SuperLink that a start left behind which was killed before it could."""
+    def _end_leftover(self) -> None:
+        """End the SuperLink process of an earlier start that was killed."""
         with contextlib.suppress(OSError, ValueError):
             pid = int((self.directory / "superlink.pid").read_text("utf-8"))
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if str(self.directory / "superlink.db").encode() in command:
                 os.kill(pid, signal.SIGKILL)
-        end = time.monotonic() + _PORT_S
+        deadline = time.monotonic() + _PORT_S
         while self._answers():  # a killed process keeps its port until its last thread is gone
-            if time.monotonic() > end:
-                raise SuperLinkError(f"another program listens on {self.address}: give a free port")
+            if time.monotonic() > deadline:
+                raise SuperLinkError(
+                    f"another program listens on {self.address}: choose a free port"
+                )
             time.sleep(0.05)
 
     def _answers(self) -> bool:
@@ -256,7 +260,7 @@ class SuperLink:
 
 
 def quiet_environment(home: Path) -> dict[str, str]:
-    """The environment for Flower's programs: no telemetry, no update check, files in `home`."""
+    """Return the environment of Flower programs: `QUIET`, with files in `home`."""
     return {**os.environ, **QUIET, "FLWR_HOME": str(home / "flower")}
 
 
@@ -264,12 +268,12 @@ def enrol_node(address: str, authority: bytes, public_key: bytes) -> int:
     """Register a node key with the SuperLink at `address`; see `SuperLink.enrol`."""
     with control_client(address, authority) as control:
         request = RegisterNodeRequest(public_key=public_key)
-        return int(_asked(lambda: control.RegisterNode(request)).node_id)
+        return int(_call(lambda: control.RegisterNode(request)).node_id)
 
 
 @contextlib.contextmanager
 def control_client(address: str, authority: bytes) -> Iterator[ControlHttpClient]:
-    """A client of the Control API."""
+    """Open a client of the Control API for a context."""
     client = ControlHttpClient.from_server_address(
         address, False, authority, [RuntimeVersionHttpInterceptor(component_name="flwr")]
     )
@@ -279,9 +283,9 @@ def control_client(address: str, authority: bytes) -> Iterator[ControlHttpClient
         client.close()
 
 
-def _asked(question: Any) -> Any:
+def _call(request: Any) -> Any:
     try:
-        return question()
+        return request()
     except httpx.HTTPStatusError as error:
         raise SuperLinkError(f"the SuperLink refused: {error.response.text[:300]}") from error
     except httpx.TransportError as error:

@@ -1,21 +1,20 @@
-"""The grid of a run on a SuperLink: replies are passed on as they come, and none holds up others.
+"""Grid of a run on a SuperLink; an incomplete reply does not block other replies.
 
-Flower's own grid asks for replies every three seconds and, once a device has announced one, waits
-for all its parts up to two hours, so that a phone that dies in the middle of an upload stops the
-round. This one asks several times a second, and comes back to a reply whose parts are not there
-yet until the round ends.
+Flower's own grid polls every three seconds and, once a device has announced a reply, waits up to
+two hours for all its parts, so a phone that stops during an upload stops the round. This grid polls
+several times a second and retries incomplete replies until the round ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 from tactful_federated.errors import missing_extra
 from tactful_federated.one_run_grid import OneRunGrid
+from tactful_federated.polling import Polling
 
 try:
     from flwr.app import Message
@@ -55,30 +54,28 @@ except ModuleNotFoundError as error:
 
 _log = logging.getLogger(__name__)
 
-_POLL_S = 0.1
-_LARGEST = 64 * 2**20
+_POLLING = Polling(interval=0.1)
+_MAX_PART_BYTES = 64 * 2**20
 
 
-class _Half(NamedTuple):
-    """A reply that was announced: the request it answers, its parts, and those that have come."""
+class _Incomplete(NamedTuple):
+    """An incomplete reply: id of its request, tree of its parts, and parts received."""
 
-    answers: str
+    request: str
     tree: ObjectTree
     contents: dict[str, bytes]
 
 
 class SuperLinkGrid(OneRunGrid):
-    """Nodes and messages of one run.
+    """Grid of the nodes and messages of one run.
 
-    Making one claims the process for its run, as Flower keeps a task's identity per process.
+    Flower keeps the identity of a task per process, so a process can have one grid.
 
     Args:
-        address: Of the SuperLink.
-        authority: PEM of the certificate that it is checked with.
-        token: Of the run's task.
-        poll: Seconds between two looks for replies, above 0.
-        clock: Seconds that never go back.
-        sleep: Waits for seconds.
+        address: Address of the SuperLink.
+        authority: PEM of the certificate authority.
+        token: Token of the task of the run.
+        polling: Interval and clock.
     """
 
     def __init__(
@@ -87,12 +84,10 @@ class SuperLinkGrid(OneRunGrid):
         authority: bytes,
         token: str,
         *,
-        poll: float = _POLL_S,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        polling: Polling = _POLLING,
     ) -> None:
-        """Begin the task, and keep it alive."""
-        self._poll, self._clock, self._sleep = poll, clock, sleep
+        """Start the task and its heartbeat."""
+        self._polling = polling
         self._client = _runtime_client(
             address, authority, [RuntimeTokenHttpInterceptor(token=token)]
         )
@@ -101,34 +96,34 @@ class SuperLinkGrid(OneRunGrid):
         TaskIdentity.task_id, TaskIdentity.run_id = begun.task_id, begun.run.run_id
         TaskIdentity.node_id = begun.context.node_id
         self._run = run_from_proto(begun.run)
-        self._half: dict[str, _Half] = {}
+        self._incomplete: dict[str, _Incomplete] = {}
         self._heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(self._client))
         self._heartbeat.start()
 
     @property
     def run(self) -> Run:
-        """The run."""
+        """Run of this grid."""
         return Run(**vars(self._run))
 
     def get_node_ids(self) -> list[int]:
-        """Numbers of the nodes that are online."""
+        """Return the numbers of the nodes that are online."""
         return [node.node_id for node in self._client.GetNodes(GetNodesRequest()).nodes]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send; what several messages share is uploaded once."""
-        listed = list(messages)
-        if not listed:
+        """Send messages; objects shared by several messages are uploaded once."""
+        batch = list(messages)
+        if not batch:
             return []
         objects: dict[str, Any] = {}
         trees = []
-        for message in listed:
+        for message in batch:
             message.metadata.__dict__["_message_id"] = message.object_id
             objects.update(get_all_nested_objects(message))
             trees.append(get_object_tree(message))
         response = self._client.PushMessages(
             PushAppMessagesRequest(
                 messages_list=[
-                    message_to_proto(remove_content_from_message(message)) for message in listed
+                    message_to_proto(remove_content_from_message(message)) for message in batch
                 ],
                 message_object_trees=trees,
             )
@@ -146,72 +141,72 @@ class SuperLinkGrid(OneRunGrid):
         return list(response.message_ids)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies that are there with all their parts."""
-        # The SuperLink forgets a request with its first answer, and of another one says it is gone.
-        arriving = {half.answers for half in self._half.values()}
+        """Return complete replies."""
+        # The SuperLink deletes a request with its first answer, then reports it as unknown.
+        arriving = {reply.request for reply in self._incomplete.values()}
         asked = [number for number in message_ids if number not in arriving]
         if asked:
             response = self._client.PullMessages(PullAppMessagesRequest(message_ids=asked))
             for reply, tree in zip(
                 response.messages_list, response.message_object_trees, strict=True
             ):
-                answered = reply.metadata.reply_to_message_id
-                self._half[reply.metadata.message_id] = _Half(answered, tree, {})
-        whole = (self._complete(number) for number in list(self._half))
-        return [message for message in whole if message is not None]
+                request = reply.metadata.reply_to_message_id
+                self._incomplete[reply.metadata.message_id] = _Incomplete(request, tree, {})
+        completed = (self._complete(number) for number in list(self._incomplete))
+        return [message for message in completed if message is not None]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
-        """Replies as they come, until each came or `timeout` seconds went by.
+        """Send messages and yield replies, until all arrived or `timeout` seconds passed.
 
-        Who stops reading early leaves the others behind: their replies are dropped.
+        If the caller stops reading early, the remaining replies are dropped.
         """
         waiting = set(self.push_messages(messages))
-        self._half.clear()  # what is left of an earlier exchange
-        end = None if timeout is None else self._clock() + timeout
+        self._incomplete.clear()  # replies of an earlier exchange
+        end = None if timeout is None else self._polling.monotonic() + timeout
         while waiting:
             for message in self.pull_messages(waiting):
                 if message.metadata.reply_to_message_id in waiting:
                     waiting.remove(message.metadata.reply_to_message_id)
                     yield message
-            if not waiting or (end is not None and self._clock() >= end):
+            if not waiting or (end is not None and self._polling.monotonic() >= end):
                 return
-            self._sleep(self._poll)
+            self._polling.sleep(self._polling.interval)
 
     def close(self) -> None:
         """End the run."""
         if self._heartbeat.is_running:
             self._heartbeat.stop()
-        with contextlib.suppress(Exception):  # the SuperLink may be gone; it finds out by itself
+        with contextlib.suppress(Exception):  # the SuperLink may have stopped
             self._client.PushTaskOutput(PushTaskOutputRequest(sub_status="completed", details=""))
         self._client.close()
 
     def _complete(self, number: str) -> Message | None:
-        half = self._half[number]
-        for part in (branch.object_id for branch in iterate_object_tree(half.tree)):
-            if part in half.contents:
+        reply = self._incomplete[number]
+        for part in (branch.object_id for branch in iterate_object_tree(reply.tree)):
+            if part in reply.contents:
                 continue
-            found = self._client.PullObject(
+            response = self._client.PullObject(
                 PullObjectRequest(node=self._node, run_id=self._run.run_id, object_id=part)
             )
-            if not found.object_found or len(found.object_content) > _LARGEST:
-                _log.warning("a reply was dropped: it cannot be read whole")
-                del self._half[number]
+            if not response.object_found or len(response.object_content) > _MAX_PART_BYTES:
+                _log.warning("a reply was dropped: a part is missing or too large")
+                del self._incomplete[number]
                 return None
-            if not found.object_available:
+            if not response.object_available:
                 return None
-            half.contents[part] = found.object_content
-        del self._half[number]
+            reply.contents[part] = response.object_content
+        del self._incomplete[number]
         self._client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(
                 node=self._node, run_id=self._run.run_id, message_object_id=number
             )
         )
         try:
-            message = cast(Message, inflate_object_from_contents(number, half.contents))
-        except Exception:  # whatever a device may send, the round goes on
-            _log.warning("a reply was dropped: it is no message")
+            message = cast(Message, inflate_object_from_contents(number, reply.contents))
+        except Exception:  # a device may send anything; the round goes on
+            _log.warning("a reply was dropped: it is not a Flower message")
             return None
         message.metadata.__dict__["_message_id"] = number
         return message
@@ -221,7 +216,7 @@ class SuperLinkGrid(OneRunGrid):
 def runtime_client(
     address: str, authority: bytes, interceptors: Sequence[Any]
 ) -> Iterator[RuntimeHttpClient]:
-    """A client of the Runtime API, for as long as the context lasts."""
+    """Open a client of the Runtime API for a context."""
     client = _runtime_client(address, authority, interceptors)
     try:
         yield client

@@ -16,6 +16,7 @@ from tactful_federated import (
     Invitation,
     LocalGrid,
     Optimizer,
+    Polling,
     SecureSumError,
     Session,
     SettingsError,
@@ -95,7 +96,13 @@ def invited(directory: Path, wishes: Wishes = WISHES, **more: Any) -> Invitation
     return invite(directory, wishes, CATEGORIES, run="test", tier="clear", **more)
 
 
-def serve(directory: Path, invitation: Invitation, grid: LocalGrid, **more: Any) -> list[int]:
+def serve(
+    directory: Path,
+    invitation: Invitation,
+    grid: LocalGrid,
+    sleep: Callable[[float], None] | None = None,
+    **more: Any,
+) -> list[int]:
     clock, told = Clock(), list[int]()
     stream = FlowerStream(grid, invitation.vocabulary, deadline=30.0, clock=clock)
     serve_buffered(
@@ -103,8 +110,8 @@ def serve(directory: Path, invitation: Invitation, grid: LocalGrid, **more: Any)
         invitation,
         stream,
         progress=lambda outcome, view: told.append(outcome.releases),
-        clock=clock,
-        **{"sleep": clock.sleep} | more,
+        polling=Polling(0.5, clock, sleep or clock.sleep),
+        **more,
     )
     return told
 

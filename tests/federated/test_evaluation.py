@@ -21,6 +21,7 @@ from tactful_federated import (
     IntentModel,
     Invitation,
     LocalGrid,
+    Polling,
     Score,
     SecureCollector,
     SecureRounds,
@@ -159,7 +160,9 @@ def test_a_home_answers_evaluations_beside_training_and_counts_them_apart(tmp_pa
     wishes = replace(WISHES, minimum_reports=1)
     asked = invite_to_evaluations(tmp_path / "server", wishes)
     assert invite_to_evaluations(tmp_path / "server", wishes) == asked
-    with pytest.raises(SettingsError, match="other rounds"):  # the budget is what it was
+    with pytest.raises(
+        SettingsError, match="written with other settings"
+    ):  # the budget is what it was
         invite_to_evaluations(tmp_path / "server", replace(wishes, epsilon=8.0))
     assert read_invitation(tmp_path / "server" / "evaluation.json") == asked
     found = {}
@@ -199,9 +202,11 @@ def test_a_served_evaluation_waits_for_devices_tries_again_and_ends_with_the_bud
     collector = ClearCollector(devices)
     for unfit in (WEIGHTS[:-1], np.full_like(WEIGHTS, np.nan)):  # devices would answer zeros
         with pytest.raises(WeightsError):
-            serve_evaluation(tmp_path, invitation, unfit, collector, sleep=sleep)
+            serve_evaluation(tmp_path, invitation, unfit, collector, polling=Polling(sleep=sleep))
     assert devices.count == 0, "nobody was waited for"
-    found, left = serve_evaluation(tmp_path, invitation, WEIGHTS, collector, sleep=sleep)
+    found, left = serve_evaluation(
+        tmp_path, invitation, WEIGHTS, collector, polling=Polling(sleep=sleep)
+    )
     assert (len(devices.asked), left) == (2, 0)  # the first round was void
     assert found.top1 == pytest.approx(0.5, abs=1e-3)
     with pytest.raises(BudgetError, match="spent"):

@@ -29,6 +29,7 @@ from tactful_federated import (
     FleetError,
     FlowerStream,
     Invitation,
+    Polling,
     SettingsError,
     SuperLink,
     SuperLinkError,
@@ -76,7 +77,9 @@ def homes(place: Place, server: Path, invitation: Invitation, count: int) -> dic
 
 def client(place: Place, home: DeviceHome, number: int) -> FleetClient:
     authority = place.tls.authority.read_bytes()
-    return FleetClient(place.address, authority, home.key, home.app(trainer(number)), poll=0.1)
+    return FleetClient(
+        place.address, authority, home.key, home.app(trainer(number)), polling=Polling(0.1)
+    )
 
 
 @pytest.mark.slow
@@ -220,7 +223,7 @@ def test_a_buffer_is_filled_over_the_network(place: Place, tmp_path: Path) -> No
     clients = [client(place, home, 1) for home in list(devices.values())[:4]]
     with place.link.run() as grid, in_threads(clients):
         stream = FlowerStream(grid, invitation.vocabulary, deadline=60.0)
-        serve_buffered(tmp_path, invitation, stream, rounds=2, poll=0.1)
+        serve_buffered(tmp_path, invitation, stream, rounds=2, polling=Polling(0.1))
     assert np.isfinite(np.load(tmp_path / "weights.npy")).all()
     for home in devices.values():
         home.close()
@@ -244,7 +247,9 @@ def test_an_outage_behind_the_proxy_is_sat_out_and_a_refusal_is_not(tmp_path: Pa
         now[0] += seconds
 
     def work() -> None:
-        served = FleetClient("localhost:1", authority, key, ClientApp(), clock=clock, sleep=wait)
+        served = FleetClient(
+            "localhost:1", authority, key, ClientApp(), polling=Polling(monotonic=clock, sleep=wait)
+        )
         served.step = step  # type: ignore[method-assign]
         answered = iter([False] * (len(statuses) + 1))
         served.work(lambda: next(answered, True))
@@ -268,7 +273,7 @@ def test_an_outage_behind_the_proxy_is_sat_out_and_a_refusal_is_not(tmp_path: Pa
 def test_a_superlink_at_work_is_not_ended_by_a_second_start(place: Place) -> None:
     before = place.link.pid
     second = SuperLink(place.link.directory, place.tls)
-    with pytest.raises(CheckpointError, match="another server runs"), second:
+    with pytest.raises(CheckpointError, match="another process uses"), second:
         pass
     assert place.link.pid == before and Path(f"/proc/{before}").exists()
     place.link.enrol(public_pem(node_key(place.folder / "of-a-device").public_key()))
@@ -280,7 +285,7 @@ def test_a_server_needs_the_enrolling_key_once(tmp_path: Path) -> None:
     assert invited(tmp_path, "secret", 3) == invitation
     with pytest.raises(SettingsError, match="missing"):
         authority_key(tmp_path)
-    with pytest.raises(SettingsError, match="other rounds"):
+    with pytest.raises(SettingsError, match="written with other settings"):
         invited(tmp_path, "clear", 3)
 
 

@@ -76,17 +76,17 @@ def test_more_devices_less_noise(plan: TrainingPlan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"population": 3_000}, "lower the report goal"),
-        ({"delta": 1e-5}, "allows to give one away"),
+        ({"delta": 1e-5}, "allows to reveal one"),
         ({"epsilon": 0.0}, "epsilon is 0"),
         ({"report_goal": 0}, "report_goal is 0"),
         ({"availability": 0.0}, "availability"),
-        ({"minimum_reports": 2_001}, "at most the report goal"),
-        ({"delta": 1e-15}, "tables alone"),
+        ({"minimum_reports": 2_001}, "0 to the report goal"),
+        ({"delta": 1e-15}, "noise tables"),
     ],
 )
-def test_wishes_that_cannot_be_had_are_refused(wrong: dict[str, float], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_wishes_that_cannot_be_had_are_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         plan_training(replace(WISHES, **wrong))  # type: ignore[arg-type]

@@ -314,7 +314,7 @@ def test_an_older_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_keeps_its_plan_and_its_directory_to_itself(tmp_path: Path) -> None:
     run = training(tmp_path, small_plan())
-    with pytest.raises(CheckpointError, match="another server"):
+    with pytest.raises(CheckpointError, match="another process uses"):
         training(tmp_path, small_plan())
     run.close()
     with pytest.raises(CheckpointError, match="another plan"):

@@ -7,7 +7,7 @@ import pytest
 
 from tactful_federated import SettingsError, SimulatedPopulation, TrainerSettings, windows
 from tactful_federated.model import IntentModel
-from tactful_federated.private_simulation import simulate_privately
+from tactful_federated.private_simulation import PrivateSimulationSettings, simulate_privately
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.tokens import Vocabulary
 
@@ -40,7 +40,8 @@ def test_a_private_simulation_runs_on_ray(tmp_path: Path) -> None:
     import ray
 
     found = simulate_privately(
-        tmp_path, devices=40, rounds=2, report_goal=8, epsilon=8.0, ray_workers=2
+        tmp_path,
+        PrivateSimulationSettings(devices=40, rounds=2, report_goal=8, epsilon=8.0, ray_workers=2),
     )
     assert found.releases == 2 and found.void == 0
     assert not ray.is_initialized()

@@ -81,7 +81,7 @@ def test_two_poisoned_devices_of_eight_move_nothing_that_honest_ones_would_not(
 def test_nothing_may_not_be_left() -> None:
     with pytest.raises(SettingsError, match=r"below 0\.5"):
         ClearCollector(Devices(8, lambda d, r: None), trim=0.5)
-    with pytest.raises(SettingsError, match="either end"):
+    with pytest.raises(SettingsError, match="at each end"):
         trimmed_sum(np.zeros((4, 2), dtype=np.int32), 2)
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tactful_federated import HistoryError, RoundResult, SettingsError, simulate
+from tactful_federated import HistoryError, RoundResult, SettingsError, SimulationSettings, simulate
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
 
 HISTORIES = {f"household {number}": sample_history(number) for number in range(12)}
@@ -45,7 +45,7 @@ def test_torch_threads_are_restored() -> None:
         SAMPLE_CATALOGUE,
         households=4,
         rounds=1,
-        threads=2,
+        settings=SimulationSettings(threads=2),
         progress=lambda result: inside.append(torch.get_num_threads()),
     )
     assert inside == [2] and torch.get_num_threads() == before
@@ -53,7 +53,12 @@ def test_torch_threads_are_restored() -> None:
 
 def test_short_histories_are_refused() -> None:
     with pytest.raises(HistoryError, match="0 of 12 households have 50 baskets"):
-        simulate(HISTORIES, SAMPLE_CATALOGUE, minimum_baskets=50, rounds=1)
+        simulate(
+            HISTORIES,
+            SAMPLE_CATALOGUE,
+            rounds=1,
+            settings=SimulationSettings(minimum_baskets=50),
+        )
 
 
 def test_foreign_catalogue_leaves_nothing_to_ask() -> None:
@@ -61,10 +66,12 @@ def test_foreign_catalogue_leaves_nothing_to_ask() -> None:
         simulate(HISTORIES, ["tyres"], households=3, rounds=1)
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"households": 1}, {"minimum_baskets": 1}])
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"households": 1}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(SettingsError):
         simulate(HISTORIES, SAMPLE_CATALOGUE, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError):
+        SimulationSettings(minimum_baskets=1)
 
 
 @pytest.mark.slow

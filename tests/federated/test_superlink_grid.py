@@ -14,7 +14,7 @@ from flwr.common.serde import message_to_proto, run_to_proto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.run import Run
 
-from tactful_federated import superlink_grid
+from tactful_federated import Polling, superlink_grid
 from tactful_federated.superlink_grid import SuperLinkGrid
 
 GONE = 5
@@ -78,7 +78,7 @@ def test_a_reply_whose_parts_come_later_is_waited_for(
     link = Link(late)
     monkeypatch.setattr(superlink_grid, "_runtime_client", lambda *_: link)
     monkeypatch.setattr("flwr.supercore.heartbeat.HeartbeatSender.start", lambda _: None)
-    grid = SuperLinkGrid("nowhere", b"", "token", sleep=lambda _: None)
+    grid = SuperLinkGrid("nowhere", b"", "token", polling=Polling(sleep=lambda _: None))
     message = Message(RecordDict(), dst_node_id=7, message_type="train")
 
     replies: Iterable[Message] = grid.send_and_receive([message], timeout=60.0)

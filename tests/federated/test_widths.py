@@ -123,7 +123,7 @@ def test_a_run_keeps_its_widths(tmp_path: Path) -> None:
     without_widths(tmp_path / "invitation.json")
     assert read_invitation(tmp_path / "invitation.json") == begun == again()
     assert begun.widths == (32, 32)
-    with pytest.raises(SettingsError, match="other rounds"):
+    with pytest.raises(SettingsError, match="written with other settings"):
         again(16, 16)
 
 
