@@ -105,7 +105,7 @@ def test_a_dark_reader_gets_dark_charts(
         browser(chromium_path, tmp_path / "profile") as page,
     ):
         page.open(f"{address}/statistics", height=1300, dark=True)
-        page.wait_for(says("95 times in 100"))
+        page.wait_for(says("in 95 of 100 cases"))
         page.wait_for("document.querySelectorAll('.marks').length == 3")
         dark = tmp_path / "dark.png"
         page.screenshot(dark)

@@ -69,6 +69,6 @@ def test_difference_without_interval_concludes_nothing(gap: Estimate | None) -> 
 def test_bars_are_explained_with_the_scale_of_the_noise() -> None:
     said = formats.bars_sentence(STATISTICS)
     assert "scale 40.0 (cap 20 ÷ ε 0.50)" in said
-    assert "one unit of privacy (user\\-day) added" in said
+    assert "one unit of privacy (user\\-day)." in said
     assert "scale" not in formats.bars_sentence(replace(STATISTICS, epsilon=None))
     assert "scale" not in formats.bars_sentence(replace(STATISTICS, epsilon=0.0))

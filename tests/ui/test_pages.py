@@ -172,7 +172,7 @@ def test_statistics_show_the_guarantee_and_what_bars_mean(
         "Cap, events per unit: 20",
         "Unit of privacy: **one user, one UTC day**",
         "Panes in these days: 72",
-        "95 times in 100",
+        "in 95 of 100 cases",
     ):
         assert expected in said
     assert page.multiselect[0].value == ["DAIRY", "SOFT DRINKS", "BAKED GOODS"]
@@ -234,8 +234,8 @@ def test_counts_lost_in_the_noise_are_called_so(open_page: Open, fake: FakePlatf
             cell.update(value=9, low=-51, high=69)
     fake.publish(demo={**sample.report(), "statistics": statistic})
     said = asked(open_page("released"))
-    assert "**DAIRY** (events per pane, UTC): 72 of 72 intervals leave zero out" in said
-    assert "**BAKED GOODS** (events per pane, UTC): 0 of 72 intervals leave zero out" in said
+    assert "**DAIRY** (events per pane, UTC): 72 of 72 intervals exclude zero" in said
+    assert "**BAKED GOODS** (events per pane, UTC): 0 of 72 intervals exclude zero" in said
     assert "noise would make about 4 do so" in said
 
 

@@ -1,7 +1,8 @@
-"""The Streamlit dashboard, which speaks to the platform over HTTP only.
+"""The Streamlit dashboard, a client of the platform's HTTP API.
 
-``tactful dashboard`` serves it. The package has no other public face than the file that
-``streamlit run`` is given: its modules are the pages and what they share.
+``tactful dashboard`` serves it. `app` is the entry and holds the navigation; `overview`, `released`
+and `system` are the pages, `shell` holds their shared parts, `source` fetches data, `report` parses
+it, and `charts` and `formats` present it. It may import `tactful.client` only.
 """
 
 from pathlib import Path
@@ -9,4 +10,4 @@ from pathlib import Path
 __all__ = ["ENTRY"]
 
 ENTRY = Path(__file__).with_name("app.py")
-"""What ``streamlit run`` is given, in a checkout as well as in an installed wheel."""
+"""File for ``streamlit run``, in a checkout as well as in an installed wheel."""

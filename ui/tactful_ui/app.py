@@ -1,4 +1,4 @@
-"""What ``streamlit run`` is given: only navigation, each page is a module beside this one."""
+"""Entry of ``streamlit run``: the navigation between the pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tactful_ui import overview, released, shell, system
 
 
 def main() -> None:
-    """Draw the navigation and the page the reader chose."""
+    """Draw the navigation and the chosen page."""
     st.set_page_config(page_title="tactful", page_icon=":material/monitoring:", layout="wide")
     demo = st.Page(
         overview.page,

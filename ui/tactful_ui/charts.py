@@ -1,9 +1,9 @@
-"""The charts, from typed values to Altair, with no page and no server in sight.
+"""Charts: Altair specifications from typed values, independent of pages and server.
 
-One colour means one thing on every page: `ours` is what the platform did, `reference` is what it is
-compared with, `other` is the rest. The colours are Okabe and Ito's, which stay apart for
+A colour has one meaning on every page: `ours` is the platform's result, `reference` the value
+it is compared with, `other` is the rest. The colours are Okabe and Ito's, which stay apart for
 colour-blind readers (https://jfly.uni-koeln.de/color/), in the shade that contrasts with the theme.
-Nothing is told by colour alone, and every chart carries a description for screen readers.
+No information depends on colour alone, and every chart carries a description for screen readers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Palette:
 LIGHT = Palette(ours="#0072B2", reference="#D55E00", other="#6F7680", text="#31333F")
 DARK = Palette(ours="#56B4E9", reference="#E69F00", other="#A3A8B4", text="#FAFAFA")
 
-# Heights are those of the whole chart, axis included, as Streamlit measures them.
+# Heights are those of the whole chart, including the axis, as Streamlit measures them.
 _ROW_HEIGHT = 38
 _AXIS_HEIGHT = 50
 _TITLE_HEIGHT = 24
@@ -44,7 +44,7 @@ _MIDNIGHT_OR_HOUR = "utcFormat(datum.value, utchours(datum.value) == 0 ? '%b %d'
 
 
 def quality(rankings: Sequence[Ranking], metric: str, palette: Palette) -> Chart | None:
-    """Dot and whisker of one metric, a line for each ranking, in the order given."""
+    """Draw one metric as dots with intervals, a line for each ranking, in the order given."""
     named = [
         (row.label, row.metrics[metric], palette.ours if row.served else palette.other)
         for row in rankings
@@ -53,28 +53,28 @@ def quality(rankings: Sequence[Ranking], metric: str, palette: Palette) -> Chart
     if not named:
         return None
     label = formats.METRIC_LABELS[metric]
-    told = "; ".join(f"{name} {formats.estimate(value)}" for name, value, _ in named)
+    summary = "; ".join(f"{name} {formats.estimate(value)}" for name, value, _ in named)
     return _dots(named, title=None, digits=3).properties(
-        description=f"{label} with 95 % intervals: {told}."
+        description=f"{label} with 95 % intervals: {summary}."
     )
 
 
-def arms(found: Sequence[Arm], palette: Palette) -> Chart:
-    """Dot and whisker of the hit rate of every experiment arm, in per cent."""
-    named = [(arm.name, _scaled(arm.rate, 100), palette.ours) for arm in found]
-    told = "; ".join(f"{name} {formats.estimate(value, 1)} %" for name, value, _ in named)
+def arms(rows: Sequence[Arm], palette: Palette) -> Chart:
+    """Draw the hit rate of every experiment arm in per cent, as dots with intervals."""
+    named = [(arm.name, _scaled(arm.rate, 100), palette.ours) for arm in rows]
+    summary = "; ".join(f"{name} {formats.estimate(value, 1)} %" for name, value, _ in named)
     return _dots(named, title="Hit rate (%)", digits=1).properties(
-        description=f"Hit rate by arm with 95 % intervals: {told}."
+        description=f"Hit rate by arm with 95 % intervals: {summary}."
     )
 
 
 def rounds(learned: Federated, top: int, palette: Palette) -> Chart | None:
-    """Accuracy of the intent model by round against the Markov chain, for top 1 or top 5."""
+    """Draw top-1 or top-5 accuracy of the intent model by round, beside the Markov chain's."""
     reference = learned.markov_top1 if top == 1 else learned.markov_top5
     points = [
-        {"round": each.number, "share": 100 * share}
-        for each in learned.rounds
-        if (share := each.top1 if top == 1 else each.top5) is not None
+        {"round": step.number, "share": 100 * share}
+        for step in learned.rounds
+        if (share := step.top1 if top == 1 else step.top5) is not None
     ]
     if not points:
         return None
@@ -86,7 +86,7 @@ def rounds(learned: Federated, top: int, palette: Palette) -> Chart | None:
         .mark_line(color=palette.ours, point={"color": palette.ours, "filled": True, "size": 40})
         .encode(x=x, y=y, tooltip=["round:Q", alt.Tooltip("share:Q", title=title, format=".1f")])
     ]
-    told = f"{title} by round: from {points[0]['share']:.1f} to {points[-1]['share']:.1f}"
+    summary = f"{title} by round: from {points[0]['share']:.1f} to {points[-1]['share']:.1f}"
     if reference is not None:
         line = [{"share": 100 * reference, "round": points[0]["round"], "name": "Markov chain"}]
         layers += [
@@ -97,12 +97,12 @@ def rounds(learned: Federated, top: int, palette: Palette) -> Chart | None:
             .mark_text(color=palette.reference, align="left", dy=-9, fontWeight="bold")
             .encode(x="round:Q", y="share:Q", text="name:N"),
         ]
-        told += f"; a Markov chain has {100 * reference:.1f}"
-    return alt.layer(*layers).properties(height=280, description=f"{told}.")
+        summary += f"; a Markov chain has {100 * reference:.1f}"
+    return alt.layer(*layers).properties(height=280, description=f"{summary}.")
 
 
-def counts(key: str, found: Sequence[Count], low: float, high: float, palette: Palette) -> Chart:
-    """Released counts of one key over time with error bars, on the scale `low`..`high`.
+def counts(key: str, cells: Sequence[Count], low: float, high: float, palette: Palette) -> Chart:
+    """Draw released counts of one key over time with error bars, on the scale `low`..`high`.
 
     Beyond about 60 panes bars would touch, so the same intervals are drawn as a band.
     """
@@ -114,7 +114,7 @@ def counts(key: str, found: Sequence[Count], low: float, high: float, palette: P
             "low": count.value.low,
             "high": count.value.high,
         }
-        for count in sorted(found, key=lambda count: count.start)
+        for count in sorted(cells, key=lambda count: count.start)
     ]
     hours = alt.Axis(grid=False, labelExpr=_MIDNIGHT_OR_HOUR, labelOverlap=True)
     x = alt.X("start:T", title=None, scale=alt.Scale(type="utc"), axis=hours)
@@ -139,7 +139,7 @@ def counts(key: str, found: Sequence[Count], low: float, high: float, palette: P
     marks = base.mark_line(color=palette.ours, strokeWidth=1, opacity=0.5).encode(y=y)
     dots = base.mark_circle(color=palette.ours, size=28, opacity=1).encode(y=y, tooltip=tooltip)
     zero = alt.Chart(_data([{"zero": 0}])).mark_rule(color=palette.other).encode(y="zero:Q")
-    numbers = [count.value.value for count in found]
+    numbers = [count.value.value for count in cells]
     return alt.layer(zero, whiskers.encode(y=alt.Y("low:Q"), y2="high:Q"), marks, dots).properties(
         height=190,
         description=(
@@ -152,9 +152,9 @@ def counts(key: str, found: Sequence[Count], low: float, high: float, palette: P
 def bars(
     pairs: Sequence[tuple[str, float]], title: str, palette: Palette, digits: int = 1
 ) -> Chart:
-    """Horizontal bars in the order given, each with its value written at its end."""
+    """Draw horizontal bars in the order given, each with its value at its end."""
     values = [
-        {"name": name, "value": value, "said": formats.decimal(value, digits)}
+        {"name": name, "value": value, "label": formats.decimal(value, digits)}
         for name, value in pairs
     ]
     longest = max((value for _, value in pairs), default=0.0)
@@ -162,14 +162,14 @@ def bars(
     base = alt.Chart(_data(values)).encode(
         y=alt.Y("name:N", sort=None, title=None, axis=_NAMES),
         x=alt.X("value:Q", title=title, scale=room, axis=alt.Axis(grid=False, tickCount=5)),
-        tooltip=[alt.Tooltip("name:N", title="Name"), alt.Tooltip("said:N", title=title)],
+        tooltip=[alt.Tooltip("name:N", title="Name"), alt.Tooltip("label:N", title=title)],
     )
-    told = "; ".join(f"{name} {formats.decimal(value, digits)}" for name, value in pairs)
+    summary = "; ".join(f"{name} {formats.decimal(value, digits)}" for name, value in pairs)
     return alt.layer(
         base.mark_bar(color=palette.ours, height=16),
-        base.mark_text(align="left", dx=5, color=palette.text).encode(text="said:N"),
+        base.mark_text(align="left", dx=5, color=palette.text).encode(text="label:N"),
     ).properties(
-        height=26 * len(values) + _AXIS_HEIGHT + _TITLE_HEIGHT, description=f"{title}: {told}."
+        height=26 * len(values) + _AXIS_HEIGHT + _TITLE_HEIGHT, description=f"{title}: {summary}."
     )
 
 
@@ -180,7 +180,7 @@ def _dots(named: Sequence[tuple[str, Estimate, str]], *, title: str | None, digi
             "value": value.value,
             "low": value.low,
             "high": value.high,
-            "said": formats.decimal(value.value, digits),
+            "label": formats.decimal(value.value, digits),
             "interval": formats.estimate(value, digits),
             "colour": colour,
         }
@@ -204,7 +204,7 @@ def _dots(named: Sequence[tuple[str, Estimate, str]], *, title: str | None, digi
     return alt.layer(
         whiskers.encode(x="low:Q", x2="high:Q"),
         base.mark_circle(size=90, opacity=1).encode(x=x, tooltip=tooltip),
-        base.mark_text(dy=-12, fontSize=12).encode(x=x, text="said:N"),
+        base.mark_text(dy=-12, fontSize=12).encode(x=x, text="label:N"),
     ).properties(height=_ROW_HEIGHT * len(values) + _AXIS_HEIGHT + (_TITLE_HEIGHT if title else 0))
 
 

@@ -1,28 +1,27 @@
-"""What can stand between the dashboard and a report.
+"""Errors between the dashboard and the server.
 
 * SourceError
-  - ServerDown: nothing answers at the address.
-  - Unauthorised: the server wants a key, or a key with a wider scope.
-  - NoReport: the server answers and has nothing to show yet.
-  - BadAnswer: the server answers with something the dashboard cannot read.
+  - ServerDown: no server answers at the address.
+  - Unauthorised: the server requires a key, or a key with a wider scope.
+  - NoReport: the server has nothing to show yet.
+  - BadAnswer: the dashboard cannot read the answer.
 
-Every page turns these into a sentence and a command (see `tactful_ui.shell`); none of them
-reaches the reader as a traceback.
+Every page shows these as a sentence and a command (see `tactful_ui.shell`), never as a traceback.
 """
 
 from __future__ import annotations
 
 
 class SourceError(Exception):
-    """The dashboard could not get what it wanted from the server."""
+    """The dashboard could not fetch data from the server."""
 
 
 class ServerDown(SourceError, ConnectionError):
-    """Nothing answers at the server's address, or not in time."""
+    """No server answers at the address, or not in time."""
 
 
 class Unauthorised(SourceError, PermissionError):
-    """The server refuses the key (or the lack of one)."""
+    """The server rejects the key, or requires one."""
 
 
 class NoReport(SourceError, LookupError):
@@ -30,4 +29,4 @@ class NoReport(SourceError, LookupError):
 
 
 class BadAnswer(SourceError, ValueError):
-    """The answer is not what the API promises, or the server failed while giving it."""
+    """The answer does not follow the API, or the server failed."""

@@ -1,6 +1,6 @@
-"""How numbers and sentences are written, the same on every page.
+"""Formats of numbers and sentences, the same on every page.
 
-A number that is not there is an en dash. A negative number carries a true minus sign.
+A missing number is an en dash. A negative number has a true minus sign.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ METRIC_MEANINGS = {
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
-    """A number with a fixed count of decimals, thousands apart."""
+    """Format a number with fixed decimals and thousands separators."""
     return MISSING if value is None else _minus(f"{value:,.{digits}f}")
 
 
 def count(value: float | None) -> str:
-    """A whole number, thousands apart."""
+    """Format a whole number with thousands separators."""
     return decimal(value, 0)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share of 0..1 as a percentage."""
+    """Format a share of 0..1 as a percentage."""
     return MISSING if share is None else f"{decimal(100 * share, digits)} %"
 
 
 def milliseconds(value: float | None) -> str:
-    """A duration given in milliseconds, with about three figures."""
+    """Format a duration in milliseconds with about three figures."""
     if value is None:
         return MISSING
     return f"{decimal(value, 0 if value >= 100 else 1 if value >= 10 else 2)} ms"
 
 
 def duration(seconds: float | None) -> str:
-    """A duration given in seconds, in the two units that matter."""
+    """Format a duration in seconds, in its two largest units."""
     if seconds is None:
         return MISSING
     if seconds < 60:
@@ -60,12 +60,12 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(value: datetime | None) -> str:
-    """A moment to the minute, in UTC."""
+    """Format a time to the minute, in UTC."""
     return MISSING if value is None else f"{value:%Y-%m-%d %H:%M} UTC"
 
 
 def estimate(value: Estimate | None, digits: int = 3) -> str:
-    """A value with its interval in brackets."""
+    """Format a value with its interval in brackets."""
     if value is None:
         return MISSING
     if value.low is None or value.high is None:
@@ -75,47 +75,47 @@ def estimate(value: Estimate | None, digits: int = 3) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A difference, with its sign also where it is positive."""
-    said = decimal(value, digits)
-    return said if said.startswith("−") else f"+{said}"
+    """Format a difference with its sign, also a positive one."""
+    text = decimal(value, digits)
+    return text if text.startswith("−") else f"+{text}"
 
 
 def plain(text: str) -> str:
-    """Text from the server as literal Markdown: what is written is what is shown, no markup.
+    """Escape text from the server so that Markdown shows it literally.
 
-    Only a bare web address still becomes a link, to the address that is read.
+    Only a bare web address still becomes a link, to the address shown.
     """
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|$~:])", r"\\\1", text)
 
 
 def difference_sentence(experiment: Experiment) -> str:
-    """What the difference between the arms says, and whether it says anything."""
+    """Describe the difference between the arms, and whether it is conclusive."""
     gap = experiment.difference
     if gap is None:
         return "The difference between the arms has not been computed yet."
-    said = f"The arms differ by {signed(100 * gap.value, 2)} percentage points in hit rate"
+    text = f"The arms differ by {signed(100 * gap.value, 2)} percentage points in hit rate"
     if gap.low is None or gap.high is None:
-        return f"{said}; no interval is given, so nothing can be concluded."
-    said += f", 95 % interval {signed(100 * gap.low, 2)} to {signed(100 * gap.high, 2)}"
+        return f"{text}; no interval is given, so nothing can be concluded."
+    text += f", 95 % interval {signed(100 * gap.low, 2)} to {signed(100 * gap.high, 2)}"
     if gap.low <= 0 <= gap.high:
-        return f"{said}. The interval contains zero: inconclusive, which is a result too."
-    return f"{said}. The interval leaves zero out: the arms differ."
+        return f"{text}. The interval contains zero: the result is inconclusive."
+    return f"{text}. The interval excludes zero: the arms differ."
 
 
 def bars_sentence(statistics: Statistics) -> str:
-    """What the error bars of a private statistic mean."""
-    said = (
-        "Each dot is a count plus random noise that was drawn once and then kept; the bar or band "
-        "is the range that holds the count itself 95 times in 100."
+    """Explain the error bars of a private statistic."""
+    text = (
+        "Each dot is a count plus random noise that was drawn once and then stored; the bar or "
+        "band contains the count without noise in 95 of 100 cases."
     )
     if statistics.epsilon and statistics.cap:
         scale = decimal(statistics.cap / statistics.epsilon, 1)
-        said += (
+        text += (
             f" The noise is discrete Laplace with scale {scale} (cap {count(statistics.cap)} ÷"
-            f" ε {decimal(statistics.epsilon, 2)}): as much as it takes to hide whatever one unit"
-            f" of privacy ({plain(statistics.unit or 'user')}) added."
+            f" ε {decimal(statistics.epsilon, 2)}): enough to hide the contribution of one unit"
+            f" of privacy ({plain(statistics.unit or 'user')})."
         )
-    return f"{said} A small count may come out below zero; that is the noise, not a mistake."
+    return f"{text} Noise can make a small count negative."
 
 
 def _minus(text: str) -> str:

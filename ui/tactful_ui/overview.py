@@ -1,4 +1,4 @@
-"""The demo's report: what the platform learned and how well it recommended, live while it runs."""
+"""Page "Demo": the demo's report, live while the demo runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def page() -> None:
     shell.heading(
         "Demo",
         "Shopping data replayed in time order through the platform, which learns from every event "
-        "and is asked for recommendations before each basket.",
+        "and recommends items before each basket.",
     )
     shell.live(_draw)
 
@@ -33,15 +33,15 @@ def _draw(report: Report) -> None:
 
 def _progress(report: Report) -> None:
     if report.finished:
-        took = None
+        seconds = None
         if report.started_at and report.finished_at:
-            took = (report.finished_at - report.started_at).total_seconds()
-        state = f"finished {formats.moment(report.finished_at)}, took {formats.duration(took)}"
+            seconds = (report.finished_at - report.started_at).total_seconds()
+        state = f"finished {formats.moment(report.finished_at)}, took {formats.duration(seconds)}"
     else:
         state = f"started {formats.moment(report.started_at)}"
     size = "quick slice" if report.quick else "full run"
-    asked = "" if report.questions is None else f" · {formats.count(report.questions)} questions"
-    st.markdown(f"**{formats.plain(report.data or report.name)}** · {size} · {state}{asked}")
+    size += "" if report.questions is None else f" · {formats.count(report.questions)} questions"
+    st.markdown(f"**{formats.plain(report.data or report.name)}** · {size} · {state}")
     if not report.finished:
         stage = formats.plain(report.stage or "starting")
         share = formats.percent(report.progress, 0)
@@ -50,18 +50,18 @@ def _progress(report: Report) -> None:
 
 def _headline(report: Report) -> None:
     served, baseline = report.served, report.best_baseline
-    ours = served.metrics.get("hr20") if served else None
-    theirs = baseline.metrics["hr20"] if baseline else None
+    hit_rate = served.metrics.get("hr20") if served else None
+    baseline_rate = baseline.metrics["hr20"] if baseline else None
     gain = None
-    if ours and theirs and baseline:
-        lead = formats.signed(ours.value - theirs.value)
+    if hit_rate and baseline_rate and baseline:
+        lead = formats.signed(hit_rate.value - baseline_rate.value)
         # Streamlit draws the arrow down only for a hyphen.
         gain = f"{lead.replace('−', '-')} vs {formats.plain(baseline.label)}"
     latency, freshness = report.latency, report.freshness
     shown = [
         (
             "HR@20 served [95 % interval]",
-            formats.estimate(ours),
+            formats.estimate(hit_rate),
             gain,
             f"Hit rate: {formats.METRIC_MEANINGS['hr20']}. Below: the lead over the best baseline.",
         ),
@@ -75,17 +75,17 @@ def _headline(report: Report) -> None:
             "Recommend p99",
             formats.milliseconds(latency.p99 if latency else None),
             None,
-            "99 of 100 requests were answered faster.",
+            "Time of the same requests; 99 of 100 were faster.",
         ),
         (
             "Freshness p99",
             formats.milliseconds(freshness.p99 if freshness else None),
             None,
-            "Time from an event's acceptance until it changes the features; 99 of 100 were faster.",
+            "Time from accepting an event until the features change; 99 of 100 were faster.",
         ),
     ]
-    for place, (label, value, change, why) in zip(st.columns([5, 3, 3, 3]), shown, strict=True):
-        place.metric(label, value, change, border=True, help=why, height="stretch")
+    for place, (label, value, change, text) in zip(st.columns([5, 3, 3, 3]), shown, strict=True):
+        place.metric(label, value, change, border=True, help=text, height="stretch")
 
 
 def _quality(report: Report) -> None:
@@ -94,9 +94,9 @@ def _quality(report: Report) -> None:
         shell.pending("Quality against the baselines")
         return
     if report.verdict:
-        ours = report.served.metrics.get("hr20") if report.served else None
-        theirs = report.best_baseline.metrics["hr20"] if report.best_baseline else None
-        won = bool(ours and theirs and ours.value > theirs.value)
+        served = report.served.metrics.get("hr20") if report.served else None
+        baseline = report.best_baseline.metrics["hr20"] if report.best_baseline else None
+        won = bool(served and baseline and served.value > baseline.value)
         (st.success if won else st.warning)(formats.plain(report.verdict))
     ranked = sorted(
         report.quality,
@@ -112,7 +112,7 @@ def _quality(report: Report) -> None:
                 place.altair_chart(chart, width="stretch")
     st.caption(
         "Higher is better. Dots are means over the same questions for every ranking, whiskers "
-        "their 95 % bootstrap intervals; what the platform served stands out in blue."
+        "their 95 % bootstrap intervals; the served ranking is blue."
     )
     st.table(
         {
@@ -134,7 +134,7 @@ def _quality(report: Report) -> None:
 def _experiment(experiment: Experiment | None) -> None:
     st.subheader("Experiment", anchor=False)
     if experiment is None or not experiment.arms:
-        shell.pending("The experiment's read-out")
+        shell.pending("Results of the experiment")
         return
     picture, words = st.columns([3, 2])
     with picture:
@@ -155,14 +155,14 @@ def _experiment(experiment: Experiment | None) -> None:
 def _intent(learned: Federated | None) -> None:
     st.subheader("Intent model, learned across households", anchor=False)
     if learned is None or not (learned.rounds or learned.skipped):
-        shell.pending("The rounds of the intent model")
+        shell.pending("Rounds of the intent model")
         return
     if learned.skipped:
         st.warning(f"Not trained in this run: {formats.plain(learned.skipped)}")
         return
     st.markdown(
         f"{formats.count(learned.households)} households train on their own history and share only "
-        "model updates. The task is to guess what comes next; the dashed line is a Markov chain on "
+        "model updates. The task is to predict the next item; the dashed line is a Markov chain on "
         "the same questions."
     )
     for place, top in zip(st.columns(2), (1, 5), strict=True):
@@ -178,7 +178,7 @@ def _intent(learned: Federated | None) -> None:
 def _model(model: Model | None) -> None:
     st.subheader("Ranking model", anchor=False)
     if model is None:
-        shell.pending("The model card")
+        shell.pending("Model card")
         return
     card, picture = st.columns([2, 3])
     with card:
@@ -217,13 +217,13 @@ def _statistics(statistics: Statistics | None) -> None:
     st.markdown(
         f"{formats.count(statistics.released_panes)} panes of {formats.plain(name)} have been "
         f"released, each once, with ε = {formats.decimal(statistics.epsilon, 2)} for "
-        f"{formats.plain(unit)}. The page *Statistics* shows them with their error bars."
+        f"{formats.plain(unit)}. The page *Statistics* shows them with error bars."
     )
 
 
 def _real_and_simulated(lines: tuple[str, ...]) -> None:
     st.subheader("What is real and what is simulated", anchor=False)
     if not lines:
-        shell.pending("The demo's account of itself")
+        shell.pending("List of real and simulated parts")
         return
     st.markdown("\n".join(f"- {formats.plain(line)}" for line in lines))

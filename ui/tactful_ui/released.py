@@ -1,4 +1,4 @@
-"""The published statistics: noisy counts with their error bars, and nothing exact."""
+"""Page "Statistics": the published noisy counts with error bars; it shows nothing exact."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def page() -> None:
     """Draw the page."""
     shell.heading(
         "Statistics",
-        "Counts about people leave the platform only with noise. These are the released values.",
+        "The platform releases counts about people only with noise. These are the released values.",
     )
     try:
-        found = _choose(shell.source())
+        statistics = _choose(shell.source())
     except SourceError as failure:
         shell.explain(failure)
         return
-    if found is None:
+    if statistics is None:
         st.info(
-            "**No statistic has been released yet.** The demo publishes counts as it replays.",
+            "**No statistic has been released yet.** The demo publishes counts during the replay.",
             icon=":material/hourglass_empty:",
         )
         return
-    _guarantee(found)
-    _counts(found)
+    _guarantee(statistics)
+    _counts(statistics)
 
 
 def _choose(server: ReportSource) -> Statistics | None:
-    """The released counts of the days that the reader chooses.
+    """Return the released counts of the chosen days.
 
-    They come from the server's statistics; where it publishes none, from the excerpt in the report.
+    They come from the server's statistics or, if there are none, from the report's excerpt.
     """
     excerpt = _excerpt(server)
     titles = server.statistic_titles()
@@ -61,7 +61,7 @@ def _choose(server: ReportSource) -> Statistics | None:
         return None
     about.selectbox("Statistic", [excerpt.name], key="excerpt", disabled=True)
     return replace(
-        excerpt, counts=tuple(each for each in excerpt.counts if since <= each.start < until)
+        excerpt, counts=tuple(cell for cell in excerpt.counts if since <= cell.start < until)
     )
 
 
@@ -73,63 +73,67 @@ def _excerpt(server: ReportSource) -> Statistics | None:
 
 
 def _days(excerpt: Statistics | None) -> tuple[datetime, datetime]:
-    """The chosen days as ``[since, until)``; at first a week up to the last known pane."""
-    starts = [each.start.date() for each in excerpt.counts] if excerpt else []
+    """Return the chosen days as ``[since, until)``; by default a week up to the last known pane."""
+    starts = [cell.start.date() for cell in excerpt.counts] if excerpt else []
     today = datetime.now(UTC).date()
     last = max(starts, default=today)
     first = last - (_DAYS_AT_FIRST - 1) * _DAY
     chosen = st.date_input(
         f"Days (UTC), at most {_MOST_DAYS}", (first, last), format="YYYY-MM-DD", key="days"
     )
-    # While the reader has picked only the first day, the range holds one date.
+    # While only the first day is picked, the range holds one date.
     picked = [day for day in chosen if isinstance(day, date)] or [first, last]
     begin, end = picked[0], min(picked[-1], picked[0] + (_MOST_DAYS - 1) * _DAY)
     midnight = time(tzinfo=UTC)
     return datetime.combine(begin, midnight), datetime.combine(end + _DAY, midnight)
 
 
-def _guarantee(found: Statistics) -> None:
+def _guarantee(statistics: Statistics) -> None:
     facts = [
-        ("Privacy loss ε per unit", formats.decimal(found.epsilon, 2), "Smaller hides more."),
+        (
+            "Privacy loss ε per unit",
+            formats.decimal(statistics.epsilon, 2),
+            "A smaller ε adds more noise.",
+        ),
         (
             "Cap, events per unit",
-            formats.count(found.cap),
-            "Events beyond the cap do not count, so that nobody can stand out.",
+            formats.count(statistics.cap),
+            "Events beyond the cap do not count, which limits the influence of one unit.",
         ),
         (
             "Panes in these days",
-            formats.count(len({each.start for each in found.counts})),
+            formats.count(len({cell.start for cell in statistics.counts})),
             "Each pane was released once and never again.",
         ),
     ]
-    for place, (label, value, why) in zip(st.columns(len(facts)), facts, strict=True):
-        place.metric(label, value, border=True, help=why)
-    st.markdown(f"Unit of privacy: **{formats.plain(found.unit) or 'not stated'}**")
+    for place, (label, value, text) in zip(st.columns(len(facts)), facts, strict=True):
+        place.metric(label, value, border=True, help=text)
+    st.markdown(f"Unit of privacy: **{formats.plain(statistics.unit) or 'not stated'}**")
 
 
-def _counts(found: Statistics) -> None:
-    if not found.counts:
+def _counts(statistics: Statistics) -> None:
+    if not statistics.counts:
         st.info("Nothing was released for panes that start in these days. Choose other days.")
         return
     keys = st.multiselect(
         "Keys",
-        found.keys,
-        default=found.keys[:_KEYS_AT_FIRST],
+        statistics.keys,
+        default=statistics.keys[:_KEYS_AT_FIRST],
         max_selections=_MOST_KEYS,
         format_func=lambda key: key or "(no key)",
-        key=f"keys of {found.name}",
+        key=f"keys of {statistics.name}",
     )
-    st.markdown(formats.bars_sentence(found))
+    st.markdown(formats.bars_sentence(statistics))
     drawn = sorted(
-        (each for each in found.counts if each.key in keys),
-        key=lambda each: (keys.index(each.key), each.start),
+        (cell for cell in statistics.counts if cell.key in keys),
+        key=lambda cell: (keys.index(cell.key), cell.start),
     )
     if not drawn:
         st.info("Choose at least one key.")
         return
     low, high = _scale(drawn)
     for key in keys:
-        counts = [each for each in drawn if each.key == key]
+        counts = [cell for cell in drawn if cell.key == key]
         st.markdown(
             f"**{formats.plain(key or '(no key)')}** (events per pane, UTC){_caveat(counts)}"
         )
@@ -138,11 +142,11 @@ def _counts(found: Statistics) -> None:
     with st.expander("The same as a table"):
         st.dataframe(
             {
-                "Pane starts (UTC)": [f"{each.start:%Y-%m-%d %H:%M}" for each in drawn],
-                "Key": [each.key for each in drawn],
-                "Released": [each.value.value for each in drawn],
-                "Low (95 %)": [each.value.low for each in drawn],
-                "High (95 %)": [each.value.high for each in drawn],
+                "Pane starts (UTC)": [f"{cell.start:%Y-%m-%d %H:%M}" for cell in drawn],
+                "Key": [cell.key for cell in drawn],
+                "Released": [cell.value.value for cell in drawn],
+                "Low (95 %)": [cell.value.low for cell in drawn],
+                "High (95 %)": [cell.value.high for cell in drawn],
             },
             hide_index=True,
             width="stretch",
@@ -150,23 +154,23 @@ def _counts(found: Statistics) -> None:
 
 
 def _caveat(counts: list[Count]) -> str:
-    """How many intervals tell a count from nothing at all, beside what chance alone would give."""
+    """Count the intervals without zero, beside the number expected by chance alone."""
     intervals = [
-        (each.value.low, each.value.high)
-        for each in counts
-        if each.value.low is not None and each.value.high is not None
+        (cell.value.low, cell.value.high)
+        for cell in counts
+        if cell.value.low is not None and cell.value.high is not None
     ]
     if not intervals:
         return ""
     clear = sum(not low <= 0 <= high for low, high in intervals)
     return (
-        f": {clear} of {len(intervals)} intervals leave zero out; if all counts were zero, noise "
+        f": {clear} of {len(intervals)} intervals exclude zero; if all counts were zero, noise "
         f"would make about {round(0.05 * len(intervals))} do so"
     )
 
 
 def _scale(drawn: list[Count]) -> tuple[float, float]:
-    """One scale for all charts, so that their heights compare, with zero on it."""
-    lows = [each.value.value if each.value.low is None else each.value.low for each in drawn]
-    highs = [each.value.value if each.value.high is None else each.value.high for each in drawn]
+    """Return one scale for all charts, with zero on it, so that heights are comparable."""
+    lows = [cell.value.value if cell.value.low is None else cell.value.low for cell in drawn]
+    highs = [cell.value.value if cell.value.high is None else cell.value.high for cell in drawn]
     return min(0.0, *lows), max(1.0, *highs)

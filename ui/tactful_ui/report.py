@@ -1,9 +1,9 @@
-"""A report as the pages see it: typed, and forgiving about what is missing.
+"""Typed report for the pages, tolerant of missing values.
 
-The demo writes its report section by section while it runs, so at any moment any part may be absent
-or empty. `Report.parse` therefore never fails on a missing, null or malformed *value*: such a
-value becomes None (a number) or disappears (a row), and the page leaves the place empty. Only an
-answer that is no report at all is an error.
+The demo writes its report section by section while it runs, so any part may be missing or empty.
+`Report.parse` therefore never fails on a missing, null or malformed *value*: a number becomes None,
+a row is dropped, and the page leaves the place empty. Only an
+answer that is no JSON object is an error.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, TypeVar
 from tactful_ui.errors import BadAnswer
 
 SERVED = "served"
-"""Name of the quality row that is the platform's own ranking; the other rows are baselines."""
+"""Name of the quality row of the platform's own ranking; the other rows are baselines."""
 
 METRICS = ("hr20", "ndcg20", "mrr20", "coverage20")
-"""Keys of the quality metrics, in the order in which they are shown."""
+"""Keys of the quality metrics, in display order."""
 
 _Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, whose ends may be unknown."""
+    """A value with its 95 % interval; the ends may be unknown."""
 
     value: float
     low: float | None = None
@@ -36,7 +36,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well one way of ranking answered the questions."""
+    """Quality metrics of one ranking over the questions."""
 
     name: str
     label: str
@@ -44,13 +44,13 @@ class Ranking:
 
     @property
     def served(self) -> bool:
-        """True for the ranking which the platform served, False for a baseline."""
+        """Whether this is the served ranking, not a baseline."""
         return self.name == SERVED
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Median and 99th percentile of a duration in milliseconds, over so many observations."""
+    """Median and 99th percentile of a duration in milliseconds, and the number of samples."""
 
     p50: float | None
     p99: float | None
@@ -59,7 +59,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Arm:
-    """What one arm of the experiment achieved: `rate` is hits per question, in 0..1."""
+    """Result of one experiment arm: `rate` is hits per question, in 0..1."""
 
     name: str
     units: float | None
@@ -69,7 +69,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Read-out of the experiment that ran during the replay; `words` is its result in words."""
+    """Result of the experiment during the replay; `words` is its summary text."""
 
     key: str
     arms: tuple[Arm, ...]
@@ -89,15 +89,15 @@ class Count:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Released counts and the guarantee under which they were released.
+    """Released counts and their privacy guarantee.
 
     Attributes:
-        name: name of the statistic.
-        epsilon: privacy loss per unit, > 0.
-        cap: how many events of one unit count at most.
-        unit: what is protected, in words.
-        released_panes: how many panes have been released altogether.
-        counts: the released counts at hand.
+        name: Name of the statistic.
+        epsilon: Privacy loss per unit, above 0.
+        cap: Largest number of events that count for one unit.
+        unit: Description of the protected unit.
+        released_panes: Number of panes released altogether.
+        counts: Released counts of the selected days.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Statistics:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys at hand, largest released total first."""
+        """Keys of the counts, largest released total first."""
         totals: dict[str, float] = {}
         for count in self.counts:
             totals[count.key] = totals.get(count.key, 0.0) + count.value.value
@@ -128,16 +128,16 @@ class Round:
 
 @dataclass(frozen=True)
 class Federated:
-    """How the intent model learned across households, beside a Markov chain on the same steps.
+    """Training of the intent model across households, beside a Markov chain on the same steps.
 
     Attributes:
-        households: how many took part.
-        rounds: every round.
-        markov_top1: what the chain ranks first and is right, 0..1.
-        markov_top5: what the chain ranks among the first five and is right, 0..1.
-        privacy: what is protected and what is not, in words.
-        verdict: whether the model beats the chain, in words.
-        skipped: why nothing was learned; empty where it was.
+        households: Number of households that took part.
+        rounds: All rounds.
+        markov_top1: Top-1 accuracy of the Markov chain, 0..1.
+        markov_top5: Top-5 accuracy of the Markov chain, 0..1.
+        privacy: Description of the protection and its limits.
+        verdict: Sentence on whether the model beats the chain.
+        skipped: Reason for skipping the training; empty otherwise.
     """
 
     households: float | None
@@ -163,7 +163,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Report:
-    """One report. A section that the demo has not reached is None or empty."""
+    """One report. Sections that the demo has not reached are None or empty."""
 
     name: str
     data: str
@@ -188,7 +188,7 @@ class Report:
 
     @property
     def finished(self) -> bool:
-        """True once the demo has written its last line."""
+        """Whether the demo has completed the report."""
         return self.finished_at is not None
 
     @property
@@ -204,7 +204,7 @@ class Report:
 
     @classmethod
     def parse(cls, raw: object) -> Report:
-        """Read the JSON of ``GET /v1/reports/{name}``.
+        """Parse the JSON of ``GET /v1/reports/{name}``.
 
         Raises:
             BadAnswer: `raw` is no JSON object.
@@ -242,7 +242,7 @@ class Report:
 
 
 def parse_time(raw: object) -> datetime | None:
-    """A moment given as RFC 3339 or as epoch milliseconds, in UTC; None when it is neither."""
+    """Parse RFC 3339 text or epoch milliseconds to a UTC time; None for other values."""
     try:
         if isinstance(raw, str):
             moment = datetime.fromisoformat(raw)
@@ -254,7 +254,7 @@ def parse_time(raw: object) -> datetime | None:
 
 
 def flatten(raw: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """A JSON object as (dotted path, text) pairs, nulls left out."""
+    """Flatten a JSON object to (dotted path, text) pairs without nulls."""
     for key, value in _items(raw):
         path = f"{prefix}{key}"
         if isinstance(value, Mapping):
@@ -313,7 +313,7 @@ def _estimate(raw: object, *, value: str = "value") -> Estimate | None:
 
 def _ranking(raw: Mapping[str, Any]) -> Ranking | None:
     name = _text(raw.get("name"))
-    metrics = {key: found for key in METRICS if (found := _estimate(raw.get(key))) is not None}
+    metrics = {key: value for key in METRICS if (value := _estimate(raw.get(key))) is not None}
     return Ranking(name, _text(raw.get("label")) or name, metrics) if name and metrics else None
 
 

@@ -1,4 +1,4 @@
-"""What every page shares: the server, the choice of a report, refreshing, words for failures."""
+"""Shared parts of the pages: connection, choice of a report, refresh, error messages."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tactful_ui.report import Report
 from tactful_ui.source import ReportSource, Settings, connect
 
 LIVE_SECONDS = 2
-"""Refresh interval while a report grows, or while there is none yet."""
+"""Refresh interval while a report is being written or missing."""
 
 IDLE_SECONDS = 30
-"""Refresh interval once the report is finished; a new run of the demo is noticed within it."""
+"""Refresh interval of a finished report; a new run of the demo appears within it."""
 
 DEFAULT_REPORT = "demo"
 
 
 def settings() -> Settings:
-    """Address and key of the server, from the environment or from Streamlit's secrets."""
+    """Return address and key of the server, from the environment or Streamlit's secrets."""
     try:
         secrets = dict(st.secrets)
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def settings() -> Settings:
 
 
 def source() -> ReportSource:
-    """The connection to the server, shared by all pages and sessions."""
+    """Return the connection to the server, shared by all pages and sessions."""
     return _connection(settings())
 
 
@@ -40,21 +40,21 @@ def _connection(wanted: Settings) -> ReportSource:
 
 
 def palette() -> charts.Palette:
-    """The colours that fit the reader's theme."""
+    """Return the colours for the reader's theme."""
     return charts.DARK if st.context.theme.type == "dark" else charts.LIGHT
 
 
 def heading(title: str, subtitle: str) -> None:
-    """Title of a page, and what it answers."""
+    """Draw title and subtitle of a page."""
     st.title(title, anchor=False)
     st.caption(subtitle)
 
 
 def current_report(server: ReportSource) -> Report:
-    """The report the reader chose; the choice appears only where there are several.
+    """Return the chosen report; a selection appears only for several reports.
 
     Raises:
-        SourceError: the server has no report or cannot be asked.
+        SourceError: The server has no report or does not answer.
     """
     names = sorted(server.report_names(), key=lambda name: (name != DEFAULT_REPORT, name))
     if not names:
@@ -66,13 +66,13 @@ def current_report(server: ReportSource) -> Report:
 
 
 def live(draw: Callable[[Report], None]) -> None:
-    """Draw the current report again and again: often while it grows, seldom once it is finished.
+    """Draw the current report repeatedly: often while it grows, rarely once it is finished.
 
-    What cannot be fetched is explained in its place, and the page recovers by itself.
+    A failure to fetch it is explained in its place, and the next refresh tries again.
     """
     settled = bool(st.session_state.get("settled", False))
 
-    def once() -> None:
+    def refresh() -> None:
         report, failure = None, None
         try:
             report = current_report(source())
@@ -80,7 +80,7 @@ def live(draw: Callable[[Report], None]) -> None:
             failure = error
         now_settled = report is not None and report.finished
         if now_settled != settled:
-            # The interval belongs to the fragment's definition, which only a full run renews.
+            # The interval is part of the fragment's definition, which only a full run renews.
             st.session_state["settled"] = now_settled
             st.rerun()
         if report is not None:
@@ -88,11 +88,11 @@ def live(draw: Callable[[Report], None]) -> None:
         elif failure is not None:
             explain(failure)
 
-    st.fragment(once, run_every=IDLE_SECONDS if settled else LIVE_SECONDS)()
+    st.fragment(refresh, run_every=IDLE_SECONDS if settled else LIVE_SECONDS)()
 
 
 def explain(failure: SourceError) -> None:
-    """Say what is missing and which command brings it."""
+    """Show what is missing and the command that provides it."""
     url = settings().url
     if isinstance(failure, ServerDown):
         st.error(
@@ -101,8 +101,8 @@ def explain(failure: SourceError) -> None:
         )
         st.code("tactful serve --dev", language="bash")
         st.caption(
-            "`--dev` serves this machine only and asks for no key. If the server runs elsewhere, "
-            "start the dashboard with its address in `TACTFUL_URL`. Reload this page then."
+            "`--dev` serves this machine only and requires no key. If the server runs elsewhere, "
+            "set its address in `TACTFUL_URL` and restart the dashboard. Then reload this page."
         )
     elif isinstance(failure, Unauthorised):
         st.error(
@@ -111,7 +111,7 @@ def explain(failure: SourceError) -> None:
             icon=":material/key:",
         )
         st.code("export TACTFUL_API_KEY=…\ntactful dashboard", language="bash")
-        st.caption("The key may also stand in `.streamlit/secrets.toml` as `TACTFUL_API_KEY`.")
+        st.caption("The key can also be set in `.streamlit/secrets.toml` as `TACTFUL_API_KEY`.")
     elif isinstance(failure, NoReport):
         st.info(
             "**There is no report yet.** The demo replays real shopping data and writes one:",
@@ -127,6 +127,6 @@ def explain(failure: SourceError) -> None:
         st.caption("Do the server and the dashboard come from the same version of tactful?")
 
 
-def pending(what: str) -> None:
-    """Say that a section is still to come."""
-    st.caption(f"{what}: not in this report yet.")
+def pending(title: str) -> None:
+    """Show that a section is not in the report yet."""
+    st.caption(f"{title}: not in this report yet.")

@@ -1,4 +1,4 @@
-"""Where the pages get their data from: the platform's HTTP API, behind a small protocol."""
+"""Data source of the pages: the platform's HTTP API behind a small protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class Settings:
-    """Address of the server and the API key; the key stays out of the representation."""
+    """Address of the server and the API key; the representation leaves out the key."""
 
     url: str = DEFAULT_URL
     api_key: str | None = field(default=None, repr=False)
@@ -35,11 +35,11 @@ class Settings:
     def load(
         cls, secrets: Mapping[str, Any], environment: Mapping[str, str] | None = None
     ) -> Settings:
-        """Take ``TACTFUL_URL`` and ``TACTFUL_API_KEY``, the environment before the secrets.
+        """Read ``TACTFUL_URL`` and ``TACTFUL_API_KEY``; the environment precedes the secrets.
 
         Args:
-            secrets: what Streamlit's secrets file holds.
-            environment: environment variables; None for those of the process.
+            secrets: Content of Streamlit's secrets file.
+            environment: Environment variables; None for those of the process.
         """
         variables = os.environ if environment is None else environment
 
@@ -53,13 +53,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Health:
-    """How the server feels.
+    """State of the server.
 
     Attributes:
-        ready: whether it takes traffic.
-        version: its version; empty where it did not say.
-        checks: what it looked at, each ``ok`` or what is wrong.
-        detail: why it is not ready; empty where it is.
+        ready: Whether it takes traffic.
+        version: Its version; empty if unknown.
+        checks: Results of its checks, each ``ok`` or a description of the failure.
+        detail: Reason for not being ready; empty otherwise.
     """
 
     ready: bool
@@ -69,62 +69,62 @@ class Health:
 
 
 class ReportSource(Protocol):
-    """What the pages ask for. Every method raises a `SourceError` where it has no answer."""
+    """Data for the pages. Every method raises a `SourceError` if it has no answer."""
 
     def health(self) -> Health:
-        """Whether the server is ready, and what it says about itself."""
+        """Return readiness, version and checks of the server."""
 
     def report_names(self) -> list[str]:
-        """Names of the reports, in order."""
+        """Return the names of the reports, in order."""
 
     def report(self, name: str) -> Report:
-        """One report, finished or not."""
+        """Return one report, finished or not."""
 
     def statistic_titles(self) -> Mapping[str, str]:
-        """Names of the published statistics, in order, and what each counts in words."""
+        """Return the titles of the published statistics by name, in order."""
 
     def statistic(self, name: str, since: datetime, until: datetime) -> Statistics:
-        """The released counts of the panes that start in ``[since, until)``."""
+        """Return the released counts of the panes that start in ``[since, until)``."""
 
     def models(self) -> Mapping[str, Any]:
-        """What the server says about the models in use."""
+        """Return the server's description of the models in use."""
 
 
 class ClientSource:
-    """The platform's own client as a `ReportSource`.
+    """Implementation of `ReportSource` by the platform's own client.
 
-    It tries once and waits briefly: a page that is looked at asks again by itself.
+    It tries once with a short timeout, because an open page refreshes by itself.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Prepare to talk to the server; nothing is sent yet."""
+        """Create the client without sending a request."""
         self._client = Client(settings.url, settings.api_key, timeout=_TIMEOUT_SECONDS, retries=0)
 
     def health(self) -> Health:
-        """Whether the server is ready, and what it says about itself."""
+        """Return readiness, version and checks of the server."""
         try:
-            said = self._client.health()
+            health = self._client.health()
         except Exception as error:
             if _status(error) == _UNAVAILABLE:
                 return Health(ready=False, detail=str(error))
             raise _translated(error) from error
-        return Health(said.status == "ok", said.version, said.checks)
+        return Health(health.status == "ok", health.version, health.checks)
 
     def report_names(self) -> list[str]:
-        """Names of the reports, in order."""
+        """Return the names of the reports, in order."""
         return [about.name for about in _asked(self._client.reports)]
 
     def report(self, name: str) -> Report:
-        """One report, finished or not."""
+        """Return one report, finished or not."""
         return Report.parse(_asked(lambda: self._client.report(name)))
 
     def statistic_titles(self) -> Mapping[str, str]:
-        """Names of the published statistics, in order, and what each counts in words."""
+        """Return the titles of the published statistics by name, in order."""
         published = _asked(self._client.statistics_list)
         return {about.name: about.title or about.name for about in published}
 
     def statistic(self, name: str, since: datetime, until: datetime) -> Statistics:
-        """The released counts of the panes that start in ``[since, until)``."""
+        """Return the released counts of the panes that start in ``[since, until)``."""
         page = _asked(
             lambda: self._client.statistics(
                 name, since=_milliseconds(since), until=_milliseconds(until)
@@ -138,15 +138,15 @@ class ClientSource:
         return Statistics(page.name, page.epsilon, page.cap, page.unit, None, tuple(counts))
 
     def models(self) -> Mapping[str, Any]:
-        """What the server says about the models in use."""
+        """Return the server's description of the models in use."""
         return _asked(self._client.models)
 
 
 def connect(settings: Settings) -> ReportSource:
-    """The source that these settings name.
+    """Create the source for the settings.
 
     Raises:
-        BadAnswer: the address is no URL.
+        BadAnswer: The address is no URL.
     """
     try:
         return ClientSource(settings)
@@ -162,7 +162,7 @@ def _asked(ask: Callable[[], _Answer]) -> _Answer:
 
 
 def _translated(error: Exception) -> SourceError:
-    """What a failure of the client means for the reader; the log keeps what it was."""
+    """Convert a client's error to a dashboard error and log the original."""
     logger.info("the server gave no answer: %s", error)
     if isinstance(error, SourceError):
         return error
@@ -176,7 +176,7 @@ def _translated(error: Exception) -> SourceError:
 
 
 def _status(error: Exception) -> int | None:
-    """HTTP status of the client's errors; None where no answer came."""
+    """Return the HTTP status of a client's error, or None without an answer."""
     return getattr(error, "status", None)
 
 

@@ -1,4 +1,4 @@
-"""The machine room: is the server well, which model does it use, where did the demo's time go."""
+"""Page "System": health of the server, its models, and the demo's timings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tactful_ui.source import Health, ReportSource
 
 def page() -> None:
     """Draw the page."""
-    shell.heading("System", "Health of the server, its models, and where the demo's time went.")
+    shell.heading("System", "Health of the server, its models, and the demo's timings.")
     try:
         server = shell.source()
         health = server.health()
@@ -28,14 +28,14 @@ def page() -> None:
 
 
 def _section(title: str, fetch: Callable[[], Any], draw: Callable[[Any], None]) -> None:
-    """A section that fails alone: what it cannot fetch is said there, the others still appear."""
+    """Draw a section; a failure to fetch it is shown in its place."""
     st.subheader(title, anchor=False)
     try:
-        found = fetch()
+        data = fetch()
     except SourceError as failure:
         shell.explain(failure)
     else:
-        draw(found)
+        draw(data)
 
 
 def _health(health: Health) -> None:
