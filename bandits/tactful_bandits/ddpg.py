@@ -40,6 +40,7 @@ from numpy.typing import ArrayLike, NDArray
 from tactful_bandits.errors import MissingExtraError, PolicyError
 from tactful_bandits.network_policy import NetworkPolicy, gaussian_log_density
 from tactful_bandits.replay import Batch, Replay
+from tactful_privacy.durable_files import replacing
 
 try:
     import torch
@@ -279,25 +280,22 @@ class DdpgAgent:
     def save(self, path: Path) -> None:
         """Save everything but the replay's rows, which stay in their file; atomic."""
         self.replay.flush()
-        temporary = path.with_name(path.name + ".new")
-        torch.save(
-            {
-                "format": _FORMAT,
-                "sizes": list(self._sizes),
-                "networks": [network.state_dict() for network in self._networks()],
-                "steps": [self._actor_steps.state_dict(), self._critic_steps.state_dict()],
-                "statistics": {
-                    name: torch.from_numpy(array) for name, array in self._statistics.items()
-                },
-                "added": self.replay.added,
-                "latest": torch.from_numpy(self.replay.latest),
-                "updates": self.updates,
-                "rng": json.dumps(self._rng.bit_generator.state),
-                "torch_rng": self._torch_rng.get_state(),
+        state = {
+            "format": _FORMAT,
+            "sizes": list(self._sizes),
+            "networks": [network.state_dict() for network in self._networks()],
+            "steps": [self._actor_steps.state_dict(), self._critic_steps.state_dict()],
+            "statistics": {
+                name: torch.from_numpy(array) for name, array in self._statistics.items()
             },
-            temporary,
-        )
-        temporary.replace(path)
+            "added": self.replay.added,
+            "latest": torch.from_numpy(self.replay.latest),
+            "updates": self.updates,
+            "rng": json.dumps(self._rng.bit_generator.state),
+            "torch_rng": self._torch_rng.get_state(),
+        }
+        with replacing(path) as file:
+            torch.save(state, file)
 
     def load(self, path: Path) -> None:
         """Restore the state of `save`, on the same replay file.

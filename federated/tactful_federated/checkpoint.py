@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful_federated.errors import CheckpointError
+from tactful_privacy.durable_files import replace_file
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -22,19 +23,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
     Only its owner can read it, since the state of a run contains its noise.
     """
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, data, private=True)
 
 
 def save_arrays(path: Path, arrays: Arrays) -> None:

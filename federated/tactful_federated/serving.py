@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from tactful_federated.secure_messages import FEWEST_DEVICES
 from tactful_federated.tokens import Vocabulary
 from tactful_federated.trainer_settings import TrainerSettings
 from tactful_federated.vectors import Vector
+from tactful_privacy.durable_files import replacing
 
 try:
     from flwr.serverapp import Grid
@@ -331,11 +331,8 @@ def _view(invitation: Invitation, outcome: Outcome, seconds: float) -> LiveView:
 def publish(directory: Path, invitation: Invitation, training: PrivateTraining) -> None:
     """Write the weights of a run, and the signed model package for devices."""
     weights = training.model
-    with (directory / "weights.npy.new").open("wb") as file:
+    with replacing(directory / "weights.npy") as file:
         np.save(file, weights)
-        file.flush()
-        os.fsync(file.fileno())
-    (directory / "weights.npy.new").replace(directory / "weights.npy")
     key = _signing_key(directory / "model.key")
     package = pack_model(
         weights,

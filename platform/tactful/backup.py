@@ -29,10 +29,10 @@ from tactful.backup_manifest import (
     write_manifest,
 )
 from tactful.config import Settings
-from tactful.durable_files import force
 from tactful.errors import BackupError
 from tactful.restored_files import refuse_unfinished
 from tactful.retention import PROGRESS
+from tactful_privacy.durable_files import sync
 from tactful_streaming import EmbeddedLog, RocksState, StreamingError, copy_state
 from tactful_streaming.layout import read_meta
 
@@ -84,7 +84,7 @@ def make_backup(
         manifest = _copy(settings, begun, clock, copied)
         write_manifest(begun, manifest)
         begun.rename(target)
-        force(target.parent)
+        sync(target.parent)
     except StreamingError as error:
         raise BackupError(f"{target}: no backup was made: {error}") from error
     except (OSError, sqlite3.Error) as error:
@@ -124,7 +124,7 @@ def _copy(settings: Settings, begun: Path, clock: Callable[[], int], copied: Cop
                 path.unlink()
     described = [describe(files, path) for path in files.rglob("*") if path.is_file()]
     for directory in (*(path for path in files.rglob("*") if path.is_dir()), files):
-        force(directory)
+        sync(directory)
     return Manifest(
         format=FORMAT,
         version=metadata.version("tactful"),

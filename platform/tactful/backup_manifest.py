@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from tactful.durable_files import replace_file
 from tactful.errors import BackupError
+from tactful_privacy.durable_files import replace_file
 
 FORMAT = 1
 """Version of the layout that is written and read."""

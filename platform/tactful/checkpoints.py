@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.durable_files import replace_file, replacing
 from tactful.errors import ModelError, TrainingBusy
+from tactful_privacy.durable_files import replace_file, replacing
 
 _STALE_S = 86_400
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from tactful.kept_people import people_kept
 from tactful.messages import Erasure, ErasureStep
 from tactful.metadata import suppressions
 from tactful_privacy import NOTHING, Pseudonym, VaultError, drop_keys
+from tactful_privacy.durable_files import replace_file
 from tactful_streaming import DEVICE_PREFIX, StreamingError, Traces
 
 RESTORED = "restored.json"
@@ -348,10 +348,4 @@ def load_found(path: Path) -> Found | None:
 def save_found(path: Path, found: Found) -> None:
     """Note what a job looks for, before it changes anything."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(msgspec.msgpack.encode(found))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    replace_file(path, msgspec.msgpack.encode(found), private=True)

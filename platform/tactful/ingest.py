@@ -19,6 +19,7 @@ from tactful.client_calls import chunks
 from tactful.errors import ClientError, DatasetError
 from tactful.messages import EventsAccepted, Rejection
 from tactful.positions import Position
+from tactful_privacy.durable_files import replace_file
 
 _HEAD_BYTES = 4096
 _BATCH_BYTES = 1024 * 1024
@@ -96,7 +97,7 @@ def ingest_file(
                     offset=progress.offset + size,
                     lines=progress.lines + len(lines),
                 )
-                _save(_progress_path(path), progress)
+                replace_file(_progress_path(path), msgspec.json.encode(progress))
                 advanced(size)
     except ClientError:  # some of them are OSErrors, too
         raise
@@ -138,9 +139,3 @@ def _resume(path: Path, file: BinaryIO, restart: bool) -> Progress:
 def _fingerprint(head: bytes, offset: int) -> str:
     """Of what was sent of the head, so that lines may be appended to a file between two runs."""
     return hashlib.sha256(head[:offset]).hexdigest()
-
-
-def _save(path: Path, progress: Progress) -> None:
-    draft = path.with_name(path.name + ".new")
-    draft.write_bytes(msgspec.json.encode(progress))
-    draft.replace(path)

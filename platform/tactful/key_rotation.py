@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 
 from tactful.config import Settings, secret
-from tactful.durable_files import force
 from tactful.errors import ConfigError, StorageError
 from tactful.record_seal import master_key, read_master_key
 from tactful_privacy import Keyring, KeyringError, VaultError, rewrap_vault
+from tactful_privacy.durable_files import replace_file, sync
 
 
 class MasterKeyChanged(msgspec.Struct, kw_only=True, frozen=True):
@@ -71,7 +71,7 @@ def change_master_key(
         if before != after:
             _replace(current, new.read_bytes())
         new.unlink()
-        force(new.parent)
+        sync(new.parent)
     except OSError as error:
         raise StorageError(
             f"{current}: the vault has the new key and this file has not, or {new} is left: "
@@ -97,14 +97,7 @@ def begin_epoch(settings: Settings, *, clock: Callable[[], int]) -> int:
 
 def _replace(path: Path, content: bytes) -> None:
     """Put content in the place of a file, and overwrite what it held."""
-    draft = path.with_name(f".{path.name}.new")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     with path.open("r+b") as old:
-        draft.replace(path)
-        force(path.parent)
+        replace_file(path, content, private=True)
         os.pwrite(old.fileno(), bytes(os.fstat(old.fileno()).st_size), 0)
         os.fsync(old.fileno())

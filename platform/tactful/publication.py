@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.durable_files import replacing
 from tactful_privacy import Ledger, ReleasedPane, Statistic, read_released
+from tactful_privacy.durable_files import replacing
 
 _DAY_MS = 86_400_000
 _PAGE, _CELLS = 100, 1_000_000

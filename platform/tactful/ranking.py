@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.calibration import Calibration
-from tactful.durable_files import replace_file
 from tactful.errors import ModelError, UnsupportedForest
 from tactful.features import RANKING_FEATURES
 from tactful.forest import BinnedForest, bin_forest
 from tactful.recall import RecallIndex
+from tactful_privacy.durable_files import replace_file
 
 if TYPE_CHECKING:
     import xgboost

@@ -15,6 +15,7 @@ import msgspec
 from tactful.client import Client
 from tactful.errors import DatasetError
 from tactful.messages import EventsAccepted
+from tactful_privacy.durable_files import replace_file
 from tactful_streaming import DeadLetters, Dropped, Event, Rules
 
 _BATCH = 500
@@ -93,7 +94,7 @@ def redrive(
             batch.clear()
         for rule in rules:
             cursors[rule] = max(cursors.get(rule, 0), until)
-        _save(progress, cursors)
+        replace_file(progress, msgspec.json.encode(cursors))
 
     start = min((cursors.get(rule, 0) for rule in rules), default=0)
     for position, letter in letters.each(start, rules):
@@ -143,9 +144,3 @@ def _load(path: Path) -> dict[str, int]:
         return {}
     except (OSError, msgspec.MsgspecError) as error:
         raise DatasetError(f"{path}: damaged; begin anew with --restart") from error
-
-
-def _save(path: Path, cursors: dict[str, int]) -> None:
-    draft = path.with_name(path.name + ".new")
-    draft.write_bytes(msgspec.json.encode(cursors))
-    draft.replace(path)

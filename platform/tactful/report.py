@@ -5,7 +5,6 @@ The file is replaced atomically, so a reader never sees half of it.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 
 from tactful.evaluation import Estimate, Quality
+from tactful_privacy.durable_files import replace_file
 
 
 class Report:
@@ -79,9 +79,7 @@ class Report:
     def write(self) -> None:
         """Write the file as it stands."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        scratch.write_bytes(msgspec.json.format(msgspec.json.encode(self.content), indent=1))
-        scratch.replace(self._path)
+        replace_file(self._path, msgspec.json.format(msgspec.json.encode(self.content), indent=1))
         self._written = self._clock()
 
 

@@ -21,9 +21,9 @@ import msgspec
 
 from tactful.config import Settings
 from tactful.connections import kafka_settings, make_topic
-from tactful.durable_files import force, replace_file
 from tactful.errors import ConfigError, StorageError
 from tactful.feature_worker import prepare_worker
+from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming import (
     Definitions,
     Erasures,
@@ -279,6 +279,6 @@ def _publish(data: Path) -> None:
     """Let the new states appear where workers look for them, durably and all at once."""
     try:
         (data / _DRAFT).rename(data / _STATES)
-        force(data)
+        sync(data)
     except OSError as error:
         raise StorageError(f"{data}: the new states cannot be put in place: {error}") from error

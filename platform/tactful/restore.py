@@ -23,12 +23,12 @@ import msgspec
 
 from tactful.backup_manifest import Copied, Manifest, copy_checked, read_manifest
 from tactful.config import Settings
-from tactful.durable_files import force, replace_file
 from tactful.erasure import RESTORED
 from tactful.errors import BackupError
 from tactful.restored_files import READY, RESTORING, STAGED, Ready, finish_restore
 from tactful.restored_parts import Parts, keep_what_never_goes_back
 from tactful_privacy import PrivacyError
+from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming import RocksState, StreamingError, drop_passenger
 
 
@@ -103,9 +103,9 @@ def restore_backup(
         say("place")
         comes = sorted(path.name for path in staged.iterdir())
         for directory in (*(path for path in staged.rglob("*") if path.is_dir()), staged):
-            force(directory)
+            sync(directory)
         replace_file(restoring / READY, msgspec.json.encode(Ready(present, comes)))
-        force(data)
+        sync(data)
     except BackupError:
         shutil.rmtree(restoring, ignore_errors=True)
         raise

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.durable_files import force
 from tactful.errors import BackupError
+from tactful_privacy.durable_files import sync
 
 RESTORING = ".restoring"
 """Directory in which a restore gathers what it puts in place."""
@@ -62,9 +62,9 @@ def finish_restore(data: Path) -> bool:
             if (staged / name).exists():
                 _remove(data / name)
                 (staged / name).rename(data / name)
-        force(data)
+        sync(data)
         shutil.rmtree(restoring)
-        force(data)
+        sync(data)
     except OSError as error:
         raise BackupError(f"{data}: the restore cannot be finished: {error}") from error
     return True

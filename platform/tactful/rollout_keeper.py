@@ -8,7 +8,6 @@ trusted zone; what is kept and told of a look are words, and of a private look w
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from tactful_bandits import (
     StageObservations,
     judge_rollout,
 )
+from tactful_privacy.durable_files import replace_file
 from tactful_streaming import Event, EventLog, Traces
 
 logger = logging.getLogger(__name__)
@@ -241,8 +241,6 @@ def write_served(path: Path, stored: Iterable[StoredRollout]) -> None:
         held = path.read_bytes() if path.exists() else b"[]"
         if held == content:
             return
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_bytes(content)
-        scratch.replace(path)
+        replace_file(path, content)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 import msgspec
 
-from tactful.durable_files import force
 from tactful.errors import ModelError
+from tactful_privacy.durable_files import sync
 
 _SEAL = "seal.json"
 _BLOCK = 1 << 22
@@ -54,8 +54,8 @@ def sealing(directory: Path) -> Iterator[Path]:
         seal = _Seal({name: _measure(scratch / name) for name in names})
         (scratch / _SEAL).write_bytes(msgspec.json.encode(seal))
         for name in (*names, _SEAL):
-            force(scratch / name)
-        force(scratch)
+            sync(scratch / name)
+        sync(scratch)
         if directory.exists():
             old = directory.parent / f".{directory.name}.{uuid4().hex}"
             directory.rename(old)
@@ -63,7 +63,7 @@ def sealing(directory: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             scratch.rename(directory)
-        force(directory.parent)
+        sync(directory.parent)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

@@ -9,10 +9,8 @@ nothing is drawn twice.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -54,6 +52,7 @@ from tactful_privacy import (
     read_released,
 )
 from tactful_privacy import PANES as KIND_OF_PANES
+from tactful_privacy.durable_files import create_file
 from tactful_streaming import Consumer, Event, Item
 
 logger = logging.getLogger(__name__)
@@ -577,16 +576,7 @@ def _not_before(path: Path) -> int:
 def _secret(path: Path) -> bytes:
     """The secret in a file, made on first use."""
     if not path.exists():
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        # Linked when whole: a process that dies on the way leaves no empty secret.
-        with suppress(FileExistsError):
-            path.hardlink_to(draft)
-        draft.unlink()
+        create_file(path, secrets.token_bytes(32))
     return path.read_bytes()
 
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.durable_files import replacing
 from tactful.errors import ModelError
 from tactful.recall import FADE, Interactions
+from tactful_privacy.durable_files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor

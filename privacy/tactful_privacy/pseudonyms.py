@@ -16,12 +16,13 @@ import hmac
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from tactful_privacy.durable_files import create_file, replace_file
 from tactful_privacy.errors import KeyringError
 
 _SECRET_BYTES = 32
@@ -197,24 +198,11 @@ class Keyring:
 
     def _write(self, epochs: tuple[Epoch, ...], *, only_new: bool) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.encode(_File(epochs)))
-            file.flush()
-            os.fsync(file.fileno())
+        content = msgspec.json.encode(_File(epochs))
         if only_new:
-            # A link to the complete draft: of processes that start together, exactly one succeeds.
-            with suppress(FileExistsError):
-                self.path.hardlink_to(draft)
-            draft.unlink()
+            create_file(self.path, content)
         else:
-            draft.replace(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            replace_file(self.path, content, private=True)
 
 
 class Suppressed:

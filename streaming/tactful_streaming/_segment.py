@@ -280,12 +280,3 @@ def _parse(data: bytes, at: int) -> _Parsed | None:
     if zlib.crc32(data[start:end], zlib.crc32(data[at : start - 4])) != checksum:
         return None
     return _Parsed(flags, end)
-
-
-def sync_directory(path: Path) -> None:
-    """Force the names in a directory to disk."""
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
+from tactful_privacy.durable_files import replace_file
 from tactful_streaming.errors import FlinkError
 
 FLINK_VERSION: Final = "2.0.2"
@@ -75,7 +76,7 @@ def build_runner(flink_home: Path, *, sources: Path = _SOURCES) -> Path:
         if compiled.returncode:
             raise FlinkError(f"the runner does not compile:\n{compiled.stderr.strip()}")
         _write_jar(classes, built)
-        built.replace(jar)
+        replace_file(jar, built.read_bytes())
     return jar
 
 

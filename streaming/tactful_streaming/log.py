@@ -26,12 +26,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from tactful_privacy.durable_files import sync
 from tactful_streaming._segment import (
     MAX_PAYLOAD,
     UNFINISHED,
     Segment,
     encode_records,
-    sync_directory,
 )
 from tactful_streaming.errors import (
     LogCorruptedError,
@@ -347,7 +347,7 @@ class EmbeddedLog:
                 self._write_bounds()
                 for segment in segments[:count]:
                     segment.path.unlink()
-                sync_directory(self._path)
+                sync(self._path)
             return self.begin
 
     def ended(self, *, older_than: int | None = None) -> list[EndedSegment]:
@@ -419,7 +419,7 @@ class EmbeddedLog:
             for number, segment in enumerate(self._segments[:-1]):
                 if segment.path == target:
                     draft.replace(target)
-                    sync_directory(self._path)
+                    sync(self._path)
                     fresh = Segment(target, writable=True)
                     self._segments = [
                         *self._segments[:number],
@@ -459,7 +459,7 @@ class EmbeddedLog:
                 with self._index_lock:
                     size = segment.seek(end)
             segment.copy(path / segment.path.name, size, copied)
-        sync_directory(path)
+        sync(path)
         return segments[0].base, end
 
     def close(self) -> None:
@@ -532,7 +532,7 @@ class EmbeddedLog:
         path = self._path / f"{base:020d}.log"
         try:
             path.touch()
-            sync_directory(self._path)
+            sync(self._path)
             segment = Segment(path, writable=True)
         except OSError as error:
             raise LogWriteError(error.errno, f"{path}: new segment refused: {error}") from error

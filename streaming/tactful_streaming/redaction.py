@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tactful_privacy.durable_files import sync
 from tactful_streaming._segment import (
     UNFINISHED,
     intact_payload,
     record_bounds,
     rewrite_record,
-    sync_directory,
 )
 from tactful_streaming.entries import Tick, encode_entry
 from tactful_streaming.errors import LogCorruptedError
@@ -92,7 +92,7 @@ def redact(
             draft, replaced = draft_segment(segment, needles, replace)
             if draft is not None:
                 draft.replace(segment)
-                sync_directory(path)
+                sync(path)
                 written(segment)
                 count += replaced
                 names.append(segment.name)

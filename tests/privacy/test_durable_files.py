@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tactful.durable_files import replace_file, replacing
+from tactful_privacy.durable_files import create_file, replace_file, replacing
 
 
 def names(directory: Path) -> list[str]:
@@ -48,3 +48,22 @@ def test_content_is_forced_to_disk_before_the_name_and_the_name_at_last(
     replace_file(path, b"new")
     assert [there for _, there in forced] == [False, True]
     assert forced[-1][0] == str(tmp_path)
+
+
+def test_private_files_are_their_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    (tmp_path / ".file.new").write_bytes(b"left by a process that was killed")
+    replace_file(path, b"new", private=True)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_file_is_created_once(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    for content in (b"first", b"second"):
+        create_file(path, content)
+    assert path.read_bytes() == b"first"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert names(tmp_path) == ["secret"]

@@ -1,0 +1,71 @@
+"""Atomic replacement and creation of files, forced to disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """Open a draft that replaces a file, forced to disk, where the block ends without an error.
+
+    After an error, a kill or a power cut the file holds the old content or the new, whole.
+
+    Args:
+        path: the file, there or not; its directory is there.
+        private: only the owner may read the file, and the draft that a killed process leaves is
+            replaced by the next one; for secrets and for what must be erased. One process at a time
+            may write such a file.
+    """
+    draft = path.with_name(f".{path.name}.new" if private else f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    try:
+        handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def replace_file(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Give a file new content, as `replacing` does."""
+    with replacing(path, private=private) as file:
+        file.write(content)
+
+
+def create_file(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read, forced to disk, unless there is one already.
+
+    Of processes that do this at the same time exactly one succeeds; none leaves a part of a file.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file's content, or the names in a directory, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
