@@ -1,7 +1,8 @@
-"""Experiment assignment, statistics and decision policies.
+"""Experiments: assignment, statistics, rollouts, bandit policies, off-policy evaluation, tuner.
 
-Importing this package needs neither SciPy nor what learns: assignment is in the path of every
-request. The rest is loaded when it is first used.
+It may import `tactful_privacy`, and neither HTTP nor storage. Begin with `assign` and `compare`.
+Importing the package loads the assignment only, which every request needs; other names, which need
+SciPy, are loaded at their first use.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tactful_bandits.assignment import Arm, Assignment, Experiment, Status, assign, assign_all
-from tactful_bandits.conditions import Condition, Groups, matches, require_condition
+from tactful_bandits.assignment import (
+    Arm,
+    Assignment,
+    Experiment,
+    assign,
+)
+from tactful_bandits.conditions import matches, require_condition
 from tactful_bandits.definitions import load_experiments
-from tactful_bandits.eligibility import Holdout, Namespace, Prerequisite
+from tactful_bandits.eligibility import Holdout
 from tactful_bandits.errors import (
     AssignmentError,
     DefinitionError,
@@ -26,19 +32,11 @@ from tactful_bandits.errors import (
 from tactful_bandits.hashing import bucket
 
 if TYPE_CHECKING:
-    from tactful_bandits.adjustment import (
-        Paired,
-        adjusted_difference,
-        regression_coefficient,
-        stratified_difference,
-        winsorised,
-    )
-    from tactful_bandits.bandit_choice import Choice, Rule, Thompson, UpperConfidence
+    from tactful_bandits.adjustment import Paired, adjusted_difference
+    from tactful_bandits.bandit_choice import Rule, Thompson, UpperConfidence
     from tactful_bandits.bandit_memory import Memory, Observation
-    from tactful_bandits.bayesian import Posterior, Prior, posterior
-    from tactful_bandits.beta_bandit import BetaBandit
+    from tactful_bandits.bayesian import Prior, posterior
     from tactful_bandits.budget_pacing import BudgetPacing
-    from tactful_bandits.cautions import Course, Trend, effect_trend, error_of_peeking
     from tactful_bandits.comparison import (
         Alternative,
         Comparison,
@@ -46,105 +44,58 @@ if TYPE_CHECKING:
         Interval,
         anytime_p_value,
         compare,
-        conclude,
         confidence_sequence,
         difference,
         fixed_horizon_interval,
         fixed_horizon_p_value,
         level,
     )
-    from tactful_bandits.delayed_rewards import PendingRewards
-    from tactful_bandits.exact_sequences import exact_difference_sequence, proportion_sequence
-    from tactful_bandits.group_sequential import (
-        Spending,
-        crossing_probability,
-        group_sequential_bounds,
-        obrien_fleming_spending,
-        pocock_spending,
-        repeated_interval,
-    )
-    from tactful_bandits.guardrails import (
-        Better,
-        Guardrail,
-        GuardrailLook,
-        GuardrailVerdict,
-        check_guardrails,
-    )
-    from tactful_bandits.heterogeneity import (
-        Heterogeneity,
-        SegmentEffect,
-        Uplift,
-        honest_uplift,
-        segment_effects,
-    )
+    from tactful_bandits.guardrails import Guardrail, check_guardrails
     from tactful_bandits.lifecycle import (
         decide_rollout,
         judge_rollout,
-        poolable_stages,
         resume_rollout,
         roll_back,
         start_canary,
         start_shadow,
     )
     from tactful_bandits.linear_bandit import LinearBandit
-    from tactful_bandits.market_simulator import MarketSettings, MarketSimulator, MarketStep
-    from tactful_bandits.multiplicity import benjamini_hochberg, holm
+    from tactful_bandits.multiplicity import holm
     from tactful_bandits.network_policy import NetworkPolicy
     from tactful_bandits.off_policy import (
         LoggedDecisions,
-        OffPolicyEstimate,
-        bootstrap_interval,
         clipped_ips,
         direct_method,
         doubly_robust,
         ips,
-        logged_value,
         self_normalised_doubly_robust,
         shrunk_doubly_robust,
         snips,
         switch_doubly_robust,
     )
-    from tactful_bandits.off_policy_verdict import (
-        Overlap,
-        PolicyEvaluation,
-        Sensitivity,
-        evaluate_policy,
-        measure_overlap,
-    )
+    from tactful_bandits.off_policy_verdict import evaluate_policy
     from tactful_bandits.power import Design, days_needed
-    from tactful_bandits.private_linear_bandit import PrivateLinearBandit
-    from tactful_bandits.quantiles import Quantile
     from tactful_bandits.released_samples import (
         RatioSums,
         ReleasedProportion,
         ReleasedRatio,
         units_behind_noise,
     )
-    from tactful_bandits.replay import Batch, Replay
-    from tactful_bandits.return_rates import retention, retention_curve
     from tactful_bandits.rollouts import (
-        Decision,
         Rollout,
         RolloutLook,
         RolloutPlan,
-        RolloutState,
         StageObservations,
-        Transition,
         dump_rollout,
         load_rollout,
     )
     from tactful_bandits.sample_ratio import SampleRatio, check_sample_ratio
-    from tactful_bandits.samples import Mean, Proportion, Ratio, Sample
-    from tactful_bandits.shared_linear_bandit import SharedLinearBandit
-    from tactful_bandits.slate_evaluation import (
-        cascade_doubly_robust,
-        cascade_ips,
-        independent_ips,
-        pseudo_inverse,
-        pseudo_inverse_weights,
-        slate_ips,
+    from tactful_bandits.samples import (
+        Mean,
+        Proportion,
+        Ratio,
+        Sample,
     )
-    from tactful_bandits.softmax_bandit import SoftmaxBandit
     from tactful_bandits.weight_bounds import WeightBounds
 
 __all__ = [
@@ -152,269 +103,149 @@ __all__ = [
     "Arm",
     "Assignment",
     "AssignmentError",
-    "Batch",
-    "BetaBandit",
-    "Better",
     "BudgetPacing",
-    "Choice",
     "Comparison",
-    "Condition",
-    "Course",
-    "Decision",
     "DefinitionError",
     "Design",
     "Estimate",
     "EvaluationError",
     "Experiment",
     "ExperimentError",
-    "Groups",
     "Guardrail",
-    "GuardrailLook",
-    "GuardrailVerdict",
-    "Heterogeneity",
     "Holdout",
     "Interval",
     "LifecycleError",
     "LinearBandit",
     "LoggedDecisions",
-    "MarketSettings",
-    "MarketSimulator",
-    "MarketStep",
     "Mean",
     "Memory",
     "MissingExtraError",
-    "Namespace",
     "NetworkPolicy",
     "Observation",
-    "OffPolicyEstimate",
-    "Overlap",
     "Paired",
-    "PendingRewards",
     "PolicyError",
-    "PolicyEvaluation",
-    "Posterior",
-    "Prerequisite",
     "Prior",
-    "PrivateLinearBandit",
     "Proportion",
-    "Quantile",
     "Ratio",
     "RatioSums",
     "ReleasedProportion",
     "ReleasedRatio",
-    "Replay",
     "Rollout",
     "RolloutLook",
     "RolloutPlan",
-    "RolloutState",
     "Rule",
     "Sample",
     "SampleRatio",
-    "SegmentEffect",
-    "Sensitivity",
-    "SharedLinearBandit",
-    "SoftmaxBandit",
-    "Spending",
     "StageObservations",
     "StatisticsError",
-    "Status",
     "Thompson",
-    "Transition",
-    "Trend",
-    "Uplift",
     "UpperConfidence",
     "WeightBounds",
     "adjusted_difference",
     "anytime_p_value",
     "assign",
-    "assign_all",
-    "benjamini_hochberg",
-    "bootstrap_interval",
     "bucket",
-    "cascade_doubly_robust",
-    "cascade_ips",
     "check_guardrails",
     "check_sample_ratio",
     "clipped_ips",
     "compare",
-    "conclude",
     "confidence_sequence",
-    "crossing_probability",
     "days_needed",
     "decide_rollout",
     "difference",
     "direct_method",
     "doubly_robust",
     "dump_rollout",
-    "effect_trend",
-    "error_of_peeking",
     "evaluate_policy",
-    "exact_difference_sequence",
     "fixed_horizon_interval",
     "fixed_horizon_p_value",
-    "group_sequential_bounds",
     "holm",
-    "honest_uplift",
-    "independent_ips",
     "ips",
     "judge_rollout",
     "level",
     "load_experiments",
     "load_rollout",
-    "logged_value",
     "matches",
-    "measure_overlap",
-    "obrien_fleming_spending",
-    "pocock_spending",
-    "poolable_stages",
     "posterior",
-    "proportion_sequence",
-    "pseudo_inverse",
-    "pseudo_inverse_weights",
-    "regression_coefficient",
-    "repeated_interval",
     "require_condition",
     "resume_rollout",
-    "retention",
-    "retention_curve",
     "roll_back",
-    "segment_effects",
     "self_normalised_doubly_robust",
     "shrunk_doubly_robust",
-    "slate_ips",
     "snips",
     "start_canary",
     "start_shadow",
-    "stratified_difference",
     "switch_doubly_robust",
     "units_behind_noise",
-    "winsorised",
 ]
 
 _LOADED_WHEN_USED = {
     "Alternative": "comparison",
-    "Batch": "replay",
-    "BetaBandit": "beta_bandit",
-    "Better": "guardrails",
     "BudgetPacing": "budget_pacing",
-    "Choice": "bandit_choice",
     "Comparison": "comparison",
-    "Course": "cautions",
-    "Decision": "rollouts",
     "Design": "power",
     "Estimate": "comparison",
     "Guardrail": "guardrails",
-    "GuardrailLook": "guardrails",
-    "GuardrailVerdict": "guardrails",
-    "Heterogeneity": "heterogeneity",
     "Interval": "comparison",
     "LinearBandit": "linear_bandit",
     "LoggedDecisions": "off_policy",
-    "MarketSettings": "market_simulator",
-    "MarketSimulator": "market_simulator",
-    "MarketStep": "market_simulator",
     "Mean": "samples",
     "Memory": "bandit_memory",
     "NetworkPolicy": "network_policy",
     "Observation": "bandit_memory",
-    "OffPolicyEstimate": "off_policy",
-    "Overlap": "off_policy_verdict",
     "Paired": "adjustment",
-    "PendingRewards": "delayed_rewards",
-    "PolicyEvaluation": "off_policy_verdict",
-    "Posterior": "bayesian",
     "Prior": "bayesian",
-    "PrivateLinearBandit": "private_linear_bandit",
     "Proportion": "samples",
-    "Quantile": "quantiles",
     "Ratio": "samples",
     "RatioSums": "released_samples",
     "ReleasedProportion": "released_samples",
     "ReleasedRatio": "released_samples",
-    "Replay": "replay",
     "Rollout": "rollouts",
     "RolloutLook": "rollouts",
     "RolloutPlan": "rollouts",
-    "RolloutState": "rollouts",
     "Rule": "bandit_choice",
     "Sample": "samples",
     "SampleRatio": "sample_ratio",
-    "SegmentEffect": "heterogeneity",
-    "Sensitivity": "off_policy_verdict",
-    "SharedLinearBandit": "shared_linear_bandit",
-    "SoftmaxBandit": "softmax_bandit",
-    "Spending": "group_sequential",
     "StageObservations": "rollouts",
     "Thompson": "bandit_choice",
-    "Transition": "rollouts",
-    "Trend": "cautions",
-    "Uplift": "heterogeneity",
     "UpperConfidence": "bandit_choice",
     "WeightBounds": "weight_bounds",
     "adjusted_difference": "adjustment",
     "anytime_p_value": "comparison",
-    "benjamini_hochberg": "multiplicity",
-    "bootstrap_interval": "off_policy",
-    "cascade_doubly_robust": "slate_evaluation",
-    "cascade_ips": "slate_evaluation",
     "check_guardrails": "guardrails",
     "check_sample_ratio": "sample_ratio",
     "clipped_ips": "off_policy",
     "compare": "comparison",
-    "conclude": "comparison",
     "confidence_sequence": "comparison",
-    "crossing_probability": "group_sequential",
     "days_needed": "power",
     "decide_rollout": "lifecycle",
     "difference": "comparison",
     "direct_method": "off_policy",
     "doubly_robust": "off_policy",
     "dump_rollout": "rollouts",
-    "effect_trend": "cautions",
-    "error_of_peeking": "cautions",
     "evaluate_policy": "off_policy_verdict",
-    "exact_difference_sequence": "exact_sequences",
     "fixed_horizon_interval": "comparison",
     "fixed_horizon_p_value": "comparison",
-    "group_sequential_bounds": "group_sequential",
     "holm": "multiplicity",
-    "honest_uplift": "heterogeneity",
-    "independent_ips": "slate_evaluation",
     "ips": "off_policy",
     "judge_rollout": "lifecycle",
     "level": "comparison",
     "load_rollout": "rollouts",
-    "logged_value": "off_policy",
-    "measure_overlap": "off_policy_verdict",
-    "obrien_fleming_spending": "group_sequential",
-    "pocock_spending": "group_sequential",
-    "poolable_stages": "lifecycle",
     "posterior": "bayesian",
-    "proportion_sequence": "exact_sequences",
-    "pseudo_inverse": "slate_evaluation",
-    "pseudo_inverse_weights": "slate_evaluation",
-    "regression_coefficient": "adjustment",
-    "repeated_interval": "group_sequential",
     "resume_rollout": "lifecycle",
-    "retention": "return_rates",
-    "retention_curve": "return_rates",
     "roll_back": "lifecycle",
-    "segment_effects": "heterogeneity",
     "self_normalised_doubly_robust": "off_policy",
     "shrunk_doubly_robust": "off_policy",
-    "slate_ips": "slate_evaluation",
     "snips": "off_policy",
     "start_canary": "lifecycle",
     "start_shadow": "lifecycle",
-    "stratified_difference": "adjustment",
     "switch_doubly_robust": "off_policy",
     "units_behind_noise": "released_samples",
-    "winsorised": "adjustment",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name whose module is not needed by all."""
+    """Load a public name at its first use."""
     if name not in _LOADED_WHEN_USED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LOADED_WHEN_USED[name]}"), name)

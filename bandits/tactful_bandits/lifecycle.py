@@ -136,7 +136,7 @@ def poolable_stages(rollout: Rollout) -> tuple[int, ...]:
     These are stages up to 50 % that were each entered by advancing. After a hold and resumption
     the earlier stages are excluded, and while a stage is held all are. To pool, pass
     the units of each stage that were first exposed in it to
-    `tactful_bandits.stratified_difference`, stage by stage; in a plain sum over stages, the change
+    `stratified_difference`, stage by stage; in a plain sum over stages, the change
     of the shares would turn any other change over the days into an effect.
 
     Returns:

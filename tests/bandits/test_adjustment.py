@@ -13,10 +13,8 @@ from tactful_bandits import (
     adjusted_difference,
     difference,
     fixed_horizon_interval,
-    regression_coefficient,
-    stratified_difference,
-    winsorised,
 )
+from tactful_bandits.adjustment import regression_coefficient, stratified_difference, winsorised
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 

@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_bandits import (
-    Arm,
-    AssignmentError,
-    DefinitionError,
-    Experiment,
-    Namespace,
-    assign,
-    bucket,
-)
+from tactful_bandits import Arm, AssignmentError, DefinitionError, Experiment, assign, bucket
+from tactful_bandits.eligibility import Namespace
 from tactful_bandits.hashing import BUCKETS
 from tactful_bandits.ranges import bucket_ranges, choose_range
 

@@ -5,7 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_bandits import Arm, DefinitionError, Experiment, Namespace, load_experiments
+from tactful_bandits import Arm, DefinitionError, Experiment, load_experiments
+from tactful_bandits.eligibility import Namespace
 
 TEXT = """\
 - key: ranking-model

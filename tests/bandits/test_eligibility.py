@@ -10,12 +10,11 @@ from tactful_bandits import (
     DefinitionError,
     Experiment,
     Holdout,
-    Namespace,
-    Prerequisite,
     assign,
-    assign_all,
     load_experiments,
 )
+from tactful_bandits.assignment import assign_all
+from tactful_bandits.eligibility import Namespace, Prerequisite
 
 HALVES = (Arm("control", 0.5), Arm("treatment", 0.5))
 USERS = [f"user-{number}" for number in range(5000)]

@@ -13,20 +13,18 @@ import yaml
 from tactful_bandits import (
     EvaluationError,
     LoggedDecisions,
-    OffPolicyEstimate,
-    bootstrap_interval,
     clipped_ips,
     direct_method,
     doubly_robust,
     evaluate_policy,
     ips,
-    logged_value,
-    measure_overlap,
     self_normalised_doubly_robust,
     shrunk_doubly_robust,
     snips,
     switch_doubly_robust,
 )
+from tactful_bandits.off_policy import OffPolicyEstimate, bootstrap_interval, logged_value
+from tactful_bandits.off_policy_verdict import measure_overlap
 
 _ESTIMATORS: dict[str, Callable[[LoggedDecisions], OffPolicyEstimate]] = {
     "ipw": ips,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_bandits import PolicyError, PrivateLinearBandit, UpperConfidence
+from tactful_bandits import PolicyError, UpperConfidence
+from tactful_bandits.private_linear_bandit import PrivateLinearBandit
 
 Decision = tuple[str, int, list[float], float]
 

@@ -1,15 +1,33 @@
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import tactful_bandits
 
+ROOT = Path(__file__).parents[2]
+USERS = ("README.md", "bandits/*.md", "docs/**/*.md", "examples/**/*", "platform/**/*.py")
 
-def test_every_public_name_exists_once_and_in_order() -> None:
+
+def test_public_names_are_sorted_and_exist() -> None:
     assert list(tactful_bandits.__all__) == sorted(set(tactful_bandits.__all__))
     assert all(hasattr(tactful_bandits, name) for name in tactful_bandits.__all__)
+
+
+def test_public_names_have_users() -> None:
+    """The platform, a document, an example or a benchmark uses every public name."""
+    files = (file for pattern in (*USERS, "benchmarks/**/*.py") for file in ROOT.glob(pattern))
+    texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    words = {
+        word
+        for text in texts
+        if "tactful_bandits" in text
+        for word in re.findall(r"[A-Za-z_]+", text)
+    }
+    assert set(tactful_bandits.__all__) <= words
 
 
 def test_no_module_hides_a_public_name() -> None:

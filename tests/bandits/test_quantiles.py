@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_bandits import Quantile, StatisticsError, difference, fixed_horizon_interval
+from tactful_bandits import StatisticsError, difference, fixed_horizon_interval
+from tactful_bandits.quantiles import Quantile
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_bandits import Proportion, StatisticsError, retention, retention_curve
+from tactful_bandits import Proportion, StatisticsError
+from tactful_bandits.return_rates import retention, retention_curve
 
 joins = st.lists(st.integers(0, 20), min_size=2, max_size=12)
 

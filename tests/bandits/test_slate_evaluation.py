@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tactful_bandits import (
-    EvaluationError,
+from tactful_bandits import EvaluationError
+from tactful_bandits.slate_evaluation import (
     cascade_doubly_robust,
     cascade_ips,
     independent_ips,
