@@ -8,11 +8,11 @@ Exact = Fraction | str | int
 
 
 def fraction(value: Exact, name: str) -> Fraction:
-    """Return `value` as a fraction; floats are refused because 0.1 is not one tenth.
+    """Convert an exact number to a fraction; refuse floats, as 0.1 is not one tenth.
 
     Args:
         value: An integer, a fraction, or text such as ``"0.1"`` or ``"1/24"``.
-        name: What the value is, for the error message.
+        name: Name of the value, for the error message.
 
     Raises:
         ParameterError: The value is a float, a bool, or not a number.
@@ -29,7 +29,7 @@ def fraction(value: Exact, name: str) -> Fraction:
 
 
 def exp_bounds(x: Fraction, bits: int) -> tuple[int, int]:
-    """Return integers ``(lower, upper)`` with ``lower <= e^x * 2^bits <= upper``, for x >= 0.
+    """Bound e^x by integers, ``lower <= e^x * 2^bits <= upper``, for x >= 0.
 
     Taylor's series on ``x / 2^h < 1/2`` with every term rounded down, then h squarings, the lower
     bound rounded down and the upper bound up each time.
@@ -42,7 +42,7 @@ def exp_bounds(x: Fraction, bits: int) -> tuple[int, int]:
         lower += term
         terms += 1
         term = term * numerator // (denominator * terms)
-    # Each term lost less than 2 to rounding, and so did the whole of the tail left out, twice over.
+    # Each term lost less than 2 to rounding, and the omitted tail is less than 4.
     upper = lower + 2 * terms + 4
     for _ in range(halvings):
         lower = lower * lower >> guard

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 def clopper_pearson(successes: int, trials: int, alpha: float) -> tuple[float, float]:
-    """Return confidence limits of a probability, each wrong with probability at most alpha.
+    """Return confidence limits, each wrong with probability at most alpha.
 
     Clopper and Pearson, Biometrika 1934: exact, from quantiles of the beta distribution.
     """
-    # Imported late: what publishes counts needs no statistics library.
+    # Imported late: publishing counts needs no statistics library.
     from scipy import special
 
     failures = trials - successes

@@ -1,4 +1,9 @@
-"""Random integers drawn from a table of integer weights: every probability is a known fraction."""
+"""Random integers drawn from tables of integer weights, with exact probabilities.
+
+value       -2  -1   0   1   2
+weight       1   4   8   4   1     total 18: P(X = 0) = 8/18
+cumulative   1   5  13  17  18     a uniform integer below 18 selects the value
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ Entropy = Callable[[int], bytes]
 
 BITS = 192
 MASS = (1 << 64) - (1 << 48)
-"""What the weights of a table may sum to: of all 64-bit draws, one in 65,536 is left to repeat."""
+"""Largest sum of the weights of a table: one in 65,536 of the 64-bit draws is repeated."""
 
 MAX_EPSILON = 40
 DEFAULT_CONFIDENCE = Fraction(95, 100)
@@ -27,10 +32,10 @@ _LARGEST_TRANSFORM = 1 << 25
 
 
 class Table:
-    """The distribution P(X = lowest + i) = weights[i] / total, drawn from without rounding.
+    """The distribution P(X = lowest + i) = weights[i] / total, sampled exactly.
 
     Attributes:
-        lowest: Least value.
+        lowest: Smallest value.
         highest: Largest value.
         total: Sum of the weights, below 2^64.
         cumulative: Running sums of the weights, uint64 ``[values]``.
@@ -46,7 +51,7 @@ class Table:
 
     @property
     def weights(self) -> NDArray[np.uint64]:
-        """The weights, read back from the very sums that are drawn from."""
+        """The weights, computed from the cumulative sums used for sampling."""
         return np.diff(self.cumulative, prepend=np.uint64(0))
 
     def weight(self, k: int) -> int:
@@ -63,14 +68,14 @@ class Table:
     def sample(self, n: int, entropy: Entropy) -> NDArray[np.int64]:
         """Return n independent draws, ``[n]``.
 
-        The first 16 of a draw's 64 bits mostly decide its value already; the other 48 are fetched
-        only where they do not. Draws beyond the sum of the weights are repeated.
+        The first 16 of a draw's 64 bits usually decide its value; the other 48 bits are fetched
+        only if needed. Draws beyond the sum of the weights are repeated.
 
         Raises:
             ParameterError: n is negative.
         """
         if n < 0:
-            raise ParameterError(f"{n} draws were asked for: give 0 or more")
+            raise ParameterError(f"n is {n}: give 0 or more draws")
         prefix = np.frombuffer(entropy(2 * n), dtype="<u2")
         draws: NDArray[np.int64] = self._guide[prefix].astype(np.int64)
         undecided = np.flatnonzero(draws == _UNDECIDED)
@@ -104,9 +109,8 @@ class Table:
         moved[max(0, shift) :][:size] = weight[max(0, -shift) :][:size]
         excess = 0
         for start in range(0, len(weight), 1 << 16):
-            here = weight[start : start + (1 << 16)].tolist()
-            there = moved[start : start + (1 << 16)].tolist()
-            for w, m in zip(here, there, strict=True):
+            chunk = slice(start, start + (1 << 16))
+            for w, m in zip(weight[chunk].tolist(), moved[chunk].tolist(), strict=True):
                 excess += max(0, (w << BITS) - factor * m)
         return Fraction(excess, self.total << BITS)
 
@@ -114,11 +118,11 @@ class Table:
 class TableNoise:
     """Integer noise from a table that is symmetric around zero.
 
-    `DiscreteLaplace` and `DiscreteGaussian` say what each of them guarantees.
+    `DiscreteLaplace` and `DiscreteGaussian` document their guarantees.
     """
 
     def __init__(self, side: Sequence[int], entropy: Entropy) -> None:
-        """Build from the weights of 0, 1, 2, ...; those of -1, -2, ... are the same."""
+        """Build from the weights of 0, 1, 2, ..., also used for -1, -2, ..."""
         self._table = Table([*side[:0:-1], *side], -(len(side) - 1))
         self._entropy = entropy
 
@@ -159,10 +163,10 @@ class TableNoise:
     def interval_of_sum(self, n: int, confidence: Exact = DEFAULT_CONFIDENCE) -> int:
         """Return h with P(|Z_1 + ... + Z_n| <= h) >= confidence for independent draws.
 
-        The n-fold convolution of the table by Fourier transform. Outside the transform's range
-        lies at most 1e-12 (Chernoff bound from the table's own moments); the confidence is raised
-        by more than the rounding error, so h is never too small and at most the next integer too
-        large.
+        Computed by n-fold convolution of the table with a Fourier transform. The mass outside the
+        transform's range is at most 1e-12 (Chernoff bound from the table's own moments). The
+        confidence is raised by more than the rounding error, so h is never too small and at most
+        the next integer too large.
 
         Raises:
             ParameterError: n is below 1, the confidence is not below 1 - 1e-6, or the sum is too
@@ -184,7 +188,7 @@ class TableNoise:
     def mass_of_sum(self, n: int) -> NDArray[np.float64]:
         """Return P(Z_1 + ... + Z_n = k) for k = -R..R, where P(|sum| > R) <= 1e-12.
 
-        Each is off by some 1e-14 n at most.
+        The error of each probability is about 1e-14 n at most.
 
         Raises:
             ParameterError: n is negative, or the sum is too wide to be computed in memory.
@@ -217,15 +221,15 @@ class TableNoise:
         return math.ceil(min(bounds))
 
     def _share(self, probability: Fraction) -> np.uint64:
-        """Return the least integer mass that is at least this share of the whole table."""
+        """Return the smallest integer mass of at least this share of the table."""
         return np.uint64(math.ceil(probability * self._table.total))
 
 
 def open_share(value: Exact, name: str) -> Fraction:
-    """Return a number strictly between 0 and 1.
+    """Check that a number lies strictly between 0 and 1.
 
     Raises:
-        ParameterError: It is not; the message calls it `name`.
+        ParameterError: The number is outside; the message names it `name`.
     """
     p = fraction(value, name)
     if not 0 < p < 1:
@@ -234,7 +238,7 @@ def open_share(value: Exact, name: str) -> Fraction:
 
 
 def _guide(cumulative: NDArray[np.uint64], lowest: int) -> NDArray[np.int32]:
-    """Return the value that each 16-bit prefix decides, or the mark of an undecided one."""
+    """Return the value of each 16-bit prefix, or `_UNDECIDED`, ``[65536]``."""
     first = np.arange(1 << 16, dtype=np.uint64) << np.uint64(48)
     last = first | np.uint64((1 << 48) - 1)
     low = np.searchsorted(cumulative, first, side="right")

@@ -1,4 +1,4 @@
-"""Counts per pane in which no user weighs more than the cap of the day."""
+"""Counts per pane with a bound on the contributions of each user and day."""
 
 import hashlib
 import hmac
@@ -10,19 +10,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_privacy._seal import TAG, SnapshotSeal
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.statistic import DAY_MS, FOUND_KEYS, HOUR_MS, Statistic
 
 MAX_PANES_AT_ONCE = 100_000
 
 _SHORTEST_SECRET = 16
-_TAG = 32
 _UNIT = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Pane:
-    """Exact counts of one closed pane. Secret: only its noisy release may leave.
+    """Exact counts of one closed pane. Secret: only its noisy release may be shown.
 
     Attributes:
         start: First millisecond of the pane (epoch).
@@ -36,7 +36,14 @@ class Pane:
 
 
 class _State(msgspec.Struct, array_like=True):
-    """What a snapshot holds. Users are 16 bytes of a keyed hash."""
+    """Content of a snapshot. Users are 16 bytes of a keyed hash.
+
+    Example with hourly panes, one user of two contributions on day 20454, one of them late:
+
+        open_from 1767229200000
+        counts    {1767229200000: {3: 1}}
+        spent     {20454: {b"…": 2}}
+    """
 
     open_from: int
     counts: dict[int, dict[int, int]] = {}  # pane start -> key index -> count
@@ -48,7 +55,7 @@ class _State(msgspec.Struct, array_like=True):
     closed_any: bool = False
 
     def forget(self, *, chosen: bool) -> None:
-        """Remove what closed panes and past days leave; of hours see `forget_hours`."""
+        """Delete closed panes and past days; for hours see `forget_hours`."""
         for panes in (self.counts, self.spent_in_cell):
             for past in [start for start in panes if start < self.open_from]:
                 del panes[past]
@@ -60,12 +67,12 @@ class _State(msgspec.Struct, array_like=True):
                 del days[past]
 
     def forget_hours(self) -> None:
-        """Remove hours that are over; late contributions may begin one anew."""
+        """Delete past hours; a late contribution may begin one again."""
         for past in [h for h in self.spent_in_hour if (h + 1) * HOUR_MS <= self.open_from]:
             del self.spent_in_hour[past]
 
     def overlay(self, later: "_State", *, chosen: bool) -> None:
-        """Set what changed since, and forget what was forgotten since."""
+        """Apply later changes and deletions."""
         moved = later.open_from != self.open_from
         self.open_from, self.closed_any = later.open_from, later.closed_any
         if moved:
@@ -79,15 +86,15 @@ class _State(msgspec.Struct, array_like=True):
         self.forget(chosen=chosen)
 
 
-def _overlay(mine: dict[int, dict[Any, int]], theirs: dict[int, dict[Any, int]]) -> None:
-    for key, values in theirs.items():
-        mine.setdefault(key, {}).update(values)
+def _overlay(counts: dict[int, dict[Any, int]], changes: dict[int, dict[Any, int]]) -> None:
+    for key, values in changes.items():
+        counts.setdefault(key, {}).update(values)
 
 
 def _hmac_sha256(key: bytes) -> Callable[[bytes], bytes]:
-    """Return HMAC-SHA256 under one key (RFC 2104), at less than half the cost of `hmac.digest`.
+    """Return a function that computes HMAC-SHA256 under one key (RFC 2104).
 
-    What depends on the key alone is hashed once, here, and not for each message.
+    It costs less than half of `hmac.digest`, because the key blocks are hashed once, here.
 
     Args:
         key: At most 64 bytes, the block of SHA-256.
@@ -107,49 +114,49 @@ def _hmac_sha256(key: bytes) -> Callable[[bytes], bytes]:
 class BoundedCounts:
     """Counts contributions per (pane, key), each user at most `cap` times per UTC day.
 
-    What is bounded: let one user's contributions of one UTC day be added to or removed from the
-    input. Then the counts of that day change by at most `cap` in L1, all panes and keys together,
-    and those of no other day change. For a contribution is counted only while the counter of its
-    own user and day is below the cap, and no decision about one user looks at another.
+    Bound: add or remove one user's contributions of one UTC day. Then the counts of that day change
+    by at most `cap` in L1, all panes and keys together, and the counts of no other day change. For
+    a contribution is counted only while the counter of its own user and day is below the cap, and
+    decisions about one user depend on no other user.
 
-    Late contributions: one whose pane is over is not counted, but it charges its user. (It could be
-    counted in the current pane instead, but then it would fall on another day than it happened on.)
-    Hence whatever is counted is among the first `cap` of its user and day in the order of the
-    input, wherever the panes close in it. That matters after a crash: the input is replayed against
-    a later clock, and contributions that were released already may come too late the second time.
-    Contributions to any pane not yet closed count there, in whatever order they come.
+    Late contributions: a contribution to a closed pane is not counted, but it charges its user. (In
+    the current pane it could fall on another day than its own.) Hence every counted contribution is
+    among the first `cap` of its user and day in the order of the input, for any times of closing.
+    This matters after a crash: the input is replayed against a later clock, and contributions that
+    were released already may be late the second time. Contributions to open panes count in any
+    order of arrival.
 
     Assumed of the caller:
 
     * The watermark does not depend on any single user's contributions: it is a clock (or a
       replay's clock) minus an allowance, not the largest timestamp seen. Otherwise one user decides
-      which contributions of the others come too late, and the bound above is void.
+      which contributions of the others are late, and the bound above is void.
     * Each event is added once (de-duplicated upstream), and the snapshot is stored in the same
       atomic write as the position in the input.
-    * `unit` is a person as far as one is known; two ids of one person are two units.
+    * `unit` is a person as far as known; two ids of one person are two units.
 
-    Hour cap: contributions of a user beyond it count nowhere and charge nothing else. It is asked
-    before the clock is, so that a replay against a later clock decides alike.
+    Hour cap: contributions of a user beyond it count nowhere and charge nothing else. It is checked
+    before the clock, so that a replay against a later clock decides alike.
 
     Chosen caps (`Statistic.cap_choice`): the cap of a day is fixed when the day before is over, see
-    `undecided` and `decide`. What comes before waits, in its order, and is counted then. A user's
-    counter goes on up to the largest candidate, so that the next cap can be larger; only what is
-    within the day's own cap is counted. So the bound above holds with the cap of each day.
+    `undecided` and `decide`. Earlier contributions wait, in their order, and are counted then. A
+    user's counter continues up to the largest candidate, so that the next cap can be larger; only
+    contributions within the day's own cap count. So the bound holds with the cap of each day.
 
     Users are kept under a keyed hash that differs from day to day; raw ids are not stored. A day's
-    counters are forgotten when its last pane closes.
+    counters are deleted when its last pane closes.
     """
 
     def __init__(self, statistic: Statistic, *, secret: bytes, start: int) -> None:
         """Begin with no counts.
 
         Args:
-            statistic: What is counted: catalogue, pane, caps.
-            secret: Key of the hash of users, 16 bytes or more; it must stay the same for as long
-                as a snapshot is to be restored.
-            start: Epoch milliseconds from which panes are kept; public. Rounded down to a pane.
-                Where a former state was lost, begin with the next UTC day: the counters of the
-                current one are gone, so its cap could be exceeded.
+            statistic: Definition with catalogue, pane and caps.
+            secret: Key of the hash of users, 16 bytes or more; snapshots can be restored only with
+                the same secret.
+            start: First time to count, epoch milliseconds, rounded down to a pane; public. If an
+                earlier state was lost, begin with the next UTC day: the counters of the current day
+                are gone, so its cap could be exceeded.
 
         Raises:
             ParameterError: The secret is too short, `start` is negative, or the statistic has no
@@ -165,17 +172,17 @@ class BoundedCounts:
             raise ParameterError(f"start is {start}: give epoch milliseconds, 0 or later")
         self.statistic = statistic
         self._hash_unit = _hmac_sha256(hmac.digest(secret, b"unit", "sha256"))
-        self._seal_key = hmac.digest(secret, b"snapshot", "sha256")
-        self._changes_key = hmac.digest(secret, b"changes", "sha256")
+        self._snapshot_seal = SnapshotSeal(secret, b"snapshot")
+        self._changes_seal = SnapshotSeal(secret, b"changes")
         self._fixed_cap = None if statistic.cap_choice else statistic.cap
         self._index = {key: index for index, key in enumerate(statistic.keys)}
         self._state = _State(open_from=start - start % statistic.pane_ms)
-        if statistic.cap_choice is not None:  # what came before is not known
+        if statistic.cap_choice is not None:  # contributions of the day before are not known
             self._state.caps[start // DAY_MS] = statistic.cap
         self._changed = True
-        self._later = _State(open_from=0)  # what changed since the snapshot
-        self._entries = 0  # how many entries of people these are, at most
-        self._base = b""  # tag of that snapshot
+        self._later = _State(open_from=0)  # changes since the snapshot
+        self._entries = 0  # upper bound of the entries of people in these changes
+        self._base = b""  # tag of the snapshot
 
     @property
     def open_from(self) -> int:
@@ -189,17 +196,17 @@ class BoundedCounts:
 
     @property
     def entries_changed(self) -> int:
-        """How many entries changed since the last `snapshot`: about what `changes` has to write."""
+        """Number of entries changed since the last `snapshot`, about the size of `changes`."""
         return self._entries
 
     @property
     def entries(self) -> int:
-        """How many entries of people a `snapshot` has to write."""
+        """Number of entries of people in a `snapshot`."""
         return sum(map(len, self._state.spent.values()))
 
     @property
     def closed_until(self) -> int | None:
-        """End of the newest pane that was handed over, None if none was."""
+        """End of the newest closed pane, None if there is none."""
         return self._state.open_from if self._state.closed_any else None
 
     def cap_on(self, day: int) -> int | None:
@@ -212,18 +219,18 @@ class BoundedCounts:
         Args:
             unit: Identifier of the user.
             timestamp: Event time in epoch milliseconds.
-            key: What is counted; keys outside the catalogue are ignored and charge nobody.
-            watermark: Epoch milliseconds, as of `closed`: what falls in a pane that ends at or
-                before it is late, whether or not that pane was handed over already.
+            key: Key to count; keys outside the catalogue are ignored and charge nobody.
+            watermark: Epoch milliseconds, see `closed`: a contribution to a pane that ends at or
+                before it is late, even if that pane was not closed yet.
 
         Returns:
-            Whether it was counted. That is as secret as the counts: do not publish totals of it.
+            Whether it was counted; as secret as the counts, so do not publish totals of it.
 
         Raises:
             ParameterError: `unit` is empty, so the contribution could not be bounded.
         """
         if not unit:
-            raise ParameterError("the unit is empty: a contribution of nobody cannot be bounded")
+            raise ParameterError("the unit is empty: give the id of the user to bound")
         index = self._index.get(key)
         state = self._state
         day = timestamp // DAY_MS
@@ -232,25 +239,25 @@ class BoundedCounts:
         pane_ms = self.statistic.pane_ms
         pane = timestamp - timestamp % pane_ms
         late = pane < max(state.open_from, watermark - watermark % pane_ms)
-        who = self._hash_unit(b"%d:%s" % (day, unit.encode()))[:_UNIT]
+        user = self._hash_unit(b"%d:%s" % (day, unit.encode()))[:_UNIT]
 
         cap = self._fixed_cap or state.caps.get(day)
         if cap is None:
-            state.waiting.setdefault(day, []).append((who, timestamp, index, late))
+            state.waiting.setdefault(day, []).append((user, timestamp, index, late))
             self._changed = True
             return False
-        return self._count(who, timestamp, index, late=late, cap=cap)
+        return self._count(user, timestamp, index, late=late, cap=cap)
 
-    def _count(self, who: bytes, timestamp: int, index: int, *, late: bool, cap: int) -> bool:
+    def _count(self, user: bytes, timestamp: int, index: int, *, late: bool, cap: int) -> bool:
         state, statistic = self._state, self.statistic
         spent = state.spent.setdefault(timestamp // DAY_MS, {})
-        before = spent.get(who, 0)
+        before = spent.get(user, 0)
         if before >= statistic.cap:
             return False
         later = self._later
-        if before >= cap:  # only for the choice of the next cap
-            spent[who] = before + 1
-            later.spent.setdefault(timestamp // DAY_MS, {})[who] = before + 1
+        if before >= cap:  # counted only for the choice of the next cap
+            spent[user] = before + 1
+            later.spent.setdefault(timestamp // DAY_MS, {})[user] = before + 1
             self._entries += 1
             self._changed = True
             return False
@@ -258,20 +265,20 @@ class BoundedCounts:
         in_hour: dict[bytes, int] | None = None
         if statistic.hour_cap is not None:
             in_hour = state.spent_in_hour.setdefault(timestamp // HOUR_MS, {})
-            if in_hour.get(who, 0) >= statistic.hour_cap:
+            if in_hour.get(user, 0) >= statistic.hour_cap:
                 return False
         if statistic.cell_cap is not None and not late:
             in_cell = state.spent_in_cell.setdefault(pane, {}).setdefault(index, {})
-            if in_cell.get(who, 0) >= statistic.cell_cap:
+            if in_cell.get(user, 0) >= statistic.cell_cap:
                 return False
-            in_cell[who] = in_cell.get(who, 0) + 1
+            in_cell[user] = in_cell.get(user, 0) + 1
             changed = later.spent_in_cell.setdefault(pane, {}).setdefault(index, {})
-            changed[who] = in_cell[who]
+            changed[user] = in_cell[user]
         if in_hour is not None:
-            in_hour[who] = in_hour.get(who, 0) + 1
-            later.spent_in_hour.setdefault(timestamp // HOUR_MS, {})[who] = in_hour[who]
-        spent[who] = before + 1
-        later.spent.setdefault(timestamp // DAY_MS, {})[who] = before + 1
+            in_hour[user] = in_hour.get(user, 0) + 1
+            later.spent_in_hour.setdefault(timestamp // HOUR_MS, {})[user] = in_hour[user]
+        spent[user] = before + 1
+        later.spent.setdefault(timestamp // DAY_MS, {})[user] = before + 1
         self._entries += 1
         self._changed = True
         if late:
@@ -282,15 +289,14 @@ class BoundedCounts:
         return True
 
     def closed(self, watermark: int) -> list[Pane]:
-        """Close every pane that ends at or before the watermark and hand it over, once.
+        """Close every pane that ends at or before the watermark and return it, once.
 
-        Empty panes are handed over as well: that nobody came is information, and noise must cover
-        it. A watermark that falls behind an earlier one closes nothing. Where caps are chosen, no
-        pane of a day is closed before its cap is decided: ask `undecided` and call again.
+        Empty panes are returned as well: absence is information, and noise must cover it. A
+        watermark before an earlier one closes nothing. With chosen caps, no pane of a day closes
+        before its cap is decided: call `undecided`, `decide`, and this again.
 
         Args:
-            watermark: Epoch milliseconds below which nothing more is expected. Public; see the
-                assumption in the class.
+            watermark: Public clock, epoch milliseconds; see the assumption in the class.
 
         Returns:
             The panes in time order.
@@ -304,8 +310,8 @@ class BoundedCounts:
             raise StateError(
                 f"watermark {watermark} would close {(until - state.open_from) // pane_ms} panes of"
                 f" {self.statistic.name!r} at once (at most {MAX_PANES_AT_ONCE}): check the clock."
-                " If it is right, nothing was published for so long: take the statistic out,"
-                " retire it, and go on under a new name"
+                " If it is right, nothing was published for that long: remove the statistic,"
+                " retire it, and continue under a new name"
             )
         if self.statistic.cap_choice is not None:
             today = state.open_from // DAY_MS
@@ -320,10 +326,10 @@ class BoundedCounts:
         return panes
 
     def undecided(self, watermark: int) -> int | None:
-        """Return the UTC day whose cap has to be decided before anything of it closes.
+        """Return the UTC day whose cap has to be decided before its panes close.
 
         Args:
-            watermark: As of `closed`, and called after it.
+            watermark: The watermark of the preceding call of `closed`.
 
         Returns:
             A day that has begun by the watermark, and whose day before is closed; or None.
@@ -334,25 +340,25 @@ class BoundedCounts:
         return day if begun and self.cap_on(day) is None else None
 
     def contributions(self, day: int) -> NDArray[np.int64]:
-        """Return how much each person contributed on an undecided day's day before. Secret.
+        """Return the contributions of each person on the day before an undecided day. Secret.
 
         Args:
-            day: What `undecided` returned.
+            day: Result of `undecided`.
 
         Returns:
-            For each person with any, the number up to the largest candidate, ``[people]``.
+            Contributions of each person with any, up to the largest candidate, ``[people]``.
         """
         return np.fromiter(self._state.spent.get(day - 1, {}).values(), dtype=np.int64)
 
     def decide(self, day: int, cap: int) -> None:
-        """Fix the cap of a day, and count what waited for it.
+        """Fix the cap of a day, and count the waiting contributions.
 
         Args:
-            day: What `undecided` returned.
-            cap: One of the candidates, computed from what is published.
+            day: Result of `undecided`.
+            cap: One of the candidates, computed from published numbers.
 
         Raises:
-            ParameterError: It is none of the candidates, or the day is decided or not at hand.
+            ParameterError: The cap is not a candidate, or the day is not `undecided`.
         """
         choice = self.statistic.cap_choice
         if choice is None or cap not in choice.candidates:
@@ -361,8 +367,8 @@ class BoundedCounts:
             raise ParameterError(f"the cap of day {day} cannot be decided now")
         state = self._state
         state.caps[day] = cap
-        for who, timestamp, index, late in state.waiting.pop(day, []):
-            self._count(who, timestamp, index, late=late, cap=cap)
+        for user, timestamp, index, late in state.waiting.pop(day, []):
+            self._count(user, timestamp, index, late=late, cap=cap)
         self._forget(hours=False)
         self._changed = True
 
@@ -376,48 +382,47 @@ class BoundedCounts:
             state.forget(chosen=chosen)
 
     def snapshot(self) -> bytes:
-        """Return the whole state, counters included, sealed with a key derived from the secret.
+        """Return the whole state, sealed with a key derived from the secret.
 
-        To be stored in the same atomic write as the position in the input; it holds exact counts,
-        so it stays inside.
+        Store it in the same atomic write as the position in the input. It holds exact counts, so
+        keep it secret.
         """
         body = msgspec.msgpack.encode((self.statistic.fingerprint, self._state))
         self._changed = False
-        self._base = hmac.digest(self._seal_key, body, "sha256")
-        self._begin_anew()
-        return self._base + body
+        sealed = self._snapshot_seal.seal(body)
+        self._reset_changes(sealed[:TAG])
+        return sealed
 
     def changes(self) -> bytes:
-        """Return what changed since the last `snapshot`, sealed likewise and tied to it.
+        """Return the sealed changes since the last `snapshot`.
 
-        It takes the place of earlier changes, and is stored in one write with the position in the
-        input, beside the snapshot that it belongs to. Writing it costs what changed, not how many
-        people there are.
+        They replace earlier changes; store them beside their snapshot, in one write with the
+        position in the input. Their size depends on the changes, not on the number of people.
 
         Raises:
-            StateError: There is no snapshot yet that it could belong to.
+            StateError: No snapshot was taken yet.
         """
         if not self._base:
-            raise StateError(f"{self.statistic.name!r} has changes to no snapshot: take one before")
+            raise StateError(f"{self.statistic.name!r} has no snapshot to change: take one before")
         state, later = self._state, self._later
         later.open_from, later.closed_any = state.open_from, state.closed_any
         later.caps, later.waiting = state.caps, state.waiting
         body = msgspec.msgpack.encode((self._base, later))
         self._changed = False
-        return hmac.digest(self._changes_key, body, "sha256") + body
+        return self._changes_seal.seal(body)
 
     def restore(self, snapshot: bytes) -> None:
-        """Continue from a snapshot. Fails closed: the state is replaced wholly or not at all.
+        """Continue from a snapshot, wholly or not at all.
 
         Raises:
             StateError: The snapshot is damaged, or was made for another definition, or with
-                another secret (the users' counters would begin anew and the cap be exceeded).
+                another secret (the users' counters would restart and the cap be exceeded).
         """
-        tag, body = snapshot[:_TAG], snapshot[_TAG:]
-        if not hmac.compare_digest(tag, hmac.digest(self._seal_key, body, "sha256")):
+        body = self._snapshot_seal.open(snapshot)
+        if body is None:
             raise StateError(
                 f"the snapshot of {self.statistic.name!r} is damaged or was made with another"
-                " secret: give the secret it was made with; without it the day's caps are lost"
+                " secret: give its own secret; without the snapshot the day's caps are lost"
             )
         fingerprint, state = msgspec.msgpack.decode(body, type=tuple[str, _State])
         if fingerprint != self.statistic.fingerprint:
@@ -427,17 +432,16 @@ class BoundedCounts:
             )
         self._state = state
         self._changed = False
-        self._base = tag
-        self._begin_anew()
+        self._reset_changes(snapshot[:TAG])
 
     def restore_changes(self, changes: bytes) -> None:
-        """Go on from what `changes` gave, after `restore` of the snapshot that it belongs to.
+        """Apply the result of `changes`, after `restore` of its snapshot.
 
         Raises:
             StateError: They are damaged, or belong to another snapshot: counters would be lost.
         """
-        tag, body = changes[:_TAG], changes[_TAG:]
-        if not hmac.compare_digest(tag, hmac.digest(self._changes_key, body, "sha256")):
+        body = self._changes_seal.open(changes)
+        if body is None:
             raise StateError(
                 f"the changes to the snapshot of {self.statistic.name!r} are damaged, or were made"
                 " with another secret; without them the day's caps are lost"
@@ -445,17 +449,19 @@ class BoundedCounts:
         base, later = msgspec.msgpack.decode(body, type=tuple[bytes, _State])
         if base != self._base:
             raise StateError(
-                f"the changes of {self.statistic.name!r} belong to another snapshot than the one"
-                " that is there: the two were not stored together"
+                f"the changes of {self.statistic.name!r} belong to another snapshot than the"
+                " restored one: the two were not stored together"
             )
         self._state.overlay(later, chosen=self.statistic.cap_choice is not None)
         self._later = later
-        # What is in both is changed in both from here on, so they must not be one object.
+        # Both states are updated from now on, so they must not share objects.
         later.caps, later.waiting = {}, {}
         self._entries = sum(map(len, later.spent.values()))
         self._changed = False
 
-    def _begin_anew(self) -> None:
+    def _reset_changes(self, base: bytes) -> None:
+        """Begin the changes to a snapshot with this tag."""
+        self._base = base
         self._later, self._entries = _State(open_from=self._state.open_from), 0
 
     def _take(self, start: int) -> NDArray[np.int64]:

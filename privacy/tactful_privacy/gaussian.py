@@ -22,12 +22,12 @@ class DiscreteGaussian(TableNoise):
     """Integer noise Z with P(Z = k) proportional to e^(-k^2 / (2 sigma^2)).
 
     Guarantee: adding independent draws to every cell of an integer table is rho-zCDP, ``rho =
-    S / (2 sigma^2)``, for any two integer tables whose squared L2 distance is at most S, but for
-    the table's own error (Canonne, Kamath, Steinke, NeurIPS 2020, th. 14). The error is the total
-    variation distance `table_error` between what the table draws and the distribution of the
-    theorem, bounded by rational arithmetic. Only cells that differ count, and integer tables at
-    squared distance S differ in at most S cells. So what is released is within ``S * table_error``
-    of a rho-zCDP release in total variation, and `delta` has that in it.
+    S / (2 sigma^2)``, for any two integer tables whose squared L2 distance is at most S, up to the
+    table's own error (Canonne, Kamath, Steinke, NeurIPS 2020, th. 14). The error is the total
+    variation distance `table_error` between the table and the distribution of the theorem, bounded
+    by rational arithmetic. Only cells that differ count, and integer tables at squared distance S
+    differ in at most S cells. So a release is within ``S * table_error`` of a rho-zCDP release in
+    total variation, and `delta` includes this.
 
     Over several releases the rhos add up, and so do the errors.
 
@@ -44,7 +44,7 @@ class DiscreteGaussian(TableNoise):
     def __init__(
         self, sensitivity_squared: Exact, rho: Exact, *, entropy: Entropy = os.urandom
     ) -> None:
-        """Build the table; at sigma = 1,000 it takes some 20 ms, in proportion to sigma.
+        """Build the table in time proportional to sigma, some 20 ms at sigma = 1,000.
 
         Args:
             sensitivity_squared: Squared L2 sensitivity, exact and positive.
@@ -52,7 +52,7 @@ class DiscreteGaussian(TableNoise):
             entropy: See `DiscreteLaplace`.
 
         Raises:
-            ParameterError: Not exact positive numbers, or sigma is above 100,000.
+            ParameterError: A number is not exact or not positive, or sigma is above 100,000.
         """
         self.sensitivity_squared = _positive(sensitivity_squared, "sensitivity_squared")
         self.rho = _positive(rho, "rho")
@@ -60,25 +60,24 @@ class DiscreteGaussian(TableNoise):
         if self.sigma_squared > MAX_SIGMA_SQUARED:
             raise ParameterError(
                 f"sigma is {float(self.sigma_squared) ** 0.5:.0f}, above"
-                f" {math.isqrt(MAX_SIGMA_SQUARED)}: lower the contribution cap or spend more"
+                f" {math.isqrt(MAX_SIGMA_SQUARED)}: lower the contribution cap or spend more rho"
             )
         side = _weights(self.sigma_squared)
         super().__init__(side, entropy)
-        # Every weight lies below its share of MASS by the ideal distribution, so what is missing
-        # of MASS is what was moved, as a share of it.
+        # Every weight lies below its share of MASS in the ideal distribution, so the missing share
+        # of MASS is the total variation distance.
         self.table_error = Fraction(MASS - self._table.total, MASS)
 
     def delta(self, epsilon: Exact, *, cells: int | None = None) -> Fraction:
-        """Return a delta for which the release of a whole table is (epsilon, delta)-private.
+        """Return a delta for which releasing a whole table is (epsilon, delta)-private.
 
         ``e^((a-1)(a rho - epsilon)) / (a-1) * (1 - 1/a)^a`` at the best order a > 1 (Canonne,
         Kamath, Steinke 2020, cor. 13), plus ``(1 + e^epsilon) * floor(S) * table_error``. Any order
-        gives a bound, so it is none the worse for being searched with floats; it is rounded up.
+        gives a valid bound, so a search with floats suffices; the result is rounded up.
 
         Args:
             epsilon: Exact, 0 to 40.
-            cells: Most cells that differ between neighbours, where that is fewer than floor(S): it
-                takes the place of floor(S).
+            cells: Most cells that differ between neighbours; replaces floor(S) if smaller.
 
         Raises:
             ParameterError: epsilon lies outside [0, 40].
@@ -94,18 +93,18 @@ class DiscreteGaussian(TableNoise):
         return Fraction(ideal) + error
 
     def delta_in_one_cell(self, epsilon: Exact) -> Fraction:
-        """Return the smallest delta for a change that falls on one cell, from the very table.
+        """Return the smallest delta for a change within one cell, computed from the table.
 
-        By rational arithmetic, as `DiscreteLaplace.delta`. The promise for the whole table, which
-        a change may be spread over, is `delta`; it is never below this.
+        Uses rational arithmetic like `DiscreteLaplace.delta`. For a change spread over the whole
+        table `delta` holds; it is never below this.
         """
         return self._table.excess(epsilon, math.isqrt(self.sensitivity_squared.__floor__()))
 
 
 def largest_rho(epsilon: Exact, delta: Exact) -> Fraction:
-    """Return a rho for which rho-zCDP implies (epsilon, delta), the largest but for rounding down.
+    """Return the largest rho, rounded down, for which rho-zCDP implies (epsilon, delta).
 
-    By the bound of `DiscreteGaussian.delta`, without what a table adds.
+    Uses the bound of `DiscreteGaussian.delta`, without the error of a table.
 
     Raises:
         ParameterError: epsilon lies outside (0, 40], or delta outside (0, 1).
@@ -120,7 +119,9 @@ def largest_rho(epsilon: Exact, delta: Exact) -> Fraction:
         fits = _log_delta(middle / _RHO_GRAIN, float(value)) + 1e-9 <= limit
         low, high = (middle, high) if fits else (low, middle)
     if not low:
-        raise ParameterError(f"epsilon {value} at delta {float(Fraction(delta)):g} is too little")
+        raise ParameterError(
+            f"epsilon {value} at delta {float(Fraction(delta)):g} is too small: give a larger one"
+        )
     return Fraction(low, _RHO_GRAIN)
 
 
@@ -139,7 +140,7 @@ def _log_delta(rho: float, epsilon: float) -> float:
         order = 1 + excess
         return excess * (order * rho - epsilon) - math.log(order) * order + log_order * excess
 
-    # The logarithm of the bound is convex in the order, hence has one dip (golden section).
+    # The logarithm of the bound is convex in the order: golden section finds its one minimum.
     low, high, golden = -30.0, 30.0, (math.sqrt(5) - 1) / 2
     for _ in range(120):
         left, right = high - golden * (high - low), low + golden * (high - low)
@@ -148,9 +149,9 @@ def _log_delta(rho: float, epsilon: float) -> float:
 
 
 def _weights(sigma_squared: Fraction) -> list[int]:
-    """Return the weights of 0, 1, ..., each at most its share of MASS by the ideal distribution.
+    """Return the weights of 0, 1, ..., each at most its ideal share of MASS.
 
-    e^(-k^2 / (2 sigma^2)) by two multiplications a step, once rounded down and once up.
+    Each step computes e^(-k^2 / (2 sigma^2)) by two multiplications, once rounded down and once up.
     """
     one = 1 << _BITS
 
@@ -167,7 +168,7 @@ def _weights(sigma_squared: Fraction) -> list[int]:
         step_low, step_high = step_low * bend_low >> _BITS, -(-step_high * bend_high >> _BITS)
         lows.append(low)
         total_high += 2 * high
-    # What is left out falls at least as fast as a geometric series.
+    # The omitted weights fall at least as fast as a geometric series.
     total_high += 2 * (-(-high * step_high // (one - step_high)))
     weights = [MASS * value // total_high for value in lows]
     while not weights[-1]:

@@ -1,4 +1,4 @@
-"""Frequent keys that nobody listed beforehand, such as search terms, from a threshold on."""
+"""Frequent keys outside any catalogue, such as search terms, from a threshold on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_privacy._seal import SnapshotSeal
 from tactful_privacy._table import Entropy
 from tactful_privacy.errors import ParameterError, StateError
 from tactful_privacy.found_keys import stored_keys
@@ -24,10 +25,11 @@ MAX_KEY = 128
 
 _MAX_DAYS_AT_ONCE = 4_000
 _SHORTEST_SECRET = 16
-_TAG = 32
 
 
 class _State(msgspec.Struct, array_like=True):
+    """Content of a snapshot, such as ``[20454, {20454: {user hash: ["tea"]}}, false]``."""
+
     open_from: int  # day
     keys: dict[int, dict[bytes, list[str]]] = {}  # day -> user -> first keys
     closed_any: bool = False
@@ -36,19 +38,20 @@ class _State(msgspec.Struct, array_like=True):
 class BoundedKeys:
     """Counts users of arbitrary keys, each user for the first `cap` keys of a UTC day.
 
-    As `BoundedCounts`: no decision about a user looks at another, a contribution whose day is over
-    by the clock is dropped, the snapshot is stored with the position in the input, and users are
-    kept under a keyed hash that differs from day to day. Memory grows with users times `cap`.
+    The rules of `BoundedCounts` apply: decisions about a user depend on no other user,
+    contributions to a day that is over by the clock are dropped, the snapshot is stored with the
+    position in the input, and users are kept under a keyed hash that differs from day to day.
+    Memory grows with users times `cap`.
     """
 
     def __init__(self, statistic: Statistic, *, secret: bytes, start: int) -> None:
         """Begin with no counts.
 
         Args:
-            statistic: What is looked for, of the kind `FOUND_KEYS`.
+            statistic: A statistic of the kind `FOUND_KEYS`.
             secret: Key of the hash of users, 16 bytes or more.
-            start: Epoch milliseconds; the UTC day it lies in is the first one. Where a former state
-                was lost, begin with the next day.
+            start: Epoch milliseconds; counting begins with this UTC day. If an earlier state was
+                lost, begin with the next day.
 
         Raises:
             ParameterError: The secret is too short, `start` is negative, or the statistic has a
@@ -63,7 +66,7 @@ class BoundedKeys:
             raise ParameterError(f"{statistic.name!r} has a catalogue: BoundedCounts counts it")
         self.statistic = statistic
         self._unit_key = hmac.digest(secret, b"key users", "sha256")
-        self._seal_key = hmac.digest(secret, b"key snapshot", "sha256")
+        self._seal = SnapshotSeal(secret, b"key snapshot")
         self._state = _State(start // DAY_MS)
         self._changed = True
 
@@ -74,7 +77,7 @@ class BoundedKeys:
 
     @property
     def closed_until(self) -> int | None:
-        """End of the newest day that was released, epoch milliseconds; None if none was."""
+        """End of the newest released day, epoch milliseconds; None if there is none."""
         return self._state.open_from * DAY_MS if self._state.closed_any else None
 
     def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
@@ -83,30 +86,30 @@ class BoundedKeys:
         Args:
             unit: Identifier of the user.
             timestamp: Event time in epoch milliseconds.
-            key: 1 to 128 characters; others are ignored and charge nobody.
-            watermark: A public clock, epoch milliseconds: a day that is over by it is late.
+            key: 1 to 128 characters; other keys are ignored and charge nobody.
+            watermark: A public clock, epoch milliseconds: contributions to days before are late.
 
         Returns:
-            Whether it was counted; as secret as the counts.
+            Whether the contribution was counted; as secret as the counts.
 
         Raises:
             ParameterError: `unit` is empty, so the contribution could not be bounded.
         """
         if not unit:
-            raise ParameterError("the unit is empty: a contribution of nobody cannot be bounded")
+            raise ParameterError("the unit is empty: give the id of the user to bound")
         day = timestamp // DAY_MS
         if not 1 <= len(key) <= MAX_KEY or day < max(self._state.open_from, watermark // DAY_MS):
             return False
-        who = hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:16]
-        mine = self._state.keys.setdefault(day, {}).setdefault(who, [])
-        if key in mine or len(mine) >= self.statistic.cap:
+        user = hmac.digest(self._unit_key, b"%d:%s" % (day, unit.encode()), "sha256")[:16]
+        counted = self._state.keys.setdefault(day, {}).setdefault(user, [])
+        if key in counted or len(counted) >= self.statistic.cap:
             return False
-        mine.append(key)
+        counted.append(key)
         self._changed = True
         return True
 
     def due(self, watermark: int) -> dict[int, Counter[str]]:
-        """Return the exact numbers of users of each key, of each day that is over. Secret.
+        """Return the exact numbers of users of each key, for each day that is over. Secret.
 
         Args:
             watermark: A public clock, epoch milliseconds.
@@ -126,33 +129,32 @@ class BoundedKeys:
         }
 
     def forget(self, day: int) -> None:
-        """Forget a day that was released, and those before it."""
+        """Delete the counts of a released day and of earlier days."""
         for past in [past for past in self._state.keys if past <= day]:
             del self._state.keys[past]
         self._state.open_from, self._state.closed_any = day + 1, True
         self._changed = True
 
     def snapshot(self) -> bytes:
-        """Return the whole state, sealed; exact, so it stays inside."""
+        """Return the whole state, sealed; it holds exact counts, so keep it secret."""
         body = msgspec.msgpack.encode((self.statistic.fingerprint, self._state))
         self._changed = False
-        return hmac.digest(self._seal_key, body, "sha256") + body
+        return self._seal.seal(body)
 
     def restore(self, snapshot: bytes) -> None:
-        """Continue from a snapshot: wholly or not at all.
+        """Continue from a snapshot, wholly or not at all.
 
         Raises:
             StateError: It is damaged, or was made for another definition or with another secret.
         """
-        tag, body = snapshot[:_TAG], snapshot[_TAG:]
-        whole = hmac.compare_digest(tag, hmac.digest(self._seal_key, body, "sha256"))
+        body = self._seal.open(snapshot)
         fingerprint, state = (
-            msgspec.msgpack.decode(body, type=tuple[str, _State]) if whole else ("", None)
+            ("", None) if body is None else msgspec.msgpack.decode(body, type=tuple[str, _State])
         )
         if state is None or fingerprint != self.statistic.fingerprint:
             raise StateError(
                 f"the snapshot of {self.statistic.name!r} is damaged, or was made for another"
-                " definition or with another secret: without it the day's caps are lost"
+                " definition or with another secret: without the snapshot the day's caps are lost"
             )
         self._state = state
         self._changed = False
@@ -162,16 +164,16 @@ class KeysPublisher:
     """Publishes the keys of each day that is over, empty days too, once.
 
     Guarantee: (epsilon, delta) of the statistic for one user and one UTC day, see
-    `ThresholdRelease`, under the assumptions of `BoundedKeys` and `Ledger`. A day that the ledger
-    holds already is not drawn again.
+    `ThresholdRelease`, under the assumptions of `BoundedKeys` and `Ledger`. A day in the ledger is
+    not drawn again.
     """
 
     def __init__(self, keys: BoundedKeys, ledger: Ledger, *, entropy: Entropy = os.urandom) -> None:
         """Register the statistic.
 
         Args:
-            keys: Where users of keys are counted.
-            ledger: Where releases are kept.
+            keys: Counter of users by key.
+            ledger: Ledger of the releases.
             entropy: See `DiscreteLaplace`; other than the default in tests only.
 
         Raises:
@@ -183,7 +185,7 @@ class KeysPublisher:
         self._mechanism = keys.statistic.threshold_release(entropy)
 
     def publish(self, watermark: int) -> list[ReleasedPane]:
-        """Store each day that is over by the watermark, and return it as stored.
+        """Store each day that is over by the watermark, and return the stored releases.
 
         Args:
             watermark: A public clock, epoch milliseconds.
@@ -195,9 +197,9 @@ class KeysPublisher:
         return published
 
     def store(self, watermark: int) -> dict[str, list[int]]:
-        """Do as `publish`, and return only which days are stored: the starts, by statistic.
+        """Store as `publish` does; return only the starts of the stored days, by statistic.
 
-        When the ledger refuses or fails, the day stays, and is tried again at the next call.
+        If the ledger refuses or fails, the day is kept and tried again at the next call.
         """
         statistic, starts = self._keys.statistic, []
         for day, counts in self._keys.due(watermark).items():
@@ -208,11 +210,11 @@ class KeysPublisher:
         return {statistic.name: starts} if starts else {}
 
     def snapshot(self) -> bytes:
-        """Return nothing: what is not yet released is in the snapshot of the counts."""
+        """Return nothing: the snapshot of the counts holds all unreleased days."""
         return b""
 
     def restore(self, snapshot: bytes) -> None:
-        """Do nothing, as there is nothing to restore."""
+        """Do nothing, see `snapshot`."""
 
 
 def _draw(mechanism: ThresholdRelease, counts: Mapping[str, int]) -> NDArray[np.int64]:

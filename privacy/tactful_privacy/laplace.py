@@ -1,9 +1,9 @@
 """Discrete Laplace noise from an exact integer table.
 
-A mechanism on floats leaks through the low bits of its answers (Mironov, CCS 2012). This one has
-no floats: each noise value k has an integer weight, the weights are drawn from with the operating
-system's entropy, and so the probability of every output is a known rational number. What is
-promised about privacy is therefore *computed* from the very table that is sampled.
+A mechanism on floats leaks through the low bits of its answers (Mironov, CCS 2012). This mechanism
+has no floats: each noise value k has an integer weight, the operating system's entropy selects by
+weight, and so the probability of every output is a known rational number. Its delta is therefore
+*computed* from the sampled table.
 """
 
 import os
@@ -18,20 +18,20 @@ MAX_SCALE = 100_000
 
 
 def noise_scale(sensitivity: int, epsilon: Exact) -> Fraction:
-    """Return sensitivity / epsilon of a `DiscreteLaplace`, having checked both.
+    """Check the parameters of a `DiscreteLaplace` and return its scale.
 
     Raises:
-        ParameterError: As `DiscreteLaplace`.
+        ParameterError: See `DiscreteLaplace`.
     """
     return checked_scale(sensitivity, epsilon, largest=MAX_SCALE)
 
 
 def checked_scale(sensitivity: int, epsilon: Exact, *, largest: int) -> Fraction:
-    """Return sensitivity / epsilon, having checked both.
+    """Check sensitivity and epsilon and return their quotient, the scale.
 
     Raises:
-        ParameterError: The sensitivity is no positive integer, epsilon is no exact number above 0
-            and at most 40, or the scale is above `largest`.
+        ParameterError: The sensitivity is not a positive integer, epsilon is not an exact number
+            above 0 and at most 40, or the scale is above `largest`.
     """
     if isinstance(sensitivity, bool) or not isinstance(sensitivity, int) or sensitivity < 1:
         raise ParameterError(f"sensitivity is {sensitivity!r}: give a positive integer")
@@ -63,9 +63,8 @@ class DiscreteLaplace(TableNoise):
     units in all costs exactly d/scale <= epsilon wherever both outputs are possible (Ghosh,
     Roughgarden, Sundararajan, STOC 2009: the two-sided geometric mechanism). Only the end of the
     table is not covered. There the weights are constant for `sensitivity` further cells, so the
-    uncovered mass is d times the smallest weight no matter how the d units are spread over the
-    cells, and the worst case is the whole sensitivity in one cell, which is what
-    `delta` computes.
+    uncovered mass is d times the smallest weight for every spread of the d units over the cells.
+    The worst case is the whole sensitivity in one cell; `delta` computes it.
 
     Assumed: the entropy source is a cryptographic one, and each draw is used once and not shown.
 
@@ -81,12 +80,13 @@ class DiscreteLaplace(TableNoise):
         Args:
             sensitivity: L1 sensitivity, a positive integer.
             epsilon: Fraction, int, or text such as ``"0.1"``; floats are refused.
-            entropy: ``entropy(n)`` returns n random bytes. Anything but the operating system's
-                is for tests only: a seeded source makes the noise known and the promise void.
+            entropy: ``entropy(n)`` returns n random bytes. Other sources than the operating
+                system's are for tests only: a seeded source makes the noise predictable and the
+                guarantee void.
 
         Raises:
-            ParameterError: Not a positive integer or exact number, or the scale is above 100,000
-                (beyond it 64 bits no longer resolve the tail), or epsilon above 40.
+            ParameterError: The sensitivity is not a positive integer, epsilon is not exact or is
+                above 40, or the scale is above 100,000 (64 bits no longer resolve the tail).
         """
         self.scale = noise_scale(sensitivity, epsilon)
         self.sensitivity = sensitivity
@@ -96,17 +96,17 @@ class DiscreteLaplace(TableNoise):
     def delta(self, epsilon: Exact) -> Fraction:
         """Return the smallest delta for which the table is (epsilon, delta)-private.
 
-        ``sum_k max(0, P(Z = k) - e^epsilon P(Z = k - sensitivity))``, the largest excess of any
-        set of outputs (Dwork and Roth 2014, def. 2.4), in integers. e^epsilon is rounded down at
-        192 bits, so the result is never too small. The distribution is symmetric: both directions
-        give the same. For an epsilon below the one the table was built for this is the figure of a
-        change within one cell.
+        Computes ``sum_k max(0, P(Z = k) - e^epsilon P(Z = k - sensitivity))``, the largest excess
+        of any set of outputs (Dwork and Roth 2014, def. 2.4), in integers. e^epsilon is rounded
+        down at 192 bits, so the result is never too small. The distribution is symmetric, so both
+        directions give the same delta. For an epsilon below that of the table, the result holds
+        for a change within one cell.
         """
         return self._table.excess(epsilon, self.sensitivity)
 
 
 def _weights(scale: Fraction, sensitivity: int) -> list[int]:
-    """Return the weights for k = 0, 1, ... so that both sides together stay below 2^64."""
+    """Return the weights for k = 0, 1, ...; both sides together stay below 2^64."""
     one = 1 << BITS
     lower = exp_bounds(1 / scale, BITS)[0]
     ratio = -(-(one << BITS) // lower)  # e^(-1/scale), rounded up

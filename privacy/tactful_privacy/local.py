@@ -1,7 +1,8 @@
-"""Reports that are private before they leave the device: nobody needs to be trusted with the truth.
+"""Local differential privacy: reports are randomised on the device.
 
-The price is noise: of n reports at epsilon 1, a count is uncertain by about the square root of n,
-where a trusted counter adds a few units. So this is for answers that nobody should collect.
+No server needs to be trusted with the true answers. The price is noise: in n reports at epsilon 1,
+a count is uncertain by about the square root of n, while a trusted counter adds a few units. So use
+this for answers that nobody should collect.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ _WHOLE = 1 << 64
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """How many people hold each category, as far as their reports tell.
+    """Estimated number of people in each category.
 
     Attributes:
         counts: Unbiased estimate for each category, ``[categories]``; may be negative.
         low: Lower confidence limits, not below 0.
         high: Upper confidence limits, not above the number of reports.
-        confidence: With which each category's count lies between its two limits, at least.
+        confidence: Least probability that the limits of a category contain its count.
         reports: Number of reports.
     """
 
@@ -53,30 +54,30 @@ class Estimate:
 
 
 class RandomizedResponse:
-    """One answer out of several: the true one with some probability, else any of the others.
+    """K-ary randomised response: the true answer with some probability, else another.
 
     Guarantee: pure epsilon-local differential privacy of one answer; the unit is one report, and
     reports of one person add up (k-ary randomised response: Warner 1965; Kairouz, Bonawitz, Ramage,
     ICML 2016). The true category weighs ``floor(w e^epsilon)`` where each other weighs w, in whole
     numbers that fill 64 bits, so no ratio of probabilities exceeds e^epsilon and delta is 0.
 
-    It is what OpenDP calls ``make_randomized_response`` with ``prob=truth``. Best for few
-    categories, below about 3 e^epsilon + 2; beyond, `OneHotReport` tells more.
+    OpenDP calls it ``make_randomized_response`` with ``prob=truth``. Best for few categories, below
+    about 3 e^epsilon + 2; beyond, `OneHotReport` is more precise.
 
     Attributes:
         categories: Number of answers, 2 or more.
         epsilon: Privacy loss of a report.
         truth: Probability of the true category.
-        other: Probability of each other one.
+        other: Probability of each other category.
     """
 
     def __init__(self, categories: int, epsilon: Exact, *, entropy: Entropy = os.urandom) -> None:
         """Choose the probabilities.
 
         Args:
-            categories: Number of answers, 2 to 100,000; they are 0, 1, ...
+            categories: Number of answers, 2 to 100,000, numbered 0, 1, ...
             epsilon: Exact; floats are refused.
-            entropy: Of the device; see `DiscreteLaplace`.
+            entropy: Entropy of the device; see `DiscreteLaplace`.
 
         Raises:
             ParameterError: A parameter is out of range.
@@ -86,16 +87,16 @@ class RandomizedResponse:
         self._entropy = entropy
         lower, upper = exp_bounds(self.epsilon, BITS)
         weight = (MASS << BITS) // (upper + ((categories - 1) << BITS))
-        # Of how far the report lies behind the true category, round in a circle.
+        # Distribution of (report - true category) modulo the number of categories.
         self._shift = Table([weight * lower >> BITS, *[weight] * (categories - 1)], 0)
         self.truth, self.other = self._shift.probability(0), self._shift.probability(1)
 
     @property
     def weights(self) -> dict[str, int | str]:
-        """What a device in another language needs: ``categories``, ``truth``, ``other``.
+        """Weights for a device in another language: ``categories``, ``truth``, ``other``.
 
-        The weights are whole numbers as text, since JSON's readers round large numbers.
-        `randomizedResponse` of the browser client takes them as they are.
+        The weights are whole numbers as text, since JSON readers round large numbers.
+        `randomizedResponse` of the browser client takes them unchanged.
         """
         truth, other = (str(self._shift.weight(k)) for k in (0, 1))
         return {"categories": self.categories, "truth": truth, "other": other}
@@ -104,7 +105,7 @@ class RandomizedResponse:
         """Return one private report for each true category, ``[people]``.
 
         Raises:
-            ParameterError: A category is none of those.
+            ParameterError: A category is out of range.
         """
         true = _checked(categories, self.categories)
         return (true + self._shift.sample(len(true), self._entropy)) % self.categories
@@ -112,29 +113,29 @@ class RandomizedResponse:
     def estimate(
         self, reports: Sequence[int] | NDArray[np.int64], confidence: Exact = DEFAULT_CONFIDENCE
     ) -> Estimate:
-        """Return how many people hold each category.
+        """Estimate the number of people in each category.
 
         Args:
-            reports: What people reported.
-            confidence: Of each category's interval, exact.
+            reports: Reported categories, ``[people]``.
+            confidence: Confidence of each category's interval, exact.
 
         Raises:
-            ParameterError: There is no report, or one is of no category.
+            ParameterError: There is no report, or a category is out of range.
         """
         counted = np.bincount(_checked(reports, self.categories), minlength=self.categories)
         return _estimate(counted, len(reports), self.truth, self.other, confidence)
 
 
 class OneHotReport:
-    """A row of bits, one for each category, each of them randomised.
+    """A row of randomised bits, one for each category.
 
     Guarantee: pure epsilon-local differential privacy of one row; the unit is one report, and
     reports of one person add up. A true category instead of another changes two bits. ``symmetric``
     flips each bit with the same probability, ``1 / (1 + e^(epsilon/2))``: basic RAPPOR (Erlingsson,
     Pihur, Korolova, CCS 2014), OpenDP's ``make_randomized_response_bitvec`` with ``f=2 *
-    flipped``. ``optimized`` tells the true bit by a fair coin and sets the others with ``1 / (1 +
+    flipped``. ``optimized`` sets the true bit by a fair coin and the others with ``1 / (1 +
     e^epsilon)``, which has the least variance (Wang, Blocki, Li, Jha, USENIX Security 2017). The
-    probabilities are multiples of 2^-64, rounded to the private side, so delta is 0.
+    probabilities are multiples of 2^-64, rounded towards privacy, so delta is 0.
 
     Attributes:
         categories: Number of bits.
@@ -156,8 +157,8 @@ class OneHotReport:
         Args:
             categories: Number of bits, 2 to 100,000.
             epsilon: Exact; floats are refused.
-            kind: How true and other bits are treated.
-            entropy: Of the device; see `DiscreteLaplace`.
+            kind: ``symmetric`` or ``optimized``, see above.
+            entropy: Entropy of the device; see `DiscreteLaplace`.
 
         Raises:
             ParameterError: A parameter is out of range.
@@ -177,7 +178,7 @@ class OneHotReport:
         """Return one private row for each true category, ``[people, categories]``.
 
         Raises:
-            ParameterError: A category is none of those.
+            ParameterError: A category is out of range.
         """
         true = _checked(categories, self.categories)
         drawn = np.frombuffer(self._entropy(8 * len(true) * self.categories), dtype="<u8")
@@ -190,23 +191,23 @@ class OneHotReport:
     def estimate(
         self, set_bits: Sequence[int], reports: int, confidence: Exact = DEFAULT_CONFIDENCE
     ) -> Estimate:
-        """Return how many people hold each category.
+        """Estimate the number of people in each category.
 
         Args:
-            set_bits: In how many reports each bit was set, ``[categories]``.
+            set_bits: Number of reports with each bit set, ``[categories]``.
             reports: Number of reports.
-            confidence: Of each category's interval, exact.
+            confidence: Confidence of each category's interval, exact.
 
         Raises:
-            ParameterError: There is no report, or the counts cannot be of so many reports.
+            ParameterError: There is no report, or a count exceeds the number of reports.
         """
         counted = np.asarray(set_bits)
         if counted.shape != (self.categories,) or not (
             (counted >= 0).all() and (counted <= reports).all()
         ):
             raise ParameterError(
-                f"set_bits must be {self.categories} numbers between 0 and {reports}, how often"
-                " each bit was set"
+                f"set_bits must be {self.categories} numbers between 0 and {reports}: the number of"
+                " reports with each bit set"
             )
         return _estimate(counted, reports, self.kept, self.flipped, confidence)
 
@@ -214,9 +215,9 @@ class OneHotReport:
 def _estimate(
     counted: NDArray[np.int64], reports: int, true: Fraction, other: Fraction, confidence: Exact
 ) -> Estimate:
-    """Undo what randomising did to the counts, and to their confidence limits.
+    """Remove the bias of randomised counts and of their confidence limits.
 
-    A count is a sum of independent coins, of probability `true` for those who hold the category and
+    A count is a sum of independent coins, of probability `true` for people of the category and
     `other` for the rest. Such a sum is no more spread than a binomial one of the same mean
     (Hoeffding, Annals of Mathematical Statistics 1956), so Clopper-Pearson limits of the mean hold.
     """

@@ -1,4 +1,4 @@
-"""Intervals of weighted sums of independent noise, where weights are no integers.
+"""Intervals of weighted sums of independent noise with real weights.
 
 Estimates that combine releases of several periods are weighted sums. Their exact distribution
 function comes from the characteristic function by numerical inversion (Davies, "Numerical inversion
@@ -28,10 +28,10 @@ class NoiseTerms:
     """Independent draws of one noise with one weight.
 
     Attributes:
-        weight: What each draw is multiplied by.
-        terms: How many draws.
-        sensitivity: Of the discrete Laplace noise.
-        epsilon: Of the same.
+        weight: Factor of each draw.
+        terms: Number of draws.
+        sensitivity: Sensitivity of the discrete Laplace noise.
+        epsilon: Epsilon of the discrete Laplace noise.
     """
 
     weight: float
@@ -42,23 +42,23 @@ class NoiseTerms:
     @property
     def variance(self) -> float:
         """Variance of the sum."""
-        one = float(noise_table(self.sensitivity, self.epsilon).variance)
-        return self.weight**2 * self.terms * one
+        variance = float(noise_table(self.sensitivity, self.epsilon).variance)
+        return self.weight**2 * self.terms * variance
 
 
 def half_width_of_mixture(parts: Sequence[NoiseTerms], confidence: Exact = CONFIDENCE) -> float:
     """Return h with P(|weighted sum| <= h) >= confidence.
 
-    The sum may have atoms, at which the inversion would be slow, so a little Gaussian noise S is
-    added in thought: ``P(|X| <= h + s) >= P(|X + S| <= h) - P(|S| > s)``. That makes h too large by
+    The sum may have atoms, at which the inversion would be slow. So the computation adds a little
+    Gaussian noise S: ``P(|X| <= h + s) >= P(|X + S| <= h) - P(|S| > s)``. This makes h too large by
     at most a fiftieth of the sum's standard deviation, and never too small.
 
     Args:
-        parts: What is added up, at least one with a weight other than 0.
+        parts: Terms of the sum, at least one with a weight other than 0.
         confidence: Exact, at most 1 - 1e-6.
 
     Raises:
-        ParameterError: Nothing is added up, or the confidence is out of range.
+        ParameterError: The sum has no noise, or the confidence is out of range.
     """
     p = open_share(confidence, "confidence")
     if p > 1 - Fraction(1, 10**6):
@@ -69,8 +69,8 @@ def half_width_of_mixture(parts: Sequence[NoiseTerms], confidence: Exact = CONFI
         raise ParameterError("a sum of no noise has no interval")
     smoothing = deviation / 300
     slack = 6 * smoothing  # P(|S| > s) < 2e-9
-    # Aliasing is at most the mass beyond half a period; exp(-32) of the smoothing is what lies
-    # beyond the last frequency.
+    # Aliasing is at most the mass beyond half a period; beyond the last frequency lies exp(-32) of
+    # the smoothed characteristic function.
     reach = _reach(parts, deviation)
     step = 2 * math.pi / (2 * reach)
     count = math.ceil(8 / smoothing / step)
@@ -93,10 +93,10 @@ def half_width_of_mixture(parts: Sequence[NoiseTerms], confidence: Exact = CONFI
 def _characteristic(
     parts: Sequence[NoiseTerms], frequency: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Characteristic function of the sum; that of discrete Laplace noise is known in closed form.
+    """Compute the characteristic function of the sum.
 
-    ``(1 - q)^2 / (1 - 2 q cos w + q^2)`` with q = e^(-1/scale): what is drawn from the table
-    differs from it by less than 1e-12 in all.
+    For discrete Laplace noise it is ``(1 - q)^2 / (1 - 2 q cos w + q^2)`` with q = e^(-1/scale);
+    the distribution of the table differs from it by less than 1e-12 in all.
     """
     product = np.ones_like(frequency)
     for part in parts:

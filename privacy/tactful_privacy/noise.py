@@ -1,4 +1,4 @@
-"""One contract for the noise of a count, and three libraries that keep it."""
+"""Noise for counts by three backends: our tables, OpenDP and diffprivlib."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Backend = Literal["table", "opendp", "diffprivlib"]
 
 
 class Noise(Protocol):
-    """Integer noise for the cells of a table, discrete Laplace of scale sensitivity / epsilon.
+    """Discrete Laplace noise of scale sensitivity / epsilon for the cells of a table.
 
-    Whoever adds independent draws to every cell of an integer table gets a release that is
+    Independent draws added to every cell of an integer table give a release that is
     (epsilon, delta(epsilon))-private for tables up to `sensitivity` apart in L1.
     """
 
@@ -38,7 +38,7 @@ class Noise(Protocol):
         """Return P(Z = k)."""
 
     def delta(self, epsilon: Exact) -> Fraction:
-        """Return a delta that goes with a privacy loss of `epsilon` or more."""
+        """Return the delta for a privacy loss of `epsilon` or more."""
 
     def interval(self, confidence: Exact = DEFAULT_CONFIDENCE) -> int:
         """Return the smallest h with P(|Z| <= h) >= confidence."""
@@ -57,13 +57,13 @@ def laplace_noise(
         sensitivity: L1 sensitivity, a positive integer.
         epsilon: Exact; floats are refused.
         backend: ``table``, the default, is `DiscreteLaplace` or, beyond its largest scale,
-            `WideLaplace`: delta is computed from what is drawn. ``opendp`` and ``diffprivlib`` are
-            `OpenDPLaplace` and `DiffprivlibGeometric`.
-        entropy: See `DiscreteLaplace`. The other libraries have their own, and take none.
+            `WideLaplace`: delta is computed from the sampled table. ``opendp`` and ``diffprivlib``
+            are `OpenDPLaplace` and `DiffprivlibGeometric`.
+        entropy: See `DiscreteLaplace`. The other libraries use their own entropy.
 
     Raises:
-        ParameterError: A parameter is out of range, there is no such backend, or it was given
-            entropy that it cannot take.
+        ParameterError: A parameter is out of range, there is no such backend, or entropy was given
+            to a backend that uses its own.
         BackendError: The library is not installed.
     """
     if backend == "table":
@@ -71,7 +71,9 @@ def laplace_noise(
         kind = DiscreteLaplace if scale <= MAX_SCALE else WideLaplace
         return kind(sensitivity, epsilon, entropy=entropy)
     if entropy is not os.urandom:
-        raise ParameterError(f"the backend {backend!r} draws entropy itself: give it none")
+        raise ParameterError(
+            f"the backend {backend!r} uses its own entropy: leave out the argument entropy"
+        )
     if backend == "opendp":
         return OpenDPLaplace(sensitivity, epsilon)
     if backend == "diffprivlib":
@@ -79,8 +81,8 @@ def laplace_noise(
     raise ParameterError(f"there is no noise backend {backend!r}: table, opendp or diffprivlib")
 
 
-class _Library:
-    """What noise of another library shares: its distribution is the ideal one."""
+class _LibraryNoise:
+    """Base of the noise of other libraries, with the ideal distribution."""
 
     def __init__(self, sensitivity: int, epsilon: Exact) -> None:
         self.scale = checked_scale(sensitivity, epsilon, largest=MAX_SCALE)
@@ -100,16 +102,16 @@ class _Library:
         value = fraction(epsilon, "epsilon")
         if not self.epsilon <= value <= MAX_EPSILON:
             raise ParameterError(
-                f"epsilon is {value}: this noise promises {self.epsilon} or more, up to"
+                f"epsilon is {value}: give {self.epsilon}, the epsilon of this noise, up to"
                 f" {MAX_EPSILON}"
             )
         return value
 
 
-class OpenDPLaplace(_Library):
-    """Discrete Laplace noise by OpenDP's ``make_laplace``, which has a proof of its own.
+class OpenDPLaplace(_LibraryNoise):
+    """Discrete Laplace noise by OpenDP's ``make_laplace``, with its own proof.
 
-    Guarantee: pure epsilon, as OpenDP's privacy map computes it. The reference for the table: some
+    Guarantee: pure epsilon, as computed by OpenDP's privacy map. Reference for the table: about a
     hundred times slower, and independent of it in theory and code. Needs the extra ``noise``.
     """
 
@@ -148,25 +150,25 @@ class OpenDPLaplace(_Library):
         """Return 0.
 
         Raises:
-            ParameterError: epsilon is below the one that the noise was made for, or above 40.
+            ParameterError: epsilon is below that of the noise, or above 40.
         """
         self._covered(epsilon)
         return Fraction(0)
 
 
-class DiffprivlibGeometric(_Library):
+class DiffprivlibGeometric(_LibraryNoise):
     """Two-sided geometric noise by diffprivlib's ``Geometric``.
 
-    Guarantee: (epsilon, delta). It rounds a logarithm of a 53-bit uniform number, so each of the
-    some 75 * scale possible values is off by a few units of 2^-53, and there are none beyond 37 *
-    scale; `delta` states what that comes to. Unlike the table's it is not computed from what is
-    drawn, and rests on the C library's logarithm being right to the last place. Its other
-    mechanisms draw floats whose low bits tell the count, and are not offered here. Needs the extra
-    ``noise``.
+    Guarantee: (epsilon, delta). The library rounds a logarithm of a 53-bit uniform number, so the
+    probability of each of the about 75 * scale possible values is off by a few units of 2^-53, and
+    no value lies beyond 37 * scale; `delta` bounds the effect. Unlike the table's delta it is not
+    computed from the sampled distribution, and assumes that the C library's logarithm is right to
+    the last place. Other mechanisms of diffprivlib draw floats whose low bits reveal the count, and
+    are not offered here. Needs the extra ``noise``.
     """
 
     def __init__(self, sensitivity: int, epsilon: Exact) -> None:
-        """Build the mechanism; parameters and errors as of `OpenDPLaplace`."""
+        """Build the mechanism; see `OpenDPLaplace` for parameters and errors."""
         super().__init__(sensitivity, epsilon)
         mechanisms = _library("diffprivlib.mechanisms", "diffprivlib")
         self._mechanism = mechanisms.Geometric(
@@ -189,7 +191,7 @@ class DiffprivlibGeometric(_Library):
         ideal distribution in total variation.
 
         Raises:
-            ParameterError: epsilon is below the one that the noise was made for, or above 40.
+            ParameterError: epsilon is below that of the noise, or above 40.
         """
         self._covered(epsilon)
         cells = Fraction(math.ceil(1 + math.exp(self.epsilon))) * self.sensitivity
@@ -198,7 +200,7 @@ class DiffprivlibGeometric(_Library):
 
 def _checked(n: int) -> int:
     if n < 0:
-        raise ParameterError(f"{n} draws were asked for: give 0 or more")
+        raise ParameterError(f"n is {n}: give 0 or more draws")
     return n
 
 
@@ -207,5 +209,5 @@ def _library(module: str, name: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise BackendError(
-            f"{name} is not installed: `pip install 'tactful[noise]'`, or use the table"
+            f"{name} is not installed: run `pip install 'tactful[noise]'`, or use the backend table"
         ) from error

@@ -1,4 +1,4 @@
-"""Quantiles of released histograms: the keys of a statistic are buckets in rising order."""
+"""Quantiles of released histograms, whose keys are buckets in rising order."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ReleasedQuantile:
     Attributes:
         key: Estimated bucket.
         low: Lowest bucket of the interval.
-        high: Highest one.
-        confidence: The bucket of the true bounded counts lies within with at least this.
+        high: Highest bucket of the interval.
+        confidence: Least probability that the interval holds the bucket of the true bounded counts.
     """
 
     key: str
@@ -36,26 +36,25 @@ class ReleasedQuantile:
 def quantile_released(
     panes: Sequence[ReleasedPane], probability: Exact, confidence: Exact = CONFIDENCE
 ) -> ReleasedQuantile:
-    """Estimate in which bucket a quantile lies.
+    """Estimate the bucket of a quantile.
 
     It is the first bucket at which the cumulative count reaches `probability` of the whole. The
-    estimate reads it off the noisy cumulative counts, made to rise by isotonic regression. The
-    interval drops each bucket that an exact test rules out: because too much lies below it, or too
-    little up to it. Only the true bucket need survive, so two tests at half the error suffice
-    however many buckets there are.
+    estimate uses the noisy cumulative counts after isotonic regression. The interval drops each
+    bucket that an exact test rules out, because too much lies below it or too little up to it. Only
+    the true bucket must survive, so two tests at half the error suffice for any number of buckets.
 
     Args:
         panes: Panes of one statistic, each once.
         probability: Exact, between 0 and 1: ``"0.5"`` is the median.
-        confidence: Of the interval, exact.
+        confidence: Confidence of the interval, exact.
 
     Raises:
-        ParameterError: As of `sum_released`, or a number is out of range.
+        ParameterError: See `sum_released`; or a number is out of range.
     """
     first = check_addable(panes)
     p = float(open_share(probability, "probability"))
     alpha = 1 - open_share(confidence, "confidence")
-    # Here, since a server loads nothing else of it, and what it loads keeps it from serving.
+    # Imported late: a server uses scipy for nothing else, and loading it would delay requests.
     from scipy.optimize import isotonic_regression
 
     keys = list(first.values)
@@ -79,7 +78,7 @@ def quantile_released(
 def _may_be_below(
     pane: ReleasedPane, panes: int, cumulative: NDArray[np.int64], index: int, p: float
 ) -> float:
-    """How rare the counts are if less than p lies below the bucket; 1 for the first one."""
+    """Return the p-value of "less than p lies below the bucket"; 1 for the first bucket."""
     if index == 0:
         return 1.0
     noise = TwoNoises.of(pane, panes * index, panes * (len(cumulative) - index))
@@ -90,7 +89,7 @@ def _may_be_below(
 def _may_reach(
     pane: ReleasedPane, panes: int, cumulative: NDArray[np.int64], index: int, p: float
 ) -> float:
-    """How rare the counts are if p or more lies up to the bucket; 1 for the last one."""
+    """Return the p-value of "p or more lies up to the bucket"; 1 for the last bucket."""
     if index == len(cumulative) - 1:
         return 1.0
     noise = TwoNoises.of(pane, panes * (index + 1), panes * (len(cumulative) - index - 1))

@@ -1,4 +1,4 @@
-"""The largest of many released counts, with how far each may stand from its place."""
+"""Top k of released counts, with bounds on the rank of each key."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class RankedKey:
 
     Attributes:
         key: The key.
-        value: Its noisy count.
-        half_width: All true counts of the catalogue lie within their value ± this at once, with
-            the confidence asked for.
-        best: The best place that its true count may have then, 1 for the largest.
-        worst: The worst one. Equal counts may stand either way.
+        value: Noisy count of the key.
+        half_width: With the requested confidence, all true counts of the catalogue lie within their
+            value ± half_width at once.
+        best: Best possible rank of the true count then, 1 for the largest.
+        worst: Worst possible rank. Equal counts may have either order.
     """
 
     key: str
@@ -38,31 +38,31 @@ def top_released(
 ) -> list[RankedKey]:
     """Return the k keys with the largest noisy sums over some panes, largest first.
 
-    A ranking of released values costs nothing. The statement about places holds for all keys at
-    once: each sum gets the interval of confidence ``1 - (1 - confidence) / keys`` (Bonferroni), and
-    a key stands surely before another where their intervals do not touch.
+    A ranking of released values costs nothing. The bounds on ranks hold for all keys at once: each
+    sum gets the interval of confidence ``1 - (1 - confidence) / keys`` (Bonferroni), and a key
+    certainly ranks before another if their intervals do not touch.
 
     Args:
         panes: Panes of one statistic, each once.
-        k: How many, 1 to the size of the catalogue.
-        confidence: Of all statements together, exact.
+        k: Number of keys, 1 to the size of the catalogue.
+        confidence: Confidence of all bounds together, exact.
 
     Raises:
-        ParameterError: As of `sum_released`, or k is out of range.
+        ParameterError: See `sum_released`; or k is out of range.
     """
     first = check_addable(panes)
     keys = list(first.values)
     if not 1 <= k <= len(keys):
         raise ParameterError(f"k is {k}: give 1 to {len(keys)}, the size of the catalogue")
-    each = 1 - (1 - open_share(confidence, "confidence")) / len(keys)
+    confidence_by_key = 1 - (1 - open_share(confidence, "confidence")) / len(keys)
     terms = len(panes) * first.noise_terms
-    half = half_width(first.sensitivity, first.epsilon, terms, each)
+    half = half_width(first.sensitivity, first.epsilon, terms, confidence_by_key)
     sums = np.array([list(pane.values.values()) for pane in panes]).sum(axis=0)
     rising = np.sort(sums)
-    places = np.argsort(-sums, kind="stable")[:k]
-    surely_larger = len(keys) - np.searchsorted(rising, sums[places] + 2 * half, side="right")
-    surely_smaller = np.searchsorted(rising, sums[places] - 2 * half, side="left")
+    top = np.argsort(-sums, kind="stable")[:k]
+    surely_larger = len(keys) - np.searchsorted(rising, sums[top] + 2 * half, side="right")
+    surely_smaller = np.searchsorted(rising, sums[top] - 2 * half, side="left")
     return [
-        RankedKey(keys[place], int(sums[place]), half, int(above) + 1, len(keys) - int(below))
-        for place, above, below in zip(places, surely_larger, surely_smaller, strict=True)
+        RankedKey(keys[index], int(sums[index]), half, int(above) + 1, len(keys) - int(below))
+        for index, above, below in zip(top, surely_larger, surely_smaller, strict=True)
     ]

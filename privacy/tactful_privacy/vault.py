@@ -1,17 +1,20 @@
-"""A vault: what is sealed for a person can be opened until their key is deleted.
+"""Vault of data keys: bytes sealed for a person can be opened until their key is deleted.
 
-Each person has a data key of their own, and what is sealed under it is lost when it is gone,
-wherever copies of the sealed bytes lie: so one erases what cannot be rewritten. It is a measure,
-not anonymity: the bytes stay, and stay personal data as long as a copy of the key may exist.
-Backups keep keys, too, so restore the vault together with the list of the erased.
+Each person has a data key. Deleting it makes everything sealed under it unreadable, in every copy:
+this erases data that cannot be rewritten. It is a safeguard, not anonymity: the bytes remain, and
+remain personal data while a copy of the key may exist. Backups hold keys too, so restore the vault
+together with the list of erased people.
 
-The data keys are wrapped by a master key that is kept elsewhere, so the file alone opens nothing.
-`rewrap_vault` replaces it.
-Data and keys are sealed by AES-256-GCM (NIST SP 800-38D), with random nonces of 96 bits: no more
-than 2**32 messages may be sealed for one person.
+A master key, stored elsewhere, wraps the data keys, so the file alone opens nothing. `rewrap_vault`
+replaces it. Data and keys are sealed by AES-256-GCM (NIST SP 800-38D), with random nonces of 96
+bits: at most 2**32 messages may be sealed for one person.
 
-In the file a person is a random reference. It is found by any of their pseudonyms, which makes this
-the only place where those of different epochs are joined.
+In the file a person is a random reference, found by any of their pseudonyms. So this is the only
+place that links pseudonyms of different epochs:
+
+    pseudonyms (key_id, digest) -> reference -> people (wrapped data key)
+
+    sealed bytes: version 1 | reference 16 | nonce 12 | ciphertext and tag
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ _VERSION = b"\x01"
 _REFERENCE = 16
 _HEAD = len(_VERSION) + _REFERENCE + NONCE
 _WAIT_S = 60.0
-_TOGETHER = 500
-_ANYBODY = "SELECT reference, wrapped FROM people LIMIT 1"
+_BATCH = 500
+_ANY_KEY = "SELECT reference, wrapped FROM people LIMIT 1"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS people (
@@ -54,10 +57,10 @@ CREATE TABLE IF NOT EXISTS master (number INTEGER NOT NULL, proof BLOB NOT NULL)
 
 
 class Vault:
-    """The data keys of people, in an SQLite file; for any number of threads and processes.
+    """Data keys of people in an SQLite file, shared by threads and processes.
 
-    The keys used last are remembered. Each call first looks whether anybody was erased since, here
-    or in another process, and forgets them all if so.
+    Recently used keys are cached. Each call first checks for erasures since, in this or another
+    process, and clears the cache after one.
     """
 
     def __init__(
@@ -69,14 +72,14 @@ class Vault:
         random: Callable[[int], bytes] = secrets.token_bytes,
         remembered: int = 20_000,
     ) -> None:
-        """Open a vault, or make it.
+        """Open a vault; create it if the file does not exist.
 
         Args:
-            path: of the file.
-            master: key that wraps the data keys, 32 bytes; keep it apart from the file.
-            keyring: makes the pseudonyms by which people are found.
+            path: path of the file.
+            master: master key that wraps the data keys, 32 bytes; keep it apart from the file.
+            keyring: keys of the pseudonyms that identify people.
             random: cryptographically secure bytes.
-            remembered: how many keys to remember; each takes some 3 kB.
+            remembered: size of the key cache; each key takes some 3 kB.
 
         Raises:
             ParameterError: if the master key does not have 32 bytes.
@@ -92,13 +95,13 @@ class Vault:
         self._references: dict[str, bytes] = {}
         self._ciphers: dict[bytes, Cipher] = {}
         self._lock = threading.Lock()
-        with self._explained():
+        with self._translated_errors():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
                 path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
             )
             use_write_ahead_log(self._connection)
-            # What is deleted is overwritten: a deleted key must not lie in a free page.
+            # Overwrite deleted rows: a deleted key must not remain in a free page.
             self._connection.execute("PRAGMA secure_delete=ON")
             self._connection.executescript(_SCHEMA)
             path.chmod(0o600)
@@ -108,24 +111,24 @@ class Vault:
 
         Args:
             person: key of the person, who gets a data key if they have none.
-            content: what to seal.
-            context: where it belongs, such as a table and a row; the same has to be given to open
-                it, so that sealed bytes cannot be moved elsewhere.
+            content: bytes to seal.
+            context: location of the bytes, such as a table and a row; opening needs the same
+                context, so that sealed bytes cannot be moved elsewhere.
 
         Raises:
-            VaultError: if the file cannot be used, or the master key is another one.
+            VaultError: if the file cannot be used, or has another master key.
         """
         return self.seal_many([person], [content], context=context)[0]
 
     def seal_many(
         self, people: Sequence[str], contents: Sequence[bytes], *, context: bytes = b""
     ) -> list[bytes]:
-        """Seal each of `contents` for the person at its place, as :meth:`seal`.
+        """Seal each content for the person at the same position, see `seal`.
 
-        New keys are on disk before it returns.
+        New keys are on disk when this returns.
 
         Raises:
-            VaultError: if the file cannot be used, or the master key is another one.
+            VaultError: if the file cannot be used, or has another master key.
         """
         ciphers = self._ciphers_of(people)
         nonces = self._random(NONCE * len(contents))
@@ -138,11 +141,11 @@ class Vault:
         return sealed
 
     def open(self, sealed: bytes, *, context: bytes = b"") -> bytes:
-        """What was sealed.
+        """Open sealed bytes.
 
         Raises:
-            SealError: if its key was deleted, it was changed, or it belongs elsewhere.
-            VaultError: if the file cannot be used, or the master key is another one.
+            SealError: if their key was deleted, or they were changed or moved.
+            VaultError: if the file cannot be used, or has another master key.
         """
         content = self.open_many([sealed], context=context)[0]
         if content is None:
@@ -150,56 +153,56 @@ class Vault:
         return content
 
     def open_many(self, sealed: Sequence[bytes], *, context: bytes = b"") -> list[bytes | None]:
-        """What was sealed; None where the key was deleted or is in another vault.
+        """Open several sealed bytes; None for a key that was deleted or is in another vault.
 
         Raises:
-            SealError: if something was changed, or belongs elsewhere.
-            VaultError: if the file cannot be used, or the master key is another one.
+            SealError: if bytes were changed or moved.
+            VaultError: if the file cannot be used, or has another master key.
         """
-        heads = [one[:_HEAD] for one in sealed]
-        if any(len(one) < _HEAD + TAG or one[: len(_VERSION)] != _VERSION for one in sealed):
-            raise SealError("these bytes are not sealed by a vault of this version")
+        heads = [message[:_HEAD] for message in sealed]
+        for message in sealed:
+            if len(message) < _HEAD + TAG or message[: len(_VERSION)] != _VERSION:
+                raise SealError("these bytes are not sealed by a vault of this version")
         ciphers = self._ciphers_at({head[1 : 1 + _REFERENCE] for head in heads})
         contents: list[bytes | None] = []
-        for head, one in zip(heads, sealed, strict=True):
+        for head, message in zip(heads, sealed, strict=True):
             cipher = ciphers.get(head[1 : 1 + _REFERENCE])
             if cipher is None:
                 contents.append(None)
                 continue
-            content = cipher.open(head[-NONCE:], one[_HEAD:], head + context)
+            content = cipher.open(head[-NONCE:], message[_HEAD:], head + context)
             if content is None:
                 raise SealError("these sealed bytes were changed, or belong elsewhere")
             contents.append(content)
         return contents
 
     def check(self) -> None:
-        """See whether the master key is that of this vault, as far as a key of anybody tells.
+        """Check the master key against one data key, if there is any.
 
         Raises:
-            VaultError: if it is another one, or the file cannot be used.
+            VaultError: if the vault has another master key, or the file cannot be used.
         """
-        with self._explained(), self._lock:
-            row = self._connection.execute(_ANYBODY).fetchone()
+        with self._translated_errors(), self._lock:
+            row = self._connection.execute(_ANY_KEY).fetchone()
         if row is not None:
             self._unwrapped(*row)
 
     def reference(self, person: str) -> bytes | None:
-        """What stands for a person in all epochs, 16 random bytes; None if they have no key.
+        """Return the reference of a person in all epochs, 16 random bytes; None without a key.
 
-        A person who is found by the pseudonym of an earlier epoch is found by that of the current
-        one from then on.
+        A person found by the pseudonym of an earlier epoch also gets one of the current epoch.
         """
-        return self._change(lambda: self._found(person))
+        return self._change(lambda: self._find_reference(person))
 
     def erase(self, person: str) -> bool:
-        """Delete the data key of a person and all that leads to it; whether there was one.
+        """Delete the data key and pseudonyms of a person; return whether there was a key.
 
         Raises:
             VaultError: if the file cannot be used.
         """
 
         def delete() -> bool:
-            reference = self._found(person)
+            reference = self._find_reference(person)
             if reference is None:
                 return False
             for table in ("people", "pseudonyms"):
@@ -208,8 +211,8 @@ class Vault:
             return True
 
         deleted = self._change(delete)
-        with self._explained(), self._lock:
-            # The write-ahead log holds the page as it was.
+        with self._translated_errors(), self._lock:
+            # The write-ahead log still holds the old page.
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return deleted
 
@@ -218,11 +221,12 @@ class Vault:
         with self._lock:
             self._connection.close()
 
-    def _found(self, person: str) -> bytes | None:
-        """The reference of a person. Called within a transaction.
+    def _find_reference(self, person: str) -> bytes | None:
+        """Find the reference of a person, within a transaction.
 
-        There an epoch that another process has begun is known, before anybody else can be noted
-        under it: otherwise a person would get a second key that an erasure does not find.
+        The keyring is read inside the transaction, so an epoch begun by another process is used
+        before anybody is stored under it: otherwise a person could get a second key that an erasure
+        does not find.
         """
         self._keyring.follow()
         for key_id in reversed(self._keyring.key_ids):
@@ -232,51 +236,51 @@ class Vault:
             ).fetchone()
             if row is not None:
                 if key_id != self._keyring.current:
-                    self._note(person, row[0])
+                    self._store_pseudonym(person, row[0])
                 return bytes(row[0])
         return None
 
-    def _note(self, person: str, reference: bytes) -> None:
+    def _store_pseudonym(self, person: str, reference: bytes) -> None:
         self._connection.execute(
             "INSERT INTO pseudonyms (key_id, digest, reference) VALUES (?, ?, ?)",
             (*self._keyring.pseudonym(person), reference),
         )
 
     def _ciphers_of(self, people: Sequence[str]) -> dict[str, tuple[bytes, Cipher]]:
-        """The ciphers of people, with their references; who has no key gets one."""
-        with self._explained(), self._lock:
-            self._forget_erased()
-            known = {p: r for p in people if (r := self._references.get(p)) is not None}
-            if len(known) == len(set(people)) and all(r in self._ciphers for r in known.values()):
-                return {person: (r, self._ciphers[r]) for person, r in known.items()}
-        erased, made = self._change(lambda: (self._count_erased(), self._keys_of(people)))
-        ciphers = {person: (reference, Cipher(key)) for person, (reference, key) in made.items()}
+        """Return references and ciphers of people; create missing keys."""
+        with self._translated_errors(), self._lock:
+            self._clear_after_erasure()
+            cached = {p: r for p in people if (r := self._references.get(p)) is not None}
+            if len(cached) == len(set(people)) and all(r in self._ciphers for r in cached.values()):
+                return {person: (r, self._ciphers[r]) for person, r in cached.items()}
+        erased, keys = self._change(lambda: (self._count_erased(), self._keys_of(people)))
+        ciphers = {person: (reference, Cipher(key)) for person, (reference, key) in keys.items()}
         with self._lock:
             self._make_room(len(ciphers))
-            if erased == self._erased:  # else some of them may be gone already
+            if erased == self._erased:  # otherwise some of the keys may be deleted already
                 for person, (reference, cipher) in ciphers.items():
                     self._references[person] = reference
                     self._ciphers[reference] = cipher
         return ciphers
 
     def _ciphers_at(self, references: set[bytes]) -> dict[bytes, Cipher]:
-        """The ciphers of references, as far as there are keys."""
-        with self._explained(), self._lock:
-            self._forget_erased()
-            found = {r: c for r in references if (c := self._ciphers.get(r)) is not None}
-            absent = sorted(references - found.keys())
+        """Return the ciphers of references that have a key."""
+        with self._translated_errors(), self._lock:
+            self._clear_after_erasure()
+            ciphers = {r: c for r in references if (c := self._ciphers.get(r)) is not None}
+            absent = sorted(references - ciphers.keys())
             self._make_room(len(absent))
-            for start in range(0, len(absent), _TOGETHER):
-                some = absent[start : start + _TOGETHER]
-                marks = ",".join("?" * len(some))
+            for start in range(0, len(absent), _BATCH):
+                batch = absent[start : start + _BATCH]
+                marks = ",".join("?" * len(batch))
                 for reference, wrapped in self._connection.execute(
-                    f"SELECT reference, wrapped FROM people WHERE reference IN ({marks})", some
+                    f"SELECT reference, wrapped FROM people WHERE reference IN ({marks})", batch
                 ):
                     cipher = Cipher(self._unwrapped(reference, wrapped))
-                    found[reference] = self._ciphers[reference] = cipher
-        return found
+                    ciphers[reference] = self._ciphers[reference] = cipher
+        return ciphers
 
-    def _forget_erased(self) -> None:
+    def _clear_after_erasure(self) -> None:
         erased = self._count_erased()
         if erased != self._erased:
             self._references.clear()
@@ -295,7 +299,7 @@ class Vault:
             self._ciphers.clear()
 
     def _key_of(self, person: str) -> tuple[bytes, bytes]:
-        reference = self._found(person)
+        reference = self._find_reference(person)
         if reference is not None:
             (wrapped,) = self._connection.execute(
                 "SELECT wrapped FROM people WHERE reference = ?", (reference,)
@@ -307,38 +311,38 @@ class Vault:
             "INSERT INTO people (reference, wrapped) VALUES (?, ?)",
             (reference, self._master.wrap(reference, key)),
         )
-        self._note(person, reference)
+        self._store_pseudonym(person, reference)
         return reference, key
 
     def _prove_master(self) -> None:
         """Refuse to wrap a new key by a master key that another process has replaced."""
         row = self._connection.execute("SELECT proof FROM master").fetchone()
-        if row is None:  # of before there were proofs, or nobody is in it yet
-            known = self._connection.execute(_ANYBODY).fetchone()
-            if known is not None:
-                self._unwrapped(*known)
+        if row is None:  # a vault of an older version, or an empty one
+            any_key = self._connection.execute(_ANY_KEY).fetchone()
+            if any_key is not None:
+                self._unwrapped(*any_key)
             proof = self._master.proof()
             self._connection.execute("INSERT INTO master (number, proof) VALUES (0, ?)", (proof,))
         elif row[0] != self._proved:
             if not self._master.proved_by(row[0]):
-                raise self._of_another_master()
+                raise self._wrong_master_key()
             self._proved = row[0]
 
     def _unwrapped(self, reference: bytes, wrapped: bytes) -> bytes:
         key = self._master.unwrap(reference, wrapped)
         if key is None:
-            raise self._of_another_master()
+            raise self._wrong_master_key()
         return key
 
-    def _of_another_master(self) -> VaultError:
+    def _wrong_master_key(self) -> VaultError:
         return VaultError(
             f"{self._path}: a data key cannot be unwrapped: this is not the master key of this "
-            "vault, or the file is damaged; where the master key was changed, start again with "
-            "the new one"
+            "vault, or the file is damaged; if the master key was changed, start again with the "
+            "new one"
         )
 
     def _change(self, work: Callable[[], _T]) -> _T:
-        with self._explained(), self._lock:
+        with self._translated_errors(), self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 result = work()
@@ -349,7 +353,7 @@ class Vault:
             return result
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:

@@ -1,7 +1,7 @@
-"""Brings two copies of a vault together, and deletes the keys of people known by pseudonyms alone.
+"""Merge two copies of a vault, and delete keys by pseudonym.
 
-What was restored from a backup has to be read once more before the erased are gone from it. So the
-keys of the backup come back for as long as that takes, and are dropped then.
+A restored backup must be read once more to remove erased people from it. So the keys of the backup
+return for that time, and are deleted afterwards.
 """
 
 from __future__ import annotations
@@ -18,55 +18,53 @@ _TABLES = ("people", "pseudonyms")
 
 
 def merge_vault(into: Path, other: Path) -> None:
-    """Add to a vault the keys that only another copy of it holds.
+    """Add the keys that only another copy holds to a vault.
 
-    Where the master key was changed since the copy was made, its keys could not be opened beside
-    the others: they are left out. The present vault has those of everybody who was not erased
-    since, so nothing is lost but what sealed the records of the erased.
+    If the master key was changed since the copy was made, the copy's keys cannot be unwrapped and
+    are left out. The present vault has the keys of everybody not erased since, so only the records
+    of erased people stay unreadable.
 
     Args:
-        into: file of the vault; nothing else may use it.
-        other: file of the copy, which stays as it is.
+        into: file of the vault; no other process may use it.
+        other: file of the copy, which is not changed.
 
     Raises:
-        VaultError: if one of them is damaged or none.
+        VaultError: if a file is damaged or is not a vault.
     """
     try:
         with contextlib.closing(sqlite3.connect(into, isolation_level=None)) as connection:
             connection.execute("ATTACH DATABASE ? AS other", (str(other),))
             connection.execute("BEGIN IMMEDIATE")
-            for table in (
-                _TABLES if _rotated(connection, "main") == _rotated(connection, "other") else ()
-            ):
+            same_master = _changed_master(connection, "main") == _changed_master(
+                connection, "other"
+            )
+            for table in _TABLES if same_master else ():
                 connection.execute(
                     f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"
                 )
             connection.execute("COMMIT")
     except sqlite3.Error as error:
-        raise VaultError(f"{into} and {other} cannot be brought together: {error}") from error
+        raise VaultError(f"{into} and {other} cannot be merged: {error}") from error
 
 
-def _rotated(connection: sqlite3.Connection, schema: str) -> bytes | None:
-    """What proves the master key of a vault; None if it never was another one."""
-    made = connection.execute(
-        f"SELECT 1 FROM {schema}.sqlite_master WHERE name = 'master'"
-    ).fetchone()
-    row = (
-        made
-        and connection.execute(f"SELECT proof FROM {schema}.master WHERE number > 0").fetchone()
-    )
+def _changed_master(connection: sqlite3.Connection, schema: str) -> bytes | None:
+    """Return the proof of a changed master key; None if it was never changed."""
+    query = f"SELECT 1 FROM {schema}.sqlite_master WHERE name = 'master'"
+    if connection.execute(query).fetchone() is None:  # a vault of an older version
+        return None
+    row = connection.execute(f"SELECT proof FROM {schema}.master WHERE number > 0").fetchone()
     return bytes(row[0]) if row else None
 
 
 def drop_keys(vault: Path, erased: Iterable[Pseudonym]) -> int:
-    """Delete the data keys of people, and overwrite them; how many there were.
+    """Delete and overwrite the data keys of people; return the number of deleted keys.
 
     Args:
-        vault: file of the vault; nothing else may use it.
-        erased: any pseudonym of each.
+        vault: file of the vault; no other process may use it.
+        erased: any pseudonym of each person.
 
     Raises:
-        VaultError: if it is damaged or none.
+        VaultError: if the file is damaged or is not a vault.
     """
     try:
         with contextlib.closing(sqlite3.connect(vault, isolation_level=None)) as connection:
@@ -83,7 +81,7 @@ def drop_keys(vault: Path, erased: Iterable[Pseudonym]) -> int:
                     f"DELETE FROM {table} WHERE reference IN (SELECT reference FROM lost)"
                 )
             (count,) = connection.execute("SELECT count(*) FROM lost").fetchone()
-            # Whoever remembers keys reads by this number that some are gone.
+            # Processes with cached keys compare this number to notice the deletion.
             connection.execute("UPDATE erased SET number = number + ?", (count,))
             connection.execute("COMMIT")
             connection.execute("VACUUM")

@@ -1,7 +1,7 @@
-"""Replaces the master key of a vault: data keys are wrapped anew, what they sealed stays as it is.
+"""Replacement of a vault's master key: data keys are wrapped again, sealed data stay unchanged.
 
-All keys change hands in one transaction. So whenever the process dies, one master key opens the
-whole vault: the old one before, the new one afterwards. Nothing has to be mended, only asked again.
+All keys are wrapped in one transaction. So one master key always opens the whole vault, even after
+a crash: the old key before the commit, the new key after it. Repeat the call after a crash.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tactful_privacy._cipher import MasterKey
 from tactful_privacy.errors import VaultError
 from tactful_privacy.sqlite import use_write_ahead_log
 
-_TOGETHER = 1_000
+_BATCH = 1_000
 _WAIT_S = 60.0
 
 
@@ -28,28 +28,27 @@ def rewrap_vault(
     random: Callable[[int], bytes] = secrets.token_bytes,
     advanced: Callable[[int], object] = lambda count: None,
 ) -> int:
-    """Wrap every data key of a vault by another master key, all or none of them.
+    """Wrap every data key of a vault by another master key, all keys or none.
 
-    On return the keys as the old master key opens them are overwritten in the file and its
-    write-ahead log; copies elsewhere, such as backups and the blocks of a disk that copies on
-    write, stay. Vaults that are open give no new keys under the old master key from then on: they
-    refuse, and have to be opened with the new one.
+    On return the old wrapped keys are overwritten in the file and its write-ahead log; copies
+    elsewhere, such as backups and the blocks of a copy-on-write disk, stay. An open vault with the
+    old master key refuses to make new keys from then on and must be opened with the new master key.
 
     Args:
         path: file of the vault.
-        old: the master key so far, 32 bytes.
-        new: the master key from now on, 32 bytes.
+        old: present master key, 32 bytes.
+        new: new master key, 32 bytes.
         random: cryptographically secure bytes.
-        advanced: told how many keys were wrapped since it was told last; all of them are lost if it
-            raises.
+        advanced: called with the number of keys wrapped since its last call; an exception from it
+            rolls back all of them.
 
     Returns:
-        How many keys were wrapped anew; 0 if the vault is the new key's already.
+        Number of wrapped keys; 0 if the vault has the new master key already.
 
     Raises:
-        ParameterError: if one of the keys does not have 32 bytes.
-        VaultError: if there is no vault, the file cannot be used, a key is wrapped by neither, or
-            the keys as they were could not be overwritten yet; then it is to be asked again.
+        ParameterError: if one of the master keys does not have 32 bytes.
+        VaultError: if there is no vault, the file cannot be used, neither key unwraps a data key,
+            or the old wrapped keys could not be overwritten yet; repeat the call in that case.
     """
     before, after = MasterKey(old, random), MasterKey(new, random)
     if not path.exists():
@@ -67,17 +66,16 @@ def rewrap_vault(
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
-            # The write-ahead log holds the pages as they were; also those of a run that was killed
-            # after it was through.
+            # The write-ahead log holds the old pages, also after a run that died past its commit.
             busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if busy:
                 raise VaultError(
-                    f"{path}: every key is wrapped anew, and what the old master key opens is still"
-                    " in the write-ahead log, which another process reads: stop it, and say this"
-                    " again before the old key is destroyed"
+                    f"{path}: every key is wrapped by the new master key, but the write-ahead log"
+                    " still holds the old wrapped keys and another process reads it: stop that"
+                    " process, and run this again before you destroy the old master key"
                 )
     except sqlite3.Error as error:
-        raise VaultError(f"{path}: the keys cannot be wrapped anew: {error}") from error
+        raise VaultError(f"{path}: the keys cannot be wrapped again: {error}") from error
     return count
 
 
@@ -95,18 +93,18 @@ def _rewrap(
     if proof is not None and after.proved_by(proof[0]):
         return 0
     if proof is not None and not before.proved_by(proof[0]):
-        raise VaultError(f"{path}: neither of the two is the master key of this vault")
+        raise VaultError(f"{path}: neither of the two keys is the master key of this vault")
     last, count = b"", 0
     while rows := connection.execute(
         "SELECT reference, wrapped FROM people WHERE reference > ? ORDER BY reference LIMIT ?",
-        (last, _TOGETHER),
+        (last, _BATCH),
     ).fetchall():
         wrapped = []
         for reference, sealed in rows:
             key = before.unwrap(reference, sealed)
             if key is None:
                 raise VaultError(
-                    f"{path}: a data key cannot be unwrapped: the old one is not the master key "
+                    f"{path}: a data key cannot be unwrapped: the old key is not the master key "
                     "of this vault, or the file is damaged"
                 )
             wrapped.append((after.wrap(reference, key), reference))

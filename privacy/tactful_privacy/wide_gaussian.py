@@ -1,8 +1,10 @@
 """Discrete Gaussian noise of any width, from a few small tables.
 
-One table of all values grows with sigma. A sum of Gaussians is Gaussian, also on the integers if
-the finer one is wide enough to fill the gaps of the coarser one (Micciancio, Walter, "Gaussian
+One table of all values would grow with sigma. A sum of Gaussians is Gaussian, also on the integers
+if the finer one is wide enough to fill the gaps of the coarser one (Micciancio, Walter, "Gaussian
 sampling over the integers", CRYPTO 2017).
+
+    Z = 16 * (16 * top + fine) + fine      with two levels
 """
 
 from __future__ import annotations
@@ -29,26 +31,26 @@ _SERIES_ERROR = Fraction(1, 2**300)
 
 
 class WideGaussian:
-    """Integer noise Z with P(Z = k) proportional to e^(-k^2 / (2 sigma^2)), of any width.
+    """Integer noise Z with P(Z = k) proportional to e^(-k^2 / (2 sigma^2)).
 
     Guarantee: adding independent draws to every cell of an integer table is, within total
     variation `error` for each cell that differs, post-processing of adding *continuous* Gaussian
-    noise of variance `covered`. So whatever is known of the Gaussian mechanism at that variance
-    holds of it, its exact (epsilon, delta) included (Balle, Wang, ICML 2018), and for many cells
-    and releases the errors add up.
+    noise of variance `covered`. So every bound on the Gaussian mechanism at that variance applies,
+    including its exact (epsilon, delta) (Balle, Wang, ICML 2018), and for many cells and releases
+    the errors add up.
 
     Why: rounding a continuous Gaussian of variance sigma^2 - 16 to n with probability proportional
-    to e^(-(n - x)^2 / 32) gives n a probability proportional to e^(-n^2 / (2 sigma^2)), but for
-    the normalising sums of these weights. By the theta series those are equal for all x up to a
+    to e^(-(n - x)^2 / 32) gives n a probability proportional to e^(-n^2 / (2 sigma^2)), up to the
+    normalising sums of these weights. By the theta series these are equal for all x up to a
     factor of 1 +- 3 e^(-32 pi^2). By the same series 16 H + F is discrete Gaussian if H and F are
-    and F has sigma 64 = 4 * 16; F may in turn be the finest of several such steps. What the
-    tables add is bounded by rational arithmetic (`DiscreteGaussian.table_error`).
+    and F has sigma 64 = 4 * 16; F may in turn be the finest of several such steps. Rational
+    arithmetic bounds the error of the tables (`DiscreteGaussian.table_error`).
 
-    Assumed: as of `DiscreteGaussian`.
+    Assumed: see `DiscreteGaussian`.
 
     Attributes:
-        sigma_squared: Variance, but for a hair.
-        covered: Variance of the continuous noise that it is as good as: 16 less.
+        sigma_squared: Variance, up to the error.
+        covered: Variance of the equivalent continuous noise: 16 less.
         error: Bound on the total variation distance of one draw.
     """
 

@@ -1,7 +1,9 @@
 """Discrete Laplace noise of any scale, from two small tables.
 
-One table of all values grows with the scale, and 64 bits no longer resolve its tail. The geometric
-distribution has no memory, so a draw can be put together from a coarse and a fine one.
+One table of all values would grow with the scale, and 64 bits would no longer resolve its tail. The
+geometric distribution is memoryless, so a draw is the sum of a coarse and a fine one:
+
+    |Z| = m * H + R      block H of width m, place R in 0..m-1
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ MAX_WIDE_SCALE = 10**9
 
 
 class WideLaplace:
-    """Integer noise Z with P(Z = k) proportional to e^(-|k| epsilon / sensitivity), of any scale.
+    """Integer noise Z with P(Z = k) proportional to e^(-|k| epsilon / sensitivity).
 
     Guarantee: as `DiscreteLaplace`, with L1 distance `sensitivity`, privacy loss epsilon and the
     computed ``delta(epsilon)``.
@@ -40,11 +42,11 @@ class WideLaplace:
     a fair sign is added, and minus zero is drawn again (Canonne, Kamath, Steinke, NeurIPS 2020,
     alg. 2). The table of R falls by ``r[i+1] = ceil(r[i] * e^(-1/scale))``, and that of H by
     ``h[j+1] = ceil(h[j] * e^(-1/scale) * r[m-1] / r[0])``. So the step from the end of one block
-    to the beginning of the next falls by no more than e^(-1/scale) either, *exactly*, whatever
-    rounding did to R. H ends before a step would rise. What one unit costs is thus at most 1/scale
-    wherever both outputs are possible. For a change of d units, the mass of the last d values lies
-    beyond the end. That mass is convex in d, so it is largest when the whole change falls on one
-    cell, which is what `delta` computes.
+    to the beginning of the next falls by no more than e^(-1/scale) either, *exactly*, for any
+    rounding of R. H ends before a step would rise. So one unit costs at most 1/scale wherever both
+    outputs are possible. For a change of d units, the mass of the last d values lies beyond the
+    end. This mass is convex in d, so it is largest when the whole change falls on one cell, the
+    case that `delta` computes.
 
     Attributes:
         sensitivity: Largest L1 distance between the tables of two neighbouring data sets.
@@ -61,8 +63,8 @@ class WideLaplace:
             entropy: See `DiscreteLaplace`.
 
         Raises:
-            ParameterError: Not a positive integer or exact number, or the scale is below 1 or
-                above a thousand million, or epsilon above 40.
+            ParameterError: The sensitivity is not a positive integer, epsilon is not exact or is
+                above 40, or the scale is below 1 or above a thousand million.
         """
         self.scale = checked_scale(sensitivity, epsilon, largest=MAX_WIDE_SCALE)
         if self.scale < 1:
@@ -101,15 +103,15 @@ class WideLaplace:
         return draws
 
     def delta(self, epsilon: Exact) -> Fraction:
-        """Return a delta for which the noise is (epsilon, delta)-private: the uncovered mass.
+        """Return the uncovered mass, a delta for which the noise is (epsilon, delta)-private.
 
         Raises:
-            ParameterError: epsilon is below the one that the noise was made for, or above 40.
+            ParameterError: epsilon is below that of the noise, or above 40.
         """
         value = fraction(epsilon, "epsilon")
         if not self.epsilon <= value <= MAX_EPSILON:
             raise ParameterError(
-                f"epsilon is {value}: this noise promises {self.epsilon} or more, up to"
+                f"epsilon is {value}: give {self.epsilon}, the epsilon of this noise, up to"
                 f" {MAX_EPSILON}"
             )
         fine = self._fine.weights.tolist()
@@ -133,7 +135,7 @@ class WideLaplace:
     def interval(self, confidence: Exact = DEFAULT_CONFIDENCE) -> int:
         """Return the smallest h with P(|Z| <= h) >= confidence, exactly."""
         p = open_share(confidence, "confidence")
-        # Of one sign, zero included.
+        # Mass needed on one side, zero included.
         needed = -(-(math.ceil(p * self._total) + self._weight(0)) // 2)
         coarse, fine = self._coarse.cumulative, self._fine.cumulative
         block = int(np.searchsorted(coarse, np.uint64(-(-needed // self._fine.total))))
@@ -147,7 +149,7 @@ class WideLaplace:
 
 
 def _fine(ratio: int, block: int) -> list[int]:
-    """Return the weights of 0..block-1, each the former one times the ratio, rounded up."""
+    """Return the weights of 0..block-1: each is the previous times the ratio, rounded up."""
     weights = [MASS // block]
     for _ in range(block - 1):
         weights.append(-(-weights[-1] * ratio >> BITS))
@@ -155,9 +157,9 @@ def _fine(ratio: int, block: int) -> list[int]:
 
 
 def _coarse(ratio: int, fine: list[int]) -> list[int]:
-    """Return the weights of the blocks, up to where rounding up would make a step rise."""
+    """Return the weights of the blocks, ending before rounding up would make a step rise."""
     first, last = fine[0], fine[-1]
-    # What a block falls by: e^(-1/scale) * last / first, rounded up.
+    # Ratio of successive blocks: e^(-1/scale) * last / first, rounded up.
     fall = -(-ratio * last // first)
     weights = [MASS * ((1 << BITS) - fall) >> BITS]
     while (falling := -(-weights[-1] * fall >> BITS)) * first <= weights[-1] * last:

@@ -135,5 +135,5 @@ def test_a_missing_library_is_named_with_what_installs_it(
 def test_what_a_backend_cannot_do_is_refused() -> None:
     with pytest.raises(ParameterError, match="no noise backend 'numpy'"):
         laplace_noise(1, 1, "numpy")  # type: ignore[arg-type]
-    with pytest.raises(ParameterError, match="draws entropy itself"):
+    with pytest.raises(ParameterError, match="uses its own entropy"):
         laplace_noise(1, 1, "opendp", entropy=np.random.default_rng(1).bytes)

@@ -59,7 +59,7 @@ def opens(path: Path, master: bytes, keyring: Keyring, sealed: list[bytes]) -> b
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a run has several steps to die in."""
-    monkeypatch.setattr(vault_rotation, "_TOGETHER", 100)
+    monkeypatch.setattr(vault_rotation, "_BATCH", 100)
 
 
 def die_in_child(work: Callable[[], object]) -> None:
@@ -176,7 +176,7 @@ def test_who_reads_meanwhile_keeps_what_the_old_master_key_opens_and_that_is_sai
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         (before, *_), *_ = reader.execute("SELECT wrapped FROM people").fetchall()
-        with pytest.raises(VaultError, match="stop it, and say this again"):
+        with pytest.raises(VaultError, match="stop that process, and run this again"):
             rewrap_vault(path, OLD, NEW)
         assert any(before in file.read_bytes() for file in path.parent.iterdir())
     assert rewrap_vault(path, OLD, NEW) == 0
@@ -194,7 +194,7 @@ def test_wrong_keys_change_nothing(path: Path, keyring: Keyring, sealed: list[by
     assert not path.with_name("elsewhere.db").exists()
     with closing(sqlite3.connect(path)) as connection:  # as older versions left it
         connection.execute("DROP TABLE master")
-    with pytest.raises(VaultError, match="the old one is not"):
+    with pytest.raises(VaultError, match="the old key is not"):
         rewrap_vault(path, OTHER, NEW)
     with closing(Vault(path, OTHER, keyring)) as vault, pytest.raises(VaultError):
         vault.seal("somebody new", b"content")

@@ -124,7 +124,7 @@ def test_what_it_cannot_hold_is_refused(sensitivity: int, epsilon: str, what: st
 
 
 def test_a_stronger_promise_than_it_was_made_for_is_refused() -> None:
-    with pytest.raises(ParameterError, match="promises 1 or more"):
+    with pytest.raises(ParameterError, match="give 1, the epsilon of this noise"):
         WideLaplace(5, 1).delta("0.9")
     with pytest.raises(ParameterError, match="0 or more"):
         WideLaplace(5, 1).sample(-1)
