@@ -15,6 +15,7 @@ from tactful_bandits.assignment import (
     Assignment,
     Experiment,
     assign,
+    assign_all,
 )
 from tactful_bandits.conditions import matches, require_condition
 from tactful_bandits.definitions import load_experiments
@@ -32,11 +33,18 @@ from tactful_bandits.errors import (
 from tactful_bandits.hashing import bucket
 
 if TYPE_CHECKING:
-    from tactful_bandits.adjustment import Paired, adjusted_difference
+    from tactful_bandits.adjustment import (
+        Paired,
+        adjusted_difference,
+        stratified_difference,
+        winsorised,
+    )
     from tactful_bandits.bandit_choice import Rule, Thompson, UpperConfidence
     from tactful_bandits.bandit_memory import Memory, Observation
     from tactful_bandits.bayesian import Prior, posterior
+    from tactful_bandits.beta_bandit import BetaBandit
     from tactful_bandits.budget_pacing import BudgetPacing
+    from tactful_bandits.cautions import effect_trend, error_of_peeking
     from tactful_bandits.comparison import (
         Alternative,
         Comparison,
@@ -50,17 +58,23 @@ if TYPE_CHECKING:
         fixed_horizon_p_value,
         level,
     )
+    from tactful_bandits.delayed_rewards import PendingRewards
+    from tactful_bandits.exact_sequences import proportion_sequence
+    from tactful_bandits.group_sequential import group_sequential_bounds
     from tactful_bandits.guardrails import Guardrail, check_guardrails
+    from tactful_bandits.heterogeneity import honest_uplift, segment_effects
     from tactful_bandits.lifecycle import (
         decide_rollout,
         judge_rollout,
+        poolable_stages,
         resume_rollout,
         roll_back,
         start_canary,
         start_shadow,
     )
     from tactful_bandits.linear_bandit import LinearBandit
-    from tactful_bandits.multiplicity import holm
+    from tactful_bandits.market_simulator import MarketSimulator
+    from tactful_bandits.multiplicity import benjamini_hochberg, holm
     from tactful_bandits.network_policy import NetworkPolicy
     from tactful_bandits.off_policy import (
         LoggedDecisions,
@@ -75,6 +89,7 @@ if TYPE_CHECKING:
     )
     from tactful_bandits.off_policy_verdict import evaluate_policy
     from tactful_bandits.power import Design, days_needed
+    from tactful_bandits.private_linear_bandit import PrivateLinearBandit
     from tactful_bandits.released_samples import (
         RatioSums,
         ReleasedProportion,
@@ -96,6 +111,8 @@ if TYPE_CHECKING:
         Ratio,
         Sample,
     )
+    from tactful_bandits.shared_linear_bandit import SharedLinearBandit
+    from tactful_bandits.softmax_bandit import SoftmaxBandit
     from tactful_bandits.weight_bounds import WeightBounds
 
 __all__ = [
@@ -103,6 +120,7 @@ __all__ = [
     "Arm",
     "Assignment",
     "AssignmentError",
+    "BetaBandit",
     "BudgetPacing",
     "Comparison",
     "DefinitionError",
@@ -117,14 +135,17 @@ __all__ = [
     "LifecycleError",
     "LinearBandit",
     "LoggedDecisions",
+    "MarketSimulator",
     "Mean",
     "Memory",
     "MissingExtraError",
     "NetworkPolicy",
     "Observation",
     "Paired",
+    "PendingRewards",
     "PolicyError",
     "Prior",
+    "PrivateLinearBandit",
     "Proportion",
     "Ratio",
     "RatioSums",
@@ -136,6 +157,8 @@ __all__ = [
     "Rule",
     "Sample",
     "SampleRatio",
+    "SharedLinearBandit",
+    "SoftmaxBandit",
     "StageObservations",
     "StatisticsError",
     "Thompson",
@@ -144,6 +167,8 @@ __all__ = [
     "adjusted_difference",
     "anytime_p_value",
     "assign",
+    "assign_all",
+    "benjamini_hochberg",
     "bucket",
     "check_guardrails",
     "check_sample_ratio",
@@ -156,31 +181,41 @@ __all__ = [
     "direct_method",
     "doubly_robust",
     "dump_rollout",
+    "effect_trend",
+    "error_of_peeking",
     "evaluate_policy",
     "fixed_horizon_interval",
     "fixed_horizon_p_value",
+    "group_sequential_bounds",
     "holm",
+    "honest_uplift",
     "ips",
     "judge_rollout",
     "level",
     "load_experiments",
     "load_rollout",
     "matches",
+    "poolable_stages",
     "posterior",
+    "proportion_sequence",
     "require_condition",
     "resume_rollout",
     "roll_back",
+    "segment_effects",
     "self_normalised_doubly_robust",
     "shrunk_doubly_robust",
     "snips",
     "start_canary",
     "start_shadow",
+    "stratified_difference",
     "switch_doubly_robust",
     "units_behind_noise",
+    "winsorised",
 ]
 
 _LOADED_WHEN_USED = {
     "Alternative": "comparison",
+    "BetaBandit": "beta_bandit",
     "BudgetPacing": "budget_pacing",
     "Comparison": "comparison",
     "Design": "power",
@@ -189,12 +224,15 @@ _LOADED_WHEN_USED = {
     "Interval": "comparison",
     "LinearBandit": "linear_bandit",
     "LoggedDecisions": "off_policy",
+    "MarketSimulator": "market_simulator",
     "Mean": "samples",
     "Memory": "bandit_memory",
     "NetworkPolicy": "network_policy",
     "Observation": "bandit_memory",
     "Paired": "adjustment",
+    "PendingRewards": "delayed_rewards",
     "Prior": "bayesian",
+    "PrivateLinearBandit": "private_linear_bandit",
     "Proportion": "samples",
     "Ratio": "samples",
     "RatioSums": "released_samples",
@@ -206,12 +244,15 @@ _LOADED_WHEN_USED = {
     "Rule": "bandit_choice",
     "Sample": "samples",
     "SampleRatio": "sample_ratio",
+    "SharedLinearBandit": "shared_linear_bandit",
+    "SoftmaxBandit": "softmax_bandit",
     "StageObservations": "rollouts",
     "Thompson": "bandit_choice",
     "UpperConfidence": "bandit_choice",
     "WeightBounds": "weight_bounds",
     "adjusted_difference": "adjustment",
     "anytime_p_value": "comparison",
+    "benjamini_hochberg": "multiplicity",
     "check_guardrails": "guardrails",
     "check_sample_ratio": "sample_ratio",
     "clipped_ips": "off_policy",
@@ -223,24 +264,33 @@ _LOADED_WHEN_USED = {
     "direct_method": "off_policy",
     "doubly_robust": "off_policy",
     "dump_rollout": "rollouts",
+    "effect_trend": "cautions",
+    "error_of_peeking": "cautions",
     "evaluate_policy": "off_policy_verdict",
     "fixed_horizon_interval": "comparison",
     "fixed_horizon_p_value": "comparison",
+    "group_sequential_bounds": "group_sequential",
     "holm": "multiplicity",
+    "honest_uplift": "heterogeneity",
     "ips": "off_policy",
     "judge_rollout": "lifecycle",
     "level": "comparison",
     "load_rollout": "rollouts",
+    "poolable_stages": "lifecycle",
     "posterior": "bayesian",
+    "proportion_sequence": "exact_sequences",
     "resume_rollout": "lifecycle",
     "roll_back": "lifecycle",
+    "segment_effects": "heterogeneity",
     "self_normalised_doubly_robust": "off_policy",
     "shrunk_doubly_robust": "off_policy",
     "snips": "off_policy",
     "start_canary": "lifecycle",
     "start_shadow": "lifecycle",
+    "stratified_difference": "adjustment",
     "switch_doubly_robust": "off_policy",
     "units_behind_noise": "released_samples",
+    "winsorised": "adjustment",
 }
 
 

@@ -13,8 +13,10 @@ from tactful_bandits import (
     adjusted_difference,
     difference,
     fixed_horizon_interval,
+    stratified_difference,
+    winsorised,
 )
-from tactful_bandits.adjustment import regression_coefficient, stratified_difference, winsorised
+from tactful_bandits.adjustment import regression_coefficient
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 

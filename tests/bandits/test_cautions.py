@@ -2,9 +2,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_bandits import Mean, Proportion, Sample, StatisticsError
-from tactful_bandits.cautions import effect_trend, error_of_peeking
-from tactful_bandits.group_sequential import crossing_probability, group_sequential_bounds
+from tactful_bandits import (
+    Mean,
+    Proportion,
+    Sample,
+    StatisticsError,
+    effect_trend,
+    error_of_peeking,
+    group_sequential_bounds,
+)
+from tactful_bandits.group_sequential import crossing_probability
 
 
 def test_published_errors_of_repeated_tests() -> None:

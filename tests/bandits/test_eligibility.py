@@ -11,9 +11,9 @@ from tactful_bandits import (
     Experiment,
     Holdout,
     assign,
+    assign_all,
     load_experiments,
 )
-from tactful_bandits.assignment import assign_all
 from tactful_bandits.eligibility import Namespace, Prerequisite
 
 HALVES = (Arm("control", 0.5), Arm("treatment", 0.5))

@@ -3,10 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from tactful_bandits import Estimate, StatisticsError
+from tactful_bandits import Estimate, StatisticsError, group_sequential_bounds
 from tactful_bandits.group_sequential import (
     Spending,
-    group_sequential_bounds,
     obrien_fleming_spending,
     pocock_spending,
     repeated_interval,

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tactful_bandits import Mean, Proportion, StatisticsError, difference
-from tactful_bandits.heterogeneity import Uplift, honest_uplift, segment_effects
+from tactful_bandits import (
+    Mean,
+    Proportion,
+    StatisticsError,
+    difference,
+    honest_uplift,
+    segment_effects,
+)
+from tactful_bandits.heterogeneity import Uplift
 
 SHARED = Path(os.environ.get("TACTFUL_SHARED", Path(__file__).parents[3] / "shared"))
 

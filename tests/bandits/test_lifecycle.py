@@ -21,12 +21,12 @@ from tactful_bandits import (
     dump_rollout,
     judge_rollout,
     load_rollout,
+    poolable_stages,
     resume_rollout,
     roll_back,
     start_canary,
     start_shadow,
 )
-from tactful_bandits.lifecycle import poolable_stages
 
 DAY = 86_400_000
 PLAN = RolloutPlan("ranking", (Guardrail("ctr"), Guardrail("errors", "lower", critical=False)))

@@ -13,11 +13,11 @@ from tactful_bandits import (
     Memory,
     Observation,
     PolicyError,
+    SharedLinearBandit,
     Thompson,
     UpperConfidence,
 )
 from tactful_bandits.bandit_choice import choose_best, choose_winner
-from tactful_bandits.shared_linear_bandit import SharedLinearBandit
 
 ARMS, FEATURES = 3, 4
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from tactful_bandits import PolicyError, WeightBounds
+from tactful_bandits import MarketSimulator, PolicyError, WeightBounds
 from tactful_bandits.market_environment import CHAMPION, MarketEnv, MarketVectorEnv, Reward
-from tactful_bandits.market_simulator import MarketSettings, MarketSimulator
+from tactful_bandits.market_simulator import MarketSettings
 
 PRICES = (0.2, 0.8, 0.0, 0.0, 0.0)
 

@@ -3,8 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tactful_bandits import StatisticsError, holm
-from tactful_bandits.multiplicity import benjamini_hochberg
+from tactful_bandits import StatisticsError, benjamini_hochberg, holm
 
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 

@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful_bandits import (
+    BetaBandit,
     BudgetPacing,
     LinearBandit,
     Memory,
     Observation,
+    PendingRewards,
     PolicyError,
+    SoftmaxBandit,
     UpperConfidence,
 )
-from tactful_bandits.beta_bandit import BetaBandit
-from tactful_bandits.delayed_rewards import PendingRewards
-from tactful_bandits.softmax_bandit import SoftmaxBandit
 
 NOTHING = np.zeros(0)
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_bandits import PolicyError, UpperConfidence
-from tactful_bandits.private_linear_bandit import PrivateLinearBandit
+from tactful_bandits import PolicyError, PrivateLinearBandit, UpperConfidence
 
 Decision = tuple[str, int, list[float], float]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from tactful_bandits import LoggedDecisions, PolicyError, WeightBounds, snips
+from tactful_bandits import LoggedDecisions, MarketSimulator, PolicyError, WeightBounds, snips
 from tactful_bandits.ddpg import DdpgAgent
 from tactful_bandits.market_environment import CHAMPION
-from tactful_bandits.market_simulator import MarketSettings, MarketSimulator
+from tactful_bandits.market_simulator import MarketSettings
 from tactful_bandits.network_policy import gaussian_log_density
 from tactful_bandits.tuner import (
     TUNER_SETTINGS,
