@@ -64,7 +64,7 @@ def _parts(quick: bool, scratch: Path, contest: Contest) -> list[Part]:
         ((("decay_vs_flink", "1"),), contest.decay),
         ((("cep_vs_flink", "1"),), contest.cep),
         (
-            (("six_windows_decode_share", "1"), ("six_windows_read_share", "1")),
+            (("six_windows_decode_share", "1"),),
             lambda: six_windows(quick),
         ),
         ((("freshness_p99_ms_embedded", "ms"),), lambda: [_embedded(quick, scratch)]),

@@ -72,7 +72,6 @@ from tactful_streaming.projection import Projection
 from tactful_streaming.records import Record, from_offset, payloads_of
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.selection import Batch, Columns, Plan, entity_source, sources_of
-from tactful_streaming.sequences import SequenceOperator
 from tactful_streaming.state import Change, StateStore
 from tactful_streaming.traces import Traces
 from tactful_streaming.users import Users
@@ -150,7 +149,6 @@ class Engine:
         rebuild: bool = False,
         memory_bytes: int | None = None,
         also_reads: Iterable[Feature] = (),
-        compiled: bool = False,
         on_fired: Callable[[list[Fired]], None] | None = None,
         on_late: Callable[[list[LateEvent]], None] | None = None,
         on_match: Callable[[list[Match]], None] | None = None,
@@ -186,8 +184,6 @@ class Engine:
                 touched for the longest time are left to the store; None keeps all in memory.
             also_reads: features of others: what they read of an event is decoded, and so checked,
                 here, too.
-            compiled: whether large batches of JSON are read by machine code, which is loaded here,
-                or made in some seconds the first time on a machine.
             on_fired: told of windows that ended, while a batch is applied. Who makes them durable
                 before :meth:`commit` gets every one; those after the last commit come again after
                 a crash.
@@ -231,8 +227,7 @@ class Engine:
         sources = self._plan.sources | sources_of(also_reads)
         if dedupe_days or self._emits:
             sources |= {"event_id"}
-        columns = compiled and all(isinstance(it, SequenceOperator) for it in self._operators)
-        self._projection = Projection(None if needs_all else sources, compiled=columns)
+        self._projection = Projection(None if needs_all else sources)
         self._histories = Histories(
             self._tables.get("user"), self._operators, definitions.fingerprint
         )

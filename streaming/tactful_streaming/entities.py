@@ -19,11 +19,10 @@ from tactful_streaming.column_cache import ColumnCache, KeptNumbers, keeps
 from tactful_streaming.definitions import Feature, SessionWindow
 from tactful_streaming.errors import EngineError, StateError
 from tactful_streaming.firing import Fired, fire, fires, next_end, next_pending
-from tactful_streaming.json_reader import NumberedTexts
 from tactful_streaming.kept_kernel import load_taking
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import Selection
-from tactful_streaming.placed_rows import PlacedRows, Placing, rows_of_numbered
+from tactful_streaming.placed_rows import PlacedRows, Placing
 from tactful_streaming.views import LateValues, View
 
 Loader = Callable[[Sequence[str]], Sequence[bytes | None]]
@@ -180,10 +179,7 @@ class EntityTable:
         if self._load is not None:
             self._fetch(keys)
         find: Any = known.get  # of None nothing is known
-        if isinstance(keys, NumberedTexts) and self._load is None:
-            rows = rows_of_numbered(keys, self._placed, known)
-        else:
-            rows = np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
+        rows = np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
         absent = np.flatnonzero(rows < 0).tolist()
         if absent:
             new: dict[Any, None] = dict.fromkeys(keys[number] for number in absent)

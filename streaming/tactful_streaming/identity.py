@@ -42,7 +42,6 @@ from tactful_streaming.entries import (
     event_for,
 )
 from tactful_streaming.errors import EngineError
-from tactful_streaming.json_reader import JsonEvents
 from tactful_streaming.layout import CONSENT, RECEIVED
 from tactful_streaming.links import SOMEBODY, Links, Mark
 from tactful_streaming.state import Change, StateStore
@@ -174,10 +173,6 @@ class Resolver:
         """Devices linked to a person, also those that others hold by now."""
         return self._links.devices_of(user_id, newest)
 
-    def asks_about(self, events: JsonEvents) -> bool:
-        """Whether :meth:`resolve_all` may have something to say of some of `events`."""
-        return bool(not self._links.is_empty and events.anonymous) or events.has(self._types)
-
     def resolve_all(
         self,
         events: MutableSequence[Any],
@@ -199,16 +194,12 @@ class Resolver:
             Moves, each with the event before which it happens.
         """
         types = self._types
-        if isinstance(events, JsonEvents):
-            linking = events.of_types(types)
-            places = sorted({*linking, *events.anonymous})
-        else:
-            linking = [place for place, event in enumerate(events) if event.type in types]
-            places = [
-                place
-                for place, event in enumerate(events)
-                if event.user_id is None or event.type in types
-            ]
+        linking = [place for place, event in enumerate(events) if event.type in types]
+        places = [
+            place
+            for place, event in enumerate(events)
+            if event.user_id is None or event.type in types
+        ]
         if self._links.is_empty and not linking:
             return []
         self.prepare(events[place] for place in places)

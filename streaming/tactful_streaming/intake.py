@@ -25,7 +25,6 @@ from tactful_streaming.entries import (
 from tactful_streaming.errors import StateError
 from tactful_streaming.identity import Move, Resolver
 from tactful_streaming.joins import ItemVersions
-from tactful_streaming.json_reader import JsonEvents
 from tactful_streaming.projection import Projection
 from tactful_streaming.rules import Cleaner
 from tactful_streaming.selection import Batch, Plan
@@ -167,10 +166,6 @@ class Intake:
         known: Mapping[str, int] | None = None
         ids: list[str] = []
         plain = not self._cleaner and not self._consumers and not self._suppressed
-        if plain and (events := self._projection.read(payloads)) is not None:
-            ids = self._projection.column(events, "event_id") if self._reads_ids else []
-            if self._is_news(events, ids):
-                return self._admit_all(events, events.users, ids, payloads)
         decoded = self._projection.decode(payloads)
         event_class = self._projection.event_class
         if plain and set(map(type, decoded)) == {event_class}:
@@ -191,12 +186,6 @@ class Intake:
             known = self._dedupe.seen_many(ids) if self._dedupe.enabled else {}
         return self._admit_each(decoded, targets, purposes, ids, known, payloads)
 
-    def _is_news(self, events: JsonEvents, ids: Sequence[str]) -> bool:
-        """Whether none of the events is a repetition."""
-        if not self._dedupe.enabled:
-            return True
-        return len(set(ids)) == len(ids) and not self._dedupe.seen_many(ids)
-
     def _admit_all(
         self,
         events: Any,
@@ -205,11 +194,7 @@ class Intake:
         payloads: Sequence[bytes],
     ) -> Admitted:
         """Admit events none of which is a repetition, with nobody to ask about each."""
-        columns = events if isinstance(events, JsonEvents) else None
-        if columns is not None:
-            times = columns.times
-        else:
-            times = np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events))
+        times = np.fromiter(map(attrgetter("timestamp"), events), np.int64, len(events))
         newest = np.maximum(np.maximum.accumulate(times), self.newest)
         watermarks = np.maximum(newest - self._delay, self.watermark)
         self.newest, self.watermark = int(newest[-1]), int(watermarks[-1])
@@ -217,8 +202,6 @@ class Intake:
             self._dedupe.remember_many(ids, watermarks.tolist())
         moves: list[tuple[int, int, Move]] = []
         if self._resolver is not None:
-            if columns is not None and self._resolver.asks_about(columns):
-                users = [*users]
             moved = self._resolver.resolve_all(
                 events, users, newest, payloads, self._projection.tick
             )

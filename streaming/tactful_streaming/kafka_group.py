@@ -16,7 +16,6 @@ from typing import Any
 
 from tactful_streaming.errors import LogError, LogUnreachableError, OffsetError
 from tactful_streaming.kafka_config import Causes, KafkaSettings, ask, explain, import_kafka
-from tactful_streaming.message_queue import MessageQueue
 from tactful_streaming.records import Records
 
 _logger = logging.getLogger(__name__)
@@ -52,7 +51,6 @@ class PartitionGroup:
         revoked: Callable[[Sequence[int]], None],
         lost: Callable[[Sequence[int]], None],
         instance: str | None = None,
-        in_lines: bool = True,
         timeout_s: float = 10.0,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -69,8 +67,6 @@ class PartitionGroup:
                 too long: close their state, commit nothing.
             instance: name of this member that outlives a restart, so that a quick one moves no
                 partitions; None for a new member each time.
-            in_lines: whether payloads come as :class:`~tactful_streaming.records.Lines`, where
-                that can be had: cheap for thousands at once, and machine code is loaded for it.
             timeout_s: how long to wait for an answer of the broker, seconds.
             clock: now, epoch milliseconds.
 
@@ -98,7 +94,6 @@ class PartitionGroup:
             self._consumer = self._kafka.Consumer(config, error_cb=self._on_error, logger=_logger)
         except (self._kafka.KafkaException, ValueError) as error:
             raise LogError(f"the Kafka client refuses its settings: {error}") from error
-        self._queue = MessageQueue.of(self._consumer, self._kafka) if in_lines else None
         self._consumer.subscribe(
             [settings.topic],
             on_assign=self._on_assign,
@@ -127,15 +122,12 @@ class PartitionGroup:
             Exception: whatever a callback raised.
         """
         self._moved.clear()
-        if self._queue is None:
-            first = self._consumer.poll(wait_s)
-            more = self._consumer.consume(limit - 1, 0) if first is not None and limit > 1 else []
-            records, again = self._split([first, *more] if first is not None else []), set[int]()
-        else:
-            records, again = self._take(self._queue, limit, wait_s)
+        first = self._consumer.poll(wait_s)
+        more = self._consumer.consume(limit - 1, 0) if first is not None and limit > 1 else []
+        records = self._split([first, *more] if first is not None else [])
         # They came or went in the midst of this call: these may be of their life before. So may
         # what comes of one that has left, until the client has heard of it.
-        for number in again | (self._moved & records.keys()) | (records.keys() - self._next.keys()):
+        for number in (self._moved & records.keys()) | (records.keys() - self._next.keys()):
             records.pop(number, None)
             if number in self._next:
                 self._ends.pop(number, None)
@@ -191,32 +183,10 @@ class PartitionGroup:
 
     def close(self) -> None:
         """Leave the group; partitions are revoked first."""
-        if self._queue is not None:
-            self._queue.close()
         self._consumer.close()
         if self._problem is not None:
             problem, self._problem = self._problem, None
             raise problem
-
-    def _take(
-        self, queue: MessageQueue, limit: int, wait_s: float
-    ) -> tuple[dict[int, Records], set[int]]:
-        """Records by partition, and partitions of which others came by the way, out of order."""
-        again: set[int] = set()
-        # Partitions come and go here. While there are none, nothing comes into the queue.
-        message = self._consumer.poll(0 if self._next else wait_s)
-        if message is not None and message.error() is not None:
-            self._on_message_error(message)
-        elif message is not None:
-            again.add(message.partition())
-        if self._moved:
-            return {}, again
-        runs, troubles = queue.take(limit, wait_s if self._next else 0)
-        for trouble in troubles:
-            error = self._kafka.KafkaError(trouble.code, trouble.reason)
-            self._on_partition_error(trouble.partition, trouble.offset, error)
-        self._newest.update((number, run.newest) for number, run in runs.items())
-        return {number: run.records for number, run in runs.items()}, again
 
     def _split(self, messages: Sequence[Any]) -> dict[int, Records]:
         """Records by partition; messages come in runs of one partition each."""
@@ -262,9 +232,6 @@ class PartitionGroup:
             return
         self._moved.update(numbers)
         self._next.update(starts)
-        if self._queue is not None:
-            for number in numbers:
-                self._queue.lead(self._settings.topic, number)
         consumer.incremental_assign([self._tp(number, at) for number, at in starts.items()])
 
     def _start(self, number: int) -> int:
@@ -306,9 +273,7 @@ class PartitionGroup:
             self._ends.pop(number, None)
 
     def _on_message_error(self, message: Any) -> None:
-        self._on_partition_error(message.partition(), message.offset(), message.error())
-
-    def _on_partition_error(self, number: int, offset: int, error: Any) -> None:
+        number, offset, error = message.partition(), message.offset(), message.error()
         if error.code() == self._kafka.KafkaError._PARTITION_EOF:
             # One that has left may come back to an earlier offset, which this would hide.
             if number in self._next:

@@ -177,7 +177,6 @@ class PartitionJob:
                 partition=number,
                 memory_bytes=options.memory_bytes,
                 identity=options.identity,
-                compiled=True,
                 suppressed=self._suppressed,
                 partition_of=self._partition_of,
                 on_fired=self._fired if options.features_topic is not None else None,

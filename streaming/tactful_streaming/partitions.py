@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tactful_streaming.beginnings import Beginning, Groups, Partition
 from tactful_streaming.chains import Chains, Found
-from tactful_streaming.json_reader import NumberedTexts
-from tactful_streaming.placed_rows import PlacedRows, Placing, rows_of_numbered
 from tactful_streaming.reorder import Arrivals
 
 PartitionKey = str | tuple[str, str]
@@ -60,21 +57,11 @@ class Partitions:
         self.held: dict[int, Partition] = {}
         self.changed = np.zeros(_FIRST_CAPACITY, np.bool_)
         self._rows: dict[PartitionKey, int] = {}
-        self._placed: WeakKeyDictionary[Placing, PlacedRows] = WeakKeyDictionary()
         self._rows_of: dict[str, dict[str, int]] = {}
         self._free: list[int] = []
 
     def find(self, keys: Sequence[PartitionKey | None]) -> Rows:
         """Row of each partition, made if it has none; -1 for None."""
-        if isinstance(keys, NumberedTexts):
-            rows = rows_of_numbered(keys, self._placed, self._rows)
-            missing = np.unique(keys.places[rows < 0])
-            new = keys.numbers.keys_at(missing[missing >= 0])
-            if new:
-                for text in new:
-                    self.row_of(text)
-                rows = rows_of_numbered(keys, self._placed, self._rows)
-            return rows
         find: Any = self._rows.get  # of None nothing is known
         rows = np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
         for position in np.flatnonzero(rows < 0).tolist():
@@ -191,9 +178,6 @@ class Partitions:
         ]
         for row, key in over:
             self._drop(row, key)
-        gone = [key for _, key in over if isinstance(key, str)]
-        for placed in self._placed.values():
-            placed.moved(gone)
 
     def _drop(self, row: int, key: PartitionKey) -> None:
         del self._rows[key]

@@ -8,12 +8,11 @@ goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from tactful_streaming.json_reader import NumberedTexts
 from tactful_streaming.panes import Rows
 
 _UNKNOWN: Final = -1
@@ -90,29 +89,3 @@ class PlacedRows:
     def _grow(self, capacity: int) -> None:
         more = np.full(capacity - len(self.rows), _UNKNOWN)
         self.rows = np.concatenate([self.rows, more])
-
-
-def rows_of_numbered(
-    texts: NumberedTexts,
-    placed: MutableMapping[Placing, PlacedRows],
-    known: Mapping[Any, int],
-) -> Rows:
-    """Row of each of `texts`; -1 of None and of what is not `known`.
-
-    Args:
-        texts: which.
-        placed: what was looked up before, told of each key that comes or goes.
-        known: row of each key.
-    """
-    rows = placed.get(texts.numbers)
-    if rows is None:
-        rows = placed[texts.numbers] = PlacedRows()
-    if not len(texts):
-        return np.zeros(0, np.int64)
-    if texts.places.min() >= 0:
-        return rows.at(texts.places, texts.numbers, known, _UNKNOWN)
-    found = np.full(len(texts), _UNKNOWN)
-    there = np.flatnonzero(texts.places >= 0)
-    if len(there):
-        found[there] = rows.at(texts.places[there], texts.numbers, known, _UNKNOWN)
-    return found

@@ -28,7 +28,6 @@ from tactful_streaming.entries import (
     User,
     is_json,
 )
-from tactful_streaming.json_reader import JsonEvents, JsonReader
 
 PROPERTIES = "properties."
 """What the source of a property begins with."""
@@ -69,13 +68,12 @@ class Projection:
         restricted_class: class of events that may not be used for everything.
     """
 
-    def __init__(self, sources: Iterable[str] | None, *, compiled: bool = False) -> None:
+    def __init__(self, sources: Iterable[str] | None) -> None:
         """Prepare to read `sources` of each event; of None, every field.
 
         Args:
             sources: ``event_id``, ``item_id``, ``session_id``, ``properties.<name>``; others are
                 read by nobody or always there.
-            compiled: whether :meth:`read` does anything: for it machine code is loaded here.
         """
         self._properties: Mapping[str, str] = {}
         self.event_class: type[Any] = Event
@@ -103,14 +101,6 @@ class Projection:
         self._from_msgpack = msgspec.msgpack.Decoder(entries).decode
         self._from_json = msgspec.json.Decoder(entries).decode
         self._whole = sources is None
-        self._reader: JsonReader | None = None
-        if compiled and not self._whole and JsonReader.can_read([*self._properties]):
-            self._reader = JsonReader(
-                self.event_class,
-                [*self._properties],
-                decode=self._from_json,
-                column=self.column,
-            )
 
     def decode(self, payloads: Sequence[bytes]) -> list[Any]:
         """Decode records; an exception stands in the place of each one that is no entry."""
@@ -122,10 +112,6 @@ class Projection:
         except ENTRY_ERRORS:
             return [self._decode_one(payload) for payload in payloads]
 
-    def read(self, payloads: Sequence[bytes]) -> JsonEvents | None:
-        """Records as columns, where they are events in JSON, of people or devices, and many."""
-        return self._reader.read(payloads) if self._reader is not None else None
-
     def tick(self, timestamp: int) -> Any:
         """An event that counts for nothing but moves the watermark."""
         fields = {"event_id": ""} if "event_id" in self.event_class.__struct_fields__ else {}
@@ -133,8 +119,6 @@ class Projection:
 
     def column(self, events: Sequence[Any], source: str) -> list[Any]:
         """Values of one source for each event, as they were sent; None where there is none."""
-        if isinstance(events, JsonEvents):
-            return events.column(source)
         if source in ("event_id", "item_id", "session_id"):
             return list(map(attrgetter(source), events))
         if source == "user_id":

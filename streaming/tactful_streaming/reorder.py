@@ -8,8 +8,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_streaming.json_reader import quoted, unquoted
-
 _SHORT: Final = 256
 """Runs of fewer events are joined, so that few have to be looked at."""
 
@@ -21,6 +19,28 @@ _PLACE_BITS: Final = 22
 _LONGEST_MS: Final = 1 << 41
 
 
+_WIDEST: Final = 1025
+"""Bytes of the longest id that the server accepts, and a quote.
+
+All elements of a bytes array are as wide as the widest: one id of a megabyte, written to the topic
+by another program, would make gigabytes of a batch.
+"""
+
+
+def quoted(texts: Iterable[str]) -> NDArray[np.bytes_]:
+    """Encode texts in UTF-8, each with a quote behind it: arrays drop trailing zeros."""
+    encoded = [text.encode() + b'"' for text in texts]
+    if max(map(len, encoded), default=0) <= _WIDEST:
+        return np.array(encoded, np.bytes_)
+    objects: NDArray[Any] = np.array(encoded, np.object_)  # reads the same, and each has its width
+    return objects
+
+
+def unquoted(texts: NDArray[np.bytes_]) -> list[str]:
+    """Decode an array made by :func:`quoted`."""
+    return [text[:-1].decode() for text in texts.tolist()]
+
+
 class Arrivals(NamedTuple):
     """Events as columns of equal length.
 
@@ -29,7 +49,7 @@ class Arrivals(NamedTuple):
         places: its place in the log.
         rows: row of its partition.
         codes: code of its type.
-        ids: its id, as :func:`~tactful_streaming.json_reader.quoted` has it.
+        ids: its id, as :func:`quoted` has it.
         subjects: key of the person behind it, or None.
     """
 

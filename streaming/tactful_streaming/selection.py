@@ -17,7 +17,6 @@ from tactful_streaming.aggregates import Source
 from tactful_streaming.definitions import Feature
 from tactful_streaming.entities import EntityTable
 from tactful_streaming.entries import Item
-from tactful_streaming.json_reader import JsonEvents, NumberedTexts
 from tactful_streaming.matches import Operator
 from tactful_streaming.panes import Floats
 from tactful_streaming.parts import Selection
@@ -121,8 +120,6 @@ class Columns:
     def _codes(self) -> NDArray[np.int64]:
         """Code of the type of each event."""
         events, plan = self.batch.events, self._plan
-        if isinstance(events, JsonEvents):
-            return events.codes(plan.codes, plan.other)
         types = map(attrgetter("type"), events)
         codes = map(plan.codes.get, types, repeat(plan.other))
         return np.fromiter(codes, np.int64, len(events))
@@ -133,8 +130,6 @@ class Columns:
         counts = self._plan.of_entity[entity][self._codes]
         if counts.all():
             return keys
-        if isinstance(keys, NumberedTexts):
-            return keys.where(counts)
         return [key if wanted else None for key, wanted in zip(keys, counts.tolist(), strict=True)]
 
     def select(self, entity: str, number: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:

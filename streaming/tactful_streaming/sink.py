@@ -139,7 +139,6 @@ def open_rows(settings: KafkaSettings, group: str) -> PartitionGroup:
         # What was read and not committed is read again by whoever gets the partition.
         revoked=lambda _: None,
         lost=lambda _: None,
-        in_lines=False,
     )
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from tactful_streaming.definitions import Definitions
 from tactful_streaming.errors import LogError
-from tactful_streaming.json_reader import prepare
 from tactful_streaming.kafka_group import PartitionGroup
 from tactful_streaming.partition_erasure import Erasures
 from tactful_streaming.partition_job import JobOptions, PartitionJob, purge_idle
@@ -136,7 +135,6 @@ class Worker:
         Raises:
             LogError: if the Kafka client is not installed or refuses the settings.
         """
-        prepare()
         self._definitions = definitions
         self._options = options
         self._open_online = online

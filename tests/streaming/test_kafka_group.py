@@ -5,9 +5,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError, Message
 from confluent_kafka.admin import AdminClient
 from tests.streaming.brokers import (
     broker_behind_proxy,
@@ -25,8 +26,6 @@ from tactful_streaming import (
     TopicError,
     TransactionalProducer,
 )
-from tactful_streaming.message_queue import Run, Trouble
-from tactful_streaming.records import Records
 
 
 @pytest.fixture
@@ -281,27 +280,31 @@ def test_an_outage_is_told_once_and_reading_goes_on_after_it(
 
 
 class Remains:
-    """A queue in which something of a partition is left that is not ours any more."""
+    """A consumer that still delivers messages of a partition which is not assigned any more."""
 
-    def take(self, limit: int, wait_s: float) -> tuple[dict[int, Run], list[Trouble]]:
-        end = Trouble(5, 7, KafkaError._PARTITION_EOF, "end")
-        return {5: Run(Records(range(3), [b"x"] * 3), -1)}, [end]
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
 
-    def close(self) -> None:
-        """Nothing to let go of."""
+    def poll(self, wait_s: float) -> Message:
+        return Message(topic="t", partition=5, offset=0, value=b"x")
+
+    def consume(self, limit: int, wait_s: float) -> list[Message]:
+        end = KafkaError(KafkaError._PARTITION_EOF)
+        return [
+            Message(topic="t", partition=5, offset=1, value=b"x"),
+            Message(topic="t", partition=5, offset=7, error=end),
+        ]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
 
 
 def test_what_is_left_of_a_partition_that_went_is_passed_over() -> None:
     settings = KafkaSettings(servers="127.0.0.1:1", topic=topic_name())
     group = PartitionGroup(
-        settings,
-        "g",
-        assigned=lambda _: 0,
-        revoked=lambda _: None,
-        lost=lambda _: None,
-        in_lines=False,
+        settings, "g", assigned=lambda _: 0, revoked=lambda _: None, lost=lambda _: None
     )
-    group._queue = Remains()  # type: ignore[assignment]
+    group._consumer = Remains(group._consumer)
     assert group.poll(10, 0.0) == {}
     assert group.partitions == frozenset()
     # It comes back to where its state is, and its end of before says nothing of its age.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tactful_streaming.records import PADDING, Lines, Records, from_offset, payloads_of
+from tactful_streaming.records import Records, from_offset, payloads_of
 
 PAIRS = [(7, b"a"), (8, b"b"), (11, b"c")]
 RUN = Records([7, 8, 11], [b"a", b"b", b"c"])
@@ -35,21 +32,3 @@ def test_what_was_applied_is_left_out(offset: int) -> None:
     expected = [pair for pair in PAIRS if pair[0] >= offset]
     assert [*from_offset(RUN, offset)] == [*from_offset(PAIRS, offset)] == expected
     assert [*from_offset([], offset)] == []
-
-
-def in_lines(payloads: list[bytes]) -> Lines:
-    lines = Lines.of_lengths(np.array([len(payload) for payload in payloads], np.int64))
-    text = b"".join(payload + b"\n" for payload in payloads)
-    lines.letters[: len(text)] = np.frombuffer(text, np.uint8)
-    return lines
-
-
-@given(st.lists(st.binary(max_size=6)), st.slices(8))
-def test_lines_read_as_the_payloads_in_them(payloads: list[bytes], part: slice) -> None:
-    lines = in_lines(payloads)
-    assert len(lines) == len(payloads)
-    assert [*lines] == [lines[number] for number in range(len(lines))] == payloads
-    assert lines[part] == payloads[part]
-    assert bytes(lines.text[-len(PADDING) :]) == PADDING
-    with pytest.raises(IndexError):
-        lines[len(payloads)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful_streaming.reorder import Arrivals, ReorderBuffer, arrivals_of
+from tactful_streaming.reorder import Arrivals, ReorderBuffer, arrivals_of, quoted, unquoted
 
 Steps = list[tuple[list[int], int]]
 """Timestamps that arrive, and the watermark then."""
@@ -78,3 +79,12 @@ def test_what_waited_longest_comes_first_among_events_of_one_time() -> None:
     # What is left of the first run is short, and is now behind the second.
     assert [run.places[0] for run in buffer._runs] == [11, 7]
     assert [row[1] for row in rows(released(buffer, 8))] == [7, *range(11, 400)]
+
+
+def test_one_long_id_does_not_make_all_of_them_wide() -> None:
+    """The server refuses such an id, but another program may write to the topic."""
+    for long in ("y" * 100_000, "\u00fc" * 100_000):
+        ids = quoted(long if number == 7 else f"e{number}" for number in range(200))
+        assert ids.nbytes < len(long)
+        some = [quoted(["a"]), ids[6:9], quoted(["b"])]
+        assert unquoted(np.concatenate(some)) == ["a", "e6", long, "e8", "b"]
