@@ -1,4 +1,9 @@
-"""Private statistics: exact noise, bounded contributions, a durable ledger of releases."""
+"""Private statistics: exact noise, bounded counts, a durable ledger.
+
+The package owns differential privacy, consent, pseudonyms and the vault of data keys. It may not
+import HTTP, queues or models. Begin reading at `Statistic` (the public definition of a release),
+`BoundedCounts` (exact counts), `Ledger` and `Publisher`.
+"""
 
 from tactful_privacy.bounding import BoundedCounts
 from tactful_privacy.budget import Budget, Charge, refuse_overspending

@@ -1,7 +1,7 @@
-"""The audit: attack the whole pipeline, and prove that the attack would have found a leak.
+"""Privacy audit: attack the whole pipeline and the same pipeline with planted bugs.
 
-A test of privacy that never failed says little. So each audit also runs against planted bugs, and
-is worth something only if it finds every one of them.
+A privacy test that never fails proves little. So each audit also runs against planted bugs, and is
+trustworthy only if it finds all of them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _RANDOM_CHECKS = 4
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard an audit tries.
+    """Number of trials of each part of an audit.
 
     Attributes:
         canaries: Trials of the attack on counts by pane.
-        canaries_of_totals: Trials of the attack on running totals, right ones and planted.
+        canaries_of_totals: Trials of the attack on running totals, correct and planted.
         canaries_of_bug: Trials of the attack on each other planted bug.
         streams: Random streams of the sensitivity check.
-        draws: Draws of noise that are compared with its probabilities.
+        draws: Draws of noise to compare with its probabilities.
         keys: Keys of the freshness check.
     """
 
@@ -73,7 +73,7 @@ THOROUGH = Effort(
 
 @dataclass(frozen=True)
 class Audited:
-    """What was found out about one pipeline."""
+    """Findings about one pipeline."""
 
     name: str
     findings: tuple[Finding, ...]
@@ -85,12 +85,12 @@ class Audited:
 
     @property
     def proved(self) -> float:
-        """The privacy loss that the attack proved."""
+        """Privacy loss proved by the attack."""
         return next(finding.measured for finding in self.findings if finding.layer == 3)
 
     @property
     def failed_layers(self) -> list[int]:
-        """Layers with a check that failed."""
+        """Layers with a failed check."""
         return sorted({finding.layer for finding in self.findings if not finding.passed})
 
 
@@ -100,10 +100,10 @@ class AuditReport:
 
     Attributes:
         cap: Most contributions of one user and day.
-        epsilon: What is claimed for one user and day.
-        alpha: Probability that a right pipeline fails, at most, over all its checks.
-        effort: How hard was tried.
-        real: What the product publishes: counts by pane, and totals since midnight by both kinds
+        epsilon: Claimed loss of one user and day.
+        alpha: Largest probability that a correct pipeline fails any of its checks.
+        effort: Number of trials.
+        real: Pipelines of the product: counts by pane, and totals since midnight with both kinds
             of noise.
         planted: Pipelines with a planted bug.
     """
@@ -117,7 +117,7 @@ class AuditReport:
 
     @property
     def passed(self) -> bool:
-        """Whether what the product publishes passed every check."""
+        """Whether the pipelines of the product passed every check."""
         return all(pipeline.passed for pipeline in self.real)
 
     @property
@@ -127,11 +127,11 @@ class AuditReport:
 
     @property
     def epsilon_lower_bound(self) -> float:
-        """The largest privacy loss that the attack on the real pipelines proved."""
+        """Largest privacy loss proved by the attack on the real pipelines."""
         return max(pipeline.proved for pipeline in self.real)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the report as JSON values."""
         return asdict(self) | {
             "epsilon": str(self.epsilon),
             "passed": self.passed,
@@ -142,10 +142,10 @@ class AuditReport:
         }
 
     def __str__(self) -> str:
-        """Return it as text of some twenty lines."""
+        """Return the report as text of about twenty lines."""
         lines = [
             f"Claimed: epsilon {self.epsilon} for one user and one UTC day, cap {self.cap}.",
-            f"What is right fails with probability {self.alpha:g} at most.",
+            f"A correct pipeline fails with probability {self.alpha:g} at most.",
         ]
         for pipeline in self.real:
             lines += ["", f"{pipeline.name.capitalize()}:"]
@@ -156,7 +156,7 @@ class AuditReport:
                     f" (allowed {finding.allowed:.4g})",
                     f"        {finding.detail}",
                 ]
-        lines += ["", "Planted bugs, each of which has to fail:"]
+        lines += ["", "Planted bugs, which must all fail:"]
         for bug in self.planted:
             verdict = "MISSED" if bug.passed else "found "
             layers = ", ".join(map(str, bug.failed_layers)) or "none"
@@ -167,16 +167,16 @@ class AuditReport:
 
 
 def examine(pipeline: Pipeline, effort: Effort, canaries: int, alpha: float = ALPHA) -> Audited:
-    """Put one pipeline through all four layers.
+    """Check one pipeline in all four layers.
 
-    Totals share noise from pane to pane, so what is asked of published cells that are independent
-    does not apply to them, and their contributions are bounded by the same counter.
+    Totals share noise between panes, so the checks for independent cells do not apply to them, and
+    the same counter bounds their contributions.
 
     Args:
-        pipeline: The real one or a planted bug.
-        effort: How hard to try.
+        pipeline: A pipeline of the product or one with a planted bug.
+        effort: Number of trials.
         canaries: Trials of the attack.
-        alpha: Probability that a right pipeline fails, split over the random checks (Bonferroni).
+        alpha: Probability that a correct pipeline fails, split over the random checks (Bonferroni).
     """
     share = alpha / _RANDOM_CHECKS
 
@@ -202,34 +202,34 @@ def audit(
     alpha: float = ALPHA,
     progress: Callable[[str], None] = lambda name: None,
 ) -> AuditReport:
-    """Audit the pipeline of counts as it is installed, and the audit itself.
+    """Audit the installed pipeline of counts, and the audit itself.
 
-    `BoundedCounts`, `Publisher`, `Ledger` and `read_released` run as they do in service, over
-    synthetic users. What a deployment adds around is not attacked, such as a log or a dashboard.
-    Totals with Gaussian noise are left out where the cap is too large for them to be published.
+    `BoundedCounts`, `Publisher`, `Ledger` and `read_released` run as in service, over synthetic
+    users. Other parts of a deployment, such as a log or a dashboard, are not attacked. Totals with
+    Gaussian noise are left out if the cap is too large to publish them.
 
     Args:
         cap: Most contributions of one user and day.
-        epsilon: Claimed for one user and day; exact.
-        effort: How hard to try.
-        alpha: Probability that a right pipeline fails.
-        progress: Called with the name of each pipeline that is done, the real ones first.
+        epsilon: Claimed loss of one user and day; exact.
+        effort: Number of trials.
+        alpha: Probability that a correct pipeline fails.
+        progress: Called with the name of each finished pipeline, the real pipelines first.
 
     Raises:
         ParameterError: The statistic cannot be published at all.
     """
     claim = fraction(epsilon, "epsilon")
-    right = [Pipeline(cap, claim), TotalsPipeline(cap, claim)]
+    correct = [Pipeline(cap, claim), TotalsPipeline(cap, claim)]
     with suppress(ParameterError):
-        right.append(GaussianPipeline(cap, claim))
+        correct.append(GaussianPipeline(cap, claim))
 
     def examined(pipeline: Pipeline, canaries: int) -> Audited:
         if pipeline.shares_noise:
             canaries = effort.canaries_of_totals
-        result = examine(pipeline, effort, canaries, alpha / len(right))
+        result = examine(pipeline, effort, canaries, alpha / len(correct))
         progress(pipeline.name)
         return result
 
-    real = [examined(pipeline, effort.canaries) for pipeline in right]
+    real = [examined(pipeline, effort.canaries) for pipeline in correct]
     planted = [examined(bug, effort.canaries_of_bug) for bug in planted_bugs(cap, claim)]
     return AuditReport(cap, claim, alpha, effort, tuple(real), tuple(planted))

@@ -1,4 +1,4 @@
-"""What outputs alone prove about a privacy loss: a lower bound that is wrong with stated odds."""
+"""Lower bounds on a privacy loss from outputs, wrong with a stated probability."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _CERTIFIED = 3
 
 @dataclass(frozen=True)
 class LowerBound:
-    """A privacy loss that was proved.
+    """A proved privacy loss.
 
     Attributes:
-        epsilon: The loss is at least this, unless an event of probability `alpha` occurred.
+        epsilon: The loss is at least this, except with probability `alpha`.
         event: The set of outputs that proves it, in words.
-        probability_with: Confidence limit of its probability with the person, the lower or upper
-            one, whichever the bound uses.
-        probability_without: The same without the person.
+        probability_with: Confidence limit (lower or upper, as the bound needs) of the event's
+            probability with the person.
+        probability_without: Confidence limit of its probability without the person.
     """
 
     epsilon: float
@@ -61,28 +61,28 @@ def prove_loss(
     alpha: float,
     delta: float = 0.0,
 ) -> LowerBound:
-    """Return the largest epsilon that independent outputs with and without a person prove.
+    """Return the largest epsilon proved by independent outputs with and without a person.
 
     A mechanism that is (epsilon, delta)-private has P(event | with) <= e^epsilon P(event | without)
-    + delta for every event, and the other way round. The first third of the outputs picks the three
-    most promising events; the others, which had no say in it, certify them by Clopper-Pearson
-    limits. Both limits of the three events share alpha (Bonferroni).
+    + delta for every event, and the other way round. The first third of the outputs selects the
+    three most promising events; the remaining outputs, independent of the selection, certify them
+    by Clopper-Pearson limits. Both limits of the three events share alpha (Bonferroni).
 
     Args:
         present: Scores of outputs with the person, by name, each ``[trials]``, numbers or bools.
-        absent: The same without the person.
+        absent: Scores of outputs without the person, likewise.
         alpha: Probability that the result is above the true loss.
-        delta: That the mechanism is allowed.
+        delta: Allowed delta of the mechanism.
     """
     trials = min(len(scores) for scores in (*present.values(), *absent.values()))
     picking = trials // 3
     share = alpha / (2 * _CERTIFIED)
 
     def proved(event: _Event, part: slice, scale: float) -> LowerBound:
-        """Return the bound that an event gives on a part of the outputs, as if it were larger."""
-        seen = (part.stop - part.start) * scale
+        """Return the bound of an event on a part of the outputs, scaled to more trials."""
+        trials_of_part = (part.stop - part.start) * scale
         (low1, high1), (low0, high0) = (
-            clopper_pearson(round(event.count(scores, part) * scale), round(seen), share)
+            clopper_pearson(round(event.count(scores, part) * scale), round(trials_of_part), share)
             for scores in (present, absent)
         )
         with_more = _log_ratio(low1 - delta, high0), low1, high0
@@ -108,7 +108,7 @@ def _events(
     present: Mapping[str, NDArray[Any]], absent: Mapping[str, NDArray[Any]], picking: int
 ) -> Iterator[_Event]:
     for score, values in present.items():
-        seen = np.concatenate([values[:picking], absent[score][:picking]]).astype(np.float64)
-        for threshold in np.unique(np.quantile(seen, np.linspace(0.001, 0.999, _THRESHOLDS))):
+        sample = np.concatenate([values[:picking], absent[score][:picking]]).astype(np.float64)
+        for threshold in np.unique(np.quantile(sample, np.linspace(0.001, 0.999, _THRESHOLDS))):
             yield _Event(score, float(threshold), below=False)
             yield _Event(score, float(threshold), below=True)

@@ -1,4 +1,4 @@
-"""The four layers of the audit: each asks one pipeline one question and says what it found."""
+"""The checks of the audit's four layers, each on one pipeline."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from tactful_privacy.audit_noise import reach
 from tactful_privacy.audit_pipeline import Contribution, Output, Pipeline
 
 _EXCESS = 3
-"""How many contributions beyond the cap a canary tries."""
+"""Contributions of a canary beyond the cap."""
 
 _CHUNK = 50_000
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
         layer: 1 exact noise, 2 sensitivity, 3 attack, 4 freshness.
-        check: What was asked.
-        passed: Whether the pipeline does what is claimed.
-        measured: The number that decided.
-        allowed: What it was held against.
-        detail: In words.
+        check: Name of the check.
+        passed: Whether the pipeline meets the claim.
+        measured: The deciding number.
+        allowed: Limit of that number.
+        detail: Explanation in words.
     """
 
     layer: int
@@ -48,9 +48,9 @@ class Finding:
 
 
 def check_noise(pipeline: Pipeline, draws: int, alpha: float) -> Iterator[Finding]:
-    """Whether the noise is private by its own probabilities, and drawn with these.
+    """Check that the noise is private by its stated probabilities, and drawn with them.
 
-    delta is computed from the stated probabilities by the definition, not by the noise's own code.
+    Delta is computed from the stated probabilities by the definition, not by the noise's own code.
     """
     delta, how = pipeline.delta_of_noise()
     yield Finding(
@@ -63,7 +63,7 @@ def check_noise(pipeline: Pipeline, draws: int, alpha: float) -> Iterator[Findin
     )
     drawn: NDArray[Any] = pipeline.noise().sample(draws)
     if not np.issubdtype(drawn.dtype, np.integer):
-        detail = f"draws are {drawn.dtype}: their low bits tell about the count"
+        detail = f"draws are {drawn.dtype}: their low bits reveal the count"
         yield Finding(1, "draws as stated", False, 0.0, alpha, detail)
         return
     chance = pipeline.chance_of(drawn)
@@ -81,10 +81,10 @@ def check_noise(pipeline: Pipeline, draws: int, alpha: float) -> Iterator[Findin
 
 
 def check_sensitivity(pipeline: Pipeline, streams: int, seed: int) -> Finding:
-    """How far the removal of any one user moves what would be published without noise.
+    """Measure the largest change of the exact table by removing one user.
 
-    Random streams of up to four users, some of them more active than the cap allows, interrupted
-    by a restart from the counter's snapshot at a random place.
+    Uses random streams of up to four users, some more active than the cap allows, interrupted by a
+    restart from the counter's snapshot at a random place.
     """
     generator = np.random.default_rng(seed)
     worst = 0
@@ -118,17 +118,19 @@ def attack(
     directory: Path,
     spreads: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, LowerBound]]:
-    """Prove as large a privacy loss as possible from what anybody may read.
+    """Prove the largest possible privacy loss from public outputs.
 
-    The pipeline runs once with and once without canaries: one user with more contributions than the
-    cap allows, alone on each key. So every key is a trial of its own. The canary's contributions
-    fall into one pane (``together``) or over all of them (``spread``). Which scores and thresholds
-    tell most is found out on a third of the keys, and certified on the others.
+    The pipeline runs once with and once without canaries: a canary is one user alone on a key, with
+    more contributions than the cap allows. So every key is an independent trial. The contributions
+    of a canary fall into one pane (``together``) or over all panes (``spread``). A third of the
+    keys selects scores and thresholds, the others certify them.
     """
     spreads = pipeline.spreads if spreads is None else spreads
     for spread in spreads:
-        tried = range(pipeline.cap + _EXCESS)
-        panes = [pipeline.panes // 2 if spread == "together" else i % pipeline.panes for i in tried]
+        panes = [
+            pipeline.panes // 2 if spread == "together" else i % pipeline.panes
+            for i in range(pipeline.cap + _EXCESS)
+        ]
         expected = (
             pipeline.exact([Contribution("canary", pane, 0) for pane in panes], 1)[:, 0],
             pipeline.exact([], 1)[:, 0],
@@ -148,7 +150,7 @@ def attack(
 
 
 def check_loss(pipeline: Pipeline, canaries: int, alpha: float, directory: Path) -> Finding:
-    """Whether the privacy loss that an attack proves stays within the claim."""
+    """Check that the privacy loss proved by an attack stays within the claim."""
     where, best = "", NOTHING_PROVED
     for spread, bound in attack(pipeline, canaries, alpha, directory):
         if bound.epsilon >= best.epsilon:
@@ -167,7 +169,7 @@ def check_loss(pipeline: Pipeline, canaries: int, alpha: float, directory: Path)
 def _publish(
     pipeline: Pipeline, canaries: int, panes: list[int], directory: Path
 ) -> Iterator[Output]:
-    """Publish so many keys, some at a time."""
+    """Publish many keys, in chunks."""
     for start in range(0, canaries, _CHUNK):
         keys = min(_CHUNK, canaries - start)
         stream = (Contribution(f"canary {key}", p, key) for key in range(keys) for p in panes)
@@ -182,7 +184,7 @@ def _scores(
     outputs: Iterator[Output],
     expected: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> dict[str, NDArray[Any]]:
-    """Reduce what is read of each key to numbers that may tell whether a canary was there."""
+    """Reduce the outputs of each key to scores that may reveal a canary."""
     parts: list[dict[str, NDArray[Any]]] = []
     moved = int(np.argmax(np.abs(expected[0] - expected[1])))
     for output in outputs:
@@ -206,7 +208,7 @@ def _scores(
 def check_freshness(
     pipeline: Pipeline, keys: int, alpha: float, directory: Path
 ) -> Iterator[Finding]:
-    """Whether noise is drawn once for each cell: neither twice for one nor once for two."""
+    """Check that each cell has exactly one draw of noise, shared with no other cell."""
     ledger = directory / f"{secrets.token_hex(8)}.db"
     first = pipeline.publish([], keys, ledger).values
     again = pipeline.publish([Contribution("late", 0, 0)], keys, ledger).values
@@ -217,7 +219,7 @@ def check_freshness(
         passed=changed == 0,
         measured=changed,
         allowed=0,
-        detail="cells that change when a day is published again, after more was counted",
+        detail="cells that change when a day is published again after further contributions",
     )
     other = pipeline.publish([], keys, directory / f"{secrets.token_hex(8)}.db").values
     noise = pipeline.noise()
@@ -240,7 +242,7 @@ def check_freshness(
         detail=f"p-value of {equal:,} equal cells of {cells:,} in two runs over equal data",
     )
     drawn = np.concatenate([first.ravel(), other.ravel()])
-    # Each equality costs at most the largest probability, so that many in a row do not happen.
+    # Each equality has at most the largest probability, so a run of this length is too unlikely.
     length = max(4, math.ceil(math.log(drawn.size**2 / alpha) / -math.log(min(p[0], 0.99))))
     repeated = _repeated(drawn, length)
     yield Finding(
@@ -254,7 +256,7 @@ def check_freshness(
 
 
 def _repeated(values: NDArray[Any], length: int) -> int:
-    """Return how many windows of a length equal another one."""
+    """Count the windows of a length that equal another window."""
     if len(values) < length:
         return 0
     windows = np.lib.stride_tricks.sliding_window_view(values, length)

@@ -1,4 +1,4 @@
-"""Totals with Gaussian noise under audit."""
+"""Audit of totals with Gaussian noise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHARE = 5
 
 
 class GaussianPipeline(Pipeline):
-    """The same path for totals since midnight with Gaussian noise: 24 panes, delta a millionth."""
+    """Pipeline of totals with Gaussian noise: 24 panes, delta 1e-6."""
 
     panes = 24
     delta = Fraction(1, 10**6)
@@ -36,7 +36,7 @@ class GaussianPipeline(Pipeline):
         """See `Pipeline`.
 
         Raises:
-            ParameterError: Totals of this cap cannot be noised for this epsilon.
+            ParameterError: There is no noise for totals of this cap and epsilon.
         """
         super().__init__(cap, epsilon)
         self.name = "Gaussian totals"
@@ -47,13 +47,13 @@ class GaussianPipeline(Pipeline):
         return replace(super().statistic(keys), kind=GAUSSIAN_TOTALS, delta=self.delta)
 
     def noise(self) -> DiscreteGaussian:
-        """Return the noise of one cell of what is stored."""
+        """Return the noise of one stored cell."""
         return self.statistic(1).gaussian.noise()
 
     def delta_of_noise(self) -> tuple[Fraction | float, str]:
-        """See `Pipeline`: for the largest change that is found by trying days of one user.
+        """See `Pipeline`: uses the largest change over many days of one user.
 
-        The change is measured, not taken from what the mechanism says of itself.
+        The change is measured, not taken from the mechanism's own sensitivity.
         """
         changes = (float(np.linalg.norm(self._weighted(day))) for day in self._days())
         largest = max(changes)
@@ -74,7 +74,7 @@ class GaussianPipeline(Pipeline):
     def likelihood(
         self, values: NDArray[Any], present: NDArray[np.int64], absent: NDArray[np.int64]
     ) -> NDArray[Any]:
-        """See `Pipeline`: the totals turned back into what was stored, along what would change."""
+        """See `Pipeline`: projects the stored values, recovered from totals, on the change."""
         change = self._weighted(np.diff(present - absent, prepend=0))
         stored = np.apply_along_axis(self._weighted, 0, np.diff(values, axis=0, prepend=0))
         return np.asarray(change @ stored)
@@ -88,7 +88,7 @@ class GaussianPipeline(Pipeline):
         return np.convolve(self._root, counts)[: self.panes]
 
     def _days(self) -> Iterator[NDArray[np.int64]]:
-        """Days of one user on one key: all in one pane, panes in a row, and at random."""
+        """Generate days of one user on one key: one pane, consecutive panes, random panes."""
         generator = np.random.default_rng(_SEED)
         for first, width in itertools.product(range(self.panes), range(1, self.cap + 1)):
             day = np.zeros(self.panes, dtype=np.int64)
@@ -99,7 +99,7 @@ class GaussianPipeline(Pipeline):
 
 
 class ContributionsForgotten(GaussianPipeline):
-    """The noise is made for a fifth of what a user's contributions add up to."""
+    """Planted bug: noise for a fifth of the sensitivity of a user's contributions."""
 
     def __init__(self, cap: int, epsilon: Fraction) -> None:
         """See `GaussianPipeline`."""
@@ -108,12 +108,12 @@ class ContributionsForgotten(GaussianPipeline):
 
     def statistic(self, keys: int) -> Statistic:
         """See `Pipeline`."""
-        right = super().statistic(keys)
-        return _TooQuiet(**{field.name: getattr(right, field.name) for field in fields(right)})
+        correct = super().statistic(keys)
+        return _LowNoise(**{field.name: getattr(correct, field.name) for field in fields(correct)})
 
 
-class _TooQuiet(Statistic):
+class _LowNoise(Statistic):
     @cached_property
     def gaussian(self) -> GaussianTotals:
-        right = super().gaussian
-        return replace(right, sensitivity_squared=right.sensitivity_squared // _SHARE**2)
+        correct = super().gaussian
+        return replace(correct, sensitivity_squared=correct.sensitivity_squared // _SHARE**2)

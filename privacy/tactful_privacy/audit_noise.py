@@ -1,4 +1,4 @@
-"""What noise is by its own stated probabilities, computed apart from the code that draws it."""
+"""Properties of noise from its stated probabilities, independent of the sampling code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FEW = 50
 
 
 class StatedNoise(Protocol):
-    """Noise on the integers that says how likely each of them is."""
+    """Integer noise with stated probabilities."""
 
     def probability(self, k: int) -> Fraction:
         """Return P(Z = k)."""
@@ -33,13 +33,13 @@ class StatedNoise(Protocol):
 
 
 def probabilities(noise: StatedNoise) -> dict[int, Fraction]:
-    """Return P(Z = k) for every k that matters."""
+    """Return P(Z = k) for every k within `reach`."""
     far = reach(noise)
     return {k: noise.probability(k) for k in range(-far, far + 1)}
 
 
 def reach(noise: StatedNoise) -> int:
-    """Return beyond which value the probabilities sum to less than 1e-13."""
+    """Return a value beyond which the probabilities sum to less than 1e-13."""
     far = 1
     while noise.probability(far) > Fraction(1, 10**16):
         far *= 2
@@ -47,9 +47,9 @@ def reach(noise: StatedNoise) -> int:
 
 
 def exact_delta(noise: StatedNoise, change: int, epsilon: Fraction) -> Fraction:
-    """Return delta by its definition: sum_k max(0, P(k) - e^epsilon P(k - change)), in fractions.
+    """Compute delta by its definition, ``sum_k max(0, P(k) - e^epsilon P(k - change))``.
 
-    What lies beyond the reach of the probabilities counts as if it told everything.
+    Uses fractions. The mass beyond `reach` is added to delta as a whole.
     """
     factor = Fraction(exp_bounds(epsilon, BITS)[0], 1 << BITS)
     p = probabilities(noise)
@@ -58,9 +58,9 @@ def exact_delta(noise: StatedNoise, change: int, epsilon: Fraction) -> Fraction:
 
 
 def gaussian_delta(distance: float, epsilon: float) -> float:
-    """Return delta of normal noise for a change of so many standard deviations.
+    """Return the smallest delta of normal noise for a change in standard deviations.
 
-    The smallest one there is (Balle, Wang, ICML 2018, th. 8).
+    Source: Balle, Wang, ICML 2018, th. 8.
     """
     normal = NormalDist()
     mean, shift = distance / 2, epsilon / distance
@@ -70,12 +70,11 @@ def gaussian_delta(distance: float, epsilon: float) -> float:
 def chance_of(draws: NDArray[Any], noise: StatedNoise) -> float:
     """Return the p-value of draws against the stated probabilities.
 
-    By chi-square; exactly, by how many draws are not 0, where those are too few for that.
+    Uses chi-square, or an exact test of the number of nonzero draws if these are too few.
     """
     p = probabilities(noise)
     edge, tail = 0, (1 - float(p[0])) / 2
-    # What is left outside is counted together; of that, too, there must be enough for chi-square
-    # to hold far out.
+    # The tails are counted together; chi-square needs enough draws in them, too.
     while (share := float(p.get(edge + 1, 0))) and len(draws) * min(share, tail - share) > _FEW:
         edge, tail = edge + 1, tail - share
     if len(draws) * tail <= _FEW:
@@ -86,7 +85,7 @@ def chance_of(draws: NDArray[Any], noise: StatedNoise) -> float:
 
 
 def chance_of_normal(draws: NDArray[Any], sigma: float) -> float:
-    """Return the same against normal noise, for integers with sigma far above 1."""
+    """Return the p-value against normal noise, for integers with sigma far above 1."""
     normal = NormalDist(0, sigma)
     edges = [math.floor(normal.inv_cdf(i / _BUCKETS)) for i in range(1, _BUCKETS)]
     below = [0.0, *(normal.cdf(edge + 0.5) for edge in edges), 1.0]
@@ -94,10 +93,10 @@ def chance_of_normal(draws: NDArray[Any], sigma: float) -> float:
     return _chi_square(observed, np.diff(below).tolist())
 
 
-def _exact(found: int, draws: int, share: float) -> float:
-    """Return the two-sided p-value of so many draws out of all, each with that probability."""
-    fewer = float(special.bdtr(found, draws, share))
-    more = float(special.bdtrc(found - 1, draws, share)) if found else 1.0
+def _exact(successes: int, draws: int, share: float) -> float:
+    """Return the two-sided p-value of a number of successes with probability `share`."""
+    fewer = float(special.bdtr(successes, draws, share))
+    more = float(special.bdtrc(successes - 1, draws, share)) if successes else 1.0
     return min(1.0, 2 * min(fewer, more))
 
 

@@ -1,4 +1,4 @@
-"""The system that is audited: from contributions to what anybody may read, by the real parts."""
+"""The audited pipeline: from contributions to public outputs, with the product's parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Contribution(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What anybody may read.
+    """Public output of a day.
 
     Attributes:
         values: Published numbers, ``[panes, keys]``.
@@ -47,15 +47,15 @@ class Output:
 def laplace_likelihood(
     values: NDArray[Any], present: NDArray[Any], absent: NDArray[Any]
 ) -> NDArray[Any]:
-    """Return the logarithm of the ratio for independent Laplace noise, but for its scale."""
+    """Return the scaled log likelihood ratio for independent Laplace noise, ``[keys]``."""
     without, with_ = np.abs(values - absent[:, None]), np.abs(values - present[:, None])
     return np.asarray((without - with_).sum(axis=0))
 
 
 class Pipeline:
-    """Bounded counts, publisher, ledger and reading, put together as the product does.
+    """Bounded counts, publisher, ledger and reading, combined as in the product.
 
-    Planted bugs are subclasses that get one step wrong.
+    Planted bugs are subclasses with one wrong step.
     """
 
     name = "panes"
@@ -65,11 +65,11 @@ class Pipeline:
     spreads: tuple[str, ...] = ("together", "spread")
 
     def __init__(self, cap: int, epsilon: Fraction) -> None:
-        """Choose what is published: a day of eight panes, the counts of each.
+        """Set up a statistic that publishes a day of eight panes.
 
         Args:
             cap: Most contributions of one user and day.
-            epsilon: What is claimed for it.
+            epsilon: Claimed loss of one user and day.
         """
         self.cap = cap
         self.epsilon = epsilon
@@ -80,11 +80,11 @@ class Pipeline:
         return Statistic("audited", names, DAY_MS // self.panes, self.cap, self.epsilon)
 
     def change(self) -> int:
-        """Return by how much one user changes what is noised, in L1."""
+        """Return the L1 sensitivity of the counts before noise to one user."""
         return self.cap
 
     def counter(self, statistic: Statistic, secret: bytes) -> BoundedCounts:
-        """Return what bounds contributions."""
+        """Return the counter that bounds contributions."""
         return BoundedCounts(statistic, secret=secret, start=0)
 
     def noise(self) -> StatedNoise:
@@ -92,51 +92,51 @@ class Pipeline:
         return self.statistic(1).mechanism()
 
     def delta_of_noise(self) -> tuple[Fraction | float, str]:
-        """Return the delta of what one user changes, from the noise's probabilities, and how."""
+        """Return the delta of a change by one user, and its computation in words."""
         change = self.change()
         delta = exact_delta(self.noise(), change, self.epsilon)
         return delta, f"a change of {change}, computed in fractions from its probabilities"
 
     def chance_of(self, draws: NDArray[Any]) -> float:
-        """Return the p-value of draws against the stated probabilities of one cell's noise."""
+        """Return the p-value of draws against the probabilities of one cell's noise."""
         return chance_of(draws, self.noise())
 
     def likelihood(
         self, values: NDArray[Any], present: NDArray[np.int64], absent: NDArray[np.int64]
     ) -> NDArray[Any]:
-        """Return how much more likely what is read of a key is with somebody than without.
+        """Return the likelihood ratio of each key's output with and without a person.
 
-        Any increasing function of the ratio will do.
+        Any increasing function of the ratio is valid.
 
         Args:
-            values: What is read, ``[panes, keys]``.
-            present: What would be published of a key with somebody, without noise, ``[panes]``.
-            absent: The same without.
+            values: Published values, ``[panes, keys]``.
+            present: Exact values of a key with the person, ``[panes]``.
+            absent: Exact values of a key without the person, ``[panes]``.
 
         Returns:
-            For each key, ``[keys]``.
+            Ratio of each key, ``[keys]``.
         """
         return laplace_likelihood(values, present, absent)
 
     def exact(
         self, contributions: Iterable[Contribution], keys: int, restart_after: int | None = None
     ) -> NDArray[np.int64]:
-        """Return what would be published without noise, ``[panes, keys]``.
+        """Return the values before noise, ``[panes, keys]``.
 
         Args:
-            contributions: In the order of arrival.
+            contributions: Contributions in the order of arrival.
             keys: Number of keys.
-            restart_after: After how many contributions the counter is lost and restored from its
-                snapshot; None: never.
+            restart_after: Number of contributions after which the counter is lost and restored from
+                its snapshot; None: never.
         """
         counter = self._filled(contributions, keys, restart_after)
         return np.array([pane.counts for pane in counter.closed(DAY_MS)])
 
     def publish(self, contributions: Iterable[Contribution], keys: int, ledger: Path) -> Output:
-        """Return what anybody may read of a day.
+        """Return the public output of a day.
 
         Args:
-            contributions: In the order of arrival.
+            contributions: Contributions in the order of arrival.
             keys: Number of keys.
             ledger: File of the ledger, which may hold the day already.
         """
@@ -163,7 +163,7 @@ class Pipeline:
         counter = self.counter(statistic, secret)
         for index, (user, pane, key) in enumerate(contributions):
             if index == restart_after:
-                kept, counter = counter.snapshot(), self.counter(statistic, secret)
-                counter.restore(kept)
+                snapshot, counter = counter.snapshot(), self.counter(statistic, secret)
+                counter.restore(snapshot)
             counter.add(user, pane * statistic.pane_ms, statistic.keys[key])
         return counter

@@ -1,4 +1,4 @@
-"""Mistakes that the audit must find: each is the real pipeline with one step wrong."""
+"""Planted bugs for the audit: each is the real pipeline with one wrong step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SEED = 42
 
 
 class _OtherNoise(Pipeline):
-    """The pipeline with noise of our choice for what the statistic claims."""
+    """The pipeline with other noise than the statistic claims."""
 
     def __init__(self, cap: int, epsilon: Fraction, name: str, noise: _MakeNoise) -> None:
         super().__init__(cap, epsilon)
@@ -47,12 +47,12 @@ class _OtherNoise(Pipeline):
         self._kind = Planted
 
     def statistic(self, keys: int) -> Statistic:
-        right = super().statistic(keys)
-        return self._kind(right.name, right.keys, right.pane_ms, right.cap, right.epsilon)
+        correct = super().statistic(keys)
+        return self._kind(correct.name, correct.keys, correct.pane_ms, correct.cap, correct.epsilon)
 
 
 def low_scale(cap: int, epsilon: Fraction, percent: int) -> Pipeline:
-    """Return the pipeline with noise of a scale some percent too low."""
+    """Return the pipeline with a noise scale that is a percentage too low."""
     spent = Fraction(100, 100 - percent)
 
     def noise(sensitivity: int, claimed: Fraction, entropy: Entropy) -> DiscreteLaplace:
@@ -66,7 +66,7 @@ def _seeded(sensitivity: int, epsilon: Fraction, entropy: Entropy) -> DiscreteLa
 
 
 class _ReusedBlock(DiscreteLaplace):
-    """One block of noise for all: fresh at first, then the same again."""
+    """One fresh block of noise, repeated for all cells."""
 
     def sample(self, n: int) -> NDArray[np.int64]:
         block = super().sample(min(n, _BLOCK))
@@ -78,7 +78,7 @@ def _reused(sensitivity: int, epsilon: Fraction, entropy: Entropy) -> DiscreteLa
 
 
 class _ForgottenCap(Pipeline):
-    """Contributions are counted without limit, as when the id of a user changes all the time."""
+    """Contributions are counted without limit, as if the user's id always changed."""
 
     name = "forgotten cap"
 
@@ -93,7 +93,7 @@ class _Uncapped(BoundedCounts):
 
 
 class _Overlap(Pipeline):
-    """Sliding windows are released like panes: a contribution is in several, but charged once."""
+    """Sliding windows are released: a contribution is in several, but charged once."""
 
     name = "overlapping windows"
 
@@ -102,7 +102,7 @@ class _Overlap(Pipeline):
 
 
 class _Windows(BoundedCounts):
-    """Hands over, at each pane, the sum of it and the former ones."""
+    """Returns for each pane the sum of the last four panes."""
 
     def closed(self, watermark: int) -> list[Pane]:
         panes = super().closed(watermark)
@@ -114,7 +114,7 @@ class _Windows(BoundedCounts):
 
 
 class _FloatNoise(Pipeline):
-    """Laplace noise in floating point, published to the last bit; no integer ledger takes that."""
+    """Laplace noise in floating point, published to the last bit without a ledger."""
 
     name = "float noise"
 
@@ -128,7 +128,7 @@ class _FloatNoise(Pipeline):
 
 
 class _FloatLaplace(DiscreteLaplace):
-    """The right distribution, but for its lowest bits."""
+    """The correct distribution except for its lowest bits."""
 
     def __init__(self, sensitivity: int, epsilon: Exact) -> None:
         super().__init__(sensitivity, epsilon)
@@ -142,18 +142,18 @@ class _FloatLaplace(DiscreteLaplace):
 
 
 class _SilentZeros(Pipeline):
-    """Cells in which nothing was counted are published as zeros, without noise."""
+    """Empty cells are published as zeros, without noise."""
 
     name = "empty cells without noise"
 
     def publish(self, contributions: Iterable[Contribution], keys: int, ledger: Path) -> Output:
-        kept = list(contributions)
-        right, exact = super().publish(kept, keys, ledger), self.exact(kept, keys)
-        return replace(right, values=np.where(exact == 0, 0, right.values))
+        stream = list(contributions)
+        correct, exact = super().publish(stream, keys, ledger), self.exact(stream, keys)
+        return replace(correct, values=np.where(exact == 0, 0, correct.values))
 
 
 class _DoubleFiring(Pipeline):
-    """A pane is drawn again, as after a failover to an empty ledger, and both are seen."""
+    """A pane is drawn and shown twice, as after a failover to an empty ledger."""
 
     name = "double firing"
 
@@ -163,29 +163,29 @@ class _DoubleFiring(Pipeline):
         return np.tile(super().exact(contributions, keys, restart_after), (2, 1))
 
     def publish(self, contributions: Iterable[Contribution], keys: int, ledger: Path) -> Output:
-        kept = list(contributions)
+        stream = list(contributions)
         files = [ledger.with_name(f"{ledger.name}.{secrets.token_hex(8)}") for _ in range(2)]
-        first, second = (super(_DoubleFiring, self).publish(kept, keys, file) for file in files)
+        first, second = (super(_DoubleFiring, self).publish(stream, keys, file) for file in files)
         return replace(first, values=np.concatenate([first.values, second.values]))
 
 
 class _KeyLeak(Pipeline):
-    """A key is listed only where something was counted."""
+    """A key is listed only if it has contributions."""
 
     name = "key leak"
 
     def publish(self, contributions: Iterable[Contribution], keys: int, ledger: Path) -> Output:
-        kept = list(contributions)
-        right, exact = super().publish(kept, keys, ledger), self.exact(kept, keys)
-        return replace(right, listed=exact.sum(axis=0) > 0)
+        stream = list(contributions)
+        correct, exact = super().publish(stream, keys, ledger), self.exact(stream, keys)
+        return replace(correct, listed=exact.sum(axis=0) > 0)
 
 
 def planted_bugs(cap: int, epsilon: Fraction) -> list[Pipeline]:
     """Return every planted bug.
 
     Args:
-        cap: Most contributions of one user and day, as of the pipeline under audit.
-        epsilon: What is claimed.
+        cap: Most contributions of one user and day in the audited pipeline.
+        epsilon: Claimed loss.
     """
     bugs = [
         low_scale(cap, epsilon, 50),
@@ -199,6 +199,6 @@ def planted_bugs(cap: int, epsilon: Fraction) -> list[Pipeline]:
         _OtherNoise(cap, epsilon, "reused noise", _reused),
         LevelsForgotten(cap, epsilon),
     ]
-    with suppress(ParameterError):  # of this cap, totals with Gaussian noise are not published
+    with suppress(ParameterError):  # totals of this cap cannot have Gaussian noise
         bugs.append(ContributionsForgotten(cap, epsilon))
     return bugs

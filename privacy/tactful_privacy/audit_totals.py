@@ -1,4 +1,4 @@
-"""Running totals under audit: what is read of them is a mixture of noise that is independent."""
+"""Audit of running totals, whose outputs are sums of independent node noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tactful_privacy.statistic import RUNNING_TOTALS, Statistic
 
 
 class TotalsPipeline(Pipeline):
-    """The same path for totals since midnight: 40 panes, so that the tree has two levels."""
+    """Pipeline of totals since midnight with 40 panes, a tree of two levels."""
 
     panes = 40
     shares_noise = True
@@ -36,10 +36,9 @@ class TotalsPipeline(Pipeline):
         return replace(super().statistic(keys), kind=RUNNING_TOTALS)
 
     def change(self) -> int:
-        """Return the cap times the most nodes of the tree, signs aside, that one pane lies in.
+        """Return the cap times the largest number of used nodes that contain one pane.
 
-        Counted over the nodes that the day's totals use, not taken from what the tree says of
-        itself.
+        Counted over the nodes of the day's totals, not taken from the tree's own `levels`.
         """
         tree = best_tree(self.panes)
         used = {node.unsigned for t in range(1, self.panes + 1) for node in tree.nodes(t)}
@@ -60,29 +59,28 @@ class TotalsPipeline(Pipeline):
     ) -> NDArray[Any]:
         """See `Pipeline`.
 
-        A day's 40 totals use 40 nodes, so what the nodes held is computed from the totals, noise
-        and all; and of the nodes, each has noise of its own.
+        A day's 40 totals use 40 nodes, so the noisy value of each node follows from the totals, and
+        each node has independent noise.
         """
-        nodes = [np.linalg.solve(self._walks, it) for it in (values, present, absent)]
+        nodes = [np.linalg.solve(self._walks, totals) for totals in (values, present, absent)]
         return laplace_likelihood(nodes[0], nodes[1], nodes[2])
 
     @cached_property
     def _walks(self) -> NDArray[np.float64]:
-        """Which nodes are in which total, with their signs, ``[panes, nodes]``."""
+        """Signs of the nodes in each total, ``[panes, nodes]``."""
         tree = best_tree(self.panes)
         walks = [tree.nodes(t) for t in range(1, self.panes + 1)]
-        places = {
-            node: n for n, node in enumerate(sorted({it.unsigned for w in walks for it in w}))
-        }
-        found = np.zeros((len(walks), len(places)))
-        for row, walk in zip(found, walks, strict=True):
+        used = sorted({node.unsigned for walk in walks for node in walk})
+        columns = {node: column for column, node in enumerate(used)}
+        signs = np.zeros((len(walks), len(used)))
+        for row, walk in zip(signs, walks, strict=True):
             for node in walk:
-                row[places[node.unsigned]] += node.sign
-        return found
+                row[columns[node.unsigned]] += node.sign
+        return signs
 
 
 class LevelsForgotten(TotalsPipeline):
-    """A contribution is in a node of each level of the tree, but is charged once."""
+    """Planted bug: a contribution is charged once, but lies in a node of each level."""
 
     def __init__(self, cap: int, epsilon: Fraction) -> None:
         """See `Pipeline`."""
@@ -91,9 +89,14 @@ class LevelsForgotten(TotalsPipeline):
 
     def statistic(self, keys: int) -> Statistic:
         """See `Pipeline`."""
-        right = super().statistic(keys)
+        correct = super().statistic(keys)
         return _OneLevel(
-            right.name, right.keys, right.pane_ms, right.cap, right.epsilon, kind=right.kind
+            correct.name,
+            correct.keys,
+            correct.pane_ms,
+            correct.cap,
+            correct.epsilon,
+            kind=correct.kind,
         )
 
 

@@ -54,6 +54,14 @@ class _State(msgspec.Struct, array_like=True):
     waiting: dict[int, list[tuple[bytes, int, int, bool]]] = {}  # day -> user, pane, key, late
     closed_any: bool = False
 
+    def pop_pane(self, start: int, keys: int) -> NDArray[np.int64]:
+        """Remove a pane and return its counts, ``[keys]``."""
+        counts = np.zeros(keys, dtype=np.int64)
+        for index, count in self.counts.pop(start, {}).items():
+            counts[index] = count
+        self.spent_in_cell.pop(start, None)
+        return counts
+
     def forget(self, *, chosen: bool) -> None:
         """Delete closed panes and past days; for hours see `forget_hours`."""
         for panes in (self.counts, self.spent_in_cell):
@@ -162,14 +170,7 @@ class BoundedCounts:
             ParameterError: The secret is too short, `start` is negative, or the statistic has no
                 catalogue.
         """
-        if statistic.kind == FOUND_KEYS:
-            raise ParameterError(f"{statistic.name!r} has no catalogue: BoundedKeys counts it")
-        if len(secret) < _SHORTEST_SECRET:
-            raise ParameterError(
-                f"the secret has {len(secret)} bytes: give at least {_SHORTEST_SECRET} random ones"
-            )
-        if start < 0:
-            raise ParameterError(f"start is {start}: give epoch milliseconds, 0 or later")
+        _check(statistic, secret, start)
         self.statistic = statistic
         self._hash_unit = _hmac_sha256(hmac.digest(secret, b"unit", "sha256"))
         self._snapshot_seal = SnapshotSeal(secret, b"snapshot")
@@ -319,7 +320,10 @@ class BoundedCounts:
         starts = range(state.open_from, until, pane_ms)
         if not starts:
             return []
-        panes = [Pane(start, start + pane_ms, self._take(start)) for start in starts]
+        panes = [
+            Pane(start, start + pane_ms, state.pop_pane(start, len(self.statistic.keys)))
+            for start in starts
+        ]
         state.open_from, state.closed_any = until, True
         self._forget(hours=True)
         self._changed = True
@@ -464,9 +468,13 @@ class BoundedCounts:
         self._base = base
         self._later, self._entries = _State(open_from=self._state.open_from), 0
 
-    def _take(self, start: int) -> NDArray[np.int64]:
-        counts = np.zeros(len(self.statistic.keys), dtype=np.int64)
-        for index, count in self._state.counts.pop(start, {}).items():
-            counts[index] = count
-        self._state.spent_in_cell.pop(start, None)
-        return counts
+
+def _check(statistic: Statistic, secret: bytes, start: int) -> None:
+    if statistic.kind == FOUND_KEYS:
+        raise ParameterError(f"{statistic.name!r} has no catalogue: BoundedKeys counts it")
+    if len(secret) < _SHORTEST_SECRET:
+        raise ParameterError(
+            f"the secret has {len(secret)} bytes: give at least {_SHORTEST_SECRET} random ones"
+        )
+    if start < 0:
+        raise ParameterError(f"start is {start}: give epoch milliseconds, 0 or later")

@@ -1,10 +1,10 @@
-"""Periods that agree: released minutes, hours and days made to add up, and better by it.
+"""Consistent estimates of released minutes, hours and days that add up.
 
-Each level of a calendar was released with noise of its own, so the panes of an hour do not add up
-to the hour. Weighted least squares finds the closest numbers that do; among all unbiased linear
-estimates it has the smallest variance (Hay, Rastogi, Miklau, Suciu, "Boosting the accuracy of
-differentially private histograms through consistency", PVLDB 3, 2010; here with a variance of its
-own for each level). Nothing but released numbers goes in, so it costs nothing.
+Each level of a calendar has its own noise, so the panes of an hour do not add up to the hour.
+Weighted least squares finds the closest numbers that do; among all unbiased linear estimates it has
+the smallest variance (Hay, Rastogi, Miklau, Suciu, "Boosting the accuracy of differentially private
+histograms through consistency", PVLDB 3, 2010; here with a variance for each level). It uses only
+released numbers, so it costs nothing.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class ConsistentPeriod:
     Attributes:
         start: First millisecond of the period (epoch).
         end: First millisecond after it.
-        values: Estimate of every key, no integers any more; those of a period are the sums of those
-            of its parts.
+        values: Estimate of every key, a real number; the values of a period are the sums of its
+            parts.
         half_width: Each true bounded count lies within value ± half_width with at least
             `confidence`.
-        confidence: Of the interval.
+        confidence: Confidence of the interval.
     """
 
     start: int
@@ -47,9 +47,9 @@ class ConsistentPeriod:
 
 @dataclass(frozen=True)
 class _Level:
-    """What the estimates of one level of a calendar depend on."""
+    """Parameters of one level of a calendar, such as 24 hours in a day."""
 
-    parts: int  # periods of it in one of the next level up; 1 on top
+    parts: int  # periods of this level in one period of the next level up; 1 on top
     sensitivity: int
     epsilon: Fraction
 
@@ -64,9 +64,9 @@ def consistent(
     """Make the releases of a calendar add up.
 
     Args:
-        levels: Released panes of each level, the finest first, e.g. 24 hours and their day. All
-            come from one counter, and every period above the finest level is wholly covered.
-        confidence: Of the intervals, exact.
+        levels: Released panes of each level, finest first, such as 24 hours and their day. All come
+            from one counter, and every period above the finest level is wholly covered.
+        confidence: Confidence of the intervals, exact.
 
     Returns:
         The estimates, in the shape of `levels`, each level in time order.
@@ -99,7 +99,7 @@ def consistent(
 
 
 def _shape(levels: Sequence[Sequence[ReleasedPane]]) -> tuple[_Level, ...]:
-    """Check that the levels tile each other; return what the estimates depend on."""
+    """Check that the levels cover each other; return their parameters."""
     if not levels or not all(levels):
         raise ParameterError("each level of a calendar needs released panes: none are given")
     keys = list(levels[0][0].values)
@@ -108,7 +108,8 @@ def _shape(levels: Sequence[Sequence[ReleasedPane]]) -> tuple[_Level, ...]:
         for pane in level:
             if pane.kind != PANES or list(pane.values) != keys:
                 raise ParameterError(
-                    f"{pane.statistic!r} cannot be made to agree with {levels[0][0].statistic!r}:"
+                    f"{pane.statistic!r} cannot be made consistent with"
+                    f" {levels[0][0].statistic!r}:"
                     " give counts of periods with the same keys, no running totals"
                 )
             if (pane.statistic, pane.sensitivity, pane.epsilon) != (
@@ -129,7 +130,7 @@ def _shape(levels: Sequence[Sequence[ReleasedPane]]) -> tuple[_Level, ...]:
             if [pane.start for pane in level] != wanted:
                 raise ParameterError(
                     f"panes of {level[0].statistic!r} do not cover those of"
-                    f" {above[0].statistic!r}: give every one of them, and no others"
+                    f" {above[0].statistic!r}: give all panes of these periods, and no others"
                 )
         shape.append(_Level(parts, level[0].sensitivity, level[0].epsilon))
     return tuple(shape)
@@ -138,11 +139,11 @@ def _shape(levels: Sequence[Sequence[ReleasedPane]]) -> tuple[_Level, ...]:
 def _least_squares(
     released: Sequence[NDArray[np.float64]], shape: Sequence[_Level]
 ) -> list[NDArray[np.float64]]:
-    """Two passes over the levels, ``[periods, keys]`` each.
+    """Estimate by two passes over the levels, ``[periods, keys]`` each.
 
     Upwards, a period's own release and the sum of its parts' estimates are averaged by the inverse
-    of their variances. Downwards, what a period differs from the sum of its parts by is shared out
-    among them equally.
+    of their variances. Downwards, the difference between a period and the sum of its parts is
+    divided equally among the parts.
     """
     upward = [released[0]]
     variance = shape[0].variance
@@ -163,10 +164,10 @@ def _least_squares(
 
 @lru_cache(maxsize=64)
 def _half_widths(shape: tuple[_Level, ...], confidence: Fraction) -> tuple[float, ...]:
-    """Half widths by level: those of the estimates' exact weights on every release.
+    """Return the half width of each level from the exact weights of the estimates.
 
-    The weights are found by estimating from unit releases under one period of the top level; all
-    periods of a level have the same ones, in another order.
+    Estimating from unit releases under one period of the top level gives the weights; all periods
+    of a level have the same weights in another order.
     """
     sizes = [1]
     for level in reversed(shape[:-1]):

@@ -1,8 +1,8 @@
-"""What has been spent of one person's privacy this month, and what it will come to."""
+"""Spent and forecast privacy loss of one person in a month."""
 
 import calendar
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,17 +16,17 @@ _EPOCH = datetime.date(1970, 1, 1)
 
 @dataclass(frozen=True)
 class Spend:
-    """What a purpose of a tenant has cost somebody who was active on every day.
+    """Loss of a tenant and purpose for a person who was active on every day.
 
     Attributes:
-        tenant: Whose people; ``*`` in the line of everything together.
-        purpose: What for; ``*`` likewise.
-        each_day: Epsilon that registered statistics take of each day from today on.
-        days: Days of the month that something was released or asked about.
-        spent: Epsilon of those days, added.
-        spent_composed: The same by the tightest composition.
-        forecast: Epsilon of the whole month, if nothing more is asked or registered, added.
-        forecast_composed: The same by the tightest composition.
+        tenant: Tenant of the users; ``*`` in the total.
+        purpose: Purpose of the charges; ``*`` in the total.
+        each_day: Epsilon that registered statistics reserve of each day from today on.
+        days: Number of days of the month with a release or a query.
+        spent: Epsilon of those days by addition.
+        spent_composed: Epsilon of those days by the tightest composition.
+        forecast: Epsilon of the whole month by addition, without new queries and statistics.
+        forecast_composed: Epsilon of the whole month by the tightest composition.
     """
 
     tenant: str
@@ -41,13 +41,13 @@ class Spend:
 
 @dataclass(frozen=True)
 class Room:
-    """A budget, and what of it is left.
+    """A budget and its use.
 
     Attributes:
-        budget: The limit on each day, or on so many days in a row.
-        taken: Epsilon that is reserved of each day from today on, or of so many days from today on.
-        largest_day: Largest epsilon granted on a day of the month so far, or on so many days up to
-            one of them.
+        budget: The limit on each day, or on each run of days.
+        taken: Epsilon reserved of each day, or of a run of days, from today on.
+        largest_day: Largest epsilon granted on a day of the month so far, or on a run of days that
+            ends on one of them.
     """
 
     budget: Budget
@@ -60,12 +60,12 @@ class Odometer:
     """One month of a ledger.
 
     Attributes:
-        month: Such as ``2026-03``.
-        today: The day up to which is told, such as ``2026-03-17``.
-        days_in_month: How many days the month has.
-        delta: At which the composed figures hold.
-        spends: Everything together first, then each tenant and purpose.
-        rooms: Each budget, the one over everything first.
+        month: Month, such as ``2026-03``.
+        today: Last day of the spent figures, such as ``2026-03-17``.
+        days_in_month: Number of days in the month.
+        delta: Delta of the composed figures.
+        spends: The total first, then each tenant and purpose.
+        rooms: Each budget, the budget over everything first.
     """
 
     month: str
@@ -76,80 +76,100 @@ class Odometer:
     rooms: tuple[Room, ...]
 
     def in_words(self) -> str:
-        """Say what the month means for one person, without jargon where it can be helped."""
+        """Describe the loss of the month for one person in plain sentences."""
         return _words(self)
 
 
 def read_odometer(ledger: Ledger, *, today: int, delta: Exact = DELTA) -> Odometer:
-    """Tell what a month has cost and will have cost.
+    """Read the spent and forecast privacy loss of a month from the ledger.
 
-    A statistic costs its whole loss on each day of which it has released anything, and a query on
-    each day that it asks about. Both are about a person who is active on all of those days.
+    A statistic costs its whole loss on each day with a release, and a query on each day it is
+    about. Both count for a person who is active on all of those days.
 
     Args:
-        ledger: What was granted and released.
-        today: UTC day, days since 1970-01-01; its month is told.
-        delta: At which composed figures are to hold; where the deltas declared for the month add up
-            to more, at their sum.
+        ledger: Ledger with charges and releases.
+        today: UTC day, days since 1970-01-01; the odometer covers its month.
+        delta: Delta of composed figures; raised to the sum of the declared deltas of the month if
+            that is larger.
     """
     target = fraction(delta, "delta")
-    date = _EPOCH + datetime.timedelta(days=today)
-    length = calendar.monthrange(date.year, date.month)[1]
-    first = today - date.day + 1
-    last = first + length - 1
-    charges = ledger.charges()
-    released = ledger.released_days(first, last)
-    statistics = ledger.statistics()
-
-    def past(charge: Charge) -> set[int]:
-        if charge.name in statistics:
-            return {day for day in released.get(charge.name, []) if day <= today}
-        return {day for day in range(first, last + 1) if charge.on(day)}
-
-    def whole(charge: Charge) -> set[int]:
-        coming = {day for day in range(today, last + 1) if charge.on(day)}
-        return past(charge) | (coming if charge.name in statistics else set())
-
-    # Below the sum of the declared deltas nothing could be said without knowing the mechanisms.
-    declared = sum((c.loss.delta * len(whole(c)) for c in charges), Fraction(0))
+    month = _Month.read(ledger, today)
+    # No epsilon holds below the sum of the declared deltas without knowing the mechanisms.
+    declared = sum((c.loss.delta * len(month.whole(c)) for c in month.charges), Fraction(0))
     target = max(target, declared)
+    lines = sorted({(charge.tenant, charge.purpose) for charge in month.charges})
+    date = _EPOCH + datetime.timedelta(days=today)
+    return Odometer(
+        month=f"{date:%Y-%m}",
+        today=date.isoformat(),
+        days_in_month=month.last - month.first + 1,
+        delta=target,
+        spends=tuple(month.spend(*line, delta=target) for line in ((ANY, ANY), *lines)),
+        rooms=tuple(month.room(budget) for budget in ledger.budgets),
+    )
 
-    def spend(tenant: str, purpose: str) -> Spend:
+
+@dataclass(frozen=True)
+class _Month:
+    """Charges and releases of a month; days count from 1970-01-01."""
+
+    first: int
+    today: int
+    last: int
+    charges: list[Charge]
+    statistics: Collection[str]  # names
+    released: Mapping[str, Collection[int]]  # statistic -> days
+
+    @classmethod
+    def read(cls, ledger: Ledger, today: int) -> "_Month":
+        date = _EPOCH + datetime.timedelta(days=today)
+        first = today - date.day + 1
+        last = first + calendar.monthrange(date.year, date.month)[1] - 1
+        released = ledger.released_days(first, last)
+        return cls(first, today, last, ledger.charges(), ledger.statistics().keys(), released)
+
+    def past(self, charge: Charge) -> set[int]:
+        """Return the days up to today that a charge has cost."""
+        if charge.name in self.statistics:
+            return {day for day in self.released.get(charge.name, []) if day <= self.today}
+        return {day for day in range(self.first, self.last + 1) if charge.on(day)}
+
+    def whole(self, charge: Charge) -> set[int]:
+        """Return the days of the month that a charge has cost or will cost."""
+        coming = {day for day in range(self.today, self.last + 1) if charge.on(day)}
+        return self.past(charge) | (coming if charge.name in self.statistics else set())
+
+    def spend(self, tenant: str, purpose: str, *, delta: Fraction) -> Spend:
         line = Budget(Fraction(1), tenant=tenant, purpose=purpose)
-        here = [charge for charge in charges if line.covers(charge.tenant, charge.purpose)]
-        before = [(c.loss, len(past(c))) for c in here]
-        all_of_it = [(c.loss, len(whole(c))) for c in here]
+        charges = [charge for charge in self.charges if line.covers(charge.tenant, charge.purpose)]
+        spent = [(charge.loss, len(self.past(charge))) for charge in charges]
+        forecast = [(charge.loss, len(self.whole(charge))) for charge in charges]
         return Spend(
             tenant=tenant,
             purpose=purpose,
-            each_day=_added([(c.loss, 1) for c in here if c.name in statistics and c.on(today)]),
-            days=len(set().union(*map(past, here))),
-            spent=_added(before),
-            spent_composed=tightest(before, delta=target),
-            forecast=_added(all_of_it),
-            forecast_composed=tightest(all_of_it, delta=target),
+            each_day=_added([(charge.loss, 1) for charge in self._standing(charges)]),
+            days=len(set().union(*map(self.past, charges))),
+            spent=_added(spent),
+            spent_composed=tightest(spent, delta=delta),
+            forecast=_added(forecast),
+            forecast_composed=tightest(forecast, delta=delta),
         )
 
-    def room(budget: Budget) -> Room:
-        here = [c for c in charges if budget.covers(c.tenant, c.purpose)]
+    def room(self, budget: Budget) -> Room:
+        charges = [c for c in self.charges if budget.covers(c.tenant, c.purpose)]
 
         def granted(first_day: int, charged: Sequence[Charge]) -> Fraction:
             days = {c.name: c.days_in(first_day, budget.days) for c in charged}
             return budget.spent({c.name: c.loss for c in charged if days[c.name]}, days)[0]
 
-        standing = [c for c in here if c.name in statistics and c.on(today)]
-        past = (granted(day - budget.days + 1, here) for day in range(first, today + 1))
-        return Room(budget, granted(today, standing), max(past))
+        past = (
+            granted(day - budget.days + 1, charges) for day in range(self.first, self.today + 1)
+        )
+        return Room(budget, granted(self.today, self._standing(charges)), max(past))
 
-    lines = sorted({(c.tenant, c.purpose) for c in charges})
-    return Odometer(
-        month=f"{date:%Y-%m}",
-        today=date.isoformat(),
-        days_in_month=length,
-        delta=target,
-        spends=(spend(ANY, ANY), *(spend(*line) for line in lines)),
-        rooms=tuple(room(budget) for budget in ledger.budgets),
-    )
+    def _standing(self, charges: Iterable[Charge]) -> list[Charge]:
+        """Return the charges of statistics that are in force today."""
+        return [c for c in charges if c.name in self.statistics and c.on(self.today)]
 
 
 def _added(losses: Sequence[tuple[Loss, int]]) -> Fraction:
@@ -159,27 +179,27 @@ def _added(losses: Sequence[tuple[Loss, int]]) -> Fraction:
 def _words(odometer: Odometer) -> str:
     whole = odometer.spends[0]
     if not whole.forecast:
-        return f"Nothing is released in {odometer.month}, so nothing can be learnt from it."
+        return f"Nothing is released in {odometer.month}, so nobody learns anything from it."
     day = float(max(odometer.rooms[0].largest_day, whole.each_day))
     month = whole.forecast_composed
     sentences = [
-        "One day of one person: whoever thinks it as likely as not that somebody did a certain"
-        " thing on a certain day, and then sees everything that is released, can become"
+        "One day of one person: an attacker who holds a certain action of a person on a certain"
+        " day for as likely as not, and then reads all releases, can become"
         f" {_sure(day)} of it (epsilon {day:.3g} for {UNIT}).",
-        f"All of {odometer.month}, for somebody active on every day of it: the same onlooker,"
-        " asking about a habit that shows on all of these days, can become"
+        f"All of {odometer.month}, for a person active on every day: the same attacker, who asks"
+        " about a habit that shows on all of these days, can become"
         f" {_sure(month.epsilon)} (epsilon {month.epsilon:.3g}"
         + (f" at delta {month.delta:g}" if month.delta else "")
         + f"; {float(whole.forecast):.3g} by addition).",
     ]
     if month.epsilon > 5:
         sentences.append(
-            "That is no protection to speak of for what somebody does day after day; each single"
-            " day stays protected as said. Who wants a promise for a month divides the daily"
-            " budget, or registers less."
+            "This hardly protects habits of a whole month; each single day stays protected as"
+            " stated above. For a guarantee over a month, divide the daily budget or register"
+            " fewer statistics."
         )
     if not has_pld():
-        sentences.append("With tactful[accounting] installed the month is composed more tightly.")
+        sentences.append("Install tactful[accounting] for a tighter figure of the month.")
     return "\n".join(sentences)
 
 

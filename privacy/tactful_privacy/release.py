@@ -1,4 +1,4 @@
-"""From bounded exact panes to published ones."""
+"""Publication of bounded exact counts through the ledger."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ MAX_DELTA_OF_TOTALS = Fraction(1, 10**9)
 
 
 class Publisher:
-    """Publishes what one counter counted: panes, sums of longer periods, running totals.
+    """Publishes the counts of one counter: panes, sums of longer periods, running totals.
 
-    Guarantee: each statistic costs its epsilon for one user and one UTC day, and several of one
-    counter the sum of theirs, plus the delta computed from
-    the noise table (refused above 1e-12, below 1e-15 for common caps), under the assumptions of
-    `BoundedCounts` and `Ledger`: the watermark is a
-    public clock, the bounding state commits with the input position, the ledger is durable. Noise
-    is added to every cell of the public catalogue, empty ones too. That panes are published while
-    later ones are still being filled changes nothing: the bound is on the likelihood ratio of each
-    output given the former ones.
+    Guarantee: each statistic costs its epsilon for one user and one UTC day, and several statistics
+    of one counter the sum, plus the delta computed from the noise table (refused above 1e-12, below
+    1e-15 for common caps), under the assumptions of `BoundedCounts` and `Ledger`: the watermark is
+    a public clock, the bounding state commits with the input position, the ledger is durable. Noise
+    is added to every cell of the public catalogue, empty cells too. Publishing panes while later
+    panes still fill changes nothing: the bound is on the likelihood ratio of each output given the
+    earlier outputs.
     """
 
     def __init__(
@@ -46,12 +45,11 @@ class Publisher:
         """Register the statistics and prepare their noise.
 
         Args:
-            counts: Where contributions are counted; its own statistic is published.
-            ledger: Where releases are kept.
-            further: Statistics to publish from the same counts: with the same keys and caps, of
-                periods of whole panes. Each costs its own epsilon.
-            entropy: See `DiscreteLaplace`; other than the default in tests
-                only.
+            counts: Counter of contributions; its own statistic is published.
+            ledger: Ledger of the releases.
+            further: Further statistics to publish from the same counts, with the same keys and
+                caps and with periods of whole panes. Each costs its own epsilon.
+            entropy: See `DiscreteLaplace`; other than the default in tests only.
 
         Raises:
             BudgetError: The day's budget does not allow them.
@@ -71,18 +69,17 @@ class Publisher:
         self._ledger = ledger
 
     def publish(self, watermark: int) -> list[ReleasedPane]:
-        """Close, noise and store every pane that ends at or before the watermark.
+        """Close every pane that ends at or before the watermark, add noise, and store it.
 
-        A pane that the ledger holds already (the process died after storing and replays its input)
-        is returned as stored. When the ledger fails, the closed panes are kept and tried again at
-        the next call: take no snapshot of the counts in between.
+        A pane in the ledger (after a crash and a replay of the input) is returned as stored. If the
+        ledger fails, the closed panes are kept and tried again at the next call: take no snapshot
+        of the counts in between.
 
         Args:
-            watermark: Epoch milliseconds, a public clock; see
-                `BoundedCounts`.
+            watermark: Epoch milliseconds, a public clock; see `BoundedCounts`.
 
         Returns:
-            What was released, statistic by statistic, each in time order.
+            The released panes by statistic, in time order.
         """
         published: list[ReleasedPane] = []
         for statistic, starts in self.store(watermark).items():
@@ -102,7 +99,7 @@ class Publisher:
         return published
 
     def store(self, watermark: int) -> dict[str, list[int]]:
-        """Do as `publish`, and return only which panes are stored: the starts, by statistic."""
+        """Store as `publish` does; return only the starts of the stored panes, by statistic."""
         while True:
             for pane in self._counts.closed(watermark):
                 self._take(pane)
@@ -112,12 +109,12 @@ class Publisher:
         stored: dict[str, list[int]] = {}
         for series, due in zip(self._series, self._due, strict=True):
             starts = sorted(due)
-            for some in [[start] for start in starts] if series.one_by_one else [starts]:
-                if some:
-                    self._ledger.release_many(series.statistic, {it: due[it] for it in some})
-                    series.stored(some[-1])
-                    stored.setdefault(series.statistic.name, []).extend(some)
-                    for start in some:
+            for batch in [[start] for start in starts] if series.one_by_one else [starts]:
+                if batch:
+                    self._ledger.release_many(series.statistic, {at: due[at] for at in batch})
+                    series.stored(batch[-1])
+                    stored.setdefault(series.statistic.name, []).extend(batch)
+                    for start in batch:
                         del due[start]
         return stored
 
@@ -129,13 +126,13 @@ class Publisher:
                 due[start] = draw
 
     def snapshot(self) -> bytes:
-        """Return what was counted in periods that are not over, beside the counter's snapshot.
+        """Return the counts of unfinished periods.
 
-        It belongs to the counter's snapshot taken at the same moment: store both in one write.
-        A statistic that it does not hold yet begins in the middle of its period.
+        Store them in one write with the counter's snapshot of the same moment. A statistic added
+        later begins in the middle of its period.
         """
-        held = {series.statistic.name: series.snapshot() for series in self._series}
-        return msgspec.msgpack.encode((self._counts.open_from, held))
+        snapshots = {series.statistic.name: series.snapshot() for series in self._series}
+        return msgspec.msgpack.encode((self._counts.open_from, snapshots))
 
     def restore(self, snapshot: bytes) -> None:
         """Continue from a snapshot, after the counter was restored from its own.
@@ -145,15 +142,17 @@ class Publisher:
                 would be counted twice.
         """
         try:
-            open_from, held = msgspec.msgpack.decode(snapshot, type=tuple[int, dict[str, bytes]])
+            open_from, snapshots = msgspec.msgpack.decode(
+                snapshot, type=tuple[int, dict[str, bytes]]
+            )
             if open_from != self._counts.open_from:
                 raise StateError(
                     f"the sums of {self._counts.statistic.name!r} belong to another moment than"
                     " its counts: restore both from one snapshot"
                 )
             for series in self._series:
-                if series.statistic.name in held:
-                    series.restore(held[series.statistic.name])
+                if series.statistic.name in snapshots:
+                    series.restore(snapshots[series.statistic.name])
         except msgspec.DecodeError as error:
             raise StateError(
                 f"the sums of {self._counts.statistic.name!r} are damaged: {error}"
@@ -170,17 +169,17 @@ def _check_fits(statistic: Statistic, counted: Statistic) -> None:
     if not same or statistic.pane_ms % counted.pane_ms:
         raise ParameterError(
             f"statistic {statistic.name!r} cannot be made from the counts of {counted.name!r}:"
-            " give the same keys and caps, and a pane of whole panes of it"
+            f" give the same keys and caps, and a pane_ms that is a multiple of {counted.pane_ms}"
         )
     if statistic.cap_of != (counted.name if counted.cap_choice else None):
         raise ParameterError(
-            f"statistic {statistic.name!r}: cap_of must name {counted.name!r} where that chooses"
-            " its cap each day, and nothing otherwise"
+            f"statistic {statistic.name!r}: cap_of must name {counted.name!r} if that statistic"
+            " chooses its cap each day, and be empty otherwise"
         )
     if statistic.kind != PANES and statistic.pane_ms != counted.pane_ms:
         raise ParameterError(
-            f"statistic {statistic.name!r}: running totals need the pane of {counted.name!r},"
-            f" {counted.pane_ms} ms"
+            f"statistic {statistic.name!r}: running totals need the pane_ms of {counted.name!r},"
+            f" {counted.pane_ms}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Released numbers with what is known about their noise: free to be shown and computed with."""
+"""Released numbers with the properties of their noise, free to show and to compute with."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ from tactful_privacy.statistic import (
 from tactful_privacy.toeplitz import GaussianTotals
 
 CONFIDENCE = Fraction(95, 100)
-"""Of every interval that nothing else is asked for."""
+"""Default confidence of intervals."""
 
-# Weighted sums of discrete Gaussian noise lie within 1.96 standard deviations as often as normal
-# noise does, but for less than 2e-9, if a fiftieth of a deviation is added: smoothed by normal
-# noise of a 300th of it, as in `mixtures`, their characteristic function is the normal one, because
-# with sigma >= 1,000 units the next waves of each term's lie beyond where the smoothing ends.
+# Half width in standard deviations of weighted sums of discrete Gaussian noise at 95 %. With an
+# added fiftieth of a deviation they lie within 1.96 deviations as often as normal noise, up to
+# 2e-9: smoothed by normal noise of a 300th of a deviation, as in `mixtures`, their characteristic
+# function is the normal one, because with sigma >= 1,000 units the next periods of each term lie
+# beyond the range of the smoothing.
 _WITHIN = NormalDist().inv_cdf(1 - (1 - 0.95 - 1e-8) / 2) * (1 + 1e-5) + 6 / 300
 
 _METHODS = {
@@ -52,29 +53,29 @@ class ReleasedPane:
     """Noisy counts of one pane with their uncertainty.
 
     Guarantee: all released panes of a UTC day together, every key, are (epsilon, delta)-private
-    for one user's contributions of that day (see `Statistic`). What is
-    computed from released panes costs nothing more (post-processing). A user who contributes on
-    several days loses at most epsilon on each.
+    for one user's contributions of that day (see `Statistic`). Computing with released panes costs
+    nothing more (post-processing). A user who contributes on several days loses at most epsilon on
+    each.
 
     Attributes:
         statistic: Name of the statistic.
         start: First millisecond of the pane (epoch).
         end: First millisecond after it.
-        values: Noisy count of every key of the catalogue; unbiased, so it may be negative. Of
-            ``found_keys`` those that reached the threshold, the largest first: of keys near it
-            those are here whose noise was positive.
+        values: Noisy count of every key of the catalogue; unbiased, so it may be negative. For
+            ``found_keys`` the keys that reached the threshold, largest first: keys near the
+            threshold appear only with positive noise.
         half_width: Each true bounded count lies within value ± half_width with at least
             `confidence`. It covers the noise, not the contributions cut off by the cap.
         confidence: 0.95.
         epsilon: Privacy loss of one user and one UTC day.
         delta: Computed bound, far below one in the number of people alive.
         cap: Most contributions of one user and one UTC day.
-        sensitivity: What one user and day changes what is noised by at most, in L1; together with
-            epsilon it says what the noise is.
+        sensitivity: L1 sensitivity of the counts before noise; with epsilon it determines the
+            noise.
         unit: The unit of privacy.
         method: The mechanism.
-        kind: ``panes``, ``found_keys``, or one of totals: then values count from `counted_from` on.
-        noise_terms: How many independent draws are in each value.
+        kind: Kind of the statistic; totals count from `counted_from` on.
+        noise_terms: Number of independent draws in each value.
     """
 
     statistic: str
@@ -93,13 +94,13 @@ class ReleasedPane:
     noise_terms: int = 1
 
     def interval(self, key: str) -> tuple[int, int]:
-        """Return the lowest and highest count that the confidence admits for a key."""
+        """Return the confidence interval of a key."""
         value = self.values[key]
         return value - self.half_width, value + self.half_width
 
     @property
     def counted_from(self) -> int:
-        """First millisecond that the values count: the pane's, or midnight before a total."""
+        """First counted millisecond: start of the pane, or midnight for totals."""
         whole_pane = self.kind in (PANES, FOUND_KEYS)
         return self.start if whole_pane else self.start - self.start % DAY_MS
 
@@ -111,8 +112,8 @@ class ReleasedSum:
     Attributes:
         value: The sum.
         half_width: The true bounded sum lies within value ± half_width with at least `confidence`.
-        confidence: Of the interval.
-        cells: How many released counts were added; each brought its own noise.
+        confidence: Confidence of the interval.
+        cells: Number of added counts, each with its own noise.
     """
 
     value: int
@@ -123,7 +124,7 @@ class ReleasedSum:
 
 @dataclass(frozen=True)
 class ReleasedPage:
-    """Some released panes in time order, and the cursor that continues after them."""
+    """Released panes in time order, and the cursor of the next page."""
 
     panes: tuple[ReleasedPane, ...]
     cursor: str | None
@@ -138,7 +139,7 @@ def read_released(
     cursor: str | None = None,
     limit: int = 100,
 ) -> ReleasedPage:
-    """Return published panes from the ledger; arguments and errors as of `Ledger.read`."""
+    """Return published panes from the ledger; see `Ledger.read` for arguments and errors."""
     page = ledger.read(name, start=start, end=end, cursor=cursor, limit=limit)
     statistic = ledger.statistic(name)
     if statistic.kind == GAUSSIAN_TOTALS:
@@ -167,17 +168,16 @@ def sum_released(
     keys: str | Collection[str] | None = None,
     confidence: Exact = CONFIDENCE,
 ) -> ReleasedSum:
-    """Add released counts over panes and keys, with the exact interval of the added noise.
+    """Add released counts over panes and keys, with the exact interval of their noise.
 
     Args:
         panes: Panes of one statistic, each once.
         keys: One key, several, or None for the whole catalogue.
-        confidence: Of the interval, exact (``"0.95"``).
+        confidence: Confidence of the interval, exact (``"0.95"``).
 
     Raises:
         ParameterError: No pane, a pane twice (its noise would not be independent of itself), panes
-            of different statistics, running totals (they overlap), or a key that is none of the
-            catalogue.
+            of different statistics, running totals (they overlap), or a key outside the catalogue.
     """
     first = check_addable(panes, of_other_caps=True)
     wanted = [keys] if isinstance(keys, str) else list(first.values if keys is None else keys)
@@ -207,11 +207,11 @@ def _half_width_of_sum(panes: Sequence[ReleasedPane], keys: int, confidence: Fra
 
 
 def check_addable(panes: Sequence[ReleasedPane], *, of_other_caps: bool = False) -> ReleasedPane:
-    """Return the first pane, having checked that the noise of all of them is independent.
+    """Check that the noise of all panes is independent; return the first pane.
 
     Args:
-        panes: What is to be added.
-        of_other_caps: Whether their noise may differ, as of days whose caps were chosen.
+        panes: Panes to add.
+        of_other_caps: Whether their noise may differ, for days with chosen caps.
 
     Raises:
         ParameterError: See `sum_released`.
@@ -222,16 +222,16 @@ def check_addable(panes: Sequence[ReleasedPane], *, of_other_caps: bool = False)
     if len({(pane.statistic, pane.epsilon) for pane in panes}) > 1:
         raise ParameterError("panes of different statistics cannot be added")
     if len({pane.sensitivity for pane in panes}) > 1 and not of_other_caps:
-        raise ParameterError("the panes are of days with different caps: conclude from each apart")
+        raise ParameterError("the panes are of days with different caps: use each day alone")
     if first.kind == FOUND_KEYS:
         raise ParameterError(
-            f"{first.statistic!r} shows keys from a threshold on: what was not shown is not known,"
-            " so nothing is concluded from them together"
+            f"{first.statistic!r} shows keys from a threshold on: the counts of the other keys are"
+            " not known, so its panes cannot be combined"
         )
     if first.kind == GAUSSIAN_TOTALS:
         raise ParameterError(
-            f"{first.statistic!r} publishes totals with Gaussian noise: read each with its own"
-            " interval, nothing is concluded from several of them"
+            f"{first.statistic!r} publishes totals with Gaussian noise: their panes cannot be"
+            " combined, use each with its own interval"
         )
     if first.kind != PANES and len(panes) > 1:
         raise ParameterError(
@@ -244,10 +244,10 @@ def check_addable(panes: Sequence[ReleasedPane], *, of_other_caps: bool = False)
 
 
 def check_keys(pane: ReleasedPane, keys: Sequence[str]) -> None:
-    """Check that keys are of the catalogue, one or more and each once.
+    """Check that one or more keys are in the catalogue, each given once.
 
     Raises:
-        ParameterError: They are not.
+        ParameterError: No key, a key outside the catalogue, or a key twice.
     """
     unknown = [key for key in keys if key not in pane.values]
     if unknown or not keys or len(set(keys)) < len(keys):
@@ -258,14 +258,14 @@ def check_keys(pane: ReleasedPane, keys: Sequence[str]) -> None:
 
 
 def describe(statistic: Statistic, release: Release) -> ReleasedPane:
-    """Return a stored release with its uncertainty; not of ``gaussian_totals``."""
+    """Return a stored release with its uncertainty; not for ``gaussian_totals``."""
     terms = _noise_terms(statistic, release.start)
     half = half_width(statistic.sensitivity, statistic.epsilon, terms, CONFIDENCE)
     return _pane(statistic, release.start, release.noisy_counts, half, terms)
 
 
 def _decode(ledger: Ledger, statistic: Statistic, wanted: Sequence[Release]) -> list[ReleasedPane]:
-    """Estimate totals from everything released since midnight before each."""
+    """Estimate ``gaussian_totals`` from all releases since midnight."""
     if not wanted:
         return []
     first, last = wanted[0].start, wanted[-1].start
@@ -283,17 +283,17 @@ def _decode(ledger: Ledger, statistic: Statistic, wanted: Sequence[Release]) -> 
     sigma = float(statistic.gaussian.sigma_squared) ** 0.5
     panes = []
     for day in range(first - first % DAY_MS, last + 1, DAY_MS):
-        of_day = [it for it in releases if day <= it.start < day + DAY_MS]
-        places = np.array([(it.start - day) // statistic.pane_ms for it in of_day], dtype=np.int64)
-        released = np.array([it.noisy_counts for it in of_day])
-        for n, it in enumerate(of_day):
-            if it.start < first:
+        of_day = [release for release in releases if day <= release.start < day + DAY_MS]
+        indices = np.array([(r.start - day) // statistic.pane_ms for r in of_day], dtype=np.int64)
+        released = np.array([release.noisy_counts for release in of_day])
+        for n, release in enumerate(of_day):
+            if release.start < first:
                 continue
-            mine = weights[places[n] - places[: n + 1]]
-            deviation = sigma * float(np.sqrt(mine @ mine))
-            estimate = np.rint(mine @ released[: n + 1]).astype(np.int64)
+            row = weights[indices[n] - indices[: n + 1]]
+            deviation = sigma * float(np.sqrt(row @ row))
+            estimate = np.rint(row @ released[: n + 1]).astype(np.int64)
             half = math.ceil(_WITHIN * deviation + 0.5)
-            panes.append(_pane(statistic, it.start, estimate, half, n + 1))
+            panes.append(_pane(statistic, release.start, estimate, half, n + 1))
     return panes
 
 
@@ -322,7 +322,7 @@ def _pane(
 
 
 def method_of(statistic: Statistic) -> str:
-    """Return the mechanism of a statistic in words."""
+    """Describe the mechanism of a statistic in words."""
     method = _METHODS[statistic.kind]
     return f"{method} {statistic.threshold} on" if statistic.kind == FOUND_KEYS else method
 
@@ -330,9 +330,9 @@ def method_of(statistic: Statistic) -> str:
 def delta_of(statistic: Statistic) -> Fraction:
     """Return the delta of a whole day of a statistic's releases.
 
-    Of panes it is that of the noise table. Running totals use the noise of a node before anything
-    is counted in it, so that somebody who reacts to totals might prefer nodes whose noise lies at
-    the table's end: the union bound over all nodes and keys covers it.
+    For panes it is the delta of the noise table. Running totals show the noise of a node before its
+    panes are counted, so a user who reacts to totals could choose nodes whose noise lies at the end
+    of the table: the union bound over all nodes and keys covers this.
     """
     if statistic.kind == GAUSSIAN_TOTALS:
         return _delta_of_gaussian(statistic.gaussian, statistic.epsilon)
@@ -369,5 +369,5 @@ def half_width(sensitivity: int, epsilon: Fraction, terms: int, confidence: Frac
 
 @lru_cache(maxsize=64)
 def noise_table(sensitivity: int, epsilon: Fraction) -> DiscreteLaplace:
-    """Return the noise, to compute with and not to draw from."""
+    """Return the noise for computations, never to draw from."""
     return DiscreteLaplace(sensitivity, epsilon)

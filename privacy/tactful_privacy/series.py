@@ -1,7 +1,8 @@
-"""What closed panes are turned into before they leave: sums of periods, running totals.
+"""Series of releases from closed panes: sums of periods and running totals.
 
-Secret side of a release. A series takes the exact panes in time order and says which release each
-of them makes due, as a function that draws it; the ledger calls that only when nothing is stored.
+This is the secret side of a release. A series receives the exact panes in time order and returns
+the release that each pane makes due, as a function that draws it. The ledger calls the function
+only if no release is stored.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ class Series(Protocol):
     """Turns the panes of one counter into the releases of one statistic.
 
     Attributes:
-        statistic: What is released.
-        one_by_one: Whether a release builds on the one before, which has to be stored by then.
+        statistic: The released statistic.
+        one_by_one: Whether a release needs the previous release stored first.
     """
 
     statistic: Statistic
     one_by_one: bool
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
-        """Add the next closed pane; return start and draw of the release that it makes due.
+        """Add the next closed pane; return start and draw of a release now due.
 
         Args:
-            pane: What was counted.
-            cap: That of its day, where it is chosen each day; None: that of the statistic.
+            pane: Exact counts.
+            cap: Chosen cap of the day; None: the cap of the statistic.
         """
 
     def stored(self, start: int) -> None:
-        """Learn that every release up to the one of this start is in the ledger."""
+        """Note that the ledger holds every release up to this start."""
 
     def snapshot(self) -> bytes:
-        """Return what is not yet released; exact, so it stays inside."""
+        """Return the unreleased counts; they are exact, so keep them secret."""
 
     def restore(self, snapshot: bytes) -> None:
         """Continue from a snapshot.
@@ -72,13 +73,13 @@ class _Partial(msgspec.Struct, array_like=True):
 
 
 class _Accumulated:
-    """Exact counts of the period that is running, ``[keys]``."""
+    """Exact counts of the current period, ``[keys]``."""
 
     def __init__(self, keys: int, period_ms: int) -> None:
         self._keys = keys
         self._period_ms = period_ms
-        self._none: NDArray[np.int64] = np.zeros(keys, dtype=np.int64)
-        self.start, self.counts = -1, self._none
+        self._zeros: NDArray[np.int64] = np.zeros(keys, dtype=np.int64)
+        self.start, self.counts = -1, self._zeros
 
     def add(self, pane: Pane) -> None:
         start = pane.start - pane.start % self._period_ms
@@ -86,7 +87,7 @@ class _Accumulated:
         self.start = start
 
     def clear(self) -> None:
-        self.start, self.counts = -1, self._none
+        self.start, self.counts = -1, self._zeros
 
     def snapshot(self) -> bytes:
         indices = np.flatnonzero(self.counts)
@@ -103,8 +104,8 @@ class _Accumulated:
         partial = msgspec.msgpack.decode(snapshot, type=_Partial)
         if partial.keys != self._keys:
             raise StateError(
-                f"the snapshot holds sums of {partial.keys} keys where there are {self._keys}:"
-                " it belongs to another statistic"
+                f"the snapshot holds sums of {partial.keys} keys, but the statistic has"
+                f" {self._keys}: it belongs to another statistic"
             )
         counts = np.zeros(self._keys, dtype=np.int64)
         counts[np.frombuffer(partial.indices, "<i8")] = np.frombuffer(partial.counts, "<i8")
@@ -112,7 +113,7 @@ class _Accumulated:
 
 
 class Sums:
-    """Counts of each period of ``pane_ms``, which may be as long as a pane or several of them.
+    """Counts of each period of ``pane_ms``, one pane or several panes long.
 
     Noise is added to the exact sum once, when its last pane has closed.
     """
@@ -120,14 +121,14 @@ class Sums:
     one_by_one = False
 
     def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
-        """Begin with nothing."""
+        """Begin without counts."""
         self.statistic = statistic
         self._entropy = entropy
         self._cap, self._noise = statistic.cap, statistic.mechanism(entropy)
         self._sum = _Accumulated(len(statistic.keys), statistic.pane_ms)
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
-        """Add a pane; the sum is due when it was the last one of its period."""
+        """Add a pane; the sum is due after the last pane of its period."""
         self._sum.add(pane)
         if pane.end % self.statistic.pane_ms:
             return None
@@ -158,20 +159,20 @@ class RunningTotals:
     """Counts since midnight (UTC) at the end of each pane.
 
     The total after t panes is released as the exact total plus the signed noise of the nodes that
-    cover t panes (`counting_tree`). The noise of a node is drawn when it is first used and kept in
-    the ledger until the day is over: totals share it, so a second draw after a crash would be one
-    too many.
+    cover t panes (`counting_tree`). The noise of a node is drawn at its first use and kept in the
+    ledger until the day is over: totals share it, so a second draw after a crash would break the
+    guarantee.
 
-    A total goes on from the one before as it was *released*: that one less its noise, plus the
-    pane. What is counted again after a crash may be less, since some of it comes too late now. A
-    total of that alone would take off again what the released ones had added, and a contribution
-    would weigh twice. `docs/explanation/running-totals.md` proves the guarantee, line by line.
+    A total continues from the previous total as *released*: that total less its noise, plus the
+    pane. Counting again after a crash may give less, since some contributions are late now. A total
+    of these counts alone would subtract contributions that released totals had added, and a
+    contribution would weigh twice. `docs/explanation/running-totals.md` proves the guarantee.
     """
 
     one_by_one = True
 
     def __init__(self, statistic: Statistic, ledger: Ledger, entropy: Entropy) -> None:
-        """Begin with nothing; there is nothing to keep but what the ledger holds."""
+        """Begin a series; the ledger holds its whole state."""
         self.statistic = statistic
         self._ledger = ledger
         self._entropy = entropy
@@ -181,32 +182,32 @@ class RunningTotals:
         self._day = -1
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
-        """Say that the total up to the end of the pane is due."""
-        of_day = self.statistic.cap if cap is None else cap
+        """Make the total up to the end of the pane due."""
+        cap_of_day = self.statistic.cap if cap is None else cap
 
         def draw() -> NDArray[np.int64]:
-            self._use_cap(of_day)
+            self._use_cap(cap_of_day)
             return self._released_before(pane.start) + pane.counts + self._noise_at(pane.start)
 
         return pane.start, draw
 
     def _use_cap(self, cap: int) -> None:
-        """Draw for a day of this cap; all of a day's nodes are, since it is fixed before."""
+        """Use the noise of this cap; a day has one cap, so all its nodes have equal noise."""
         if cap != self._cap:
             self._cap = cap
             self._noise = self.statistic.with_cap(cap).mechanism(self._entropy)
 
     def stored(self, start: int) -> None:
-        """Destroy the noise of the days whose totals are all stored, and of past nodes."""
+        """Delete the noise of finished days and of past nodes."""
         day = start - start % DAY_MS
         if day != self._day:
             self._ledger.shared_noise.delete_before(self.statistic, day)
             self._day = day
         panes = (start - day) // self.statistic.pane_ms + 1
         self._kept = {
-            (of, node): noise
-            for (of, node), noise in self._kept.items()
-            if of == day and not self._tree.is_past(node, panes)
+            (start_of_day, node): noise
+            for (start_of_day, node), noise in self._kept.items()
+            if start_of_day == day and not self._tree.is_past(node, panes)
         }
 
     def snapshot(self) -> bytes:
@@ -217,18 +218,18 @@ class RunningTotals:
         """See `Series`."""
 
     def _released_before(self, start: int) -> NDArray[np.int64]:
-        """The exact total in the release before; zeros at midnight, or where none was released."""
+        """Return the exact total in the previous release; zeros at midnight or without one."""
         before = start - self.statistic.pane_ms
-        nothing = np.zeros(len(self.statistic.keys), dtype=np.int64)
+        zeros = np.zeros(len(self.statistic.keys), dtype=np.int64)
         if before // DAY_MS < start // DAY_MS:
-            return nothing
+            return zeros
         page = self._ledger.read(self.statistic.name, start=before, end=start, limit=1)
         if not page.releases:
-            return nothing
+            return zeros
         return page.releases[0].noisy_counts - self._noise_at(before)
 
     def _noise_at(self, start: int) -> NDArray[np.int64]:
-        """Noise of the total up to the end of a pane."""
+        """Return the noise of the total up to the end of a pane."""
         day = start - start % DAY_MS
         nodes = self._tree.nodes((start - day) // self.statistic.pane_ms + 1)
         missing = {node.name: node for node in nodes if (day, node.unsigned) not in self._kept}
@@ -247,7 +248,7 @@ class RunningTotals:
 
 
 class _History(msgspec.Struct, array_like=True):
-    """Counts of the panes of a day that are not zero: pane, indices of keys, counts."""
+    """Nonzero counts of the panes of a day: pane, indices of keys, counts."""
 
     day: int
     keys: int
@@ -255,16 +256,16 @@ class _History(msgspec.Struct, array_like=True):
 
 
 class FactorisedTotals:
-    """R x + z of each pane of a day, of which totals are computed afterwards (`toeplitz`).
+    """R x + z of each pane of a day; readers compute totals from it (`toeplitz`).
 
-    Each pane has noise of its own, so one draw a pane is all that has to be kept, as for counts of
-    panes. What is exact and kept until midnight are the counts of the day's panes.
+    Each pane has its own noise, so the ledger keeps one draw for each pane, as for counts of panes.
+    The exact counts of the day's panes are kept until midnight.
     """
 
     one_by_one = False
 
     def __init__(self, statistic: Statistic, entropy: Entropy) -> None:
-        """Begin with nothing."""
+        """Begin without counts."""
         self.statistic = statistic
         self._noise = statistic.gaussian.noise(entropy)
         self._coefficients = statistic.gaussian.root.coefficients
@@ -272,7 +273,7 @@ class FactorisedTotals:
         self._panes: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
 
     def take(self, pane: Pane, cap: int | None = None) -> tuple[int, Draw] | None:
-        """Add a pane; what its release adds to the totals is due at once."""
+        """Add a pane; its release is due at once."""
         day = pane.start - pane.start % DAY_MS
         if day != self._day:
             self._day, self._panes = day, []
@@ -301,7 +302,7 @@ class FactorisedTotals:
         history = msgspec.msgpack.decode(snapshot, type=_History)
         if history.keys != len(self.statistic.keys):
             raise StateError(
-                f"the snapshot holds panes of {history.keys} keys where there are"
+                f"the snapshot holds panes of {history.keys} keys, but the statistic has"
                 f" {len(self.statistic.keys)}: it belongs to another statistic"
             )
         self._day = history.day

@@ -1,9 +1,9 @@
 """Shares of released counts, with intervals by inverting an exact test.
 
-A share is estimated from two disjoint sets of cells, such as clicks and impressions that were not
-clicked. If it is r, then ``(1 - r) * part - r * rest`` of the true counts is zero, and what is seen
-of it is noise alone, whose distribution is known. Every r at which it would be too rare is ruled
-out (Fieller, 1954, with the exact distribution in place of the normal one).
+A share is estimated from two disjoint sets of cells, such as clicks and impressions without click.
+If it is r, then ``(1 - r) * part - r * rest`` of the true counts is zero, and the released value is
+noise alone, with a known distribution. Every r at which the value would be too rare is ruled out
+(Fieller, 1954, with the exact distribution in place of the normal one).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tactful_privacy.released import (
     noise_table,
 )
 
-# More than the rounding of the convolutions: what is near the limit is not ruled out.
+# Above the rounding error of the convolutions, so that shares near the limit are kept.
 _MARGIN = 1e-9
 _COARSE, _FINE, _HALVINGS = 41, 121, 8
 
@@ -38,10 +38,10 @@ class ReleasedShare:
     """Share of a part in a whole.
 
     Attributes:
-        value: The estimate, within 0 and 1; 0 where the noisy whole is not positive.
-        low: Lower end of the interval.
-        high: Upper end. From 0 to 1 where the noise drowns the whole.
-        confidence: The share of the true bounded counts lies within with at least this.
+        value: The estimate, within 0 and 1; 0 if the noisy whole is not positive.
+        low: Lower end of the interval; 0 if the noise exceeds the whole.
+        high: Upper end of the interval; 1 if the noise exceeds the whole.
+        confidence: Least probability that the interval holds the share of the true bounded counts.
     """
 
     value: float
@@ -61,11 +61,11 @@ def share_released(
     Args:
         panes: Panes of one statistic, each once.
         part: Keys of the part, such as clicks.
-        rest: Keys of what belongs to the whole and not to the part, such as non-clicks.
-        confidence: Of the interval, exact (``"0.95"``).
+        rest: Keys of the rest of the whole, such as non-clicks.
+        confidence: Confidence of the interval, exact (``"0.95"``).
 
     Raises:
-        ParameterError: As of `sum_released`, or part and rest have a key in common.
+        ParameterError: See `sum_released`; or part and rest have a key in common.
     """
     first = check_addable(panes)
     parts = [part] if isinstance(part, str) else list(part)
@@ -92,7 +92,7 @@ class TwoNoises:
     Attributes:
         mass: Probabilities of the noise of the first sum, around 0, ``[2 R + 1]``.
         below: Probabilities that the noise of the second is at most -Q, ..., Q, ``[2 Q + 1]``.
-        variances: Of both.
+        variances: Variances of both sums.
     """
 
     mass: NDArray[np.float64]
@@ -112,7 +112,7 @@ class TwoNoises:
         )
 
     def tails(self, a: int, b: int, r: float) -> tuple[float, float]:
-        """Return how rare ``t = (1 - r) a - r b`` is if the true counts have share r.
+        """Return both p-values of ``t = (1 - r) a - r b`` if the true share is r.
 
         Args:
             a: Noisy count of the part.
@@ -126,7 +126,7 @@ class TwoNoises:
         of_part = np.arange(-reach, reach + 1)
         if r == 0:
             return float(self.mass[of_part >= a].sum()), float(self.mass[of_part <= a].sum())
-        # The noise of the rest at which both sides are equal, given that of the part.
+        # Noise of the rest at which both sides are equal, given the noise of the part.
         turn = b + (1 - r) / r * (of_part - a)
         at_most = np.floor(turn + 1e-7) + last // 2
         at_least = np.ceil(turn - 1e-7) + last // 2
@@ -137,21 +137,21 @@ class TwoNoises:
 
 
 def _accepted(a: int, b: int, value: float, noise: TwoNoises, alpha: float) -> tuple[float, float]:
-    """Ends of the smallest interval of candidates that holds every share that is not ruled out."""
+    """Return the smallest interval that holds every share not ruled out."""
 
     def is_kept(r: float) -> bool:
         return min(noise.tails(a, b, r)) > alpha / 2 - _MARGIN
 
     def end(inside: float, outside: float) -> float:
-        """What lies between two candidates is searched, and the side of the ruled-out one told."""
+        """Bisect between a kept and a ruled-out share; return the ruled-out side."""
         for _ in range(_HALVINGS):
             middle = (inside + outside) / 2
             inside, outside = (middle, outside) if is_kept(middle) else (inside, middle)
         return outside
 
-    one, other = noise.variances
+    of_part, of_rest = noise.variances
     whole = max(1.0, float(a + b))
-    spread = 8 * math.sqrt((1 - value) ** 2 * one + value**2 * other) / whole
+    spread = 8 * math.sqrt((1 - value) ** 2 * of_part + value**2 * of_rest) / whole
     near = np.linspace(value - spread, value + spread, _FINE).clip(0, 1)
     candidates = np.unique(np.concatenate([np.linspace(0, 1, _COARSE), near])).tolist()
     kept = [index for index, r in enumerate(candidates) if is_kept(r)]
