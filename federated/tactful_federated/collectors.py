@@ -1,4 +1,4 @@
-"""Two ways to sum a round's updates: read each and add them up, or learn only their sum."""
+"""Collectors of a round: sum updates in the clear, or by a secure sum."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _log = logging.getLogger(__name__)
 
 
 class ClearCollector:
-    """Reads every update; for a server that is trusted with them, and for comparison.
+    """Sum of updates in the clear, for a trusted server and for comparison.
 
-    Updates are clipped again, whatever the device did. One that has the wrong shape or is not
-    finite counts as zeros.
+    Updates are clipped again on the server. One that has the wrong shape or is not finite counts as
+    zeros.
 
     Args:
         population: The devices.
-        deadline: Seconds after which a round takes no more updates.
-        clock: Seconds that never go back.
-        trim: Share of the report goal that is left out at either end of each coordinate, 0 to below
-            0.5: so many poisoned devices move the sum no further than honest ones could. The
-            promise is the same, there is less signal for the noise, and 4 bytes for each parameter
-            and report are held; see `trimmed_sum`.
+        deadline: Seconds after which a round accepts no more updates.
+        clock: Returns seconds of a clock that never goes back.
+        trim: Share of the report goal to remove at each end of each coordinate, 0 to below 0.5: so
+            many poisoned devices move the sum no further than honest ones could. The guarantee is
+            the same, with less signal, and 4 bytes per parameter and report are needed; see
+            `trimmed_sum`.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class ClearCollector:
         clock: Callable[[], float] = time.monotonic,
         trim: float = 0.0,
     ) -> None:
-        """Look at a population.
+        """Check the settings.
 
         Raises:
-            SettingsError: Trimming would leave nothing.
+            SettingsError: `trim` is out of range.
         """
         require(0 <= trim < 0.5, f"trim is {trim}: give 0 to below 0.5")
         self._population, self._deadline, self._clock = population, deadline, clock
         self._trim = trim
 
     def ids(self) -> Sequence[int]:
-        """Numbers of the devices that can be asked now."""
+        """Return the numbers of the devices that are available now."""
         return self._population.ids()
 
     def collect(
@@ -68,14 +68,14 @@ class ClearCollector:
         end = self._clock() + self._deadline
         trimmed = int(self._trim * plan.report_goal)
         total = np.zeros(plan.parameters, dtype=np.int64)
-        # Who is silent is a row of zeros: else it would count for more than what it sends.
+        # A missing report is a row of zeros: the sensitivity of a trimmed sum requires it.
         rows = np.zeros((plan.report_goal if trimmed else 0, plan.parameters), dtype=np.int32)
-        waiting, reports = set(ids), 0
+        pending, reports = set(ids), 0
         for device, update in self._population.train(ids, weights, round_number):
-            if device not in waiting:
-                _log.warning("round %d: an update nobody asked for was ignored", round_number)
+            if device not in pending:
+                _log.warning("round %d: ignored an update that was not requested", round_number)
                 continue
-            waiting.remove(device)
+            pending.remove(device)
             reports += 1
             try:
                 encoded = plan.grid.encode(check_vector(update, plan.parameters))
@@ -91,29 +91,29 @@ class ClearCollector:
 
 
 class SecureTransport(Protocol):
-    """Carries a secure sum's messages to devices and back."""
+    """Interface that sends the messages of a secure sum to devices."""
 
     def ids(self) -> Sequence[int]:
-        """Numbers of the devices that can be asked now."""
+        """Return the numbers of the devices that are available now."""
 
     def exchange(
         self, stage: int, questions: Mapping[int, bytes], weights: Vector
     ) -> Mapping[int, bytes]:
-        """Answers that came in time; weights are for those who are asked at stage 1."""
+        """Return the answers in time; the weights are sent at stage 1."""
 
 
 class SecureCollector:
-    """Learns only the sum of the survivors' updates.
+    """Secure sum of updates, of which the server learns only the total.
 
-    No single update can be checked, so what bounds a device is its own clipping: a poisoned device
-    can do as much harm as the field allows. A sum that honest devices cannot have made voids the
-    round.
+    Single updates cannot be checked, so only the device itself clips its update: a poisoned device
+    can change the sum as far as the field allows. A sum that honest devices cannot produce makes
+    the round void.
 
     Args:
-        transport: To the devices.
-        authority: Key that enrolments are checked with.
+        transport: Transport to the devices.
+        authority: Key to check enrolments with.
         run: Name of the run; devices join each of its rounds once.
-        entropy: Cryptographically secure bytes.
+        entropy: Source of cryptographically secure bytes.
     """
 
     def __init__(
@@ -124,32 +124,32 @@ class SecureCollector:
         run: str,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Look at devices through a transport."""
+        """Keep the transport."""
         self._transport, self._authority = transport, authority
         self._run, self._entropy = run, entropy
 
     def ids(self) -> Sequence[int]:
-        """Numbers of the devices that can be asked now."""
+        """Return the numbers of the devices that are available now."""
         return self._transport.ids()
 
     def collect(
         self, ids: Sequence[int], weights: Vector, plan: TrainingPlan, round_number: int
     ) -> Collected:
-        """Lead one secure sum; a sum that was given up is no report at all."""
+        """Run one secure sum; an aborted sum has no reports."""
         session = Session(self._run, round_number, self._entropy(32), plan.parameters)
         server = SecureSumServer(session, self._authority, fewest=plan.minimum_reports)
-        nothing = Collected(np.zeros(plan.parameters, dtype=np.int64), 0)
+        empty = Collected(np.zeros(plan.parameters, dtype=np.int64), 0)
         try:
-            found = sum_in_secret(
+            total = sum_in_secret(
                 server,
                 dict.fromkeys(ids, encode(session)),
                 lambda stage, questions: self._transport.exchange(stage, questions, weights),
             )
         except SecureSumError as error:
-            _log.warning("round %d: the secure sum was given up: %s", round_number, error)
-            return nothing
-        noise = 20 * math.sqrt(len(found.devices) * plan.device_sigma_squared)
-        if int(np.abs(found.values).max()) > len(found.devices) * plan.units + noise:
-            _log.warning("round %d: no honest devices could have sent this sum", round_number)
-            return nothing
-        return Collected(found.values, len(found.devices))
+            _log.warning("round %d: the secure sum was aborted: %s", round_number, error)
+            return empty
+        noise = 20 * math.sqrt(len(total.devices) * plan.device_sigma_squared)
+        if int(np.abs(total.values).max()) > len(total.devices) * plan.units + noise:
+            _log.warning("round %d: honest devices cannot produce this sum", round_number)
+            return empty
+        return Collected(total.values, len(total.devices))

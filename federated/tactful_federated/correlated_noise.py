@@ -93,7 +93,7 @@ class BandedRoot:
 
 @dataclass(frozen=True, eq=False)
 class NoiseMemory:
-    """State of the noise between rounds. **Secret**: it reveals the noise of later ones.
+    """State of the noise between rounds. **Secret**: it reveals later noise.
 
     Attributes:
         totals: Exact sums of the latest rounds, latest first, int64 ``[at most bands - 1, size]``.

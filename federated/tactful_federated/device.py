@@ -1,4 +1,4 @@
-"""The device: holds one household's history, trains on it, and lets a clipped update out."""
+"""A device in torch: it trains on the history of one household."""
 
 from __future__ import annotations
 
@@ -33,19 +33,18 @@ _log = logging.getLogger(__name__)
 
 
 class Device:
-    """One household's phone.
+    """Device of one household.
 
-    The history stays in this object: `train` returns an update of bounded norm, `evaluate`
-    returns counts, `intent` answers on the device itself. An update is *clipped*, which bounds
-    how far one household moves the model; it is neither noised nor masked here, so the party
-    that receives it could still learn from it.
+    The history stays in this object: `train` returns an update of bounded norm, and `evaluate`
+    returns counts. An update is *clipped*, which bounds its effect on the model, but neither noised
+    nor masked here, so its receiver could learn from it.
 
     Args:
         history: Baskets in time order, each the categories of its lines.
-        vocabulary: Public vocabulary, the same on every device of a population.
-        model: The device's own copy of the model; its weights are overwritten by every call.
-        settings: How to train.
-        seed: Seed of this device's shuffling.
+        vocabulary: Public vocabulary, equal on all devices of a population.
+        model: Copy of the model for this device; each call overwrites its weights.
+        settings: Settings of training.
+        seed: Seed of the shuffling.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Device:
         *,
         seed: int = 0,
     ) -> None:
-        """Take the history in and cut it into windows to train on and windows to be tested on."""
+        """Split the history into windows for training and for evaluation."""
         self.settings = settings or TrainerSettings()
         self.vocabulary = vocabulary
         self._model = model
@@ -67,24 +66,24 @@ class Device:
         self._evaluation = _questions(self._history, cut, self.settings)
 
     def train(self, weights: Vector, round_number: int) -> Vector:
-        """Train on the own history from `weights` and return the clipped change.
+        """Train on the history from `weights` and return the clipped change.
 
-        The same weights, round and device give the same update, bit by bit, on one machine.
+        On one machine, equal weights, rounds and devices give bit-equal updates.
 
         Args:
             weights: Global weights, flat float32 of the model's size.
-            round_number: Round that asks; it selects the shuffling.
+            round_number: Number of the round; it selects the shuffling.
 
         Returns:
             Flat float32 of the same shape, Euclidean norm at most `settings.update_norm`; zero
-            if the device has nothing to learn from.
+            if the history has no question.
 
         Raises:
             WeightsError: The weights do not fit, or training diverged.
         """
         self._model.load_vector(weights)
         parameters = list(self._model.parameters())
-        begun = [parameter.detach().clone() for parameter in parameters]
+        initial = [parameter.detach().clone() for parameter in parameters]
         inputs, answers = self._training
         shuffle = np.random.default_rng((self._seed, round_number))
         for _ in range(self.settings.epochs):
@@ -99,13 +98,13 @@ class Device:
                 if self.settings.proximal:
                     gradients = tuple(
                         g + self.settings.proximal * (p.detach() - b)
-                        for g, p, b in zip(gradients, parameters, begun, strict=True)
+                        for g, p, b in zip(gradients, parameters, initial, strict=True)
                     )
                 self._step(parameters, gradients)
         return clip_to_norm(self._model.vector() - weights, self.settings.update_norm)
 
     def evaluate(self, weights: Vector) -> Score:
-        """Score `weights` on the held-out, latest baskets of the own history.
+        """Score `weights` on the held-out, latest baskets.
 
         Raises:
             WeightsError: The weights do not fit.
@@ -146,7 +145,7 @@ class Device:
         ]
 
     def _step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        # Plain SGD by hand: torch.optim imports its compiler, seconds on a phone-sized machine.
+        # Plain SGD without torch.optim, whose import loads a compiler and takes seconds.
         norm = float(torch.sqrt(sum((g.square().sum() for g in gradients), torch.zeros(()))))
         step = self.settings.learning_rate * min(
             1.0, self.settings.gradient_norm / max(norm, 1e-12)
@@ -157,20 +156,20 @@ class Device:
 
 
 class LocalPopulation:
-    """Devices of this process, asked one after the other; see `rounds.Population`."""
+    """`Population` of devices in this process, called one after the other."""
 
     def __init__(self, devices: Mapping[int, Device]) -> None:
-        """Number the devices."""
+        """Keep the devices by number."""
         self._devices = devices
 
     def ids(self) -> Sequence[int]:
-        """Numbers of the devices."""
+        """Return the numbers of the devices."""
         return list(self._devices)
 
     def train(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Iterable[tuple[int, Vector]]:
-        """Updates of the devices asked; a device that fails is missing."""
+        """Yield updates of the devices; those that fail are left out."""
         for number in ids:
             try:
                 yield number, self._devices[number].train(weights, round_number)
@@ -180,7 +179,7 @@ class LocalPopulation:
     def evaluate(
         self, ids: Sequence[int], weights: Vector, round_number: int
     ) -> Mapping[int, Score]:
-        """Scores of the devices asked."""
+        """Return the scores of the devices."""
         return {number: self._devices[number].evaluate(weights) for number in ids}
 
 

@@ -1,4 +1,4 @@
-"""A device's directory: its keys, its sealed history, its ledger, and the app that answers."""
+"""Directory of a device: keys, encrypted history, ledger and Flower app."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a device shows of itself to be let in.
+    """Request of a device to be enrolled.
 
     Attributes:
-        node: PEM of its public node key, by which the server knows it.
-        identity: Public Ed25519 key, 32 bytes, by which other devices know it in secure sums.
+        node: PEM of the public node key, which identifies the device to the server.
+        identity: Public Ed25519 key, 32 bytes, which identifies it in secure sums.
     """
 
     node: bytes
@@ -47,15 +47,19 @@ class EnrolmentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DeviceHome:
     """One device in one population.
 
-    Nothing in it is ever sent but what `request` holds, clipped updates, and answers in secure
-    sums. On a phone the seed of the store and the keys belong into the system's key store.
+    It sends only `request`, clipped updates and answers in secure sums. On a phone, keep the keys
+    in the key store of the system. Files:
+
+        node.key, identity.key, store.key   secrets
+        request.json, enrolment, node       identity on the server
+        events.db, ledger.db                encrypted visits, participations
 
     Args:
-        directory: Of the device; a copy of it is the device.
-        invitation: The run it agreed to.
-        now: Seconds since the epoch.
-        rotate: Draw new keys, so that the server sees a stranger. What the device's own ledger says
-            of the run stays.
+        directory: Directory of the device; a copy of it is the same device.
+        invitation: Run that the device takes part in.
+        now: Returns seconds since the epoch.
+        rotate: Create new keys, so the server cannot link the device to the old ones. The ledger
+            of the device is unchanged.
     """
 
     def __init__(
@@ -66,10 +70,10 @@ class DeviceHome:
         now: Callable[[], float] = time.time,
         rotate: bool = False,
     ) -> None:
-        """Open what is there, make what is not."""
+        """Open or create the files."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory, self._invitation = directory, invitation
-        if rotate:  # before the key: whatever tells of the old one must not be seen with the new
+        if rotate:  # first: files of the old identity must not be used with the new key
             for name in ("identity.key", "enrolment", "node"):
                 (directory / name).unlink(missing_ok=True)
         self.key: ec.EllipticCurvePrivateKey = node_key(directory / "node.key", rotate=rotate)
@@ -84,54 +88,54 @@ class DeviceHome:
 
     @property
     def node(self) -> int | None:
-        """The number that the server gave this device's key, if it let it in before."""
+        """Number of the node on the server; None before the first connection."""
         try:
             return int((self._directory / "node").read_text("ascii"))
         except (FileNotFoundError, ValueError):
             return None
 
     def greeted(self, node: int) -> None:
-        """Keep the number that the server gave this device's key."""
+        """Save the number of the node on the server."""
         write_whole(self._directory / "node", str(node).encode("ascii"))
 
     @property
     def request(self) -> EnrolmentRequest:
-        """By which this device asks to be enrolled."""
+        """Enrolment request of this device."""
         return EnrolmentRequest(
             public_pem(self.key.public_key()), self._identity.public_key().public_bytes_raw()
         )
 
     def remember(self, history: Iterable[Sequence[str]]) -> None:
-        """Keep visits, the first as the oldest.
+        """Store visits, oldest first.
 
         Raises:
-            ConsentError: The person did not agree.
+            ConsentError: The user did not consent.
         """
         for visit in history:
             self.events.add(visit)
 
     def withdraw(self) -> None:
-        """Forget the person's visits, and which triggers they have fired; keep nothing more."""
+        """Withdraw consent; delete visits and fired triggers."""
         self.events.withdraw_consent()
         (self._directory / FIRED).unlink(missing_ok=True)
 
     def app(self, trainer: Trainer | None = None) -> ClientApp:
-        """What answers the server: as the invitation says, in its tier, and nothing else.
+        """Return the Flower app that answers requests of the invitation, in its tier.
 
         Args:
-            trainer: Weights and round to a clipped update; None trains on the kept visits, or where
-                the invitation is to evaluations, scores the model on them.
+            trainer: Maps weights and round to a clipped update; None trains on the stored visits,
+                or scores the model on them if the invitation is for evaluations.
 
         Raises:
-            SettingsError: The tier needs an enrolment that is not here yet, or the invitation's
-                plan is for a model of another size than it describes.
+            SettingsError: The enrolment is missing, or the plan of the invitation does not fit its
+                catalogue and widths.
         """
         evaluates = self._invitation.purpose == "evaluation"
         train = trainer or (self.evaluator() if evaluates else self._trainer())
         if self._invitation.tier == "clear":
             from tactful_federated.flower import training_app
 
-            return training_app(self._invitation.vocabulary, self._claimed(train))
+            return training_app(self._invitation.vocabulary, self._charged(train))
         from tactful_federated.flower_secure import secure_client_app
 
         rounds = SecureRounds(
@@ -146,7 +150,7 @@ class DeviceHome:
         return secure_client_app(lambda context: rounds)
 
     def evaluator(self) -> Trainer:
-        """What answers evaluations, for `app`, where the invitation is to a run of them."""
+        """Return the trainer of `app` that answers evaluations."""
         from tactful_federated.evaluation import evaluator
 
         device = self._device()
@@ -162,27 +166,28 @@ class DeviceHome:
         return lambda weights, round_number: device().train(weights, round_number)
 
     def _device(self) -> Callable[[], Device]:
-        """Makes a device of the visits that are kept when it is called."""
+        """Return a function that creates a `Device` of the visits stored at call time."""
         from tactful_federated.device import Device
         from tactful_federated.model import IntentModel
         from tactful_federated.trainer_settings import TrainerSettings
 
-        invited = self._invitation
-        vocabulary, settings = (
-            invited.vocabulary,
-            TrainerSettings(
-                learning_rate=invited.learning_rate,
-                batch_size=invited.batch_size,
-                update_norm=invited.plan.update_norm,
-                proximal=invited.proximal,
-            ),
+        invitation = self._invitation
+        vocabulary = invitation.vocabulary
+        settings = TrainerSettings(
+            learning_rate=invitation.learning_rate,
+            batch_size=invitation.batch_size,
+            update_norm=invitation.plan.update_norm,
+            proximal=invitation.proximal,
         )
-        model = IntentModel(vocabulary.size, embedding=invited.embedding, hidden=invited.hidden)
-        planned = invited.plan.parameters
+        model = IntentModel(
+            vocabulary.size, embedding=invitation.embedding, hidden=invitation.hidden
+        )
+        planned = invitation.plan.parameters
         require(
-            invited.purpose == "evaluation" or planned == model.size,
-            f"the invitation plans for {planned} parameters, but its catalogue makes {model.size}"
-            f" at embedding {invited.embedding} and hidden {invited.hidden}: get the server's own",
+            invitation.purpose == "evaluation" or planned == model.size,
+            f"the invitation plans for {planned} parameters, but its catalogue needs"
+            f" {model.size} at embedding {invitation.embedding} and hidden {invitation.hidden}:"
+            " get it from the server",
         )
 
         def device() -> Device:
@@ -193,31 +198,31 @@ class DeviceHome:
         return device
 
     def _consented(self, train: Trainer) -> Trainer:
-        def only_with_consent(weights: Vector, round_number: int) -> Vector:
+        def train_with_consent(weights: Vector, round_number: int) -> Vector:
             if not self.events.consent:
-                raise ConsentError("the person does not agree to training on this device")
+                raise ConsentError("the user does not consent to training on this device")
             return train(weights, round_number)
 
-        return only_with_consent
+        return train_with_consent
 
-    def _claimed(self, train: Trainer) -> Trainer:
-        """In a secure sum the session is claimed by its own device; here the round is."""
+    def _charged(self, train: Trainer) -> Trainer:
+        """Charge the ledger before training; in secure sums `SecureSumDevice` does this."""
         consented = self._consented(train)
 
-        def only_within_budget(weights: Vector, round_number: int) -> Vector:
-            invited = self._invitation
-            nonce = f"clear round {round_number} of {invited.run}".encode()
-            session = Session(invited.run, round_number, nonce, invited.plan.parameters)
-            self.ledger.claim(session, invited.plan)
+        def charge_and_train(weights: Vector, round_number: int) -> Vector:
+            invitation = self._invitation
+            nonce = f"clear round {round_number} of {invitation.run}".encode()
+            session = Session(invitation.run, round_number, nonce, invitation.plan.parameters)
+            self.ledger.claim(session, invitation.plan)
             return consented(weights, round_number)
 
-        return only_within_budget
+        return charge_and_train
 
     def _enrolment(self) -> Enrolment:
         path = self._directory / "enrolment"
         if not path.exists():
             raise SettingsError(
-                f"{path} is missing: have {self._directory / 'request.json'} enrolled, and put what"
-                " comes of it there"
+                f"{path} is missing: enrol {self._directory / 'request.json'} on the server"
+                " and copy the enrolment there"
             )
         return msgspec.msgpack.decode(path.read_bytes(), type=Enrolment)

@@ -1,8 +1,8 @@
-"""What a device believes its person is looking for, and how little of it is told.
+"""Predicted intent of a user on the device, and the part of it sent to the server.
 
-The model, made the person's own, answers on the device. A request for recommendations carries at
-most some categories with weights in tenths, or one category by randomised response, so that nobody
-can be sure of it. What is expected of the person some steps ahead fires triggers on the device.
+The personal model predicts on the device. A request for recommendations contains at most some
+categories with weights in tenths, or one category by randomised response, which is deniable.
+Predictions some steps ahead fire triggers on the device.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _DAY_S = 86_400
 _CONTINUATIONS = 1_000
 
 FIRED: Final = "fired"
-"""File that names the triggers that have fired; it tells of the person, and goes with consent."""
+"""File of the fired triggers; personal data, deleted when consent is withdrawn."""
 
 WORSE: Final = 0.1
-"""Nats a question by which a new model may do worse on a device and still be taken."""
+"""Nats a question by which a new model may be worse on a device."""
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """Something to do when a person is about to do something.
+    """Trigger that fires if a user is likely to choose a category soon.
 
     Attributes:
-        name: Of the trigger, one of a kind on a device.
-        categories: Any of them is waited for.
-        steps: How many steps ahead it may be, 1 or more.
-        threshold: It fires when the probability comes to this, in (0, 1].
-        rearm: And can fire again after the probability was below this, at most the threshold.
+        name: Unique name on the device.
+        categories: Categories, any of which counts.
+        steps: Number of tokens to look ahead, 1 or more.
+        threshold: Probability from which the trigger fires, in (0, 1].
+        rearm: Probability below which it can fire again, at most the threshold.
     """
 
     name: str
@@ -65,8 +65,8 @@ class Trigger:
         )
 
 
-class _Told(msgspec.Struct, frozen=True):
-    """The report of a day, which every request of the day repeats."""
+class _Report(msgspec.Struct, frozen=True):
+    """Randomised report of a UTC day; all requests of the day repeat it."""
 
     day: int
     category: str
@@ -74,18 +74,18 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 class DeviceIntent:
-    """Answers on one device; all that leaves it is what `coarse` and `randomised` return.
+    """Intent on one device; only the results of `coarse` and `randomised` are sent.
 
-    Without consent, or while there is no model, it says nothing. The model is made the person's own
-    when it is first asked, and again when visits or model changed; that is kept in memory alone.
+    Without consent or model, the results are empty. The model is personalised on first use and
+    again when visits or model change; the personal model is kept in memory only.
 
     Args:
-        directory: Of the device; it keeps what was told and which triggers have fired.
-        events: Visits of the person.
-        slot: The shared model.
+        directory: Directory of the device, for the report of the day and the fired triggers.
+        events: Visits of the user.
+        slot: Shared model.
         vocabulary: Public vocabulary.
-        now: Seconds since the epoch.
-        part: What of the model is made the person's own; None leaves it as it is shared.
+        now: Returns seconds since the epoch.
+        part: Layers to personalise; None uses the shared model.
     """
 
     def __init__(
@@ -98,33 +98,33 @@ class DeviceIntent:
         now: Callable[[], float] = time.time,
         part: Part | None = "head",
     ) -> None:
-        """Nothing is computed yet."""
+        """Keep the arguments; nothing is computed."""
         self._events, self._slot, self._vocabulary = events, slot, vocabulary
         self._now, self._part = now, part
-        self._told, self._fired = directory / "told", directory / FIRED
+        self._report_path, self._fired_path = directory / "told", directory / FIRED
         self._version, self._visits = 0, list[list[str]]()
         self._personal: Personal | None = None
 
     @property
     def model(self) -> Personal | None:
-        """The model in use; None without consent or model."""
+        """Personal model; None without consent or model."""
         if not self._events.consent:
             return None
         version, visits = self._slot.version, self._events.visits()
         if self._personal is None or (version, visits) != (self._version, self._visits):
             self._version, self._visits = version, visits
-            self._personal = self._own()
+            self._personal = self._personalise()
         return self._personal
 
     def install(self, package: bytes, *, worse: float = WORSE) -> None:
-        """Take a new model, unless it does worse on this person's own visits.
+        """Install a new model unless it is worse on the visits of the user.
 
         Args:
-            package: As `pack_model` made it.
-            worse: Nats a question by which it may do worse than the model in use.
+            package: Package from `pack_model`.
+            worse: Nats a question by which it may be worse than the installed model.
 
         Raises:
-            PackageError: It is refused; the old model stays in use.
+            PackageError: The model is refused; the installed one is unchanged.
         """
         visits, before = self._events.visits(), self._slot.predictor()
 
@@ -136,21 +136,21 @@ class DeviceIntent:
         self._slot.install(package, accept)
 
     def likely(self, count: int = 5) -> dict[str, float]:
-        """The likeliest lead categories of the next visit and their probabilities; stays here."""
-        found = self._likely()
-        if found is None:
+        """Return likely lead categories of the next visit with probabilities; not sent."""
+        probabilities = self._likely()
+        if probabilities is None:
             return {}
-        best = np.argsort(-found, kind="stable")[:count]
+        best = np.argsort(-probabilities, kind="stable")[:count]
         return {
-            self._vocabulary.category(int(token)): float(found[token])
+            self._vocabulary.category(int(token)): float(probabilities[token])
             for token in best
             if token >= FIRST_CATEGORY
         }
 
     def coarse(self, count: int = 3) -> dict[str, float]:
-        """`intent` of a request for recommendations: some categories, weights in tenths.
+        """Return the `intent` of a request: some categories with weights in tenths.
 
-        The likeliest weighs 1; who would round to 0 is left out.
+        The likeliest has the weight 1; weights that round to 0 are left out.
         """
         likely = self.likely(count)
         most = max(likely.values(), default=1.0)
@@ -158,34 +158,34 @@ class DeviceIntent:
         return {name: weight for name, weight in tenths.items() if weight > 0}
 
     def randomised(self, epsilon: str) -> dict[str, float]:
-        """`intent` of a request: one category, by randomised response.
+        """Return the `intent` of a request: one category by randomised response.
 
-        Guarantee: pure epsilon-local differential privacy of all that the requests of one UTC day
-        tell of the likeliest category; days add up. The report is drawn once a day and repeated,
-        also under another epsilon. Its weight is the probability that it is true, which is public.
+        Guarantee: all requests of a UTC day together are pure epsilon-local differentially private
+        in the likeliest category; the epsilons of days add up. The report is drawn once a day and
+        repeated, also for another epsilon. Its weight is the public probability that it is true.
 
         Args:
-            epsilon: Of a day, a decimal number as text.
+            epsilon: Epsilon of a day, a decimal number as text.
 
         Raises:
-            tactful_privacy.ParameterError: Epsilon is out of range, or there is one category only.
+            tactful_privacy.ParameterError: Epsilon is out of range, or there is only one category.
         """
-        found, day = self._likely(), int(self._now() // _DAY_S)
-        if found is None:
+        probabilities, day = self._likely(), int(self._now() // _DAY_S)
+        if probabilities is None:
             return {}
         categories = self._vocabulary.categories
-        told = self._last_told()
-        if told is None or told.day < day:
+        report = self._last_report()
+        if report is None or report.day < day:
             response = RandomizedResponse(len(categories), epsilon)
-            said = int(response.report([int(found[FIRST_CATEGORY:].argmax())])[0])
-            told = _Told(day, categories[said], float(response.truth))
-            write_whole(self._told, msgspec.json.encode(told))
-        return {told.category: told.weight}
+            number = int(response.report([int(probabilities[FIRST_CATEGORY:].argmax())])[0])
+            report = _Report(day, categories[number], float(response.truth))
+            write_whole(self._report_path, msgspec.json.encode(report))
+        return {report.category: report.weight}
 
     def about_to(self, categories: Sequence[str], *, steps: int = 3) -> float:
-        """Probability that one of some categories comes within the next steps; stays here.
+        """Return the probability of a category within the next steps; not sent.
 
-        Its standard error is 0.016 at most. Without a model it is 0.
+        The standard error is at most 0.016. Without a model the probability is 0.
         """
         personal = self.model
         if personal is None:
@@ -194,14 +194,14 @@ class DeviceIntent:
             self._history(),
             [self._vocabulary.token(name) for name in categories],
             steps=steps,
-            seed=0,  # so that the same visits give the same answer
+            seed=0,  # equal visits give equal results
             continuations=_CONTINUATIONS,
         )
 
     def fire(self, triggers: Sequence[Trigger]) -> list[str]:
-        """Names of the triggers that fire now; each does once until it is armed again.
+        """Return the names of triggers that fire now; each fires once until rearmed.
 
-        To be called when a visit was kept. What has fired is on disk before it is returned.
+        Call it after each stored visit. Fired triggers are saved before they are returned.
         """
         before, firing = self._fired_before(), []
         now = before - {trigger.name for trigger in triggers}
@@ -213,10 +213,10 @@ class DeviceIntent:
                 now.add(trigger.name)
                 firing.append(trigger.name)
         if now != before:
-            write_whole(self._fired, msgspec.json.encode(sorted(now)))
+            write_whole(self._fired_path, msgspec.json.encode(sorted(now)))
         return firing
 
-    def _own(self) -> Personal | None:
+    def _personalise(self) -> Personal | None:
         shared = self._slot.predictor()
         if shared and not np.isfinite(shared.predict(self._history())).all():
             self._slot.roll_back()
@@ -240,14 +240,14 @@ class DeviceIntent:
             return 0.0
         return mean_loss(*predictor.questions(asked), predictor.temperature)
 
-    def _last_told(self) -> _Told | None:
+    def _last_report(self) -> _Report | None:
         try:
-            return msgspec.json.decode(self._told.read_bytes(), type=_Told)
+            return msgspec.json.decode(self._report_path.read_bytes(), type=_Report)
         except FileNotFoundError:
             return None
 
     def _fired_before(self) -> set[str]:
         try:
-            return msgspec.json.decode(self._fired.read_bytes(), type=set[str])
+            return msgspec.json.decode(self._fired_path.read_bytes(), type=set[str])
         except FileNotFoundError:
             return set()

@@ -1,4 +1,4 @@
-"""The device's own account of where it took part: it refuses what its plan forbids."""
+"""Ledger of participations on the device; it enforces the bounds of the plan."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ CREATE TABLE IF NOT EXISTS runs (
 
 
 class DeviceLedger:
-    """Participations of this device, in an SQLite file that outlives kills and power cuts.
+    """Ledger of the participations of this device, in a durable SQLite file.
 
-    A device need not believe a server that the bounds of a plan are kept: it takes part at most
+    The device does not depend on the server to keep the bounds of a plan: it takes part at most
     `plan.participations` times, never twice in a session, in ascending rounds, and at least
-    `plan.separation` rounds apart. (The plan counts releases. There are never more of them than
-    rounds, so what a server may ask is never refused; a server that counts void rounds as
-    releases is caught only by the number of times.)
+    `plan.separation` rounds apart. (The plan counts releases, which are at most as many as rounds,
+    so allowed requests are never refused. If a server counts void rounds as releases, only the
+    bound on the number of participations detects it.)
 
     Args:
-        path: Of the file.
+        path: Path of the file.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the ledger, or make it."""
+        """Open or create the ledger."""
         self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._file.execute("PRAGMA synchronous = FULL")
         self._file.executescript(_SCHEMA)
 
     def times(self, run: str) -> int:
-        """How often this device took part in a run."""
+        """Return the number of participations of this device in a run."""
         row = self._file.execute("SELECT times FROM runs WHERE run = ?", (run,)).fetchone()
         return int(row[0]) if row else 0
 
     def claim_for(self, plan: TrainingPlan) -> Callable[[Session], None]:
-        """What `SecureSumDevice` claims sessions with, under this plan."""
+        """Return the `claim` argument of `SecureSumDevice` for this plan."""
         return lambda session: self.claim(session, plan)
 
     def claim(self, session: Session, plan: TrainingPlan) -> None:
-        """Charge one participation; on disk when this returns.
+        """Charge one participation, durably.
 
         Raises:
             SecureSumError: The session was joined before, or the plan does not allow it.
@@ -69,17 +69,15 @@ class DeviceLedger:
         try:
             self._file.execute("INSERT INTO sessions VALUES (?)", (session.nonce,))
         except sqlite3.IntegrityError as error:
-            raise SecureSumError("this device has been in that session") from error
+            raise SecureSumError("this device took part in that session before") from error
         row = self._file.execute(
             "SELECT times, latest FROM runs WHERE run = ?", (session.run,)
         ).fetchone()
         if row and row[0] >= plan.participations:
-            raise SecureSumError(
-                f"this device took part {row[0]} times, as often as its plan allows"
-            )
+            raise SecureSumError(f"this device took part {row[0]} times, the maximum of its plan")
         if row and session.round - row[1] < plan.separation:
             raise SecureSumError(
-                f"rounds of one device are at least {plan.separation} apart in its plan"
+                f"rounds of a device must be at least {plan.separation} apart by its plan"
             )
         self._file.execute(
             "INSERT INTO runs VALUES (?, 1, ?) ON CONFLICT (run)"
@@ -90,7 +88,7 @@ class DeviceLedger:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a device is doing; the platform fills it in."""
+    """State of a device, given by its platform."""
 
     idle: bool
     charging: bool
@@ -98,5 +96,5 @@ class Conditions:
 
     @property
     def allow_training(self) -> bool:
-        """Training must not be felt: idle, on power, and on a network that costs nothing."""
+        """Whether training is allowed: idle, charging and on an unmetered network."""
         return self.idle and self.charging and self.unmetered

@@ -1,4 +1,4 @@
-"""What training may take of a device: little memory, one thread, and the time that others leave."""
+"""Resource limits of training on a device: memory, threads and priority."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from threadpoolctl import threadpool_limits
 from tactful_federated.errors import require
 
 MOST_TOKENS: Final = 20_000
-"""Of one person, that are trained on: what bounds the time of an answer, whatever is kept."""
+"""Largest number of tokens of a user to train on, which bounds the time of an answer."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on a process that answers a server.
+    """Limits of a process that answers a server.
 
     Attributes:
-        memory_mb: Of its own, code and files aside; who asks for more fails, and the process lives
-            on. Loading torch takes about 450.
-        threads: That compute at a time.
-        niceness: 0 to 19; a process of 19 computes only while no other wants to.
+        memory_mb: Data memory in MiB, without code and files; an allocation beyond it fails, but
+            the process continues. Importing torch needs about 450.
+        threads: Number of computing threads.
+        niceness: Unix niceness, 0 to 19; 19 runs only on an idle processor.
     """
 
     memory_mb: int = 1024
@@ -39,7 +39,7 @@ class Limits:
 
 
 def keep_within(limits: Limits) -> None:
-    """Bound this process for as long as it lives; memory where the system can bound it (Unix)."""
+    """Apply limits to this process for its lifetime; memory only on Unix."""
     threadpool_limits(limits.threads)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(limits.threads)
@@ -56,7 +56,7 @@ def keep_within(limits: Limits) -> None:
 
 
 def latest(visits: Sequence[Sequence[str]], most_tokens: int = MOST_TOKENS) -> list[list[str]]:
-    """The latest visits that come to at most so many tokens, in their order."""
+    """Return the latest visits with at most `most_tokens` tokens, in order."""
     kept: list[list[str]] = []
     left = most_tokens
     for visit in reversed(visits):

@@ -1,4 +1,4 @@
-"""What a device remembers of its person: sealed, for a limited time, and only while they agree."""
+"""Encrypted visits of the user of a device, kept for a limited time with consent."""
 
 from __future__ import annotations
 
@@ -30,20 +30,23 @@ class _Visit(msgspec.Struct, array_like=True):
 
 
 class EventStore:
-    """Visits of one person, each the categories of its lines, in an SQLite file on the device.
+    """Encrypted visits of one user in an SQLite file; a visit is a list of categories.
 
-    Visits are sealed by ChaCha20-Poly1305 under a key that is derived from the caller's key and a
-    salt in the file; only their UTC days are readable, for retention. Nothing is kept without
-    consent, and withdrawing it wipes the file: what was kept is deleted, its pages are overwritten,
-    and the salt is replaced, so copies of old pages can be opened by nobody who lacks the old salt.
+    Visits are encrypted by ChaCha20-Poly1305; the key is derived from the caller's key and a salt
+    in the file. Only the UTC day of a visit is readable, for retention. Nothing is stored without
+    consent, and withdrawing it wipes the file: visits are deleted, their pages are overwritten, and
+    the salt is replaced, so copies of old pages cannot be decrypted without the old salt.
+
+        visits   number  day (since 1970)  sealed = nonce [12] | ciphertext of (time, categories)
+        setting  consent, salt, check (detects a wrong key)
 
     Args:
-        path: Of the file.
-        key: 32 bytes from the device's key store.
-        now: Seconds since the epoch.
-        retention_days: Visits are forgotten after so many days, 1 or more.
-        most_visits: Of more, the oldest are forgotten.
-        random: Cryptographically secure bytes.
+        path: Path of the file.
+        key: 32 bytes from the key store of the device.
+        now: Returns seconds since the epoch.
+        retention_days: Days after which visits are deleted, 1 or more.
+        most_visits: Largest number of visits, 1 or more; the oldest are deleted.
+        random: Source of cryptographically secure bytes.
     """
 
     def __init__(
@@ -56,89 +59,89 @@ class EventStore:
         most_visits: int = 2_000,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Open the store, or make it; without consent.
+        """Open the store, or create it without consent.
 
         Raises:
             SettingsError: A setting is out of range.
-            StoreError: The file was made with another key, or is no store.
+            StoreError: The file has another key or is not a store.
         """
-        require(len(key) == 32, f"a store's key has 32 bytes, not {len(key)}")
+        require(len(key) == 32, f"the key of a store must have 32 bytes, not {len(key)}")
         require(retention_days >= 1, "retention_days must be at least 1")
         require(most_visits >= 1, "most_visits must be at least 1")
         self._key, self._now, self._random = key, now, random
-        self._days, self._most = retention_days, most_visits
+        self._retention_days, self._most_visits = retention_days, most_visits
         self._lock = threading.Lock()
         try:
             self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._file.execute("PRAGMA secure_delete = ON")
             self._file.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
-            raise StoreError(f"{path} is no store of visits: {error}") from error
+            raise StoreError(f"{path} is not a store of visits: {error}") from error
         if self._setting("salt") is None:
             self._renew_salt()
-        self._open_seal()
+        self._derive_cipher()
         self.prune()
 
     @property
     def consent(self) -> bool:
-        """Whether the person agrees to keep visits and to train on them."""
+        """Whether the user consents to storing visits and training on them."""
         return self._setting("consent") == b"yes"
 
     def give_consent(self) -> None:
-        """Keep visits from now on."""
+        """Record consent; visits can be stored from now on."""
         self._set("consent", b"yes")
 
     def withdraw_consent(self) -> None:
-        """Keep nothing from now on, and wipe what there is."""
+        """Withdraw consent and wipe all visits."""
         self._wipe(withdrawn=True)
 
     def add(self, categories: Sequence[str], at: float | None = None) -> None:
-        """Keep a visit.
+        """Store a visit.
 
         Args:
-            categories: Of its lines, in any order.
-            at: When, seconds since the epoch; None is now. A time to come counts as now.
+            categories: Categories of its lines, in any order.
+            at: Time in seconds since the epoch; None or a future time is now.
 
         Raises:
-            ConsentError: The person did not agree.
+            ConsentError: The user did not consent.
         """
         now = self._now()
         at = now if at is None else min(at, now)
         with self._lock:
             if not self.consent:
-                raise ConsentError("the person did not agree to keep visits on this device")
+                raise ConsentError("the user did not consent to storing visits on this device")
             day = int(at // _DAY_S)
             nonce = self._random(_NONCE)
             plain = msgspec.msgpack.encode(_Visit(at, list(categories)))
-            sealed = nonce + self._seal.encrypt(nonce, plain, str(day).encode())
+            sealed = nonce + self._cipher.encrypt(nonce, plain, str(day).encode())
             self._file.execute("INSERT INTO visits (day, sealed) VALUES (?, ?)", (day, sealed))
         self.prune()
 
     def visits(self) -> list[list[str]]:
-        """All that is kept, by time.
+        """Return all visits, by time.
 
         Raises:
-            StoreError: A visit was changed by somebody else.
+            StoreError: A visit was altered outside the store.
         """
         self.prune()
         with self._lock:
             rows = self._file.execute("SELECT day, sealed FROM visits ORDER BY number").fetchall()
-            kept = [self._unseal(day, sealed) for day, sealed in rows]
+            kept = [self._decrypt(day, sealed) for day, sealed in rows]
         return [visit.categories for visit in sorted(kept, key=lambda visit: visit.at)]
 
     def prune(self) -> None:
-        """Forget what is too old or too much."""
-        oldest = int(self._now() // _DAY_S) - self._days + 1
+        """Delete visits beyond the retention time or the largest number."""
+        oldest = int(self._now() // _DAY_S) - self._retention_days + 1
         with self._lock:
             self._file.execute("DELETE FROM visits WHERE day < ?", (oldest,))
             self._file.execute(
                 "DELETE FROM visits WHERE number NOT IN"
                 " (SELECT number FROM visits ORDER BY day DESC, number DESC LIMIT ?)",
-                (self._most,),
+                (self._most_visits,),
             )
 
     def wipe(self) -> None:
-        """Forget everything for good."""
+        """Delete all visits irrecoverably; consent is unchanged."""
         self._wipe(withdrawn=False)
 
     def close(self) -> None:
@@ -148,30 +151,30 @@ class EventStore:
     def _wipe(self, *, withdrawn: bool) -> None:
         with self._lock:
             self._file.execute("BEGIN IMMEDIATE")
-            with self._file:  # all of it or nothing, whenever the process dies
+            with self._file:  # one transaction, also if the process is killed
                 if withdrawn:
                     self._set("consent", b"no")
                 self._file.execute("DELETE FROM visits")
                 self._renew_salt()
-            self._open_seal()
+            self._derive_cipher()
             self._file.execute("VACUUM")
 
-    def _unseal(self, day: int, sealed: bytes) -> _Visit:
+    def _decrypt(self, day: int, sealed: bytes) -> _Visit:
         try:
-            plain = self._seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], str(day).encode())
+            plain = self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], str(day).encode())
         except InvalidTag as error:
-            raise StoreError("a visit was changed outside this store; wipe it") from error
+            raise StoreError("a visit was altered outside this store: wipe it") from error
         return msgspec.msgpack.decode(plain, type=_Visit)
 
-    def _open_seal(self) -> None:
+    def _derive_cipher(self) -> None:
         salt = self._setting("salt") or b""
         derived = HKDF(hashes.SHA256(), 64, salt, b"tactful event store").derive(self._key)
-        self._seal = ChaCha20Poly1305(derived[:32])
-        # Half of what is derived tells a wrong key before anything is sealed with it.
+        self._cipher = ChaCha20Poly1305(derived[:32])
+        # The second half of the derived bytes detects a wrong key before it encrypts a visit.
         if self._setting("check") is None:
             self._set("check", derived[32:])
         elif self._setting("check") != derived[32:]:
-            raise StoreError("the store was made with another key")
+            raise StoreError("the store has another key")
 
     def _renew_salt(self) -> None:
         self._set("salt", self._random(32))

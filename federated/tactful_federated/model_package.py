@@ -1,4 +1,4 @@
-"""A trained model on its way to devices: signed, tried before it is used, and taken back if bad."""
+"""Signed model packages and their installation on devices, with rollback."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LABEL = b"tactful intent model 1\0"
 
 
 class ModelPackage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """An intent model.
+    """Content of a model package.
 
     Attributes:
-        version: Rises with every package.
+        version: Version, increasing with each package.
         vocabulary: Fingerprint of the public vocabulary.
-        embedding: Of the model.
-        hidden: Of the model.
-        temperature: Of its probabilities.
+        embedding: Width of a token's vector.
+        hidden: Width of the LSTM state.
+        temperature: Divisor of the logits.
         weights: Flat float32, little-endian.
     """
 
@@ -40,13 +40,13 @@ class ModelPackage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     weights: bytes
 
     def predictor(self, vocabulary: Vocabulary) -> IntentPredictor:
-        """The model, ready to predict.
+        """Return the predictor of the model.
 
         Raises:
-            PackageError: It is for another vocabulary, or its weights do not fit.
+            PackageError: The model has another vocabulary, or its weights do not fit.
         """
         if self.vocabulary != vocabulary.fingerprint:
-            raise PackageError("the model is for another vocabulary; update the device")
+            raise PackageError("the model is for another vocabulary: update the device")
         try:
             weights = np.frombuffer(self.weights, dtype="<f4").astype(np.float32)
             return IntentPredictor(
@@ -57,7 +57,7 @@ class ModelPackage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
                 temperature=self.temperature,
             )
         except (FederatedError, ValueError) as error:
-            raise PackageError(f"the model cannot be used: {error}") from error
+            raise PackageError(f"the model is not valid: {error}") from error
 
 
 def pack_model(
@@ -70,7 +70,7 @@ def pack_model(
     hidden: int = 32,
     temperature: float = 1.0,
 ) -> bytes:
-    """Sign a model: a signature of 64 bytes, then the package."""
+    """Return a signed package: 64 bytes of signature, then the encoded `ModelPackage`."""
     package = ModelPackage(
         version,
         vocabulary.fingerprint,
@@ -84,29 +84,35 @@ def pack_model(
 
 
 def open_package(data: bytes, key: Ed25519PublicKey) -> ModelPackage:
-    """Check the signature, then read.
+    """Check the signature of a package, then decode it.
 
     Raises:
-        PackageError: It was not signed by that key, or is no package.
+        PackageError: The signature is wrong, or the content is not a package.
     """
     signature, body = data[:64], data[64:]
     try:
         key.verify(signature, _digest(body))
         return msgspec.msgpack.decode(body, type=ModelPackage)
     except InvalidSignature as error:
-        raise PackageError("the package is not signed by the key this device trusts") from error
+        raise PackageError(
+            "the package is not signed by the key that this device trusts"
+        ) from error
     except msgspec.MsgspecError as error:
-        raise PackageError(f"the package is no intent model: {error}") from error
+        raise PackageError(f"the package is not an intent model: {error}") from error
 
 
 class ModelSlot:
-    """The model that a device uses, and the one before, in a directory of its own.
+    """Installed model of a device and the previous one, in a directory.
+
+        current, previous   signed packages
+        reached-SIGNER      highest version ever installed, by signer
+        withdrawn-SIGNER    highest version that was rolled back, by signer
 
     Args:
-        directory: Where they are kept.
-        key: Whose signature is trusted.
-        vocabulary: Of this device.
-        widths: Embedding and hidden of the run that the device was invited to; None takes any.
+        directory: Directory of the files.
+        key: Trusted key of the signer.
+        vocabulary: Vocabulary of this device.
+        widths: Embedding and hidden of the run of the invitation; None accepts any.
     """
 
     def __init__(
@@ -117,10 +123,10 @@ class ModelSlot:
         *,
         widths: tuple[int, int] | None = None,
     ) -> None:
-        """Look at what is kept."""
+        """Create the directory."""
         directory.mkdir(parents=True, exist_ok=True)
         self._current, self._previous = directory / "current", directory / "previous"
-        # By signer: numbers of one say nothing of another's, whom a device may come to trust later.
+        # By signer: the versions of one signer do not count for another one.
         signer = hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
         self._withdrawn = directory / f"withdrawn-{signer}"
         self._reached = directory / f"reached-{signer}"
@@ -128,23 +134,23 @@ class ModelSlot:
 
     @property
     def version(self) -> int:
-        """Of the model in use; 0 if there is none."""
+        """Version of the installed model; 0 if there is none."""
         kept = self._kept(self._current)
         return kept.version if kept else 0
 
     @property
     def withdrawn(self) -> int:
-        """The latest version that was taken back; 0 if none was."""
+        """Highest version that was rolled back; 0 if there is none."""
         return _number(self._withdrawn)
 
     @property
     def reached(self) -> int:
-        """The latest version that was ever in use, also if its file is damaged by now."""
+        """Highest version that was ever installed, even if its file is damaged."""
         kept = (self._kept(path) for path in (self._current, self._previous))
-        return max(_number(self._reached), *(each.version for each in kept if each), 0, 0)
+        return max(_number(self._reached), *(package.version for package in kept if package), 0)
 
     def predictor(self) -> IntentPredictor | None:
-        """The model in use; a damaged one gives way to the one before. None if there is none."""
+        """Return the installed model, the previous one if it is damaged, or None."""
         for path in (self._current, self._previous):
             kept = self._kept(path)
             if kept:
@@ -154,30 +160,31 @@ class ModelSlot:
     def install(
         self, data: bytes, accept: Callable[[IntentPredictor], bool] = lambda predictor: True
     ) -> None:
-        """Use a new model, if it is signed, newer, fits, and passes the device's own check.
+        """Install a new model if it is signed, newer, fits and passes a check.
 
-        Newer is what is newer than all that was in use, also than what was taken back: what did
-        harm once is not installed again because its server still offers it.
+        Newer means newer than all versions that were installed or rolled back, so a model that was
+        rolled back is not installed again.
 
         Args:
-            data: As `pack_model` made it.
-            accept: Tries the model on this device; if it says no or fails, the old one stays.
+            data: Package from `pack_model`.
+            accept: Tests the model on this device; if it returns False or fails, the model is
+                refused.
 
         Raises:
-            PackageError: It is refused; the old model stays in use.
+            PackageError: The model is refused; the installed one is unchanged.
         """
         package = open_package(data, self._key)
         if package.version <= self.withdrawn:
             raise PackageError(
-                f"version {package.version} is not newer than {self.withdrawn}, which was taken"
+                f"version {package.version} is not newer than {self.withdrawn}, which was rolled"
                 " back on this device: give the next model a higher version"
             )
         reached = self.reached
-        # What is in use again after its file was damaged is no older model: it is the same.
+        # The version that was reached may be installed again if its file was damaged.
         if package.version < reached or package.version == self.version:
             raise PackageError(
-                f"version {package.version} is not newer than {reached}, which was in use: give the"
-                " next model a higher version"
+                f"version {package.version} is not newer than {reached}, which was installed: give"
+                " the next model a higher version"
             )
         predictor = self._predictor(package)
         try:
@@ -185,23 +192,23 @@ class ModelSlot:
         except Exception as error:
             raise PackageError(f"the model failed on this device: {error}") from error
         if not works:
-            raise PackageError("the model did worse on this device than it accepts")
+            raise PackageError("the model is worse on this device than allowed")
         if self._kept(self._current):
             write_whole(self._previous, self._current.read_bytes())
-        # First: a process that dies in between may install this very version, and no older one.
+        # First: after a kill in between, this version can be installed, but no older one.
         write_whole(self._reached, str(package.version).encode("ascii"))
         write_whole(self._current, data)
 
     def roll_back(self) -> None:
-        """Use the model before again, and never again the one that is in use.
+        """Install the previous model again; block the versions after it.
 
         Raises:
-            PackageError: There is none, or it is in use already.
+            PackageError: There is no previous model, or it is installed already.
         """
         previous = self._kept(self._previous)
         if previous is None or previous.version >= self.version > 0:
-            raise PackageError("there is no earlier model to go back to")
-        # First, so that a process that dies in between has lost nothing but a way back to harm.
+            raise PackageError("there is no earlier model to roll back to")
+        # First: after a kill in between, the bad version is still blocked.
         latest = max(self.reached, self.withdrawn)
         write_whole(self._withdrawn, str(latest).encode("ascii"))
         write_whole(self._current, self._previous.read_bytes())
@@ -210,8 +217,8 @@ class ModelSlot:
         widths = package.embedding, package.hidden
         if self._widths not in (None, widths):
             raise PackageError(
-                f"the model's widths are {widths}, not {self._widths} as the device was invited to:"
-                " take the model and the invitation of one run"
+                f"the widths of the model are {widths}, not {self._widths} as in the invitation:"
+                " use the model and the invitation of one run"
             )
         return package.predictor(self._vocabulary)
 

@@ -1,10 +1,9 @@
-"""The shared model made one person's own, on their device and with numpy alone.
+"""Personalisation of the shared model on a device, in numpy.
 
-Fine-tuning on the device's own visits (Wang et al., "Federated evaluation of on-device
-personalization", 2019), of all layers or of the output layer, as a head of the device's own on
-layers that all share (Arivazhagan et al., "Federated learning with personalization layers", 2019).
-What comes of it tells of the person as their visits do: it is never sent, and nothing here writes
-it down.
+Fine-tuning on the visits of the device (Wang et al., "Federated evaluation of on-device
+personalization", 2019), either of all layers or of the output layer as a personal head on shared
+layers (Arivazhagan et al., "Federated learning with personalization layers", 2019). The result
+reveals as much about the user as the visits: it is never sent, and this module does not store it.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from tactful_federated.trainer_settings import TrainerSettings
 from tactful_federated.vectors import Vector, layer_shapes, layers
 
 Part = Literal["head", "all"]
-"""What is fine-tuned: the output layer, or every layer."""
+"""Layers to fine-tune: the output layer, or all."""
 
 MOST_VISITS: Final = 500
-"""Of more, the latest are learnt from: it bounds time and memory, and old ones tell little."""
+"""Number of latest visits to fine-tune on, which bounds time and memory."""
 
 _FEWEST_TO_CALIBRATE = 50
 _SETTINGS = TrainerSettings(epochs=8, learning_rate=0.5, held_out=0.25)
@@ -36,13 +35,13 @@ _SETTINGS = TrainerSettings(epochs=8, learning_rate=0.5, held_out=0.25)
 
 @dataclass(frozen=True, eq=False)
 class Personal:
-    """A model of one person's own.
+    """Personal model of a user.
 
     Attributes:
-        predictor: It, with a temperature fitted to the person.
-        shared_loss: Of the model that all share, on the latest visits of the person, which were
-            held out; nats a question, NaN if nothing can be asked.
-        own_loss: Of the own one, on the same; never higher.
+        predictor: Predictor with a temperature fitted to the user.
+        shared_loss: Loss of the shared model on the held-out latest visits, in nats a question; NaN
+            without questions.
+        own_loss: Loss of the personal model on the same visits, never higher.
     """
 
     predictor: IntentPredictor
@@ -59,59 +58,59 @@ def personalise(
     settings: TrainerSettings | None = None,
     seed: int = 0,
 ) -> Personal:
-    """Fine-tune a model on a person's visits, and calibrate it.
+    """Fine-tune a model on the visits of a user and calibrate it.
 
-    The latest visits are held out. The weights of the epoch that foresees them best are taken, and
-    those that all share are in the running: who is like everybody, or new, keeps them. With 50
-    questions or more the temperature is then fitted to the same visits; probabilities of the shared
-    model are otherwise taken as they are. One thread computes.
+    The latest visits are held out. The weights with the lowest loss on them are chosen among the
+    epochs and the shared weights, which are best for new or typical users. With 50 questions or
+    more the temperature is then fitted to the same visits; otherwise that of the shared model is
+    kept. The computation uses one thread.
 
     Args:
-        shared: The model that all share.
-        visits: In time order, each the categories of its lines.
+        shared: Shared model.
+        visits: Visits in time order, each the categories of its lines.
         vocabulary: Public vocabulary.
-        part: What is fine-tuned.
-        settings: How; `proximal` draws back to what all share, and `update_norm` bounds nothing,
-            as nothing is sent.
-        seed: Of the shuffling.
+        part: Layers to fine-tune.
+        settings: Settings of training; `proximal` is relative to the shared weights, and
+            `update_norm` is not used, since nothing is sent.
+        seed: Seed of the shuffling.
 
     Raises:
-        SettingsError: There is no such part.
+        SettingsError: Unknown part.
     """
     require(part in ("head", "all"), f"part is {part!r}: give head or all")
     settings = settings or _SETTINGS
     sequence, cut = split_by_time(visits[-MOST_VISITS:], vocabulary, settings.held_out)
     past, held_out = (
-        windows(of, start=start, scored=settings.scored, context=settings.context)
-        for of, start in ((sequence[:cut], 1), (sequence, cut))
+        windows(tokens, start=start, scored=settings.scored, context=settings.context)
+        for tokens, start in ((sequence[:cut], 1), (sequence, cut))
     )
     if not held_out.steps:
         return Personal(shared, math.nan, math.nan)
     with ThreadpoolController().limit(limits=1, user_api="blas"):
-        loss = mean_loss(*shared.questions(held_out), shared.temperature)
-        best, least = shared, loss
+        shared_loss = mean_loss(*shared.questions(held_out), shared.temperature)
+        best, least = shared, shared_loss
         for weights in _epochs(shared, past, part, settings, seed):
             tried = _with(shared, weights, shared.temperature)
-            its = mean_loss(*tried.questions(held_out), tried.temperature)
-            if its < least:
-                best, least = tried, its
+            loss = mean_loss(*tried.questions(held_out), tried.temperature)
+            if loss < least:
+                best, least = tried, loss
         if held_out.steps >= _FEWEST_TO_CALIBRATE:
             logits, answers = best.questions(held_out)
             temperature = fit_temperature(logits, answers)
-            its = mean_loss(logits, answers, temperature)
-            if its < least:
-                best, least = _with(best, best.weights, temperature), its
-    return Personal(best, loss, least)
+            loss = mean_loss(logits, answers, temperature)
+            if loss < least:
+                best, least = _with(best, best.weights, temperature), loss
+    return Personal(best, shared_loss, least)
 
 
 def _epochs(
     shared: IntentPredictor, past: Windows, part: Part, settings: TrainerSettings, seed: int
 ) -> Iterator[Vector]:
-    """The weights after each epoch; ends early where they are no longer finite."""
+    """Yield the weights after each epoch; stop early if they are not finite."""
     model = StackedModel(shared.vocabulary_size, embedding=shared.embedding, hidden=shared.hidden)
-    free = np.full(model.size, part == "all")
+    trainable = np.full(model.size, part == "all")
     shapes = layer_shapes(shared.vocabulary_size, embedding=shared.embedding, hidden=shared.hidden)
-    for layer in layers(free, shapes)[-2:]:
+    for layer in layers(trainable, shapes)[-2:]:
         layer[...] = True
     weights, shuffle = shared.weights.copy(), np.random.default_rng(seed)
     for _ in range(settings.epochs):
@@ -124,7 +123,7 @@ def _epochs(
             inputs = past.inputs[rows].astype(np.int64)
             gradient = model.gradient(weights[None], inputs[None], answers[None])[0]
             gradient += np.float32(settings.proximal) * (weights - shared.weights)
-            gradient *= free
+            gradient *= trainable
             norm = float(np.sqrt(np.square(gradient).sum()))
             rate = settings.learning_rate * min(1.0, settings.gradient_norm / max(norm, 1e-12))
             weights = weights - np.float32(rate) * gradient
@@ -133,11 +132,11 @@ def _epochs(
         yield weights
 
 
-def _with(of: IntentPredictor, weights: Vector, temperature: float) -> IntentPredictor:
+def _with(model: IntentPredictor, weights: Vector, temperature: float) -> IntentPredictor:
     return IntentPredictor(
         weights,
-        of.vocabulary_size,
-        embedding=of.embedding,
-        hidden=of.hidden,
+        model.vocabulary_size,
+        embedding=model.embedding,
+        hidden=model.hidden,
         temperature=temperature,
     )

@@ -176,8 +176,8 @@ def _planned(wishes: Wishes, *, draws: int) -> TrainingPlan:
     pool = math.ceil(cohort / wishes.availability)
     if wishes.population < pool:
         raise SettingsError(
-            f"a round asks {cohort} devices at availability {wishes.availability:g}, so population must"
-            f" be at least {pool}, not {wishes.population}: lower the report goal"
+            f"a round asks {cohort} devices at availability {wishes.availability:g}: population"
+            f" must be at least {pool}, not {wishes.population}: lower the report goal"
         )
     separation = min(wishes.rounds, (wishes.population - pool) // cohort + 1)
     participations = math.ceil(wishes.rounds / separation) + wishes.spare

@@ -1,9 +1,10 @@
-"""Secrets of 32 bytes in shares, any `threshold` of which give the secret, and fewer nothing.
+"""Shamir's secret sharing of 32-byte secrets.
 
 Shamir, "How to share a secret", CACM 1979: the secret is the value at 0 of a random polynomial over
-a prime field. The field is a little wider than 256 bits, so a key is one element. The libraries
-at hand share 16 bytes at a time and interpolate each secret anew; a server opens hundreds of
-secrets at the same points, so their coefficients are computed once here.
+a prime field. `threshold` shares determine it, fewer reveal nothing. The field is slightly larger
+than 2^256, so a key is one element. Available libraries share 16 bytes at a time and interpolate
+each secret separately; here the coefficients for equal holders are computed once, since a server
+opens hundreds of secrets at the same points.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ def split(
 
     Args:
         secret: 32 bytes.
-        threshold: Shares that give the secret, 1 to `holders`.
+        threshold: Number of shares that determine the secret, 1 to `holders`.
         holders: Number of shares.
-        random: Cryptographically secure bytes.
+        random: Source of cryptographically secure bytes.
 
     Raises:
         SecureSumError: The secret or the threshold has the wrong size.
     """
     if len(secret) != SECRET_BYTES or not 1 <= threshold <= holders:
         raise SecureSumError(
-            f"{len(secret)} bytes cannot be shared among {holders} with threshold {threshold}"
+            f"cannot share {len(secret)} bytes among {holders} holders with threshold {threshold}"
         )
-    # 64 more bits than the prime has, so that the remainder is uniform up to 2^-64.
+    # 64 bits more than the prime, so the remainder is uniform up to 2^-64.
     polynomial = [
         int.from_bytes(random(SHARE_BYTES + 8), "big") % _PRIME for _ in range(threshold - 1)
     ]
@@ -52,13 +53,13 @@ def split(
 
 
 def weights_at_zero(holders: Sequence[int]) -> list[int]:
-    """Return Lagrange's coefficients for the value at 0 from the values at these holders.
+    """Return the Lagrange coefficients of holders for the value at 0.
 
     Raises:
         SecureSumError: A holder is repeated or below 1.
     """
     if len(set(holders)) != len(holders) or any(x < 1 for x in holders):
-        raise SecureSumError("shares of distinct holders, counted from 1, are needed")
+        raise SecureSumError("holders of shares must be distinct and counted from 1")
     weights = []
     for x in holders:
         above, below = 1, 1
@@ -71,13 +72,13 @@ def weights_at_zero(holders: Sequence[int]) -> list[int]:
 
 
 def join(shares: Mapping[int, bytes], weights: Sequence[int]) -> bytes:
-    """Return the secret from shares by holder and the weights of the same holders, in that order.
+    """Return the secret from shares by holder and the weights in the same order.
 
     Raises:
-        SecureSumError: The shares do not make a secret of 32 bytes.
+        SecureSumError: The shares do not belong to one secret of 32 bytes.
     """
     values = (int.from_bytes(share, "big") for share in shares.values())
     secret = sum(w * v for w, v in zip(weights, values, strict=True)) % _PRIME
     if secret >> (8 * SECRET_BYTES):
-        raise SecureSumError("shares that do not belong together were opened")
+        raise SecureSumError("the opened shares do not belong to one secret")
     return secret.to_bytes(SECRET_BYTES, "big")

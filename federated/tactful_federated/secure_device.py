@@ -1,4 +1,4 @@
-"""The device's side of a secure sum: it answers five questions, each once, or falls silent."""
+"""Device side of a secure sum: it answers five questions in order, each once."""
 
 from __future__ import annotations
 
@@ -43,32 +43,32 @@ from tactful_federated.secure_messages import (
 )
 
 _NONCE = bytes(12)
-_ENDED = -9
+_SESSION_ENDED = -9
 
 
 class SecureSumDevice:
-    """One device in one session; made anew for each.
+    """One device in one session; create an object for each session.
 
-    Guarantee: whatever the server says, it learns of this device's vector no more than its sum
-    with the vectors of at least `fewest - 1` further enrolled devices, of which those that side
-    with the server may be subtracted. (In the model of Bonawitz et al. 2017, th. 6.5: the server
-    and fewer than a third of the roster's members may deviate at will.)
+    Guarantee: for every behaviour of the server, it learns about the vector of this device at most
+    its sum with the vectors of at least `fewest - 1` other enrolled devices, of which it can
+    subtract those of colluding devices. (In the model of Bonawitz et al. 2017, th. 6.5: the server
+    and fewer than a third of the members may deviate arbitrarily.)
 
-    Assumed: enrolment is in other hands than the server; ChaCha20, X25519, Ed25519 and SHA-256
-    hold.
+    Assumed: another party than the server enrols devices; ChaCha20, X25519, Ed25519 and SHA-256
+    are secure.
 
-    The methods are called in their order, each at most once. One that raises ends the session on
-    this device, and its keys are gone.
+    Call the methods in order, each at most once. An exception in one ends the session on this
+    device and deletes its keys.
 
     Args:
-        session: As invited to.
-        enrolment: Of this device.
+        session: Session of the invitation.
+        enrolment: Enrolment of this device.
         identity: Its private key.
-        authority: Key that enrolments are checked with.
-        claim: Called with the session before anything is said; must raise if this device has been
+        authority: Key to check enrolments with.
+        claim: Called with the session before the first answer; must raise if this device took part
             in a session of the same nonce, or in this or a later round of the run.
-        fewest: Sums of fewer devices are refused, 3 or more.
-        random: Cryptographically secure bytes.
+        fewest: Smallest sum that the device takes part in, 3 or more.
+        random: Source of cryptographically secure bytes.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SecureSumDevice:
     ) -> None:
         """Claim the session and draw its keys."""
         if len(session.nonce) != 32 or session.size < 1:
-            raise SecureSumError("a session has a nonce of 32 bytes and at least one value")
+            raise SecureSumError("a session needs a nonce of 32 bytes and at least one value")
         claim(session)
         self._session, self._enrolment, self._identity = session, enrolment, identity
         self._authority, self._fewest, self._random = authority, max(3, fewest), random
@@ -100,8 +100,8 @@ class SecureSumDevice:
         self._answered = 0
 
     def advertise(self) -> bytes:
-        """First answer: this session's keys, signed."""
-        with self._turn(1):
+        """Return the first answer: the signed keys of this session."""
+        with self._stage(1):
             advert = Advert(
                 self._enrolment,
                 self._box_key.public_key().public_bytes_raw(),
@@ -116,20 +116,20 @@ class SecureSumDevice:
             return encode(self._advert)
 
     def share(self, roster: bytes) -> bytes:
-        """Second answer: shares of this device's secrets, sealed for each other member.
+        """Return the second answer: encrypted shares of the secrets for each other member.
 
         Raises:
-            SecureSumError: The roster is too small, does not hold this device as it spoke, or has
-                a member whose keys are not signed by an enrolled device.
+            SecureSumError: The roster is too small, has other keys for this device, or has keys
+                that no enrolled device signed.
         """
-        with self._turn(2):
+        with self._stage(2):
             listed = decode(roster, Roster)
             self._members = index_rosters(
                 listed, lambda advert: check_advert(advert, self._session, self._authority)
             )
             if self._members.get(self._me) != self._advert:
                 raise SecureSumError("the roster does not list this device with its own keys")
-            self._check_size(len(self._members), "the roster")
+            self._check_size(len(self._members), "members of the roster")
             self._context = roster_digest(self._session, listed)
             count = len(self._members)
             secrets = (self._seed, self._mask_key.private_bytes_raw())
@@ -145,31 +145,33 @@ class SecureSumDevice:
             return encode(Boxes(sealed))
 
     def mask(self, boxes: bytes, vector: IntegerVector) -> bytes:
-        """Third answer: the vector under all masks, modulo 2^32.
+        """Return the third answer: the vector plus all masks, modulo 2^32.
 
         Args:
-            boxes: What other members sealed for this device.
-            vector: int64 ``[size]``; a sum must lie within 31 bits to be read back.
+            boxes: Encrypted shares from other members for this device.
+            vector: int64 ``[size]``; the sum must fit 31 bits and a sign.
 
         Raises:
-            SecureSumError: Too few members dealt shares, or a stranger did.
+            SecureSumError: Too few members dealt shares, or a device that is not a member did.
         """
-        with self._turn(3):
+        with self._stage(3):
             received = decode(boxes, Boxes).sealed
             if self._me in received or not set(received) <= set(self._members):
-                raise SecureSumError("shares came from somebody who is not on the roster")
+                raise SecureSumError("shares are from a device that is not on the roster")
             if vector.shape != (self._session.size,) or vector.dtype != np.int64:
-                raise SecureSumError(f"the session sums int64 of ({self._session.size},)")
+                raise SecureSumError(
+                    f"the session sums int64 vectors of shape ({self._session.size},)"
+                )
             self._dealers = frozenset({*received, self._me})
-            self._check_size(len(self._dealers), "those who dealt shares")
+            self._check_size(len(self._dealers), "dealers of shares")
             for sender, box in received.items():
                 try:
                     shares = self._box(sender, self._me, sender).decrypt(_NONCE, box, self._context)
                 except InvalidTag:
-                    continue  # a spoilt share is one of many; the others can do without it
+                    continue  # a missing share is tolerated: the threshold is two thirds
                 if len(shares) == 2 * SHARE_BYTES:
                     self._shares[sender] = shares[:SHARE_BYTES], shares[SHARE_BYTES:]
-            # Wraps around by design.
+            # Modulo 2^32. A pair mask is added by the smaller number and subtracted by the other.
             total = vector.astype(np.uint32) + own_mask(self._seed, self._context, len(vector))
             for sender in received:
                 public = self._members[sender].mask_key
@@ -178,28 +180,34 @@ class SecureSumDevice:
             return encode(Masked(total.astype("<u4").tobytes()))
 
     def confirm(self, survivors: bytes) -> bytes:
-        """Fourth answer: signs who survived.
+        """Return the fourth answer: the signature over the survivors.
 
         Raises:
-            SecureSumError: Too few, or not this device, or somebody who dealt no shares.
+            SecureSumError: The survivors are too few, do not include this device, or include one
+                that dealt no shares.
         """
-        with self._turn(4):
-            named = decode(survivors, Survivors).devices
-            self._survivors = frozenset(named)
-            if len(named) != len(self._survivors) or not self._survivors <= self._dealers:
+        with self._stage(4):
+            listed_survivors = decode(survivors, Survivors).devices
+            self._survivors = frozenset(listed_survivors)
+            if (
+                len(listed_survivors) != len(self._survivors)
+                or not self._survivors <= self._dealers
+            ):
                 raise SecureSumError("the survivors are not distinct members who dealt shares")
             if self._me not in self._survivors:
                 raise SecureSumError("this device sent its vector and is not among the survivors")
-            self._check_size(len(self._survivors), "the survivors")
+            self._check_size(len(self._survivors), "survivors")
             return encode(Agreement(self._identity.sign(self._survivors_text())))
 
     def open(self, agreements: bytes) -> bytes:
-        """Fifth answer: what removes the masks, for each member of *one* kind or the other.
+        """Return the fifth answer: shares that remove the masks.
+
+        For each member it opens either the seed (survivors) or the mask key (others), never both.
 
         Raises:
-            SecureSumError: Too few survivors signed the very same survivors.
+            SecureSumError: Too few survivors signed the same list of survivors.
         """
-        with self._turn(5):
+        with self._stage(5):
             signatures = decode(agreements, Agreements).signatures
             text = self._survivors_text()
             agreed = [
@@ -208,25 +216,25 @@ class SecureSumDevice:
                 if device in self._survivors
                 and is_signed_by(self._members[device].enrolment, signature, text)
             ]
-            self._check_size(len(agreed), "those who agree on the survivors")
-            gone = self._dealers - self._survivors
+            self._check_size(len(agreed), "survivors who signed the same list")
+            dropped = self._dealers - self._survivors
             opened = Opened(
-                {member: self._shares[member][0] for member in self._held(self._survivors)},
-                {member: self._shares[member][1] for member in self._held(gone)},
+                {member: self._shares[member][0] for member in self._with_share(self._survivors)},
+                {member: self._shares[member][1] for member in self._with_share(dropped)},
             )
-            self._forget()
+            self._delete_keys()
             return encode(opened)
 
-    def _held(self, members: Iterable[int]) -> list[int]:
+    def _with_share(self, members: Iterable[int]) -> list[int]:
         return sorted(member for member in members if member in self._shares)
 
     def _survivors_text(self) -> bytes:
         return survivors_text(self._context, self._dealers, self._survivors)
 
-    def _check_size(self, count: int, who: str) -> None:
+    def _check_size(self, count: int, group: str) -> None:
         needed = max(threshold_of(len(self._members)), self._fewest)
         if count < needed:
-            raise SecureSumError(f"{who} are {count} devices, and {needed} are needed")
+            raise SecureSumError(f"there are {count} {group}, and {needed} are needed")
 
     def _box(self, sender: int, receiver: int, other: int) -> ChaCha20Poly1305:
         public = self._members[other].box_key
@@ -235,20 +243,20 @@ class SecureSumDevice:
         )
 
     @contextmanager
-    def _turn(self, number: int) -> Iterator[None]:
-        """Refuse what is out of turn; what raises ends the session."""
-        expected, self._answered = self._answered + 1, _ENDED
+    def _stage(self, number: int) -> Iterator[None]:
+        """Check the order of the answers; an exception ends the session."""
+        expected, self._answered = self._answered + 1, _SESSION_ENDED
         try:
             if number != expected:
                 raise SecureSumError("a secure sum asks five questions in order, each once")
             yield
         except BaseException:
-            self._forget()
+            self._delete_keys()
             raise
         self._answered = number
 
-    def _forget(self) -> None:
-        self._answered = _ENDED
+    def _delete_keys(self) -> None:
+        self._answered = _SESSION_ENDED
         self._shares.clear()
         self._seed = b""
         self._box_key, self._mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()

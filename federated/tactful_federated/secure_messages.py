@@ -1,9 +1,18 @@
-"""What is said in a secure sum, to the byte, and the keys that are derived from it.
+"""Messages of a secure sum, to the byte, and the keys derived in it.
 
 Five exchanges, after Bonawitz et al., "Practical secure aggregation for privacy-preserving machine
-learning", CCS 2017, in the form that holds against a server that lies: keys are signed by enrolled
-devices, and before anything is opened the survivors sign who they believe survived. All keys are
-bound to the session and to the roster that its members saw.
+learning", CCS 2017, in the variant for a malicious server: enrolled devices sign their keys, and
+the survivors sign the list of survivors before any share is opened. All keys are bound to the
+session and to the roster of its members.
+
+    stage  server -> device        device -> server
+    1      Session                 Advert      session keys, signed
+    2      Roster                  Boxes       encrypted shares, by receiver
+    3      Boxes (by sender)       Masked      vector + own mask +- pair masks, modulo 2^32
+    4      Survivors               Agreement   signature over the survivors
+    5      Agreements              Opened      shares that remove the masks
+
+Messages are MessagePack arrays of their fields, in the order of the classes below.
 """
 
 from __future__ import annotations
@@ -25,23 +34,23 @@ from numpy.typing import NDArray
 from tactful_federated.errors import SecureSumError
 
 FEWEST_DEVICES: Final = 3
-"""Of fewer than three, a sum tells each the value of the other."""
+"""Smallest sum: with two devices, each would learn the vector of the other."""
 
 _T = TypeVar("_T")
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Encoded as an array: no names, and nothing beside what is declared."""
+    """Base class of messages, encoded as arrays without names and extra fields."""
 
 
 class Session(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One sum.
+    """Stage 1, question: parameters of the session.
 
     Attributes:
         run: Name of the training run.
         round: Number of the round.
-        nonce: 32 bytes that no other session has.
-        size: Number of values summed.
+        nonce: 32 bytes, unique to the session.
+        size: Number of values in a vector.
     """
 
     run: str
@@ -51,11 +60,11 @@ class Session(_Message, frozen=True, array_like=True, forbid_unknown_fields=True
 
 
 class Enrolment(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A device's identity in a population, certified by who enrols devices.
+    """Certified identity of a device in a population.
 
     Attributes:
-        device: Its number.
-        identity: Its Ed25519 public key.
+        device: Number of the device.
+        identity: Ed25519 public key of the device, 32 bytes.
         certificate: Signature of the enrolling authority over both.
     """
 
@@ -65,14 +74,14 @@ class Enrolment(_Message, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
 
 class Advert(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """First answer: keys for this session.
+    """Stage 1, answer: keys for this session.
 
     Attributes:
-        enrolment: Who speaks.
-        box_key: X25519 key by which shares are sealed.
-        mask_key: X25519 key from which pairwise masks come.
-        seed_digest: Commits to the seed of the device's own mask.
-        signature: Of the identity over session and all of the above.
+        enrolment: Identity of the sender.
+        box_key: X25519 key to encrypt shares with.
+        mask_key: X25519 key of the pairwise masks.
+        seed_digest: Commitment to the seed of the own mask.
+        signature: Signature of the identity over the session and the fields above.
     """
 
     enrolment: Enrolment
@@ -83,71 +92,71 @@ class Advert(_Message, frozen=True, array_like=True, forbid_unknown_fields=True)
 
 
 class Roster(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Second question: the adverts of all members, by ascending number."""
+    """Stage 2, question: adverts of all members, by ascending number."""
 
     adverts: list[Advert]
 
 
 class Boxes(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Second answer (by receiver) and third question (by sender): sealed pairs of shares."""
+    """Stage 2, answer (by receiver) and stage 3, question (by sender): shares."""
 
     sealed: dict[int, bytes]
 
 
 class Masked(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Third answer: the masked vector, little-endian unsigned 32-bit integers."""
+    """Stage 3, answer: masked vector, little-endian unsigned 32-bit integers."""
 
     values: bytes
 
 
 class Survivors(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Fourth question: whose masked vectors arrived."""
+    """Stage 4, question: devices whose masked vectors arrived."""
 
     devices: list[int]
 
 
 class Agreement(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Fourth answer: the identity's signature over session, roster, dealers and survivors."""
+    """Stage 4, answer: signature over session, roster, dealers and survivors."""
 
     signature: bytes
 
 
 class Agreements(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Fifth question: the agreements of enough survivors."""
+    """Stage 5, question: signatures of enough survivors."""
 
     signatures: dict[int, bytes]
 
 
 class Opened(_Message, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Fifth answer: shares of survivors' seeds, and of the mask keys of those who fell silent."""
+    """Stage 5, answer: shares of seeds (survivors) and of mask keys (the others)."""
 
     seeds: dict[int, bytes]
     mask_keys: dict[int, bytes]
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """Bytes of a message."""
+    """Encode a message."""
     return msgspec.msgpack.encode(message)
 
 
 def decode(data: bytes, kind: type[_T]) -> _T:
-    """Message of bytes.
+    """Decode a message.
 
     Raises:
-        SecureSumError: They are no message of that kind.
+        SecureSumError: The bytes are not a message of that class.
     """
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except msgspec.MsgspecError as error:
-        raise SecureSumError(f"a message is no {kind.__name__}: {error}") from error
+        raise SecureSumError(f"a message is not a {kind.__name__}: {error}") from error
 
 
 def threshold_of(members: int) -> int:
-    """Shares that open a secret: more than two thirds.
+    """Return the number of shares that open a secret: more than two thirds.
 
-    Two sets of survivors cannot both find so many honest signatures even if a third of the members
-    sides with the server (Bonawitz et al. 2017, th. 6.5). The number follows from the roster, so a
-    server has no say in it.
+    Two lists of survivors cannot both get so many honest signatures, even if a third of the members
+    collude with the server (Bonawitz et al. 2017, th. 6.5). The number depends only on the roster,
+    so a server cannot choose it.
     """
     return 2 * members // 3 + 1
 
@@ -159,7 +168,7 @@ def enrol(authority: Ed25519PrivateKey, device: int, identity: Ed25519PublicKey)
 
 
 def check_advert(advert: Advert, session: Session, authority: Ed25519PublicKey) -> None:
-    """Check who speaks and that it is said in this session.
+    """Check the sender of an advert, and that it belongs to this session.
 
     Raises:
         SecureSumError: A signature is wrong or a key has the wrong length.
@@ -169,13 +178,13 @@ def check_advert(advert: Advert, session: Session, authority: Ed25519PublicKey) 
         raise SecureSumError("a key in an advert does not have 32 bytes")
     text = _enrolment_text(enrolment.device, enrolment.identity)
     if not _is_signed(authority, enrolment.certificate, text):
-        raise SecureSumError("an advert comes from a device that was not enrolled")
+        raise SecureSumError("an advert is from a device that is not enrolled")
     if not is_signed_by(enrolment, advert.signature, advert_text(session, advert)):
-        raise SecureSumError("the keys of an advert are not those that its device signed")
+        raise SecureSumError("the signature of an advert is wrong")
 
 
 def is_signed_by(enrolment: Enrolment, signature: bytes, text: bytes) -> bool:
-    """Whether the identity of an enrolment signed a text."""
+    """Return whether the identity of an enrolment signed a text."""
     try:
         key = Ed25519PublicKey.from_public_bytes(enrolment.identity)
     except ValueError:
@@ -184,7 +193,7 @@ def is_signed_by(enrolment: Enrolment, signature: bytes, text: bytes) -> bool:
 
 
 def advert_text(session: Session, advert: Advert) -> bytes:
-    """What a device signs in its advert."""
+    """Return the bytes that a device signs in its advert."""
     return _digest(
         "advert",
         encode(session),
@@ -194,12 +203,12 @@ def advert_text(session: Session, advert: Advert) -> bytes:
 
 
 def roster_digest(session: Session, roster: Roster) -> bytes:
-    """Session and roster in 32 bytes; all later keys are bound to it."""
+    """Return the digest of session and roster that binds all later keys."""
     return _digest("roster", encode(session), encode(roster))
 
 
 def survivors_text(context: bytes, dealers: Iterable[int], survivors: Iterable[int]) -> bytes:
-    """What a survivor signs: who dealt shares, and who survived."""
+    """Return the bytes that a survivor signs: dealers of shares and survivors."""
     return _digest(
         "survivors",
         context,
@@ -209,51 +218,51 @@ def survivors_text(context: bytes, dealers: Iterable[int], survivors: Iterable[i
 
 
 def seed_commitment(session: Session, seed: bytes) -> bytes:
-    """Commitment to a seed of 256 random bits."""
+    """Return the commitment to a seed of 256 random bits."""
     return _digest("seed", encode(session), seed)
 
 
 def agree(private: X25519PrivateKey, public: bytes, purpose: str, context: bytes) -> bytes:
-    """Key of 32 bytes that two devices share for one purpose (X25519, HKDF-SHA-256).
+    """Derive the 32-byte key of two devices for a purpose (X25519, HKDF-SHA-256).
 
     Raises:
-        SecureSumError: The public key is no usable point.
+        SecureSumError: The public key is not a valid point.
     """
     try:
         shared = private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
-        raise SecureSumError(f"a public key cannot be used: {error}") from error
+        raise SecureSumError(f"a public key is not valid: {error}") from error
     return HKDF(hashes.SHA256(), 32, None, purpose.encode() + b"\0" + context).derive(shared)
 
 
 def pair_mask(
     private: X25519PrivateKey, public: bytes, context: bytes, size: int
 ) -> NDArray[np.uint32]:
-    """Mask of a pair of devices."""
+    """Return the mask of a pair of devices, uint32 ``[size]``."""
     return _expand(agree(private, public, "pair mask", context), size)
 
 
 def own_mask(seed: bytes, context: bytes, size: int) -> NDArray[np.uint32]:
-    """Mask that a device adds for itself."""
+    """Return the own mask of a device, uint32 ``[size]``."""
     return _expand(_digest("own mask", context, seed), size)
 
 
 def box_purpose(sender: int, receiver: int) -> str:
-    """One key for each direction, so that each seals one message only."""
+    """Return the purpose of a share key: each direction has a key, used once."""
     return f"box {sender} {receiver}"
 
 
 def index_rosters(roster: Roster, check: Callable[[Advert], None]) -> dict[int, Advert]:
-    """Members by number.
+    """Check a roster and return its adverts by device.
 
     Raises:
-        SecureSumError: Too few, out of order, keys repeated, or `check` refuses one.
+        SecureSumError: Too few members, wrong order, repeated keys, or `check` refuses one.
     """
     members = {advert.enrolment.device: advert for advert in roster.adverts}
     if len(members) < FEWEST_DEVICES:
-        raise SecureSumError(f"a secure sum takes {FEWEST_DEVICES} devices, not {len(members)}")
+        raise SecureSumError(f"a secure sum needs {FEWEST_DEVICES} devices, not {len(members)}")
     if [a.enrolment.device for a in roster.adverts] != sorted(members):
-        raise SecureSumError("a roster lists its members in ascending order, each once")
+        raise SecureSumError("a roster does not list each member once, in ascending order")
     for keys in zip(
         *((a.enrolment.identity, a.box_key, a.mask_key) for a in roster.adverts), strict=True
     ):
@@ -265,6 +274,7 @@ def index_rosters(roster: Roster, check: Callable[[Advert], None]) -> dict[int, 
 
 
 def _expand(key: bytes, size: int) -> NDArray[np.uint32]:
+    # Key stream of ChaCha20 with a zero nonce: each key expands one mask only.
     stream = Cipher(algorithms.ChaCha20(key, bytes(16)), None).encryptor().update(bytes(4 * size))
     return np.frombuffer(stream, dtype="<u4")
 

@@ -1,4 +1,4 @@
-"""The device's part of a round in secret: trains when it is asked, and adds noise if so planned."""
+"""Device side of a round with a secure sum: training, noise and answers."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from tactful_privacy import WideGaussian
 _log = logging.getLogger(__name__)
 
 Trainer = Callable[[Vector, int], Vector]
-"""Weights and number of a round to the change of the weights."""
+"""Maps weights and the number of a round to an update."""
 
 
 class SecureRounds:
-    """Answers a server's questions in the rounds of one run.
+    """Answers of a device to the questions of a server in the rounds of one run.
 
-    What leaves is on the plan's grid, clipped, with this device's share of the noise if the plan
-    says so, and under masks. A device whose training fails sends zeros: silence would tell of it.
-    The plan is the device's own copy: a server that asks for another size or run is refused.
+    An update is clipped, on the grid of the plan, noised if the plan says so, and masked. A device
+    whose training fails sends zeros, since a missing answer would reveal the failure. The device
+    uses its own copy of the plan and refuses questions for another size or run.
 
     Args:
-        run: Name of the run that this device agreed to.
-        plan: Its plan.
-        trainer: Trains on the device's own history.
-        enrolment: Of this device.
-        identity: Its private key.
-        authority: Key that enrolments are checked with.
-        claim: Charges this device's own ledger; see `SecureSumDevice`.
-        entropy: Cryptographically secure bytes.
+        run: Name of the run that the device takes part in.
+        plan: Plan of the run.
+        trainer: Trains on the history of the device.
+        enrolment: Enrolment of the device.
+        identity: Private key of the device.
+        authority: Key to check enrolments with.
+        claim: Charges the ledger of the device; see `SecureSumDevice`.
+        entropy: Source of cryptographically secure bytes.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SecureRounds:
         claim: Callable[[Session], None],
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Take part in a run."""
+        """Join a run; no session is open."""
         self._run, self._plan, self._trainer = run, plan, trainer
         self._enrolment, self._identity, self._authority = enrolment, identity, authority
         self._claim, self._entropy = claim, entropy
@@ -65,17 +65,17 @@ class SecureRounds:
 
         Args:
             stage: 1 to 5.
-            question: What the server asks.
+            question: Message of the server.
             weights: Weights to train from, at stage 1.
 
         Raises:
-            SecureSumError: The question does not belong to this run or stage, or the session was
-                given up.
+            SecureSumError: The question does not belong to this run or stage, or the session
+                was aborted.
         """
         if stage == 1:
             return self._begin(question, weights)
         if self._session is None or self._update is None:
-            raise SecureSumError("this device is in no session")
+            raise SecureSumError("this device has no open session")
         if stage == 2:
             return self._session.share(question)
         if stage == 3:
@@ -85,12 +85,12 @@ class SecureRounds:
         if stage == 5:
             session, self._session, self._update = self._session, None, None
             return session.open(question)
-        raise SecureSumError(f"a secure sum has no stage {stage}")
+        raise SecureSumError(f"a secure sum has stages 1 to 5, not {stage}")
 
     def _begin(self, question: bytes, weights: Vector | None) -> bytes:
         session = decode(question, Session)
         if session.run != self._run or session.size != self._plan.parameters or weights is None:
-            raise SecureSumError("this device did not agree to such a round")
+            raise SecureSumError("the session is not for the run or the plan of this device")
         self._session = SecureSumDevice(
             session,
             self._enrolment,

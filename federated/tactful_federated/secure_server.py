@@ -1,4 +1,4 @@
-"""The server's side of a secure sum: it carries messages, and in the end can read one sum."""
+"""Server side of a secure sum: it forwards messages and can read only the sum."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 Exchange = Callable[[int, Mapping[int, bytes]], Mapping[int, bytes]]
-"""Carries a stage's question to each device and returns the answers that came in time."""
+"""Sends the question of a stage to each device and returns the answers in time."""
 
 
 @dataclass(frozen=True, eq=False)
 class SecureTotal:
-    """What a secure sum told.
+    """Result of a secure sum.
 
     Attributes:
-        values: Sum of the survivors' vectors, int64; exact if it lies within 31 bits.
+        values: Sum of the survivors' vectors, int64; exact if it fits 31 bits and a sign.
         devices: The survivors.
     """
 
@@ -60,23 +60,22 @@ class SecureTotal:
 
 
 class SecureSumServer:
-    """One session as the server leads it; the methods are called in order.
+    """Server side of one session; call the methods in order.
 
-    Devices may fall silent at every stage, as long as more than two thirds of the roster answer
-    each later one. An answer that is malformed, badly signed or sent for another is left out like
-    one that never came.
+    Devices may drop out at every stage, as long as more than two thirds of the roster answer each
+    later stage. An answer that is malformed, badly signed or of another device is ignored, like a
+    missing one.
 
     Args:
-        session: Of a fresh nonce.
-        authority: Key that enrolments are checked with; a stranger on the roster would make all
-            others refuse it.
-        fewest: With fewer devices the sum is given up, 3 or more.
+        session: Session with a new nonce.
+        authority: Key to check enrolments with, since devices refuse rosters with unknown members.
+        fewest: Smallest sum, 3 or more; with fewer devices the session is aborted.
     """
 
     def __init__(
         self, session: Session, authority: Ed25519PublicKey, *, fewest: int = FEWEST_DEVICES
     ) -> None:
-        """Begin with nobody."""
+        """Create a session without members."""
         self._session, self._authority = session, authority
         self._fewest = max(FEWEST_DEVICES, fewest)
         self._members: dict[int, Advert] = {}
@@ -86,23 +85,23 @@ class SecureSumServer:
         self._total = np.zeros(session.size, dtype=np.uint32)
 
     def list_members(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Take adverts; returns the roster for each member.
+        """Read adverts; return the roster for each member.
 
         Raises:
             SecureSumError: Too few devices answered.
         """
-        for device, advert in self._readable(answers, Advert):
+        for device, advert in self._decoded(answers, Advert):
             try:
                 check_advert(advert, self._session, self._authority)
             except SecureSumError as error:
-                _log.warning("an advert was left out: %s", error)
+                _log.warning("ignored an advert: %s", error)
                 continue
             if advert.enrolment.device == device:
                 self._members[device] = advert
         self._members = dict(sorted(self._members.items()))
         if len(self._members) < self._fewest:
             raise SecureSumError(
-                f"{len(self._members)} devices want to take part, and {self._fewest} are needed"
+                f"{len(self._members)} devices joined, and {self._fewest} are needed"
             )
         roster = Roster(list(self._members.values()))
         self._context = roster_digest(self._session, roster)
@@ -110,12 +109,12 @@ class SecureSumServer:
         return dict.fromkeys(self._members, data)
 
     def deliver(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Take sealed shares; returns for each who dealt what was sealed for it.
+        """Read encrypted shares; return those for each device that sent some.
 
         Raises:
             SecureSumError: Too few devices answered.
         """
-        for device, boxes in self._readable(answers, Boxes):
+        for device, boxes in self._decoded(answers, Boxes):
             if device in self._members and set(boxes.sealed) == set(self._members) - {device}:
                 self._sealed[device] = boxes.sealed
         self._check_size(len(self._sealed), "dealt shares")
@@ -127,12 +126,12 @@ class SecureSumServer:
         }
 
     def collect(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Take masked vectors; returns the survivors, for each of them.
+        """Read masked vectors; return the list of survivors, for each survivor.
 
         Raises:
             SecureSumError: Too few devices answered.
         """
-        for device, masked in self._readable(answers, Masked):
+        for device, masked in self._decoded(answers, Masked):
             if device in self._sealed and len(masked.values) == 4 * self._session.size:
                 self._total = self._total + np.frombuffer(masked.values, dtype="<u4")
                 self._survivors.append(device)
@@ -149,7 +148,7 @@ class SecureSumServer:
         text = survivors_text(self._context, self._sealed, self._survivors)
         signatures = {
             device: agreement.signature
-            for device, agreement in self._readable(answers, Agreement)
+            for device, agreement in self._decoded(answers, Agreement)
             if device in self._survivors
             and is_signed_by(self._members[device].enrolment, agreement.signature, text)
         }
@@ -157,63 +156,65 @@ class SecureSumServer:
         return dict.fromkeys(signatures, encode(Agreements(signatures)))
 
     def unmask(self, answers: Mapping[int, bytes]) -> SecureTotal:
-        """Take what opens the masks; returns the sum.
+        """Read the shares that open the masks; return the sum.
 
         Raises:
-            SecureSumError: Too few devices answered, or shares do not give what was committed to.
+            SecureSumError: Too few devices answered, or shares do not match the commitments.
         """
-        alive, gone = set(self._survivors), set(self._sealed) - set(self._survivors)
+        survivors, dropped = set(self._survivors), set(self._sealed) - set(self._survivors)
         opened = {
             device: message
-            for device, message in self._readable(answers, Opened)
-            if device in alive and set(message.seeds) <= alive and set(message.mask_keys) <= gone
+            for device, message in self._decoded(answers, Opened)
+            if device in survivors
+            and set(message.seeds) <= survivors
+            and set(message.mask_keys) <= dropped
         }
         self._check_size(len(opened), "opened their shares")
-        joiner = _Joiner(self._members, threshold_of(len(self._members)))
+        reconstruction = _Reconstruction(self._members, threshold_of(len(self._members)))
         total = self._total
         for device in self._survivors:
-            seed = joiner.secret({h: m.seeds.get(device) for h, m in opened.items()})
+            seed = reconstruction.secret({h: m.seeds.get(device) for h, m in opened.items()})
             if seed_commitment(self._session, seed) != self._members[device].seed_digest:
-                raise SecureSumError("shares of a seed do not give what its device committed to")
+                raise SecureSumError("shares of a seed do not match the commitment of its device")
             total = total - own_mask(seed, self._context, self._session.size)
-        for device in sorted(gone):
+        for device in sorted(dropped):
             key = X25519PrivateKey.from_private_bytes(
-                joiner.secret({h: m.mask_keys.get(device) for h, m in opened.items()})
+                reconstruction.secret({h: m.mask_keys.get(device) for h, m in opened.items()})
             )
             if key.public_key().public_bytes_raw() != self._members[device].mask_key:
-                raise SecureSumError("shares of a mask key do not give the key of its device")
+                raise SecureSumError("shares of a mask key do not match the key of its device")
             for other in self._survivors:
                 public = self._members[other].mask_key
-                pair = pair_mask(key, public, self._context, self._session.size)
-                # Undone is what the survivor did.
-                total = total - pair if other < device else total + pair
+                mask = pair_mask(key, public, self._context, self._session.size)
+                # The inverse of what the survivor added: see `SecureSumDevice.mask`.
+                total = total - mask if other < device else total + mask
         return SecureTotal(total.view(np.int32).astype(np.int64), frozenset(self._survivors))
 
-    def _readable(self, answers: Mapping[int, bytes], kind: type[_T]) -> Iterator[tuple[int, _T]]:
+    def _decoded(self, answers: Mapping[int, bytes], kind: type[_T]) -> Iterator[tuple[int, _T]]:
         for device, data in answers.items():
             try:
                 yield device, decode(data, kind)
             except SecureSumError as error:
-                _log.warning("an answer was left out: %s", error)
+                _log.warning("ignored an answer: %s", error)
 
-    def _check_size(self, count: int, did: str) -> None:
+    def _check_size(self, count: int, action: str) -> None:
         needed = max(threshold_of(len(self._members)), self._fewest)
         if count < needed:
-            raise SecureSumError(f"{count} devices {did}, and {needed} are needed")
+            raise SecureSumError(f"{count} devices {action}, and {needed} are needed")
 
 
 def sum_in_secret(
     server: SecureSumServer, invited: Mapping[int, bytes], ask: Exchange
 ) -> SecureTotal:
-    """Lead a session from invitations to the sum.
+    """Run a session from the invitations to the sum.
 
     Args:
-        server: Of this session.
-        invited: Invitation to each device.
-        ask: Carries the questions of stages 1 to 5.
+        server: Server side of the session.
+        invited: Session message for each device.
+        ask: Sends the questions of stages 1 to 5.
 
     Raises:
-        SecureSumError: The sum had to be given up; nothing was learned.
+        SecureSumError: The sum was aborted; the server learned nothing.
     """
     rosters = server.list_members(ask(1, invited))
     boxes = server.deliver(ask(2, rosters))
@@ -222,8 +223,8 @@ def sum_in_secret(
     return server.unmask(ask(5, agreements))
 
 
-class _Joiner:
-    """Joins shares; most secrets are opened by the same holders, whose weights are kept."""
+class _Reconstruction:
+    """Reconstruction of secrets; caches the weights of holders, which rarely differ."""
 
     def __init__(self, members: Mapping[int, Advert], threshold: int) -> None:
         self._places = {device: place for place, device in enumerate(members, 1)}
@@ -231,16 +232,16 @@ class _Joiner:
         self._weights: dict[tuple[int, ...], list[int]] = {}
 
     def secret(self, shares: Mapping[int, bytes | None]) -> bytes:
-        held = {
+        valid = {
             self._places[holder]: share
             for holder, share in sorted(shares.items())
             if share is not None and len(share) == SHARE_BYTES
         }
-        if len(held) < self._threshold:
+        if len(valid) < self._threshold:
             raise SecureSumError(
-                f"a secret has {len(held)} shares, and {self._threshold} are needed"
+                f"there are {len(valid)} shares of a secret, and {self._threshold} are needed"
             )
-        chosen = dict(list(held.items())[: self._threshold])
+        chosen = dict(list(valid.items())[: self._threshold])
         holders = tuple(chosen)
         if holders not in self._weights:
             self._weights[holders] = weights_at_zero(holders)

@@ -85,7 +85,7 @@ def test_withdrawing_consent_wipes_the_file_and_its_old_pages(tmp_path: Path) ->
     kept.add(["new"])
     # A row that survived elsewhere cannot be brought back: the salt is another one.
     kept._file.execute("INSERT INTO visits (day, sealed) VALUES (1000, ?)", (sealed[0],))
-    with pytest.raises(StoreError, match="changed outside"):
+    with pytest.raises(StoreError, match="altered outside"):
         kept.visits()
 
 
@@ -127,7 +127,7 @@ def test_another_key_or_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="another key"):
         EventStore(tmp_path / "events.db", b"x" * 32, now=Clock())
     (tmp_path / "rubbish").write_bytes(b"rubbish" * 999)
-    with pytest.raises(StoreError, match="no store"):
+    with pytest.raises(StoreError, match="not a store"):
         EventStore(tmp_path / "rubbish", KEY, now=Clock())
     wrongs: list[dict[str, Any]] = [{"retention_days": 0}, {"most_visits": 0}]
     for wrong in wrongs:

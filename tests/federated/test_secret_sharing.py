@@ -65,7 +65,7 @@ def test_spoilt_shares_are_refused_or_give_another_secret() -> None:
     shares = split(b"s" * 32, 2, 2, entropy(1).bytes)
     weights = weights_at_zero([1, 2])
     assert join({1: shares[1], 2: shares[0]}, weights) != b"s" * 32
-    with pytest.raises(SecureSumError, match="do not belong together"):
+    with pytest.raises(SecureSumError, match="do not belong to one secret"):
         join({1: (1 << 256).to_bytes(33, "big")}, [1])
     for holders in ([1, 1], [0, 1]):
         with pytest.raises(SecureSumError):

@@ -187,16 +187,16 @@ def test_a_device_agrees_to_its_own_plan_only(tmp_path: Path) -> None:
         Session("other", 1, b"n" * 32, SIZE),
         Session("intent", 1, b"n" * 32, SIZE + 1),
     ):
-        with pytest.raises(SecureSumError, match="did not agree"):
+        with pytest.raises(SecureSumError, match="not for the run or the plan"):
             device.answer(1, encode(session), ZERO)
     right = encode(Session("intent", 1, b"n" * 32, SIZE))
-    with pytest.raises(SecureSumError, match="did not agree"):
+    with pytest.raises(SecureSumError, match="not for the run or the plan"):
         device.answer(1, right, None)
     for stage in (2, 3, 4, 5):
-        with pytest.raises(SecureSumError, match="in no session"):
+        with pytest.raises(SecureSumError, match="no open session"):
             device.answer(stage, b"", None)
     device.answer(1, right, ZERO)
-    with pytest.raises(SecureSumError, match="no stage 6"):
+    with pytest.raises(SecureSumError, match="stages 1 to 5, not 6"):
         device.answer(6, b"", None)
 
 

@@ -250,18 +250,18 @@ def _two_members_of_one_key(adverts: list[Advert]) -> list[Advert]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda a: _swap(a, mask_key=b"m" * 32), "not those that its device signed"),
-        (lambda a: _swap(a, box_key=b"b" * 32), "not those that its device signed"),
-        (lambda a: _swap(a, seed_digest=b"s" * 32), "not those that its device signed"),
+        (lambda a: _swap(a, mask_key=b"m" * 32), "signature of an advert is wrong"),
+        (lambda a: _swap(a, box_key=b"b" * 32), "signature of an advert is wrong"),
+        (lambda a: _swap(a, seed_digest=b"s" * 32), "signature of an advert is wrong"),
         (lambda a: _swap(a, mask_key=b"short"), "does not have 32 bytes"),
-        (_stranger_in, "was not enrolled"),
-        (_of_another_session, "not those that its device signed"),
+        (_stranger_in, "is not enrolled"),
+        (_of_another_session, "signature of an advert is wrong"),
         (_two_members_of_one_key, "ascending order"),
         (lambda a: a[::-1], "ascending order"),
         (lambda a: a[1:], "with its own keys"),
-        (lambda a: a[:2], "takes 3 devices"),
+        (lambda a: a[:2], "needs 3 devices"),
     ],
     ids=[
         *("mask", "box", "seed", "length", "stranger"),
@@ -269,11 +269,11 @@ def _two_members_of_one_key(adverts: list[Advert]) -> list[Advert]:
     ],
 )
 def test_swapped_replayed_and_invented_keys_are_refused(
-    change: Callable[[list[Advert]], list[Advert]], said: str
+    change: Callable[[list[Advert]], list[Advert]], message: str
 ) -> None:
     carried = _with_roster(change)
     assert carried.refusals[0][:2] == (2, 1)
-    assert said in carried.refusals[0][2]
+    assert message in carried.refusals[0][2]
 
 
 def test_two_rosters_for_two_groups_open_nothing() -> None:
@@ -328,7 +328,7 @@ def test_spoilt_shares_void_the_sum_instead_of_falsifying_it() -> None:
         return data
 
     carried.answered = spoil
-    with pytest.raises(SecureSumError, match="committed to"):
+    with pytest.raises(SecureSumError, match="commitment of its device"):
         lead(carried, of)
 
 
