@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tactful.diversity import Diversity, Likeness
 from tactful.exploration import Exploration, draw
-from tactful.scores import kernels
+from tactful.scores import descending
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def arrange(
         At most `count` items. Fewer if there are not as many, or if rules that forbid leave no item
         for a place.
     """
-    order: NDArray[np.int64] = kernels().best(np.ascontiguousarray(values, np.float32))
+    order = descending(np.asarray(values, np.float32))
     spread = diversity.places if diversity.strength and likeness is not None else 0
     explored = exploration.places if exploration.temperature and generator is not None else 0
     if not (spread or explored or bounds.pins) and _holds(bounds.groups, order[:count]):

@@ -17,7 +17,7 @@ from tactful.errors import ConfigError
 from tactful.neighbourhood import neighbourhood
 from tactful.plain_values import is_whole_number
 from tactful.recall import CHANNELS, RecallIndex, direction
-from tactful.scores import Scores, kernels
+from tactful.scores import Scores
 from tactful.situation import FeatureSource, Situation, read_nonzero, read_placed
 from tactful.spare_room import lengthened
 from tactful.stored_vectors import RowVectors, StoredVectors
@@ -235,13 +235,18 @@ class _Union:
 
     def merged(self, total: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """At most `total` rows, ascending, and the channel of each."""
-        merged: tuple[NDArray[np.int64], NDArray[np.int8]] = kernels().merge(
-            np.concatenate(self._rows),
-            np.array(self._sizes, np.int64),
-            np.array(self._channels, np.int8),
-            total,
-        )
-        return merged
+        rows = np.concatenate(self._rows)
+        places = np.concatenate([np.arange(size) for size in self._sizes])
+        channels = np.repeat(np.array(self._channels, np.int8), self._sizes)
+        # By row, then by place; of two channels at the same place the earlier one comes first.
+        order = np.lexsort((places, rows))
+        first = np.ones(len(rows), np.bool_)
+        first[1:] = rows[order[1:]] != rows[order[:-1]]
+        kept = order[first]
+        if len(kept) > total:
+            highest = np.argsort(places[kept], kind="stable")[:total]
+            kept = kept[np.sort(highest)]
+        return rows[kept], channels[kept]
 
 
 def gather(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from itertools import accumulate, repeat
-from typing import Any
+from itertools import repeat
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tactful.candidates import SOLD, Candidates
 from tactful.catalogue import Catalogue
 from tactful.config import PACKAGED_FEATURES
-from tactful.scores import Scores, kernels
+from tactful.scores import descending
 from tactful.situation import FeatureSource, Situation, read_placed
 from tactful.stored_vectors import products
 from tactful_streaming import Definitions, load_definitions
@@ -89,6 +89,7 @@ def absent_features(definitions: Definitions) -> tuple[str, ...]:
 
 
 _DAY = 86_400_000.0
+_LEAST_PRICE = 0.01
 
 _SCORES = (
     "next_last",
@@ -111,22 +112,19 @@ def _columns(*names: str) -> NDArray[np.int64]:
     return np.array([_COLUMN[name] for name in names])
 
 
-_SCORED = _columns(*_SCORES, "cohort_lift")
-_ALL_ZERO = np.zeros(len(_SCORED), np.float32)
-_NO_LIFT = np.array([*[0.0] * len(_SCORES), np.nan], np.float32)
+_SCORED = _columns(*_SCORES)
+_LIFT = _COLUMN["cohort_lift"]
+_SCORED_AND_LIFT = _columns(*_SCORES, "cohort_lift")
+_DONE = _columns("in_session", "taken_28d", "taken_364d", "days_since_taken")
 _OF_PERSON = _columns(
     *("in_session", "taken_28d", "taken_364d", "taken_per_visit", "taken_share"),
     *("days_since_taken", "session_length", "history_items", "visits_364d", "spend_28d"),
     "days_since_visit",
 )
-_OF_CATALOGUE = _columns(
-    *("price", "price_to_session", "category_of_last"),
-    *("category_share", "category_in_session", "category_viewed_1h"),
-)
+_OF_CATEGORIES = _columns("category_share", "category_in_session", "category_viewed_1h")
 _OF_EVERYBODY = _columns(*SOLD, "sold_trend", "category_sold_28d")
 _NEARNESS = _columns("vector_last", "vector_session", "vector_history")
 _INTENDED = _columns(*REQUESTED)
-_NOTHING = Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 def assemble(
@@ -150,39 +148,53 @@ def assemble(
     """
     rows = candidates.rows
     features = np.empty((len(RANKING_FEATURES), len(rows)), np.float32)
+    if not len(rows):
+        return features.T
     features[_NEARNESS] = _nearness(candidates)
-    kernels().look_up(rows, *_scores(candidates), _SCORED, features)
-    # Places among all that are scored, so that they depend on nothing but the situation.
-    for name, scores in (
-        ("next_place", candidates.next_three),
-        ("similar_place", candidates.similar_sessions),
-    ):
-        kernels().look_up_places(rows, scores.rows, scores.values, features[_COLUMN[name]])
-    kernels().of_person(rows, *_person(situation, catalogue), _OF_PERSON, features)
-    category = kernels().of_items(
-        rows,
-        catalogue.price,
-        catalogue.category,
-        *_visit(situation, catalogue),
-        _OF_CATALOGUE,
-        features,
-    )
+    _scores(candidates, features)
+    _person(situation, catalogue, rows, features)
+    category = _catalogue(situation, catalogue, rows, features)
     _everybody(source, catalogue, rows, category, situation.at, features)
     intended = _intended(candidates.intent, catalogue)
     features[_INTENDED] = np.nan if intended is None else intended[:, category]
     return features.T
 
 
-def _scores(known: Candidates) -> tuple[Any, ...]:
-    """Lists of scores; a row that has none has 0, and NaN where nobody has any."""
-    lists = [getattr(known, name) for name in _SCORES]
-    lists.append(known.lift or _NOTHING)
-    return (
-        np.concatenate([each.rows for each in lists]),
-        np.concatenate([each.values for each in lists]),
-        np.array([len(each.rows) for each in lists]).cumsum(),
-        _NO_LIFT if known.lift is None else _ALL_ZERO,
-    )
+def _scores(candidates: Candidates, features: NDArray[np.float32]) -> None:
+    """Fill the columns of scores and of places; a row without a score has 0, and no place."""
+    rows = candidates.rows
+    lists = [getattr(candidates, name) for name in _SCORES]
+    columns = _SCORED
+    features[columns] = 0.0
+    if candidates.lift is None:
+        features[_LIFT] = np.nan
+    else:
+        features[_LIFT] = 0.0
+        lists.append(candidates.lift)
+        columns = _SCORED_AND_LIFT
+    # All lists are looked up at once: one by one would cost a call of numpy for each step of each.
+    places, there = _find(np.concatenate([scores.rows for scores in lists]), rows)
+    numbers = np.repeat(columns, [len(scores.rows) for scores in lists])
+    values = np.concatenate([scores.values for scores in lists])
+    features[numbers[there], places[there]] = values[there]
+    # Places among all that are scored, so that they depend on nothing but the situation.
+    for column, scores in (
+        (_COLUMN["next_place"], candidates.next_three),
+        (_COLUMN["similar_place"], candidates.similar_sessions),
+    ):
+        features[column] = np.nan
+        order = descending(scores.values)
+        order = order[: np.count_nonzero(scores.values > 0)]
+        places, there = _find(scores.rows[order], rows)
+        features[column, places[there]] = np.flatnonzero(there)
+
+
+def _find(
+    wanted: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Places of `wanted` in ascending `rows`, which are not empty, and whether each is there."""
+    places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
+    return places, rows[places] == wanted
 
 
 def _nearness(candidates: Candidates) -> NDArray[np.float32]:
@@ -214,30 +226,45 @@ def _intended(
     return tables
 
 
-def _person(situation: Situation, catalogue: Catalogue) -> tuple[Any, ...]:
-    """What the person did with items, and how active the person is."""
+def _person(
+    situation: Situation,
+    catalogue: Catalogue,
+    rows: NDArray[np.int64],
+    features: NDArray[np.float32],
+) -> None:
+    """Fill the columns of what the person did with items, and how active the person is."""
     session = situation.session
     month, year, ever = map(situation.grouped, ("taken_28d", "taken_364d", "taken_last"))
     taken = catalogue.rows.of_many([*month, *year, *ever])
     visits, latest = situation.number("visits_364d"), situation.number("last_taken")
-    return (
-        np.array([*session, *(-1 if row is None else row for row in taken)], np.int64),
-        np.array(
-            [*repeat(1.0, len(session)), *month.values(), *year.values(), *ever.values()],
-            np.float64,
-        ),
-        tuple(accumulate(map(len, (session, month, year, ever)))),
-        max(visits, 1.0),
-        max(sum(year.values()), 1.0),
-        situation.at,
-        (
+    features[_OF_PERSON] = np.array(
+        [
+            *(0.0, 0.0, 0.0, 0.0, 0.0, np.nan),
             float(len(session)),
             float(len(year)),
             visits,
             situation.number("spend_28d"),
             (situation.at - latest) / _DAY if latest else np.nan,
-        ),
+        ],
+        np.float32,
+    )[:, None]
+    # In this visit, taken within a month, within a year and ever, one list after the other.
+    done = np.array([*session, *(-1 if row is None else row for row in taken)], np.int64)
+    amounts = np.array(
+        [
+            *repeat(1.0, len(session)),
+            *month.values(),
+            *year.values(),
+            *((situation.at - at) / _DAY for at in ever.values()),
+        ],
+        np.float32,
     )
+    places, there = _find(done, rows)
+    columns = np.repeat(_DONE, [len(each) for each in (session, month, year, ever)])
+    features[columns[there], places[there]] = amounts[there]
+    of_year = features[_COLUMN["taken_364d"]]
+    features[_COLUMN["taken_per_visit"]] = of_year / np.float32(max(visits, 1.0))
+    features[_COLUMN["taken_share"]] = of_year / np.float32(max(sum(year.values()), 1.0))
 
 
 def _everybody(
@@ -258,31 +285,42 @@ def _everybody(
         ("category_sold_28d",),
         at,
     )
-    kernels().of_everybody(
-        np.ascontiguousarray(sold.T),
-        np.ascontiguousarray(of_category[:, 0]),
-        category,
-        _OF_EVERYBODY,
-        features,
-    )
+    week, month, quarter = sold.astype(np.float32).T
+    features[_OF_EVERYBODY[:4]] = week, month, quarter, week / (month + np.float32(1.0))
+    in_category = features[_COLUMN["category_sold_28d"]]
+    in_category[:] = np.nan
+    in_category[category >= 0] = of_category[:, 0]
 
 
-def _visit(situation: Situation, catalogue: Catalogue) -> tuple[Any, ...]:
-    """What person and visit do with categories, and what the visit costs."""
+def _catalogue(
+    situation: Situation,
+    catalogue: Catalogue,
+    rows: NDArray[np.int64],
+    features: NDArray[np.float32],
+) -> NDArray[np.int64]:
+    """Fill the columns of price and category, beside those of the visit; the categories of rows."""
     mine = situation.grouped("categories_182d")
     # Number -1, an unknown category, reads the spare last element of each table.
     tables = np.zeros((3, len(catalogue.categories) + 1), np.float32)
     share, visits, viewed = tables
     _of_categories(mine, catalogue, share, whole=max(sum(mine.values()), 1.0))
     _of_categories(situation.grouped("viewed_1h"), catalogue, viewed)
-    last, usual = kernels().of_visit(
-        np.array(situation.session or situation.history, np.int64),
-        len(situation.session),
-        catalogue.price,
-        catalogue.category,
-        visits,
-    )
-    return tables, last, usual
+    visited = catalogue.category[np.array(situation.session, np.int64)]
+    visits[:-1] = np.bincount(visited[visited >= 0], minlength=len(visits) - 1)
+
+    dealt_with = np.array(situation.session or situation.history, np.int64)
+    prices = catalogue.price[dealt_with]
+    known = prices[~np.isnan(prices)].tolist()
+    usual = np.float32(max(median(known), _LEAST_PRICE) if known else np.nan)
+    price, category = catalogue.price[rows], catalogue.category[rows].astype(np.int64)
+    same: NDArray[np.bool_] | float = np.nan
+    if len(dealt_with):
+        same = (category == catalogue.category[dealt_with[0]]) & (category >= 0)
+    features[_COLUMN["price"]] = price
+    features[_COLUMN["price_to_session"]] = price / usual
+    features[_COLUMN["category_of_last"]] = same
+    features[_OF_CATEGORIES] = tables[:, category]
+    return category
 
 
 def _of_categories(

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import compress
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tactful.scores import kernels
 
 _BETWEEN = 0xFF
 """A byte that UTF-8 never holds, to lay texts one behind the other."""
@@ -118,12 +117,15 @@ class ItemIds(Sequence[str]):
             starts = range(0, len(item_ids), _AT_ONCE)
             return [row for start in starts for row in self.rows_of(item_ids[start:][:_AT_ONCE])]
         encoded = [item_id.encode() for item_id in item_ids]
-        found = kernels().rows_of(
-            np.frombuffer(_SEPARATOR.join([*encoded, b""]), np.uint8),
-            np.frombuffer(b"".join(map(_digest, encoded)), "<u8"),
-            *(self._text, self._ends, self._hashes, self._rows, _BETWEEN),
-        )
-        return [None if row < 0 else row for row in found.tolist()]
+        wanted = np.frombuffer(b"".join(map(_digest, encoded)), "<u8")
+        places = np.minimum(np.searchsorted(self._hashes, wanted), len(self) - 1)
+        known = self._hashes[places] == wanted
+        rows = self._rows[places]
+        text = _SEPARATOR.join([*compress(encoded, known.tolist()), b""])
+        if self._joined(rows[known]).tobytes() != text:  # two ids have one hash
+            return [self.row(item_id) for item_id in item_ids]
+        rows[~known] = -1
+        return [None if row < 0 else row for row in rows.tolist()]
 
     def rows_in(self, others: ItemIds) -> NDArray[np.int64]:
         """Where the id of each row is in `others`, -1 where it is not there.
@@ -196,8 +198,15 @@ class ItemIds(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]  # equal to tuples and lists, which hash otherwise
 
     def _joined(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        wanted = np.ascontiguousarray(rows, np.int64)
-        joined: NDArray[np.uint8] = kernels().texts_of(wanted, self._text, self._ends, _BETWEEN)
+        """The ids of rows, each followed by the separator."""
+        if not len(rows) or not len(self._text):
+            return np.full(len(rows), _BETWEEN, np.uint8)
+        ends = self._ends[rows]
+        sizes = ends - np.where(rows > 0, self._ends[rows - 1], 0) + 1
+        stops = np.cumsum(sizes)
+        places = np.arange(stops[-1]) + np.repeat(ends + 1 - stops, sizes)
+        joined = self._text.take(places, mode="clip")
+        joined[stops - 1] = _BETWEEN
         return joined
 
     def _bytes(self, row: int) -> bytes:

@@ -54,26 +54,6 @@ def array(kind: Any, dimensions: int = 1, *, written: bool = False) -> Any:
     return types.Array(kind, dimensions, "C", readonly=not written)
 
 
-def for_c(function: Kernel, *caches: Path | None) -> Any:
-    """A function of C, to be called by other machine code.
-
-    Args:
-        function: takes a pointer to words (int64), as numba compiles it; of its own module, as of
-            `compiled`.
-        caches: as of `compiled`.
-
-    Returns:
-        What has its ``address``, for as long as it lives.
-    """
-    words: Any = types.CPointer(types.int64)  # type: ignore[no-untyped-call]
-    make = partial(numba.cfunc, types.void(words), error_model="numpy")
-    try:
-        return _kept(make, function, caches)
-    except Exception as error:  # a damaged file of the cache may raise anything
-        _LOG.warning("kept machine code is of no use, it is compiled anew: %r", error)
-        return make()(function)
-
-
 def _kept(make: Callable[..., Any], function: Kernel, caches: Sequence[Path | None]) -> Any:
     """What `make` makes of a function, kept where the first of the caches allows it."""
     settings: Any = numba.config

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.recall import RecallIndex, fading
-from tactful.scores import Scores, kernels
+from tactful.recall import Neighbours, RecallIndex, fading
+from tactful.scores import Scores, sum_by_key
 from tactful.session_neighbours import DOUBT
 
 _NEARER = np.array([1.0 / (place + 1) for place in range(3)], np.float32)
-_NOTHING = Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
+_LISTS = 9
 
 
 class Neighbourhood(NamedTuple):
@@ -57,29 +58,60 @@ def neighbourhood(
         following: so many of the best of each list of what followed.
         together: so many of the best of each list of what was together.
     """
-    sessions = index.sessions
-    more = following if visited > len(_NEARER) else 0
-    quotas = (0, following, more, together, together, 0, 0, 0, 0)
-    rows, values, ends, best, sizes = kernels().around(
-        index.following.items,
-        index.following.weights,
-        index.together.items,
-        index.together.weights,
-        sessions.session_starts,
-        sessions.session_items,
-        sessions.visit_starts,
-        sessions.visits,
-        sessions.visit_places,
-        recent,
-        visited,
-        fading(len(recent)),
-        _NEARER,
-        DOUBT,
-        allowed,
-        np.array(quotas, np.int64),
+    last = min(len(_NEARER), visited or len(recent))
+    fades = fading(len(recent))
+    keys, values = _neighbour_keys(
+        [
+            (index.following, recent[:1], fades),
+            (index.following, recent[:last], _NEARER),
+            (index.following, recent[:visited], fades),
+            (index.together, recent[:visited], fades),
+            (index.together, recent[visited:], fades),
+            (index.together, recent[:1], fades),
+        ],
+        size := len(allowed),
     )
-    lists, start = [], 0
-    for end in ends.tolist():
-        lists.append(Scores(rows[start:end], values[start:end]) if end > start else _NOTHING)
-        start = end
-    return Neighbourhood(best, sizes[1:5].tolist(), *lists)
+    divisors = np.ones(_LISTS)
+    for number, place, step in ((6, 0, 1), (7, 1, 2), (8, 0, -1)):
+        if place < last:
+            rows, visits = index.sessions.rows_beside(int(recent[place]), step)
+            keys.append(rows + np.int64(number * size))
+            values.append(np.ones(len(rows)))
+            divisors[number] = visits + DOUBT
+    every, sums = sum_by_key(np.concatenate(keys), np.concatenate(values))
+    ends = np.searchsorted(every, size * np.arange(_LISTS + 1))
+    sums = (sums / np.repeat(divisors, np.diff(ends))).astype(np.float32)
+    every %= size
+    lists = [
+        Scores(every[start:end], sums[start:end])
+        for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+    ]
+    more = following if visited > len(_NEARER) else 0
+    best = []
+    for scores, quota in zip(lists[1:5], (following, more, together, together), strict=True):
+        order = scores.best() if quota else scores.rows[:0]
+        best.append(order[allowed[order]][:quota])
+    return Neighbourhood(np.concatenate(best), [len(rows) for rows in best], *lists)
+
+
+def _neighbour_keys(
+    lists: Sequence[tuple[Neighbours, NDArray[np.int64], NDArray[np.float32]]], size: int
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:
+    """Look up the neighbours of the items of several lists.
+
+    Args:
+        lists: neighbours, items, and the share of each item by its place.
+        size: number of rows.
+
+    Returns:
+        By list, keys of neighbours (``number of the list * size + row``) and their weights.
+    """
+    keys, weights = [], []
+    for number, (neighbours, items, shares) in enumerate(lists):
+        known = items < len(neighbours.items)
+        sources, shares = items[known], shares[: len(items)][known]
+        rows = neighbours.items[sources]
+        there = rows >= 0
+        keys.append(rows[there] + np.int64(number * size))
+        weights.append((neighbours.weights[sources] * shares[:, None])[there])
+    return keys, weights

@@ -30,7 +30,6 @@ from tactful.cold_start import Cohorts
 from tactful.content_vectors import ContentVectors
 from tactful.errors import ModelError
 from tactful.item_ids import ItemIds
-from tactful.scores import Scores, kernels
 from tactful.sealed import check_seal, sealing
 from tactful.session_neighbours import SessionNeighbours
 from tactful.vector_index import Queries, VectorIndex
@@ -90,19 +89,6 @@ class Neighbours:
 
     items: NDArray[np.int32]
     weights: NDArray[np.float32]
-
-    def scores(self, sources: Sequence[int], source_weights: Sequence[float]) -> Scores:
-        """Sum the weights of the neighbours of several items.
-
-        Args:
-            sources: item rows; rows the index does not know are skipped.
-            source_weights: how much each source counts.
-
-        Returns:
-            Scores of the neighbours.
-        """
-        chosen, weights = np.array(sources, np.int64), np.array(source_weights, np.float32)
-        return Scores(*kernels().neighbour_sums(self.items, self.weights, chosen, weights))
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,6 @@ from tactful.problems import ProblemError
 from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
 from tactful.recall import CHANNELS, empty_index
 from tactful.rollout_serving import FILE, Drawn, ServedRollouts
-from tactful.scores import load_kernels
 from tactful.situation import FeatureSource, Situation, observe
 from tactful.trending import Rising
 from tactful_bandits import Assignment, AssignmentError, Experiment, assign
@@ -132,8 +131,7 @@ class Recommender:
         self._stopwatch = stopwatch
         self._refused = ""
         self._told: str | None = None
-        load_kernels(models / "kernels")  # or the first request would wait for them
-        load_pane_kernel()  # likewise, and what comes in would wait for that request
+        load_pane_kernel()  # or the first request would wait for it
         load_taking()
         self._changing = threading.RLock()  # the first list may refresh while it holds it
         live = LiveCatalogue(

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from tactful.row_kernels import RowKernels
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,7 @@ class Scores:
 
         They are added up in float64 and in the order they come in.
         """
-        if not len(rows):
-            return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        return cls(*kernels().sums(np.asarray(rows, np.int64), np.asarray(values, np.float64)))
+        return cls(*sum_by_key(rows, values))
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores of `rows`, shape of `rows`."""
@@ -45,26 +39,30 @@ class Scores:
 
     def best(self) -> NDArray[np.int64]:
         """The rows, highest score first, ties by row."""
-        return self.rows[kernels().best(self.values)]
+        return self.rows[descending(self.values)]
 
 
-_loaded: list[RowKernels] = []
-
-
-def load_kernels(cache: Path | None = None) -> None:
-    """Have the machine code of rows and scores ready, which takes long the first time.
+def sum_by_key(
+    keys: NDArray[np.integer[Any]], values: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Sum values by key, in float64 and in the order they come; sums of 0 or less are left out.
 
     Args:
-        cache: as of `tactful.row_kernels.row_kernels`.
+        keys: whole numbers in any order, shape (n,).
+        values: a value for each of them, shape (n,).
+
+    Returns:
+        The keys, ascending, and their sums.
     """
-    from tactful.row_kernels import row_kernels  # numba loads slowly, and many need no scores
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.ones(len(keys), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
+    totals = np.bincount(np.cumsum(starts) - 1, values[order])
+    positive = totals > 0
+    return ordered[starts][positive].astype(np.int64), totals[positive].astype(np.float32)
 
-    if not _loaded:
-        _loaded.append(row_kernels(cache))
 
-
-def kernels() -> RowKernels:
-    """The machine code of rows and scores; it is loaded where nobody did."""
-    if not _loaded:
-        load_kernels()
-    return _loaded[0]
+def descending(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Positions of values from the largest to the smallest, ties in the order they come in."""
+    return np.argsort(-values, kind="stable")

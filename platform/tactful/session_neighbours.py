@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.scores import Scores, kernels
+from tactful.scores import Scores
 
 _FADE = 0.5
 _LOOKS_BACK = 10
@@ -133,28 +133,25 @@ class SessionNeighbours:
         strength[distance == 0] = 0.0
         return Scores.summed(items, strength * np.repeat(votes, lengths))
 
-    def beside(self, row: int, step: int) -> Scores:
-        """How often items stood so many places after an item, or before it, in its latest visits.
-
-        Unlike the weights of `Neighbours`, which say how items rank after this one, a share says
-        how sure it is that one of them comes; and only the latest visits count.
+    def rows_beside(self, row: int, step: int) -> tuple[NDArray[np.int32], int]:
+        """Rows that stood so many places after an item in its latest visits, one for a visit.
 
         Args:
-            row: of the item; one that is not known has no neighbours.
-            step: 1 for right after it, -1 for right before it, 2 for what came then…
+            row: of the item, which is not among them itself.
+            step: 1 for right after it, -1 for right before it, 2 for two places after it.
 
         Returns:
-            Share of those visits, as if there had been five more without any neighbour.
+            The rows, and the number of visits; both are empty for an unknown item.
         """
         if row >= len(self.visit_starts) - 1:
-            return Scores(np.zeros(0, np.int64), np.zeros(0, np.float32))
+            return self.session_items[:0], 0
         span = slice(int(self.visit_starts[row]), int(self.visit_starts[row + 1]))
         visits = self.visits[span]
-        rows, counts = kernels().beside(
-            self.session_starts, self.session_items, visits, self.visit_places[span], row, step
-        )
-        shares = counts.astype(np.float64) / (len(visits) + DOUBT)
-        return Scores(rows, shares.astype(np.float32))
+        begins = self.session_starts[visits]
+        places = begins + self.visit_places[span] + step
+        inside = (places >= begins) & (places < self.session_starts[visits + 1])
+        rows = self.session_items[places[inside]]
+        return rows[rows != row], len(visits)
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """What to save, by name."""

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.scores import kernels
 from tactful.sealed import check_seal, sealing
 from tactful.stored_vectors import StoredVectors
 
@@ -124,7 +123,6 @@ class VectorIndex:
         self._present = _any(vectors) if present is None else present
         self._size = int(np.count_nonzero(self._present))
         self._cells = cells
-        self._lists = None if cells is None else _CellLists(cells)
         self._selected: _Selected | None = None
 
     @classmethod
@@ -204,11 +202,12 @@ class VectorIndex:
         count = min(count, selected.count)
         if count <= 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        if self._lists is None or selected.probing is None:
+        if self._cells is None or selected.probing is None:
             return self._exact(query, count, selected)
-        found = self._lists.nearest(query, count, selected.probing)
-        # None where the cells near the query held too few that are allowed.
-        return self._exact(query, count, selected) if found is None else found
+        rows, scores = _searched(self._cells, query, count, selected.probing)
+        if len(rows) < count:  # the cells near the query held too few that are allowed
+            return self._exact(query, count, selected)
+        return rows, scores
 
     def save(self, directory: Path) -> None:
         """Write the index as a sealed directory that `load` maps."""
@@ -345,49 +344,14 @@ class _Probing:
     bits: NDArray[np.uint8]
 
 
-class _CellLists:
-    """Where the vectors and rows of the cells lie, for machine code that reads them.
-
-    Faiss would keep the best in a heap while it goes on, which for a thousand takes longer than to
-    take what may be among them and choose at the end. And each call of it costs some memory.
-    """
-
-    def __init__(self, cells: _Cells) -> None:
-        from tactful.cell_code import LANES  # numba loads slowly, and small indexes need none
-
-        self._readable = cells.d % LANES == 0
-        lists, numbers = cells.invlists, range(cells.nlist)
-        self._cells = cells  # the addresses hold as long as it lives
-        centroids: Any = faiss.downcast_index(cells.quantizer)
-        self._centroids = int(centroids.get_xb())
-        self._codes = np.array([int(lists.get_codes(cell)) for cell in numbers], np.int64)
-        self._ids = np.array([int(lists.get_ids(cell)) for cell in numbers], np.int64)
-        self._sizes = np.array([lists.list_size(cell) for cell in numbers], np.int64)
-        held = (self._codes, self._ids, self._sizes)
-        self._lists = (*(array.ctypes.data for array in held), cells.nlist)
-
-    def nearest(self, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest | None:
-        """The nearest of what lies in the cells probed; None if that is fewer than `count`."""
-        asked = np.ascontiguousarray(query, np.float32)
-        found: Nearest
-        if self._readable:
-            found = kernels().nearest(
-                *(asked, self._centroids, probing.probes, count),
-                *(self._codes, self._ids, self._sizes, probing.bits),
-            )
-        else:
-            found = _searched(self._cells, asked, count, probing)
-        return None if len(found[0]) < count else found
-
-
 def _searched(cells: _Cells, query: NDArray[np.float32], count: int, probing: _Probing) -> Nearest:
-    """As Faiss finds them, where vectors have a length that the machine code is not made for."""
+    """Find up to `count` rows in the cells probed, best first, ties by row."""
     selector = _bitmap(probing.bits) if len(probing.bits) else None
     scores, rows = cells.search(query[None, :], count, params=_parameters(probing.probes, selector))
     there = rows[0] >= 0
     rows, scores = rows[0][there], scores[0][there]
-    found: Nearest = kernels().largest(rows, scores, min(count, len(rows)))
-    return found
+    order = np.lexsort((rows, -scores))
+    return rows[order], scores[order]
 
 
 def _parameters(probes: int, selector: Any = None) -> Any:

@@ -472,3 +472,31 @@ def test_the_first_of_the_popular_are_those_a_scan_finds(
     grown = popular.grown(np.concatenate([np.ones(count, bool), [True, False]]))
     assert grown.rows[: len(order)].tolist() == order.tolist()
     assert sorted(grown.rows.tolist()) == list(range(count + 1))
+
+
+@given(st.integers(0, 2**32), st.integers(0, 80), st.sampled_from([40, 5_000, 2**40]))
+@settings(deadline=None)
+def test_channels_merge_by_place(seed: int, total: int, rows: int) -> None:
+    generator = np.random.default_rng(seed)
+    brought = [
+        generator.permutation(min(rows, 40))[: generator.integers(0, 30)] * (rows // 40)
+        for _ in range(generator.integers(1, 6))
+    ]
+    channels = generator.permutation(len(CHANNELS))[: len(brought)].astype(np.int8)
+    best: dict[int, tuple[int, int]] = {}
+    for channel, theirs in zip(channels.tolist(), brought, strict=True):
+        for place, row in enumerate(theirs.tolist()):
+            if row not in best or place < best[row][0]:
+                best[row] = (place, channel)
+    kept = sorted(sorted(best, key=lambda row: (best[row][0], row))[:total])
+
+    union = candidates_of._Union()
+    union.extend(
+        [CHANNELS[channel] for channel in channels.tolist()],
+        [len(theirs) for theirs in brought],
+        np.concatenate([np.zeros(0, np.int64), *brought]),
+    )
+    merged, of = union.merged(total)
+
+    assert merged.tolist() == kept
+    assert of.tolist() == [best[row][1] for row in kept]

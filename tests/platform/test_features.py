@@ -9,6 +9,7 @@ from statistics import median
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.platform.neighbour_scores import beside, neighbour_scores
 from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make_shop, write_log
 
 from tactful.candidates import Candidates, Quotas, gather, popular_rows
@@ -226,10 +227,10 @@ def test_columns_of_recall_are_the_scores_of_recall(tmp_path: Path) -> None:
     index = world.index
     recent, second = situation.session[:2]
     for name, wanted in (
-        ("after_last", index.sessions.beside(recent, 1)),
-        ("after_second", index.sessions.beside(second, 2)),
-        ("before_last", index.sessions.beside(recent, -1)),
-        ("together_last", index.together.scores([recent], [1.0])),
+        ("after_last", beside(index.sessions, recent, 1)),
+        ("after_second", beside(index.sessions, second, 2)),
+        ("before_last", beside(index.sessions, recent, -1)),
+        ("together_last", neighbour_scores(index.together, [recent], [1.0])),
     ):
         assert np.array_equal(column[name], wanted.of(candidates.rows)), name
     last = (situation.session or situation.history)[0]

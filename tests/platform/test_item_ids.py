@@ -1,6 +1,7 @@
 """Item ids in files: the same as a tuple and a dictionary."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful.item_ids import ItemIds
-from tactful.scores import kernels
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -89,34 +89,22 @@ def test_ids_whose_hashes_collide_are_told_apart() -> None:
 
 
 @given(
-    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60),
-    st.lists(st.integers(0, 2**64 - 1), max_size=20),
-    st.integers(1, 30),
+    st.lists(texts, unique=True, min_size=1, max_size=40),
+    st.lists(texts, max_size=20),
+    st.integers(1, 5),
 )
 @settings(deadline=None)
-def test_ids_are_found_however_their_hashes_lie(
-    hashes: list[int], others: list[int], kinds: int
+def test_ids_are_found_where_many_have_one_hash(
+    known: list[str], others: list[str], hashes: int
 ) -> None:
-    """Also where hashes are alike, or crowd, as those of a hash hardly ever do."""
-    hashes.sort()
-    known = [f"{row % kinds}-{row}" for row in range(len(hashes))]
-    text = "".join(known).encode()
-    lengths = [len(each) for each in known]
-    asked = [*known, *(f"{number % kinds}-x{number}" for number in range(len(others))), "0-0"]
-    wanted = [*hashes, *others, hashes[-1]]
+    def digest(encoded: bytes) -> bytes:
+        return bytes([len(encoded) % hashes]) * 8
 
-    found = kernels().rows_of(
-        np.frombuffer(b"".join(each.encode() + b"\xff" for each in asked), np.uint8),
-        np.array(wanted, np.uint64),
-        np.frombuffer(text, np.uint8),
-        np.cumsum(lengths),
-        np.array(hashes, np.uint64),
-        np.arange(len(known), dtype=np.int32),
-        0xFF,
-    )
-
-    of = dict(zip(zip(known, hashes, strict=True), range(len(known)), strict=True))
-    assert found.tolist() == [of.get(each, -1) for each in zip(asked, wanted, strict=True)]
+    with patch("tactful.item_ids._digest", digest):
+        ids = ItemIds.of(known)
+        found = ids.rows_of([*known, *others])
+    rows = {item_id: row for row, item_id in enumerate(known)}
+    assert found == [rows.get(item_id) for item_id in (*known, *others)]
 
 
 def test_an_id_given_twice_is_refused() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.platform.neighbour_scores import beside, neighbour_scores
 from tests.platform.shop import learned
 
 from tactful.neighbourhood import neighbourhood
@@ -37,16 +38,16 @@ def test_a_neighbourhood_is_its_lists_one_by_one(
     last = (visit or history)[:3]
     visit_shares = [FADE**place for place in range(len(visit))]
     wanted = {
-        "next_last": index.following.scores(last[:1], [1.0] * len(last[:1])),
-        "next_three": index.following.scores(last, [1.0, 1 / 2, 1 / 3][: len(last)]),
-        "next_session": index.following.scores(visit, visit_shares),
-        "together_session": index.together.scores(visit, visit_shares),
-        "together_history": index.together.scores(
-            history, [FADE**place for place in range(len(history))]
+        "next_last": neighbour_scores(index.following, last[:1], [1.0] * len(last[:1])),
+        "next_three": neighbour_scores(index.following, last, [1.0, 1 / 2, 1 / 3][: len(last)]),
+        "next_session": neighbour_scores(index.following, visit, visit_shares),
+        "together_session": neighbour_scores(index.together, visit, visit_shares),
+        "together_history": neighbour_scores(
+            index.together, history, [FADE**place for place in range(len(history))]
         ),
-        "together_last": index.together.scores(last[:1], [1.0] * len(last[:1])),
+        "together_last": neighbour_scores(index.together, last[:1], [1.0] * len(last[:1])),
         **{
-            name: index.sessions.beside(last[place], step)
+            name: beside(index.sessions, last[place], step)
             for name, place, step in (
                 ("after_last", 0, 1),
                 ("after_second", 1, 2),
