@@ -1,10 +1,14 @@
-"""What tests of every room may ask for: running services and the shared data sets."""
+"""Fixtures for all tests: running services and the shared data sets."""
 
 import os
+import random
+import re
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -19,12 +23,25 @@ ROOT = Path(__file__).resolve().parents[1]
 # Machine code is compiled once for all tests and the processes that they start.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
 
-# No test asserts on time, Hypothesis's neither; in CI it brings a profile of its own that says so.
-if os.environ.get("CI") != "true":
-    settings.register_profile(
-        "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
-    settings.load_profile("patient")
+# No test asserts on time, Hypothesis's neither. Every run has the same examples, but for one of
+# `scripts/test --random`, which names its seed here.
+_SEED = os.environ.get("TACTFUL_TEST_SEED")
+settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=_SEED is None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tests")
+
+_RANDOM_FACTOR = 5
+"""How many times the examples of the default run a random one tries."""
+
+_RANDOM_S = 150
+"""Seconds after which a random run begins no further test."""
+
+_started = time.monotonic()
 
 # The name of this process among those that pytest-xdist runs the tests in; None in one alone.
 _PROCESS = os.environ.get("PYTEST_XDIST_WORKER")
@@ -41,14 +58,17 @@ _SERVICES = {
 }
 
 
+_NO_SERVICE = re.compile(rf"no ({'|'.join(_SERVICES)}) here: scripts/test starts it")
+
+
 def _service(name: str) -> str:
-    """The address of a service; without it skips, and fails in CI, where it ought to be there."""
+    """Return the address of a service; without it skip the test, or fail it in CI."""
     variable = _SERVICES.get(name)
     if variable is None:
         pytest.fail(f"unknown service {name!r}: one of {', '.join(sorted(_SERVICES))}")
     value = os.environ.get(variable)
     if value is None:
-        _missing(f"no {name} here: scripts/test provides it and sets {variable}")
+        _missing(f"no {name} here: scripts/test starts it and sets {variable}")
     return value
 
 
@@ -58,7 +78,37 @@ def _missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line which services were missing, and for how many tests."""
+    counts = Counter(
+        match[1]
+        for outcome in ("skipped", "failed", "error")
+        for report in terminalreporter.stats.get(outcome, ())
+        if (match := _NO_SERVICE.search(str(report.longrepr)))
+    )
+    if counts:
+        names = ", ".join(f"{name} ({counts[name]} tests)" for name in sorted(counts))
+        terminalreporter.write_line(f"services missing: {names}; see CONTRIBUTING.md", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a random run, shuffle the tests and give each more examples."""
+    if _SEED is None:
+        return
+    random.Random(int(_SEED)).shuffle(items)
+    for test in {getattr(item, "obj", None) for item in items}:
+        function: Any = getattr(test, "__func__", test)
+        # Hypothesis has no public way to change the settings of a test after it was decorated.
+        own = getattr(function, "_hypothesis_internal_use_settings", None)
+        if own is not None:
+            more = settings(own, max_examples=own.max_examples * _RANDOM_FACTOR)
+            function._hypothesis_internal_use_settings = more
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _SEED is not None and time.monotonic() - _started > _RANDOM_S:
+        pytest.skip(f"the {_RANDOM_S} s of a random run are over")
     for marker in item.iter_markers("service"):
         for name in marker.args:
             _service(name)

@@ -43,7 +43,7 @@ Json = dict[str, Any]
 
 def test_make(redis_url: str, tmp_path: Path) -> None:
     """Make the installation, its backup and the copy in Redis; record what is read from them."""
-    store = redis.Redis.from_url(redis_url)
+    store: Any = redis.Redis.from_url(redis_url)
     for key in store.scan_iter(f"{PREFIX}:*"):
         store.delete(key)
     folder = tmp_path / "installation"
