@@ -1,0 +1,100 @@
+"""The settings that all tests share: missing services, and the examples of Hypothesis."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SERVICES = """
+import pytest
+
+def test_redis(redis_url): ...
+@pytest.mark.service("redis")
+def test_redis_too(): ...
+def test_flink(flink_home): ...
+def test_data(shared_data): ...
+def test_alone(): ...
+"""
+
+EXAMPLES = """
+import pathlib
+from hypothesis import given, settings, strategies
+
+@settings(max_examples=20)
+@given(strategies.integers())
+def test_integers(n):
+    with pathlib.Path("examples").open("a") as file:
+        print(n, file=file)
+"""
+
+
+def run(folder: Path, text: str, *options: str, **environment: str) -> tuple[int, str]:
+    """Run tests beside a copy of conftest.py; return the exit code and the output."""
+    shutil.copy(ROOT / "tests" / "conftest.py", folder)
+    (folder / "test_it.py").write_text(text)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TACTFUL_")}
+    kept.pop("CI", None)
+    kept.pop("PYTEST_XDIST_WORKER", None)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
+            *("-c", os.devnull, "--rootdir", str(folder), *options, "test_it.py"),
+        ],
+        cwd=folder,
+        env={**kept, "TACTFUL_SHARED": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "code", "counts"),
+    [
+        ((), {}, 0, {"passed": 1, "skipped": 4}),
+        (("-n", "2"), {"CI": "true"}, 1, {"passed": 1, "skipped": 1, "error": 3}),
+    ],
+)
+def test_missing_services(
+    tmp_path: Path,
+    options: tuple[str, ...],
+    environment: dict[str, str],
+    code: int,
+    counts: dict[str, int],
+) -> None:
+    """One line says which services were missing; in CI that fails, but for shared data."""
+    returned, output = run(tmp_path, SERVICES, *options, **environment)
+    assert returned == code, output
+    assert output.count("services missing:") == 1
+    assert "services missing: flink (1 tests), redis (2 tests); see CONTRIBUTING.md" in output
+    found = re.findall(r"(\d+) (passed|skipped|failed|error)", output.splitlines()[-1])
+    assert {outcome: int(count) for count, outcome in found} == counts
+
+
+def test_examples(tmp_path: Path) -> None:
+    """The default run has the same examples each time, a random one those of its seed."""
+
+    def examples(**environment: str) -> list[str]:
+        written = tmp_path / "examples"
+        written.unlink(missing_ok=True)
+        seed = environment.get("TACTFUL_TEST_SEED")
+        options = [] if seed is None else [f"--hypothesis-seed={seed}"]
+        code, output = run(tmp_path, EXAMPLES, *options, **environment)
+        assert code == 0, output
+        return written.read_text().split()
+
+    default = examples()
+    assert examples(CI="true") == default
+    first = examples(TACTFUL_TEST_SEED="1")
+    assert examples(TACTFUL_TEST_SEED="2") != first
+    assert (len(default), len(first)) == (20, 100)
