@@ -1,4 +1,4 @@
-"""Privacy audit: attack the whole pipeline and the same pipeline with planted bugs.
+"""Privacy audit: attack the pipeline, and the same pipeline with planted bugs.
 
 A privacy test that never fails proves little. So each audit also runs against planted bugs, and is
 trustworthy only if it finds all of them.

@@ -61,7 +61,7 @@ def prove_loss(
     alpha: float,
     delta: float = 0.0,
 ) -> LowerBound:
-    """Return the largest epsilon proved by independent outputs with and without a person.
+    """Return the largest epsilon proved by outputs with and without a person.
 
     A mechanism that is (epsilon, delta)-private has P(event | with) <= e^epsilon P(event | without)
     + delta for every event, and the other way round. The first third of the outputs selects the

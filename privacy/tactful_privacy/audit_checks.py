@@ -48,7 +48,7 @@ class Finding:
 
 
 def check_noise(pipeline: Pipeline, draws: int, alpha: float) -> Iterator[Finding]:
-    """Check that the noise is private by its stated probabilities, and drawn with them.
+    """Check delta of the stated probabilities of the noise, and its draws.
 
     Delta is computed from the stated probabilities by the definition, not by the noise's own code.
     """

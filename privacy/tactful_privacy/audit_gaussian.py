@@ -74,7 +74,7 @@ class GaussianPipeline(Pipeline):
     def likelihood(
         self, values: NDArray[Any], present: NDArray[np.int64], absent: NDArray[np.int64]
     ) -> NDArray[Any]:
-        """See `Pipeline`: projects the stored values, recovered from totals, on the change."""
+        """See `Pipeline`: projects the recovered stored values on the change."""
         change = self._weighted(np.diff(present - absent, prepend=0))
         stored = np.apply_along_axis(self._weighted, 0, np.diff(values, axis=0, prepend=0))
         return np.asarray(change @ stored)

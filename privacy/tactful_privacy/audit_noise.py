@@ -1,4 +1,4 @@
-"""Properties of noise from its stated probabilities, independent of the sampling code."""
+"""Properties of noise computed from its stated probabilities."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def reach(noise: StatedNoise) -> int:
 
 
 def exact_delta(noise: StatedNoise, change: int, epsilon: Fraction) -> Fraction:
-    """Compute delta by its definition, ``sum_k max(0, P(k) - e^epsilon P(k - change))``.
+    """Compute delta by its definition, in fractions.
 
-    Uses fractions. The mass beyond `reach` is added to delta as a whole.
+    It is ``sum_k max(0, P(k) - e^epsilon P(k - change))``. The mass beyond `reach` is added to delta as a whole.
     """
     factor = Fraction(exp_bounds(epsilon, BITS)[0], 1 << BITS)
     p = probabilities(noise)

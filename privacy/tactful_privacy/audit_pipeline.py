@@ -1,4 +1,4 @@
-"""The audited pipeline: from contributions to public outputs, with the product's parts."""
+"""The audited pipeline, from contributions to public outputs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Output:
 def laplace_likelihood(
     values: NDArray[Any], present: NDArray[Any], absent: NDArray[Any]
 ) -> NDArray[Any]:
-    """Return the scaled log likelihood ratio for independent Laplace noise, ``[keys]``."""
+    """Return the scaled log likelihood ratio for Laplace noise, ``[keys]``."""
     without, with_ = np.abs(values - absent[:, None]), np.abs(values - present[:, None])
     return np.asarray((without - with_).sum(axis=0))
 

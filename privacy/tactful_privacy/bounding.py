@@ -197,7 +197,7 @@ class BoundedCounts:
 
     @property
     def entries_changed(self) -> int:
-        """Number of entries changed since the last `snapshot`, about the size of `changes`."""
+        """Approximate number of entries in `changes`."""
         return self._entries
 
     @property
@@ -344,7 +344,7 @@ class BoundedCounts:
         return day if begun and self.cap_on(day) is None else None
 
     def contributions(self, day: int) -> NDArray[np.int64]:
-        """Return the contributions of each person on the day before an undecided day. Secret.
+        """Return each person's contributions on the day before an undecided day. Secret.
 
         Args:
             day: Result of `undecided`.

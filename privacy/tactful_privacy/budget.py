@@ -1,4 +1,4 @@
-"""Privacy budgets: limits on the loss of one user and UTC day, and charges against them."""
+"""Privacy budgets of one user and UTC day, and charges against them."""
 
 import datetime
 import math

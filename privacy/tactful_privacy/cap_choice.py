@@ -1,4 +1,4 @@
-"""Choice of a day's cap by a private quantile of the contributions of the day before."""
+"""Choice of a day's cap by a private quantile of the day before."""
 
 import os
 from dataclasses import dataclass

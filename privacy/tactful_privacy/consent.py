@@ -56,7 +56,7 @@ class Decision(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Consents:
-    """Consent of all people in memory, about 150 bytes for each person with a decision.
+    """Consent of all people in memory, about 150 bytes a person.
 
     Two bit masks for each person, with one bit for each `Purpose`:
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
-    """Open a draft that replaces a file, forced to disk, where the block ends without an error.
+    """Open a draft that replaces a file, forced to disk, after a block without error.
 
     After an error, a kill or a power cut the file holds the old content or the new, whole.
 
@@ -43,9 +43,9 @@ def replace_file(path: Path, content: bytes, *, private: bool = False) -> None:
 
 
 def create_file(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, forced to disk, unless there is one already.
+    """Create a file that only its owner may read, forced to disk, if absent.
 
-    Of processes that do this at the same time exactly one succeeds; none leaves a part of a file.
+    Exactly one of several concurrent processes succeeds; none leaves a part of a file.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)

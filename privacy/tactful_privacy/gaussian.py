@@ -102,7 +102,7 @@ class DiscreteGaussian(TableNoise):
 
 
 def largest_rho(epsilon: Exact, delta: Exact) -> Fraction:
-    """Return the largest rho, rounded down, for which rho-zCDP implies (epsilon, delta).
+    """Return the largest rho whose rho-zCDP implies (epsilon, delta), rounded down.
 
     Uses the bound of `DiscreteGaussian.delta`, without the error of a table.
 

@@ -28,7 +28,7 @@ _SHORTEST_SECRET = 16
 
 
 class _State(msgspec.Struct, array_like=True):
-    """Content of a snapshot, such as ``[20454, {20454: {user hash: ["tea"]}}, false]``."""
+    """Snapshot content, such as ``[20454, {20454: {hash: ["tea"]}}, false]``."""
 
     open_from: int  # day
     keys: dict[int, dict[bytes, list[str]]] = {}  # day -> user -> first keys
@@ -109,7 +109,7 @@ class BoundedKeys:
         return True
 
     def due(self, watermark: int) -> dict[int, Counter[str]]:
-        """Return the exact numbers of users of each key, for each day that is over. Secret.
+        """Return the exact users of each key on each day that is over. Secret.
 
         Args:
             watermark: A public clock, epoch milliseconds.
@@ -197,7 +197,7 @@ class KeysPublisher:
         return published
 
     def store(self, watermark: int) -> dict[str, list[int]]:
-        """Store as `publish` does; return only the starts of the stored days, by statistic.
+        """Store as `publish` does; return only the starts of days, by statistic.
 
         If the ledger refuses or fails, the day is kept and tried again at the next call.
         """

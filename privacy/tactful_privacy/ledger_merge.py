@@ -105,7 +105,7 @@ def _take_answers(connection: sqlite3.Connection) -> None:
 
 
 def _take_days(connection: sqlite3.Connection) -> None:
-    """Keep the earlier first and last day: both only move back, by a new start or retirement."""
+    """Keep the earlier first and last day; both days only move back."""
     name = schema.statistics.name
     connection.execute(
         f"UPDATE main.{name} AS a SET first_day = min(a.first_day, b.first_day),"

@@ -1,4 +1,4 @@
-"""Noise that several releases share, stored in the ledger until its period is over.
+"""Noise shared by several releases, kept until its period is over.
 
 A row of `privacy_noise` for one node of the tree of running totals:
 
@@ -34,7 +34,7 @@ class SharedNoise:
     def draw_once(
         self, statistic: Statistic, period_start: int, draws: Mapping[str, Draw]
     ) -> dict[str, NDArray[np.int64]]:
-        """Return the stored noise of parts of a period; draw and store missing parts first.
+        """Return the stored noise of a period; draw and store missing parts first.
 
         Args:
             statistic: A registered statistic.

@@ -113,7 +113,7 @@ def query_charge(query: Query) -> Charge:
 def load_charges(
     connection: sa.Connection, first_day: int = 0, last_day: int = schema.FOREVER
 ) -> list[Charge]:
-    """Return the charges on some days, without queries that a statistic has reserved for."""
+    """Return the charges on some days, without queries reserved by a statistic."""
     rows = connection.execute(select_statistics).all()
     charges = [charge(definition(row), row.first_day, row.last_day) for row in rows]
     asked = _queries_about(connection, first_day, last_day)

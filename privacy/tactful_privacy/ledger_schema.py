@@ -1,4 +1,4 @@
-"""Tables of the ledger, their upgrade from older versions, and database transactions."""
+"""Tables of the ledger, their upgrade, and database transactions."""
 
 import contextlib
 import logging
@@ -271,7 +271,7 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], None]) -> None:
 
 
 def lock(connection: sa.Connection) -> None:
-    """Serialise transactions that grant; on SQLite the transaction holds the lock already."""
+    """Serialise granting transactions; on SQLite they hold the lock already."""
     # The upgrade inserted this row. In an empty table MySQL would give every transaction the gap
     # before the first row, and none of them could insert into it.
     connection.execute(sa.select(_version).with_for_update())

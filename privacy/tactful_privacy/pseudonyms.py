@@ -159,7 +159,7 @@ class Keyring:
         return self.current
 
     def destroy(self, key_id: int) -> None:
-        """Destroy the key of a past epoch, so that its pseudonyms cannot be computed again.
+        """Destroy the key of a past epoch: its pseudonyms cannot be computed again.
 
         Raises:
             KeyringError: if there is no such key, or it is the current key.
@@ -176,7 +176,7 @@ class Keyring:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the file lock and read the newest keys; a key lost in a race is unrecoverable."""
+        """Hold the file lock and read the newest keys, so that no key is lost."""
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
             handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)

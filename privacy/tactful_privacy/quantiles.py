@@ -78,7 +78,7 @@ def quantile_released(
 def _may_be_below(
     pane: ReleasedPane, panes: int, cumulative: NDArray[np.int64], index: int, p: float
 ) -> float:
-    """Return the p-value of "less than p lies below the bucket"; 1 for the first bucket."""
+    """Return the p-value of "less than p lies below"; 1 for the first bucket."""
     if index == 0:
         return 1.0
     noise = TwoNoises.of(pane, panes * index, panes * (len(cumulative) - index))

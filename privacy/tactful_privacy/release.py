@@ -23,7 +23,7 @@ MAX_DELTA_OF_TOTALS = Fraction(1, 10**9)
 
 
 class Publisher:
-    """Publishes the counts of one counter: panes, sums of longer periods, running totals.
+    """Publishes one counter's panes, sums of longer periods and running totals.
 
     Guarantee: each statistic costs its epsilon for one user and one UTC day, and several statistics
     of one counter the sum, plus the delta computed from the noise table (refused above 1e-12, below
@@ -99,7 +99,7 @@ class Publisher:
         return published
 
     def store(self, watermark: int) -> dict[str, list[int]]:
-        """Store as `publish` does; return only the starts of the stored panes, by statistic."""
+        """Store as `publish` does; return only the starts of panes, by statistic."""
         while True:
             for pane in self._counts.closed(watermark):
                 self._take(pane)

@@ -1,4 +1,4 @@
-"""Released numbers with the properties of their noise, free to show and to compute with."""
+"""Released numbers with the properties of their noise, free to show."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def read_released(
     cursor: str | None = None,
     limit: int = 100,
 ) -> ReleasedPage:
-    """Return published panes from the ledger; see `Ledger.read` for arguments and errors."""
+    """Return published panes; see `Ledger.read` for arguments and errors."""
     page = ledger.read(name, start=start, end=end, cursor=cursor, limit=limit)
     statistic = ledger.statistic(name)
     if statistic.kind == GAUSSIAN_TOTALS:

@@ -218,7 +218,7 @@ class RunningTotals:
         """See `Series`."""
 
     def _released_before(self, start: int) -> NDArray[np.int64]:
-        """Return the exact total in the previous release; zeros at midnight or without one."""
+        """Return the exact total of the previous release, zeros at midnight."""
         before = start - self.statistic.pane_ms
         zeros = np.zeros(len(self.statistic.keys), dtype=np.int64)
         if before // DAY_MS < start // DAY_MS:

@@ -1,4 +1,4 @@
-"""Matrix factorisation by the square root of summing, for totals with Gaussian noise.
+"""Matrix factorisation for totals with Gaussian noise: the square root of summing.
 
 Summing over time is a matrix A of ones on and below the diagonal. Its square root is the Toeplitz
 matrix R with the coefficients ``binomial(2k, k) / 4^k``. The release is R x + z, and A x is

@@ -1,4 +1,4 @@
-"""Vault of data keys: bytes sealed for a person can be opened until their key is deleted.
+"""Vault of data keys: deleting a person's key makes their sealed bytes unreadable.
 
 Each person has a data key. Deleting it makes everything sealed under it unreadable, in every copy:
 this erases data that cannot be rewritten. It is a safeguard, not anonymity: the bytes remain, and
@@ -153,7 +153,7 @@ class Vault:
         return content
 
     def open_many(self, sealed: Sequence[bytes], *, context: bytes = b"") -> list[bytes | None]:
-        """Open several sealed bytes; None for a key that was deleted or is in another vault.
+        """Open several sealed bytes; None where the key is absent.
 
         Raises:
             SealError: if bytes were changed or moved.
@@ -188,7 +188,7 @@ class Vault:
             self._unwrapped(*row)
 
     def reference(self, person: str) -> bytes | None:
-        """Return the reference of a person in all epochs, 16 random bytes; None without a key.
+        """Return a person's reference, 16 random bytes; None without a key.
 
         A person found by the pseudonym of an earlier epoch also gets one of the current epoch.
         """

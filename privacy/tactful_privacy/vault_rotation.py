@@ -1,4 +1,4 @@
-"""Replacement of a vault's master key: data keys are wrapped again, sealed data stay unchanged.
+"""Replacement of a vault's master key; sealed data stay unchanged.
 
 All keys are wrapped in one transaction. So one master key always opens the whole vault, even after
 a crash: the old key before the commit, the new key after it. Repeat the call after a crash.

@@ -103,7 +103,9 @@ class WideLaplace:
         return draws
 
     def delta(self, epsilon: Exact) -> Fraction:
-        """Return the uncovered mass, a delta for which the noise is (epsilon, delta)-private.
+        """Return a delta for which the noise is (epsilon, delta)-private.
+
+        This is the uncovered mass at the end of the table.
 
         Raises:
             ParameterError: epsilon is below that of the noise, or above 40.
@@ -149,7 +151,7 @@ class WideLaplace:
 
 
 def _fine(ratio: int, block: int) -> list[int]:
-    """Return the weights of 0..block-1: each is the previous times the ratio, rounded up."""
+    """Return the weights of 0..block-1, each rounded up from the previous one."""
     weights = [MASS // block]
     for _ in range(block - 1):
         weights.append(-(-weights[-1] * ratio >> BITS))
@@ -157,7 +159,7 @@ def _fine(ratio: int, block: int) -> list[int]:
 
 
 def _coarse(ratio: int, fine: list[int]) -> list[int]:
-    """Return the weights of the blocks, ending before rounding up would make a step rise."""
+    """Return the weights of the blocks, up to the last falling step."""
     first, last = fine[0], fine[-1]
     # Ratio of successive blocks: e^(-1/scale) * last / first, rounded up.
     fall = -(-ratio * last // first)
