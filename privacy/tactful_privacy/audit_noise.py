@@ -49,7 +49,8 @@ def reach(noise: StatedNoise) -> int:
 def exact_delta(noise: StatedNoise, change: int, epsilon: Fraction) -> Fraction:
     """Compute delta by its definition, in fractions.
 
-    It is ``sum_k max(0, P(k) - e^epsilon P(k - change))``. The mass beyond `reach` is added to delta as a whole.
+    It is ``sum_k max(0, P(k) - e^epsilon P(k - change))``. The mass beyond `reach` is added as a
+    whole.
     """
     factor = Fraction(exp_bounds(epsilon, BITS)[0], 1 << BITS)
     p = probabilities(noise)
