@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Protocol, Self
+from typing import Any, ClassVar, Final, Protocol, Self
 
 from datasketches import HLL_4, hll_sketch, hll_union  # type: ignore[import-untyped]
 
 from tactful_streaming.definitions import Feature
+from tactful_streaming.errors import StateError
 from tactful_streaming.quantiles import QuantileSketch
 
 HLL_LG_K: Final = 14
@@ -26,7 +27,13 @@ lie within 1.6 % (Flajolet, Fusy, Gandouet and Meunier, "HyperLogLog", AofA 2007
 
 
 class Accumulator(Protocol):
-    """Gathers values."""
+    """Gathers values.
+
+    Attributes:
+        packed_type: type of what :meth:`pack` gives, as msgpack holds it.
+    """
+
+    packed_type: ClassVar[Any]
 
     def __init__(self, feature: Feature) -> None:
         """Begin empty, for features that need the same as `feature`."""
@@ -58,6 +65,7 @@ class Total:
 
     __slots__ = ("total",)
     nbytes = 56
+    packed_type: ClassVar[Any] = int | float
 
     def __init__(self, feature: Feature) -> None:
         """Begin empty."""
@@ -139,6 +147,7 @@ class Newest:
 
     __slots__ = ("timestamp", "value")
     nbytes = 88
+    packed_type: ClassVar[Any] = tuple[int, int | float]
 
     def __init__(self, feature: Feature) -> None:
         """Begin empty."""
@@ -174,6 +183,7 @@ class Distinct:
     """About how many different texts: an HLL sketch of 2 ** 14 registers of four bits."""
 
     __slots__ = ("_sketch",)
+    packed_type: ClassVar[Any] = bytes
 
     def __init__(self, feature: Feature) -> None:
         """Begin empty."""
@@ -199,7 +209,10 @@ class Distinct:
     def unpack(cls, packed: Any, feature: Feature) -> Self:
         """A sketch."""
         self = cls(feature)
-        self._sketch = hll_sketch.deserialize(packed)
+        try:
+            self._sketch = hll_sketch.deserialize(packed)
+        except (ValueError, IndexError, RuntimeError) as error:  # exceptions of the C++ library
+            raise StateError(f"a packed sketch is damaged: {error}") from error
         return self
 
     @classmethod
@@ -224,6 +237,7 @@ class Values:
     """How often each text came; beyond `max_groups` texts, new ones are left out."""
 
     __slots__ = ("_counts", "_most")
+    packed_type: ClassVar[Any] = dict[str, int]
 
     def __init__(self, feature: Feature) -> None:
         """Begin empty."""
@@ -278,6 +292,7 @@ class Quantiles:
     """A sketch of the distribution of numbers."""
 
     __slots__ = ("_sketch",)
+    packed_type: ClassVar[Any] = list[int | float | list[int | float]]
 
     def __init__(self, feature: Feature) -> None:
         """Begin empty."""

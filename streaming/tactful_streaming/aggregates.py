@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful_streaming._packed_check import NAMES_AT, AnyPart, Recorded, check_groups, check_rows
 from tactful_streaming.cells import CELL_BYTES, Cells, Evicted
 from tactful_streaming.definitions import Feature, ForwardDecay, SessionWindow, Window
 from tactful_streaming.panes import PanedWindow, Rows, oldest_open, slide_of
@@ -41,16 +42,7 @@ _FOLDED = ("count", "sum", "min", "max")
 _SEPARATOR = "."
 """Between the key of a store and that of a part of it."""
 
-_SHARED = 2
-"""Length of the packed state of a part whose groups are named once for the whole store."""
-
 _KINDS = {"mean": ("sum", "count"), "quantile": ("kll",), "top_k": ("count",)}
-
-
-Recorded = NumberPanes | DecayedTotals | LastTimes
-"""Parts whose packed state is records of numbers."""
-
-AnyPart = Recorded | GatheredPanes | RecentValues | Sessions
 
 
 @dataclass(frozen=True)
@@ -280,6 +272,13 @@ class Store:
         for key, part in self.parts.items():
             _put(into, key, self._pack_groups(part, cells, ends, horizon))
 
+    def check(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Raise StateError unless `states`, read from msgpack, have the form that `pack` gives."""
+        if self.cells is None:
+            check_rows(self.parts, states)
+        else:
+            check_groups(self.key, self.parts, states)
+
     def absorb(self, rows: Rows, states: Sequence[Mapping[str, Any]]) -> None:
         """Add what :meth:`pack` put into `states` to what is there."""
         if self.cells is None:
@@ -328,7 +327,7 @@ class Store:
             having = [
                 number
                 for number, state in enumerate(states)
-                if key in state and shared == (len(state[key]) == _SHARED)
+                if key in state and shared == (len(state[key]) == NAMES_AT)
             ]
             if not having:
                 continue
@@ -458,7 +457,7 @@ def make_stores(features: Iterable[Feature], *, firing: bool) -> list[Store]:
 def with_groups(key: str, state: Mapping[str, Any]) -> Any:
     """Packed state of the part `key`, with the names of its groups if it has any."""
     names = state.get(key.partition(_SEPARATOR)[0])
-    return state[key] if names is None else [*state[key][:_SHARED], *names]
+    return state[key] if names is None else [*state[key][:NAMES_AT], *names]
 
 
 def _short(canonical: Any, length: int) -> str:
@@ -471,7 +470,7 @@ def _names(state: Mapping[str, Any], key: str, place: str) -> Any:
     if place == key:
         return state.get(key)
     packed = state.get(place)
-    return packed[_SHARED:] if packed is not None and len(packed) > _SHARED else None
+    return packed[NAMES_AT:] if packed is not None and len(packed) > NAMES_AT else None
 
 
 def _put(into: Sequence[dict[str, Any]], key: str, column: Sequence[Any]) -> None:

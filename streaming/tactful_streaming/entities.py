@@ -52,16 +52,6 @@ _many_decoder: msgspec.msgpack.Decoder[list[dict[str, Any]]] = msgspec.msgpack.D
 _ARRAY_32 = b"\xdd"
 """How an array begins in msgpack, before its length in four bytes."""
 
-_DAMAGE = (
-    TypeError,
-    ValueError,
-    AttributeError,
-    OverflowError,
-    LookupError,
-    RuntimeError,
-    AssertionError,
-)
-
 
 @dataclass(frozen=True)
 class NonZero:
@@ -377,11 +367,9 @@ class EntityTable:
         if not keys:
             return
         states = _decode_all(blobs)
-        rows = np.array(self._add_all(keys), np.int64)
-        try:
-            self._absorb(rows, states)
-        except _DAMAGE as error:
-            raise StateError(f"the packed state of an entity is damaged: {error}") from error
+        for store in self.stores:
+            store.check(states)
+        self._absorb(np.array(self._add_all(keys), np.int64), states)
 
     def holds(self, key: str) -> bool:
         """Whether anything is known of an entity."""
@@ -660,7 +648,7 @@ def _decode_all(blobs: Sequence[bytes]) -> list[dict[str, Any]]:
         states = _many_decoder.decode(b"".join((_ARRAY_32, len(blobs).to_bytes(4, "big"), *blobs)))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         states = []
-    if len(states) == len(blobs) and {type(state.get(_NEWEST)) for state in states} == {int}:
+    if len(states) == len(blobs) and all(_is_time(state.get(_NEWEST)) for state in states):
         return states
     return [_decode(blob) for blob in blobs]
 
@@ -670,6 +658,10 @@ def _decode(blob: bytes) -> dict[str, Any]:
         state = _decoder.decode(blob)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise StateError(f"the packed state of an entity is damaged: {error}") from error
-    if type(state.get(_NEWEST)) is not int:
+    if not _is_time(state.get(_NEWEST)):
         raise StateError("the packed state of an entity is damaged: it has no newest time")
     return state
+
+
+def _is_time(value: object) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63

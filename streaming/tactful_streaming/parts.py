@@ -111,7 +111,13 @@ class RecordPart(Part, Protocol):
 
 
 class ObjectPart(Part, Protocol):
-    """A part whose packed state is an object for each cell."""
+    """A part whose packed state is an object for each cell.
+
+    Attributes:
+        packed_type: type of the packed state of a cell, as msgpack holds it.
+    """
+
+    packed_type: Any
 
     def pack(self, cells: Rows, horizon: int) -> Sequence[Any]:
         """State of each cell as something msgpack can hold; empty where there is nothing."""
@@ -272,6 +278,7 @@ class GatheredPanes(PanedPart):
         assert isinstance(feature.window, PanedWindow)
         super().__init__(feature.window, firing=firing)
         self._kind: type[Accumulator] = ACCUMULATORS[kind]
+        self.packed_type = dict[int, self._kind.packed_type]  # type: ignore[name-defined]
         self._feature = feature
         self._of_texts = kind == "hll"
         self._panes: dict[int, dict[int, Accumulator]] = {}
@@ -526,6 +533,8 @@ class LastTimes:
 
 class RecentValues:
     """The newest n texts with their timestamps; of equally new ones, those that came last."""
+
+    packed_type = list[tuple[int, str]]
 
     def __init__(self, n: int) -> None:
         """Begin empty."""

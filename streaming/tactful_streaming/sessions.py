@@ -62,6 +62,7 @@ class Sessions:
         assert isinstance(feature.window, SessionWindow)
         self._gap = feature.window.gap_ms
         self._kind: type[Accumulator] = ACCUMULATORS[kind]
+        self.packed_type = list[tuple[int, int, bool, self._kind.packed_type]]  # type: ignore[name-defined]
         self._feature = feature
         self._source = {"count": "ones", "hll": "texts", "values": "texts"}.get(kind, "amounts")
         self._sessions: dict[int, list[_Session]] = {}

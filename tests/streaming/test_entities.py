@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import sys
 import tracemalloc
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -260,6 +262,30 @@ def test_state_computed_apart_joins_what_was_kept() -> None:
 def test_damaged_state_is_refused(state: bytes) -> None:
     with pytest.raises(StateError, match="packed state of an entity"):
         EntityTable(features()).unpack([("a", state)])
+
+
+WRONG: list[Any] = [None, 7, -1.5, "text", b"", b"abc", b"\0" * 16, [], {}, [[]], {1: b"x"}]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_state_of_another_form_is_refused_or_read(seed: int) -> None:
+    """Nothing but StateError comes of a value that is replaced, wherever it lies."""
+    rng = random.Random(seed)
+
+    def damage(value: Any) -> Any:
+        if not isinstance(value, dict | list) or not value or rng.random() < 0.2:
+            return rng.choice(WRONG)
+        place = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        copied = value.copy()
+        copied[place] = damage(value[place])
+        return copied
+
+    whole = msgspec.msgpack.decode(blob())
+    for _ in range(200):
+        place = rng.choice(list(whole))
+        state = {**whole, place: damage(whole[place])}
+        with contextlib.suppress(StateError):
+            EntityTable(features()).unpack([("a", msgspec.msgpack.encode(state))])
 
 
 def test_a_merge_counts_what_both_had_before_it_makes_room() -> None:

@@ -1,0 +1,115 @@
+"""Checks that the packed state of entities, read from msgpack, has the form that stores give it.
+
+::
+
+    {"k": [["red", "blue"], b"<newest of each, i8>"],      # groups of a store, if it has any
+     "k.panes": b"<records, f8>",                          # a part of records, without groups
+     "k.panes": [b"<records of each group, u2>", b"<records, f8>"],   # with groups
+     "k.recent": [[1700000000000, "shoes"]],               # a part of objects, without groups
+     "k.recent": [[[[1700000000000, "shoes"]], []], None]} # with groups, one object for each
+
+A part with groups that was packed apart from its store has the names at its end: four elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from tactful_streaming.errors import StateError
+from tactful_streaming.parts import (
+    DecayedTotals,
+    GatheredPanes,
+    LastTimes,
+    NumberPanes,
+    RecentValues,
+)
+from tactful_streaming.sessions import Sessions
+
+Recorded = NumberPanes | DecayedTotals | LastTimes
+"""Parts whose packed state is records of numbers."""
+
+AnyPart = Recorded | GatheredPanes | RecentValues | Sessions
+
+NAMES_AT = 2
+"""Place of the names in the packed state of a part that was packed apart."""
+
+_State = Mapping[str, Any]
+_Names = tuple[list[str], bytes]
+_T = TypeVar("_T")
+
+
+def check_rows(parts: Mapping[str, AnyPart], states: Sequence[_State]) -> None:
+    """Raise StateError unless the state of each part, without groups, has its form."""
+    for key, part in parts.items():
+        packed = [state[key] for state in states if key in state]
+        if not packed:
+            continue
+        if isinstance(part, Recorded):
+            sizes = set(map(len, _converted(packed, list[bytes])))
+            _require(not any(size % (8 * part.width) for size in sizes))
+        else:
+            _converted(packed, list[part.packed_type])  # type: ignore[name-defined]
+
+
+def check_groups(store: str, parts: Mapping[str, AnyPart], states: Sequence[_State]) -> None:
+    """Raise StateError unless the state of each part, with groups, has its form.
+
+    Args:
+        store: key of the names of the groups.
+        parts: parts of the store by their keys.
+        states: states of entities, which may hold other keys.
+    """
+    shared = _group_counts([state.get(store) for state in states])
+    for key, part in parts.items():
+        having = [number for number, state in enumerate(states) if key in state]
+        packed = [states[number][key] for number in having]
+        _require(set(map(type, packed)) <= {list})
+        sizes = set(map(len, packed))
+        _require(sizes <= {NAMES_AT, NAMES_AT + 2})
+        if NAMES_AT + 2 not in sizes:
+            own: list[int | None] = [None] * len(packed)
+        else:
+            own = _group_counts([one[NAMES_AT:] or None for one in packed])
+        counts = [shared[n] if k is None else k for n, k in zip(having, own, strict=True)]
+        _check_part(part, [one[:NAMES_AT] for one in packed], counts)
+
+
+def _check_part(part: AnyPart, packed: Sequence[Any], counts: Sequence[int | None]) -> None:
+    if isinstance(part, Recorded):
+        pairs = _converted(packed, list[tuple[bytes, bytes]])
+        of_groups = [len(numbers) for numbers, _ in pairs]
+        _require(all(k in (None, n / 2) for n, k in zip(of_groups, counts, strict=True)))
+        _require(not any(n % 2 for n in of_groups))
+        numbers = np.frombuffer(b"".join(numbers for numbers, _ in pairs), "<u2")
+        ends = np.cumsum([0, *of_groups]) // 2
+        records = np.diff(np.concatenate([[0], np.cumsum(numbers, dtype=np.int64)])[ends])
+        sizes = np.array([len(data) for _, data in pairs], np.int64)
+        _require(np.array_equal(sizes, records * 8 * part.width))
+        return
+    objects = _converted(packed, list[tuple[list[part.packed_type], None]])  # type: ignore[name-defined]
+    numbered = zip(objects, counts, strict=True)
+    _require(all(count in (None, len(states)) for (states, _), count in numbered))
+
+
+def _group_counts(names: Sequence[Any]) -> list[int | None]:
+    """Return the number of groups of each state; None where it names none."""
+    named = _converted([one for one in names if one is not None], list[_Names])
+    _require(all(len(newest) == 8 * len(groups) for groups, newest in named))
+    counts = iter([len(groups) for groups, _ in named])
+    return [None if one is None else next(counts) for one in names]
+
+
+def _converted(values: Sequence[Any], kind: type[_T]) -> _T:
+    try:
+        return msgspec.convert(values, kind, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise StateError(f"the packed state of an entity is damaged: {error}") from error
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise StateError("the packed state of an entity is damaged: its lengths do not agree")
