@@ -118,7 +118,7 @@ def test_methods_agree_with_addition_and_with_each_other(
     assert composed.epsilon <= doubled.epsilon + 1e-9
 
 
-def test_gaussian_noise_by_zcdp_and_pld_agrees_with_its_exact_figure() -> None:
+def test_gaussian_zcdp_and_pld_match_the_exact_epsilon() -> None:
     """rho-zCDP is looser than the exact curve of the continuous Gaussian, which PLD meets."""
     rho, delta = Fraction(1, 8), Fraction(1, 10**6)
     loss = Loss(Fraction(4), delta, rho=rho)
@@ -141,7 +141,8 @@ def exact_gaussian_delta(sigma: float, epsilon: float) -> float:
     return phi(a - b) - math.exp(epsilon) * phi(-a - b)
 
 
-def test_the_zcdp_conversion_is_above_the_library_s_renyi_accountant() -> None:
+def test_zcdp_conversion_is_above_the_renyi_accountant() -> None:
+    """The zCDP conversion is never below the library's Renyi accountant."""
     accountant = pytest.importorskip("dp_accounting.rdp")
     events = pytest.importorskip("dp_accounting.dp_event")
     for rho in (Fraction(1, 1000), Fraction(1, 10), Fraction(2)):

@@ -65,9 +65,10 @@ def report(seeded_noise: SeededNoise) -> AuditReport:
         return audit(5, 1, SMALL)
 
 
-def test_what_the_product_publishes_passes_with_no_more_proved_than_claimed(
+def test_real_pipelines_pass_within_the_claim(
     report: AuditReport,
 ) -> None:
+    """The product's pipelines pass, and no attack proves more than claimed."""
     panes, *totals = report.real
     assert report.passed, str(report)
     assert {finding.layer for finding in panes.findings} == {1, 2, 3, 4}
@@ -98,7 +99,8 @@ def test_the_report_says_all_of_it(report: AuditReport) -> None:
     assert document["real"][0]["findings"][0]["layer"] == 1
 
 
-def test_an_audit_that_misses_a_bug_says_that_it_is_worth_nothing(report: AuditReport) -> None:
+def test_audit_that_misses_a_bug_is_not_trustworthy(report: AuditReport) -> None:
+    """An audit that misses a planted bug reports that it is not trustworthy."""
     missed = Audited("double firing", report.real[0].findings)
     blind = replace(report, planted=(*report.planted[1:], missed))
     assert not blind.trustworthy
@@ -207,7 +209,8 @@ def test_the_nodes_of_a_day_are_computed_from_its_totals(tmp_path: Path) -> None
     assert with_ == pytest.approx([4, -4])
 
 
-def test_the_largest_change_of_gaussian_totals_is_found_by_trying(tmp_path: Path) -> None:
+def test_gaussian_change_search_finds_the_sensitivity(tmp_path: Path) -> None:
+    """Trying many days finds the largest change of Gaussian totals."""
     for cap, epsilon in ((1, "1/2"), (3, "1"), (5, "2")):
         pipeline = GaussianPipeline(cap, Fraction(epsilon))
         totals = pipeline.statistic(1).gaussian
@@ -218,7 +221,8 @@ def test_the_largest_change_of_gaussian_totals_is_found_by_trying(tmp_path: Path
         assert wrong.delta_of_noise()[0] > 100 * wrong.delta
 
 
-def test_of_a_cap_that_gaussian_totals_do_not_take_they_are_left_out() -> None:
+def test_audit_leaves_out_gaussian_totals_of_large_caps() -> None:
+    """Gaussian totals are left out if the cap is too large to publish them."""
     with pytest.raises(ParameterError):
         GaussianPipeline(100, Fraction(1, 10))
     assert "Gaussian noise of a fifth" not in {it.name for it in planted_bugs(100, Fraction(1, 10))}
@@ -253,9 +257,10 @@ def test_draws_as_stated_look_rare_as_seldom_as_is_said(epsilon: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-def test_a_million_canaries_pass_the_right_scale_and_catch_one_five_percent_low(
+def test_million_canaries_catch_a_scale_5_percent_low(
     tmp_path: Path,
 ) -> None:
+    """A million canaries pass the correct scale and catch a scale 5 % too low."""
     for pipeline, low, high in ((Pipeline(5, ONE), 0.95, 1.0), (low_scale(5, ONE, 5), 1.0, 1.06)):
         ((_, bound),) = attack(pipeline, 1_000_000, 1e-6, tmp_path, spreads=["together"])
         assert low < bound.epsilon <= high
@@ -263,9 +268,10 @@ def test_a_million_canaries_pass_the_right_scale_and_catch_one_five_percent_low(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-def test_attacks_on_totals_prove_most_of_what_is_claimed_and_refute_mistakes(
+def test_attacks_on_totals_are_tight_and_catch_bugs(
     tmp_path: Path,
 ) -> None:
+    """Attacks on totals prove most of the claim and refute planted bugs."""
     for pipeline, low, high in (
         (TotalsPipeline(5, ONE), 0.85, 1.0),
         (LevelsForgotten(5, ONE), 1.6, 2),

@@ -46,7 +46,7 @@ def test_the_bound_exceeds_the_truth_no_more_often_than_alpha() -> None:
     assert stats.binomtest(above, 120, 0.2, alternative="greater").pvalue > 1e-3
 
 
-def test_planted_bound_from_the_data_that_picked_the_event_is_caught() -> None:
+def test_planted_bound_from_selection_data_is_caught() -> None:
     """Without a split, many useless scores prove a loss where there is none."""
     generator = np.random.default_rng(13)
 

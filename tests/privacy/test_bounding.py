@@ -163,7 +163,8 @@ class WatermarkOfTheData(BoundedCounts):
         return handed + (super().closed(watermark) if watermark == 10 * DAY_MS else [])
 
 
-def test_removing_a_user_day_changes_the_counts_by_the_cap_at_most() -> None:
+def test_removing_a_user_day_changes_at_most_cap() -> None:
+    """Removing a user's day changes the counts by at most the cap."""
     worst = max(largest_change(bounded, stream) for stream in random_streams())
     assert worst == CAP
 
@@ -181,7 +182,9 @@ def test_planted_bugs_are_caught(bug: Callable[[], Counter]) -> None:
     assert any(exceeds(stream) for stream in random_streams())
 
 
-def test_the_frame_of_the_planted_bugs_is_right_when_its_grouping_is() -> None:
+def test_frame_of_planted_bugs_is_correct_without_a_bug() -> None:
+    """With the correct grouping, the frame of the planted bugs is correct."""
+
     class WithoutUnknownKeys(CapPerDay):
         def add(self, unit: str, timestamp: int, key: str, *, watermark: int = 0) -> bool:
             known = key in KEYS and timestamp >= self.open_from
@@ -255,7 +258,8 @@ def test_late_contributions_count_nowhere_but_charge_their_user() -> None:
     assert pane.counts.tolist() == [0, CAP - 2, 0]
 
 
-def test_contributions_of_a_day_that_is_over_leave_nothing_behind() -> None:
+def test_contributions_to_a_past_day_leave_no_state() -> None:
+    """Contributions to a day that is over leave no state."""
     counts = bounded()
     counts.closed(DAY_MS)
     before = counts.snapshot()
@@ -358,7 +362,8 @@ def replayed(stream: Stream, rng: random.Random, *, counters_survive: bool = Tru
     return table
 
 
-def test_with_crashes_the_counts_equal_those_of_an_uninterrupted_run() -> None:
+def test_counts_after_crashes_equal_an_uninterrupted_run() -> None:
+    """Counts after crashes equal those of an uninterrupted run."""
     rng = random.Random(23)
     for stream in random_streams():
         assert replayed(stream, rng) == table_of(bounded(), stream)
@@ -381,9 +386,10 @@ def test_after_a_crash_the_cap_of_the_day_is_not_exceeded() -> None:
 
 
 @pytest.mark.parametrize("cell_cap", [None, 2])
-def test_a_replay_against_another_clock_releases_no_more_than_the_cap(
+def test_replay_with_another_clock_stays_within_the_cap(
     cell_cap: int | None,
 ) -> None:
+    """A replay against another clock releases no more than the cap."""
     statistic = replace(HOURLY, cell_cap=cell_cap)
     rng = random.Random(29)
     for _ in range(300):
@@ -409,7 +415,8 @@ def test_a_replay_against_another_clock_releases_no_more_than_the_cap(
         assert sum(released.values()) <= CAP
 
 
-def test_a_damaged_or_foreign_snapshot_is_refused_and_changes_nothing() -> None:
+def test_damaged_or_foreign_snapshot_is_refused() -> None:
+    """A damaged or foreign snapshot is refused and changes nothing."""
     counts = bounded()
     counts.add("u", 5 * HOUR, "milk")
     good = counts.snapshot()

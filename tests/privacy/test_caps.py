@@ -85,7 +85,7 @@ def test_the_hour_cap_bounds_every_hour(events: list[Event], hour_cap: int, pane
 
 @pytest.mark.parametrize("cell_cap", [None, 2])
 @pytest.mark.parametrize("pane_ms", [HOUR_MS // 4, HOUR_MS, 4 * HOUR_MS])
-def test_a_replay_against_another_clock_releases_no_more_than_the_caps(
+def test_replay_with_another_clock_stays_within_the_caps(
     cell_cap: int | None, pane_ms: int
 ) -> None:
     """Snapshots are older than releases; the input is replayed, and more of it is late."""
@@ -216,7 +216,8 @@ def busy_day(day: int, people: int, each: int, rng: random.Random) -> list[Event
     return sorted(found, key=lambda event: event[1])
 
 
-def test_the_cap_follows_the_day_before_and_the_noise_follows_the_cap(tmp_path: Path) -> None:
+def test_cap_follows_yesterday_and_noise_follows_the_cap(tmp_path: Path) -> None:
+    """The cap follows the day before, and the noise follows the cap."""
     rng = random.Random(1)
     days = [busy_day(day, 400, each, rng) for day, each in enumerate((2, 6, 1, 20, 1))]
     run = Run(tmp_path / "ledger.db")
@@ -324,9 +325,8 @@ def test_one_person_is_in_one_bucket_of_the_histogram(events: list[Event]) -> No
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_with_crashes_the_caps_and_counts_are_those_of_a_quiet_run(
-    tmp_path: Path, seed: int
-) -> None:
+def test_caps_after_crashes_equal_an_uninterrupted_run(tmp_path: Path, seed: int) -> None:
+    """Caps and counts after crashes equal those of an uninterrupted run."""
     rng = random.Random(seed)
     events = [e for day in range(3) for e in busy_day(day, 60, 1 + 3 * day, rng)]
     quiet = Run(tmp_path / "quiet.db")
@@ -352,7 +352,8 @@ def test_with_crashes_the_caps_and_counts_are_those_of_a_quiet_run(
     assert run.table() == quiet.table()
 
 
-def test_what_comes_before_its_cap_is_chosen_waits_and_is_counted_in_order() -> None:
+def test_contributions_wait_for_their_cap_in_order() -> None:
+    """Contributions before the choice of their cap wait and are counted in order."""
     counts = counting(CHOSEN)
     for n in range(4):
         assert not counts.add("u", DAY_MS + n, "tea")
@@ -379,7 +380,7 @@ def test_what_was_late_when_it_came_stays_late_while_it_waits() -> None:
     assert not pane.counts.any()
 
 
-def test_a_replay_against_another_clock_releases_no_more_than_the_chosen_cap() -> None:
+def test_replay_with_another_clock_stays_within_chosen_caps() -> None:
     """Of each pane the first release counts, and of each day the first cap, as in the ledger."""
     rng = random.Random(37)
     at_the_cap = 0
@@ -441,7 +442,8 @@ TOTALS = Statistic(
 )
 
 
-def test_periods_and_totals_follow_the_cap_of_their_day_through_crashes(tmp_path: Path) -> None:
+def test_periods_and_totals_use_the_cap_of_their_day(tmp_path: Path) -> None:
+    """Periods and totals follow the cap of their day through crashes."""
     rng = random.Random(4)
     days = [busy_day(day, 300, each, rng) for day, each in enumerate((2, 6, 1, 5))]
 
@@ -546,9 +548,10 @@ def test_the_cap_must_be_the_largest_candidate() -> None:
 
 @given(st.lists(st.integers(1, 8), min_size=200, max_size=300))
 @settings(max_examples=20, deadline=None)
-def test_without_noise_the_cap_is_the_smallest_candidate_above_the_quantile(
+def test_cap_without_noise_is_the_quantile_candidate(
     contributions: list[int],
 ) -> None:
+    """Without noise, the cap is the smallest candidate above the quantile."""
     chosen = CHOICE.cap(CHOICE.histogram(np.array(contributions)))
     covered = {
         cap: sum(n <= cap for n in contributions) >= 0.9 * len(contributions)
@@ -591,7 +594,8 @@ run.publisher.publish(3 * 86_400_000)
 """
 
 
-def test_processes_killed_at_random_release_what_a_quiet_one_does(tmp_path: Path) -> None:
+def test_processes_killed_at_random_release_the_same(tmp_path: Path) -> None:
+    """Processes killed at random release the same as an undisturbed process."""
     rng = random.Random(7)
     events = [e for day in range(3) for e in busy_day(day, 60, 1 + 3 * day, rng)]
     (tmp_path / "events.json").write_text(json.dumps(events))
@@ -643,4 +647,4 @@ def test_planted_mistakes_are_caught(
         sys.modules[__name__], "counting", lambda s, start=0: mistake(s, secret=SECRET, start=start)
     )
     with pytest.raises(AssertionError):
-        test_the_cap_follows_the_day_before_and_the_noise_follows_the_cap(tmp_path)
+        test_cap_follows_yesterday_and_noise_follows_the_cap(tmp_path)

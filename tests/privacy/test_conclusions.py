@@ -93,7 +93,8 @@ def test_intervals_of_shares_cover_as_often_as_they_say(
     assert covered >= 358
 
 
-def test_a_share_is_narrow_where_the_whole_is_large_and_wide_where_noise_drowns_it() -> None:
+def test_interval_of_a_share_narrows_with_the_whole() -> None:
+    """A share is narrow for a large whole and wide if noise exceeds the whole."""
     large = share_released([pane({"click": 150, "other": 4_850})], "click", "other")
     assert large.value == 0.03
     # 1.96 standard deviations of the delta method, 0.0027, less a little on the exact side
@@ -121,7 +122,7 @@ def true_quantile(counts: list[int], p: float) -> int:
 
 
 @pytest.mark.parametrize("probability", ["0.1", "0.5", "0.9"])
-def test_intervals_of_quantiles_hold_the_bucket_as_often_as_they_say(probability: str) -> None:
+def test_quantile_intervals_have_their_coverage(probability: str) -> None:
     """300 releases at 95 %, seeded: fewer than 265 covered has probability 1e-5."""
     rng = random.Random(probability)
     noise = DiscreteLaplace(5, 1, entropy=rng.randbytes)

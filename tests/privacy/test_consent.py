@@ -91,7 +91,8 @@ def test_nobody_who_said_nothing_is_used_for_anything() -> None:
     assert Consents().allowed("ada") == NOTHING
 
 
-def test_an_agreement_brings_the_service_with_it_and_a_refused_service_takes_all() -> None:
+def test_agreement_includes_and_refusal_excludes_service() -> None:
+    """An agreement includes the service, and a refused service refuses everything."""
     consents = Consents()
     agreed = {Purpose.PERSONALISATION: True}
     consents.take([Decision(version=1, person="ada", purposes=agreed, at=0)])

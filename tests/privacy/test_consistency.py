@@ -112,9 +112,8 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 
 @pytest.mark.parametrize(("parts", "sensitivity"), [(24, 10), (60, 10), (4, 10)])
-def test_a_period_is_better_than_the_sum_of_its_parts_and_than_its_own_release(
-    parts: int, sensitivity: int
-) -> None:
+def test_consistent_period_beats_parts_and_own_release(parts: int, sensitivity: int) -> None:
+    """A period is more precise than the sum of its parts and than its own release."""
     levels, _ = calendar(random.Random(4), (1, parts), (sensitivity, sensitivity))
     fine, top = consistent(levels)
     own = DiscreteLaplace(sensitivity, 1)

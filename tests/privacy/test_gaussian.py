@@ -42,9 +42,8 @@ def distance(noise: DiscreteGaussian, sigma_squared: Fraction) -> Decimal:
 
 
 @pytest.mark.parametrize(("sensitivity_squared", "rho"), SETTINGS)
-def test_the_table_lies_within_the_stated_distance_of_the_ideal_distribution(
-    sensitivity_squared: int | str, rho: str
-) -> None:
+def test_table_is_within_its_stated_error(sensitivity_squared: int | str, rho: str) -> None:
+    """The table lies within the stated distance of the ideal distribution."""
     noise = DiscreteGaussian(sensitivity_squared, rho)
     assert noise.table_error < Fraction(1, 10**14)
     assert distance(noise, noise.sigma_squared) <= Decimal(float(noise.table_error)) * 2
@@ -112,9 +111,10 @@ def test_delta_agrees_with_a_search_over_orders() -> None:
     st.fractions(Fraction(1, 20), 5, max_denominator=100),
 )
 @settings(max_examples=40, deadline=None)
-def test_the_table_falls_from_the_centre_and_misses_almost_nothing(
+def test_table_falls_from_the_centre_and_is_complete(
     sensitivity_squared: Fraction, rho: Fraction
 ) -> None:
+    """The table falls from the centre and omits almost no mass."""
     noise = DiscreteGaussian(sensitivity_squared, rho)
     side = noise._table.weights[noise._table.highest :].tolist()
     assert side == sorted(side, reverse=True)

@@ -121,9 +121,7 @@ def test_noise_keeps_to_the_delta_it_was_given(epsilon: str, delta: str) -> None
 
 
 @pytest.mark.parametrize("seed", [4])
-def test_totals_are_those_of_the_bounded_counts_within_their_intervals(
-    tmp_path: Path, seed: int
-) -> None:
+def test_totals_match_bounded_counts_within_intervals(tmp_path: Path, seed: int) -> None:
     """Through restarts, seeded; of 144 totals at 95 %, fewer than 115 within: probability 1e-8.
 
     Errors of one key and day go together, hence the slack.

@@ -51,7 +51,7 @@ def counting(statistic: Statistic = TERMS) -> BoundedKeys:
     return BoundedKeys(statistic, secret=SECRET, start=0)
 
 
-def test_without_noise_it_is_the_bounded_recount_above_the_threshold(ledger: Ledger) -> None:
+def test_keys_without_noise_equal_the_bounded_recount(ledger: Ledger) -> None:
     """A user counts once for a key and for the first three keys of a day, through restarts."""
     rng = random.Random(1)
     terms = [f"term {n}" for n in range(30)]
@@ -138,9 +138,8 @@ def test_empty_days_are_released_and_late_ones_dropped(ledger: Ledger) -> None:
     assert keys.add("u", 4 * DAY_MS, "tea", watermark=4 * DAY_MS)
 
 
-def test_what_the_budget_does_not_allow_is_refused_before_anything_is_counted(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_keys_beyond_the_budget_are_refused_first(ledger: Ledger, tmp_path: Path) -> None:
+    """A statistic beyond the budget is refused before anything is counted."""
     with pytest.raises(BudgetError):
         KeysPublisher(counting(replace(TERMS, epsilon=Fraction(2))), ledger)
     without = Ledger(tmp_path / "other.db", daily_epsilon=1)

@@ -100,9 +100,10 @@ def test_delta_equals_the_definition_in_both_directions(sensitivity: int, epsilo
 
 @given(st.integers(1, 30), st.fractions(Fraction(1, 50), 20, max_denominator=1000))
 @settings(max_examples=40, deadline=None)
-def test_neighbouring_weights_never_differ_by_more_than_a_unit_of_epsilon(
+def test_neighbouring_weights_differ_by_at_most_epsilon(
     sensitivity: int, epsilon: Fraction
 ) -> None:
+    """Neighbouring weights never differ by more than a unit of epsilon."""
     noise = DiscreteLaplace(sensitivity, epsilon)
     side = noise._table.weights[noise._table.highest :].tolist()
     one_unit = exp_bounds(epsilon / sensitivity, 192)[0]

@@ -321,7 +321,8 @@ def test_each_day_of_a_query_is_charged(ledger: Ledger) -> None:
     assert [answer.query.name for answer in ledger.answers(TODAY - 8, TODAY - 8)] == ["before"]
 
 
-def test_a_statistic_registered_later_finds_the_days_before_taken(ledger: Ledger) -> None:
+def test_later_statistic_counts_queries_of_earlier_days(ledger: Ledger) -> None:
+    """A statistic registered later finds the earlier days charged."""
     ledger.answer_once(asking("q", "1/2"), seven)
     with pytest.raises(BudgetError, match="'query q' costs epsilon 1/2"):
         ledger.register(costing("a", "2/3"))
@@ -334,7 +335,7 @@ def test_a_statistic_registered_later_finds_the_days_before_taken(ledger: Ledger
     ledger.answer_once(asking("s", "1/2"), seven)
 
 
-def test_a_statistic_may_begin_earlier_after_all_if_there_is_room(ledger: Ledger) -> None:
+def test_statistic_may_begin_earlier_within_the_budget(ledger: Ledger) -> None:
     """It was registered while the clock stood in the future."""
     a = costing("a", "1/2")
     ledger.register_all([a], first_day=TODAY + 300)
@@ -349,7 +350,8 @@ def test_a_statistic_may_begin_earlier_after_all_if_there_is_room(ledger: Ledger
     assert next(charge.first_day for charge in ledger.charges()) == TODAY
 
 
-def test_a_failing_draw_has_spent_its_charge_and_may_be_asked_again(ledger: Ledger) -> None:
+def test_failing_draw_is_charged_and_may_be_repeated(ledger: Ledger) -> None:
+    """A failing draw has spent its charge and may be repeated."""
     query = asking("q", "1")
     with pytest.raises(AssertionError):
         ledger.answer_once(query, never)
@@ -422,7 +424,8 @@ def test_a_retired_statistic_frees_the_days_to_come(ledger: Ledger) -> None:
         ledger.retire("nothing")
 
 
-def test_a_statistic_that_released_tomorrow_is_not_retired_before(ledger: Ledger) -> None:
+def test_retirement_is_not_before_the_newest_release(ledger: Ledger) -> None:
+    """A statistic is not retired before the day of its newest release."""
     a = costing("a", "1")
     ledger.register(a)
     ledger.release_once(a, (TODAY + 3) * DAY, seven)  # a replay whose clock is ahead

@@ -59,7 +59,8 @@ def old_ledger(location: str) -> dict[int, list[int]]:
     return values
 
 
-def test_the_definition_of_an_older_ledger_has_the_fingerprint_it_had() -> None:
+def test_fingerprints_of_older_definitions_are_unchanged() -> None:
+    """The definition in an older ledger keeps its fingerprint."""
     assert HOURLY.to_json() == DEFINITION
     assert Statistic.from_json(DEFINITION) == HOURLY
 

@@ -43,7 +43,7 @@ def test_no_row_tells_more_than_epsilon(epsilon: Fraction, kind: Any) -> None:
     assert e_to(epsilon * Fraction(999_999, 1_000_000)) < worst <= e_to(epsilon)
 
 
-def test_planted_symmetric_rows_with_the_loss_of_one_bit_are_caught() -> None:
+def test_planted_rows_charged_for_one_bit_are_caught() -> None:
     """Who forgets that two bits change makes the rows for twice the epsilon."""
     assert worst_ratio(OneHotReport(7, 2, kind="symmetric")) > 2 * e_to(Fraction(1))
 

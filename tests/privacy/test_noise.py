@@ -51,7 +51,8 @@ def test_planted_scale_ten_percent_low_is_caught(backend: Backend) -> None:
     assert chance(claimed, planted.sample(DRAWS).tolist()) < FALSE_ALARM
 
 
-def test_the_stated_probabilities_are_the_discrete_laplace_distribution(backend: Backend) -> None:
+def test_stated_probabilities_are_discrete_laplace(backend: Backend) -> None:
+    """The stated probabilities are those of the discrete Laplace distribution."""
     noise = laplace_noise(5, "1", backend)
     ratio = math.exp(-1 / 5)
     for k in range(-50, 51):

@@ -52,7 +52,8 @@ def test_the_file_is_its_owners_alone_and_is_read_again(keyring: Keyring) -> Non
     assert again.pseudonym("ada") == keyring.pseudonym("ada")
 
 
-def test_a_new_epoch_gives_new_pseudonyms_and_a_destroyed_one_none(keyring: Keyring) -> None:
+def test_epochs_change_pseudonyms_until_destroyed(keyring: Keyring) -> None:
+    """A new epoch gives new pseudonyms, a destroyed epoch gives none."""
     first = keyring.current
     before = keyring.pseudonym("ada")
     keyring.rotate()

@@ -39,7 +39,8 @@ def known_tests() -> set[str]:
     }
 
 
-def test_every_leak_and_every_refusal_has_the_tests_that_the_document_names() -> None:
+def test_documents_name_a_test_for_each_leak_and_refusal() -> None:
+    """Every leak and refusal has the tests that the document names."""
     leaks, refused, _ = sections().values()
     known = known_tests()
     for row in (*rows(leaks), *rows(refused)):
@@ -103,9 +104,10 @@ def drawn_around_midnight(
     return again, counted
 
 
-def test_a_clock_that_goes_back_over_midnight_gives_no_second_cap_and_no_second_draw(
+def test_clock_back_over_midnight_gives_no_second_cap(
     tmp_path: Path,
 ) -> None:
+    """A clock that goes back over midnight gives no second cap and no second draw."""
     counts = BoundedCounts(HOURS, secret=SECRET, start=0)
     again, counted = drawn_around_midnight(counts, tmp_path)
     assert again == []

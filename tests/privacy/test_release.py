@@ -94,9 +94,10 @@ def test_two_platforms_over_equal_data_publish_independent_noise(tmp_path: Path)
             assert stats.binomtest(equal, len(first), same).pvalue > 1e-11  # false alarm rate
 
 
-def test_published_counts_are_the_bounded_ones_plus_the_noise_of_the_mechanism(
+def test_published_counts_are_bounded_counts_plus_noise(
     ledger: Ledger,
 ) -> None:
+    """Published counts are the bounded counts plus the noise of the mechanism."""
     counts = counting()
     for _ in range(20):
         counts.add("a hoarder", 0, "milk")
@@ -118,7 +119,8 @@ def test_a_pane_says_what_it_promises(ledger: Ledger) -> None:
     assert (high - low, low + high) == (30, 2 * pane.values["milk"])
 
 
-def test_after_a_crash_the_stored_panes_are_published_again_unchanged(ledger: Ledger) -> None:
+def test_stored_panes_are_published_unchanged_after_a_crash(ledger: Ledger) -> None:
+    """After a crash the stored panes are published again, unchanged."""
     counts = counting()
     saved = counts.snapshot()
     before = Publisher(counts, ledger).publish(DAY_MS)

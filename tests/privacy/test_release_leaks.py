@@ -155,7 +155,8 @@ def test_leak_4_keys_and_panes_are_there_whoever_came(tmp_path: Path, statistic:
     assert shapes[0] == shapes[1]
 
 
-def test_leak_4_a_day_without_found_keys_is_published_like_others(tmp_path: Path) -> None:
+def test_leak_4_a_day_without_found_keys_is_published(tmp_path: Path) -> None:
+    """A day without found keys is published like other days."""
     statistic = Statistic(
         "terms", (), DAY_MS, 3, Fraction(1, 2), kind=FOUND_KEYS, delta=Fraction(1, 10**6)
     )
@@ -202,7 +203,7 @@ def test_leak_7_a_new_pseudonym_is_no_second_cap(tmp_path: Path) -> None:
     assert [int(it.closed(HOUR)[0].counts.sum()) for it in (by_id, by_pseudonym)] == [5, 10]
 
 
-def test_leak_8_two_ids_of_a_person_are_two_units_and_that_is_said(ledger: Ledger) -> None:
+def test_leak_8_two_ids_of_a_person_are_two_units(ledger: Ledger) -> None:
     """Each is bounded, both together by twice as much: the promise is for a user, an id."""
     counts = BoundedCounts(HOURS, secret=SECRET, start=0)
     for n in range(20):

@@ -80,9 +80,8 @@ def read_all(ledger: Ledger, name: str) -> dict[int, dict[str, int]]:
 
 
 @pytest.mark.parametrize("seed", [4])
-def test_without_noise_totals_and_periods_are_the_bounded_recount(
-    tmp_path: Path, seed: int
-) -> None:
+def test_totals_without_noise_equal_the_bounded_recount(tmp_path: Path, seed: int) -> None:
+    """Without noise, totals and periods equal the bounded recount."""
     ledger = Ledger(tmp_path / "ledger.db", daily_epsilon=2)
     totals = replace(TOTALS, epsilon=Fraction(1))
     counts = counting(QUARTERS)
@@ -272,7 +271,7 @@ def test_a_failing_ledger_costs_no_pane_and_no_node(
     assert [page.values["tea"] for page in pages] == [1, 1, 1, 1, 2, 2, 2, 2]
 
 
-def test_noise_is_drawn_once_whoever_asks_and_forgotten_with_its_day(location: str) -> None:
+def test_shared_noise_is_drawn_once_and_deleted(location: str) -> None:
     """On every database that a ledger may be in."""
     ledger = Ledger(location, daily_epsilon=1)
     ledger.register(TOTALS)

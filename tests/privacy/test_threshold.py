@@ -32,9 +32,10 @@ def shown(noise: DiscreteLaplace, spread: tuple[int, ...], threshold: int) -> Fr
 
 @pytest.mark.parametrize(("cap", "cell_cap"), [(1, 1), (5, 1), (5, 2), (7, 3), (6, 6)])
 @pytest.mark.parametrize("epsilon", ["1", "3"])
-def test_the_threshold_is_the_smallest_that_hides_the_worst_spread(
+def test_threshold_is_the_smallest_for_the_worst_spread(
     cap: int, cell_cap: int, epsilon: str
 ) -> None:
+    """The threshold is the smallest that hides the worst spread."""
     allowed = Fraction(1, 10**4)
     release = ThresholdRelease(cap, epsilon, allowed, cell_cap=cell_cap)
     noise = DiscreteLaplace(cap, epsilon)

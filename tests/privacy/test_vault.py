@@ -75,9 +75,8 @@ def test_it_is_aes_256_gcm_under_a_wrapped_key(tmp_path: Path, keyring: Keyring)
     vault.close()
 
 
-def test_after_an_erasure_nothing_opens_it_and_the_key_is_in_no_file(
-    tmp_path: Path, keyring: Keyring
-) -> None:
+def test_erased_key_opens_nothing_and_is_in_no_file(tmp_path: Path, keyring: Keyring) -> None:
+    """After an erasure nothing opens the bytes, and no file holds the key."""
     path = tmp_path / "v" / "vault.db"
     vault = Vault(path, MASTER, keyring)
     sealed, other = vault.seal("ada", b"content"), vault.seal("bob", b"other")
@@ -161,9 +160,8 @@ def test_another_master_key_is_noticed_before_anything_is_read(
         other.check()
 
 
-def test_many_are_sealed_at_once_and_opened_until_another_process_erases_one(
-    tmp_path: Path, keyring: Keyring
-) -> None:
+def test_batches_open_until_another_process_erases(tmp_path: Path, keyring: Keyring) -> None:
+    """Many messages are sealed at once and opened until another process erases one."""
     here, there = (Vault(tmp_path / "vault.db", MASTER, keyring, remembered=3) for _ in range(2))
     people = ["ada", "bob", "ada", "cyd", "dan", "eve"]
     contents = [f"{number} of {person}".encode() for number, person in enumerate(people)]

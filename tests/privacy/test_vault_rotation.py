@@ -77,9 +77,10 @@ def kill_oneself(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_the_new_master_key_opens_everything_and_the_old_one_nothing(
+def test_only_the_new_master_key_opens_the_vault(
     path: Path, keyring: Keyring, sealed: list[bytes]
 ) -> None:
+    """The new master key opens everything and the old key nothing."""
     with closing(sqlite3.connect(path)) as connection:
         before = [row[0] for row in connection.execute("SELECT wrapped FROM people")]
     told: list[int] = []
@@ -92,9 +93,10 @@ def test_the_new_master_key_opens_everything_and_the_old_one_nothing(
 
 
 @pytest.mark.parametrize("dies_after", [1, 2, 3])
-def test_killed_in_the_midst_the_old_master_key_opens_everything_and_it_is_asked_again(
+def test_killed_rotation_keeps_the_old_key_and_repeats(
     path: Path, keyring: Keyring, sealed: list[bytes], dies_after: int
 ) -> None:
+    """After a kill in the middle the old key opens everything, and a repetition succeeds."""
     told: list[int] = []
 
     def advanced(count: int) -> None:
@@ -131,9 +133,10 @@ def test_planted_wrapping_without_a_transaction_is_caught(
     assert not opens(path, NEW, keyring, sealed)
 
 
-def test_a_vault_that_is_open_gives_no_key_under_the_old_master_key(
+def test_open_vault_makes_no_key_under_the_old_master(
     path: Path, keyring: Keyring, sealed: list[bytes]
 ) -> None:
+    """An open vault makes no key under the old master key."""
     with closing(Vault(path, OLD, keyring)) as running:
         running.seal("person 0", b"more")
         rewrap_vault(path, OLD, NEW)
@@ -144,7 +147,7 @@ def test_a_vault_that_is_open_gives_no_key_under_the_old_master_key(
     assert opens(path, NEW, keyring, sealed), "nobody was wrapped by the old one since"
 
 
-def test_somebody_who_comes_meanwhile_has_a_key_of_one_of_the_two(
+def test_new_person_during_rotation_has_one_valid_key(
     path: Path, keyring: Keyring, sealed: list[bytes]
 ) -> None:
     """Writers beside the change either come before it, or are refused."""
@@ -169,9 +172,10 @@ def test_somebody_who_comes_meanwhile_has_a_key_of_one_of_the_two(
         assert set(vault.open_many(found)) == {b"content"}
 
 
-def test_who_reads_meanwhile_keeps_what_the_old_master_key_opens_and_that_is_said(
+def test_reader_that_blocks_overwriting_is_reported(
     path: Path, keyring: Keyring, sealed: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A reader keeps the old wrapped keys in the log, and the error says so."""
     monkeypatch.setattr(vault_rotation, "_WAIT_S", 0.05)
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
@@ -202,9 +206,10 @@ def test_wrong_keys_change_nothing(path: Path, keyring: Keyring, sealed: list[by
     assert rewrap_vault(path, OLD, NEW) == len(PEOPLE)
 
 
-def test_a_backup_of_before_brings_back_no_key_that_the_new_master_key_cannot_open(
+def test_older_backup_adds_no_unusable_keys(
     path: Path, keyring: Keyring, sealed: list[bytes], tmp_path: Path
 ) -> None:
+    """A backup from before the rotation adds no key that the new master cannot open."""
     copy = tmp_path / "copy.db"
     shutil.copy(path, copy)
     with closing(Vault(path, OLD, keyring)) as vault:
@@ -220,9 +225,7 @@ def test_a_backup_of_before_brings_back_no_key_that_the_new_master_key_cannot_op
         assert vault.reference("person 7") is None
 
 
-def test_an_epoch_that_another_process_began_gives_nobody_a_second_key(
-    path: Path, keyring: Keyring
-) -> None:
+def test_epoch_of_another_process_makes_no_second_key(path: Path, keyring: Keyring) -> None:
     """Else an erasure would find one of the two, and leave what the other one sealed."""
     stale = Vault(path, OLD, Keyring(keyring.path, clock=lambda: 0))
     keyring.rotate()

@@ -25,9 +25,8 @@ def side(noise: WideLaplace) -> list[int]:
 
 
 @pytest.mark.parametrize(("sensitivity", "epsilon"), SMALL)
-def test_neighbouring_weights_differ_by_no_more_than_a_unit_of_epsilon_across_blocks_too(
-    sensitivity: int, epsilon: str
-) -> None:
+def test_neighbouring_weights_across_blocks_keep_epsilon(sensitivity: int, epsilon: str) -> None:
+    """Neighbouring weights, also across blocks, differ by at most a unit of epsilon."""
     noise = WideLaplace(sensitivity, epsilon)
     weights = side(noise)
     one_unit = exp_bounds(Fraction(epsilon) / sensitivity, 192)[0]
@@ -48,7 +47,8 @@ def test_delta_is_the_largest_excess_of_any_set_of_outputs(sensitivity: int, eps
     assert noise.delta(epsilon) == Fraction(excess) / noise._total
 
 
-def test_a_change_spread_over_cells_leaves_no_more_uncovered_than_one_in_a_single_cell() -> None:
+def test_spread_changes_are_covered_like_single_cells() -> None:
+    """A change spread over cells leaves no more uncovered than one in a single cell."""
     noise = WideLaplace(40, "2")
     tail = [Fraction(0)]
     for weight in side(noise)[::-1][:40]:
@@ -62,7 +62,7 @@ def test_delta_is_negligible(sensitivity: int, epsilon: str) -> None:
     assert WideLaplace(sensitivity, epsilon).delta(epsilon) < Fraction(1, 10**11)
 
 
-def test_planted_blocks_that_do_not_mend_what_rounding_did_are_caught() -> None:
+def test_planted_blocks_with_rounding_errors_are_caught() -> None:
     """The plain recipe, H with ratio e^(-m/scale), steps down by a little too much."""
     noise = WideLaplace(3, "1/20")
     one_unit = exp_bounds(Fraction(1, 60), 192)[0]
