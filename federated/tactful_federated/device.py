@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_federated.errors import FederatedError, missing_extra
+from tactful_federated.errors import missing_extra
 from tactful_federated.model import IntentModel
 from tactful_federated.scores import Score
 from tactful_federated.tokens import (
-    BOUNDARY,
     FIRST_CATEGORY,
     PAD,
     Vocabulary,
@@ -126,24 +125,6 @@ class Device:
             loss=float(loss),
         )
 
-    def intent(self, weights: Vector, *, count: int = 5) -> list[tuple[str, float]]:
-        """The likeliest lead categories of the next visit, with their probabilities.
-
-        Computed on the device from its whole history; what of it leaves the device is the
-        caller's and the person's choice.
-
-        Raises:
-            WeightsError: The weights do not fit.
-        """
-        self._model.load_vector(weights)
-        likely = self._model.predict([*self._history.tolist(), BOUNDARY])
-        best = np.argsort(-likely, kind="stable")[:count]
-        return [
-            (self.vocabulary.category(int(token)), float(likely[token]))
-            for token in best
-            if token >= FIRST_CATEGORY
-        ]
-
     def _step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         # Plain SGD without torch.optim, whose import loads a compiler and takes seconds.
         norm = float(torch.sqrt(sum((g.square().sum() for g in gradients), torch.zeros(()))))
@@ -153,34 +134,6 @@ class Device:
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.sub_(gradient, alpha=step)
-
-
-class LocalPopulation:
-    """`Population` of devices in this process, called one after the other."""
-
-    def __init__(self, devices: Mapping[int, Device]) -> None:
-        """Keep the devices by number."""
-        self._devices = devices
-
-    def ids(self) -> Sequence[int]:
-        """Return the numbers of the devices."""
-        return list(self._devices)
-
-    def train(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Iterable[tuple[int, Vector]]:
-        """Yield updates of the devices; those that fail are left out."""
-        for number in ids:
-            try:
-                yield number, self._devices[number].train(weights, round_number)
-            except FederatedError as failure:
-                _log.warning("a device failed in round %d: %s", round_number, failure)
-
-    def evaluate(
-        self, ids: Sequence[int], weights: Vector, round_number: int
-    ) -> Mapping[int, Score]:
-        """Return the scores of the devices."""
-        return {number: self._devices[number].evaluate(weights) for number in ids}
 
 
 def _questions(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from tactful_federated.errors import SecureSumError
@@ -84,17 +83,3 @@ class DeviceLedger:
             " DO UPDATE SET times = times + 1, latest = excluded.latest",
             (session.run, session.round),
         )
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """State of a device, given by its platform."""
-
-    idle: bool
-    charging: bool
-    unmetered: bool
-
-    @property
-    def allow_training(self) -> bool:
-        """Whether training is allowed: idle, charging and on an unmetered network."""
-        return self.idle and self.charging and self.unmetered

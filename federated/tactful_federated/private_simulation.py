@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -160,7 +160,7 @@ def _population(
         device: windows(vocabulary.sequence(sample_history(device, seed=settings.seed)), context=8)
         for device in range(1, settings.devices + 1)
     }
-    options = {
+    options: dict[str, Any] = {
         "settings": TrainerSettings(learning_rate=1.0, update_norm=_NORM),
         "seed": settings.seed,
         "embedding": settings.embedding,

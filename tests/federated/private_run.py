@@ -14,11 +14,11 @@ from tactful_federated import (
     ClearCollector,
     Optimizer,
     PrivateTraining,
-    Score,
     TrainingPlan,
     Wishes,
     plan_training,
 )
+from tactful_federated.scores import Score
 from tactful_federated.vectors import Vector
 
 SIZE = 6

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tactful_federated import SecureSumDevice, SecureSumError, SecureSumServer, Session
+from tactful_federated import SecureSumServer, Session
+from tactful_federated.errors import SecureSumError
+from tactful_federated.secure_device import SecureSumDevice
 from tactful_federated.secure_messages import Enrolment, encode, enrol
 from tactful_federated.secure_server import SecureTotal, sum_in_secret
 

@@ -11,20 +11,20 @@ import pytest
 from flwr.app import Message
 
 from tactful_federated import (
-    DeviceLedger,
     FlowerStream,
     Invitation,
     LocalGrid,
     Optimizer,
     Polling,
-    SecureSumError,
     Session,
     SettingsError,
     Wishes,
     invite,
     serve_buffered,
-    training_app,
 )
+from tactful_federated.device_ledger import DeviceLedger
+from tactful_federated.errors import SecureSumError
+from tactful_federated.flower import training_app
 from tactful_federated.vectors import Vector
 
 CATEGORIES = ["bread", "cheese", "milk"]

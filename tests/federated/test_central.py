@@ -13,13 +13,9 @@ pytest.importorskip("opacus", reason="needs the extra tactful[federated]")
 from scipy import stats  # noqa: E402
 from torch import nn  # noqa: E402
 
-from tactful_federated import (  # noqa: E402
-    CentralSettings,
-    HistoryError,
-    SettingsError,
-    epsilon_of,
-    train_privately,
-)
+from tactful_federated import CentralSettings, SettingsError, train_privately  # noqa: E402
+from tactful_federated.central import epsilon_of  # noqa: E402
+from tactful_federated.errors import HistoryError  # noqa: E402
 
 SETTINGS = CentralSettings(
     steps=60,

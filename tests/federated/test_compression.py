@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tactful_federated import SettingsError, WeightsError, clip_to_norm
+from tactful_federated import SettingsError
 from tactful_federated.compression import (
     ENCODINGS,
     Encoding,
@@ -15,7 +15,8 @@ from tactful_federated.compression import (
     restore,
     to_bytes,
 )
-from tactful_federated.vectors import l2_norm
+from tactful_federated.errors import WeightsError
+from tactful_federated.vectors import clip_to_norm, l2_norm
 
 UPDATES = arrays.arrays(
     np.float32,

@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from tactful_federated import BandedRoot, CorrelatedNoise, NoiseMemory, WeightsError
+from tactful_federated import CorrelatedNoise, NoiseMemory
+from tactful_federated.correlated_noise import BandedRoot
+from tactful_federated.errors import WeightsError
 from tactful_privacy import ParameterError
 
 SCALE = 1 << 10

@@ -5,25 +5,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.federated.local_population import LocalPopulation
 
 from tactful_federated import (
     Device,
     IntentModel,
-    LocalPopulation,
     RoundSettings,
-    Score,
     SettingsError,
     TrainerSettings,
     Vocabulary,
-    WeightsError,
-    fit_markov,
-    fit_popularity,
     run_rounds,
-    split_by_time,
     start,
     windows,
 )
+from tactful_federated.errors import WeightsError
+from tactful_federated.markov import fit_markov, fit_popularity
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.scores import Score
+from tactful_federated.tokens import split_by_time
 from tactful_federated.vectors import l2_norm
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)
@@ -93,14 +92,6 @@ def test_diverging_training_is_an_error_and_a_missing_report(
     population = LocalPopulation({1: make(1), 2: broken, 3: make(3)})
     assert [number for number, _ in population.train([1, 2, 3], weights, 1)] == [1, 3]
     assert "a device failed" in caplog.text
-
-
-def test_intent_names_likely_lead_categories(weights: Any) -> None:
-    named = make().intent(weights, count=3)
-    assert len(named) == 3
-    assert {name for name, _ in named} <= set(SAMPLE_CATALOGUE)
-    assert [p for _, p in named] == sorted((p for _, p in named), reverse=True)
-    assert len(make().intent(weights, count=100)) == len(SAMPLE_CATALOGUE)
 
 
 @pytest.mark.parametrize(

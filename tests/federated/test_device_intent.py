@@ -15,12 +15,12 @@ from tactful_federated import (
     EventStore,
     IntentModel,
     ModelSlot,
-    PackageError,
     SettingsError,
     Trigger,
     Vocabulary,
-    pack_model,
 )
+from tactful_federated.errors import PackageError
+from tactful_federated.model_package import pack_model
 from tactful_federated.vectors import Vector, layer_shapes, layers
 from tactful_privacy import RandomizedResponse
 

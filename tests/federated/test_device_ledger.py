@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from tests.federated.private_run import small_plan
 
-from tactful_federated import Conditions, DeviceLedger, SecureSumError, Session
+from tactful_federated import Session
+from tactful_federated.device_ledger import DeviceLedger
+from tactful_federated.errors import SecureSumError
 
 PLAN = small_plan()
 
@@ -39,10 +41,3 @@ def test_sessions_are_joined_once_and_rounds_keep_their_distance(tmp_path: Path)
             ledger.claim(at(close, nonce=99), PLAN)
     assert ledger.times("intent") == 1
     ledger.claim(at(10 + PLAN.separation, nonce=99), PLAN)  # what was refused was not charged
-
-
-def test_training_must_not_be_felt() -> None:
-    assert Conditions(idle=True, charging=True, unmetered=True).allow_training
-    for felt in ("idle", "charging", "unmetered"):
-        now = {"idle": True, "charging": True, "unmetered": True, felt: False}
-        assert not Conditions(**now).allow_training

@@ -12,22 +12,18 @@ from hypothesis import strategies as st
 from tests.federated.private_run import WISHES, Devices
 
 from tactful_federated import (
-    BudgetError,
     ClearCollector,
     Device,
     DeviceHome,
     FlowerPopulation,
-    HistoryError,
     IntentModel,
     Invitation,
     LocalGrid,
     Polling,
-    Score,
     SecureCollector,
     SecureRounds,
     SettingsError,
     Vocabulary,
-    WeightsError,
     enrol,
     invite,
     invite_to_evaluations,
@@ -35,6 +31,7 @@ from tactful_federated import (
     serve_evaluation,
     without_noise,
 )
+from tactful_federated.errors import BudgetError, HistoryError, WeightsError
 from tactful_federated.evaluation import (
     ANSWER_SIZE,
     PrivateEvaluations,
@@ -43,6 +40,7 @@ from tactful_federated.evaluation import (
 )
 from tactful_federated.private_simulation import LocalTransport
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.scores import Score
 from tactful_federated.vectors import Vector, l2_norm
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)

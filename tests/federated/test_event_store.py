@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tactful_federated import ConsentError, EventStore, SettingsError, StoreError
+from tactful_federated import EventStore, SettingsError
+from tactful_federated.errors import ConsentError, StoreError
 
 KEY = b"k" * 32
 DAY = 86_400.0

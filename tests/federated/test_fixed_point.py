@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_federated import FixedPoint, SettingsError, WeightsError
+from tactful_federated import SettingsError
+from tactful_federated.errors import WeightsError
+from tactful_federated.fixed_point import FixedPoint
 from tactful_federated.vectors import Vector
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)

@@ -26,20 +26,20 @@ from tactful_federated import (
     CheckpointError,
     DeviceHome,
     FleetClient,
-    FleetError,
     FlowerStream,
     Invitation,
     Polling,
     SettingsError,
     SuperLink,
-    SuperLinkError,
     Tls,
     collector_for,
     serve_buffered,
     serve_rounds,
 )
 from tactful_federated.certificates import node_key, public_pem
+from tactful_federated.fleet import FleetError
 from tactful_federated.serving import authority_key
+from tactful_federated.superlink import SuperLinkError
 
 pytestmark = pytest.mark.service("nginx")
 

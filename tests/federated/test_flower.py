@@ -18,28 +18,27 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
+from tests.federated.local_population import LocalPopulation
 from tests.federated.private_run import small_plan
 
 from tactful_federated import (
     ClearCollector,
     Device,
     FlowerPopulation,
-    HistoryError,
     IntentModel,
     LocalGrid,
-    LocalPopulation,
     RoundSettings,
     SettingsError,
     Vocabulary,
-    WeightsError,
-    apply_reports,
     client_app,
     run_rounds,
     start,
-    training_app,
 )
 from tactful_federated.app import client, device_of, server
 from tactful_federated.compression import Encoding
+from tactful_federated.errors import HistoryError, WeightsError
+from tactful_federated.flower import training_app
+from tactful_federated.rounds import apply_reports
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
 from tactful_federated.vectors import l2_norm
 

@@ -15,16 +15,14 @@ from tactful_federated import (
     IntentModel,
     IntentPredictor,
     ModelSlot,
-    PackageError,
     SettingsError,
     Vocabulary,
-    VocabularyError,
-    WeightsError,
-    fit_temperature,
-    pack_model,
     to_onnx,
     to_torchscript,
 )
+from tactful_federated.errors import PackageError, VocabularyError, WeightsError
+from tactful_federated.inference import fit_temperature
+from tactful_federated.model_package import pack_model
 from tactful_federated.sample import SAMPLE_CATALOGUE
 from tactful_federated.vectors import Vector
 

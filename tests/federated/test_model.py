@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tactful_federated import IntentModel, SettingsError, VocabularyError, WeightsError
+from tactful_federated import IntentModel, SettingsError
+from tactful_federated.errors import VocabularyError, WeightsError
 from tactful_federated.model import MAX_PARAMETERS
 from tactful_federated.tokens import FIRST_CATEGORY
 from tactful_federated.vectors import parameter_count

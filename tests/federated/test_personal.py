@@ -13,11 +13,11 @@ from tactful_federated import (
     TrainerSettings,
     Vocabulary,
     personalise,
-    split_by_time,
     windows,
 )
 from tactful_federated.inference import mean_loss
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
+from tactful_federated.tokens import split_by_time
 from tactful_federated.vectors import layer_shapes, layers
 
 VOCABULARY = Vocabulary.from_catalogue(SAMPLE_CATALOGUE)

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from tests.federated.private_run import SIZE, Devices, constant, small_plan, training
 
 from tactful_federated import (
-    BudgetError,
     CheckpointError,
     ClearCollector,
     Invitation,
     Optimizer,
-    Participation,
     PrivateTraining,
     Vocabulary,
     serve_rounds,
 )
+from tactful_federated.errors import BudgetError
 from tactful_federated.invitation import Tier
+from tactful_federated.participation import Participation
 from tactful_federated.plan import without_noise
 from tactful_federated.serving import LiveView, initial_weights
 from tactful_federated.vectors import Vector

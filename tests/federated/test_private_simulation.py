@@ -8,12 +8,12 @@ import pytest
 
 from tactful_federated import (
     CheckpointError,
-    DeviceLedger,
     Outcome,
     PrivateSimulationSettings,
     SettingsError,
     simulate_privately,
 )
+from tactful_federated.device_ledger import DeviceLedger
 
 SMALL = PrivateSimulationSettings(devices=60, rounds=3, report_goal=8, epsilon=8.0)
 

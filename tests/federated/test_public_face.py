@@ -1,6 +1,7 @@
-"""What the package shows, what it costs to import, and what its app folder must hold."""
+"""Public names of the package, the cost of its import, and the files of its app folder."""
 
 import inspect
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,9 @@ import tactful_federated
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "federated"
+USERS = ("README.md", "docs", "examples", "platform", "benchmarks", "federated/README.md")
+ARGUMENTS = {"CentralSettings", "RoundSettings", "SimulationSettings"}
+"""Settings that public functions take; their users take the defaults."""
 
 
 def test_all_is_sorted_and_complete() -> None:
@@ -20,6 +24,18 @@ def test_all_is_sorted_and_complete() -> None:
         assert getattr(tactful_federated, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = tactful_federated.nonsense
+
+
+def test_each_public_name_has_a_user() -> None:
+    """Names that no document, example or other package uses are not public."""
+    files = [file for user in USERS for file in [ROOT / user, *(ROOT / user).rglob("*")]]
+    text = "\n".join(
+        file.read_text("utf-8")
+        for file in files
+        if file.suffix in (".py", ".md") and "decisions" not in file.parts
+    )
+    used = set(re.findall(r"\w+", text))
+    assert set(tactful_federated.__all__) - used <= ARGUMENTS
 
 
 def test_everything_public_is_documented() -> None:
@@ -43,7 +59,7 @@ def test_import_pulls_neither_torch_nor_flwr() -> None:
     done = run(
         "import sys, tactful_federated as f, numpy as np\n"
         "v = f.Vocabulary.from_catalogue(['a', 'b'])\n"
-        "f.fit_markov([v.sequence([['a'], ['b']])])\n"
+        "f.windows(v.sequence([['a'], ['b']]))\n"
         "f.start(np.zeros(3, dtype=np.float32))\n"
         "found = {'torch', 'flwr', 'opacus', 'ray'} & set(sys.modules)\n"
         "assert not found, found\n"

@@ -9,20 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_federated import (
-    HistoryError,
-    Optimizer,
-    RoundResult,
-    RoundSettings,
-    Score,
-    ServerState,
-    SettingsError,
-    WeightsError,
-    apply_reports,
-    run_rounds,
-    sample_cohort,
-    start,
-)
+from tactful_federated import Optimizer, RoundSettings, SettingsError, run_rounds, start
+from tactful_federated.errors import HistoryError, WeightsError
+from tactful_federated.rounds import RoundResult, ServerState, apply_reports, sample_cohort
+from tactful_federated.scores import Score
 from tactful_federated.vectors import Vector
 
 PLAIN = RoundSettings(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful_federated import SecureSumError
+from tactful_federated.errors import SecureSumError
 from tactful_federated.secret_sharing import _PRIME, join, split, weights_at_zero
 
 

@@ -19,17 +19,16 @@ from tactful_federated import (
     PrivateTraining,
     SecureCollector,
     SecureRounds,
-    SecureSumError,
-    SecureTransport,
     Session,
     SettingsError,
     TrainingPlan,
-    WeightsError,
     Wishes,
     enrol,
     plan_noise_in_sum,
     secure_client_app,
 )
+from tactful_federated.collectors import SecureTransport
+from tactful_federated.errors import SecureSumError, WeightsError
 from tactful_federated.plan import without_noise
 from tactful_federated.secure_messages import encode
 from tactful_federated.vectors import Vector

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.federated.secure_population import AUTHORITY, Wire, lead, member, session, stranger, wire
 
-from tactful_federated import SecureSumError, SecureSumServer, sum_in_secret
+from tactful_federated import SecureSumServer, sum_in_secret
+from tactful_federated.errors import SecureSumError
 from tactful_federated.secure_messages import (
     Advert,
     Agreement,

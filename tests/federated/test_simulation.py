@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from tactful_federated import HistoryError, RoundResult, SettingsError, SimulationSettings, simulate
+from tactful_federated import SettingsError, SimulationSettings, simulate
+from tactful_federated.errors import HistoryError
+from tactful_federated.rounds import RoundResult
 from tactful_federated.sample import SAMPLE_CATALOGUE, sample_history
 
 HISTORIES = {f"household {number}": sample_history(number) for number in range(12)}

@@ -14,19 +14,18 @@ from tactful_federated import (
     DeviceHome,
     Invitation,
     ModelSlot,
-    PackageError,
-    Score,
     SettingsError,
     Vocabulary,
-    WeightsError,
     Wishes,
     invite,
     invite_to_evaluations,
-    pack_model,
     read_invitation,
     serve_evaluation,
     serve_rounds,
 )
+from tactful_federated.errors import PackageError, WeightsError
+from tactful_federated.model_package import pack_model
+from tactful_federated.scores import Score
 from tactful_federated.serving import initial_weights
 from tactful_federated.vectors import Vector, parameter_count
 

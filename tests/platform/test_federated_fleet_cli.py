@@ -19,7 +19,6 @@ from tactful.cli import main
 from tactful.errors import StorageError
 from tactful.federated_runs import FederatedRuns
 from tactful_federated import (
-    Collected,
     DeviceHome,
     Invitation,
     LiveView,
@@ -33,6 +32,7 @@ from tactful_federated import (
     serve_rounds,
 )
 from tactful_federated.invitation import save_invitation
+from tactful_federated.private_rounds import Collected
 from tactful_federated.serving import initial_weights
 from tactful_federated.vectors import Vector
 

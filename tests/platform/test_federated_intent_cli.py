@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful.cli import main
 from tactful.messages import RecommendRequest
-from tactful_federated import Invitation, TrainingPlan, Vocabulary, pack_model
+from tactful_federated import Invitation, TrainingPlan, Vocabulary
 from tactful_federated.invitation import save_invitation
+from tactful_federated.model_package import pack_model
 from tactful_federated.vectors import parameter_count
 
 CATEGORIES = ["bread", "cheese", "milk"]

@@ -1,0 +1,39 @@
+"""Devices of this process as a `Population`, to compare other populations with."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from tactful_federated import Device
+from tactful_federated.errors import FederatedError
+from tactful_federated.scores import Score
+from tactful_federated.vectors import Vector
+
+_log = logging.getLogger(__name__)
+
+
+class LocalPopulation:
+    """`Population` of devices in this process, called one after the other."""
+
+    def __init__(self, devices: Mapping[int, Device]) -> None:
+        """Keep the devices by number."""
+        self._devices = devices
+
+    def ids(self) -> Sequence[int]:
+        """Return the numbers of the devices."""
+        return list(self._devices)
+
+    def train(
+        self, ids: Sequence[int], weights: Vector, round_number: int
+    ) -> Iterable[tuple[int, Vector]]:
+        """Yield updates of the devices; those that fail are left out."""
+        for number in ids:
+            try:
+                yield number, self._devices[number].train(weights, round_number)
+            except FederatedError as failure:
+                _log.warning("a device failed in round %d: %s", round_number, failure)
+
+    def evaluate(
+        self, ids: Sequence[int], weights: Vector, round_number: int
+    ) -> Mapping[int, Score]:
+        """Return the scores of the devices."""
+        return {number: self._devices[number].evaluate(weights) for number in ids}
