@@ -1,6 +1,7 @@
 """Exact numbers: parameters as fractions, and e^x between two integers."""
 
 from fractions import Fraction
+from typing import Any
 
 from tactful_privacy.errors import ParameterError
 
@@ -26,6 +27,17 @@ def fraction(value: Exact, name: str) -> Fraction:
         return Fraction(value)
     except (ValueError, ZeroDivisionError) as error:
         raise ParameterError(f"{name} is {value!r}, which is not a number") from error
+
+
+def decode_fraction(kind: type, value: Any) -> Fraction:
+    """Decode a number that JSON holds as text; a ``dec_hook`` of msgspec.
+
+    Raises:
+        NotImplementedError: The type is not Fraction.
+    """
+    if kind is not Fraction:
+        raise NotImplementedError(kind)
+    return fraction(value, "a number")
 
 
 def exp_bounds(x: Fraction, bits: int) -> tuple[int, int]:

@@ -1,4 +1,13 @@
-"""Counts per pane with a bound on the contributions of each user and day."""
+"""Counts per pane with a bound on the contributions of each user and day.
+
+Example:
+    >>> views = Statistic("views.daily", ("bread", "milk"), DAY_MS, cap=2, epsilon=1)
+    >>> counts = BoundedCounts(views, secret=b"sixteen bytes or more", start=0)
+    >>> [counts.add("user 1", 0, "milk") for _ in range(3)]
+    [True, True, False]
+    >>> counts.closed(DAY_MS)[0].counts
+    array([0, 2])
+"""
 
 import hashlib
 import hmac

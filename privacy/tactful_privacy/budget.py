@@ -95,6 +95,10 @@ class Budget:
             (Rogers, Roth, Ullman, Vadhan, NIPS 2016; Feldman and Zrnic, NeurIPS 2021).
         days: The limit holds for any run of this many UTC days, for a user who is active on all of
             them: each day of each loss counts. Reserved loss counts whether or not it is released.
+
+    Example:
+        >>> Budget(Fraction(1), tenant="bakery").covers("bakery", "statistics")
+        True
     """
 
     epsilon: Fraction

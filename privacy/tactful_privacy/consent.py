@@ -65,6 +65,13 @@ class Consents:
     Attributes:
         default: allowed purposes of people without a decision.
         version: number of the latest applied decision.
+
+    Example:
+        >>> consents = Consents()
+        >>> agreed = {Purpose.MARKETING: True}
+        >>> consents.take([Decision(version=1, person="u1", purposes=agreed, at=0)])
+        >>> sorted(consents.allowed("u1")), sorted(consents.allowed("u2"))
+        ([<Purpose.MARKETING: 'marketing'>, <Purpose.SERVICE: 'service'>], [])
     """
 
     def __init__(self, default: Collection[Purpose] = NOTHING) -> None:

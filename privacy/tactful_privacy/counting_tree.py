@@ -62,6 +62,10 @@ class CountingTree:
     def nodes(self, t: int) -> list[Node]:
         """Return the signed nodes that cover the first t panes, each of them exactly once.
 
+        Example:
+            >>> [(node.name, node.sign) for node in CountingTree(9, base=3, levels=3).nodes(5)]
+            [('2.0', 1), ('1.2', -1), ('0.5', -1)]
+
         Raises:
             ValueError: t is negative or beyond the period.
         """

@@ -72,6 +72,13 @@ class DiscreteLaplace(TableNoise):
         sensitivity: Largest L1 distance between the tables of two neighbouring data sets.
         epsilon: Privacy loss at that distance.
         scale: sensitivity / epsilon, the mean absolute size of the noise (roughly).
+
+    Example:
+        >>> noise = DiscreteLaplace(5, "1")
+        >>> noise.interval("0.95")
+        15
+        >>> float(noise.delta("1")) < 1e-15
+        True
     """
 
     def __init__(self, sensitivity: int, epsilon: Exact, *, entropy: Entropy = os.urandom) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
@@ -170,7 +171,7 @@ def _decoded(kind: type[_T], row: Any) -> _T:
     """Decode the definition in a row and check its fingerprint."""
     try:
         decoded = kind.from_json(row.definition)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except msgspec.MsgspecError as error:
         raise LedgerError(
             f"the definition of {row.name!r} is damaged: restore the ledger from a backup"
         ) from error

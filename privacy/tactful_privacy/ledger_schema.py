@@ -302,7 +302,7 @@ def exact(text: str, what: str) -> Fraction:
     """
     try:
         return Fraction(text)
-    except (ValueError, ZeroDivisionError, TypeError) as error:
+    except (ValueError, ZeroDivisionError) as error:
         raise LedgerError(
             f"the ledger is damaged: its {what} is not a number: restore it from a backup"
         ) from error

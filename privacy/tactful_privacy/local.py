@@ -69,6 +69,13 @@ class RandomizedResponse:
         epsilon: Privacy loss of a report.
         truth: Probability of the true category.
         other: Probability of each other category.
+
+    Example:
+        >>> response = RandomizedResponse(categories=4, epsilon="1")
+        >>> round(float(response.truth), 3), round(float(response.other), 3)
+        (0.475, 0.175)
+        >>> len(response.report([0, 2, 2]))
+        3
     """
 
     def __init__(self, categories: int, epsilon: Exact, *, entropy: Entropy = os.urandom) -> None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful_privacy._exact import fraction
+from tactful_privacy._exact import decode_fraction, fraction
 from tactful_privacy.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
 from tactful_privacy.budget import MAX_DAYS as MAX_DAYS
 from tactful_privacy.errors import ParameterError
@@ -84,8 +85,12 @@ class Query:
 
     @classmethod
     def from_json(cls, text: str) -> "Query":
-        """Return the query that `to_json` wrote."""
-        return cls(**json.loads(text))
+        """Return the query that `to_json` wrote.
+
+        Raises:
+            msgspec.MsgspecError: The text is damaged.
+        """
+        return msgspec.json.decode(text, type=cls, dec_hook=decode_fraction)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
-from tactful_privacy._exact import fraction
+import msgspec
+
+from tactful_privacy._exact import decode_fraction, fraction
 from tactful_privacy._table import open_share
 from tactful_privacy.budget import DEFAULT_PURPOSE, DEFAULT_TENANT, Loss, check_name
 from tactful_privacy.budget import UNIT as UNIT
@@ -75,6 +77,11 @@ class Statistic:
             for the other kinds.
         cap_of: Name of the statistic that chooses the cap of each day, if this statistic is made
             from its counts; None: the cap is `cap`.
+
+    Example:
+        >>> views = Statistic("views.hourly", ("bread", "milk"), 3_600_000, cap=5, epsilon=1)
+        >>> views.sensitivity, str(views.loss)
+        (5, 'epsilon 1')
     """
 
     name: str
@@ -256,13 +263,12 @@ class Statistic:
 
     @classmethod
     def from_json(cls, text: str) -> "Statistic":
-        """Return the statistic that `to_json` wrote."""
-        fields = json.loads(text)
-        if choice := fields.get("cap_choice"):
-            fields["cap_choice"] = CapChoice(**choice)
-        if delta := fields.get("delta"):
-            fields["delta"] = Fraction(delta)
-        return cls(**fields)
+        """Return the statistic that `to_json` wrote.
+
+        Raises:
+            msgspec.MsgspecError: The text is damaged.
+        """
+        return msgspec.json.decode(text, type=cls, dec_hook=decode_fraction)
 
     @cached_property
     def fingerprint(self) -> str:

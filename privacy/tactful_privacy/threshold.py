@@ -34,6 +34,13 @@ class ThresholdRelease:
         epsilon: Privacy loss.
         threshold: Smallest shown noisy count.
         delta: Computed delta, at most the requested one.
+
+    Example:
+        >>> words = ThresholdRelease(cap=5, epsilon="1", delta="1e-9", cell_cap=1)
+        >>> words.threshold
+        110
+        >>> words.release({"rare": 1, "tea": 10_000}).keys()
+        dict_keys(['tea'])
     """
 
     def __init__(

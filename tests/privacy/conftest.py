@@ -1,4 +1,4 @@
-"""Where ledgers are kept in tests: every test that asks for a location runs on each database."""
+"""Ledgers and keyrings of tests; a test with `location` runs on each database."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tactful_privacy import ledger_schema
+from tactful_privacy import Keyring, Ledger, ledger_schema
 
 
 @pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.service("mysql"))])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where an empty ledger may be made."""
+    """Location for an empty ledger: an SQLite path, then a MySQL URL."""
     if request.param == "sqlite":
         yield str(tmp_path / "ledger.db")
         return
@@ -21,3 +21,17 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     yield url
     ledger_schema.tables.drop_all(engine)
     engine.dispose()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """An empty SQLite ledger with a daily epsilon of 1."""
+    opened = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    """A new keyring with one key."""
+    return Keyring(tmp_path / "keyring.json", clock=lambda: 0)

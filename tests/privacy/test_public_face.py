@@ -1,6 +1,9 @@
-"""The public face: what is exported exists, is sorted and is documented."""
+"""Public names of the package: exported, sorted, documented, with examples that run."""
 
+import doctest
+import importlib
 import inspect
+import pkgutil
 
 import tactful_privacy
 
@@ -25,3 +28,10 @@ def test_everything_public_is_documented() -> None:
                 inspect.isfunction(value) or isinstance(value, property)
             ):
                 assert inspect.getdoc(value), f"{name}.{attribute}"
+
+
+def test_examples_in_docstrings_run() -> None:
+    modules = pkgutil.walk_packages(tactful_privacy.__path__, "tactful_privacy.")
+    results = [doctest.testmod(importlib.import_module(module.name)) for module in modules]
+    assert sum(result.failed for result in results) == 0
+    assert sum(result.attempted for result in results) >= 15

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -31,13 +31,6 @@ HOUR = 3_600_000
 KEYS = ("bread", "milk", "tea")
 SECRET = b"a secret of tests only"
 HOURLY = Statistic("hourly", KEYS, HOUR, 5, Fraction(1))
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
-    yield opened
-    opened.close()
 
 
 def counting(statistic: Statistic = HOURLY) -> BoundedCounts:

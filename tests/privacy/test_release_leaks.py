@@ -7,7 +7,7 @@ Leaks 1 and 3 of running totals are in `test_running_totals`; 4 of published fil
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -39,13 +39,6 @@ HOURS = Statistic("hours", WIDE, HOUR, 5, Fraction(1, 2))
 TOTALS = Statistic("totals", WIDE, HOUR, 5, Fraction(1, 2), kind=RUNNING_TOTALS)
 
 Contribute = Callable[[BoundedCounts], None]
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
-    yield opened
-    opened.close()
 
 
 def publish(

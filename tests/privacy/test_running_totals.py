@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -41,13 +40,6 @@ DAYS = replace(QUARTERS, name="days", pane_ms=DAY_MS)
 
 def makes_every_draw_zero(n: int) -> bytes:
     return bytes([0, 0x80] * (n // 2))
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(tmp_path / "ledger.db", daily_epsilon=1)
-    yield opened
-    opened.close()
 
 
 def counting(statistic: Statistic) -> BoundedCounts:

@@ -20,11 +20,6 @@ MASTER = bytes(range(32))
 
 
 @pytest.fixture
-def keyring(tmp_path: Path) -> Keyring:
-    return Keyring(tmp_path / "keyring.json", clock=lambda: 0)
-
-
-@pytest.fixture
 def vault(tmp_path: Path, keyring: Keyring) -> Vault:
     return Vault(tmp_path / "vault" / "vault.db", MASTER, keyring)
 

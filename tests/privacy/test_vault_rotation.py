@@ -29,11 +29,6 @@ PEOPLE = [f"person {n}" for n in range(250)]
 
 
 @pytest.fixture
-def keyring(tmp_path: Path) -> Keyring:
-    return Keyring(tmp_path / "keyring.json", clock=lambda: 0)
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "v" / "vault.db"
 
