@@ -46,8 +46,8 @@ class Paired:
                 f"{self.covariate.units}: give a unit without history the covariate 0"
             )
         # Cauchy and Schwarz, with tolerance for rounding and for squares too small for a float.
-        lost = self.outcome.units * sys.float_info.min
-        bound = (self.outcome.squares + lost) * (self.covariate.squares + lost)
+        tolerance = self.outcome.units * sys.float_info.min
+        bound = (self.outcome.squares + tolerance) * (self.covariate.squares + tolerance)
         if not math.isfinite(self.products) or self.products**2 > bound * (1 + 1e-9):
             raise StatisticsError(f"no units have these sums: the products are too large: {self}")
 

@@ -197,23 +197,23 @@ def assign(
     if forced is not None:
         _require_arm(experiment, forced)
         return Assignment(experiment.key, forced, place, None, True)
-    nobody = Assignment(experiment.key, None, place, None, False)
+    no_arm = Assignment(experiment.key, None, place, None, False)
     if experiment.status != "running":
-        return nobody
+        return no_arm
     if experiment.holdout is not None and experiment.holdout.holds(unit):
-        return nobody
+        return no_arm
     if sticky is not None and any(name == sticky for _, _, name, _ in experiment._slots):
         return _kept(experiment, sticky, number)
     if experiment.namespace is not None and not experiment.namespace.holds(unit):
-        return nobody
+        return no_arm
     if experiment.condition and not matches(experiment.condition, attributes or {}, groups):
-        return nobody
+        return no_arm
     if experiment.prerequisites and not _fulfilled(experiment.prerequisites, given or {}):
-        return nobody
+        return no_arm
     for first, after, name, share in experiment._slots:
         if first <= number < after:
             return Assignment(experiment.key, name, place, share, False)
-    return nobody
+    return no_arm
 
 
 def assign_all(
@@ -240,19 +240,19 @@ def assign_all(
         AssignmentError: The unit is empty, or prerequisites form a circle.
     """
     given: dict[str, str | None] = {}
-    made: dict[str, Assignment] = {}
-    waiting = list(experiments)
-    while waiting:
-        keys = {experiment.key for experiment in waiting}
+    assignments: dict[str, Assignment] = {}
+    remaining = list(experiments)
+    while remaining:
+        keys = {experiment.key for experiment in remaining}
         ready = [
             experiment
-            for experiment in waiting
+            for experiment in remaining
             if not any(needed.experiment in keys for needed in experiment.prerequisites)
         ]
         if not ready:
             raise AssignmentError(f"prerequisites form a circle among {sorted(keys)}; break it")
         for experiment in ready:
-            made[experiment.key] = assign(
+            assignments[experiment.key] = assign(
                 experiment,
                 unit,
                 attributes=attributes,
@@ -260,9 +260,9 @@ def assign_all(
                 given=given,
                 sticky=(sticky or {}).get(experiment.key),
             )
-            given[experiment.key] = made[experiment.key].arm
-        waiting = [experiment for experiment in waiting if experiment.key not in given]
-    return {experiment.key: made[experiment.key] for experiment in experiments}
+            given[experiment.key] = assignments[experiment.key].arm
+        remaining = [experiment for experiment in remaining if experiment.key not in given]
+    return {experiment.key: assignments[experiment.key] for experiment in experiments}
 
 
 def _kept(experiment: Experiment, arm: str, number: int) -> Assignment:

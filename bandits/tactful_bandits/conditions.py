@@ -59,21 +59,23 @@ def require_condition(where: str, condition: object) -> None:
     _require_mapping(where, condition, 0)
 
 
-def _part(key: str, asked: object, attributes: object, groups: Groups) -> bool:
+def _part(key: str, requirement: object, attributes: object, groups: Groups) -> bool:
     if key in ("$and", "$or", "$nor"):
-        parts = asked if isinstance(asked, Sequence) else ()
+        parts = requirement if isinstance(requirement, Sequence) else ()
         fulfilled = (isinstance(c, Mapping) and _all(c, attributes, groups) for c in parts)
         if key == "$and":
             return all(fulfilled)
         # Both are true for an empty list, by the published cases.
         return (not parts or any(fulfilled)) == (key == "$or")
     if key == "$not":
-        return not (isinstance(asked, Mapping) and _all(asked, attributes, groups))
-    return _value(asked, _look_up(attributes, key), groups, ignore_case=False)
+        return not (isinstance(requirement, Mapping) and _all(requirement, attributes, groups))
+    return _value(requirement, _look_up(attributes, key), groups, ignore_case=False)
 
 
 def _all(condition: Condition, attributes: object, groups: Groups) -> bool:
-    return all(_part(key, asked, attributes, groups) for key, asked in condition.items())
+    return all(
+        _part(key, requirement, attributes, groups) for key, requirement in condition.items()
+    )
 
 
 def _look_up(attributes: object, path: str) -> object:
@@ -84,20 +86,22 @@ def _look_up(attributes: object, path: str) -> object:
     return attributes
 
 
-def _value(asked: object, actual: object, groups: Groups, *, ignore_case: bool) -> bool:
+def _value(requirement: object, actual: object, groups: Groups, *, ignore_case: bool) -> bool:
     """Evaluate the requirement on one value: operators, or equality after type conversion."""
-    if isinstance(asked, str):
+    if isinstance(requirement, str):
         text = _as_text(actual)
-        return text.lower() == asked.lower() if ignore_case else text == asked
-    if isinstance(asked, bool):
-        return actual is not None and bool(actual) == asked
-    if isinstance(asked, int | float):
-        return _as_number(actual) == asked
-    if asked is None:
+        return text.lower() == requirement.lower() if ignore_case else text == requirement
+    if isinstance(requirement, bool):
+        return actual is not None and bool(actual) == requirement
+    if isinstance(requirement, int | float):
+        return _as_number(actual) == requirement
+    if requirement is None:
         return actual is None
-    if isinstance(asked, Mapping) and _is_operators(asked):
-        return all(_operator(name, operand, actual, groups) for name, operand in asked.items())
-    return _as_json(actual) == _as_json(asked)
+    if isinstance(requirement, Mapping) and _is_operators(requirement):
+        return all(
+            _operator(name, operand, actual, groups) for name, operand in requirement.items()
+        )
+    return _as_json(actual) == _as_json(requirement)
 
 
 def _operator(name: str, operand: object, actual: object, groups: Groups) -> bool:
@@ -116,20 +120,20 @@ def _operator(name: str, operand: object, actual: object, groups: Groups) -> boo
         return any(_element(operand, element, groups) for element in actual)
     if name in _LISTS and isinstance(operand, list | tuple):
         return all(
-            any(_value(wanted, element, groups, ignore_case=name == "$alli") for element in actual)
-            for wanted in operand
+            any(_value(value, element, groups, ignore_case=name == "$alli") for element in actual)
+            for value in operand
         )
     return False
 
 
-def _element(asked: object, element: object, groups: Groups) -> bool:
-    if isinstance(asked, Mapping) and not _is_operators(asked):
-        return _all(asked, element, groups)
-    return _value(asked, element, groups, ignore_case=False)
+def _element(requirement: object, element: object, groups: Groups) -> bool:
+    if isinstance(requirement, Mapping) and not _is_operators(requirement):
+        return _all(requirement, element, groups)
+    return _value(requirement, element, groups, ignore_case=False)
 
 
-def _is_operators(asked: Mapping[object, object]) -> bool:
-    return bool(asked) and all(str(key).startswith("$") for key in asked)
+def _is_operators(requirement: Mapping[object, object]) -> bool:
+    return bool(requirement) and all(str(key).startswith("$") for key in requirement)
 
 
 def _same(left: object, right: object) -> bool:
@@ -275,22 +279,22 @@ _OPERATORS: Mapping[str, Callable[[object, object], bool]] = {
 def _require_mapping(where: str, condition: object, depth: int) -> None:
     if not isinstance(condition, Mapping):
         raise DefinitionError(f"{where}: expected a mapping of attributes or operators")
-    for key, asked in condition.items():
+    for key, requirement in condition.items():
         place = f"{where}.{key}"
         if not isinstance(key, str):
             raise DefinitionError(f"{place}: attributes are texts; quote it")
         if key in ("$and", "$or", "$nor"):
-            if not isinstance(asked, list | tuple):
+            if not isinstance(requirement, list | tuple):
                 raise DefinitionError(f"{place}: expected a list of conditions")
-            for number, part in enumerate(asked):
+            for number, part in enumerate(requirement):
                 _require_deeper(f"{place}[{number}]", part, depth)
         elif key == "$not":
-            _require_deeper(place, asked, depth)
+            _require_deeper(place, requirement, depth)
         elif key.startswith("$"):
             known = ", ".join(_LOGIC)
             raise DefinitionError(f"{place}: unknown operator; use an attribute or {known}")
         else:
-            _require_value(place, asked, depth)
+            _require_value(place, requirement, depth)
 
 
 def _require_deeper(where: str, condition: object, depth: int) -> None:
@@ -299,12 +303,12 @@ def _require_deeper(where: str, condition: object, depth: int) -> None:
     _require_mapping(where, condition, depth + 1)
 
 
-def _require_value(where: str, asked: object, depth: int) -> None:
-    if not isinstance(asked, Mapping) or not _is_operators(asked):
+def _require_value(where: str, requirement: object, depth: int) -> None:
+    if not isinstance(requirement, Mapping) or not _is_operators(requirement):
         return
     if depth >= _DEEPEST:
         raise DefinitionError(f"{where}: nested more than {_DEEPEST} deep")
-    for name, operand in asked.items():
+    for name, operand in requirement.items():
         place = f"{where}.{name}"
         if name in ("$in", "$nin", "$ini", "$nini", *_LISTS):
             if not isinstance(operand, list | tuple):
@@ -319,6 +323,6 @@ def _require_value(where: str, asked: object, depth: int) -> None:
         elif name in ("$not", "$size", "$elemMatch"):
             _require_value(place, operand, depth + 1)
         elif name not in _OPERATORS and name not in _GROUPS:
-            others = ("$not", "$size", "$elemMatch", *_LISTS, *_GROUPS)
-            expected = ", ".join(sorted((*_OPERATORS, *others)))
+            special = ("$not", "$size", "$elemMatch", *_LISTS, *_GROUPS)
+            expected = ", ".join(sorted((*_OPERATORS, *special)))
             raise DefinitionError(f"{place}: unknown operator; expected one of {expected}")

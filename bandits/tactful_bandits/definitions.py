@@ -105,12 +105,12 @@ class _Reader:
         return self._build(place, Experiment, fields)
 
     def _prerequisites(self, place: _Place, data: object) -> tuple[Prerequisite, ...]:
-        made = []
+        prerequisites = []
         for i, entry in enumerate(self._list(place, data, "a list of prerequisites")):
             fields = self._mapping((*place, i), entry, ("experiment", "arms"), ())
             fields["arms"] = self._list((*place, i, "arms"), fields["arms"], "a list of arm names")
-            made.append(self._build((*place, i), Prerequisite, fields))
-        return tuple(made)
+            prerequisites.append(self._build((*place, i), Prerequisite, fields))
+        return tuple(prerequisites)
 
     def _arms(self, place: _Place, data: object) -> tuple[Arm, ...]:
         entries = [
@@ -142,9 +142,9 @@ class _Reader:
         except DefinitionError as error:
             raise self._error(place, str(error)) from error
 
-    def _list(self, place: _Place, data: object, what: str) -> Sequence[object]:
+    def _list(self, place: _Place, data: object, expected: str) -> Sequence[object]:
         if not isinstance(data, list | tuple):
-            raise self._error(place, f"expected {what}, not {_kind(data)}")
+            raise self._error(place, f"expected {expected}, not {_kind(data)}")
         return data
 
     def _mapping(
@@ -196,9 +196,9 @@ def _conflict(first: Experiment, second: Experiment) -> str | None:
     return None
 
 
-def _missing_prerequisite(experiment: Experiment, others: Sequence[Experiment]) -> str | None:
+def _missing_prerequisite(experiment: Experiment, experiments: Sequence[Experiment]) -> str | None:
     """Describe an unknown or circular prerequisite, or return None."""
-    by_key = {other.key: other for other in others}
+    by_key = {other.key: other for other in experiments}
     for needed in experiment.prerequisites:
         other = by_key.get(needed.experiment)
         if other is None:
@@ -213,15 +213,15 @@ def _missing_prerequisite(experiment: Experiment, others: Sequence[Experiment]) 
 
 
 def _reaches_itself(experiment: Experiment, by_key: Mapping[str, Experiment]) -> bool:
-    seen: set[str] = set()
-    waiting = [needed.experiment for needed in experiment.prerequisites]
-    while waiting:
-        key = waiting.pop()
+    visited: set[str] = set()
+    queue = [needed.experiment for needed in experiment.prerequisites]
+    while queue:
+        key = queue.pop()
         if key == experiment.key:
             return True
-        if key not in seen and key in by_key:
-            seen.add(key)
-            waiting += [needed.experiment for needed in by_key[key].prerequisites]
+        if key not in visited and key in by_key:
+            visited.add(key)
+            queue += [needed.experiment for needed in by_key[key].prerequisites]
     return False
 
 

@@ -86,11 +86,11 @@ class PendingRewards:
         """
         if not math.isfinite(reward):
             raise PolicyError(f"reward is {reward}: it must be finite")
-        waiting = self._waiting.get(decision_id)
-        if waiting is None or at >= waiting.at + self.window:
+        entry = self._waiting.get(decision_id)
+        if entry is None or at >= entry.at + self.window:
             return None
         del self._waiting[decision_id]
-        return replace(waiting.decision, reward=float(reward))
+        return replace(entry.decision, reward=float(reward))
 
     def expire(self, now: float) -> list[Observation]:
         """Remove and return decisions after their window, with reward 0, oldest first."""
@@ -124,11 +124,11 @@ class PendingRewards:
             PolicyError: The bytes are damaged or hold something else.
         """
         state = unpack(data, _State)
-        waiting = cls(state.window)
+        rewards = cls(state.window)
         for key, entry in state.pending.items():
             if len(entry.features) % 8:
                 raise PolicyError("the features of a pending decision are cut off")
             features = np.frombuffer(entry.features, dtype="<f8").astype(np.float64)
             decision = Observation(entry.arm, features, 0.0, entry.period, entry.propensity)
-            waiting.add(key, decision, entry.at)
-        return waiting
+            rewards.add(key, decision, entry.at)
+        return rewards

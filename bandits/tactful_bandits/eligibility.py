@@ -114,25 +114,25 @@ class Prerequisite:
             require_name(f"prerequisite {self.experiment!r}: arm", arm)
 
 
-def require_name(what: str, name: object) -> None:
+def require_name(label: str, name: object) -> None:
     """Check that a name is printable text.
 
     Raises:
         DefinitionError: The name is no text, empty, not printable, or has spaces at its ends.
     """
     if not isinstance(name, str):
-        raise DefinitionError(f"{what} must be text, not {name!r}; quote it")
+        raise DefinitionError(f"{label} must be text, not {name!r}; quote it")
     if not name or name != name.strip() or not name.isprintable():
         raise DefinitionError(
-            f"{what} must be printable text without spaces at its ends, not {name!r}"
+            f"{label} must be printable text without spaces at its ends, not {name!r}"
         )
 
 
-def require_share(what: str, value: object) -> None:
+def require_share(label: str, value: object) -> None:
     """Check that a share is a number from 0 to 1.
 
     Raises:
         DefinitionError: The value is no number or out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise DefinitionError(f"{what} must be a number from 0 to 1, not {value!r}")
+        raise DefinitionError(f"{label} must be a number from 0 to 1, not {value!r}")

@@ -25,7 +25,7 @@ _HALVINGS = 60
 _FARTHEST = 10.0  # standard errors; the probability beyond is negligible
 
 
-def obrien_fleming_spending(alpha: float, seen: float) -> float:
+def obrien_fleming_spending(alpha: float, information: float) -> float:
     """Spend almost nothing at first, so that the last bound is close to that of a single look.
 
     On each side ``2 - 2 Φ(z / sqrt t)`` with ``z`` the normal quantile of ``1 - alpha / 4``.
@@ -33,17 +33,17 @@ def obrien_fleming_spending(alpha: float, seen: float) -> float:
     Source: Lan and DeMets, "Discrete sequential boundaries for clinical trials", Biometrika 70
     (1983).
     """
-    if seen <= 0:
+    if information <= 0:
         return 0.0
-    return float(4 * special.ndtr(special.ndtri(alpha / 4) / math.sqrt(min(seen, 1.0))))
+    return float(4 * special.ndtr(special.ndtri(alpha / 4) / math.sqrt(min(information, 1.0))))
 
 
-def pocock_spending(alpha: float, seen: float) -> float:
+def pocock_spending(alpha: float, information: float) -> float:
     """Spend evenly, so that all bounds are nearly equal: ``alpha log(1 + (e - 1) t)``.
 
     Source: Lan and DeMets (1983).
     """
-    return alpha * math.log1p((math.e - 1) * min(max(seen, 0.0), 1.0))
+    return alpha * math.log1p((math.e - 1) * min(max(information, 0.0), 1.0))
 
 
 def group_sequential_bounds(
@@ -73,16 +73,18 @@ def group_sequential_bounds(
     Source: Armitage, McPherson, Rowe, "Repeated significance tests on accumulating data", JRSS A
     132 (1969).
     """
-    seen = list(information)
-    if not seen or any(a >= b for a, b in zip([0.0, *seen], [*seen, math.inf], strict=True)):
-        raise StatisticsError(f"information must rise from above 0, look by look, not {seen}")
-    if seen[-1] > 1:
-        raise StatisticsError(f"the last look has {seen[-1]} of the planned information; at most 1")
+    shares = list(information)
+    if not shares or any(a >= b for a, b in zip([0.0, *shares], [*shares, math.inf], strict=True)):
+        raise StatisticsError(f"information must rise from above 0, look by look, not {shares}")
+    if shares[-1] > 1:
+        raise StatisticsError(
+            f"the last look has {shares[-1]} of the planned information; at most 1"
+        )
     if not 0 < alpha <= 0.5:
         raise StatisticsError(f"alpha must be above 0 and at most 0.5, not {alpha}")
     bounds: list[float] = []
     paths, spent = _Paths.start(), 0.0
-    for share in seen:
+    for share in shares:
         target = spending(alpha, share) - spent
         bounds.append(paths.bound(share, target))
         paths, spent = paths.within(share, bounds[-1]), spent + target
@@ -99,14 +101,14 @@ def crossing_probability(information: Sequence[float], bounds: Sequence[float]) 
     Raises:
         StatisticsError: The looks do not rise, or their number differs from that of the bounds.
     """
-    seen = list(information)
-    if not seen or any(a >= b for a, b in zip([0.0, *seen], [*seen, math.inf], strict=True)):
-        raise StatisticsError(f"information must rise from above 0, look by look, not {seen}")
-    if len(bounds) != len(seen) or not all(bound > 0 for bound in bounds):
-        raise StatisticsError(f"{len(seen)} looks need as many bounds above 0, not {bounds}")
+    looks = list(information)
+    if not looks or any(a >= b for a, b in zip([0.0, *looks], [*looks, math.inf], strict=True)):
+        raise StatisticsError(f"information must rise from above 0, look by look, not {looks}")
+    if len(bounds) != len(looks) or not all(bound > 0 for bound in bounds):
+        raise StatisticsError(f"{len(looks)} looks need as many bounds above 0, not {bounds}")
     paths, crossed = _Paths.start(), 0.0
-    for look, bound in zip(seen, bounds, strict=True):
-        share = look / seen[-1]
+    for look, bound in zip(looks, bounds, strict=True):
+        share = look / looks[-1]
         crossed += paths.beyond(share, bound * math.sqrt(share))
         paths = paths.within(share, bound)
     return crossed

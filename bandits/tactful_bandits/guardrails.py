@@ -187,9 +187,9 @@ def _last_level(
     Units arrive at the same rate in both arms, so the first look was possible when the smaller arm
     had enough.
     """
-    seen = control.units + treatment.units
-    first = seen * guardrail.minimum_units / min(control.units, treatment.units)
-    return last_level(alpha=watched, kept=kept, tightest_at=tightest_at, first=first, last=seen)
+    units = control.units + treatment.units
+    first = units * guardrail.minimum_units / min(control.units, treatment.units)
+    return last_level(alpha=watched, kept=kept, tightest_at=tightest_at, first=first, last=units)
 
 
 def _ends(estimate: Estimate, alpha: float, tightest_at: float) -> Interval:

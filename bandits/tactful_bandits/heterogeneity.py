@@ -167,10 +167,7 @@ def honest_uplift(
     names = tuple(features)
     matrix = _matrix(x, names)
     w, y = columns(treated, outcome)
-    if len(matrix) != len(w):
-        raise StatisticsError(f"{len(matrix)} rows of features for {len(w)} units")
-    if not np.isin(w, (0, 1)).all() or not np.isfinite(y).all():
-        raise StatisticsError("treated must be 0 or 1, and every outcome a finite number")
+    _require_units(matrix, w, y)
     _require_search(len(w), treatment_share, segments, smallest)
     grows = np.random.default_rng(seed).permutation(len(w)) < len(w) // 2
     weight = (w - treatment_share) / (treatment_share * (1 - treatment_share))
@@ -191,6 +188,15 @@ def honest_uplift(
     by_rule = {effect.name: effect.estimate.value for effect in ordered}
     effects = {leaf: by_rule[rules[leaf]] for leaf in arms_by_leaf}
     return Uplift(Heterogeneity(tuple(ordered), heterogeneity.p), names, tree, effects)
+
+
+def _require_units(
+    matrix: NDArray[np.float64], treated: NDArray[np.float64], outcome: NDArray[np.float64]
+) -> None:
+    if len(matrix) != len(treated):
+        raise StatisticsError(f"{len(matrix)} rows of features for {len(treated)} units")
+    if not np.isin(treated, (0, 1)).all() or not np.isfinite(outcome).all():
+        raise StatisticsError("treated must be 0 or 1, and every outcome a finite number")
 
 
 def _require_search(units: int, treatment_share: float, segments: int, smallest: int) -> None:
@@ -238,14 +244,14 @@ def _rules(tree: "DecisionTreeRegressor", names: Sequence[str]) -> dict[int, str
     """Describe each leaf by its conditions: ``{3: "age <= 30 and visits > 2"}``."""
     grown: Any = tree.tree_
     rules: dict[int, str] = {}
-    waiting: list[tuple[int, tuple[str, ...]]] = [(0, ())]
-    while waiting:
-        node, path = waiting.pop()
+    stack: list[tuple[int, tuple[str, ...]]] = [(0, ())]
+    while stack:
+        node, path = stack.pop()
         left, right = int(grown.children_left[node]), int(grown.children_right[node])
         if left == right:
             rules[node] = " and ".join(path) or "all"
             continue
         name, threshold = names[int(grown.feature[node])], float(grown.threshold[node])
-        waiting.append((left, (*path, f"{name} <= {threshold:g}")))
-        waiting.append((right, (*path, f"{name} > {threshold:g}")))
+        stack.append((left, (*path, f"{name} <= {threshold:g}")))
+        stack.append((right, (*path, f"{name} > {threshold:g}")))
     return rules

@@ -193,10 +193,10 @@ class MarketSimulator:
         Raises:
             PolicyError: The weights have another shape, or are not finite.
         """
-        given = np.asarray(weights, dtype=np.float64)
-        if given.shape[-1:] != (len(OBJECTIVES),) or not np.isfinite(given).all():
-            raise PolicyError(f"weights are {len(OBJECTIVES)} finite numbers, not {given.shape}")
-        w = np.broadcast_to(given, (self.environments, len(OBJECTIVES))).astype(np.float32)
+        values = np.asarray(weights, dtype=np.float64)
+        if values.shape[-1:] != (len(OBJECTIVES),) or not np.isfinite(values).all():
+            raise PolicyError(f"weights are {len(OBJECTIVES)} finite numbers, not {values.shape}")
+        w = np.broadcast_to(values, (self.environments, len(OBJECTIVES))).astype(np.float32)
         s, luck = self.settings, self._luck
         size = (self._own, s.sessions, s.candidates, len(OBJECTIVES))
         items = self._people.standard_normal(size, dtype=np.float32)

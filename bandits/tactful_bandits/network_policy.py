@@ -107,8 +107,8 @@ class NetworkPolicy:
     def to_bytes(self) -> bytes:
         """Serialise the policy."""
         layers = [_Layer(w.shape[0], w.shape[1], _raw(w), _raw(b)) for w, b in self.layers]
-        rest = (self.mean, self.deviation, self.lowest, self.highest)
-        return pack(_State(layers, *map(_raw, rest)))
+        statistics = (self.mean, self.deviation, self.lowest, self.highest)
+        return pack(_State(layers, *map(_raw, statistics)))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -123,8 +123,8 @@ class NetworkPolicy:
                 (_array(part.weights).reshape(part.inputs, part.outputs), _array(part.biases))
                 for part in state.layers
             ]
-            rest = (state.mean, state.deviation, state.lowest, state.highest)
-            return cls(layers, *map(_array, rest))
+            statistics = (state.mean, state.deviation, state.lowest, state.highest)
+            return cls(layers, *map(_array, statistics))
         except ValueError as error:
             raise PolicyError(f"the state of this network is inconsistent: {error}") from error
 

@@ -5,8 +5,6 @@ the arm that grew faster. A unit therefore counts for a span of days only once t
 passed, in all arms.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -51,18 +49,3 @@ def retention(
     returned[unit[(age >= start) & (age < end)]] = True
     old_enough = first + end <= now
     return Proportion(int(old_enough.sum()), int((returned & old_enough).sum()))
-
-
-def retention_curve(
-    joined: ArrayLike,
-    visitors: ArrayLike,
-    visited: ArrayLike,
-    *,
-    days: Sequence[int],
-    now: float,
-) -> dict[int, Proportion]:
-    """Compute the retention on given days after joining; day n is the span ``[n, n + 1)``.
-
-    The arguments and errors are those of `retention`.
-    """
-    return {day: retention(joined, visitors, visited, span=(day, day + 1), now=now) for day in days}

@@ -157,6 +157,6 @@ def _nodes(edge: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def _bound(alpha: float, position: float) -> float:
     """Compute the z-score above which the sequence excludes 0."""
-    seen = Estimate(0.0, 1.0, round(_SCALE * math.exp(position)), math.inf)
-    sequence = confidence_sequence(seen, alpha=alpha, tightest_at=_SCALE, alternative="greater")
+    estimate = Estimate(0.0, 1.0, round(_SCALE * math.exp(position)), math.inf)
+    sequence = confidence_sequence(estimate, alpha=alpha, tightest_at=_SCALE, alternative="greater")
     return -sequence.low

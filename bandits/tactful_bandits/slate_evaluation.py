@@ -136,11 +136,11 @@ def pseudo_inverse_weights(
     indicators = np.zeros((len(lists), places * arms))
     for place in range(places):
         indicators[np.arange(len(lists)), place * arms + lists[:, place]] = 1
-    wanted = pi @ indicators
-    if ((wanted > 0) & (mu @ indicators == 0)).any():
+    target_means = pi @ indicators
+    if ((target_means > 0) & (mu @ indicators == 0)).any():
         raise EvaluationError("the target policy puts an arm where the logging policy never does")
     gram = indicators.T @ (mu[:, None] * indicators)
-    weights: Floats = indicators @ (np.linalg.pinv(gram, hermitian=True) @ wanted)
+    weights: Floats = indicators @ (np.linalg.pinv(gram, hermitian=True) @ target_means)
     return weights
 
 

@@ -126,11 +126,13 @@ def tune_in_market(
     """
     if not 0 < share < 1:
         raise PolicyError(f"share is {share}: it must lie between 0 and 1")
-    own = settings or MarketSettings()
-    shop = MarketSimulator(seed, settings=own)
+    base = settings or MarketSettings()
+    shop = MarketSimulator(seed, settings=base)
     # More sessions would cost time and hardly reduce the error of their click rate.
-    others = max(1, min(round(own.sessions * (1 - share) / share), _MOST_CONTROLS * own.sessions))
-    control = MarketSimulator(seed, people=1, settings=replace(own, sessions=others))
+    controls = max(
+        1, min(round(base.sessions * (1 - share) / share), _MOST_CONTROLS * base.sessions)
+    )
+    control = MarketSimulator(seed, people=1, settings=replace(base, sessions=controls))
     weights = np.array(bounds.champion)
     rows = []
     for _ in range(hours):

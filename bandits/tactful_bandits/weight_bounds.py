@@ -57,11 +57,11 @@ class WeightBounds:
         Raises:
             PolicyError: The action has another length, or is not finite.
         """
-        wanted = np.asarray(action, dtype=np.float64)
+        values = np.asarray(action, dtype=np.float64)
         champion = np.array(self.champion)
-        if wanted.shape[-1:] != champion.shape or not np.isfinite(wanted).all():
-            raise PolicyError(f"an action is {len(champion)} finite numbers, not {wanted.shape}")
-        moved = np.maximum(champion + self.reach * np.clip(wanted, -1, 1), 0.0)
+        if values.shape[-1:] != champion.shape or not np.isfinite(values).all():
+            raise PolicyError(f"an action is {len(champion)} finite numbers, not {values.shape}")
+        moved = np.maximum(champion + self.reach * np.clip(values, -1, 1), 0.0)
         sums = moved.sum(axis=-1, keepdims=True)
         target = np.where(sums > 1e-9, moved / np.maximum(sums, 1e-9), champion)
         if previous is None or self.largest_step is None:

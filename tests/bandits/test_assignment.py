@@ -45,7 +45,8 @@ def experiments(draw: st.DrawFn) -> Experiment:
     return Experiment(key, arms, coverage=draw(st.floats(0.1, 1)), namespace=namespace)
 
 
-def test_assignment_agrees_with_the_published_rule_on_every_bucket() -> None:
+def test_assignment_follows_the_published_rule() -> None:
+    """Assignment agrees with the published rule on every bucket."""
     weights = [0.1, 0.2, 0.3, 0.4]  # sums of these miss 0.3 and 0.6 by one rounding
     experiment = Experiment("edges", tuple(Arm(str(i), w) for i, w in enumerate(weights)), 0.7)
     ranges = bucket_ranges(4, 0.7, weights)

@@ -70,7 +70,8 @@ def test_whole_numbers_may_have_any_size() -> None:
 
 
 @given(conditions)
-def test_a_condition_that_was_accepted_holds_known_operators_only(condition: Any) -> None:
+def test_accepted_conditions_hold_known_operators(condition: Any) -> None:
+    """An accepted condition holds known operators only."""
     try:
         require_condition("c", condition)
     except DefinitionError:

@@ -96,7 +96,8 @@ def test_what_is_learnt_does_not_depend_on_the_scale_of_rewards() -> None:
     np.testing.assert_allclose(actions[2], actions[0], atol=1e-3)
 
 
-def test_an_average_of_the_actors_on_the_way_acts_and_is_exported() -> None:
+def test_the_averaged_actor_acts_and_is_exported() -> None:
+    """The average of the actors during training acts and is exported."""
     agent = DdpgAgent(1, 1, settings=replace(SMALL, average_rate=0.2), seed=6)
     average = [part.detach().clone() for part in agent._actor.parameters()]
     for step in range(90):
@@ -192,7 +193,8 @@ def test_values_go_on_where_an_episode_was_only_cut_off(terminated: bool) -> Non
     assert value == pytest.approx(1.0 if terminated else 5.0, rel=0.2)
 
 
-def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_saved_run_continues_identically(tmp_path: Path) -> None:
+    """A run continues after save and load as if it had not stopped."""
     settings = replace(SMALL, critics=3, smoothing=0.1, average_rate=0.1)
 
     def make(name: str) -> DdpgAgent:

@@ -57,7 +57,8 @@ def test_a_difference_that_is_there_is_found_and_estimated() -> None:
     assert predicted.tolist() == [best.estimate.value, worst.estimate.value]
 
 
-def test_where_no_segment_differs_none_is_claimed_and_intervals_hold() -> None:
+def test_equal_segments_give_no_claim() -> None:
+    """Without differing segments no difference is claimed, and intervals cover."""
     rng = np.random.default_rng(2)
     claimed = covered = naive = 0
     for run in range(120):
@@ -91,7 +92,8 @@ def test_named_segments_are_corrected_for_their_number() -> None:
     assert segment_effects({"all": pairs["new"]}).p == 1
 
 
-def test_real_experiment_mens_mail_works_for_all_and_nothing_is_claimed_beyond() -> None:
+def test_hillstrom_shows_no_segment_differences() -> None:
+    """In the Hillstrom data the men's mail works for all segments alike."""
     path = SHARED / "data" / "hillstrom" / "hillstrom.parquet"
     if not path.exists():
         pytest.skip(f"no {path}")

@@ -140,7 +140,8 @@ def test_proof_is_waited_for_where_it_is_asked() -> None:
     assert same.rollout.share == 1
 
 
-def test_a_rollout_that_was_never_meant_for_all_ends_without_a_claim() -> None:
+def test_a_partial_rollout_ends_inconclusively() -> None:
+    """A plan whose last stage is below 100 % ends without a claim."""
     rollout = canary(replace(PLAN, stages=(0.5,)))
     ended = judge_rollout(rollout, seen(rollout), at=rollout.since + DAY).rollout
     assert (ended.state, ended.decision, ended.share) == ("decided", "inconclusive", 0)

@@ -55,7 +55,8 @@ def test_environments_differ_by_chance_or_by_weights_alone() -> None:
     assert step.expected_click_rate[0] != step.expected_click_rate[2]
 
 
-def test_clicks_are_drawn_from_their_expectation_and_purchases_from_clicks() -> None:
+def test_clicks_and_purchases_have_their_expectation() -> None:
+    """Clicks are drawn from their expectation and purchases from clicks."""
     market = MarketSimulator(2, environments=4, settings=MarketSettings(drift=0.0))
     clicked, expected, bought, back = np.zeros((4, 4))
     for _ in range(400):

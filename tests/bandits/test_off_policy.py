@@ -84,7 +84,8 @@ def _open_bandit(shared_data: Path, campaign: str) -> LoggedDecisions:
     )
 
 
-def test_open_bandit_reproduces_its_published_value_and_decides_nothing(shared_data: Path) -> None:
+def test_open_bandit_reproduces_its_published_value(shared_data: Path) -> None:
+    """The Open Bandit data give the published value and no verdict."""
     log = _open_bandit(shared_data, "all")
     # Published by the authors of the data set for this file: relative policy value 1.198126.
     relative = ips(log).value / logged_value(log).value

@@ -38,9 +38,9 @@ _DECISION = st.tuples(
     batches=st.lists(st.lists(_DECISION, max_size=6), min_size=1, max_size=6),
     contributions=st.integers(1, 3),
 )
-def test_one_contributor_moves_all_nodes_by_no_more_than_promised(
-    batches: list[list[Decision]], contributions: int
-) -> None:
+def test_the_sensitivity_bound_holds(batches: list[list[Decision]], contributions: int) -> None:
+    """One contributor moves all nodes by no more than the stated sensitivity."""
+
     def make() -> PrivateLinearBandit:
         return PrivateLinearBandit(
             2, 2, rho=Fraction(10**9), batches=6, contributions=contributions
@@ -100,7 +100,8 @@ def test_choices_depend_on_closed_batches_only() -> None:
     assert policy.choose([1.0, 0.0], np.random.default_rng(1)).arm == 1
 
 
-def test_what_is_forgotten_before_the_batch_closes_leaves_no_trace() -> None:
+def test_forgetting_in_the_open_batch_is_exact() -> None:
+    """Decisions forgotten before their batch closes leave no trace."""
     policy, never = (PrivateLinearBandit(2, 2, rho=Fraction(1), batches=3) for _ in range(2))
     policy.record("a", 1, [0.3, 0.4], 0.5)
     policy.record("b", 0, [0.1, 0.9], 1.0)
@@ -111,7 +112,8 @@ def test_what_is_forgotten_before_the_batch_closes_leaves_no_trace() -> None:
         policy.forget("c", [(1, [0.3, 0.4], 0.5)])
 
 
-def test_nothing_is_taken_out_twice_or_out_of_a_closed_batch_or_by_half() -> None:
+def test_invalid_removals_change_nothing() -> None:
+    """No removal happens twice, from a closed batch, or in part."""
     policy = PrivateLinearBandit(2, 2, rho=Fraction(1), batches=3, contributions=2)
     decision = (1, [0.3, 0.4], 0.5)
     policy.record("a", *decision)

@@ -66,7 +66,8 @@ def test_buckets_within_agrees_with_comparing_each_bucket(start: float, end: flo
 
 
 @given(st.integers(0, BUCKETS), st.integers(0, BUCKETS))
-def test_an_edge_on_a_bucket_belongs_to_the_arm_that_starts_there(first: int, after: int) -> None:
+def test_an_edge_belongs_to_the_arm_that_starts_there(first: int, after: int) -> None:
+    """A bucket at an edge belongs to the arm that starts there."""
     assert buckets_within((first / BUCKETS, after / BUCKETS)) == range(first, after)
 
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tactful_bandits import Proportion, StatisticsError
-from tactful_bandits.return_rates import retention, retention_curve
+from tactful_bandits.return_rates import retention
 
 joins = st.lists(st.integers(0, 20), min_size=2, max_size=12)
 
@@ -33,8 +33,9 @@ def test_it_counts_as_by_hand(
 def test_the_young_do_not_count_as_lost() -> None:
     joined = [0, 0, 9, 9]
     assert retention(joined, [0], [7.5], span=(7, 8), now=10) == Proportion(2, 1)
-    curve = retention_curve(joined, [0, 2, 3], [7.5, 10, 11], days=[1, 7], now=11)
-    assert curve == {1: Proportion(4, 1), 7: Proportion(2, 1)}
+    for day, expected in ((1, Proportion(4, 1)), (7, Proportion(2, 1))):
+        visits = [0, 2, 3], [7.5, 10, 11]
+        assert retention(joined, *visits, span=(day, day + 1), now=11) == expected
 
 
 def test_what_cannot_be_counted_is_refused() -> None:

@@ -66,7 +66,8 @@ def _cascade_rewards() -> np.ndarray:
     return np.array([[first[a], second[a, b]] for a, b in SLATES])
 
 
-def test_cascade_estimates_are_exact_where_people_look_from_the_top() -> None:
+def test_cascade_estimates_are_exact_for_cascades() -> None:
+    """Cascade estimates are exact for users who look from the top down."""
     rewards = _cascade_rewards()
     truth = _exact(list(rewards.sum(axis=1)), PI_CHANCES)
     assert _exact(list(_terms(cascade_ips(RATIOS, rewards))), MU_CHANCES) == pytest.approx(truth)

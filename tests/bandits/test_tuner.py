@@ -41,7 +41,8 @@ def test_the_cross_entropy_method_climbs() -> None:
         cross_entropy(score, 3, rng, rounds=0)
 
 
-def test_fixed_weights_that_were_searched_for_beat_the_champion_elsewhere() -> None:
+def test_best_static_weights_beat_the_champion() -> None:
+    """Fixed weights found by search beat the champion on other courses."""
     settings = MarketSettings(sessions=16)
     action = best_static(BOUNDS, 500, settings=settings, hours=60, rounds=5)
 
@@ -127,9 +128,8 @@ def test_what_actions_come_to_is_the_weights_they_lead_to(bounds: WeightBounds) 
 
 
 @pytest.mark.slow
-def test_the_tuner_beats_the_champion_raises_the_weight_of_prices_and_learns_at_little_cost() -> (
-    None
-):
+def test_the_tuner_beats_the_champion() -> None:
+    """The tuner beats the champion, raises the price weight, and costs little to train."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     agent = make_tuner(BOUNDS, 1)

@@ -65,9 +65,10 @@ def says(text: str) -> str:
     return f"(document.body ? document.body.innerText : '').includes({json.dumps(text)})"
 
 
-def test_a_demo_is_seen_running_and_then_finished_without_a_reload(
+def test_a_running_demo_refreshes_until_finished(
     fake: FakePlatform, tmp_path: Path, chromium_path: Path
 ) -> None:
+    """The page shows a running demo, then the finished one, without a reload."""
     fake.publish(demo=sample.partial("train the ranker", 0.4))
     report = sample.report()
     report["verdict"] += " [click](https://example.org) <i id=planted>x</i>"

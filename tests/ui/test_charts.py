@@ -22,7 +22,7 @@ def test_quality_draws_every_ranking_with_its_interval(metric: str) -> None:
         estimate = ranking.metrics[metric]
         row = drawn[ranking.label]
         assert Estimate(row["value"], row["low"], row["high"]) == estimate
-        assert row["colour"] == (LIGHT.ours if ranking.served else LIGHT.other)
+        assert row["colour"] == (LIGHT.platform if ranking.served else LIGHT.other)
         assert f"{ranking.label} {estimate.value:.3f}" in chart.to_dict()["description"]
 
 
@@ -73,10 +73,10 @@ def test_bars_keep_their_order_and_take_zeros() -> None:
 @pytest.mark.parametrize(("palette", "background"), BACKGROUNDS)
 def test_colours_stand_out_from_the_background(palette: Palette, background: str) -> None:
     # WCAG 2.2, success criteria 1.4.11 (graphics, 3:1) and 1.4.3 (text, 4.5:1).
-    for colour in (palette.ours, palette.reference, palette.other):
+    for colour in (palette.platform, palette.reference, palette.other):
         assert contrast(colour, background) >= 3.0
     assert contrast(palette.text, background) >= 4.5
-    assert len({palette.ours, palette.reference, palette.other}) == 3
+    assert len({palette.platform, palette.reference, palette.other}) == 3
 
 
 def contrast(one: str, other: str) -> float:

@@ -55,7 +55,8 @@ def test_difference_with_zero_in_its_interval_is_inconclusive() -> None:
 
 
 @pytest.mark.parametrize("gap", [Estimate(0.03, 0.01, 0.05), Estimate(-0.03, -0.05, -0.01)])
-def test_difference_with_zero_outside_its_interval_is_a_difference(gap: Estimate) -> None:
+def test_difference_without_zero_is_conclusive(gap: Estimate) -> None:
+    """A difference whose interval excludes zero is stated as one."""
     said = formats.difference_sentence(replace(EXPERIMENT, difference=gap))
     assert "the arms differ" in said and "inconclusive" not in said
 

@@ -40,9 +40,8 @@ def opened(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, AppTest]:
     return pages
 
 
-def test_every_page_reads_the_real_server_with_a_key_for_analysts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_page_reads_the_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every page reads the real server with an analyst's key."""
     made = subprocess.run(
         [sys.executable, "-m", "tactful", "keys", "create", "--scope", "analyst", "--json"],
         cwd=tmp_path,

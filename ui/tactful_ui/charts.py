@@ -1,6 +1,6 @@
 """Charts: Altair specifications from typed values, independent of pages and server.
 
-A colour has one meaning on every page: `ours` is the platform's result, `reference` the value
+A colour has one meaning on every page: `platform` is the platform's result, `reference` the value
 it is compared with, `other` is the rest. The colours are Okabe and Ito's, which stay apart for
 colour-blind readers (https://jfly.uni-koeln.de/color/), in the shade that contrasts with the theme.
 No information depends on colour alone, and every chart carries a description for screen readers.
@@ -24,14 +24,14 @@ Chart: TypeAlias = alt.LayerChart | alt.FacetChart
 class Palette:
     """Colours by role, for one background."""
 
-    ours: str
+    platform: str
     reference: str
     other: str
     text: str
 
 
-LIGHT = Palette(ours="#0072B2", reference="#D55E00", other="#6F7680", text="#31333F")
-DARK = Palette(ours="#56B4E9", reference="#E69F00", other="#A3A8B4", text="#FAFAFA")
+LIGHT = Palette(platform="#0072B2", reference="#D55E00", other="#6F7680", text="#31333F")
+DARK = Palette(platform="#56B4E9", reference="#E69F00", other="#A3A8B4", text="#FAFAFA")
 
 # Heights are those of the whole chart, including the axis, as Streamlit measures them.
 _ROW_HEIGHT = 38
@@ -46,7 +46,7 @@ _MIDNIGHT_OR_HOUR = "utcFormat(datum.value, utchours(datum.value) == 0 ? '%b %d'
 def quality(rankings: Sequence[Ranking], metric: str, palette: Palette) -> Chart | None:
     """Draw one metric as dots with intervals, a line for each ranking, in the order given."""
     named = [
-        (row.label, row.metrics[metric], palette.ours if row.served else palette.other)
+        (row.label, row.metrics[metric], palette.platform if row.served else palette.other)
         for row in rankings
         if metric in row.metrics
     ]
@@ -61,7 +61,7 @@ def quality(rankings: Sequence[Ranking], metric: str, palette: Palette) -> Chart
 
 def arms(rows: Sequence[Arm], palette: Palette) -> Chart:
     """Draw the hit rate of every experiment arm in per cent, as dots with intervals."""
-    named = [(arm.name, _scaled(arm.rate, 100), palette.ours) for arm in rows]
+    named = [(arm.name, _scaled(arm.rate, 100), palette.platform) for arm in rows]
     summary = "; ".join(f"{name} {formats.estimate(value, 1)} %" for name, value, _ in named)
     return _dots(named, title="Hit rate (%)", digits=1).properties(
         description=f"Hit rate by arm with 95 % intervals: {summary}."
@@ -83,7 +83,9 @@ def rounds(learned: Federated, top: int, palette: Palette) -> Chart | None:
     y = alt.Y("share:Q", title=title, scale=alt.Scale(zero=False, padding=12))
     layers: list[Any] = [
         alt.Chart(_data(points))
-        .mark_line(color=palette.ours, point={"color": palette.ours, "filled": True, "size": 40})
+        .mark_line(
+            color=palette.platform, point={"color": palette.platform, "filled": True, "size": 40}
+        )
         .encode(x=x, y=y, tooltip=["round:Q", alt.Tooltip("share:Q", title=title, format=".1f")])
     ]
     summary = f"{title} by round: from {points[0]['share']:.1f} to {points[-1]['share']:.1f}"
@@ -133,11 +135,11 @@ def counts(key: str, cells: Sequence[Count], low: float, high: float, palette: P
     ]
     known = base.transform_filter(_KNOWN_INTERVAL)
     if len(values) > _MAX_BARS:
-        whiskers = known.mark_area(color=palette.ours, opacity=0.25)
+        whiskers = known.mark_area(color=palette.platform, opacity=0.25)
     else:
-        whiskers = known.mark_rule(color=palette.ours, strokeWidth=1.5, opacity=0.6)
-    marks = base.mark_line(color=palette.ours, strokeWidth=1, opacity=0.5).encode(y=y)
-    dots = base.mark_circle(color=palette.ours, size=28, opacity=1).encode(y=y, tooltip=tooltip)
+        whiskers = known.mark_rule(color=palette.platform, strokeWidth=1.5, opacity=0.6)
+    marks = base.mark_line(color=palette.platform, strokeWidth=1, opacity=0.5).encode(y=y)
+    dots = base.mark_circle(color=palette.platform, size=28, opacity=1).encode(y=y, tooltip=tooltip)
     zero = alt.Chart(_data([{"zero": 0}])).mark_rule(color=palette.other).encode(y="zero:Q")
     numbers = [count.value.value for count in cells]
     return alt.layer(zero, whiskers.encode(y=alt.Y("low:Q"), y2="high:Q"), marks, dots).properties(
@@ -166,7 +168,7 @@ def bars(
     )
     summary = "; ".join(f"{name} {formats.decimal(value, digits)}" for name, value in pairs)
     return alt.layer(
-        base.mark_bar(color=palette.ours, height=16),
+        base.mark_bar(color=palette.platform, height=16),
         base.mark_text(align="left", dx=5, color=palette.text).encode(text="label:N"),
     ).properties(
         height=26 * len(values) + _AXIS_HEIGHT + _TITLE_HEIGHT, description=f"{title}: {summary}."

@@ -55,8 +55,10 @@ def duration(seconds: float | None) -> str:
         return MISSING
     if seconds < 60:
         return f"{decimal(seconds, 1)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    minutes, remainder = divmod(round(seconds), 60)
+    return (
+        f"{minutes} min {remainder} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    )
 
 
 def moment(value: datetime | None) -> str:

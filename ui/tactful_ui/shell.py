@@ -35,8 +35,8 @@ def source() -> ReportSource:
 
 
 @st.cache_resource(show_spinner=False)
-def _connection(wanted: Settings) -> ReportSource:
-    return connect(wanted)
+def _connection(server: Settings) -> ReportSource:
+    return connect(server)
 
 
 def palette() -> charts.Palette:

@@ -44,8 +44,8 @@ class Settings:
         variables = os.environ if environment is None else environment
 
         def value(name: str) -> str:
-            given = (str(place.get(name) or "").strip() for place in (variables, secrets))
-            return next(filter(None, given), "")
+            values = (str(place.get(name) or "").strip() for place in (variables, secrets))
+            return next(filter(None, values), "")
 
         url = value("TACTFUL_URL").rstrip("/") or DEFAULT_URL
         return cls(url if "://" in url else f"http://{url}", value("TACTFUL_API_KEY") or None)
@@ -112,20 +112,20 @@ class ClientSource:
 
     def report_names(self) -> list[str]:
         """Return the names of the reports, in order."""
-        return [about.name for about in _asked(self._client.reports)]
+        return [about.name for about in _call(self._client.reports)]
 
     def report(self, name: str) -> Report:
         """Return one report, finished or not."""
-        return Report.parse(_asked(lambda: self._client.report(name)))
+        return Report.parse(_call(lambda: self._client.report(name)))
 
     def statistic_titles(self) -> Mapping[str, str]:
         """Return the titles of the published statistics by name, in order."""
-        published = _asked(self._client.statistics_list)
+        published = _call(self._client.statistics_list)
         return {about.name: about.title or about.name for about in published}
 
     def statistic(self, name: str, since: datetime, until: datetime) -> Statistics:
         """Return the released counts of the panes that start in ``[since, until)``."""
-        page = _asked(
+        page = _call(
             lambda: self._client.statistics(
                 name, since=_milliseconds(since), until=_milliseconds(until)
             )
@@ -139,7 +139,7 @@ class ClientSource:
 
     def models(self) -> Mapping[str, Any]:
         """Return the server's description of the models in use."""
-        return _asked(self._client.models)
+        return _call(self._client.models)
 
 
 def connect(settings: Settings) -> ReportSource:
@@ -154,7 +154,7 @@ def connect(settings: Settings) -> ReportSource:
         raise BadAnswer(f"{settings.url} is no address of a server: {error}") from error
 
 
-def _asked(ask: Callable[[], _Answer]) -> _Answer:
+def _call(ask: Callable[[], _Answer]) -> _Answer:
     try:
         return ask()
     except Exception as error:
