@@ -90,16 +90,16 @@ class FlowerStream:
     def arrived(self) -> Iterator[tuple[int, Vector, int]]:
         """Yield (node, update, release it was trained from) of new updates."""
         for reply in self._grid.pull_messages(list(self._open)):
-            asked = self._open.pop(reply.metadata.reply_to_message_id, None)
-            if asked is None:
+            request = self._open.pop(reply.metadata.reply_to_message_id, None)
+            if request is None:
                 continue
-            node, release, _ = asked
+            node, release, _ = request
             self._answered[node] = release
             update = update_of(reply, release + 1)
             if update is not None:
                 yield node, update, release
         now = self._clock()
-        self._open = {number: of for number, of in self._open.items() if of[2] > now}
+        self._open = {number: request for number, request in self._open.items() if request[2] > now}
 
 
 def serve_buffered(

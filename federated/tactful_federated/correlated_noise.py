@@ -166,10 +166,10 @@ class CorrelatedNoise:
         for coefficient, earlier_estimate in zip(rest, memory.estimates, strict=False):
             estimate -= coefficient * earlier_estimate
         estimate /= first
-        kept = self._root.bands - 1
+        rows_kept = self._root.bands - 1
         return estimate, NoiseMemory(
-            np.concatenate([total[None], memory.totals])[:kept],
-            np.concatenate([estimate[None], memory.estimates])[:kept],
+            np.concatenate([total[None], memory.totals])[:rows_kept],
+            np.concatenate([estimate[None], memory.estimates])[:rows_kept],
         )
 
 

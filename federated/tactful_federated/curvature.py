@@ -18,7 +18,7 @@ on the families of `online_retail`, at noise widths from 0.01 to 0.1
 
 
 def mean_curvature(
-    model: IntentPredictor, asked: Windows, *, noise: float, draws: int = 20, seed: int = 0
+    model: IntentPredictor, questions: Windows, *, noise: float, draws: int = 20, seed: int = 0
 ) -> float:
     """Estimate the mean diagonal of the Hessian of the loss at one width of noise.
 
@@ -28,7 +28,7 @@ def mean_curvature(
 
     Args:
         model: Trained model.
-        asked: Questions from data that are not private.
+        questions: Questions from data that are not private.
         noise: Width of the noise, best `TrainingPlan.model_noise`.
         draws: Number of draws.
         seed: Seed of the draws.
@@ -40,17 +40,19 @@ def mean_curvature(
         SettingsError: The width or the draws are out of range, or there is no question.
     """
     require(noise > 0 and draws >= 1, "noise must be above 0 and draws at least 1")
-    require(asked.steps > 0, "there is no question to measure a loss on: give held-out visits")
+    require(questions.steps > 0, "there is no question to measure a loss on: give held-out visits")
     random = np.random.default_rng(seed)
     size = model.weights.size
-    loss, noised_losses = _loss(model, model.weights, asked), []
+    loss, noised_losses = _loss(model, model.weights, questions), []
     for _ in range(draws):
         offset = random.normal(0.0, noise, size).astype(np.float32)
-        noised_losses += [_loss(model, model.weights + sign * offset, asked) for sign in (1, -1)]
+        noised_losses += [
+            _loss(model, model.weights + sign * offset, questions) for sign in (1, -1)
+        ]
     return 2 * (float(np.mean(noised_losses)) - loss) / (size * noise**2)
 
 
-def _loss(model: IntentPredictor, weights: NDArray[np.floating], asked: Windows) -> float:
+def _loss(model: IntentPredictor, weights: NDArray[np.floating], questions: Windows) -> float:
     noised = IntentPredictor(
         weights.astype(np.float32),
         model.vocabulary_size,
@@ -58,4 +60,4 @@ def _loss(model: IntentPredictor, weights: NDArray[np.floating], asked: Windows)
         hidden=model.hidden,
         temperature=model.temperature,
     )
-    return mean_loss(*noised.questions(asked), noised.temperature)
+    return mean_loss(*noised.questions(questions), noised.temperature)

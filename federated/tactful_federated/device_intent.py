@@ -235,10 +235,10 @@ class DeviceIntent:
         return [*self._vocabulary.sequence(self._visits).tolist(), BOUNDARY]
 
     def _loss(self, predictor: IntentPredictor, visits: list[list[str]]) -> float:
-        asked = windows(self._vocabulary.sequence(visits[-MOST_VISITS:]))
-        if not asked.steps:
+        questions = windows(self._vocabulary.sequence(visits[-MOST_VISITS:]))
+        if not questions.steps:
             return 0.0
-        return mean_loss(*predictor.questions(asked), predictor.temperature)
+        return mean_loss(*predictor.questions(questions), predictor.temperature)
 
     def _last_report(self) -> _Report | None:
         try:

@@ -57,11 +57,11 @@ def keep_within(limits: Limits) -> None:
 
 def latest(visits: Sequence[Sequence[str]], most_tokens: int = MOST_TOKENS) -> list[list[str]]:
     """Return the latest visits with at most `most_tokens` tokens, in order."""
-    kept: list[list[str]] = []
+    selected: list[list[str]] = []
     left = most_tokens
     for visit in reversed(visits):
         left -= len(set(visit)) + 1
         if left < 0:
             break
-        kept.append(list(visit))
-    return kept[::-1]
+        selected.append(list(visit))
+    return selected[::-1]

@@ -126,8 +126,8 @@ class EventStore:
         self.prune()
         with self._lock:
             rows = self._file.execute("SELECT day, sealed FROM visits ORDER BY number").fetchall()
-            kept = [self._decrypt(day, sealed) for day, sealed in rows]
-        return [visit.categories for visit in sorted(kept, key=lambda visit: visit.at)]
+            visits = [self._decrypt(day, sealed) for day, sealed in rows]
+        return [visit.categories for visit in sorted(visits, key=lambda visit: visit.at)]
 
     def prune(self) -> None:
         """Delete visits beyond the retention time or the largest number."""

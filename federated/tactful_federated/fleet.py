@@ -62,7 +62,7 @@ _DEVICE_FAILED = 2
 
 
 class FleetError(FederatedError, ConnectionError):
-    """The server does not know this device, or sent an invalid message."""
+    """This device is not enrolled, or the server sent an invalid message."""
 
 
 class FleetClient:
@@ -252,4 +252,4 @@ class FleetClient:
 def _refusal_message(status: int) -> str:
     if status == 404:
         return "the server has no route for devices: give the address of a fleet proxy"
-    return "the server does not know this device's key: enrol it (tactful federated enrol)"
+    return "the key of this device is not registered: enrol it (tactful federated enrol)"

@@ -42,8 +42,8 @@ def secure_client_app(rounds_of: Callable[[Context], SecureRounds]) -> ClientApp
         query = cast(Mapping[str, Any], message.content[_STEP])
         weights: Vector | None = None
         if _WEIGHTS in message.content:
-            given = cast(Mapping[str, Any], message.content[_WEIGHTS])[_WEIGHTS]
-            weights = restore(from_bytes(given, "float32"))
+            data = cast(Mapping[str, Any], message.content[_WEIGHTS])[_WEIGHTS]
+            weights = restore(from_bytes(data, "float32"))
         answer_data = rounds_of(context).answer(int(query["stage"]), bytes(query["data"]), weights)
         return Message(RecordDict({_STEP: ConfigRecord({"data": answer_data})}), reply_to=message)
 

@@ -38,10 +38,10 @@ class Markov:
 
     def evaluate(self, questions: Windows) -> Score:
         """Score the chain on the same questions as a model; it reads only the last token."""
-        asked = questions.answers != PAD
+        scored = questions.answers != PAD
         steps = top1 = top5 = 0
         for token, answer in zip(
-            questions.inputs[asked].tolist(), questions.answers[asked].tolist(), strict=True
+            questions.inputs[scored].tolist(), questions.answers[scored].tolist(), strict=True
         ):
             ranked = self.rank(token)
             steps += 1

@@ -135,8 +135,8 @@ class ModelSlot:
     @property
     def version(self) -> int:
         """Version of the installed model; 0 if there is none."""
-        kept = self._kept(self._current)
-        return kept.version if kept else 0
+        installed = self._load(self._current)
+        return installed.version if installed else 0
 
     @property
     def withdrawn(self) -> int:
@@ -146,15 +146,17 @@ class ModelSlot:
     @property
     def reached(self) -> int:
         """Highest version that was ever installed, even if its file is damaged."""
-        kept = (self._kept(path) for path in (self._current, self._previous))
-        return max(_number(self._reached), *(package.version for package in kept if package), 0)
+        installed = (self._load(path) for path in (self._current, self._previous))
+        return max(
+            _number(self._reached), *(package.version for package in installed if package), 0
+        )
 
     def predictor(self) -> IntentPredictor | None:
         """Return the installed model, the previous one if it is damaged, or None."""
         for path in (self._current, self._previous):
-            kept = self._kept(path)
-            if kept:
-                return self._predictor(kept)
+            installed = self._load(path)
+            if installed:
+                return self._predictor(installed)
         return None
 
     def install(
@@ -193,7 +195,7 @@ class ModelSlot:
             raise PackageError(f"the model failed on this device: {error}") from error
         if not works:
             raise PackageError("the model is worse on this device than allowed")
-        if self._kept(self._current):
+        if self._load(self._current):
             write_whole(self._previous, self._current.read_bytes())
         # First: after a kill in between, this version can be installed, but no older one.
         write_whole(self._reached, str(package.version).encode("ascii"))
@@ -205,7 +207,7 @@ class ModelSlot:
         Raises:
             PackageError: There is no previous model, or it is installed already.
         """
-        previous = self._kept(self._previous)
+        previous = self._load(self._previous)
         if previous is None or previous.version >= self.version > 0:
             raise PackageError("there is no earlier model to roll back to")
         # First: after a kill in between, the bad version is still blocked.
@@ -222,7 +224,7 @@ class ModelSlot:
             )
         return package.predictor(self._vocabulary)
 
-    def _kept(self, path: Path) -> ModelPackage | None:
+    def _load(self, path: Path) -> ModelPackage | None:
         try:
             package = open_package(path.read_bytes(), self._key)
             self._predictor(package)

@@ -62,7 +62,7 @@ class Difference:
 
 
 def paired_difference(
-    ours: Sequence[tuple[int, int]], theirs: Sequence[tuple[int, int]], *, seed: int
+    first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]], *, seed: int
 ) -> Difference:
     """Return the difference of two hit rates on the same questions.
 
@@ -71,14 +71,14 @@ def paired_difference(
     independent.
 
     Args:
-        ours: (hits, questions) of the first predictor for each household.
-        theirs: The same households and questions for the second one.
+        first: (hits, questions) of the first predictor for each household.
+        second: The same households and questions for the second one.
         seed: Seed of the resampling.
 
     Raises:
         ValueError: The two have different questions, or there are none.
     """
-    a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape or not np.array_equal(a[:, 1], b[:, 1]) or a[:, 1].sum() == 0:
         raise ValueError(
             "a paired difference needs the same number of questions, above 0, on both sides"

@@ -236,12 +236,12 @@ def _baselines(
 ) -> tuple[list[Score], list[Score]]:
     splits = [split_by_time(history, vocabulary, trainer.held_out) for history in histories]
     past = [sequence[:cut] for sequence, cut in splits]
-    asked = [
+    questions = [
         windows(sequence, start=cut, scored=trainer.scored, context=trainer.context)
         for sequence, cut in splits
     ]
     markov, popularity = fit_markov(past), fit_popularity(past)
-    return [markov.evaluate(a) for a in asked], [popularity.evaluate(a) for a in asked]
+    return [markov.evaluate(a) for a in questions], [popularity.evaluate(a) for a in questions]
 
 
 def _verdict(name: str, gain: Difference) -> str:

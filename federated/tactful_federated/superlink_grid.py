@@ -144,9 +144,9 @@ class SuperLinkGrid(OneRunGrid):
         """Return complete replies."""
         # The SuperLink deletes a request with its first answer, then reports it as unknown.
         arriving = {reply.request for reply in self._incomplete.values()}
-        asked = [number for number in message_ids if number not in arriving]
-        if asked:
-            response = self._client.PullMessages(PullAppMessagesRequest(message_ids=asked))
+        waiting_ids = [number for number in message_ids if number not in arriving]
+        if waiting_ids:
+            response = self._client.PullMessages(PullAppMessagesRequest(message_ids=waiting_ids))
             for reply, tree in zip(
                 response.messages_list, response.message_object_trees, strict=True
             ):

@@ -182,6 +182,9 @@ def split_by_time(
     Returns:
         Tokens of shape (tokens,), and `cut`: `tokens[:cut]` is the training part.
     """
-    kept = len(baskets) - int(len(baskets) * held_out)
-    past, latest = vocabulary.sequence(baskets[:kept]), vocabulary.sequence(baskets[kept:])
+    training_count = len(baskets) - int(len(baskets) * held_out)
+    past, latest = (
+        vocabulary.sequence(baskets[:training_count]),
+        vocabulary.sequence(baskets[training_count:]),
+    )
     return np.concatenate([past, latest]), len(past)

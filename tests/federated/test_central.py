@@ -124,7 +124,7 @@ def test_what_was_taken_is_what_is_accounted_and_it_learns() -> None:
     assert right > 0.95
 
 
-def test_one_person_moves_one_update_by_the_clipping_norm_at_most() -> None:
+def test_sensitivity_is_the_clipping_norm() -> None:
     """All rows take part, so with and without somebody the noise is the same."""
     inputs, targets, people = rows(40)
     settings = replace(SETTINGS, steps=1, sample_rate=1.0, epsilon_limit=100)

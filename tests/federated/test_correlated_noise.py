@@ -88,7 +88,9 @@ def test_prefix_errors_are_those_of_the_matrix_and_of_simulation() -> None:
         assert prefix.std() / 500 == pytest.approx(exact[t], rel=0.05)
 
 
-def test_more_bands_leave_less_noise_in_the_sums_for_the_same_promise() -> None:
+def test_more_bands_reduce_the_noise_of_prefix_sums() -> None:
+    """For the same guarantee, more bands leave less noise in the prefix sums."""
+
     def error(bands: int) -> float:
         root = BandedRoot(bands)
         width = math.sqrt(root.norm_squared) / SCALE

@@ -151,7 +151,8 @@ def test_a_model_that_does_worse_on_this_person_is_refused(tmp_path: Path) -> No
     assert phone.slot.version == 3
 
 
-def test_a_model_that_breaks_on_this_person_gives_way_to_the_one_before(tmp_path: Path) -> None:
+def test_a_model_that_fails_is_rolled_back(tmp_path: Path) -> None:
+    """A model that fails on the visits of the user is rolled back."""
     phone = Phone(tmp_path)
     phone.take(favouring("c1"))
     broken = favouring("c2")

@@ -111,9 +111,10 @@ def test_too_few_devices_or_nothing_but_noise_is_no_evaluation(tmp_path: Path) -
     run.close()
 
 
-def test_devices_score_the_model_they_are_sent_and_a_secret_sum_adds_them_up(
+def test_scores_are_added_in_a_secure_sum(
     tmp_path: Path,
 ) -> None:
+    """Devices score the model they receive, and a secure sum adds the scores."""
     plan = replace(
         without_noise(
             plan_evaluations(replace(WISHES, population=16, report_goal=4, minimum_reports=3))
@@ -147,7 +148,8 @@ def test_devices_score_the_model_they_are_sent_and_a_secret_sum_adds_them_up(
     run.close()
 
 
-def test_a_home_answers_evaluations_beside_training_and_counts_them_apart(tmp_path: Path) -> None:
+def test_evaluations_have_their_own_ledger(tmp_path: Path) -> None:
+    """A device answers evaluations and training, each charged to its own run."""
     trained = invite(
         tmp_path / "server",
         replace(WISHES, minimum_reports=1),
@@ -178,9 +180,10 @@ def test_a_home_answers_evaluations_beside_training_and_counts_them_apart(tmp_pa
     assert score.steps and np.array_equal(found["training-evaluation"], said)
 
 
-def test_a_served_evaluation_waits_for_devices_tries_again_and_ends_with_the_budget(
+def test_a_served_evaluation_waits_and_retries(
     tmp_path: Path,
 ) -> None:
+    """An evaluation waits for devices, retries, and stops when the budget is spent."""
     wishes = replace(WISHES, rounds=1, population=24, report_goal=8, delta=1e-3, spare=1)
     invitation = Invitation(
         run="test-evaluation",

@@ -54,7 +54,8 @@ def test_no_category_is_readable_in_the_file(tmp_path: Path) -> None:
     assert len({row[0] for row in sealed}) == 50  # equal visits do not look equal
 
 
-def test_visits_are_forgotten_after_their_time_and_beyond_their_number(tmp_path: Path) -> None:
+def test_old_and_surplus_visits_are_deleted(tmp_path: Path) -> None:
+    """Visits are deleted after their retention time and beyond the largest number."""
     clock = Clock()
     kept = store(tmp_path, clock, retention_days=10, most_visits=3)
     kept.give_consent()

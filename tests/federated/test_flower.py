@@ -122,7 +122,8 @@ def leaks(content: RecordDict, size: int, history: np.ndarray) -> list[str]:
     return found
 
 
-def test_a_devices_message_holds_an_update_or_counts_and_nothing_else() -> None:
+def test_messages_hold_an_update_or_counts_only() -> None:
+    """A message of a device contains an update or counts, and nothing else."""
     devices = make_devices()
     grid = Spy(client_app(lambda context: devices[context.node_id]), NODES)
     run_rounds(FlowerPopulation(grid, VOCABULARY), START, SETTINGS, rounds=2, seed=5)
@@ -297,7 +298,9 @@ def test_poisoned_and_empty_replies_do_not_stop_a_round() -> None:
     assert 0 <= results[0].top1 <= 1 and np.isfinite(state.model.weights).all()
 
 
-def test_a_device_whose_training_diverged_says_so_and_counts_as_a_report_of_zeros() -> None:
+def test_diverged_training_is_a_report_of_zeros() -> None:
+    """A device whose training diverged answers, and counts as a report of zeros."""
+
     def train(weights: np.ndarray, round_number: int) -> np.ndarray:
         raise WeightsError("an update with values that are not finite cannot be clipped")
 

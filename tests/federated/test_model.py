@@ -30,7 +30,8 @@ def test_vector_is_a_copy_both_ways() -> None:
     assert np.array_equal(model.vector(), kept)
 
 
-def test_seed_decides_the_initial_weights_and_no_global_generator_moves() -> None:
+def test_seed_decides_the_initial_weights() -> None:
+    """The seed decides the initial weights; the global generator is unchanged."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = IntentModel(12, seed=3).vector()

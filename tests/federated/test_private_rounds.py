@@ -36,7 +36,9 @@ PLAIN = Optimizer(momentum=0.0, averaging=0.0)
 ZERO: Vector = np.zeros(SIZE, dtype=np.float32)
 
 
-def test_the_denominator_is_the_goal_and_every_update_weighs_the_same(tmp_path: Path) -> None:
+def test_the_divisor_is_the_report_goal(tmp_path: Path) -> None:
+    """The sum is divided by the report goal, and all updates have equal weight."""
+
     def six_report(device: int, round_number: int) -> Vector | None:
         return constant(device, round_number) if device in cohort[:6] else None
 
@@ -53,7 +55,8 @@ def test_the_denominator_is_the_goal_and_every_update_weighs_the_same(tmp_path: 
     assert np.allclose(run.weights, 6 * 0.25 / BARE.report_goal, atol=1e-4)
 
 
-def test_below_the_minimum_nothing_moves_and_devices_stay_charged(tmp_path: Path) -> None:
+def test_a_void_round_keeps_charges(tmp_path: Path) -> None:
+    """With too few reports the model is unchanged and devices stay charged."""
     run = training(tmp_path, small_plan())
     devices = Devices(60, lambda device, _: constant(device, 0) if device < 4 else None)
     outcome = run.run_round(ClearCollector(devices))
@@ -94,7 +97,8 @@ def test_void_rounds_leave_somebody_to_ask_and_count_for_nothing(
     run.close()
 
 
-def test_a_ledger_that_began_before_rounds_were_kept_bars_no_less(tmp_path: Path) -> None:
+def test_a_ledger_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """A ledger without rounds, of an earlier version, enforces the same bounds."""
     file = sqlite3.connect(tmp_path / "old.db")
     file.execute(
         "CREATE TABLE participation (device TEXT PRIMARY KEY, times INTEGER, latest INTEGER)"
@@ -112,16 +116,16 @@ def test_a_ledger_that_began_before_rounds_were_kept_bars_no_less(tmp_path: Path
     ledger.close()
 
 
-def test_what_a_void_round_may_take_on_devices_is_paid_for_by_noise() -> None:
+def test_spare_participations_add_noise() -> None:
+    """Participations reserved for void rounds are covered by more noise."""
     plain, spared = small_plan(), small_plan(spare=2)
     assert spared.participations == plain.participations + 2
     assert spared.sigma_squared > plain.sigma_squared
 
 
 @pytest.mark.parametrize("tier", ["secret", "noise-in-sum"])
-def test_what_is_spent_counts_void_rounds_where_the_server_may_have_seen_their_sums(
-    tmp_path: Path, tier: Tier
-) -> None:
+def test_epsilon_counts_void_rounds_of_visible_sums(tmp_path: Path, tier: Tier) -> None:
+    """Void rounds count as spent if the server may have seen their sums."""
     categories, views = ["bread", "milk"], list[LiveView]()
     weights = initial_weights(Vocabulary.from_catalogue(categories))
     planned = small_plan(population=40, rounds=4, delta=1e-3, spare=8)
@@ -168,8 +172,10 @@ def test_unfit_updates_count_as_reports_of_zeros(tmp_path: Path) -> None:
     assert run.weights.tolist() == [0.0] * SIZE
 
 
-def test_one_device_moves_the_sum_by_at_most_the_clip_whatever_it_sends() -> None:
+def test_one_device_moves_the_sum_by_its_clip() -> None:
     # In flwr a device of weight 1,000 moves the model by a thousand times its share.
+    """Whatever a device sends, it moves the sum by at most the clipping norm."""
+
     def greedy(device: int, round_number: int) -> Vector:
         return np.full(SIZE, 1e20 if device == 3 else 0.0, dtype=np.float32)
 
@@ -177,7 +183,9 @@ def test_one_device_moves_the_sum_by_at_most_the_clip_whatever_it_sends() -> Non
     assert float(np.linalg.norm(collected.total)) <= BARE.units
 
 
-def test_strangers_and_repeated_updates_are_ignored_and_the_goal_closes_a_round() -> None:
+def test_unrequested_updates_are_ignored() -> None:
+    """Unknown and repeated updates are ignored, and the goal closes a round."""
+
     class Eager(Devices):
         def train(self, ids, weights, round_number):  # type: ignore[no-untyped-def]
             yield 999, constant(0, 0)
@@ -249,9 +257,8 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("step", ["training", "saving", "recording"])
-def test_after_kill_9_the_budget_is_intact_and_nothing_is_told_twice(
-    tmp_path: Path, step: str
-) -> None:
+def test_kill_9_keeps_the_budget(tmp_path: Path, step: str) -> None:
+    """After kill -9 the budget is intact, and nothing is released twice."""
     died = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("private_run.py")), str(tmp_path), step],
         capture_output=True,

@@ -32,9 +32,7 @@ def test_the_sum_is_that_of_the_middle_of_each_coordinate(
 
 
 @given(updates=UPDATES, trimmed=st.integers(0, 3), device=st.integers(0, 6))
-def test_zeroing_a_device_changes_no_coordinate_by_more_than_it_sent(
-    updates: np.ndarray, trimmed: int, device: int
-) -> None:
+def test_trimming_keeps_the_sensitivity(updates: np.ndarray, trimmed: int, device: int) -> None:
     """So the sensitivity is the bound on its norm; rescaling to all rows would exceed it."""
     without = updates.copy()
     without[device] = 0
@@ -59,9 +57,11 @@ def test_silence_is_a_row_of_zeros_wherever_it_falls(silent: set[int]) -> None:
     )
 
 
-def test_two_poisoned_devices_of_eight_move_nothing_that_honest_ones_would_not(
+def test_trimming_bounds_two_poisoned_devices(
     tmp_path: Path,
 ) -> None:
+    """Two poisoned devices of eight move the sum no further than honest ones could."""
+
     def update(device: int, round_number: int) -> Vector:
         poisoned = device in (2, 5)
         return np.full(SIZE, -9.0 if poisoned else 0.1, dtype=np.float32)

@@ -82,7 +82,9 @@ def test_a_round_in_secret_moves_the_model_as_one_in_the_clear(tmp_path: Path) -
     assert np.array_equal(secret.weights, clear.weights) and secret.weights.any()
 
 
-def test_devices_that_die_in_the_middle_leave_the_sum_of_the_others() -> None:
+def test_drop_outs_leave_the_sum_of_the_others() -> None:
+    """Devices that drop out during a round leave the sum of the others."""
+
     def drops(node: int, message: Message) -> bool:
         asked = message.content["secure-sum"]
         assert isinstance(asked, ConfigRecord)
@@ -100,7 +102,9 @@ def test_too_few_devices_void_the_round_and_release_nothing(tmp_path: Path) -> N
     assert (outcome.released, run.weights.tolist()) == (False, [0.0] * SIZE)
 
 
-def test_a_sum_that_honest_devices_cannot_have_made_voids_the_round() -> None:
+def test_an_impossible_sum_voids_the_round() -> None:
+    """A sum that honest devices cannot produce makes the round void."""
+
     class Poisoned(SecureRounds):
         def answer(self, stage: int, question: bytes, weights: Vector | None) -> bytes:
             if stage == 3 and self._update is not None:
@@ -199,7 +203,9 @@ def test_a_device_agrees_to_its_own_plan_only(tmp_path: Path) -> None:
         device.answer(6, b"", None)
 
 
-def test_nothing_is_trained_or_said_in_a_session_that_the_ledger_refuses() -> None:
+def test_a_session_refused_by_the_ledger_is_not_trained() -> None:
+    """In a session that the ledger refuses, a device neither trains nor answers."""
+
     def refuse(session: Session) -> None:
         raise SecureSumError("joined before")
 

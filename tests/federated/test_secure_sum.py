@@ -73,7 +73,7 @@ def test_values_at_the_edge_of_the_field_come_back() -> None:
     assert lead(carried, of).values.tolist() == [2**31 - 1, -(2**31)]
 
 
-def test_every_byte_that_the_server_receives_is_a_declared_message() -> None:
+def test_the_server_receives_declared_messages_only() -> None:
     """All of it is read back and written again: there is room for nothing else."""
     carried, of = wire(6, size=50, silent={3: {4}})
     lead(carried, of)
@@ -136,7 +136,8 @@ def _opened(carried: Wire) -> list[Opened]:
     return [decode(data, Opened) for stage, _, data in carried.received if stage == 5]
 
 
-def test_a_device_listed_as_alive_to_some_and_as_gone_to_others_is_not_opened() -> None:
+def test_contradictory_survivors_open_nothing() -> None:
+    """A device listed as a survivor to some and as dropped to others is not opened."""
     carried, of = wire(7)
 
     def lie(stage: int, device: int, data: bytes) -> bytes:
@@ -196,7 +197,8 @@ def test_impossible_survivors_are_not_signed(named: list[int]) -> None:
     assert total.values.tolist() == sum_of(carried, total.devices)
 
 
-def test_agreements_of_too_few_or_on_other_survivors_open_nothing() -> None:
+def test_too_few_agreements_open_nothing() -> None:
+    """Signatures of too few devices, or on another list, open nothing."""
     carried, of = wire(6)
     agreed: dict[int, bytes] = {}
 
