@@ -17,7 +17,7 @@ from tactful.errors import ConfigError
 from tactful.neighbourhood import neighbourhood
 from tactful.plain_values import is_whole_number
 from tactful.recall import CHANNELS, RecallIndex, direction
-from tactful.scores import Scores
+from tactful.scores import Scores, stable_order
 from tactful.situation import FeatureSource, Situation, read_nonzero, read_placed
 from tactful.spare_room import lengthened
 from tactful.stored_vectors import RowVectors, StoredVectors
@@ -239,12 +239,12 @@ class _Union:
         places = np.concatenate([np.arange(size) for size in self._sizes])
         channels = np.repeat(np.array(self._channels, np.int8), self._sizes)
         # By row, then by place; of two channels at the same place the earlier one comes first.
-        order = np.lexsort((places, rows))
+        order = stable_order(rows * max(self._sizes) + places)
         first = np.ones(len(rows), np.bool_)
         first[1:] = rows[order[1:]] != rows[order[:-1]]
         kept = order[first]
         if len(kept) > total:
-            highest = np.argsort(places[kept], kind="stable")[:total]
+            highest = stable_order(places[kept])[:total]
             kept = kept[np.sort(highest)]
         return rows[kept], channels[kept]
 

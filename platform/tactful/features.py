@@ -312,14 +312,14 @@ def _catalogue(
     prices = catalogue.price[dealt_with]
     known = prices[~np.isnan(prices)].tolist()
     usual = np.float32(max(median(known), _LEAST_PRICE) if known else np.nan)
-    price, category = catalogue.price[rows], catalogue.category[rows].astype(np.int64)
+    price, category = catalogue.price.take(rows), catalogue.category.take(rows).astype(np.int64)
     same: NDArray[np.bool_] | float = np.nan
     if len(dealt_with):
         same = (category == catalogue.category[dealt_with[0]]) & (category >= 0)
     features[_COLUMN["price"]] = price
     features[_COLUMN["price_to_session"]] = price / usual
     features[_COLUMN["category_of_last"]] = same
-    features[_OF_CATEGORIES] = tables[:, category]
+    features[_OF_CATEGORIES] = tables.take(category, axis=1)
     return category
 
 

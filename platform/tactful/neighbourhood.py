@@ -110,8 +110,8 @@ def _neighbour_keys(
     for number, (neighbours, items, shares) in enumerate(lists):
         known = items < len(neighbours.items)
         sources, shares = items[known], shares[: len(items)][known]
-        rows = neighbours.items[sources]
+        rows = neighbours.items.take(sources, axis=0)
         there = rows >= 0
         keys.append(rows[there] + np.int64(number * size))
-        weights.append((neighbours.weights[sources] * shares[:, None])[there])
+        weights.append((neighbours.weights.take(sources, axis=0) * shares[:, None])[there])
     return keys, weights

@@ -54,15 +54,33 @@ def sum_by_key(
     Returns:
         The keys, ascending, and their sums.
     """
-    order = np.argsort(keys, kind="stable")
+    keys = np.asarray(keys, np.int64)
+    order = stable_order(keys)
     ordered = keys[order]
     starts = np.ones(len(keys), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
     totals = np.bincount(np.cumsum(starts) - 1, values[order])
     positive = totals > 0
-    return ordered[starts][positive].astype(np.int64), totals[positive].astype(np.float32)
+    return ordered[starts][positive], totals[positive].astype(np.float32)
+
+
+def stable_order(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Argsort whole numbers, ties in the order they come in.
+
+    The position is a part of the number that is sorted: numpy sorts numbers by vector instructions,
+    and its own stable argsort takes two to four times as long.
+
+    Args:
+        keys: below ``2**62 / len(keys)``, positive or negative.
+    """
+    bits = len(keys).bit_length()
+    packed = (keys << bits) | np.arange(len(keys))
+    packed.sort()
+    return packed & ((1 << bits) - 1)
 
 
 def descending(values: NDArray[np.float32]) -> NDArray[np.int64]:
     """Positions of values from the largest to the smallest, ties in the order they come in."""
-    return np.argsort(-values, kind="stable")
+    # The bits of floats are in order as integers are, those of negative ones in reverse.
+    bits = (np.float32(0.0) - values).view(np.int32)
+    return stable_order((bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64))

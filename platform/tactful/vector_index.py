@@ -350,8 +350,10 @@ def _searched(cells: _Cells, query: NDArray[np.float32], count: int, probing: _P
     scores, rows = cells.search(query[None, :], count, params=_parameters(probing.probes, selector))
     there = rows[0] >= 0
     rows, scores = rows[0][there], scores[0][there]
-    order = np.lexsort((rows, -scores))
-    return rows[order], scores[order]
+    if (scores[1:] == scores[:-1]).any():  # Faiss leaves ties in any order
+        order = np.lexsort((rows, -scores))
+        rows, scores = rows[order], scores[order]
+    return rows, scores
 
 
 def _parameters(probes: int, selector: Any = None) -> Any:
