@@ -35,10 +35,10 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
-_RANDOM_FACTOR = 5
+_RANDOM_FACTOR = 3
 """How many times the examples of the default run a random one tries."""
 
-_RANDOM_S = 150
+_RANDOM_S = 110
 """Seconds after which a random run begins no further test."""
 
 _started = time.monotonic()
