@@ -1,6 +1,5 @@
 import math
-import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,6 @@ from tactful_bandits import (
     segment_effects,
 )
 from tactful_bandits.heterogeneity import Uplift
-
-SHARED = Path(os.environ.get("TACTFUL_SHARED", Path(__file__).parents[3] / "shared"))
 
 
 def shoppers(
@@ -92,13 +89,9 @@ def test_named_segments_are_corrected_for_their_number() -> None:
     assert segment_effects({"all": pairs["new"]}).p == 1
 
 
-def test_hillstrom_shows_no_segment_differences() -> None:
+def test_hillstrom_shows_no_segment_differences(read_parquet: Callable[[str], Any]) -> None:
     """In the Hillstrom data the men's mail works for all segments alike."""
-    path = SHARED / "data" / "hillstrom" / "hillstrom.parquet"
-    if not path.exists():
-        pytest.skip(f"no {path}")
-    pandas = pytest.importorskip("pandas")
-    data = pandas.read_parquet(path)
+    data = read_parquet("hillstrom/hillstrom.parquet")
     data = data[data["segment"] != "Womens E-Mail"]
     treated = (data["segment"] == "Mens E-Mail").to_numpy(float)
     found = honest_uplift(

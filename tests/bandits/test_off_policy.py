@@ -39,13 +39,6 @@ _ESTIMATORS: dict[str, Callable[[LoggedDecisions], OffPolicyEstimate]] = {
 }
 
 
-def _read_parquet(path: Path) -> Any:
-    pandas = pytest.importorskip("pandas")
-    if not path.exists():
-        pytest.skip(f"no {path}")
-    return pandas.read_parquet(path)
-
-
 def test_published_values_of_every_estimator(shared_data: Path) -> None:
     folder = shared_data / "data" / "ope_oracle"
     if not folder.exists():
@@ -64,9 +57,11 @@ def test_published_values_of_every_estimator(shared_data: Path) -> None:
         assert estimator(log).value == pytest.approx(values[name], abs=1e-9), name
 
 
-def _open_bandit(shared_data: Path, campaign: str) -> LoggedDecisions:
+def _open_bandit(
+    read_parquet: Callable[[str], Any], shared_data: Path, campaign: str
+) -> LoggedDecisions:
     """The uniform log of a campaign, and the Thompson policy of its published prior."""
-    everything = _read_parquet(shared_data / "data" / "obd_small" / "obd_small.parquet")
+    everything = read_parquet("obd_small/obd_small.parquet")
     rows = everything[(everything.policy == "random") & (everything.campaign == campaign)]
     prior = yaml.safe_load(
         (shared_data / "data" / "ope_oracle" / "prior_bts.yaml").read_text("utf-8")
@@ -84,9 +79,11 @@ def _open_bandit(shared_data: Path, campaign: str) -> LoggedDecisions:
     )
 
 
-def test_open_bandit_reproduces_its_published_value(shared_data: Path) -> None:
+def test_open_bandit_reproduces_its_published_value(
+    read_parquet: Callable[[str], Any], shared_data: Path
+) -> None:
     """The Open Bandit data give the published value and no verdict."""
-    log = _open_bandit(shared_data, "all")
+    log = _open_bandit(read_parquet, shared_data, "all")
     # Published by the authors of the data set for this file: relative policy value 1.198126.
     relative = ips(log).value / logged_value(log).value
     assert relative == pytest.approx(1.198126, abs=1e-6)
@@ -97,8 +94,8 @@ def test_open_bandit_reproduces_its_published_value(shared_data: Path) -> None:
     assert 0.0042 in result.estimates["snips"].interval(), "what the policy earned when it ran"
 
 
-def test_hillstrom_reproduces_its_arms(shared_data: Path) -> None:
-    rows = _read_parquet(shared_data / "data" / "hillstrom" / "hillstrom.parquet")
+def test_hillstrom_reproduces_its_arms(read_parquet: Callable[[str], Any]) -> None:
+    rows = read_parquet("hillstrom/hillstrom.parquet")
     arms = ["No E-Mail", "Womens E-Mail", "Mens E-Mail"]
     actions = rows.segment.map(arms.index).to_numpy(dtype=int)
     visits = rows.visit.to_numpy(dtype=float)
