@@ -363,6 +363,22 @@ def test_a_damaged_file_never_reaches_the_kernel(
 
 
 @pytest.mark.parametrize(
+    ("place", "value"), [(8, 1), (10, 99), (10, 8)], ids=["encrypted", "unknown", "deflated"]
+)
+def test_entries_that_zip_cannot_read_are_refused(
+    tmp_path: Path, kernel: Kernel, place: int, value: int
+) -> None:
+    path = tmp_path / "forest.npz"
+    bin_forest(some_forest(np.random.default_rng(8)), kernel).save(path, source="abc")
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + place] = value
+    path.write_bytes(content)
+
+    with pytest.raises(ModelError, match="not a binned forest"):
+        BinnedForest.load(path, source="abc")
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("band_column", COLUMNS),
