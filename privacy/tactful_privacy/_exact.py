@@ -46,6 +46,7 @@ def exp_bounds(x: Fraction, bits: int) -> tuple[int, int]:
     Taylor's series on ``x / 2^h < 1/2`` with every term rounded down, then h squarings, the lower
     bound rounded down and the upper bound up each time.
     """
+    # Fixed-point numbers with `guard` fractional bits; 128 of them absorb the rounding errors.
     guard = bits + 128
     halvings = max(0, x.numerator.bit_length() - x.denominator.bit_length() + 2)
     numerator, denominator = x.numerator, x.denominator << halvings

@@ -103,6 +103,8 @@ class Table:
         if not 0 <= value <= MAX_EPSILON:
             raise ParameterError(f"epsilon is {value}: it must lie between 0 and {MAX_EPSILON}")
         factor = exp_bounds(value, BITS)[0]
+        # moved[i] is the weight of lowest + i - shift; Python integers from here on, in chunks,
+        # because the products have more than 64 bits.
         weight = self.weights
         moved = np.zeros_like(weight)
         size = max(0, len(weight) - abs(shift))
@@ -156,6 +158,7 @@ class TableNoise:
         count before noise.
         """
         p = open_share(confidence, "confidence")
+        # P(|Z| <= h) is cumulative[h] - cumulative[-h - 1], counted from the centre k.
         c, k = self._table.cumulative, self._table.highest
         below = np.concatenate([c[:k][::-1], np.zeros(1, np.uint64)])
         return int(np.searchsorted(c[k:] - below, self._share(p)))
@@ -205,6 +208,8 @@ class TableNoise:
                 f"a sum of {n} draws of standard deviation {float(self.variance) ** 0.5:.0f} is too"
                 " wide to be convolved: sum fewer values"
             )
+        # The convolution is cyclic: values beyond the transform's size wrap around, with a mass of
+        # at most 1e-12. The distribution is symmetric, so its transform is real.
         values = np.arange(self._table.lowest, self._table.highest + 1)
         circle = np.bincount(values % size, weights=mass, minlength=size)
         right = np.fft.irfft(np.fft.rfft(circle).real ** n, size)[: reach + 1].clip(min=0)
@@ -239,6 +244,7 @@ def open_share(value: Exact, name: str) -> Fraction:
 
 def _guide(cumulative: NDArray[np.uint64], lowest: int) -> NDArray[np.int32]:
     """Return the value of each 16-bit prefix, or `_UNDECIDED`, ``[65536]``."""
+    # A prefix decides if its smallest and largest 64-bit number select the same value.
     first = np.arange(1 << 16, dtype=np.uint64) << np.uint64(48)
     last = first | np.uint64((1 << 48) - 1)
     low = np.searchsorted(cumulative, first, side="right")

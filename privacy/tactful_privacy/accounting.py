@@ -130,6 +130,7 @@ def _by_distribution(losses: tuple[tuple[Loss, int], ...], delta: float) -> floa
         ) from error
     if not losses:
         return 0.0
+    # The grid of losses is coarser for large totals, so that its length stays bounded.
     total = float(sum(loss.epsilon * times for loss, times in losses))
     grid = max(_GRID, total / _FINEST)
     composed: Any = None

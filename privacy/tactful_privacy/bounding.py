@@ -271,6 +271,7 @@ class BoundedCounts:
             self._entries += 1
             self._changed = True
             return False
+        # The hour cap ignores `late`, so that a replay against a later clock decides alike.
         pane = timestamp - timestamp % statistic.pane_ms
         in_hour: dict[bytes, int] | None = None
         if statistic.hour_cap is not None:
@@ -291,7 +292,7 @@ class BoundedCounts:
         later.spent.setdefault(timestamp // DAY_MS, {})[user] = before + 1
         self._entries += 1
         self._changed = True
-        if late:
+        if late:  # charged, but its pane is closed
             return False
         counts = state.counts.setdefault(pane, {})
         counts[index] = counts.get(index, 0) + 1

@@ -145,6 +145,7 @@ def _least_squares(
     of their variances. Downwards, the difference between a period and the sum of its parts is
     divided equally among the parts.
     """
+    # Upwards: `variance` is that of one period's estimate on the level reached so far.
     upward = [released[0]]
     variance = shape[0].variance
     for below, (own, level) in zip(shape, zip(released[1:], shape[1:], strict=True), strict=False):
@@ -153,6 +154,7 @@ def _least_squares(
         weight = variance_of_sum / (level.variance + variance_of_sum)
         upward.append(weight * own + (1 - weight) * summed)
         variance = weight * level.variance
+    # Downwards: [6 + 6] below a final 14 becomes [7 + 7].
     final = [upward[-1]]
     for estimate, below in zip(upward[-2::-1], shape[-2::-1], strict=True):
         above = final[-1]

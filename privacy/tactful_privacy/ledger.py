@@ -239,6 +239,7 @@ class Ledger:
                 f"the answer of {query.name!r} is {values.dtype} {values.shape}: it must be int64,"
                 " of one dimension"
             )
+        # Only an unanswered row is updated: of concurrent draws the first one stays.
         answer = (
             sa.update(_queries)
             .where(_queries.c.name == query.name, _queries.c.answered_at.is_(None))
@@ -310,6 +311,8 @@ class Ledger:
                     f" {date_of(start // DAY_MS)}: the statistic begins later or is retired"
                 )
         if missing:
+            # Two processes may draw the same pane. The primary key keeps the first insert; both
+            # read it back, so the other draw is never shown.
             new = [
                 {
                     "statistic": statistic.name,

@@ -81,6 +81,7 @@ def half_width_of_mixture(parts: Sequence[NoiseTerms], confidence: Exact = CONFI
     transform = _characteristic(parts, frequency) * np.exp(-((smoothing * frequency) ** 2) / 2)
     factor = 2 / math.pi * transform / half_steps
 
+    # Bisection: the inverted distribution function grows with h.
     low, high = 0.0, reach / 2
     wanted = float(p) + 1e-8
     while high - low > slack / 20:

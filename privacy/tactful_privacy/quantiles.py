@@ -69,6 +69,7 @@ def quantile_released(
         if _may_be_below(first, len(panes), cumulative, index, p) > limit
         and _may_reach(first, len(panes), cumulative, index, p) > limit
     ]
+    # The estimate may lie outside the kept buckets; the interval always includes it.
     low, high = (kept[0], kept[-1]) if kept else (estimate, estimate)
     return ReleasedQuantile(
         keys[estimate], keys[min(low, estimate)], keys[max(high, estimate)], float(1 - alpha)

@@ -60,6 +60,7 @@ def top_released(
     sums = np.array([list(pane.values.values()) for pane in panes]).sum(axis=0)
     rising = np.sort(sums)
     top = np.argsort(-sums, kind="stable")[:k]
+    # Intervals of two keys do not touch if their sums differ by more than two half widths.
     surely_larger = len(keys) - np.searchsorted(rising, sums[top] + 2 * half, side="right")
     surely_smaller = np.searchsorted(rising, sums[top] - 2 * half, side="left")
     return [

@@ -289,6 +289,7 @@ def _decode(ledger: Ledger, statistic: Statistic, wanted: Sequence[Release]) -> 
         for n, release in enumerate(of_day):
             if release.start < first:
                 continue
+            # The weight of a release depends on its distance in panes; missing panes count as 0.
             row = weights[indices[n] - indices[: n + 1]]
             deviation = sigma * float(np.sqrt(row @ row))
             estimate = np.rint(row @ released[: n + 1]).astype(np.int64)

@@ -231,6 +231,7 @@ class RunningTotals:
     def _noise_at(self, start: int) -> NDArray[np.int64]:
         """Return the noise of the total up to the end of a pane."""
         day = start - start % DAY_MS
+        # Totals of a day share nodes: only nodes that no earlier total used are drawn.
         nodes = self._tree.nodes((start - day) // self.statistic.pane_ms + 1)
         missing = {node.name: node for node in nodes if (day, node.unsigned) not in self._kept}
         if missing:
@@ -281,6 +282,7 @@ class FactorisedTotals:
         indices = np.flatnonzero(pane.counts)
         if indices.size:
             self._panes.append((now, indices, pane.counts[indices]))
+        # Row `now` of R x: the counts of earlier panes, weighted by their distance.
         weighted = np.zeros(len(self.statistic.keys), dtype=np.int64)
         for then, keys, counts in self._panes:
             weighted[keys] += self._coefficients[now - then] * counts

@@ -149,6 +149,7 @@ def _accepted(a: int, b: int, value: float, noise: TwoNoises, alpha: float) -> t
             inside, outside = (middle, outside) if is_kept(middle) else (inside, middle)
         return outside
 
+    # Candidates: a coarse grid over 0..1, and a fine grid within eight deviations of the estimate.
     of_part, of_rest = noise.variances
     whole = max(1.0, float(a + b))
     spread = 8 * math.sqrt((1 - value) ** 2 * of_part + value**2 * of_rest) / whole

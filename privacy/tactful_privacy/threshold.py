@@ -106,7 +106,7 @@ class ThresholdRelease:
         of 1 and at most one key in between.
         """
         table = self._noise._table
-        tail = [0]
+        tail = [0]  # tail[c]: weight of noise that lifts a count of c to the threshold
         for count in range(1, self.cell_cap + 1):
             edge = threshold - count - 1 - table.lowest
             below = int(table.cumulative[edge]) if edge < len(table.cumulative) else table.total

@@ -50,6 +50,7 @@ class RootOfSums:
     @cached_property
     def coefficients(self) -> tuple[int, ...]:
         """First column of R times 2^bits: not negative and never rising, ``[length]``."""
+        # binomial(2k, k) / 4^k follows from its predecessor by the factor (2k - 1) / 2k.
         exact = 1 << (self.bits + _GUARD_BITS)
         coefficients = []
         for k in range(self.length):
@@ -77,6 +78,8 @@ class RootOfSums:
     @cached_property
     def decoder(self) -> NDArray[np.float64]:
         """First column of A R^-1, ``[length]``: the weights of releases k panes back."""
+        # The inverse of a triangular Toeplitz matrix is one too: forward substitution gives its
+        # first column, and summing (A) turns it into that of A R^-1.
         root = np.array(self.coefficients, dtype=np.float64)
         inverse = np.zeros(self.length)
         inverse[0] = 1 / root[0]

@@ -71,6 +71,7 @@ class WideGaussian:
                 f" {MAX_WIDE_SIGMA_SQUARED:g}"
             )
         self.covered = self.sigma_squared - _SMOOTHING
+        # Variances add up: sigma^2 = 16^2 * top + fine at each level, until top fits a table.
         top, self._levels = self.sigma_squared, 0
         while top > _TABLE_LIMIT:
             top = (top - _FINE) / _STEP**2

@@ -140,6 +140,7 @@ class WideLaplace:
         # Mass needed on one side, zero included.
         needed = -(-(math.ceil(p * self._total) + self._weight(0)) // 2)
         coarse, fine = self._coarse.cumulative, self._fine.cumulative
+        # First the block that contains the needed mass, then the place within the block.
         block = int(np.searchsorted(coarse, np.uint64(-(-needed // self._fine.total))))
         before = int(coarse[block - 1]) * self._fine.total if block else 0
         within = -(-(needed - before) // self._coarse.weight(block))
