@@ -1,4 +1,4 @@
-"""Experiments: assignment, statistics, rollouts, bandit policies, off-policy evaluation, tuner.
+"""Experiments: assignment, statistics, rollouts, bandits, off-policy, tuner.
 
 It may import `tactful_privacy`, and neither HTTP nor storage. Begin with `assign` and `compare`.
 Importing the package loads the assignment only, which every request needs; other names, which need

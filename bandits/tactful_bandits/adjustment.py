@@ -1,4 +1,4 @@
-"""Variance reduction by data from before the experiment: CUPED, strata, capped values.
+"""Variance reduction by earlier data: CUPED, strata, capped values.
 
 The behaviour of units before their assignment cannot depend on their arm. CUPED subtracts the
 prediction of a regression on it; post-stratification compares units of the same stratum. Both
@@ -23,7 +23,7 @@ from tactful_bandits.samples import Mean, Sample, columns
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Outcomes of one arm beside a covariate of the same units from before the experiment.
+    """Outcomes of one arm with a covariate from before the experiment.
 
     Attributes:
         outcome: Sums of the outcomes.
@@ -69,7 +69,7 @@ class Paired:
 
 
 def regression_coefficient(control: Paired, treatment: Paired) -> float:
-    """Compute the slope of outcome on covariate over both arms; 0 for a constant covariate."""
+    """Compute the slope of outcome on covariate over both arms; 0 if it is constant."""
     units = control.units + treatment.units
     x = control.covariate.total + treatment.covariate.total
     y = control.outcome.total + treatment.outcome.total
@@ -119,7 +119,7 @@ def adjusted_difference(control: Paired, treatment: Paired, *, relative: bool = 
 
 
 def stratified_difference(strata: Sequence[tuple[Sample, Sample]]) -> Estimate:
-    """Estimate treatment minus control as the average over strata, weighted by their units.
+    """Estimate treatment minus control, averaged over strata by their units.
 
     Strata must be known before assignment, such as country or device. In addition to the error
     within strata, the variance holds ``Σ w (d - mean d)² / units``, because the strata of the

@@ -123,7 +123,7 @@ def choose_winner(
     rng: np.random.Generator,
     allowed: NDArray[np.bool_] | None = None,
 ) -> Choice:
-    """Choose the winner of the first draw, or with probability `explore` any allowed arm.
+    """Choose the first draw's winner, or with probability `explore` any allowed arm.
 
     Args:
         draws: Scores from the posterior, ``[draws, arms]``, independent and identically drawn.

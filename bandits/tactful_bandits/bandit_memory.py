@@ -1,4 +1,4 @@
-"""Sufficient statistics of a policy: exact sums by period, for decay and exact unlearning.
+"""Exact sums by period, a policy's memory with decay and exact unlearning.
 
 Sums are integers on a fixed grid, so adding is exact and independent of the order, and a person's
 contribution can be subtracted to the bit. The same sums by period support decay: a sliding window

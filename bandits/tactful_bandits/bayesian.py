@@ -67,7 +67,7 @@ class Posterior:
         return float(special.ndtr(z if higher_is_better else -z))
 
     def risk(self, *, higher_is_better: bool = True) -> tuple[float, float]:
-        """Compute the expected losses of choosing the control and of choosing the treatment.
+        """Compute the expected losses of choosing control and of choosing treatment.
 
         The loss of the control is ``E max(d, 0)`` for the difference ``d``, that of the treatment
         ``E max(-d, 0)``.
@@ -76,7 +76,7 @@ class Posterior:
         return (gain, loss) if higher_is_better else (loss, gain)
 
     def credible_interval(self, *, alpha: float = 0.05) -> Interval:
-        """Compute the interval that holds ``1 - alpha`` of the posterior, with equal tails.
+        """Compute the equal-tailed interval with ``1 - alpha`` of the posterior.
 
         Raises:
             StatisticsError: `alpha` is not between 0 and 1.

@@ -1,4 +1,4 @@
-"""Budget pacing: spend a coupon budget evenly and effectively (a bandit with a knapsack).
+"""Budget pacing: spend a coupon budget evenly and effectively.
 
 Every arm has a cost. The *price* of money, λ, turns it into a penalty on the arm's score: an arm is
 chosen only if its gain exceeds ``λ cost``. After each decision λ moves by ``step * (spent -
@@ -68,7 +68,7 @@ class BudgetPacing:
         return max(0.0, self.budget - self.spent)
 
     def terms(self, costs: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Compute each arm's penalty and whether the rest covers it, for `LinearBandit.choose`.
+        """Compute each arm's penalty, and whether the rest of the budget covers it.
 
         Args:
             costs: Largest possible cost of each arm, ``[arms]``, from 0.

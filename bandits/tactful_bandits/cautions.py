@@ -1,4 +1,4 @@
-"""Diagnostics of misleading results: the error of peeking, and effects that change over time."""
+"""Diagnostics of misleading results: peeking, and effects that change over time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

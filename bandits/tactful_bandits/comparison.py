@@ -180,7 +180,7 @@ def difference(control: Sample, treatment: Sample, *, relative: bool = False) ->
 def fixed_horizon_interval(
     estimate: Estimate, *, alpha: float = 0.05, alternative: Alternative = "two-sided"
 ) -> Interval:
-    """Cover the truth with probability ``1 - alpha`` at one look that was planned beforehand.
+    """Compute the interval with coverage ``1 - alpha`` at one planned look.
 
     The interval is the whole line where no variation was seen: the error is then unknown.
 
@@ -194,7 +194,7 @@ def fixed_horizon_interval(
 
 
 def fixed_horizon_p_value(estimate: Estimate, *, alternative: Alternative = "two-sided") -> float:
-    """Test by Student's t that the truth is 0, or on the other side; for one planned look.
+    """Compute Student's p-value, two- or one-sided, for one planned look.
 
     Raises:
         StatisticsError: There is no such alternative.
@@ -213,7 +213,7 @@ def confidence_sequence(
     tightest_at: float = 5000,
     alternative: Alternative = "two-sided",
 ) -> Interval:
-    """Cover the truth with probability ``1 - alpha`` at all looks at once, asymptotically.
+    """Compute the interval with asymptotic coverage ``1 - alpha`` at all looks.
 
     With ``t`` units, ``s² = t · standard_error²`` and ``ρ`` tuned for `tightest_at` units, half
     the width is ``s · sqrt(2 (t ρ² + 1) / (t ρ)² · log(sqrt(t ρ² + 1) / alpha))``. One-sided, ``ρ``

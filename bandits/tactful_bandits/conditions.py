@@ -87,7 +87,7 @@ def _look_up(attributes: object, path: str) -> object:
 
 
 def _value(requirement: object, actual: object, groups: Groups, *, ignore_case: bool) -> bool:
-    """Evaluate the requirement on one value: operators, or equality after type conversion."""
+    """Evaluate operators on one value, or equality after type conversion."""
     if isinstance(requirement, str):
         text = _as_text(actual)
         return text.lower() == requirement.lower() if ignore_case else text == requirement

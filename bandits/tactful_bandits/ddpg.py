@@ -1,4 +1,4 @@
-"""Deep deterministic policy gradient, with the switches of TD3; needs the extra ``tuner``.
+"""DDPG agent with the options of TD3; needs the extra ``tuner``.
 
 An actor proposes an action in ``[-1, 1]``, a critic estimates its value, and the actor ascends the
 critic's gradient (Lillicrap et al., ICLR 2016, arXiv 1509.02971). The minimum of several critics as
@@ -208,7 +208,7 @@ class DdpgAgent:
         return self.replay.added < self.settings.warm_up
 
     def act(self, state: ArrayLike) -> NDArray[np.float64]:
-        """Compute the averaged actor's action without noise, the same as the exported policy's."""
+        """Compute the averaged actor's action without noise, as the exported policy does."""
         with torch.no_grad():
             squeezed = torch.tanh(self._average(self._normalised(np.asarray(state, np.float32))))
         return np.asarray(squeezed.numpy(), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Experiments as YAML: read a list, validate it, and report errors with their line.
+"""Experiments as YAML: read, validate, and report errors with their line.
 
 ```yaml
 - key: ranking-model
@@ -61,7 +61,7 @@ def load_experiments(
 
 
 class _Reader:
-    """Converts plain data into experiments and reports errors with the line of the field.
+    """Converts plain data into experiments; errors name the line of the field.
 
     `lines` maps a path to its line: ``{(0, "arms", 1): 4}`` is the second arm of the first entry.
     """

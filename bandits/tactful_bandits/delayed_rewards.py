@@ -99,7 +99,7 @@ class PendingRewards:
         return [replace(entry.decision, reward=0.0) for entry in expired]
 
     def discard(self, decision_ids: Iterable[str]) -> int:
-        """Remove pending decisions, such as those of an erased person, and return their number."""
+        """Remove pending decisions, for example of an erased person; return their number."""
         return sum(self._waiting.pop(key, None) is not None for key in decision_ids)
 
     def to_bytes(self) -> bytes:

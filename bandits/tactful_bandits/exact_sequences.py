@@ -81,7 +81,7 @@ def exact_difference_sequence(
 
 
 def _edge(excluded: Callable[[float], bool], outside: float, inside: float) -> float:
-    """Bisect for the end of a set that holds `inside`, towards `outside`; rounded outwards."""
+    """Bisect between `inside` and `outside` for the end of a set; round outwards."""
     if not excluded(outside):
         return outside
     for _ in range(_HALVINGS):

@@ -26,7 +26,7 @@ _FARTHEST = 10.0  # standard errors; the probability beyond is negligible
 
 
 def obrien_fleming_spending(alpha: float, information: float) -> float:
-    """Spend almost nothing at first, so that the last bound is close to that of a single look.
+    """Spend almost nothing at first; the last bound is close to that of one look.
 
     On each side ``2 - 2 Φ(z / sqrt t)`` with ``z`` the normal quantile of ``1 - alpha / 4``.
 
@@ -92,7 +92,7 @@ def group_sequential_bounds(
 
 
 def crossing_probability(information: Sequence[float], bounds: Sequence[float]) -> float:
-    """Compute the probability that any look crosses its bound if there is no difference.
+    """Compute the probability that any look crosses its bound without a difference.
 
     Args:
         information: Units at each look, rising, in any scale.
@@ -132,7 +132,7 @@ def repeated_interval(estimate: Estimate, bound: float, *, alpha: float = 0.05) 
 
 @dataclass(frozen=True)
 class _Paths:
-    """Distribution of the score over paths that crossed no bound, as quadrature nodes and masses.
+    """Score distribution of paths that crossed no bound: quadrature nodes and masses.
 
     ``scores`` and ``masses`` have the shape ``[nodes]``; `share` is the information at this look.
     """

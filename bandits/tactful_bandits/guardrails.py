@@ -1,4 +1,4 @@
-"""Guardrails: metrics that a change must not harm, checked at every look during a rollout.
+"""Guardrails: metrics that a change must not harm, checked at every look.
 
 A canary is checked repeatedly and rolled back at the first look that shows harm. A rule that
 compares measured values ("roll back when clicks fell by 10 %") rolls back half of the harmless
@@ -193,7 +193,7 @@ def _last_level(
 
 
 def _ends(estimate: Estimate, alpha: float, tightest_at: float) -> Interval:
-    """Combine two one-sided intervals; each end is valid at all looks with ``1 - alpha``."""
+    """Combine two one-sided intervals, each valid at all looks with ``1 - alpha``."""
     low = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="greater")
     high = confidence_sequence(estimate, alpha=alpha, tightest_at=tightest_at, alternative="less")
     return Interval(low.low, high.high, 1 - 2 * alpha, low.method)
@@ -234,7 +234,7 @@ def _scale(guardrail: Guardrail) -> float:
 
 
 def _is_normal(guardrail: Guardrail, control: Sample, treatment: Sample) -> bool:
-    """Return whether each kind of outcome is frequent enough for the normal approximation.
+    """Return whether outcomes are frequent enough for the normal approximation.
 
     For the treatment, the expected outcomes without harm count if they are more: a treatment that
     fails completely has no outcomes, and the check must not wait for them.

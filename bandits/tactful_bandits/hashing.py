@@ -1,4 +1,4 @@
-"""Deterministic bucketing with the published GrowthBook hash, compatible with all its SDKs.
+"""Deterministic bucketing with the published hash of the GrowthBook SDKs.
 
 A unit (a user id) falls into one of 10,000 buckets that depend only on a seed and on the unit.
 FNV-1a runs over UTF-16 code units, as JavaScript's ``charCodeAt`` yields them: a character outside

@@ -1,4 +1,4 @@
-"""Heterogeneous treatment effects: effects by segment, with honest search for segments.
+"""Heterogeneous treatment effects: by segment, with honest search for segments.
 
 With many segments some effect is large by chance. P-values of segments named beforehand are
 corrected for their number. Segments from a *search* are chosen on one half of the units and

@@ -38,7 +38,7 @@ _POOLED_UP_TO = 0.5
 
 
 def start_shadow(rollout: Rollout, *, at: int, by: str, reason: str = "started") -> Rollout:
-    """Start the shadow phase: compute the change beside the served version, serve it to nobody.
+    """Start the shadow phase: compute the change without serving it.
 
     Raises:
         LifecycleError: The rollout is no draft, or the time is before the last transition.
@@ -131,7 +131,7 @@ def decide_rollout(
 
 
 def poolable_stages(rollout: Rollout) -> tuple[int, ...]:
-    """List the stages whose data may be pooled with the latest stage that has a control.
+    """List the stages whose data may be pooled with the latest controlled stage.
 
     These are stages up to 50 % that were each entered by advancing. After a hold and resumption
     the earlier stages are excluded, and while a stage is held all are. To pool, pass

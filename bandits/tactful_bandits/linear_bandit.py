@@ -1,4 +1,4 @@
-"""Contextual bandits with a linear model per arm: LinUCB and linear Thompson sampling.
+"""Bandits with a linear model per arm: LinUCB and linear Thompson sampling.
 
 The reward of arm a at features x is modelled as ``θ_a · x`` plus noise, each ``θ_a`` by ridge
 regression on the decisions that took arm a. LinUCB takes the largest ``θ_a · x + width * s_a`` with
@@ -121,12 +121,12 @@ class LinearBandit:
         return self._sums.weighted("count")
 
     def inverse(self, arm: int) -> NDArray[np.float64]:
-        """Return ``A⁻¹`` of an arm, ``[features, features]``, its covariance for unit noise."""
+        """Return ``A⁻¹`` of an arm, ``[features, features]``: covariance for unit noise."""
         inverse: NDArray[np.float64] = self._models.inverse[arm].copy()
         return inverse
 
     def predict(self, features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Compute each arm's expected reward and its standard deviation for noise variance 1.
+        """Compute each arm's mean reward and standard deviation for noise variance 1.
 
         Raises:
             PolicyError: The features have another shape, are not finite or exceed the range.
@@ -193,7 +193,7 @@ class LinearBandit:
         return True
 
     def learn(self, observations: Iterable[Observation]) -> int:
-        """Learn from many decisions, recompute the models once, and return the number that count.
+        """Learn from many decisions with one recomputation; return the number that count.
 
         Raises:
             PolicyError: A decision is invalid; those before it are learnt.

@@ -35,7 +35,7 @@ class LinearModels:
         self._flat = inverse.reshape(self._arms * self._features, self._features)
 
     def predict(self, features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Compute each arm's expected reward and its standard deviation for noise variance 1.
+        """Compute each arm's mean reward and standard deviation for noise variance 1.
 
         Raises:
             PolicyError: The features have another shape, are not finite or exceed the range.

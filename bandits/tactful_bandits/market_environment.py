@@ -1,4 +1,4 @@
-"""Simulated shop as gymnasium environments, single and vectorised; needs the extra ``tuner``.
+"""Simulated shop as gymnasium environments; needs the extra ``tuner``.
 
 Episodes are truncated after some hours and never terminate: the states afterwards still have a
 value, so agents must continue to bootstrap at the cut.

@@ -1,4 +1,4 @@
-"""Market simulator: a simulated shop to test policies without showing anything to people.
+"""Market simulator: a shop to test policies without people.
 
 It is a simulator: a lift here shows that a policy can learn, not its effect on people. Values
 calibrated on the UCI Online Retail data are in `MarketSettings` with their source; other values

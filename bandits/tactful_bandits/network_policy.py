@@ -1,4 +1,4 @@
-"""Trained policy as a small network in plain arrays: serves without torch in microseconds."""
+"""Trained policy as a small network in plain arrays, served without torch."""
 
 from __future__ import annotations
 

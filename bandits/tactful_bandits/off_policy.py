@@ -1,4 +1,4 @@
-"""Off-policy estimators: the value of a policy from decisions that another policy logged.
+"""Off-policy estimators: the value of a policy from another policy's log.
 
 Every estimator is a mean of per-decision terms, or a ratio of two such means, so its interval
 follows from influence values; if one person made many decisions, the person is the unit.
@@ -249,7 +249,7 @@ def self_normalised_doubly_robust(log: LoggedDecisions) -> OffPolicyEstimate:
 
 
 def switch_doubly_robust(log: LoggedDecisions, limit: float) -> OffPolicyEstimate:
-    """Estimate like `doubly_robust` up to the weight `limit`, and by the model alone above.
+    """Estimate like `doubly_robust` up to weight `limit`, above it by the model alone.
 
     Raises:
         EvaluationError: There is no model, or the limit is not above 0.
@@ -260,7 +260,7 @@ def switch_doubly_robust(log: LoggedDecisions, limit: float) -> OffPolicyEstimat
 
 
 def shrunk_doubly_robust(log: LoggedDecisions, shrinkage: float) -> OffPolicyEstimate:
-    """Estimate with optimistic shrinkage ``s w / (w² + s)``: closer to the model for small s.
+    """Estimate with shrinkage ``s w / (w² + s)``; small s favours the model.
 
     Raises:
         EvaluationError: There is no model, or the shrinkage is not above 0.

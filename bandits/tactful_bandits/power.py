@@ -1,4 +1,4 @@
-"""Power analysis: number of units, detectable effect and duration of an experiment.
+"""Power analysis: units, detectable effect and duration of an experiment.
 
 Plan before the first unit. An experiment that stops "when it is significant" has no defined power,
 and a missing effect means nothing in an experiment that could not have detected it.

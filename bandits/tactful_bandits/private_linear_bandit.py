@@ -127,7 +127,7 @@ class PrivateLinearBandit:
 
     @property
     def sensitivity_squared(self) -> int:
-        """Squared L2 sensitivity of all nodes together to one contributor, in steps of the grid.
+        """Squared L2 sensitivity of all nodes to one contributor, in steps of the grid.
 
         Products of one decision with ``|x| <= g`` and ``|r| <= g`` have the squared norm
         ``(|x|⁴ + Σ x_i⁴) / 2 + r² |x|² <= 2 g⁴``; several decisions of one person may have the same

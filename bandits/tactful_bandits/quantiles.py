@@ -1,4 +1,4 @@
-"""Quantiles of an arm, such as the 95th percentile of latency, for comparisons like means.
+"""Quantiles of an arm, such as the 95th percentile of latency.
 
 Requests of one user are correlated, and the user is the randomised unit. The error of a
 quantile is therefore derived from the variance of the *share of events below it* over units, a

@@ -17,7 +17,7 @@ from tactful_bandits.errors import StatisticsError
 
 @dataclass(frozen=True, slots=True)
 class ReleasedProportion:
-    """A share of units from two noisy counts of disjoint units, such as clickers and the others.
+    """A share of units from two noisy counts, such as clickers and non-clickers.
 
     A unit adds to one of the two cells, so both together cost as much budget as one cell.
 
@@ -72,7 +72,7 @@ class ReleasedProportion:
 def units_behind_noise(
     control: ReleasedProportion, treatment: ReleasedProportion, share: float
 ) -> tuple[int, int]:
-    """Convert released counts to exact counts with the same evidence on the sample ratio.
+    """Convert released counts to exact ones with equal evidence on the sample ratio.
 
     With ``N`` units, ``d`` more in the treatment than its share ``s``, and noise of variance ``V``
     in ``d``, these are ``f N`` units with ``f d`` more, ``f = N s (1 - s) / (N s (1 - s) + V)``;
@@ -161,7 +161,7 @@ class ReleasedRatio:
 
     @property
     def variance(self) -> float:
-        """Variance of one unit: the delta method's plus ``units`` times the noise of `value`.
+        """Variance of one unit by the delta method plus ``units`` times the noise.
 
         With ``r`` the ratio, ``D`` the total denominator and ``n`` the units, the units' part is
         ``n Σ (x - r y)² / D²``, that of the noise ``n (Var N + r² Var D) / D²``. A negative first
@@ -171,7 +171,7 @@ class ReleasedRatio:
 
     @property
     def degrees_of_freedom(self) -> float:
-        """Degrees of freedom, less than ``units - 1`` because of the noise in the variance.
+        """Degrees of freedom; noise in the variance makes them less than ``units - 1``.
 
         A chi-square law of ``f`` degrees has twice its squared mean, over ``f``, as its variance;
         the noise alone therefore gives ``2 S² / Var S`` degrees, with ``S`` the sum of squares and

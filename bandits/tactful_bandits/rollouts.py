@@ -125,7 +125,7 @@ class Rollout:
 
     @property
     def active(self) -> bool:
-        """Whether the change is under comparison, so that its champion must not be replaced."""
+        """Whether the change is being compared; its champion must then not be replaced."""
         return self.state in ("shadow", "canary", "held")
 
     @property

@@ -1,4 +1,4 @@
-"""Sample ratio mismatch: test whether the arms got the units that the draw should give them.
+"""Sample ratio mismatch: test whether the arms got their expected units.
 
 A mismatch means that units were lost or added between assignment and analysis, differently in the
 arms; no other number of the experiment is reliable then. Compare with
@@ -42,7 +42,7 @@ def check_sample_ratio(
     alpha: float = 0.001,
     concentration: float = 1000,
 ) -> SampleRatio:
-    """Test the arms' units against their expected shares, valid at any number of looks.
+    """Test the arms' units against expected shares, at any number of looks.
 
     The e-value is the Bayes factor of a Dirichlet mixture around the expected shares ``θ``, with
     parameters ``k θ``, against ``θ`` itself. Under ``θ`` it is a martingale that starts at 1, so

@@ -83,14 +83,14 @@ def last_level(
 
 @dataclass(frozen=True)
 class _Watched:
-    """Result for all paths: `spent` crossed, `beyond(z)` ended above z and never crossed."""
+    """Shares of paths: `spent` crossed, `beyond(z)` ended above z without crossing."""
 
     spent: float
     beyond: Callable[[float], float]
 
 
 def _positions(tightest_at: float, first: float, last: float) -> tuple[float, float]:
-    """Compute the logarithms of ``first`` and ``last`` over `tightest_at`, which fix the bounds.
+    """Compute the logarithms of ``first`` and ``last`` over `tightest_at`.
 
     They are rounded so that similar looks share a cache entry.
 

@@ -1,4 +1,4 @@
-"""Off-policy estimators for slates: the value of a list policy from another policy's lists.
+"""Off-policy estimators for policies that choose whole lists (slates).
 
 A list of k places has so many values that its own importance weight, the product over the places,
 is useless for more than a few places. Assumptions on user behaviour reduce the weights:
@@ -86,7 +86,7 @@ def cascade_doubly_robust(
 
 
 def pseudo_inverse(ratios: ArrayLike, rewards: ArrayLike) -> OffPolicyEstimate:
-    """Estimate with the weight ``1 + Σ (ratio_k - 1)``, for independently filled places.
+    """Estimate by the weight ``1 + Σ (ratio_k - 1)`` of independently filled places.
 
     Args:
         ratios: Ratios of the places' marginal probabilities, ``[n, places]``.

@@ -1,4 +1,4 @@
-"""Agent that tunes objective weights around the champion's; needs the extra ``tuner``."""
+"""Agent that tunes objective weights; needs the extra ``tuner``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MOST_CONTROLS = 4
 
 
 def effect_of_weights(bounds: WeightBounds) -> Effect:
-    """Return the map from an action to the action that its normalised weights amount to.
+    """Return the map from an action to the action of its normalised weights.
 
     Doubled weights give the same order, and a weight below 0 becomes 0: critics need not learn
     these known facts from clicks. Without the map, a weight with a small optimum is learnt too
@@ -151,7 +151,7 @@ def tune_in_market(
 def worst_loss(
     expected: NDArray[np.float64], champion: NDArray[np.float64], window: int = 200
 ) -> float:
-    """Compute the largest relative loss against the champion in a window; may be below 0.
+    """Compute the largest relative loss in a window; below 0 for a gain.
 
     Args:
         expected: Click rates during training, ``[hours]``.

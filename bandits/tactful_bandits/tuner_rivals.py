@@ -1,4 +1,4 @@
-"""Baselines of the tuner: the best fixed weights, and weights that are linear in the state.
+"""Baselines of the tuner: best fixed weights, and weights linear in the state.
 
 Both are found by the cross-entropy method (Rubinstein 1999; de Boer et al., Annals of Operations
 Research 2005): draw candidates from a normal distribution, keep the best quarter, fit the

@@ -1,4 +1,4 @@
-"""Charts: Altair specifications from typed values, independent of pages and server.
+"""Charts: Altair specifications of typed values.
 
 A colour has one meaning on every page: `platform` is the platform's result, `reference` the value
 it is compared with, `other` is the rest. The colours are Okabe and Ito's, which stay apart for
@@ -44,7 +44,7 @@ _MIDNIGHT_OR_HOUR = "utcFormat(datum.value, utchours(datum.value) == 0 ? '%b %d'
 
 
 def quality(rankings: Sequence[Ranking], metric: str, palette: Palette) -> Chart | None:
-    """Draw one metric as dots with intervals, a line for each ranking, in the order given."""
+    """Draw one metric as dots with intervals, one row per ranking in order."""
     named = [
         (row.label, row.metrics[metric], palette.platform if row.served else palette.other)
         for row in rankings
@@ -69,7 +69,7 @@ def arms(rows: Sequence[Arm], palette: Palette) -> Chart:
 
 
 def rounds(learned: Federated, top: int, palette: Palette) -> Chart | None:
-    """Draw top-1 or top-5 accuracy of the intent model by round, beside the Markov chain's."""
+    """Draw top-1 or top-5 accuracy by round, beside the Markov chain's."""
     reference = learned.markov_top1 if top == 1 else learned.markov_top5
     points = [
         {"round": step.number, "share": 100 * share}
@@ -104,7 +104,7 @@ def rounds(learned: Federated, top: int, palette: Palette) -> Chart | None:
 
 
 def counts(key: str, cells: Sequence[Count], low: float, high: float, palette: Palette) -> Chart:
-    """Draw released counts of one key over time with error bars, on the scale `low`..`high`.
+    """Draw released counts of one key over time, on the scale `low`..`high`.
 
     Beyond about 60 panes bars would touch, so the same intervals are drawn as a band.
     """

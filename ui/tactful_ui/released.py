@@ -1,4 +1,4 @@
-"""Page "Statistics": the published noisy counts with error bars; it shows nothing exact."""
+"""Page "Statistics": published noisy counts with error bars, nothing exact."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _excerpt(server: ReportSource) -> Statistics | None:
 
 
 def _days(excerpt: Statistics | None) -> tuple[datetime, datetime]:
-    """Return the chosen days as ``[since, until)``; by default a week up to the last known pane."""
+    """Return the chosen days as ``[since, until)``; by default the last known week."""
     starts = [cell.start.date() for cell in excerpt.counts] if excerpt else []
     today = datetime.now(UTC).date()
     last = max(starts, default=today)
@@ -170,7 +170,7 @@ def _caveat(counts: list[Count]) -> str:
 
 
 def _scale(drawn: list[Count]) -> tuple[float, float]:
-    """Return one scale for all charts, with zero on it, so that heights are comparable."""
+    """Return one scale with zero for all charts, to make heights comparable."""
     lows = [cell.value.value if cell.value.low is None else cell.value.low for cell in drawn]
     highs = [cell.value.value if cell.value.high is None else cell.value.high for cell in drawn]
     return min(0.0, *lows), max(1.0, *highs)

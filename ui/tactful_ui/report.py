@@ -50,7 +50,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Median and 99th percentile of a duration in milliseconds, and the number of samples."""
+    """Median and 99th percentile of a duration in milliseconds, number of samples."""
 
     p50: float | None
     p99: float | None
@@ -128,7 +128,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Federated:
-    """Training of the intent model across households, beside a Markov chain on the same steps.
+    """Training of the intent model across households, compared with a Markov chain.
 
     Attributes:
         households: Number of households that took part.

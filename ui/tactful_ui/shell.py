@@ -1,4 +1,4 @@
-"""Shared parts of the pages: connection, choice of a report, refresh, error messages."""
+"""Shared parts of the pages: connection, report choice, refresh, errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_REPORT = "demo"
 
 
 def settings() -> Settings:
-    """Return address and key of the server, from the environment or Streamlit's secrets."""
+    """Return address and key of the server from the environment or the secrets."""
     try:
         secrets = dict(st.secrets)
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def current_report(server: ReportSource) -> Report:
 
 
 def live(draw: Callable[[Report], None]) -> None:
-    """Draw the current report repeatedly: often while it grows, rarely once it is finished.
+    """Draw the current report repeatedly: often while it grows, then rarely.
 
     A failure to fetch it is explained in its place, and the next refresh tries again.
     """

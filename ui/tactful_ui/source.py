@@ -35,7 +35,7 @@ class Settings:
     def load(
         cls, secrets: Mapping[str, Any], environment: Mapping[str, str] | None = None
     ) -> Settings:
-        """Read ``TACTFUL_URL`` and ``TACTFUL_API_KEY``; the environment precedes the secrets.
+        """Read ``TACTFUL_URL`` and ``TACTFUL_API_KEY``, the environment first.
 
         Args:
             secrets: Content of Streamlit's secrets file.
