@@ -65,7 +65,7 @@ def _part(key: str, requirement: object, attributes: object, groups: Groups) -> 
         fulfilled = (isinstance(c, Mapping) and _all(c, attributes, groups) for c in parts)
         if key == "$and":
             return all(fulfilled)
-        # Both are true for an empty list, by the published cases.
+        # An empty `$or` holds and an empty `$nor` does not, as in the published cases.
         return (not parts or any(fulfilled)) == (key == "$or")
     if key == "$not":
         return not (isinstance(requirement, Mapping) and _all(requirement, attributes, groups))
