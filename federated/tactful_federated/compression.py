@@ -69,6 +69,7 @@ def compress(update: Vector, encoding: Encoding) -> Compressed:
     steps = update.astype(np.float64) * (_LEVELS / largest)
     values = np.floor(steps + random.random(update.shape)).clip(-_LEVELS, _LEVELS).astype(np.int8)
     scale, norm = largest / _LEVELS, l2_norm(update)
+    # Shrink the scale until the decoded float32 vector is not longer than the update.
     while values.any() and l2_norm(restore(values, scale)) > norm:
         current = l2_norm(values.astype(np.float64)) * scale
         scale = float(np.nextafter(scale * min(1.0, norm / current), 0.0)) * (1 - 2**-24)

@@ -55,6 +55,7 @@ class FixedPoint:
         """
         scaled = clip_to_norm(update, self.update_norm).astype(np.float64)
         scaled *= self.units / self.update_norm
+        # float64 may exceed the bound by rounding before it truncates: shrink until it holds.
         while True:
             encoded = np.trunc(scaled).astype(np.int64)
             if self.holds(encoded):

@@ -65,6 +65,7 @@ class Participation:
 
         The first round is 0 for devices that may be asked in `round_number`.
         """
+        # Only devices with a restriction; all others are free at once.
         rows = self._file.execute(
             "SELECT device, times >= :times OR :release - latest < :apart AS barred, round + :apart"
             " FROM participation WHERE barred OR round + :apart > :round",

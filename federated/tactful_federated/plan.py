@@ -179,6 +179,7 @@ def _planned(wishes: Wishes, *, draws: int) -> TrainingPlan:
             f"a round asks {cohort} devices at availability {wishes.availability:g}: population"
             f" must be at least {pool}, not {wishes.population}: lower the report goal"
         )
+    # The cohorts of the last `separation - 1` rounds are barred; a whole pool must be left.
     separation = min(wishes.rounds, (wishes.population - pool) // cohort + 1)
     participations = math.ceil(wishes.rounds / separation) + wishes.spare
     units = min(_MAX_UNITS, (_FIELD // 2 - 1) // cohort)

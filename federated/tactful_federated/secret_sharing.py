@@ -43,6 +43,7 @@ def split(
         int.from_bytes(random(SHARE_BYTES + 8), "big") % _PRIME for _ in range(threshold - 1)
     ]
     polynomial.append(int.from_bytes(secret, "big"))
+    # Horner's rule; the last coefficient is the value at 0.
     shares = []
     for x in range(1, holders + 1):
         value = 0
@@ -64,7 +65,7 @@ def weights_at_zero(holders: Sequence[int]) -> list[int]:
     for x in holders:
         above, below = 1, 1
         for other in holders:
-            if other != x:
+            if other != x:  # weight of x = product of other / (other - x)
                 above = above * other % _PRIME
                 below = below * (other - x) % _PRIME
         weights.append(above * pow(below, -1, _PRIME) % _PRIME)

@@ -171,6 +171,8 @@ class SecureSumServer:
         }
         self._check_size(len(opened), "opened their shares")
         reconstruction = _Reconstruction(self._members, threshold_of(len(self._members)))
+        # total = sum of vectors + own masks of survivors + pair masks with dropped devices; the
+        # pair masks among survivors cancel.
         total = self._total
         for device in self._survivors:
             seed = reconstruction.secret({h: m.seeds.get(device) for h, m in opened.items()})

@@ -81,6 +81,7 @@ class StackedModel:
         gate_inputs += (bias1 + bias2)[:, None, :]
         trace = self._forward(gate_inputs.reshape(devices, length, rows, -1), recurrent_weights)
 
+        # Output layer at the questions only; the error of softmax and log loss is p - truth.
         positions, truth, weight = _questions(asked)
         device_axis = np.arange(devices)[:, None]
         states_after = trace.states[:, 1:].reshape(devices, steps, -1)
@@ -102,6 +103,7 @@ class StackedModel:
         d_states[device_axis, positions] = d_features[..., : self._hidden]
         d_embedded[device_axis, positions] = d_features[..., self._hidden :]
 
+        # Back through time, then from the gates to weights, states and embeddings.
         d_gates = self._backward(
             trace, d_states.reshape(devices, length, rows, -1), recurrent_weights
         )
@@ -164,6 +166,7 @@ class StackedModel:
     def _scatter(self, d_embedded: Floats, tokens: Tokens, d_table: Floats) -> None:
         """Sum the gradients of each token's vector; the gradient of `PAD` is 0."""
         devices, steps = tokens.shape
+        # Sort by (device, token), so that each run of equal rows is one sum.
         rows = (np.arange(devices)[:, None] * self._vocabulary + tokens).reshape(-1)
         order = np.argsort(rows, kind="stable")
         sorted_rows = rows[order]

@@ -44,6 +44,7 @@ def clip_to_norm(vector: Vector, norm: float) -> Vector:
         raise WeightsError("the update holds a value that is not finite, so it cannot be clipped")
     if length <= norm:
         return vector
+    # Rounding to float32 may lengthen the vector again: retry with the next smaller target.
     target = norm
     while True:
         clipped = (vector.astype(np.float64) * (target / length)).astype(np.float32)
