@@ -45,7 +45,8 @@ class Overlap:
         largest_weight: Largest importance weight.
         mean_weight: Mean weight; expected to be 1 if propensities are right and the log covers the
             policy.
-        mean_weight_interval: Interval at confidence 0.999; the log is not reliable if it excludes 1.
+        mean_weight_interval: Interval at confidence 0.999; a log whose interval excludes 1
+            is not reliable.
         share_of_top: Share of all weight in the heaviest hundredth of the decisions.
         never_logged: Share of decisions whose logged arm has probability 0 under the policy.
     """
