@@ -1,4 +1,4 @@
-"""``tactful backup`` and ``tactful restore``: an installation copied, and put back in its place."""
+"""``tactful backup`` and ``tactful restore``: copy an installation, and restore it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _options(command: F) -> F:
-    """Options that both commands have."""
+    """Add the options of both commands."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option("--data", type=click.Path(path_type=Path), help="Data directory."),
@@ -44,10 +44,10 @@ def _options(command: F) -> F:
 def backup(
     target: Path, config: Path | None, data: Path | None, as_json: bool, check: bool
 ) -> None:
-    """Copy the installation into the new directory TARGET, also while a server uses it.
+    """Copy the installation to the new directory TARGET, with or without a running server.
 
-    TARGET is there when it is complete, with the checksum of every file. It holds what people did:
-    encrypt it where it is kept, and delete it when its time is over.
+    TARGET appears when it is complete, with the checksum of every file. It holds personal data:
+    encrypt it, and delete it when its retention is over.
     """
     with _progress(target.name, quiet=as_json) as copied:
         if check:
@@ -70,12 +70,12 @@ def backup(
 @click.option(
     "--tombstones",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of tombstones, if the settings name none.",
+    help="File with the ids of erased users, if the settings name none.",
 )
 @click.option(
-    "--without-tombstones", is_flag=True, help="Nobody was erased since the backup was made."
+    "--without-tombstones", is_flag=True, help="Confirm that nobody was erased since the backup."
 )
-@click.option("--finish", is_flag=True, help="Only go on with a restore that was broken off.")
+@click.option("--finish", is_flag=True, help="Only finish an interrupted restore.")
 def restore(
     source: Path | None,
     config: Path | None,
@@ -86,10 +86,10 @@ def restore(
     without_tombstones: bool,
     finish: bool,
 ) -> None:
-    """Put the backup SOURCE in the place of the data directory, which no server may use.
+    """Replace the data directory by the backup SOURCE; no server may be running.
 
-    Who was erased since the backup is erased from what was restored, before this ends or, if it is
-    broken off, before a server answers. What was spent of privacy budgets stays spent.
+    Users erased since the backup are erased from the restored data, before this command ends or, if
+    it is interrupted, before a server answers. Spent privacy budgets stay spent.
     """
     if (source is None) != finish:
         raise click.UsageError("name the backup, or say --finish")

@@ -44,16 +44,18 @@ class _Commands(LazyGroup):
 _COMMANDS = {
     "serve": LazyCommand(
         "tactful.serve_cli:serve",
-        "Run ingestion, engine and recommendation; in one process, or with several to answer.",
+        "Run a server: ingestion, engine and recommendation, in one process or several.",
     ),
-    "keys": LazyCommand("tactful.keys_cli:keys", "Make, list and revoke API keys."),
+    "keys": LazyCommand("tactful.keys_cli:keys", "Create, list and revoke API keys."),
     "ingest": LazyCommand(
-        "tactful.client_cli:ingest", "Send an NDJSON file; run it again to go on where it stopped."
+        "tactful.client_cli:ingest", "Send an NDJSON file to a server; run it again to resume."
     ),
-    "recommend": LazyCommand("tactful.client_cli:recommend", "Ask a server for recommendations."),
+    "recommend": LazyCommand(
+        "tactful.client_cli:recommend", "Request recommendations from a server."
+    ),
     "doctor": LazyCommand(
         "tactful.doctor_cli:doctor",
-        "Check everything a server needs; fails when something needed is missing.",
+        "Check everything that a server needs; fail if something is missing.",
     ),
     "dashboard": LazyCommand(
         "tactful.dashboard_cli:dashboard",
@@ -67,47 +69,44 @@ _COMMANDS = {
     ),
     "demo": LazyCommand(
         "tactful.demo_cli:demo",
-        "Replay real shopping through the whole platform and measure what it recommends.",
+        "Replay real purchases through the platform and measure the recommendations.",
     ),
     "features": LazyCommand(
         "tactful.features_cli:features",
-        "Check feature definitions, and bring a state up to changed ones.",
+        "Check feature definitions, and migrate a state to changed definitions.",
     ),
     "federated": LazyCommand(
-        "tactful.federated_cli:federated",
-        "Plan private training on devices, simulate it, and do it.",
+        "tactful.federated_cli:federated", "Plan, simulate and run private training on devices."
     ),
     "privacy": LazyCommand(
-        "tactful.privacy_cli:privacy", "Attack the published numbers, and see what they cost."
+        "tactful.privacy_cli:privacy", "Audit, report and manage private statistics."
     ),
     "rules": LazyCommand(
-        "tactful.rules_cli:rules", "Try cleaning rules, and look after what they set aside."
+        "tactful.rules_cli:rules", "Test cleaning rules, and list or resend dead letters."
     ),
     "experiment": LazyCommand(
-        "tactful.experiment_cli:experiment", "Check, plan, roll out and read out experiments."
+        "tactful.experiment_cli:experiment", "Check, plan, roll out and evaluate experiments."
     ),
     "coupons": LazyCommand(
         "tactful.coupon_cli:coupons",
-        "Check coupon campaigns, read out what they bring, and learn whom they move.",
+        "Check coupon campaigns, report their effect, and learn weights for users.",
     ),
     "tuner": LazyCommand(
         "tactful.tuner_cli:tuner",
-        "Train what sets objective weights by the situation, judge it, and see what it would do.",
+        "Train and evaluate models that set objective weights by the situation.",
     ),
-    "user": LazyCommand(
-        "tactful.user_cli:user", "What one person has agreed to, and their erasure."
-    ),
+    "user": LazyCommand("tactful.user_cli:user", "Manage consent, export and erasure of one user."),
     "backup": LazyCommand(
         "tactful.backup_cli:backup",
-        "Copy the installation into the new directory TARGET, also while a server uses it.",
+        "Copy the installation to the new directory TARGET, with or without a running server.",
     ),
     "restore": LazyCommand(
         "tactful.backup_cli:restore",
-        "Put the backup SOURCE in the place of the data directory, which no server may use.",
+        "Replace the data directory by the backup SOURCE; no server may be running.",
     ),
     "expire": LazyCommand(
         "tactful.expiry_cli:expire",
-        "Remove backups, exports and models that are older than [retention] keeps anything.",
+        "Remove backups, exports and models that are older than [retention] allows.",
     ),
     "worker": LazyCommand(
         "tactful.worker_cli:worker",
@@ -117,7 +116,7 @@ _COMMANDS = {
         "tactful.sink_cli:sink",
         "Write fired windows from Kafka to Redis, MySQL or MariaDB, until SIGTERM or Ctrl-C.",
     ),
-    "flink": LazyCommand("tactful.flink_cli:flink", "Hand the definitions to a Flink cluster."),
+    "flink": LazyCommand("tactful.flink_cli:flink", "Run feature definitions on a Flink cluster."),
 }
 
 

@@ -22,7 +22,9 @@ from tactful.messages import RecommendRequest
     "--kind", type=click.Choice(["events", "items", "users"]), default="events", show_default=True
 )
 @click.option("--batch", type=click.IntRange(1, 1000), default=500, show_default=True)
-@click.option("--restart", is_flag=True, help="Forget how far an earlier run came.")
+@click.option(
+    "--restart", is_flag=True, help="Start at the beginning of the file instead of resuming."
+)
 @url_option
 @key_file_option
 @json_option
@@ -35,7 +37,7 @@ def ingest(
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Send an NDJSON file; run it again to go on where it stopped."""
+    """Send an NDJSON file to a server; run it again to resume."""
     quiet = as_json or not sys.stderr.isatty()
     size = file.stat().st_size
     with (
@@ -59,12 +61,12 @@ def ingest(
 
 
 @click.command()
-@click.option("--user", "user_id", help="Whom it is for.")
-@click.option("--device", "device_id", help="Device id, where the person is not known.")
+@click.option("--user", "user_id", help="User id.")
+@click.option("--device", "device_id", help="Device id, if the user is unknown.")
 @click.option("--count", type=click.IntRange(1, 200), default=10, show_default=True)
 @click.option("--category", help="Only items of this category.")
 @click.option("--after", help="Wait until the log is applied up to this position.")
-@click.option("--explain", is_flag=True, help="Show how it came about.")
+@click.option("--explain", is_flag=True, help="Explain the recommendation.")
 @url_option
 @key_file_option
 @json_option
@@ -79,7 +81,7 @@ def recommend(
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Ask a server for recommendations."""
+    """Request recommendations from a server."""
     request = RecommendRequest(
         user_id=user_id,
         device_id=device_id,

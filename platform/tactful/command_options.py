@@ -31,7 +31,7 @@ key_file_option = click.option(
     help="File with the API key; else TACTFUL_API_KEY is used.",
 )
 by_option = click.option(
-    "--by", help="Who does it, for the audit log; by default your login and host."
+    "--by", help="Author of the change, for the audit log; default: your login and host."
 )
 outcome_option = click.option(
     "--outcome",
@@ -39,14 +39,14 @@ outcome_option = click.option(
     multiple=True,
     default=("click", "add_to_cart", "purchase"),
     show_default=True,
-    help="Type of event that says an item of a list was taken; may be given repeatedly.",
+    help="Event type that counts as taking a recommended item; may be repeated.",
 )
 outcome_hours_option = click.option(
     "--outcome-hours",
     type=click.FloatRange(min=0.01),
     default=24.0,
     show_default=True,
-    help="How long after a list what follows from it counts.",
+    help="Hours after a recommendation in which such events count.",
 )
 
 

@@ -23,27 +23,27 @@ _margin_option = click.option(
     type=click.FloatRange(0, 1, min_open=True),
     default=0.3,
     show_default=True,
-    help="What the shop keeps of a unit of revenue.",
+    help="Profit margin: share of the revenue.",
 )
 _hours_option = click.option(
     "--hours",
     type=click.FloatRange(0, min_open=True),
     default=168.0,
     show_default=True,
-    help="How long after the decision purchases count.",
+    help="Hours after the decision in which purchases count.",
 )
 
 
 @click.group()
 def coupons() -> None:
-    """Check coupon campaigns, read out what they bring, and learn whom they move."""
+    """Check coupon campaigns, report their effect, and learn weights for users."""
 
 
 @coupons.command("check")
 @config_option
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def check(config: Path | None, file: Path) -> None:
-    """Check the campaigns in FILE against the actions that there are."""
+    """Check the campaigns in FILE against the actions of the definitions."""
     types = emitted_types(load_definitions(load_settings(config).features)).values()
     for each in load_coupons(file, actions=types):
         click.echo(
@@ -62,7 +62,7 @@ def check(config: Path | None, file: Path) -> None:
 def report(
     config: Path | None, data: Path | None, name: str, margin: float, hours: float, as_json: bool
 ) -> None:
-    """Say what the campaign NAME brings, by those who never get a coupon; as often as wanted."""
+    """Report the effect of the campaign NAME against the held-out users, at any time."""
     campaign, seen = _read(config, data, name, hours)
     found = lift(seen, campaign, margin=margin)
     if found is None:
@@ -100,7 +100,7 @@ def report(
 @_margin_option
 @_hours_option
 def fit(config: Path | None, data: Path | None, name: str, margin: float, hours: float) -> None:
-    """Learn what a coupon of NAME brings to whom; prints weights for `gain`."""
+    """Learn the gain of a coupon of NAME by user; prints weights for `gain`."""
     campaign, seen = _read(config, data, name, hours)
     weights = fit_gain(seen, campaign.features, margin=margin)
     if not weights:

@@ -1,4 +1,4 @@
-"""``tactful demo``: real shopping, replayed through the whole platform."""
+"""``tactful demo``: real purchases, replayed through the whole platform."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ from tactful.demo import DemoOptions, run, summary
     type=click.Path(path_type=Path),
     help="The UCI Online Retail file: xlsx, csv or parquet.",
 )
-@click.option("--quick", is_flag=True, help="A slice, in under a minute.")
+@click.option("--quick", is_flag=True, help="Replay a small part of the data, in under a minute.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
     default=Path("tactful-data/demo"),
     show_default=True,
-    help="Data directory of the run; made anew.",
+    help="Data directory of the run; it is replaced.",
 )
 @click.option(
     "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True
 )
 @click.option(
-    "--port", type=int, default=8420, show_default=True, help="Of the server; 0 takes a free one."
+    "--port",
+    type=int,
+    default=8420,
+    show_default=True,
+    help="Port of the server; 0 takes a free one.",
 )
 @json_option
 def demo(
@@ -49,7 +53,7 @@ def demo(
     port: int,
     as_json: bool,
 ) -> None:
-    """Replay real shopping through the whole platform and measure what it recommends."""
+    """Replay real purchases through the platform and measure the recommendations."""
     # A stop from outside ends the demo's server as well.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options = DemoOptions(

@@ -15,10 +15,10 @@ from tactful.doctor import examine
 @click.command()
 @config_option
 @data_option
-@click.option("--port", type=int, help="Port to look at.")
+@click.option("--port", type=int, help="Port to check.")
 @json_option
 def doctor(config: Path | None, data: Path | None, port: int | None, as_json: bool) -> None:
-    """Check everything a server needs; fails when something needed is missing."""
+    """Check everything that a server needs; fail if something is missing."""
     settings = load_settings(config, overrides={"storage.data": data, "server.port": port})
     checks = []
     for check in examine(settings):

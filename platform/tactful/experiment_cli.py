@@ -28,47 +28,45 @@ _HOUR = 3_600_000
 
 _ROLLOUTS = {
     "apply": LazyCommand(
-        "tactful.rollout_cli:apply", "Keep the rollouts in FILE; those that say so start."
+        "tactful.rollout_cli:apply", "Store the rollouts in FILE, and start those that ask for it."
     ),
     "list": LazyCommand(
-        "tactful.rollout_cli:list_rollouts", "List the rollouts and where each stands."
+        "tactful.rollout_cli:list_rollouts", "List the rollouts with their states."
     ),
     "show": LazyCommand(
-        "tactful.rollout_cli:show",
-        "Say what became of the rollout KEY: who moved it, when, why, and what looks said.",
+        "tactful.rollout_cli:show", "Show state, history and looks of the rollout KEY."
     ),
     "start": LazyCommand("tactful.rollout_cli:start", "Start the shadow of the rollout KEY."),
     "advance": LazyCommand(
-        "tactful.rollout_cli:advance",
-        "Give KEY to the people of its first stage, or go on after a hold was explained.",
+        "tactful.rollout_cli:advance", "Start the first stage of KEY, or continue after a hold."
     ),
     "rollback": LazyCommand(
-        "tactful.rollout_cli:rollback", "Give everybody what was served before KEY, for good."
+        "tactful.rollout_cli:rollback", "End KEY and serve everybody as before it."
     ),
     "decide": LazyCommand(
         "tactful.rollout_cli:decide", "End KEY by hand before its last stage is over."
     ),
     "archive": LazyCommand(
         "tactful.rollout_cli:archive",
-        "Be done with KEY, which has ended; its change is served no more.",
+        "Archive KEY, which has ended; its change is no longer served.",
     ),
     "record": LazyCommand(
         "tactful.rollout_cli:record_end",
-        "Keep the end of the rollout KEY as a run in MLflow; a shipped model becomes the champion.",
+        "Record the end of the rollout KEY in MLflow; a shipped model becomes the champion.",
     ),
 }
 
 
 @click.group(cls=LazyGroup, lazy=_ROLLOUTS)
 def experiment() -> None:
-    """Check, plan, roll out and read out experiments."""
+    """Check, plan, roll out and evaluate experiments."""
 
 
 @experiment.command("check")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @json_option
 def check(file: Path, as_json: bool) -> None:
-    """Check the experiments in FILE; the first thing that is wrong is named with its line."""
+    """Check the experiments in FILE; the first error is printed with its line."""
     found = _experiments(file)
     if as_json:
         _print_json(
@@ -88,13 +86,13 @@ def check(file: Path, as_json: bool) -> None:
     "--rate",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     required=True,
-    help="Share of people who do it today.",
+    help="Share of people who take the action today.",
 )
 @click.option(
     "--change",
     type=float,
     required=True,
-    help="Relative change that matters, such as 0.05 for five per cent.",
+    help="Smallest relative change to detect, such as 0.05 for five per cent.",
 )
 @click.option(
     "--share",
@@ -106,7 +104,7 @@ def check(file: Path, as_json: bool) -> None:
 @click.option(
     "--people-per-day",
     type=click.FloatRange(0, min_open=True),
-    help="New people a day; tells the days as well.",
+    help="New people per day; if given, the number of days is printed too.",
 )
 @click.option("--power", type=float, default=0.8, show_default=True)
 @click.option(
@@ -114,7 +112,7 @@ def check(file: Path, as_json: bool) -> None:
     type=click.Choice(["one", "any"]),
     default="any",
     show_default=True,
-    help="Looks that will be taken.",
+    help="Evaluate once at the end, or at any time.",
 )
 @json_option
 def plan(
@@ -126,7 +124,7 @@ def plan(
     looks: str,
     as_json: bool,
 ) -> None:
-    """Say how many people an experiment needs to see a change of a share."""
+    """Compute how many users an experiment needs to detect a change of a share."""
     try:
         design = Design(rate * (1 - rate), treatment_share=share, looks=looks)
         people = design.units_for(rate * change, power=power)
@@ -149,7 +147,7 @@ def plan(
     type=click.FloatRange(min=0, min_open=True),
     default=28.0,
     show_default=True,
-    help="How far back lists count; give no more than have passed since the arms were changed.",
+    help="Days of recommendations to count; not more than since the arms were changed.",
 )
 @outcome_option
 @outcome_hours_option
@@ -163,10 +161,10 @@ def report(
     outcome_hours: float,
     as_json: bool,
 ) -> None:
-    """Read out an experiment on lists from the log, as often as wanted.
+    """Evaluate an experiment on recommendations from the log, at any time.
 
-    Intervals are right however often one looks, each by itself. "higher" and "lower" are said only
-    of what holds over all comparisons together. Who does not agree to measurement is not counted.
+    Each interval is valid at any number of looks. "higher" and "lower" hold for all comparisons
+    together. Users who do not consent to measurement are not counted.
     """
     settings = load_settings(config, overrides={"storage.data": data})
     found = {each.key: each for each in _experiments(settings.experiments)}

@@ -1,4 +1,4 @@
-"""``tactful expire``: copies and models that are kept for too long."""
+"""``tactful expire``: remove backups, exports and models after their retention."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ _directory = click.Path(exists=True, file_okay=False, path_type=Path)
 @config_option
 @data_option
 @click.option("--backups", type=_directory, help="Directory that holds backups.")
-@click.option("--exports", type=_directory, help="Directory below which exports of people lie.")
-@click.option("--models", is_flag=True, help="Versions in MLflow that stand for nothing any more.")
-@click.option("--older-than", type=float, metavar="DAYS", help="Instead of the settings' times.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--exports", type=_directory, help="Directory that contains exports of users.")
+@click.option("--models", is_flag=True, help="Remove unused model versions from MLflow.")
+@click.option(
+    "--older-than", type=float, metavar="DAYS", help="Maximum age in days, instead of the settings."
+)
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @json_option
 def expire(
     config: Path | None,
@@ -36,9 +38,9 @@ def expire(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Remove backups, exports and models that are older than [retention] keeps anything.
+    """Remove backups, exports and models that are older than [retention] allows.
 
-    Exit code 1 if something too old stays: a model that serves, or what cannot be read.
+    Exit code 1 if something too old stays, such as a model in service or an unreadable backup.
     """
     if older_than is not None and not 0 < older_than < float("inf"):
         raise click.UsageError("--older-than is a number of days above 0")

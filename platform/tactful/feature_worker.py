@@ -117,7 +117,7 @@ def prepare_worker(
 
 
 def _online(settings: Settings, definitions: Definitions) -> OpenOnline | None:
-    """Return what opens the copies of partitions in Redis; None without Redis."""
+    """Return the function that opens the online stores of partitions in Redis, if any."""
     if settings.online.kind != "redis":
         return None
     if settings.online.cluster:

@@ -38,13 +38,13 @@ from tactful_streaming import (
 _COMMANDS = {
     "rescale": LazyCommand(
         "tactful.rescale_cli:rescale",
-        "Move what workers have computed to a log with another number of partitions.",
+        "Move the state of workers to a log with another number of partitions.",
     )
 }
 
 
 def _state_options(command: Any) -> Any:
-    """Options of commands that look at a data directory."""
+    """Add the options of commands that read a data directory."""
     for option in (
         click.option("--data", type=click.Path(path_type=Path), help="Data directory."),
         click.option("--config", type=click.Path(path_type=Path), help="Settings file."),
@@ -60,14 +60,14 @@ def _state_options(command: Any) -> Any:
 
 @click.group(cls=LazyGroup, lazy=_COMMANDS)
 def features() -> None:
-    """Check feature definitions, and bring a state up to changed ones."""
+    """Check feature definitions, and migrate a state to changed definitions."""
 
 
 @features.command("check")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @json_option
 def check(file: Path, as_json: bool) -> None:
-    """Check the definitions in FILE; the first thing that is wrong is named with its line."""
+    """Check the definitions in FILE; the first error is printed with its line."""
     definitions = _definitions(file)
     try:
         make_operators(definitions)  # a sequence may need too many states
@@ -93,7 +93,7 @@ def check(file: Path, as_json: bool) -> None:
 @_state_options
 @json_option
 def plan(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
-    """Say what changed definitions mean for the state; changes nothing, beside a server or not."""
+    """Print the effect of changed definitions on the state; changes nothing."""
     settings = load_settings(config, overrides={"storage.data": data})
     definitions = _definitions(features or settings.features)
     plans: list[EvolutionPlan] = []
@@ -143,7 +143,7 @@ def plan(features: Path | None, config: Path | None, data: Path | None, as_json:
 
 
 def _together(plans: Sequence[EvolutionPlan]) -> EvolutionPlan:
-    """What becomes of several states, of which each may hold a part of the features."""
+    """Combine the plans of several states, each with a part of the features."""
 
     def names(kind: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for plan in plans for name in getattr(plan, kind)))
@@ -163,10 +163,10 @@ def _together(plans: Sequence[EvolutionPlan]) -> EvolutionPlan:
 @_state_options
 @json_option
 def backfill(features: Path | None, config: Path | None, data: Path | None, as_json: bool) -> None:
-    """Compute from the log what the state misses. Run it again to go on where it stopped.
+    """Compute missing features from the log; run it again to resume.
 
-    It may run beside servers and workers that still have the old definitions; only the last step,
-    the merge, needs them to be stopped.
+    Servers and workers with the old definitions may be running; only the last step, the merge,
+    needs them stopped.
     """
     settings = load_settings(config, overrides={"storage.data": data})
     definitions = _definitions(features or settings.features)
@@ -213,7 +213,7 @@ def _definitions(file: Path) -> Any:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Turn what the streaming package raises into an error that ends the command with one line."""
+    """Convert errors of the streaming package into errors of this package."""
     try:
         yield
     except StreamingError as error:

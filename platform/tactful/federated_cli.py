@@ -9,35 +9,35 @@ from tactful.lazy_commands import LazyCommand, LazyGroup
 _COMMANDS = {
     "serve": LazyCommand(
         "tactful.federated_fleet_cli:serve_command",
-        "Lead private training over a SuperLink; started again, it goes on in DIRECTORY.",
+        "Run private training over a SuperLink; a restart resumes the run in DIRECTORY.",
     ),
     "enrol": LazyCommand(
         "tactful.federated_fleet_cli:enrol_command",
-        "Let devices in: DIRECTORY is the server's, REQUESTS what `device` wrote as request.json.",
+        "Enrol devices: DIRECTORY of the server, REQUESTS written by `device` as request.json.",
     ),
     "device": LazyCommand(
         "tactful.federated_fleet_cli:device_command",
-        "Take part in a run as one device, until stopped; what it knows stays in DIRECTORY.",
+        "Take part in a run as one device until stopped; its data stay in DIRECTORY.",
     ),
     "evaluate": LazyCommand(
         "tactful.federated_evaluation_cli:evaluate_command",
-        "Ask the devices of the server in DIRECTORY once how good a model is, privately.",
+        "Evaluate a model once, privately, on the devices of the server in DIRECTORY.",
     ),
     "intent": LazyCommand(
         "tactful.federated_intent_cli:intent_command",
-        "Print what the device in DIRECTORY would send along with a request for recommendations.",
+        "Print the intent that the device in DIRECTORY would send with a request.",
     ),
     "plan": LazyCommand(
         "tactful.federated_plan_cli:plan_command",
-        "Say what a private training run costs and loses, before it begins.",
+        "Compute privacy, noise and expected loss of a training run before it starts.",
     ),
     "simulate": LazyCommand(
         "tactful.federated_simulation_cli:simulate_command",
-        "Train privately on generated shoppers; started again, it goes on in DIRECTORY.",
+        "Train privately on simulated shoppers; a restart resumes the run in DIRECTORY.",
     ),
 }
 
 
 @click.group(cls=LazyGroup, lazy=_COMMANDS)
 def federated() -> None:
-    """Plan private training on devices, simulate it, and do it."""
+    """Plan, simulate and run private training on devices."""

@@ -1,4 +1,4 @@
-"""How good a model is on devices: ``tactful federated evaluate``."""
+"""``tactful federated evaluate``: private evaluation of a model on devices."""
 
 from __future__ import annotations
 
@@ -37,17 +37,37 @@ from tactful_federated.invitation import Tier
 @click.command("evaluate")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--weights", type=existing_file, help="Of the model; default: weights.npy of DIRECTORY."
+    "--weights",
+    type=existing_file,
+    help="File with the weights of the model; default: weights.npy of DIRECTORY.",
 )
-@click.option("--evaluations", type=click.IntRange(1), default=20, show_default=True, help="Ever.")
-@click.option("--epsilon", type=float, default=0.5, show_default=True, help="For all of them.")
+@click.option(
+    "--evaluations",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Number of evaluations in all; the budget is divided among them.",
+)
+@click.option(
+    "--epsilon",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Privacy budget epsilon of all evaluations together.",
+)
 @cohort_options
 @click.option(
     "--tier",
     type=click.Choice(["clear", "secret", "noise-in-sum"]),
-    help="What the server sees of answers; default: as of updates.",
+    help="What the server sees of answers; default: the tier of the training.",
 )
-@click.option("--deadline", type=float, default=120.0, show_default=True, help="Seconds.")
+@click.option(
+    "--deadline",
+    type=float,
+    default=120.0,
+    show_default=True,
+    help="Time limit of a round, seconds.",
+)
 @link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -62,10 +82,10 @@ def evaluate_command(
     as_json: bool,
     **options: Unpack[LeaderOptions],
 ) -> None:
-    """Ask the devices of the server in DIRECTORY once how good a model is, privately.
+    """Evaluate a model once, privately, on the devices of the server in DIRECTORY.
 
-    The first call plans all evaluations there will be and writes evaluation.json, which devices
-    take as their --invitation; epsilon adds to that of training.
+    The first call plans all evaluations and writes evaluation.json, the --invitation of devices;
+    epsilon is added to that of the training.
     """
     tls = tls_of(options, directory)
     model = weights or directory / "weights.npy"

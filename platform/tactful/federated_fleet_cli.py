@@ -113,10 +113,19 @@ _directory = click.argument("directory", type=click.Path(file_okay=False, path_t
 @click.command("serve")
 @_directory
 @click.option(
-    "--catalogue", type=existing_file, required=True, help="Public categories, one a line."
+    "--catalogue",
+    type=existing_file,
+    required=True,
+    help="File with the public categories, one per line.",
 )
 @click.option("--run", "name", default="intent-1", show_default=True, help="Name of the run.")
-@click.option("--epsilon", type=float, default=2.0, show_default=True, help="For the whole run.")
+@click.option(
+    "--epsilon",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Privacy budget epsilon of the whole run.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=500, show_default=True)
 @cohort_options
 @click.option(
@@ -131,40 +140,67 @@ _directory = click.argument("directory", type=click.Path(file_okay=False, path_t
     type=click.Choice(["float32", "float16", "int8"]),
     default="float32",
     show_default=True,
-    help="Of updates in the clear.",
+    help="Encoding of updates; other than float32 only with --tier clear.",
 )
 @click.option(
     "--trim",
     type=click.FloatRange(0, 0.5, max_open=True),
     default=0.0,
     show_default=True,
-    help="Share of updates left out at either end of each coordinate, in the clear.",
+    help="Share of updates left out at either end of each coordinate; only with --tier clear.",
 )
 @click.option(
     "--optimizer",
     type=click.Choice(["fedavg", "fedadam", "fedyogi"]),
     default="fedavg",
     show_default=True,
-    help="How the server steps.",
-)
-@click.option("--server-rate", type=_rate, help="Of its steps; default: 1, 0.003 if adaptive.")
-@click.option(
-    "--device-rate", type=_rate, default=1.0, show_default=True, help="Of devices' steps."
+    help="Optimiser of the server.",
 )
 @click.option(
-    "--proximal", type=click.FloatRange(0), default=0.0, show_default=True, help="FedProx's mu."
+    "--server-rate",
+    type=_rate,
+    help="Learning rate of the server; default: 1, or 0.003 for adaptive optimisers.",
+)
+@click.option(
+    "--device-rate",
+    type=_rate,
+    default=1.0,
+    show_default=True,
+    help="Learning rate of the devices.",
+)
+@click.option(
+    "--proximal",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Weight mu of the proximal term of FedProx.",
 )
 @width_options
-@click.option("--buffered", is_flag=True, help="No rounds: wait for nobody, in the clear.")
+@click.option(
+    "--buffered",
+    is_flag=True,
+    help="Aggregate asynchronously, without rounds; only with --tier clear.",
+)
 @click.option(
     "--most-stale",
     type=click.IntRange(0),
     default=20,
     show_default=True,
-    help="Releases that an update in a buffer may be late.",
+    help="Maximum age of a buffered update, in releases.",
 )
-@click.option("--deadline", type=float, default=120.0, show_default=True, help="Seconds.")
-@click.option("--host", "hosts", multiple=True, help="Name of the proxy; may be repeated.")
+@click.option(
+    "--deadline",
+    type=float,
+    default=120.0,
+    show_default=True,
+    help="Time limit of a round, seconds.",
+)
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    help="Host name of the proxy, for the certificate; may be repeated.",
+)
 @link_options
 @click.option("--tracking-uri", help="MLflow store; default as for `tactful train`.")
 @click.option("--json", "as_json", is_flag=True, help="Print each round as a line of JSON.")
@@ -180,7 +216,7 @@ def serve_command(
     as_json: bool,
     **options: Unpack[ServeOptions],
 ) -> None:
-    """Lead private training over a SuperLink; started again, it goes on in DIRECTORY."""
+    """Run private training over a SuperLink; a restart resumes the run in DIRECTORY."""
     method.check(run.tier)
     categories = [line for line in catalogue.read_text("utf-8").splitlines() if line]
     widths = widths_of(options, categories)
@@ -261,19 +297,20 @@ def _lead(
 @click.command("enrol")
 @_directory
 @click.argument("requests", nargs=-1, type=existing_file, required=True)
-@click.option("--port", type=int, default=9092, show_default=True, help="Of the SuperLink.")
+@click.option("--port", type=int, default=9092, show_default=True, help="Port of the SuperLink.")
 @click.option(
-    "--authority", type=existing_file, help="PEM; default: tls/authority.pem of DIRECTORY."
+    "--authority",
+    type=existing_file,
+    help="PEM file of the authority; default: tls/authority.pem of DIRECTORY.",
 )
 def enrol_command(
     directory: Path, requests: tuple[Path, ...], port: int, authority: Path | None
 ) -> None:
-    """Let devices in: DIRECTORY is the server's, REQUESTS what `device` wrote as request.json.
+    """Enrol devices: DIRECTORY of the server, REQUESTS written by `device` as request.json.
 
-    Beside each request a file ENROLMENT is written, for the device to put into its directory; a
-    request that has its enrolment is passed over. Who
-    holds authority.key decides who is a device; where the server must not, run this elsewhere, with
-    the port forwarded.
+    A file ENROLMENT is written beside each request, for the directory of the device; requests with
+    an enrolment are skipped. The holder of authority.key decides which devices take part; if this
+    is not the server, run the command elsewhere, with the port forwarded.
     """
     pinned = authority or directory / "tls" / "authority.pem"
     if not pinned.exists():
@@ -300,19 +337,34 @@ def enrol_command(
 @click.command("device")
 @_directory
 @click.option(
-    "--invitation", type=existing_file, required=True, help="The run, as its server wrote it."
+    "--invitation",
+    type=existing_file,
+    required=True,
+    help="File invitation.json, as written by the server.",
 )
-@click.option("--server", help="host:port of the proxy; without it only DIRECTORY is made.")
-@click.option("--authority", type=existing_file, help="PEM of the only authority that is trusted.")
-@click.option("--consent/--withdraw", default=None, help="Agree to training; or forget everything.")
+@click.option("--server", help="host:port of the proxy; without it only DIRECTORY is created.")
+@click.option("--authority", type=existing_file, help="PEM file of the only trusted authority.")
+@click.option(
+    "--consent/--withdraw",
+    default=None,
+    help="Consent to training, or withdraw and delete everything.",
+)
 @click.option(
     "--history", type=existing_file, help="JSON list of visits, each a list of categories."
 )
-@click.option("--only-while", help="Command that succeeds while training is not felt.")
-@click.option("--rotate", is_flag=True, help="Draw new keys: to the server a stranger.")
-@click.option("--poll", type=float, default=30.0, show_default=True, help="Seconds.")
 @click.option(
-    "--memory", type=click.IntRange(600), default=1024, show_default=True, help="MB at most."
+    "--only-while", help="Train only while this command succeeds, such as a check for power supply."
+)
+@click.option("--rotate", is_flag=True, help="Create new keys; the server then sees a new device.")
+@click.option(
+    "--poll",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="Interval between requests, seconds.",
+)
+@click.option(
+    "--memory", type=click.IntRange(600), default=1024, show_default=True, help="Memory limit, MB."
 )
 def device_command(
     directory: Path,
@@ -326,7 +378,7 @@ def device_command(
     poll: float,
     memory: int,
 ) -> None:
-    """Take part in a run as one device, until stopped; what it knows stays in DIRECTORY."""
+    """Take part in a run as one device until stopped; its data stay in DIRECTORY."""
     try:
         home = DeviceHome(directory, read_invitation(invitation), rotate=rotate)
     except FederatedError as error:
@@ -371,7 +423,7 @@ def _visits(path: Path) -> list[list[str]]:
 
 
 def _sleep(seconds: float, stopped: list[bool]) -> None:
-    """Wait, but not for the end of a long wait once a signal came."""
+    """Sleep, but return soon after a stop signal."""
     end = time.monotonic() + seconds
     while not stopped and (left := end - time.monotonic()) > 0:
         time.sleep(min(left, _NAP_S))

@@ -1,4 +1,4 @@
-"""What a device believes its person is looking for: ``tactful federated intent``."""
+"""``tactful federated intent``: predicted intent of the user of a device."""
 
 from __future__ import annotations
 
@@ -27,19 +27,34 @@ from tactful_privacy import ParameterError
 @click.command("intent")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--invitation", type=existing_file, required=True, help="The run, as its server wrote it."
+    "--invitation",
+    type=existing_file,
+    required=True,
+    help="File invitation.json, as written by the server.",
 )
-@click.option("--model", type=existing_file, help="A newer signed model, to be tried and taken.")
+@click.option("--model", type=existing_file, help="File with a newer signed model to install.")
 @click.option("--count", type=click.IntRange(1, 32), default=3, show_default=True)
-@click.option("--randomise", metavar="EPSILON", help="One category by randomised response.")
-@click.option("--about", multiple=True, help="Category that is waited for; may be repeated.")
-@click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="Looked ahead.")
+@click.option(
+    "--randomise",
+    metavar="EPSILON",
+    help="Send one category by randomised response with this epsilon.",
+)
+@click.option(
+    "--about", multiple=True, help="Category whose probability is printed; may be repeated."
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Number of next steps for --about.",
+)
 @click.option(
     "--own",
     type=click.Choice(["head", "all", "nothing"]),
     default="head",
     show_default=True,
-    help="What of the model is fitted to this person.",
+    help="Part of the model that is fitted to this person.",
 )
 def intent_command(
     directory: Path,
@@ -51,11 +66,11 @@ def intent_command(
     steps: int,
     own: Part | str,
 ) -> None:
-    """Print what the device in DIRECTORY would send along with a request for recommendations.
+    """Print the intent that the device in DIRECTORY would send with a request.
 
-    The line of JSON has `intent` as `POST /v1/recommend` takes it. With --about it has `about_to`,
-    too: the probability that one of these categories comes within the next steps, which stays on
-    the device. Without consent, or before there is a model, the intent is empty.
+    The line of JSON has `intent` as `POST /v1/recommend` takes it. With --about it also has
+    `about_to`: the probability that one of these categories comes within the next steps, which
+    stays on the device. Without consent, or before there is a model, the intent is empty.
     """
     try:
         invited = read_invitation(invitation)

@@ -1,4 +1,4 @@
-"""Options that commands around training on devices share."""
+"""Shared options of the commands for training on devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tactful_federated.vectors import parameter_count
 
 
 class CohortOptions(TypedDict):
-    """Values of :func:`cohort_options`: who is asked."""
+    """Values of :func:`cohort_options`: the devices of a round."""
 
     population: int
     delta: float | None
@@ -28,7 +28,7 @@ class CohortOptions(TypedDict):
 
 
 class LinkOptions(TypedDict):
-    """Values of :func:`link_options`: where devices reach the server, and by which certificate."""
+    """Values of :func:`link_options`: port and certificate of the server."""
 
     port: int
     certificate: Path | None
@@ -37,36 +37,46 @@ class LinkOptions(TypedDict):
 
 
 class LeaderOptions(CohortOptions, LinkOptions):
-    """Both: whom a command asks, and where it is reached."""
+    """Values of :func:`cohort_options` and :func:`link_options`."""
 
 
 class WidthOptions(TypedDict):
-    """Values of :func:`width_options`: how wide the model's layers are."""
+    """Values of :func:`width_options`: widths of the layers of the model."""
 
     embedding: int
     hidden: int
 
 
 class ServeOptions(LeaderOptions, WidthOptions):
-    """All of these: what leads training takes."""
+    """Values of all these options, for training."""
 
 
 cohort_options = with_options(
-    click.option("--population", type=click.IntRange(1), required=True, help="Devices in all."),
+    click.option(
+        "--population", type=click.IntRange(1), required=True, help="Number of devices in all."
+    ),
     click.option("--delta", type=float, help="Default: a tenth of 1 / population."),
     click.option("--report-goal", type=click.IntRange(1), default=1000, show_default=True),
     click.option(
-        "--minimum-reports", type=click.IntRange(0), default=0, help="0: two thirds of it."
+        "--minimum-reports",
+        type=click.IntRange(0),
+        default=0,
+        help="Minimum number of reports of a round; 0: two thirds of --report-goal.",
     ),
     click.option("--over-selection", type=float, default=1.3, show_default=True),
     click.option("--availability", type=float, default=0.5, show_default=True),
-    click.option("--spare", type=click.IntRange(0), default=0, help="Times in void rounds."),
+    click.option(
+        "--spare",
+        type=click.IntRange(0),
+        default=0,
+        help="Additional participations of a device for void rounds.",
+    ),
 )
-"""Options that say who is asked; see :func:`wishes_of`."""
+"""Options for the devices of a round; see :func:`wishes_of`."""
 
 
 def wishes_of(cohort: CohortOptions, *, epsilon: float, rounds: int, **more: Any) -> Wishes:
-    """What is wished of a run that asks such a cohort.
+    """Return the requirements of a run with such a cohort.
 
     Raises:
         SettingsError: something is out of range.
@@ -87,16 +97,22 @@ def wishes_of(cohort: CohortOptions, *, epsilon: float, rounds: int, **more: Any
 
 
 link_options = with_options(
-    click.option("--port", type=int, default=9092, show_default=True, help="Of loopback."),
-    click.option("--certificate", type=existing_file, help="PEM; without it one is made, once."),
-    click.option("--key", type=existing_file, help="PEM, of the certificate."),
-    click.option("--authority", type=existing_file, help="PEM that devices pin."),
+    click.option("--port", type=int, default=9092, show_default=True, help="Port on 127.0.0.1."),
+    click.option(
+        "--certificate",
+        type=existing_file,
+        help="PEM file with the certificate; default: one is created.",
+    ),
+    click.option("--key", type=existing_file, help="PEM file with the key of the certificate."),
+    click.option(
+        "--authority", type=existing_file, help="PEM file with the authority that devices pin."
+    ),
 )
 """Options of the server that devices reach; see :func:`tls_of`."""
 
 
 def tls_of(link: LinkOptions, directory: Path, hosts: tuple[str, ...] = ()) -> Tls:
-    """The files that were given, or those made for the server in `directory`.
+    """Return the given TLS files, or create them for the server in `directory`.
 
     Raises:
         ConfigError: only some of them were given.
@@ -126,11 +142,11 @@ width_options = with_options(
         help="Width of the model's state.",
     ),
 )
-"""Options that say how wide the model's layers are; see :func:`widths_of`."""
+"""Options for the widths of the layers of the model; see :func:`widths_of`."""
 
 
 def widths_of(widths: WidthOptions, catalogue: Iterable[str]) -> WidthOptions:
-    """The widths alone, if a model of them and of a catalogue is small enough for devices.
+    """Return the widths if a model of them and of a catalogue is small enough for devices.
 
     Raises:
         ConfigError: it is too large.

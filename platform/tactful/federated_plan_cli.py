@@ -15,16 +15,28 @@ from tactful_federated.curvature import CURVATURE
 
 
 @click.command("plan")
-@click.option("--epsilon", type=float, default=2.0, show_default=True, help="For the whole run.")
+@click.option(
+    "--epsilon",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Privacy budget epsilon of the whole run.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=500, show_default=True)
 @cohort_options
 @click.option("--update-norm", type=float, default=2.0, show_default=True)
 @click.option("--parameters", type=click.IntRange(1), default=20_000, show_default=True)
-@click.option("--bands", type=click.IntRange(1), default=64, show_default=True, help="At most.")
+@click.option(
+    "--bands",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Maximum number of bands.",
+)
 @click.option(
     "--curvature",
     type=click.FloatRange(0),
-    help="Of the loss, to foresee what the noise costs; default: as measured on a shop's data.",
+    help="Curvature of the loss, for its expected increase; default: as measured on a shop.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan_command(
@@ -37,7 +49,7 @@ def plan_command(
     as_json: bool,
     **cohort: Unpack[CohortOptions],
 ) -> None:
-    """Say what a private training run costs and loses, before it begins."""
+    """Compute privacy, noise and expected loss of a training run before it starts."""
     try:
         plan = plan_training(
             wishes_of(

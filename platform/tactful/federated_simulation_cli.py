@@ -30,7 +30,13 @@ from tactful_federated.sample import SAMPLE_CATALOGUE
 @click.option("--devices", type=click.IntRange(10), default=2_000, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--report-goal", type=click.IntRange(3), default=200, show_default=True)
-@click.option("--epsilon", type=float, default=8.0, show_default=True, help="For the whole run.")
+@click.option(
+    "--epsilon",
+    type=float,
+    default=8.0,
+    show_default=True,
+    help="Privacy budget epsilon of the whole run.",
+)
 @click.option(
     "--tier",
     type=click.Choice(["clear", "secret", "noise-in-sum"]),
@@ -38,14 +44,20 @@ from tactful_federated.sample import SAMPLE_CATALOGUE
     show_default=True,
     help="What the server sees.",
 )
-@click.option("--seed", type=int, default=7, show_default=True, help="Of shoppers and weights.")
+@click.option(
+    "--seed",
+    type=int,
+    default=7,
+    show_default=True,
+    help="Seed of the shoppers and the first weights.",
+)
 @click.option(
     "--ray",
     "ray_workers",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Ray's workers that train; 0: none, in this process.",
+    help="Number of Ray workers that train; 0: train in this process.",
 )
 @width_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -61,7 +73,7 @@ def simulate_command(
     as_json: bool,
     **options: Unpack[WidthOptions],
 ) -> None:
-    """Train privately on generated shoppers; started again, it goes on in DIRECTORY."""
+    """Train privately on simulated shoppers; a restart resumes the run in DIRECTORY."""
     widths = widths_of(options, SAMPLE_CATALOGUE)
     with tqdm(total=rounds, unit="round", disable=not sys.stderr.isatty()) as bar:
 

@@ -62,13 +62,13 @@ _job_options = with_options(  # what is compiled
         "--features-topic",
         default="features",
         show_default=True,
-        help="Where values of features go.",
+        help="Topic for values of features.",
     ),
     click.option(
         "--matches-topic",
         default="matches",
         show_default=True,
-        help="Where matches of sequences and joins go.",
+        help="Topic for matches of sequences and joins.",
     ),
     click.option(
         "--group",
@@ -81,41 +81,41 @@ _job_options = with_options(  # what is compiled
         type=_Duration(),
         default="5m",
         show_default=True,
-        help="How late an event may come and still count.",
+        help="Maximum lateness of events that count.",
     ),
     click.option(
         "--idle",
         type=_Duration(),
         default="1m",
         show_default=True,
-        help="After this long without an event a partition holds up nobody.",
+        help="Time without events after which a partition no longer holds back the watermark.",
     ),
     click.option(
         "--dedupe-days",
         type=click.IntRange(0),
         default=7,
         show_default=True,
-        help="For how long event ids are remembered; 0: not at all.",
+        help="Days for which duplicate event ids are detected; 0: none.",
     ),
     click.option(
         "--items/--no-items",
         "catalogue",
         default=True,
         show_default=True,
-        help="Whether the topic holds items, too.",
+        help="Whether the topic also holds items.",
     ),
     click.option(
         "--decay",
         type=click.Choice(["exact", "panes"]),
         default="exact",
         show_default=True,
-        help="How decayed windows are added up.",
+        help="Computation of decayed windows.",
     ),
     click.option(
         "--parallelism",
         type=click.IntRange(0),
         default=0,
-        help="Subtasks of each operator; 0: what the cluster says.",
+        help="Subtasks of each operator; 0: the default of the cluster.",
     ),
     click.option(
         "--checkpoint",
@@ -130,7 +130,7 @@ _job_options = with_options(  # what is compiled
         "properties",
         type=_Property(),
         multiple=True,
-        help="A further property of the Kafka client; may be given repeatedly.",
+        help="Additional property of the Kafka client; may be repeated.",
     ),
     click.option("--name", default="tactful", show_default=True, help="Name of the job."),
 )
@@ -138,7 +138,7 @@ _job_options = with_options(  # what is compiled
 
 @click.group()
 def flink() -> None:
-    """Hand the definitions to a Flink cluster."""
+    """Run feature definitions on a Flink cluster."""
 
 
 @flink.command("compile")
@@ -161,16 +161,18 @@ def compile_(out: Path | None, **options: Any) -> None:
 @_job_options
 @click.option("--cluster", help="REST address of a cluster, such as http://127.0.0.1:8081.")
 @click.option("--gateway", help="Address of a SQL Gateway, such as http://127.0.0.1:8083.")
-@click.option("--jar", help="Our jar: a file here for a cluster, a path there for a gateway.")
+@click.option(
+    "--jar", help="Jar of tactful: a local file for a cluster, a path on the gateway for a gateway."
+)
 @click.option(
     "--flink-home",
     envvar="TACTFUL_FLINK_HOME",
     default=".flink",
     show_default=True,
     type=click.Path(path_type=Path),
-    help="Where scripts/flink fetch put Flink.",
+    help="Directory of Flink, as fetched by scripts/flink.",
 )
-@click.option("--savepoint", help="Where to take the state from (cluster only).")
+@click.option("--savepoint", help="Savepoint to restore the state from (cluster only).")
 @click.option("--wait", is_flag=True, help="Wait until the job ends (cluster only).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def submit(

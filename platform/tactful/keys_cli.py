@@ -15,7 +15,7 @@ from tactful.connections import open_keys
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke API keys."""
+    """Create, list and revoke API keys."""
 
 
 def _key_store(config: Path | None, data: Path | None) -> Any:
@@ -25,13 +25,15 @@ def _key_store(config: Path | None, data: Path | None) -> Any:
 @keys.command("create")
 @config_option
 @data_option
-@click.option("--scope", "scopes", multiple=True, required=True, help="May be given repeatedly.")
-@click.option("--note", default="", help="Who gets it or what for.")
+@click.option(
+    "--scope", "scopes", multiple=True, required=True, help="Scope of the key; may be repeated."
+)
+@click.option("--note", default="", help="Note, such as owner and purpose of the key.")
 @json_option
 def keys_create(
     config: Path | None, data: Path | None, scopes: tuple[str, ...], note: str, as_json: bool
 ) -> None:
-    """Make a key and print it; it is not shown again."""
+    """Create a key and print it once."""
     with _key_store(config, data) as (_, store):
         key, about = store.create(scopes, note=note)
     if as_json:
@@ -46,7 +48,7 @@ def keys_create(
 @data_option
 @json_option
 def keys_list(config: Path | None, data: Path | None, as_json: bool) -> None:
-    """List the keys, without the keys."""
+    """List ids, states, scopes and notes of the keys."""
     with _key_store(config, data) as (_, store):
         known = store.list()
     if as_json:
@@ -62,7 +64,7 @@ def keys_list(config: Path | None, data: Path | None, as_json: bool) -> None:
 @data_option
 @click.argument("key_id")
 def keys_revoke(config: Path | None, data: Path | None, key_id: str) -> None:
-    """Make a key invalid; a running server notices within a second."""
+    """Revoke a key; a running server refuses it within a second."""
     with _key_store(config, data) as (_, store):
         store.revoke(key_id)
     click.echo(f"{key_id} is revoked.", err=True)

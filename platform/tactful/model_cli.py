@@ -40,13 +40,13 @@ def models_list(config: Path | None, data: Path | None, name: str, as_json: bool
 @config_option
 @data_option
 @_name_option
-@click.option("--reason", default="", help="Why, for the audit log.")
+@click.option("--reason", default="", help="Reason, for the audit log.")
 @by_option
 @click.argument("version")
 def models_promote(
     config: Path | None, data: Path | None, name: str, reason: str, by: str | None, version: str
 ) -> None:
-    """Make VERSION the champion; a running server takes it over within seconds."""
+    """Make VERSION the champion; a running server loads it within seconds."""
     with audited_registry(_settings(config, data), name, by=by) as registry:
         registry.promote(version, reason=reason)
     click.echo(f"{name} {version} is the champion.", err=True)
@@ -56,7 +56,7 @@ def models_promote(
 @config_option
 @data_option
 @_name_option
-@click.option("--reason", required=True, help="Why, for the audit log.")
+@click.option("--reason", required=True, help="Reason, for the audit log.")
 @by_option
 def models_rollback(
     config: Path | None, data: Path | None, name: str, reason: str, by: str | None
@@ -73,7 +73,7 @@ def models_rollback(
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @json_option
 def models_log(config: Path | None, data: Path | None, limit: int, as_json: bool) -> None:
-    """Say who trained, promoted and rolled back which version, when and why; newest first."""
+    """List trainings, promotions and rollbacks with author and reason, newest first."""
     with open_model_log(_settings(config, data)) as log:
         changes = log.changes(limit=limit)
     if as_json:

@@ -29,16 +29,23 @@ _AUDIT_IN_VAIN = 5
 
 @click.group()
 def privacy() -> None:
-    """Attack the published numbers, and see what they cost."""
+    """Audit, report and manage private statistics."""
 
 
 @privacy.command("audit")
-@click.option("--quick", is_flag=True, help="Fewer trials: half a minute instead of some minutes.")
+@click.option("--quick", is_flag=True, help="Fewer trials; takes half a minute.")
 @click.option("--cap", type=click.IntRange(1, 100), default=5, show_default=True)
-@click.option("--epsilon", default="1", show_default=True, help="Claimed; exact, as text.")
-@click.option("--canaries", type=click.IntRange(min=1_000), help="Trials of the attack.")
+@click.option(
+    "--epsilon",
+    default="1",
+    show_default=True,
+    help="Claimed epsilon; an exact number, such as 1/2.",
+)
+@click.option("--canaries", type=click.IntRange(min=1_000), help="Number of trials of the attack.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="Pictures.")
+@click.option(
+    "--plots", type=click.Path(file_okay=False, path_type=Path), help="Directory for plots."
+)
 def audit_command(
     quick: bool,
     cap: int,
@@ -47,7 +54,7 @@ def audit_command(
     as_json: bool,
     plots: Path | None,
 ) -> None:
-    """Attack published counts as they are installed, and check that the attack finds mistakes."""
+    """Attack the published counts, and check that the attack detects planted bugs."""
     effort = QUICK if quick else THOROUGH
     if canaries is not None:
         effort = replace(effort, canaries=canaries)
@@ -78,12 +85,14 @@ def audit_command(
 @privacy.command("ledger")
 @config_option
 @data_option
-@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Tell of the month up to this day.")
+@click.option(
+    "--day", type=click.DateTime(["%Y-%m-%d"]), help="Last day of the month that is reported."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ledger_command(
     config: Path | None, data: Path | None, day: datetime | None, as_json: bool
 ) -> None:
-    """Tell what published numbers have cost one person this month, and will have cost."""
+    """Report the privacy loss of one user in a month, so far and at its end."""
     place = existing_ledger(load_settings(config, overrides={"storage.data": data}))
     moment = datetime.now(UTC) if day is None else day.replace(tzinfo=UTC)
     try:
@@ -105,7 +114,7 @@ def ledger_command(
 @data_option
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Directory of files.")
 @click.option("--topic", help="Kafka topic, in the cluster of the settings' log.")
-@click.option("--follow", is_flag=True, help="Go on, every 15 s, until SIGTERM or Ctrl-C.")
+@click.option("--follow", is_flag=True, help="Repeat every 15 s until SIGTERM or Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def release_command(
     config: Path | None,
@@ -135,9 +144,9 @@ def release_command(
 @config_option
 @data_option
 def retire_command(name: str, config: Path | None, data: Path | None) -> None:
-    """End the statistic NAME for good; from tomorrow on its part of the budget is free.
+    """End the statistic NAME for good; its share of the budget is free from tomorrow.
 
-    Take it out of statistics.yaml and stop the servers that count it before.
+    Before, remove it from statistics.yaml and stop the servers that count it.
     """
     place = existing_ledger(load_settings(config, overrides={"storage.data": data}))
     try:
@@ -168,9 +177,9 @@ def rotate_command(
     pseudonyms: bool,
     as_json: bool,
 ) -> None:
-    """Change the master key of the vault, or the key by which pseudonyms are made.
+    """Change the master key of the vault, or the key of the pseudonyms.
 
-    For the master key the server has to be stopped. Killed, the same command goes on.
+    For the master key the server must be stopped. After a kill, run the same command again.
     """
     if master_key_file is None and not pseudonyms:
         raise click.UsageError("give --master-key-file, --pseudonyms or both")

@@ -1,4 +1,4 @@
-"""``tactful features rescale``: the state of all workers, for another number of partitions."""
+"""``tactful features rescale``: move the state of all workers to another number of partitions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from tactful_streaming import StreamingError, load_definitions
 @click.command("rescale")
 @config_option
 @data_option
-@click.option("--topic", required=True, help="New topic that the log goes on in.")
+@click.option("--topic", required=True, help="New topic of the log.")
 @click.option(
-    "--partitions", required=True, type=click.IntRange(1, 10_000), help="How many it has."
+    "--partitions",
+    required=True,
+    type=click.IntRange(1, 10_000),
+    help="Number of partitions of the new topic.",
 )
 @click.option(
     "--into",
@@ -34,7 +37,7 @@ from tactful_streaming import StreamingError, load_definitions
     type=click.Path(file_okay=False, path_type=Path),
     help="New data directory of the workers.",
 )
-@click.option("--matches-topic", help="As the workers have it.")
+@click.option("--matches-topic", help="Topic for matches, as given to the workers.")
 @json_option
 def rescale(
     config: Path | None,
@@ -45,10 +48,10 @@ def rescale(
     matches_topic: str | None,
     as_json: bool,
 ) -> None:
-    """Move what workers have computed to a log with another number of partitions.
+    """Move the state of workers to a log with another number of partitions.
 
-    Stop the servers and all workers first; it is refused while they run. The old topic and states
-    stay as they are. Run it again to go on where it stopped.
+    Stop the servers and all workers first; the command refuses to run otherwise. The old topic and
+    states are unchanged. Run it again to resume.
     """
     settings = load_settings(config, overrides={"storage.data": data})
     if settings.log.kind != "kafka":

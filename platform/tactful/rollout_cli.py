@@ -27,11 +27,11 @@ from tactful.rollout_store import RolloutStore
 @click.command("apply")
 @config_option
 @data_option
-@click.option("--reason", default="", help="Why, for the audit log.")
+@click.option("--reason", default="", help="Reason, for the audit log.")
 @by_option
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def apply(config: Path | None, data: Path | None, reason: str, by: str | None, file: Path) -> None:
-    """Keep the rollouts in FILE; those that say so start."""
+    """Store the rollouts in FILE, and start those that ask for it."""
     found = load_rollouts(file)
     with _opened(config, data) as (store, _):
         for definition in found:
@@ -48,7 +48,7 @@ def apply(config: Path | None, data: Path | None, reason: str, by: str | None, f
 @data_option
 @json_option
 def list_rollouts(config: Path | None, data: Path | None, as_json: bool) -> None:
-    """List the rollouts and where each stands."""
+    """List the rollouts with their states."""
     with _opened(config, data) as (store, _):
         found = [told(each) for each in store.all()]
     if as_json:
@@ -66,7 +66,7 @@ def list_rollouts(config: Path | None, data: Path | None, as_json: bool) -> None
 @click.argument("key")
 @json_option
 def show(config: Path | None, data: Path | None, key: str, as_json: bool) -> None:
-    """Say what became of the rollout KEY: who moved it, when, why, and what looks said."""
+    """Show state, history and looks of the rollout KEY."""
     with _opened(config, data) as (store, _):
         stored = store.find(key)
         if stored is None:
@@ -88,7 +88,7 @@ def show(config: Path | None, data: Path | None, key: str, as_json: bool) -> Non
 
 
 def _mover(name: str, words: str, *options: Any) -> click.Command:
-    """A command that takes one of the steps of `tactful.rollout_messages.move`."""
+    """Return a command for one of the steps of `tactful.rollout_messages.move`."""
 
     def work(
         config: Path | None,
@@ -108,7 +108,7 @@ def _mover(name: str, words: str, *options: Any) -> click.Command:
     for option in (
         click.argument("key"),
         by_option,
-        click.option("--reason", required=True, help="Why, for the audit log."),
+        click.option("--reason", required=True, help="Reason, for the audit log."),
         data_option,
         config_option,
         *options,
@@ -118,10 +118,8 @@ def _mover(name: str, words: str, *options: Any) -> click.Command:
 
 
 start = _mover("start", "Start the shadow of the rollout KEY.")
-advance = _mover(
-    "advance", "Give KEY to the people of its first stage, or go on after a hold was explained."
-)
-rollback = _mover("rollback", "Give everybody what was served before KEY, for good.")
+advance = _mover("advance", "Start the first stage of KEY, or continue after a hold.")
+rollback = _mover("rollback", "End KEY and serve everybody as before it.")
 decide = _mover(
     "decide",
     "End KEY by hand before its last stage is over.",
@@ -132,7 +130,7 @@ decide = _mover(
         help="Whether the change replaces what was.",
     ),
 )
-archive = _mover("archive", "Be done with KEY, which has ended; its change is served no more.")
+archive = _mover("archive", "Archive KEY, which has ended; its change is no longer served.")
 
 
 @click.command("record")
@@ -140,7 +138,7 @@ archive = _mover("archive", "Be done with KEY, which has ended; its change is se
 @data_option
 @click.argument("key")
 def record_end(config: Path | None, data: Path | None, key: str) -> None:
-    """Keep the end of the rollout KEY as a run in MLflow; a shipped model becomes the champion."""
+    """Record the end of the rollout KEY in MLflow; a shipped model becomes the champion."""
     with _opened(config, data) as (store, settings):
         click.echo(record(store, settings, key))
 

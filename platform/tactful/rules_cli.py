@@ -38,13 +38,13 @@ _LATE = "late"
 _PROGRESS = "redriven.json"
 
 _rule_option = click.option(
-    "--rule", "rules", multiple=True, help="Only letters of this rule; may be given repeatedly."
+    "--rule", "rules", multiple=True, help="Only dead letters of this rule; may be repeated."
 )
 
 
 @click.group()
 def rules() -> None:
-    """Try cleaning rules, and look after what they set aside."""
+    """Test cleaning rules, and list or resend dead letters."""
 
 
 @rules.command("check")
@@ -55,7 +55,7 @@ def rules() -> None:
     type=click.Choice(["door", "topic"]),
     default="door",
     show_default=True,
-    help="FILE holds what clients send, or records of a topic that no door has checked.",
+    help="Content of FILE: requests of clients (door) or unchecked records of a topic.",
 )
 @click.option("--items", type=existing_file, help="Item upserts, for rules that look at item.*.")
 @click.option("--samples", type=click.IntRange(0, 100), default=3, show_default=True)
@@ -70,7 +70,7 @@ def check(
     expect_clean: bool,
     as_json: bool,
 ) -> None:
-    """Try the rules of RULES on the events of FILE: JSON, NDJSON, gzipped or not."""
+    """Test the rules of RULES on the events of FILE: JSON or NDJSON, also gzipped."""
     quiet = as_json or not sys.stderr.isatty()
     with tqdm(
         total=file.stat().st_size, unit="B", unit_scale=True, disable=quiet, desc=file.name
@@ -95,12 +95,12 @@ def check(
 @config_option
 @data_option
 @_rule_option
-@click.option("--late", is_flag=True, help="The events that came too late, by feature, instead.")
+@click.option("--late", is_flag=True, help="List late events by feature instead.")
 @json_option
 def letters(
     config: Path | None, data: Path | None, rules: tuple[str, ...], late: bool, as_json: bool
 ) -> None:
-    """Count the dead letters by rule; --json prints them, one a line, with the people in them."""
+    """Count the dead letters by rule; --json prints them with their personal data."""
     with _opened(config, data, _LATE if late else _DIRECTORY) as (kept, _):
         found = kept.each(rules=rules or None)
         if as_json:
@@ -121,8 +121,10 @@ def letters(
 @config_option
 @data_option
 @_rule_option
-@click.option("--mend", type=existing_file, help="Rules that mend each event before it is sent.")
-@click.option("--restart", is_flag=True, help="Forget how far earlier runs came.")
+@click.option(
+    "--mend", type=existing_file, help="File with rules that correct each event before it is sent."
+)
+@click.option("--restart", is_flag=True, help="Send everything again instead of resuming.")
 @key_file_option
 @url_option
 @json_option
@@ -136,7 +138,7 @@ def redrive(
     url: str,
     as_json: bool,
 ) -> None:
-    """Send dead letters again; run it again to go on where it stopped."""
+    """Send dead letters again; run it again to resume."""
     mending = None if mend is None else _load(mend)
     quiet = as_json or not sys.stderr.isatty()
     with _opened(config, data) as (kept, directory), Client(url, api_key(key_file)) as client:
@@ -176,7 +178,7 @@ def _load(path: Path) -> Any:
 def _opened(
     config: Path | None, data: Path | None, name: str = _DIRECTORY
 ) -> Iterator[tuple[Any, Path]]:
-    """The dead letters of a data directory, and where they lie."""
+    """Open the dead letters of a data directory; returns them and their directory."""
     settings = load_settings(config, overrides={"storage.data": data})
     directory = settings.storage.data / name
     with contextlib.ExitStack() as stack:
@@ -240,7 +242,7 @@ def _print_report(report: Any, rules_file: Path) -> None:
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """What of an event was changed, as JSON; null for what was taken away."""
+    """Return the changed fields of an event as JSON; null for removed ones."""
     names = {*before, *after}
     changed = {
         name: after.get(name) for name in sorted(names) if before.get(name) != after.get(name)

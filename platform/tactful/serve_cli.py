@@ -17,9 +17,9 @@ from tactful.supervision import supervise_this
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="TCP port; 0 takes a free one.")
 @click.option("--dev", is_flag=True, default=None, help="No API keys; loopback only.")
-@click.option("--workers", type=int, help="Further processes that answer requests.")
+@click.option("--workers", type=int, help="Number of additional processes that answer requests.")
 @click.option("--rebuild", is_flag=True, help="Compute all features again from the log.")
-@click.option("--supervise", is_flag=True, help="Start it again when it crashes.")
+@click.option("--supervise", is_flag=True, help="Restart the server after a crash.")
 @json_option
 def serve(
     config: Path | None,
@@ -32,7 +32,7 @@ def serve(
     supervise: bool,
     as_json: bool,
 ) -> None:
-    """Run ingestion, engine and recommendation; in one process, or with several to answer."""
+    """Run a server: ingestion, engine and recommendation, in one process or several."""
     settings = load_settings(
         config,
         overrides={

@@ -1,4 +1,4 @@
-"""``tactful sink``: fired windows from a Kafka topic to the database that serves them."""
+"""``tactful sink``: write fired windows from a Kafka topic to a database."""
 
 from __future__ import annotations
 
@@ -41,17 +41,19 @@ _SETTINGS = {
 
 
 @click.command()
-@click.option("--kafka", "servers", required=True, metavar="HOST:PORT", help="Brokers of Kafka.")
-@click.option("--topic", required=True, help="Topic of the fired windows.")
+@click.option("--kafka", "servers", required=True, metavar="HOST:PORT", help="Kafka brokers.")
+@click.option("--topic", required=True, help="Topic with the fired windows.")
 @click.option(
     "--to",
     "location",
     envvar="TACTFUL_SINK_TARGET",
     required=True,
-    help="redis://…, mysql+pymysql://… or sqlite:///…; with a password better in the environment.",
+    help="redis://…, mysql+pymysql://… or sqlite:///…; give passwords in the environment.",
 )
 @click.option("--group", default="tactful-sink", show_default=True, help="Consumer group.")
-@click.option("--prefix", default="tactful-fired", show_default=True, help="Of keys in Redis.")
+@click.option(
+    "--prefix", default="tactful-fired", show_default=True, help="Prefix of the keys in Redis."
+)
 @click.option("--ttl", type=click.FloatRange(min=1), help="Seconds an entity stays in Redis.")
 @click.option(
     "--kafka-properties",
@@ -74,7 +76,7 @@ def sink(
 ) -> None:
     """Write fired windows from Kafka to Redis, MySQL or MariaDB, until SIGTERM or Ctrl-C.
 
-    A crash loses nothing: what was not committed is read again, and the newest window counts.
+    After a crash uncommitted windows are read again; the newest one counts.
     """
     try:
         settings = _kafka_settings(servers, topic, properties)
@@ -118,7 +120,7 @@ def sink(
 
 
 class _Idle:
-    """Whether nothing has come for so long, seconds of a monotonic clock; None: never."""
+    """Idle timer: detects that nothing came for some seconds; None: never."""
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
@@ -136,7 +138,7 @@ class _Idle:
 
 
 def _open_target(location: str, prefix: str, ttl: float | None) -> RowTarget:
-    """The target, tried once, so that a wrong address ends the command at once."""
+    """Open the target and test it, so that a wrong address fails at once."""
     target: RowTarget
     if location.startswith(("redis://", "rediss://", "unix://")):
         target = RedisRows(location, prefix=prefix, ttl_s=ttl)

@@ -1,4 +1,4 @@
-"""Commands that run until they are told to stop, and then finish what is at hand."""
+"""Stop signals of commands that run until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 
 def leave() -> None:
-    """Ends a command that has nothing to finish."""
+    """End a command that has nothing to finish."""
     raise SystemExit(0)
 
 
 @contextmanager
 def on_stop_signals(stop: Callable[[], object]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `stop` while the context lasts; for the main thread only."""
+    """Call `stop` on SIGTERM and SIGINT while the context lasts; main thread only."""
     before = {
         number: signal.signal(number, lambda *_: stop())
         for number in (signal.SIGTERM, signal.SIGINT)

@@ -47,28 +47,28 @@ class _Registration:
     type=click.FloatRange(min=0.1),
     default=35.0,
     show_default=True,
-    help="The last so many days give the lists to learn from.",
+    help="Number of most recent days to learn from.",
 )
 @click.option(
     "--lists",
     type=click.IntRange(min=20),
     default=8_000,
     show_default=True,
-    help="How many lists to learn from at most.",
+    help="Maximum number of replayed recommendations to learn from.",
 )
 @click.option(
     "--task",
     type=click.Choice(["auto", "basket", "next"]),
     default="auto",
     show_default=True,
-    help="What a list is asked for.",
+    help="Target of the training: whole baskets or the next item.",
 )
 @click.option(
     "--shown",
     type=click.IntRange(min=0),
     default=20_000,
     show_default=True,
-    help="How many lists that were really shown to learn from at most; 0 for none.",
+    help="Maximum number of shown recommendations to learn from; 0 for none.",
 )
 @click.option(
     "--outcome",
@@ -76,36 +76,38 @@ class _Registration:
     multiple=True,
     default=("add_to_cart", "purchase"),
     show_default=True,
-    help="Type of event that says an item of a shown list was taken; may be given repeatedly.",
+    help="Event type that counts as taking a shown item; may be repeated.",
 )
 @outcome_hours_option
 @click.option(
     "--debias/--no-debias",
     default=True,
     show_default=True,
-    help="Let items further down count more, by how seldom their place is looked at.",
+    help="Weight shown items by the inverse probability that their position is seen.",
 )
 @click.option(
     "--vectors",
     "vectors_kind",
     type=click.Choice(["co_occurrence", "two_tower"]),
-    help="How item vectors are learned; by default as [training] says. two_tower needs PyTorch.",
+    help="Method for item vectors; default: the setting of [training]. two_tower needs PyTorch.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--if-due",
     is_flag=True,
-    help="Train only if the settings of [training] say that it is time; for scheduled runs.",
+    help="Train only if a condition of [training] is met; for scheduled runs.",
 )
 @click.option(
     "--if-better",
     is_flag=True,
-    help="With --promote: only if it is no worse than the champion on the latest lists.",
+    help="With --promote: only if it is no worse than the champion on the latest recommendations.",
 )
-@click.option("--fresh", is_flag=True, help="Forget what a killed training has done.")
-@click.option("--reason", default="", help="Why, for the audit log.")
+@click.option(
+    "--fresh", is_flag=True, help="Start anew instead of resuming a training that was killed."
+)
+@click.option("--reason", default="", help="Reason, for the audit log.")
 @by_option
-@click.option("--promote/--no-promote", default=False, help="Make it the champion at once.")
+@click.option("--promote/--no-promote", default=False, help="Make the new version the champion.")
 @json_option
 @grouped("options", TrainingOptions)
 @grouped("registration", _Registration)
@@ -120,7 +122,7 @@ def train(
 ) -> None:
     """Train a ranking model from the log and register it in MLflow.
 
-    Killed and run again with the same options within a day, it goes on where it was.
+    After a kill, the same command with the same options resumes within a day.
     """
     settings = load_settings(config, overrides={"storage.data": data})
     if if_due:
@@ -175,7 +177,7 @@ def _json_progress(stage: str, done: int, total: int) -> None:
 
 
 def _bars() -> Callable[[str, int, int], None]:
-    """One progress bar after the other, a stage each."""
+    """Return a callback that shows one progress bar per stage."""
     held: dict[str, Any] = {}
 
     def say(stage: str, done: int, total: int) -> None:

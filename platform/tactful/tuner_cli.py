@@ -26,7 +26,7 @@ _HOUR = 3_600_000
 
 @click.group()
 def tuner() -> None:
-    """Train what sets objective weights by the situation, judge it, and see what it would do."""
+    """Train and evaluate models that set objective weights by the situation."""
 
 
 @tuner.command("train")
@@ -37,14 +37,14 @@ def tuner() -> None:
     "--rivals/--no-rivals",
     default=True,
     show_default=True,
-    help="Train the best fixed and the best linear weights beside it.",
+    help="Also train the best fixed and the best linear weights for comparison.",
 )
 @json_option
 def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -> None:
     """Train a tuner in the simulated shop and write it to DIRECTORY.
 
-    What is printed was measured in simulated shops that nothing learnt in; it says that the tuner
-    learns, and nothing about people. Those a rollout asks: `change: {tuner: DIRECTORY}`.
+    The printed figures come from other simulated shops; they show that the tuner learns, and
+    nothing about users. A rollout measures users: `change: {tuner: DIRECTORY}`.
     """
     figures = train_in_simulator(directory, hours=hours, seed=seed, rivals=rivals)
     if as_json:
@@ -59,7 +59,7 @@ def train(directory: Path, hours: int, seed: int, rivals: bool, as_json: bool) -
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def show(directory: Path, as_json: bool) -> None:
-    """Say which weights the tuner in DIRECTORY sets now; null where the champion's hold."""
+    """Show the weights that the tuner in DIRECTORY sets now; null: the champion's."""
     objective = Tuner(directory).objective(now_ms())
     told = None if objective is None else objective.told()
     if as_json:
@@ -76,9 +76,9 @@ def show(directory: Path, as_json: bool) -> None:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--noise", type=click.FloatRange(0.01, 1), default=0.2, show_default=True)
 def probe(candidate: Path, directory: Path, noise: float) -> None:
-    """Write a probe for CANDIDATE to DIRECTORY: its champion's weights, with chance in them.
+    """Write a probe for CANDIDATE to DIRECTORY: its champion's weights with random noise.
 
-    Roll it out to a few people; its lists tell what CANDIDATE would have done.
+    Roll it out to a few users; `evaluate` reads the effect of CANDIDATE from its recommendations.
     """
     write_probe(candidate, directory, noise=noise)
     click.echo(f"Roll it out with change: {{tuner: {directory.resolve()}}}", err=True)
@@ -113,9 +113,9 @@ def evaluate(
     outcome_hours: float,
     as_json: bool,
 ) -> None:
-    """Judge CANDIDATE by what people took from lists of its probe, and keep the verdict with it.
+    """Evaluate CANDIDATE on recommendations of its probe, and store the verdict with it.
 
-    A rollout with `evaluated: true` begins its canary only where that was "better".
+    A rollout with `evaluated: true` starts its canary only if the verdict is "better".
     """
     settings = load_settings(config, overrides={"storage.data": data})
     now = now_ms()

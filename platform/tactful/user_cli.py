@@ -1,7 +1,7 @@
-"""``tactful user``: what one person has agreed to, all there is of them, and their erasure.
+"""``tactful user``: consent, export and erasure of one user.
 
-These commands work on the installation itself, not over HTTP: on its metadata, which a running
-server follows, and on its data directory.
+These commands work on the installation, not over HTTP: on its metadata, which a running server
+follows, and on its data directory.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group()
 def user() -> None:
-    """What one person has agreed to, and their erasure."""
+    """Manage consent, export and erasure of one user."""
 
 
 def _options(command: F) -> F:
-    """Options that all of these commands have."""
+    """Add the options of all these commands."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option("--data", type=click.Path(path_type=Path), help="Data directory."),
@@ -52,9 +52,17 @@ def _options(command: F) -> F:
 @user.command("consent")
 @_options
 @click.argument("person")
-@click.option("--allow", "allowed", multiple=True, metavar="PURPOSE", help="They agree to it.")
-@click.option("--deny", "denied", multiple=True, metavar="PURPOSE", help="They refuse it.")
-@click.option("--source", default="tactful user consent", help="Where they said so.")
+@click.option(
+    "--allow",
+    "allowed",
+    multiple=True,
+    metavar="PURPOSE",
+    help="Purpose that the person agrees to.",
+)
+@click.option(
+    "--deny", "denied", multiple=True, metavar="PURPOSE", help="Purpose that the person refuses."
+)
+@click.option("--source", default="tactful user consent", help="Source of the decision.")
 def consent(
     person: str,
     config: Path | None,
@@ -64,7 +72,7 @@ def consent(
     denied: tuple[str, ...],
     source: str,
 ) -> None:
-    """Show what PERSON has agreed to; with --allow and --deny, record what they say first.
+    """Show the consent of PERSON; --allow and --deny record a decision first.
 
     PERSON is a user id, or device: and a device id.
     """
@@ -102,9 +110,9 @@ def consent(
 def export(
     person: str, config: Path | None, data: Path | None, as_json: bool, to: Path | None
 ) -> None:
-    """Write all there is of PERSON: export.json for programs, export.html to read.
+    """Export all data of PERSON: export.json for programs, export.html for readers.
 
-    Without --to the data goes to standard output. PERSON is a user id, or device: and a device id.
+    Without --to the data are printed. PERSON is a user id, or device: and a device id.
     """
     with _installation(config, data) as (settings, metadata):
         if settings.log.kind == "kafka":
@@ -129,9 +137,13 @@ def export(
 @user.command("erase")
 @_options
 @click.argument("person", required=False)
-@click.option("--dry-run", is_flag=True, help="Only say what there is of them.")
-@click.option("--rebuild", is_flag=True, help="Compute the state anew, as if they never came.")
-@click.option("--again", is_flag=True, help="Erase all once more who were erased: after a restore.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only list the stored data of the person; change nothing."
+)
+@click.option(
+    "--rebuild", is_flag=True, help="Recompute the state from the log without the person."
+)
+@click.option("--again", is_flag=True, help="Repeat all earlier erasures; after a restore.")
 def erase(
     person: str | None,
     config: Path | None,
@@ -141,13 +153,13 @@ def erase(
     rebuild: bool,
     again: bool,
 ) -> None:
-    """Erase PERSON, and finish every erasure that waits.
+    """Erase PERSON, and finish every pending erasure.
 
-    With --dry-run nothing changes, and a server may be at work.
+    With --dry-run nothing changes, and a server may be running.
 
-    From now on nothing is taken of them. What they left is removed at once; if a server uses the
-    data directory, by the server, within seconds to minutes: its receipt says when. Without
-    PERSON, only finishes what waits.
+    New data of the person are refused from now on. Stored data are removed at once or, if a server
+    uses the data directory, by the server within seconds to minutes; its receipt names the time.
+    Without PERSON, only pending erasures are finished.
     PERSON is a user id, or device: and a device id.
     """
     if dry_run and person is None:

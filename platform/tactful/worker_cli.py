@@ -18,10 +18,16 @@ FENCED = 75
 @click.command()
 @config_option
 @data_option
-@click.option("--threads", type=click.IntRange(1, 256), help="Members this process is.")
-@click.option("--fired-topic", help="Topic for windows that fire.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    help="Number of members of the worker group in this process.",
+)
+@click.option("--fired-topic", help="Topic for fired windows.")
 @click.option("--matches-topic", help="Topic for matches of sequences and pairs of joins.")
-@click.option("--supervise", is_flag=True, help="Start it again when it crashes or asks for it.")
+@click.option(
+    "--supervise", is_flag=True, help="Restart the worker after a crash or on exit code 75."
+)
 @click.option("--idle-exit", type=click.FloatRange(min=0), help="End after so many idle seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, one object a line.")
 def worker(
@@ -36,8 +42,8 @@ def worker(
 ) -> None:
     """Compute features on a share of the log in Kafka, until SIGTERM or Ctrl-C.
 
-    Start as many as there are cores, on any number of hosts: they share the partitions, and the
-    others go on with those of one that ends or dies. Exit code 75 means: start it again.
+    Start as many as there are cores, on any number of hosts: they share the partitions, and take
+    over those of a worker that ends or dies. Exit code 75: start it again.
     """
     settings = load_settings(
         config,

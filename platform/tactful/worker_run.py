@@ -120,7 +120,7 @@ class _Crew:
         self._stopping.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait; whether anybody is still at work."""
+        """Wait, and return whether any member still runs."""
         until = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(until - time.monotonic(), 0.0))
@@ -150,7 +150,7 @@ class _Crew:
 
 
 class _Counts:
-    """Exact totals of a worker process, which stay inside; Prometheus reads shares of them."""
+    """Exact totals of a worker process, not published; Prometheus reads shares of them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.totals: Mapping[str, int] = {}
