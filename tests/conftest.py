@@ -1,5 +1,6 @@
 """Fixtures for all tests: running services and the shared data sets."""
 
+import functools
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
+from hypothesis.errors import HypothesisException
 from numpy.typing import NDArray
 
 from tactful_privacy._table import Entropy, Table
@@ -41,7 +43,11 @@ _RANDOM_FACTOR = 3
 _RANDOM_S = 110
 """Seconds after which a random run begins no further test."""
 
+_TEST_S = 4
+"""Seconds after which a test of a random run tries no further example, unless one has failed."""
+
 _started = time.monotonic()
+_test_started = _started
 
 # The name of this process among those that pytest-xdist runs the tests in; None in one alone.
 _PROCESS = os.environ.get("PYTEST_XDIST_WORKER")
@@ -93,20 +99,44 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In a random run, shuffle the tests and give each more examples."""
+    """In a random run, shuffle the tests and give each more examples and a limit of time."""
     if _SEED is None:
         return
     random.Random(int(_SEED)).shuffle(items)
     for test in {getattr(item, "obj", None) for item in items}:
         function: Any = getattr(test, "__func__", test)
+        if not hasattr(function, "hypothesis"):
+            continue
+        function.hypothesis.inner_test = _limited(function.hypothesis.inner_test)
         # Hypothesis has no public way to change the settings of a test after it was decorated.
-        own = getattr(function, "_hypothesis_internal_use_settings", None)
-        if own is not None:
-            more = settings(own, max_examples=own.max_examples * _RANDOM_FACTOR)
-            function._hypothesis_internal_use_settings = more
+        own = function._hypothesis_internal_use_settings
+        more = settings(own, max_examples=own.max_examples * _RANDOM_FACTOR)
+        function._hypothesis_internal_use_settings = more
+
+
+def _limited(test: Callable[..., None]) -> Callable[..., None]:
+    """Wrap the body of a test: when its time is over, further examples pass untried."""
+    failed = False
+
+    @functools.wraps(test)
+    def limited(*arguments: Any, **named: Any) -> None:
+        nonlocal failed
+        if time.monotonic() > _test_started + _TEST_S and not failed:
+            return
+        try:
+            test(*arguments, **named)
+        except HypothesisException:  # an example that does not suit
+            raise
+        except Exception:
+            failed = True  # it is tried again to make it smaller
+            raise
+
+    return limited
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    global _test_started
+    _test_started = time.monotonic()
     if _SEED is not None and time.monotonic() - _started > _RANDOM_S:
         pytest.skip(f"the {_RANDOM_S} s of a random run are over")
     for marker in item.iter_markers("service"):

@@ -35,6 +35,20 @@ def test_integers(n):
         print(n, file=file)
 """
 
+SLOW = """
+import time
+from hypothesis import given, strategies
+
+@given(strategies.integers())
+def test_slow(n):
+    time.sleep(0.1)
+
+@given(strategies.integers())
+def test_wrong(n):
+    time.sleep(0.1)
+    assert n < 1000
+"""
+
 
 def run(folder: Path, text: str, *options: str, **environment: str) -> tuple[int, str]:
     """Run tests beside a copy of conftest.py; return the exit code and the output."""
@@ -98,3 +112,13 @@ def test_examples(tmp_path: Path) -> None:
     first = examples(TACTFUL_TEST_SEED="1")
     assert examples(TACTFUL_TEST_SEED="2") != first
     assert (len(default), len(first)) == (20, 60)
+
+
+@pytest.mark.slow
+def test_examples_that_take_long(tmp_path: Path) -> None:
+    """In a random run a test tries no further examples after its time, and fails as ever."""
+    code, output = run(tmp_path, SLOW, "--hypothesis-seed=3", TACTFUL_TEST_SEED="3")
+    assert code == 1
+    assert "1 failed, 1 passed" in output
+    assert "n=1000" in output
+    assert "Flaky" not in output
