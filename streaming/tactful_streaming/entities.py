@@ -18,7 +18,7 @@ from tactful_streaming.aggregates import Outcome, Value, make_stores, with_group
 from tactful_streaming.column_cache import ColumnCache, KeptNumbers, keeps
 from tactful_streaming.definitions import Feature, SessionWindow
 from tactful_streaming.errors import EngineError, StateError
-from tactful_streaming.firing import Fired, fire, fires, next_end, next_pending
+from tactful_streaming.firing import Fired, fire, fires, next_pending
 from tactful_streaming.kept_kernel import load_taking
 from tactful_streaming.panes import Floats, Rows
 from tactful_streaming.parts import Selection
@@ -292,14 +292,6 @@ class EntityTable:
             cache = self._cache(view) if at >= self._horizon else None
             column[:] = (cache or view).read_many(rows, at)
         return columns.T
-
-    def next_fire(self, watermark: int) -> int | None:
-        """Next watermark after `watermark` at which windows may end, or change no more.
-
-        None if none ever does. A batch has to be cut there: what comes after the event that brings
-        the watermark there is applied after :meth:`fire`. Sessions need no cut.
-        """
-        return next_end(self._firing, watermark, self._lateness_ms)
 
     def next_pending(self, watermark: int) -> int | None:
         """Watermark before which nothing that is counted now fires; None if nothing waits."""

@@ -80,20 +80,6 @@ def fire(
     return sorted(fired, key=lambda one: (one.window_end, one.window_start))
 
 
-def next_end(views: Sequence[View], watermark: int, lateness_ms: int) -> int | None:
-    """Next time after `watermark` at which windows of panes can end, or can change no more."""
-    windows = [view.feature.window for view in views]
-    slides = {slide_of(window) for window in windows if isinstance(window, PanedWindow)}
-    return min(
-        (
-            ((watermark - after) // slide + 1) * slide + after
-            for slide in slides
-            for after in {0, lateness_ms}
-        ),
-        default=None,
-    )
-
-
 def next_pending(views: Sequence[View], watermark: int) -> int | None:
     """Time before which nothing that is there will fire; None if there is nothing."""
     found: list[int] = []

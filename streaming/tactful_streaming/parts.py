@@ -94,38 +94,6 @@ class Part(Protocol):
         """Forget what no read at or after `horizon` can see, where that is cheap."""
 
 
-class RecordPart(Part, Protocol):
-    """A part whose packed state is records of a few numbers each.
-
-    Attributes:
-        width: numbers in a record.
-    """
-
-    width: int
-
-    def pack_records(self, cells: Rows, horizon: int) -> tuple[Rows, Floats]:
-        """State of `cells`: how many records each has, and all records in order."""
-
-    def absorb_records(self, cells: Rows, records: Floats) -> None:
-        """Add records to what is there, each in its cell."""
-
-
-class ObjectPart(Part, Protocol):
-    """A part whose packed state is an object for each cell.
-
-    Attributes:
-        packed_type: type of the packed state of a cell, as msgpack holds it.
-    """
-
-    packed_type: Any
-
-    def pack(self, cells: Rows, horizon: int) -> Sequence[Any]:
-        """State of each cell as something msgpack can hold; empty where there is nothing."""
-
-    def absorb(self, cells: Rows, packed: Sequence[Any]) -> None:
-        """Add what :meth:`pack` gave to what is there."""
-
-
 _NONE: Final = np.zeros(0, np.int64)
 
 

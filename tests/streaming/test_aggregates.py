@@ -15,6 +15,7 @@ from tests.streaming.naive_aggregates import FiredKey, Happening, Naive
 
 from tactful_streaming import Feature, ForwardDecay, load_definitions
 from tactful_streaming.entities import EntityTable
+from tactful_streaming.panes import PanedWindow, slide_of
 from tactful_streaming.parts import Selection
 
 MINUTE = 60_000
@@ -152,12 +153,25 @@ class Driver:
         start = 0
         while start < len(events):
             end = len(events)
-            border = self.table.next_fire(self.watermark)
+            border = self._border()
             if border is not None:
                 over = (n + 1 for n in range(start, end) if watermarks[n] >= border)
                 end = next(over, end)
             self._apply(events[start:end], watermarks[start:end])
             start = end
+
+    def _border(self) -> int | None:
+        """Next watermark at which windows of panes can end, or can change no more."""
+        windows = [feature.window for feature in self.features if self.firing]
+        slides = {slide_of(window) for window in windows if isinstance(window, PanedWindow)}
+        return min(
+            (
+                ((self.watermark - after) // slide + 1) * slide + after
+                for slide in slides
+                for after in {0, self.lateness}
+            ),
+            default=None,
+        )
 
     def commit(self) -> None:
         assert self.stored is not None
