@@ -31,7 +31,7 @@ from tactful.policy import RANKING_EXPERIMENT, policy_parts
 from tactful_bandits import Arm, DefinitionError, Experiment
 
 if TYPE_CHECKING:  # rollouts come with scipy, which no process that makes lists needs
-    from tactful_bandits import Rollout, RolloutPlan
+    from tactful_bandits import RolloutPlan
 
 CONTROL = "control"
 CHANGE = "change"
@@ -204,11 +204,6 @@ def experiment_at(key: str, share: float) -> Experiment:
         share: of the people, in [0, 1].
     """
     return Experiment(key, (Arm(CONTROL, 1.0 - share), Arm(CHANGE, share)))
-
-
-def experiment_of(rollout: Rollout) -> Experiment:
-    """Who gets the change of a rollout now."""
-    return experiment_at(rollout.plan.experiment, rollout.share)
 
 
 def read_rollout(plain: object, *, where: str) -> RolloutDefinition:
