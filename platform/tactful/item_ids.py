@@ -205,7 +205,7 @@ class ItemIds(Sequence[str]):
         sizes = ends - np.where(rows > 0, self._ends[rows - 1], 0) + 1
         stops = np.cumsum(sizes)
         places = np.arange(stops[-1]) + np.repeat(ends + 1 - stops, sizes)
-        joined = self._text.take(places, mode="clip")
+        joined: NDArray[np.uint8] = self._text.take(places, mode="clip")
         joined[stops - 1] = _BETWEEN
         return joined
 

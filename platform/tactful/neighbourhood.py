@@ -76,7 +76,7 @@ def neighbourhood(
         if place < last:
             rows, visits = index.sessions.rows_beside(int(recent[place]), step)
             keys.append(rows + np.int64(number * size))
-            values.append(np.ones(len(rows)))
+            values.append(np.ones(len(rows), np.float32))
             divisors[number] = visits + DOUBT
     every, sums = sum_by_key(np.concatenate(keys), np.concatenate(values))
     ends = np.searchsorted(every, size * np.arange(_LISTS + 1))

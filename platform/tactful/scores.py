@@ -54,9 +54,9 @@ def sum_by_key(
     Returns:
         The keys, ascending, and their sums.
     """
-    keys = np.asarray(keys, np.int64)
-    order = stable_order(keys)
-    ordered = keys[order]
+    whole = np.asarray(keys, np.int64)
+    order = stable_order(whole)
+    ordered = whole[order]
     starts = np.ones(len(keys), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
     totals = np.bincount(np.cumsum(starts) - 1, values[order])
