@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis.errors import HypothesisException
+from hypothesis.strategies import DataObject
 from numpy.typing import NDArray
 
 from tactful_privacy._table import Entropy, Table
@@ -115,13 +116,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _limited(test: Callable[..., None]) -> Callable[..., None]:
-    """Wrap the body of a test: when its time is over, further examples pass untried."""
+    """Wrap the body of a test: when its time is over, further examples pass untried.
+
+    A test that draws from `data` is not limited, since it has to draw the same each time.
+    """
     failed = False
 
     @functools.wraps(test)
     def limited(*arguments: Any, **named: Any) -> None:
         nonlocal failed
-        if time.monotonic() > _test_started + _TEST_S and not failed:
+        draws = any(isinstance(value, DataObject) for value in (*arguments, *named.values()))
+        if time.monotonic() > _test_started + _TEST_S and not (failed or draws):
             return
         try:
             test(*arguments, **named)
