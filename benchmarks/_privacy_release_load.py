@@ -33,7 +33,7 @@ from prometheus_client import CollectorRegistry
 from tactful.config import EngineSettings
 from tactful.followed import WholeLog
 from tactful.follower import Follower
-from tactful.metrics import Metrics
+from tactful.metrics.registry import Metrics
 from tactful.publication import write_topic
 from tactful.statistic_definitions import StatisticDefinition
 from tactful.statistics import ALLOWANCE_MS, PrivateStatistics

@@ -15,7 +15,7 @@ import click
 import pytest
 import yaml
 
-from tactful.public_metrics import FAILURES
+from tactful.metrics.public import FAILURES
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -27,7 +27,7 @@ from tactful.valid_keys import ApiKey, ValidKeys
 
 if TYPE_CHECKING:
     from tactful.config import Settings
-    from tactful.metrics import Metrics
+    from tactful.metrics.registry import Metrics
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

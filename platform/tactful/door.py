@@ -19,7 +19,7 @@ import msgspec
 
 from tactful.follower import Follower
 from tactful.messages import EventsAccepted, Rejection, Upserted
-from tactful.metrics import Metrics
+from tactful.metrics.registry import Metrics
 from tactful.positions import Offsets, Position, merged, reaches
 from tactful.problems import ProblemError
 from tactful_streaming import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tactful import browser, metrics
+from tactful import browser
 from tactful.asgi import Call, Endpoint, Reply, json_reply
 from tactful.consent_endpoints import person_of
 from tactful.endpoint_parts import EVENT_EXAMPLE, NoQuery, PageQuery, moment_of
@@ -31,6 +31,7 @@ from tactful.messages import (
     Upserted,
     UserFeatures,
 )
+from tactful.metrics import registry as metrics
 from tactful.openapi import document
 from tactful.problems import ProblemError
 from tactful.reports import list_reports, report_path

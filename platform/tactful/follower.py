@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager
 from tactful.clock import now_ms
 from tactful.config import EngineSettings
 from tactful.followed import Followed, behind
-from tactful.metrics import Metrics
+from tactful.metrics.registry import Metrics
 from tactful.pacing import Pace
 from tactful.positions import Offsets, reaches
 from tactful.problems import ProblemError

@@ -8,7 +8,7 @@ from functools import partial
 
 from tactful.backends import Backend
 from tactful.follower import Follower
-from tactful.metrics import Metrics
+from tactful.metrics.registry import Metrics
 from tactful.turnstile import Turnstile
 from tactful.webhooks import Webhooks
 

@@ -55,7 +55,7 @@ from tactful.messages import (
     to_milliseconds,
 )
 from tactful.metadata import MetadataStore
-from tactful.metrics import Metrics
+from tactful.metrics.registry import Metrics
 from tactful.model_log import ModelLog
 from tactful.online_erasure import OnlineErasures
 from tactful.permissions import CLAIM, Permissions, claimed

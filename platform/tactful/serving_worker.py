@@ -54,7 +54,7 @@ from tactful.messages import (
     RecommendBatchRequest,
     RecommendRequest,
 )
-from tactful.metrics import Metrics
+from tactful.metrics.registry import Metrics
 from tactful.problems import ProblemError
 from tactful.roster import serving
 from tactful.server import Server, loop_factory, make_server

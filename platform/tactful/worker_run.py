@@ -20,7 +20,7 @@ from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.errors import StorageError
 from tactful.feature_worker import followed_erasures, prepare_worker
-from tactful.public_metrics import PublicMetrics
+from tactful.metrics.public import PublicMetrics
 from tactful.record_seal import open_seal
 from tactful.stop_signals import on_stop_signals
 from tactful_streaming import (

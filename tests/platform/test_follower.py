@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from tactful.config import EngineSettings
 from tactful.follower import Follower
-from tactful.metrics import Metrics
+from tactful.metrics.registry import Metrics
 from tactful.pacing import Pace
 from tactful.positions import Offsets
 from tactful_streaming import Applied, Event, StateError

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tactful.gauges import add_gauges
-from tactful.metrics import Metrics
+from tactful.metrics.registry import Metrics
 
 
 class Engine:

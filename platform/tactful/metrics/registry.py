@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from tactful.public_metrics import PublicMetrics
-from tactful.summed_metrics import SummedRegistry, Told, samples
+from tactful.metrics.multiprocess import SummedRegistry, Told, samples
+from tactful.metrics.public import PublicMetrics
 from tactful_streaming import RuleReport
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()

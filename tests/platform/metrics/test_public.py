@@ -5,8 +5,8 @@ import functools
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tactful.metrics import Metrics
-from tactful.public_metrics import LEVELS, level
+from tactful.metrics.public import LEVELS, level
+from tactful.metrics.registry import Metrics
 from tactful_streaming import RuleReport
 
 
