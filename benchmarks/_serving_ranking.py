@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.figures import Figure, interleave, percentile_figure
 from tactful.features import RANKING_FEATURES
 from tactful.forest import BinnedForest, bin_forest
-from tactful.forest_kernel import load_kernel
+from tactful.kernels.forest_compiled import load_kernel
 
 CANDIDATES = 1_000
 _TREES = 300

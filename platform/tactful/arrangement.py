@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tactful.diversity import Diversity, Likeness
 from tactful.exploration import Exploration, draw
-from tactful.scores import descending
+from tactful.kernels.sparse_scores import descending
 
 
 @dataclass(frozen=True)

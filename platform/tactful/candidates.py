@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from tactful.catalogue import Catalogue
 from tactful.cold_start import coldness
 from tactful.errors import ConfigError
+from tactful.kernels.sparse_scores import Scores, stable_order
 from tactful.neighbourhood import neighbourhood
 from tactful.plain_values import is_whole_number
 from tactful.recall import CHANNELS, RecallIndex, direction
-from tactful.scores import Scores, stable_order
 from tactful.situation import FeatureSource, Situation, read_nonzero, read_placed
 from tactful.spare_room import lengthened
 from tactful.stored_vectors import RowVectors, StoredVectors

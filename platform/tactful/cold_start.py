@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.kernels.sparse_scores import Scores
 from tactful.plain_values import is_number
-from tactful.scores import Scores
 from tactful.situation import Situation
 
 FEWEST_PEOPLE = 10

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tactful.candidates import SOLD, Candidates
 from tactful.catalogue import Catalogue
 from tactful.config import PACKAGED_FEATURES
-from tactful.scores import descending
+from tactful.kernels.sparse_scores import descending
 from tactful.situation import FeatureSource, Situation, read_placed
 from tactful.stored_vectors import products
 from tactful_streaming import Definitions, load_definitions

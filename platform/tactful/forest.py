@@ -5,7 +5,7 @@ so a split names its threshold by its rank in the column, a byte, and each thres
 once for all trees. The leaf values and the order in which they are summed stay XGBoost's, in
 float32, so a margin has the same bits as XGBoost's own. The idea of going through thresholds
 instead of trees goes back to QuickScorer (Lucchese et al., SIGIR 2015); the kernel that evaluates
-many rows at once is in `tactful.forest_kernel`.
+many rows at once is in `tactful.kernels.forest_compiled`.
 
 Reading a forest needs no XGBoost: a server that never falls back to it does not import it.
 """
@@ -26,7 +26,7 @@ from tactful.errors import ModelError, UnsupportedForest
 if TYPE_CHECKING:
     import xgboost
 
-    from tactful.forest_kernel import Kernel
+    from tactful.kernels.forest_compiled import Kernel
 
 MAX_DEPTH = 8
 """Deepest tree that is evaluated: the number of a leaf is a byte."""
@@ -84,7 +84,7 @@ class BinnedForest:
 
         Args:
             features: shape (n, columns), NaN for missing; fastest when the columns are contiguous.
-            kernel: what `tactful.forest_kernel.load_kernel` gave.
+            kernel: what `tactful.kernels.forest_compiled.load_kernel` gave.
 
         Returns:
             Shape (n,).

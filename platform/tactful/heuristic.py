@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tactful.candidates import Candidates, Popularity
 from tactful.catalogue import Catalogue
 from tactful.cold_start import coldness
-from tactful.scores import Scores
+from tactful.kernels.sparse_scores import Scores
 from tactful.situation import FeatureSource, Situation, read_columns
 
 _POPULAR = 200

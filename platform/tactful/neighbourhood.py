@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.kernels.sparse_scores import Scores, sum_by_key
 from tactful.recall import Neighbours, RecallIndex, fading
-from tactful.scores import Scores, sum_by_key
 from tactful.session_neighbours import DOUBT
 
 _NEARER = np.array([1.0 / (place + 1) for place in range(3)], np.float32)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.scores import Scores
+from tactful.kernels.sparse_scores import Scores
 
 _FADE = 0.5
 _LOOKS_BACK = 10

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tactful.kernels.sparse_scores import Scores
 from tactful.recall import Neighbours
-from tactful.scores import Scores
 from tactful.session_neighbours import DOUBT, SessionNeighbours
 
 

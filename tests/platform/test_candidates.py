@@ -18,12 +18,12 @@ from tactful import candidates as candidates_of
 from tactful.candidates import SOLD, Candidates, Popularity, Quotas, gather, popular_rows
 from tactful.catalogue import Catalogue
 from tactful.errors import ConfigError
+from tactful.kernels.sparse_scores import Scores
 from tactful.recall import (
     CHANNELS,
     Neighbours,
     empty_index,
 )
-from tactful.scores import Scores
 from tactful.situation import Situation
 from tactful_streaming import Engine, Event, Item, MemoryState, NonZero, encode_entry
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from tests.platform.neighbour_scores import beside, neighbour_scores
 from tests.platform.shop import learned
 
+from tactful.kernels.sparse_scores import Scores
 from tactful.neighbourhood import neighbourhood
 from tactful.recall import FADE, empty_index
-from tactful.scores import Scores
 
 COUNT = 80
 

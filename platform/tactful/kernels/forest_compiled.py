@@ -8,9 +8,9 @@ from typing import Any
 
 from numba import types
 
-from tactful.forest_code import evaluate
-from tactful.machine_code import Kernel as Kernel
-from tactful.machine_code import array, compiled
+from tactful.kernels.compile import Kernel as Kernel
+from tactful.kernels.compile import array, compiled
+from tactful.kernels.forest import evaluate
 
 
 @functools.cache
@@ -18,7 +18,7 @@ def load_kernel(cache: Path | None = None) -> Kernel:
     """The compiled kernel. The first call of a process compiles it or loads it, which takes long.
 
     Args:
-        cache: directory that keeps the machine code, as of `tactful.machine_code.compiled`.
+        cache: directory that keeps the machine code, as of `tactful.kernels.compile.compiled`.
 
     Returns:
         The kernel, called with what `tactful.forest.BinnedForest.margins` lays out. It never

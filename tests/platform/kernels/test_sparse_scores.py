@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.scores import Scores, descending
+from tactful.kernels.sparse_scores import Scores, descending
 
 pairs = st.lists(
     st.tuples(st.integers(0, 12), st.floats(-1.0, 3.0, width=32).filter(lambda it: it == it)),
