@@ -22,7 +22,7 @@ from benchmarks.figures import Figure
 from tactful.client import Client
 from tactful.item_ids import ItemIds
 from tactful.live_index import LiveIndex
-from tactful.sealed import sealing
+from tactful.util.checksummed_directory import sealing
 from tactful.vector_index import VectorIndex, mixtures
 
 _AT = 1_000

@@ -33,8 +33,8 @@ from benchmarks._serving_shop import PEOPLE, name, person
 from benchmarks.figures import Figure, percentile_figure
 from tactful.client import Client
 from tactful.errors import ClientError
-from tactful.interpreter import short_delays
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
+from tactful.util.gc_tuning import short_delays
 
 _SHARE = 0.8
 _SWAP_S = 10.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.model_log import ModelLog
 from tactful.registry import Registry
+from tactful.util.clock import now_ms
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import kafka_settings, make_topic, open_redis, retention_ms
 from tactful.errors import StorageError
@@ -32,6 +31,7 @@ from tactful.positions import Offsets, Position, as_text, merged
 from tactful.record_seal import RecordSeal, open_seal
 from tactful.shared_features import SharedFeatures, own_definitions
 from tactful.situation import FeatureSource
+from tactful.util.clock import now_ms
 from tactful_streaming import (
     Cleaner,
     Commit,

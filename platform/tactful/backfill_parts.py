@@ -20,7 +20,6 @@ from typing import Any, Protocol
 import msgspec
 
 from tactful.backends import engine_options
-from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import kafka_settings
 from tactful.errors import StorageError
@@ -28,6 +27,7 @@ from tactful.followed import MergedLog, Places
 from tactful.positions import Offsets
 from tactful.record_seal import RecordSeal, log_in_files, open_seal
 from tactful.shared_features import own_definitions, shared_definitions
+from tactful.util.clock import now_ms
 from tactful_streaming import (
     Definitions,
     EventLog,

@@ -14,7 +14,6 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.backup import make_backup
-from tactful.clock import now_ms
 from tactful.config import load_settings
 from tactful.connections import open_installation
 from tactful.data_directory import exclusive
@@ -22,6 +21,7 @@ from tactful.erasure import complete_erasures
 from tactful.installation import Installation
 from tactful.restore import check_backup, restore_backup
 from tactful.suppression import open_suppression
+from tactful.util.clock import now_ms
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -12,10 +12,10 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from tactful.checkpoints import Checkpoint
 from tactful.errors import ModelError
 from tactful.training_options import TrainingOptions
 from tactful.training_rows import Progress, Rows
+from tactful.util.checkpoint import Checkpoint
 
 _BLOCK = 10
 

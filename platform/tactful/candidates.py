@@ -16,11 +16,11 @@ from tactful.cold_start import coldness
 from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores, stable_order
 from tactful.neighbourhood import neighbourhood
-from tactful.plain_values import is_whole_number
 from tactful.recall import CHANNELS, RecallIndex, direction
 from tactful.situation import FeatureSource, Situation, read_nonzero, read_placed
-from tactful.spare_room import lengthened
 from tactful.stored_vectors import RowVectors, StoredVectors
+from tactful.util.growable_array import lengthened
+from tactful.util.scalars import is_whole_number
 from tactful.vector_index import Nearest
 
 SOLD = ("sold_7d", "sold_28d", "sold_84d")

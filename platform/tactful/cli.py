@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from tactful.errors import ApiError, ConfigError, ConnectionFailed, TactfulError
-from tactful.lazy_commands import LazyCommand, LazyGroup
+from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
 
 class _Failure(click.ClickException):

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.kernels.sparse_scores import Scores
-from tactful.plain_values import is_number
 from tactful.situation import Situation
+from tactful.util.scalars import is_number
 
 FEWEST_PEOPLE = 10
 """A cohort of fewer people is none: it would tell what single people take."""

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tactful.clock import now_ms
 from tactful.config import LogSettings, OnlineSettings, Settings, secret
 from tactful.errors import ConfigError, StorageError
 from tactful.keys import KeyStore
 from tactful.metadata import MetadataStore, open_metadata
 from tactful.restored_files import refuse_unfinished
+from tactful.util.clock import now_ms
 
 if TYPE_CHECKING:
     from tactful_streaming import Definitions, KafkaSettings, RedisOnlineStore

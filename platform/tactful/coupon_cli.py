@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
 from tactful.coupon_definitions import CouponDefinition, load_coupons
 from tactful.coupon_report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
 from tactful.permitted_log import measured_log
+from tactful.util.clock import now_ms
 from tactful_streaming import emitted_types, load_definitions
 
 _HOUR = 3_600_000

@@ -24,12 +24,9 @@ from typing import Any
 
 import msgspec
 
-from tactful import heap
 from tactful.asgi import Call, Endpoint
 from tactful.caps import Shown
 from tactful.endpoints import ENDPOINTS
-from tactful.giving_way import GivingWay
-from tactful.interpreter import keep_what_is, short_delays
 from tactful.item_feed import ChangeList
 from tactful.link import (
     Changed,
@@ -62,6 +59,9 @@ from tactful.service import Platform
 from tactful.serving_worker import Orders
 from tactful.situation import described, read_columns, read_nonzero
 from tactful.trending import Trends
+from tactful.util import malloc as heap
+from tactful.util.gc_tuning import keep_what_is, short_delays
+from tactful.util.yielding_lock import GivingWay
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ConfigError
-from tactful.plain_values import is_number
+from tactful.util.scalars import is_number
 
 MOST_STRENGTH = 100.0
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tactful.clock import now_ms
 from tactful.config import Settings, is_loopback
 from tactful.errors import ConfigError, TactfulError
+from tactful.util.clock import now_ms
 
 State = Literal["ok", "warning", "failed"]
 

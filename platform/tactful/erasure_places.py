@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from tactful.caps import without_people
-from tactful.checkpoints import Checkpoint
 from tactful.config import Settings
 from tactful.connections import kafka_settings, make_topic, open_redis
 from tactful.erasure_traces import (
@@ -28,6 +27,7 @@ from tactful.messages import ErasureStep
 from tactful.record_seal import open_seal
 from tactful.retraining import after_erasure
 from tactful.unfinished_work import purge_unfinished
+from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import (
     BLANK,
     DeadLetter,

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from tactful.byte_search import SHORTEST, Texts
 from tactful.config import Settings
 from tactful.erasure_traces import Found, needles_of
 from tactful.messages import ErasureStep
+from tactful.util.multi_substring import SHORTEST, Texts
 from tactful_streaming import open_beside
 
 VERIFICATION = "verification"

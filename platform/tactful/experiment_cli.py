@@ -9,7 +9,6 @@ import click
 import msgspec
 
 from tactful.arm_outcomes import plain, read_arm_outcomes, read_out
-from tactful.clock import now_ms
 from tactful.command_options import (
     config_option,
     data_option,
@@ -19,9 +18,10 @@ from tactful.command_options import (
 )
 from tactful.config import load_settings
 from tactful.errors import ConfigError
-from tactful.lazy_commands import LazyCommand, LazyGroup
 from tactful.outcome_metrics import METRICS
 from tactful.permitted_log import measured_log
+from tactful.util.clock import now_ms
+from tactful.util.lazy_commands import LazyCommand, LazyGroup
 from tactful_bandits import DefinitionError, Design, StatisticsError, days_needed, load_experiments
 
 _HOUR = 3_600_000

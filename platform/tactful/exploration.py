@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ConfigError
-from tactful.plain_values import is_number, is_whole_number
+from tactful.util.scalars import is_number, is_whole_number
 
 _STEP = 0.25
 _SOONEST, _LATEST = 1e-12, 40.0  # by all rates together, and by the item's own

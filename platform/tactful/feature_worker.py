@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tactful.clock import now_ms
 from tactful.config import Settings, secret
 from tactful.connections import (
     kafka_settings,
@@ -23,6 +22,7 @@ from tactful.linking import identity_of
 from tactful.partition_erasures import PartitionErasures
 from tactful.shared_features import shared_definitions
 from tactful.suppression import open_suppression
+from tactful.util.clock import now_ms
 from tactful_streaming import (
     Definitions,
     Erasures,

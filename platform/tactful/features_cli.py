@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from tactful.backfill_parts import opened_parts, require_state
 from tactful.backfills import Backfill, unfinished
-from tactful.clock import now_ms
 from tactful.command_options import json_option
 from tactful.config import load_settings
 from tactful.connections import open_installation
 from tactful.data_directory import exclusive
 from tactful.errors import ConfigError, StorageError, TactfulError
-from tactful.lazy_commands import LazyCommand, LazyGroup
 from tactful.suppression import open_suppression
+from tactful.util.clock import now_ms
+from tactful.util.lazy_commands import LazyCommand, LazyGroup
 from tactful_streaming import (
     DefinitionError,
     EvolutionPlan,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tactful.lazy_commands import LazyCommand, LazyGroup
+from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
 _COMMANDS = {
     "serve": LazyCommand(

@@ -20,7 +20,7 @@ from tactful.federated_options import (
     wishes_of,
 )
 from tactful.federated_runs import FederatedRuns
-from tactful.stop_signals import leave, on_stop_signals
+from tactful.util.signals import leave, on_stop_signals
 from tactful_federated import (
     Evaluation,
     FederatedError,

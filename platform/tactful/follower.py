@@ -21,13 +21,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
-from tactful.clock import now_ms
 from tactful.config import EngineSettings
 from tactful.followed import Followed, behind
 from tactful.metrics.registry import Metrics
-from tactful.pacing import Pace
 from tactful.positions import Offsets, reaches
 from tactful.problems import ProblemError
+from tactful.util.adaptive_batch import Pace
+from tactful.util.clock import now_ms
 from tactful_privacy import LedgerError
 from tactful_streaming import (
     DeadLetter,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.spare_room import filled, lengthened
+from tactful.util.growable_array import filled, lengthened
 from tactful_streaming import Item
 
 Rows = slice | NDArray[np.int64]

@@ -36,8 +36,8 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError, StorageError
 from tactful.item_ids import ItemIds
-from tactful.sealed import check_seal, remove_scratch, sealing
 from tactful.stored_vectors import StoredVectors
+from tactful.util.checksummed_directory import check_seal, remove_scratch, sealing
 from tactful.vector_index import EXACT_BELOW, Nearest, Queries, Tuning, VectorIndex, best
 from tactful_privacy.durable_files import replace_file
 

@@ -19,8 +19,8 @@ from typing import Any, Literal, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from tactful.clock import now_ms
 from tactful.errors import StorageError
+from tactful.util.clock import now_ms
 from tactful_privacy.named_lock import hold_named_lock
 from tactful_privacy.sqlite import use_write_ahead_log
 

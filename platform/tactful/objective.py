@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from tactful.candidates import Popularity
 from tactful.catalogue import Catalogue
 from tactful.errors import ConfigError
-from tactful.plain_values import is_number
 from tactful.situation import Situation
+from tactful.util.scalars import is_number
 
 MOST_WEIGHT = 10.0
 """The largest weight. With it the full signal counts e^10, some 22,000, times the odds."""

@@ -27,7 +27,6 @@ from typing import Literal
 
 import msgspec
 
-from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.erasure import (
@@ -53,11 +52,12 @@ from tactful.erasure_places import (
 from tactful.erasure_search import still_there
 from tactful.erasure_traces import Found
 from tactful.installation import Installation
-from tactful.low_priority import low_priority
 from tactful.messages import ErasureStep
 from tactful.running_places import RunningPlaces
 from tactful.suppression import open_suppression
 from tactful.unfinished_work import purge_unfinished
+from tactful.util.background_process import low_priority
+from tactful.util.clock import now_ms
 from tactful_streaming import (
     DEVICE_PREFIX,
     EmbeddedLog,

@@ -11,7 +11,6 @@ import click
 import msgspec
 from tqdm import tqdm
 
-from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option
 from tactful.config import load_settings
 from tactful.data_directory import exclusive
@@ -20,6 +19,7 @@ from tactful.key_rotation import begin_epoch, change_master_key
 from tactful.ledger_place import existing_ledger, named
 from tactful.privacy_ledger import as_text, day_of, tell
 from tactful.publishing import publish
+from tactful.util.clock import now_ms
 from tactful_privacy import Ledger, ParameterError, PrivacyError
 from tactful_privacy.audit import QUICK, THOROUGH, audit
 from tactful_privacy.budget import date_of

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import kafka_settings
 from tactful.errors import ConfigError, StorageError
@@ -19,7 +18,8 @@ from tactful.ledger_place import existing_ledger, named
 from tactful.publication import write_files, write_topic
 from tactful.statistic_definitions import load_statistics
 from tactful.statistics import shown_before
-from tactful.stop_signals import on_stop_signals
+from tactful.util.clock import now_ms
+from tactful.util.signals import on_stop_signals
 from tactful_privacy import Ledger, PrivacyError, Statistic, UnknownStatisticError
 from tactful_streaming import LogError, TransactionalProducer
 

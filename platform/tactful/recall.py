@@ -30,8 +30,8 @@ from tactful.cold_start import Cohorts
 from tactful.content_vectors import ContentVectors
 from tactful.errors import ModelError
 from tactful.item_ids import ItemIds
-from tactful.sealed import check_seal, sealing
 from tactful.session_neighbours import SessionNeighbours
+from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vector_index import Queries, VectorIndex
 from tactful_streaming import Item
 

@@ -10,14 +10,14 @@ import click
 import msgspec
 from tqdm import tqdm
 
-from tactful.clock import now_ms
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.feature_worker import followed_erasures
 from tactful.record_seal import open_seal
 from tactful.rescaling import Target, rescale_workers
-from tactful.stop_signals import on_stop_signals
+from tactful.util.clock import now_ms
+from tactful.util.signals import on_stop_signals
 from tactful_streaming import StreamingError, load_definitions
 
 

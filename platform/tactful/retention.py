@@ -28,14 +28,14 @@ from typing import Literal
 
 import msgspec
 
-from tactful.clock import now_ms
 from tactful.config import RetentionSettings, Settings
 from tactful.coupon_desk import forget_offers
 from tactful.errors import StorageError
-from tactful.low_priority import low_priority
 from tactful.metadata import MetadataStore
 from tactful.model_log import ModelLog
 from tactful.record_seal import open_seal
+from tactful.util.background_process import low_priority
+from tactful.util.clock import now_ms
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming import (
     BLANK,

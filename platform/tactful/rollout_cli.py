@@ -12,7 +12,6 @@ from typing import Any
 import click
 import msgspec
 
-from tactful.clock import now_ms
 from tactful.command_options import by_option, config_option, data_option, json_option
 from tactful.config import Settings, load_settings
 from tactful.connections import open_installation
@@ -22,6 +21,7 @@ from tactful.rollout_definitions import load_rollouts
 from tactful.rollout_messages import details, move, told
 from tactful.rollout_recording import record
 from tactful.rollout_store import RolloutStore
+from tactful.util.clock import now_ms
 
 
 @click.command("apply")

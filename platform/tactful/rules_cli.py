@@ -15,7 +15,6 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.client import Client
-from tactful.clock import now_ms
 from tactful.command_options import (
     api_key,
     config_option,
@@ -31,6 +30,7 @@ from tactful.record_seal import open_seal
 from tactful.redrive import as_sent
 from tactful.redrive import redrive as send
 from tactful.rule_check import check_file
+from tactful.util.clock import now_ms
 from tactful_streaming import DeadLetters, Event, LogError, RuleError, load_rules
 
 _DIRECTORY = "dead-letters"

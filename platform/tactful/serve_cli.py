@@ -8,7 +8,7 @@ import click
 
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config import load_settings
-from tactful.supervision import supervise_this
+from tactful.util.supervisor import supervise_this
 
 
 @click.command()

@@ -12,11 +12,12 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from tactful import interpreter, problems
+from tactful import problems
 from tactful.asgi import ARRIVED
 from tactful.config import ServerSettings
-from tactful.heap import return_large_pieces
 from tactful.problems import ProblemError
+from tactful.util import gc_tuning as interpreter
+from tactful.util.malloc import return_large_pieces
 
 _DISCARD_BYTES = 64 * 1024 * 1024
 

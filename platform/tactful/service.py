@@ -24,7 +24,6 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from tactful.backends import Backend, open_backend
-from tactful.clock import now_ms
 from tactful.config import PACKAGED_FEATURES, Settings
 from tactful.connections import open_keys
 from tactful.consent_store import ConsentStore, default_purposes
@@ -40,7 +39,6 @@ from tactful.features import absent_features
 from tactful.follower import Follower
 from tactful.gauges import add_gauges
 from tactful.given_lists import GivenLists
-from tactful.giving_way import GivingWay
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.installation import Installation
 from tactful.keys import KeyStore
@@ -72,7 +70,9 @@ from tactful.rollout_store import RolloutStore
 from tactful.running_places import RunningPlaces
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful.turnstile import Turnstile
-from tactful.upkeep import repeat
+from tactful.util.clock import now_ms
+from tactful.util.periodic import repeat
+from tactful.util.yielding_lock import GivingWay
 from tactful.visible import Visible
 from tactful.webhooks import Webhooks
 from tactful_bandits import ExperimentError

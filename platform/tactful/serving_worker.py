@@ -25,15 +25,13 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from tactful import browser, heap, logs
+from tactful import browser, logs
 from tactful.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
-from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.endpoints import ENDPOINTS
 from tactful.errors import NotPersonal
 from tactful.http import route
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
-from tactful.interpreter import keep_what_is, short_delays
 from tactful.link import (
     Asker,
     Caller,
@@ -59,6 +57,9 @@ from tactful.problems import ProblemError
 from tactful.roster import serving
 from tactful.server import Server, loop_factory, make_server
 from tactful.turnstile import Turnstile
+from tactful.util import malloc as heap
+from tactful.util.clock import now_ms
+from tactful.util.gc_tuning import keep_what_is, short_delays
 from tactful.valid_keys import ApiKey, ValidKeys
 from tactful.worker_source import WorkerSource
 from tactful_streaming import Definitions

@@ -13,7 +13,7 @@ import click
 from tqdm import tqdm
 
 from tactful.errors import ConfigError, StorageError
-from tactful.stop_signals import on_stop_signals
+from tactful.util.signals import on_stop_signals
 from tactful_streaming import (
     KafkaSettings,
     LogError,

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.clock import now_ms
 from tactful.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.conclusions import MAX_CELLS, MAX_PANES, conclude
 from tactful.config import Settings
@@ -32,6 +31,7 @@ from tactful.messages import (
 from tactful.privacy_ledger import PrivacyLedger, day_of, tell
 from tactful.statistic_definitions import PANES, StatisticDefinition, load_statistics
 from tactful.trending import Followed, Trends
+from tactful.util.clock import now_ms
 from tactful_privacy import (
     CONFIDENCE,
     FOUND_KEYS,

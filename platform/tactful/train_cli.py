@@ -12,7 +12,6 @@ import click
 import msgspec
 from tqdm import tqdm
 
-from tactful.clock import now_ms
 from tactful.command_options import (
     by_option,
     config_option,
@@ -25,6 +24,7 @@ from tactful.config import load_settings
 from tactful.errors import TrainingBusy
 from tactful.training_options import TrainingOptions, Vectors
 from tactful.training_run import reason_to_train, run_training
+from tactful.util.clock import now_ms
 
 
 @dataclass(frozen=True)

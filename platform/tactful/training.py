@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from tactful.boosting import fit
 from tactful.calibration import Calibration, calibrate
-from tactful.checkpoints import Checkpoint
 from tactful.errors import ModelError
 from tactful.evaluation import list_metrics
 from tactful.features import RANKING_FEATURES, layout
@@ -36,6 +35,7 @@ from tactful.training_options import TrainingOptions
 from tactful.training_plots import plot_training
 from tactful.training_rows import Progress, Question, Rows, collect, sample_questions
 from tactful.two_tower import TowerOptions, learn_vectors, require_torch
+from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import Definitions, EventLog, Identity
 
 __all__ = [

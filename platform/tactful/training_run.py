@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 
 from tactful.audited_models import open_model_log
-from tactful.checkpoints import Checkpoint
-from tactful.clock import now_ms
 from tactful.config import Settings
 from tactful.connections import open_installation
 from tactful.drift import LATEST, Drift, measure_drift
@@ -34,6 +32,8 @@ from tactful.retraining import why_due
 from tactful.skew import Skew, measure_skew
 from tactful.training import Trained, TrainingOptions, plot_training, train
 from tactful.training_rows import Progress
+from tactful.util.checkpoint import Checkpoint
+from tactful.util.clock import now_ms
 from tactful_streaming import (
     DefinitionError,
     Definitions,

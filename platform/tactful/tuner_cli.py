@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 import msgspec
 
-from tactful.clock import now_ms
 from tactful.command_options import (
     config_option,
     data_option,
@@ -20,6 +19,7 @@ from tactful.permitted_log import measured_log
 from tactful.tuner_evaluation import evaluate_tuner, read_probed, write_probe
 from tactful.tuner_serving import Tuner
 from tactful.tuner_training import train_in_simulator
+from tactful.util.clock import now_ms
 
 _HOUR = 3_600_000
 

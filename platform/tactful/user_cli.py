@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from tactful.clock import now_ms
 from tactful.config import Settings, load_settings
 from tactful.connections import open_installation
 from tactful.consent_store import ConsentStore, default_purposes
@@ -27,6 +26,7 @@ from tactful.errors import ConfigError, StorageError
 from tactful.installation import Installation
 from tactful.person_export import export_page, export_person
 from tactful.suppression import open_suppression
+from tactful.util.clock import now_ms
 from tactful_privacy import ParameterError, parse_purposes
 from tactful_streaming import StreamingError
 

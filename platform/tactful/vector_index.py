@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.sealed import check_seal, sealing
 from tactful.stored_vectors import StoredVectors
+from tactful.util.checksummed_directory import check_seal, sealing
 
 _LOG = logging.getLogger(__name__)
 

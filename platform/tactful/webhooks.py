@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tactful.clock import now_ms
 from tactful.config import ActionSettings, secret
+from tactful.util.clock import now_ms
 from tactful_streaming import (
     Delivery,
     EventLog,

@@ -9,7 +9,7 @@ import click
 from tactful.command_options import config_option, data_option
 from tactful.config import load_settings
 from tactful.errors import ConfigError
-from tactful.supervision import supervise_this
+from tactful.util.supervisor import supervise_this
 
 FENCED = 75
 """Exit code that asks to be started again: this process was silent for too long."""

@@ -15,14 +15,15 @@ import click
 from prometheus_client import CollectorRegistry, Gauge, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily
 
-from tactful import interpreter, logs
-from tactful.clock import now_ms
+from tactful import logs
 from tactful.config import Settings
 from tactful.errors import StorageError
 from tactful.feature_worker import followed_erasures, prepare_worker
 from tactful.metrics.public import PublicMetrics
 from tactful.record_seal import open_seal
-from tactful.stop_signals import on_stop_signals
+from tactful.util import gc_tuning as interpreter
+from tactful.util.clock import now_ms
+from tactful.util.signals import on_stop_signals
 from tactful_streaming import (
     FencedError,
     LogError,

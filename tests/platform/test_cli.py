@@ -20,8 +20,8 @@ from tactful.cli import main
 from tactful.config import Settings
 from tactful.doctor import examine
 from tactful.keys import KeyStore
-from tactful.lazy_commands import LazyCommand, LazyGroup
 from tactful.service import Platform
+from tactful.util.lazy_commands import LazyCommand, LazyGroup
 
 
 @pytest.fixture(autouse=True)
@@ -283,7 +283,7 @@ def test_help_imports_no_command() -> None:
         "print(sorted(m for m in sys.modules if m.startswith('tactful') or m == 'numpy'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = ["tactful", "tactful.cli", "tactful.errors", "tactful.lazy_commands"]
+    modules = ["tactful", "tactful.cli", "tactful.errors", "tactful.util.lazy_commands"]
     assert done.stdout.splitlines()[-1] == str(modules)
 
 

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from tactful.config import EngineSettings
 from tactful.follower import Follower
 from tactful.metrics.registry import Metrics
-from tactful.pacing import Pace
 from tactful.positions import Offsets
+from tactful.util.adaptive_batch import Pace
 from tactful_streaming import Applied, Event, StateError
 
 

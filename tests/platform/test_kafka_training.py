@@ -24,9 +24,7 @@ from tests.streaming.brokers import broker_behind_proxy, mock_cluster, topic_nam
 from tests.streaming.shard import read_topic
 
 from tactful import followed, log_opening
-from tactful.checkpoints import Checkpoint
 from tactful.cli import main
-from tactful.clock import now_ms
 from tactful.config import (
     LogSettings,
     PrivacySettings,
@@ -47,6 +45,8 @@ from tactful.ranking import Pointer, version_directory, write_pointer
 from tactful.record_seal import open_seal
 from tactful.training import Trained, TrainingOptions, train
 from tactful.training_run import reason_to_train, run_training
+from tactful.util.checkpoint import Checkpoint
+from tactful.util.clock import now_ms
 from tactful_streaming import (
     Entry,
     Event,

@@ -28,7 +28,6 @@ from tests.platform.test_erasure import (
     settings_of,
 )
 
-from tactful.checkpoints import Checkpoint
 from tactful.config import RetentionSettings, Settings
 from tactful.connections import open_installation
 from tactful.erasure import request_erasure
@@ -40,6 +39,7 @@ from tactful.retention import Retention
 from tactful.service import Platform
 from tactful.suppression import open_suppression
 from tactful.training_run import _open_log
+from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import (
     BLANK,
     EmbeddedLog,

@@ -26,7 +26,6 @@ from tests.platform.support import Live, build, wait_until
 from tests.platform.test_registry import DEFINITIONS, make_model
 
 from tactful import recommender
-from tactful.checkpoints import Checkpoint
 from tactful.cli import main
 from tactful.config import (
     EngineSettings,
@@ -45,6 +44,7 @@ from tactful.service import Platform
 from tactful.training import Trained
 from tactful.training_rows import Rows
 from tactful.training_run import no_worse
+from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import Entry, Event
 
 HOUR = 3_600_000

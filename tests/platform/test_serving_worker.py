@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tactful import heap, serving_worker
+from tactful import serving_worker
 from tactful.config import Settings
 from tactful.serving_worker import ServingWorker
+from tactful.util import malloc as heap
 
 
 class _Keeper:

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import click
 
-from tactful.stop_signals import on_stop_signals
+from tactful.util.signals import on_stop_signals
 
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 _DIES_WITH_PARENT = 1

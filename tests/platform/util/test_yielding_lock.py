@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tactful.giving_way import GivingWay
+from tactful.util.yielding_lock import GivingWay
 
 _PARTS = 100
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful import sealed
 from tactful.errors import ModelError
-from tactful.sealed import check_seal, remove_scratch, sealing
+from tactful.util import checksummed_directory as sealed
+from tactful.util.checksummed_directory import check_seal, remove_scratch, sealing
 
 
 def write(directory: Path, **files: bytes) -> None:

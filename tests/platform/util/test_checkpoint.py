@@ -16,11 +16,11 @@ import pytest
 from tests.platform.shop import definitions, entries, make_shop, write_log
 
 from tactful import training_rows
-from tactful.checkpoints import Checkpoint
 from tactful.errors import ModelError, TrainingBusy
 from tactful.features import assemble
 from tactful.ranking import read_manifest
 from tactful.training import Trained, TrainingOptions, train
+from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import EmbeddedLog, encode_entry
 
 ENTRIES = entries(make_shop(3, people=8, items=40, days=30))
@@ -31,7 +31,7 @@ KILLED_AT = f"""
 import os, signal, sys
 from pathlib import Path
 from tactful import training_rows
-from tactful.checkpoints import Checkpoint
+from tactful.util.checkpoint import Checkpoint
 from tactful.config import Settings
 from tactful.training import TrainingOptions, train
 from tactful_streaming import EmbeddedLog, load_definitions

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tactful.supervision import supervise
+from tactful.util.supervisor import supervise
 
 CHILD = """
 import os, signal, sys
@@ -48,7 +48,7 @@ def test_what_crashes_is_started_again(tmp_path: Path, ends: str, code: int, sta
 
 PARENT = """
 import sys
-from tactful.supervision import supervise
+from tactful.util.supervisor import supervise
 child = "import time; print('began', flush=True); time.sleep(600)"
 sys.exit(supervise([sys.executable, "-S", "-E", "-c", child], again=75, tell=print))
 """

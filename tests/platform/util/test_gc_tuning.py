@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from tactful import interpreter
+from tactful.util import gc_tuning as interpreter
 
 
 def test_threads_take_turns_quickly_and_old_objects_are_left_alone() -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful import byte_search
-from tactful.byte_search import Texts
+from tactful.util import multi_substring as byte_search
+from tactful.util.multi_substring import Texts
 
 few = st.binary(min_size=6, max_size=12).map(lambda b: bytes(97 + each % 2 for each in b))
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tactful.spare_room import filled, lengthened
+from tactful.util.growable_array import filled, lengthened
 
 
 @given(st.lists(st.lists(st.integers(-9, 9), max_size=90), max_size=8))

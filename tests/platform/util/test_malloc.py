@@ -13,7 +13,7 @@ _MB = 1 << 20
 _DIRTY = """
 import sys
 from pathlib import Path
-from tactful.heap import return_free_pages, return_large_pieces
+from tactful.util.malloc import return_free_pages, return_large_pieces
 
 def dirty():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
