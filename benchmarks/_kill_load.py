@@ -17,7 +17,7 @@ import msgspec
 
 from tactful.client import Client
 from tactful.errors import Busy, ClientError, ConnectionFailed
-from tactful.positions import Position, latest
+from tactful.schemas.positions import Position, latest
 from tactful_streaming import Event, Item
 
 START = 1_760_000_000_000

@@ -30,7 +30,7 @@ from tactful.client import Client
 from tactful.config import OnlineSettings
 from tactful.connections import open_redis
 from tactful.errors import ClientError
-from tactful.positions import Position, covers
+from tactful.schemas.positions import Position, covers
 from tactful.shared_features import own_definitions
 from tactful_streaming import (
     Definitions,

@@ -11,9 +11,9 @@ from tactful import recommender
 from tactful.config import Settings, StorageSettings
 from tactful.datasets import Replay
 from tactful.evaluation import CUTOFF
-from tactful.messages import RecommendRequest
 from tactful.ranking import Pointer, version_directory, write_pointer
 from tactful.recommender import LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.schemas.messages import RecommendRequest
 from tactful.training import Question, TrainingOptions, train
 from tactful_bandits import Experiment, load_experiments
 from tactful_streaming import (

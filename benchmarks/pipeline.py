@@ -21,7 +21,7 @@ from benchmarks.figures import Figure, main
 from tactful.client import Client
 from tactful.datasets import Replay, completejourney
 from tactful.errors import Busy, ConnectionFailed
-from tactful.positions import Position
+from tactful.schemas.positions import Position
 
 _ROOT = Path(__file__).resolve().parents[1]
 _BATCH = 500

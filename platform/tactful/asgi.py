@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from tactful import browser, problems
-from tactful.problems import ProblemError
+from tactful.schemas import browser_access as browser
+from tactful.schemas import problems
+from tactful.schemas.problems import ProblemError
 from tactful.valid_keys import ApiKey, ValidKeys
 
 if TYPE_CHECKING:

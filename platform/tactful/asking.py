@@ -18,8 +18,8 @@ from tactful.client import Client
 from tactful.datasets import Ask, Replay
 from tactful.errors import TactfulError
 from tactful.evaluation import CUTOFF, Scorecard
-from tactful.messages import Recommendation
-from tactful.positions import Position, covers
+from tactful.schemas.messages import Recommendation
+from tactful.schemas.positions import Position, covers
 from tactful.statistics import CLOCK_EVENT
 
 _BATCH = 2_000

@@ -27,8 +27,8 @@ from tactful.errors import StorageError
 from tactful.followed import Followed, MergedLog, Places, WholeLog
 from tactful.follower import Letters
 from tactful.linking import identity_of
-from tactful.positions import Offsets, Position, as_text, merged
 from tactful.record_seal import RecordSeal, open_seal
+from tactful.schemas.positions import Offsets, Position, as_text, merged
 from tactful.shared_features import SharedFeatures, own_definitions
 from tactful.situation import FeatureSource
 from tactful.util.clock import now_ms

@@ -24,8 +24,8 @@ from tactful.config import Settings
 from tactful.connections import kafka_settings
 from tactful.errors import StorageError
 from tactful.followed import MergedLog, Places
-from tactful.positions import Offsets
 from tactful.record_seal import RecordSeal, log_in_files, open_seal
+from tactful.schemas.positions import Offsets
 from tactful.shared_features import own_definitions, shared_definitions
 from tactful.util.clock import now_ms
 from tactful_streaming import (

@@ -18,7 +18,7 @@ from tactful.client_async import AsyncClient
 from tactful.client_calls import Calls, Flushed, Kind, RecommendFields, Record
 from tactful.client_exchange import Call, Pause, Policy, Send, Work, headers, limits
 from tactful.client_queue import OfflineQueue
-from tactful.messages import (
+from tactful.schemas.messages import (
     EventsAccepted,
     Explanation,
     Health,
@@ -174,7 +174,7 @@ class Client:
 
         Args:
             request: the request, or give its fields as keywords.
-            fields: fields of `tactful.messages.RecommendRequest`.
+            fields: fields of `tactful.schemas.messages.RecommendRequest`.
         """
         return self._run(self._calls.recommend(request, fields))
 

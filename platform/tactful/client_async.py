@@ -14,7 +14,7 @@ import httpx
 from tactful.client_calls import Calls, Flushed, Kind, RecommendFields, Record
 from tactful.client_exchange import Call, Pause, Policy, Send, Work, headers, limits
 from tactful.client_queue import OfflineQueue
-from tactful.messages import (
+from tactful.schemas.messages import (
     EventsAccepted,
     Explanation,
     Health,

@@ -15,7 +15,7 @@ import msgspec
 from tactful.client_exchange import Call, Policy, Send, Work, exchange
 from tactful.client_queue import OfflineQueue, Waiting
 from tactful.errors import ApiError, ClientError, QueueError
-from tactful.messages import (
+from tactful.schemas.messages import (
     EventsAccepted,
     Explanation,
     Health,
@@ -33,7 +33,7 @@ from tactful.messages import (
     Upserted,
     UserFeatures,
 )
-from tactful.positions import Position, latest
+from tactful.schemas.positions import Position, latest
 
 T = TypeVar("T")
 Record = Mapping[str, Any] | msgspec.Struct
@@ -52,7 +52,7 @@ _NDJSON = "application/x-ndjson"
 
 
 class RecommendFields(TypedDict, total=False):
-    """The fields of `tactful.messages.RecommendRequest`, as keywords."""
+    """The fields of `tactful.schemas.messages.RecommendRequest`, as keywords."""
 
     user_id: str | None
     device_id: str | None

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tactful.client import Client, Kind
 from tactful.command_options import api_key, json_option, key_file_option, url_option
 from tactful.ingest import ingest_file
-from tactful.messages import RecommendRequest
+from tactful.schemas.messages import RecommendRequest
 
 
 @click.command()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tactful.conclusion_query import ConclusionQuery
-from tactful.messages import ConcludedNumber, Conclusion
+from tactful.schemas.conclusion_query import ConclusionQuery
+from tactful.schemas.messages import ConcludedNumber, Conclusion
 from tactful_privacy import (
     ParameterError,
     ReleasedPane,

@@ -23,8 +23,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tactful.browser import parse_origins
 from tactful.errors import ConfigError
+from tactful.schemas.browser_access import parse_origins
 
 PACKAGED_FEATURES = Path(__file__).with_name("features.yaml")
 """The feature definitions that ship, which lists are made from."""

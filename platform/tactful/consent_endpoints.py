@@ -9,8 +9,8 @@ import msgspec
 
 from tactful.asgi import Call, Reply, json_reply
 from tactful.errors import StorageError
-from tactful.messages import Consent, ConsentDecision, NewConsent, to_milliseconds
-from tactful.problems import ProblemError
+from tactful.schemas.messages import Consent, ConsentDecision, NewConsent, to_milliseconds
+from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
     from tactful.service import Platform

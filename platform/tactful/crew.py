@@ -52,8 +52,8 @@ from tactful.link import (
     decode_question,
     refusal,
 )
-from tactful.problems import ProblemError
 from tactful.roster import Roster, Serving, serving
+from tactful.schemas.problems import ProblemError
 from tactful.server import loop_factory
 from tactful.service import Platform
 from tactful.serving_worker import Orders

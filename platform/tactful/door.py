@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 import msgspec
 
 from tactful.follower import Follower
-from tactful.messages import EventsAccepted, Rejection, Upserted
 from tactful.metrics.registry import Metrics
-from tactful.positions import Offsets, Position, merged, reaches
-from tactful.problems import ProblemError
+from tactful.schemas.messages import EventsAccepted, Rejection, Upserted
+from tactful.schemas.positions import Offsets, Position, merged, reaches
+from tactful.schemas.problems import ProblemError
 from tactful_streaming import (
     BackpressureError,
     Commit,

@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tactful.messages import to_milliseconds
-from tactful.problems import ProblemError
+from tactful.schemas.messages import to_milliseconds
+from tactful.schemas.problems import ProblemError
 
 Cursor = Annotated[str, Meta(max_length=512)]
 Limit = Annotated[int, Meta(ge=1, le=1000)]

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tactful import browser
 from tactful.asgi import Call, Endpoint, Reply, json_reply
 from tactful.consent_endpoints import person_of
 from tactful.endpoint_parts import EVENT_EXAMPLE, NoQuery, PageQuery, moment_of
-from tactful.messages import (
+from tactful.metrics import registry as metrics
+from tactful.openapi import document
+from tactful.reports import list_reports, report_path
+from tactful.rights_endpoints import RIGHTS_ENDPOINTS
+from tactful.rollout_endpoints import ROLLOUT_ENDPOINTS
+from tactful.schemas import browser_access as browser
+from tactful.schemas.messages import (
     BatchResult,
     EventsAccepted,
     Explanation,
@@ -31,12 +36,7 @@ from tactful.messages import (
     Upserted,
     UserFeatures,
 )
-from tactful.metrics import registry as metrics
-from tactful.openapi import document
-from tactful.problems import ProblemError
-from tactful.reports import list_reports, report_path
-from tactful.rights_endpoints import RIGHTS_ENDPOINTS
-from tactful.rollout_endpoints import ROLLOUT_ENDPOINTS
+from tactful.schemas.problems import ProblemError
 from tactful.statistics_endpoints import STATISTICS_ENDPOINTS
 
 if TYPE_CHECKING:

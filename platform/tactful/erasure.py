@@ -27,8 +27,8 @@ from tactful.erasure_traces import Found
 from tactful.errors import StorageError
 from tactful.installation import Installation
 from tactful.kept_people import people_kept
-from tactful.messages import Erasure, ErasureStep
 from tactful.metadata import suppressions
+from tactful.schemas.messages import Erasure, ErasureStep
 from tactful_privacy import NOTHING, Pseudonym, VaultError, drop_keys
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming import DEVICE_PREFIX, StreamingError, Traces

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from tactful.messages import Erasure, ErasureStep
 from tactful.metadata import MetadataStore, erasures
+from tactful.schemas.messages import Erasure, ErasureStep
 
 _table = erasures.c
 _DAY_MS = 86_400_000

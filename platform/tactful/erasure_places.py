@@ -23,9 +23,9 @@ from tactful.erasure_traces import (
 )
 from tactful.errors import ConfigError, StorageError, TrainingBusy
 from tactful.installation import Installation
-from tactful.messages import ErasureStep
 from tactful.record_seal import open_seal
 from tactful.retraining import after_erasure
+from tactful.schemas.messages import ErasureStep
 from tactful.unfinished_work import purge_unfinished
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tactful.erasure import look_up
 from tactful.installation import Installation
-from tactful.messages import ErasureStep
 from tactful.person_export import export_person
+from tactful.schemas.messages import ErasureStep
 
 
 def preview(installation: Installation, person: str) -> list[ErasureStep]:

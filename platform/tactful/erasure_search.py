@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tactful.config import Settings
 from tactful.erasure_traces import Found, needles_of
-from tactful.messages import ErasureStep
+from tactful.schemas.messages import ErasureStep
 from tactful.util.multi_substring import SHORTEST, Texts
 from tactful_streaming import open_beside
 

@@ -10,7 +10,7 @@
   x DatasetError (ValueError): a data set cannot be read
   x ApiKeyError (ValueError): an API key cannot be made or revoked
   x NotPersonal: the history of a person must not be read
-  x ProblemError: a request is answered with an RFC 9457 problem (``tactful.problems``)
+  x ProblemError: a request is answered with an RFC 9457 problem (``tactful.schemas.problems``)
   x ClientError: the client got no usable answer
     - ConnectionFailed (ConnectionError): nothing answered
     - ApiError: the server answered with a problem
@@ -27,7 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tactful.messages import Problem
+    from tactful.schemas.messages import Problem
 
 
 class TactfulError(Exception):

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError
 from tactful.impressions import as_impression
-from tactful.messages import ExplainedItem, Explanation
 from tactful.ranking import load_trees, read_manifest, version_directory
+from tactful.schemas.messages import ExplainedItem, Explanation
 from tactful_streaming import Event
 
 if TYPE_CHECKING:

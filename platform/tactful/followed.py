@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tactful.positions import Offsets, Position, as_text, parse, reaches
+from tactful.schemas.positions import Offsets, Position, as_text, parse, reaches
 from tactful_streaming import (
     Event,
     EventLog,

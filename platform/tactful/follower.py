@@ -24,8 +24,8 @@ from contextlib import AbstractContextManager
 from tactful.config import EngineSettings
 from tactful.followed import Followed, behind
 from tactful.metrics.registry import Metrics
-from tactful.positions import Offsets, reaches
-from tactful.problems import ProblemError
+from tactful.schemas.positions import Offsets, reaches
+from tactful.schemas.problems import ProblemError
 from tactful.util.adaptive_batch import Pace
 from tactful.util.clock import now_ms
 from tactful_privacy import LedgerError

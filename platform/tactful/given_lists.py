@@ -8,8 +8,8 @@ from tactful.backends import Backend
 from tactful.door import Door
 from tactful.erasure_traces import Found
 from tactful.impressions import RecentImpressions, find_impression
-from tactful.positions import Offsets
-from tactful.problems import ProblemError
+from tactful.schemas.positions import Offsets
+from tactful.schemas.problems import ProblemError
 from tactful_streaming import Event, LogError, is_of
 
 _SEARCHED_RECORDS = 200_000

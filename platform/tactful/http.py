@@ -23,7 +23,7 @@ from tactful.asgi import (
     answer_with_problem,
 )
 from tactful.endpoints import ENDPOINTS
-from tactful.problems import ProblemError
+from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
     from tactful.service import Platform

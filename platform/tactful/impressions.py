@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.log_batches import Record, read_batches
-from tactful.messages import Recommendation, RecommendRequest
+from tactful.schemas.messages import Recommendation, RecommendRequest
 from tactful_bandits import Assignment
 from tactful_streaming import (
     PERSONALISATION,

@@ -17,8 +17,8 @@ import msgspec
 from tactful.client import Client, Kind
 from tactful.client_calls import chunks
 from tactful.errors import ClientError, DatasetError
-from tactful.messages import EventsAccepted, Rejection
-from tactful.positions import Position
+from tactful.schemas.messages import EventsAccepted, Rejection
+from tactful.schemas.positions import Position
 from tactful_privacy.durable_files import replace_file
 
 _HEAD_BYTES = 4096

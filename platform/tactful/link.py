@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tactful.positions import Position
-from tactful.problems import ProblemError
+from tactful.schemas.positions import Position
+from tactful.schemas.problems import ProblemError
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from tactful.positions import Position
+from tactful.schemas.positions import Position
 from tactful_streaming import Entry, EventLog, StreamingError, decode_entry
 
 Record = tuple[int, bytes]

@@ -52,8 +52,8 @@ from tactful.erasure_places import (
 from tactful.erasure_search import still_there
 from tactful.erasure_traces import Found
 from tactful.installation import Installation
-from tactful.messages import ErasureStep
 from tactful.running_places import RunningPlaces
+from tactful.schemas.messages import ErasureStep
 from tactful.suppression import open_suppression
 from tactful.unfinished_work import purge_unfinished
 from tactful.util.background_process import low_priority

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from tactful import browser
 from tactful.asgi import Endpoint
-from tactful.messages import Problem
-from tactful.problems import KINDS, ProblemError
+from tactful.schemas import browser_access as browser
+from tactful.schemas.messages import Problem
+from tactful.schemas.problems import KINDS, ProblemError
 from tactful.valid_keys import SCOPES
 
 _REFERENCE = "#/components/schemas/{name}"

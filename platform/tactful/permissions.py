@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Container
 
 from tactful.consent_store import keys_of
-from tactful.messages import RecommendRequest
+from tactful.schemas.messages import RecommendRequest
 from tactful_privacy import EVERYTHING, NOTHING, Consents, Purpose
 from tactful_streaming import DEVICE_PREFIX, Entry, Event, Restricted
 

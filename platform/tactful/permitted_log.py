@@ -19,7 +19,7 @@ from tactful.errors import StorageError
 from tactful.log_batches import reach_of, reach_to
 from tactful.log_opening import open_log
 from tactful.permissions import Permissions, claimed
-from tactful.positions import Position
+from tactful.schemas.positions import Position
 from tactful.suppression import open_suppression
 from tactful_privacy import EVERYTHING, NOTHING, Purpose
 from tactful_streaming import BLANK, EventLog, LogError, Tick, encode_entry

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from tactful.conclusion_query import ConclusionQuery
-from tactful.messages import (
+from tactful.privacy_ledger import PrivacyLedger
+from tactful.schemas.conclusion_query import ConclusionQuery
+from tactful.schemas.messages import (
     Conclusion,
     Explanation,
     Recommendation,
@@ -15,7 +16,6 @@ from tactful.messages import (
     StatisticsIndex,
     StatisticsPage,
 )
-from tactful.privacy_ledger import PrivacyLedger
 from tactful_streaming import Event
 
 

@@ -31,21 +31,21 @@ from tactful.heuristic import heuristic_scores
 from tactful.impressions import encode_impression
 from tactful.item_feed import GivesItems
 from tactful.live_catalogue import LiveCatalogue, View
-from tactful.messages import (
+from tactful.placement import PlacementRule, load_placement, on_page
+from tactful.placing import bounds_of, with_demanded
+from tactful.policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
+from tactful.policy import Policy, policies, ranking_experiment
+from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
+from tactful.recall import CHANNELS, empty_index
+from tactful.rollout_serving import FILE, Drawn, ServedRollouts
+from tactful.schemas.messages import (
     Explanation,
     Recommendation,
     RecommendedItem,
     RecommendRequest,
     to_milliseconds,
 )
-from tactful.placement import PlacementRule, load_placement, on_page
-from tactful.placing import bounds_of, with_demanded
-from tactful.policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
-from tactful.policy import Policy, policies, ranking_experiment
-from tactful.problems import ProblemError
-from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
-from tactful.recall import CHANNELS, empty_index
-from tactful.rollout_serving import FILE, Drawn, ServedRollouts
+from tactful.schemas.problems import ProblemError
 from tactful.situation import FeatureSource, Situation, observe
 from tactful.trending import Rising
 from tactful_bandits import Assignment, AssignmentError, Experiment, assign

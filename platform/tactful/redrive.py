@@ -14,7 +14,7 @@ import msgspec
 
 from tactful.client import Client
 from tactful.errors import DatasetError
-from tactful.messages import EventsAccepted
+from tactful.schemas.messages import EventsAccepted
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming import DeadLetters, Dropped, Event, Rules
 

@@ -12,8 +12,8 @@ from tactful.asgi import Call, Endpoint, Reply, json_reply
 from tactful.consent_endpoints import get_consent, person_of, put_consent
 from tactful.endpoint_parts import EVENT_EXAMPLE, NoQuery
 from tactful.errors import StorageError
-from tactful.messages import Consent, Erasure, NewConsent, PersonExport
-from tactful.problems import ProblemError
+from tactful.schemas.messages import Consent, Erasure, NewConsent, PersonExport
+from tactful.schemas.problems import ProblemError
 from tactful_streaming import StreamingError
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from msgspec import Meta
 
 from tactful.asgi import Call, Endpoint, Reply, json_reply
 from tactful.errors import ConfigError, StorageError
-from tactful.problems import ProblemError
 from tactful.rollout_definitions import RolloutDefinition
 from tactful.rollout_messages import (
     RolloutDetails,
@@ -22,6 +21,7 @@ from tactful.rollout_messages import (
     move,
     told,
 )
+from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
     from tactful.service import Platform

@@ -14,8 +14,8 @@ from tactful.caps import without_people
 from tactful.consent_store import ConsentStore
 from tactful.erasure_traces import Found
 from tactful.follower import Follower
-from tactful.messages import ErasureStep
 from tactful.rollout_keeper import RolloutKeeper
+from tactful.schemas.messages import ErasureStep
 from tactful.webhooks import Webhooks
 from tactful_privacy import LedgerError
 from tactful_streaming import (

@@ -12,10 +12,10 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from tactful import problems
 from tactful.asgi import ARRIVED
 from tactful.config import ServerSettings
-from tactful.problems import ProblemError
+from tactful.schemas import problems
+from tactful.schemas.problems import ProblemError
 from tactful.util import gc_tuning as interpreter
 from tactful.util.malloc import return_large_pieces
 

@@ -42,7 +42,21 @@ from tactful.given_lists import GivenLists
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.installation import Installation
 from tactful.keys import KeyStore
-from tactful.messages import (
+from tactful.metadata import MetadataStore
+from tactful.metrics.registry import Metrics
+from tactful.model_log import ModelLog
+from tactful.online_erasure import OnlineErasures
+from tactful.permissions import CLAIM, Permissions, claimed
+from tactful.person_export import export_person
+from tactful.platform_parts import Recommender, Statistics
+from tactful.retention import Retention, expire_state
+from tactful.retraining import retrain
+from tactful.rollout_keeper import RolloutKeeper, apply_file, write_served
+from tactful.rollout_recording import Recorder
+from tactful.rollout_serving import FILE
+from tactful.rollout_store import RolloutStore
+from tactful.running_places import RunningPlaces
+from tactful.schemas.messages import (
     Explanation,
     Health,
     PersonExport,
@@ -52,22 +66,8 @@ from tactful.messages import (
     WorkerHealth,
     to_milliseconds,
 )
-from tactful.metadata import MetadataStore
-from tactful.metrics.registry import Metrics
-from tactful.model_log import ModelLog
-from tactful.online_erasure import OnlineErasures
-from tactful.permissions import CLAIM, Permissions, claimed
-from tactful.person_export import export_person
-from tactful.platform_parts import Recommender, Statistics
-from tactful.positions import Position, parse, reaches
-from tactful.problems import ProblemError
-from tactful.retention import Retention, expire_state
-from tactful.retraining import retrain
-from tactful.rollout_keeper import RolloutKeeper, apply_file, write_served
-from tactful.rollout_recording import Recorder
-from tactful.rollout_serving import FILE
-from tactful.rollout_store import RolloutStore
-from tactful.running_places import RunningPlaces
+from tactful.schemas.positions import Position, parse, reaches
+from tactful.schemas.problems import ProblemError
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful.turnstile import Turnstile
 from tactful.util.clock import now_ms

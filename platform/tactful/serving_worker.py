@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from tactful import browser, logs
+from tactful import logs
 from tactful.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
 from tactful.config import Settings
 from tactful.endpoints import ENDPOINTS
@@ -45,16 +45,17 @@ from tactful.link import (
     Serves,
     Told,
 )
-from tactful.messages import (
+from tactful.metrics.registry import Metrics
+from tactful.roster import serving
+from tactful.schemas import browser_access as browser
+from tactful.schemas.messages import (
     BatchResult,
     Recommendation,
     RecommendBatch,
     RecommendBatchRequest,
     RecommendRequest,
 )
-from tactful.metrics.registry import Metrics
-from tactful.problems import ProblemError
-from tactful.roster import serving
+from tactful.schemas.problems import ProblemError
 from tactful.server import Server, loop_factory, make_server
 from tactful.turnstile import Turnstile
 from tactful.util import malloc as heap

@@ -15,8 +15,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.positions import Offsets
-from tactful.problems import ProblemError
+from tactful.schemas.positions import Offsets
+from tactful.schemas.problems import ProblemError
 from tactful_streaming import (
     Definitions,
     Engine,

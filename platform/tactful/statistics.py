@@ -15,12 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.conclusions import MAX_CELLS, MAX_PANES, conclude
 from tactful.config import Settings
 from tactful.errors import ConfigError
 from tactful.ledger_place import ledger_location
-from tactful.messages import (
+from tactful.privacy_ledger import PrivacyLedger, day_of, tell
+from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
+from tactful.schemas.messages import (
     Conclusion,
     StatisticCell,
     StatisticInfo,
@@ -28,7 +29,6 @@ from tactful.messages import (
     StatisticsPage,
     to_milliseconds,
 )
-from tactful.privacy_ledger import PrivacyLedger, day_of, tell
 from tactful.statistic_definitions import PANES, StatisticDefinition, load_statistics
 from tactful.trending import Followed, Trends
 from tactful.util.clock import now_ms

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from tactful.asgi import Call, Endpoint, Reply, json_reply
-from tactful.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.endpoint_parts import Cursor, Limit, NoQuery, moment_of
-from tactful.messages import Conclusion, Moment, StatisticsIndex, StatisticsPage
 from tactful.privacy_ledger import PrivacyLedger
-from tactful.problems import ProblemError
+from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
+from tactful.schemas.messages import Conclusion, Moment, StatisticsIndex, StatisticsPage
+from tactful.schemas.problems import ProblemError
 
 if TYPE_CHECKING:
     from tactful.service import Platform

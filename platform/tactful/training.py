@@ -28,9 +28,9 @@ from tactful.history import History
 from tactful.log_batches import reach_of, reach_to
 from tactful.outcomes import ShownLists, read_shown
 from tactful.position_bias import examination
-from tactful.positions import Position
 from tactful.ranking import Manifest, gains, save_model
 from tactful.recall import Improve, RecallIndex, build_index
+from tactful.schemas.positions import Position
 from tactful.training_options import TrainingOptions
 from tactful.training_plots import plot_training
 from tactful.training_rows import Progress, Question, Rows, collect, sample_questions

@@ -24,11 +24,11 @@ from tactful.linking import identity_of
 from tactful.log_opening import open_log
 from tactful.model_log import whoever_runs_this
 from tactful.permitted_log import PermittedLog, training_permissions
-from tactful.positions import Position
 from tactful.ranking import load_trees, read_manifest, read_pointer, version_directory
 from tactful.registry import Registry
 from tactful.retention import Kind, limits_of
 from tactful.retraining import why_due
+from tactful.schemas.positions import Position
 from tactful.skew import Skew, measure_skew
 from tactful.training import Trained, TrainingOptions, plot_training, train
 from tactful.training_rows import Progress

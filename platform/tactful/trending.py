@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue import Catalogue
-from tactful.messages import StatisticsPage
+from tactful.schemas.messages import StatisticsPage
 
 By = Literal["category", "item_id"]
 

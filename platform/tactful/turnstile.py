@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from tactful.problems import ProblemError
+from tactful.schemas.problems import ProblemError
 
 _STANDING_AFTER_S = 0.1
 _CALM_AFTER_S = 1.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tactful.config import Settings
 from tactful.errors import StorageError
-from tactful.messages import ErasureStep
+from tactful.schemas.messages import ErasureStep
 from tactful_streaming import Definitions, RocksState, StateError, Traces, forget
 
 BACKFILL = "backfill"

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 
-from tactful.positions import Offsets, reaches
-from tactful.problems import ProblemError
+from tactful.schemas.positions import Offsets, reaches
+from tactful.schemas.problems import ProblemError
 from tactful.shared_features import SharedFeatures
 
 _MARKS_S = 0.003

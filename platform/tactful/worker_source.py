@@ -21,7 +21,7 @@ from tactful.link import (
     Rises,
     Seen,
 )
-from tactful.positions import Position
+from tactful.schemas.positions import Position
 from tactful.situation import Values
 from tactful.trending import Rise
 from tactful_streaming import Definitions, Item, NonZero, User, decode_entry

@@ -23,8 +23,8 @@ from tactful.config import (
     StorageSettings,
 )
 from tactful.http import make_application
-from tactful.messages import Explanation, Recommendation, RecommendedItem, RecommendRequest
-from tactful.positions import Position
+from tactful.schemas.messages import Explanation, Recommendation, RecommendedItem, RecommendRequest
+from tactful.schemas.positions import Position
 from tactful.server import Server, listen, make_server
 from tactful.service import Platform
 from tactful_streaming import Event, encode_entry

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from tests.platform.support import Live, build, small_settings, view
 
-from tactful.browser import parse_origins
 from tactful.config import ServerSettings, Settings
 from tactful.endpoints import ENDPOINTS
 from tactful.errors import ApiKeyError, ConfigError
+from tactful.schemas.browser_access import parse_origins
 from tactful.service import Platform
 
 SHOP = "https://shop.example"

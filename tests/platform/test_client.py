@@ -24,7 +24,7 @@ from tactful.errors import (
     ServerFault,
     TactfulError,
 )
-from tactful.messages import NewEvent, RecommendRequest, Rejection
+from tactful.schemas.messages import NewEvent, RecommendRequest, Rejection
 
 ACCEPTED = {"accepted": 1, "duplicates": 0, "rejected": [], "position": 5}
 

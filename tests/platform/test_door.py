@@ -13,9 +13,9 @@ import pytest
 from tests.platform.support import blocked, build, view
 
 from tactful.config import Settings
-from tactful.messages import EventsAccepted
-from tactful.positions import Offsets, covers
-from tactful.problems import ProblemError
+from tactful.schemas.messages import EventsAccepted
+from tactful.schemas.positions import Offsets, covers
+from tactful.schemas.problems import ProblemError
 from tactful.service import Platform
 from tactful_streaming import EmbeddedLog, Event, LogWriteError, decode_entry, encode_entry
 

@@ -24,9 +24,9 @@ from tactful.errors import ModelError
 from tactful.explanation import Explainer, contributions_of
 from tactful.features import RANKING_FEATURES, layout
 from tactful.impressions import RecentImpressions, as_impression, find_impression
-from tactful.messages import RecommendRequest
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.schemas.messages import RecommendRequest
 from tactful.service import Platform
 from tactful.training import TrainingOptions, train
 from tactful_bandits import Arm, Experiment

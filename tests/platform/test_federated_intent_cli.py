@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tactful.cli import main
-from tactful.messages import RecommendRequest
+from tactful.schemas.messages import RecommendRequest
 from tactful_federated import Invitation, TrainingPlan, Vocabulary
 from tactful_federated.invitation import save_invitation
 from tactful_federated.model_package import pack_model

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from tactful.config import EngineSettings
 from tactful.follower import Follower
 from tactful.metrics.registry import Metrics
-from tactful.positions import Offsets
+from tactful.schemas.positions import Offsets
 from tactful.util.adaptive_batch import Pace
 from tactful_streaming import Applied, Event, StateError
 

@@ -20,7 +20,7 @@ from tactful.config import LogSettings, OnlineSettings, Settings
 from tactful.connections import kafka_settings, open_redis
 from tactful.errors import StorageError
 from tactful.followed import MergedLog
-from tactful.problems import ProblemError
+from tactful.schemas.problems import ProblemError
 from tactful.service import Platform
 from tactful.shared_features import SharedFeatures, own_definitions, shared_definitions
 from tactful_streaming import (

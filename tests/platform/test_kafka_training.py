@@ -40,9 +40,9 @@ from tactful.history import History
 from tactful.log_batches import read_batches
 from tactful.log_opening import open_log
 from tactful.permitted_log import Allows, PermittedLog, measured_log
-from tactful.positions import parse
 from tactful.ranking import Pointer, version_directory, write_pointer
 from tactful.record_seal import open_seal
+from tactful.schemas.positions import parse
 from tactful.training import Trained, TrainingOptions, train
 from tactful.training_run import reason_to_train, run_training
 from tactful.util.checkpoint import Checkpoint

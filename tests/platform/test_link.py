@@ -22,7 +22,7 @@ from tactful.link import (
     decode_question,
     refusal,
 )
-from tactful.problems import ProblemError
+from tactful.schemas.problems import ProblemError
 
 
 def test_answers_find_their_questions_whatever_their_order() -> None:

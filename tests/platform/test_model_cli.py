@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
 
 from tactful.cli import main
-from tactful.messages import RecommendRequest
 from tactful.ranking import Pointer, load_model, read_pointer, version_directory
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.schemas.messages import RecommendRequest
 from tactful_bandits import Arm, Experiment
 from tactful_streaming import EmbeddedLog, Engine, Entry, Event, MemoryState
 

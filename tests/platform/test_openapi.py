@@ -12,9 +12,9 @@ from tests.platform.support import Live, view
 
 from tactful.asgi import Endpoint
 from tactful.endpoints import ENDPOINTS
-from tactful.messages import NewEvent, NewItem, NewUser, Problem
 from tactful.openapi import document, problem_codes
-from tactful.problems import KINDS
+from tactful.schemas.messages import NewEvent, NewItem, NewUser, Problem
+from tactful.schemas.problems import KINDS
 from tactful_streaming import Event, Item, User
 
 DOCUMENT: dict[str, Any] = msgspec.json.decode(

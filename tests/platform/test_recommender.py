@@ -22,8 +22,6 @@ from tactful.config import EngineSettings, Settings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.evaluation import CUTOFF
 from tactful.features import RANKING_FEATURES
-from tactful.messages import Recommendation, RecommendRequest
-from tactful.problems import ProblemError
 from tactful.ranking import (
     Pointer,
     RankingModel,
@@ -36,6 +34,8 @@ from tactful.recall import CHANNELS
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
 from tactful.rollout_definitions import RolloutDefinition
 from tactful.rollout_serving import Served as ServedNow
+from tactful.schemas.messages import Recommendation, RecommendRequest
+from tactful.schemas.problems import ProblemError
 from tactful.service import Platform
 from tactful.training import Question, TrainingOptions, collect, train
 from tactful_bandits import Arm, Experiment, assign, load_experiments

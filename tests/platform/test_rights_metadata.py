@@ -20,10 +20,10 @@ from tactful.consent_store import ConsentStore
 from tactful.erasure import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of
 from tactful.erasure_jobs import ErasureJobs
 from tactful.installation import Installation
-from tactful.messages import ErasureStep
 from tactful.metadata import MetadataStore, open_metadata
 from tactful.online_erasure import OnlineErasures
 from tactful.partition_erasures import PartitionErasures
+from tactful.schemas.messages import ErasureStep
 from tactful.service import Platform
 from tactful.suppression import SuppressionStore, open_suppression
 from tactful_privacy import NOTHING, Keyring, Purpose

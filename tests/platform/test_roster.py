@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tactful.messages import WorkerHealth
 from tactful.roster import Roster, Serving, serving
+from tactful.schemas.messages import WorkerHealth
 
 
 class Crew:

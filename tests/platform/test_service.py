@@ -25,8 +25,8 @@ from tests.platform.support import (
 
 from tactful.config import Settings
 from tactful.errors import StorageError
-from tactful.messages import RecommendRequest
 from tactful.recommender import build as recommender
+from tactful.schemas.messages import RecommendRequest
 from tactful.service import Platform
 from tactful_streaming import (
     EmbeddedLog,

@@ -15,10 +15,10 @@ from tests.platform.shop import definitions, entries, make_shop, write_log
 
 from tactful.features import RANKING_FEATURES, layout
 from tactful.impressions import read_impressions
-from tactful.messages import RecommendRequest
 from tactful.outcomes import read_shown
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
+from tactful.schemas.messages import RecommendRequest
 from tactful.skew import Skew, measure_skew
 from tactful.training import TrainingOptions, train
 from tactful_bandits import Arm, Experiment

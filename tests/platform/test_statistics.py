@@ -18,12 +18,12 @@ from tests.platform.shop import DAY, HOUR, definitions, entries, make_shop
 from tests.platform.support import Live, small_settings, wait_until
 
 from tactful import statistics
-from tactful.conclusion_query import ConclusionQuery
 from tactful.config import EngineSettings, Settings, StatisticsSettings, StorageSettings
 from tactful.errors import ConfigError
-from tactful.messages import StatisticsPage
 from tactful.publishing import publish
 from tactful.recommender import build
+from tactful.schemas.conclusion_query import ConclusionQuery
+from tactful.schemas.messages import StatisticsPage
 from tactful.service import Platform
 from tactful.statistic_definitions import EVERYTHING, StatisticDefinition, load_statistics
 from tactful.statistics import (

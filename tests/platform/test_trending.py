@@ -18,8 +18,8 @@ from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make
 from tactful.candidates import Quotas
 from tactful.catalogue import Catalogue
 from tactful.errors import ConfigError
-from tactful.messages import RecommendRequest, StatisticCell, StatisticsPage
 from tactful.recommender import Recommender
+from tactful.schemas.messages import RecommendRequest, StatisticCell, StatisticsPage
 from tactful.statistic_definitions import StatisticDefinition, load_statistics
 from tactful.statistics import CLOCK_EVENT, PrivateStatistics
 from tactful.trending import Followed, Rise, Trending, Trends, noise_variance, rises

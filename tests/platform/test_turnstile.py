@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tactful.problems import ProblemError
+from tactful.schemas.problems import ProblemError
 from tactful.turnstile import Turnstile
 
 TURN_S = 0.003

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from tactful.problems import ProblemError
+from tactful.schemas.problems import ProblemError
 from tactful.visible import Visible
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from tactful.positions import Position
+from tactful.schemas.positions import Position
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
 Scalar = str | int | float | bool | None

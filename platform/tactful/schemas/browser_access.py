@@ -13,8 +13,8 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from tactful.messages import RecommendRequest
-from tactful.problems import ProblemError
+from tactful.schemas.messages import RecommendRequest
+from tactful.schemas.problems import ProblemError
 from tactful_streaming import Event
 
 SCOPE: Final = "browser"

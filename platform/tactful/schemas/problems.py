@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from tactful.errors import TactfulError
-from tactful.messages import Problem
+from tactful.schemas.messages import Problem
 
 MEDIA_TYPE = b"application/problem+json"
 
