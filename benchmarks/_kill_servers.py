@@ -27,7 +27,7 @@ from benchmarks._kill_topics import BrokerFault, Stalled, partitions_of, show, v
 from benchmarks._kill_truth import Comparison, Outcome, Truth, table
 from benchmarks._ports import free_port
 from tactful.client import Client
-from tactful.config import OnlineSettings
+from tactful.config.settings import OnlineSettings
 from tactful.connections import open_redis
 from tactful.errors import ClientError
 from tactful.schemas.positions import Position, covers

@@ -22,7 +22,7 @@ import httpx
 from benchmarks._privacy_people import EVENTS, Population, build, check, texts_of
 from benchmarks._streaming_server import Server
 from benchmarks.figures import Figure
-from tactful.config import Settings, StorageSettings
+from tactful.config.settings import Settings, StorageSettings
 from tactful.connections import open_installation
 from tactful.erasure import request_erasure, run_erasures
 from tactful.installation import Installation

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.connections import open_installation
 from tactful_streaming import (
     EmbeddedLog,

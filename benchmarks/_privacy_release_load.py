@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from tactful.config import EngineSettings
+from tactful.config.settings import EngineSettings
 from tactful.followed import WholeLog
 from tactful.follower import Follower
 from tactful.metrics.registry import Metrics

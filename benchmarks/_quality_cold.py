@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
-from tactful.config import Settings, StorageSettings
+from tactful.config.settings import Settings, StorageSettings
 from tactful.evaluation import CUTOFF
 from tactful.ranking import Pointer, version_directory, write_pointer
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build

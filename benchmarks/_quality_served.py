@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tactful import recommender
-from tactful.config import Settings, StorageSettings
+from tactful.config.settings import Settings, StorageSettings
 from tactful.datasets import Replay
 from tactful.evaluation import CUTOFF
 from tactful.ranking import Pointer, version_directory, write_pointer

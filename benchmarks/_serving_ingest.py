@@ -35,7 +35,7 @@ import msgspec
 
 from benchmarks._serving_request import cpu_s
 from benchmarks.figures import Figure
-from tactful.config import ServerSettings, Settings, StorageSettings
+from tactful.config.settings import ServerSettings, Settings, StorageSettings
 from tactful.http import make_application
 from tactful.recommender import build
 from tactful.server import listen, make_server, run

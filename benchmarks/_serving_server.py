@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks._serving_build import build
-from tactful.config import EngineSettings, ServerSettings, Settings, StorageSettings
+from tactful.config.settings import EngineSettings, ServerSettings, Settings, StorageSettings
 from tactful.crew import run_crew
 from tactful.http import make_application
 from tactful.server import listen, make_server, run

@@ -19,7 +19,7 @@ from benchmarks._serving_ranking import ranking_figures
 from benchmarks._serving_request import memory_figure, request_figures
 from benchmarks._serving_shop import open_shop
 from benchmarks.figures import Figure, Part, main, measure
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful_streaming import load_definitions
 
 PARTS = ("ranking", "overload", "ingest", "index", "request", "memory", "load")

@@ -23,7 +23,7 @@ import yaml
 from tests.test_docs import unknown_words
 
 from tactful import metadata
-from tactful.config import Settings, load_settings
+from tactful.config.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"

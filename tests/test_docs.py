@@ -166,7 +166,7 @@ def broken_code(language: str, code: str, folder: Path) -> str | None:
     Python has to parse, and what it imports of ours has to exist; settings, definitions and rules
     are read as the product reads them.
     """
-    from tactful.config import load_settings
+    from tactful.config.settings import load_settings
     from tactful.errors import ConfigError
     from tactful_streaming import StreamingError, load_definitions, load_rules
 
@@ -234,7 +234,7 @@ def test_every_decision_has_its_three_parts() -> None:
 
 
 def test_every_setting_is_in_its_reference_with_its_default() -> None:
-    from tactful.config import Settings
+    from tactful.config.settings import Settings
 
     def as_toml(value: object) -> str:
         text = "" if value == Path() else str(value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tactful.client import AsyncClient, Client, OfflineQueue
-    from tactful.config import Settings, load_settings
+    from tactful.config.settings import Settings, load_settings
     from tactful.errors import TactfulError
     from tactful.recommender import Recommender
     from tactful.registry import Registry
@@ -38,10 +38,10 @@ _HOMES = {
     "Platform": "service",
     "Recommender": "recommender",
     "Registry": "registry",
-    "Settings": "config",
+    "Settings": "config.settings",
     "TactfulError": "errors",
     "TrainingOptions": "training",
-    "load_settings": "config",
+    "load_settings": "config.settings",
     "train": "training",
 }
 

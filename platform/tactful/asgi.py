@@ -27,7 +27,7 @@ from tactful.schemas.problems import ProblemError
 from tactful.valid_keys import ApiKey, ValidKeys
 
 if TYPE_CHECKING:
-    from tactful.config import Settings
+    from tactful.config.settings import Settings
     from tactful.metrics.registry import Metrics
 
 Scope = MutableMapping[str, Any]

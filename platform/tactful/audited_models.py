@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.connections import open_installation
 from tactful.model_log import ModelLog
 from tactful.registry import Registry

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tactful.backends import engine_options
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.connections import kafka_settings
 from tactful.errors import StorageError
 from tactful.followed import MergedLog, Places

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tactful.backfill_parts import Part
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.connections import open_installation
 from tactful.errors import TactfulError
 from tactful.metadata import BackfillJob, MetadataStore

@@ -28,7 +28,7 @@ from tactful.backup_manifest import (
     open_private,
     write_manifest,
 )
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.errors import BackupError
 from tactful.restored_files import refuse_unfinished
 from tactful.retention import PROGRESS

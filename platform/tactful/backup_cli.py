@@ -14,7 +14,7 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.backup import make_backup
-from tactful.config import load_settings
+from tactful.config.settings import load_settings
 from tactful.connections import open_installation
 from tactful.data_directory import exclusive
 from tactful.erasure import complete_erasures

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tactful.config import LogSettings, OnlineSettings, Settings, secret
+from tactful.config.settings import LogSettings, OnlineSettings, Settings, secret
 from tactful.errors import ConfigError, StorageError
 from tactful.keys import KeyStore
 from tactful.metadata import MetadataStore, open_metadata

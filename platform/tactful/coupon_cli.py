@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from tactful.command_options import config_option, data_option, json_option
-from tactful.config import load_settings
+from tactful.config.settings import load_settings
 from tactful.coupon_definitions import CouponDefinition, load_coupons
 from tactful.coupon_report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tactful.config import Settings, is_loopback
+from tactful.config.settings import Settings, is_loopback
 from tactful.errors import ConfigError, TactfulError
 from tactful.util.clock import now_ms
 
@@ -189,7 +189,7 @@ def _keys(settings: Settings) -> Check:
 
 def _ledger(settings: Settings) -> Check:
     """The ledger in a database of its own."""
-    from tactful.ledger_place import ledger_location, named
+    from tactful.config.ledger_location import ledger_location, named
     from tactful_privacy import Ledger, ParameterError, PrivacyError
 
     try:
@@ -329,7 +329,7 @@ def _redis(settings: Settings) -> Check:
 
 def _webhook(settings: Settings) -> Check:
     """Whether the secret is there; nothing is sent."""
-    from tactful.config import secret
+    from tactful.config.settings import secret
 
     actions = settings.actions
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from tactful.caps import without_people
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.connections import kafka_settings, make_topic, open_redis
 from tactful.erasure_traces import (
     Found,

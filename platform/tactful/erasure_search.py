@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.erasure_traces import Found, needles_of
 from tactful.schemas.messages import ErasureStep
 from tactful.util.multi_substring import SHORTEST, Texts

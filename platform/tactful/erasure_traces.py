@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.record_seal import open_seal
 from tactful_streaming import (
     DEVICE_PREFIX,

@@ -16,7 +16,7 @@ from tactful.command_options import (
     outcome_hours_option,
     outcome_option,
 )
-from tactful.config import load_settings
+from tactful.config.settings import load_settings
 from tactful.errors import ConfigError
 from tactful.outcome_metrics import METRICS
 from tactful.permitted_log import measured_log

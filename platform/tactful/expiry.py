@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from tactful.backup_manifest import MANIFEST, read_manifest
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.errors import BackupError, ConfigError, StorageError
 from tactful.retention import limits_of
 

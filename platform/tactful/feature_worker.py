@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tactful.config import Settings, secret
+from tactful.config.identity import identity_of
+from tactful.config.settings import Settings, secret
 from tactful.connections import (
     kafka_settings,
     make_topic,
@@ -18,7 +19,6 @@ from tactful.connections import (
     retention_ms,
 )
 from tactful.errors import ConfigError
-from tactful.linking import identity_of
 from tactful.partition_erasures import PartitionErasures
 from tactful.shared_features import shared_definitions
 from tactful.suppression import open_suppression

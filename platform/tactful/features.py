@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tactful.candidates import SOLD, Candidates
 from tactful.catalogue import Catalogue
-from tactful.config import PACKAGED_FEATURES
+from tactful.config.settings import PACKAGED_FEATURES
 from tactful.kernels.sparse_scores import descending
 from tactful.situation import FeatureSource, Situation, read_placed
 from tactful.stored_vectors import products

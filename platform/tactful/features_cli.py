@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tactful.backfill_parts import opened_parts, require_state
 from tactful.backfills import Backfill, unfinished
 from tactful.command_options import json_option
-from tactful.config import load_settings
+from tactful.config.settings import load_settings
 from tactful.connections import open_installation
 from tactful.data_directory import exclusive
 from tactful.errors import ConfigError, StorageError, TactfulError

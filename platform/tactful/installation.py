@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.erasure_jobs import ErasureJobs
 from tactful.metadata import MetadataStore
 from tactful.partition_erasures import PartitionErasures

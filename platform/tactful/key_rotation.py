@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.config import Settings, secret
+from tactful.config.settings import Settings, secret
 from tactful.errors import ConfigError, StorageError
 from tactful.record_seal import master_key, read_master_key
 from tactful_privacy import Keyring, KeyringError, VaultError, rewrap_vault

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from tactful.command_options import config_option, data_option, json_option
-from tactful.config import load_settings
+from tactful.config.settings import load_settings
 from tactful.connections import open_keys
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.connections import kafka_settings
 from tactful.followed import MergedLog
 from tactful.record_seal import log_in_files, open_seal

@@ -10,7 +10,7 @@ import msgspec
 
 from tactful.audited_models import audited_registry, open_model_log
 from tactful.command_options import by_option, config_option, data_option, json_option
-from tactful.config import Settings, load_settings
+from tactful.config.settings import Settings, load_settings
 from tactful.registry import Registry
 
 _name_option = click.option("--name", default="ranker", show_default=True, help="Model name.")

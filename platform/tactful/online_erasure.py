@@ -27,7 +27,7 @@ from typing import Literal
 
 import msgspec
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.connections import open_installation
 from tactful.erasure import (
     FORGOTTEN,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.connections import open_installation
 from tactful.consent_store import ConsentStore
 from tactful.errors import StorageError

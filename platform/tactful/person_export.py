@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.consent_store import ConsentStore
 from tactful.erasure_traces import Found, Search, find_traces, needles_of, search_log
 from tactful.metadata import MetadataStore

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.config import Settings
+from tactful.config.ledger_location import existing_ledger, named
+from tactful.config.settings import Settings
 from tactful.connections import kafka_settings
 from tactful.errors import ConfigError, StorageError
-from tactful.ledger_place import existing_ledger, named
 from tactful.publication import write_files, write_topic
 from tactful.statistic_definitions import load_statistics
 from tactful.statistics import shown_before

@@ -20,7 +20,7 @@ from tactful.arrangement import Arrangement, arrange
 from tactful.candidates import Candidates, Quotas, gather
 from tactful.caps import Shown, ShownToday, exhausted
 from tactful.catalogue import Catalogue
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.diversity import Likeness
 from tactful.errors import ConfigError, ModelError
 from tactful.explanation import Explainer

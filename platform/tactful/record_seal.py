@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 
-from tactful.config import Settings, secret
+from tactful.config.settings import Settings, secret
 from tactful.errors import ConfigError, StorageError
 from tactful_privacy import Keyring, KeyringError, SealError, Vault, VaultError
 from tactful_streaming import (

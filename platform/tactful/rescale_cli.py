@@ -11,7 +11,7 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.command_options import config_option, data_option, json_option
-from tactful.config import load_settings
+from tactful.config.settings import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.feature_worker import followed_erasures
 from tactful.record_seal import open_seal

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.connections import kafka_settings, make_topic
 from tactful.errors import ConfigError, StorageError
 from tactful.feature_worker import prepare_worker

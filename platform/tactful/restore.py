@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from tactful.backup_manifest import Copied, Manifest, copy_checked, read_manifest
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.erasure import RESTORED
 from tactful.errors import BackupError
 from tactful.restored_files import READY, RESTORING, STAGED, Ready, finish_restore

@@ -25,9 +25,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tactful.config import Settings, StorageSettings
+from tactful.config.ledger_location import LEDGER
+from tactful.config.settings import Settings, StorageSettings
 from tactful.errors import BackupError, StorageError
-from tactful.ledger_place import LEDGER
 from tactful.metadata import api_keys, consent_decisions, erasures, open_metadata, suppressions
 from tactful.statistics import NOT_BEFORE
 from tactful.suppression import open_suppression

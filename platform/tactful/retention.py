@@ -28,7 +28,7 @@ from typing import Literal
 
 import msgspec
 
-from tactful.config import RetentionSettings, Settings
+from tactful.config.settings import RetentionSettings, Settings
 from tactful.coupon_desk import forget_offers
 from tactful.errors import StorageError
 from tactful.metadata import MetadataStore

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tactful.config import Settings, TrainingSettings
+from tactful.config.settings import Settings, TrainingSettings
 from tactful.drift import Drift
 from tactful.model_log import ModelChange
 

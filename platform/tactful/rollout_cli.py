@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from tactful.command_options import by_option, config_option, data_option, json_option
-from tactful.config import Settings, load_settings
+from tactful.config.settings import Settings, load_settings
 from tactful.connections import open_installation
 from tactful.errors import ConfigError
 from tactful.model_log import whoever_runs_this

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from tactful.audited_models import audited_registry
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.retraining import environment, run_command
 from tactful.rollout_store import RolloutStore, StoredRollout

@@ -24,7 +24,7 @@ from tactful.command_options import (
     key_file_option,
     url_option,
 )
-from tactful.config import load_settings
+from tactful.config.settings import load_settings
 from tactful.errors import ConfigError, DatasetError
 from tactful.record_seal import open_seal
 from tactful.redrive import as_sent

@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tactful.asgi import ARRIVED
-from tactful.config import ServerSettings
+from tactful.config.settings import ServerSettings
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
 from tactful.util import gc_tuning as interpreter

@@ -10,8 +10,8 @@ from typing import Any
 import click
 import msgspec
 
-from tactful import logs
-from tactful.config import ServerSettings, Settings
+from tactful.config import logging as logs
+from tactful.config.settings import ServerSettings, Settings
 from tactful.crew import run_crew
 from tactful.data_directory import exclusive
 from tactful.errors import TactfulError

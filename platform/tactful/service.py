@@ -24,7 +24,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from tactful.backends import Backend, open_backend
-from tactful.config import PACKAGED_FEATURES, Settings
+from tactful.config.settings import PACKAGED_FEATURES, Settings
 from tactful.connections import open_keys
 from tactful.consent_store import ConsentStore, default_purposes
 from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition, load_coupons

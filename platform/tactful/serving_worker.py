@@ -25,9 +25,9 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from tactful import logs
 from tactful.asgi import Application, Call, Endpoint, Reply, decoded, json_reply
-from tactful.config import Settings
+from tactful.config import logging as logs
+from tactful.config.settings import Settings
 from tactful.endpoints import ENDPOINTS
 from tactful.errors import NotPersonal
 from tactful.http import route

@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 
 from tactful.conclusions import MAX_CELLS, MAX_PANES, conclude
-from tactful.config import Settings
+from tactful.config.ledger_location import ledger_location
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError
-from tactful.ledger_place import ledger_location
 from tactful.privacy_ledger import PrivacyLedger, day_of, tell
 from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.schemas.messages import (

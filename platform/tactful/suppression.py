@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.metadata import MetadataStore, suppressions
 from tactful_privacy import Keyring, KeyringError, Pseudonym, Suppressed

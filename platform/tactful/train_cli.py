@@ -20,7 +20,7 @@ from tactful.command_options import (
     json_option,
     outcome_hours_option,
 )
-from tactful.config import load_settings
+from tactful.config.settings import load_settings
 from tactful.errors import TrainingBusy
 from tactful.training_options import TrainingOptions, Vectors
 from tactful.training_run import reason_to_train, run_training

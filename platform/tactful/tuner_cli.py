@@ -14,7 +14,7 @@ from tactful.command_options import (
     outcome_hours_option,
     outcome_option,
 )
-from tactful.config import load_settings
+from tactful.config.settings import load_settings
 from tactful.permitted_log import measured_log
 from tactful.tuner_evaluation import evaluate_tuner, read_probed, write_probe
 from tactful.tuner_serving import Tuner

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.schemas.messages import ErasureStep
 from tactful_streaming import Definitions, RocksState, StateError, Traces, forget

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from tactful.config import Settings, load_settings
+from tactful.config.settings import Settings, load_settings
 from tactful.connections import open_installation
 from tactful.consent_store import ConsentStore, default_purposes
 from tactful.data_directory import exclusive

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tactful.config import ActionSettings, secret
+from tactful.config.settings import ActionSettings, secret
 from tactful.util.clock import now_ms
 from tactful_streaming import (
     Delivery,

@@ -15,8 +15,8 @@ import click
 from prometheus_client import CollectorRegistry, Gauge, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily
 
-from tactful import logs
-from tactful.config import Settings
+from tactful.config import logging as logs
+from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.feature_worker import followed_erasures, prepare_worker
 from tactful.metrics.public import PublicMetrics

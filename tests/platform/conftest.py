@@ -15,7 +15,7 @@ from tests.platform.databases import BACKENDS, Location, empty_database
 from tests.platform.support import Live, build, small_settings
 
 from tactful import metadata
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.metadata import MetadataStore, open_metadata
 from tactful.service import Platform
 

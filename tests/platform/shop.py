@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.datasets import Ask, Replay
 from tactful.recall import Interactions, RecallIndex, build_index
 from tactful_streaming import (

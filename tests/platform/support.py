@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from tactful.config import (
+from tactful.config.settings import (
     ConsentSettings,
     EngineSettings,
     LimitSettings,

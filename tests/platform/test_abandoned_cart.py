@@ -16,7 +16,7 @@ import pytest
 from tests.platform.support import Live, build, now_ms, wait_until
 from tests.streaming.brokers import topic_name
 
-from tactful.config import ActionSettings, LogSettings, Settings
+from tactful.config.settings import ActionSettings, LogSettings, Settings
 from tactful.service import Platform
 from tactful_streaming import verify_signature
 from tactful_streaming.webhook import SIGNATURE_HEADER

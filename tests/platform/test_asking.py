@@ -31,7 +31,7 @@ from tests.platform.test_durability import Process
 from tactful import asking
 from tactful.asking import Outcomes, Replayer
 from tactful.client import Client
-from tactful.config import EngineSettings, Settings
+from tactful.config.settings import EngineSettings, Settings
 from tactful.datasets import Replay
 from tactful.errors import TactfulError
 from tactful.features import RANKING_FEATURES

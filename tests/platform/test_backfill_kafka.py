@@ -20,7 +20,7 @@ from tests.streaming.brokers import topic_name
 from tests.streaming.streams import random_entries
 
 from tactful.cli import main
-from tactful.config import Settings, load_settings
+from tactful.config.settings import Settings, load_settings
 from tactful.service import Platform
 from tactful_streaming import Entry, Event, Worker, load_definitions, route_key
 

@@ -30,7 +30,7 @@ from tactful import backup
 from tactful.backup import copy_database, make_backup
 from tactful.backup_manifest import FILES, read_manifest
 from tactful.cli import main
-from tactful.config import PrivacySettings, Settings
+from tactful.config.settings import PrivacySettings, Settings
 from tactful.connections import open_installation, open_keys
 from tactful.consent_store import ConsentStore
 from tactful.erasure import RESTORED, complete_erasures, request_erasure

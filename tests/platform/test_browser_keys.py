@@ -11,7 +11,7 @@ import httpx
 import pytest
 from tests.platform.support import Live, build, small_settings, view
 
-from tactful.config import ServerSettings, Settings
+from tactful.config.settings import ServerSettings, Settings
 from tactful.endpoints import ENDPOINTS
 from tactful.errors import ApiKeyError, ConfigError
 from tactful.schemas.browser_access import parse_origins

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from tests.platform.support import Live, build, view
 
 from tactful.cli import main
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.doctor import examine
 from tactful.keys import KeyStore
 from tactful.service import Platform

@@ -20,7 +20,7 @@ from tests.platform.support import (
     wait_until,
 )
 
-from tactful.config import ConsentSettings, Settings
+from tactful.config.settings import ConsentSettings, Settings
 from tactful.consent_store import ConsentStore
 from tactful.impressions import decode_impression
 from tactful.metadata import consent_decisions, open_metadata

@@ -16,7 +16,7 @@ from tests.platform.shop import BEGIN, DAY, HOUR, write_log
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
 
 from tactful.cli import main
-from tactful.config import CouponSettings
+from tactful.config.settings import CouponSettings
 from tactful.coupon_definitions import OFFER, WITHHELD, CouponBudget, CouponDefinition, load_coupons
 from tactful.coupon_desk import CouponDesk, code_of, group_of
 from tactful.coupon_report import fit_gain, lift, read_coupon_outcomes

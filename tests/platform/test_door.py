@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.platform.support import blocked, build, view
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.schemas.messages import EventsAccepted
 from tactful.schemas.positions import Offsets, covers
 from tactful.schemas.problems import ProblemError

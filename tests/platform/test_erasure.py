@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, small_settings, view, wait_until
 
 from tactful.cli import main
-from tactful.config import ConsentSettings, LogSettings, Settings
+from tactful.config.settings import ConsentSettings, LogSettings, Settings
 from tactful.connections import open_installation
 from tactful.doctor import examine
 from tactful.erasure import look_up, request_erasure, run_erasures

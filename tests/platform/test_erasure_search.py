@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.platform.support import small_settings
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.erasure_search import places_elsewhere, still_there, verified
 from tactful.erasure_traces import Found
 from tactful_streaming import Traces

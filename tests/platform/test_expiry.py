@@ -16,7 +16,7 @@ from tests.platform.support import build, now_ms, small_settings
 
 from tactful.backup_manifest import FORMAT, MANIFEST, Manifest, write_manifest
 from tactful.cli import main
-from tactful.config import RetentionSettings, Settings, TrainingSettings
+from tactful.config.settings import RetentionSettings, Settings, TrainingSettings
 from tactful.connections import open_installation
 from tactful.erasure import request_erasure, run_erasures
 from tactful.errors import ConfigError

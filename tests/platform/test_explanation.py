@@ -19,7 +19,7 @@ from tests.platform.support import Live, build, wait_until
 from tests.platform.test_registry import make_model
 
 from tactful.client import Client
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.errors import ModelError
 from tactful.explanation import Explainer, contributions_of
 from tactful.features import RANKING_FEATURES, layout

@@ -15,7 +15,7 @@ from tests.platform.support import FEATURES, Live, build, now_ms, view, wait_unt
 from tactful.backfill_parts import opened_parts
 from tactful.backfills import Backfill
 from tactful.cli import main
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.connections import open_installation
 from tactful.service import Platform
 from tactful.suppression import open_suppression

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tactful.config import EngineSettings
+from tactful.config.settings import EngineSettings
 from tactful.follower import Follower
 from tactful.metrics.registry import Metrics
 from tactful.schemas.positions import Offsets

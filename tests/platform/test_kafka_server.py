@@ -16,7 +16,7 @@ from tests.platform.support import Live, build, now_ms, view, wait_until
 from tests.streaming.brokers import Broker, Proxy, broker_behind_proxy, running_broker, topic_name
 from tests.streaming.redis_server import RedisServer
 
-from tactful.config import LogSettings, OnlineSettings, Settings
+from tactful.config.settings import LogSettings, OnlineSettings, Settings
 from tactful.connections import kafka_settings, open_redis
 from tactful.errors import StorageError
 from tactful.followed import MergedLog

@@ -25,7 +25,7 @@ from tests.streaming.shard import read_topic
 
 from tactful import followed, log_opening
 from tactful.cli import main
-from tactful.config import (
+from tactful.config.settings import (
     LogSettings,
     PrivacySettings,
     Settings,
@@ -236,7 +236,7 @@ def test_an_event_that_was_sent_twice_is_taken_once(tmp_path: Path) -> None:
 KILLED = f"""
 import os, signal, sys
 from pathlib import Path
-from tactful.config import load_settings
+from tactful.config.settings import load_settings
 from tactful.training import TrainingOptions
 from tactful.training_run import run_training
 

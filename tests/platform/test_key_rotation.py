@@ -17,7 +17,7 @@ from tests.platform.support import now_ms
 
 from tactful import key_rotation
 from tactful.cli import main
-from tactful.config import PrivacySettings, Settings, StorageSettings
+from tactful.config.settings import PrivacySettings, Settings, StorageSettings
 from tactful.connections import open_installation
 from tactful.data_directory import exclusive
 from tactful.errors import ConfigError, StorageError

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, view, wait_until
 
 from tactful.cli import main
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.service import Platform
 
 DAY = 86_400_000

@@ -28,7 +28,7 @@ from tests.platform.test_erasure import (
     settings_of,
 )
 
-from tactful.config import RetentionSettings, Settings
+from tactful.config.settings import RetentionSettings, Settings
 from tactful.connections import open_installation
 from tactful.erasure import request_erasure
 from tactful.errors import StorageError

@@ -11,7 +11,7 @@ import pytest
 
 from tactful.caps import DAY_MS, ShownToday, exhausted
 from tactful.catalogue import Catalogue
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.placement import PlacementRule, load_placement, on_page
 from tactful_streaming import Event, Item

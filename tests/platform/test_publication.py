@@ -19,7 +19,7 @@ from tests.platform.support import Live, build, now_ms, small_settings, wait_unt
 
 from tactful import publication
 from tactful.cli import main
-from tactful.config import LogSettings, Settings, StatisticsSettings
+from tactful.config.settings import LogSettings, Settings, StatisticsSettings
 from tactful.errors import ConfigError
 from tactful.publication import write_files, write_topic
 from tactful.publishing import publish

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tests.platform.shop import SERVICE, definitions, engine_at, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings
 
-from tactful.config import EngineSettings, Settings, StorageSettings
+from tactful.config.settings import EngineSettings, Settings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.evaluation import CUTOFF
 from tactful.features import RANKING_FEATURES

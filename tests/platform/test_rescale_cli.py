@@ -17,7 +17,7 @@ from tests.streaming.streams import random_entries
 from tests.streaming.test_rescaling import DELAY, SEQUENCES
 
 from tactful.cli import main
-from tactful.config import Settings, load_settings
+from tactful.config.settings import Settings, load_settings
 from tactful.connections import kafka_settings, make_topic
 from tactful.feature_worker import prepare_worker
 from tactful_streaming import (

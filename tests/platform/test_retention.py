@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.platform.support import AtOnce, Live, build, now_ms, view
 from tests.platform.test_erasure import settings_of
 
-from tactful.config import LogSettings, PrivacySettings, RetentionSettings, Settings
+from tactful.config.settings import LogSettings, PrivacySettings, RetentionSettings, Settings
 from tactful.connections import open_installation
 from tactful.doctor import examine
 from tactful.errors import ConfigError

@@ -27,7 +27,7 @@ from tests.platform.test_registry import DEFINITIONS, make_model
 
 from tactful import recommender
 from tactful.cli import main
-from tactful.config import (
+from tactful.config.settings import (
     EngineSettings,
     ServerSettings,
     Settings,

@@ -14,7 +14,7 @@ from tests.platform.databases import Location
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
 from tactful import metadata
-from tactful.config import OnlineSettings
+from tactful.config.settings import OnlineSettings
 from tactful.connections import open_installation, open_redis
 from tactful.consent_store import ConsentStore
 from tactful.erasure import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of

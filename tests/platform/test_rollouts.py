@@ -22,7 +22,7 @@ from tests.platform.support import Live, build, small_settings, wait_until
 
 from tactful.arm_outcomes import Tally, read_arm_outcomes
 from tactful.cli import main
-from tactful.config import RecommendSettings, ServerSettings
+from tactful.config.settings import RecommendSettings, ServerSettings
 from tactful.errors import ConfigError, ModelError
 from tactful.metadata import MetadataStore, open_metadata
 from tactful.model_log import ModelLog

@@ -28,7 +28,7 @@ from tests.platform.test_erasure import (
 )
 
 from tactful.cli import main
-from tactful.config import PrivacySettings, Settings
+from tactful.config.settings import PrivacySettings, Settings
 from tactful.connections import open_installation
 from tactful.doctor import examine
 from tactful.erasure import request_erasure, run_erasures

@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from tactful import server as serving
 from tactful.asgi import ARRIVED, Application, Receive, Scope, Send
-from tactful.config import ServerSettings
+from tactful.config.settings import ServerSettings
 from tactful.server import listen, make_server, run
 
 _ASKED = (

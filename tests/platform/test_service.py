@@ -23,7 +23,7 @@ from tests.platform.support import (
     work,
 )
 
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.errors import StorageError
 from tactful.recommender import build as recommender
 from tactful.schemas.messages import RecommendRequest

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tactful import serving_worker
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.serving_worker import ServingWorker
 from tactful.util import malloc as heap
 

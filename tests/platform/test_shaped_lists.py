@@ -15,7 +15,7 @@ import pytest
 from tests.platform.shop import DAY, definitions, entries, make_shop, write_log
 from tests.platform.support import Live, small_settings, wait_until
 
-from tactful.config import EngineSettings, RecommendSettings, Settings
+from tactful.config.settings import EngineSettings, RecommendSettings, Settings
 from tactful.doctor import examine
 from tactful.errors import ConfigError
 from tactful.policy import ranking_experiment

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tactful.config import Settings, StatisticsSettings, StorageSettings
+from tactful.config.settings import Settings, StatisticsSettings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.statistic_definitions import (
     CapChoiceDefinition,

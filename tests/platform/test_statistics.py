@@ -18,7 +18,7 @@ from tests.platform.shop import DAY, HOUR, definitions, entries, make_shop
 from tests.platform.support import Live, small_settings, wait_until
 
 from tactful import statistics
-from tactful.config import EngineSettings, Settings, StatisticsSettings, StorageSettings
+from tactful.config.settings import EngineSettings, Settings, StatisticsSettings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.publishing import publish
 from tactful.recommender import build

@@ -23,7 +23,7 @@ from tests.platform.stored.installation import (
     unpack,
 )
 
-from tactful.config import OnlineSettings
+from tactful.config.settings import OnlineSettings
 from tactful.connections import open_redis
 from tactful_streaming import load_definitions, read_packed
 

@@ -18,7 +18,7 @@ import pytest
 from tests.platform.shop import definitions, entries, make_shop, write_log
 from tests.platform.support import Live, now_ms, wait_until
 
-from tactful.config import EngineSettings, ServerSettings, Settings, StorageSettings
+from tactful.config.settings import EngineSettings, ServerSettings, Settings, StorageSettings
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommender import LEARNED, RANKING_EXPERIMENT, build
 from tactful.service import Platform

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tests.platform.shop import DAY, definitions, engine_at, entries, make_shop, write_log
 
 from tactful import training, training_rows
-from tactful.config import Settings, StorageSettings
+from tactful.config.settings import Settings, StorageSettings
 from tactful.errors import ModelError
 from tactful.evaluation import Scorecard
 from tactful.features import RANKING_FEATURES

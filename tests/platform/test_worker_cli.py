@@ -17,7 +17,7 @@ from tests.streaming.brokers import topic_name
 
 from benchmarks._ports import free_port
 from tactful import feature_worker, worker_run
-from tactful.config import EngineSettings, LogSettings, Settings, WorkerSettings
+from tactful.config.settings import EngineSettings, LogSettings, Settings, WorkerSettings
 from tactful.errors import StorageError
 from tactful_streaming import (
     Event,

@@ -22,7 +22,7 @@ from tests.streaming.brokers import Broker, running_broker, topic_name
 from tests.streaming.redis_server import RedisServer
 from tests.streaming.shard import read_topic
 
-from tactful.config import Settings, load_settings
+from tactful.config.settings import Settings, load_settings
 from tactful.connections import kafka_settings, make_topic, open_installation
 from tactful.erasure import request_erasure, run_erasures, settle_erasures
 from tactful.erasure_places import purge_spool

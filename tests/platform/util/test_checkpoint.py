@@ -32,7 +32,7 @@ import os, signal, sys
 from pathlib import Path
 from tactful import training_rows
 from tactful.util.checkpoint import Checkpoint
-from tactful.config import Settings
+from tactful.config.settings import Settings
 from tactful.training import TrainingOptions, train
 from tactful_streaming import EmbeddedLog, load_definitions
 

@@ -26,7 +26,7 @@ from msgspec import Meta
 from tactful.errors import ConfigError
 from tactful.schemas.browser_access import parse_origins
 
-PACKAGED_FEATURES = Path(__file__).with_name("features.yaml")
+PACKAGED_FEATURES = Path(__file__).parents[1] / "features.yaml"
 """The feature definitions that ship, which lists are made from."""
 
 _PREFIX = "TACTFUL_"
@@ -503,13 +503,13 @@ class Settings:
     def experiments(self) -> Path:
         """File of the experiments."""
         chosen = self.recommend.experiments
-        return Path(__file__).with_name("experiments.yaml") if chosen == Path() else chosen
+        return Path(__file__).parents[1] / "experiments.yaml" if chosen == Path() else chosen
 
     @property
     def placement(self) -> Path:
         """File of the placement rules."""
         chosen = self.recommend.placement
-        return Path(__file__).with_name("placement.yaml") if chosen == Path() else chosen
+        return Path(__file__).parents[1] / "placement.yaml" if chosen == Path() else chosen
 
     def __post_init__(self) -> None:
         """Refuse what only shows when several settings are seen together."""

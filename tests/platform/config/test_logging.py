@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tactful.config import LoggingSettings
-from tactful.logs import JsonFormatter, TextFormatter, configure
+from tactful.config.logging import JsonFormatter, TextFormatter, configure
+from tactful.config.settings import LoggingSettings
 from tactful.metadata import open_metadata
 
 

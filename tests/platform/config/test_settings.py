@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tactful.config import ServerSettings, Settings, is_loopback, load_settings
+from tactful.config.settings import ServerSettings, Settings, is_loopback, load_settings
 from tactful.errors import ConfigError
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tactful.config import IdentitySettings, load_settings
+from tactful.config.identity import identity_of
+from tactful.config.settings import IdentitySettings, load_settings
 from tactful.errors import ConfigError
-from tactful.linking import identity_of
 from tactful.shared_features import SharedFeatures, own_definitions
 from tactful_streaming import (
     EmbeddedOnlineStore,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tactful.config import Settings, secret
+from tactful.config.settings import Settings, secret
 from tactful.errors import ConfigError
 
 LEDGER = "ledger.db"

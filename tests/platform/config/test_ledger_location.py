@@ -19,10 +19,10 @@ from tests.platform.support import Live, build, small_settings, wait_until
 
 from tactful import doctor
 from tactful.cli import main
-from tactful.config import Settings, StatisticsSettings, StorageSettings
+from tactful.config.ledger_location import LEDGER, existing_ledger, ledger_location, named
+from tactful.config.settings import Settings, StatisticsSettings, StorageSettings
 from tactful.erasure_traces import Found
 from tactful.errors import BackupError, ConfigError
-from tactful.ledger_place import LEDGER, existing_ledger, ledger_location, named
 from tactful.restored_parts import _ledger
 from tactful.running_places import RunningPlaces
 from tactful.service import Platform

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tactful.config import IdentitySettings
+from tactful.config.settings import IdentitySettings
 from tactful.errors import ConfigError
 from tactful_streaming import EVENT_TYPES, EngineError, Identity
 

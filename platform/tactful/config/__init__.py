@@ -1,0 +1,5 @@
+"""Settings of an installation, read from `tactful.toml` and `TACTFUL_*`, and logging.
+
+It may import `kernels`, `metrics`, `schemas`, `util`.
+Begin with `settings`.
+"""
