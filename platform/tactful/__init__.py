@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClient": "client",
-    "Client": "client",
-    "OfflineQueue": "client",
+    "AsyncClient": "client.sync",
+    "Client": "client.sync",
+    "OfflineQueue": "client.sync",
     "Platform": "service",
     "Recommender": "recommender",
     "Registry": "registry",

@@ -11,8 +11,8 @@ import msgspec
 from tqdm import tqdm
 
 from tactful.client import Client, Kind
+from tactful.client.ingest_file import ingest_file
 from tactful.command_options import api_key, json_option, key_file_option, url_option
-from tactful.ingest import ingest_file
 from tactful.schemas.messages import RecommendRequest
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import msgspec
 
 from tactful.client import Client, Kind
-from tactful.client_calls import chunks
+from tactful.client.calls import chunks
 from tactful.errors import ClientError, DatasetError
 from tactful.schemas.messages import EventsAccepted, Rejection
 from tactful.schemas.positions import Position

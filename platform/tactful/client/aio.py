@@ -11,9 +11,9 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from tactful.client_calls import Calls, Flushed, Kind, RecommendFields, Record
-from tactful.client_exchange import Call, Pause, Policy, Send, Work, headers, limits
-from tactful.client_queue import OfflineQueue
+from tactful.client.calls import Calls, Flushed, Kind, RecommendFields, Record
+from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
+from tactful.client.offline_queue import OfflineQueue
 from tactful.schemas.messages import (
     EventsAccepted,
     Explanation,

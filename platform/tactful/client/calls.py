@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from tactful.client_exchange import Call, Policy, Send, Work, exchange
-from tactful.client_queue import OfflineQueue, Waiting
+from tactful.client.exchange import Call, Policy, Send, Work, exchange
+from tactful.client.offline_queue import OfflineQueue, Waiting
 from tactful.errors import ApiError, ClientError, QueueError
 from tactful.schemas.messages import (
     EventsAccepted,

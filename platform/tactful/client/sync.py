@@ -1,7 +1,7 @@
 """The Python client of the HTTP API. It needs httpx and msgspec, and nothing of the server.
 
 `Client` blocks; `AsyncClient` has the same calls as coroutines. What they send, retry and raise is
-said once, in `tactful.client_calls` and `tactful.client_exchange`.
+said once, in `tactful.client.calls` and `tactful.client.exchange`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from tactful.client_async import AsyncClient
-from tactful.client_calls import Calls, Flushed, Kind, RecommendFields, Record
-from tactful.client_exchange import Call, Pause, Policy, Send, Work, headers, limits
-from tactful.client_queue import OfflineQueue
+from tactful.client.calls import Calls, Flushed, Kind, RecommendFields, Record
+from tactful.client.exchange import Call, Pause, Policy, Send, Work, headers, limits
+from tactful.client.offline_queue import OfflineQueue
 from tactful.schemas.messages import (
     EventsAccepted,
     Explanation,
@@ -32,7 +31,7 @@ from tactful.schemas.messages import (
     UserFeatures,
 )
 
-__all__ = ["AsyncClient", "Client", "Flushed", "Kind", "OfflineQueue", "RecommendFields", "Record"]
+__all__ = ["Client"]
 
 T = TypeVar("T")
 

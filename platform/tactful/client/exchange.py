@@ -2,7 +2,7 @@
 
 A call is a generator. It yields what is to be done (`Send`, `Pause` or `Work`) and is given what
 came of it; its return value is the answer. Whoever drives it decides how: `tactful.client` by
-blocking, `tactful.client_async` by awaiting. What to retry, how long to pause and how an answer is
+blocking, `tactful.client.aio` by awaiting. What to retry, how long to pause and how an answer is
 read is said here, once.
 """
 
