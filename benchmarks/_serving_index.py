@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from benchmarks._serving_shop import DIMENSIONS, Shop
 from benchmarks.figures import Figure
+from tactful.catalogue.ids import ItemIds
 from tactful.client import Client
-from tactful.item_ids import ItemIds
 from tactful.live_index import LiveIndex
 from tactful.util.checksummed_directory import sealing
 from tactful.vector_index import VectorIndex, mixtures

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._serving_ranking import forest
+from tactful.catalogue.ids import ItemIds
 from tactful.content_vectors import ContentVectors
 from tactful.features import RANKING_FEATURES
-from tactful.item_ids import ItemIds
 from tactful.ranking import Manifest, Pointer, save_model, version_directory, write_pointer
 from tactful.recall import Neighbours, RecallIndex
 from tactful.session_neighbours import SessionNeighbours

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tactful.catalogue.request_context import FeatureSource
 from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
 from tactful.connections import kafka_settings, make_topic, open_redis, retention_ms
@@ -30,7 +31,6 @@ from tactful.follower import Letters
 from tactful.record_seal import RecordSeal, open_seal
 from tactful.schemas.positions import Offsets, Position, as_text, merged
 from tactful.shared_features import SharedFeatures, own_definitions
-from tactful.situation import FeatureSource
 from tactful.util.clock import now_ms
 from tactful_streaming import (
     Cleaner,

@@ -11,13 +11,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import FeatureSource, Situation, read_nonzero, read_placed
 from tactful.cold_start import coldness
 from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores, stable_order
 from tactful.neighbourhood import neighbourhood
 from tactful.recall import CHANNELS, RecallIndex, direction
-from tactful.situation import FeatureSource, Situation, read_nonzero, read_placed
 from tactful.stored_vectors import RowVectors, StoredVectors
 from tactful.util.growable_array import lengthened
 from tactful.util.scalars import is_whole_number

@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.catalogue.request_context import Situation
 from tactful.kernels.sparse_scores import Scores
-from tactful.situation import Situation
 from tactful.util.scalars import is_number
 
 FEWEST_PEOPLE = 10

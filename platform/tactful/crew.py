@@ -26,8 +26,9 @@ import msgspec
 
 from tactful.asgi import Call, Endpoint
 from tactful.caps import Shown
+from tactful.catalogue.changes import ChangeList
+from tactful.catalogue.request_context import described, read_columns, read_nonzero
 from tactful.endpoints import ENDPOINTS
-from tactful.item_feed import ChangeList
 from tactful.link import (
     Changed,
     Changes,
@@ -57,7 +58,6 @@ from tactful.schemas.problems import ProblemError
 from tactful.server import loop_factory
 from tactful.service import Platform
 from tactful.serving_worker import Orders
-from tactful.situation import described, read_columns, read_nonzero
 from tactful.trending import Trends
 from tactful.util import malloc as heap
 from tactful.util.gc_tuning import keep_what_is, short_delays

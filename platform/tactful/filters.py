@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.catalogue import Catalogue
-from tactful.situation import Situation
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import Situation
 
 
 @dataclass(frozen=True)

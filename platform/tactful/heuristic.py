@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.candidates import Candidates, Popularity
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import FeatureSource, Situation, read_columns
 from tactful.cold_start import coldness
 from tactful.kernels.sparse_scores import Scores
-from tactful.situation import FeatureSource, Situation, read_columns
 
 _POPULAR = 200
 

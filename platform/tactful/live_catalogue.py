@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.candidates import Popularity, VectorSearch, popular_rows
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.changes import ItemFeed, feed_of
+from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError, StorageError
-from tactful.item_feed import ItemFeed, feed_of
 from tactful.live_index import LiveIndex, Snapshot
 from tactful.recall import RecallIndex
-from tactful.situation import FeatureSource
 from tactful.trending import Rising, Trending
 from tactful_streaming import Item
 

@@ -34,8 +34,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError, StorageError
-from tactful.item_ids import ItemIds
 from tactful.stored_vectors import StoredVectors
 from tactful.util.checksummed_directory import check_seal, remove_scratch, sealing
 from tactful.vector_index import EXACT_BELOW, Nearest, Queries, Tuning, VectorIndex, best

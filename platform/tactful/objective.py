@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.candidates import Popularity
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import Situation
 from tactful.errors import ConfigError
-from tactful.situation import Situation
 from tactful.util.scalars import is_number
 
 MOST_WEIGHT = 10.0

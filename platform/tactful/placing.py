@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tactful.arrangement import Bounds, Group
 from tactful.candidates import Candidates, Popularity, VectorSearch, extended
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
 from tactful.placement import ANY, PlacementRule
 
 _CHOICE = 3

@@ -26,10 +26,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.catalogue.ids import ItemIds
 from tactful.cold_start import Cohorts
 from tactful.content_vectors import ContentVectors
 from tactful.errors import ModelError
-from tactful.item_ids import ItemIds
 from tactful.session_neighbours import SessionNeighbours
 from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vector_index import Queries, VectorIndex

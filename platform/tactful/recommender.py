@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from tactful.arrangement import Arrangement, arrange
 from tactful.candidates import Candidates, Quotas, gather
 from tactful.caps import Shown, ShownToday, exhausted
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.changes import GivesItems
+from tactful.catalogue.request_context import FeatureSource, Situation, observe
 from tactful.config.settings import Settings
 from tactful.diversity import Likeness
 from tactful.errors import ConfigError, ModelError
@@ -29,7 +31,6 @@ from tactful.features import assemble, layout
 from tactful.filters import Filter
 from tactful.heuristic import heuristic_scores
 from tactful.impressions import encode_impression
-from tactful.item_feed import GivesItems
 from tactful.live_catalogue import LiveCatalogue, View
 from tactful.placement import PlacementRule, load_placement, on_page
 from tactful.placing import bounds_of, with_demanded
@@ -46,7 +47,6 @@ from tactful.schemas.messages import (
     to_milliseconds,
 )
 from tactful.schemas.problems import ProblemError
-from tactful.situation import FeatureSource, Situation, observe
 from tactful.trending import Rising
 from tactful_bandits import Assignment, AssignmentError, Experiment, assign
 from tactful_streaming import Event

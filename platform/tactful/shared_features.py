@@ -56,7 +56,7 @@ def _chosen(definitions: Definitions, wanted: Callable[[str], bool]) -> Definiti
 
 
 class SharedFeatures:
-    """A :class:`~tactful.situation.FeatureSource` of an engine and an online store.
+    """A :class:`~tactful.catalogue.request_context.FeatureSource` of an engine and an online store.
 
     While the store cannot be reached, reads of people are refused at once and it is tried again
     every second, so that requests do not queue up behind a store that does not answer.

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.candidates import Popularity, Quotas, gather
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import observe
 from tactful.errors import ModelError
 from tactful.features import RANKING_FEATURES, REQUESTED, assemble
 from tactful.impressions import Impression, read_impressions
@@ -26,7 +27,6 @@ from tactful.live_index import Snapshot
 from tactful.log_batches import read_batches
 from tactful.ranking import read_manifest, version_directory
 from tactful.recall import RecallIndex
-from tactful.situation import observe
 from tactful_streaming import (
     Definitions,
     Engine,

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.candidates import Popularity, Quotas, gather, popular_rows
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import observe
 from tactful.features import RANKING_FEATURES, assemble
 from tactful.history import History
 from tactful.live_catalogue import unlearned
 from tactful.live_index import Snapshot
 from tactful.recall import RecallIndex
-from tactful.situation import observe
 from tactful.training_options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import Definitions, Engine, EventLog, Identity, MemoryState

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
 from tactful.schemas.messages import StatisticsPage
 
 By = Literal["category", "item_id"]

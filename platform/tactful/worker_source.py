@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.catalogue.changes import Reading
+from tactful.catalogue.request_context import Values
 from tactful.errors import NotPersonal
-from tactful.item_feed import Reading
 from tactful.link import (
     Asker,
     Changed,
@@ -22,13 +23,12 @@ from tactful.link import (
     Seen,
 )
 from tactful.schemas.positions import Position
-from tactful.situation import Values
 from tactful.trending import Rise
 from tactful_streaming import Definitions, Item, NonZero, User, decode_entry
 
 
 class WorkerSource:
-    """A :class:`~tactful.situation.FeatureSource` that asks for everything.
+    """A :class:`~tactful.catalogue.request_context.FeatureSource` that asks for everything.
 
     It also knows, of the people that the present request has read, how they are described and what
     they were shown today.

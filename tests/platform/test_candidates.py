@@ -16,7 +16,8 @@ from tests.platform.shop import definitions, learned
 
 from tactful import candidates as candidates_of
 from tactful.candidates import SOLD, Candidates, Popularity, Quotas, gather, popular_rows
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import Situation
 from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores
 from tactful.recall import (
@@ -24,7 +25,6 @@ from tactful.recall import (
     Neighbours,
     empty_index,
 )
-from tactful.situation import Situation
 from tactful_streaming import Engine, Event, Item, MemoryState, NonZero, encode_entry
 
 DAY = 86_400_000

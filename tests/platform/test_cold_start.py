@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tactful.catalogue.request_context import Situation
 from tactful.cold_start import FEWEST_PEOPLE, KNOWN_ITEMS, Cohorts, coldness
 from tactful.recall import Interactions, RecallIndex, build_index
-from tactful.situation import Situation
 
 ITEMS = 12
 

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import Situation
 from tactful.filters import Filter
-from tactful.situation import Situation
 from tactful_streaming import Item
 
 IDS = [f"i{number}" for number in range(24)]

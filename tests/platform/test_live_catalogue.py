@@ -12,7 +12,7 @@ from tests.platform.shop import definitions
 
 import tactful.live_catalogue
 import tactful.live_index
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
 from tactful.live_catalogue import LiveCatalogue, View
 from tactful.recall import Interactions, RecallIndex, build_index
 from tactful_streaming import Engine, Event, Item, MemoryState, encode_entry

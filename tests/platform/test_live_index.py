@@ -21,8 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from numpy.typing import NDArray
 
 import tactful.live_index
+from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError, StorageError
-from tactful.item_ids import ItemIds
 from tactful.live_index import LiveIndex, Snapshot
 from tactful.vector_index import VectorIndex
 
@@ -244,7 +244,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
-from tactful.item_ids import ItemIds
+from tactful.catalogue.ids import ItemIds
 from tactful.live_index import LiveIndex
 from tactful.vector_index import VectorIndex
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tactful.candidates import Popularity
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import Situation
 from tactful.errors import ConfigError
 from tactful.objective import MOST_WEIGHT, Objective, cheapness, freshness, novelty
-from tactful.situation import Situation
 from tactful_streaming import Item
 
 DAY = 86_400_000

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tactful.caps import DAY_MS, ShownToday, exhausted
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.placement import PlacementRule, load_placement, on_page

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make_shop, write_log
 
 from tactful.candidates import Quotas
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
 from tactful.errors import ConfigError
 from tactful.recommender import Recommender
 from tactful.schemas.messages import RecommendRequest, StatisticCell, StatisticsPage

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.item_ids import ItemIds
+from tactful.catalogue.ids import ItemIds
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -100,7 +100,7 @@ def test_ids_are_found_where_many_have_one_hash(
     def digest(encoded: bytes) -> bytes:
         return bytes([len(encoded) % hashes]) * 8
 
-    with patch("tactful.item_ids._digest", digest):
+    with patch("tactful.catalogue.ids._digest", digest):
         ids = ItemIds.of(known)
         found = ids.rows_of([*known, *others])
     rows = {item_id: row for row, item_id in enumerate(known)}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tests.platform.shop import DAY, definitions
 
-from tactful.catalogue import Catalogue
-from tactful.situation import observe, read_columns, read_nonzero, read_placed
+from tactful.catalogue.catalogue import Catalogue
+from tactful.catalogue.request_context import observe, read_columns, read_nonzero, read_placed
 from tactful_streaming import (
     Engine,
     EngineError,

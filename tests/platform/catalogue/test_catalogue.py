@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
 from tactful_streaming import Item
 
 names = st.sampled_from([f"i{number}" for number in range(20)])

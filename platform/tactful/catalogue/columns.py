@@ -21,7 +21,7 @@ _DAY_MS = 86_400_000.0
 class ItemColumns:
     """What is known of the item of each row.
 
-    Attributes: as of `tactful.catalogue.Catalogue`.
+    Attributes: as of `tactful.catalogue.catalogue.Catalogue`.
     """
 
     price: NDArray[np.float32]

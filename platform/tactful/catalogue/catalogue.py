@@ -9,8 +9,8 @@ from typing import TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.item_columns import ItemColumns
-from tactful.item_ids import ItemIds
+from tactful.catalogue.columns import ItemColumns
+from tactful.catalogue.ids import ItemIds
 from tactful_streaming import Item
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
-from tactful.situation import FeatureSource
+from tactful.catalogue.request_context import FeatureSource
 from tactful_streaming import Item, encode_entry
 
 _COMPACT_ABOVE = 10_000

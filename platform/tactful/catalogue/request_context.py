@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.catalogue import Catalogue
+from tactful.catalogue.catalogue import Catalogue
 from tactful_streaming import Definitions, EngineError, Item, NonZero, User
 from tactful_streaming.placed_rows import Placing
 

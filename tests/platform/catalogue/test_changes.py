@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.item_feed import ChangeList, EngineItems
+from tactful.catalogue.changes import ChangeList, EngineItems
 from tactful_streaming import Item, decode_entry
 
 changes = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=12)
