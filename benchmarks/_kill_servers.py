@@ -28,8 +28,8 @@ from benchmarks._kill_truth import Comparison, Outcome, Truth, table
 from benchmarks._ports import free_port
 from tactful.client import Client
 from tactful.config.settings import OnlineSettings
-from tactful.connections import open_redis
 from tactful.errors import ClientError
+from tactful.metadata.connections import open_redis
 from tactful.schemas.positions import Position, covers
 from tactful.shared_features import own_definitions
 from tactful_streaming import (

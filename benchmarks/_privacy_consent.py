@@ -18,7 +18,7 @@ import httpx
 from benchmarks.figures import Figure
 from tactful.consent_store import ConsentStore
 from tactful.impersonal import NOT_PERSONALISED
-from tactful.metadata import open_metadata
+from tactful.metadata.store import open_metadata
 from tactful_privacy import EVERYTHING, Purpose
 
 FIGURES = [

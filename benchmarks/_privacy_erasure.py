@@ -23,9 +23,9 @@ from benchmarks._privacy_people import EVENTS, Population, build, check, texts_o
 from benchmarks._streaming_server import Server
 from benchmarks.figures import Figure
 from tactful.config.settings import Settings, StorageSettings
-from tactful.connections import open_installation
 from tactful.erasure import request_erasure, run_erasures
 from tactful.installation import Installation
+from tactful.metadata.connections import open_installation
 from tactful.suppression import open_suppression
 from tactful_streaming import RocksState
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from tactful.config.settings import Settings
-from tactful.connections import open_installation
+from tactful.metadata.connections import open_installation
 from tactful_streaming import (
     EmbeddedLog,
     Engine,

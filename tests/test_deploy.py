@@ -22,8 +22,8 @@ import sqlalchemy as sa
 import yaml
 from tests.test_docs import unknown_words
 
-from tactful import metadata
 from tactful.config.settings import Settings, load_settings
+from tactful.metadata import store as metadata
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.schemas import browser_access as browser
 from tactful.schemas import problems
 from tactful.schemas.problems import ProblemError
-from tactful.valid_keys import ApiKey, ValidKeys
 
 if TYPE_CHECKING:
     from tactful.config.settings import Settings

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from tactful.config.settings import Settings
-from tactful.connections import open_installation
+from tactful.metadata.connections import open_installation
 from tactful.model_log import ModelLog
 from tactful.registry import Registry
 from tactful.util.clock import now_ms

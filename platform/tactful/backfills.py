@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from tactful.backfill_parts import Part
 from tactful.config.settings import Settings
-from tactful.connections import open_installation
 from tactful.errors import TactfulError
-from tactful.metadata import BackfillJob, MetadataStore
+from tactful.metadata.connections import open_installation
+from tactful.metadata.store import BackfillJob, MetadataStore
 from tactful.suppression import SuppressionStore
 from tactful_streaming import (
     Definitions,

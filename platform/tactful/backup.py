@@ -30,7 +30,7 @@ from tactful.backup_manifest import (
 )
 from tactful.config.settings import Settings
 from tactful.errors import BackupError
-from tactful.restored_files import refuse_unfinished
+from tactful.metadata.restore_journal import refuse_unfinished
 from tactful.retention import PROGRESS
 from tactful_privacy.durable_files import sync
 from tactful_streaming import EmbeddedLog, RocksState, StreamingError, copy_state

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from tactful.backup import make_backup
 from tactful.config.settings import load_settings
-from tactful.connections import open_installation
-from tactful.data_directory import exclusive
 from tactful.erasure import complete_erasures
 from tactful.installation import Installation
+from tactful.metadata.connections import open_installation
+from tactful.metadata.directory_lock import exclusive
 from tactful.restore import check_backup, restore_backup
 from tactful.suppression import open_suppression
 from tactful.util.clock import now_ms

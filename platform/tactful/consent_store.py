@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tactful.config.settings import Settings
-from tactful.metadata import MetadataStore, consent_decisions
+from tactful.metadata.store import MetadataStore, consent_decisions
 from tactful_privacy import EVERYTHING, NOTHING, Consents, Decision, Purpose
 from tactful_streaming import DEVICE_PREFIX
 

@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition
-from tactful.metadata import MetadataStore, coupon_budgets, coupon_offers, coupon_positions
+from tactful.metadata.store import MetadataStore, coupon_budgets, coupon_offers, coupon_positions
 from tactful_bandits import BudgetPacing, Holdout, bucket, matches
 from tactful_streaming import (
     Event,

@@ -134,7 +134,7 @@ def _room(data: Path) -> Check:
 
 
 def _holder(settings: Settings) -> Check:
-    from tactful.data_directory import exclusive
+    from tactful.metadata.directory_lock import exclusive
 
     try:
         with exclusive(settings.storage.data):
@@ -175,7 +175,7 @@ def _model(models: Path) -> Check:
 
 def _keys(settings: Settings) -> Check:
     """The metadata, whose schema is brought up to date by this, and the keys in it."""
-    from tactful.connections import open_keys
+    from tactful.metadata.connections import open_keys
 
     try:
         with open_keys(settings) as (_, store):
@@ -203,8 +203,8 @@ def _ledger(settings: Settings) -> Check:
 
 
 def _erasures(settings: Settings) -> Iterator[Check]:
-    from tactful.connections import open_keys
     from tactful.erasure_jobs import ErasureJobs
+    from tactful.metadata.connections import open_keys
 
     try:
         with open_keys(settings) as (metadata, _):
@@ -292,7 +292,7 @@ def _lists(settings: Settings) -> Check:
 
 def _kafka(settings: Settings) -> Check:
     """Whether a broker answers and has the topic; nothing is made."""
-    from tactful.connections import kafka_settings
+    from tactful.metadata.connections import kafka_settings
     from tactful_streaming import KafkaLog, LogError, TopicError
 
     log = settings.log
@@ -311,7 +311,7 @@ def _kafka(settings: Settings) -> Check:
 
 
 def _redis(settings: Settings) -> Check:
-    from tactful.connections import open_redis
+    from tactful.metadata.connections import open_redis
     from tactful_streaming import StreamingError, load_definitions
 
     try:

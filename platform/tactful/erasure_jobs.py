@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from tactful.metadata import MetadataStore, erasures
+from tactful.metadata.store import MetadataStore, erasures
 from tactful.schemas.messages import Erasure, ErasureStep
 
 _table = erasures.c

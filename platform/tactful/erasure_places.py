@@ -13,7 +13,6 @@ import msgspec
 
 from tactful.caps import without_people
 from tactful.config.settings import Settings
-from tactful.connections import kafka_settings, make_topic, open_redis
 from tactful.erasure_traces import (
     Found,
     Search,
@@ -23,6 +22,7 @@ from tactful.erasure_traces import (
 )
 from tactful.errors import ConfigError, StorageError, TrainingBusy
 from tactful.installation import Installation
+from tactful.metadata.connections import kafka_settings, make_topic, open_redis
 from tactful.record_seal import open_seal
 from tactful.retraining import after_erasure
 from tactful.schemas.messages import ErasureStep

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from tactful.config.identity import identity_of
 from tactful.config.settings import Settings, secret
-from tactful.connections import (
+from tactful.errors import ConfigError
+from tactful.metadata.connections import (
     kafka_settings,
     make_topic,
     online_tag,
     open_installation,
     retention_ms,
 )
-from tactful.errors import ConfigError
 from tactful.partition_erasures import PartitionErasures
 from tactful.shared_features import shared_definitions
 from tactful.suppression import open_suppression

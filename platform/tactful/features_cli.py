@@ -19,9 +19,9 @@ from tactful.backfill_parts import opened_parts, require_state
 from tactful.backfills import Backfill, unfinished
 from tactful.command_options import json_option
 from tactful.config.settings import load_settings
-from tactful.connections import open_installation
-from tactful.data_directory import exclusive
 from tactful.errors import ConfigError, StorageError, TactfulError
+from tactful.metadata.connections import open_installation
+from tactful.metadata.directory_lock import exclusive
 from tactful.suppression import open_suppression
 from tactful.util.clock import now_ms
 from tactful.util.lazy_commands import LazyCommand, LazyGroup

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tactful.config.settings import Settings
 from tactful.erasure_jobs import ErasureJobs
-from tactful.metadata import MetadataStore
+from tactful.metadata.store import MetadataStore
 from tactful.partition_erasures import PartitionErasures
 from tactful.suppression import SuppressionStore
 

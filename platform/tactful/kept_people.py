@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from tactful.installation import Installation
 from tactful.log_batches import read_batches
-from tactful.metadata import consent_decisions
+from tactful.metadata.store import consent_decisions
 from tactful.record_seal import log_in_files
 from tactful_streaming import (
     DEVICE_PREFIX,

@@ -10,7 +10,7 @@ import msgspec
 
 from tactful.command_options import config_option, data_option, json_option
 from tactful.config.settings import load_settings
-from tactful.connections import open_keys
+from tactful.metadata.connections import open_keys
 
 
 @click.group()

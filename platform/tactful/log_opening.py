@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from tactful.config.settings import Settings
-from tactful.connections import kafka_settings
 from tactful.followed import MergedLog
+from tactful.metadata.connections import kafka_settings
 from tactful.record_seal import log_in_files, open_seal
 from tactful_streaming import EventLog, KafkaLog
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import sqlalchemy as sa
 
-from tactful.metadata import MetadataStore, model_changes
+from tactful.metadata.store import MetadataStore, model_changes
 from tactful.rollout_store import refuse_while_rolled_out
 
 Action = Literal["train", "promote", "rollback"]

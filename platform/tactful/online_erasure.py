@@ -28,7 +28,6 @@ from typing import Literal
 import msgspec
 
 from tactful.config.settings import Settings
-from tactful.connections import open_installation
 from tactful.erasure import (
     FORGOTTEN,
     Say,
@@ -52,6 +51,7 @@ from tactful.erasure_places import (
 from tactful.erasure_search import still_there
 from tactful.erasure_traces import Found
 from tactful.installation import Installation
+from tactful.metadata.connections import open_installation
 from tactful.running_places import RunningPlaces
 from tactful.schemas.messages import ErasureStep
 from tactful.suppression import open_suppression

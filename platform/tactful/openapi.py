@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from tactful.asgi import Endpoint
+from tactful.metadata.key_cache import SCOPES
 from tactful.schemas import browser_access as browser
 from tactful.schemas.messages import Problem
 from tactful.schemas.problems import KINDS, ProblemError
-from tactful.valid_keys import SCOPES
 
 _REFERENCE = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)\}")

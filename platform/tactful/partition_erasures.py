@@ -12,7 +12,7 @@ from collections.abc import Callable, Container
 import msgspec
 import sqlalchemy as sa
 
-from tactful.metadata import MetadataStore, purged_partitions, purges
+from tactful.metadata.store import MetadataStore, purged_partitions, purges
 from tactful.suppression import SuppressionStore
 from tactful_streaming import Traces
 

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from tactful.command_options import config_option, data_option
 from tactful.config.ledger_location import existing_ledger, named
 from tactful.config.settings import load_settings
-from tactful.data_directory import exclusive
 from tactful.errors import ConfigError
 from tactful.key_rotation import begin_epoch, change_master_key
+from tactful.metadata.directory_lock import exclusive
 from tactful.privacy_ledger import as_text, day_of, tell
 from tactful.publishing import publish
 from tactful.util.clock import now_ms

@@ -13,8 +13,8 @@ import msgspec
 
 from tactful.config.ledger_location import existing_ledger, named
 from tactful.config.settings import Settings
-from tactful.connections import kafka_settings
 from tactful.errors import ConfigError, StorageError
+from tactful.metadata.connections import kafka_settings
 from tactful.publication import write_files, write_topic
 from tactful.statistic_definitions import load_statistics
 from tactful.statistics import shown_before

@@ -20,9 +20,9 @@ from pathlib import Path
 import msgspec
 
 from tactful.config.settings import Settings
-from tactful.connections import kafka_settings, make_topic
 from tactful.errors import ConfigError, StorageError
 from tactful.feature_worker import prepare_worker
+from tactful.metadata.connections import kafka_settings, make_topic
 from tactful_privacy.durable_files import replace_file, sync
 from tactful_streaming import (
     Definitions,

@@ -25,7 +25,7 @@ from tactful.backup_manifest import Copied, Manifest, copy_checked, read_manifes
 from tactful.config.settings import Settings
 from tactful.erasure import RESTORED
 from tactful.errors import BackupError
-from tactful.restored_files import READY, RESTORING, STAGED, Ready, finish_restore
+from tactful.metadata.restore_journal import READY, RESTORING, STAGED, Ready, finish_restore
 from tactful.restored_parts import Parts, keep_what_never_goes_back
 from tactful_privacy import PrivacyError
 from tactful_privacy.durable_files import replace_file, sync

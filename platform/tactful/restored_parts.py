@@ -28,7 +28,13 @@ import sqlalchemy as sa
 from tactful.config.ledger_location import LEDGER
 from tactful.config.settings import Settings, StorageSettings
 from tactful.errors import BackupError, StorageError
-from tactful.metadata import api_keys, consent_decisions, erasures, open_metadata, suppressions
+from tactful.metadata.store import (
+    api_keys,
+    consent_decisions,
+    erasures,
+    open_metadata,
+    suppressions,
+)
 from tactful.statistics import NOT_BEFORE
 from tactful.suppression import open_suppression
 from tactful_privacy import Keyring, KeyringError, merge_ledger, merge_vault

@@ -31,7 +31,7 @@ import msgspec
 from tactful.config.settings import RetentionSettings, Settings
 from tactful.coupon_desk import forget_offers
 from tactful.errors import StorageError
-from tactful.metadata import MetadataStore
+from tactful.metadata.store import MetadataStore
 from tactful.model_log import ModelLog
 from tactful.record_seal import open_seal
 from tactful.util.background_process import low_priority

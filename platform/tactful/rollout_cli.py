@@ -14,8 +14,8 @@ import msgspec
 
 from tactful.command_options import by_option, config_option, data_option, json_option
 from tactful.config.settings import Settings, load_settings
-from tactful.connections import open_installation
 from tactful.errors import ConfigError
+from tactful.metadata.connections import open_installation
 from tactful.model_log import whoever_runs_this
 from tactful.rollout_definitions import load_rollouts
 from tactful.rollout_messages import details, move, told

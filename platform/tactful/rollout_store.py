@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tactful.errors import ConfigError, ModelError
-from tactful.metadata import (
+from tactful.metadata.store import (
     MetadataStore,
     model_changes,
     rollout_changes,

@@ -13,9 +13,9 @@ import msgspec
 from tactful.config import logging as logs
 from tactful.config.settings import ServerSettings, Settings
 from tactful.crew import run_crew
-from tactful.data_directory import exclusive
 from tactful.errors import TactfulError
 from tactful.http import make_application
+from tactful.metadata.directory_lock import exclusive
 from tactful.recommender import build, open_shown
 from tactful.server import listen, make_server, run
 from tactful.service import Platform

@@ -25,11 +25,9 @@ from prometheus_client import CollectorRegistry
 
 from tactful.backends import Backend, open_backend
 from tactful.config.settings import PACKAGED_FEATURES, Settings
-from tactful.connections import open_keys
 from tactful.consent_store import ConsentStore, default_purposes
 from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition, load_coupons
 from tactful.coupon_desk import CouponDesk
-from tactful.data_directory import exclusive
 from tactful.door import Door
 from tactful.erasure import complete_erasures, settle_erasures
 from tactful.erasure_jobs import ErasureJobs
@@ -41,8 +39,10 @@ from tactful.gauges import add_gauges
 from tactful.given_lists import GivenLists
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
 from tactful.installation import Installation
-from tactful.keys import KeyStore
-from tactful.metadata import MetadataStore
+from tactful.metadata.api_keys import KeyStore
+from tactful.metadata.connections import open_keys
+from tactful.metadata.directory_lock import exclusive
+from tactful.metadata.store import MetadataStore
 from tactful.metrics.registry import Metrics
 from tactful.model_log import ModelLog
 from tactful.online_erasure import OnlineErasures

@@ -45,6 +45,7 @@ from tactful.link import (
     Serves,
     Told,
 )
+from tactful.metadata.key_cache import ApiKey, ValidKeys
 from tactful.metrics.registry import Metrics
 from tactful.roster import serving
 from tactful.schemas import browser_access as browser
@@ -61,7 +62,6 @@ from tactful.turnstile import Turnstile
 from tactful.util import malloc as heap
 from tactful.util.clock import now_ms
 from tactful.util.gc_tuning import keep_what_is, short_delays
-from tactful.valid_keys import ApiKey, ValidKeys
 from tactful.worker_source import WorkerSource
 from tactful_streaming import Definitions
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
-from tactful.metadata import MetadataStore, suppressions
+from tactful.metadata.store import MetadataStore, suppressions
 from tactful_privacy import Keyring, KeyringError, Pseudonym, Suppressed
 
 _table = suppressions.c

@@ -15,13 +15,13 @@ import numpy as np
 from tactful.audited_models import open_model_log
 from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
-from tactful.connections import open_installation
 from tactful.drift import LATEST, Drift, measure_drift
 from tactful.erasure_jobs import ErasureJobs
 from tactful.errors import ConfigError, ModelError
 from tactful.evaluation import list_metrics
 from tactful.features import layout
 from tactful.log_opening import open_log
+from tactful.metadata.connections import open_installation
 from tactful.model_log import whoever_runs_this
 from tactful.permitted_log import PermittedLog, training_permissions
 from tactful.ranking import load_trees, read_manifest, read_pointer, version_directory

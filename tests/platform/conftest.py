@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from tests.platform.databases import BACKENDS, Location, empty_database
 from tests.platform.support import Live, build, small_settings
 
-from tactful import metadata
 from tactful.config.settings import Settings
-from tactful.metadata import MetadataStore, open_metadata
+from tactful.metadata import store as metadata
+from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.service import Platform
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tactful import metadata
+from tactful.metadata import store as metadata
 
 Location = str | Path
 BACKENDS = ["sqlite", pytest.param("mysql", marks=pytest.mark.service("mysql"))]

@@ -19,7 +19,7 @@ from tests.platform.support import Live, build, view
 from tactful.cli import main
 from tactful.config.settings import Settings
 from tactful.doctor import examine
-from tactful.keys import KeyStore
+from tactful.metadata.api_keys import KeyStore
 from tactful.service import Platform
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 

@@ -21,7 +21,7 @@ from tactful.coupon_definitions import OFFER, WITHHELD, CouponBudget, CouponDefi
 from tactful.coupon_desk import CouponDesk, code_of, group_of
 from tactful.coupon_report import fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
-from tactful.metadata import MetadataStore
+from tactful.metadata.store import MetadataStore
 from tactful.service import Platform
 from tactful_streaming import Entry, Event, decode_entry, encode_entry
 

@@ -23,14 +23,14 @@ from tests.platform.support import Live, build, now_ms, small_settings, view, wa
 
 from tactful.cli import main
 from tactful.config.settings import ConsentSettings, LogSettings, Settings
-from tactful.connections import open_installation
 from tactful.doctor import examine
 from tactful.erasure import look_up, request_erasure, run_erasures
 from tactful.erasure_jobs import ErasureJobs
 from tactful.erasure_preview import preview
 from tactful.errors import ConfigError, StorageError
 from tactful.installation import Installation
-from tactful.metadata import MetadataStore
+from tactful.metadata.connections import open_installation
+from tactful.metadata.store import MetadataStore
 from tactful.service import Platform
 from tactful.suppression import open_suppression
 from tactful_streaming import (
@@ -330,7 +330,7 @@ def test_a_shared_device_keeps_what_others_did_on_it(
 JOB = """
 import os, pickle, signal, sys, time
 from pathlib import Path
-from tactful.connections import open_installation
+from tactful.metadata.connections import open_installation
 from tactful.erasure import run_erasures
 from tactful.installation import Installation
 from tactful.suppression import open_suppression

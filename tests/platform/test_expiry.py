@@ -17,12 +17,12 @@ from tests.platform.support import build, now_ms, small_settings
 from tactful.backup_manifest import FORMAT, MANIFEST, Manifest, write_manifest
 from tactful.cli import main
 from tactful.config.settings import RetentionSettings, Settings, TrainingSettings
-from tactful.connections import open_installation
 from tactful.erasure import request_erasure, run_erasures
 from tactful.errors import ConfigError
 from tactful.expiry import expire_backups, expire_exports, expire_models, kept_for
 from tactful.installation import Installation
-from tactful.metadata import MetadataStore
+from tactful.metadata.connections import open_installation
+from tactful.metadata.store import MetadataStore
 from tactful.model_log import ModelLog
 from tactful.retraining import after_erasure
 from tactful.service import Platform

@@ -16,7 +16,7 @@ from tactful.backfill_parts import opened_parts
 from tactful.backfills import Backfill
 from tactful.cli import main
 from tactful.config.settings import Settings
-from tactful.connections import open_installation
+from tactful.metadata.connections import open_installation
 from tactful.service import Platform
 from tactful.suppression import open_suppression
 from tactful_streaming import (

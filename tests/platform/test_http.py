@@ -16,7 +16,7 @@ import pytest
 from tests.platform.support import Live, build, now_ms, small_settings, view, wait_until
 
 from tactful.endpoints import ENDPOINTS
-from tactful.keys import SCOPES
+from tactful.metadata.api_keys import SCOPES
 from tactful.service import Platform
 
 PROBLEM = "application/problem+json"

@@ -17,9 +17,9 @@ from tests.streaming.brokers import Broker, Proxy, broker_behind_proxy, running_
 from tests.streaming.redis_server import RedisServer
 
 from tactful.config.settings import LogSettings, OnlineSettings, Settings
-from tactful.connections import kafka_settings, open_redis
 from tactful.errors import StorageError
 from tactful.followed import MergedLog
+from tactful.metadata.connections import kafka_settings, open_redis
 from tactful.schemas.problems import ProblemError
 from tactful.service import Platform
 from tactful.shared_features import SharedFeatures, own_definitions, shared_definitions

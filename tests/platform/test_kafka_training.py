@@ -32,13 +32,13 @@ from tactful.config.settings import (
     StorageSettings,
     TrainingSettings,
 )
-from tactful.connections import kafka_settings, make_topic, open_installation
 from tactful.errors import ModelError, StorageError
 from tactful.features import RANKING_FEATURES, layout
 from tactful.followed import MergedLog
 from tactful.history import History
 from tactful.log_batches import read_batches
 from tactful.log_opening import open_log
+from tactful.metadata.connections import kafka_settings, make_topic, open_installation
 from tactful.permitted_log import Allows, PermittedLog, measured_log
 from tactful.ranking import Pointer, version_directory, write_pointer
 from tactful.record_seal import open_seal

@@ -19,10 +19,10 @@ from tests.platform.support import AtOnce, Live, build, now_ms, view
 from tests.platform.test_erasure import settings_of
 
 from tactful.config.settings import LogSettings, PrivacySettings, RetentionSettings, Settings
-from tactful.connections import open_installation
 from tactful.doctor import examine
 from tactful.errors import ConfigError
-from tactful.metadata import coupon_offers
+from tactful.metadata.connections import open_installation
+from tactful.metadata.store import coupon_offers
 from tactful.model_log import ModelLog
 from tactful.retention import PROGRESS, Retention, expire_state, kind_of, read_progress
 from tactful.service import Platform

@@ -10,7 +10,7 @@ import pytest
 from tests.platform.support import small_settings
 
 from tactful.errors import ConfigError, ModelError
-from tactful.metadata import open_metadata
+from tactful.metadata.store import open_metadata
 from tactful.rollout_definitions import RolloutDefinition
 from tactful.rollout_messages import move
 from tactful.rollout_recording import Recorder, record

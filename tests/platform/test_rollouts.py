@@ -24,7 +24,7 @@ from tactful.arm_outcomes import Tally, read_arm_outcomes
 from tactful.cli import main
 from tactful.config.settings import RecommendSettings, ServerSettings
 from tactful.errors import ConfigError, ModelError
-from tactful.metadata import MetadataStore, open_metadata
+from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.model_log import ModelLog
 from tactful.rollout_definitions import (
     CHANGE,
@@ -225,7 +225,7 @@ def test_a_look_that_was_killed_is_decided_once(tmp_path: Path) -> None:
 import os, signal
 from pathlib import Path
 import tactful.rollout_store as store_module
-from tactful.metadata import open_metadata
+from tactful.metadata.store import open_metadata
 from tactful.rollout_keeper import RolloutKeeper
 from tactful_streaming import EmbeddedLog
 update = store_module._update

@@ -29,10 +29,10 @@ from tests.platform.test_erasure import (
 
 from tactful.cli import main
 from tactful.config.settings import PrivacySettings, Settings
-from tactful.connections import open_installation
 from tactful.doctor import examine
 from tactful.erasure import request_erasure, run_erasures
 from tactful.errors import ConfigError, StorageError
+from tactful.metadata.connections import open_installation
 from tactful.person_export import export_person
 from tactful.record_seal import RecordSeal, log_in_files, open_seal, person_of
 from tactful.service import Platform

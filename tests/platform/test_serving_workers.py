@@ -22,7 +22,7 @@ import pytest
 from tests.platform.shop import definitions, entries, make_shop, write_log
 
 from tactful.config.settings import Settings, StorageSettings
-from tactful.connections import open_keys
+from tactful.metadata.connections import open_keys
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 from tactful.training import TrainingOptions, train
 

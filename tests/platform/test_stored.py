@@ -24,7 +24,7 @@ from tests.platform.stored.installation import (
 )
 
 from tactful.config.settings import OnlineSettings
-from tactful.connections import open_redis
+from tactful.metadata.connections import open_redis
 from tactful_streaming import load_definitions, read_packed
 
 

@@ -15,7 +15,7 @@ from tests.platform.shop import BEGIN, HOUR, write_log
 
 from tactful.cli import main
 from tactful.errors import ConfigError
-from tactful.metadata import open_metadata
+from tactful.metadata.store import open_metadata
 from tactful.objective import Objective
 from tactful.rollout_definitions import RolloutDefinition
 from tactful.rollout_keeper import write_served

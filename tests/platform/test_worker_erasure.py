@@ -23,11 +23,11 @@ from tests.streaming.redis_server import RedisServer
 from tests.streaming.shard import read_topic
 
 from tactful.config.settings import Settings, load_settings
-from tactful.connections import kafka_settings, make_topic, open_installation
 from tactful.erasure import request_erasure, run_erasures, settle_erasures
 from tactful.erasure_places import purge_spool
 from tactful.erasure_traces import Found
 from tactful.installation import Installation
+from tactful.metadata.connections import kafka_settings, make_topic, open_installation
 from tactful.record_seal import open_seal
 from tactful.service import Platform
 from tactful.suppression import open_suppression

@@ -1,10 +1,10 @@
-"""Alembic runs this to run the steps, on the connection that ``tactful.metadata`` gives it."""
+"""Alembic runs this to run the steps, on the connection that ``tactful.metadata.store`` gives it."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from tactful.metadata import VERSION_TABLE, tables
+from tactful.metadata.store import VERSION_TABLE, tables
 
 context.configure(
     connection=context.config.attributes["connection"],

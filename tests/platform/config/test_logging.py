@@ -12,7 +12,7 @@ import pytest
 
 from tactful.config.logging import JsonFormatter, TextFormatter, configure
 from tactful.config.settings import LoggingSettings
-from tactful.metadata import open_metadata
+from tactful.metadata.store import open_metadata
 
 
 def record(message: str, *values: object) -> logging.LogRecord:
@@ -66,4 +66,4 @@ def test_a_first_start_says_one_line_about_the_metadata(
     open_metadata(tmp_path / "metadata.db").close()
 
     (line,) = capsys.readouterr().err.splitlines()
-    assert "tactful.metadata: the metadata was upgraded from schema none to" in line
+    assert "tactful.metadata.store: the metadata was upgraded from schema none to" in line

@@ -13,14 +13,14 @@ import pytest
 from tests.platform.databases import Location
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
-from tactful import metadata
 from tactful.config.settings import OnlineSettings
-from tactful.connections import open_installation, open_redis
 from tactful.consent_store import ConsentStore
 from tactful.erasure import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of
 from tactful.erasure_jobs import ErasureJobs
 from tactful.installation import Installation
-from tactful.metadata import MetadataStore, open_metadata
+from tactful.metadata import store as metadata
+from tactful.metadata.connections import open_installation, open_redis
+from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.online_erasure import OnlineErasures
 from tactful.partition_erasures import PartitionErasures
 from tactful.schemas.messages import ErasureStep

@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, kept only as a hash (`tactful.valid_keys` says which)."""
+"""API keys: made once, shown once, kept only as a hash (`tactful.metadata.key_cache` says which)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from tactful.errors import ApiKeyError, StorageError
-from tactful.metadata import MetadataStore, api_keys, open_metadata
-from tactful.valid_keys import SCOPES, ApiKey, ValidKeys, digest
+from tactful.metadata.key_cache import SCOPES, ApiKey, ValidKeys, digest
+from tactful.metadata.store import MetadataStore, api_keys, open_metadata
 
 __all__ = ["SCOPES", "ApiKey", "KeyStore"]
 

@@ -3,7 +3,7 @@
 A key is ``tactful_<id>_<secret>``: eight hexadecimal digits to find it by and 256 random bits. What
 is held is SHA-256 of the whole key. A fast hash is enough here, because a secret of 256 bits cannot
 be guessed; slow password hashes protect secrets that can. Where keys are kept for good is
-`tactful.keys`.
+`tactful.metadata.api_keys`.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ import pytest
 from tests.platform.databases import Location
 
 from tactful.errors import ApiKeyError, StorageError
-from tactful.keys import SCOPES, ApiKey, KeyStore
-from tactful.metadata import open_metadata
+from tactful.metadata.api_keys import SCOPES, ApiKey, KeyStore
+from tactful.metadata.store import open_metadata
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import pytest
 import sqlalchemy as sa
 from tests.platform.databases import Location, execute
 
-from tactful import metadata
 from tactful.errors import StorageError
-from tactful.metadata import BackfillJob, DefinitionVersion, MetadataStore, open_metadata
+from tactful.metadata import store as metadata
+from tactful.metadata.store import BackfillJob, DefinitionVersion, MetadataStore, open_metadata
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_the_migrations_end_where_the_code_begins(store: MetadataStore, location
 def test_opening_again_changes_nothing_and_needs_no_alembic(location: Location) -> None:
     open_metadata(location).close()
     code = (
-        "import sys; from tactful.metadata import open_metadata\n"
+        "import sys; from tactful.metadata.store import open_metadata\n"
         "open_metadata(sys.argv[1]).close(); assert 'alembic' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(location)], check=True)
@@ -224,7 +224,7 @@ def test_opening_again_changes_nothing_and_needs_no_alembic(location: Location) 
 
 def test_many_processes_may_start_at_once(location: Location) -> None:
     code = (
-        "import sys; from tactful.metadata import open_metadata\n"
+        "import sys; from tactful.metadata.store import open_metadata\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "store = open_metadata(sys.argv[1]); store.record_definitions('f', '', applied_by='x')\n"
         "assert len(store.definitions_history()) == 1"
@@ -316,7 +316,7 @@ def test_without_the_driver_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_killed_while_it_writes_it_keeps_what_it_acknowledged(location: Location) -> None:
     code = """
 import itertools, sys
-from tactful.metadata import open_metadata
+from tactful.metadata.store import open_metadata
 store = open_metadata(sys.argv[1])
 job = store.begin_backfill("f", ["a"], partition=0, position=0, end=1).id
 for position in itertools.count(1):

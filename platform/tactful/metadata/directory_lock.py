@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tactful.errors import StorageError
-from tactful.restored_files import finish_restore
+from tactful.metadata.restore_journal import finish_restore
 
 
 @contextlib.contextmanager

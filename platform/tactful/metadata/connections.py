@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from tactful.config.settings import LogSettings, OnlineSettings, Settings, secret
 from tactful.errors import ConfigError, StorageError
-from tactful.keys import KeyStore
-from tactful.metadata import MetadataStore, open_metadata
-from tactful.restored_files import refuse_unfinished
+from tactful.metadata.api_keys import KeyStore
+from tactful.metadata.restore_journal import refuse_unfinished
+from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.util.clock import now_ms
 
 if TYPE_CHECKING:
