@@ -21,9 +21,9 @@ from benchmarks._serving_shop import DIMENSIONS, Shop
 from benchmarks.figures import Figure
 from tactful.catalogue.ids import ItemIds
 from tactful.client import Client
-from tactful.live_index import LiveIndex
 from tactful.util.checksummed_directory import sealing
-from tactful.vector_index import VectorIndex, mixtures
+from tactful.vectors.ivf_index import VectorIndex, mixtures
+from tactful.vectors.updatable_index import LiveIndex
 
 _AT = 1_000
 _FRESH = 20

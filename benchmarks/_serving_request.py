@@ -34,7 +34,7 @@ from benchmarks._serving_shop import PEOPLE, VIEWS, person
 from benchmarks.figures import Figure, interleave
 from tactful.ranking import version_directory
 from tactful.recall import RecallIndex
-from tactful.vector_index import mixtures
+from tactful.vectors.ivf_index import mixtures
 
 BARE_COLUMNS = 40
 _LIST = 20

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from benchmarks._serving_ranking import forest
 from tactful.catalogue.ids import ItemIds
-from tactful.content_vectors import ContentVectors
 from tactful.features import RANKING_FEATURES
 from tactful.ranking import Manifest, Pointer, save_model, version_directory, write_pointer
 from tactful.recall import Neighbours, RecallIndex
 from tactful.session_neighbours import SessionNeighbours
-from tactful.vector_index import VectorIndex
+from tactful.vectors.content import ContentVectors
+from tactful.vectors.ivf_index import VectorIndex
 from tactful_streaming import EmbeddedLog, Event, Item, encode_entry
 
 DIMENSIONS = 64

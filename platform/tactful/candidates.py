@@ -18,10 +18,10 @@ from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores, stable_order
 from tactful.neighbourhood import neighbourhood
 from tactful.recall import CHANNELS, RecallIndex, direction
-from tactful.stored_vectors import RowVectors, StoredVectors
 from tactful.util.growable_array import lengthened
 from tactful.util.scalars import is_whole_number
-from tactful.vector_index import Nearest
+from tactful.vectors.ivf_index import Nearest
+from tactful.vectors.storage import RowVectors, StoredVectors
 
 SOLD = ("sold_7d", "sold_28d", "sold_84d")
 """What is read of each item of a list: how much everybody took within a week, four and twelve."""

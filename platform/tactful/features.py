@@ -19,7 +19,7 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, Situation, read_placed
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful.kernels.sparse_scores import descending
-from tactful.stored_vectors import products
+from tactful.vectors.storage import products
 from tactful_streaming import Definitions, load_definitions
 
 RANKING_FEATURES: tuple[str, ...] = (

@@ -27,9 +27,9 @@ from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.changes import ItemFeed, feed_of
 from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError, StorageError
-from tactful.live_index import LiveIndex, Snapshot
 from tactful.recall import RecallIndex
 from tactful.trending import Rising, Trending
+from tactful.vectors.updatable_index import LiveIndex, Snapshot
 from tactful_streaming import Item
 
 _LOG = logging.getLogger(__name__)

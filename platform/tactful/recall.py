@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.ids import ItemIds
 from tactful.cold_start import Cohorts
-from tactful.content_vectors import ContentVectors
 from tactful.errors import ModelError
 from tactful.session_neighbours import SessionNeighbours
 from tactful.util.checksummed_directory import check_seal, sealing
-from tactful.vector_index import Queries, VectorIndex
+from tactful.vectors.content import ContentVectors
+from tactful.vectors.ivf_index import Queries, VectorIndex
 from tactful_streaming import Item
 
 if TYPE_CHECKING:

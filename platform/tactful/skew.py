@@ -23,10 +23,10 @@ from tactful.errors import ModelError
 from tactful.features import RANKING_FEATURES, REQUESTED, assemble
 from tactful.impressions import Impression, read_impressions
 from tactful.live_catalogue import unlearned
-from tactful.live_index import Snapshot
 from tactful.log_batches import read_batches
 from tactful.ranking import read_manifest, version_directory
 from tactful.recall import RecallIndex
+from tactful.vectors.updatable_index import Snapshot
 from tactful_streaming import (
     Definitions,
     Engine,

@@ -20,10 +20,10 @@ from tactful.catalogue.request_context import observe
 from tactful.features import RANKING_FEATURES, assemble
 from tactful.history import History
 from tactful.live_catalogue import unlearned
-from tactful.live_index import Snapshot
 from tactful.recall import RecallIndex
 from tactful.training_options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
+from tactful.vectors.updatable_index import Snapshot
 from tactful_streaming import Definitions, Engine, EventLog, Identity, MemoryState
 
 Progress = Callable[[str, int, int], None]

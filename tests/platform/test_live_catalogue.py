@@ -11,7 +11,7 @@ import pytest
 from tests.platform.shop import definitions
 
 import tactful.live_catalogue
-import tactful.live_index
+import tactful.vectors.updatable_index
 from tactful.catalogue.catalogue import Catalogue
 from tactful.live_catalogue import LiveCatalogue, View
 from tactful.recall import Interactions, RecallIndex, build_index
@@ -92,7 +92,7 @@ def test_what_changes_is_taken_in_and_what_is_sold_out_is_not_found(
 def test_a_restart_a_merge_and_a_second_process_see_the_same(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tactful.live_index, "MERGE_ABOVE", 2)
+    monkeypatch.setattr(tactful.vectors.updatable_index, "MERGE_ABOVE", 2)
     writer = LiveCatalogue(INDEX, tmp_path / "live")
     writer.refresh(engine)
     reader = LiveCatalogue(INDEX, tmp_path / "live")
@@ -178,7 +178,7 @@ def test_views_that_were_followed_in_vain_read_all_again(tmp_path: Path, engine:
 def test_an_index_that_follows_another_is_merged_once_it_stays(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tactful.live_index, "MERGE_ABOVE", 2)
+    monkeypatch.setattr(tactful.vectors.updatable_index, "MERGE_ABOVE", 2)
     now = 0.0
     held = LiveCatalogue(INDEX, tmp_path / "held", monotonic=lambda: now)
     held.refresh(engine)

@@ -6,7 +6,7 @@ a person to guess: the index asks itself real queries after each build, and take
 that find `Tuning.target` of the true 1,000 nearest. One half of the queries choose, the other
 half check.
 
-An index never changes. What changes between builds is in `tactful.live_index`.
+An index never changes. What changes between builds is in `tactful.vectors.updatable_index`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.stored_vectors import StoredVectors
 from tactful.util.checksummed_directory import check_seal, sealing
+from tactful.vectors.storage import StoredVectors
 
 _LOG = logging.getLogger(__name__)
 

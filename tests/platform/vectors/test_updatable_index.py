@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
-import tactful.live_index
+import tactful.vectors.updatable_index
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError, StorageError
-from tactful.live_index import LiveIndex, Snapshot
-from tactful.vector_index import VectorIndex
+from tactful.vectors.ivf_index import VectorIndex
+from tactful.vectors.updatable_index import LiveIndex, Snapshot
 
 DIMENSIONS = 8
 Vectors = dict[str, NDArray[np.float32]]
@@ -245,8 +245,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from tactful.catalogue.ids import ItemIds
-from tactful.live_index import LiveIndex
-from tactful.vector_index import VectorIndex
+from tactful.vectors.updatable_index import LiveIndex
+from tactful.vectors.ivf_index import VectorIndex
 
 DIMENSIONS = {DIMENSIONS}
 {getsource(drawn)}
@@ -270,7 +270,7 @@ def _killed_run(directory: Path, start: int, moment: float) -> int:
         [sys.executable, "-c", _VICTIM, str(directory), str(start)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert process.stdout is not None
     last = int(process.stdout.readline())
@@ -339,7 +339,7 @@ def test_death_at_each_step_of_a_merge_loses_nothing(
         elif at == "ids":
             patch.setattr(ItemIds, "save", die)
         elif at == "current":
-            patch.setattr(tactful.live_index, "replace_file", die)
+            patch.setattr(tactful.vectors.updatable_index, "replace_file", die)
         else:
             patch.setattr(LiveIndex, "_forget", die)
         with pytest.raises(Death):

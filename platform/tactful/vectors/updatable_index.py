@@ -36,9 +36,9 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.ids import ItemIds
 from tactful.errors import ModelError, StorageError
-from tactful.stored_vectors import StoredVectors
 from tactful.util.checksummed_directory import check_seal, remove_scratch, sealing
-from tactful.vector_index import EXACT_BELOW, Nearest, Queries, Tuning, VectorIndex, best
+from tactful.vectors.ivf_index import EXACT_BELOW, Nearest, Queries, Tuning, VectorIndex, best
+from tactful.vectors.storage import StoredVectors
 from tactful_privacy.durable_files import replace_file
 
 _LOG = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.stored_vectors import StoredVectors, products
+from tactful.vectors.storage import StoredVectors, products
 
 
 @given(st.integers(0, 10_000), st.sampled_from([5, 16, 64, 100]), st.integers(1, 70))

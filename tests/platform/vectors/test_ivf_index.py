@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.vector_index import EXACT_BELOW, Queries, Tuning, VectorIndex, best, mixtures
+from tactful.vectors.ivf_index import EXACT_BELOW, Queries, Tuning, VectorIndex, best, mixtures
 
 ROWS, DIMENSIONS = 6_000, 16
 
@@ -193,7 +193,7 @@ def test_the_probes_are_the_fewest_that_reach_the_target() -> None:
 
 def test_a_target_out_of_reach_is_reported_not_hidden(caplog: pytest.LogCaptureFixture) -> None:
     index, queries = large()
-    with caplog.at_level(logging.INFO, logger="tactful.vector_index"):
+    with caplog.at_level(logging.INFO, logger="tactful.vectors.ivf_index"):
         again = VectorIndex.build(
             index.vectors, queries=queries, target=1.0, exact_below=500, before=index
         )
