@@ -31,7 +31,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from tactful.config.settings import EngineSettings
-from tactful.followed import WholeLog
+from tactful.event_log.merged_log import WholeLog
 from tactful.follower import Follower
 from tactful.metrics.registry import Metrics
 from tactful.publication import write_topic

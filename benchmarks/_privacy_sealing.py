@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.figures import Figure
-from tactful.record_seal import RecordSeal
+from tactful.event_log.encryption import RecordSeal
 from tactful_privacy import Keyring, Vault
 from tactful_streaming import (
     Engine,

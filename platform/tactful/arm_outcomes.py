@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tactful.impressions import Impression, as_impression
-from tactful.log_batches import read_batches
+from tactful.event_log.batches import read_batches
+from tactful.event_log.impressions import Impression, as_impression
 from tactful.outcome_metrics import METRICS, ROLLOUTS, spent_in
 from tactful_bandits import (
     Comparison,

@@ -22,9 +22,9 @@ import msgspec
 from tactful.backends import engine_options
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
-from tactful.followed import MergedLog, Places
+from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal
+from tactful.event_log.merged_log import MergedLog, Places
 from tactful.metadata.connections import kafka_settings
-from tactful.record_seal import RecordSeal, log_in_files, open_seal
 from tactful.schemas.positions import Offsets
 from tactful.shared_features import own_definitions, shared_definitions
 from tactful.util.clock import now_ms

@@ -247,7 +247,7 @@ def _retention(settings: Settings) -> Check:
 
 
 def _sealing(settings: Settings) -> Check:
-    from tactful.record_seal import open_seal
+    from tactful.event_log.encryption import open_seal
 
     try:
         seal = open_seal(settings, clock=now_ms)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.event_log.impressions import Impression, read_impressions
 from tactful.features import RANKING_FEATURES
-from tactful.impressions import Impression, read_impressions
 from tactful_streaming import EventLog
 
 SCORE = "score"

@@ -21,9 +21,9 @@ from tactful.erasure_traces import (
     search_partitions,
 )
 from tactful.errors import ConfigError, StorageError, TrainingBusy
+from tactful.event_log.encryption import open_seal
 from tactful.installation import Installation
 from tactful.metadata.connections import kafka_settings, make_topic, open_redis
-from tactful.record_seal import open_seal
 from tactful.retraining import after_erasure
 from tactful.schemas.messages import ErasureStep
 from tactful.unfinished_work import purge_unfinished

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from tactful.config.settings import Settings
-from tactful.record_seal import open_seal
+from tactful.event_log.encryption import open_seal
 from tactful_streaming import (
     DEVICE_PREFIX,
     EmbeddedLog,

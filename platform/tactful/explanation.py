@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.impressions import as_impression
+from tactful.event_log.impressions import as_impression
 from tactful.ranking import load_trees, read_manifest, version_directory
 from tactful.schemas.messages import ExplainedItem, Explanation
 from tactful_streaming import Event

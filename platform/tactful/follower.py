@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
 from tactful.config.settings import EngineSettings
-from tactful.followed import Followed, behind
+from tactful.event_log.merged_log import Followed, behind
 from tactful.metrics.registry import Metrics
 from tactful.schemas.positions import Offsets, reaches
 from tactful.schemas.problems import ProblemError

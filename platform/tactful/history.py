@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.cold_start import Cohorts
-from tactful.log_batches import decoded, read_batches
+from tactful.event_log.batches import decoded, read_batches
 from tactful.recall import Interactions
 from tactful_streaming import (
     Event,

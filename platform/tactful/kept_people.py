@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterator
 import msgspec
 import sqlalchemy as sa
 
+from tactful.event_log.batches import read_batches
+from tactful.event_log.encryption import log_in_files
 from tactful.installation import Installation
-from tactful.log_batches import read_batches
 from tactful.metadata.store import consent_decisions
-from tactful.record_seal import log_in_files
 from tactful_streaming import (
     DEVICE_PREFIX,
     EmbeddedLog,

@@ -15,7 +15,7 @@ import msgspec
 
 from tactful.config.settings import Settings, secret
 from tactful.errors import ConfigError, StorageError
-from tactful.record_seal import master_key, read_master_key
+from tactful.event_log.encryption import master_key, read_master_key
 from tactful_privacy import Keyring, KeyringError, VaultError, rewrap_vault
 from tactful_privacy.durable_files import replace_file, sync
 

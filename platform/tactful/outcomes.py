@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tactful.event_log.batches import read_batches
+from tactful.event_log.impressions import Impression, decode_impression
 from tactful.features import RANKING_FEATURES
-from tactful.impressions import Impression, decode_impression
-from tactful.log_batches import read_batches
 from tactful.training_options import TrainingOptions
 from tactful.training_rows import Progress, Rows
 from tactful_streaming import (

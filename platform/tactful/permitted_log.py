@@ -15,8 +15,8 @@ import msgspec
 from tactful.config.settings import Settings
 from tactful.consent_store import ConsentStore
 from tactful.errors import StorageError
-from tactful.log_batches import reach_of, reach_to
-from tactful.log_opening import open_log
+from tactful.event_log.batches import reach_of, reach_to
+from tactful.event_log.open import open_log
 from tactful.metadata.connections import open_installation
 from tactful.permissions import Permissions, claimed
 from tactful.schemas.positions import Position

@@ -16,8 +16,8 @@ import msgspec
 from tactful.config.settings import Settings
 from tactful.consent_store import ConsentStore
 from tactful.erasure_traces import Found, Search, find_traces, needles_of, search_log
+from tactful.event_log.encryption import open_seal
 from tactful.metadata.store import MetadataStore
-from tactful.record_seal import open_seal
 from tactful.schemas.messages import ConsentDecision, PersonExport
 from tactful_privacy import NOTHING
 from tactful_streaming import (

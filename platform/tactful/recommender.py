@@ -25,12 +25,12 @@ from tactful.catalogue.request_context import FeatureSource, Situation, observe
 from tactful.config.settings import Settings
 from tactful.diversity import Likeness
 from tactful.errors import ConfigError, ModelError
+from tactful.event_log.impressions import encode_impression
 from tactful.explanation import Explainer
 from tactful.exploration import generator_of
 from tactful.features import assemble, layout
 from tactful.filters import Filter
 from tactful.heuristic import heuristic_scores
-from tactful.impressions import encode_impression
 from tactful.live_catalogue import LiveCatalogue, View
 from tactful.placement import PlacementRule, load_placement, on_page
 from tactful.placing import bounds_of, with_demanded

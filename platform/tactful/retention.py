@@ -31,9 +31,9 @@ import msgspec
 from tactful.config.settings import RetentionSettings, Settings
 from tactful.coupon_desk import forget_offers
 from tactful.errors import StorageError
+from tactful.event_log.encryption import open_seal
 from tactful.metadata.store import MetadataStore
 from tactful.model_log import ModelLog
-from tactful.record_seal import open_seal
 from tactful.util.background_process import low_priority
 from tactful.util.clock import now_ms
 from tactful_privacy.durable_files import replace_file

@@ -26,7 +26,7 @@ from tactful.command_options import (
 )
 from tactful.config.settings import load_settings
 from tactful.errors import ConfigError, DatasetError
-from tactful.record_seal import open_seal
+from tactful.event_log.encryption import open_seal
 from tactful.redrive import as_sent
 from tactful.redrive import redrive as send
 from tactful.rule_check import check_file

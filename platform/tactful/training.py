@@ -23,9 +23,9 @@ from tactful.boosting import fit
 from tactful.calibration import Calibration, calibrate
 from tactful.errors import ModelError
 from tactful.evaluation import list_metrics
+from tactful.event_log.batches import reach_of, reach_to
 from tactful.features import RANKING_FEATURES, layout
 from tactful.history import History
-from tactful.log_batches import reach_of, reach_to
 from tactful.outcomes import ShownLists, read_shown
 from tactful.position_bias import examination
 from tactful.ranking import Manifest, gains, save_model

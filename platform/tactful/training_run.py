@@ -19,8 +19,8 @@ from tactful.drift import LATEST, Drift, measure_drift
 from tactful.erasure_jobs import ErasureJobs
 from tactful.errors import ConfigError, ModelError
 from tactful.evaluation import list_metrics
+from tactful.event_log.open import open_log
 from tactful.features import layout
-from tactful.log_opening import open_log
 from tactful.metadata.connections import open_installation
 from tactful.model_log import whoever_runs_this
 from tactful.permitted_log import PermittedLog, training_permissions

@@ -17,8 +17,8 @@ import numpy as np
 
 from tactful.arm_outcomes import arm_of
 from tactful.errors import ConfigError
-from tactful.impressions import as_impression
-from tactful.log_batches import decoded, read_batches
+from tactful.event_log.batches import decoded, read_batches
+from tactful.event_log.impressions import as_impression
 from tactful.rollout_definitions import CHANGE
 from tactful.tuner_serving import (
     DRAWN,

@@ -18,9 +18,9 @@ from prometheus_client.core import CounterMetricFamily
 from tactful.config import logging as logs
 from tactful.config.settings import Settings
 from tactful.errors import StorageError
+from tactful.event_log.encryption import open_seal
 from tactful.feature_worker import followed_erasures, prepare_worker
 from tactful.metrics.public import PublicMetrics
-from tactful.record_seal import open_seal
 from tactful.util import gc_tuning as interpreter
 from tactful.util.clock import now_ms
 from tactful.util.signals import on_stop_signals

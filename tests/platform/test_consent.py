@@ -22,7 +22,7 @@ from tests.platform.support import (
 
 from tactful.config.settings import ConsentSettings, Settings
 from tactful.consent_store import ConsentStore
-from tactful.impressions import decode_impression
+from tactful.event_log.impressions import decode_impression
 from tactful.metadata.store import consent_decisions, open_metadata
 from tactful.permissions import claimed
 from tactful.permitted_log import PermittedLog

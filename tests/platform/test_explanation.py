@@ -21,9 +21,9 @@ from tests.platform.test_registry import make_model
 from tactful.client import Client
 from tactful.config.settings import Settings
 from tactful.errors import ModelError
+from tactful.event_log.impressions import RecentImpressions, as_impression, find_impression
 from tactful.explanation import Explainer, contributions_of
 from tactful.features import RANKING_FEATURES, layout
-from tactful.impressions import RecentImpressions, as_impression, find_impression
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.messages import RecommendRequest

@@ -18,7 +18,7 @@ from tests.streaming.redis_server import RedisServer
 
 from tactful.config.settings import LogSettings, OnlineSettings, Settings
 from tactful.errors import StorageError
-from tactful.followed import MergedLog
+from tactful.event_log.merged_log import MergedLog
 from tactful.metadata.connections import kafka_settings, open_redis
 from tactful.schemas.problems import ProblemError
 from tactful.service import Platform

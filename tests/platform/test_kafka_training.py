@@ -23,7 +23,6 @@ from tests.platform.test_rescale_cli import append
 from tests.streaming.brokers import broker_behind_proxy, mock_cluster, topic_name
 from tests.streaming.shard import read_topic
 
-from tactful import followed, log_opening
 from tactful.cli import main
 from tactful.config.settings import (
     LogSettings,
@@ -33,15 +32,17 @@ from tactful.config.settings import (
     TrainingSettings,
 )
 from tactful.errors import ModelError, StorageError
+from tactful.event_log import merged_log as followed
+from tactful.event_log import open as log_opening
+from tactful.event_log.batches import read_batches
+from tactful.event_log.encryption import open_seal
+from tactful.event_log.merged_log import MergedLog
+from tactful.event_log.open import open_log
 from tactful.features import RANKING_FEATURES, layout
-from tactful.followed import MergedLog
 from tactful.history import History
-from tactful.log_batches import read_batches
-from tactful.log_opening import open_log
 from tactful.metadata.connections import kafka_settings, make_topic, open_installation
 from tactful.permitted_log import Allows, PermittedLog, measured_log
 from tactful.ranking import Pointer, version_directory, write_pointer
-from tactful.record_seal import open_seal
 from tactful.schemas.positions import parse
 from tactful.training import Trained, TrainingOptions, train
 from tactful.training_run import reason_to_train, run_training

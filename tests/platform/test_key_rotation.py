@@ -19,11 +19,11 @@ from tactful import key_rotation
 from tactful.cli import main
 from tactful.config.settings import PrivacySettings, Settings, StorageSettings
 from tactful.errors import ConfigError, StorageError
+from tactful.event_log.encryption import open_seal
 from tactful.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.metadata.store import suppressions
-from tactful.record_seal import open_seal
 from tactful.suppression import open_suppression
 from tactful_streaming import BLANK, Event, encode_entry
 

@@ -31,10 +31,10 @@ from tests.platform.test_erasure import (
 from tactful.config.settings import RetentionSettings, Settings
 from tactful.erasure import request_erasure
 from tactful.errors import StorageError
+from tactful.event_log.encryption import log_in_files
 from tactful.installation import Installation
 from tactful.metadata.connections import open_installation
 from tactful.online_erasure import OnlineErasures
-from tactful.record_seal import log_in_files
 from tactful.retention import Retention
 from tactful.service import Platform
 from tactful.suppression import open_suppression

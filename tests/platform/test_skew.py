@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tests.platform.shop import definitions, entries, make_shop, write_log
 
+from tactful.event_log.impressions import read_impressions
 from tactful.features import RANKING_FEATURES, layout
-from tactful.impressions import read_impressions
 from tactful.outcomes import read_shown
 from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender

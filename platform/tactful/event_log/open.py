@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from tactful.config.settings import Settings
-from tactful.followed import MergedLog
+from tactful.event_log.encryption import log_in_files, open_seal
+from tactful.event_log.merged_log import MergedLog
 from tactful.metadata.connections import kafka_settings
-from tactful.record_seal import log_in_files, open_seal
 from tactful_streaming import EventLog, KafkaLog
 
 _WAIT_S = 30.0

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.log_batches import Record, read_batches
+from tactful.event_log.batches import Record, read_batches
 from tactful.schemas.messages import Recommendation, RecommendRequest
 from tactful_bandits import Assignment
 from tactful_streaming import (

@@ -32,9 +32,9 @@ from tactful.config.settings import PrivacySettings, Settings
 from tactful.doctor import examine
 from tactful.erasure import request_erasure, run_erasures
 from tactful.errors import ConfigError, StorageError
+from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal, person_of
 from tactful.metadata.connections import open_installation
 from tactful.person_export import export_person
-from tactful.record_seal import RecordSeal, log_in_files, open_seal, person_of
 from tactful.service import Platform
 from tactful_privacy import Keyring, Vault
 from tactful_streaming import (
