@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tactful.candidates import Quotas
 from tactful.config.settings import Settings
+from tactful.recall.candidates import Quotas
 from tactful.recommender import RANKING_EXPERIMENT, Recommender
 from tactful_bandits import Arm, Experiment
 

@@ -33,7 +33,7 @@ from benchmarks._serving_ranking import forest
 from benchmarks._serving_shop import PEOPLE, VIEWS, person
 from benchmarks.figures import Figure, interleave
 from tactful.ranking import version_directory
-from tactful.recall import RecallIndex
+from tactful.recall.index import RecallIndex
 from tactful.vectors.ivf_index import mixtures
 
 BARE_COLUMNS = 40

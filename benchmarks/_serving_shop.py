@@ -19,8 +19,8 @@ from benchmarks._serving_ranking import forest
 from tactful.catalogue.ids import ItemIds
 from tactful.features import RANKING_FEATURES
 from tactful.ranking import Manifest, Pointer, save_model, version_directory, write_pointer
-from tactful.recall import Neighbours, RecallIndex
-from tactful.session_neighbours import SessionNeighbours
+from tactful.recall.index import Neighbours, RecallIndex
+from tactful.recall.session_knn import SessionNeighbours
 from tactful.vectors.content import ContentVectors
 from tactful.vectors.ivf_index import VectorIndex
 from tactful_streaming import EmbeddedLog, Event, Item, encode_entry

@@ -53,12 +53,12 @@ from tactful.link import (
     decode_question,
     refusal,
 )
+from tactful.recall.trending import Trends
 from tactful.roster import Roster, Serving, serving
 from tactful.schemas.problems import ProblemError
 from tactful.server import loop_factory
 from tactful.service import Platform
 from tactful.serving_worker import Orders
-from tactful.trending import Trends
 from tactful.util import malloc as heap
 from tactful.util.gc_tuning import keep_what_is, short_delays
 from tactful.util.yielding_lock import GivingWay

@@ -14,11 +14,11 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.candidates import SOLD, Candidates
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, Situation, read_placed
 from tactful.config.settings import PACKAGED_FEATURES
 from tactful.kernels.sparse_scores import descending
+from tactful.recall.candidates import SOLD, Candidates
 from tactful.vectors.storage import products
 from tactful_streaming import Definitions, load_definitions
 

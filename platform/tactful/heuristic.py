@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.candidates import Candidates, Popularity
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, Situation, read_columns
-from tactful.cold_start import coldness
 from tactful.kernels.sparse_scores import Scores
+from tactful.recall.candidates import Candidates, Popularity
+from tactful.recall.cohorts import coldness
 
 _POPULAR = 200
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.cold_start import Cohorts
 from tactful.event_log.batches import decoded, read_batches
-from tactful.recall import Interactions
+from tactful.recall.cohorts import Cohorts
+from tactful.recall.index import Interactions
 from tactful_streaming import (
     Event,
     EventLog,

@@ -90,7 +90,7 @@ class Serves(_Question, frozen=True, array_like=True, tag=True):
 
 
 class Rises(_Question, frozen=True, array_like=True, tag=True):
-    """What rises in published statistics? Answered with a list of `tactful.trending.Rise`."""
+    """What rises in published statistics? Answered with a list of `tactful.recall.trending.Rise`."""
 
 
 class Reach(_Question, frozen=True, array_like=True, tag=True):

@@ -16,10 +16,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.candidates import Popularity
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import Situation
 from tactful.errors import ConfigError
+from tactful.recall.candidates import Popularity
 from tactful.util.scalars import is_number
 
 MOST_WEIGHT = 10.0

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.arrangement import Bounds, Group
-from tactful.candidates import Candidates, Popularity, VectorSearch, extended
 from tactful.catalogue.catalogue import Catalogue
 from tactful.placement import ANY, PlacementRule
+from tactful.recall.candidates import Candidates, Popularity, VectorSearch, extended
 
 _CHOICE = 3
 """So many times what a rule demands is put up, for the ranking to choose from."""

@@ -24,7 +24,7 @@ from tactful.calibration import Calibration
 from tactful.errors import ModelError, UnsupportedForest
 from tactful.features import RANKING_FEATURES
 from tactful.forest import BinnedForest, bin_forest
-from tactful.recall import RecallIndex
+from tactful.recall.index import RecallIndex
 from tactful_privacy.durable_files import replace_file
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.arrangement import Arrangement, arrange
-from tactful.candidates import Candidates, Quotas, gather
 from tactful.caps import Shown, ShownToday, exhausted
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.changes import GivesItems
@@ -29,15 +28,17 @@ from tactful.event_log.impressions import encode_impression
 from tactful.explanation import Explainer
 from tactful.exploration import generator_of
 from tactful.features import assemble, layout
-from tactful.filters import Filter
 from tactful.heuristic import heuristic_scores
-from tactful.live_catalogue import LiveCatalogue, View
 from tactful.placement import PlacementRule, load_placement, on_page
 from tactful.placing import bounds_of, with_demanded
 from tactful.policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
 from tactful.policy import Policy, policies, ranking_experiment
 from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
-from tactful.recall import CHANNELS, empty_index
+from tactful.recall.candidates import Candidates, Quotas, gather
+from tactful.recall.filters import Filter
+from tactful.recall.index import CHANNELS, empty_index
+from tactful.recall.live_view import LiveCatalogue, View
+from tactful.recall.trending import Rising
 from tactful.rollout_serving import FILE, Drawn, ServedRollouts
 from tactful.schemas.messages import (
     Explanation,
@@ -47,7 +48,6 @@ from tactful.schemas.messages import (
     to_milliseconds,
 )
 from tactful.schemas.problems import ProblemError
-from tactful.trending import Rising
 from tactful_bandits import Assignment, AssignmentError, Experiment, assign
 from tactful_streaming import Event
 from tactful_streaming.kept_kernel import load_taking

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.candidates import Popularity, Quotas, gather
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import observe
 from tactful.errors import ModelError
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, read_impressions
 from tactful.features import RANKING_FEATURES, REQUESTED, assemble
-from tactful.live_catalogue import unlearned
 from tactful.ranking import read_manifest, version_directory
-from tactful.recall import RecallIndex
+from tactful.recall.candidates import Popularity, Quotas, gather
+from tactful.recall.index import RecallIndex
+from tactful.recall.live_view import unlearned
 from tactful.vectors.updatable_index import Snapshot
 from tactful_streaming import (
     Definitions,

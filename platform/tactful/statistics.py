@@ -20,6 +20,7 @@ from tactful.config.ledger_location import ledger_location
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
 from tactful.privacy_ledger import PrivacyLedger, day_of, tell
+from tactful.recall.trending import Followed, Trends
 from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.schemas.messages import (
     Conclusion,
@@ -30,7 +31,6 @@ from tactful.schemas.messages import (
     to_milliseconds,
 )
 from tactful.statistic_definitions import PANES, StatisticDefinition, load_statistics
-from tactful.trending import Followed, Trends
 from tactful.util.clock import now_ms
 from tactful_privacy import (
     CONFIDENCE,

@@ -29,7 +29,7 @@ from tactful.history import History
 from tactful.outcomes import ShownLists, read_shown
 from tactful.position_bias import examination
 from tactful.ranking import Manifest, gains, save_model
-from tactful.recall import Improve, RecallIndex, build_index
+from tactful.recall.index import Improve, RecallIndex, build_index
 from tactful.schemas.positions import Position
 from tactful.training_options import TrainingOptions
 from tactful.training_plots import plot_training

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.candidates import Popularity, Quotas, gather, popular_rows
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import observe
 from tactful.features import RANKING_FEATURES, assemble
 from tactful.history import History
-from tactful.live_catalogue import unlearned
-from tactful.recall import RecallIndex
+from tactful.recall.candidates import Popularity, Quotas, gather, popular_rows
+from tactful.recall.index import RecallIndex
+from tactful.recall.live_view import unlearned
 from tactful.training_options import TrainingOptions
 from tactful.util.checkpoint import Checkpoint
 from tactful.vectors.updatable_index import Snapshot

@@ -1,7 +1,7 @@
 """Item vectors by two towers, learned to put what is taken next near what was taken before.
 
 The tower of items is a table of unit vectors. The tower of a person is the faded sum of the items
-of the visit up to now, which is how a request asks (`tactful.recall.direction`), so what is learned
+of the visit up to now, which is how a request asks (`tactful.recall.index.direction`), so what is learned
 here is searched and served as other vectors are, and serving needs no PyTorch. Learning maximises
 the sampled softmax of the next item among those of the same batch, corrected for how often each of
 them is drawn (logQ: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.recall import FADE, Interactions
+from tactful.recall.index import FADE, Interactions
 from tactful_privacy.durable_files import replacing
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from tactful.link import (
     Rises,
     Seen,
 )
+from tactful.recall.trending import Rise
 from tactful.schemas.positions import Position
-from tactful.trending import Rise
 from tactful_streaming import Definitions, Item, NonZero, User, decode_entry
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tactful.kernels.sparse_scores import Scores
-from tactful.recall import Neighbours
-from tactful.session_neighbours import DOUBT, SessionNeighbours
+from tactful.recall.index import Neighbours
+from tactful.recall.session_knn import DOUBT, SessionNeighbours
 
 
 def neighbour_scores(

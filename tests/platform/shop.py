@@ -15,7 +15,7 @@ import numpy as np
 
 from tactful.config.settings import Settings
 from tactful.datasets import Ask, Replay
-from tactful.recall import Interactions, RecallIndex, build_index
+from tactful.recall.index import Interactions, RecallIndex, build_index
 from tactful_streaming import (
     Definitions,
     EmbeddedLog,

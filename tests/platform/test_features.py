@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from tests.platform.neighbour_scores import beside, neighbour_scores
 from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make_shop, write_log
 
-from tactful.candidates import Candidates, Quotas, gather, popular_rows
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import Situation, observe
 from tactful.features import RANKING_FEATURES, assemble
 from tactful.history import TAKEN, History
-from tactful.recall import RecallIndex, build_index
+from tactful.recall.candidates import Candidates, Quotas, gather, popular_rows
+from tactful.recall.index import RecallIndex, build_index
 from tactful_streaming import Engine, Event, Item, MemoryState
 
 SHOP = make_shop(5, people=12, items=60, days=30)

@@ -25,7 +25,7 @@ from tactful.ranking import (
     version_directory,
     write_pointer,
 )
-from tactful.recall import Interactions, build_index
+from tactful.recall.index import Interactions, build_index
 
 DEFINITIONS = "f" * 64
 MANIFEST = Manifest(

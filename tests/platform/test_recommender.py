@@ -30,7 +30,7 @@ from tactful.ranking import (
     version_directory,
     write_pointer,
 )
-from tactful.recall import CHANNELS
+from tactful.recall.index import CHANNELS
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
 from tactful.rollout_definitions import RolloutDefinition
 from tactful.rollout_serving import Served as ServedNow

@@ -27,7 +27,7 @@ from tactful.ranking import (
     save_model,
     version_directory,
 )
-from tactful.recall import Interactions, build_index
+from tactful.recall.index import Interactions, build_index
 from tactful.registry import Registered, Registry
 
 DEFINITIONS = "d" * 64

@@ -25,7 +25,7 @@ from tactful.evaluation import Scorecard
 from tactful.features import RANKING_FEATURES
 from tactful.history import History
 from tactful.ranking import Pointer, load_model, read_manifest, version_directory, write_pointer
-from tactful.recall import Interactions, RecallIndex, build_index
+from tactful.recall.index import Interactions, RecallIndex, build_index
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
 from tactful.schemas.messages import RecommendRequest
 from tactful.training import (

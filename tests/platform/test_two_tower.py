@@ -18,7 +18,7 @@ from tests.platform.shop import definitions, entries, make_shop, write_log
 
 from tactful.errors import ModelError
 from tactful.history import History
-from tactful.recall import FADE, Interactions, direction
+from tactful.recall.index import FADE, Interactions, direction
 from tactful.training import TrainingOptions, _index, train
 from tactful.training_options import Vectors
 from tactful.two_tower import Steps, TowerOptions, _Towers, learn_vectors, require_torch, steps_of
@@ -187,7 +187,7 @@ def test_an_index_of_two_towers_is_read_without_pytorch(tmp_path: Path) -> None:
     found["two_tower"].save(tmp_path / "index")
     code = (
         "import sys; from pathlib import Path; import tactful.service, tactful.http; "
-        "from tactful.recall import RecallIndex; "
+        "from tactful.recall.index import RecallIndex; "
         f"RecallIndex.load(Path({str(tmp_path)!r}, 'index'));"
         " print('torch' in sys.modules)"
     )

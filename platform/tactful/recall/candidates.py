@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import FeatureSource, Situation, read_nonzero, read_placed
-from tactful.cold_start import coldness
 from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores, stable_order
-from tactful.neighbourhood import neighbourhood
-from tactful.recall import CHANNELS, RecallIndex, direction
+from tactful.recall.cohorts import coldness
+from tactful.recall.index import CHANNELS, RecallIndex, direction
+from tactful.recall.neighbours import neighbourhood
 from tactful.util.growable_array import lengthened
 from tactful.util.scalars import is_whole_number
 from tactful.vectors.ivf_index import Nearest

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.kernels.sparse_scores import Scores, sum_by_key
-from tactful.recall import Neighbours, RecallIndex, fading
-from tactful.session_neighbours import DOUBT
+from tactful.recall.index import Neighbours, RecallIndex, fading
+from tactful.recall.session_knn import DOUBT
 
 _NEARER = np.array([1.0 / (place + 1) for place in range(3)], np.float32)
 _LISTS = 9
 
 
 class Neighbourhood(NamedTuple):
-    """Lists of scores, as `tactful.candidates.Candidates` has them under the same names.
+    """Lists of scores, as `tactful.recall.candidates.Candidates` has them under the same names.
 
     Attributes:
         best: the best allowed rows of ``next_three``, of ``next_session`` where it has more to say,

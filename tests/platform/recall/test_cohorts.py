@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tactful.catalogue.request_context import Situation
-from tactful.cold_start import FEWEST_PEOPLE, KNOWN_ITEMS, Cohorts, coldness
-from tactful.recall import Interactions, RecallIndex, build_index
+from tactful.recall.cohorts import FEWEST_PEOPLE, KNOWN_ITEMS, Cohorts, coldness
+from tactful.recall.index import Interactions, RecallIndex, build_index
 
 ITEMS = 12
 

@@ -10,8 +10,8 @@ from tests.platform.neighbour_scores import beside, neighbour_scores
 from tests.platform.shop import learned
 
 from tactful.kernels.sparse_scores import Scores
-from tactful.neighbourhood import neighbourhood
-from tactful.recall import FADE, empty_index
+from tactful.recall.index import FADE, empty_index
+from tactful.recall.neighbours import neighbourhood
 
 COUNT = 80
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tests.platform.shop import definitions
 
-import tactful.live_catalogue
+import tactful.recall.live_view
 import tactful.vectors.updatable_index
 from tactful.catalogue.catalogue import Catalogue
-from tactful.live_catalogue import LiveCatalogue, View
-from tactful.recall import Interactions, RecallIndex, build_index
+from tactful.recall.index import Interactions, RecallIndex, build_index
+from tactful.recall.live_view import LiveCatalogue, View
 from tactful_streaming import Engine, Event, Item, MemoryState, encode_entry
 
 KINDS = ("green tea", "coffee mug")
@@ -240,7 +240,7 @@ def test_a_damaged_directory_is_begun_anew(
 
 
 def test_without_an_index_the_catalogue_grows_all_the_same(engine: Engine) -> None:
-    from tactful.recall import empty_index
+    from tactful.recall.index import empty_index
 
     live = LiveCatalogue(empty_index(), None)
     live.refresh(engine)
@@ -263,7 +263,7 @@ def test_what_changed_is_written_between_two_requests(
     send(engine, item("y-new", "Coffee"))
     before = live.refresh(engine)  # whose columns have room for more, since they grew
     if not few:
-        monkeypatch.setattr(tactful.live_catalogue, "_FEW", 0)
+        monkeypatch.setattr(tactful.recall.live_view, "_FEW", 0)
     send(engine, item("i0", KINDS[0], available=False), item("z-new", "Tea, green"))
     refreshing = threading.Thread(target=live.refresh, args=(engine,))
 

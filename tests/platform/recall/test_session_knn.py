@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tactful.session_neighbours import SessionNeighbours
+from tactful.recall.session_knn import SessionNeighbours
 
 ITEMS = 12
 visits_of = st.lists(

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.platform.shop import DAY, HOUR, definitions, engine_at, entries, make_shop, write_log
 
-from tactful.candidates import Quotas
 from tactful.catalogue.catalogue import Catalogue
 from tactful.errors import ConfigError
+from tactful.recall.candidates import Quotas
+from tactful.recall.trending import Followed, Rise, Trending, Trends, noise_variance, rises
 from tactful.recommender import Recommender
 from tactful.schemas.messages import RecommendRequest, StatisticCell, StatisticsPage
 from tactful.statistic_definitions import StatisticDefinition, load_statistics
 from tactful.statistics import CLOCK_EVENT, PrivateStatistics
-from tactful.trending import Followed, Rise, Trending, Trends, noise_variance, rises
 from tactful_bandits import Arm, Experiment
 from tactful_privacy import BoundedCounts, DiscreteLaplace, Ledger, Statistic
 from tactful_streaming import Engine, Event, Item, MemoryState, decode_entry

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.candidates import Popularity, VectorSearch, popular_rows
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.changes import ItemFeed, feed_of
 from tactful.catalogue.request_context import FeatureSource
 from tactful.errors import ModelError, StorageError
-from tactful.recall import RecallIndex
-from tactful.trending import Rising, Trending
+from tactful.recall.candidates import Popularity, VectorSearch, popular_rows
+from tactful.recall.index import RecallIndex
+from tactful.recall.trending import Rising, Trending
 from tactful.vectors.updatable_index import LiveIndex, Snapshot
 from tactful_streaming import Item
 

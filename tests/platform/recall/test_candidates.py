@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.platform.shop import definitions, learned
 
-from tactful import candidates as candidates_of
-from tactful.candidates import SOLD, Candidates, Popularity, Quotas, gather, popular_rows
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import Situation
 from tactful.errors import ConfigError
 from tactful.kernels.sparse_scores import Scores
-from tactful.recall import (
+from tactful.recall import candidates as candidates_of
+from tactful.recall.candidates import SOLD, Candidates, Popularity, Quotas, gather, popular_rows
+from tactful.recall.index import (
     CHANNELS,
     Neighbours,
     empty_index,

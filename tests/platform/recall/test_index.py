@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tactful.errors import ModelError
-from tactful.recall import Interactions, RecallIndex, build_index, empty_index
+from tactful.recall.index import Interactions, RecallIndex, build_index, empty_index
 from tactful_streaming import Item
 
 DAY = 86_400_000
@@ -178,7 +178,7 @@ def test_an_item_nobody_touched_lies_near_what_is_described_like_it() -> None:
 
 
 def test_what_visits_ask_tunes_the_vectors() -> None:
-    from tactful.recall import _visit_queries, direction
+    from tactful.recall.index import _visit_queries, direction
 
     index = build_index([str(i) for i in range(12)], interactions(random_visits(1)))
     queries = _visit_queries(interactions(random_visits(1)), index.vectors, 0)

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.ids import ItemIds
-from tactful.cold_start import Cohorts
 from tactful.errors import ModelError
-from tactful.session_neighbours import SessionNeighbours
+from tactful.recall.cohorts import Cohorts
+from tactful.recall.session_knn import SessionNeighbours
 from tactful.util.checksummed_directory import check_seal, sealing
 from tactful.vectors.content import ContentVectors
 from tactful.vectors.ivf_index import Queries, VectorIndex

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import Situation
-from tactful.filters import Filter
+from tactful.recall.filters import Filter
 from tactful_streaming import Item
 
 IDS = [f"i{number}" for number in range(24)]
