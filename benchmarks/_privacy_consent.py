@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 
 from benchmarks.figures import Figure
-from tactful.consent_store import ConsentStore
 from tactful.impersonal import NOT_PERSONALISED
 from tactful.metadata.store import open_metadata
+from tactful.subjects.consent import ConsentStore
 from tactful_privacy import EVERYTHING, Purpose
 
 FIGURES = [

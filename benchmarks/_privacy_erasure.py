@@ -24,9 +24,9 @@ from benchmarks._streaming_server import Server
 from benchmarks.figures import Figure
 from tactful.config.settings import Settings, StorageSettings
 from tactful.erasure import request_erasure, run_erasures
-from tactful.installation import Installation
 from tactful.metadata.connections import open_installation
-from tactful.suppression import open_suppression
+from tactful.subjects.installation import Installation
+from tactful.subjects.suppression import open_suppression
 from tactful_streaming import RocksState
 
 FIGURES = [

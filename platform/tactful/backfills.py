@@ -13,7 +13,7 @@ from tactful.config.settings import Settings
 from tactful.errors import TactfulError
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import BackfillJob, MetadataStore
-from tactful.suppression import SuppressionStore
+from tactful.subjects.suppression import SuppressionStore
 from tactful_streaming import (
     Definitions,
     EvolutionPlan,

@@ -12,7 +12,7 @@ from tactful.config.settings import load_settings
 from tactful.coupon_definitions import CouponDefinition, load_coupons
 from tactful.coupon_report import CouponOutcomes, fit_gain, lift, read_coupon_outcomes
 from tactful.errors import ConfigError
-from tactful.permitted_log import measured_log
+from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
 from tactful_streaming import emitted_types, load_definitions
 

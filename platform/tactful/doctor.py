@@ -203,8 +203,8 @@ def _ledger(settings: Settings) -> Check:
 
 
 def _erasures(settings: Settings) -> Iterator[Check]:
-    from tactful.erasure_jobs import ErasureJobs
     from tactful.metadata.connections import open_keys
+    from tactful.subjects.erasure_requests import ErasureJobs
 
     try:
         with open_keys(settings) as (metadata, _):

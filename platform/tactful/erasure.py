@@ -19,16 +19,16 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from tactful.consent_store import ConsentStore
 from tactful.erasure_places import check_rebuild, find_person, purge_places
 from tactful.erasure_search import VERIFICATION, WORK, still_there, verified
-from tactful.erasure_traces import Found
 from tactful.errors import StorageError
-from tactful.installation import Installation
-from tactful.kept_people import people_kept
 from tactful.metadata.connections import kafka_settings, make_topic
 from tactful.metadata.store import suppressions
 from tactful.schemas.messages import Erasure, ErasureStep
+from tactful.subjects.consent import ConsentStore
+from tactful.subjects.enumerate import people_kept
+from tactful.subjects.installation import Installation
+from tactful.subjects.trace_search import Found
 from tactful_privacy import NOTHING, Pseudonym, VaultError, drop_keys
 from tactful_privacy.durable_files import replace_file
 from tactful_streaming import DEVICE_PREFIX, StreamingError, Traces

@@ -13,19 +13,19 @@ import msgspec
 
 from tactful.caps import without_people
 from tactful.config.settings import Settings
-from tactful.erasure_traces import (
+from tactful.errors import ConfigError, StorageError, TrainingBusy
+from tactful.event_log.encryption import open_seal
+from tactful.metadata.connections import kafka_settings, make_topic, open_redis
+from tactful.retraining import after_erasure
+from tactful.schemas.messages import ErasureStep
+from tactful.subjects.installation import Installation
+from tactful.subjects.trace_search import (
     Found,
     Search,
     find_traces,
     search_log,
     search_partitions,
 )
-from tactful.errors import ConfigError, StorageError, TrainingBusy
-from tactful.event_log.encryption import open_seal
-from tactful.installation import Installation
-from tactful.metadata.connections import kafka_settings, make_topic, open_redis
-from tactful.retraining import after_erasure
-from tactful.schemas.messages import ErasureStep
 from tactful.unfinished_work import purge_unfinished
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import (

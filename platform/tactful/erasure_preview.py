@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tactful.erasure import look_up
-from tactful.installation import Installation
-from tactful.person_export import export_person
 from tactful.schemas.messages import ErasureStep
+from tactful.subjects.export import export_person
+from tactful.subjects.installation import Installation
 
 
 def preview(installation: Installation, person: str) -> list[ErasureStep]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tactful.config.settings import Settings
-from tactful.erasure_traces import Found, needles_of
 from tactful.schemas.messages import ErasureStep
+from tactful.subjects.trace_search import Found, needles_of
 from tactful.util.multi_substring import SHORTEST, Texts
 from tactful_streaming import open_beside
 

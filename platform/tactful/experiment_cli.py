@@ -19,7 +19,7 @@ from tactful.command_options import (
 from tactful.config.settings import load_settings
 from tactful.errors import ConfigError
 from tactful.outcome_metrics import METRICS
-from tactful.permitted_log import measured_log
+from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 from tactful_bandits import DefinitionError, Design, StatisticsError, days_needed, load_experiments

@@ -19,9 +19,9 @@ from tactful.metadata.connections import (
     open_installation,
     retention_ms,
 )
-from tactful.partition_erasures import PartitionErasures
 from tactful.shared_features import shared_definitions
-from tactful.suppression import open_suppression
+from tactful.subjects.partition_erasures import PartitionErasures
+from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
 from tactful_streaming import (
     Definitions,

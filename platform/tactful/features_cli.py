@@ -22,7 +22,7 @@ from tactful.config.settings import load_settings
 from tactful.errors import ConfigError, StorageError, TactfulError
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
-from tactful.suppression import open_suppression
+from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
 from tactful.util.lazy_commands import LazyCommand, LazyGroup
 from tactful_streaming import (

@@ -6,10 +6,10 @@ import asyncio
 
 from tactful.backends import Backend
 from tactful.door import Door
-from tactful.erasure_traces import Found
 from tactful.event_log.impressions import RecentImpressions, find_impression
 from tactful.schemas.positions import Offsets
 from tactful.schemas.problems import ProblemError
+from tactful.subjects.trace_search import Found
 from tactful_streaming import Event, LogError, is_of
 
 _SEARCHED_RECORDS = 200_000

@@ -1,6 +1,6 @@
 """The list that everybody gets, for whom no history may be read.
 
-Apart from `tactful.permissions`, which says for whom that is: the processes that answer requests
+Apart from `tactful.subjects.permissions`, which says for whom that is: the processes that answer requests
 are told, and have no use for the stores of consent.
 """
 

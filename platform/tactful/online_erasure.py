@@ -49,12 +49,12 @@ from tactful.erasure_places import (
     purge_training,
 )
 from tactful.erasure_search import still_there
-from tactful.erasure_traces import Found
-from tactful.installation import Installation
 from tactful.metadata.connections import open_installation
 from tactful.running_places import RunningPlaces
 from tactful.schemas.messages import ErasureStep
-from tactful.suppression import open_suppression
+from tactful.subjects.installation import Installation
+from tactful.subjects.suppression import open_suppression
+from tactful.subjects.trace_search import Found
 from tactful.unfinished_work import purge_unfinished
 from tactful.util.background_process import low_priority
 from tactful.util.clock import now_ms

@@ -36,7 +36,7 @@ from tactful.metadata.store import (
     suppressions,
 )
 from tactful.statistics import NOT_BEFORE
-from tactful.suppression import open_suppression
+from tactful.subjects.suppression import open_suppression
 from tactful_privacy import Keyring, KeyringError, merge_ledger, merge_vault
 
 METADATA = "metadata.db"

@@ -37,7 +37,7 @@ async def _get_export(platform: Platform, call: Call) -> Reply:
     except (StorageError, StreamingError):
         raise ProblemError("not_ready", "log or state cannot be read now", retry_after=2) from None
     if query.format == "html":
-        from tactful.person_export import export_page  # with SQLAlchemy, which no worker needs
+        from tactful.subjects.export import export_page  # with SQLAlchemy, which no worker needs
 
         return Reply(200, export_page(found).encode(), b"text/html; charset=utf-8")
     return json_reply(found)

@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from tactful.caps import without_people
-from tactful.consent_store import ConsentStore
-from tactful.erasure_traces import Found
 from tactful.follower import Follower
 from tactful.rollout_keeper import RolloutKeeper
 from tactful.schemas.messages import ErasureStep
+from tactful.subjects.consent import ConsentStore
+from tactful.subjects.trace_search import Found
 from tactful.webhooks import Webhooks
 from tactful_privacy import LedgerError
 from tactful_streaming import (

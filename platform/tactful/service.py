@@ -25,20 +25,16 @@ from prometheus_client import CollectorRegistry
 
 from tactful.backends import Backend, open_backend
 from tactful.config.settings import PACKAGED_FEATURES, Settings
-from tactful.consent_store import ConsentStore, default_purposes
 from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition, load_coupons
 from tactful.coupon_desk import CouponDesk
 from tactful.door import Door
 from tactful.erasure import complete_erasures, settle_erasures
-from tactful.erasure_jobs import ErasureJobs
-from tactful.erasure_traces import search_partitions
 from tactful.errors import ModelError, StorageError, TactfulError
 from tactful.features import absent_features
 from tactful.follower import Follower
 from tactful.gauges import add_gauges
 from tactful.given_lists import GivenLists
 from tactful.impersonal import NOT_PERSONALISED, for_everybody
-from tactful.installation import Installation
 from tactful.metadata.api_keys import KeyStore
 from tactful.metadata.connections import open_keys
 from tactful.metadata.directory_lock import exclusive
@@ -46,8 +42,6 @@ from tactful.metadata.store import MetadataStore
 from tactful.metrics.registry import Metrics
 from tactful.model_log import ModelLog
 from tactful.online_erasure import OnlineErasures
-from tactful.permissions import CLAIM, Permissions, claimed
-from tactful.person_export import export_person
 from tactful.platform_parts import Recommender, Statistics
 from tactful.retention import Retention, expire_state
 from tactful.retraining import retrain
@@ -68,7 +62,13 @@ from tactful.schemas.messages import (
 )
 from tactful.schemas.positions import Position, parse, reaches
 from tactful.schemas.problems import ProblemError
-from tactful.suppression import SuppressionStore, open_suppression
+from tactful.subjects.consent import ConsentStore, default_purposes
+from tactful.subjects.erasure_requests import ErasureJobs
+from tactful.subjects.export import export_person
+from tactful.subjects.installation import Installation
+from tactful.subjects.permissions import CLAIM, Permissions, claimed
+from tactful.subjects.suppression import SuppressionStore, open_suppression
+from tactful.subjects.trace_search import search_partitions
 from tactful.turnstile import Turnstile
 from tactful.util.clock import now_ms
 from tactful.util.periodic import repeat

@@ -16,20 +16,20 @@ from tactful.audited_models import open_model_log
 from tactful.config.identity import identity_of
 from tactful.config.settings import Settings
 from tactful.drift import LATEST, Drift, measure_drift
-from tactful.erasure_jobs import ErasureJobs
 from tactful.errors import ConfigError, ModelError
 from tactful.evaluation import list_metrics
 from tactful.event_log.open import open_log
 from tactful.features import layout
 from tactful.metadata.connections import open_installation
 from tactful.model_log import whoever_runs_this
-from tactful.permitted_log import PermittedLog, training_permissions
 from tactful.ranking import load_trees, read_manifest, read_pointer, version_directory
 from tactful.registry import Registry
 from tactful.retention import Kind, limits_of
 from tactful.retraining import why_due
 from tactful.schemas.positions import Position
 from tactful.skew import Skew, measure_skew
+from tactful.subjects.consented_log import PermittedLog, training_permissions
+from tactful.subjects.erasure_requests import ErasureJobs
 from tactful.training import Trained, TrainingOptions, plot_training, train
 from tactful.training_rows import Progress
 from tactful.util.checkpoint import Checkpoint

@@ -16,16 +16,16 @@ import click
 import msgspec
 
 from tactful.config.settings import Settings, load_settings
-from tactful.consent_store import ConsentStore, default_purposes
 from tactful.erasure import request_erasure, request_suppressed, run_erasures
 from tactful.erasure_places import check_rebuild
 from tactful.erasure_preview import preview
 from tactful.errors import ConfigError, StorageError
-from tactful.installation import Installation
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
-from tactful.person_export import export_page, export_person
-from tactful.suppression import open_suppression
+from tactful.subjects.consent import ConsentStore, default_purposes
+from tactful.subjects.export import export_page, export_person
+from tactful.subjects.installation import Installation
+from tactful.subjects.suppression import open_suppression
 from tactful.util.clock import now_ms
 from tactful_privacy import ParameterError, parse_purposes
 from tactful_streaming import StreamingError

@@ -31,10 +31,8 @@ from tactful.backup import copy_database, make_backup
 from tactful.backup_manifest import FILES, read_manifest
 from tactful.cli import main
 from tactful.config.settings import PrivacySettings, Settings
-from tactful.consent_store import ConsentStore
 from tactful.erasure import RESTORED, complete_erasures, request_erasure
 from tactful.errors import BackupError
-from tactful.installation import Installation
 from tactful.metadata.connections import open_installation, open_keys
 from tactful.metadata.restore_journal import RESTORING, finish_restore
 from tactful.metadata.store import suppressions
@@ -42,7 +40,9 @@ from tactful.restore import check_backup, restore_backup
 from tactful.retention import PROGRESS
 from tactful.service import Platform
 from tactful.statistics import NOT_BEFORE, PrivateStatistics
-from tactful.suppression import open_suppression
+from tactful.subjects.consent import ConsentStore
+from tactful.subjects.installation import Installation
+from tactful.subjects.suppression import open_suppression
 from tactful_privacy import (
     NOTHING,
     Keyring,

@@ -25,14 +25,14 @@ from tactful.cli import main
 from tactful.config.settings import ConsentSettings, LogSettings, Settings
 from tactful.doctor import examine
 from tactful.erasure import look_up, request_erasure, run_erasures
-from tactful.erasure_jobs import ErasureJobs
 from tactful.erasure_preview import preview
 from tactful.errors import ConfigError, StorageError
-from tactful.installation import Installation
 from tactful.metadata.connections import open_installation
 from tactful.metadata.store import MetadataStore
 from tactful.service import Platform
-from tactful.suppression import open_suppression
+from tactful.subjects.erasure_requests import ErasureJobs
+from tactful.subjects.installation import Installation
+from tactful.subjects.suppression import open_suppression
 from tactful_streaming import (
     BLANK,
     DeadLetter,
@@ -332,8 +332,8 @@ import os, pickle, signal, sys, time
 from pathlib import Path
 from tactful.metadata.connections import open_installation
 from tactful.erasure import run_erasures
-from tactful.installation import Installation
-from tactful.suppression import open_suppression
+from tactful.subjects.installation import Installation
+from tactful.subjects.suppression import open_suppression
 
 settings = pickle.loads(Path(sys.argv[1]).read_bytes())
 count = int(sys.argv[2])

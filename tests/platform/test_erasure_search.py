@@ -12,7 +12,7 @@ from tests.platform.support import small_settings
 
 from tactful.config.settings import Settings
 from tactful.erasure_search import places_elsewhere, still_there, verified
-from tactful.erasure_traces import Found
+from tactful.subjects.trace_search import Found
 from tactful_streaming import Traces
 
 ADA = Found(Traces(users=frozenset({"zq-sentinel-ada"})), frozenset(), 1)

@@ -18,7 +18,7 @@ from tactful.cli import main
 from tactful.config.settings import Settings
 from tactful.metadata.connections import open_installation
 from tactful.service import Platform
-from tactful.suppression import open_suppression
+from tactful.subjects.suppression import open_suppression
 from tactful_streaming import (
     EmbeddedLog,
     Engine,

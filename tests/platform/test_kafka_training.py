@@ -41,9 +41,9 @@ from tactful.event_log.open import open_log
 from tactful.features import RANKING_FEATURES, layout
 from tactful.history import History
 from tactful.metadata.connections import kafka_settings, make_topic, open_installation
-from tactful.permitted_log import Allows, PermittedLog, measured_log
 from tactful.ranking import Pointer, version_directory, write_pointer
 from tactful.schemas.positions import parse
+from tactful.subjects.consented_log import Allows, PermittedLog, measured_log
 from tactful.training import Trained, TrainingOptions, train
 from tactful.training_run import reason_to_train, run_training
 from tactful.util.checkpoint import Checkpoint

@@ -24,7 +24,7 @@ from tactful.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.connections import open_installation
 from tactful.metadata.directory_lock import exclusive
 from tactful.metadata.store import suppressions
-from tactful.suppression import open_suppression
+from tactful.subjects.suppression import open_suppression
 from tactful_streaming import BLANK, Event, encode_entry
 
 OLD, NEW = "01" * 32, "02" * 32

@@ -25,12 +25,12 @@ from tests.streaming.shard import read_topic
 from tactful.config.settings import Settings, load_settings
 from tactful.erasure import request_erasure, run_erasures, settle_erasures
 from tactful.erasure_places import purge_spool
-from tactful.erasure_traces import Found
 from tactful.event_log.encryption import open_seal
-from tactful.installation import Installation
 from tactful.metadata.connections import kafka_settings, make_topic, open_installation
 from tactful.service import Platform
-from tactful.suppression import open_suppression
+from tactful.subjects.installation import Installation
+from tactful.subjects.suppression import open_suppression
+from tactful.subjects.trace_search import Found
 from tactful_streaming import (
     EmbeddedLog,
     Event,

@@ -21,12 +21,12 @@ from tactful import doctor
 from tactful.cli import main
 from tactful.config.ledger_location import LEDGER, existing_ledger, ledger_location, named
 from tactful.config.settings import Settings, StatisticsSettings, StorageSettings
-from tactful.erasure_traces import Found
 from tactful.errors import BackupError, ConfigError
 from tactful.restored_parts import _ledger
 from tactful.running_places import RunningPlaces
 from tactful.service import Platform
 from tactful.statistics import CLOCK_EVENT, PrivateStatistics, open_statistics
+from tactful.subjects.trace_search import Found
 from tactful_privacy import Ledger, LedgerError, ledger_schema
 from tactful_streaming import Event, Listed, StateError, Traces
 

@@ -34,8 +34,8 @@ from tactful.erasure import request_erasure, run_erasures
 from tactful.errors import ConfigError, StorageError
 from tactful.event_log.encryption import RecordSeal, log_in_files, open_seal, person_of
 from tactful.metadata.connections import open_installation
-from tactful.person_export import export_person
 from tactful.service import Platform
+from tactful.subjects.export import export_person
 from tactful_privacy import Keyring, Vault
 from tactful_streaming import (
     BLANK,

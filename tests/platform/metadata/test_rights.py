@@ -14,18 +14,18 @@ from tests.platform.databases import Location
 from tests.platform.support import Live, build, now_ms, small_settings, view
 
 from tactful.config.settings import OnlineSettings
-from tactful.consent_store import ConsentStore
 from tactful.erasure import FORGOTTEN, names_dropped, request_erasure, run_erasures, work_of
-from tactful.erasure_jobs import ErasureJobs
-from tactful.installation import Installation
 from tactful.metadata import store as metadata
 from tactful.metadata.connections import open_installation, open_redis
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.online_erasure import OnlineErasures
-from tactful.partition_erasures import PartitionErasures
 from tactful.schemas.messages import ErasureStep
 from tactful.service import Platform
-from tactful.suppression import SuppressionStore, open_suppression
+from tactful.subjects.consent import ConsentStore
+from tactful.subjects.erasure_requests import ErasureJobs
+from tactful.subjects.installation import Installation
+from tactful.subjects.partition_erasures import PartitionErasures
+from tactful.subjects.suppression import SuppressionStore, open_suppression
 from tactful_privacy import NOTHING, Keyring, Purpose
 from tactful_streaming import Traces, load_definitions
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tactful.config.settings import Settings
-from tactful.erasure_jobs import ErasureJobs
 from tactful.metadata.store import MetadataStore
-from tactful.partition_erasures import PartitionErasures
-from tactful.suppression import SuppressionStore
+from tactful.subjects.erasure_requests import ErasureJobs
+from tactful.subjects.partition_erasures import PartitionErasures
+from tactful.subjects.suppression import SuppressionStore
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from tactful.config.settings import Settings
-from tactful.consent_store import ConsentStore
-from tactful.erasure_traces import Found, Search, find_traces, needles_of, search_log
 from tactful.event_log.encryption import open_seal
 from tactful.metadata.store import MetadataStore
 from tactful.schemas.messages import ConsentDecision, PersonExport
+from tactful.subjects.consent import ConsentStore
+from tactful.subjects.trace_search import Found, Search, find_traces, needles_of, search_log
 from tactful_privacy import NOTHING
 from tactful_streaming import (
     DEVICE_PREFIX,

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from tactful.config.settings import Settings
-from tactful.consent_store import ConsentStore
 from tactful.errors import StorageError
 from tactful.event_log.batches import reach_of, reach_to
 from tactful.event_log.open import open_log
 from tactful.metadata.connections import open_installation
-from tactful.permissions import Permissions, claimed
 from tactful.schemas.positions import Position
-from tactful.suppression import open_suppression
+from tactful.subjects.consent import ConsentStore
+from tactful.subjects.permissions import Permissions, claimed
+from tactful.subjects.suppression import open_suppression
 from tactful_privacy import EVERYTHING, NOTHING, Purpose
 from tactful_streaming import BLANK, EventLog, LogError, Tick, encode_entry
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from tactful.event_log.batches import read_batches
 from tactful.event_log.encryption import log_in_files
-from tactful.installation import Installation
 from tactful.metadata.store import consent_decisions
+from tactful.subjects.installation import Installation
 from tactful_streaming import (
     DEVICE_PREFIX,
     EmbeddedLog,

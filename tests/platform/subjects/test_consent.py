@@ -21,12 +21,12 @@ from tests.platform.support import (
 )
 
 from tactful.config.settings import ConsentSettings, Settings
-from tactful.consent_store import ConsentStore
 from tactful.event_log.impressions import decode_impression
 from tactful.metadata.store import consent_decisions, open_metadata
-from tactful.permissions import claimed
-from tactful.permitted_log import PermittedLog
 from tactful.service import Platform
+from tactful.subjects.consent import ConsentStore
+from tactful.subjects.consented_log import PermittedLog
+from tactful.subjects.permissions import claimed
 from tactful_privacy import NOTHING, Purpose
 from tactful_streaming import (
     EVENT_TYPES,

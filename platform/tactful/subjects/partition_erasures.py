@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tactful.metadata.store import MetadataStore, purged_partitions, purges
-from tactful.suppression import SuppressionStore
+from tactful.subjects.suppression import SuppressionStore
 from tactful_streaming import Traces
 
 _purge = purges.c

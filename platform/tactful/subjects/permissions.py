@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Container
 
-from tactful.consent_store import keys_of
 from tactful.schemas.messages import RecommendRequest
+from tactful.subjects.consent import keys_of
 from tactful_privacy import EVERYTHING, NOTHING, Consents, Purpose
 from tactful_streaming import DEVICE_PREFIX, Entry, Event, Restricted
 

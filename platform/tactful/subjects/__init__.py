@@ -1,0 +1,6 @@
+"""Rights of users: consent, suppression, export, search for a user, erasure requests.
+
+It may import `catalogue`, `client`, `config`, `event_log`, `kernels`, `metadata`, `metrics`,
+`recall`, `schemas`, `util`, `vectors`.
+Begin with `permissions`.
+"""
