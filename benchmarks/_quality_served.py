@@ -11,7 +11,7 @@ from tactful import recommender
 from tactful.config.settings import Settings, StorageSettings
 from tactful.datasets import Replay
 from tactful.evaluation import CUTOFF
-from tactful.ranking import Pointer, version_directory, write_pointer
+from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommender import LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.messages import RecommendRequest
 from tactful.training import Question, TrainingOptions, train

@@ -33,7 +33,7 @@ from benchmarks._serving_shop import PEOPLE, name, person
 from benchmarks.figures import Figure, percentile_figure
 from tactful.client import Client
 from tactful.errors import ClientError
-from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
+from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.util.gc_tuning import short_delays
 
 _SHARE = 0.8

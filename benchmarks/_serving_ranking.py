@@ -19,9 +19,9 @@ import xgboost
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure, interleave, percentile_figure
-from tactful.features import RANKING_FEATURES
-from tactful.forest import BinnedForest, bin_forest
 from tactful.kernels.forest_compiled import load_kernel
+from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.forest import BinnedForest, bin_forest
 
 CANDIDATES = 1_000
 _TREES = 300

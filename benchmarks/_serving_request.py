@@ -32,7 +32,7 @@ from benchmarks._serving_overload import closed
 from benchmarks._serving_ranking import forest
 from benchmarks._serving_shop import PEOPLE, VIEWS, person
 from benchmarks.figures import Figure, interleave
-from tactful.ranking import version_directory
+from tactful.ranking.model import version_directory
 from tactful.recall.index import RecallIndex
 from tactful.vectors.ivf_index import mixtures
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from benchmarks._serving_ranking import forest
 from tactful.catalogue.ids import ItemIds
-from tactful.features import RANKING_FEATURES
-from tactful.ranking import Manifest, Pointer, save_model, version_directory, write_pointer
+from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.model import Manifest, Pointer, save_model, version_directory, write_pointer
 from tactful.recall.index import Neighbours, RecallIndex
 from tactful.recall.session_knn import SessionNeighbours
 from tactful.vectors.content import ContentVectors

@@ -93,7 +93,7 @@ def _extras() -> Iterator[Check]:
 
 
 def _features(settings: Settings) -> Check:
-    from tactful.features import absent_features
+    from tactful.ranking.features import absent_features
     from tactful_streaming import StreamingError, load_definitions, make_operators
 
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.event_log.impressions import Impression, read_impressions
-from tactful.features import RANKING_FEATURES
+from tactful.ranking.features import RANKING_FEATURES
 from tactful_streaming import EventLog
 
 SCORE = "score"
@@ -50,7 +50,7 @@ def measure_drift(
     Args:
         log: where lists are logged.
         version: of the model; only its lists are looked at.
-        layout: what features mean, see `tactful.features.layout`.
+        layout: what features mean, see `tactful.ranking.features.layout`.
         lists: how many of the first and of the latest are compared.
         latest: how many of the newest records of the log are looked at.
 

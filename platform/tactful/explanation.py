@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tactful.errors import ModelError
 from tactful.event_log.impressions import as_impression
-from tactful.ranking import load_trees, read_manifest, version_directory
+from tactful.ranking.model import load_trees, read_manifest, version_directory
 from tactful.schemas.messages import ExplainedItem, Explanation
 from tactful_streaming import Event
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, decode_impression
-from tactful.features import RANKING_FEATURES
+from tactful.ranking.features import RANKING_FEATURES
 from tactful.training_options import TrainingOptions
 from tactful.training_rows import Progress, Rows
 from tactful_streaming import (
@@ -117,7 +117,7 @@ def read_shown(
 
     Args:
         log: events and lists.
-        layout: what the features of today's server mean, see `tactful.features.layout`.
+        layout: what the features of today's server mean, see `tactful.ranking.features.layout`.
         since: earliest time of a list, epoch milliseconds.
         until: time at which the log ends, epoch milliseconds.
         options: which outcomes count and how long; how many lists at most, the latest.

@@ -27,13 +27,13 @@ from tactful.errors import ConfigError, ModelError
 from tactful.event_log.impressions import encode_impression
 from tactful.explanation import Explainer
 from tactful.exploration import generator_of
-from tactful.features import assemble, layout
-from tactful.heuristic import heuristic_scores
 from tactful.placement import PlacementRule, load_placement, on_page
 from tactful.placing import bounds_of, with_demanded
 from tactful.policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
 from tactful.policy import Policy, policies, ranking_experiment
-from tactful.ranking import RankingModel, load_model, read_pointer, version_directory
+from tactful.ranking.features import assemble, layout
+from tactful.ranking.heuristic import heuristic_scores
+from tactful.ranking.model import RankingModel, load_model, read_pointer, version_directory
 from tactful.recall.candidates import Candidates, Quotas, gather
 from tactful.recall.filters import Filter
 from tactful.recall.index import CHANNELS, empty_index

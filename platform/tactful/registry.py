@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.features import layout
 from tactful.model_log import Action, ModelLog, whoever_runs_this
-from tactful.ranking import (
+from tactful.ranking.features import layout
+from tactful.ranking.model import (
     Manifest,
     Pointer,
     read_manifest,

@@ -87,7 +87,7 @@ def record(store: RolloutStore, settings: Settings, key: str) -> str:
 
 
 def _promote(settings: Settings, stored: StoredRollout) -> None:
-    from tactful.ranking import read_pointer
+    from tactful.ranking.model import read_pointer
 
     version = stored.definition.model
     pointer = read_pointer(settings.models)

@@ -30,7 +30,6 @@ from tactful.coupon_desk import CouponDesk
 from tactful.door import Door
 from tactful.erasure import complete_erasures, settle_erasures
 from tactful.errors import ModelError, StorageError, TactfulError
-from tactful.features import absent_features
 from tactful.follower import Follower
 from tactful.gauges import add_gauges
 from tactful.given_lists import GivenLists
@@ -43,6 +42,7 @@ from tactful.metrics.registry import Metrics
 from tactful.model_log import ModelLog
 from tactful.online_erasure import OnlineErasures
 from tactful.platform_parts import Recommender, Statistics
+from tactful.ranking.features import absent_features
 from tactful.retention import Retention, expire_state
 from tactful.retraining import retrain
 from tactful.rollout_keeper import RolloutKeeper, apply_file, write_served

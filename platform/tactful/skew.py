@@ -21,8 +21,8 @@ from tactful.catalogue.request_context import observe
 from tactful.errors import ModelError
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, read_impressions
-from tactful.features import RANKING_FEATURES, REQUESTED, assemble
-from tactful.ranking import read_manifest, version_directory
+from tactful.ranking.features import RANKING_FEATURES, REQUESTED, assemble
+from tactful.ranking.model import read_manifest, version_directory
 from tactful.recall.candidates import Popularity, Quotas, gather
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned

@@ -20,15 +20,15 @@ import xgboost
 from numpy.typing import NDArray
 
 from tactful.boosting import fit
-from tactful.calibration import Calibration, calibrate
 from tactful.errors import ModelError
 from tactful.evaluation import list_metrics
 from tactful.event_log.batches import reach_of, reach_to
-from tactful.features import RANKING_FEATURES, layout
 from tactful.history import History
 from tactful.outcomes import ShownLists, read_shown
 from tactful.position_bias import examination
-from tactful.ranking import Manifest, gains, save_model
+from tactful.ranking.calibration import Calibration, calibrate
+from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.model import Manifest, gains, save_model
 from tactful.recall.index import Improve, RecallIndex, build_index
 from tactful.schemas.positions import Position
 from tactful.training_options import TrainingOptions

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import observe
-from tactful.features import RANKING_FEATURES, assemble
 from tactful.history import History
+from tactful.ranking.features import RANKING_FEATURES, assemble
 from tactful.recall.candidates import Popularity, Quotas, gather, popular_rows
 from tactful.recall.index import RecallIndex
 from tactful.recall.live_view import unlearned

@@ -19,10 +19,10 @@ from tactful.drift import LATEST, Drift, measure_drift
 from tactful.errors import ConfigError, ModelError
 from tactful.evaluation import list_metrics
 from tactful.event_log.open import open_log
-from tactful.features import layout
 from tactful.metadata.connections import open_installation
 from tactful.model_log import whoever_runs_this
-from tactful.ranking import load_trees, read_manifest, read_pointer, version_directory
+from tactful.ranking.features import layout
+from tactful.ranking.model import load_trees, read_manifest, read_pointer, version_directory
 from tactful.registry import Registry
 from tactful.retention import Kind, limits_of
 from tactful.retraining import why_due

@@ -34,8 +34,8 @@ from tactful.client import Client
 from tactful.config.settings import EngineSettings, Settings
 from tactful.datasets import Replay
 from tactful.errors import TactfulError
-from tactful.features import RANKING_FEATURES
-from tactful.ranking import Pointer, version_directory, write_pointer
+from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
 from tactful.service import Platform
 from tactful.statistics import CLOCK_EVENT

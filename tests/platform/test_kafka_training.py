@@ -38,10 +38,10 @@ from tactful.event_log.batches import read_batches
 from tactful.event_log.encryption import open_seal
 from tactful.event_log.merged_log import MergedLog
 from tactful.event_log.open import open_log
-from tactful.features import RANKING_FEATURES, layout
 from tactful.history import History
 from tactful.metadata.connections import kafka_settings, make_topic, open_installation
-from tactful.ranking import Pointer, version_directory, write_pointer
+from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.schemas.positions import parse
 from tactful.subjects.consented_log import Allows, PermittedLog, measured_log
 from tactful.training import Trained, TrainingOptions, train

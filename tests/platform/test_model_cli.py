@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from tests.platform.shop import definitions, engine_at, entries, make_shop, write_log
 
 from tactful.cli import main
-from tactful.ranking import Pointer, load_model, read_pointer, version_directory
+from tactful.ranking.model import Pointer, load_model, read_pointer, version_directory
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender
 from tactful.schemas.messages import RecommendRequest
 from tactful_bandits import Arm, Experiment

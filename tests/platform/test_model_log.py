@@ -13,7 +13,7 @@ from tests.platform.test_registry import make_model, register
 from tactful.errors import ModelError, StorageError
 from tactful.metadata.store import MetadataStore, open_metadata
 from tactful.model_log import ModelChange, ModelLog
-from tactful.ranking import Pointer, read_pointer
+from tactful.ranking.model import Pointer, read_pointer
 from tactful.registry import Registry
 
 

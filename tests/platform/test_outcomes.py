@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from tests.platform.shop import BEGIN, DAY, HOUR, definitions, entries, make_shop, write_log
 
 from tactful.boosting import fit
-from tactful.calibration import calibrate
-from tactful.features import RANKING_FEATURES, layout
 from tactful.outcomes import ShownLists, read_shown
 from tactful.position_bias import LEAST, examination
-from tactful.ranking import read_manifest
+from tactful.ranking.calibration import calibrate
+from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.model import read_manifest
 from tactful.training import TrainingOptions, train
 from tactful.training_rows import Rows
 from tactful_streaming import Entry, Event

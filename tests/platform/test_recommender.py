@@ -21,8 +21,8 @@ from tests.platform.support import Live, small_settings
 from tactful.config.settings import EngineSettings, Settings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.evaluation import CUTOFF
-from tactful.features import RANKING_FEATURES
-from tactful.ranking import (
+from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.model import (
     Pointer,
     RankingModel,
     load_model,

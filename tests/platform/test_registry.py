@@ -16,8 +16,8 @@ import xgboost
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError
-from tactful.features import RANKING_FEATURES, layout
-from tactful.ranking import (
+from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.model import (
     Manifest,
     Pointer,
     RankingModel,

@@ -36,9 +36,9 @@ from tactful.config.settings import (
     load_settings,
 )
 from tactful.drift import SCORE, Drift, measure_drift, population_stability
-from tactful.features import RANKING_FEATURES, layout
 from tactful.model_log import ModelChange
-from tactful.ranking import Pointer, load_trees, version_directory, write_pointer
+from tactful.ranking.features import RANKING_FEATURES, layout
+from tactful.ranking.model import Pointer, load_trees, version_directory, write_pointer
 from tactful.retraining import environment, retrain, why_due
 from tactful.service import Platform
 from tactful.training import Trained
@@ -423,7 +423,7 @@ def test_a_version_that_is_worse_does_not_take_over(tmp_path: Path) -> None:
     models = tmp_path / "models"
 
     def may(directory: Path, lists: int = 200) -> bool:
-        from tactful.ranking import read_manifest
+        from tactful.ranking.model import read_manifest
 
         manifest = read_manifest(directory)
         at = np.arange(200) + 1_700_000_000_000 + 100 - (200 - lists)

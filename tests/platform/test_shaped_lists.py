@@ -19,7 +19,7 @@ from tactful.config.settings import EngineSettings, RecommendSettings, Settings
 from tactful.doctor import examine
 from tactful.errors import ConfigError
 from tactful.policy import ranking_experiment
-from tactful.ranking import Pointer, read_manifest, version_directory, write_pointer
+from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recall.index import RecallIndex
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown
 from tactful.service import Platform

@@ -22,9 +22,15 @@ from tactful import training, training_rows
 from tactful.config.settings import Settings, StorageSettings
 from tactful.errors import ModelError
 from tactful.evaluation import Scorecard
-from tactful.features import RANKING_FEATURES
 from tactful.history import History
-from tactful.ranking import Pointer, load_model, read_manifest, version_directory, write_pointer
+from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.model import (
+    Pointer,
+    load_model,
+    read_manifest,
+    version_directory,
+    write_pointer,
+)
 from tactful.recall.index import Interactions, RecallIndex, build_index
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
 from tactful.schemas.messages import RecommendRequest

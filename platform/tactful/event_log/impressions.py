@@ -43,7 +43,7 @@ class Impression:
         event: the event itself.
         items: item ids, best first.
         version: the model version that ranked them, or the name of a heuristic.
-        layout: what the features mean, see `tactful.features.layout`; empty where that was not
+        layout: what the features mean, see `tactful.ranking.features.layout`; empty where that was not
             logged.
         forced: whether the caller chose the arm, as tests do.
         features: as served, shape (items, columns); None where no features were served.

@@ -59,7 +59,7 @@ def evaluate(
 ) -> None:
     """Margins of rows; to be compiled. Nothing is checked here.
 
-    The arguments are what `tactful.forest.BinnedForest` describes; `columns` are the features of
+    The arguments are what `tactful.ranking.forest.BinnedForest` describes; `columns` are the features of
     shape (columns, at least n), and `margins` of shape (n,) takes the result.
     """
     rows, bands, trees = len(margins), len(band_column), len(depth)

@@ -21,7 +21,7 @@ def load_kernel(cache: Path | None = None) -> Kernel:
         cache: directory that keeps the machine code, as of `tactful.kernels.compile.compiled`.
 
     Returns:
-        The kernel, called with what `tactful.forest.BinnedForest.margins` lays out. It never
+        The kernel, called with what `tactful.ranking.forest.BinnedForest.margins` lays out. It never
         compiles when it is called, and may be called from several threads.
     """
     return compiled(evaluate, _signature(), cache)

@@ -17,8 +17,8 @@ from tests.platform.shop import definitions, entries, make_shop, write_log
 
 from tactful import training_rows
 from tactful.errors import ModelError, TrainingBusy
-from tactful.features import assemble
-from tactful.ranking import read_manifest
+from tactful.ranking.features import assemble
+from tactful.ranking.model import read_manifest
 from tactful.training import Trained, TrainingOptions, train
 from tactful.util.checkpoint import Checkpoint
 from tactful_streaming import EmbeddedLog, encode_entry

@@ -20,10 +20,10 @@ from numba import types
 from numpy.typing import NDArray
 
 from tactful.errors import ModelError, UnsupportedForest
-from tactful.forest import BAND, BinnedForest, bin_forest
 from tactful.kernels.compile import compiled
 from tactful.kernels.forest import BLOCK
 from tactful.kernels.forest_compiled import Kernel, load_kernel
+from tactful.ranking.forest import BAND, BinnedForest, bin_forest
 
 COLUMNS = 5
 TINY = np.finfo(np.float32).smallest_subnormal
@@ -460,7 +460,7 @@ def test_reading_a_forest_needs_no_xgboost(tmp_path: Path, kernel: Kernel) -> No
     binned.save(tmp_path / "forest.npz", source="abc")
     code = (
         "import sys, numpy; from pathlib import Path\n"
-        "from tactful.forest import BinnedForest; from tactful.kernels.forest_compiled import load_kernel\n"
+        "from tactful.ranking.forest import BinnedForest; from tactful.kernels.forest_compiled import load_kernel\n"
         "forest = BinnedForest.load(Path('forest.npz'), source='abc')\n"
         "forest.margins(numpy.zeros((3, 5), numpy.float32), load_kernel())\n"
         "print(sorted({'xgboost', 'pandas', 'sklearn', 'torch', 'mlflow'} & {*sys.modules}))"
@@ -480,7 +480,7 @@ def test_any_processor_gives_the_same_bits(tmp_path: Path, kernel: Kernel) -> No
     np.save(tmp_path / "rows.npy", rows)
     code = (
         "import numpy; from pathlib import Path\n"
-        "from tactful.forest import BinnedForest; from tactful import forest_code, forest_kernel\n"
+        "from tactful.ranking.forest import BinnedForest; from tactful import forest_code, forest_kernel\n"
         "forest = BinnedForest.load(Path('forest.npz'), source='abc')\n"
         "rows, kernel = numpy.load('rows.npy'), forest_kernel.load_kernel(Path('kernels'))\n"
         "assert not forest_code._TABLES\n"

@@ -20,10 +20,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.calibration import Calibration
 from tactful.errors import ModelError, UnsupportedForest
-from tactful.features import RANKING_FEATURES
-from tactful.forest import BinnedForest, bin_forest
+from tactful.ranking.calibration import Calibration
+from tactful.ranking.features import RANKING_FEATURES
+from tactful.ranking.forest import BinnedForest, bin_forest
 from tactful.recall.index import RecallIndex
 from tactful_privacy.durable_files import replace_file
 
