@@ -25,7 +25,6 @@ from typing import Any
 import msgspec
 
 from tactful.asgi import Call, Endpoint
-from tactful.caps import Shown
 from tactful.catalogue.changes import ChangeList
 from tactful.catalogue.request_context import described, read_columns, read_nonzero
 from tactful.endpoints import ENDPOINTS
@@ -54,6 +53,7 @@ from tactful.link import (
     refusal,
 )
 from tactful.recall.trending import Trends
+from tactful.rerank.frequency_caps import Shown
 from tactful.roster import Roster, Serving, serving
 from tactful.schemas.problems import ProblemError
 from tactful.server import loop_factory

@@ -279,8 +279,8 @@ def _rules(path: Path) -> Check:
 
 def _lists(settings: Settings) -> Check:
     """The files that say how lists are made."""
-    from tactful.placement import load_placement
-    from tactful.policy import Policy, policies, ranking_experiment
+    from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
+    from tactful.rerank.placement_rules import load_placement
 
     try:
         arms = policies(ranking_experiment(settings.experiments), default=Policy())

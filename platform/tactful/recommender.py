@@ -16,21 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.arrangement import Arrangement, arrange
-from tactful.caps import Shown, ShownToday, exhausted
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.changes import GivesItems
 from tactful.catalogue.request_context import FeatureSource, Situation, observe
 from tactful.config.settings import Settings
-from tactful.diversity import Likeness
 from tactful.errors import ConfigError, ModelError
 from tactful.event_log.impressions import encode_impression
 from tactful.explanation import Explainer
-from tactful.exploration import generator_of
-from tactful.placement import PlacementRule, load_placement, on_page
-from tactful.placing import bounds_of, with_demanded
-from tactful.policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
-from tactful.policy import Policy, policies, ranking_experiment
 from tactful.ranking.features import assemble, layout
 from tactful.ranking.heuristic import heuristic_scores
 from tactful.ranking.model import RankingModel, load_model, read_pointer, version_directory
@@ -39,6 +31,14 @@ from tactful.recall.filters import Filter
 from tactful.recall.index import CHANNELS, empty_index
 from tactful.recall.live_view import LiveCatalogue, View
 from tactful.recall.trending import Rising
+from tactful.rerank.apply_placement import bounds_of, with_demanded
+from tactful.rerank.arm_policy import RANKING_EXPERIMENT as RANKING_EXPERIMENT
+from tactful.rerank.arm_policy import Policy, policies, ranking_experiment
+from tactful.rerank.diversity import Likeness
+from tactful.rerank.exploration import generator_of
+from tactful.rerank.frequency_caps import Shown, ShownToday, exhausted
+from tactful.rerank.placement_rules import PlacementRule, load_placement, on_page
+from tactful.rerank.rerank import Arrangement, arrange
 from tactful.rollout_serving import FILE, Drawn, ServedRollouts
 from tactful.schemas.messages import (
     Explanation,

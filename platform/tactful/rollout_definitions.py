@@ -11,7 +11,7 @@
 
 `change` holds parameters as those of an arm in ``experiments.yaml``. With ``model: "7"`` it gives
 lists by another version of the model, on the index of the champion; with ``tuner: DIRECTORY`` a
-trained network sets the objective (`tactful.tuner_serving`).
+trained network sets the objective (`tactful.rerank.tuned_objective`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from msgspec import Meta
 
 from tactful.errors import ConfigError
 from tactful.outcome_metrics import METRICS
-from tactful.policy import RANKING_EXPERIMENT, policy_parts
+from tactful.rerank.arm_policy import RANKING_EXPERIMENT, policy_parts
 from tactful_bandits import Arm, DefinitionError, Experiment
 
 if TYPE_CHECKING:  # rollouts come with scipy, which no process that makes lists needs

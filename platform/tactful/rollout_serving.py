@@ -18,9 +18,9 @@ import numpy as np
 
 from tactful.errors import ConfigError
 from tactful.outcome_metrics import ROLLOUTS
-from tactful.policy import Policy
+from tactful.rerank.arm_policy import Policy
+from tactful.rerank.tuned_objective import Tuner
 from tactful.rollout_definitions import CHANGE, RolloutDefinition, experiment_at
-from tactful.tuner_serving import Tuner
 from tactful_bandits import Assignment, Experiment, assign
 
 logger = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from tactful.metadata.store import (
     rollout_looks,
     rollouts,
 )
+from tactful.rerank.tuned_objective import require_better
 from tactful.rollout_definitions import RolloutDefinition
 from tactful.rollout_messages import RolloutLine, RolloutSaid
-from tactful.tuner_serving import require_better
 from tactful_bandits import (
     LifecycleError,
     Rollout,

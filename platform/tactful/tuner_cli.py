@@ -15,9 +15,9 @@ from tactful.command_options import (
     outcome_option,
 )
 from tactful.config.settings import load_settings
+from tactful.rerank.tuned_objective import Tuner
 from tactful.subjects.consented_log import measured_log
 from tactful.tuner_evaluation import evaluate_tuner, read_probed, write_probe
-from tactful.tuner_serving import Tuner
 from tactful.tuner_training import train_in_simulator
 from tactful.util.clock import now_ms
 

@@ -19,8 +19,7 @@ from tactful.arm_outcomes import arm_of
 from tactful.errors import ConfigError
 from tactful.event_log.batches import decoded, read_batches
 from tactful.event_log.impressions import as_impression
-from tactful.rollout_definitions import CHANGE
-from tactful.tuner_serving import (
+from tactful.rerank.tuned_objective import (
     DRAWN,
     EVALUATION,
     LOG_DENSITY,
@@ -31,6 +30,7 @@ from tactful.tuner_serving import (
     TunerEvaluation,
     network_check,
 )
+from tactful.rollout_definitions import CHANGE
 from tactful_bandits import (
     EvaluationError,
     LoggedDecisions,

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from tactful.errors import ConfigError
-from tactful.tuner_serving import MANIFEST, POLICY, TunerManifest
+from tactful.rerank.tuned_objective import MANIFEST, POLICY, TunerManifest
 from tactful_bandits import MissingExtraError, WeightBounds
 from tactful_bandits.weight_bounds import OBJECTIVES
 
@@ -21,7 +21,7 @@ _SHOPS = 4
 def train_in_simulator(
     directory: Path, *, hours: int, seed: int, rivals: bool = True
 ) -> dict[str, float]:
-    """Train, compare, and write a directory that `tactful.tuner_serving.Tuner` reads.
+    """Train, compare, and write a directory that `tactful.rerank.tuned_objective.Tuner` reads.
 
     Args:
         directory: where it goes; an older tuner there is replaced, as a whole, at the end.

@@ -18,10 +18,10 @@ from tests.platform.support import Live, small_settings, wait_until
 from tactful.config.settings import EngineSettings, RecommendSettings, Settings
 from tactful.doctor import examine
 from tactful.errors import ConfigError
-from tactful.policy import ranking_experiment
 from tactful.ranking.model import Pointer, read_manifest, version_directory, write_pointer
 from tactful.recall.index import RecallIndex
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build, open_shown
+from tactful.rerank.arm_policy import ranking_experiment
 from tactful.service import Platform
 from tactful.training import TrainingOptions, train
 from tactful_streaming import EmbeddedLog, Entry, Event, Item, User, decode_entry

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.arrangement import Bounds, Group
 from tactful.catalogue.catalogue import Catalogue
-from tactful.placement import ANY, PlacementRule
 from tactful.recall.candidates import Candidates, Popularity, VectorSearch, extended
+from tactful.rerank.placement_rules import ANY, PlacementRule
+from tactful.rerank.rerank import Bounds, Group
 
 _CHOICE = 3
 """So many times what a rule demands is put up, for the ranking to choose from."""

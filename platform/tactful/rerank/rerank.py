@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tactful.diversity import Diversity, Likeness
-from tactful.exploration import Exploration, draw
 from tactful.kernels.sparse_scores import descending
+from tactful.rerank.diversity import Diversity, Likeness
+from tactful.rerank.exploration import Exploration, draw
 
 
 @dataclass(frozen=True)

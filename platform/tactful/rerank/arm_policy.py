@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tactful.diversity import Diversity
 from tactful.errors import ConfigError
-from tactful.exploration import Exploration
-from tactful.objective import Objective
 from tactful.recall.candidates import Quotas
+from tactful.rerank.diversity import Diversity
+from tactful.rerank.exploration import Exploration
+from tactful.rerank.objective import Objective
 from tactful_bandits import DefinitionError, Experiment, load_experiments
 
 RANKING_EXPERIMENT = "ranking"

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tactful.arrangement import Arrangement, Bounds, Group, arrange
-from tactful.diversity import Diversity, Likeness
 from tactful.errors import ConfigError
+from tactful.rerank.diversity import Diversity, Likeness
+from tactful.rerank.rerank import Arrangement, Bounds, Group, arrange
 
 values_of = st.lists(st.sampled_from([-3.0, -1.0, 0.0, 0.5, 2.0, 7.0]), min_size=1, max_size=9)
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tactful.catalogue.catalogue import Catalogue
-from tactful.placement import ANY, PlacementRule
+from tactful.rerank.placement_rules import ANY, PlacementRule
 from tactful_streaming import Event, Item, subject_key
 
 DAY_MS = 86_400_000

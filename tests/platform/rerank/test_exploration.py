@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from tactful.arrangement import Arrangement, Bounds, Group, arrange
-from tactful.diversity import Diversity, Likeness
 from tactful.errors import ConfigError
-from tactful.exploration import (
+from tactful.rerank.diversity import Diversity, Likeness
+from tactful.rerank.exploration import (
     Exploration,
     draw,
     generator_of,
     inclusion_probabilities,
     log_probabilities,
 )
+from tactful.rerank.rerank import Arrangement, Bounds, Group, arrange
 
 FALSE_ALARM = 1e-4
 VALUES = np.array([1.5, -0.5, 0.7, -2.0, 0.0], np.float32)

@@ -21,7 +21,7 @@ from msgspec import Meta
 from numpy.typing import ArrayLike
 
 from tactful.errors import ConfigError
-from tactful.objective import Objective
+from tactful.rerank.objective import Objective
 from tactful_bandits import NetworkPolicy, PolicyError, WeightBounds
 from tactful_bandits.network_policy import gaussian_log_density
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tactful.catalogue.catalogue import Catalogue
 from tactful.catalogue.request_context import Situation
 from tactful.errors import ConfigError
-from tactful.objective import MOST_WEIGHT, Objective, cheapness, freshness, novelty
 from tactful.recall.candidates import Popularity
+from tactful.rerank.objective import MOST_WEIGHT, Objective, cheapness, freshness, novelty
 from tactful_streaming import Item
 
 DAY = 86_400_000

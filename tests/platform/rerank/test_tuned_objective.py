@@ -16,13 +16,8 @@ from tests.platform.shop import BEGIN, HOUR, write_log
 from tactful.cli import main
 from tactful.errors import ConfigError
 from tactful.metadata.store import open_metadata
-from tactful.objective import Objective
-from tactful.rollout_definitions import RolloutDefinition
-from tactful.rollout_keeper import write_served
-from tactful.rollout_serving import ServedRollouts
-from tactful.rollout_store import RolloutStore
-from tactful.tuner_evaluation import ProbedList, evaluate_tuner, read_probed, write_probe
-from tactful.tuner_serving import (
+from tactful.rerank.objective import Objective
+from tactful.rerank.tuned_objective import (
     MANIFEST,
     POLICY,
     SIGNALS,
@@ -30,6 +25,11 @@ from tactful.tuner_serving import (
     TunerManifest,
     require_better,
 )
+from tactful.rollout_definitions import RolloutDefinition
+from tactful.rollout_keeper import write_served
+from tactful.rollout_serving import ServedRollouts
+from tactful.rollout_store import RolloutStore
+from tactful.tuner_evaluation import ProbedList, evaluate_tuner, read_probed, write_probe
 from tactful_bandits import NetworkPolicy, WeightBounds
 from tactful_streaming import EmbeddedLog, Event
 

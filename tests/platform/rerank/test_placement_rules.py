@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tactful.caps import DAY_MS, ShownToday, exhausted
 from tactful.catalogue.catalogue import Catalogue
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
-from tactful.placement import PlacementRule, load_placement, on_page
+from tactful.rerank.frequency_caps import DAY_MS, ShownToday, exhausted
+from tactful.rerank.placement_rules import PlacementRule, load_placement, on_page
 from tactful_streaming import Event, Item
 
 GOOD = """
