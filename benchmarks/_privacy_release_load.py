@@ -34,9 +34,9 @@ from tactful.config.settings import EngineSettings
 from tactful.event_log.merged_log import WholeLog
 from tactful.follower import Follower
 from tactful.metrics.registry import Metrics
-from tactful.publication import write_topic
-from tactful.statistic_definitions import StatisticDefinition
-from tactful.statistics import ALLOWANCE_MS, PrivateStatistics
+from tactful.statistics.definitions import StatisticDefinition
+from tactful.statistics.export import write_topic
+from tactful.statistics.service import ALLOWANCE_MS, PrivateStatistics
 from tactful_privacy import Ledger, Publisher
 from tactful_streaming import EmbeddedLog, Engine, Event, RocksState, load_definitions
 
@@ -189,7 +189,7 @@ def _timed() -> Iterator[list[Release]]:
                 releases.append(Release(start, taken / len(stored["items"]), waited, behind))
             return stored
 
-    with mock.patch("tactful.statistics.Publisher", Timed):
+    with mock.patch("tactful.statistics.service.Publisher", Timed):
         yield releases
 
 

@@ -20,7 +20,7 @@ from tactful.errors import TactfulError
 from tactful.evaluation import CUTOFF, Scorecard
 from tactful.schemas.messages import Recommendation
 from tactful.schemas.positions import Position, covers
-from tactful.statistics import CLOCK_EVENT
+from tactful.statistics.service import CLOCK_EVENT
 
 _BATCH = 2_000
 _FRESHNESS_EVERY = 20

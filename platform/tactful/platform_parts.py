@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from tactful.privacy_ledger import PrivacyLedger
 from tactful.schemas.conclusion_query import ConclusionQuery
 from tactful.schemas.messages import (
     Conclusion,
@@ -16,6 +15,7 @@ from tactful.schemas.messages import (
     StatisticsIndex,
     StatisticsPage,
 )
+from tactful.statistics.ledger_view import PrivacyLedger
 from tactful_streaming import Event
 
 

@@ -17,8 +17,8 @@ from tactful.config.settings import load_settings
 from tactful.errors import ConfigError
 from tactful.key_rotation import begin_epoch, change_master_key
 from tactful.metadata.directory_lock import exclusive
-from tactful.privacy_ledger import as_text, day_of, tell
-from tactful.publishing import publish
+from tactful.statistics.export_job import publish
+from tactful.statistics.ledger_view import as_text, day_of, tell
 from tactful.util.clock import now_ms
 from tactful_privacy import Ledger, ParameterError, PrivacyError
 from tactful_privacy.audit import QUICK, THOROUGH, audit
@@ -69,7 +69,7 @@ def audit_command(
     except ParameterError as error:
         raise ConfigError(str(error)) from error
     if plots is not None:
-        from tactful.privacy_plots import write_plots
+        from tactful.statistics.plots import write_plots
 
         write_plots(report, plots)
     if as_json:

@@ -35,7 +35,7 @@ from tactful.metadata.store import (
     open_metadata,
     suppressions,
 )
-from tactful.statistics import NOT_BEFORE
+from tactful.statistics.service import NOT_BEFORE
 from tactful.subjects.suppression import open_suppression
 from tactful_privacy import Keyring, KeyringError, merge_ledger, merge_vault
 

@@ -19,7 +19,7 @@ from tactful.metadata.directory_lock import exclusive
 from tactful.recommender import build, open_shown
 from tactful.server import listen, make_server, run
 from tactful.service import Platform
-from tactful.statistics import open_statistics
+from tactful.statistics.service import open_statistics
 from tactful_streaming import StreamingError
 
 

@@ -10,10 +10,10 @@ import msgspec
 
 from tactful.asgi import Call, Endpoint, Reply, json_reply
 from tactful.endpoint_parts import Cursor, Limit, NoQuery, moment_of
-from tactful.privacy_ledger import PrivacyLedger
 from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.schemas.messages import Conclusion, Moment, StatisticsIndex, StatisticsPage
 from tactful.schemas.problems import ProblemError
+from tactful.statistics.ledger_view import PrivacyLedger
 
 if TYPE_CHECKING:
     from tactful.service import Platform

@@ -38,7 +38,7 @@ from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import Pointer, version_directory, write_pointer
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, build
 from tactful.service import Platform
-from tactful.statistics import CLOCK_EVENT
+from tactful.statistics.service import CLOCK_EVENT
 from tactful.training import TrainingOptions, train
 from tactful_streaming import (
     EmbeddedLog,

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
+from tests.platform.statistics.test_service import LINES
 from tests.platform.support import Live, build, now_ms, view
 from tests.platform.test_erasure import FIELDS, Tokens, leave_traces, scan, settings_of
-from tests.platform.test_statistics import LINES
 
 from tactful import backup
 from tactful.backup import copy_database, make_backup
@@ -39,7 +39,7 @@ from tactful.metadata.store import suppressions
 from tactful.restore import check_backup, restore_backup
 from tactful.retention import PROGRESS
 from tactful.service import Platform
-from tactful.statistics import NOT_BEFORE, PrivateStatistics
+from tactful.statistics.service import NOT_BEFORE, PrivateStatistics
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.installation import Installation
 from tactful.subjects.suppression import open_suppression

@@ -25,7 +25,7 @@ from tactful.errors import BackupError, ConfigError
 from tactful.restored_parts import _ledger
 from tactful.running_places import RunningPlaces
 from tactful.service import Platform
-from tactful.statistics import CLOCK_EVENT, PrivateStatistics, open_statistics
+from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics, open_statistics
 from tactful.subjects.trace_search import Found
 from tactful_privacy import Ledger, LedgerError, ledger_schema
 from tactful_streaming import Event, Listed, StateError, Traces

@@ -21,8 +21,8 @@ from tactful.recall.candidates import Quotas
 from tactful.recall.trending import Followed, Rise, Trending, Trends, noise_variance, rises
 from tactful.recommender import Recommender
 from tactful.schemas.messages import RecommendRequest, StatisticCell, StatisticsPage
-from tactful.statistic_definitions import StatisticDefinition, load_statistics
-from tactful.statistics import CLOCK_EVENT, PrivateStatistics
+from tactful.statistics.definitions import StatisticDefinition, load_statistics
+from tactful.statistics.service import CLOCK_EVENT, PrivateStatistics
 from tactful_bandits import Arm, Experiment
 from tactful_privacy import BoundedCounts, DiscreteLaplace, Ledger, Statistic
 from tactful_streaming import Engine, Event, Item, MemoryState, decode_entry

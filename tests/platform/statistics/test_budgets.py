@@ -11,12 +11,12 @@ import pytest
 
 from tactful.config.settings import Settings, StatisticsSettings, StorageSettings
 from tactful.errors import ConfigError
-from tactful.statistic_definitions import (
+from tactful.statistics.definitions import (
     CapChoiceDefinition,
     StatisticDefinition,
     load_statistics,
 )
-from tactful.statistics import PrivateStatistics, open_statistics
+from tactful.statistics.service import PrivateStatistics, open_statistics
 from tactful_privacy import (
     BoundedCounts,
     Budget,
@@ -147,7 +147,7 @@ def test_nothing_is_registered_where_one_statistic_does_not_fit(tmp_path: Path) 
 
 
 def test_the_example_of_the_guide_is_a_good_file(tmp_path: Path) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "privacy-budget.md").read_text("utf-8")
+    guide = (Path(__file__).parents[3] / "docs" / "how-to" / "privacy-budget.md").read_text("utf-8")
     example = guide.split("```yaml\n")[1].split("```")[0]
     (tmp_path / "statistics.yaml").write_text(example, "utf-8")
     found = load_statistics(tmp_path / "statistics.yaml")

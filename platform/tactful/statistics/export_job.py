@@ -15,9 +15,9 @@ from tactful.config.ledger_location import existing_ledger, named
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, StorageError
 from tactful.metadata.connections import kafka_settings
-from tactful.publication import write_files, write_topic
-from tactful.statistic_definitions import load_statistics
-from tactful.statistics import shown_before
+from tactful.statistics.definitions import load_statistics
+from tactful.statistics.export import write_files, write_topic
+from tactful.statistics.service import shown_before
 from tactful.util.clock import now_ms
 from tactful.util.signals import on_stop_signals
 from tactful_privacy import Ledger, PrivacyError, Statistic, UnknownStatisticError

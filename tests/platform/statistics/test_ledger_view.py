@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from tactful.cli import main
-from tactful.privacy_ledger import PrivacyLedger, as_text, tell
-from tactful.statistic_definitions import StatisticDefinition
-from tactful.statistics import PrivateStatistics
+from tactful.statistics.definitions import StatisticDefinition
+from tactful.statistics.ledger_view import PrivacyLedger, as_text, tell
+from tactful.statistics.service import PrivateStatistics
 from tactful_privacy import Budget, Ledger, Query, Statistic, read_odometer
 from tactful_privacy.accounting import compose
 from tactful_privacy.budget import date_of

@@ -15,11 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.conclusions import MAX_CELLS, MAX_PANES, conclude
 from tactful.config.ledger_location import ledger_location
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
-from tactful.privacy_ledger import PrivacyLedger, day_of, tell
 from tactful.recall.trending import Followed, Trends
 from tactful.schemas.conclusion_query import CONCLUSIONS, ConclusionQuery
 from tactful.schemas.messages import (
@@ -30,7 +28,9 @@ from tactful.schemas.messages import (
     StatisticsPage,
     to_milliseconds,
 )
-from tactful.statistic_definitions import PANES, StatisticDefinition, load_statistics
+from tactful.statistics.conclusions import MAX_CELLS, MAX_PANES, conclude
+from tactful.statistics.definitions import PANES, StatisticDefinition, load_statistics
+from tactful.statistics.ledger_view import PrivacyLedger, day_of, tell
 from tactful.util.clock import now_ms
 from tactful_privacy import (
     CONFIDENCE,

@@ -17,16 +17,16 @@ import pytest
 from tests.platform.shop import DAY, HOUR, definitions, entries, make_shop
 from tests.platform.support import Live, small_settings, wait_until
 
-from tactful import statistics
 from tactful.config.settings import EngineSettings, Settings, StatisticsSettings, StorageSettings
 from tactful.errors import ConfigError
-from tactful.publishing import publish
 from tactful.recommender import build
 from tactful.schemas.conclusion_query import ConclusionQuery
 from tactful.schemas.messages import StatisticsPage
 from tactful.service import Platform
-from tactful.statistic_definitions import EVERYTHING, StatisticDefinition, load_statistics
-from tactful.statistics import (
+from tactful.statistics import service as statistics
+from tactful.statistics.definitions import EVERYTHING, StatisticDefinition, load_statistics
+from tactful.statistics.export_job import publish
+from tactful.statistics.service import (
     CLOCK_EVENT,
     PrivateStatistics,
     open_statistics,

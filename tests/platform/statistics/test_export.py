@@ -17,14 +17,14 @@ import pytest
 from click.testing import CliRunner
 from tests.platform.support import Live, build, now_ms, small_settings, wait_until
 
-from tactful import publication
 from tactful.cli import main
 from tactful.config.settings import LogSettings, Settings, StatisticsSettings
 from tactful.errors import ConfigError
-from tactful.publication import write_files, write_topic
-from tactful.publishing import publish
 from tactful.service import Platform
-from tactful.statistics import CLOCK_EVENT, open_statistics, shown_before
+from tactful.statistics import export as publication
+from tactful.statistics.export import write_files, write_topic
+from tactful.statistics.export_job import publish
+from tactful.statistics.service import CLOCK_EVENT, open_statistics, shown_before
 from tactful_privacy import BoundedCounts, Ledger, LedgerError, Publisher, Statistic, read_released
 
 HOUR, DAY = 3_600_000, 86_400_000
@@ -137,7 +137,7 @@ def test_writing_again_writes_the_same_and_goes_on(
     clock.reach(80)
     assert write_files(ledger, [HOURS], out, shown_before=everything) == 3
     whole = tmp_path / "whole"
-    monkeypatch.setattr("tactful.publication._CELLS", 1)  # of large catalogues pane by pane
+    monkeypatch.setattr("tactful.statistics.export._CELLS", 1)  # of large catalogues pane by pane
     write_files(ledger, [HOURS], whole, shown_before=everything)
     assert lines(out) == lines(whole)
     assert len(lines(out)) == 160
