@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tactful.coupon_definitions import OFFER, WITHHELD, CouponDefinition
 from tactful.event_log.batches import read_batches
-from tactful.outcome_metrics import LARGEST_AMOUNT, number_of, spent_in
+from tactful.experiments.metrics import LARGEST_AMOUNT, number_of, spent_in
 from tactful_bandits import Comparison, Mean, SampleRatio, check_sample_ratio, compare
 from tactful_streaming import EventLog, StreamingError, decode_entry, event_for, subject_key
 

@@ -8,7 +8,6 @@ from typing import Any
 import click
 import msgspec
 
-from tactful.arm_outcomes import plain, read_arm_outcomes, read_out
 from tactful.command_options import (
     config_option,
     data_option,
@@ -18,7 +17,8 @@ from tactful.command_options import (
 )
 from tactful.config.settings import load_settings
 from tactful.errors import ConfigError
-from tactful.outcome_metrics import METRICS
+from tactful.experiments.metrics import METRICS
+from tactful.experiments.readout import plain, read_arm_outcomes, read_out
 from tactful.subjects.consented_log import measured_log
 from tactful.util.clock import now_ms
 from tactful.util.lazy_commands import LazyCommand, LazyGroup

@@ -15,8 +15,8 @@ from typing import Any, Literal, cast
 
 import sqlalchemy as sa
 
+from tactful.experiments.store import refuse_while_rolled_out
 from tactful.metadata.store import MetadataStore, model_changes
-from tactful.rollout_store import refuse_while_rolled_out
 
 Action = Literal["train", "promote", "rollback"]
 State = Literal["begun", "done", "failed"]

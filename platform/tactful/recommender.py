@@ -22,6 +22,7 @@ from tactful.catalogue.request_context import FeatureSource, Situation, observe
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError, ModelError
 from tactful.event_log.impressions import encode_impression
+from tactful.experiments.serving import FILE, Drawn, ServedRollouts
 from tactful.explanation import Explainer
 from tactful.ranking.features import assemble, layout
 from tactful.ranking.heuristic import heuristic_scores
@@ -39,7 +40,6 @@ from tactful.rerank.exploration import generator_of
 from tactful.rerank.frequency_caps import Shown, ShownToday, exhausted
 from tactful.rerank.placement_rules import PlacementRule, load_placement, on_page
 from tactful.rerank.rerank import Arrangement, arrange
-from tactful.rollout_serving import FILE, Drawn, ServedRollouts
 from tactful.schemas.messages import (
     Explanation,
     Recommendation,

@@ -15,12 +15,12 @@ import msgspec
 from tactful.command_options import by_option, config_option, data_option, json_option
 from tactful.config.settings import Settings, load_settings
 from tactful.errors import ConfigError
+from tactful.experiments.definitions import load_rollouts
+from tactful.experiments.messages import details, move, told
+from tactful.experiments.store import RolloutStore
 from tactful.metadata.connections import open_installation
 from tactful.model_log import whoever_runs_this
-from tactful.rollout_definitions import load_rollouts
-from tactful.rollout_messages import details, move, told
 from tactful.rollout_recording import record
-from tactful.rollout_store import RolloutStore
 from tactful.util.clock import now_ms
 
 
@@ -88,7 +88,7 @@ def show(config: Path | None, data: Path | None, key: str, as_json: bool) -> Non
 
 
 def _mover(name: str, words: str, *options: Any) -> click.Command:
-    """Return a command for one of the steps of `tactful.rollout_messages.move`."""
+    """Return a command for one of the steps of `tactful.experiments.messages.move`."""
 
     def work(
         config: Path | None,

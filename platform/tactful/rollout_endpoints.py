@@ -12,8 +12,8 @@ from msgspec import Meta
 
 from tactful.asgi import Call, Endpoint, Reply, json_reply
 from tactful.errors import ConfigError, StorageError
-from tactful.rollout_definitions import RolloutDefinition
-from tactful.rollout_messages import (
+from tactful.experiments.definitions import RolloutDefinition
+from tactful.experiments.messages import (
     RolloutDetails,
     RolloutIndex,
     RolloutStep,

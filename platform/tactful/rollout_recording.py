@@ -14,8 +14,8 @@ from typing import Any
 from tactful.audited_models import audited_registry
 from tactful.config.settings import Settings
 from tactful.errors import ConfigError
+from tactful.experiments.store import RolloutStore, StoredRollout
 from tactful.retraining import environment, run_command
-from tactful.rollout_store import RolloutStore, StoredRollout
 
 logger = logging.getLogger(__name__)
 

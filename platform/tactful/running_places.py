@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 
+from tactful.experiments.controller import RolloutKeeper
 from tactful.follower import Follower
 from tactful.rerank.frequency_caps import without_people
-from tactful.rollout_keeper import RolloutKeeper
 from tactful.schemas.messages import ErasureStep
 from tactful.subjects.consent import ConsentStore
 from tactful.subjects.trace_search import Found

@@ -30,6 +30,9 @@ from tactful.coupon_desk import CouponDesk
 from tactful.door import Door
 from tactful.erasure import complete_erasures, settle_erasures
 from tactful.errors import ModelError, StorageError, TactfulError
+from tactful.experiments.controller import RolloutKeeper, apply_file, write_served
+from tactful.experiments.serving import FILE
+from tactful.experiments.store import RolloutStore
 from tactful.follower import Follower
 from tactful.gauges import add_gauges
 from tactful.given_lists import GivenLists
@@ -45,10 +48,7 @@ from tactful.platform_parts import Recommender, Statistics
 from tactful.ranking.features import absent_features
 from tactful.retention import Retention, expire_state
 from tactful.retraining import retrain
-from tactful.rollout_keeper import RolloutKeeper, apply_file, write_served
 from tactful.rollout_recording import Recorder
-from tactful.rollout_serving import FILE
-from tactful.rollout_store import RolloutStore
 from tactful.running_places import RunningPlaces
 from tactful.schemas.messages import (
     Explanation,

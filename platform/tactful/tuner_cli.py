@@ -15,10 +15,10 @@ from tactful.command_options import (
     outcome_option,
 )
 from tactful.config.settings import load_settings
+from tactful.experiments.tuner_evaluation import evaluate_tuner, read_probed, write_probe
+from tactful.experiments.tuner_training import train_in_simulator
 from tactful.rerank.tuned_objective import Tuner
 from tactful.subjects.consented_log import measured_log
-from tactful.tuner_evaluation import evaluate_tuner, read_probed, write_probe
-from tactful.tuner_training import train_in_simulator
 from tactful.util.clock import now_ms
 
 _HOUR = 3_600_000

@@ -21,6 +21,8 @@ from tests.platform.support import Live, small_settings
 from tactful.config.settings import EngineSettings, Settings, StorageSettings
 from tactful.errors import ConfigError
 from tactful.evaluation import CUTOFF
+from tactful.experiments.definitions import RolloutDefinition
+from tactful.experiments.serving import Served as ServedNow
 from tactful.ranking.features import RANKING_FEATURES
 from tactful.ranking.model import (
     Pointer,
@@ -32,8 +34,6 @@ from tactful.ranking.model import (
 )
 from tactful.recall.index import CHANNELS
 from tactful.recommender import HEURISTIC, LEARNED, RANKING_EXPERIMENT, Recommender, build
-from tactful.rollout_definitions import RolloutDefinition
-from tactful.rollout_serving import Served as ServedNow
 from tactful.schemas.messages import Recommendation, RecommendRequest
 from tactful.schemas.problems import ProblemError
 from tactful.service import Platform

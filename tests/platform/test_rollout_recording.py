@@ -10,11 +10,11 @@ import pytest
 from tests.platform.support import small_settings
 
 from tactful.errors import ConfigError, ModelError
+from tactful.experiments.definitions import RolloutDefinition
+from tactful.experiments.messages import move
+from tactful.experiments.store import RolloutStore
 from tactful.metadata.store import open_metadata
-from tactful.rollout_definitions import RolloutDefinition
-from tactful.rollout_messages import move
 from tactful.rollout_recording import Recorder, record
-from tactful.rollout_store import RolloutStore
 
 AT = 1_772_366_400_000
 

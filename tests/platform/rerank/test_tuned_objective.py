@@ -15,6 +15,16 @@ from tests.platform.shop import BEGIN, HOUR, write_log
 
 from tactful.cli import main
 from tactful.errors import ConfigError
+from tactful.experiments.controller import write_served
+from tactful.experiments.definitions import RolloutDefinition
+from tactful.experiments.serving import ServedRollouts
+from tactful.experiments.store import RolloutStore
+from tactful.experiments.tuner_evaluation import (
+    ProbedList,
+    evaluate_tuner,
+    read_probed,
+    write_probe,
+)
 from tactful.metadata.store import open_metadata
 from tactful.rerank.objective import Objective
 from tactful.rerank.tuned_objective import (
@@ -25,11 +35,6 @@ from tactful.rerank.tuned_objective import (
     TunerManifest,
     require_better,
 )
-from tactful.rollout_definitions import RolloutDefinition
-from tactful.rollout_keeper import write_served
-from tactful.rollout_serving import ServedRollouts
-from tactful.rollout_store import RolloutStore
-from tactful.tuner_evaluation import ProbedList, evaluate_tuner, read_probed, write_probe
 from tactful_bandits import NetworkPolicy, WeightBounds
 from tactful_streaming import EmbeddedLog, Event
 
@@ -171,8 +176,8 @@ def test_what_is_trained_in_the_simulator_serves_and_beats_the_champion(
     pytest.importorskip("torch")
     pytest.importorskip("gymnasium")
     # Enough to tell: seeds gain 5 to 14 % here, and who learns nothing gains none.
-    monkeypatch.setattr("tactful.tuner_training._EVALUATED_HOURS", 100)
-    monkeypatch.setattr("tactful.tuner_training._SHOPS", 2)
+    monkeypatch.setattr("tactful.experiments.tuner_training._EVALUATED_HOURS", 100)
+    monkeypatch.setattr("tactful.experiments.tuner_training._SHOPS", 2)
     directory = tmp_path / "tuner"
     trained = CliRunner().invoke(
         main, ["tuner", "train", str(directory), "--hours", "1000", "--no-rivals", "--json"]

@@ -17,10 +17,10 @@ import msgspec
 import numpy as np
 
 from tactful.errors import ConfigError
-from tactful.outcome_metrics import ROLLOUTS
+from tactful.experiments.definitions import CHANGE, RolloutDefinition, experiment_at
+from tactful.experiments.metrics import ROLLOUTS
 from tactful.rerank.arm_policy import Policy
 from tactful.rerank.tuned_objective import Tuner
-from tactful.rollout_definitions import CHANGE, RolloutDefinition, experiment_at
 from tactful_bandits import Assignment, Experiment, assign
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class ServedRollouts:
         """Follow a file; None follows none.
 
         Args:
-            path: where `tactful.rollout_keeper.write_served` writes.
+            path: where `tactful.experiments.controller.write_served` writes.
             generator: where the chance of tuners comes from; by default from the system.
         """
         self._path = path

@@ -16,7 +16,7 @@ import numpy as np
 
 from tactful.event_log.batches import read_batches
 from tactful.event_log.impressions import Impression, as_impression
-from tactful.outcome_metrics import METRICS, ROLLOUTS, spent_in
+from tactful.experiments.metrics import METRICS, ROLLOUTS, spent_in
 from tactful_bandits import (
     Comparison,
     Experiment,

@@ -26,7 +26,7 @@ import yaml
 from msgspec import Meta
 
 from tactful.errors import ConfigError
-from tactful.outcome_metrics import METRICS
+from tactful.experiments.metrics import METRICS
 from tactful.rerank.arm_policy import RANKING_EXPERIMENT, policy_parts
 from tactful_bandits import Arm, DefinitionError, Experiment
 
@@ -73,7 +73,7 @@ class RolloutDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         tightest_at: people at whom harm is to be seen soonest.
         proof: advance only once critical guardrails show that there is no harm.
         epsilon: judge by counts that were released with noise, at this privacy loss of a person in
-            a stage; None judges by exact outcomes (`tactful.private_looks`).
+            a stage; None judges by exact outcomes (`tactful.experiments.private_looks`).
         evaluated: of a tuner: begin the canary only once ``tactful tuner evaluate`` has found it
             better.
         start: whether it starts by itself when it is applied.

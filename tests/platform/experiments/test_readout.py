@@ -13,8 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.platform.shop import BEGIN, DAY, HOUR, write_log
 
-from tactful.arm_outcomes import ArmOutcomes, PersonOutcome, plain, read_arm_outcomes, read_out
 from tactful.cli import main
+from tactful.experiments.readout import (
+    ArmOutcomes,
+    PersonOutcome,
+    plain,
+    read_arm_outcomes,
+    read_out,
+)
 from tactful_bandits import Arm, Experiment
 from tactful_streaming import Entry, Event
 

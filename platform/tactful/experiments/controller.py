@@ -1,7 +1,7 @@
 """What moves rollouts while a server runs: looks at what people do, and moves shares by it.
 
 Of several servers on one database each may look; a look is decided by the first to write it, and
-the others find it done (`tactful.rollout_store`). What people did is read from the log inside the
+the others find it done (`tactful.experiments.store`). What people did is read from the log inside the
 trusted zone; what is kept and told of a look are words, and of a private look what it released.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from tactful.arm_outcomes import Tally, read_on, samples, tells
 from tactful.errors import ConfigError, StorageError
-from tactful.private_looks import LOOKS, noise_of, observations, release
-from tactful.rollout_definitions import CHANGE, CONTROL, load_rollouts
-from tactful.rollout_messages import RolloutSaid
-from tactful.rollout_serving import Served
-from tactful.rollout_store import Judged, RolloutStore, StoredRollout
+from tactful.experiments.definitions import CHANGE, CONTROL, load_rollouts
+from tactful.experiments.messages import RolloutSaid
+from tactful.experiments.private_looks import LOOKS, noise_of, observations, release
+from tactful.experiments.readout import Tally, read_on, samples, tells
+from tactful.experiments.serving import Served
+from tactful.experiments.store import Judged, RolloutStore, StoredRollout
 from tactful_bandits import (
     ExperimentError,
     Proportion,

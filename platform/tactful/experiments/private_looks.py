@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from tactful.arm_outcomes import FirstList
-from tactful.rollout_definitions import CHANGE, CONTROL
+from tactful.experiments.definitions import CHANGE, CONTROL
+from tactful.experiments.readout import FirstList
 from tactful_bandits import ReleasedProportion, StageObservations, units_behind_noise
 from tactful_privacy import DiscreteLaplace, Noise
 

@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 from tests.platform.shop import BEGIN, HOUR, write_log
 from tests.platform.support import Live, build, small_settings, wait_until
 
-from tactful.arm_outcomes import Tally, read_arm_outcomes
 from tactful.cli import main
 from tactful.config.settings import RecommendSettings, ServerSettings
 from tactful.errors import ConfigError, ModelError
-from tactful.metadata.store import MetadataStore, open_metadata
-from tactful.model_log import ModelLog
-from tactful.rollout_definitions import (
+from tactful.experiments.controller import RolloutKeeper, apply_file, served_now, write_served
+from tactful.experiments.definitions import (
     CHANGE,
     CONTROL,
     GuardrailDefinition,
@@ -34,10 +32,12 @@ from tactful.rollout_definitions import (
     experiment_at,
     load_rollouts,
 )
-from tactful.rollout_keeper import RolloutKeeper, apply_file, served_now, write_served
-from tactful.rollout_messages import move
-from tactful.rollout_serving import ServedRollouts
-from tactful.rollout_store import RolloutStore
+from tactful.experiments.messages import move
+from tactful.experiments.readout import Tally, read_arm_outcomes
+from tactful.experiments.serving import ServedRollouts
+from tactful.experiments.store import RolloutStore
+from tactful.metadata.store import MetadataStore, open_metadata
+from tactful.model_log import ModelLog
 from tactful.service import Platform
 from tactful_bandits import Rollout, RolloutLook, StatisticsError, assign, judge_rollout
 from tactful_streaming import Entry, Event, Traces
@@ -224,9 +224,9 @@ def test_a_look_that_was_killed_is_decided_once(tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-import tactful.rollout_store as store_module
+import tactful.experiments.store as store_module
 from tactful.metadata.store import open_metadata
-from tactful.rollout_keeper import RolloutKeeper
+from tactful.experiments.controller import RolloutKeeper
 from tactful_streaming import EmbeddedLog
 update = store_module._update
 def die(*what, **values):
@@ -436,7 +436,7 @@ def test_a_rollout_that_cannot_be_judged_does_not_keep_the_others_from_it(
             raise StatisticsError("a planted one")
         return judge_rollout(rollout, *what, **more)
 
-    monkeypatch.setattr("tactful.rollout_keeper.judge_rollout", judge)
+    monkeypatch.setattr("tactful.experiments.controller.judge_rollout", judge)
     clock.at += HOUR
     assert len(keeper.run()) == 1
     assert [(each.key, each.looks) for each in store.all()] == [("a", 0), ("cheaper", 1)]
@@ -574,7 +574,7 @@ def test_a_person_stands_in_one_private_look_of_a_stage_also_if_the_log_is_read_
         def sample(self, n: int) -> NDArray[np.int64]:
             return np.zeros(n, np.int64)
 
-    monkeypatch.setattr("tactful.rollout_keeper.noise_of", lambda epsilon: Silence())
+    monkeypatch.setattr("tactful.experiments.controller.noise_of", lambda epsilon: Silence())
     clock = Clock()
     store = RolloutStore(sqlite, clock=clock)
     store.apply(private(), by="ann", reason="r")

@@ -13,7 +13,7 @@ import msgspec
 from tactful.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tactful.rollout_store import RolloutStore, StoredRollout
+    from tactful.experiments.store import RolloutStore, StoredRollout
     from tactful_bandits import Rollout
 
 Step = Literal["start", "advance", "rollback", "decide", "archive"]

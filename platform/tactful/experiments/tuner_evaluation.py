@@ -15,10 +15,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from tactful.arm_outcomes import arm_of
 from tactful.errors import ConfigError
 from tactful.event_log.batches import decoded, read_batches
 from tactful.event_log.impressions import as_impression
+from tactful.experiments.definitions import CHANGE
+from tactful.experiments.readout import arm_of
 from tactful.rerank.tuned_objective import (
     DRAWN,
     EVALUATION,
@@ -30,7 +31,6 @@ from tactful.rerank.tuned_objective import (
     TunerEvaluation,
     network_check,
 )
-from tactful.rollout_definitions import CHANGE
 from tactful_bandits import (
     EvaluationError,
     LoggedDecisions,

@@ -17,6 +17,8 @@ import msgspec
 import sqlalchemy as sa
 
 from tactful.errors import ConfigError, ModelError
+from tactful.experiments.definitions import RolloutDefinition
+from tactful.experiments.messages import RolloutLine, RolloutSaid
 from tactful.metadata.store import (
     MetadataStore,
     model_changes,
@@ -25,8 +27,6 @@ from tactful.metadata.store import (
     rollouts,
 )
 from tactful.rerank.tuned_objective import require_better
-from tactful.rollout_definitions import RolloutDefinition
-from tactful.rollout_messages import RolloutLine, RolloutSaid
 from tactful_bandits import (
     LifecycleError,
     Rollout,
